@@ -1,0 +1,65 @@
+# Everything is installed into .venv and nothing outside it. `make help` lists the targets.
+SHELL := /bin/sh
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# Set PYTHON to use an interpreter of your own choice, e.g. `make test PYTHON=/opt/python/bin/python3`.
+PYTHON ?=
+CANDIDATES := $(if $(PYTHON),$(PYTHON),python3.11 python3.12 python3.13 python3)
+SUPPORTED := import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+
+.PHONY: help setup demo test lint bench docs clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo    the whole walk on an invented world, in minutes, without network"
+	@echo "make test    style, types and tests, in under ten minutes on two cores"
+	@echo "make lint    style and types only"
+	@echo "make bench   the measurements in benchmarks/"
+	@echo "make docs    write docs/cli.md again from the command line's own help"
+	@echo "make setup   install into .venv only (the targets above do it by themselves)"
+	@echo "make clean   remove .venv and caches; runs/ stays"
+
+setup: $(STAMP)
+
+# torch goes first and by itself: it is the largest download, and what comes later then keeps it.
+$(STAMP): pyproject.toml constraints.txt
+	@if ! $(BIN)/python -c "" 2>/dev/null; then \
+		found=; \
+		for python in $(CANDIDATES); do \
+			if "$$python" -c "$(SUPPORTED)" 2>/dev/null; then found=$$python; break; fi; \
+		done; \
+		if [ -z "$$found" ]; then \
+			echo "afina needs Python 3.11, 3.12 or 3.13 with its venv module; none was found (tried: $(CANDIDATES))." >&2; \
+			echo "Install one (on Debian and Ubuntu also its venv package: apt install python3-venv)," >&2; \
+			echo "or name one: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; \
+			exit 1; \
+		fi; \
+		echo "setup: $$found -> $(VENV)"; \
+		"$$found" -m venv --clear $(VENV); \
+	fi
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+		"$$(grep '^torch==' constraints.txt)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/afina demo
+
+test: lint
+	$(BIN)/python -m pytest --durations=10
+
+lint: $(STAMP)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+bench: $(STAMP)
+	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
+
+docs: $(STAMP)
+	$(BIN)/python -m typer afina.cli utils docs --name afina --output docs/cli.md
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	find afina tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,387 @@
+"""The command line: verbs. Each opens its room inside the function, so that ``--help`` is instant.
+
+Results go to stdout (``--json`` for machines), progress and remarks to stderr, and the exit code
+says how it ended: 0 done, 1 a defect of ours, 2 the command or recipe is wrong, 3 the data is
+unfit, 4 it will not fit, 5 the result fails its checks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from afina import __version__
+
+if TYPE_CHECKING:
+    from afina.recipe import Recipe
+    from afina.walk import Walk
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Documents in, a proven language-model adapter out.",
+)
+data = typer.Typer(no_args_is_help=True, help="Build, audit and look at a dataset.")
+recipe_app = typer.Typer(no_args_is_help=True, help="Write a starter recipe; print the schema.")
+app.add_typer(data, name="data")
+app.add_typer(recipe_app, name="recipe")
+
+RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Overrides, e.g. train.epochs=2 base=./model")
+]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, e.g. runs/demo.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for machines.")]
+RunsFolder = Annotated[Path, typer.Option("--runs", help="Where runs are kept.")]
+
+
+@app.command()
+def run(
+    recipe: RecipeFile, overrides: Overrides = None, as_json: AsJson = False, runs: RunsFolder = Path("runs")
+) -> None:
+    """The whole walk: sources, dataset, audit, plan, train, evaluate, report. Starts again where it stopped."""
+    from afina.walk import describe_scores
+
+    with _walk(recipe, overrides, runs) as walk:
+        verdict = walk.everything()
+        _show(verdict | {"run": str(walk.folder)}, as_json, describe_scores(walk.folder))
+        _say(f"report: {walk.folder / 'report.html'}")
+        _end_by(verdict)
+
+
+@data.command("build")
+def data_build(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    estimate: Annotated[bool, typer.Option("--estimate", help="Only say what the teacher would cost.")] = False,
+    as_json: AsJson = False,
+    runs: RunsFolder = Path("runs"),
+    engine: Annotated[
+        str | None, typer.Option("--engine", help="own or datatrove: what reads and cleans; the same dataset.engine=.")
+    ] = None,
+) -> None:
+    """Build the dataset only."""
+    from afina.dataset.describe import describe_summary
+
+    overrides = [*(overrides or []), *([f"dataset.engine={engine}"] if engine else [])]
+    if estimate:
+        from afina.dataset.build import TEACHER_FOLDER, estimate_teacher
+
+        loaded = _load(recipe, overrides)
+        found = estimate_teacher(loaded, runs / TEACHER_FOLDER)
+        _show(asdict(found), as_json, found.describe(loaded))
+        return
+    with _walk(recipe, overrides, runs) as walk:
+        summary = walk.dataset(ask_again=True)
+        _show(summary, as_json, describe_summary(summary))
+        _say(f"dataset: {walk.folder / 'dataset'}")
+
+
+@data.command("audit")
+def data_audit(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH|RECIPE...", help="Data files, folders, or one recipe.")],
+    validation: Annotated[Path | None, typer.Option(help="Held-out file, to look for leakage.")] = None,
+    accept: Annotated[list[str] | None, typer.Option(help="Name of a fatal finding that is accepted.")] = None,
+    base: Annotated[
+        Path | None, typer.Option(help="A base's folder: its tokenizer counts, no weights are read.")
+    ] = None,
+    check_code: Annotated[
+        list[str] | None, typer.Option(help="Language and compiler, e.g. zig=ziglang==0.14.0 or python=3.11.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Setting of a recipe, e.g. train.max_length=512 (with --base).")
+    ] = None,
+    as_json: AsJson = False,
+    runs: RunsFolder = Path("runs"),
+) -> None:
+    """Say what is wrong with data: a recipe's dataset, or any file. Exit code 3 when a finding is fatal."""
+    from afina.dataset.audit import audit_dataset, audit_files
+    from afina.dataset.compilers import parse_choices
+    from afina.dataset.describe import describe_audit
+    from afina.progress import StageProgress
+    from afina.recipe import recipe_of
+
+    code = parse_choices(check_code or [])
+    if len(paths) == 1 and paths[0].suffix in (".yaml", ".yml"):
+        chosen = [f"dataset.check_code.{language}={compiler!r}" for language, compiler in code.items()]
+        with _walk(paths[0], [*(settings or []), *chosen], runs) as walk:
+            walk.dataset()
+            tokens = _token_view(base, walk.recipe)
+            audit = audit_dataset(walk.folder / "dataset", walk.recipe, tokens)
+            accepted = walk.recipe.dataset.accept
+    else:
+        tokens = _token_view(base, recipe_of(settings or [])) if base else None
+        with StageProgress("audit") as progress:
+            audit = audit_files(paths, validation, progress, tokens=tokens, check_code=code)
+        accepted = []
+    fatal = audit.fatal([*accepted, *(accept or [])])
+    _show(audit.as_json(), as_json, describe_audit(audit))
+    if fatal:
+        raise typer.Exit(3)
+
+
+@data.command("show")
+def data_show(
+    where: Annotated[Path, typer.Argument(metavar="RUN|DATASET", help="A run's folder or a dataset folder.")],
+    count: Annotated[int, typer.Option(help="How many examples.")] = 5,
+    tokens: Annotated[bool, typer.Option(help="Token by token, what is learned marked (needs a run).")] = False,
+) -> None:
+    """Print examples as the model will see them."""
+    from afina.dataset.show import show_examples
+
+    folder = where / "dataset" if (where / "dataset").is_dir() else where
+    if tokens:
+        from afina.dataset.example import read_examples
+        from afina.tokenizer.show import show_tokens
+
+        with _reopened(where) as walk:
+            for example, _ in zip(read_examples(folder / "train.jsonl"), range(count), strict=False):
+                print(show_tokens(example, walk.renderer, color=sys.stdout.isatty()), end="\n\n")
+        return
+    for text in show_examples(folder, count):
+        print(text, end="\n\n")
+
+
+@app.command()
+def plan(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    device: Annotated[str | None, typer.Option(help='Another device, e.g. "RTX 4090".')] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say whether a job fits, how long it takes and what it costs, before anything runs."""
+    from afina.plan.bases import recipe_shape
+    from afina.plan.device import find_device, local_device
+    from afina.plan.plan import check_plan, describe, plan_run
+
+    loaded = _load(recipe, overrides)
+    made = plan_run(loaded, recipe_shape(loaded), None, find_device(device) if device else local_device(loaded.device))
+    _show(made.as_json(), as_json, describe(made))
+    check_plan(made, loaded)
+
+
+@app.command()
+def train(
+    recipe: RecipeFile, overrides: Overrides = None, as_json: AsJson = False, runs: RunsFolder = Path("runs")
+) -> None:
+    """Up to and with training: dataset, audit, plan, train."""
+    with _walk(recipe, overrides, runs) as walk:
+        walk.dataset()
+        walk.audit()
+        walk.plan()
+        result = walk.train()
+        _show(result, as_json, f"{result['steps']} steps, {result['tokens']} tokens -> {walk.folder / walk.outcome}")
+
+
+@app.command("eval")
+def evaluate(run: RunFolder, as_json: AsJson = False) -> None:
+    """Measure a trained run before and after, and judge it. Exit code 5 when the recipe's limits are missed."""
+    from afina.walk import describe_scores
+
+    with _reopened(run) as walk:
+        verdict = walk.evaluate()
+        _show(verdict, as_json, describe_scores(run))
+        _end_by(verdict)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of two or more runs.")],
+    as_json: AsJson = False,
+) -> None:
+    """Put the figures of several runs side by side."""
+    from afina.report.compare import compare_runs
+
+    comparison = compare_runs(runs)
+    _show(comparison.as_json(), as_json, comparison.describe())
+
+
+@app.command()
+def chat(
+    run: RunFolder,
+    question: Annotated[str | None, typer.Option("--ask", help="Ask one question and end.")] = None,
+    compare_base: Annotated[bool, typer.Option("--compare", help="Show the base's answer too.")] = False,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer in tokens.")] = 200,
+    as_json: AsJson = False,
+) -> None:
+    """Talk to what a run trained."""
+    from afina.evaluate.chat import answer_once, talk
+
+    with _reopened(run) as walk:
+        model, before = walk.open_trained()
+        if question is not None:
+            answers = answer_once(model, before if compare_base else None, walk.renderer, question, max_new_tokens)
+            _show(answers, as_json, "\n".join(f"{who}: {said}" for who, said in answers.items()))
+        else:
+            talk(model, before if compare_base else None, walk.renderer, max_new_tokens, input, print)
+
+
+@app.command()
+def report(run: RunFolder) -> None:
+    """Write a run's report.html again."""
+    from afina.report.page import write_report
+
+    print(write_report(run))
+
+
+@app.command()
+def doctor(as_json: AsJson = False, runs: RunsFolder = Path("runs")) -> None:
+    """Look at this machine: Python, memory, disk, devices, libraries."""
+    from afina.plan.doctor import describe_checks, examine
+
+    checks = examine(runs)
+    _show([check.as_json() for check in checks], as_json, describe_checks(checks))
+
+
+@app.command()
+def demo(
+    replay: Annotated[bool, typer.Option(help="Mix in what the base knew, against forgetting.")] = True,
+    as_json: AsJson = False,
+    runs: RunsFolder = Path("runs"),
+) -> None:
+    """The whole walk on an invented world, in minutes, without network: a base, an adapter, a verdict."""
+    from afina.demo.demo import run_demo
+
+    verdict = run_demo(runs, replay=replay, opened=_opened, say=_say)
+    _show(verdict, as_json, verdict["table"])
+    _say(f"report: {verdict['run']}/report.html")
+    _end_by(verdict)
+
+
+@recipe_app.command("init")
+def recipe_init(
+    kind: Annotated[str, typer.Argument(metavar="docs|chat|scratch", help="What you have.")],
+    to: Annotated[Path | None, typer.Option("--to", help="File to write; to the screen where not given.")] = None,
+) -> None:
+    """Write a commented starter recipe."""
+    from afina.errors import RecipeError
+    from afina.run import write_whole
+    from afina.starter import starter
+
+    text = starter(kind)
+    if to is None:
+        print(text, end="")
+    elif to.exists():
+        raise RecipeError(f"{to} is there already", "choose another name, or remove it")
+    else:
+        write_whole(to, text)
+        _say(f"wrote {to}; next: afina run {to}")
+
+
+@recipe_app.command("schema")
+def recipe_schema_() -> None:
+    """Print the recipe's JSON schema, for editors."""
+    from afina.recipe import recipe_schema
+
+    print(json.dumps(recipe_schema(), indent=2, ensure_ascii=False))
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
+) -> None:
+    if version:
+        print(f"afina {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point: run the command line and turn errors into messages and exit codes."""
+    from afina.errors import AfinaError
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # Threads of OpenMP that wait in a loop starve each other as soon as another program wants a core; sleeping
+    # threads do not. It must be set before torch is loaded. See LOG.md for what it costs and saves.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    try:
+        app()
+    except AfinaError as error:
+        if "--json" in sys.argv:
+            print(json.dumps(error.as_json(), ensure_ascii=False, indent=2))
+        count = f" ({len(error.problems)} problems)" if len(error.problems) > 1 else ""
+        _say(f"afina: {type(error).__name__}{count}\n{error}")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        _say("afina: interrupted; the same command goes on from the last whole state")
+        sys.exit(130)
+
+
+def _token_view(base: Path | None, recipe: Recipe) -> Any:
+    """A base's tokenizer and the recipe's settings, for an audit; None without a base."""
+    if base is None:
+        return None
+    from afina.train.measure import token_view
+
+    return token_view(base, recipe)
+
+
+def _load(file: Path, overrides: list[str] | None) -> Recipe:
+    from afina.recipe import load_recipe
+
+    return load_recipe(file, overrides or [])
+
+
+@contextlib.contextmanager
+def _walk(file: Path, overrides: list[str] | None, runs: Path) -> Iterator[Walk]:
+    """The walk of a recipe, its run open in ``runs/<name>``."""
+    recipe = _load(file, overrides)
+    with _opened(recipe, runs / recipe.name) as walk:
+        yield walk
+
+
+@contextlib.contextmanager
+def _reopened(folder: Path) -> Iterator[Walk]:
+    """The walk of a run that is there, by the recipe saved in it."""
+    from afina.errors import RecipeError
+
+    if not (folder / "recipe.yaml").is_file():
+        raise RecipeError(f"{folder} is no run: it holds no recipe.yaml", "name a folder such as runs/demo")
+    with _opened(_load(folder / "recipe.yaml", None), folder) as walk:
+        yield walk
+
+
+@contextlib.contextmanager
+def _opened(recipe: Recipe, folder: Path) -> Iterator[Walk]:
+    from afina.progress import StageProgress
+    from afina.run import Run
+    from afina.walk import Walk
+
+    with Run.open(folder, recipe, _say) as opened:
+        yield Walk(opened, StageProgress)
+
+
+def _say(text: str) -> None:
+    from afina.progress import say
+
+    say(text)
+
+
+def _show(value: Any, as_json: bool, text: str) -> None:
+    print(json.dumps(value, ensure_ascii=False, indent=2, default=str) if as_json else text)
+
+
+def _end_by(verdict: dict[str, Any]) -> None:
+    """Exit code 5 where the recipe's limits are missed."""
+    from afina.errors import ResultError
+
+    if not verdict["passed"]:
+        raise typer.Exit(ResultError.exit_code)
+
+
+Opened = Callable[["Recipe", Path], contextlib.AbstractContextManager["Walk"]]
+
+if __name__ == "__main__":
+    main()

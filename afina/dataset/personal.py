@@ -1,0 +1,290 @@
+"""Personal data and secrets in texts: found by pattern, and by checksum where one exists.
+
+- ``CPF``, ``CNPJ``: two check digits (mod 11).
+- ``NIF``: check digit (mod 11), and NIF, NIPC, contribuinte or PT before it: one in eleven 9-digit numbers passes.
+- ``IBAN``: PT50 and 21 digits, mod 97 = 1.
+- ``CARD``: length and first digits of a card brand, and Luhn.
+- ``PHONE``: +55 or an area code in brackets (BR); +351, 9x mobile numbers, 2xx in groups of three (PT).
+- ``E-MAIL``: name@domain; the domains kept for examples (example.com) do not count.
+- ``SECRET``: AWS, GitHub, OpenAI, Slack and Google keys, JWT, private keys (PEM), random strings
+  assigned to a key or a password.
+
+A random number of 11 digits passes the CPF's two check digits once in a hundred; that much is reported too often.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+ENTROPY_BITS = 3.5
+"""Per character; English words have about 3, random base-64 strings of 20 characters about 4."""
+
+
+MASK = re.compile(r"\[(?:CPF|CNPJ|NIF|IBAN|CARD|PHONE|E-MAIL|SECRET)\]")
+"""What :func:`mask` writes."""
+LONGEST = 4096
+"""Characters of the longest piece that is looked for: a private key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One piece of personal data: its kind, and where it stands in the text."""
+
+    kind: str
+    start: int
+    end: int
+
+
+def _digits(text: str) -> list[int]:
+    return [int(letter) for letter in text if letter.isdigit()]
+
+
+def _check_digit(values: list[int], weights: list[int]) -> int:
+    """Mod-11 check digit of CPF, CNPJ and NIF: ``11 - sum(value * weight) mod 11``, 0 for 10 and 11."""
+    rest = sum(value * weight for value, weight in zip(values, weights, strict=True)) % 11
+    return 0 if rest < 2 else 11 - rest
+
+
+def is_cpf(text: str) -> bool:
+    """Eleven digits, the last two of them check digits.
+
+    >>> is_cpf("529.982.247-25"), is_cpf("529.982.247-26"), is_cpf("111.111.111-11")
+    (True, False, False)
+    """
+    value = _digits(text)
+    return (
+        len(value) == 11
+        and len(set(value)) > 1
+        and all(_check_digit(value[:size], list(range(size + 1, 1, -1))) == value[size] for size in (9, 10))
+    )
+
+
+def is_cnpj(text: str) -> bool:
+    """Twelve digits or capitals (a letter counts as its code minus 48) and two check digits.
+
+    >>> is_cnpj("11.222.333/0001-81"), is_cnpj("12.ABC.345/01DE-35"), is_cnpj("11.222.333/0001-82")
+    (True, True, False)
+    """
+    value = [ord(letter) - 48 for letter in text if letter.isalnum()]
+    weights = [6, 5, 4, 3, 2, 9, 8, 7, 6, 5, 4, 3, 2]
+    return (
+        len(value) == 14
+        and len(set(value)) > 1
+        and all(_check_digit(value[:size], weights[13 - size :]) == value[size] for size in (12, 13))
+    )
+
+
+def is_nif(text: str) -> bool:
+    """Nine digits, the last of them the check digit.
+
+    >>> is_nif("501964843"), is_nif("501964842")
+    (True, False)
+    """
+    value = _digits(text)
+    return len(value) == 9 and _check_digit(value[:8], list(range(9, 1, -1))) == value[8]
+
+
+def is_iban(text: str) -> bool:
+    """The number read with its first four characters last is 1 mod 97 (ISO 13616).
+
+    >>> is_iban("PT50 0002 0123 1234 5678 9015 4"), is_iban("PT50 0002 0123 1234 5678 9015 5")
+    (True, False)
+    """
+    plain = "".join(text.split())
+    return int("".join(str(int(letter, 36)) for letter in plain[4:] + plain[:4])) % 97 == 1
+
+
+_BRANDS = re.compile(
+    r"4\d{12}(?:\d{3})?|5[1-5]\d{14}|2[2-7]\d{14}|3[47]\d{13}|3[068]\d{12}|6(?:011|5\d\d|062|363)\d{12}"
+)
+
+
+def is_card(text: str) -> bool:
+    """Length and first digits of a card brand, and Luhn's sum a multiple of ten.
+
+    >>> is_card("4111 1111 1111 1111"), is_card("4111 1111 1111 1112")
+    (True, False)
+    """
+    value = _digits(text)
+    if not _BRANDS.fullmatch("".join(map(str, value))) or len(set(value)) == 1:
+        return False
+    doubled = (digit * 2 - 9 * (digit > 4) for digit in value[-2::-2])
+    return (sum(value[-1::-2]) + sum(doubled)) % 10 == 0
+
+
+def is_random(text: str) -> bool:
+    """Letters and digits mixed, with at least 3.5 bits of entropy a character.
+
+    >>> is_random("x9Fq2LmZ7pTb4WcD"), is_random("your-key-goes-here"), is_random("1111aaaa1111aaaa")
+    (True, False, False)
+    """
+    counts = Counter(text).values()
+    entropy = -sum(count / len(text) * math.log2(count / len(text)) for count in counts)
+    return entropy >= ENTROPY_BITS and any(map(str.isdigit, text)) and any(map(str.isalpha, text))
+
+
+@dataclass(frozen=True, slots=True)
+class _Pattern:
+    kind: str
+    regex: re.Pattern[str]
+    """Its group ``it``, where there is one, is what is found; else all of it."""
+    right: Callable[[str], bool] = bool
+    """Checksum."""
+
+
+_ALONE, _END = r"(?<![\w.,/-])", r"(?![\w/-]|[.,]\d)"
+_NUMBERS = (
+    _Pattern("IBAN", re.compile(rf"{_ALONE}PT50(?:\s?\d){{21}}{_END}"), is_iban),
+    _Pattern(
+        "CNPJ",
+        re.compile(rf"{_ALONE}(?:\d{{14}}|[\dA-Z]{{2}}(?:\.[\dA-Z]{{3}}){{2}}/[\dA-Z]{{4}}-\d\d){_END}"),
+        is_cnpj,
+    ),
+    _Pattern("CPF", re.compile(rf"{_ALONE}\d{{3}}\.?\d{{3}}\.?\d{{3}}-?\d\d{_END}"), is_cpf),
+    _Pattern("CARD", re.compile(rf"{_ALONE}\d{{4}}(?:[ -]?\d{{2,6}}){{2,4}}{_END}"), is_card),
+    _Pattern(
+        "NIF",
+        re.compile(
+            rf"(?:\b(?:NIF|NIPC|contribuinte)\b[^\d\n]{{0,30}}|\bPT ?)(?P<it>\d{{3}} ?\d{{3}} ?\d{{3}}){_END}",
+            re.IGNORECASE,
+        ),
+        is_nif,
+    ),
+    _Pattern(
+        "PHONE",
+        re.compile(
+            r"(?<![\w.,/])(?:\+55 ?\(?[1-9]{2}\)? ?9?\d{4}[ -]?\d{4}|\([1-9]{2}\) ?9?\d{4}[ -]?\d{4}"
+            r"|[1-9]{2} 9\d{4}-\d{4}|(?:\+|00)351 ?\d{3} ?\d{3} ?\d{3}"
+            rf"|9[1236]\d ?\d{{3}} ?\d{{3}}|2\d\d \d{{3}} \d{{3}}){_END}"
+        ),
+    ),
+)
+_E_MAIL = _Pattern(
+    "E-MAIL",
+    re.compile(
+        r"(?<![\w.+-])[\w.+-]{1,64}@(?!(?:[\w-]+\.)*example\.(?:com|org|net)\b)[\w-]+(?:\.[\w-]+)*\.[a-zA-Z]{2,}"
+    ),
+)
+_SECRETS = (
+    _Pattern(
+        "SECRET",
+        re.compile(
+            r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"
+            r"|\beyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]{8,}"
+            r"|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bgh[pousr]_[A-Za-z0-9]{36,}\b|\bgithub_pat_\w{36,}\b"
+            r"|\bxox[abeoprs]-[A-Za-z0-9-]{10,}|\bAIza[\w-]{35}",
+            re.DOTALL,
+        ),
+    ),
+    _Pattern("SECRET", re.compile(r"\bsk-[\w-]{20,}"), is_random),
+    _Pattern(
+        "SECRET",
+        re.compile(
+            r"(?:api[_-]?key|secret|token|passw(?:or)?d|senha|chave)[\w-]{0,20}[\"']?\s{0,3}[:=]\s{0,3}[\"']?"
+            r"(?P<it>[\w+/=.~-]{16,})",
+            re.IGNORECASE,
+        ),
+        is_random,
+    ),
+)
+# Most texts hold none of these; looking for every pattern in each of them would cost the most time of a build.
+_MAYBE_NUMBER = re.compile(r"\d(?:[ ./()-]{0,2}\w){2}(?:[ ./()-]{0,2}\d){2}")
+_KEYS = (
+    "-----begin",
+    "eyj",
+    "akia",
+    "asia",
+    "ghp_",
+    "gho_",
+    "ghu_",
+    "ghs_",
+    "ghr_",
+    "github_pat",
+    "sk-",
+    "xox",
+    "aiza",
+)
+_NAMES = ("key", "secret", "token", "passw", "senha", "chave")
+
+
+def find_personal_data(text: str) -> list[Found]:
+    """All pieces of personal data, in order, none overlapping another.
+
+    >>> [found.kind for found in find_personal_data("CPF 529.982.247-25, 529.982.247-26, ana@mar.pt")]
+    ['CPF', 'E-MAIL']
+    """
+    found: list[Found] = []
+    for pattern in _patterns_for(text):
+        for match in pattern.regex.finditer(text):
+            group = "it" if "it" in pattern.regex.groupindex else 0
+            start, end = match.span(group)
+            free = all(end <= other.start or start >= other.end for other in found)
+            if free and pattern.right(match[group]):
+                found.append(Found(pattern.kind, start, end))
+    return sorted(found, key=lambda item: item.start)
+
+
+def _patterns_for(text: str) -> Iterator[_Pattern]:
+    lower = text.lower()
+    if any(key in lower for key in _KEYS):
+        yield from _SECRETS[:2]
+    if ("=" in text or ":" in text) and any(name in lower for name in _NAMES):
+        yield _SECRETS[2]
+    if "@" in text:
+        yield _E_MAIL
+    if _MAYBE_NUMBER.search(text):
+        yield from _NUMBERS
+
+
+def masked_slice(text: str, start: int, end: int) -> str:
+    """``text[start:end]`` with personal data masked, that which is cut by its edges too.
+
+    >>> masked_slice("Mail ana@mar.pt", 8, 99)
+    '[E-MAIL]'
+    """
+    edge = max(0, start - LONGEST)
+    parts = []
+    for found in find_personal_data(text[edge : end + LONGEST]):
+        first, last = edge + found.start, edge + found.end
+        if last > start and first < end:
+            parts += [text[start:first], f"[{found.kind}]"]
+            start = last
+    return "".join([*parts, text[start:end]])
+
+
+@dataclass(frozen=True, slots=True)
+class Masked:
+    """A text with its personal data replaced, and what was replaced."""
+
+    text: str
+    taken: str
+    """The pieces themselves, one after the other."""
+    written: str
+    """What stands in their places."""
+    kinds: Counter[str]
+
+
+def mask(text: str, *, keep_lines: bool = False) -> Masked:
+    """Write the kind in the place of each piece of personal data.
+
+    Args:
+        keep_lines: leave the line breaks of what is masked (a private key has many).
+
+    >>> mask("Ligue (11) 98765-4321.").text
+    'Ligue [PHONE].'
+    """
+    parts, taken, written, end = [], [], [], 0
+    kinds: Counter[str] = Counter()
+    for found in find_personal_data(text):
+        label = f"[{found.kind}]"
+        breaks = "\n" * text.count("\n", found.start, found.end) if keep_lines else ""
+        parts += [text[end : found.start], label + breaks]
+        taken.append(text[found.start : found.end])
+        written.append(label)
+        kinds[found.kind] += 1
+        end = found.end
+    return Masked("".join([*parts, text[end:]]) if parts else text, "".join(taken), "".join(written), kinds)

@@ -1,0 +1,1 @@
+"""The demo: a small world that no model has seen, and the whole walk through it."""

@@ -1,0 +1,86 @@
+"""Every way in which afina says no, and the exit code that goes with it.
+
+    AfinaError              1   a defect of ours, or a machine that misbehaves
+    ├── RecipeError         2   the command or the recipe is wrong
+    │   ├── BaseError       2   the base model is missing, unsafe or not what it was
+    │   └── DiskFull        2   the folder that was named has no room
+    ├── DataError           3   the data is unfit
+    ├── DoesNotFit          4   it will not fit the device or the budget
+    └── ResultError         5   it did not learn, broke something, or never stops
+        └── TrainingDiverged 5  the loss or a gradient stopped being a number
+
+An error says **what** is wrong, **where**, and what to do next (**fix**). Several problems found
+at once travel in one error, so that nobody mends a recipe one line per attempt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong: what, where (``file:line`` or a recipe key), and the next step."""
+
+    what: str
+    fix: str
+    where: str = ""
+
+    def __str__(self) -> str:
+        place = f"{self.where}: " if self.where else ""
+        return f"{place}{self.what}\n  -> {self.fix}" if self.fix else f"{place}{self.what}"
+
+
+class AfinaError(Exception):
+    """A failure that the person at the keyboard can act on.
+
+    >>> error = RecipeError("no such file", "check the path", "sources.0.path")
+    >>> print(error)
+    sources.0.path: no such file
+      -> check the path
+    >>> error.exit_code
+    2
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str = "", fix: str = "", where: str = "", *, problems: Sequence[Problem] = ()) -> None:
+        self.problems: tuple[Problem, ...] = tuple(problems) or (Problem(what, fix, where),)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+    def as_json(self) -> dict[str, object]:
+        """The error for machines: ``{"error": class, "exit_code": n, "problems": [...]}``."""
+        return {
+            "error": type(self).__name__,
+            "exit_code": self.exit_code,
+            "problems": [asdict(problem) for problem in self.problems],
+        }
+
+
+class RecipeError(AfinaError):
+    exit_code = 2
+
+
+class BaseError(RecipeError):
+    pass
+
+
+class DiskFull(RecipeError):
+    pass
+
+
+class DataError(AfinaError):
+    exit_code = 3
+
+
+class DoesNotFit(AfinaError):
+    exit_code = 4
+
+
+class ResultError(AfinaError):
+    exit_code = 5
+
+
+class TrainingDiverged(ResultError):
+    pass

@@ -1,0 +1,158 @@
+"""The variants of LoRA that PEFT carries, and saving them so that plain PEFT opens them on the untouched base.
+
+lora     W + alpha/r * B A                  arXiv 2106.09685
+rslora   W + alpha/sqrt(r) * B A            arXiv 2312.03732
+dora     m * (W + alpha/r * B A) / |.|      arXiv 2402.09353
+pissa    A, B from W's largest singular values, W less by them      arXiv 2404.02948
+loftq    A, B from what NF4 lost of W       arXiv 2310.08659
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from afina.errors import RecipeError
+from afina.recipe import Adapter
+
+
+def adapter_config(adapter: Adapter) -> Any:
+    """PEFT's configuration of a fresh adapter."""
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=adapter.rank,
+        lora_alpha=adapter.alpha,
+        lora_dropout=adapter.dropout,
+        target_modules=adapter.targets,
+        modules_to_save=adapter.modules_to_save or None,
+        use_rslora=adapter.variant == "rslora",
+        use_dora=adapter.variant == "dora",
+        init_lora_weights="pissa" if adapter.variant == "pissa" else True,
+        task_type="CAUSAL_LM",
+    )
+
+
+def start_variant(model: Any, adapter: Adapter) -> None:
+    """Give a fresh PEFT model what its variant starts from, beyond what PEFT has done.
+
+    Raises:
+        RecipeError: the rank is larger than a matrix, which has no more singular values; a layer of
+            ``adapter.modules_to_save`` does not exist.
+    """
+    _check_modules_to_save(model, adapter)
+    if adapter.variant in ("pissa", "loftq"):
+        _check_rank(model, adapter.rank)
+    if adapter.variant == "loftq":
+        _start_loftq(model)
+    if adapter.variant == "pissa":
+        model.taken_from_base = {name: value.to("cpu", copy=True) for name, value in _adapter_tensors(model).items()}
+
+
+def save_trained(model: Any, folder: Path) -> None:
+    """Write an adapter, or a whole model, in its libraries' own format.
+
+    PiSSA took s*B0*A0 out of the base: W' + s*B*A = W + s*(B*A - B0*A0), a plain LoRA of twice the rank
+    on the untouched base. PEFT's own conversion would lose ``modules_to_save``.
+    """
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # transformers draws one of its own for one shard
+    model.save_pretrained(folder)
+    if not hasattr(model, "taken_from_base"):
+        return
+    from safetensors.torch import load_file, save_file
+
+    trained, twice = load_file(folder / "adapter_model.safetensors"), {}
+    for name, value in trained.items():
+        before = model.taken_from_base[name].to(value.dtype)
+        if ".lora_A." in name:
+            value = torch.cat([value, before], dim=0)
+        elif ".lora_B." in name:
+            value = torch.cat([value, -before], dim=1)
+        twice[name] = value.contiguous()
+    save_file(twice, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    file = folder / "adapter_config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    config |= {"r": 2 * config["r"], "lora_alpha": 2 * config["lora_alpha"], "init_lora_weights": True}
+    file.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
+
+
+def _adapter_tensors(model: Any) -> dict[str, torch.Tensor]:
+    from peft import get_peft_model_state_dict
+
+    tensors: dict[str, torch.Tensor] = get_peft_model_state_dict(model)
+    return tensors
+
+
+def _lora_layers(model: Any) -> list[tuple[str, Any]]:
+    """The adapted linear layers, by their names in the base."""
+    return [(name, part) for name, part in model.get_base_model().named_modules() if len(getattr(part, "lora_A", ()))]
+
+
+def _check_modules_to_save(model: Any, adapter: Adapter) -> None:
+    layers = {name.rpartition(".")[2] for name, _ in model.get_base_model().named_modules()}
+    if missing := [name for name in adapter.modules_to_save if name.rpartition(".")[2] not in layers]:
+        raise RecipeError(
+            f"the base has no layer {', '.join(missing)}",
+            "usual are embed_tokens and lm_head",
+            "adapter.modules_to_save",
+        )
+
+
+def _check_rank(model: Any, rank: int) -> None:
+    smallest, name = min((min(layer.in_features, layer.out_features), name) for name, layer in _lora_layers(model))
+    if rank > smallest:
+        raise RecipeError(
+            f"{name} has {smallest} singular values, fewer than the rank ({rank})",
+            f"adapter.rank: {smallest} or less, or leave the layer out of adapter.targets",
+            "adapter.rank",
+        )
+
+
+@torch.no_grad()
+def _start_loftq(model: Any) -> None:
+    """Set s*B*A to the best approximation of rank r to W - NF4(W); the 4-bit base stays as it is.
+
+    PEFT's own ``replace_lora_weights_loftq`` needs a GPU and leaves out the scale s = alpha/r.
+    """
+    from bitsandbytes.functional import dequantize_4bit
+
+    full = _FullWeights(Path(model.get_base_model().name_or_path))
+    for name, layer in _lora_layers(model):
+        held = layer.get_base_layer().weight
+        if not hasattr(held, "quant_state"):
+            continue  # a layer that is not held in 4 bits lost nothing
+        a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+        lost = full.read(f"{name}.weight").to(held.device, torch.float32)
+        lost -= dequantize_4bit(held.data, held.quant_state).float()
+        u, s, vh = torch.linalg.svd(lost, full_matrices=False)
+        root = (s[: a.shape[0]] / layer.scaling["default"]).sqrt()
+        a.copy_(root[:, None] * vh[: a.shape[0]])
+        b.copy_(u[:, : a.shape[0]] * root)
+
+
+class _FullWeights:
+    """Single weights of a base's folder in full precision, by name."""
+
+    def __init__(self, folder: Path) -> None:
+        from safetensors import safe_open
+
+        self.file_of: dict[str, Path] = {}
+        for file in sorted(folder.glob("*.safetensors")):
+            with safe_open(file, framework="pt") as opened:
+                self.file_of |= dict.fromkeys(opened.keys(), file)
+
+    def read(self, name: str) -> torch.Tensor:
+        from safetensors import safe_open
+
+        if name not in self.file_of:
+            raise RecipeError(
+                f"the base's files hold no {name}, which loftq starts from", "use variant lora", "adapter.variant"
+            )
+        with safe_open(self.file_of[name], framework="pt") as opened:
+            tensor: torch.Tensor = opened.get_tensor(name)
+        return tensor

@@ -1,0 +1,186 @@
+"""Open a base with transformers, attach an adapter with PEFT, or make a small model from nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging as log
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from afina.errors import BaseError, RecipeError
+from afina.recipe import Adapter, Recipe
+
+
+def pick_device(wanted: str) -> torch.device:
+    """The device that the recipe asks for, or the best that is there.
+
+    Raises:
+        RecipeError: it is not there.
+    """
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if wanted == "auto":
+        return torch.device("cuda" if there["cuda"] else "mps" if there["mps"] else "cpu")
+    if not there[wanted]:
+        raise RecipeError(
+            f"there is no {wanted} here", "use one of: " + ", ".join(name for name in there if there[name]), "device"
+        )
+    return torch.device(wanted)
+
+
+def compute_dtype(device: torch.device) -> torch.dtype:
+    """bf16 on GPUs that have it, float32 elsewhere (CPUs without AMX run bf16 a hundred times slower)."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return torch.float32
+
+
+def load_base(folder: Path, recipe: Recipe, device: torch.device, *, four_bit: bool = False) -> Any:
+    """A causal language model with every weight frozen, in evaluation mode.
+
+    Args:
+        folder: checked by :func:`afina.model.base.find_base`.
+        four_bit: NF4 with double quantization through bitsandbytes.
+
+    Raises:
+        BaseError: transformers cannot open it, or a weight is missing or not finite.
+    """
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    arguments: dict[str, Any] = {"dtype": compute_dtype(device), "use_safetensors": True}
+    arguments |= {"trust_remote_code": recipe.trust_remote_code, "attn_implementation": "sdpa"}
+    if four_bit:
+        arguments["quantization_config"] = _nf4(compute_dtype(device))
+        arguments["device_map"] = {"": device}
+    logging.disable_progress_bar()
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            model, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **arguments)
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        raise BaseError(f"cannot be opened: {str(error).splitlines()[0]}", "see config.json", str(folder)) from error
+    tied = set(getattr(model, "_tied_weights_keys", None) or ())
+    missing = [name for name in info["missing_keys"] if name not in tied]
+    if missing or info.get("mismatched_keys"):
+        wrong = [*missing, *map(str, info.get("mismatched_keys") or ())]
+        raise BaseError(
+            f"{len(wrong)} weights are missing or of another shape ({', '.join(map(str, wrong[:3]))})",
+            "they would be random numbers: copy the whole model folder",
+            str(folder),
+        )
+    for name, weight in model.named_parameters():
+        if weight.is_floating_point() and not torch.isfinite(weight).all():
+            raise BaseError(f"weight {name} holds values that are not finite", "this copy is damaged", str(folder))
+    model.requires_grad_(False)
+    if four_bit:
+        _keep_differentiable(model)
+    else:
+        model = model.to(device)
+    return model.eval()
+
+
+def _keep_differentiable(model: Any) -> None:
+    """Keep bitsandbytes' 4-bit layers in the layout that has a gradient.
+
+    On CPUs with AVX512-BF16 the first forward in evaluation mode repacks the weights for good; every
+    later training step then runs through a kernel without a gradient, and the layers below learn
+    nothing, with only a warning of torch. The repacked kernel also rounds to bf16, so that measuring
+    would not be of the model that was trained.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def _nf4(dtype: torch.dtype) -> Any:
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError:
+        raise RecipeError(
+            "qlora needs bitsandbytes, which is not installed", "pip install 'afina[qlora]'", "adapter.kind"
+        ) from None
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
+
+
+def attach_adapter(model: Any, adapter: Adapter, seed: int) -> Any:
+    """A PEFT model with a fresh adapter; at this moment it changes nothing but what rounding does.
+
+    B is zero, or (`pissa`) what A and B hold was taken from the base; `loftq` brings the 4-bit base nearer
+    to what it was in full precision.
+
+    Raises:
+        RecipeError: no layer has the names in ``adapter.targets`` or ``adapter.modules_to_save``, or the
+            rank is larger than a matrix.
+    """
+    _quiet_libraries()
+    from peft import get_peft_model, prepare_model_for_kbit_training
+
+    from afina.model.adapter_torch import adapter_config, start_variant
+
+    if getattr(model, "is_loaded_in_4bit", False):
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    torch.manual_seed(seed)
+    try:
+        adapted = get_peft_model(model, adapter_config(adapter))
+    except ValueError as error:
+        layers = sorted({name.rsplit(".", 1)[-1] for name, part in model.named_modules() if _is_linear(part)})
+        raise RecipeError(
+            f"{str(error).splitlines()[0]}", "layers here: " + ", ".join(layers), "adapter.targets"
+        ) from error
+    start_variant(adapted, adapter)
+    return adapted
+
+
+def _is_linear(module: Any) -> bool:
+    return isinstance(module, torch.nn.Linear)
+
+
+def open_adapter(model: Any, folder: Path) -> Any:
+    """A PEFT model with a trained adapter, ready to answer.
+
+    Raises:
+        BaseError: its weights are a pickle or are missing.
+    """
+    _quiet_libraries()
+    from peft import PeftModel
+
+    if not (folder / "adapter_model.safetensors").exists():
+        raise BaseError("holds no adapter_model.safetensors", "only safetensors are opened", str(folder))
+    return PeftModel.from_pretrained(model, folder, is_trainable=False).eval()
+
+
+def _quiet_libraries() -> None:
+    """Silence two remarks that say nothing to the user: bitsandbytes looks for an optional CPU kernel
+    that the hub would have to give, and peft calls a transformers function under its old name."""
+    log.getLogger("bitsandbytes").setLevel(log.ERROR)
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+
+
+def make_model(recipe: Recipe, vocab: int, tokenizer: Any, device: torch.device) -> Any:
+    """A Llama-shaped model with random weights that follow from the seed alone."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    scratch = recipe.scratch
+    config = LlamaConfig(
+        vocab_size=vocab,
+        hidden_size=scratch.hidden,
+        intermediate_size=scratch.intermediate or 3 * scratch.hidden,
+        num_hidden_layers=scratch.layers,
+        num_attention_heads=scratch.heads,
+        num_key_value_heads=scratch.kv_heads or scratch.heads,
+        max_position_embeddings=max(recipe.train.max_length, 128),
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        attention_dropout=0.0,
+    )
+    torch.manual_seed(recipe.seed)
+    return LlamaForCausalLM(config).to(device)

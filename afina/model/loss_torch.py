@@ -1,0 +1,132 @@
+"""Cross-entropy at the targets only: the part of a step that needs the vocabulary.
+
+Shapes: B rows, L padded length, D hidden size, N targets in the batch, V vocabulary.
+
+Rows are padded on the right and attention is causal, so that no target ever sees padding: no
+attention mask is needed, and logits (the largest tensor of a small model) are made only at the
+N positions before a target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
+
+from afina.errors import AfinaError
+from afina.tokenizer.encode import Row
+
+LOGIT_BYTES = 64 << 20
+"""Logits held at a time: N x V x 4 bytes. 64 MiB are 110 targets of a vocabulary of 152,000."""
+
+
+@dataclass(slots=True)
+class Batch:
+    """Rows side by side."""
+
+    ids_BL: torch.Tensor
+    positions_N: torch.Tensor
+    """Flat positions in B x L whose next token is a target."""
+    targets_N: torch.Tensor
+    tokens: int
+    """Real tokens: padding is not counted."""
+
+    @property
+    def targets(self) -> int:
+        return int(self.targets_N.numel())
+
+    @property
+    def padded_share(self) -> float:
+        """Share of the batch that is padding."""
+        return 1.0 - self.tokens / self.ids_BL.numel()
+
+
+def make_batch(rows: Sequence[Row], pad_id: int, device: torch.device) -> Batch:
+    """Pad rows on the right to the longest of them."""
+    length = max(len(row) for row in rows)
+    ids = torch.full((len(rows), length), pad_id, dtype=torch.long)
+    mask = torch.zeros((len(rows), length), dtype=torch.bool)
+    for number, row in enumerate(rows):
+        ids[number, : len(row)] = torch.tensor(row.ids)
+        mask[number, : len(row)] = torch.tensor(row.mask)
+    positions = (mask[:, 1:].nonzero() * torch.tensor([length, 1])).sum(1)
+    return Batch(
+        ids_BL=ids.to(device),
+        positions_N=positions.to(device),
+        targets_N=ids[:, 1:][mask[:, 1:]].to(device),
+        tokens=sum(len(row) for row in rows),
+    )
+
+
+def causal_lm(model: Any) -> Any:
+    """The transformers model inside a PEFT model, adapters included; any other model as it is."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def target_loss(model: Any, batch: Batch, *, reduction: str = "sum") -> torch.Tensor:
+    """Sum (or, with ``reduction="none"``, the N values) of the targets' cross-entropy in nats.
+
+    Logits are made for as many targets at a time as :data:`LOGIT_BYTES` allow; with more than one
+    such chunk, each is computed again in the backward pass instead of being kept.
+    """
+    inner = causal_lm(model)
+    hidden_BLD = inner.base_model(input_ids=batch.ids_BL, use_cache=False).last_hidden_state
+    hidden_ND = hidden_BLD.flatten(0, 1).index_select(0, batch.positions_N)
+    chunk = max(1, LOGIT_BYTES // (4 * inner.config.get_text_config().vocab_size))
+    if batch.targets <= chunk:
+        return _chunk_loss(inner, hidden_ND, batch.targets_N, reduction)
+    losses = []
+    for start in range(0, batch.targets, chunk):
+        part = (inner, hidden_ND[start : start + chunk], batch.targets_N[start : start + chunk], reduction)
+        if torch.is_grad_enabled():
+            losses.append(checkpoint(_chunk_loss, *part, use_reentrant=False))
+        else:
+            losses.append(_chunk_loss(*part))
+    return torch.stack(losses).sum() if reduction == "sum" else torch.cat(losses)
+
+
+def _chunk_loss(inner: Any, hidden: torch.Tensor, targets: torch.Tensor, reduction: str) -> torch.Tensor:
+    """Cross-entropy of N targets, from hidden states N x D; the logits do not outlive it."""
+    logits_NV = inner.get_output_embeddings()(hidden).float()
+    config = inner.config
+    if divisor := getattr(config, "logits_scaling", None):  # Granite
+        logits_NV = logits_NV / divisor
+    if factor := getattr(config, "logit_scale", None):  # Cohere
+        logits_NV = logits_NV * factor
+    if cap := getattr(config, "final_logit_softcapping", None):  # Gemma 2
+        logits_NV = torch.tanh(logits_NV / cap) * cap
+    return F.cross_entropy(logits_NV, targets, reduction=reduction)
+
+
+@torch.no_grad()
+def check_loss(model: Any, batch: Batch) -> float:
+    """Compare our loss with the model's own on one batch; returns the difference.
+
+    Catches what :func:`target_loss` does not know: logits that this architecture scales or caps in
+    a way of its own, a head under another name.
+
+    Raises:
+        AfinaError: the two differ.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        labels = torch.full_like(batch.ids_BL, -100)
+        flat = batch.positions_N + 1
+        labels.view(-1)[flat] = batch.targets_N
+        own = causal_lm(model)(input_ids=batch.ids_BL, labels=labels, use_cache=False).loss.item()
+        ours = target_loss(model, batch).item() / max(batch.targets, 1)
+    finally:
+        model.train(was_training)
+    tolerance = 2e-2 if next(model.parameters()).dtype in (torch.bfloat16, torch.float16) else 1e-3
+    if not abs(own - ours) <= tolerance * max(1.0, abs(own)):
+        raise AfinaError(
+            f"the loss computed here ({ours:.5f}) is not the model's own ({own:.5f}) on the first batch",
+            "this architecture is not supported yet: please report its config.json",
+            str(getattr(causal_lm(model).config, "model_type", "")),
+        )
+    return abs(own - ours)

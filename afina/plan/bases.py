@@ -1,0 +1,109 @@
+"""The shape of a recipe's base without downloading it: a folder, the local cache, or a table of common models."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from afina.errors import RecipeError
+from afina.model.shape import Shape, read_shape, scratch_shape
+from afina.recipe import Recipe, nearest
+
+
+@cache
+def known_bases() -> dict[str, dict[str, Any]]:
+    """``architectures.json``: hub id -> the part of its ``config.json`` that fixes the shape."""
+    table: dict[str, dict[str, Any]] = json.loads(
+        Path(__file__).with_name("architectures.json").read_text(encoding="utf-8")
+    )
+    return table
+
+
+def recipe_shape(recipe: Recipe) -> Shape:
+    """The shape of what the recipe trains.
+
+    Raises:
+        RecipeError: as :func:`find_shape`.
+    """
+    if recipe.train.method == "scratch":
+        return scratch_shape(recipe.scratch, recipe.train.max_length)
+    return find_shape(recipe.base or "", recipe.base_revision)
+
+
+def find_shape(base: str, revision: str | None = None, cache_folder: Path | None = None) -> Shape:
+    """The shape of a base: its folder's ``config.json``, the Hugging Face cache's, or the table's.
+
+    >>> find_shape("Qwen/Qwen3-8B").parameters
+    8190735360
+
+    Args:
+        base: a folder or a hub id.
+        revision: hub revision to look for in the cache; any snapshot where not given.
+        cache_folder: the Hugging Face cache; its usual place where not given.
+
+    Raises:
+        RecipeError: when the model is nowhere to be found, with the nearest known id; when its
+            config cannot be read; when its weights are already quantized.
+    """
+    folder = Path(base).expanduser()
+    if folder.is_dir():
+        return _shape_in(folder)
+    for snapshot in _snapshots(base, revision, cache_folder or _hub_cache()):
+        if (snapshot / "config.json").is_file():
+            return _shape_in(snapshot)
+    config = known_bases().get(base)
+    if config is None:
+        guess = nearest(base, list(known_bases()))
+        meant = f"did you mean {guess}? otherwise " if guess else ""
+        raise RecipeError(
+            f"the shape of {base!r} is not known here and it is not on this machine",
+            f"{meant}download it first (`hf download {base} config.json` is enough for a plan), or name its folder",
+            "base",
+        )
+    return read_shape(config, base)
+
+
+def _shape_in(folder: Path) -> Shape:
+    file = folder / "config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecipeError(
+            "the base has no config.json", "name a folder that a model was saved in", str(folder)
+        ) from None
+    except (ValueError, UnicodeDecodeError) as error:
+        raise RecipeError(f"damaged: {error}", "get the file again", str(file)) from None
+    if not isinstance(config, Mapping):
+        raise RecipeError("a config is a mapping of keys to values", "get the file again", str(file))
+    if config.get("quantization_config"):
+        raise RecipeError(
+            "the weights are already quantized, so their size does not follow from the shape",
+            "start from the unquantized model; `adapter.kind: qlora` loads it in 4 bits",
+            str(file),
+        )
+    return read_shape(config, str(file))
+
+
+def _hub_cache() -> Path:
+    """Where huggingface_hub keeps its files, by its own rules."""
+    if named := os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE"):
+        return Path(named).expanduser()
+    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface"
+    return Path(home).expanduser() / "hub"
+
+
+def _snapshots(base: str, revision: str | None, cache_folder: Path) -> list[Path]:
+    """Snapshots of a hub id in the cache: the one that `revision` (or `main`) names first, or all, newest first."""
+    model = cache_folder / ("models--" + base.replace("/", "--"))
+    if not (model / "snapshots").is_dir():
+        return []
+    reference = model / "refs" / (revision or "main")
+    named = reference.read_text(encoding="utf-8").strip() if reference.is_file() else revision
+    found = sorted((model / "snapshots").iterdir(), key=lambda snapshot: snapshot.stat().st_mtime, reverse=True)
+    if revision is not None:
+        return [snapshot for snapshot in found if snapshot.name == named]
+    return sorted(found, key=lambda snapshot: snapshot.name != named)

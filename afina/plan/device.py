@@ -1,0 +1,270 @@
+"""What the work would run on: this machine, looked at without torch, or one from the table.
+
+The CPU's rate is estimated as ``physical cores x GHz x flops per cycle`` in float32: two fused
+multiply-adds a cycle over 8 lanes make 32 with AVX2 or NEON-class units, over 16 lanes 64 with
+AVX-512. Under a hypervisor a processor is mostly one hardware thread of two, so half the cores
+are counted. Two such processors at 2.6 GHz with AVX-512 come to 166 GFLOP/s; measured 150.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import subprocess
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from afina.errors import AfinaError, RecipeError
+from afina.recipe import nearest
+from afina.units import show_bytes
+
+Kind = Literal["cpu", "cuda", "mps"]
+
+USABLE_SHARE = {"cpu": 0.95, "cuda": 0.95}
+"""Share of the memory that a process can have where nobody has reported it."""
+CPU_BYTES_PER_SECOND = 20e9
+"""What two to four cores get from their memory; enough for a rough time of generation."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """One device. Rates are those of the arithmetic that training uses there: float32 on `cpu`
+    and `mps`, bfloat16 with float32 sums on `cuda`."""
+
+    name: str
+    kind: Kind
+    memory_bytes: int
+    usable_bytes: int
+    flops_per_second: float
+    bytes_per_second: float
+    price_per_hour: float | None = None
+    """US$; none where it is not known, or not rented."""
+    note: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+@cache
+def known_devices() -> dict[str, dict[str, Any]]:
+    """``devices.json``: name -> facts as published."""
+    table = json.loads(Path(__file__).with_name("devices.json").read_text(encoding="utf-8"))
+    devices: dict[str, dict[str, Any]] = table["devices"]
+    return devices
+
+
+def find_device(name: str) -> Device:
+    """A device of the table, by its name or a part that fits only one.
+
+    Apple's chips come with several sizes of memory: the smallest is taken, or the one that is
+    written behind the name.
+
+    >>> find_device("4090").name, find_device("Apple M3 Max 64GB").memory_bytes == 64 * 2**30
+    ('RTX 4090', True)
+
+    Raises:
+        RecipeError: for a name that fits none or several, with the nearest.
+    """
+    wanted, size = name, None
+    if written := re.fullmatch(r"(apple .*?)[ -]*(\d+) ?gi?b", name.strip(), re.IGNORECASE):
+        wanted, size = written[1], int(written[2])
+    words = _words(wanted)
+    devices = known_devices()
+    found = [known for known in devices if _words(known) == words] or [
+        known for known in devices if words and words <= _words(known)
+    ]
+    if len(found) != 1:
+        guess = nearest(wanted.lower(), [known.lower() for known in devices])
+        close = next((known for known in devices if known.lower() == guess), None)
+        what = f"{name!r} fits {', '.join(found)}" if found else f"no device {name!r} is known"
+        fix = "write one of them" if found else f"did you mean {close}?" if close else "known are " + ", ".join(devices)
+        raise RecipeError(what, fix, "device")
+    facts = devices[found[0]]
+    sizes: list[int] = facts["memory_gib"]
+    if size is not None and size not in sizes:
+        raise RecipeError(
+            f"{found[0]} has {' or '.join(map(str, sizes))} GiB, not {size}", "write one of them", "device"
+        )
+    return _from_table(found[0], (size or sizes[0]) * 2**30)
+
+
+def local_device(prefer: Literal["auto", "cpu", "cuda", "mps"] = "auto") -> Device:
+    """This machine, as `recipe.device` asks for it: an NVIDIA GPU, else an Apple chip, else the CPU.
+
+    Raises:
+        RecipeError: when the kind that was asked for is not here, or the GPU is not in the table.
+        AfinaError: when the system does not tell its memory.
+    """
+    if prefer in ("auto", "cuda"):
+        gpu = _nvidia()
+        if gpu is not None:
+            return gpu
+        if prefer == "cuda":
+            raise RecipeError("there is no NVIDIA GPU here", "use device: auto, or plan for a named device", "device")
+    apple = platform.system() == "Darwin" and platform.machine() == "arm64"
+    if prefer == "mps" and not apple:
+        raise RecipeError("this is not an Apple chip", "use device: auto, or plan for a named device", "device")
+    if apple and prefer != "cpu":
+        return _from_table(_ask("sysctl", "-n", "machdep.cpu.brand_string"), _memory_bytes()[0])
+    return _cpu()
+
+
+def _words(name: str) -> frozenset[str]:
+    return frozenset(re.findall(r"[a-z0-9]+", name.lower())) - {"nvidia", "geforce", "tesla", "gpu", "generation"}
+
+
+def _from_table(name: str, memory_bytes: int, **changes: Any) -> Device:
+    facts = known_devices().get(name)
+    if facts is None:
+        guess = nearest(name, list(known_devices()))
+        raise RecipeError(
+            f"the rate of {name!r} is not known",
+            f"plan for {guess}, or use device: cpu" if guess else "use cpu",
+            "device",
+        )
+    kind: Kind = facts["kind"]
+    if facts["usable_gib"] and memory_bytes == facts["memory_gib"][0] * 2**30:
+        usable = int(facts["usable_gib"] * 2**30)
+    elif kind == "mps":  # recommendedMaxWorkingSetSize: two thirds up to 32 GiB, then three quarters
+        usable = int(memory_bytes * (2 / 3 if memory_bytes <= 32 * 2**30 else 0.75))
+    else:
+        usable = int(memory_bytes * USABLE_SHARE[kind])
+    values: dict[str, Any] = {
+        "name": name,
+        "kind": kind,
+        "memory_bytes": memory_bytes,
+        "usable_bytes": usable,
+        "flops_per_second": facts["tflops"] * 1e12,
+        "bytes_per_second": facts["gb_per_second"] * 1e9,
+        "price_per_hour": facts["price_per_hour"],
+        "note": facts.get("note", ""),
+    }
+    return Device(**(values | changes))
+
+
+def _nvidia() -> Device | None:
+    """The first GPU that nvidia-smi lists; its free memory is what is usable."""
+    told = _ask("nvidia-smi", "--query-gpu=name,memory.total,memory.free", "--format=csv,noheader,nounits")
+    if not told:
+        return None
+    name, total, free = (part.strip() for part in told.splitlines()[0].split(","))
+    memory_bytes, free_bytes = (int(float(mib)) * 2**20 for mib in (total, free))
+    words = _words(name)
+    fitting = [
+        known
+        for known, facts in known_devices().items()
+        if facts["vendor"] == "nvidia"
+        and {word for word in _words(known) if word != "sxm" and not word.endswith("gb")} <= words
+    ]
+    if not fitting:
+        return _from_table(name, memory_bytes)
+    # "A100-SXM4-80GB" fits both sizes: the nearer memory; "4070 Ti" before "4070".
+    best = min(
+        fitting,
+        key=lambda known: (
+            abs(known_devices()[known]["memory_gib"][0] * 2**30 - memory_bytes) // 2**32,
+            -len(_words(known) & words),
+        ),
+    )
+    return _from_table(best, memory_bytes, usable_bytes=free_bytes, price_per_hour=None)
+
+
+def _cpu() -> Device:
+    memory_bytes, usable_bytes = _memory_bytes()
+    cores, ghz, flops_per_cycle, how = _cpu_facts()
+    return Device(
+        name=platform.processor() or platform.machine() or "cpu",
+        kind="cpu",
+        memory_bytes=memory_bytes,
+        usable_bytes=usable_bytes,
+        flops_per_second=cores * ghz * 1e9 * flops_per_cycle,
+        bytes_per_second=CPU_BYTES_PER_SECOND,
+        note=f"{cores:g} core{'s' * (cores > 1)} x {ghz:.2f} GHz x {flops_per_cycle} float32 operations a cycle "
+        f"({how}), {show_bytes(memory_bytes)} of memory",
+    )
+
+
+def _cpu_facts() -> tuple[float, float, int, str]:
+    """Physical cores that this process may use, GHz, float32 operations per cycle, and in words why."""
+    if platform.system() == "Darwin":
+        cores = float(_ask("sysctl", "-n", "hw.physicalcpu") or os.cpu_count() or 1)
+        hertz = float(_ask("sysctl", "-n", "hw.cpufrequency") or 3.2e9)
+        return cores, hertz / 1e9, 32, "AVX2 or NEON"
+    info = Path("/proc/cpuinfo")
+    text = info.read_text(encoding="utf-8", errors="replace") if info.exists() else ""
+    threads = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    quota = _cgroup_cpus()
+    threads = min(threads, quota) if quota else threads
+    flags_line = re.search(r"^flags\s*:(.*)$", text, re.MULTILINE)
+    flags = set(flags_line[1].split()) if flags_line else set()
+    placed = re.findall(r"^(?:physical id|core id)\s*:\s*(\d+)$", text, re.MULTILINE)
+    physical = len(set(zip(placed[0::2], placed[1::2], strict=True))) if placed and len(placed) % 2 == 0 else 0
+    processors = len(re.findall(r"^processor\s*:", text, re.MULTILINE)) or 1
+    if "hypervisor" in flags:
+        cores, how = max(threads / 2, 0.5), "virtual: two processors count as one core"
+    elif 0 < physical < processors:
+        cores, how = max(threads * physical / processors, 0.5), "threads of one core count once"
+    else:
+        cores, how = threads, "cores"
+    advertised = re.search(r"@\s*([\d.]+)\s*GHz", text)
+    running = [float(found) for found in re.findall(r"^cpu MHz\s*:\s*([\d.]+)$", text, re.MULTILINE)]
+    ghz = float(advertised[1]) if advertised else max(running) / 1000 if running else 2.5
+    lanes = "avx512f" in flags
+    return cores, ghz, 64 if lanes else 32, f"{'AVX-512' if lanes else 'AVX2 or NEON'}; {how}"
+
+
+def _memory_bytes() -> tuple[int, int]:
+    """All memory that this process may have, and what is free of it now."""
+    if platform.system() == "Darwin":
+        told = _ask("sysctl", "-n", "hw.memsize")
+        if told:
+            return int(told), int(int(told) * USABLE_SHARE["cpu"])
+    info = Path("/proc/meminfo")
+    if not info.exists():
+        raise AfinaError("this system does not tell how much memory it has", "plan for a named device", "device")
+    values = dict(re.findall(r"^(\w+):\s+(\d+) kB$", info.read_text(encoding="utf-8"), re.MULTILINE))
+    total, available = (int(values[key]) * 1024 for key in ("MemTotal", "MemAvailable"))
+    total = min([total, *_cgroup_limits("memory", "memory.max", "memory.limit_in_bytes")])
+    return total, min(available, int(total * USABLE_SHARE["cpu"]))
+
+
+def _cgroup_limits(controller: str, v2: str, v1: str) -> list[int]:
+    """The limits of this process's control group and of those above it, both versions."""
+    limits: list[int] = []
+    listing = Path("/proc/self/cgroup")
+    for line in listing.read_text(encoding="utf-8").splitlines() if listing.exists() else []:
+        _, controllers, path = line.split(":", 2)
+        if controllers not in ("", controller):
+            continue
+        root = Path("/sys/fs/cgroup") / (controller if controllers else "")
+        place = root / path.lstrip("/")
+        for folder in (place, *place.parents):
+            file = folder / (v1 if controllers else v2)
+            if file.is_file() and (text := file.read_text(encoding="utf-8").strip()).isdigit():
+                limits.append(int(text))
+            if folder == root:
+                break
+    return limits
+
+
+def _cgroup_cpus() -> float | None:
+    """Processors that the control group grants (``cpu.max``), if it sets a bound."""
+    file = Path("/sys/fs/cgroup/cpu.max")
+    if not file.is_file():
+        return None
+    quota, _, period = file.read_text(encoding="utf-8").strip().partition(" ")
+    return int(quota) / int(period) if quota.isdigit() and period.isdigit() else None
+
+
+def _ask(*command: str) -> str:
+    """What a program prints; nothing where it is absent or fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()

@@ -1,0 +1,106 @@
+"""How much there is to learn: counted from a dataset, or estimated from the size of the source files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from afina.recipe import Recipe, Source, expand_path, is_remote
+
+CHARS_PER_TOKEN = 3.5
+"""English prose has about 4.3 characters a token, Portuguese 3.3 and code 3.0 with the vocabularies of common bases."""
+CHARS_PER_TOKEN_SMALL = 2.6
+"""The same with a vocabulary of a few thousand entries, trained on the text itself."""
+ESTIMATE_SPREAD = 1.6
+"""An estimate may be this many times too high or too low."""
+
+_TEXT_SHARE = {".html": 0.3, ".htm": 0.3, ".json": 0.85, ".jsonl": 0.85, ".pdf": 0.1, ".docx": 0.4, ".parquet": 1.5}
+"""How much of a file's bytes is text that is learned: mark-up and the names of columns are not."""
+_PACKED = frozenset({".pdf", ".docx", ".parquet"})
+"""Pictures and compression make these shares a guess: :func:`unsized_sources` names the sources."""
+_ANSWER_SHARE = 0.5
+_ROW_CHARS = 400
+
+
+@dataclass(frozen=True)
+class TokenCount:
+    """What one epoch holds.
+
+    Args:
+        tokens: real (not padded) tokens of one epoch.
+        targets: how many of them are learned.
+        rows: examples of one epoch, or the blocks that they became.
+        longest: tokens of the longest one.
+        held_out: tokens of the held-out rows.
+        spread: 1.0 for a count; an estimate may be this many times too high or too low.
+    """
+
+    tokens: int
+    targets: int
+    rows: int
+    longest: int
+    held_out: int = 0
+    spread: float = 1.0
+
+    @property
+    def mean_length(self) -> float:
+        """Tokens of an average row."""
+        return self.tokens / max(self.rows, 1)
+
+    @property
+    def target_share(self) -> float:
+        """Learned tokens / tokens."""
+        return self.targets / max(self.tokens, 1)
+
+
+def estimate_tokens(recipe: Recipe) -> TokenCount:
+    """A :class:`TokenCount` from the sizes of the recipe's files; nothing is read.
+
+    tokens = bytes x share of text / characters per token x repeat, per file.
+    """
+    train = recipe.train
+    small = train.method == "scratch" and recipe.scratch.vocab < 8000
+    chars_per_token = CHARS_PER_TOKEN_SMALL if small else CHARS_PER_TOKEN
+    tokens = targets = held_out = rows = 0.0
+    for source in recipe.sources:
+        validation = recipe.dataset.validation if source.validation is None else source.validation
+        for file in _files(Path(recipe.root), source):
+            chars = file.stat().st_size * _TEXT_SHARE.get(file.suffix.lower(), 1.0)
+            conversation = source.kind in ("pairs", "rows") or file.suffix.lower() in (".json", ".jsonl", ".parquet")
+            all_learned = train.method != "sft" or not conversation
+            kept = chars / chars_per_token * source.repeat * (1 - validation)
+            tokens += kept
+            targets += kept * (1.0 if all_learned else _ANSWER_SHARE)
+            held_out += chars / chars_per_token * validation
+            rows += max(1.0, chars / (_ROW_CHARS if conversation else recipe.section_chars)) * source.repeat
+    return TokenCount(
+        tokens=round(tokens),
+        targets=round(targets),
+        rows=max(1, round(rows)),
+        longest=train.max_length,
+        held_out=round(held_out),
+        spread=ESTIMATE_SPREAD,
+    )
+
+
+def unsized_sources(recipe: Recipe) -> list[str]:
+    """One note per source of which sizes on disk say little, or nothing."""
+    notes = []
+    for source in recipe.sources:
+        if is_remote(source.path):
+            notes.append(f"{source.path} is not on this disk: its tokens are not in these figures")
+        elif any(file.suffix.lower() in _PACKED for file in _files(Path(recipe.root), source)):
+            notes.append(f"{source.path} holds PDF, Word or Parquet files: how much text is in them is a guess")
+    return notes
+
+
+def _files(root: Path, source: Source) -> Iterator[Path]:
+    if is_remote(source.path):
+        return
+    excluded = {path for pattern in source.exclude for path in expand_path(root, pattern)}
+    patterns = [pattern for pattern in (source.path, source.solutions) if pattern]
+    for place in [place for pattern in patterns for place in expand_path(root, pattern)]:
+        for file in sorted(place.rglob("*")) if place.is_dir() else [place]:
+            if file.is_file() and file not in excluded and not excluded.intersection(file.parents):
+                yield file

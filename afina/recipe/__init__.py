@@ -1,0 +1,66 @@
+"""The recipe: the one description of what will happen.
+
+The same object is the YAML file, the command line's overrides, the JSON schema for editors and
+the ``recipe.yaml`` saved in every run with each default written out. An unknown key is an error
+that names the nearest known one, and every problem is reported at once.
+"""
+
+from __future__ import annotations
+
+from afina.recipe.load import (
+    check_recipe,
+    expand_path,
+    is_remote,
+    load_recipe,
+    nearest,
+    recipe_of,
+    recipe_schema,
+)
+from afina.recipe.parts import (
+    HUB,
+    WEB,
+    Adapter,
+    Budget,
+    Chat,
+    Clean,
+    Dataset,
+    Evaluate,
+    Limits,
+    NearDuplicates,
+    Part,
+    Probe,
+    Questions,
+    Recipe,
+    Scratch,
+    Source,
+    Teacher,
+    Train,
+)
+
+__all__ = [
+    "HUB",
+    "WEB",
+    "Adapter",
+    "Budget",
+    "Chat",
+    "Clean",
+    "Dataset",
+    "Evaluate",
+    "Limits",
+    "NearDuplicates",
+    "Part",
+    "Probe",
+    "Questions",
+    "Recipe",
+    "Scratch",
+    "Source",
+    "Teacher",
+    "Train",
+    "check_recipe",
+    "expand_path",
+    "is_remote",
+    "load_recipe",
+    "nearest",
+    "recipe_of",
+    "recipe_schema",
+]

@@ -1,0 +1,264 @@
+"""Read a recipe: the file, the command line's overrides, every problem at once with its line."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.reader import ReaderError
+
+from afina.errors import Problem, RecipeError
+from afina.recipe.parts import HUB, WEB, Recipe
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe, apply ``key=value`` overrides, check everything, report all problems at once.
+
+    `root` in the result is absolute: the file's `root` counts from the recipe's folder, one given
+    as an override from the current folder; so does a `base` that is a folder.
+
+    Raises:
+        RecipeError: with one :class:`~afina.errors.Problem` per unknown key, wrong value and missing path.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise RecipeError(f"there is no recipe {path}", "`afina recipe init docs` writes a commented starter") from None
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"not UTF-8 (byte {error.start})", "save the recipe as UTF-8", str(path)) from None
+    except OSError as error:
+        raise RecipeError(f"cannot be read: {error.strerror}", "name a YAML file", str(path)) from None
+    try:
+        raw = YAML(typ="rt", pure=True).load(text)
+    except MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise RecipeError(f"not YAML: {error.problem}", "mend the line", f"{path}:{line}") from None
+    except ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise RecipeError(f"not YAML: {error.reason}", "remove the character", f"{path}:{line}") from None
+    if not isinstance(raw, CommentedMap):
+        raise RecipeError("a recipe is a mapping of keys to values", "`afina recipe init docs` shows one", str(path))
+    overridden = _apply_overrides(raw, overrides)
+    if isinstance(raw.get("root", "."), str):
+        anchor = Path.cwd() if "root" in overridden else path.parent
+        raw["root"] = str((anchor / raw.get("root", ".")).resolve())
+    _resolve_base(raw, Path.cwd() if "base" in overridden else path.parent)
+    return check_recipe(raw, str(path))
+
+
+def check_recipe(raw: Mapping[str, Any], where: str = "recipe") -> Recipe:
+    """Turn plain values into a :class:`Recipe`, with every problem in one error."""
+    problems: list[Problem] = []
+    recipe: Recipe | None = None
+    try:
+        recipe = Recipe.model_validate(_plain(raw))
+    except ValidationError as error:
+        problems += [_as_problem(raw, where, item) for item in error.errors(include_url=False)]
+    problems += list(_missing_paths(raw, where))
+    if problems or recipe is None:
+        raise RecipeError(problems=problems)
+    return recipe
+
+
+def recipe_of(overrides: Sequence[str]) -> Recipe:
+    """The defaults with some values set, for a verb that works without a recipe file.
+
+    >>> recipe_of(["train.max_length=512"]).train.max_length
+    512
+    """
+    raw = CommentedMap(name="audit", base="none", sources=[CommentedMap(path=".")])
+    _apply_overrides(raw, overrides)
+    return check_recipe(raw, "settings")
+
+
+def recipe_schema() -> dict[str, Any]:
+    """JSON schema of the recipe, for editors."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Recipe.model_json_schema()}
+
+
+def nearest(word: str, known: Sequence[str]) -> str | None:
+    """The known word that `word` was probably meant to be.
+
+    >>> nearest("learning_rte", ["epochs", "learning_rate"])
+    'learning_rate'
+    """
+    found = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return found[0] if found else None
+
+
+def _apply_overrides(raw: CommentedMap, overrides: Sequence[str]) -> set[str]:
+    """Write ``a.b=value`` into the raw recipe; returns the dotted keys that were set."""
+    problems, done = [], set()
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals or not key:
+            problems.append(Problem(f"{override!r} is not an override", "write it as train.epochs=2", "command line"))
+            continue
+        try:
+            parsed = YAML(typ="safe", pure=True).load(value) if value else None
+        except YAMLError:
+            problems.append(
+                Problem(f"{key}: {value!r} is not a YAML value", f"put it in quotes: {key}='\"...\"'", "command line")
+            )
+            continue
+        *parents, last = key.split(".")
+        place: Any = raw
+        for step in parents:
+            if isinstance(place, CommentedSeq) and step.isdigit() and int(step) < len(place):
+                place = place[int(step)]
+            elif isinstance(place, CommentedMap):
+                if place.get(step) is None:
+                    place[step] = CommentedMap()
+                place = place[step]
+            else:
+                place = None
+                break
+        if isinstance(place, CommentedSeq) and last.isdigit() and int(last) < len(place):
+            place[int(last)] = parsed
+        elif isinstance(place, CommentedMap):
+            place[last] = parsed
+        else:
+            problems.append(Problem(f"{key!r} is no place in the recipe", "see `afina recipe schema`", "command line"))
+            continue
+        done.add(key)
+    if problems:
+        raise RecipeError(problems=problems)
+    return done
+
+
+def _resolve_base(raw: CommentedMap, anchor: Path) -> None:
+    """A base that looks like a folder becomes absolute; anything else stays a hub id."""
+    base = raw.get("base")
+    if isinstance(base, str) and base:
+        looks_like_path = base.startswith((".", "/", "~")) or base.count("/") > 1 or (anchor / base).exists()
+        if looks_like_path:
+            raw["base"] = str((anchor / Path(base).expanduser()).resolve())
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _line_of(raw: Any, location: Sequence[int | str]) -> int | None:
+    """Line (from 1) of the deepest key of `location` that the YAML file holds."""
+    line, place = None, raw
+    for step in location:
+        if isinstance(place, CommentedMap) and step in place:
+            mark = place.lc.data.get(step) if place.lc.data else None
+            line = mark[0] + 1 if mark else line
+        elif isinstance(place, CommentedSeq) and isinstance(step, int) and step < len(place):
+            mark = place.lc.data.get(step) if place.lc.data else None
+            line = mark[0] + 1 if mark else line
+        else:
+            break
+        place = place[step]
+    return line
+
+
+def _place(raw: Any, where: str, location: Sequence[int | str]) -> str:
+    line = _line_of(raw, location)
+    key = ".".join(str(step) for step in location)
+    file = f"{where}:{line}" if line else where
+    return f"{file}: {key}" if key else file
+
+
+def _known_keys(location: Sequence[int | str]) -> list[str]:
+    """Keys that the part of the recipe above the last step of `location` has."""
+    part: Any = Recipe
+    for step in location[:-1]:
+        if isinstance(step, int):
+            continue
+        field = part.model_fields.get(step) if isinstance(part, type) and issubclass(part, BaseModel) else None
+        if field is None:
+            return []
+        part = _model_in(field.annotation)
+    return list(part.model_fields) if isinstance(part, type) and issubclass(part, BaseModel) else []
+
+
+def _model_in(annotation: Any) -> Any:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for inner in getattr(annotation, "__args__", ()):
+        found = _model_in(inner)
+        if found is not None:
+            return found
+    return None
+
+
+def _as_problem(raw: Any, where: str, item: Any) -> Problem:
+    location: tuple[int | str, ...] = item["loc"]
+    place = _place(raw, where, location)
+    if item["type"] == "extra_forbidden":
+        known = _known_keys(location)
+        guess = nearest(str(location[-1]), known)
+        fix = f"did you mean `{guess}`?" if guess else "known here: " + ", ".join(known)
+        return Problem(f"unknown key `{location[-1]}`", fix, place)
+    if item["type"] == "missing":
+        return Problem(f"`{location[-1]}` is missing", "add it; `afina recipe init docs` shows where", place)
+    message = item["msg"].removeprefix("Value error, ")
+    given = item.get("input")
+    secret = location[-1:] in (("url",), ("api_key_env",))  # someone may have written a password or a key there
+    shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool) and not secret else ""
+    return Problem(message + shown, "`afina recipe schema` lists what is allowed", place)
+
+
+def _missing_paths(raw: Mapping[str, Any], where: str) -> Iterator[Problem]:
+    """Paths of sources, solutions, probes and a local base that do not exist."""
+    root = Path(str(raw.get("root", ".")))
+    if not root.is_dir():
+        yield Problem(
+            f"there is no folder {root}", "set `root` to the folder of your files", _place(raw, where, ("root",))
+        )
+        return
+    named: list[tuple[tuple[int | str, ...], Any]] = []
+    sources = raw.get("sources")
+    for position, source in enumerate(sources if isinstance(sources, list) else []):
+        if isinstance(source, Mapping):
+            named += [(("sources", position, key), source.get(key)) for key in ("path", "solutions")]
+    evaluate = raw.get("evaluate")
+    probes = evaluate.get("probes") if isinstance(evaluate, Mapping) else None
+    for position, probe in enumerate(probes if isinstance(probes, list) else []):
+        if isinstance(probe, Mapping):
+            named.append((("evaluate", "probes", position, "path"), probe.get("path")))
+    for location, value in named:
+        elsewhere = location[0] == "sources" and location[-1] == "path" and is_remote(str(value))
+        if isinstance(value, str) and not elsewhere and not any(expand_path(root, value)):
+            yield Problem(
+                f"nothing matches {value!r} below {root}", "check the path, or set `root`", _place(raw, where, location)
+            )
+    base = raw.get("base")
+    if isinstance(base, str) and Path(base).is_absolute() and not Path(base).is_dir():
+        yield Problem(
+            f"there is no base {base}",
+            "name a folder with config.json and *.safetensors, or a hub id such as Qwen/Qwen3-8B",
+            _place(raw, where, ("base",)),
+        )
+
+
+def is_remote(path: str) -> bool:
+    """Whether a source's path names something that is no file: a dataset of the hub, or a website."""
+    return path.startswith((HUB, *WEB))
+
+
+def expand_path(root: Path, pattern: str) -> Iterator[Path]:
+    """The file or folder `pattern` names below `root`, or all that a glob matches, sorted."""
+    direct = root / pattern
+    if direct.exists():
+        yield direct
+    elif any(letter in pattern for letter in "*?["):
+        anchor, relative = (Path("/"), pattern.lstrip("/")) if pattern.startswith("/") else (root, pattern)
+        try:
+            yield from sorted(anchor.glob(relative))
+        except ValueError:  # `**` beside other letters: matches nothing
+            return

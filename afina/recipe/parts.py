@@ -1,0 +1,432 @@
+"""The parts of a recipe: what each key means, its default, and what it may be."""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from ruamel.yaml import YAML
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+Count = Annotated[int, Field(ge=1)]
+
+HUB = "hf://"
+WEB = ("https://", "http://")
+"""How a source's path begins where it names a dataset of the hub, or a website."""
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+class Part(BaseModel):
+    """A part of the recipe: unknown keys are refused, values do not change once read."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
+    )
+
+
+class Source(Part):
+    """Where documents come from: files, a dataset of the hub, or a website."""
+
+    path: str
+    """File, folder or glob, relative to `root`; `hf://owner/name?split=train`; or `https://...` (page, sitemap)."""
+    kind: Literal["auto", "text", "markdown", "html", "pdf", "docx", "code", "pairs", "rows"] = "auto"
+    """What the files are; `auto` goes by the file name's ending."""
+    exclude: list[str] = []
+    """Globs of files to leave out (counted and listed in the dataset's ledger)."""
+    solutions: str | None = None
+    """For `pairs`: folder or glob of the solutions, matched to the problems in `path`."""
+    stem: str = r"^(\d+-\d+)"
+    """For `pairs`: a regular expression; its first group names the pair in both file names."""
+    columns: dict[Literal["prompt", "completion", "instruction", "input", "output", "messages", "text"], str] = {}
+    """For `rows`: which column plays which part, where the names are not the usual ones."""
+    encoding: str = "utf-8"
+    """How the bytes are to be read. Anything that does not decode is an error, never a guess."""
+    on_scanned_page: Literal["error", "drop"] = "error"
+    """For PDF: a page that shows something but holds no text needs OCR: stop, or leave it out (counted)."""
+    revision: str | None = None
+    """For `hf://`: the commit hash of the dataset, all 40 letters. A branch or tag may move, and the data with it."""
+    follow: bool = False
+    """For `https://`: read the pages that a page links to as well, those below its own address."""
+    max_pages: Count = 100
+    """For `https://`: how many pages at most; the rest is counted."""
+    delay_seconds: Annotated[float, Field(ge=0.0)] = 1.0
+    """For `https://`: pause between two requests; `robots.txt` may ask for a longer one."""
+    refresh_days: Annotated[float, Field(ge=0.0)] | None = None
+    """For `https://`: ask whether a page of the cache has changed when it is older; never where not given."""
+    repeat: Count = 1
+    """How many times each example is seen in one epoch."""
+    replay: bool = False
+    """General data mixed in against forgetting; reported apart."""
+    validation: Fraction | None = None
+    """Share held out from this source; the dataset's own where not given."""
+
+    @model_validator(mode="after")
+    def _remote_sources_are_whole(self) -> Source:
+        hub, web = self.path.startswith(HUB), self.path.startswith(WEB)
+        if hub and not _COMMIT.fullmatch(self.revision or ""):
+            why = "a branch or a tag may hold other rows tomorrow, and the run could not be repeated"
+            raise ValueError(f"{self.path} needs `revision`, the full commit hash (40 letters 0-9 a-f): {why}")
+        if self.revision is not None and not hub:
+            raise ValueError(f"`revision` belongs to a dataset of the hub (hf://owner/name), not to {self.path}")
+        if (hub and self.kind not in ("auto", "rows")) or (web and self.kind not in ("auto", "html")):
+            raise ValueError(f"{self.path} cannot be of kind {self.kind}: remove `kind`")
+        return self
+
+
+class Questions(Part):
+    """Questions and answers made from the structure of documents, by templates, without any model."""
+
+    make: list[Literal["facts", "sections", "changes", "programs"]] = []
+    """`facts`: labelled facts of a document ("**Nascimento:** Faro"); `sections`: what a section says; `changes`: what
+    a release note changed; `programs`: code as the answer to "write a program that...". None where empty."""
+    phrasings: Annotated[int, Field(ge=1, le=8)] = 5
+    """How many phrasings of each fact."""
+    max_answer_words: Count = 120
+    """Longer answers make no question (counted); they stay in the text. Programs are never too long."""
+
+
+class Teacher(Part):
+    """An OpenAI-compatible endpoint that writes questions and answers about each section."""
+
+    url: str
+    """Base address, e.g. `http://127.0.0.1:8000/v1`."""
+    model: str
+    api_key_env: str = "OPENAI_API_KEY"
+    """Environment variable that holds the key; it is never written anywhere."""
+    questions_per_section: Count = 3
+    paraphrases: int = Field(default=2, ge=0)
+    """Further phrasings of each question."""
+    concurrency: Count = 8
+    timeout_seconds: Positive = 60.0
+    retries: int = Field(default=4, ge=0)
+    max_tokens: Count = 1024
+    """Longest answer asked for."""
+    budget_tokens: Count | None = None
+    """Stop asking when this many tokens were used (what is there is kept)."""
+    price_per_million: Annotated[float, Field(ge=0.0)] = 0.0
+    """Price of a million tokens, read and written alike."""
+    budget_money: Positive | None = None
+    support: Fraction = 0.6
+    """Share of an answer's content words that must stand in its source section."""
+
+    @field_validator("url", mode="after")
+    @classmethod
+    def _plain_address(cls, url: str) -> str:
+        try:
+            parts = urlsplit(url)
+            whole = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+        except ValueError:
+            whole = False
+        if not whole:
+            raise ValueError("url must be an address such as http://127.0.0.1:8000/v1")
+        if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
+            raise ValueError(
+                "url must hold no password, `?` or `#`: the key goes into the variable `api_key_env` names"
+            )
+        return url
+
+    @field_validator("api_key_env", mode="after")
+    @classmethod
+    def _name_of_a_variable(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            raise ValueError("api_key_env is the name of an environment variable, never the key itself")
+        return name
+
+    @model_validator(mode="after")
+    def _money_needs_a_price(self) -> Teacher:
+        if self.budget_money is not None and not self.price_per_million:
+            raise ValueError(
+                "budget_money needs `price_per_million`: without a price nothing can be counted against it"
+            )
+        return self
+
+
+class Clean(Part):
+    """Cleaning of raw text; every removal has a counted reason and can be read back."""
+
+    preset: Literal["none", "monograph"] = "none"
+    """`monograph`: the rules of a Brazilian-Portuguese corpus: line length, share of letters, addresses, upper-case
+    headers, repeated lines, encoding repair."""
+    min_line_chars: Count = 80
+    """Shorter lines of raw text go (in hard-wrapped texts: shorter paragraphs)."""
+    min_letters: Fraction = 0.6
+    """Lines with a smaller share of letters among their visible characters go."""
+    min_document_chars: Count = 200
+    """Raw texts of which less is left go whole."""
+
+
+class NearDuplicates(Part):
+    """Texts that are almost the same, found by MinHash."""
+
+    on: Literal["keep", "drop", "error"] = "keep"
+    threshold: Fraction = 0.8
+    """Jaccard similarity of 5-word shingles from which two texts count as near duplicates."""
+
+
+class Dataset(Part):
+    """How documents become examples, and what to do with those that are not fit."""
+
+    language: Literal["pt-BR", "pt-PT", "en"] = "en"
+    """Language of the texts."""
+    section_chars: int = Field(default=0, ge=0)
+    """Longest section of a document in characters; 0 takes twice `train.max_length`."""
+    validation: Fraction = 0.05
+    """Share of the examples held out, chosen by a hash of their content."""
+    on_empty_prompt: Literal["error", "drop", "text"] = "error"
+    """A row without a prompt: stop, drop it (counted), or train its answer as plain text."""
+    on_empty_answer: Literal["error", "drop"] = "error"
+    """A row without an answer: stop, or drop it (counted)."""
+    on_duplicate: Literal["drop", "keep", "error"] = "drop"
+    """The same example twice: drop the second (counted), keep both, or stop."""
+    on_too_long: Literal["error", "drop"] = "error"
+    """A conversation longer than `train.max_length` tokens: stop, or drop it (counted). It is never cut."""
+    split_by: Literal["content", "file"] = "content"
+    """What is held out together: equal questions (`content`), or all that comes from one file and from the files about
+    the same subject (`file`)."""
+    questions: Questions = Questions()
+    hold_out_phrasings: Annotated[int, Field(ge=0, le=7)] = 0
+    """How many further phrasings of each fact are never trained but written to `probes-unseen.jsonl`, beside
+    `probes-seen.jsonl` with a phrasing that is."""
+    teacher: Teacher | None = None
+    clean: Clean = Clean()
+    near_duplicates: NearDuplicates = NearDuplicates()
+    engine: Literal["own", "datatrove"] = "own"
+    """What reads, cleans and hashes: afina's own processes, or a datatrove pipeline of the same functions (needs
+    `pip install afina[datatrove]`). The dataset is the same."""
+    personal_data: Literal["keep", "mask", "drop"] = "keep"
+    """CPF, CNPJ, NIF, telephone, e-mail, card numbers, keys and tokens: keep (reported), mask, or drop the example."""
+    check_code: dict[str, str] = {}
+    """Language -> compiler that its code blocks must pass, e.g. `zig: ziglang==0.14.0`, `python: "3.11"`, or a command
+    line with `{file}`."""
+    on_wrong_code: Literal["keep", "drop", "error"] = "keep"
+    """Code that its compiler refuses (code that only lacks a dependency is kept and reported apart)."""
+    replay_share: Fraction | None = None
+    """Share of the training tokens that replay sources should make up; reached by repeating or sampling them."""
+    accept: list[str] = []
+    """Names of fatal audit findings that are accepted."""
+
+    @model_validator(mode="after")
+    def _enough_phrasings(self) -> Dataset:
+        wanted = self.questions.phrasings + self.hold_out_phrasings
+        if wanted > 8:
+            raise ValueError(
+                f"questions.phrasings and hold_out_phrasings are {wanted} together; there are 8 of each kind"
+            )
+        if self.replay_share == 1.0:
+            raise ValueError("replay_share must be below 1: something has to be learned")
+        return self
+
+
+class Chat(Part):
+    """How messages become text; the same for training, evaluation and serving."""
+
+    template: str | None = None
+    """`chatml`, or a Jinja file; the base's own where not given."""
+    template_args: dict[str, bool | str | int] = {}
+    """Arguments for the template, e.g. `enable_thinking: false`."""
+    system: str | None = None
+    """System message put before every conversation that has none."""
+
+
+class Adapter(Part):
+    """What is trained: a low-rank adapter, or every weight."""
+
+    kind: Literal["lora", "qlora", "none"] = "lora"
+    """`qlora` keeps the base in 4 bits (NF4, double quantization); `none` trains every weight."""
+    variant: Literal["lora", "rslora", "dora", "pissa", "loftq"] = "lora"
+    """`rslora` counts alpha/sqrt(rank) times, `dora` trains each column's length too, `pissa` starts from the largest
+    singular values (not with qlora), `loftq` from what 4 bits lost (only with qlora)."""
+    rank: Count = 16
+    alpha: Positive = 32.0
+    dropout: Fraction = 0.0
+    targets: Literal["all-linear"] | list[str] = "all-linear"
+    """Which linear layers get an adapter."""
+    lora_plus_ratio: Annotated[float, Field(ge=1.0)] = 1.0
+    """LoRA+: how many times `train.learning_rate` the B matrices get."""
+    modules_to_save: list[str] = []
+    """Layers trained whole and stored with the adapter, e.g. `[embed_tokens, lm_head]`."""
+
+    @model_validator(mode="after")
+    def _variant_and_kind_agree(self) -> Adapter:
+        if self.variant == "loftq" and self.kind != "qlora":
+            raise ValueError("variant loftq makes up for what 4 bits lose: it needs kind qlora")
+        if self.variant == "pissa" and self.kind == "qlora":
+            raise ValueError(
+                "variant pissa changes the base's matrices, which 4 bits cannot hold: use kind lora, or loftq"
+            )
+        if self.kind == "none" and (self.variant != "lora" or self.lora_plus_ratio != 1.0 or self.modules_to_save):
+            raise ValueError("kind none has no adapter: remove variant, lora_plus_ratio and modules_to_save")
+        return self
+
+
+class Scratch(Part):
+    """Shape of a model trained from random weights (Llama architecture) and of its tokenizer."""
+
+    hidden: Count = 192
+    layers: Count = 4
+    heads: Count = 4
+    kv_heads: int = Field(default=0, ge=0)
+    """0: as many as `heads`."""
+    intermediate: int = Field(default=0, ge=0)
+    """0: three times `hidden`."""
+    vocab: Count = 1500
+    """Size of the byte-level BPE trained on the training examples."""
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Scratch:
+        if self.hidden % self.heads:
+            raise ValueError(f"hidden ({self.hidden}) must be a multiple of heads ({self.heads})")
+        if self.kv_heads and self.heads % self.kv_heads:
+            raise ValueError(f"heads ({self.heads}) must be a multiple of kv_heads ({self.kv_heads})")
+        if self.vocab < 300:
+            raise ValueError("vocab must be at least 300: 256 bytes, the special tokens and some merges")
+        return self
+
+
+class Train(Part):
+    """The loop."""
+
+    method: Literal["sft", "cpt", "scratch"] = "sft"
+    """`sft` learns answers only (plain texts whole), `cpt` every token, `scratch` too, from random weights."""
+    epochs: Positive = 3.0
+    learning_rate: Annotated[float, Field(ge=0.0)] = 2e-4
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    warmup: Fraction = 0.03
+    """Share of the steps in which the rate climbs."""
+    final_rate: Fraction = 0.05
+    """The rate at the last step, as a share of `learning_rate`."""
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = "adamw"
+    """The 8-bit ones (bitsandbytes) keep AdamW's averages in a quarter of the memory; `paged` moves them out of a full
+    GPU."""
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    clip: Positive = 1.0
+    """Largest norm of the gradient."""
+    neftune_alpha: Positive | None = None
+    """NEFTune: uniform noise of alpha/sqrt(length * hidden) on the embeddings while training; 5 is usual."""
+    max_length: int = Field(default=1024, ge=16)
+    """Longest example in tokens. Long plain texts become consecutive blocks; conversations follow `on_too_long`."""
+    batch_tokens: Count = 1024
+    """Padded tokens in one micro-batch: the bound on memory."""
+    accumulate: Count = 1
+    """Micro-batches per optimizer step; tokens weigh the same whatever this is."""
+    checkpoint_activations: bool = False
+    """Compute activations again in the backward pass instead of keeping them: less memory, about a third more time."""
+    tries: int = Field(default=3, ge=0)
+    """How often a loss or gradient that is not a number is met by going back and halving the rate, before giving up."""
+    patience: Count | None = None
+    """Stop after this many measured held-out losses without a better one, and keep the best weights."""
+    checkpoint_seconds: Positive = 60.0
+    """A checkpoint at least this often."""
+    keep_checkpoints: Count = 2
+    """How many of the newest checkpoints stay on disk, beside the one with the best held-out loss."""
+    validate_per_epoch: int = Field(default=1, ge=0)
+    """How many times per epoch the held-out loss is measured."""
+
+
+class Probe(Part):
+    """Questions with known answers, asked before and after training."""
+
+    path: str
+    """JSONL rows as in `sources`, relative to `root`."""
+    role: Literal["recall", "generalization", "retention"]
+    """`recall`: questions trained; `generalization`: same facts, phrasings never trained; `retention`: what the base
+    knew before."""
+    name: str | None = None
+    """Title in tables; the role where not given."""
+
+
+class Limits(Part):
+    """What the result must reach; a miss ends in exit code 5."""
+
+    learned_min: Fraction | None = None
+    """Least exact match on `generalization` (or else `recall`) after training."""
+    broke_max: Fraction = 0.05
+    """Largest share of the `retention` answers right before that may be wrong after."""
+
+
+class Evaluate(Part):
+    """What is measured before and after."""
+
+    probes: list[Probe] = []
+    samples: int = Field(default=8, ge=0)
+    """Held-out questions answered by base and adapter side by side."""
+    max_new_tokens: Count = 64
+    limits: Limits = Limits()
+
+
+class Budget(Part):
+    """What the job may cost."""
+
+    hours: Positive | None = None
+    """Longest time that the plan may ask for; a training that reaches it stops with a checkpoint."""
+    price_per_hour: Annotated[float, Field(ge=0.0)] = 0.0
+    """Price of the device."""
+    currency: str = "US$"
+    money: Positive | None = None
+    """Largest cost that the plan may ask for; a training that reaches it stops with a checkpoint."""
+
+
+class Recipe(Part):
+    """The whole description of a run.
+
+    >>> Recipe(name="x", sources=[Source(path="a.md")], base="folder").train.method
+    'sft'
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the run and of its folder below `runs/`."""
+    seed: int = 0
+    root: str = "."
+    """Folder that `sources` and `probes` are relative to; itself relative to the recipe file."""
+    base: str | None = None
+    """Folder or hub id of the model to start from; none for `train.method: scratch`."""
+    base_revision: str | None = None
+    """Hub revision, a commit hash for a run that can be repeated."""
+    trust_remote_code: bool = False
+    """Whether code that comes with the base may run. Off unless it is written here."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    sources: list[Source] = Field(min_length=1)
+    dataset: Dataset = Dataset()
+    chat: Chat = Chat()
+    adapter: Adapter = Adapter()
+    scratch: Scratch = Scratch()
+    train: Train = Train()
+    evaluate: Evaluate = Evaluate()
+    budget: Budget = Budget()
+
+    @field_validator("sources", mode="after")
+    @classmethod
+    def _pairs_need_solutions(cls, sources: list[Source]) -> list[Source]:
+        for position, source in enumerate(sources):
+            if source.kind == "pairs" and not source.solutions:
+                raise ValueError(
+                    f"sources.{position} is of kind pairs and needs `solutions`, the folder of the answers"
+                )
+        return sources
+
+    @model_validator(mode="after")
+    def _method_and_base_agree(self) -> Recipe:
+        if self.train.method == "scratch":
+            if self.base is not None:
+                raise ValueError("train.method scratch starts from random weights: remove `base`, or use cpt or sft")
+        elif self.base is None:
+            raise ValueError(f"train.method {self.train.method} needs `base`, a folder or a hub id to start from")
+        return self
+
+    @property
+    def section_chars(self) -> int:
+        """Longest section in characters."""
+        return self.dataset.section_chars or 2 * self.train.max_length
+
+    def to_yaml(self) -> str:
+        """The resolved recipe, every default written out."""
+        out = io.StringIO()
+        yaml = YAML(typ="safe", pure=True)
+        yaml.default_flow_style = False
+        yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+        yaml.dump(self.model_dump(mode="json"), out)
+        return out.getvalue()

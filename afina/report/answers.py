@@ -1,0 +1,117 @@
+"""Answers of base and adapter side by side, and which of them turned right or wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from afina.report.markup import Child, Html, h, join, missing, note, table, text_block
+from afina.report.read import Record, RunFiles
+
+SAMPLES = 12
+CHANGES = 6
+
+
+def answer_section(run: RunFiles) -> Html:
+    """Base and adapter side by side, then what changed among the probes' answers."""
+    parts: list[Child] = []
+    if run.samples is None:
+        parts.append(missing("No held-out question was answered", "samples.jsonl"))
+    elif not run.samples:
+        parts.append(h("p", "No samples were asked for.", class_="absent"))
+    else:
+        parts.append(note(f"{_shown(len(run.samples), SAMPLES)} held-out questions."))
+        parts += [_answer(sample) for sample in run.samples[:SAMPLES]]
+    parts.append(h("h3", "What changed in the probes", id="changed"))
+    if run.predictions is None:
+        parts.append(missing("No answers to probes were kept", "predictions.jsonl"))
+        return join(parts)
+    parts.append(_change_table(run.predictions))
+    for title, wanted, class_ in (
+        ("Newly right", (False, True), "good"),
+        ("Newly wrong", (True, False), "bad"),
+    ):
+        found = [row for row in run.predictions if (row.flag("base_correct"), row.flag("adapter_correct")) == wanted]
+        parts.append(h("h4", f"{title}: {len(found):,}", class_=class_))
+        if len(found) > CHANGES:
+            parts.append(
+                note(
+                    f"{CHANGES} of {len(found):,}, from each probe in turn; all are in ",
+                    h("code", "predictions.jsonl"),
+                    ".",
+                )
+            )
+        parts += [_answer(row) for row in _in_turn(found)[:CHANGES]]
+    return join(parts)
+
+
+def _in_turn(rows: Sequence[Record]) -> list[Record]:
+    """The first of each probe, then the second of each, and so on."""
+    seen: dict[tuple[str | None, str | None], int] = {}
+    places = []
+    for row in rows:
+        key = (row.text("probe"), row.text("role"))
+        seen[key] = seen.get(key, 0) + 1
+        places.append(seen[key])
+    return [row for _, row in sorted(zip(places, rows, strict=True), key=lambda pair: pair[0])]
+
+
+def _shown(total: int, limit: int) -> str:
+    return f"The first {limit} of {total:,}" if total > limit else f"All {total:,}"
+
+
+def _answer(row: Record) -> Html:
+    origin = row.record("from")
+    path, line = origin.text("path"), origin.number("line")
+    probe, role = row.text("probe"), row.text("role")
+    about = (
+        f"{path}:{line:.0f}"
+        if path and line is not None
+        else path or (f"{probe} ({role})" if probe and probe != role else probe or role)
+    )
+
+    def mark(side: str) -> str:
+        right = row.flag(f"{side}_correct")
+        return ("" if right is None else " · right" if right else " · wrong") + (
+            " · did not stop" if row.flag(f"{side}_stopped") is False else ""
+        )
+
+    def block(title: str, key: str, class_: str = "") -> Html:
+        return h("div", h("h5", title), text_block(row.text(key), class_=class_))
+
+    return h(
+        "article",
+        h("div", h("code", about), class_="origin") if about else None,
+        h("div", block("Prompt", "prompt"), block("Reference", "reference"), class_="two asked"),
+        h(
+            "div",
+            block("Base" + mark("base"), "base", "before"),
+            block("Adapter" + mark("adapter"), "adapter", "after"),
+            class_="two",
+        ),
+        class_="answer",
+    )
+
+
+def _change_table(rows: Sequence[Record]) -> Html:
+    """How many answers stayed and turned, per probe."""
+    kinds: dict[str, Callable[[bool | None, bool | None], bool]] = {
+        "right before and after": lambda base, adapter: base is True and adapter is True,
+        "newly right": lambda base, adapter: base is False and adapter is True,
+        "newly wrong": lambda base, adapter: base is True and adapter is False,
+        "wrong before and after": lambda base, adapter: base is False and adapter is False,
+        "not judged": lambda base, adapter: base is None or adapter is None,
+    }
+    probes: dict[tuple[str, str], list[Record]] = {}
+    for row in rows:
+        probes.setdefault((row.text("probe") or "", row.text("role") or ""), []).append(row)
+    body: list[list[Child]] = []
+    for (name, role), answers in probes.items():
+        flags = [(row.flag("base_correct"), row.flag("adapter_correct")) for row in answers]
+        counts = [sum(is_kind(*pair) for pair in flags) for is_kind in kinds.values()]
+        body.append([name or role, role, *(f"{count:,}" for count in counts), f"{len(answers):,}"])
+    if not any(line[6] != "0" for line in body):
+        body = [[*line[:6], line[7]] for line in body]
+        head = ["Probe", "Role", *list(kinds)[:4], "answers"]
+    else:
+        head = ["Probe", "Role", *kinds, "answers"]
+    return table(head, body, numbers=range(2, len(head)))

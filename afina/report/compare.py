@@ -1,0 +1,358 @@
+"""Runs side by side: every metric as plain data, and which keys of their recipes differ."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from afina.errors import RecipeError
+from afina.report.markup import words
+from afina.report.read import Record, RunFiles, read_run
+from afina.units import show_bytes, show_money, show_seconds, show_share
+
+Value = float | str | bool | None
+ABSENT = "absent"
+NO_RECIPE = "no recipe"
+NOT_MEASURED = "not measured"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric of several runs; `values` and `intervals` stand in the order of the runs, None: not measured."""
+
+    name: str
+    values: tuple[Value, ...]
+    unit: str = ""
+    """share, nats, bytes, seconds, a currency, or empty for a plain number or a word."""
+    better: str = ""
+    """higher, lower, or empty where neither is better."""
+    intervals: tuple[tuple[float, float] | None, ...] = ()
+
+    @property
+    def best(self) -> int | None:
+        """Position of the run that is better than every other; None where there is none, or not beyond the intervals.
+
+        >>> Metric("x", (0.2, 0.9), "share", "higher").best
+        1
+        >>> Metric("x", (0.8, 0.9), "share", "higher", ((0.6, 0.9), (0.7, 1.0))).best is None
+        True
+        """
+        numbers = {n: value for n, value in enumerate(self.values) if isinstance(value, int | float)}
+        finite = {n: value for n, value in numbers.items() if math.isfinite(value)}
+        if not self.better or len(finite) < 2:
+            return None
+        sign = 1 if self.better == "higher" else -1
+        first, second, *_ = sorted(finite, key=lambda n: -sign * finite[n])
+        if finite[first] == finite[second]:
+            return None
+        ranges = dict(enumerate(self.intervals))
+        mine = ranges.get(first)
+        for other in finite:
+            theirs = ranges.get(other)
+            if other != first and mine and theirs and mine[0] <= theirs[1] and theirs[0] <= mine[1]:
+                return None
+        return first
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What :func:`compare_runs` found."""
+
+    runs: tuple[str, ...]
+    folders: tuple[Path, ...]
+    metrics: tuple[Metric, ...]
+    recipe: Mapping[str, tuple[Any, ...]] | None
+    """Dotted key -> its value in each run, for the keys that differ; :data:`ABSENT` where a recipe lacks it.
+    None where fewer than two runs have a recipe."""
+    notes: tuple[str, ...] = ()
+    """Why numbers that stand beside each other may not be comparable."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values; a number that is not finite becomes its name, since JSON has none."""
+        return {
+            "runs": [
+                {"name": name, "folder": str(folder)} for name, folder in zip(self.runs, self.folders, strict=True)
+            ],
+            "metrics": [
+                {
+                    "name": metric.name,
+                    "unit": metric.unit,
+                    "better": metric.better,
+                    "values": [_plain(value) for value in metric.values],
+                    "intervals": [list(ends) if ends else None for ends in metric.intervals],
+                    "best": metric.best,
+                }
+                for metric in self.metrics
+            ],
+            "recipe": None
+            if self.recipe is None
+            else {key: [_plain(value) for value in values] for key, values in self.recipe.items()},
+            "notes": list(self.notes),
+        }
+
+    def describe(self) -> str:
+        """The comparison as aligned text."""
+        head = ["", *self.runs]
+        rows = []
+        for metric in self.metrics:
+            cells = [_show(value, metric.unit) for value in metric.values]
+            for position, ends in enumerate(metric.intervals):
+                if ends:
+                    cells[position] += f" [{show_share(ends[0])}, {show_share(ends[1])}]"
+            if metric.best is not None:
+                cells[metric.best] += " *"
+            rows.append([metric.name, *cells])
+        lines = [
+            *_aligned([head, *rows]),
+            "",
+            "* better than every other; where intervals are known, beyond them",
+            "",
+        ]
+        if self.recipe:
+            lines += ["Recipe keys that differ:", ""]
+            lines += _aligned(
+                [head, *([key, *(_short(value) for value in values)] for key, values in self.recipe.items())]
+            )
+        else:
+            lines.append("The recipes do not differ." if self.recipe is not None else "The recipes cannot be compared.")
+        lines += ["", *(f"note: {note}" for note in self.notes)] if self.notes else []
+        return "\n".join(lines)
+
+
+def compare_runs(folders: Sequence[Path]) -> Comparison:
+    """Every metric of at least two runs side by side.
+
+    Raises:
+        RecipeError: for fewer than two folders, or one that is no run.
+        AfinaError: naming the files that are damaged.
+    """
+    if len(folders) < 2:
+        raise RecipeError("a comparison needs at least two runs", "name two folders: `afina compare RUN RUN`")
+    runs = [read_run(folder) for folder in folders]
+    labels = _labels(runs)
+    found = [dict(_metrics_of(run)) for run in runs]
+    order = list(dict.fromkeys(_merged([list(each) for each in found])))
+    metrics = []
+    for name in order:
+        known = [each.get(name) for each in found]
+        kind = next(item for item in known if item)
+        ends = tuple(item.interval if item else None for item in known)
+        metrics.append(
+            Metric(
+                name,
+                tuple(item.value if item else None for item in known),
+                kind.unit,
+                kind.better,
+                ends if any(ends) else (),
+            )
+        )
+    return Comparison(
+        tuple(labels), tuple(folders), tuple(metrics), _recipe_differences(runs), tuple(_notes(runs, labels))
+    )
+
+
+def _labels(runs: Sequence[RunFiles]) -> list[str]:
+    """The runs' names, or their folders' names, or their folders: the first that tells them apart."""
+    for labels in ([run.name for run in runs], [run.folder.resolve().name for run in runs]):
+        if len(set(labels)) == len(labels):
+            return labels
+    return [str(run.folder) for run in runs]
+
+
+@dataclass(frozen=True)
+class _Item:
+    value: Value
+    unit: str = ""
+    better: str = ""
+    interval: tuple[float, float] | None = None
+
+
+def _metrics_of(run: RunFiles) -> Iterator[tuple[str, _Item]]:
+    """Every metric of one run, by name, in the order of the report."""
+    if run.scores:
+        verdict = run.scores.record("verdict")
+        for key in ("learned", "broke"):
+            if verdict.text(key) is not None:
+                yield key, _Item(verdict.text(key))
+        if verdict.flag("passed") is not None:
+            yield "passed", _Item(verdict.flag("passed"))
+        yield from _probe_metrics(run.scores.records("probes"))
+        for side in ("before", "after"):
+            for key, value in run.scores.record("loss").record(side).numbers():
+                unit, better = _LOSS.get(key, ("", ""))
+                yield f"held-out {words(key)}, {side}", _Item(value, unit, better if side == "after" else "")
+        for name, leaf in _leaves(run.scores.values.get("guardrails"), "guardrails"):
+            yield name, _Item(leaf)
+    steps = [step for event in run.events("step") if (step := event.number("step")) is not None]
+    if steps:
+        yield "steps made", _Item(max(steps))
+        yield "times resumed", _Item(len(run.events("resumed")))
+    if run.manifest:
+        yield from _manifest_metrics(run.manifest)
+    if run.plan:
+        for key, unit in (("memory", "bytes"), ("time", "seconds")):
+            point = run.plan.record(key).number("point")
+            if point is not None:
+                yield f"planned {key}", _Item(point, unit)
+
+
+_LOSS = {"loss": ("nats", "lower"), "bits_per_byte": ("", "lower"), "perplexity": ("", "lower")}
+
+
+def _probe_metrics(probes: Sequence[Record]) -> Iterator[tuple[str, _Item]]:
+    for probe in probes:
+        name, role = probe.text("name") or "", probe.text("role") or ""
+        title = name or role if name in ("", role) else f"{name} ({role})"
+        for side in ("before", "after"):
+            score = probe.record(side)
+            for key, value in score.numbers():
+                if key in ("low", "high", "n"):
+                    continue
+                low, high = score.number("low"), score.number("high")
+                exact = key == "exact_match"
+                ends = (low, high) if exact and low is not None and high is not None else None
+                better = "higher" if exact and side == "after" else ""
+                yield f"{title} {words(key)}, {side}", _Item(value, "share" if exact else "", better, ends)
+        if probe.number("n") is not None:
+            yield f"{title} questions", _Item(probe.number("n"))
+
+
+def _manifest_metrics(manifest: Record) -> Iterator[tuple[str, _Item]]:
+    better = {"peak_bytes": "lower", "train_seconds": "lower", "tokens_per_second": "higher"}
+    for key, value in manifest.record("measured").numbers():
+        last = key.rsplit("_", 1)[-1]
+        unit = last if last in ("bytes", "seconds") else ""
+        unit = "" if key.endswith("per_second") else unit
+        yield words(key), _Item(value, unit, better.get(key, ""))
+    cost = manifest.record("cost")
+    for key, unit in (("hours", ""), ("money", cost.text("currency") or "US$")):
+        if cost.number(key) is not None:
+            yield f"cost, {key}", _Item(cost.number(key), unit, "lower")
+    for part in ("base", "adapter"):
+        if manifest.record(part).number("parameters") is not None:
+            yield f"{part} parameters", _Item(manifest.record(part).number("parameters"))
+    for key in ("train", "validation"):
+        if manifest.record("dataset").number(key) is not None:
+            yield f"{key} examples", _Item(manifest.record("dataset").number(key))
+
+
+def _notes(runs: Sequence[RunFiles], labels: Sequence[str]) -> Iterator[str]:
+    """What keeps numbers from being comparable."""
+    for run, label in zip(runs, labels, strict=True):
+        if run.recipe is None:
+            yield f"{label} has no recipe.yaml: its recipe is not compared"
+        if run.scores is None:
+            yield f"{label} has no scores.json: nothing was measured in it"
+        if run.finished is None:
+            yield f"{label} is not marked as finished"
+    hashes: list[tuple[str, str, Callable[[Record], str | None]]] = [
+        (
+            "datasets",
+            "their held-out losses stand over different examples",
+            lambda m: m.record("dataset").text("sha256"),
+        ),
+        (
+            "tokenizers",
+            "compare bits per byte, not loss or perplexity",
+            lambda m: m.record("base").text("tokenizer_sha256"),
+        ),
+        ("bases", "before training they are different models", lambda m: m.record("base").text("weights_sha256")),
+        ("devices", "time, memory and speed belong to the device", lambda m: m.record("device").text("name")),
+    ]
+    for what, why, read in hashes:
+        known = {value for run in runs if run.manifest and (value := read(run.manifest))}
+        if len(known) > 1:
+            yield f"the runs have different {what}: {why}"
+
+
+def _recipe_differences(runs: Sequence[RunFiles]) -> dict[str, tuple[Any, ...]] | None:
+    """Keys whose values are not the same in all runs that have a recipe."""
+    flat = [dict(_flatten(run.recipe)) if run.recipe is not None else None for run in runs]
+    known = [each for each in flat if each is not None]
+    if len(known) < 2:
+        return None
+    out = {}
+    for key in dict.fromkeys(_merged([list(each) for each in known])):
+        values = [each.get(key, ABSENT) for each in known]
+        if any(value != values[0] or type(value) is not type(values[0]) for value in values):
+            out[key] = tuple(NO_RECIPE if each is None else each.get(key, ABSENT) for each in flat)
+    return out
+
+
+def _flatten(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and their plain values.
+
+    >>> dict(_flatten({"a": {"b": 1}, "c": [{"d": 2}, 3], "e": []}))
+    {'a.b': 1, 'c.0.d': 2, 'c.1': 3, 'e': []}
+    """
+    inner = (
+        list(value.items()) if isinstance(value, Mapping) else list(enumerate(value)) if isinstance(value, list) else []
+    )
+    if not inner:
+        yield key, value
+    for name, item in inner:
+        yield from _flatten(item, f"{key}.{name}" if key else str(name))
+
+
+def _leaves(value: Any, key: str) -> Iterator[tuple[str, Value]]:
+    for name, item in _flatten(value, key) if value else ():
+        if isinstance(item, str | int | float | bool):
+            yield words(name.replace(".", ": ", 1)), item
+
+
+def _merged(orders: Sequence[Sequence[str]]) -> list[str]:
+    """All names, each new one after the one that stands before it in its own list.
+
+    >>> _merged([["a", "c"], ["a", "b", "c"]])
+    ['a', 'b', 'c']
+    """
+    out: list[str] = []
+    for order in orders:
+        place = 0
+        for name in order:
+            if name in out:
+                place = out.index(name) + 1
+            else:
+                out.insert(place, name)
+                place += 1
+    return out
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _show(value: Value, unit: str) -> str:
+    if value is None:
+        return NOT_MEASURED
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, str):
+        return value
+    if not math.isfinite(value):
+        return str(value)
+    if unit == "share":
+        return show_share(value)
+    if unit == "bytes":
+        return show_bytes(value)
+    if unit == "seconds":
+        return show_seconds(value)
+    if unit == "nats":
+        return f"{value:.3f}"
+    if unit:
+        return show_money(value, unit)
+    return f"{value:,.0f}" if value == int(value) else f"{value:,.4g}"
+
+
+def _short(value: Any) -> str:
+    text = "null" if value is None else str(value).lower() if isinstance(value, bool) else " ".join(str(value).split())
+    return text if len(text) <= 48 else f"{text[:47]}…"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Columns of equal width, two spaces apart."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -1,0 +1,297 @@
+"""What came of it: the verdict as a sentence, probes before and after, held-out loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from afina.report.charts import share_bars
+from afina.report.markup import (
+    Child,
+    Html,
+    escape,
+    h,
+    join,
+    missing,
+    muted,
+    named_value,
+    note,
+    number,
+    percent,
+    table,
+    words,
+)
+from afina.report.read import Record, RunFiles
+from afina.units import show_count, show_share
+
+ROLES = {
+    "recall": "questions that were trained",
+    "generalization": "the same facts, asked in words never trained",
+    "retention": "what the base knew before",
+}
+
+Spread = tuple[float | None, float | None]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`state` is good, partly, bad or open; `word` says the same for those who see no colours."""
+
+    state: str
+    word: str
+    sentence: str
+    remarks: tuple[str, ...] = ()
+
+
+def judge(run: RunFiles) -> Verdict:
+    """The verdict of a run as a sentence; for a run without scores, how far it came."""
+    remarks = []
+    exit_code = run.finished.number("exit_code") if run.finished else None
+    verdict = run.scores.record("verdict") if run.scores else None
+    if not verdict:
+        done = _how_far(run)
+        if exit_code:
+            return Verdict(
+                "bad", "Failed", f"The run ended with exit code {exit_code:.0f} and was not measured.", (done,)
+            )
+        if run.finished:
+            return Verdict("open", "Not measured", "The run finished, and nothing was measured.", (done,))
+        return Verdict("open", "Not finished", "The run is not finished: nothing is proven yet.", (done,))
+    if run.finished is None:
+        remarks.append("The run is not marked as finished: finished.json is not there.")
+    learned, broke, passed = verdict.text("learned"), verdict.text("broke"), verdict.flag("passed")
+    remarks = [*verdict.texts("misses"), *remarks]
+    if exit_code and passed:
+        remarks.append(f"The scores passed, yet the run ended with exit code {exit_code:.0f}.")
+    sentence = verdict_sentence(learned, broke)
+    if passed is None:
+        return Verdict("open", "Not judged", sentence, tuple(remarks))
+    if not passed:
+        return Verdict("bad", "Failed", sentence, tuple(remarks))
+    if learned == "yes" and broke == "nothing" and not remarks:
+        return Verdict("good", "Passed", sentence)
+    unmeasured = _unmeasured(learned) or _unmeasured(broke)
+    return Verdict(
+        "partly", "Passed what was measured" if unmeasured else "Passed, with remarks", sentence, tuple(remarks)
+    )
+
+
+def verdict_sentence(learned: str | None, broke: str | None) -> str:
+    """The two findings in one sentence.
+
+    >>> verdict_sentence("yes", "nothing")
+    'It learned, and it broke nothing.'
+    >>> verdict_sentence("yes", "38 % of what it knew")
+    'It learned, but it broke 38 % of what it knew.'
+    >>> verdict_sentence("not measured (no probes)", None)
+    'Neither what it learned nor what it broke was measured.'
+    """
+    if _unmeasured(learned) and _unmeasured(broke):
+        return "Neither what it learned nor what it broke was measured."
+    first = {"yes": "It learned", "no": "It did not learn", "too little": "It learned too little"}
+    one = "What it learned was not measured" if _unmeasured(learned) else first.get(str(learned), f"Learned: {learned}")
+    two = "what it broke was not measured" if _unmeasured(broke) else f"it broke {broke}"
+    link = "but" if learned == "yes" and broke != "nothing" else "and"
+    return f"{one}, {link} {two}."
+
+
+def _unmeasured(finding: str | None) -> bool:
+    return finding is None or finding.startswith("not measured")
+
+
+def _how_far(run: RunFiles) -> str:
+    steps = [step for event in run.events("step") if (step := event.number("step")) is not None]
+    if not steps:
+        return "Training has not made a step."
+    of = planned_steps(run)
+    return f"Training made {max(steps):,.0f}" + (f" of {of:,.0f} steps." if of else " steps.")
+
+
+def planned_steps(run: RunFiles) -> float | None:
+    """Steps that the training loop announced, or else the plan."""
+    announced = [steps for event in run.events("train_started_anew") if (steps := event.number("steps")) is not None]
+    return announced[-1] if announced else run.plan.number("steps") if run.plan else None
+
+
+def spread(score: Record) -> Spread:
+    """The interval of a probe's score."""
+    return score.number("low"), score.number("high")
+
+
+def probe_section(run: RunFiles) -> Html:
+    """Each probe before and after training, with intervals as bars."""
+    if run.scores is None:
+        return missing("No probe was asked before and after training", "scores.json")
+    probes = run.scores.records("probes")
+    if not probes:
+        return h(
+            "p",
+            h("strong", "Not measured. "),
+            "The recipe names no probes (",
+            h("code", "evaluate.probes"),
+            ").",
+            class_="absent",
+        )
+    turned = _turned(run)
+    head = h("tr", *(h("th", name, scope="col", class_=class_) for name, class_ in _PROBE_HEAD))
+    body = h("tbody", *(_probe_row(probe, turned) for probe in probes))
+    parts: list[Child] = [
+        h("table", h("thead", head), body, class_="probes"),
+        note(
+            "Share of answers that match the reference exactly. ",
+            h("i", class_="swatch before"),
+            "before, ",
+            h("i", class_="swatch after"),
+            "after training; the bars run from 0 to 100 %, the whiskers are 95 % intervals.",
+        ),
+    ]
+    more = _other_metrics(probes)
+    if more:
+        parts.append(table(["Probe", "Metric", "Before", "After"], more, numbers=(2, 3)))
+    guardrails = run.scores.record("guardrails")
+    if guardrails:
+        parts += [h("h3", "Guardrails"), _guardrails(guardrails)]
+    return join(parts)
+
+
+_PROBE_HEAD = (("Probe", None), ("Before", "num"), ("After", "num"), ("Change", "num"), ("0 to 100 %", "wide"))
+
+
+def _turned(run: RunFiles) -> dict[tuple[str, str], tuple[int, int, int]]:
+    """Per probe (name, role): answers, newly right, newly wrong."""
+    out: dict[tuple[str, str], tuple[int, int, int]] = {}
+    for row in run.predictions or ():
+        key = (row.text("probe") or "", row.text("role") or "")
+        n, gained, lost = out.get(key, (0, 0, 0))
+        flags = (row.flag("base_correct"), row.flag("adapter_correct"))
+        out[key] = (n + 1, gained + (flags == (False, True)), lost + (flags == (True, False)))
+    return out
+
+
+def _probe_row(probe: Record, turned: Mapping[tuple[str, str], tuple[int, int, int]]) -> Html:
+    role, n = probe.text("role") or "", probe.number("n")
+    before, after = probe.record("before"), probe.record("after")
+    first, last = before.number("exact_match"), after.number("exact_match")
+    bars = [
+        (name, share, *spread(score))
+        for name, score, share in (("before", before, first), ("after", after, last))
+        if share is not None
+    ]
+    title = probe.text("name") or role
+    about = f"{role}: {ROLES[role]}" if role in ROLES and title != role else ROLES.get(role, role)
+    answers, gained, lost = turned.get((title, role), (0, 0, 0))
+    small = [f"{gained:,} newly right", f"{lost:,} newly wrong"] if answers and answers == n else []
+    return h(
+        "tr",
+        h("td", h("strong", title), h("small", about + (f" · n = {n:,.0f}" if n is not None else "")), class_="name"),
+        h("td", _share_cell(before, first, n), class_="num", data_label="Before"),
+        h("td", _share_cell(after, last, n), class_="num", data_label="After"),
+        h("td", _change_cell(first, last, small), class_="num", data_label="Change"),
+        h("td", share_bars(bars) if bars else muted("not measured"), class_="wide"),
+    )
+
+
+def _share_cell(score: Record, share: float | None, n: float | None) -> Html:
+    if share is None:
+        return muted("not measured")
+    low, high = spread(score)
+    parts = [f"{share * n:.0f} of {n:.0f}"] if n is not None else []
+    parts += [f"{percent(low)} to {percent(high)}"] if low is not None and high is not None else []
+    return join([h("b", percent(share)), *(h("small", part) for part in parts)])
+
+
+def _change_cell(first: float | None, last: float | None, small: Sequence[str]) -> Html:
+    if first is None or last is None:
+        return muted("not measured")
+    points = 100 * (last - first)
+    shown = f"{points:+.1f} points" if round(points, 1) else "0 points"
+    return join([h("b", shown.replace("-", "\u2212")), *(h("small", line) for line in small)])
+
+
+def _guardrails(guardrails: Record) -> Html:
+    """Counts over all answers of the adapter, with their share; anything else as it stands."""
+    answers = guardrails.number("answers")
+    rows: list[list[Child]] = []
+    for key, value in guardrails.values.items():
+        share = ""
+        if answers and key != "answers" and isinstance(value, int) and not isinstance(value, bool):
+            share = show_share(value / answers)
+        rows.append([words(key).capitalize(), named_value(key, value), share])
+    return table(["All answers of the adapter", "Count", "Share"], rows, numbers=(1, 2))
+
+
+def _other_metrics(probes: Sequence[Record]) -> list[list[Child]]:
+    rows: list[list[Child]] = []
+    for probe in probes:
+        before, after = dict(probe.record("before").numbers()), dict(probe.record("after").numbers())
+        for key in dict.fromkeys([*before, *after]):
+            if key not in ("exact_match", "low", "high", "n"):
+                cells = [
+                    named_value(key, side[key]) if key in side else muted("not measured") for side in (before, after)
+                ]
+                rows.append([probe.text("name") or probe.text("role") or "", words(key), *cells])
+    return rows
+
+
+def loss_section(run: RunFiles) -> Html:
+    """Held-out loss of the base and of the result."""
+    if run.scores is None:
+        return missing("No held-out loss before and after training", "scores.json")
+    loss = run.scores.record("loss")
+    if not loss:
+        return h("p", h("strong", "Not measured. "), "There were no held-out examples.", class_="absent")
+    before, after = loss.record("before"), loss.record("after")
+    rows: list[list[Child]] = []
+    names = {
+        "loss": "Loss, nats per target token",
+        "bits_per_byte": "Bits per byte",
+        "perplexity": "Perplexity",
+        "tokens": "Target tokens",
+        "utf8_bytes": "Bytes that they stand for",
+    }
+    keys = dict.fromkeys([*names, *before.values, *after.values])
+    for key in keys:
+        first, last = before.number(key), after.number(key)
+        whole = key in ("tokens", "utf8_bytes")
+        change = (
+            f"{100 * (last / first - 1):+.1f} %".replace("-", "\u2212")
+            if first and last is not None and not whole
+            else ""
+        )
+        rows.append(
+            [names.get(key, words(key).capitalize()), *(_figure(value, whole) for value in (first, last)), change]
+        )
+    out: list[Child] = [table(["Held-out examples", "Before", "After", "Change"], rows, numbers=(1, 2, 3))]
+    if before.number("tokens") != after.number("tokens"):
+        out.append(
+            note(
+                h("strong", "The two losses stand over different numbers of target tokens"),
+                ": only bits per byte compares them.",
+            )
+        )
+    return join(out)
+
+
+def _figure(value: float | None, whole: bool) -> Html:
+    if value is None:
+        return muted("not measured")
+    return escape(f"{value:,.0f}" if whole else f"{value:.3f}" if abs(value) < 1000 else number(value))
+
+
+def facts(run: RunFiles) -> list[tuple[str, str]]:
+    """The run in a few short facts for the top of the page."""
+    out: list[tuple[str, str]] = []
+    if run.manifest:
+        base, data, adapter = (run.manifest.record(key) for key in ("base", "dataset", "adapter"))
+        parameters = base.number("parameters")
+        if base.text("name"):
+            out.append(("Base", (base.text("name") or "").rstrip("/").rpartition("/")[2]))
+        if parameters:
+            out.append(("Its size", f"{show_count(parameters)} parameters"))
+        if adapter.number("parameters"):
+            out.append(("Trained", f"{show_count(adapter.number('parameters') or 0)} parameters"))
+        if data.number("train") is not None:
+            held_out = data.number("validation")
+            more = f" + {held_out:,.0f} held out" if held_out is not None else ""
+            out.append(("Examples", f"{data.number('train') or 0:,.0f}{more}"))
+    return out

@@ -1,0 +1,344 @@
+"""A run is a folder. This file opens it, logs into it, knows what is finished, and resumes it.
+
+Nothing in a run's folder is ever half-written under its final name: a file is written beside its
+place, flushed to the disk and renamed (:func:`write_whole`), a folder is filled under another
+name and renamed when it is complete (:func:`whole_folder`).
+
+Which stages are finished, with the fingerprint of what went into each and the hash of what came
+out, stands in ``stages.json``. A stage is skipped when both still agree.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+from filelock import FileLock, Timeout
+
+from afina.errors import AfinaError, DiskFull, RecipeError
+from afina.recipe import Recipe
+from afina.units import show_bytes
+
+Progress = Callable[[int, int | None, str], None]
+"""Called by a long stage as ``progress(done, total, what)``; `total` is None where it is not known."""
+
+
+def no_progress(done: int, total: int | None, what: str) -> None:
+    """The silent :data:`Progress`."""
+
+
+@contextlib.contextmanager
+def disk_errors(place: Path) -> Iterator[None]:
+    """Turn "no space left" into an error that says where, how much is free and what to do.
+
+    safetensors reports a full disk in its own exception, so the text is looked at as well.
+    """
+    try:
+        yield
+    except Exception as error:
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if not full and "os error 28" not in str(error).lower() and "no space left" not in str(error).lower():
+            raise
+        existing = next(folder for folder in (place, *place.parents) if folder.exists())
+        free = shutil.disk_usage(existing).free
+        raise DiskFull(
+            f"the disk is full ({show_bytes(free)} free)",
+            "make room and start the same command again: it goes on from the last whole state",
+            str(place),
+        ) from error
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file so that its final name only ever holds all of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(path.name + ".partial")
+    with disk_errors(path):
+        try:
+            with beside.open("wb") as out:
+                out.write(content.encode() if isinstance(content, str) else content)
+                out.flush()
+                os.fsync(out.fileno())
+            beside.replace(path)
+        except BaseException:
+            beside.unlink(missing_ok=True)
+            raise
+    _flush_folder(path.parent)
+
+
+def write_json(path: Path, content: object) -> None:
+    """:func:`write_whole` for JSON, readable by people."""
+    write_whole(path, json.dumps(content, ensure_ascii=False, indent=2, default=str) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON; a file that is damaged is named."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, UnicodeDecodeError) as error:
+        raise AfinaError(f"damaged: {error}", "remove the file and start again", str(path)) from error
+
+
+@contextlib.contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Fill a folder beside its place; it gets its name only when the block ends well.
+
+    What stood there before is replaced at that moment and not earlier. After a failure or a
+    kill, the old folder is untouched and what was begun is removed (at the latest by the next call).
+    """
+    beside, old = path.with_name(path.name + ".partial"), path.with_name(path.name + ".old")
+    if old.exists() and not path.exists():  # killed between the two renames below
+        old.rename(path)
+    shutil.rmtree(beside, ignore_errors=True)
+    with disk_errors(path):
+        try:
+            beside.mkdir(parents=True)
+            yield beside
+            for file in beside.rglob("*"):
+                if file.is_file():
+                    with file.open("rb") as opened:
+                        os.fsync(opened.fileno())
+        except BaseException:
+            shutil.rmtree(beside, ignore_errors=True)
+            raise
+    if path.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        path.rename(old)
+        beside.rename(path)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        beside.rename(path)
+    _flush_folder(path.parent)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make a rename survive a power cut (where the system can)."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def hash_folder(folder: Path, pattern: str = "**/*") -> str:
+    """SHA-256 over the names and hashes of the files of a folder."""
+    lines = [
+        f"{hash_file(file)}  {file.relative_to(folder).as_posix()}"
+        for file in sorted(folder.glob(pattern))
+        if file.is_file()
+    ]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def hash_value(value: object) -> str:
+    """SHA-256 of a plain value."""
+    return hashlib.sha256(json.dumps(value, ensure_ascii=False, sort_keys=True, default=str).encode()).hexdigest()
+
+
+@dataclass
+class Run:
+    """The folder of a run, open and locked.
+
+    Args of :meth:`open`: the folder, and the resolved recipe, which is written to
+    ``recipe.yaml`` when the first stage begins.
+    """
+
+    folder: Path
+    recipe: Recipe
+    say: Callable[[str], None]
+    stages: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _lock: FileLock | None = None
+    _metrics: TextIO | None = None
+
+    @classmethod
+    def open(cls, folder: Path, recipe: Recipe, say: Callable[[str], None]) -> Run:
+        """Open or create a run's folder.
+
+        Raises:
+            RecipeError: when another process works in it.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise RecipeError(
+                "another afina works in this run", "wait for it, or give this one a name=", str(folder)
+            ) from None
+        run = cls(folder, recipe, say, _lock=lock)
+        stages = folder / "stages.json"
+        if stages.exists():
+            run.stages = read_json(stages)
+        return run
+
+    def close(self) -> None:
+        """Give the folder back."""
+        if self._metrics:
+            self._metrics.close()
+        if self._lock:
+            self._lock.release()
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def log(self, event: str, **values: object) -> None:
+        """Append one event to ``metrics.jsonl``."""
+        with disk_errors(self.folder / "metrics.jsonl"):
+            if self._metrics is None:
+                self._metrics = _open_for_append(self.folder / "metrics.jsonl")
+            line = json.dumps({"event": event, "time": round(time.time(), 3), **values}, ensure_ascii=False)
+            self._metrics.write(line + "\n")
+            self._metrics.flush()
+
+    def stage(
+        self,
+        name: str,
+        inputs: Mapping[str, object],
+        outputs: Sequence[str],
+        do: Callable[[], dict[str, Any]],
+        *,
+        keep_replaced: bool = False,
+    ) -> dict[str, Any]:
+        """Do a stage, or skip it when the same inputs have already given the outputs on disk.
+
+        Args:
+            name: of the stage, e.g. ``dataset``.
+            inputs: all that the outcome depends on, as plain values; differences are told to the user.
+            outputs: files and folders below the run's folder that the stage writes.
+            do: the work; its plain return value is kept and handed back when the stage is skipped.
+            keep_replaced: whether what other inputs gave is moved to ``replaced/`` instead of written
+                over. For stages that cost hours.
+        """
+        plain = json.loads(json.dumps(inputs, ensure_ascii=False, default=str))
+        known = self.stages.get(name)
+        if known is not None:
+            changed = list(_differences(known["inputs"], plain))
+            if not changed and self._outputs_hash(outputs) == known["outputs"]:
+                self.say(f"{name}: done before, unchanged, kept")
+                return dict(known["result"])
+            if changed:
+                self.say(f"{name}: redone, because of " + "; ".join(changed[:6]) + _more(changed, 6))
+                if keep_replaced:
+                    self._set_aside(name, outputs)
+            else:
+                self.say(f"{name}: redone, because its files on disk are not the ones that it wrote")
+        started = time.time()
+        result = do()
+        self.stages[name] = {
+            "inputs": plain,
+            "outputs": self._outputs_hash(outputs),
+            "result": result,
+            "started": started,
+            "seconds": round(time.time() - started, 3),
+        }
+        write_json(self.folder / "stages.json", self.stages)
+        return result
+
+    def begin(self, name: str, inputs: Mapping[str, object], outputs: Sequence[str]) -> None:
+        """Note that a resumable stage has begun, and set aside what an older recipe left of it.
+
+        A stage that leaves states to go on from (training) calls this first: states made from
+        other inputs than these are moved to ``replaced/``, never used and never deleted.
+        """
+        plain = json.loads(json.dumps(inputs, ensure_ascii=False, default=str))
+        marker = self.folder / f".{name}.begun.json"
+        if marker.exists():
+            changed = list(_differences(read_json(marker), plain))
+            if changed:
+                self.say(f"{name}: started anew, because of " + "; ".join(changed[:6]) + _more(changed, 6))
+                self._set_aside(name, outputs)
+        write_json(marker, plain)
+
+    def _set_aside(self, name: str, outputs: Sequence[str]) -> None:
+        """Move the outputs of earlier inputs to ``replaced/N-name/``: they may have cost hours."""
+        present = [self.folder / output for output in outputs if (self.folder / output).exists()]
+        if not present:
+            return
+        earlier = self.folder / "replaced"
+        number = 1 + len(list(earlier.iterdir())) if earlier.exists() else 1
+        target = earlier / f"{number}-{name}"
+        target.mkdir(parents=True)
+        for output in present:
+            output.rename(target / output.name)
+        self.say(f"{name}: what was there is kept in {target}")
+
+    def _outputs_hash(self, outputs: Sequence[str]) -> str:
+        parts = []
+        for output in outputs:
+            path = self.folder / output
+            parts.append(hash_folder(path) if path.is_dir() else hash_file(path) if path.exists() else "missing")
+        return hash_value(parts)
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The events of ``metrics.jsonl``; steps done again after a resume count once, the later one.
+
+    The last line may be cut by a kill; it is left out.
+    """
+    file = folder / "metrics.jsonl"
+    if not file.exists():
+        return []
+    events: list[dict[str, Any]] = []
+    for line in file.read_text(encoding="utf-8", errors="replace").split("\n"):
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(event, dict):
+            events.append(event)
+    last_of: dict[tuple[str, Any], int] = {}
+    for position, event in enumerate(events):
+        if event.get("event") in ("step", "validation"):
+            last_of[(event["event"], event.get("step"))] = position
+    started = max((i for i, event in enumerate(events) if event.get("event") == "train_started_anew"), default=-1)
+    return [
+        event
+        for position, event in enumerate(events)
+        if event.get("event") not in ("step", "validation")
+        or (position > started and last_of[(event["event"], event.get("step"))] == position)
+    ]
+
+
+def _open_for_append(path: Path) -> TextIO:
+    """Open for appending; a last line without its end (cut by a kill) is closed first."""
+    cut = False
+    if path.exists() and path.stat().st_size:
+        with path.open("rb") as opened:
+            opened.seek(-1, os.SEEK_END)
+            cut = opened.read(1) != b"\n"
+    out = path.open("a", encoding="utf-8")
+    if cut:
+        out.write("\n")
+    return out
+
+
+def _differences(old: Any, new: Any, key: str = "") -> Iterator[str]:
+    """Where two plain values differ, in words."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in sorted({*old, *new}):
+            yield from _differences(old.get(name), new.get(name), f"{key}.{name}" if key else name)
+    elif old != new:
+        long = any(isinstance(value, list | dict) or len(str(value)) > 48 for value in (old, new))
+        yield f"{key} changed" if long else f"{key}: {old} -> {new}"
+
+
+def _more(items: Sequence[object], shown: int) -> str:
+    return f" and {len(items) - shown} more" if len(items) > shown else ""

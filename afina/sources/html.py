@@ -1,0 +1,417 @@
+"""HTML: one Markdown document per page, by a walk over the parsed tree that counts every character.
+
+Left out, with the reason counted: scripts, styles, the head, navigation, comments, hidden
+elements, the ``§`` links of headings. What is hidden only by a style sheet cannot be seen here.
+The characters that come in are counted apart from the walk (:func:`count_characters`), so that
+the ledger balances only if nothing was lost, doubled or written without being counted.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from afina.errors import DataError
+from afina.sources.blocks import (
+    BREAK,
+    Block,
+    Marks,
+    Piece,
+    cell_text,
+    code_span,
+    compose,
+    definition_blocks,
+    list_lines,
+    quote_lines,
+    table_lines,
+    to_blocks,
+    wrap,
+)
+from afina.sources.docgen import expand_docgen, is_docgen
+from afina.sources.document import Document, FileLedger, visible
+from afina.sources.fences import language_of_block, language_of_caption
+from afina.sources.files import FileText, Reading
+
+_BLOCKS = re.compile(
+    r"address|article|aside|blockquote|body|caption|center|d[dlt]|details|dialog|dir|div|fieldset|fig(caption|ure)"
+    r"|footer|form|h[1-6r]|header|hgroup|html|legend|li|main|menu|[ou]l|optgroup|option|p|pre|search|section|summary"
+    r"|table|tbody|td|tfoot|th|thead|tr"
+)
+_HEADINGS = {f"h{level}": level for level in range(1, 7)}
+_CODE = frozenset({"code", "kbd", "samp", "tt"})
+_EMPHASIS = {"em": "*", "i": "*", "strong": "**", "b": "**"}
+_LEFT_OUT = {
+    "script": "script",
+    "style": "style",
+    "title": "title",
+    "nav": "navigation",
+    "template": "template",
+    "noscript": "noscript",
+    "svg": "drawing (svg)",
+    "iframe": "embedded object",
+    "object": "embedded object",
+    "audio": "embedded object",
+    "video": "embedded object",
+    "canvas": "embedded object",
+}
+_HIDING = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.I)
+
+
+def read_html(opened: FileText, reading: Reading) -> Iterator[Document]:
+    """The page as one document of kind ``markdown``.
+
+    Its title is the only ``<h1>``, or else ``<title>``. ``meta["anchors"]`` is a JSON object from
+    the number of a heading's line in the text (from 1) to its id, ``meta["page_title"]`` the
+    content of ``<title>``. A page without text yields nothing.
+
+    Raises:
+        DataError: for a page nested deeper than the parser reads, and for broken docgen directives.
+    """
+    entry, text = opened.entry, opened.text
+    if is_docgen(text):
+        text, counted = expand_docgen(opened, reading)
+        entry.chars_in += count_characters(parse(counted, opened.path))
+        tree = parse(text, opened.path)
+    else:
+        tree = parse(text, opened.path)
+        entry.chars_in += count_characters(tree)
+    page = _Page(entry)
+    markdown = page.read(tree)
+    entry.chars_out += visible(markdown)
+    if not markdown:
+        return
+    entry.documents += 1
+    meta = {"anchors": json.dumps(_anchor_lines(markdown, page.anchors), ensure_ascii=False)}
+    page_title = " ".join("".join(tree.xpath("//title//text()")).split()) if tree is not None else ""
+    if page_title:
+        meta["page_title"] = page_title
+    yield Document(
+        opened.path,
+        opened.sha256,
+        kind="markdown",
+        title=page.first[0] if len(page.first) == 1 else page_title or (page.first or [""])[0],
+        text=markdown,
+        meta=meta,
+        source=reading.position,
+    )
+
+
+def parse(text: str, path: str) -> Any:
+    """The tree of a page (an lxml element), or None where it holds nothing.
+
+    Raises:
+        DataError: where the parser gave up; it would go on as if the rest of the page did not exist.
+    """
+    from lxml import etree
+
+    parser = etree.HTMLParser(encoding="utf-8", huge_tree=True)
+    root = etree.fromstring(text.encode(), parser) if text.strip() else None
+    for problem in parser.error_log:
+        if problem.level_name == "FATAL":
+            raise DataError(
+                f"the page cannot be read to its end: {problem.message}",
+                "elements are nested deeper than any page needs: mend the page, or exclude it",
+                f"{path}:{problem.line}",
+            )
+    return root
+
+
+def count_characters(tree: Any) -> int:
+    """Visible characters of all text of a tree: comments, scripts and ``alt`` texts included."""
+    if tree is None:
+        return 0
+    total = 0
+    for node in tree.getroottree().xpath("//node()"):
+        if isinstance(node, str):
+            total += visible(node)
+        elif not isinstance(node.tag, str):
+            total += visible(node.text or "")
+        elif node.tag == "img":
+            total += visible(node.get("alt") or "")
+    return total
+
+
+class _Page:
+    """One walk. Each open element has a frame of pieces; its end folds them into its parent's."""
+
+    def __init__(self, entry: FileLedger) -> None:
+        self.entry = entry
+        self.marks = Marks(entry)
+        self.anchors: list[tuple[str, str]] = []
+        self.first: list[str] = []
+        """Texts of the headings of level 1."""
+        self.layouts: dict[Any, bool] = {}
+        self.inside = dict.fromkeys(("pre", "code", "heading", "table", "*", "**"), 0)
+
+    def read(self, tree: Any) -> str:
+        from lxml import etree
+
+        if tree is None:
+            return ""
+        frames: list[list[Piece] | None] = [[]]  # None: left out
+        walk = etree.iterwalk(tree.getroottree(), events=("start", "end", "comment", "pi"))
+        for event, element in walk:
+            if event == "start":
+                reason = self._left_out(element)
+                if reason:
+                    self._drop(reason, _weight(element))
+                    walk.skip_subtree()
+                    frames.append(None)
+                else:
+                    self._enter(element, 1)
+                    frames.append([element.text] if element.text else [])
+                continue
+            if event == "end":
+                pieces, outer = frames.pop(), frames[-1]
+                assert outer is not None
+                if pieces is not None:
+                    folded = self._fold(element, pieces)
+                    self._enter(element, -1)
+                    outer += self._on_own_lines(folded, element, outer)
+            else:
+                self._drop("comment", visible(element.text or ""))
+            if element.tail and len(frames) > 1 and (outer := frames[-1]) is not None:
+                outer.append(element.tail)
+        lines = compose(to_blocks(frames[0] or [], self.marks), self.marks)
+        return "\n".join(lines) + "\n" if lines else ""
+
+    def _drop(self, reason: str, characters: int) -> None:
+        if characters:
+            self.entry.dropped[reason] = self.entry.dropped.get(reason, 0) + characters
+
+    def _left_out(self, element: Any) -> str | None:
+        tag = element.tag
+        parent = element.getparent()
+        if tag in _LEFT_OUT:
+            return _LEFT_OUT[tag]
+        if parent is not None and parent.tag == "head":
+            return "head"
+        if element.get("role") == "navigation":
+            return "navigation"
+        if element.get("hidden") is not None or _HIDING.search(element.get("style") or ""):
+            return "hidden"
+        if element.get("aria-hidden") == "true" and tag not in ("html", "body"):
+            return "hidden (aria-hidden)"
+        classes = (element.get("class") or "").split()
+        if tag == "td" and ("linenos" in classes or "gutter" in classes):
+            return "line numbers"
+        if tag == "a" and (element.get("href") or "").startswith("#"):
+            anchor = self.inside["heading"] or {"hdr", "headerlink"} & set(classes)
+            text = "".join(element.itertext())
+            if anchor and text.strip() and not any(letter.isalnum() for letter in text):
+                return "heading link"
+        return None
+
+    def _enter(self, element: Any, step: int) -> None:
+        tag = element.tag
+        if tag == "pre":
+            self.inside["pre"] += step
+        elif tag in _CODE:
+            self.inside["code"] += step
+        elif tag in _HEADINGS or tag == "dt":
+            self.inside["heading"] += step
+        elif tag in _EMPHASIS:
+            self.inside[_EMPHASIS[tag]] += step
+        elif tag == "table" and not self._layout(element):
+            self.inside["table"] += step
+
+    def _on_own_lines(self, folded: list[Piece], element: Any, before: Sequence[Piece]) -> list[Piece]:
+        """Inside code a block is a line: nothing else may join it to what stands around it."""
+        if (
+            not self.inside["pre"]
+            or not _BLOCKS.fullmatch(element.tag)
+            or not any(isinstance(p, str) and p for p in folded)
+        ):
+            return folded
+        starts = any(isinstance(piece, str) and piece for piece in before)
+        last = next((piece for piece in reversed(before) if isinstance(piece, str) and piece), "\n")
+        tail = next((piece for piece in reversed(folded) if isinstance(piece, str) and piece), "\n")
+        return [
+            *(["\n"] if starts and not last.endswith("\n") else []),
+            *folded,
+            *([] if tail.endswith("\n") else ["\n"]),
+        ]
+
+    def _fold(self, element: Any, pieces: list[Piece]) -> list[Piece]:
+        """What an element's pieces become for its parent."""
+        tag, marks = element.tag, self.marks
+        if tag == "br":
+            return ["\n"] if self.inside["pre"] else [BREAK]
+        if tag == "img":
+            return [element.get("alt") or ""]
+        if self.inside["pre"] - (tag == "pre"):
+            return pieces
+        if tag == "pre":
+            return self._fence(element, pieces)
+        if tag in _CODE:
+            return pieces if self.inside["code"] > 1 else wrap(pieces, lambda text: code_span(_one_line(text), marks))
+        if tag in _EMPHASIS:
+            mark = _EMPHASIS[tag]
+            if self.inside["code"] or self.inside[mark] > 1 or self.inside["heading"]:
+                return pieces
+            return wrap(pieces, lambda text: marks.put("emphasis", mark) + text + marks.put("emphasis", mark))
+        if tag == "sup" and len(pieces) == 1 and re.fullmatch(r"[+−-]?\d+|[a-z]", str(pieces[0])):
+            return [marks.put("exponent", "^"), *pieces]
+        if not _BLOCKS.fullmatch(tag):
+            return pieces
+        blocks = to_blocks(pieces, marks, in_table=bool(self.inside["table"]))
+        return list(self._block(element, blocks))
+
+    def _block(self, element: Any, blocks: list[Block]) -> list[Block]:
+        tag, marks = element.tag, self.marks
+        in_table = bool(self.inside["table"])
+        if tag in _HEADINGS:
+            return self._heading(element, blocks, _HEADINGS[tag])
+        if tag == "figure":
+            return _captioned(blocks)
+        if tag in ("figcaption", "caption"):
+            lines = compose(blocks, marks)
+            return [Block("caption", lines, language_of_caption(element))] if lines else []
+        if tag in ("table", "tr", "td", "th"):
+            return self._table(element, blocks)
+        if tag == "hr":
+            return [] if in_table else [Block("lines", [marks.put("rule", "---")])]
+        if in_table:
+            return blocks
+        if tag == "li":
+            return [Block("item", compose(blocks, marks, tight=True))]
+        if tag in ("ul", "ol", "menu", "dir"):
+            start = _number(element.get("start"), 1) if tag == "ol" else None
+            lines = list_lines(blocks, marks, start)
+            return [Block("list", lines)] if lines else []
+        if tag in ("dt", "dd"):
+            lines = compose(blocks, marks, tight=True)
+            return [Block("term" if tag == "dt" else "definition", lines, cells=blocks)] if lines else []
+        if tag == "dl":
+            lines = list_lines(definition_blocks(blocks, marks), marks, None)
+            return [Block("list", lines)] if lines else []
+        if tag == "blockquote":
+            lines = quote_lines(compose(blocks, marks), marks)
+            return [Block("lines", lines)] if lines else []
+        return blocks
+
+    def _fence(self, element: Any, pieces: list[Piece]) -> list[Piece]:
+        code = "".join(piece for piece in pieces if isinstance(piece, str))
+        if not code.strip():
+            return []
+        # The line ends right after <pre> and before </pre> belong to the marks; all else is exact.
+        code = re.sub(r"\n[ \t]*\Z", "", code.removeprefix("\n"))
+        return [Block("fence", code.split("\n"), language_of_block(element))]
+
+    def _heading(self, element: Any, blocks: list[Block], level: int) -> list[Block]:
+        if self.inside["table"]:
+            return blocks
+        words: list[str] = []
+        while blocks and blocks[0].kind == "paragraph":
+            words += blocks.pop(0).lines
+        text = " ".join(words)
+        if not text:
+            return blocks
+        if re.search(r"(?:^|\s)#+$", text):
+            text = text[:-1] + self.marks.put("escape", "\\") + text[-1]
+        line = self.marks.put("heading", "#" * level) + " " + text
+        anchor = _anchor(element)
+        if anchor:
+            self.anchors.append((line, anchor))
+        if level == 1:
+            self.first.append(text)
+        return [Block("heading", [line]), *blocks]
+
+    def _table(self, element: Any, blocks: list[Block]) -> list[Block]:
+        table = element if element.tag == "table" else next(element.iterancestors("table"), None)
+        if table is None or self._layout(table):
+            return blocks
+        if element.tag in ("td", "th"):
+            columns = min(_number(element.get("colspan"), 1), 100)
+            rows = min(_number(element.get("rowspan"), 1), 1000)
+            text = cell_text(blocks, self.marks)
+            heads = element.tag == "th" or next(element.iterancestors("thead"), None) is not None
+            return [Block("cell", [text] if text else [], heads=heads, columns=columns, rows=rows)]
+        if element.tag == "tr":
+            cells = [self._as_cell(block) for block in blocks]
+            return [Block("row", cells=cells, heads=any(cell.heads for cell in cells))] if cells else []
+        if self.inside["table"] > 1:
+            return blocks
+        captions: list[Block] = []
+        while blocks and blocks[0].kind == "caption":
+            captions.append(blocks.pop(0))
+        rows_ = [block if block.kind == "row" else Block("row", cells=[self._as_cell(block)]) for block in blocks]
+        lines = table_lines(rows_, self.marks) if rows_ else []
+        return [*captions, *([Block("lines", lines)] if lines else [])]
+
+    def _layout(self, table: Any) -> bool:
+        if table not in self.layouts:
+            self.layouts[table] = _only_arranges(table)
+        return self.layouts[table]
+
+    def _as_cell(self, block: Block) -> Block:
+        """Text that stands in a table outside of any cell gets one, so that it keeps its place."""
+        if block.kind == "cell":
+            return block
+        text = cell_text([block], self.marks)
+        return Block("cell", [text] if text else [])
+
+
+def _weight(element: Any) -> int:
+    """Visible characters of an element and all below it."""
+    total = 0
+    for node in element.iter():
+        if node is not element:
+            total += visible(node.tail or "")
+        total += visible(node.text or "")
+        if node.tag == "img":
+            total += visible(node.get("alt") or "")
+    return total
+
+
+def _one_line(text: str) -> str:
+    return re.sub(r"[ \t\n\r\f]+", " ", text)
+
+
+def _number(text: str | None, otherwise: int) -> int:
+    return int(text) if text and text.isascii() and text.isdigit() and 0 < len(text) < 9 and int(text) else otherwise
+
+
+def _only_arranges(table: Any) -> bool:
+    """Whether a table only arranges a page: its cells hold headings, tables or long code, and none is a head."""
+    if table.get("role") in ("presentation", "none"):
+        return True
+    if table.find(".//th") is not None:
+        return False
+    if any(table.find(f".//{tag}") is not None for tag in ("table", *_HEADINGS)):
+        return True
+    return any("".join(pre.itertext()).strip().count("\n") > 3 for pre in table.iterfind(".//pre"))
+
+
+def _captioned(blocks: list[Block]) -> list[Block]:
+    """A figure: its caption stands right above its code and says the language."""
+    language = next((block.language for block in blocks if block.kind == "caption" and block.language), "")
+    for block in blocks:
+        if block.kind == "fence":
+            block.language = block.language or language
+    return blocks
+
+
+def _anchor(heading: Any) -> str:
+    """A heading's id: its own, that of an element inside, or of the section that it opens."""
+    for element in heading.iter():
+        if isinstance(element.tag, str) and (
+            found := element.get("id") or (element.tag == "a" and element.get("name"))
+        ):
+            return str(found)
+    parent = heading.getparent()
+    if parent is not None and parent.tag in ("section", "div", "article") and heading.getprevious() is None:
+        return str(parent.get("id") or "")
+    return ""
+
+
+def _anchor_lines(text: str, anchors: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Line number -> id; headings come in the order of the text."""
+    found: dict[str, str] = {}
+    waiting = list(reversed(anchors))
+    for number, line in enumerate(text.split("\n"), start=1):
+        if waiting and line.endswith(waiting[-1][0]):
+            found[str(number)] = waiting.pop()[1]
+    return found

@@ -1,0 +1,362 @@
+"""Rows: JSONL, a JSON list, CSV, Parquet or a dataset of the hub; one document per row.
+
+The shapes that are known, each under its usual column names or those of the source's `columns`:
+
+| shape | columns |
+|---|---|
+| conversation | ``messages`` (role, content) or ``conversations`` (from, value) |
+| question and answer | ``prompt``/``completion``, ``question``/``answer``, ``pergunta``/``resposta`` |
+| instruction | ``instruction``, ``input`` (may be missing or empty), ``output`` |
+| plain text | ``text`` |
+
+Rows of preferences (``chosen`` and ``rejected``) are refused: nothing here learns from the worse of
+two answers. Every broken line of a file is reported at once. A column that plays no part is counted as
+dropped. The characters of a file are those of its values: names, quotes and braces are not text.
+An empty prompt or answer passes: the dataset's rules decide what becomes of it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal, cast
+
+from afina.errors import DataError
+from afina.sources.document import Document, FileLedger, Message, visible
+from afina.sources.endings import ending
+from afina.sources.files import Reading, SourceFile, open_lines, open_packed, read_text
+from afina.sources.tables import (
+    DECODER,
+    Row,
+    RowProblems,
+    csv_rows,
+    jsonl_rows,
+    kind_of_value,
+    list_rows,
+    parquet_rows,
+)
+from afina.sources.text import read_plain
+
+SHAPES: dict[str, tuple[str, ...]] = {
+    "messages": ("messages",),
+    "conversations": ("conversations",),
+    "prompt/completion": ("prompt", "completion"),
+    "instruction/input/output": ("instruction", "output"),
+    "question/answer": ("question", "answer"),
+    "pergunta/resposta": ("pergunta", "resposta"),
+    "text": ("text",),
+}
+"""Shape -> the columns that it needs."""
+
+_PREFERENCE = frozenset({"chosen", "rejected"})
+
+Role = Literal["system", "user", "assistant"]
+_ROLES = ("system", "user", "assistant")
+_SETTABLE = {"prompt", "completion", "instruction", "output", "messages", "text"}
+"""Parts that a source's `columns` may name."""
+_ASKS = ("question", "query", "pergunta", "prompt", "instruction", "user", "problem", "input", "title")
+_ANSWERS = ("answer", "response", "resposta", "output", "completion", "reference", "solution", "assistant", "target")
+_SHAREGPT = {"human": "user", "gpt": "assistant", "system": "system", "user": "user", "assistant": "assistant"}
+
+
+class _BadRow(ValueError):
+    """A row that cannot be used: what, and what to do."""
+
+    def __init__(self, what: str, fix: str) -> None:
+        super().__init__(what)
+        self.what, self.fix = what, fix
+
+
+def read_rows(file: SourceFile, reading: Reading) -> Iterator[Document]:
+    """The documents of a table, in order; `line` is the row's first line in the file (Parquet: its number).
+
+    Raises:
+        DataError: after the good rows, with every broken one; at once where there is no row.
+    """
+    problems = RowProblems(file.path)
+    kind = ending(file.path)
+    if kind == ".parquet":
+        entry = open_packed(reading, file.full)
+        rows = parquet_rows(file.full, file.path)
+    elif kind == ".csv":
+        entry, lines = open_lines(reading, file.full)
+        wanted = {*(part for needed in SHAPES.values() for part in needed), *reading.source.columns.values()}
+        rows = csv_rows(lines, problems, wanted)
+    elif kind == ".json" and (shape := _json_shape(file, reading)) != "jsonl":
+        opened = read_text(reading, file.full)
+        entry = opened.entry
+        if shape == "object" and not _one_row(opened.text, reading):
+            if reading.source.kind == "rows":
+                raise DataError(
+                    "one JSON object, not rows", "save a list of objects, or use `kind: text`", f"{file.path}:1"
+                )
+            _refuse_wrapped_rows(opened.text, file.path)
+            yield from read_plain(opened, reading)
+            return
+        rows = list_rows(opened.text, problems) if shape == "list" else iter([(1, json.loads(opened.text))])
+    else:
+        entry, lines = open_lines(reading, file.full)
+        rows = jsonl_rows(lines, problems)
+    yield from row_documents(rows, reading, entry, problems)
+
+
+def row_documents(
+    rows: Iterator[Row], reading: Reading, entry: FileLedger, problems: RowProblems
+) -> Iterator[Document]:
+    """One document per row; what each column is, is decided by its name.
+
+    Raises:
+        DataError: after the good rows, with every broken one; and where there is no row.
+    """
+    count = 0
+    choose = _chooser(reading)
+    try:
+        for line, row in rows:
+            count += 1
+            try:
+                document = _document(row, line, reading, entry, choose)
+            except _UnknownColumns as error:
+                problems.group(error.what, error.fix, line)
+            except _BadRow as error:
+                problems.add(error.what, error.fix, line)
+            else:
+                yield document
+    except DataError as error:  # the file broke off: what was found before it is told as well
+        problems.first += error.problems
+    problems.check()
+    if not count:
+        raise DataError("the file holds no row", "put rows into it, or exclude it", entry.path)
+
+
+def _document(row: Mapping[str, Any], line: int, reading: Reading, entry: FileLedger, choose: _Choose) -> Document:
+    shape, columns = choose(row)
+    needed = [columns[name] for name in SHAPES[shape]]
+    optional = columns["input"] if shape == "instruction/input/output" else None
+    dropped: dict[str, int] = {}
+    messages: tuple[Message, ...]
+    if shape == "text":
+        messages, text = (), _text(row, needed[0])
+    elif shape in ("messages", "conversations"):
+        messages, text = _messages(row, needed[0], dropped), ""
+    else:
+        prompt, answer = _text(row, needed[0]), _text(row, needed[1])
+        given = _text(row, optional) if optional and row.get(optional) is not None else ""
+        user = f"{prompt}\n\n{given}" if given.strip() else prompt
+        messages, text = (Message(role="user", content=user), Message(role="assistant", content=answer)), ""
+    for name, value in row.items():
+        if name not in needed and name != optional:
+            reason = f"column `{name}`"
+            dropped[reason] = dropped.get(reason, 0) + _weight(value)
+    for reason, count in dropped.items():
+        entry.dropped[reason] = entry.dropped.get(reason, 0) + count
+    entry.chars_in += _weight(row)
+    entry.chars_out += visible(text) + sum(visible(message["content"]) for message in messages)
+    entry.documents += 1
+    return Document(
+        entry.path,
+        entry.sha256,
+        line=line,
+        kind="messages" if messages else "text",
+        text=text,
+        messages=messages,
+        source=reading.position,
+    )
+
+
+def _weight(value: Any) -> int:
+    """Visible characters of all values in `value`; names of keys are not counted."""
+    if isinstance(value, str):
+        return visible(value)
+    if isinstance(value, Mapping):
+        return sum(map(_weight, value.values()))
+    if isinstance(value, list | tuple):
+        return sum(map(_weight, value))
+    if value is None or isinstance(value, bytes):  # an image or a sound has no characters
+        return 0
+    return visible(json.dumps(value, default=str))
+
+
+def _text(row: Mapping[str, Any], column: str) -> str:
+    value = row[column]
+    if isinstance(value, str):
+        return value
+    raise _BadRow(f"`{column}` is {kind_of_value(value)} where a text is needed", "make it a text, or remove the row")
+
+
+def _messages(row: Mapping[str, Any], column: str, dropped: dict[str, int]) -> tuple[Message, ...]:
+    """A conversation: roles checked, the last turn the assistant's."""
+    turns = row[column]
+    if not isinstance(turns, list) or not turns:
+        found = "an empty list" if turns == [] else kind_of_value(turns)
+        raise _BadRow(f"`{column}` is {found} where a list of messages is needed", "give it [{role, content}, ...]")
+    messages: list[Message] = []
+    for position, turn in enumerate(turns):
+        where = f"`{column}[{position}]`"
+        if not isinstance(turn, Mapping):
+            raise _BadRow(f"{where} is {kind_of_value(turn)} where an object is needed", "make it {role, content}")
+        names = ("role", "content") if "role" in turn or "content" in turn else ("from", "value")
+        missing = [name for name in names if name not in turn]
+        if missing:
+            found = ", ".join(map(str, turn))
+            raise _BadRow(f"{where} has no `{missing[0]}`; it has: {found}", "make it {role, content} or {from, value}")
+        role = _SHAREGPT.get(turn[names[0]]) if names[0] == "from" and isinstance(turn["from"], str) else turn[names[0]]
+        if role not in _ROLES:
+            raise _BadRow(
+                f"{where} has the role {turn[names[0]]!r}", "only system, user and assistant are known: convert the row"
+            )
+        if turn.get("tool_calls"):
+            raise _BadRow(f"{where} calls tools", "tool calls are not trained: convert or remove the row")
+        content = turn[names[1]]
+        if not isinstance(content, str):
+            raise _BadRow(
+                f"{where} has {kind_of_value(content)} as `{names[1]}` where a text is needed", "make it a text"
+            )
+        for name, value in turn.items():
+            if name != names[1]:
+                reason = "role names" if name == names[0] else f"message key `{name}`"
+                dropped[reason] = dropped.get(reason, 0) + _weight(value)
+        messages.append(Message(role=cast(Role, role), content=content))
+    if messages[-1]["role"] != "assistant":
+        raise _BadRow(
+            f"`{column}` ends with the {messages[-1]['role']}: there is no answer to learn",
+            "end every conversation with an assistant message",
+        )
+    return tuple(messages)
+
+
+class _UnknownColumns(_BadRow):
+    pass
+
+
+_Choose = Callable[[Mapping[str, Any]], tuple[str, dict[str, str]]]
+"""Row -> its shape, and which column plays each of the shape's parts."""
+
+
+def _chooser(reading: Reading) -> _Choose:
+    """Decide a row's shape by its columns; the answer is kept per set of columns."""
+    renamed: dict[str, str] = {str(part): name for part, name in reading.source.columns.items()}
+    columns = {part: part for needed in SHAPES.values() for part in needed} | {"input": "input"} | renamed
+    given = set(renamed)
+    shapes = {
+        shape: needed
+        for shape, needed in SHAPES.items()
+        if given <= {*needed, *(["input"] if shape == "instruction/input/output" else [])}
+    }
+    if not shapes:
+        raise DataError(
+            f"`columns` names {', '.join(sorted(given))}, which belong to different shapes",
+            "name the columns of one shape: " + "; ".join(SHAPES),
+            f"sources.{reading.position}.columns",
+        )
+    known: dict[frozenset[str], str] = {}
+
+    def choose(row: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
+        names = frozenset(row)
+        if names not in known:
+            if names >= _PREFERENCE and not given:
+                raise _preference(row)
+            fitting = [shape for shape, needed in shapes.items() if all(columns[part] in names for part in needed)]
+            if len(fitting) > 1 and "text" in fitting:
+                fitting.remove("text")  # usually the same row once more, rendered; counted as dropped
+            if len(fitting) != 1 or not all(columns[part] in names for part in given - {"input"}):
+                raise _unknown(row, fitting, shapes, columns, given)
+            known[names] = fitting[0]
+        return known[names], columns
+
+    return choose
+
+
+def _preference(row: Mapping[str, Any]) -> _UnknownColumns:
+    talk = isinstance(row["chosen"], list)
+    asks = next((name for name in ("prompt", "question", "instruction", "pergunta") if name in row), "...")
+    columns = "{messages: chosen}" if talk else f"{{prompt: {asks}, completion: chosen}}"
+    return _UnknownColumns(
+        "rows of preferences (`chosen` and `rejected`): learning from the worse of two answers is not supported yet",
+        f"to learn the chosen answers alone (the rejected ones are counted as dropped): `columns: {columns}`",
+    )
+
+
+def _unknown(
+    row: Mapping[str, Any],
+    fitting: list[str],
+    shapes: Mapping[str, tuple[str, ...]],
+    columns: Mapping[str, str],
+    given: set[str],
+) -> _UnknownColumns:
+    found = ", ".join(f"`{name}`" for name in row) or "none"
+    if len(fitting) > 1:
+        return _UnknownColumns(
+            f"the columns {found} fit several shapes: {'; '.join(fitting)}", "say which with `columns` on the source"
+        )
+    absent = sorted(columns[part] for part in given if columns[part] not in row)
+    if absent:
+        named = ", ".join(f"`{name}`" for name in absent)
+        return _UnknownColumns(f"no column {named}, which `columns` names; found: {found}", "mend `columns`")
+    settable = {shape: needed for shape, needed in shapes.items() if set(needed) <= _SETTABLE} or shapes
+    nearest = max(settable, key=lambda shape: sum(columns[part] in row for part in settable[shape]))
+    if not any(columns[part] in row for part in shapes[nearest]):
+        nearest = "prompt/completion"
+    taken = {columns[part] for part in SHAPES[nearest]} | {"input"}
+    spare = [name for name, value in row.items() if name not in taken and isinstance(value, str)]
+    missing = [part for part in SHAPES[nearest] if columns[part] not in row]
+    proposal = ", ".join(f"{part}: {_likely(part, spare, len(missing))}" for part in missing)
+    return _UnknownColumns(
+        f"unknown columns: {found}; known: {'; '.join(SHAPES)}", f"name them: `columns: {{{proposal}}}` on the source"
+    )
+
+
+def _likely(part: str, spare: list[str], missing: int) -> str:
+    """Which of the spare columns may play a part; `...` where nothing tells.
+
+    >>> _likely("output", ["task", "reference"], 1), _likely("prompt", ["frage", "antwort"], 2)
+    ('reference', 'frage')
+    """
+    asks = part in ("prompt", "instruction", "question", "pergunta", "messages", "conversations")
+    for name in spare:
+        if name.lower() in (_ASKS if asks else _ANSWERS):
+            return name
+    if len(spare) == missing:
+        return spare[0 if asks or missing == 1 else -1]
+    return "..."
+
+
+def _json_shape(file: SourceFile, reading: Reading) -> str:
+    """What a ``.json`` file holds: ``list``, ``object``, or lines of objects (``jsonl``)."""
+    text = read_text(reading, file.full).text
+    reading.ledger.files.pop()
+    start = text.lstrip()
+    if start.startswith("["):
+        return "list"
+    first, _, rest = start.partition("\n")
+    try:
+        whole_line = isinstance(json.loads(first), dict)
+    except ValueError:
+        whole_line = False
+    if whole_line and rest.strip():
+        return "jsonl"
+    try:
+        return "object" if isinstance(json.loads(start), dict) else "jsonl"
+    except (ValueError, RecursionError):
+        return "jsonl"
+
+
+def _one_row(text: str, reading: Reading) -> bool:
+    """Whether a single object is a row by itself."""
+    try:
+        _chooser(reading)(DECODER.decode(text))
+    except _BadRow:
+        return False
+    return True
+
+
+def _refuse_wrapped_rows(text: str, path: str) -> None:
+    """``{"data": [{"prompt": ...}]}`` is a table, not prose: say how to give it."""
+    for name, value in json.loads(text).items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            for needed in SHAPES.values():
+                if set(needed) <= set(value[0]):
+                    raise DataError(
+                        f"the rows stand under the key `{name}`",
+                        "save that list alone, or use `kind: text` to read the file as plain text",
+                        f"{path}:1",
+                    )

@@ -1,0 +1,213 @@
+"""Files of rows as their formats have them: JSONL, a JSON list, CSV, Parquet; with the line of each row."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from afina.errors import DataError, Problem
+
+Row = tuple[int, Mapping[str, Any]]
+"""Line (from 1) and values of one row."""
+
+_SHOWN = 20
+_BATCH = 1000
+_DELIMITERS = ",;\t"
+
+
+@dataclass(slots=True)
+class RowProblems:
+    """The first problems of a file, and how many there are; alike ones are one problem."""
+
+    path: str
+    first: list[Problem] = field(default_factory=list)
+    more: int = 0
+    grouped: dict[tuple[str, str], list[int]] = field(default_factory=dict)
+
+    def add(self, what: str, fix: str, line: int) -> None:
+        if len(self.first) < _SHOWN:
+            self.first.append(Problem(what, fix, f"{self.path}:{line}"))
+        else:
+            self.more += 1
+
+    def group(self, what: str, fix: str, line: int) -> None:
+        self.grouped.setdefault((what, fix), []).append(line)
+
+    def check(self) -> None:
+        alike = [
+            Problem(f"{what} ({len(lines)} rows, first line {lines[0]})", fix, f"{self.path}:{lines[0]}")
+            for (what, fix), lines in self.grouped.items()
+        ]
+        rest = [Problem(f"and {self.more} more rows like these", "mend the file", self.path)] if self.more else []
+        if self.first or alike:
+            raise DataError(problems=[*alike, *self.first, *rest])
+
+
+def kind_of_value(value: Any) -> str:
+    """What a value is, in words.
+
+    >>> kind_of_value(None), kind_of_value(3), kind_of_value(b"x")
+    ('null', 'the number 3', 'a bytes')
+    """
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, int | float):
+        return f"the number {value}"
+    if isinstance(value, str):
+        return "a text"
+    if isinstance(value, list | tuple):
+        return "a list"
+    return "an object" if isinstance(value, Mapping) else f"a {type(value).__name__}"
+
+
+def _no_double_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} stands twice")
+    return found
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=_no_double_keys)
+
+
+def _checked(value: Any, source: str) -> Mapping[str, Any]:
+    """A row must be an object, and each of its characters whole."""
+    if not isinstance(value, Mapping):
+        raise ValueError(f"a row is an object {{...}}, this is {kind_of_value(value)}")
+    if "\\u" in source:
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ValueError("half of a character (a lone surrogate such as \\ud83d)") from None
+    return value
+
+
+def jsonl_rows(lines: Iterator[str], problems: RowProblems) -> Iterator[Row]:
+    """Rows of a JSONL file; blank ones count as lines."""
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = _checked(DECODER.decode(line), line)
+        except json.JSONDecodeError as error:
+            problems.add(f"not JSON: {error.msg}: {_snippet(line, error.pos)}", "mend or remove the line", number)
+        except (ValueError, RecursionError) as error:
+            problems.add(f"{error}: {_snippet(line, 0)}", "mend or remove the line", number)
+        else:
+            yield number, row
+
+
+def list_rows(text: str, problems: RowProblems) -> Iterator[Row]:
+    """The items of a JSON list, with the line that each starts on."""
+    position, line, counted = text.index("[") + 1, 1, 0
+    first = True
+    while True:
+        try:
+            position = _after(text, position, "" if first else ",")
+            line += text.count("\n", counted, position)
+            counted = position
+            if text[position : position + 1] == "]" and first:
+                break
+            value, end = DECODER.raw_decode(text, position)
+            ends = _after(text, end, "")
+        except json.JSONDecodeError as error:
+            what = f"not JSON: {error.msg}: {_snippet(text, error.pos)}"
+            problems.add(what, "mend the list; what follows was not read", error.lineno)
+            return
+        except (ValueError, RecursionError) as error:
+            problems.add(f"{error}: {_snippet(text, position)}", "mend the list; what follows was not read", line)
+            return
+        try:
+            yield line, _checked(value, text[position:end])
+        except ValueError as error:
+            problems.add(f"{error}: {_snippet(text, position)}", "mend or remove the item", line)
+        position, first = ends, False
+        if text[position : position + 1] == "]":
+            break
+    if text[position + 1 :].strip():
+        at = _after(text, position + 1, "")
+        problems.add(f"text after the list: {_snippet(text, at + 1)}", "remove it", text.count("\n", 0, at) + 1)
+
+
+def _after(text: str, position: int, mark: str) -> int:
+    """The place of the next character that is not white space, past `mark`."""
+    for wanted in (mark, ""):
+        while position < len(text) and text[position] in " \t\n":
+            position += 1
+        if not text.startswith(wanted, position):
+            raise json.JSONDecodeError(f"Expecting {wanted!r}", text, position)
+        position += len(wanted)
+    return position
+
+
+def csv_rows(lines: Iterator[str], problems: RowProblems, wanted: Collection[str]) -> Iterator[Row]:
+    """Rows of a CSV file; the delimiter is the one of ``,`` ``;`` and tab that gives most columns."""
+    header = next(lines, "")
+    splits = {mark: next(csv.reader([header], delimiter=mark), []) for mark in _DELIMITERS}
+    delimiter = max(splits, key=lambda mark: (len(set(wanted) & set(splits[mark])), len(splits[mark])))
+    names = splits[delimiter]
+    if len(set(names)) != len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        problems.add(f"the columns {', '.join(twice)} stand twice", "give each column a name of its own", 1)
+        return
+    csv.field_size_limit(2**31 - 1)  # a cell may hold a whole chapter; Python's own limit is 128 KiB
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    start = 2
+    while True:
+        try:
+            values = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            problems.add(f"not CSV: {error}", "mend the quotes; what follows was not read", start)
+            return
+        if values:
+            if len(values) == len(names):
+                yield start, dict(zip(names, values, strict=True))
+            else:
+                what = f"{len(values)} cells where the header has {len(names)}"
+                problems.add(what, f"quote cells that hold {delimiter!r} or line ends", start)
+        start = reader.line_num + 2
+
+
+def parquet_rows(full: Path, path: str) -> Iterator[Row]:
+    """Rows of a Parquet file, numbered from 1; one batch of them is in memory at a time.
+
+    Raises:
+        DataError: where pyarrow is missing, or the file is damaged.
+    """
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ModuleNotFoundError:
+        raise DataError(
+            "reading Parquet needs pyarrow", "pip install 'afina[parquet]', or convert the file to JSONL", path
+        ) from None
+    number = 0
+    try:
+        with pyarrow.parquet.ParquetFile(full) as table:
+            for batch in table.iter_batches(batch_size=_BATCH):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield number, row
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        what = f"not Parquet, or damaged after row {number}: {str(error).splitlines()[0][:160]}"
+        raise DataError(what, "fetch or write the file again", path) from error
+
+
+def _snippet(text: str, position: int) -> str:
+    """The text around a place, on one line.
+
+    >>> _snippet('{"a": nope}', 6)
+    '`{"a": nope}`'
+    """
+    start = max(text.rfind("\n", 0, position) + 1, position - 30)
+    piece = text[start : position + 30].split("\n")[0].strip()
+    return f"`{piece}`"

@@ -1,0 +1,51 @@
+"""Open a base's tokenizer, with the checks that decide whether a model can learn to stop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from afina.errors import BaseError, RecipeError
+from afina.recipe import Chat
+
+CHATML = (
+    "{%- for message in messages -%}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\n' }}{%- endif -%}"
+)
+
+
+def load_tokenizer(
+    base: str, chat: Chat, *, revision: str | None = None, root: Path | None = None, trust_remote_code: bool = False
+) -> Any:
+    """The tokenizer of a folder or hub id, with the recipe's chat template where one is given.
+
+    Raises:
+        BaseError: it cannot be opened, or has no end token.
+        RecipeError: the template file is missing.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(base, revision=revision, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        raise BaseError(
+            f"no tokenizer can be opened there: {str(error).splitlines()[0]}",
+            "a folder must hold tokenizer.json or tokenizer.model; a hub id needs the network or the cache",
+            base,
+        ) from error
+    if tokenizer.eos_token_id is None:
+        raise BaseError(
+            "the tokenizer has no end token, so that a model could never learn to stop",
+            "set eos_token in the base's tokenizer_config.json",
+            base,
+        )
+    if chat.template == "chatml":
+        tokenizer.chat_template = CHATML
+    elif chat.template is not None:
+        file = (root or Path()) / chat.template
+        if not file.is_file():
+            raise RecipeError(f"there is no template {file}", "name a Jinja file, or `chatml`", "chat.template")
+        tokenizer.chat_template = file.read_text(encoding="utf-8")
+    return tokenizer

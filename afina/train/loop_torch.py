@@ -1,0 +1,296 @@
+"""The training loop: one function, read from top to bottom.
+
+Every step: micro-batches of rows of like length, the loss summed over their targets and divided by
+the step's targets (so that tokens weigh the same however they are grouped), clip, AdamW, log.
+The state that a step depends on is in a checkpoint whole, so that a run that was killed ends with
+bitwise the weights of one that was not (same machine, same number of threads).
+
+What happens when a loss is not a number or memory runs out is in :mod:`afina.train.guard`.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from afina.errors import DataError, DoesNotFit
+from afina.evaluate.loss import LossScore, held_out_loss
+from afina.model.loss_torch import Batch, check_loss, make_batch, target_loss
+from afina.recipe import Budget, Train
+from afina.run import Progress, no_progress
+from afina.tokenizer.encode import Row
+from afina.train.batches import plan_epoch, plan_steps
+from afina.train.checkpoint import (
+    LoopState,
+    forget_after,
+    load_best,
+    load_checkpoint,
+    newest_checkpoint,
+    random_states,
+    save_best,
+    save_checkpoint,
+    set_random_states,
+)
+from afina.train.guard import (
+    LastGood,
+    all_finite,
+    check_moving,
+    does_not_fit,
+    halve,
+    is_number,
+    memory_errors,
+    name_rows,
+)
+from afina.train.meter import Meter, flops_per_token, memory_bytes
+from afina.train.optimizer import make_optimizer, set_rate
+from afina.train.schedule import learning_rate
+from afina.train.signals import Stopped, collect_signals
+from afina.train.switches import training_mode
+
+
+class Log(Protocol):
+    """Takes events for ``metrics.jsonl``."""
+
+    def __call__(self, event: str, **values: object) -> None: ...
+
+
+def train(
+    model: Any,
+    rows: Sequence[Row],
+    held_out: Sequence[Row],
+    settings: Train,
+    *,
+    seed: int,
+    pad_id: int,
+    device: torch.device,
+    checkpoints: Path,
+    fingerprint: str,
+    log: Log,
+    say: Any,
+    progress: Progress = no_progress,
+    lora_plus_ratio: float = 1.0,
+    budget: Budget | None = None,
+    earlier_seconds: float = 0.0,
+) -> LoopState:
+    """Train the parameters of `model` that require a gradient; resumes from `checkpoints`.
+
+    Args:
+        model: a transformers or PEFT causal language model on `device`.
+        rows: what is learned. held_out: measured ``validate_per_epoch`` times, never learned.
+        fingerprint: hash of recipe, data and base; checkpoints of another one are passed over.
+        budget: a training that reaches it stops with a checkpoint; the time since its first start counts.
+        earlier_seconds: what the run spent before training, for the budget.
+
+    Raises:
+        TrainingDiverged: a loss, gradient or weight is not a number, after going back ``tries`` times;
+            or the loss is exactly zero, or stands still.
+        DoesNotFit: one row does not fit the memory, or the budget is used up.
+        DiskFull: while a checkpoint is written; earlier ones are whole.
+    """
+    if not rows:
+        raise DataError("there is nothing to train on", "look at dataset/dropped.jsonl for the reasons")
+    lengths = [len(row) for row in rows]
+    epochs = [
+        plan_steps(plan_epoch(lengths, batch_tokens=settings.batch_tokens, seed=seed, epoch=epoch), settings.accumulate)
+        for epoch in range(math.ceil(settings.epochs))
+    ]
+    plan = [(epoch, step) for epoch, steps in enumerate(epochs) for step in steps]
+    steps = max(1, round(len(plan) - (len(epochs) - settings.epochs) * len(epochs[-1])))
+    validation_steps = _validation_steps([len(each) for each in epochs], settings.validate_per_epoch, steps)
+
+    parameters = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer = make_optimizer(model, settings, device, lora_plus_ratio=lora_plus_ratio)
+    torch.manual_seed(seed)
+    state, snapshot = LoopState(fingerprint=fingerprint, threads=torch.get_num_threads()), None
+    found = newest_checkpoint(checkpoints, fingerprint, say)
+    if found:
+        state, snapshot = load_checkpoint(found, model, optimizer)
+        say(f"train: goes on from step {state.step} of {steps}")
+        log("resumed", step=state.step)
+        if state.threads != torch.get_num_threads():
+            say(
+                f"train: the earlier part ran with {state.threads} threads, this one with "
+                f"{torch.get_num_threads()}: the result will not be bitwise that of one run"
+            )
+            state.threads = torch.get_num_threads()
+    else:
+        with memory_errors() as short:
+            check_loss(model, make_batch([rows[plan[0][1][0][0]]], pad_id, device))
+        if short:
+            raise does_not_fit("the first row", short[0], name_rows(rows, [[plan[0][1][0][0]]]))
+        log("train_started_anew", steps=steps, rows=len(rows), tokens=sum(lengths))
+    good = LastGood.for_model(model, checkpoints, snapshot)
+    meter = Meter(budget or Budget(), earlier_seconds, state.wall_seconds)
+    flops_token, flops_target = flops_per_token(model)
+    first, saved = state.step, time.monotonic()
+
+    def save(keep: int = settings.keep_checkpoints) -> None:
+        nonlocal saved
+        state.wall_seconds = meter.wall_seconds
+        save_checkpoint(checkpoints, model, optimizer, state, keep=keep, good=good.snapshot)
+        log("checkpoint", step=state.step)
+        saved = time.monotonic()
+
+    def go_back(reason: str) -> None:
+        """To the last good state with half the rate; from then on, the checkpoints begin there as well."""
+        nonlocal state
+        left, state = state.step, good.go_back(model, optimizer, state, settings, reason)
+        say(f"train: {reason}; goes back to step {state.step} with {state.rate_factor:g} of the rate")
+        log("went_back", step=left, to=state.step, reason=reason, tries=state.tries, rate_factor=state.rate_factor)
+        save(keep=sys.maxsize)
+        forget_after(checkpoints, state.step)
+
+    if not found and not good.in_memory:
+        save()
+    with collect_signals() as caught, training_mode(model, settings):
+        while state.step < steps and not state.stopped:
+            if over := meter.over_budget():
+                raise _budget_spent(over, state.step, steps, say)
+            started, random = time.monotonic(), random_states()
+            epoch, micro_batches = plan[state.step]
+            while True:
+                parts = halve(micro_batches, state.splits)
+                with memory_errors() as short:
+                    batches = [make_batch([rows[row] for row in numbers], pad_id, device) for numbers in parts]
+                    targets = sum(batch.targets for batch in batches)
+                    loss_sum = _backward(model, batches, targets)
+                if not short:
+                    break
+                optimizer.zero_grad(set_to_none=True)
+                if max(map(len, parts)) == 1:
+                    raise does_not_fit("a micro-batch of a single row", short[0], name_rows(rows, parts))
+                set_random_states(random)
+                state.splits += 1
+                say(f"train: step {state.step + 1} does not fit the memory; micro-batches are halved from here on")
+                log("smaller_batches", step=state.step, splits=state.splits, reason=short[0])
+            norm = float(torch.nn.utils.clip_grad_norm_(parameters, settings.clip))
+            if not is_number(loss_sum, norm):
+                what = f"at step {state.step + 1} the loss is {loss_sum} and the gradient's norm {norm}"
+                go_back(f"{what}; batch: {name_rows(rows, micro_batches)}")
+                continue
+            rate = learning_rate(state.step, steps, settings) * state.rate_factor
+            check_moving(state, loss_sum, rate)
+            good.note(model, optimizer, state, random)
+            set_rate(optimizer, rate)
+            with memory_errors() as short:
+                optimizer.step()
+            if short:
+                raise does_not_fit("the optimizer's state", short[0])
+            optimizer.zero_grad(set_to_none=True)
+
+            seconds = time.monotonic() - started
+            tokens = sum(batch.tokens for batch in batches)
+            state.step += 1
+            state.tokens += tokens
+            state.targets += targets
+            state.seconds += seconds
+            log(
+                "step",
+                step=state.step,
+                epoch=epoch,
+                loss=round(loss_sum, 6),
+                learning_rate=rate,
+                grad_norm=round(norm, 5),
+                tokens=tokens,
+                target_tokens=targets,
+                micro_batches=len(batches),
+                padded_share=round(1 - tokens / sum(batch.ids_BL.numel() for batch in batches), 4),
+                tokens_per_second=round(tokens / seconds, 1),
+                flops_per_second=float(f"{(flops_token * tokens + flops_target * targets) / seconds:.4g}"),
+                memory_bytes=memory_bytes(device),
+                eta_seconds=round(meter.eta_seconds(state.step - first, steps - state.step) or 0.0, 3),
+                money=round(meter.money, 6),
+            )
+            progress(state.step, steps, f"steps, loss {loss_sum:.3f}")
+            if state.step in validation_steps and held_out:
+                score = measure(model, held_out, settings, pad_id, device, splits=state.splits)
+                log("validation", step=state.step, loss=score.loss, bits_per_byte=score.bits_per_byte)
+                if not is_number(score.loss):
+                    go_back(f"after step {state.step} the held-out loss is {score.loss}")
+                    continue
+                if _is_best(state, score.loss):
+                    save_best(checkpoints, model, state)
+                elif settings.patience and state.waited >= settings.patience:
+                    state.stopped = f"no better held-out loss in {state.waited} measurements"
+                    say(f"train: {state.stopped}; the weights of step {state.best_step} are kept")
+                    log("stopped_early", step=state.step, best_step=state.best_step, best_loss=state.best_loss)
+            ends = state.step == steps or bool(state.stopped)
+            over = meter.over_budget()
+            if time.monotonic() - saved >= settings.checkpoint_seconds or caught or over or ends:
+                if all_finite(parameters):
+                    save()
+                else:
+                    where = name_rows(rows, micro_batches)
+                    go_back(f"after step {state.step} a weight is not a number; batch: {where}")
+            if caught and not ends:
+                say(f"train: stopped at step {state.step} of {steps}; the same command goes on from there")
+                raise Stopped(128 + caught[0])
+    if settings.patience and state.best_step:
+        load_best(checkpoints, model, state)
+    return state
+
+
+def _backward(model: Any, batches: Sequence[Batch], targets: int) -> float:
+    """Add up the gradients of a step; returns its loss. A function, so that nothing of a graph outlives it."""
+    loss_sum = 0.0
+    for batch in batches:
+        loss = target_loss(model, batch) / targets
+        loss.backward()
+        loss_sum += loss.item()
+    return loss_sum
+
+
+def measure(
+    model: Any, held_out: Sequence[Row], settings: Train, pad_id: int, device: torch.device, *, splits: int = 0
+) -> LossScore:
+    """Held-out loss without a trace in the training state; smaller batches where memory runs out.
+
+    Raises:
+        DoesNotFit: not even single rows fit.
+    """
+    batch_tokens = settings.batch_tokens >> splits
+    model.eval()
+    try:
+        while True:
+            with memory_errors() as short:
+                score = held_out_loss(model, held_out, pad_id=pad_id, device=device, batch_tokens=batch_tokens)
+            if not short:
+                return score
+            if batch_tokens < min(map(len, held_out)):
+                raise does_not_fit("a single row of the held-out loss", short[0])
+            batch_tokens //= 2
+    finally:
+        model.train()
+
+
+def _is_best(state: LoopState, loss: float) -> bool:
+    """Note a held-out loss and whether it is the lowest so far."""
+    if state.best_loss is None or loss < state.best_loss:
+        state.best_loss, state.best_step, state.waited = loss, state.step, 0
+        return True
+    state.waited += 1
+    return False
+
+
+def _budget_spent(over: str, step: int, steps: int, say: Any) -> DoesNotFit:
+    say(f"train: {over} at step {step} of {steps}; everything up to there is saved")
+    return DoesNotFit(
+        f"{over} at step {step} of {steps}; what was learned is in the checkpoint",
+        "the same command with a larger budget goes on from there: budget.hours=..., budget.money=...",
+        "budget",
+    )
+
+
+def _validation_steps(steps_per_epoch: Sequence[int], times: int, steps: int) -> set[int]:
+    """The steps after which held-out loss is measured: `times` per epoch, the epoch's end among them."""
+    wanted, before = set(), 0
+    for count in steps_per_epoch:
+        wanted |= {before + round(count * part / times) for part in range(1, times + 1)} if times else set()
+        before += count
+    return {step for step in wanted if 0 < step <= steps}

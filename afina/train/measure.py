@@ -1,0 +1,62 @@
+"""How training would see a dataset: the tokenizer, the batches and the size of what is trained, for an audit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from afina.dataset.example import Example
+from afina.dataset.token_audit import TokenView
+from afina.model.shape import read_shape
+from afina.recipe import Recipe
+from afina.run import read_json
+from afina.tokenizer.chat import Encoded, Renderer
+from afina.tokenizer.load import load_tokenizer
+from afina.train.batches import plan_epoch
+
+
+def token_view(base: Path, recipe: Recipe) -> TokenView:
+    """The view that an audit takes with a base's tokenizer and a recipe's settings. No weights are read.
+
+    Raises:
+        BaseError: the tokenizer cannot be opened.
+    """
+    tokenizer = load_tokenizer(
+        str(base), recipe.chat, root=Path(recipe.root), trust_remote_code=recipe.trust_remote_code
+    )
+    renderer = Renderer(tokenizer, recipe.chat)
+    whole = recipe.train.method != "sft"
+
+    def encode(example: Example) -> Encoded:
+        if not example.messages:
+            return renderer.text(example.text)
+        encoded = renderer.conversation(example.messages, f"{example.path}:{example.line}")
+        return Encoded(encoded.ids, [False, *[True] * (len(encoded.ids) - 1)]) if whole else encoded
+
+    def batches(lengths: Sequence[int]) -> list[list[int]]:
+        return plan_epoch(lengths, batch_tokens=recipe.train.batch_tokens, seed=recipe.seed, epoch=0)
+
+    return TokenView(
+        encode=encode,
+        batches=batches,
+        end_ids=renderer.stop_ids(),
+        special=sorted({token.content for token in tokenizer.added_tokens_decoder.values() if token.special}),
+        bos_id=tokenizer.bos_token_id,
+        begins_with_bos=renderer.begins_with_bos,
+        max_length=recipe.train.max_length,
+        on_too_long=recipe.dataset.on_too_long,
+        epochs=recipe.train.epochs,
+        accumulate=recipe.train.accumulate,
+        trained_parameters=_trained_parameters(base, recipe),
+    )
+
+
+def _trained_parameters(base: Path, recipe: Recipe) -> int | None:
+    """None where the folder holds a tokenizer alone."""
+    config = base / "config.json"
+    if not config.is_file():
+        return None
+    shape = read_shape(read_json(config), str(base))
+    if recipe.adapter.kind == "none" or recipe.train.method == "scratch":
+        return shape.parameters
+    return shape.lora_parameters(recipe.adapter.rank, recipe.adapter.targets)

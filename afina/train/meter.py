@@ -1,0 +1,90 @@
+"""What a training has spent and is spending: time, money, memory, floating-point operations."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from afina.model.loss_torch import causal_lm
+from afina.recipe import Budget
+
+
+@dataclass
+class Meter:
+    """Counts against the budget.
+
+    Args:
+        earlier_seconds: spent by the stages before training.
+        loop_seconds: spent by this loop before it was interrupted.
+    """
+
+    budget: Budget
+    earlier_seconds: float = 0.0
+    loop_seconds: float = 0.0
+    started: float = field(default_factory=lambda: time.monotonic())
+
+    @property
+    def wall_seconds(self) -> float:
+        """Spent by this loop, before and after interruptions."""
+        return self.loop_seconds + time.monotonic() - self.started
+
+    @property
+    def money(self) -> float:
+        """Spent by the run so far: hours * price per hour."""
+        return (self.earlier_seconds + self.wall_seconds) / 3600 * self.budget.price_per_hour
+
+    def eta_seconds(self, done: int, remaining: int) -> float | None:
+        """Time to the last step, at the pace of the `done` steps since the loop was started."""
+        return (time.monotonic() - self.started) / done * remaining if done else None
+
+    def over_budget(self) -> str | None:
+        """Which limit has been reached, in words; None while none has.
+
+        >>> Meter(Budget(hours=1), earlier_seconds=3700).over_budget()
+        'budget.hours (1) is used up'
+        >>> Meter(Budget(hours=2), earlier_seconds=3700).over_budget() is None
+        True
+        """
+        seconds, budget = self.earlier_seconds + self.wall_seconds, self.budget
+        if budget.hours is not None and seconds >= budget.hours * 3600:
+            return f"budget.hours ({budget.hours:g}) is used up"
+        if budget.money is not None and self.money >= budget.money > 0:
+            return f"budget.money ({budget.money:g} {budget.currency}) is used up"
+        return None
+
+
+def flops_per_token(model: Any) -> tuple[float, float]:
+    """Floating-point operations of one training step per token, and per target token for the head.
+
+    Each number of a matrix costs 2 forward, 2 for the gradient of its input and, where it is trained, 2
+    more for its own. Attention's products and what checkpointing computes twice are not counted, as in
+    the usual MFU.
+    """
+    inner = causal_lm(model)
+    head = {id(module) for module in inner.get_output_embeddings().modules()}
+    per_token = per_target = 0.0
+    for module in inner.modules():
+        if not (isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D"):
+            continue
+        weight: Any = module.weight
+        packed = getattr(weight, "quant_state", None)
+        numbers = packed.shape.numel() if packed is not None else weight.numel()
+        cost = numbers * (6.0 if weight.requires_grad else 4.0)
+        if id(module) in head:
+            per_target += cost
+        else:
+            per_token += cost
+    return per_token, per_target
+
+
+def memory_bytes(device: torch.device) -> int:
+    """The most memory held so far: of the GPU, or of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

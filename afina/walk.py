@@ -1,0 +1,588 @@
+"""The walk: sources -> dataset -> audit -> plan -> train -> evaluate -> report, into one folder.
+
+Each step is a stage of the run (:meth:`afina.run.Run.stage`): done once, skipped when nothing that
+it depends on has changed, done again with a word on what changed otherwise. Every verb of the
+command line that works in a run's folder is one or more of these steps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from afina import __version__
+from afina.errors import AfinaError, DataError, Problem, ResultError
+from afina.recipe import is_remote
+from afina.run import (
+    Progress,
+    Run,
+    hash_file,
+    hash_folder,
+    hash_value,
+    read_json,
+    read_metrics,
+    whole_folder,
+    write_json,
+    write_whole,
+)
+from afina.units import show_share
+
+LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "tokenizers", "safetensors", "numpy", "pydantic", "lxml")
+NOT_IN_THE_RESULT = {"checkpoint_seconds", "keep_checkpoints", "validate_per_epoch", "tries", "checkpoint_activations"}
+"""Settings of the loop that change when something is written or computed, never what is learned."""
+BEFORE_TRAINING = ("dataset", "audit", "tokenizer", "plan")
+"""Stages whose time counts against the budget when training begins."""
+
+StageProgress = Callable[[str], contextlib.AbstractContextManager[Progress]]
+"""Opens the progress display of a stage."""
+
+
+class Walk:
+    """The stages of one run. Open the run first; see :meth:`everything` for the order."""
+
+    def __init__(self, run: Run, stage_progress: StageProgress) -> None:
+        self.run, self.recipe, self.folder = run, run.recipe, run.folder
+        self.stage_progress = stage_progress
+
+    def everything(self) -> dict[str, Any]:
+        """The whole walk; returns the verdict's values."""
+        (self.folder / "finished.json").unlink(missing_ok=True)
+        _ = self.base_folder  # a base that is not there is said before any work is done
+        self.dataset()
+        self.audit()
+        self.plan()
+        self.train()
+        verdict = self.evaluate()
+        self.manifest()
+        self.report(verdict)
+        return verdict
+
+    # ---- data
+
+    @property
+    def teacher_folder(self) -> Path:
+        """Where the teacher's answers are kept: beside the runs, so that a redone or a new run pays for none twice."""
+        from afina.dataset.build import TEACHER_FOLDER
+
+        return self.folder.parent / TEACHER_FOLDER
+
+    def dataset(self, *, ask_again: bool = False) -> dict[str, Any]:
+        """Build ``dataset/`` from the sources; writes ``recipe.yaml`` first.
+
+        Args:
+            ask_again: build once more where the teacher left sections unanswered. A run that goes on does not: a
+                dataset that has grown would start a training anew.
+        """
+        from afina.dataset.build import build_dataset, dataset_inputs
+        from afina.dataset.describe import describe_summary
+        from afina.dataset.teacher import Teaching
+
+        write_whole(self.folder / "recipe.yaml", self.recipe.to_yaml())
+
+        def build() -> dict[str, Any]:
+            with contextlib.ExitStack() as shown:
+                progress = shown.enter_context(self.stage_progress("dataset"))
+
+                def teacher_progress() -> Progress:
+                    shown.close()  # one display at a time
+                    return shown.enter_context(self.stage_progress("teacher"))
+
+                teaching = Teaching(self.teacher_folder, self.run.say, teacher_progress)
+                summary = build_dataset(self.recipe, self.folder / "dataset", progress, teaching)
+            self._tell(describe_summary(summary))
+            return summary
+
+        if any(is_remote(source.path) for source in self.recipe.sources):  # a website may take long to fetch
+            with self.stage_progress("sources") as progress:
+                inputs = dataset_inputs(self.recipe, progress)
+        else:
+            inputs = dataset_inputs(self.recipe)
+        known = self.run.stages.get("dataset", {})
+        failed = sum(known.get("result", {}).get("asking", {}).get("failed", {}).values())
+        if ask_again and failed and known["inputs"] == inputs:
+            self.run.say(f"dataset: the teacher left {failed} sections unanswered; asked again")
+            del self.run.stages["dataset"]
+        return self.run.stage("dataset", inputs, ["dataset"], build)
+
+    def audit(self) -> dict[str, Any]:
+        """Look for what is wrong with the dataset; writes ``audit.json``.
+
+        Raises:
+            DataError: a finding is fatal and the recipe does not accept it by name.
+        """
+        from afina.dataset.audit import audit_dataset
+
+        def look() -> dict[str, Any]:
+            with self.stage_progress("audit"):
+                found = audit_dataset(self.folder / "dataset", self.recipe).as_json()
+            write_json(self.folder / "audit.json", found)
+            self._tell(
+                "\n".join(f"{each['severity']} {each['name']}: {each['count']}" for each in found["findings"])
+                or "nothing found"
+            )
+            return {"findings": [(each["name"], each["severity"], each["count"]) for each in found["findings"]]}
+
+        inputs = {"dataset": self._dataset_hash, "accept": self.recipe.dataset.accept}
+        result = self.run.stage("audit", inputs, ["audit.json"], look)
+        fatal = [
+            each
+            for each in read_json(self.folder / "audit.json")["findings"]
+            if each["severity"] == "fatal" and each["name"] not in self.recipe.dataset.accept
+        ]
+        if fatal:
+            raise DataError(
+                problems=[
+                    Problem(
+                        f"{each['name']}: {each['what']}",
+                        f"{each['fix']} (or accept it: dataset.accept: [{each['name']}])",
+                        each["examples"][0]["where"] if each["examples"] else "",
+                    )
+                    for each in fatal
+                ]
+            )
+        return result
+
+    def _tell(self, text: str) -> None:
+        """What a stage found, indented below its name."""
+        self.run.say("\n".join(f"    {line}" for line in text.splitlines()))
+
+    @property
+    def _dataset_hash(self) -> str:
+        return str(self.run.stages["dataset"]["outputs"])
+
+    # ---- base, tokenizer, rows
+
+    @cached_property
+    def base_folder(self) -> Path | None:
+        """The base's folder, checked; None for a model from scratch."""
+        from afina.model.base import check_length, find_base
+
+        recipe = self.recipe
+        if recipe.base is None:
+            return None
+        folder = find_base(recipe.base, revision=recipe.base_revision, trust_remote_code=recipe.trust_remote_code)
+        check_length(folder, recipe.train.max_length)
+        return folder
+
+    @cached_property
+    def _base_files(self) -> dict[str, str]:
+        """Hashes of everything in the base that the result depends on."""
+        if self.base_folder is None:
+            return {}
+        patterns = {
+            "weights": "*.safetensors",
+            "tokenizer": "tokenizer*",
+            "template": "*.jinja",
+            "config": "config.json",
+        }
+        return {name: hash_folder(self.base_folder, pattern) for name, pattern in patterns.items()}
+
+    @cached_property
+    def tokenizer_folder(self) -> Path:
+        """Where the tokenizer is: the base's, or one trained here on the training examples."""
+        if self.base_folder is not None:
+            return self.base_folder
+        inputs = {"dataset": self._dataset_hash, "vocab": self.recipe.scratch.vocab}
+        self.run.stage("tokenizer", inputs, ["tokenizer"], self._train_tokenizer)
+        return self.folder / "tokenizer"
+
+    def _train_tokenizer(self) -> dict[str, Any]:
+        from afina.dataset.example import read_examples
+        from afina.tokenizer.bpe import train_bpe
+
+        def texts() -> Iterator[str]:
+            for example in read_examples(self.folder / "dataset/train.jsonl"):
+                yield from [example.text] if example.text else [turn["content"] for turn in example.messages]
+
+        with self.stage_progress("tokenizer"), whole_folder(self.folder / "tokenizer") as beside:
+            return {"vocab": train_bpe(texts(), self.recipe.scratch.vocab, beside, self.recipe.train.max_length)}
+
+    @cached_property
+    def renderer(self) -> Any:
+        from afina.tokenizer.chat import Renderer
+        from afina.tokenizer.load import load_tokenizer
+
+        tokenizer = load_tokenizer(
+            str(self.tokenizer_folder),
+            self.recipe.chat,
+            root=Path(self.recipe.root),
+            trust_remote_code=self.recipe.trust_remote_code,
+        )
+        return Renderer(tokenizer, self.recipe.chat)
+
+    @cached_property
+    def _rows(self) -> tuple[Any, Any]:
+        """Encoded training and validation sets."""
+        from afina.dataset.example import read_examples
+        from afina.tokenizer.encode import encode_examples
+
+        with self.stage_progress("encode") as progress:
+            train, validation = (
+                encode_examples(
+                    read_examples(self.folder / f"dataset/{split}.jsonl"), self.renderer, self.recipe, progress
+                )
+                for split in ("train", "validation")
+            )
+        for name, encoded in (("train", train), ("validation", validation)):
+            for reason, tokens in encoded.dropped.items():
+                places = ", ".join(encoded.dropped_examples[:5])
+                count = len(encoded.dropped_examples)
+                self._tell(f"{name}: {count} examples with {tokens} tokens left out, {reason}: {places}")
+        return train, validation
+
+    # ---- plan
+
+    def plan(self) -> dict[str, Any]:
+        """Whether it fits, how long it takes, what it costs; writes ``plan.json``.
+
+        Raises:
+            DoesNotFit: even the low end of the estimate does not fit the device or the budget.
+        """
+        from afina.model.shape import read_shape, scratch_shape
+        from afina.plan.device import local_device
+        from afina.plan.plan import Plan, check_plan, describe, plan_run
+        from afina.plan.tokens import TokenCount
+
+        plans: list[Plan] = []
+
+        def look() -> dict[str, Any]:
+            train, validation = self._rows
+            if self.base_folder is None:
+                shape = scratch_shape(self.recipe.scratch, self.recipe.train.max_length)
+            else:
+                shape = read_shape(read_json(self.base_folder / "config.json"), str(self.base_folder))
+            lengths = [len(row) for row in train.rows]
+            counted = TokenCount(
+                tokens=sum(lengths),
+                targets=train.targets,
+                rows=len(lengths),
+                longest=max(lengths, default=0),
+                held_out=sum(len(row) for row in validation.rows),
+            )
+            plans.append(plan_run(self.recipe, shape, counted, local_device(self.recipe.device)))
+            write_json(self.folder / "plan.json", plans[0].as_json())
+            self._tell(describe(plans[0]))
+            return {
+                "tokens": {
+                    "examples": train.tokens,
+                    "rows": counted.tokens,
+                    "targets": counted.targets,
+                    "repeated": train.repeated,
+                    "dropped": train.dropped,
+                    "boundary_merges": train.boundary_merges,
+                }
+            }
+
+        inputs = {
+            "dataset": self._dataset_hash,
+            "base": self._base_files,
+            "recipe": self.recipe.model_dump(mode="json", include={"adapter", "scratch", "train", "budget", "chat"}),
+        }
+        result = self.run.stage("plan", inputs, ["plan.json"], look)
+        if plans:
+            check_plan(plans[0], self.recipe)
+        return result
+
+    # ---- train
+
+    @property
+    def outcome(self) -> str:
+        """Name of the folder that training leaves: ``adapter`` or, where every weight is trained, ``model``."""
+        whole = self.recipe.train.method == "scratch" or self.recipe.adapter.kind == "none"
+        return "model" if whole else "adapter"
+
+    @cached_property
+    def _train_inputs(self) -> dict[str, Any]:
+        parts = {"adapter", "train", "chat", "seed", "dataset", "scratch"}
+        recipe = self.recipe.model_dump(mode="json", include=parts)
+        kept = {"validate_per_epoch"} if self.recipe.train.patience else set()  # when it may end
+        recipe["train"] = {key: value for key, value in recipe["train"].items() if key not in NOT_IN_THE_RESULT - kept}
+        recipe["dataset"] = {"on_too_long": recipe["dataset"]["on_too_long"]}
+        if self.recipe.train.method == "scratch":
+            del recipe["adapter"]
+        else:
+            del recipe["scratch"]
+        return {"dataset": self._dataset_hash, "base": self._base_files, **recipe}
+
+    def train(self) -> dict[str, Any]:
+        """Train, resuming from the newest whole checkpoint; leaves ``adapter/`` or ``model/``."""
+        self.run.begin("train", self._train_inputs, ["checkpoints", self.outcome])
+        return self.run.stage("train", self._train_inputs, [self.outcome], self._train, keep_replaced=True)
+
+    def _train(self) -> dict[str, Any]:
+        import resource
+
+        import torch
+
+        from afina.model.adapter_torch import save_trained
+        from afina.train.loop_torch import train
+
+        rows, validation = self._rows
+        model, device = self._fresh_model()
+        started = time.time()
+        with self.stage_progress("train") as progress:
+            state = train(
+                model,
+                rows.rows,
+                validation.rows,
+                self.recipe.train,
+                seed=self.recipe.seed,
+                pad_id=self._pad_id,
+                device=device,
+                checkpoints=self.folder / "checkpoints",
+                fingerprint=hash_value(self._train_inputs),
+                log=self.run.log,
+                say=self.run.say,
+                progress=progress,
+                lora_plus_ratio=1.0 if self.outcome == "model" else self.recipe.adapter.lora_plus_ratio,
+                budget=self.recipe.budget,
+                earlier_seconds=sum(
+                    stage["seconds"] for name, stage in self.run.stages.items() if name in BEFORE_TRAINING
+                ),
+            )
+        with whole_folder(self.folder / self.outcome) as beside:
+            save_trained(model, beside)
+            self.renderer.tokenizer.save_pretrained(beside)
+            if self.outcome == "adapter":
+                write_json(beside / "afina.json", {"base": self._identity.as_json(), "afina": __version__})
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        if device.type == "cuda":
+            peak = torch.cuda.max_memory_reserved()
+        return {
+            "steps": state.step,
+            "stopped": state.stopped,
+            "best_step": state.best_step,
+            "best_loss": state.best_loss,
+            "went_back": state.tries,
+            "rate_factor": state.rate_factor,
+            "splits": state.splits,
+            "tokens": state.tokens,
+            "target_tokens": state.targets,
+            "train_seconds": round(state.seconds, 3),
+            "tokens_per_second": round(state.tokens / max(state.seconds, 1e-9), 1),
+            "wall_seconds": round(time.time() - started, 3),
+            "peak_bytes": peak,
+            "device": str(device),
+            "threads": torch.get_num_threads(),
+            "parameters": sum(weight.numel() for weight in model.parameters()),
+            "trained_parameters": sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
+        }
+
+    def _fresh_model(self) -> tuple[Any, Any]:
+        """The model as it is before the first step."""
+        from afina.model.load_torch import attach_adapter, load_base, make_model, pick_device
+
+        recipe, device = self.recipe, pick_device(self.recipe.device)
+        if self.base_folder is None:
+            return make_model(recipe, len(self.renderer.tokenizer), self.renderer.tokenizer, device), device
+        model = load_base(self.base_folder, recipe, device, four_bit=recipe.adapter.kind == "qlora")
+        if recipe.adapter.kind == "none":
+            model.requires_grad_(True)
+            return model, device
+        return attach_adapter(model, recipe.adapter, recipe.seed), device
+
+    @property
+    def _pad_id(self) -> int:
+        tokenizer = self.renderer.tokenizer
+        return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.renderer.end_id)
+
+    @cached_property
+    def _identity(self) -> Any:
+        from afina.model.base import identify_base
+
+        if self.base_folder is None:
+            raise AfinaError("a model from scratch has no base", "this is a defect")
+        return identify_base(self.base_folder, str(self.recipe.base), self.renderer.tokenizer)
+
+    # ---- evaluate
+
+    def open_trained(self) -> tuple[Any, Any]:
+        """Open what was trained: (model, a way to switch to the model before training).
+
+        Raises:
+            BaseError: the adapter belongs to another base.
+        """
+        from afina.model.base import check_adapter_fits
+        from afina.model.load_torch import load_base, open_adapter, pick_device
+
+        device = pick_device(self.recipe.device)
+        if self.outcome == "adapter":
+            assert self.base_folder is not None
+            check_adapter_fits(self.folder / "adapter", self._identity)
+            base = load_base(self.base_folder, self.recipe, device, four_bit=self.recipe.adapter.kind == "qlora")
+            model = open_adapter(base, self.folder / "adapter")
+            return model, _without_adapter(model)
+        model = load_base(self.folder / "model", self.recipe, device)
+        return model, self._untrained
+
+    @contextlib.contextmanager
+    def _untrained(self) -> Iterator[Any]:
+        yield self._fresh_model()[0].eval()
+
+    def evaluate(self) -> dict[str, Any]:
+        """Measure before and after, judge; writes ``predictions.jsonl``, ``samples.jsonl``, ``scores.json``."""
+        from afina.dataset.example import read_examples
+        from afina.evaluate.evaluate import evaluate
+        from afina.evaluate.probes import probe_files, read_probes
+
+        def look() -> dict[str, Any]:
+            probes = read_probes(self.recipe)
+            model, before = self.open_trained()
+            with self.stage_progress("evaluate") as progress:
+                verdict = evaluate(
+                    before,
+                    lambda: contextlib.nullcontext(model),
+                    self.renderer,
+                    self.recipe,
+                    self._rows[1].rows,
+                    list(read_examples(self.folder / "dataset/validation.jsonl")),
+                    probes,
+                    self.folder,
+                    progress,
+                )
+            return verdict.as_json()
+
+        inputs = {
+            "trained": self.run.stages["train"]["outputs"],
+            "dataset": self._dataset_hash,
+            "base": self._base_files,
+            "evaluate": self.recipe.evaluate.model_dump(mode="json"),
+            "probes": {str(file): hash_file(file) for file in probe_files(self.recipe) if file.is_file()},
+        }
+        return self.run.stage("evaluate", inputs, ["predictions.jsonl", "samples.jsonl", "scores.json"], look)
+
+    # ---- manifest and report
+
+    def manifest(self) -> None:
+        """Write ``manifest.json``: every input by hash, versions, device, times, cost."""
+        from afina.evaluate.probes import probe_files
+        from afina.plan.device import local_device
+
+        dataset = read_json(self.folder / "dataset/dataset.json")
+        trained = self.run.stages["train"]["result"]
+        root = Path(self.recipe.root)
+        inputs = [_traced(root, each["path"], each["sha256"]) for each in dataset["ledger"]["files"]]
+        inputs += [
+            _traced(root, str(file), hash_file(file)) | {"role": "probe"}
+            for file in probe_files(self.recipe)
+            if file.is_file()
+        ]
+        hours = sum(stage["seconds"] for stage in self.run.stages.values()) / 3600
+        budget = self.recipe.budget
+        events = read_metrics(self.folder)
+        write_json(
+            self.folder / "manifest.json",
+            {
+                "name": self.recipe.name,
+                "afina": __version__,
+                "commit": _commit(),
+                "python": platform.python_version(),
+                "platform": platform.platform(),
+                "libraries": {name: found for name in LIBRARIES if (found := _version(name))},
+                "device": local_device(self.recipe.device).as_json() | {"used": trained["device"]},
+                "threads": trained["threads"],
+                "seed": self.recipe.seed,
+                "started": min(stage["started"] for stage in self.run.stages.values()),
+                "ended": time.time(),
+                "seconds_by_stage": {name: stage["seconds"] for name, stage in self.run.stages.items()},
+                "cost": {
+                    "hours": hours,
+                    "price_per_hour": budget.price_per_hour,
+                    "money": hours * budget.price_per_hour,
+                    "currency": budget.currency,
+                },
+                "recipe_sha256": hash_file(self.folder / "recipe.yaml"),
+                "root": self.recipe.root,
+                "inputs": inputs,
+                "base": self._identity.as_json() | {"parameters": trained["parameters"] - trained["trained_parameters"]}
+                if self.base_folder
+                else None,
+                "dataset": {
+                    "sha256": hash_folder(self.folder / "dataset"),
+                    "train": dataset["train"]["examples"],
+                    "validation": dataset["validation"]["examples"],
+                    "train_sha256": hash_file(self.folder / "dataset/train.jsonl"),
+                    "validation_sha256": hash_file(self.folder / "dataset/validation.jsonl"),
+                },
+                self.outcome: {
+                    "sha256": hash_folder(self.folder / self.outcome),
+                    "weights_sha256": hash_folder(self.folder / self.outcome, "*.safetensors"),
+                    "parameters": trained["trained_parameters"],
+                },
+                "resumed": sum(event["event"] == "resumed" for event in events),
+                "measured": {
+                    key: trained[key]
+                    for key in ("peak_bytes", "train_seconds", "tokens", "target_tokens", "tokens_per_second", "steps")
+                },
+            },
+        )
+
+    def report(self, verdict: dict[str, Any]) -> Path:
+        """Write the page that tells the whole run and then, last of all files, ``finished.json``."""
+        from afina.report.page import write_report
+
+        code = 0 if verdict["passed"] else ResultError.exit_code
+        finished = {"exit_code": code, "verdict": verdict["text"], "ended": time.time()}
+        page = write_report(self.folder, finished)
+        write_json(self.folder / "finished.json", finished)
+        return page
+
+
+def describe_scores(folder: Path) -> str:
+    """The before/after table and the verdict of a run, as text."""
+    scores = read_json(folder / "scores.json")
+    lines = []
+    if scores["probes"]:
+        wide = max(len(probe["name"]) for probe in scores["probes"]) + 2
+        lines.append(f"{'':{wide}}{'questions':>10}{'before':>10}{'after':>10}   95 % interval")
+        for probe in scores["probes"]:
+            after = probe["after"]
+            lines.append(
+                f"{probe['name']:{wide}}{probe['n']:>10}{show_share(probe['before']['exact_match']):>10}"
+                f"{show_share(after['exact_match']):>10}   {show_share(after['low'])} to {show_share(after['high'])}"
+            )
+    if scores["loss"]:
+        before, after = scores["loss"]["before"], scores["loss"]["after"]
+        lines.append(
+            f"held-out loss {before['loss']:.3f} -> {after['loss']:.3f} nats per token, "
+            f"{before['bits_per_byte']:.3f} -> {after['bits_per_byte']:.3f} bits per byte ({after['tokens']} tokens)"
+        )
+    lines += [f"miss: {miss}" for miss in scores["verdict"]["misses"]]
+    lines.append(scores["verdict"]["text"])
+    return "\n".join(lines)
+
+
+def _without_adapter(model: Any) -> Callable[[], contextlib.AbstractContextManager[Any]]:
+    @contextlib.contextmanager
+    def opened() -> Iterator[Any]:
+        with model.disable_adapter():
+            yield model
+
+    return opened
+
+
+def _traced(root: Path, path: str, sha256: str) -> dict[str, Any]:
+    file = root / path
+    return {"path": path, "sha256": sha256, "bytes": file.stat().st_size if file.exists() else None}
+
+
+def _version(library: str) -> str | None:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The commit of afina's own code where it runs from a checkout."""
+    here = Path(__file__).resolve().parent
+    found = subprocess.run(["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return found.stdout.strip() or None

@@ -1,0 +1,379 @@
+"""The house rules of docs/architecture.md: who may import whom, how long a file may be, what stays fast."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import shlex
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+FILES = sorted((ROOT / "afina").rglob("*.py"))
+AFINA = Path(sys.executable).parent / "afina"
+
+GROUND = {"errors", "units", "recipe", "run"}
+
+# Room -> what it may import inside the house. A row names only rows above it, so the rooms form no
+# cycle. `room.module` allows that one module and no other.
+INSIDE: dict[str, set[str]] = {
+    "errors": set(),
+    "units": {"errors"},
+    "recipe": {"errors", "units"},
+    "run": {"errors", "units", "recipe"},
+    "progress": {"units"},
+    "starter": {"errors"},
+    "sources": GROUND,
+    "dataset": GROUND | {"sources"},
+    "tokenizer": GROUND | {"sources.document", "dataset.example"},
+    "model": GROUND | {"tokenizer"},
+    "plan": GROUND | {"model.shape"},
+    "report": GROUND | {"model.shape"},
+    "evaluate": GROUND | {"sources", "dataset", "tokenizer", "model"},
+    "train": GROUND | {"dataset", "tokenizer", "model", "evaluate"},
+    "serve": GROUND | {"dataset", "tokenizer", "model"},
+}
+INSIDE["walk"] = set(INSIDE) - {"progress", "starter"}
+INSIDE["demo"] = INSIDE["walk"] | {"walk"}
+INSIDE["cli"] = set(INSIDE)
+IN_WORDS = {"walk", "demo", "cli"}
+"""Rows that docs/architecture.md writes as "all above"."""
+
+# Room -> libraries that it may use. Those in HEAVY are loaded inside functions, except where
+# `loads_torch` says so: those modules are themselves only imported inside functions.
+LIBRARIES: dict[str, set[str]] = {
+    "recipe": {"pydantic", "ruamel"},
+    "run": {"filelock"},
+    "progress": {"rich"},
+    "sources": {"lxml", "markdown_it", "pypdf", "docling", "pyarrow", "datasets", "tree_sitter"},
+    "dataset": {"markdown_it", "numpy", "ftfy", "datatrove"},
+    "tokenizer": {"tokenizers", "transformers"},
+    "model": {"torch", "transformers", "peft", "bitsandbytes", "safetensors", "tokenizers", "huggingface_hub", "numpy"},
+    "report": {"ruamel"},
+    "evaluate": {"torch"},
+    "train": {"torch", "safetensors", "numpy", "bitsandbytes"},
+    "serve": {"torch", "transformers", "peft"},
+    "walk": {"torch", "transformers"},
+    "cli": {"typer"},
+}
+HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "tokenizers", "huggingface_hub", "numpy"}
+HEAVY |= {"docling", "pyarrow", "datasets", "datatrove"}
+
+
+def loads_torch(module: str) -> bool:
+    """Whether a module may import a heavy library when it is itself imported."""
+    return room_of(module) in ("train", "evaluate") or module.endswith(("_torch", ".model.generate"))
+
+
+class Import:
+    """One import: the module, the line, whether it runs when the file is loaded, whether it only serves types."""
+
+    def __init__(self, file: Path, module: str, line: int, *, at_load: bool, types_only: bool) -> None:
+        self.module, self.at_load, self.types_only = module, at_load, types_only
+        self.where = f"{file.relative_to(ROOT)}:{line}"
+
+
+def module_name(file: Path) -> str:
+    """`afina/train/loop_torch.py` -> `afina.train.loop_torch`; a package is called after its folder."""
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(file): file for file in FILES}
+
+
+def imports_of(file: Path) -> Iterator[Import]:
+    """Every import of a file, in functions too. `from afina.train import schedule` counts as the module."""
+
+    def visit(node: ast.AST, at_load: bool, types_only: bool) -> Iterator[Import]:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            at_load = False
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            types_only = True
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}:{node.lineno}: write relative imports out"
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                names.append(whole if whole in MODULES else str(node.module))
+        for name in names:
+            yield Import(file, name, node.lineno, at_load=at_load, types_only=types_only)  # type: ignore[attr-defined]
+        for child in ast.iter_child_nodes(node):
+            yield from visit(child, at_load, types_only)
+
+    yield from visit(ast.parse(file.read_text(encoding="utf-8")), True, False)
+
+
+IMPORTS = {name: list(imports_of(file)) for name, file in MODULES.items()}
+
+
+def room_of(module: str) -> str:
+    """`afina.train.loop_torch` -> `train`; the package itself has no room: it holds the version and nothing else."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def test_the_walk_over_the_imports_sees_them() -> None:
+    """The tests below would pass on an empty list."""
+    assert len(FILES) > 30
+    found = {each.module: each for each in IMPORTS["afina.train.loop_torch"]}
+    assert found["torch"].at_load
+    assert "afina.train.schedule" in found
+    assert not next(
+        each for each in IMPORTS["afina.cli"] if each.module == "afina.walk" and not each.types_only
+    ).at_load
+
+
+def test_the_table_has_no_cycle() -> None:
+    """Each row names only rows above it."""
+    above: set[str] = set()
+    for room, allowed in INSIDE.items():
+        assert {name.split(".")[0] for name in allowed} - {room} <= above, room
+        above.add(room)
+
+
+def test_rooms_import_only_what_the_table_allows() -> None:
+    wrong = []
+    for name, imports in IMPORTS.items():
+        room = room_of(name)
+        for each in imports:
+            if each.module == "afina" or not each.module.startswith("afina."):
+                continue
+            assert room in INSIDE, f"{name}: the room {room!r} stands in no row of the table"
+            target = room_of(each.module)
+            short = each.module.removeprefix("afina.")
+            if target != room and target not in INSIDE[room] and short not in INSIDE[room]:
+                wrong.append(f"{each.where}: {room} may not import {each.module}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_rooms_use_only_their_libraries() -> None:
+    wrong = []
+    for name, imports in IMPORTS.items():
+        room = room_of(name)
+        for each in imports:
+            library = each.module.split(".")[0]
+            if library == "afina" or library in sys.stdlib_module_names:
+                continue
+            if library not in LIBRARIES.get(room, set()):
+                wrong.append(f"{each.where}: {room or 'the package itself'} may not use {library}")
+            elif library in HEAVY and each.at_load and not each.types_only and not loads_torch(name):
+                wrong.append(f"{each.where}: load {library} inside the function that uses it")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_import_cycle_between_files() -> None:
+    """Imports inside functions count as well; those for the type checker do not exist when the code runs."""
+    graph = {
+        name: {each.module for each in imports if each.module in MODULES and not each.types_only} - {name}
+        for name, imports in IMPORTS.items()
+    }
+    assert find_cycle(graph) is None
+
+
+def find_cycle(graph: dict[str, set[str]]) -> list[str] | None:
+    """A cycle of the graph, or None."""
+    done: set[str] = set()
+
+    def follow(name: str, path: list[str]) -> list[str] | None:
+        if name in path:
+            return [*path[path.index(name) :], name]
+        if name in done:
+            return None
+        for following in sorted(graph[name]):
+            if found := follow(following, [*path, name]):
+                return found
+        done.add(name)
+        return None
+
+    return next((found for name in sorted(graph) if (found := follow(name, []))), None)
+
+
+def test_find_cycle() -> None:
+    assert find_cycle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+    assert find_cycle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) is None
+
+
+def test_architecture_shows_the_same_table() -> None:
+    """Each row of the table stands in docs/architecture.md as | `room` | imports | libraries |."""
+    rows = {}
+    for line in (ROOT / "docs/architecture.md").read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
+        if len(cells) == 3 and re.fullmatch(r"`[a-z]+`", cells[0]):
+            rows[cells[0].strip("`")] = [set(re.findall(r"`([\w.]+)`", cell)) for cell in cells[1:]]
+    for room, allowed in INSIDE.items():
+        assert room in rows, f"docs/architecture.md has no row for {room}"
+        shown, libraries = rows[room]
+        assert shown == allowed or room in IN_WORDS, f"docs/architecture.md, {room}"
+        assert libraries == LIBRARIES.get(room, set()), f"docs/architecture.md, libraries of {room}"
+    assert set(rows) == set(INSIDE)
+
+
+@pytest.mark.parametrize(
+    "file", [*FILES, *sorted((ROOT / "tests").glob("*.py")), *sorted((ROOT / "benchmarks").glob("*.py"))], ids=str
+)
+def test_no_file_is_long(file: Path) -> None:
+    lines = len(file.read_text(encoding="utf-8").splitlines())
+    assert lines <= 600, f"{file.relative_to(ROOT)} has {lines} lines: it does more than one thing"
+
+
+def test_no_module_is_called_after_nothing() -> None:
+    """A name must say what is inside."""
+    named = {file.stem for file in FILES} | {file.parent.name for file in FILES}
+    assert not named & {"utils", "util", "common", "helpers", "misc"}
+
+
+def test_public_names_have_docstrings() -> None:
+    missing = []
+    for file in FILES:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        about = ast.get_docstring(tree)
+        if tree.body and not about:
+            missing.append(f"{file.relative_to(ROOT)}: the module")
+        for node in tree.body:
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) or node.name.startswith("_"):
+                continue
+            # The error tree is drawn once, at the top of its file.
+            drawn = file.name == "errors.py" and node.name in (about or "")
+            if not ast.get_docstring(node) and not drawn:
+                missing.append(f"{file.relative_to(ROOT)}:{node.lineno}: {node.name}")
+    assert not missing, "\n".join(missing)
+
+
+def run_afina(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """The installed command, as a user starts it."""
+    return subprocess.run(
+        [str(AFINA), *words],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "COLUMNS": "100", **variables},
+        check=False,
+    )
+
+
+def test_help_is_instant() -> None:
+    """Under 0.4 seconds in the median of five runs."""
+    took = []
+    for _ in range(5):
+        started = time.perf_counter()
+        shown = run_afina("--help")
+        took.append(time.perf_counter() - started)
+        assert shown.returncode == 0, shown.stderr
+        assert "Usage: afina" in shown.stdout
+    assert statistics.median(took) < 0.4, took
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--help"], ["run", "--help"], ["plan", "--help"], ["recipe", "schema"], ["recipe", "init", "docs"]],
+    ids=" ".join,
+)
+def test_light_verbs_load_no_heavy_library(words: list[str]) -> None:
+    shown = run_afina(*words, PYTHONPROFILEIMPORTTIME="1")
+    assert shown.returncode == 0, shown.stderr[-500:]
+    loaded = {line.rpartition("|")[2].strip().split(".")[0] for line in shown.stderr.splitlines()}
+    assert "typer" in loaded, "the list of imports was not understood"
+    assert not loaded & HEAVY
+
+
+def test_plan_and_report_load_no_heavy_library() -> None:
+    """They run on a machine without torch; seen from outside, as an import may hide behind another."""
+    modules = [name for name in MODULES if room_of(name) in ("plan", "report", "sources", "dataset")]
+    code = "import sys, importlib\n" + "".join(f"importlib.import_module({name!r})\n" for name in modules)
+    code += f"print(*sorted({HEAVY!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+# ---- the README and the command reference
+
+
+def shell_lines(text: str) -> list[str]:
+    """Commands in the ```sh blocks of a Markdown text, without remarks."""
+    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    lines = [line.strip() for block in blocks for line in block.splitlines()]
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def parse_afina(words: list[str]) -> None:
+    """Parse a command line as `afina` would, without running it; typer's own error says what is wrong."""
+    from typer.main import get_command
+
+    from afina.cli import app
+
+    command: Any = get_command(app)
+    name = "afina"
+    while hasattr(command, "commands"):
+        assert words, f"{name} needs a verb"
+        assert words[0] in command.commands, f"{name} has no verb {words[0]!r}"
+        name, command, words = f"{name} {words[0]}", command.commands[words[0]], words[1:]
+    command.make_context(name, list(words))
+
+
+def commands_in_readme() -> list[str]:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    lines = [line.partition(" #")[0].strip() for line in shell_lines(readme)]
+    return [line for line in lines if line.split()[0] in ("afina", "make")]
+
+
+def test_readme_commands_are_found() -> None:
+    assert {"make demo", "make test"} <= set(commands_in_readme())
+    assert sum(line.startswith("afina ") for line in commands_in_readme()) >= 6
+
+
+@pytest.mark.parametrize("line", commands_in_readme())
+def test_readme_command_exists(line: str) -> None:
+    program, *words = shlex.split(line)
+    if program == "make":
+        targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+        assert set(words) <= set(targets)
+    else:
+        parse_afina(words)
+
+
+def test_a_command_that_does_not_exist_is_noticed() -> None:
+    with pytest.raises(AssertionError, match="no verb 'tune'"):
+        parse_afina(["tune", "x.yaml"])
+    with pytest.raises(Exception, match="--fast"):
+        parse_afina(["run", "x.yaml", "--fast"])
+
+
+def test_readme_table_names_every_verb() -> None:
+    from typer.main import get_command
+
+    from afina.cli import app
+
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    verbs = []
+    for name, command in get_command(app).commands.items():  # type: ignore[attr-defined]
+        verbs += [f"{name} {inner}" for inner in command.commands] if hasattr(command, "commands") else [name]
+    missing = [verb for verb in verbs if f"| `afina {verb}" not in readme]
+    assert not missing, f"README.md's table of verbs lacks {missing}"
+
+
+def test_command_reference_is_current() -> None:
+    """docs/cli.md is generated; `make docs` writes it again."""
+    done = subprocess.run(
+        [sys.executable, "-m", "typer", "afina.cli", "utils", "docs", "--name", "afina"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+        env={**os.environ, "COLUMNS": "80"},
+    )
+    assert (ROOT / "docs/cli.md").read_text(encoding="utf-8").strip() == done.stdout.strip(), "run `make docs`"
+
+
+def test_changelog_names_this_version() -> None:
+    from afina import __version__
+
+    assert __version__ in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")

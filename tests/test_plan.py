@@ -1,0 +1,450 @@
+"""The plan: memory and time by hand, published measurements, monotonicity, refusals."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from afina.errors import DoesNotFit, RecipeError
+from afina.model.shape import Shape, read_shape, scratch_shape
+from afina.plan import device as device_module
+from afina.plan import doctor
+from afina.plan.bases import find_shape, recipe_shape
+from afina.plan.device import Device, find_device, known_devices, local_device
+from afina.plan.interval import Interval
+from afina.plan.memory import (
+    CUDA_WORKSPACE_BYTES,
+    AdapterKind,
+    Arithmetic,
+    Setup,
+    activation_bytes,
+    dequantized_bytes,
+    frozen_weight_bytes,
+    training_memory,
+    values_per_layer,
+)
+from afina.plan.plan import Plan, check_plan, describe, plan_run
+from afina.plan.time import FILL, flops_per_token, optimizer_steps
+from afina.plan.tokens import TokenCount, estimate_tokens
+from afina.recipe import Recipe, Scratch, load_recipe
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+TINY = Shape(
+    "llama",
+    layers=2,
+    hidden=8,
+    intermediate=24,
+    heads=2,
+    kv_heads=1,
+    head_dim=4,
+    vocab=100,
+    tied_embeddings=True,
+    max_positions=32,
+)
+CPU = Device("two cores", "cpu", 8 * 2**30, 7 * 2**30, flops_per_second=150e9, bytes_per_second=20e9)
+COUNT = TokenCount(tokens=88_000, targets=44_000, rows=880, longest=256, held_out=4_000)
+
+
+def recipe(**changes: Any) -> Recipe:
+    """A recipe that trains an adapter, with parts replaced."""
+    raw: dict[str, Any] = {"name": "x", "sources": [{"path": "a.md"}], "base": "Qwen/Qwen3-0.6B"} | changes
+    return Recipe.model_validate(raw)
+
+
+def scratch(**changes: Any) -> Recipe:
+    """A recipe that starts from nothing."""
+    return recipe(base=None, train={"method": "scratch"}, **changes)
+
+
+# --- memory by hand ------------------------------------------------------------------------------
+
+
+def test_lora_memory_by_hand() -> None:
+    setup = Setup("lora", batch_tokens=16, target_tokens=4, rank=2, targets=("q_proj", "v_proj"))
+    parts = {name: part.point for name, part in training_memory(TINY, setup).items()}
+    matrices = 8 * 8 + 2 * 8 * 4 + 8 * 8 + 3 * 8 * 24  # q, k and v, o, gate and up and down
+    parameters = 2 * (matrices + 2 * 8) + 8 + 100 * 8
+    adapter = 2 * 2 * ((8 + 8) + (8 + 4))  # rank * layers * (q + v)
+    kept = 4 * 8 + 2 * 8 + 2 * 4 + 4 * 24 + 2 * 2  # 4h + 2q + 2k + 4M + r for each adapted matrix
+    assert parts["weights"] == 4 * parameters
+    assert parts["adapter"] == parts["gradients"] == 4 * adapter
+    assert parts["optimizer"] == 8 * adapter
+    assert parts["activations"] == 2 * 16 * kept * 4
+    assert parts["logits"] == max(12 * 4 * 100, 16 * (3 * 24 + 2 * 8) * 4)  # or one layer's backward pass
+    assert parts["validation"] == 0
+    assert parts["overhead"] == 0.5e9
+
+
+def test_full_memory_by_hand() -> None:
+    setup = Setup("none", batch_tokens=16, target_tokens=16)
+    parts = {name: part.point for name, part in training_memory(TINY, setup).items()}
+    assert TINY.parameters == 2 * (768 + 16) + 8 + 800 == 2376
+    assert (parts["weights"], parts["gradients"], parts["optimizer"]) == (4 * 2376, 4 * 2376, 8 * 2376)
+    assert parts["adapter"] == 0
+    assert parts["activations"] == 2 * 16 * (6 * 8 + 2 * 8 + 2 * 4 + 4 * 24) * 4
+    assert parts["logits"] == 12 * 16 * 100
+
+
+def test_checkpointing_keeps_the_inputs_and_one_layer() -> None:
+    setup = Setup("lora", batch_tokens=16, target_tokens=4, rank=2, checkpointing=True)
+    layer = values_per_layer(TINY, setup)
+    assert activation_bytes(TINY, setup).point == 4 * 16 * (2 * 8 + layer)
+
+
+def test_nf4_weights_by_hand() -> None:
+    llama = find_shape("meta-llama/Llama-2-7b-hf")
+    setup = Setup("qlora", 512, 512, rest_bytes=2)
+    linears = 32 * (4 * 4096 * 4096 + 3 * 4096 * 11008)
+    rest = 2 * 32000 * 4096 + 65 * 4096
+    assert frozen_weight_bytes(llama, setup) == pytest.approx(linears * (0.5 + 1 / 64 + 4 / 16384) + 2 * rest)
+
+
+@pytest.mark.parametrize(
+    ("shape", "measured"),
+    [
+        (find_shape("meta-llama/Llama-2-7b-hf"), 4.26e9),
+        (
+            Shape("llama", 48, 8192, 22016, 64, 8, 128, 32000, tied_embeddings=False, max_positions=16384),
+            18.95e9,  # CodeLlama-34b
+        ),
+        (
+            Shape("llama", 80, 8192, 28672, 64, 8, 128, 32000, tied_embeddings=False, max_positions=4096),
+            37.21e9,  # Llama-2-70b
+        ),
+    ],
+)
+def test_nf4_generation_peaks_as_litgpt_measured_them(shape: Shape, measured: float) -> None:
+    """The published figures are peaks of generating with the 4-bit weights, not the weights alone."""
+    setup = Setup("qlora", 512, 512, rest_bytes=2)
+    peak = frozen_weight_bytes(shape, setup) + dequantized_bytes(shape, setup) + CUDA_WORKSPACE_BYTES.point
+    assert peak == pytest.approx(measured, rel=0.03)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3", "mistral"])
+@pytest.mark.parametrize(
+    ("arithmetic", "adapter"), [("float32", "lora"), ("float32", "none"), ("mixed", "lora"), ("16bit", "none")]
+)
+def test_kept_values_as_torch_counts_them(kind: str, arithmetic: Arithmetic, adapter: AdapterKind) -> None:
+    """Values per token and layer, by torch's own hooks: the difference of two depths."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    peft = pytest.importorskip("peft")
+    setup = Setup(adapter, 96, 96, rank=4, arithmetic=arithmetic)
+
+    def kept(layers: int) -> tuple[float, Shape]:
+        sizes = {"hidden_size": 64, "intermediate_size": 160, "num_attention_heads": 4, "num_key_value_heads": 2}
+        sizes |= {"num_hidden_layers": layers, "vocab_size": 101, "max_position_embeddings": 64}
+        sizes |= {} if kind == "qwen2" else {"head_dim": 24}
+        config = transformers.AutoConfig.for_model(kind, **sizes, pad_token_id=0, bos_token_id=1, eos_token_id=2)
+        model = transformers.AutoModelForCausalLM.from_config(config)
+        model = model.to(torch.float32 if arithmetic == "float32" else torch.bfloat16)
+        if adapter == "lora":
+            options = peft.LoraConfig(r=4, target_modules="all-linear")
+            model = peft.get_peft_model(model, options).get_base_model()
+        weights = {one.untyped_storage().data_ptr() for one in model.parameters()}
+        seen: dict[int, tuple[int, Any]] = {}
+
+        def pack(tensor: Any) -> Any:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in weights:
+                seen[storage.data_ptr()] = (storage.nbytes(), tensor)
+            return tensor
+
+        ids = torch.full((2, 48), 5)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        assert hidden.requires_grad
+        per_token = sum(size for size, _ in seen.values()) / setup.value_bytes / ids.numel()
+        return per_token, read_shape(config.to_dict(), kind)
+
+    deep, shape = kept(4)
+    shallow, _ = kept(2)
+    # The norms' scales and attention's sums, one value per row or head, are left out of the formula.
+    assert values_per_layer(shape, setup) == pytest.approx((deep - shallow) / 2, rel=0.015)
+
+
+# --- time by hand --------------------------------------------------------------------------------
+
+
+def test_flops_by_hand() -> None:
+    matrices, head = 2 * 768, 8 * 100
+    attention = 6 * 2 * 8 * 10  # 6 * layers * q * mean length
+    full = Setup("none", 16, 16)
+    assert flops_per_token(TINY, full, 10, 1.0) == 6 * matrices + attention + 6 * head
+    lora = Setup("lora", 16, 16, rank=2, targets=("q_proj",))
+    adapter = 2 * 2 * (8 + 8)
+    assert flops_per_token(TINY, lora, 10, 0.5) == 4 * matrices + 6 * adapter + attention + 4 * head * 0.5
+
+
+def test_training_time_by_hand() -> None:
+    """2.2 M parameters at h 192 reach a quarter of 150 GFLOP/s."""
+    plan = plan_run(scratch(), scratch_shape(Scratch(), 1024), COUNT, CPU)
+    shape = scratch_shape(Scratch(), 1024)
+    per_token = 6 * shape.linear_parameters + 6 * 4 * 192 * 100 + 6 * 1500 * 192 * 0.5
+    seconds = per_token * 88_000 * 3 / FILL.point / (150e9 * 0.25)
+    assert plan.time_parts["training"].point == pytest.approx(seconds, rel=0.02)
+
+
+def test_steps_by_hand() -> None:
+    assert optimizer_steps(TokenCount(8_800, 8_800, 100, 100), 1000, 1, 3.0) == 30
+    assert optimizer_steps(TokenCount(8_800, 8_800, 100, 100), 1000, 4, 3.0) == math.ceil(30 / 4)
+    assert optimizer_steps(TokenCount(8_800, 8_800, 10, 2_000), 1000, 1, 1.0) == 5  # one row is two thousand
+    assert optimizer_steps(TokenCount(10, 10, 1, 10), 1000, 8, 1.0) == 1
+
+
+# --- what holds for every plan -------------------------------------------------------------------
+
+
+@given(
+    batch=st.integers(256, 8192),
+    more=st.integers(1, 8192),
+    rank=st.integers(1, 64),
+    kind=st.sampled_from(["lora", "qlora", "none"]),
+    name=st.sampled_from(["RTX 4090", "A100 80GB", "Apple M2 Max", ""]),
+)
+def test_more_of_anything_never_takes_less(batch: int, more: int, rank: int, kind: str, name: str) -> None:
+    device, shape = find_device(name) if name else CPU, find_shape("Qwen/Qwen3-0.6B")
+
+    def plan(**changes: Any) -> Plan:
+        train = {"batch_tokens": batch, "epochs": 1.0} | changes.pop("train", {})
+        adapter = {"kind": kind, "rank": rank}
+        return plan_run(recipe(train=train, adapter=adapter), shape, changes.pop("tokens", COUNT), device, **changes)
+
+    base = plan()
+    for part in (*base.memory_parts.values(), *base.time_parts.values(), base.memory, base.time):
+        assert 0 <= part.low <= part.point <= part.high
+    assert plan(train={"batch_tokens": batch + more}).memory.point >= base.memory.point
+    assert plan(train={"epochs": 2.0}).time.point > base.time.point
+    assert plan(checkpointing=True).memory.point < base.memory.point
+    longer = TokenCount(2 * COUNT.tokens, 2 * COUNT.targets, 2 * COUNT.rows, COUNT.longest)
+    assert plan(tokens=longer).time_parts["training"].point > base.time_parts["training"].point
+
+
+def test_qlora_takes_less_than_lora_and_lora_less_than_everything() -> None:
+    shape, device = find_shape("Qwen/Qwen3-8B"), find_device("RTX 4090")
+    small, middle, large = (
+        plan_run(recipe(adapter={"kind": kind}), shape, COUNT, device) for kind in ("qlora", "lora", "none")
+    )
+    assert small.memory.point < middle.memory.point < large.memory.point
+    assert (small.fits, large.fits) == ("maybe", "no")
+    assert plan_run(recipe(adapter={"kind": "qlora"}), shape, COUNT, device, checkpointing=True).fits == "yes"
+
+
+def test_the_longest_example_sets_the_peak() -> None:
+    long = TokenCount(88_000, 44_000, 100, longest=900)
+    plan = plan_run(recipe(train={"batch_tokens": 256}), find_shape("Qwen/Qwen3-0.6B"), long, CPU)
+    assert any("900 tokens" in note for note in plan.notes)
+    wide = plan_run(recipe(train={"batch_tokens": 900}), find_shape("Qwen/Qwen3-0.6B"), long, CPU)
+    assert plan.memory == wide.memory
+
+
+def test_as_json_and_describe() -> None:
+    plan = plan_run(recipe(), find_shape("Qwen/Qwen3-0.6B"), COUNT, find_device("RTX 4090"))
+    found = json.loads(json.dumps(plan.as_json()))
+    assert found["memory"]["point"] == pytest.approx(sum(part["point"] for part in found["memory"]["parts"].values()))
+    assert found["memory"]["usable"] == int(23.52 * 2**30)
+    assert set(found["time"]) == {"parts", "point", "low", "high"}
+    assert found["money"]["point"] == pytest.approx(found["time"]["point"] / 3600 * 0.30)
+    assert (found["money"]["currency"], found["fits"], found["notes"]) == ("US$", "yes", [])
+    lines = describe(plan).splitlines()
+    assert lines[0].startswith("device  RTX 4090 (cuda)")
+    assert lines[-1] == "fits    yes"
+    assert plan_run(recipe(), find_shape("Qwen/Qwen3-0.6B"), COUNT, CPU).as_json()["money"] is None
+
+
+# --- refusals ------------------------------------------------------------------------------------
+
+
+def test_what_does_not_fit_is_refused_with_what_helps() -> None:
+    given_recipe = recipe(base="Qwen/Qwen3-14B", budget={"hours": 0.01, "price_per_hour": 2, "money": 0.01})
+    plan = plan_run(given_recipe, find_shape("Qwen/Qwen3-14B"), COUNT, find_device("RTX 4090"))
+    assert plan.fits == "no"
+    with pytest.raises(DoesNotFit) as caught:
+        check_plan(plan, given_recipe)
+    assert caught.value.exit_code == 4
+    assert [problem.where for problem in caught.value.problems] == ["memory", "budget.hours", "budget.money"]
+    assert "too little" in caught.value.problems[0].what
+    assert "qlora" in caught.value.problems[0].fix
+
+
+def test_smaller_micro_batches_are_proposed_where_they_help() -> None:
+    given_recipe = recipe(train={"batch_tokens": 65_536, "max_length": 1024})
+    tokens = TokenCount(1_000_000, 1_000_000, 5_000, 512)
+    plan = plan_run(given_recipe, find_shape("Qwen/Qwen3-0.6B"), tokens, CPU)
+    with pytest.raises(DoesNotFit) as caught:
+        check_plan(plan, given_recipe)
+    fix = caught.value.problems[0].fix
+    assert fix.startswith("train.batch_tokens: ")
+    proposed = recipe(train={"batch_tokens": int(fix.split()[1])})
+    check_plan(plan_run(proposed, find_shape("Qwen/Qwen3-0.6B"), tokens, CPU), proposed)
+
+
+def test_a_plan_that_may_fit_is_not_refused() -> None:
+    given_recipe = recipe(budget={"hours": 1000})
+    plan = plan_run(given_recipe, find_shape("Qwen/Qwen3-0.6B"), COUNT, CPU)
+    tight = Device("tight", "cpu", 8 * 2**30, int(plan.memory.point), 150e9, 20e9)
+    plan = plan_run(given_recipe, find_shape("Qwen/Qwen3-0.6B"), COUNT, tight)
+    assert plan.fits == "maybe"
+    check_plan(plan, given_recipe)
+
+
+def test_a_budget_in_money_needs_a_price() -> None:
+    given_recipe = recipe(budget={"money": 5})
+    with pytest.raises(RecipeError, match="no price"):
+        check_plan(plan_run(given_recipe, find_shape("Qwen/Qwen3-0.6B"), COUNT, CPU), given_recipe)
+
+
+# --- devices -------------------------------------------------------------------------------------
+
+
+def test_every_known_device_can_be_found_and_planned_for() -> None:
+    assert len(known_devices()) >= 30
+    for name in known_devices():
+        device = find_device(name)
+        assert 0 < device.usable_bytes <= device.memory_bytes
+        assert device.flops_per_second > 1e12
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("RTX 4091", "did you mean RTX 4090"),
+        ("a100", "A100 40GB, A100 80GB"),
+        ("Apple M3 Max 65GB", "not 65"),
+        ("toaster", "known are RTX"),
+    ],
+)
+def test_an_unknown_device_names_the_nearest(name: str, said: str) -> None:
+    with pytest.raises(RecipeError, match=said):
+        find_device(name)
+
+
+@pytest.mark.parametrize(
+    ("told", "name"),
+    [
+        ("NVIDIA GeForce RTX 4090, 24564, 23900", "RTX 4090"),
+        ("NVIDIA A100-SXM4-80GB, 81920, 81000", "A100 80GB"),
+        ("NVIDIA A100-SXM4-40GB, 40960, 40000", "A100 40GB"),
+        ("NVIDIA H100 80GB HBM3, 81559, 81000", "H100 SXM"),
+        ("NVIDIA H100 PCIe, 81559, 81000", "H100 PCIe"),
+        ("NVIDIA H200, 143771, 143000", "H200"),
+        ("Tesla T4, 15360, 15000", "T4"),
+    ],
+)
+def test_a_local_gpu_is_recognized(monkeypatch: pytest.MonkeyPatch, told: str, name: str) -> None:
+    monkeypatch.setattr(device_module, "_ask", lambda *command: told if command[0] == "nvidia-smi" else "")
+    device = local_device()
+    assert (device.name, device.kind) == (name, "cuda")
+    assert device.usable_bytes == int(told.split(",")[2]) * 2**20
+    assert device.price_per_hour is None
+
+
+def test_a_local_gpu_that_is_not_in_the_table_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device_module, "_ask", lambda *_: "NVIDIA Quadro P400, 2048, 2000")
+    with pytest.raises(RecipeError, match="rate of 'NVIDIA Quadro P400' is not known"):
+        local_device()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, which only Linux has")
+def test_the_local_cpu() -> None:
+    device = local_device("cpu")
+    assert device.kind == "cpu"
+    assert 0 < device.usable_bytes < device.memory_bytes
+    assert 1e9 < device.flops_per_second < 1e14
+
+
+# --- tokens --------------------------------------------------------------------------------------
+
+
+def test_estimated_tokens_by_hand(tmp_path: Path) -> None:
+    (tmp_path / "a.md").write_text("x" * 7_000)
+    (tmp_path / "rows.jsonl").write_text("y" * 7_000)
+    sources = [{"path": "a.md"}, {"path": "rows.jsonl", "repeat": 2}]
+    found = estimate_tokens(recipe(root=str(tmp_path), sources=sources, dataset={"validation": 0.0}))
+    assert found.tokens == 2_000 + 2 * 1_700
+    assert found.targets == 2_000 + 1_700  # texts whole, rows by half
+    assert found.spread > 1
+
+
+def test_excluded_files_are_not_counted(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    for name in ("a.md", "b.md"):
+        (tmp_path / "docs" / name).write_text("x" * 3_500)
+    source = {"path": "docs", "exclude": ["docs/b.md"]}
+    given_recipe = recipe(root=str(tmp_path), sources=[source], dataset={"validation": 0.0})
+    assert estimate_tokens(given_recipe).tokens == 1_000
+
+
+def test_what_sizes_do_not_tell_is_said(tmp_path: Path) -> None:
+    (tmp_path / "a.md").write_text("x" * 3500)
+    (tmp_path / "b.pdf").write_bytes(b"x" * 35_000)
+    hub = {"path": "hf://owner/name", "revision": "0" * 40}
+    sources: list[dict[str, Any]] = [{"path": "a.md"}, {"path": "b.pdf"}, hub, {"path": "https://example.org/"}]
+    given_recipe = recipe(root=str(tmp_path), sources=sources, dataset={"validation": 0.0})
+    assert estimate_tokens(given_recipe).tokens == 2_000
+    notes = plan_run(given_recipe, TINY, None, CPU).notes
+    assert sum("is not on this disk" in note for note in notes) == 2
+    assert sum(note.startswith("b.pdf holds PDF") for note in notes) == 1
+    assert plan_run(recipe(root=str(tmp_path), sources=[hub]), TINY, None, CPU).tokens.tokens == 0
+
+
+@pytest.mark.skipif(not (SHARED / "data").exists(), reason="needs ../shared/data, which is not here")
+def test_a_plan_of_real_files(tmp_path: Path) -> None:
+    """8,000 rows of about 87 tokens (counted with a vocabulary of 16,000 made from them)."""
+    file = tmp_path / "recipe.yaml"
+    file.write_text(
+        f"name: canarim\nroot: {SHARED}/data\nbase: Qwen/Qwen3-8B\nadapter: {{kind: qlora}}\n"
+        "sources:\n  - {path: ptbr/canarim/train.jsonl, validation: 0}\n"
+    )
+    given_recipe = load_recipe(file)
+    plan = plan_run(given_recipe, recipe_shape(given_recipe), None, find_device("RTX 4090"))
+    assert 1 / plan.tokens.spread < plan.tokens.tokens / (8_000 * 87) < plan.tokens.spread
+    assert plan.time.low < plan.time.point < plan.time.high
+    assert plan.notes[0].startswith("tokens are estimated")
+
+
+# --- doctor --------------------------------------------------------------------------------------
+
+
+def test_doctor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    found = {check.name: check for check in doctor.examine(tmp_path / "runs")}
+    assert found["hub"].status == "warning"
+    assert found["runs"].status == "ok"
+    assert not (tmp_path / "runs").exists()
+    assert {"python", "memory", "disk", "torch", "transformers", "bitsandbytes"} <= set(found)
+    for check in found.values():
+        assert check.status == "ok" or check.fix
+
+
+def test_doctor_says_what_is_missing_or_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "LIBRARIES", {"no-such-library": (1, 0), "pydantic": (99, 0)})
+    (tmp_path / "runs").write_text("a file")
+    found = {check.name: check for check in doctor.examine(tmp_path / "runs")}
+    assert (found["no-such-library"].status, found["pydantic"].status) == ("missing", "missing")
+    assert found["pydantic"].fix == "pip install --upgrade 'pydantic>=99.0'"
+    assert found["runs"].status == "missing"
+
+
+def test_intervals_add_end_by_end() -> None:
+    total = Interval.total([Interval(1, 0.5, 2), Interval(3, 2, 3.5)])
+    assert (total.low, total.point, total.high) == (2.5, 4, 5.5)
+
+
+def test_nothing_heavy_is_imported() -> None:
+    import subprocess
+
+    program = (
+        "import sys, afina.plan.plan, afina.plan.bases, afina.plan.doctor; "
+        "print([name for name in ('torch', 'transformers', 'numpy', 'peft') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,68 @@
+"""The shipped recipes on the real files, with a small base and few steps: the whole walk, nothing lost."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from afina import cli
+
+ROOT = Path(__file__).parent.parent
+SHARED = ROOT.parent / "shared/data"
+pytestmark = pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/data, which is not here")
+
+TINY = ["scratch.hidden=32", "scratch.layers=1", "scratch.heads=2", "scratch.vocab=2000", "train.epochs=0.03"]
+FEW = ["train.epochs=0.03", "evaluate.samples=1", "evaluate.max_new_tokens=4"]
+
+
+def run(monkeypatch, *arguments: str | Path) -> int:
+    monkeypatch.setattr(sys, "argv", ["afina", *map(str, arguments)])
+    try:
+        cli.main()
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+@pytest.mark.training
+@pytest.mark.parametrize("name", ["zig-0.14", "farense"])
+def test_the_whole_walk_on_real_files(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipes = ROOT / "recipes"
+    few_answers = FEW[1:]
+    assert run(monkeypatch, "run", recipes / f"{name}-base.yaml", *TINY, *few_answers) == 0
+    base = f"base=runs/{name}-base/model"
+    assert run(monkeypatch, "run", recipes / f"{name}.yaml", base, *FEW) in (0, 5)  # so few steps may learn nothing
+    folder = tmp_path / "runs" / name
+    every_input_is_traced(folder)
+    plain_peft_opens(tmp_path / f"runs/{name}-base/model", folder / "adapter")
+    assert (folder / "report.html").stat().st_size > 20_000
+    assert json.loads((folder / "dataset/dataset.json").read_text(encoding="utf-8"))["balanced"] is True
+
+
+def every_input_is_traced(folder: Path) -> None:
+    """Each file of the manifest has the hash that it says; each example comes from one of them."""
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    root = Path(manifest["root"])
+    hashes = set()
+    for each in manifest["inputs"]:
+        assert hashlib.sha256((root / each["path"]).read_bytes()).hexdigest() == each["sha256"]
+        hashes.add(each["sha256"])
+    for split in ("train", "validation"):
+        for line in (folder / f"dataset/{split}.jsonl").open(encoding="utf-8"):
+            assert json.loads(line)["from"]["sha256"] in hashes
+
+
+def plain_peft_opens(base: Path, adapter: Path) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(base)
+    ids = torch.tensor([[1, 300, 301, 302]])
+    before = model(ids).logits
+    assert not torch.equal(PeftModel.from_pretrained(model, adapter)(ids).logits, before)

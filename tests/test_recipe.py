@@ -1,0 +1,450 @@
+"""The recipe: every mistake at once with its line, overrides, schema, the shipped recipes and starters."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from ruamel.yaml import YAML
+
+from afina.errors import Problem, RecipeError
+from afina.recipe import Part, Recipe, check_recipe, expand_path, load_recipe, nearest, recipe_schema
+from afina.starter import starter
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared/data"
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+
+SMALL = """\
+name: small
+base: someone/some-base
+sources:
+  - path: a.md
+"""
+
+
+def write(folder: Path, text: str = SMALL) -> Path:
+    """A recipe beside the one document that it names."""
+    (folder / "a.md").write_text("# A\n", encoding="utf-8")
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(text, encoding="utf-8")
+    return recipe
+
+
+def problems(folder: Path, text: str, *overrides: str) -> list[Problem]:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(write(folder, text), overrides)
+    assert caught.value.exit_code == 2
+    return list(caught.value.problems)
+
+
+# ---- mistakes
+
+
+def test_all_problems_at_once_each_with_its_line(tmp_path: Path) -> None:
+    found = problems(
+        tmp_path,
+        """\
+name: small
+base: someone/some-base
+sources:
+  - path: a.md
+  - path: missing.md
+train:
+  learning_rte: 1.0e-4
+  epochs: -1
+evalute: {}
+""",
+    )
+    file = tmp_path / "recipe.yaml"
+    by_place = {problem.where: problem for problem in found}
+    assert set(by_place) == {
+        f"{file}:5: sources.1.path",
+        f"{file}:7: train.learning_rte",
+        f"{file}:8: train.epochs",
+        f"{file}:9: evalute",
+    }
+    assert by_place[f"{file}:7: train.learning_rte"].fix == "did you mean `learning_rate`?"
+    assert by_place[f"{file}:9: evalute"].fix == "did you mean `evaluate`?"
+    assert "missing.md" in by_place[f"{file}:5: sources.1.path"].what
+    assert "-1" in by_place[f"{file}:8: train.epochs"].what
+
+
+def test_misspelt_key_inside_a_list_names_its_neighbours(tmp_path: Path) -> None:
+    (found,) = problems(tmp_path, SMALL + "    repaet: 2\n")
+    assert found.where.endswith(":5: sources.0.repaet")
+    assert found.fix == "did you mean `repeat`?"
+
+
+def test_a_key_like_no_other_lists_the_known_ones(tmp_path: Path) -> None:
+    (found,) = problems(tmp_path, SMALL + "budget:\n  zzz: 1\n")
+    assert found.fix == "known here: hours, price_per_hour, currency, money"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "what"),
+    [
+        ("name: a\nname: b\n", 2, "duplicate key"),
+        ("name: [a\n", 2, "not YAML"),
+        ("name: a\n\tbase: b\n", 2, "not YAML"),
+        ("name: a\nbase: b\x07\n", 2, "not YAML"),
+    ],
+)
+def test_broken_yaml_names_the_line(tmp_path: Path, text: str, line: int, what: str) -> None:
+    (found,) = problems(tmp_path, text)
+    assert found.where == f"{tmp_path / 'recipe.yaml'}:{line}"
+    assert what in found.what
+
+
+@pytest.mark.parametrize("text", ["", "- a\n", "words\n", "null\n"])
+def test_what_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None:
+    (found,) = problems(tmp_path, text)
+    assert "mapping" in found.what
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="there is no recipe"):
+        load_recipe(tmp_path / "none.yaml")
+    with pytest.raises(RecipeError, match="cannot be read"):
+        load_recipe(tmp_path)
+    latin = tmp_path / "latin.yaml"
+    latin.write_bytes("name: época\n".encode("latin-1"))
+    with pytest.raises(RecipeError, match=r"not UTF-8 \(byte 6\)"):
+        load_recipe(latin)
+
+
+@pytest.mark.parametrize(
+    ("more", "where", "what"),
+    [
+        ("train: {method: scratch}", "", "remove `base`"),
+        ("train: {warmup: 1.5}", ":5: train.warmup", "1.5"),
+        ("train: {epochs: 0}", ":5: train.epochs", "0"),
+        ("train: {epochs: .nan}", ":5: train.epochs", "finite"),
+        ("train: {learning_rate: .inf}", ":5: train.learning_rate", "finite"),
+        ("adapter: {alpha: .inf}", ":5: adapter.alpha", "finite"),
+        ("train: {max_length: 8}", ":5: train.max_length", "8"),
+        ("train: {method: dpo}", ":5: train.method", "dpo"),
+        ("scratch: {hidden: 100, heads: 3}", ":5: scratch", "multiple of heads"),
+        ("scratch: {heads: 4, kv_heads: 3}", ":5: scratch", "multiple of kv_heads"),
+        ("scratch: {vocab: 256}", ":5: scratch", "at least 300"),
+        ("adapter: {rank: 0}", ":5: adapter.rank", "0"),
+        ("root: nowhere", ":5: root", "there is no folder"),
+        ("base_revision: 7", ":5: base_revision", "string"),
+        ("train:", ":5: train", "dictionary"),
+        ("    exclude: '*.png'", ":5: sources.0.exclude", "list"),
+        ("    solutions: '**x'", ":5: sources.0.solutions", "**x"),
+    ],
+)
+def test_wrong_value_is_refused_at_its_line(tmp_path: Path, more: str, where: str, what: str) -> None:
+    (found,) = problems(tmp_path, SMALL + more + "\n")
+    assert found.where == f"{tmp_path / 'recipe.yaml'}{where}"
+    assert what in found.what
+
+
+def test_base_is_needed_unless_from_scratch(tmp_path: Path) -> None:
+    (found,) = problems(tmp_path, SMALL.replace("base: someone/some-base\n", ""))
+    assert "needs `base`" in found.what
+    assert load_recipe(write(tmp_path), ["base=", "train.method=scratch"]).base is None
+
+
+def test_missing_base_folder_is_found_before_anything_runs(tmp_path: Path) -> None:
+    (found,) = problems(tmp_path, SMALL.replace("someone/some-base", "./nothing-here"))
+    assert "there is no base" in found.what
+    assert found.where.endswith(":2: base")
+
+
+def test_pairs_need_solutions(tmp_path: Path) -> None:
+    (found,) = problems(tmp_path, SMALL + "    kind: pairs\n")
+    assert "needs `solutions`" in found.what
+
+
+# ---- overrides
+
+
+@pytest.mark.parametrize(
+    ("override", "read", "value"),
+    [
+        ("train.epochs=2", lambda recipe: recipe.train.epochs, 2.0),
+        ("train.learning_rate=1e-4", lambda recipe: recipe.train.learning_rate, 1e-4),
+        ("train.learning_rate=5E-05", lambda recipe: recipe.train.learning_rate, 5e-5),
+        ("sources.0.path=b.md", lambda recipe: recipe.sources[0].path, "b.md"),
+        ("sources.0.exclude=[x, y]", lambda recipe: recipe.sources[0].exclude, ["x", "y"]),
+        ("chat.system=a=b", lambda recipe: recipe.chat.system, "a=b"),
+        (
+            "chat.template_args.enable_thinking=false",
+            lambda recipe: recipe.chat.template_args,
+            {"enable_thinking": False},
+        ),
+        ("evaluate.limits.learned_min=0.9", lambda recipe: recipe.evaluate.limits.learned_min, 0.9),
+        ("base=other/base", lambda recipe: recipe.base, "other/base"),
+        ("name=época", None, None),
+    ],
+)
+def test_override(tmp_path: Path, override: str, read: Any, value: Any) -> None:
+    (tmp_path / "b.md").write_text("# B\n", encoding="utf-8")
+    recipe = write(tmp_path)
+    if read is None:
+        with pytest.raises(RecipeError):
+            load_recipe(recipe, [override])
+    else:
+        assert read(load_recipe(recipe, [override])) == value
+
+
+def test_override_equals_the_same_line_in_the_file(tmp_path: Path) -> None:
+    overridden = load_recipe(write(tmp_path), ["train.epochs=2", "adapter.rank=4"])
+    written = load_recipe(write(tmp_path, SMALL + "train: {epochs: 2}\nadapter: {rank: 4}\n"))
+    assert overridden == written
+
+
+@pytest.mark.parametrize(
+    ("override", "what"),
+    [
+        ("epochs", "is not an override"),
+        ("=2", "is not an override"),
+        ("sources.3.path=b.md", "no place in the recipe"),
+        ("name.first=b", "no place in the recipe"),
+        ("train.epoch=2", "unknown key `epoch`"),
+        ("train.epochs=two", "two"),
+        ("sources.0.path=gone.md", "gone.md"),
+        ("base=./gone", "there is no base"),
+        ("sources.0.exclude=[a", "sources.0.exclude"),
+        ("chat.system=Answer: in Portuguese: always", "chat.system"),
+    ],
+)
+def test_bad_override(tmp_path: Path, override: str, what: str) -> None:
+    found = problems(tmp_path, SMALL, override)
+    assert any(what in each.what for each in found), found
+
+
+def test_root_counts_from_the_recipe_and_from_here_on_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "here/files").mkdir(parents=True)
+    (tmp_path / "files").mkdir()
+    for folder in ("files", "here/files"):
+        (tmp_path / folder / "a.md").write_text("# A\n", encoding="utf-8")
+    recipe = tmp_path / "recipes/recipe.yaml"
+    recipe.write_text(SMALL + "root: ../files\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path / "here")
+    assert load_recipe(recipe).root == str(tmp_path / "files")
+    assert load_recipe(recipe, ["root=files"]).root == str(tmp_path / "here/files")
+
+
+def test_base_folder_becomes_absolute_and_a_hub_id_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "runs/first/model").mkdir(parents=True)
+    recipe = write(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert load_recipe(recipe, ["base=runs/first/model"]).base == str(tmp_path / "runs/first/model")
+    assert load_recipe(recipe).base == "someone/some-base"
+
+
+def test_expand_path(tmp_path: Path) -> None:
+    for name in ("b.md", "a.md", "c.txt"):
+        (tmp_path / name).touch()
+    assert [path.name for path in expand_path(tmp_path, "*.md")] == ["a.md", "b.md"]
+    assert [path.name for path in expand_path(tmp_path, "c.txt")] == ["c.txt"]
+    assert list(expand_path(tmp_path, "*.html")) == []
+
+
+# ---- schema and the written recipe
+
+
+def test_schema_describes_the_keys() -> None:
+    schema = json.loads(json.dumps(recipe_schema()))
+    assert schema["$schema"].startswith("https://json-schema.org/")
+    assert schema["additionalProperties"] is False
+    assert set(schema["properties"]) == set(Recipe.model_fields)
+    assert schema["properties"]["root"]["description"].startswith("Folder that `sources`")
+    for reference in re.findall(r'"#/\$defs/(\w+)"', json.dumps(schema)):
+        assert reference in schema["$defs"]
+    train = schema["$defs"]["Train"]["properties"]
+    assert train["method"]["enum"] == ["sft", "cpt", "scratch"]
+    assert train["clip"]["description"] == "Largest norm of the gradient."
+
+
+printable = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=20)
+recipes = st.builds(
+    lambda name, system, rate, epochs, accept, columns, repeat, method: {
+        "name": name,
+        "base": None if method == "scratch" else "someone/base",
+        "sources": [{"path": ".", "columns": columns, "repeat": repeat}],
+        "chat": {"system": system},
+        "dataset": {"accept": accept},
+        "train": {"method": method, "learning_rate": rate, "epochs": epochs},
+    },
+    name=st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,10}", fullmatch=True),
+    system=st.none() | printable,
+    rate=st.floats(0, 1),
+    epochs=st.floats(1e-3, 1e3),
+    accept=st.lists(printable, max_size=2),
+    columns=st.dictionaries(st.sampled_from(["prompt", "completion", "text"]), printable, max_size=2),
+    repeat=st.integers(1, 50),
+    method=st.sampled_from(["sft", "cpt", "scratch"]),
+)
+
+
+@given(recipes)
+def test_written_recipe_reads_back_the_same(tmp_path_factory: pytest.TempPathFactory, raw: dict[str, Any]) -> None:
+    """With every default written out; what looks like a number, a date or `no` stays text."""
+    folder = tmp_path_factory.mktemp("recipe")
+    recipe = check_recipe({**raw, "root": str(folder)})
+    written = folder / "recipe.yaml"
+    written.write_text(recipe.to_yaml(), encoding="utf-8")
+    assert load_recipe(written) == recipe
+
+
+@pytest.mark.parametrize("name", ["1", "1e3", "0x10", "2026-11-21", "no", "null", "true", "1.0"])
+def test_names_that_look_like_other_things(tmp_path: Path, name: str) -> None:
+    recipe = check_recipe({"name": name, "base": "a/b", "root": str(tmp_path), "sources": [{"path": "."}]})
+    assert load_recipe(write(tmp_path, recipe.to_yaml())).name == name
+
+
+def test_numbers_with_exponents_are_numbers(tmp_path: Path) -> None:
+    """In YAML 1.1 `1e-4` is text; here it is what its writer meant."""
+    for written, meant in (("1e-4", 1e-4), ("1.0e-4", 1e-4), ("2E-5", 2e-5), ("1e+0", 1.0)):
+        recipe = load_recipe(write(tmp_path, SMALL + f"train: {{learning_rate: {written}}}\n"))
+        assert recipe.train.learning_rate == meant
+
+
+def test_yes_and_no_are_words(tmp_path: Path) -> None:
+    """YAML 1.1 reads `no` as false; a column called `no` must stay a column."""
+    recipe = load_recipe(write(tmp_path, SMALL + "    columns: {prompt: no, completion: on}\n"))
+    assert recipe.sources[0].columns == {"prompt": "no", "completion": "on"}
+
+
+def test_nearest() -> None:
+    assert nearest("epoch", list(Recipe.model_fields["train"].annotation.model_fields)) == "epochs"  # type: ignore[union-attr]
+    assert nearest("zzz", ["epochs", "seed"]) is None
+
+
+def test_a_recipe_does_not_change_once_read(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path))
+    with pytest.raises(ValueError, match="frozen"):
+        recipe.seed = 1
+
+
+# ---- shipped recipes
+
+
+def test_there_are_five_recipes() -> None:
+    assert [path.name for path in RECIPES] == [
+        "farense-base.yaml",
+        "farense-biografias.yaml",
+        "farense.yaml",
+        "zig-0.14-base.yaml",
+        "zig-0.14.yaml",
+    ]
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
+def test_shipped_recipe_is_valid(path: Path) -> None:
+    """All but the presence of the files, which is checked below."""
+    raw = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    recipe = Recipe.model_validate(raw)
+    assert recipe.name == path.stem
+    head = path.read_text(encoding="utf-8").partition("\nname:")[0]
+    assert re.search(rf"afina run +recipes/{re.escape(path.name)}", head), "the head says how to run it"
+    assert "root=FOLDER" in head
+    assert "github.com/" in head
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/data, which is not here")
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
+def test_shipped_recipe_finds_its_files(path: Path) -> None:
+    recipe = load_recipe(path)
+    assert Path(recipe.root).is_dir()
+    assert (recipe.base is None) == path.name.endswith("-base.yaml")
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/data, which is not here")
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
+def test_shipped_recipe_builds_a_dataset_that_passes_the_audit(path: Path, tmp_path: Path) -> None:
+    from afina.dataset.audit import audit_dataset
+    from afina.dataset.build import build_dataset
+
+    recipe = load_recipe(path)
+    built = build_dataset(recipe, tmp_path / "dataset")
+    assert built["balanced"]
+    assert built["train"]["examples"] > 25
+    assert built["validation"]["examples"] >= 2
+    assert all(source["examples"] for source in built["sources"]), "every source gives something"
+    assert audit_dataset(tmp_path / "dataset", recipe).fatal() == []
+    lost = {reason: count for reason, count in built["dropped"].items() if not reason.startswith("question: ")}
+    assert lost == ({"empty_prompt": 2351} if path.name == "farense.yaml" else {})
+
+
+# ---- starters
+
+
+DELIBERATE = {
+    "docs": {"name", "root", "base", "sources.0.path"},
+    "chat": {"name", "root", "base", "sources.0.path"},
+    "scratch": {
+        "name",
+        "root",
+        "sources.0.path",
+        "scratch.vocab",
+        "train.method",
+        "train.learning_rate",
+        "train.epochs",
+    },
+}
+
+
+def leaves(value: Any, key: str = "") -> dict[str, Any]:
+    """`{"a": {"b": 1}}` -> `{"a.b": 1}`; empty mappings and lists are leaves."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    inner = [leaves(item, f"{key}.{name}" if key else str(name)) for name, item in items]
+    return {name: leaf for part in inner for name, leaf in part.items()} if inner else {key: value}
+
+
+@pytest.mark.parametrize("kind", ["docs", "chat", "scratch"])
+def test_starter_shows_every_key_with_its_real_default(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "rows.jsonl").touch()
+    file = tmp_path / "starter.yaml"
+    file.write_text(starter(kind), encoding="utf-8")
+    loaded = load_recipe(file)
+    path = loaded.sources[0].path
+    defaults = Recipe.model_construct(
+        name="", root=".", sources=[type(loaded.sources[0])(path="")], **_default_parts()
+    ).model_dump()
+    read, expected = leaves(loaded.model_dump()), leaves(defaults)
+    assert set(read) == set(expected)
+    assert {key for key in read if read[key] != expected[key]} == DELIBERATE[kind], path
+
+    shown = YAML(typ="safe", pure=True).load(starter(kind))
+    assert set(leaves(shown)) == set(expected), "every key stands in the starter"
+
+
+def _default_parts() -> dict[str, Any]:
+    return {
+        name: field.get_default()
+        for name, field in Recipe.model_fields.items()
+        if not field.is_required() and name != "root"
+    }
+
+
+@pytest.mark.parametrize("kind", ["docs", "chat", "scratch"])
+def test_starter_says_what_each_key_does(kind: str) -> None:
+    for line in starter(kind).splitlines():
+        value = re.match(r" *(?:- )?[a-z_]+: *([^ ].*)", line)
+        assert not value or " # " in line, f"no comment: {line}"
+        assert len(line) <= 120, line
+
+
+def test_starter_of_an_unknown_kind() -> None:
+    with pytest.raises(RecipeError, match="no starter 'audio'"):
+        starter("audio")
+
+
+def test_every_part_refuses_unknown_keys() -> None:
+    parts = Part.__subclasses__()
+    assert len(parts) >= 10
+    assert all(part.model_config["extra"] == "forbid" for part in parts)

@@ -1,0 +1,411 @@
+"""The report of a run: its numbers are those of the run's files, and nothing in it reaches outside."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from lxml import html as lxml_html
+from report_fixture import AUDIT, HOSTILE, MANIFEST, PLAN, RECIPE, SCORES, answers, dataset, events, jsonl, write_run
+
+from afina.errors import AfinaError, RecipeError
+from afina.report.charts import smooth, thin
+from afina.report.compare import ABSENT, compare_runs
+from afina.report.markup import escape
+from afina.report.page import write_report
+
+LOADS = ("src", "href", "srcset", "data", "action", "poster", "background", "xlink:href")
+
+
+def page_of(folder: Path, **changed: Any) -> Any:
+    return lxml_html.fromstring(write_report(write_run(folder, **changed)).read_text(encoding="utf-8"))
+
+
+def words(element: Any) -> str:
+    return " ".join(element.text_content().split())
+
+
+def section(page: Any, name: str) -> str:
+    return words(page.get_element_by_id(name))
+
+
+def rows(page: Any, name: str) -> list[list[str]]:
+    return [[words(cell) for cell in row.xpath("./td|./th")] for row in page.get_element_by_id(name).xpath(".//tr")]
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return page_of(tmp_path_factory.mktemp("run") / "clube")
+
+
+def test_the_verdict_is_the_heading_and_is_said_without_colour(page: Any) -> None:
+    assert words(page.xpath("//h1")[0]) == "It learned, and it broke nothing."
+    stamp = page.xpath("//p[contains(@class, 'stamp')]")[0]
+    assert words(stamp) == "Passed" and stamp.xpath("./svg/path")
+
+
+@pytest.mark.parametrize(
+    ("verdict", "word", "sentence"),
+    [
+        (("yes", "nothing", True), "Passed", "It learned, and it broke nothing."),
+        (("yes", "38 % of what it knew", False), "Failed", "It learned, but it broke 38 % of what it knew."),
+        (("no", "nothing", False), "Failed", "It did not learn, and it broke nothing."),
+        (("too little", "nothing", False), "Failed", "It learned too little, and it broke nothing."),
+        (
+            ("yes", "not measured (no probes)", True),
+            "Passed what was measured",
+            "It learned, but what it broke was not measured.",
+        ),
+    ],
+)
+def test_verdicts(tmp_path: Path, verdict: tuple[str, str, bool], word: str, sentence: str) -> None:
+    scores = SCORES | {
+        "verdict": dict(zip(("learned", "broke", "passed"), verdict, strict=True)) | {"misses": ["a <miss>"]}
+    }
+    if verdict[2]:
+        scores["verdict"]["misses"] = []
+    page = page_of(tmp_path, scores=scores)
+    assert words(page.xpath("//h1")[0]) == sentence
+    assert words(page.xpath("//p[contains(@class, 'stamp')]")[0]) == word
+    assert ("a <miss>" in words(page.xpath("//header")[0])) is not verdict[2]
+
+
+def test_nothing_is_loaded_from_outside(page: Any) -> None:
+    for element in page.iter():
+        assert element.tag not in ("script", "link", "img", "iframe", "object", "embed", "base", "form")
+        for name, value in element.attrib.items():
+            assert name not in LOADS or value.startswith("#"), (element.tag, name, value)
+            assert not name.startswith("on")
+    style = "".join(page.xpath("//style/text()"))
+    assert style and "url(" not in style and "@import" not in style and "//" not in style
+    policy = page.xpath("//meta[@http-equiv='Content-Security-Policy']/@content")
+    assert policy == ["default-src 'none'; style-src 'unsafe-inline'"]
+    for link in page.xpath("//nav/a/@href"):
+        assert page.get_element_by_id(link.removeprefix("#")) is not None
+
+
+def test_what_a_model_wrote_is_shown_and_not_obeyed(page: Any) -> None:
+    assert len(page.xpath("//style")) == 1
+    shown = [block.text_content() for block in page.xpath("//div[contains(@class, 'text')]")]
+    assert HOSTILE in shown
+    assert "ما هي عاصمة البرتغال؟" in shown
+    assert "Quinto lugar,\n\tapuramento europeu.\\u0000" in shown
+    assert "(empty)" in shown
+    assert all(block.get("dir") == "auto" or not block.text for block in page.xpath("//div[contains(@class, 'text')]"))
+
+
+@given(st.text())
+def test_escaped_text_reads_back_as_itself(text: str) -> None:
+    markup = escape(text)
+    assert not set(markup) & set("<>\"'")
+    markup.encode()
+    element = lxml_html.fragment_fromstring(f"<p>{markup}</p>")
+    if re.fullmatch(r"[\t\n\x20-\x7e\xa0-\u2029\u2030-\u2065\u206a-\ud7ff\ue000-\ufffd]*", text):
+        assert (element.text or "") == text
+
+
+def test_half_of_a_surrogate_pair_does_not_stop_the_page(tmp_path: Path) -> None:
+    rows = '{"prompt": "a", "reference": "b", "base": "\\ud83d", "adapter": "b\\u2028c"}\n'
+    page = page_of(tmp_path, samples=rows)
+    assert "\\ud83d" in section(page, "answers")
+
+
+def test_probes_show_shares_counts_intervals_and_what_turned(page: Any) -> None:
+    recall, generalization, retention = rows(page, "probes")[1:4]
+    assert recall[1:4] == [
+        "5.0 %2 of 401.4 % to 16.5 %",
+        "92.5 %37 of 4080.1 % to 97.4 %",
+        "+87.5 points35 newly right0 newly wrong",
+    ]
+    assert generalization[0].startswith("outras palavras") and generalization[0].endswith("n = 40")
+    assert retention[3] == "−4.2 points0 newly right1 newly wrong"
+    bars = page.xpath(
+        "//table[@class='probes']//tr[2]//rect/@width | //table[@class='probes']/tbody/tr[1]//rect/@width"
+    )
+    assert bars[:2] == ["5.00%", "92.50%"]
+    assert ["Never stopped", "2", "1.8 %"] in rows(page, "probes")
+
+
+def test_held_out_loss(page: Any) -> None:
+    table = rows(page, "loss")
+    assert ["Loss, nats per target token", "3.214", "0.731", "−77.3 %"] in table
+    assert ["Target tokens", "9,120", "9,120", ""] in table
+
+
+def test_losses_over_different_tokens_are_called_incomparable(tmp_path: Path) -> None:
+    scores = copy.deepcopy(SCORES)
+    scores["loss"]["after"]["tokens"] = 9000
+    assert "only bits per byte compares them" in section(page_of(tmp_path, scores=scores), "loss")
+
+
+def test_curves_hold_every_step_once_and_mark_the_resume(page: Any) -> None:
+    chart = page.xpath("//section[@id='training']//figure")[0]
+    raw = chart.xpath(".//polyline[contains(@class, 'raw')]/@points")[0].split()
+    assert len(raw) == 600
+    assert len(chart.xpath(".//circle")) == 6
+    text = section(page, "training")
+    assert "resumed after 240" in text and "600 of 600" in text
+    assert f"{600 * 2538:,}" in text and "3.1 %" in text and "lossnats" not in text
+    assert "loss, nats per target token" in text and "optimizer step" in text
+    assert any(title.text.startswith("step ") for title in chart.xpath(".//rect/title"))
+    first, last = (float(point.split(",")[0]) for point in (raw[0], raw[-1]))
+    assert (first, last) == (0.0, 1000.0)
+
+
+def test_losses_that_are_no_numbers_are_counted(tmp_path: Path) -> None:
+    log = [{"event": "step", "step": n, "loss": float("nan") if n == 3 else 1.0} for n in range(1, 6)]
+    text = section(page_of(tmp_path, metrics=jsonl(log)), "training")
+    assert "could not be drawn: 1." in text
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_very_short_runs_are_drawn(tmp_path: Path, count: int) -> None:
+    assert f"{count} of 600" in section(page_of(tmp_path, metrics=jsonl(events(resume=None, until=count))), "training")
+
+
+def test_answers_are_limited_and_counted(page: Any) -> None:
+    text = section(page, "answers")
+    assert "The first 12 of 15 held-out questions." in text
+    assert "Newly right: 62" in text and "6 of 62" in text and "Newly wrong: 1" in text
+    assert "800 more characters" in text
+    origins = [words(origin) for origin in page.xpath("//article[@class='answer']/div[@class='origin']")]
+    assert origins[0] == "docs/linhas.jsonl:10"
+    assert {origin.partition(".")[0] for origin in origins[12:18]} == {"probes/recall", "probes/generalization"}
+    assert ["retention", "retention", "20", "0", "1", "3", "24"] in rows(page, "answers")
+
+
+def test_plan_beside_measured(page: Any) -> None:
+    table = rows(page, "plan")
+    gib = "3.1 GiB"
+    assert table[1][:6] == ["Memory, peak", "3.0 GiB", "2.4 GiB to 3.9 GiB", gib, "1.03", "inside"]
+    assert table[3][:6] == [
+        "Time of training",
+        "25 min 00 s",
+        "20 min 00 s to 31 min 40 s",
+        "35 min 04 s",
+        "1.40",
+        "above",
+    ]
+    assert table[4][:6] == ["Money", "US$ 0.19", "US$ 0.15 to US$ 0.26", "US$ 0.28", "1.47", "above"]
+    assert "The plan said that the job fits." in section(page, "plan")
+
+
+def test_data_findings_and_ledger(page: Any) -> None:
+    text = section(page, "data")
+    assert ["duplicate", "37"] in rows(page, "data")
+    findings = [words(finding.xpath("./h4")[0]) for finding in page.xpath("//article[@class='finding']")]
+    assert findings[0] == "fatal contradiction 9 of 1,904 (0.47 %), train"
+    assert [finding.split()[0] for finding in findings] == ["fatal", "warning", "note"]
+    assert "docs/linhas.jsonl:41" in text and "and 2 more in audit.json" in text
+    assert "15 files: 120,000 in + 300 added − 750 dropped = 119,550 out" in text
+    assert "The sums agree" in text
+    assert ["docs/logo.png", "not text"] in rows(page, "data")
+
+
+def test_a_ledger_that_does_not_add_up_is_said(tmp_path: Path) -> None:
+    data = dataset(2)
+    data["ledger"]["files"][0]["chars_out"] += 1
+    assert "The sums do not agree" in section(page_of(tmp_path, dataset=data), "data")
+
+
+def test_environment_hashes_cost_and_recipe(page: Any) -> None:
+    text = section(page, "environment")
+    for shown in ("a1" * 32, "d4" * 32, "e5" * 32, "0f" * 20, "Two-core laptop", "2025-10-09 08:53:20 UTC", "24.0 GiB"):
+        assert shown in text
+    assert "42 min 00 s × US$ 0.40 per hour = US$ 0.28." in text
+    assert ["torch", "2.11.0"] in rows(page, "environment")
+    recipe = page.xpath("//section[@id='recipe']/details")[0]
+    assert recipe.get("open") is None and recipe.xpath("./pre")[0].text == RECIPE
+
+
+def test_an_unfinished_run_says_what_is_missing(tmp_path: Path) -> None:
+    log = jsonl(events(until=330)) + '{"event": "st'
+    everything_else = dict.fromkeys(
+        ("manifest", "plan", "audit", "dataset", "scores", "samples", "predictions", "finished")
+    )
+    page = page_of(tmp_path, metrics=log, **everything_else)
+    assert words(page.xpath("//h1")[0]) == "The run is not finished: nothing is proven yet."
+    assert "Training made 330 of 600 steps." in words(page.xpath("//header")[0])
+    assert "cut by a kill and left out: 1." in section(page, "training")
+    for name, file in (
+        ("probes", "scores.json"),
+        ("loss", "scores.json"),
+        ("answers", "samples.jsonl"),
+        ("plan", "plan.json"),
+        ("data", "audit.json"),
+        ("environment", "manifest.json"),
+    ):
+        said = "Missing." if name in ("plan", "data", "environment") else "Not measured."
+        assert said in section(page, name) and file in section(page, name)
+
+
+def test_a_run_that_failed_before_it_was_measured(tmp_path: Path) -> None:
+    page = page_of(tmp_path, scores=None, finished={"exit_code": 5, "verdict": None})
+    assert words(page.xpath("//h1")[0]) == "The run ended with exit code 5 and was not measured."
+
+
+@pytest.mark.parametrize("left", ["recipe", "manifest", "plan", "audit", "dataset", "metrics", "scores", "samples"])
+def test_each_file_may_be_the_only_one(tmp_path: Path, left: str) -> None:
+    names = (
+        "recipe",
+        "manifest",
+        "plan",
+        "audit",
+        "dataset",
+        "metrics",
+        "scores",
+        "samples",
+        "predictions",
+        "finished",
+    )
+    assert page_of(tmp_path, **{name: None for name in names if name != left}).xpath("//h1")
+
+
+@pytest.mark.parametrize("empty", ["manifest", "plan", "audit", "dataset", "scores", "finished"])
+def test_empty_records_are_no_crash(tmp_path: Path, empty: str) -> None:
+    assert page_of(tmp_path, **{empty: {}}).xpath("//h1")
+
+
+def test_damaged_files_are_named_all_at_once(tmp_path: Path) -> None:
+    folder = write_run(
+        tmp_path, scores='{"verdict": ', plan="[]", predictions='{"probe": "a"}\nnot json\n', recipe="a: ["
+    )
+    with pytest.raises(AfinaError) as caught:
+        write_report(folder)
+    places = [problem.where for problem in caught.value.problems]
+    assert places == [str(folder / name) for name in ("plan.json", "scores.json", "predictions.jsonl:2", "recipe.yaml")]
+    assert not (folder / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "file", "said"),
+    [
+        ({"scores": SCORES | {"probes": [{"name": 3}]}}, "scores.json", "`probes.0.name` should be text and is 3"),
+        ({"plan": PLAN | {"memory": 7}}, "plan.json", "`memory` should be a mapping and is 7"),
+        ({"audit": AUDIT | {"findings": ["x"]}}, "audit.json", "`findings` should be a list of mappings and is ['x']"),
+        (
+            {"metrics": '{"event": "step", "step": 1, "loss": "low"}\n'},
+            "metrics.jsonl",
+            "should be a number and is 'low'",
+        ),
+        ({"metrics": "3\n"}, "metrics.jsonl:1", "an event should be a mapping and is 3"),
+        ({"samples": jsonl([{"prompt": ["x"]}])}, "samples.jsonl:1", "`prompt` should be text and is ['x']"),
+    ],
+)
+def test_values_of_the_wrong_kind_are_named(tmp_path: Path, changed: dict[str, Any], file: str, said: str) -> None:
+    with pytest.raises(AfinaError) as caught:
+        write_report(write_run(tmp_path, **changed))
+    (problem,) = caught.value.problems
+    assert problem.where == str(tmp_path / file) and said in problem.what and problem.fix
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="no run here"):
+        write_report(tmp_path)
+    with pytest.raises(RecipeError, match="no run here"):
+        write_report(tmp_path / "nowhere")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_same_folder_gives_the_same_bytes(tmp_path: Path) -> None:
+    folder = write_run(tmp_path)
+    first = write_report(folder).read_bytes()
+    assert write_report(folder).read_bytes() == first
+    assert {path.name for path in folder.glob("report*")} == {"report.html"}
+
+
+@given(st.lists(st.floats(-10, 10), min_size=1, max_size=300), st.integers(2, 50))
+def test_thinning_keeps_the_extremes(values: list[float], limit: int) -> None:
+    points = [(float(x), y) for x, y in enumerate(values)]
+    kept = thin(points, limit)
+    assert kept == sorted(kept) and set(kept) <= set(points) and len(kept) <= max(limit, 2)
+    assert min(y for _, y in kept) == min(values) and max(y for _, y in kept) == max(values)
+
+
+@given(st.lists(st.floats(-10, 10), min_size=1, max_size=60), st.integers(0, 10))
+def test_a_smoothed_value_is_the_mean_of_its_neighbours(values: list[float], half: int) -> None:
+    for position, mean in enumerate(smooth(values, half)):
+        near = values[max(0, position - half) : position + half + 1]
+        assert mean == pytest.approx(sum(near) / len(near), abs=1e-9)
+
+
+# --- comparison -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two_runs(tmp_path: Path) -> list[Path]:
+    scores = copy.deepcopy(SCORES)
+    scores["probes"][1]["after"] = {"exact_match": 0.2, "low": 0.105, "high": 0.348}
+    scores["probes"][0]["after"] = {"exact_match": 0.95, "low": 0.835, "high": 0.986}
+    scores["verdict"] |= {"learned": "no", "passed": False}
+    manifest = MANIFEST | {"name": "clube-r4", "adapter": {"parameters": 610_000}, "dataset": {"sha256": "ff" * 32}}
+    manifest["measured"] = MANIFEST["measured"] | {"train_seconds": 1800.0}
+    recipe = RECIPE.replace("rank: 16", "rank: 4").replace("name: clube", "name: clube-r4") + "budget:\n  hours: 2\n"
+    return [
+        write_run(tmp_path / "clube"),
+        write_run(tmp_path / "clube-r4", scores=scores, manifest=manifest, recipe=recipe, plan=None),
+    ]
+
+
+def test_two_runs_side_by_side(two_runs: list[Path]) -> None:
+    found = compare_runs(two_runs)
+    assert found.runs == ("clube", "clube-r4")
+    metrics = {metric.name: metric for metric in found.metrics}
+    unseen = metrics["outras palavras (generalization) exact match, after"]
+    assert unseen.values == (0.7, 0.2) and unseen.intervals == ((0.546, 0.819), (0.105, 0.348)) and unseen.best == 0
+    # 92.5 % and 95 % of 40 lie within each other's intervals: neither is called better.
+    assert metrics["perguntas treinadas (recall) exact match, after"].best is None
+    assert metrics["time of training"].values == (2104.0, 1800.0) and metrics["time of training"].best == 1
+    assert metrics["planned memory"].values == (PLAN["memory"]["point"], None)
+    assert metrics["train examples"].values == (1904, None)
+    assert metrics["held-out loss, after"].values == (0.731, 0.731) and metrics["held-out loss, after"].best is None
+    assert found.recipe == {"name": ("clube", "clube-r4"), "adapter.rank": (16, 4), "budget.hours": (ABSENT, 2)}
+    assert any("different datasets" in note for note in found.notes)
+
+
+def test_a_comparison_as_text_and_as_json(two_runs: list[Path]) -> None:
+    found = compare_runs(two_runs)
+    lines = found.describe().splitlines()
+    assert lines[0].split() == ["clube", "clube-r4"]
+    (unseen,) = [line for line in lines if line.startswith("outras palavras (generalization) exact match, after")]
+    assert "70 % [54.6 %, 81.9 %] *" in unseen and unseen.endswith("20 % [10.5 %, 34.8 %]")
+    assert any(line.split() == ["adapter.rank", "16", "4"] for line in lines)
+    assert any(line.startswith("planned memory") and line.endswith("not measured") for line in lines)
+    plain = json.loads(json.dumps(found.as_json(), allow_nan=False))
+    assert plain["runs"][1] == {"name": "clube-r4", "folder": str(two_runs[1])}
+    assert plain["recipe"]["adapter.rank"] == [16, 4]
+
+
+def test_runs_of_one_name_are_told_apart_and_unmeasured_ones_are_noted(tmp_path: Path) -> None:
+    folders = [write_run(tmp_path / "a"), write_run(tmp_path / "b", scores=None, recipe=None, finished=None)]
+    found = compare_runs(folders)
+    assert found.runs == ("a", "b")
+    assert found.recipe is None and found.as_json()["recipe"] is None
+    assert sum(note.startswith("b ") for note in found.notes) == 3
+    assert "The recipes cannot be compared." in found.describe()
+
+
+def test_numbers_that_are_not_finite_stay_readable(tmp_path: Path) -> None:
+    scores = copy.deepcopy(SCORES)
+    scores["loss"]["after"]["loss"] = float("nan")
+    found = compare_runs([write_run(tmp_path / "a"), write_run(tmp_path / "b", scores=scores)])
+    (metric,) = [metric for metric in found.as_json()["metrics"] if metric["name"] == "held-out loss, after"]
+    assert metric["values"] == [0.731, "nan"] and metric["best"] is None
+    assert json.dumps(found.as_json(), allow_nan=False)
+
+
+def test_one_run_is_no_comparison(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="at least two"):
+        compare_runs([write_run(tmp_path)])
+
+
+def test_the_fixture_is_what_the_tests_believe() -> None:
+    samples, predictions = answers()
+    assert len(samples) == 15 and len(predictions) == 40 + 40 + 24
+    assert sum(event["event"] == "step" for event in events()) == 620

@@ -1,0 +1,237 @@
+"""Rows: every shape, every way in which a table can be broken."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from afina.errors import DataError, Problem
+from afina.recipe import Source
+from afina.sources import Document, Ledger, read_source
+from afina.sources.tables import RowProblems, list_rows
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+needs_shared = pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/data, which is not here")
+
+
+def read(root: Path, path: str, ledger: Ledger | None = None, **keys: object) -> list[Document]:
+    return list(read_source(Source(path=path, **keys), 0, root, ledger if ledger is not None else Ledger()))  # type: ignore[arg-type]
+
+
+def read_text(root: Path, text: str, name: str = "a.jsonl", **keys: object) -> list[Document]:
+    (root / name).write_text(text, encoding="utf-8")
+    return read(root, name, **keys)
+
+
+def problems_of(root: Path, text: str, name: str = "a.jsonl", **keys: object) -> list[Problem]:
+    with pytest.raises(DataError) as caught:
+        read_text(root, text, name, **keys)
+    return list(caught.value.problems)
+
+
+@pytest.mark.parametrize(
+    ("row", "prompt", "answer"),
+    [
+        ({"prompt": "Q", "completion": "A"}, "Q", "A"),
+        ({"question": "Q", "answer": "A"}, "Q", "A"),
+        ({"pergunta": "Q", "resposta": "A"}, "Q", "A"),
+        ({"instruction": "Q", "input": "I", "output": "A"}, "Q\n\nI", "A"),
+        ({"instruction": "Q", "input": "", "output": "A"}, "Q", "A"),
+        ({"instruction": "Q", "input": None, "output": "A"}, "Q", "A"),
+        ({"instruction": "Q", "output": "A"}, "Q", "A"),
+        ({"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]}, "Q", "A"),
+        ({"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]}, "Q", "A"),
+        ({"prompt": "", "completion": "A"}, "", "A"),
+        ({"prompt": "Q", "completion": "A", "text": "rendered"}, "Q", "A"),
+    ],
+)
+def test_the_shapes(tmp_path: Path, row: dict[str, object], prompt: str, answer: str) -> None:
+    (document,) = read_text(tmp_path, json.dumps(row))
+    assert document.messages == ({"role": "user", "content": prompt}, {"role": "assistant", "content": answer})
+    assert document.kind == "messages" and document.text == ""
+
+
+def test_a_text_row_is_a_text(tmp_path: Path) -> None:
+    (document,) = read_text(tmp_path, '{"text": "T"}')
+    assert (document.kind, document.text, document.messages) == ("text", "T", ())
+
+
+def test_columns_that_play_no_part_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"prompt": "Q", "completion": "AB", "id": 1234, "tags": ["x", "yz"]}\n')
+    ledger = Ledger()
+    read(tmp_path, "a.jsonl", ledger)
+    (entry,) = ledger.files
+    assert entry.dropped == {"column `id`": 4, "column `tags`": 3}
+    assert (entry.chars_in, entry.chars_out, entry.documents, entry.balanced) == (10, 3, 1, True)
+
+
+def test_lines_are_counted_from_1_and_blank_ones_count(tmp_path: Path) -> None:
+    documents = read_text(tmp_path, '{"text": "a\u2028b"}\n\n\n{"text": "c"}')
+    assert [(document.line, document.text) for document in documents] == [(1, "a\u2028b"), (4, "c")]
+
+
+def test_every_broken_line_is_reported_with_its_number(tmp_path: Path) -> None:
+    good = '{"text": "good"}'
+    text = "\n".join([good] * 29 + ['{"text": "a\tb"}', good, '{"text": nope}', "[1]", '{"text": "a", "text": "b"}'])
+    found = problems_of(tmp_path, text)
+    assert [problem.where for problem in found] == ["a.jsonl:30", "a.jsonl:32", "a.jsonl:33", "a.jsonl:34"]
+    assert found[0].what.startswith("not JSON: Invalid control character at")
+    assert found[1].what == 'not JSON: Expecting value: `{"text": nope}`'
+    assert "a row is an object" in found[2].what and "'text' stands twice" in found[3].what
+
+
+def test_the_first_twenty_and_the_count(tmp_path: Path) -> None:
+    found = problems_of(tmp_path, "{\n" * 50)
+    assert len(found) == 21 and found[19].where == "a.jsonl:20"
+    assert found[20].what == "and 30 more rows like these"
+
+
+@pytest.mark.parametrize("value", ["null", "3", "true", '["a"]', '{"a": 1}'])
+def test_wrong_types_are_refused(tmp_path: Path, value: str) -> None:
+    (problem,) = problems_of(tmp_path, '{"text": "a"}\n{"prompt": "Q", "completion": ' + value + "}")
+    assert problem.where == "a.jsonl:2" and "`completion` is" in problem.what and "text is needed" in problem.what
+
+
+def test_half_of_a_character_is_refused(tmp_path: Path) -> None:
+    (problem,) = problems_of(tmp_path, '{"text": "\\ud83d"}')
+    assert "half of a character" in problem.what
+    assert read_text(tmp_path, '{"text": "\\ud83d\\ude00"}')[0].text == "😀"
+
+
+@pytest.mark.parametrize(
+    ("turns", "what"),
+    [
+        ([{"role": "user", "content": "Q"}], "ends with the user"),
+        ([{"role": "tool", "content": "Q"}], "has the role 'tool'"),
+        ([{"role": "assistant", "content": None}], "has null as `content`"),
+        ([{"role": "assistant"}], "has no `content`"),
+        ([{"role": "assistant", "content": "", "tool_calls": [{}]}], "calls tools"),
+        ([{"role": ["user"], "content": "x"}], "has the role ['user']"),
+        ([], "an empty list"),
+        ("text", "a text"),
+        (["x"], "is a text where an object"),
+    ],
+)
+def test_conversations_are_checked(tmp_path: Path, turns: object, what: str) -> None:
+    (problem,) = problems_of(tmp_path, json.dumps({"messages": turns}))
+    assert what in problem.what and problem.fix and problem.where == "a.jsonl:1"
+
+
+def test_unknown_columns_are_listed_with_the_nearest_fix(tmp_path: Path) -> None:
+    (problem,) = problems_of(tmp_path, '{"frage": "Q", "antwort": "A"}\n' * 3)
+    assert "unknown columns: `frage`, `antwort`; known: messages; " in problem.what
+    assert "(3 rows, first line 1)" in problem.what
+    assert problem.fix == "name them: `columns: {prompt: frage, completion: antwort}` on the source"
+    (problem,) = problems_of(tmp_path, '{"question": "Q", "reply": "A"}')
+    assert "`columns: {prompt: question, completion: reply}`" in problem.fix
+
+
+def test_columns_can_be_named(tmp_path: Path) -> None:
+    text = '{"frage": "Q", "antwort": "A", "text": "T"}'
+    (document,) = read_text(tmp_path, text, columns={"prompt": "frage", "completion": "antwort"})
+    assert [message["content"] for message in document.messages] == ["Q", "A"]
+    assert read_text(tmp_path, text, columns={"text": "antwort"})[0].text == "A"
+    assert "no column `nope`, which `columns` names" in problems_of(tmp_path, text, columns={"text": "nope"})[0].what
+    (problem,) = problems_of(tmp_path, text, columns={"prompt": "frage", "output": "antwort"})
+    assert "belong to different shapes" in problem.what
+
+
+def test_two_shapes_in_one_row_are_refused(tmp_path: Path) -> None:
+    (problem,) = problems_of(tmp_path, '{"prompt": "a", "completion": "b", "question": "c", "answer": "d"}')
+    assert "fit several shapes: prompt/completion; question/answer" in problem.what
+
+
+@pytest.mark.parametrize(("name", "text"), [("a.jsonl", ""), ("a.json", "[]"), ("a.csv", "prompt,completion\n")])
+def test_a_file_without_rows_is_an_error(tmp_path: Path, name: str, text: str) -> None:
+    (problem,) = problems_of(tmp_path, text, name)
+    assert problem.where == name and ("no row" in problem.what or "is empty" in problem.what)
+
+
+def test_a_json_list_gives_the_line_of_each_item(tmp_path: Path) -> None:
+    text = '[\n  {"text": "a"},\n  {\n    "text": "b"\n  }, {"text": "c"}\n]\n'
+    documents = read_text(tmp_path, text, "a.json")
+    assert [(document.line, document.text) for document in documents] == [(2, "a"), (3, "b"), (5, "c")]
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ('[{"text": "a"},\n{"text": }]', 2),
+        ('[{"text": "a"}\n{"text": "b"}]', 2),
+        ('[{"text": "a"}\n', 2),
+        ('[{"text": "a"},\n]', 2),
+        ('[{"text": "a"}]\nmore', 2),
+    ],
+)
+def test_a_broken_json_list_says_where(tmp_path: Path, text: str, line: int) -> None:
+    (problem,) = problems_of(tmp_path, text, "a.json")
+    assert problem.where == f"a.json:{line}"
+
+
+@given(st.lists(st.dictionaries(st.text(max_size=3), st.text(max_size=3), max_size=2), max_size=5), st.integers(0, 3))
+def test_list_rows_agrees_with_the_json_module(rows: list[dict[str, str]], spaces: int) -> None:
+    problems = RowProblems("a.json")
+    text = json.dumps(rows, indent=spaces or None, ensure_ascii=False)
+    assert [row for _, row in list_rows(text, problems)] == json.loads(text) == rows
+    problems.check()
+
+
+def test_what_a_json_file_holds(tmp_path: Path) -> None:
+    assert read_text(tmp_path, '{"text": "a"}\n{"text": "b"}\n', "a.json")[1].text == "b"
+    assert read_text(tmp_path, '{"prompt": "a", "completion": "b"}\n', "a.json")[0].kind == "messages"
+    prose = '{\n "nome": "Hassan Nader",\n "clubes": [{"clube": "Farense"}]\n}'
+    assert read_text(tmp_path, prose, "a.json")[0].text == prose
+    (problem,) = problems_of(tmp_path, '{"data": [{"prompt": "a", "completion": "b"}]}', "a.json")
+    assert "under the key `data`" in problem.what
+    assert "one JSON object, not rows" in problems_of(tmp_path, prose, "a.json", kind="rows")[0].what
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+def test_csv_with_its_delimiter_and_physical_lines(tmp_path: Path, mark: str) -> None:
+    text = f'prompt{mark}completion\r\nQ1{mark}"two\r\nlines"\r\n"Q{mark}2"{mark}A2\r\n'
+    documents = read_text(tmp_path, text, "a.csv")
+    assert [document.line for document in documents] == [2, 4]
+    assert [document.messages[1]["content"] for document in documents] == ["two\nlines", "A2"]
+    assert documents[1].messages[0]["content"] == f"Q{mark}2"
+
+
+def test_broken_csv_says_where(tmp_path: Path) -> None:
+    (problem,) = problems_of(tmp_path, "prompt,completion\na,b\nc,d,e\n", "a.csv")
+    assert problem.where == "a.csv:3" and "3 cells where the header has 2" in problem.what
+    (problem,) = problems_of(tmp_path, 'prompt,completion\na,b\n"c,d\n', "a.csv")
+    assert problem.where == "a.csv:3" and "not CSV" in problem.what
+    assert "stand twice" in problems_of(tmp_path, "text,text\na,b\n", "a.csv")[0].what
+
+
+def test_long_cells_are_read(tmp_path: Path) -> None:
+    assert len(read_text(tmp_path, "text\n" + "x" * 200_000, "a.csv")[0].text) == 200_000
+
+
+@needs_shared
+@pytest.mark.parametrize(
+    ("path", "rows"),
+    [("farense/train_full.jsonl", 2413), ("ptbr/canarim/val.jsonl", 1000), ("zig/training-prompts.jsonl", 15)],
+)
+def test_real_rows(path: str, rows: int) -> None:
+    ledger = Ledger()
+    documents = read(SHARED, path, ledger)
+    raw = [json.loads(line) for line in (SHARED / path).read_text(encoding="utf-8").split("\n") if line.strip()]
+    assert len(documents) == len(raw) == rows and ledger.files[0].balanced
+    for document, row in zip(documents, raw, strict=True):
+        question = (
+            row["prompt"] if "prompt" in row else "\n\n".join(filter(str.strip, [row["instruction"], row["input"]]))
+        )
+        assert document.messages[0]["content"] == question
+        assert document.messages[1]["content"] == row.get("completion", row.get("output"))
+
+
+@needs_shared
+def test_real_unknown_columns() -> None:
+    with pytest.raises(DataError, match=r"columns: \{output: reference\}") as caught:
+        read(SHARED, "ptbr/canarim/extrinsic_seed123_qa.jsonl")
+    assert "(200 rows, first line 1)" in caught.value.problems[0].what
+    assert len(read(SHARED, "ptbr/canarim/extrinsic_seed123_qa.jsonl", columns={"output": "reference"})) == 200

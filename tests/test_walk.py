@@ -1,0 +1,188 @@
+"""The whole walk through the command line: what a user types, and what is left on the disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import make_base
+
+MANUAL = """# Manual do Clube
+
+O clube foi fundado em 1910, em Faro.
+
+## Estádio
+
+O estádio de São Luís tem {seats} lugares.
+
+```sh
+# isto não é um título
+echo golo
+```
+
+## Equipa
+
+{players}
+"""
+
+
+def write_project(folder: Path, seats: int = 7000) -> Path:
+    """A small user's project: a manual, rows, probes, a base, a recipe."""
+    base = make_base(folder / "base")
+    players = "\n\n".join(f"Jogador {n} nasceu em Faro no ano de {1900 + n} e marcou {n} golos." for n in range(40))
+    (folder / "docs").mkdir()
+    (folder / "docs/manual.md").write_text(MANUAL.format(seats=seats, players=players), encoding="utf-8")
+    page = "<html><head><title>Página</title><script>nada()</script></head><body><h1>Página</h1><p>Texto da página.</p>"
+    (folder / "docs/page.html").write_text(page + "</body></html>", encoding="utf-8")
+    rows = [{"prompt": f"Quantos golos marcou o jogador {n}?", "completion": f"Marcou {n}."} for n in range(40)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (folder / "probes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:6]), encoding="utf-8")
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(
+        f"""
+name: clube
+base: {base}
+sources:
+  - path: docs
+  - path: rows.jsonl
+dataset: {{language: pt-PT, section_chars: 120, validation: 0.1}}
+adapter: {{rank: 4, alpha: 8, dropout: 0.1}}
+train: {{epochs: 3, max_length: 64, batch_tokens: 128, learning_rate: 0.005, checkpoint_seconds: 0.05}}
+evaluate: {{samples: 2, max_new_tokens: 4, probes: [{{path: probes.jsonl, role: retention}}]}}
+""",
+        encoding="utf-8",
+    )
+    return recipe
+
+
+def afina(folder: Path, *arguments: str | Path, check: int | None = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(command(*arguments), cwd=folder, capture_output=True, text=True, env=environment())
+    assert check is None or done.returncode == check, done.stdout + done.stderr
+    return done
+
+
+def command(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-m", "afina.cli", *map(str, arguments)]
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+
+
+def adapter_of(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "adapter/adapter_model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A project whose run has finished without interruption."""
+    folder = tmp_path_factory.mktemp("project")
+    write_project(folder)
+    afina(folder, "run", "recipe.yaml")
+    return folder
+
+
+def test_the_run_leaves_what_the_contract_says(finished):
+    run = finished / "runs/clube"
+    files = "recipe.yaml manifest.json plan.json audit.json metrics.jsonl samples.jsonl predictions.jsonl scores.json"
+    assert all((run / name).is_file() for name in [*files.split(), "report.html", "finished.json"])
+    assert json.loads((run / "finished.json").read_text())["exit_code"] == 0
+    assert not list(run.rglob("*.partial"))
+    assert "Manual do Clube" not in (run / "report.html").read_text().split("<body", 1)[0]
+
+
+def test_every_input_is_traced_by_hash(finished):
+    manifest = json.loads((finished / "runs/clube/manifest.json").read_text())
+    traced = {each["path"].rsplit("/", 1)[-1]: each["sha256"] for each in manifest["inputs"]}
+    for file in ("docs/manual.md", "docs/page.html", "rows.jsonl", "probes.jsonl"):
+        assert traced[Path(file).name] == hashlib.sha256((finished / file).read_bytes()).hexdigest()
+    examples = [json.loads(line) for line in (finished / "runs/clube/dataset/train.jsonl").open()]
+    assert {example["from"]["sha256"] for example in examples} <= set(traced.values())
+    assert manifest["base"]["weights_sha256"] and manifest["adapter"]["weights_sha256"]
+
+
+def test_plain_peft_opens_the_adapter(finished):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(finished / "base")
+    ids = torch.tensor([[1, 40, 50, 60]])
+    before = base(ids).logits
+    model = PeftModel.from_pretrained(base, finished / "runs/clube/adapter")
+    assert not torch.equal(model(ids).logits, before)
+
+
+def test_a_second_run_redoes_nothing(finished):
+    before = (finished / "runs/clube/metrics.jsonl").read_text()
+    again = afina(finished, "run", "recipe.yaml")
+    for stage in ("dataset", "audit", "plan", "train", "evaluate"):
+        assert f"{stage}: done before, unchanged, kept" in again.stderr
+    assert (finished / "runs/clube/metrics.jsonl").read_text() == before
+
+
+def test_a_change_is_told_and_what_it_replaces_is_kept(finished, tmp_path):
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".lock"))
+    old = adapter_of(tmp_path / "runs/clube")
+    changed = afina(tmp_path, "run", "recipe.yaml", "train.epochs=1", f"base={finished}/base")
+    assert "dataset: redone" not in changed.stderr
+    assert "train.epochs: 3.0 -> 1.0" in changed.stderr
+    kept = list((tmp_path / "runs/clube/replaced").rglob("adapter_model.safetensors"))
+    assert kept and all(torch.equal(old[name], weight) for name, weight in load_file(kept[0]).items())
+    (tmp_path / "docs/manual.md").write_text(
+        (tmp_path / "docs/manual.md").read_text(encoding="utf-8").replace("7000", "9000"), encoding="utf-8"
+    )
+    data = afina(tmp_path, "train", "recipe.yaml", "train.epochs=1", f"base={finished}/base")
+    assert "manual.md changed" in data.stderr
+
+
+def test_killed_at_random_moments_it_ends_bitwise_the_same(finished, tmp_path):
+    """kill -9 four times, anywhere between the start and the end, then let it finish."""
+    for name in ("docs", "base", "rows.jsonl", "probes.jsonl", "recipe.yaml"):
+        source = finished / name
+        shutil.copytree(source, tmp_path / name) if source.is_dir() else shutil.copy(source, tmp_path / name)
+    pick = random.Random()
+    moments = [pick.uniform(2, 12) for _ in range(4)]
+    arguments = command("run", "recipe.yaml", f"base={finished}/base")
+    for moment in moments:
+        process = subprocess.Popen(
+            arguments, cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        time.sleep(moment)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    afina(tmp_path, "run", "recipe.yaml", f"base={finished}/base")
+    expected, found = adapter_of(finished / "runs/clube"), adapter_of(tmp_path / "runs/clube")
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected), f"killed at {moments}"
+
+
+def test_an_adapter_is_refused_on_another_base(finished, tmp_path):
+    shutil.copytree(finished / "runs/clube", tmp_path / "clube", ignore=shutil.ignore_patterns(".lock"))
+    other = make_base(tmp_path / "other", seed=1)
+    recipe = tmp_path / "clube/recipe.yaml"
+    recipe.write_text(recipe.read_text(encoding="utf-8").replace(str(finished / "base"), str(other)), encoding="utf-8")
+    refused = afina(tmp_path, "chat", "clube", "--ask", "Onde?", check=2)
+    assert "weights differ" in refused.stderr
+
+
+def test_chat_compare_report_show_and_eval(finished):
+    answer = json.loads(afina(finished, "chat", "runs/clube", "--ask", "Onde?", "--compare", "--json").stdout)
+    assert set(answer) == {"base", "trained"}
+    comparison = json.loads(afina(finished, "compare", "runs/clube", "runs/clube", "--json").stdout)
+    assert comparison
+    assert "tokens" in afina(finished, "data", "show", "runs/clube", "--tokens", "--count", "2").stdout
+    assert "rows.jsonl" in afina(finished, "data", "show", "runs/clube", "--count", "50").stdout
+    assert json.loads(afina(finished, "eval", "runs/clube", "--json").stdout)["passed"] is True
+    assert afina(finished, "report", "runs/clube").stdout.strip().endswith("report.html")
+    assert json.loads(afina(finished, "doctor", "--json").stdout)
