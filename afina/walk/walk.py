@@ -8,13 +8,10 @@ command line that works in a run's folder is one or more of these steps.
 from __future__ import annotations
 
 import contextlib
-import platform
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +25,11 @@ from afina.run import (
     hash_folder,
     hash_value,
     read_json,
-    read_metrics,
     whole_folder,
     write_json,
     write_whole,
 )
-from afina.units import show_share
 
-LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "tokenizers", "safetensors", "numpy", "pydantic", "lxml")
 NOT_IN_THE_RESULT = {"checkpoint_seconds", "keep_checkpoints", "validate_per_epoch", "tries", "checkpoint_activations"}
 """Settings of the loop that change when something is written or computed, never what is learned."""
 BEFORE_TRAINING = ("dataset", "audit", "tokenizer", "plan")
@@ -352,7 +346,7 @@ class Walk:
             save_trained(model, beside)
             self.renderer.tokenizer.save_pretrained(beside)
             if self.outcome == "adapter":
-                write_json(beside / "afina.json", {"base": self._identity.as_json(), "afina": __version__})
+                write_json(beside / "afina.json", {"base": self.identity.as_json(), "afina": __version__})
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         if device.type == "cuda":
             peak = torch.cuda.max_memory_reserved()
@@ -395,7 +389,7 @@ class Walk:
         return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.renderer.end_id)
 
     @cached_property
-    def _identity(self) -> Any:
+    def identity(self) -> Any:
         from afina.model.base import identify_base
 
         if self.base_folder is None:
@@ -416,7 +410,7 @@ class Walk:
         device = pick_device(self.recipe.device)
         if self.outcome == "adapter":
             assert self.base_folder is not None
-            check_adapter_fits(self.folder / "adapter", self._identity)
+            check_adapter_fits(self.folder / "adapter", self.identity)
             base = load_base(self.base_folder, self.recipe, device, four_bit=self.recipe.adapter.kind == "qlora")
             model = open_adapter(base, self.folder / "adapter")
             return model, _without_adapter(model)
@@ -463,67 +457,9 @@ class Walk:
 
     def manifest(self) -> None:
         """Write ``manifest.json``: every input by hash, versions, device, times, cost."""
-        from afina.evaluate.probes import probe_files
-        from afina.plan.device import local_device
+        from afina.walk.manifest import write_manifest
 
-        dataset = read_json(self.folder / "dataset/dataset.json")
-        trained = self.run.stages["train"]["result"]
-        root = Path(self.recipe.root)
-        inputs = [_traced(root, each["path"], each["sha256"]) for each in dataset["ledger"]["files"]]
-        inputs += [
-            _traced(root, str(file), hash_file(file)) | {"role": "probe"}
-            for file in probe_files(self.recipe)
-            if file.is_file()
-        ]
-        hours = sum(stage["seconds"] for stage in self.run.stages.values()) / 3600
-        budget = self.recipe.budget
-        events = read_metrics(self.folder)
-        write_json(
-            self.folder / "manifest.json",
-            {
-                "name": self.recipe.name,
-                "afina": __version__,
-                "commit": _commit(),
-                "python": platform.python_version(),
-                "platform": platform.platform(),
-                "libraries": {name: found for name in LIBRARIES if (found := _version(name))},
-                "device": local_device(self.recipe.device).as_json() | {"used": trained["device"]},
-                "threads": trained["threads"],
-                "seed": self.recipe.seed,
-                "started": min(stage["started"] for stage in self.run.stages.values()),
-                "ended": time.time(),
-                "seconds_by_stage": {name: stage["seconds"] for name, stage in self.run.stages.items()},
-                "cost": {
-                    "hours": hours,
-                    "price_per_hour": budget.price_per_hour,
-                    "money": hours * budget.price_per_hour,
-                    "currency": budget.currency,
-                },
-                "recipe_sha256": hash_file(self.folder / "recipe.yaml"),
-                "root": self.recipe.root,
-                "inputs": inputs,
-                "base": self._identity.as_json() | {"parameters": trained["parameters"] - trained["trained_parameters"]}
-                if self.base_folder
-                else None,
-                "dataset": {
-                    "sha256": hash_folder(self.folder / "dataset"),
-                    "train": dataset["train"]["examples"],
-                    "validation": dataset["validation"]["examples"],
-                    "train_sha256": hash_file(self.folder / "dataset/train.jsonl"),
-                    "validation_sha256": hash_file(self.folder / "dataset/validation.jsonl"),
-                },
-                self.outcome: {
-                    "sha256": hash_folder(self.folder / self.outcome),
-                    "weights_sha256": hash_folder(self.folder / self.outcome, "*.safetensors"),
-                    "parameters": trained["trained_parameters"],
-                },
-                "resumed": sum(event["event"] == "resumed" for event in events),
-                "measured": {
-                    key: trained[key]
-                    for key in ("peak_bytes", "train_seconds", "tokens", "target_tokens", "tokens_per_second", "steps")
-                },
-            },
-        )
+        write_manifest(self)
 
     def report(self, verdict: dict[str, Any]) -> Path:
         """Write the page that tells the whole run and then, last of all files, ``finished.json``."""
@@ -536,30 +472,6 @@ class Walk:
         return page
 
 
-def describe_scores(folder: Path) -> str:
-    """The before/after table and the verdict of a run, as text."""
-    scores = read_json(folder / "scores.json")
-    lines = []
-    if scores["probes"]:
-        wide = max(len(probe["name"]) for probe in scores["probes"]) + 2
-        lines.append(f"{'':{wide}}{'questions':>10}{'before':>10}{'after':>10}   95 % interval")
-        for probe in scores["probes"]:
-            after = probe["after"]
-            lines.append(
-                f"{probe['name']:{wide}}{probe['n']:>10}{show_share(probe['before']['exact_match']):>10}"
-                f"{show_share(after['exact_match']):>10}   {show_share(after['low'])} to {show_share(after['high'])}"
-            )
-    if scores["loss"]:
-        before, after = scores["loss"]["before"], scores["loss"]["after"]
-        lines.append(
-            f"held-out loss {before['loss']:.3f} -> {after['loss']:.3f} nats per token, "
-            f"{before['bits_per_byte']:.3f} -> {after['bits_per_byte']:.3f} bits per byte ({after['tokens']} tokens)"
-        )
-    lines += [f"miss: {miss}" for miss in scores["verdict"]["misses"]]
-    lines.append(scores["verdict"]["text"])
-    return "\n".join(lines)
-
-
 def _without_adapter(model: Any) -> Callable[[], contextlib.AbstractContextManager[Any]]:
     @contextlib.contextmanager
     def opened() -> Iterator[Any]:
@@ -567,22 +479,3 @@ def _without_adapter(model: Any) -> Callable[[], contextlib.AbstractContextManag
             yield model
 
     return opened
-
-
-def _traced(root: Path, path: str, sha256: str) -> dict[str, Any]:
-    file = root / path
-    return {"path": path, "sha256": sha256, "bytes": file.stat().st_size if file.exists() else None}
-
-
-def _version(library: str) -> str | None:
-    try:
-        return version(library)
-    except PackageNotFoundError:
-        return None
-
-
-def _commit() -> str | None:
-    """The commit of afina's own code where it runs from a checkout."""
-    here = Path(__file__).resolve().parent
-    found = subprocess.run(["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return found.stdout.strip() or None
