@@ -84,6 +84,12 @@ dataset:
     on: keep                  # keep | drop (the longest of each cluster stays; counted) | error
     threshold: 0.8            # similarity of runs of five words from which two texts count as such
   engine: own                 # own | datatrove: what reads and cleans; the dataset is the same
+  datatrove:                  # where engine: datatrove runs
+    executor: local           # local | slurm (needs a partition) | ray
+    workers: null             # tasks at a time; null: one per processor, or as many as the cluster allows
+    memory_gb: 2              # per task
+    partition: null           # Slurm's
+    time: "04:00:00"          # Slurm's limit per task
   personal_data: keep         # keep (reported) | mask | drop the example: numbers of people, e-mail, cards, keys
   check_code: {{}}              # language to compiler, e.g. {{zig: ziglang==0.14.0, python: "3.11"}}
   on_wrong_code: keep         # code that its compiler refuses: keep (reported) | drop (counted) | error

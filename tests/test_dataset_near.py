@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,8 @@ from afina.dataset.audit import audit_dataset, audit_files
 from afina.dataset.build import build_dataset
 from afina.dataset.example import Example, read_examples
 from afina.dataset.near import Signatures, bands, clusters, shingles, signature
-from afina.errors import DataError, RecipeError
-from afina.recipe import Clean, Dataset, NearDuplicates, Recipe, Source
+from afina.errors import AfinaError, DataError, RecipeError
+from afina.recipe import Clean, Dataset, Datatrove, NearDuplicates, Recipe, Source
 from afina.run import hash_folder
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -166,27 +168,76 @@ def test_the_same_dataset_whatever_the_order(tmp_path: Path):
 def test_processes_and_datatrove_make_the_same_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     corpus(tmp_path / "in", list(range(40)))
     (tmp_path / "in" / "empty.txt").write_text(" \n", encoding="utf-8")
-    monkeypatch.setattr("afina.dataset.gather.BATCH_FILES", 9)  # five batches
+    monkeypatch.setattr("afina.dataset.part.BATCH_FILES", 9)  # five batches
     cleaning = Clean(preset="monograph", min_letters=0.1)
     wanted = recipe(tmp_path / "in", near_duplicates=DROP, clean=cleaning, validation=0.2)
     made = [build_dataset(wanted, tmp_path / "one", workers=1), build_dataset(wanted, tmp_path / "two", workers=2)]
     folders = ["one", "two"]
-    if pytest.importorskip("importlib.util").find_spec("datatrove"):
-        engine = wanted.model_copy(update={"dataset": wanted.dataset.model_copy(update={"engine": "datatrove"})})
-        made.append(build_dataset(engine, tmp_path / "three", workers=2))
-        folders.append("three")
+    engine = wanted.model_copy(update={"dataset": wanted.dataset.model_copy(update={"engine": "datatrove"})})
+    made.append(build_dataset(engine, tmp_path / "three", workers=2))
+    folders.append("three")
     assert all(each == made[0] for each in made) and made[0]["ledger"]["skipped"] == {"empty.txt": "empty file"}
     assert len({hash_folder(tmp_path / folder) for folder in folders}) == 1
 
 
 def test_what_a_process_finds_wrong_is_reported_with_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("afina.dataset.gather.BATCH_FILES", 1)
+    monkeypatch.setattr("afina.dataset.part.BATCH_FILES", 1)
     for name, content in (("a", '{"prompt": "cut\n'), ("b", '{"prompt": "", "completion": "c"}\n'), ("c", "[1]\n")):
         (tmp_path / f"{name}.jsonl").write_text(content, encoding="utf-8")
     with pytest.raises(DataError) as raised:
         build_dataset(recipe(tmp_path), tmp_path / "out", workers=2)
     assert {problem.where for problem in raised.value.problems} == {"a.jsonl:1", "b.jsonl:1", "c.jsonl:1"}
     assert not (tmp_path / "out").exists()
+
+
+SLURM = {  # what datatrove asks of Slurm: run the script once per array task, with its number
+    "sbatch": """for last; do :; done
+tasks=$(sed -n 's/^#SBATCH --array=0-\\([0-9]*\\).*/\\1/p' "$last")
+for task in $(seq 0 "$tasks"); do SLURM_ARRAY_TASK_ID=$task SLURM_NODELIST=one bash "$last" >&2; done
+grep -q -- --partition=cpu "$last" && echo Submitted batch job 7""",
+    "srun": """while [ "$1" != launch_pickled_pipeline ]; do shift; done; exec "$@\"""",
+    "scontrol": "echo one",
+    "squeue": "exit 0",
+}
+
+
+def slurm(folder: Path, monkeypatch: pytest.MonkeyPatch, **programs: str) -> None:
+    """Slurm's programs, as short scripts that run everything here and at once."""
+    folder.mkdir()
+    for name, script in (SLURM | programs).items():
+        (folder / name).write_text(f"#!/usr/bin/env bash\n{script}\n", encoding="utf-8")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{Path(sys.executable).parent}:{os.environ['PATH']}")
+
+
+def test_slurm_makes_the_same_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    corpus(tmp_path / "in", list(range(40)))
+    slurm(tmp_path / "slurm", monkeypatch)
+    build_dataset(recipe(tmp_path / "in"), tmp_path / "here", workers=1)
+    place = Datatrove(executor="slurm", partition="cpu")
+    build_dataset(recipe(tmp_path / "in", engine="datatrove", datatrove=place), tmp_path / "there")
+    assert hash_folder(tmp_path / "here") == hash_folder(tmp_path / "there")
+
+
+def test_slurm_tasks_that_end_without_a_part_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write(tmp_path / "in", a=TEXT)
+    slurm(tmp_path / "slurm", monkeypatch, srun="exit 1")
+    wanted = recipe(
+        tmp_path / "in", engine="datatrove", datatrove=Datatrove(executor="slurm", partition="cpu", memory_gb=1)
+    )
+    with pytest.raises(AfinaError, match="task 0 of 1 ended without its part"):
+        build_dataset(wanted, tmp_path / "out")
+    assert not (tmp_path / "out").exists() and list((tmp_path / "datatrove-logs").glob("slurm_logs"))
+
+
+def test_slurm_that_is_not_here_or_refuses_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write(tmp_path / "in", a=TEXT)
+    wanted = recipe(tmp_path / "in", engine="datatrove", datatrove=Datatrove(executor="slurm", partition="cpu"))
+    with pytest.raises(RecipeError, match="needs Slurm's program sbatch"):
+        build_dataset(wanted, tmp_path / "out")
+    slurm(tmp_path / "slurm", monkeypatch, sbatch="exit 1")
+    with pytest.raises(RecipeError, match="refused the job"):
+        build_dataset(wanted, tmp_path / "out")
 
 
 def test_datatrove_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -135,7 +135,7 @@ def test_no_program_is_made_of_code_that_its_compiler_refuses(tmp_path: Path):
 
 
 def test_builds_that_need_all_documents_at_once_read_in_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("afina.dataset.gather.BATCH_FILES", 3)
+    monkeypatch.setattr("afina.dataset.part.BATCH_FILES", 3)
     write(tmp_path, **{f"p{n}_md": f"# Nome {n}\n\n**Alcunha:** A{n}\n\nTexto {n}.\n" for n in range(20)})
     own = recipe(tmp_path, split_by="file", validation=0.3, hold_out_phrasings=1)
     one, _ = built(own, tmp_path / "one", workers=1)

@@ -54,7 +54,7 @@ LIBRARIES: dict[str, set[str]] = {
     "run": {"filelock"},
     "progress": {"rich"},
     "sources": {"lxml", "markdown_it", "pypdf", "docling", "pyarrow", "datasets", "tree_sitter"},
-    "dataset": {"markdown_it", "numpy", "ftfy", "datatrove"},
+    "dataset": {"markdown_it", "numpy", "ftfy", "datatrove", "ray"},
     "tokenizer": {"tokenizers", "transformers"},
     "model": {"torch", "transformers", "peft", "bitsandbytes", "safetensors", "tokenizers", "huggingface_hub", "numpy"},
     "report": {"ruamel"},
@@ -65,7 +65,7 @@ LIBRARIES: dict[str, set[str]] = {
     "cli": {"typer"},
 }
 HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "tokenizers", "huggingface_hub", "numpy"}
-HEAVY |= {"docling", "pyarrow", "datasets", "datatrove"}
+HEAVY |= {"docling", "pyarrow", "datasets", "datatrove", "ray"}
 
 
 def loads_torch(module: str) -> bool:

@@ -205,7 +205,7 @@ def dataset_inputs(recipe: Recipe, progress: Progress = no_progress) -> dict[str
     readers = readers_of(hashes)
     return {
         "sources": [source.model_dump(mode="json") for source in recipe.sources],
-        "dataset": recipe.dataset.model_dump(mode="json", exclude={"engine"}),
+        "dataset": recipe.dataset.model_dump(mode="json", exclude={"engine", "datatrove"}),
         "seed": recipe.seed,
         "method": recipe.train.method,
         "section_chars": recipe.section_chars,

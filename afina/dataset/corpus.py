@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 from afina.dataset.choose import DUPLICATE, TRAIN, WRONG_CODE, find_duplicates
 from afina.dataset.code_policy import CodeReport, check_code
 from afina.dataset.example import Example, read_examples
-from afina.dataset.gather import Part, gather
+from afina.dataset.gather import gather
 from afina.dataset.identity import content_key
 from afina.dataset.intake import Dropped, Intake
 from afina.dataset.masking import mask_example
 from afina.dataset.near import Signatures
 from afina.dataset.notes import Notes
+from afina.dataset.part import Part
 from afina.dataset.personal import mask
 from afina.dataset.spool import Columns, DropSpool, Spool
 from afina.errors import DataError

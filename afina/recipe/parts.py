@@ -167,6 +167,28 @@ class NearDuplicates(Part):
     """Jaccard similarity of 5-word shingles from which two texts count as near duplicates."""
 
 
+class Datatrove(Part):
+    """Where `dataset.engine: datatrove` runs."""
+
+    executor: Literal["local", "slurm", "ray"] = "local"
+    """`local`: processes here. `slurm`: an array of jobs (the run's folder and the sources must lie where the cluster's
+    machines see them). `ray`: the cluster of RAY_ADDRESS, or one started here."""
+    workers: Count | None = None
+    """Tasks at a time; null: one per processor (`local`), as many as the cluster allows (`slurm`, `ray`)."""
+    memory_gb: Count = 2
+    """Memory per task."""
+    partition: str | None = None
+    """Slurm's partition."""
+    time: str = "04:00:00"
+    """Slurm's time limit per task."""
+
+    @model_validator(mode="after")
+    def _slurm_needs_a_partition(self) -> Datatrove:
+        if self.executor == "slurm" and not self.partition:
+            raise ValueError("executor slurm needs `partition`, the one that the jobs go to (`sinfo` lists them)")
+        return self
+
+
 class Dataset(Part):
     """How documents become examples, and what to do with those that are not fit."""
 
@@ -197,6 +219,7 @@ class Dataset(Part):
     engine: Literal["own", "datatrove"] = "own"
     """What reads, cleans and hashes: afina's own processes, or a datatrove pipeline of the same functions (needs
     `pip install afina[datatrove]`). The dataset is the same."""
+    datatrove: Datatrove = Datatrove()
     personal_data: Literal["keep", "mask", "drop"] = "keep"
     """CPF, CNPJ, NIF, telephone, e-mail, card numbers, keys and tokens: keep (reported), mask, or drop the example."""
     check_code: dict[str, str] = {}
