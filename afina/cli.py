@@ -260,7 +260,7 @@ def demo(
 
 @recipe_app.command("init")
 def recipe_init(
-    kind: Annotated[str, typer.Argument(metavar="docs|chat|scratch", help="What you have.")],
+    kind: Annotated[str, typer.Argument(metavar="docs|chat|preference|scratch", help="What you have.")],
     to: Annotated[Path | None, typer.Option("--to", help="File to write; to the screen where not given.")] = None,
 ) -> None:
     """Write a commented starter recipe."""

@@ -304,16 +304,21 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
             continue
         if isinstance(event, dict):
             events.append(event)
-    last_of: dict[tuple[str, Any], int] = {}
+    last_of: dict[tuple[Any, ...], int] = {}
+    started: dict[str | None, int] = {}  # by stage of training: the first of two has a name
     for position, event in enumerate(events):
         if event.get("event") in ("step", "validation"):
-            last_of[(event["event"], event.get("step"))] = position
-    started = max((i for i, event in enumerate(events) if event.get("event") == "train_started_anew"), default=-1)
+            last_of[(event["event"], event.get("stage"), event.get("step"))] = position
+        elif event.get("event") == "train_started_anew":
+            started[event.get("stage")] = position
     return [
         event
         for position, event in enumerate(events)
         if event.get("event") not in ("step", "validation")
-        or (position > started and last_of[(event["event"], event.get("step"))] == position)
+        or (
+            position > started.get(event.get("stage"), -1)
+            and last_of[(event["event"], event.get("stage"), event.get("step"))] == position
+        )
     ]
 
 

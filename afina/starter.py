@@ -24,6 +24,15 @@ _HEAD = {
 # 4. afina run THIS_FILE            builds the dataset, audits it, trains, measures, writes the report
 # Keys that you do not need may be deleted: the values below `base` and `sources` are the defaults.
 """,
+    "preference": """\
+# A model learns which of two answers is the better one (DPO), from rows that hold both.
+# 1. Put this file beside `pairs.jsonl` (one {"prompt": ..., "chosen": ..., "rejected": ...} a line; prompt and answers
+#    may be messages), or set `root` and `sources` to where your files are.
+# 2. Take a base that answers already; or give your answers too and set `train.first: {method: sft}`.
+# 3. afina data audit pairs.jsonl    says what is wrong with them, and how much length alone gives away
+# 4. afina run THIS_FILE             builds the dataset, audits it, trains, measures, writes the report
+# Keys that you do not need may be deleted: most values below `sources` are the defaults.
+""",
     "scratch": """\
 # A small model of your own, from random weights and with its own tokenizer. No download.
 # 1. Put this file beside the folder `docs`, or set `root` and `sources` to where your files are.
@@ -57,6 +66,7 @@ sources:                      # one entry per file, folder, glob, dataset of the
     delay_seconds: 1.0        # for https://: pause between two requests
     refresh_days: null        # for https://: ask again for pages kept longer than this; null: never
     repeat: 1                 # how many times each example is seen in one epoch
+    stage: auto               # with `train.first`, which stage learns it: auto | first | second
     replay: false             # true: general data, mixed in so that the base does not forget
     validation: null          # share held out from this source; null: as `dataset.validation`
 
@@ -120,9 +130,12 @@ scratch:{scratch_note}
   vocab: {vocab}                 # size of the tokenizer trained on your examples
 
 train:
-  method: {method}  # sft (answers only; documents whole) | cpt (every token) | scratch (the same, new model)
+  method: {method}  # sft (answers; texts whole) | cpt (every token) | scratch (new) | dpo, orpo (pairs)
+  first: null                 # a stage before, e.g. {{method: cpt, epochs: 1.0}}: documents first, then the answers
+  beta: 0.1                   # dpo: how closely to the start it is held; orpo: weight of the odds ratio (lambda)
+  label_smoothing: 0.0        # dpo: share of the pairs that may have better and worse mixed up
   epochs: {epochs}                 # how many times the data is seen
-  learning_rate: {learning_rate}       # 2e-4 suits an adapter, 1e-3 a small model from scratch
+  learning_rate: {learning_rate}       # 2e-4 suits an adapter, 2e-5 preferences, 1e-3 a small model from scratch
   schedule: linear            # how the rate falls: linear | cosine | constant
   warmup: 0.03                # share of the steps in which the rate climbs
   final_rate: 0.05            # the rate at the last step, as a share of `learning_rate`
@@ -162,6 +175,14 @@ _BASE = "Qwen/Qwen2.5-0.5B-Instruct"
 _FILL = {
     "docs": {"name": "my-docs", "base": _BASE, "path": "docs"},
     "chat": {"name": "my-chat", "base": _BASE, "path": "rows.jsonl"},
+    "preference": {
+        "name": "my-preference",
+        "base": _BASE,
+        "path": "pairs.jsonl",
+        "method": "dpo",
+        "learning_rate": "2.0e-5",
+        "epochs": "1.0",
+    },
     "scratch": {
         "name": "my-model",
         "base": "null",
@@ -176,7 +197,8 @@ _DEFAULT = {"method": "sft", "learning_rate": "2.0e-4", "epochs": "3.0", "vocab"
 
 
 def starter(kind: str) -> str:
-    """The starter for what you have: ``docs``, ``chat`` (rows of questions and answers) or ``scratch``.
+    """The starter for what you have: ``docs``, ``chat`` (rows of questions and answers), ``preference`` (rows with a
+    better and a worse answer) or ``scratch``.
 
     Raises:
         RecipeError: for any other word.
@@ -187,7 +209,8 @@ def starter(kind: str) -> str:
     if kind not in _HEAD:
         raise RecipeError(
             f"there is no starter {kind!r}",
-            "docs: you have documents; chat: you have questions with answers; scratch: a new small model",
+            "docs: you have documents; chat: you have questions with answers; preference: with a better and a worse "
+            "answer each; scratch: a new small model",
         )
     scratch = kind == "scratch"
     text = _HEAD[kind] + _TOP.format(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,15 @@ def said(text: str, path: str = "a.md") -> Example:
     return Example(text=text, path=path)
 
 
+def preferred(better: str, worse: str, prompt: str = "Why?") -> Example:
+    return replace(asked(better, prompt), rejected=worse)
+
+
 HITS = [
     ("empty_prompt", asked("Yes.", " \n")),
     ("empty_answer", asked("\t")),
+    ("empty_answer", preferred("Yes.", " ")),
+    ("same_answers", preferred("Yes. ", "Yes.")),
     ("fragment", asked("-0, oárbitro suspendeu a partida.", "")),
     ("fragment", asked("alguns anos, presidente desta colectividade.", "")),
     ("fragment", said("Por sua vez, o Sport Lisboa e Faro que voltou ao Campeonato")),
@@ -72,6 +79,7 @@ HITS = [
     ("unbalanced_fence", asked("So:\n~~~\nx = 1")),
 ]
 CLEAN = [
+    preferred("Because it is so.", "Because it is not so."),
     asked("Because it is so."),
     asked("1250 milhas"),
     asked("-2°C"),

@@ -128,7 +128,11 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         ("train: {learning_rate: .inf}", ":5: train.learning_rate", "finite"),
         ("adapter: {alpha: .inf}", ":5: adapter.alpha", "finite"),
         ("train: {max_length: 8}", ":5: train.max_length", "8"),
-        ("train: {method: dpo}", ":5: train.method", "dpo"),
+        ("train: {method: ppo}", ":5: train.method", "ppo"),
+        ("train: {label_smoothing: 0.1}", ":5: train", "belongs to method dpo"),
+        ("train: {method: cpt, first: {}}", ":5: train", "not before cpt"),
+        ("train: {first: {method: sft}}", ":5: train", "more epochs"),
+        ("    stage: first", "", "sources.0.stage needs `train.first`"),
         ("scratch: {hidden: 100, heads: 3}", ":5: scratch", "multiple of heads"),
         ("scratch: {heads: 4, kv_heads: 3}", ":5: scratch", "multiple of kv_heads"),
         ("scratch: {vocab: 256}", ":5: scratch", "at least 300"),
@@ -264,7 +268,7 @@ def test_schema_describes_the_keys() -> None:
     for reference in re.findall(r'"#/\$defs/(\w+)"', json.dumps(schema)):
         assert reference in schema["$defs"]
     train = schema["$defs"]["Train"]["properties"]
-    assert train["method"]["enum"] == ["sft", "cpt", "scratch"]
+    assert train["method"]["enum"] == ["sft", "cpt", "scratch", "dpo", "orpo"]
     assert train["clip"]["description"] == "Largest norm of the gradient."
 
 
@@ -385,6 +389,15 @@ def test_shipped_recipe_builds_a_dataset_that_passes_the_audit(path: Path, tmp_p
 DELIBERATE = {
     "docs": {"name", "root", "base", "sources.0.path"},
     "chat": {"name", "root", "base", "sources.0.path"},
+    "preference": {
+        "name",
+        "root",
+        "base",
+        "sources.0.path",
+        "train.method",
+        "train.learning_rate",
+        "train.epochs",
+    },
     "scratch": {
         "name",
         "root",
@@ -404,10 +417,11 @@ def leaves(value: Any, key: str = "") -> dict[str, Any]:
     return {name: leaf for part in inner for name, leaf in part.items()} if inner else {key: value}
 
 
-@pytest.mark.parametrize("kind", ["docs", "chat", "scratch"])
+@pytest.mark.parametrize("kind", list(DELIBERATE))
 def test_starter_shows_every_key_with_its_real_default(tmp_path: Path, kind: str) -> None:
     (tmp_path / "docs").mkdir()
     (tmp_path / "rows.jsonl").touch()
+    (tmp_path / "pairs.jsonl").touch()
     file = tmp_path / "starter.yaml"
     file.write_text(starter(kind), encoding="utf-8")
     loaded = load_recipe(file)
@@ -431,7 +445,7 @@ def _default_parts() -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("kind", ["docs", "chat", "scratch"])
+@pytest.mark.parametrize("kind", list(DELIBERATE))
 def test_starter_says_what_each_key_does(kind: str) -> None:
     for line in starter(kind).splitlines():
         value = re.match(r" *(?:- )?[a-z_]+: *([^ ].*)", line)

@@ -93,34 +93,60 @@ def test_without_pyarrow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.
 # ---- preferences
 
 
+def turns(*contents: str) -> list[dict[str, str]]:
+    return [{"role": role, "content": text} for role, text in zip(("user", "assistant") * 3, contents, strict=False)]
+
+
+def last(text: str) -> list[dict[str, str]]:
+    return [{"role": "assistant", "content": text}]
+
+
 @pytest.mark.parametrize(
     ("row", "columns"),
     [
-        ({"prompt": "Q", "chosen": "good", "rejected": "bad"}, {"prompt": "prompt", "completion": "chosen"}),
-        ({"question": "Q", "chosen": "good", "rejected": "bad"}, {"prompt": "question", "completion": "chosen"}),
+        ({"prompt": "Q", "chosen": "good", "rejected": "bad"}, {}),
+        ({"question": "Q", "chosen": "good", "rejected": "bad"}, {"prompt": "question"}),
+        ({"prompt": turns("Q"), "chosen": last("good"), "rejected": last("bad")}, {}),
+        ({"prompt": turns("Q"), "chosen": "good", "rejected": "bad"}, {}),
+        ({"chosen": turns("Q", "good"), "rejected": turns("Q", "bad")}, {}),
+        # as UltraFeedback has it: the prompt again, the better conversation once more, scores
         (
-            {
-                "chosen": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "good"}],
-                "rejected": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "bad"}],
-            },
-            {"messages": "chosen"},
+            {"prompt": "Q", "chosen": turns("Q", "good"), "rejected": turns("Q", "bad"),
+             "messages": turns("Q", "good"), "score_chosen": 9.0},
+            {},
         ),
     ],
+)  # fmt: skip
+def test_preferences_in_every_shape(tmp_path: Path, row: dict[str, object], columns: dict[str, str]) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
+    ledger = Ledger()
+    (document,) = read(tmp_path, "a.jsonl", ledger, columns=columns)
+    assert [message["content"] for message in document.messages] == ["Q", "good"]
+    assert document.rejected == "bad" and ledger.files[0].balanced
+    # or the better answers alone
+    alone = {"messages": "chosen"} if "prompt" not in row and "question" not in row else None
+    if alone:
+        (document,) = read(tmp_path, "a.jsonl", columns=alone)
+        assert document.rejected is None and len(document.messages) == 2
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"question": "Q", "chosen": "good", "rejected": "bad"}, "columns: {prompt: question}"),
+        ({"chosen": turns("Q", "good"), "rejected": turns("R", "bad")}, "differ before their last answers"),
+        ({"prompt": "Q", "chosen": turns("R", "good"), "rejected": turns("R", "bad")}, "does not ask `prompt`"),
+        ({"prompt": "Q", "chosen": turns("Q", "good", "R"), "rejected": "bad"}, "`chosen` ends with the user"),
+        ({"prompt": "Q", "chosen": "good", "rejected": None}, "`rejected` is null"),
+        ({"prompt": turns("Q", "A"), "chosen": "good", "rejected": "bad"}, "`prompt` ends with the assistant"),
+    ],
 )
-def test_preferences_are_refused_with_the_way_out(
-    tmp_path: Path, row: dict[str, object], columns: dict[str, str]
-) -> None:
+def test_preferences_that_are_none(tmp_path: Path, row: dict[str, object], said: str) -> None:
     (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
     with pytest.raises(DataError) as caught:
         read(tmp_path, "a.jsonl")
     (problem,) = caught.value.problems
-    assert "learning from the worse of two answers is not supported" in problem.what
-    shown = ", ".join(f"{part}: {name}" for part, name in columns.items())
-    assert f"`columns: {{{shown}}}`" in problem.fix
-    ledger = Ledger()
-    (document,) = read(tmp_path, "a.jsonl", ledger, columns=columns)
-    assert [message["content"] for message in document.messages] == ["Q", "good"]
-    assert ledger.files[0].dropped["column `rejected`"] >= 3 and ledger.files[0].balanced
+    assert said in str(problem) and problem.where == "a.jsonl:1"
 
 
 # ---- the recipe

@@ -39,7 +39,7 @@ class Recorder:
         return [event["loss"] for event in self.events if event["event"] == "step"]
 
 
-def run_training(base, folder, recipe=None, log=None, rows=None, model=None, **options):
+def run_training(base, folder, recipe=None, log=None, rows=None, model=None, held_out=None, **options):
     recipe = recipe or make_recipe(base)
     encoded, renderer = make_rows(base, recipe)
     if model is None:
@@ -49,7 +49,7 @@ def run_training(base, folder, recipe=None, log=None, rows=None, model=None, **o
     state = train(
         model,
         rows if rows is not None else encoded,
-        encoded[:4],
+        held_out or encoded[:4],
         recipe.train,
         seed=recipe.seed,
         pad_id=renderer.tokenizer.pad_token_id,

@@ -515,7 +515,8 @@ def test_patience_makes_the_measurements_part_of_what_is_learned(base, tmp_path)
     def inputs(**train):
         recipe = make_recipe(base, train=train, budget=Budget(hours=len(train) + 1))
         run = Run(tmp_path, recipe, print, stages={"dataset": {"outputs": "hash"}})
-        return Walk(run, lambda _: None)._train_inputs
+        walk = Walk(run, lambda _: None)
+        return walk._train_inputs(walk.trainings[-1])
 
     assert inputs() == inputs(validate_per_epoch=3) == inputs(tries=9) == inputs(checkpoint_activations=True)
     assert inputs(patience=1) != inputs(patience=1, validate_per_epoch=3)

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
 BOILERPLATE_CHARS = 20
 BOILERPLATE_PROMPTS = 5
+FEWEST_PAIRS = 20
+TOLD_BY_LENGTH = 0.8
+LENGTH_RATIO = 1.5
+"""From these on the lengths of better and worse answers are a warning."""
 
 
 @dataclass
@@ -62,7 +66,8 @@ class Leakage:
 @dataclass
 class Contradictions:
     """Rows whose prompt has two or more different answers. Case and white space do not matter; a row
-    without a prompt contradicts nothing."""
+    without a prompt contradicts nothing. Preferences contradict each other where the same two answers
+    to the same prompt are ordered both ways."""
 
     _rows: dict[str, int] = field(default_factory=dict)
     _first: dict[str, str] = field(default_factory=dict)
@@ -72,6 +77,11 @@ class Contradictions:
         if not example.messages or not example.prompt.strip():
             return False
         prompt, answer = group_key(example), short_hash(normal(example.answer).casefold())
+        if example.rejected is not None:
+            worse = short_hash(normal(example.rejected).casefold())
+            if worse == answer:
+                return False
+            prompt = short_hash(f"{prompt} {min(answer, worse)} {max(answer, worse)}")
         self._rows[prompt] = self._rows.get(prompt, 0) + 1
         if self._first.setdefault(prompt, answer) == answer or prompt in self._split:
             return False
@@ -81,6 +91,46 @@ class Contradictions:
     @property
     def count(self) -> int:
         return sum(self._rows[prompt] for prompt in self._split)
+
+
+@dataclass
+class LengthBias:
+    """How much longer the better answers of preferences are than the worse ones: a model learns that first."""
+
+    pairs: int = 0
+    longer: int = 0
+    """Pairs whose better answer is the longer one."""
+    chosen: int = 0
+    """Characters of all better answers."""
+    rejected: int = 0
+
+    def see(self, example: Example) -> None:
+        """Note an example; only preferences count."""
+        if example.rejected is not None:
+            chosen, rejected = len(example.answer.strip()), len(example.rejected.strip())
+            self.pairs += 1
+            self.longer += chosen > rejected
+            self.chosen += chosen
+            self.rejected += rejected
+
+    @property
+    def share(self) -> float:
+        """Share of the pairs whose better answer is the longer one."""
+        return self.longer / max(1, self.pairs)
+
+    @property
+    def ratio(self) -> float:
+        """Characters of the better answers / characters of the worse ones."""
+        return self.chosen / max(1, self.rejected)
+
+    @property
+    def strong(self) -> bool:
+        """Whether length alone tells most pairs apart, or the answers of one side are half as long again."""
+        told = max(self.share, 1 - self.share) if self.pairs >= FEWEST_PAIRS else 0.0
+        return told >= TOLD_BY_LENGTH or not 1 / LENGTH_RATIO < self.ratio < LENGTH_RATIO
+
+    def __str__(self) -> str:
+        return f"{self.ratio:.2f} times as long; the better answer is the longer one in {show_share(self.share)}"
 
 
 @dataclass

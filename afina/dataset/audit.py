@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from afina.dataset.across import Boilerplate, Contradictions, Duplicates, LanguageMix, Leakage, Near
+from afina.dataset.across import Boilerplate, Contradictions, Duplicates, LanguageMix, Leakage, LengthBias, Near
 from afina.dataset.checks import CHECKS, Spot, excerpt, whole
 from afina.dataset.code_check import check_blocks
 from afina.dataset.example import Example, read_examples
@@ -90,6 +90,16 @@ RULES: dict[str, Rule] = {
         "mend them, or set `dataset.on_empty_answer: drop`",
         0.01,
     ),
+    "same_answers": Rule(
+        "preferences whose better and worse answers are the same: they teach nothing",
+        "leave these rows out, or mend one of the answers",
+        0.01,
+    ),
+    "length_bias": Rule(
+        "better answers",
+        "judge answers of like length, or expect longer (or shorter) ones: a model learns the length first",
+        note=True,
+    ),
     "exact_duplicate": Rule(
         "rows that stand there already (white space does not matter)",
         "`dataset.on_duplicate: drop` keeps the first of each",
@@ -113,7 +123,7 @@ RULES: dict[str, Rule] = {
         "`dataset.personal_data: mask` or `drop`; secrets that were public must be replaced where they are used",
     ),
     "contradictory_answers": Rule(
-        "conversations whose prompt has two or more different answers",
+        "conversations whose prompt has two or more different answers, or one pair of answers ordered both ways",
         "keep one answer, or make the prompts differ",
         0.05,
     ),
@@ -244,6 +254,7 @@ class _SplitAudit:
         self.personal_data: Counter[str] = Counter()
         self.tokens = TokenAudit(tokens) if tokens else None
         self.languages = LanguageMix(expected)
+        self.lengths = LengthBias()
         self.shown_in: dict[str, list[dict[str, str]]] = {}
         self.examples = self.conversations = 0
         self.tallies = {name: _Tally() for name in RULES}
@@ -269,6 +280,7 @@ class _SplitAudit:
                 said = f"{example.prompt} -> {example.answer}" if example.messages else example.text
                 self._hit(name, example, Spot(excerpt(said)))
         self._see_language(example)
+        self.lengths.see(example)
         self.near.see(example)
         if self.split == "train":
             self.leakage.learn(example)
@@ -310,6 +322,10 @@ class _SplitAudit:
         if self.split == "train" and self.examples < FEWEST_EXAMPLES:
             yield make_finding("too_few_examples", self.examples, self.examples, [], self.split)
         yield from self._language_mix()
+        if self.split == "train" and (pairs := self.lengths.pairs):
+            what = f"{RULES['length_bias'].what} are {self.lengths} of {pairs} pairs"
+            severity: Severity = "warning" if self.lengths.strong else "note"
+            yield make_finding("length_bias", self.lengths.longer, pairs, [], self.split, what=what, severity=severity)
         for item in self.tokens.findings() if self.tokens else ():
             yield make_finding(
                 item.name, item.count, item.of, item.examples, self.split, what=item.what, severity=item.severity

@@ -162,6 +162,7 @@ def _dropped(corpus: Corpus, row: int, example: Example, fate: int) -> Dropped:
         example.source,
         example.text,
         example.messages,
+        rejected=example.rejected,
         same_as=columns.where(same) if same != row else "",
         chars=columns.chars[row] - columns.context[row] if row < corpus.read else 0,
         lines=corpus.said.get(row, ""),
@@ -204,10 +205,11 @@ def dataset_inputs(recipe: Recipe, progress: Progress = no_progress) -> dict[str
                 waiting += sorted(file.with_suffix("").glob("*"))
     readers = readers_of(hashes)
     return {
-        "sources": [source.model_dump(mode="json") for source in recipe.sources],
+        "sources": [source.model_dump(mode="json", exclude={"stage"}) for source in recipe.sources],
         "dataset": recipe.dataset.model_dump(mode="json", exclude={"engine", "datatrove"}),
         "seed": recipe.seed,
         "method": recipe.train.method,
+        **recipe.stages,
         "section_chars": recipe.section_chars,
         "files": dict(sorted(hashes.items())),
         **({"readers": readers} if readers else {}),

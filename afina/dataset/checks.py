@@ -52,10 +52,17 @@ def empty_prompt(example: Example) -> Spot | None:
 
 
 def empty_answer(example: Example) -> Spot | None:
-    """A conversation without an answer, or with a blank one."""
-    if not example.messages or has_answer(example.messages):
+    """A conversation without an answer, or with a blank one; a blank one among two is one."""
+    if not example.messages or has_answer(example.messages, example.rejected):
         return None
     return Spot(excerpt(example.messages[0]["content"]))
+
+
+def same_answers(example: Example) -> Spot | None:
+    """A preference whose better and worse answers are the same (white space does not matter)."""
+    if example.rejected is None or not example.rejected.strip() or normal(example.answer) != normal(example.rejected):
+        return None
+    return Spot(excerpt(f"{example.prompt} -> {example.answer}"))
 
 
 _CODE_SPAN = re.compile(r"`[^`\n]+`")
@@ -286,6 +293,7 @@ def personal_data(example: Example) -> Spot | None:
 CHECKS: dict[str, Check] = {
     "empty_prompt": empty_prompt,
     "empty_answer": empty_answer,
+    "same_answers": same_answers,
     "fragment": fragment,
     "encoding_noise": encoding_noise,
     "ocr_noise": ocr_noise,
@@ -313,7 +321,8 @@ def body(example: Example) -> str:
 def whole(example: Example) -> str:
     """All that an example says, without the path of headings put before it."""
     if example.messages:
-        return "\n".join(message["content"] for message in example.messages)
+        said = [message["content"] for message in example.messages]
+        return "\n".join(said if example.rejected is None else [*said, example.rejected])
     return body(example)
 
 

@@ -71,7 +71,10 @@ def clean_document(document: Document, rules: Clean) -> tuple[Document, list[Cle
             Message(role=message["role"], content=cleaned.text)
             for message, cleaned in zip(document.messages, done, strict=True)
         )
-        return replace(document, messages=messages), done
+        if document.rejected is None:
+            return replace(document, messages=messages), done
+        worse = mend(document.rejected)
+        return replace(document, messages=messages, rejected=worse.text), [*done, worse]
     cleaned = mend(document.text)
     if document.kind == "text":
         _apply_line_rules(cleaned, rules)

@@ -113,7 +113,8 @@ class Corpus:
                 self.intake.personal_data.update(masked.kinds)
                 example = masked.example
                 if masked.kinds and policy == "drop":
-                    drops.append(Dropped("personal_data", where, example.source, messages=example.messages))
+                    row = (example.source, "", example.messages)
+                    drops.append(Dropped("personal_data", where, *row, rejected=example.rejected))
                     continue
             key = int(content_key(example), 16)
             if key in known:

@@ -16,15 +16,19 @@ from pathlib import Path
 from typing import Any
 
 from afina.errors import DataError
+from afina.recipe import Kind
 from afina.sources.document import Message
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A plain text (every token is learned) or a conversation (its answers are learned)."""
+    """A plain text (every token is learned), a conversation (its answers are learned), or a preference (that its last
+    answer is better than the rejected one is learned)."""
 
     text: str = ""
     messages: tuple[Message, ...] = ()
+    rejected: str | None = None
+    """The worse last answer."""
     path: str = ""
     """File that it came from."""
     line: int = 1
@@ -52,8 +56,18 @@ class Example:
         >>> Example(text="a", line=1).id == Example(text="a", line=2).id
         True
         """
-        content = json.dumps([self.text, self.messages], ensure_ascii=False, sort_keys=True)
+        said = [self.text, self.messages, *([] if self.rejected is None else [self.rejected])]
+        content = json.dumps(said, ensure_ascii=False, sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+    @property
+    def kind(self) -> Kind:
+        """What it is, for the recipe.
+
+        >>> Example(text="a").kind
+        'text'
+        """
+        return "preference" if self.rejected is not None else "messages" if self.messages else "text"
 
     @property
     def prompt(self) -> str:
@@ -70,6 +84,7 @@ class Example:
         row: dict[str, Any] = {"id": self.id}
         if self.messages:
             row["messages"] = list(self.messages)
+            row |= {} if self.rejected is None else {"rejected": self.rejected}
         else:
             row["text"] = self.text
         row["from"] = {"path": self.path, "line": self.line, "sha256": self.sha256}
@@ -97,6 +112,7 @@ class Example:
         return cls(
             text=row.get("text", ""),
             messages=tuple(row.get("messages", ())),
+            rejected=row.get("rejected"),
             path=origin["path"],
             line=origin["line"],
             sha256=origin["sha256"],

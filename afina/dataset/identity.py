@@ -28,7 +28,8 @@ def content_key(example: Example) -> str:
     True
     """
     messages = tuple(Message(role=message["role"], content=normal(message["content"])) for message in example.messages)
-    return replace(example, text=normal(example.text), messages=messages).id
+    rejected = None if example.rejected is None else normal(example.rejected)
+    return replace(example, text=normal(example.text), messages=messages, rejected=rejected).id
 
 
 def group_key(example: Example) -> str:

@@ -20,7 +20,7 @@ from afina.dataset.notes import Notes
 from afina.dataset.personal import mask
 from afina.dataset.sections import Section, split_sections
 from afina.errors import Problem
-from afina.recipe import Recipe
+from afina.recipe import PREFERENCE_METHODS, Kind, Recipe
 from afina.sources.document import Document, Message, visible
 
 PLACES_SHOWN = 10
@@ -36,6 +36,7 @@ class Dropped:
     source: int
     text: str = ""
     messages: tuple[Message, ...] = ()
+    rejected: str | None = None
     same_as: str = ""
     """For a duplicate: where the one that stays stands."""
     chars: int = 0
@@ -57,6 +58,7 @@ class Dropped:
         if self.cut:
             return row | {"cut": [list(piece) for piece in self.cut]}
         row |= {"messages": list(self.messages)} if self.messages else {"text": self.text}
+        row |= {} if self.rejected is None else {"rejected": self.rejected}
         return row | dict(self.about)
 
     def masked(self) -> Dropped:
@@ -67,6 +69,7 @@ class Dropped:
             messages=tuple(
                 Message(role=message["role"], content=mask(message["content"]).text) for message in self.messages
             ),
+            rejected=None if self.rejected is None else mask(self.rejected).text,
             cut=tuple((line, mask(words).text) for line, words in self.cut),
             lines=mask(self.lines).text,
             about={name: mask(words).text for name, words in self.about.items()},
@@ -137,15 +140,19 @@ class Intake:
             self.notes.see(document, first)
 
     def _make_examples(self, document: Document, blank: bool) -> None:
-        if document.kind == "messages":
+        kind = document_kind(document)
+        method = self.recipe.method_of(document.source, kind)
+        if (kind == "preference") != (method in PREFERENCE_METHODS):
+            self.refuse("preference" if kind == "preference" else "no_preference", place(document))
+            self.rows += document.kind == "messages"
+        elif document.kind == "messages":
             self.rows += 1
             self._take_row(document)
-            return
-        if blank:
+        elif blank:
             self._drop("blank", document, document.text)
         elif not document.text.strip():
             return  # nothing is left of it; the lines stand in `dropped`
-        elif self.recipe.train.method == "sft":
+        elif method == "sft":
             in_file = file_lines(document, Path(self.recipe.root))
             for section in split_sections(document, self.recipe.section_chars):
                 self.long_sections += len(section.text) > self.recipe.section_chars
@@ -184,14 +191,14 @@ class Intake:
 
     def _take_row(self, document: Document) -> None:
         where = place(document)
-        if not has_answer(document.messages):
+        if not has_answer(document.messages, document.rejected):
             if self.recipe.dataset.on_empty_answer == "error":
                 self.refuse("empty_answer", where)
             else:
                 self._drop("empty_answer", document)
         elif not has_prompt(document.messages):
             policy = self.recipe.dataset.on_empty_prompt
-            if policy == "error":
+            if policy == "error" or (policy == "text" and document.rejected is not None):
                 self.refuse("empty_prompt", where)
             elif policy == "drop":
                 self._drop("empty_prompt", document)
@@ -203,7 +210,8 @@ class Intake:
                 text = "\n\n".join(content.strip() for content in said if content.strip())
                 self._keep(_example(document, self.recipe, text=text))
         else:
-            self._keep(_example(document, self.recipe, messages=document.messages))
+            example = _example(document, self.recipe, messages=document.messages)
+            self._keep(replace(example, rejected=document.rejected))
 
     def _keep(self, example: Example, context: str = "") -> None:
         if self.recipe.dataset.personal_data != "keep":
@@ -249,7 +257,8 @@ class Intake:
         if masked.kinds and self.recipe.dataset.personal_data == "drop":
             chars = example_chars(example) - visible(context)
             row = (example.source, masked.example.text, masked.example.messages)
-            self.dropped.append(Dropped("personal_data", where, *row, chars=chars))
+            rejected = masked.example.rejected
+            self.dropped.append(Dropped("personal_data", where, *row, rejected=rejected, chars=chars))
             return None
         if masked.kinds:
             self.added["personal_data_masked"] += masked.written
@@ -260,8 +269,9 @@ class Intake:
 
     def _drop(self, reason: str, document: Document, text: str = "") -> None:
         messages = () if text or document.kind != "messages" else document.messages
-        chars = visible(text) + sum(visible(message["content"]) for message in messages)
-        self.leave_out(Dropped(reason, place(document), document.source, text, messages, chars=chars))
+        rejected = document.rejected if messages else None
+        chars = visible(text + (rejected or "")) + sum(visible(message["content"]) for message in messages)
+        self.leave_out(Dropped(reason, place(document), document.source, text, messages, rejected, chars=chars))
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,6 +295,15 @@ _PROBLEMS = {
         "no answer in {count} of {rows} rows",
         "mend them, or set `dataset.on_empty_answer: drop` (left out, counted)",
     ),
+    "preference": _Refusal(
+        "{count} of {rows} rows hold a better and a worse answer, which the recipe's method does not learn",
+        "set `train.method: dpo` or `orpo`; or learn the better answers alone (the worse ones are counted as dropped): "
+        "on the source `columns: {prompt: prompt, completion: chosen}`, or `{messages: chosen}` for conversations",
+    ),
+    "no_preference": _Refusal(
+        "{count} documents or rows without `chosen` and `rejected`, from which `dpo` and `orpo` learn nothing",
+        "leave them out, set `train.method: sft`, or learn them in a stage before: `train.first: {method: sft}`",
+    ),
     "duplicate": _Refusal(
         "{count} examples stand there again",
         "remove them, or set `dataset.on_duplicate: drop` (the first stays, the others are counted) or `keep`",
@@ -306,9 +325,17 @@ def has_prompt(messages: Sequence[Message]) -> bool:
     return bool(asked) and all(content.strip() for content in asked)
 
 
-def has_answer(messages: Sequence[Message]) -> bool:
-    """Whether the conversation ends with an answer, and none of its answers is blank."""
+def document_kind(document: Document) -> Kind:
+    """What a document is for the recipe."""
+    if document.kind != "messages":
+        return "text"
+    return "preference" if document.rejected is not None else "messages"
+
+
+def has_answer(messages: Sequence[Message], rejected: str | None = None) -> bool:
+    """Whether the conversation ends with an answer, and none of its answers is blank, nor the worse one beside it."""
     answers = [message["content"] for message in messages if message["role"] == "assistant"]
+    answers += [] if rejected is None else [rejected]
     return bool(answers) and messages[-1]["role"] == "assistant" and all(content.strip() for content in answers)
 
 
@@ -319,12 +346,14 @@ def place(document: Document) -> str:
 
 def document_chars(document: Document) -> int:
     """Visible characters of a document."""
-    return visible(document.text) + sum(visible(message["content"]) for message in document.messages)
+    said = visible(document.text + (document.rejected or ""))
+    return said + sum(visible(message["content"]) for message in document.messages)
 
 
 def example_chars(example: Example) -> int:
     """Visible characters of an example."""
-    return visible(example.text) + sum(visible(message["content"]) for message in example.messages)
+    said = visible(example.text + (example.rejected or ""))
+    return said + sum(visible(message["content"]) for message in example.messages)
 
 
 def _example(

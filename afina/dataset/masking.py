@@ -34,6 +34,7 @@ def mask_example(example: Example, context: str = "") -> MaskedExample | None:
     # The path of headings and the text apart, so that each is still the beginning of the other.
     parts = [mask(context), mask(example.text.removeprefix(context))]
     parts += [mask(message["content"]) for message in example.messages]
+    parts += [] if example.rejected is None else [mask(example.rejected)]
     kinds = Counter[str]()
     for part in parts:
         kinds.update(part.kinds)
@@ -42,10 +43,11 @@ def mask_example(example: Example, context: str = "") -> MaskedExample | None:
         return None
     messages = tuple(
         Message(role=message["role"], content=part.text)
-        for message, part in zip(example.messages, parts[2:], strict=True)
+        for message, part in zip(example.messages, parts[2:], strict=False)
     )
+    rejected = None if example.rejected is None else parts[-1].text
     return MaskedExample(
-        replace(example, text=parts[0].text + parts[1].text, heading=heading, messages=messages),
+        replace(example, text=parts[0].text + parts[1].text, heading=heading, messages=messages, rejected=rejected),
         kinds,
         sum(visible(part.taken) for part in parts),
         sum(visible(part.written) for part in parts),

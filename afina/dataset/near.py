@@ -109,7 +109,8 @@ def signature(text: str) -> np.ndarray:
 def similar_text(example: Example) -> str:
     """What is compared: a text without the path of headings before it, or all that a conversation says."""
     if example.messages:
-        return "\n".join(message["content"] for message in example.messages)
+        said = [message["content"] for message in example.messages]
+        return "\n".join(said if example.rejected is None else [*said, example.rejected])
     return example.text.removeprefix(f"{example.heading}\n\n") if example.heading else example.text
 
 

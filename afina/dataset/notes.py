@@ -68,5 +68,6 @@ def masked_document(document: Document) -> Document:
         messages=tuple(
             Message(role=message["role"], content=mask(message["content"]).text) for message in document.messages
         ),
+        rejected=None if document.rejected is None else mask(document.rejected).text,
         meta={name: mask(value).text for name, value in document.meta.items()},
     )

@@ -67,7 +67,7 @@ def read_files(path: Path, reading: Reading, progress: Progress = no_progress) -
 def _examples(document: Document, reading: Reading) -> Iterator[Example]:
     origin = Example(path=document.path, sha256=document.sha256, line=document.line)
     if document.kind == "messages":
-        yield replace(origin, messages=document.messages)
+        yield replace(origin, messages=document.messages, rejected=document.rejected)
         return
     if PurePosixPath(document.path).suffix.lower() in (".txt", ".text", ".md", ".markdown"):
         _count_lines(document, reading)

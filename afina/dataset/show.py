@@ -71,8 +71,10 @@ def render(example: Example, label: str = "") -> str:
     head = "--- " + " | ".join(part for part in about if part)
     if not example.messages:
         return f"{head}\n{example.text}"
-    return "\n".join([head, *(f"{message['role']}: {message['content']}" for message in example.messages)])
+    said = [f"{message['role']}: {message['content']}" for message in example.messages]
+    return "\n".join([head, *said, *([] if example.rejected is None else [f"rejected: {example.rejected}"])])
 
 
 def _words(example: Example) -> str:
-    return example.text or "\n".join(message["content"] for message in example.messages)
+    said = [message["content"] for message in example.messages]
+    return example.text or "\n".join([*said, example.rejected or ""])

@@ -105,7 +105,7 @@ def sections_of(recipe: Recipe, examples: Iterable[Example]) -> Iterator[Example
     for example in examples:
         if example.messages or example.replay:
             continue
-        if recipe.train.method == "sft":  # they are sections already
+        if recipe.method_of(example.source, "text") == "sft":  # they are sections already
             yield example
             continue
         kind = {"markdown": "markdown", "html": "markdown", "code": "code"}.get(str(kind_of(example.path)), "text")

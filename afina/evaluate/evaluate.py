@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from afina.dataset.example import Example
-from afina.evaluate.loss import LossScore, held_out_loss
+from afina.evaluate.loss import LossScore, PairScore, held_out_loss, held_out_pairs
 from afina.evaluate.probes import ProbeSet, Question, ask, exact_match
 from afina.evaluate.verdict import ProbeScore, Verdict, judge
 from afina.model.generate import Answer
@@ -28,6 +28,7 @@ class Measured:
     """What one model did."""
 
     loss: LossScore | None
+    pairs: PairScore | None
     answers: dict[str, list[Answer]]
 
 
@@ -65,7 +66,8 @@ def evaluate(
     ]
     _write_rows(folder / "predictions.jsonl", rows)
     _write_rows(folder / "samples.jsonl", shown)
-    verdict = judge(scores, first.loss, second.loss, recipe.evaluate.limits)
+    pairs = (first.pairs, second.pairs) if first.pairs and second.pairs else None
+    verdict = judge(scores, first.loss, second.loss, recipe.evaluate.limits, pairs=pairs)
     every = [answer for answers in second.answers.values() for answer in answers]
     write_json(
         folder / "scores.json",
@@ -74,6 +76,7 @@ def evaluate(
             "loss": {"before": first.loss.as_json(), "after": second.loss.as_json()}
             if first.loss and second.loss
             else None,
+            "pairs": {"before": pairs[0].as_json(), "after": pairs[1].as_json()} if pairs else None,
             "probes": [score.as_json() for score in scores],
             "guardrails": {
                 "answers": len(every),
@@ -98,9 +101,10 @@ def _measure(
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else renderer.end_id
     with open_model() as model:
         device = next(model.parameters()).device
-        loss = None
-        if held_out:
-            loss = held_out_loss(model, held_out, pad_id=pad, device=device, batch_tokens=recipe.train.batch_tokens)
+        options: Any = {"pad_id": pad, "device": device, "batch_tokens": recipe.train.batch_tokens}
+        plain, pairs = ([row for row in held_out if bool(row.rejected) is wanted] for wanted in (False, True))
+        loss = held_out_loss(model, plain, **options) if plain else None
+        preferred = held_out_pairs(model, pairs, **options) if pairs else None
         every = [question for questions in asked.values() for question in questions]
 
         def counted(done: int, total: int | None, what: str) -> None:
@@ -108,7 +112,7 @@ def _measure(
 
         given = iter(ask(model, renderer, every, max_new_tokens=recipe.evaluate.max_new_tokens, progress=counted))
         answers = {key: [next(given) for _ in questions] for key, questions in asked.items()}
-    return Measured(loss, answers)
+    return Measured(loss, preferred, answers)
 
 
 def _right(probe: ProbeSet, measured: Measured, key: str) -> tuple[bool, ...]:

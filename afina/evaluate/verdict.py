@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from afina.evaluate.loss import LossScore
+from afina.evaluate.loss import LossScore, PairScore
 from afina.evaluate.probes import wilson
 from afina.recipe import Limits
 from afina.units import show_share
@@ -69,15 +69,30 @@ class Verdict:
         return asdict(self) | {"misses": list(self.misses)}
 
 
-def judge(probes: Sequence[ProbeScore], before: LossScore | None, after: LossScore | None, limits: Limits) -> Verdict:
+def judge(
+    probes: Sequence[ProbeScore],
+    before: LossScore | None,
+    after: LossScore | None,
+    limits: Limits,
+    *,
+    pairs: tuple[PairScore, PairScore] | None = None,
+) -> Verdict:
     """Judge a run.
 
     It has **learned** when unseen phrasings (or, without such a probe, seen questions) are answered
     right more often than before, beyond chance, and at least ``learned_min`` of them. It **broke**
     what it knew when more than ``broke_max`` of the old questions that it answered right are now wrong.
+    Held-out `pairs` must be told apart better than before, where there are any; the loss may rise then, since what
+    moves away from worse answers moves away from other texts too.
     """
     misses: list[str] = []
-    learned = _judge_learning(probes, before, after, limits, misses)
+    learned = _judge_learning(probes, None if pairs else before, after, limits, misses)
+    if pairs and not pairs[1].margin > pairs[0].margin:
+        misses.append(
+            f"held-out preferences did not rise: the better answers are ahead by {pairs[0].margin:.3f} -> "
+            f"{pairs[1].margin:.3f} nats per token"
+        )
+        learned = "no"
     broke = _judge_retention(probes, limits, misses)
     return Verdict(learned, broke, not misses, f"learned: {learned}, broke: {broke}", tuple(misses))
 

@@ -120,12 +120,11 @@ def attach_adapter(model: Any, adapter: Adapter, seed: int) -> Any:
             rank is larger than a matrix.
     """
     _quiet_libraries()
-    from peft import get_peft_model, prepare_model_for_kbit_training
+    from peft import get_peft_model
 
     from afina.model.adapter_torch import adapter_config, start_variant
 
-    if getattr(model, "is_loaded_in_4bit", False):
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    model = _ready_to_train(model)
     torch.manual_seed(seed)
     try:
         adapted = get_peft_model(model, adapter_config(adapter))
@@ -142,8 +141,17 @@ def _is_linear(module: Any) -> bool:
     return isinstance(module, torch.nn.Linear)
 
 
-def open_adapter(model: Any, folder: Path) -> Any:
-    """A PEFT model with a trained adapter, ready to answer.
+def _ready_to_train(model: Any) -> Any:
+    """A 4-bit base with its other weights in float32; any other base as it is."""
+    from peft import prepare_model_for_kbit_training
+
+    if not getattr(model, "is_loaded_in_4bit", False):
+        return model
+    return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+
+
+def open_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:
+    """A PEFT model with a trained adapter, ready to answer, or to be trained further.
 
     Raises:
         BaseError: its weights are a pickle or are missing.
@@ -153,6 +161,8 @@ def open_adapter(model: Any, folder: Path) -> Any:
 
     if not (folder / "adapter_model.safetensors").exists():
         raise BaseError("holds no adapter_model.safetensors", "only safetensors are opened", str(folder))
+    if trainable:
+        return PeftModel.from_pretrained(_ready_to_train(model), folder, is_trainable=True)
     return PeftModel.from_pretrained(model, folder, is_trainable=False).eval()
 
 

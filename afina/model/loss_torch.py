@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +34,12 @@ class Batch:
     targets_N: torch.Tensor
     tokens: int
     """Real tokens: padding is not counted."""
+    pairs: int = 0
+    """Preferences: their better answers are the first rows, their worse ones the last, in the same order."""
+    better: int = 0
+    """Targets in the better answers; they are the first of the N."""
+    reference_2P: torch.Tensor | None = None
+    """Log-probabilities of better and worse answers before training, in nats."""
 
     @property
     def targets(self) -> int:
@@ -45,20 +51,41 @@ class Batch:
         return 1.0 - self.tokens / self.ids_BL.numel()
 
 
+class Totals(NamedTuple):
+    """What a whole step holds, over all its micro-batches: what a loss is divided by, so that how rows are grouped
+    does not matter."""
+
+    targets: int
+    better: int
+    pairs: int
+
+    @classmethod
+    def of(cls, batches: Sequence[Batch]) -> Totals:
+        return cls(*(sum(getattr(batch, name) for batch in batches) for name in cls._fields))
+
+
 def make_batch(rows: Sequence[Row], pad_id: int, device: torch.device) -> Batch:
-    """Pad rows on the right to the longest of them."""
-    length = max(len(row) for row in rows)
+    """Pad rows on the right to the longest of them. All of them are preferences, or none is."""
+    pairs, better, references = 0, 0, [row.reference for row in rows if row.reference]
+    if worse := [row.rejected for row in rows if row.rejected]:
+        pairs, better = len(rows), sum(sum(row.mask) for row in rows)
+        assert len(worse) == pairs, "preferences and other rows are learned in different stages"
+        rows = [*rows, *worse]
+    length = max(len(row.ids) for row in rows)
     ids = torch.full((len(rows), length), pad_id, dtype=torch.long)
     mask = torch.zeros((len(rows), length), dtype=torch.bool)
     for number, row in enumerate(rows):
-        ids[number, : len(row)] = torch.tensor(row.ids)
-        mask[number, : len(row)] = torch.tensor(row.mask)
+        ids[number, : len(row.ids)] = torch.tensor(row.ids)
+        mask[number, : len(row.ids)] = torch.tensor(row.mask)
     positions = (mask[:, 1:].nonzero() * torch.tensor([length, 1])).sum(1)
     return Batch(
         ids_BL=ids.to(device),
         positions_N=positions.to(device),
         targets_N=ids[:, 1:][mask[:, 1:]].to(device),
-        tokens=sum(len(row) for row in rows),
+        tokens=sum(len(row.ids) for row in rows),
+        pairs=pairs,
+        better=better,
+        reference_2P=torch.tensor(references, device=device).T if references else None,
     )
 
 

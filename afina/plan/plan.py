@@ -73,7 +73,13 @@ class Plan:
 
 
 def plan_run(
-    recipe: Recipe, shape: Shape, tokens: TokenCount | None, device: Device, *, checkpointing: bool = False
+    recipe: Recipe,
+    shape: Shape,
+    tokens: TokenCount | None,
+    device: Device,
+    *,
+    checkpointing: bool = False,
+    first: TokenCount | None = None,
 ) -> Plan:
     """Predict memory, time and money of a recipe.
 
@@ -82,6 +88,7 @@ def plan_run(
         tokens: what the dataset holds; estimated from the size of the source files where not given.
         device: what it would run on.
         checkpointing: whether activations are computed again instead of kept.
+        first: what the first stage of ``train.first`` learns, where `tokens` are given.
 
     Raises:
         RecipeError: for an adapter target that the model does not have.
@@ -89,6 +96,7 @@ def plan_run(
     notes: list[str] = []
     if tokens is None:
         tokens = estimate_tokens(recipe)
+        first = estimate_tokens(recipe, "first") if recipe.train.first else None
         notes.append("tokens are estimated from the size of the files; `afina data build` counts them")
         notes += unsized_sources(recipe)
     setup = _setup(recipe, tokens, device, checkpointing)
@@ -114,14 +122,27 @@ def plan_run(
         validations=recipe.train.validate_per_epoch * recipe.train.epochs + 2 * (not scratch),
         generated_tokens=generated,
         weight_bytes=frozen_weight_bytes(shape, setup),
+        judged_before=recipe.train.method == "dpo",
     )
+    memory_parts = training_memory(shape, setup)
+    steps = optimizer_steps(tokens, recipe.train.batch_tokens, recipe.train.accumulate, recipe.train.epochs)
+    if first is not None and recipe.train.first:
+        alone = recipe.model_copy(update={"train": recipe.train.of_first()})
+        before = plan_run(alone, shape, first, device, checkpointing=checkpointing)
+        time_parts |= {name: time_parts[name] + before.time_parts[name] for name in ("training", "validation")}
+        memory_parts = max(memory_parts, before.memory_parts, key=lambda parts: Interval.total(parts.values()).point)
+        notes.append(
+            f"two stages: {before.steps} steps of {recipe.train.first.method} over {show_count(first.tokens)} tokens "
+            f"an epoch, then {steps} steps of {recipe.train.method}"
+        )
+        steps += before.steps
     price = recipe.budget.price_per_hour or device.price_per_hour
     seconds = Interval.total(time_parts.values())
     return Plan(
         device=device,
-        memory_parts=training_memory(shape, setup),
+        memory_parts=memory_parts,
         time_parts=time_parts,
-        steps=optimizer_steps(tokens, recipe.train.batch_tokens, recipe.train.accumulate, recipe.train.epochs),
+        steps=steps,
         tokens=tokens,
         parameters=shape.parameters,
         trained_parameters=trained_parameters(shape, setup),
@@ -206,7 +227,7 @@ def describe(plan: Plan) -> str:
 def _setup(recipe: Recipe, tokens: TokenCount, device: Device, checkpointing: bool) -> Setup:
     """The largest micro-batch: as full as it may be, one example at least, no more than there is."""
     train = recipe.train
-    longest = min(tokens.longest, train.max_length)
+    longest = min(tokens.longest, train.max_length * (2 if train.learns_preferences else 1))
     batch_tokens = max(longest, min(train.batch_tokens, tokens.tokens))
     share = min(1.0, tokens.target_share * ANSWER_PEAK)
     targets = recipe.adapter.targets

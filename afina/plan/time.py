@@ -113,6 +113,7 @@ def run_time(
     validations: float,
     generated_tokens: float,
     weight_bytes: float,
+    judged_before: bool = False,
 ) -> dict[str, Interval]:
     """Seconds by part.
 
@@ -121,16 +122,18 @@ def run_time(
         validations: how many times the held-out loss is measured.
         generated_tokens: most tokens that the probes and samples may ask for.
         weight_bytes: of the base, read from disk.
+        judged_before: whether the model looks at every row once before it is trained, as DPO asks.
     """
     rate = training_rate(shape, setup, device)
     spread = tokens.spread
     per_token = flops_per_token(shape, setup, tokens.mean_length, tokens.target_share)
     forward = 2 * shape.linear_parameters + 2 * shape.layers * shape.query_size * tokens.mean_length
     forward += 2 * shape.head_parameters * tokens.target_share
+    once = tokens.tokens + tokens.held_out if judged_before else 0
     return {
         "start": START_SECONDS[device.kind] + _divide(weight_bytes, LOAD_BYTES_PER_SECOND),
         "training": _work(per_token * tokens.tokens * epochs, rate, spread),
-        "validation": _work(forward * tokens.held_out * validations, rate, spread),
+        "validation": _work(forward * (tokens.held_out * validations + once), rate, spread),
         "generation": _generation(shape, device, generated_tokens, weight_bytes),
     }
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from afina.recipe import Recipe, Source, expand_path, is_remote
+from afina.recipe import Kind, Recipe, Source, expand_path, is_remote
 
 CHARS_PER_TOKEN = 3.5
 """English prose has about 4.3 characters a token, Portuguese 3.3 and code 3.0 with the vocabularies of common bases."""
@@ -54,8 +55,8 @@ class TokenCount:
         return self.targets / max(self.tokens, 1)
 
 
-def estimate_tokens(recipe: Recipe) -> TokenCount:
-    """A :class:`TokenCount` from the sizes of the recipe's files; nothing is read.
+def estimate_tokens(recipe: Recipe, stage: Literal["first", "second"] = "second") -> TokenCount:
+    """A :class:`TokenCount` of a stage of training, from the sizes of the recipe's files; nothing is read.
 
     tokens = bytes x share of text / characters per token x repeat, per file.
     """
@@ -63,12 +64,16 @@ def estimate_tokens(recipe: Recipe) -> TokenCount:
     small = train.method == "scratch" and recipe.scratch.vocab < 8000
     chars_per_token = CHARS_PER_TOKEN_SMALL if small else CHARS_PER_TOKEN
     tokens = targets = held_out = rows = 0.0
-    for source in recipe.sources:
+    for position, source in enumerate(recipe.sources):
         validation = recipe.dataset.validation if source.validation is None else source.validation
         for file in _files(Path(recipe.root), source):
             chars = file.stat().st_size * _TEXT_SHARE.get(file.suffix.lower(), 1.0)
             conversation = source.kind in ("pairs", "rows") or file.suffix.lower() in (".json", ".jsonl", ".parquet")
-            all_learned = train.method != "sft" or not conversation
+            answers: Kind = "preference" if train.learns_preferences else "messages"
+            kind: Kind = answers if conversation else "text"
+            if recipe.stage_of(position, kind) != stage:
+                continue
+            all_learned = recipe.method_of(position, kind) in ("cpt", "scratch") or not conversation
             kept = chars / chars_per_token * source.repeat * (1 - validation)
             tokens += kept
             targets += kept * (1.0 if all_learned else _ANSWER_SHARE)

@@ -18,6 +18,7 @@ from afina.recipe.load import (
 )
 from afina.recipe.parts import (
     HUB,
+    PREFERENCE_METHODS,
     WEB,
     Adapter,
     Budget,
@@ -26,6 +27,8 @@ from afina.recipe.parts import (
     Dataset,
     Datatrove,
     Evaluate,
+    First,
+    Kind,
     Limits,
     NearDuplicates,
     Part,
@@ -40,6 +43,7 @@ from afina.recipe.parts import (
 
 __all__ = [
     "HUB",
+    "PREFERENCE_METHODS",
     "WEB",
     "Adapter",
     "Budget",
@@ -48,6 +52,8 @@ __all__ = [
     "Dataset",
     "Datatrove",
     "Evaluate",
+    "First",
+    "Kind",
     "Limits",
     "NearDuplicates",
     "Part",

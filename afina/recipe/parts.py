@@ -41,7 +41,9 @@ class Source(Part):
     """For `pairs`: folder or glob of the solutions, matched to the problems in `path`."""
     stem: str = r"^(\d+-\d+)"
     """For `pairs`: a regular expression; its first group names the pair in both file names."""
-    columns: dict[Literal["prompt", "completion", "instruction", "input", "output", "messages", "text"], str] = {}
+    columns: dict[
+        Literal["prompt", "completion", "instruction", "input", "output", "messages", "text", "chosen", "rejected"], str
+    ] = {}
     """For `rows`: which column plays which part, where the names are not the usual ones."""
     encoding: str = "utf-8"
     """How the bytes are to be read. Anything that does not decode is an error, never a guess."""
@@ -61,6 +63,9 @@ class Source(Part):
     """How many times each example is seen in one epoch."""
     replay: bool = False
     """General data mixed in against forgetting; reported apart."""
+    stage: Literal["auto", "first", "second"] = "auto"
+    """With `train.first`: which stage learns this source. `auto`: what suits the second (`sft`: conversations; `dpo`,
+    `orpo`: preferences) goes to the second, the rest to the first."""
     validation: Fraction | None = None
     """Share held out from this source; the dataset's own where not given."""
 
@@ -310,14 +315,44 @@ class Scratch(Part):
         return self
 
 
+Rate = Annotated[float, Field(ge=0.0)]
+Schedule = Literal["linear", "cosine", "constant"]
+Method = Literal["sft", "cpt", "scratch", "dpo", "orpo"]
+Kind = Literal["text", "messages", "preference"]
+"""What an example is: a plain text, a conversation, or one with a better and a worse last answer."""
+PREFERENCE_METHODS = ("dpo", "orpo")
+
+
+class First(Part):
+    """A stage of training before this one, e.g. documents (`cpt`) before answers (`sft`), or answers (`sft`) before
+    preferences (`dpo`); `train` goes on from the adapter or model that it leaves. What is not given is as in `train`.
+    """
+
+    method: Literal["cpt", "sft"] = "cpt"
+    epochs: Positive | None = None
+    learning_rate: Rate | None = None
+    schedule: Schedule | None = None
+    warmup: Fraction | None = None
+    batch_tokens: Count | None = None
+    accumulate: Count | None = None
+
+
 class Train(Part):
     """The loop."""
 
-    method: Literal["sft", "cpt", "scratch"] = "sft"
-    """`sft` learns answers only (plain texts whole), `cpt` every token, `scratch` too, from random weights."""
+    method: Method = "sft"
+    """`sft` learns answers only (plain texts whole), `cpt` every token, `scratch` too, from random weights; `dpo` and
+    `orpo` learn from rows with a better and a worse answer (`prompt`, `chosen`, `rejected`)."""
+    first: First | None = None
+    """A stage before this one."""
+    beta: Positive = 0.1
+    """For `dpo`: how closely the model is held to the one it started from. For `orpo`: weight of the odds ratio beside
+    the likelihood of the better answer (lambda)."""
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=0.5)] = 0.0
+    """For `dpo`: share of the pairs that may have better and worse mixed up."""
     epochs: Positive = 3.0
-    learning_rate: Annotated[float, Field(ge=0.0)] = 2e-4
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    learning_rate: Rate = 2e-4
+    schedule: Schedule = "linear"
     warmup: Fraction = 0.03
     """Share of the steps in which the rate climbs."""
     final_rate: Fraction = 0.05
@@ -348,6 +383,35 @@ class Train(Part):
     """How many of the newest checkpoints stay on disk, beside the one with the best held-out loss."""
     validate_per_epoch: int = Field(default=1, ge=0)
     """How many times per epoch the held-out loss is measured."""
+
+    @model_validator(mode="after")
+    def _stages_and_method_agree(self) -> Train:
+        if self.label_smoothing and self.method != "dpo":
+            raise ValueError("label_smoothing belongs to method dpo: remove it")
+        if self.first is None:
+            return self
+        if self.method in ("cpt", "scratch"):
+            raise ValueError(f"`first` comes before method sft, dpo or orpo, not before {self.method}")
+        if self.first.method == self.method:
+            raise ValueError(f"`first` is of method {self.method} too: give one stage more epochs instead")
+        return self
+
+    @property
+    def learns_preferences(self) -> bool:
+        """Whether it learns from pairs of a better and a worse answer."""
+        return self.method in PREFERENCE_METHODS
+
+    def of_first(self) -> Train:
+        """The settings of the first stage.
+
+        >>> first = Train(epochs=3, learning_rate=1e-4, first=First(epochs=1)).of_first()
+        >>> first.method, first.epochs, first.learning_rate
+        ('cpt', 1.0, 0.0001)
+        """
+        if self.first is None:
+            raise ValueError("there is one stage alone")
+        given = {key: value for key, value in self.first if value is not None}
+        return self.model_copy(update={"first": None, "label_smoothing": 0.0} | given)
 
 
 class Probe(Part):
@@ -438,7 +502,31 @@ class Recipe(Part):
                 raise ValueError("train.method scratch starts from random weights: remove `base`, or use cpt or sft")
         elif self.base is None:
             raise ValueError(f"train.method {self.train.method} needs `base`, a folder or a hub id to start from")
+        placed = [position for position, source in enumerate(self.sources) if source.stage != "auto"]
+        if placed and self.train.first is None:
+            raise ValueError(f"sources.{placed[0]}.stage needs `train.first`: there is one stage alone")
         return self
+
+    def stage_of(self, source: int, kind: Kind) -> Literal["first", "second"]:
+        """Which stage of training learns an example of this kind from the source at this position."""
+        if self.train.first is None:
+            return "second"
+        if (wanted := self.sources[source].stage) != "auto":
+            return wanted
+        suits = "preference" if self.train.learns_preferences else "messages"
+        return "second" if kind == suits else "first"
+
+    def method_of(self, source: int, kind: Kind) -> Method:
+        """How an example of this kind from the source at this position is learned."""
+        first = self.train.first
+        return first.method if first and self.stage_of(source, kind) == "first" else self.train.method
+
+    @property
+    def stages(self) -> dict[str, object]:
+        """What decides which stage learns an example, and how; empty where there is one stage alone."""
+        if self.train.first is None:
+            return {}
+        return {"first": self.train.first.method, "stages": [source.stage for source in self.sources]}
 
     @property
     def section_chars(self) -> int:

@@ -184,6 +184,10 @@ def _metrics_of(run: RunFiles) -> Iterator[tuple[str, _Item]]:
             for key, value in run.scores.record("loss").record(side).numbers():
                 unit, better = _LOSS.get(key, ("", ""))
                 yield f"held-out {words(key)}, {side}", _Item(value, unit, better if side == "after" else "")
+        for side in ("before", "after"):
+            for key, value in run.scores.record("pairs").record(side).numbers():
+                better = "higher" if side == "after" and key != "pairs" else ""
+                yield f"held-out preferences {words(key)}, {side}", _Item(value, "", better)
         for name, leaf in _leaves(run.scores.values.get("guardrails"), "guardrails"):
             yield name, _Item(leaf)
     steps = [step for event in run.events("step") if (step := event.number("step")) is not None]

@@ -135,8 +135,10 @@ class RunFiles:
             named = self.recipe["name"]
         return named or self.folder.resolve().name
 
-    def events(self, kind: str) -> list[Record]:
-        return [event for event in self.metrics if event.values.get("event") == kind]
+    def events(self, kind: str, stage: str | None = None) -> list[Record]:
+        """The events of one kind: of training, or of the ``first`` of its two stages."""
+        events = [event for event in self.metrics if event.values.get("event") == kind]
+        return [event for event in events if event.values.get("stage") == stage]
 
 
 def read_run(folder: Path) -> RunFiles:

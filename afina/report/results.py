@@ -107,9 +107,10 @@ def _how_far(run: RunFiles) -> str:
     return f"Training made {max(steps):,.0f}" + (f" of {of:,.0f} steps." if of else " steps.")
 
 
-def planned_steps(run: RunFiles) -> float | None:
+def planned_steps(run: RunFiles, stage: str | None = None) -> float | None:
     """Steps that the training loop announced, or else the plan."""
-    announced = [steps for event in run.events("train_started_anew") if (steps := event.number("steps")) is not None]
+    started = run.events("train_started_anew", stage)
+    announced = [steps for event in started if (steps := event.number("steps")) is not None]
     return announced[-1] if announced else run.plan.number("steps") if run.plan else None
 
 
@@ -237,9 +238,25 @@ def loss_section(run: RunFiles) -> Html:
     """Held-out loss of the base and of the result."""
     if run.scores is None:
         return missing("No held-out loss before and after training", "scores.json")
-    loss = run.scores.record("loss")
-    if not loss:
+    loss, pairs = run.scores.record("loss"), run.scores.record("pairs")
+    if not loss and not pairs:
         return h("p", h("strong", "Not measured. "), "There were no held-out examples.", class_="absent")
+    return join([_loss_table(loss) if loss else None, _pair_table(pairs) if pairs else None])
+
+
+def _pair_table(pairs: Record) -> Html:
+    """Which of two answers the model finds likelier, before and after."""
+    sides = pairs.record("before"), pairs.record("after")
+    shares = [side.number("accuracy") for side in sides]
+    rows: list[list[Child]] = [
+        ["Better answer likelier, per token", *(muted("not measured") if x is None else show_share(x) for x in shares)],
+        ["Ahead by, nats per token", *(_figure(side.number("margin"), False) for side in sides)],
+        ["Pairs", *(_figure(side.number("pairs"), True) for side in sides)],
+    ]
+    return table(["Held-out preferences", "Before", "After"], rows, numbers=(1, 2))
+
+
+def _loss_table(loss: Record) -> Html:
     before, after = loss.record("before"), loss.record("after")
     rows: list[list[Child]] = []
     names = {

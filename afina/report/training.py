@@ -14,14 +14,21 @@ _TIPS = 150
 
 
 def curve_section(run: RunFiles) -> Html:
-    """Loss of each step, smoothed and raw, the held-out loss, and the loop's own gauges."""
-    steps = run.events("step")
+    """Loss of each step, smoothed and raw, the held-out loss, and the loop's own gauges; of both stages."""
+    if not run.events("step", "first"):
+        return _curves(run)
+    return join([h("h3", "First stage"), _curves(run, "first"), h("h3", "Second stage"), _curves(run)])
+
+
+def _curves(run: RunFiles, stage: str | None = None) -> Html:
+    steps = run.events("step", stage)
     if not steps:
         return missing("No training step was logged", "metrics.jsonl")
-    resumed = [step for event in run.events("resumed") if (step := event.number("step")) is not None]
+    resumed = [step for event in run.events("resumed", stage) if (step := event.number("step")) is not None]
     marks = [(step, f"resumed after {step:,.0f}") for step in resumed]
     losses, lost = _series(steps, "loss")
-    held_out, lost_held_out = _series(run.events("validation"), "loss")
+    held_out, lost_held_out = _series(run.events("validation", stage), "loss")
+    accuracy, _ = _series(steps, "preference_accuracy")
     lines = []
     half = min(10, len(losses) // 10)
     if losses:
@@ -29,14 +36,14 @@ def curve_section(run: RunFiles) -> Html:
         lines = [Line("each step", "raw", thin(losses)), Line("smoothed", "after", thin(averaged))]
     if held_out:
         lines.append(Line("held out", "held", held_out, dots=True))
-    parts: list[Child] = [_summary(run, steps)]
+    parts: list[Child] = [_summary(run, steps, stage)]
     if lines:
         parts.append(
             line_chart(
                 lines,
                 label="Loss over the steps of training",
                 x_name="optimizer step",
-                y_name="loss, nats per target token",
+                y_name="loss of a pair" if accuracy else "loss, nats per target token",
                 marks=marks,
                 tips=_tips(steps),
                 height=300,
@@ -78,6 +85,19 @@ def curve_section(run: RunFiles) -> Html:
                 ceiling=ceiling,
             )
         )
+    if accuracy:
+        held, _ = _series(run.events("validation", stage), "preference_accuracy")
+        both = [Line("each step", "after", thin(accuracy)), Line("held out", "held", held, dots=True)]
+        small.append(
+            line_chart(
+                both if held else both[:1],
+                label="Share of the pairs whose better answer has the higher reward",
+                x_name="optimizer step",
+                y_name="better answer preferred",
+                height=130,
+                from_zero=True,
+            )
+        )
     if small:
         parts.append(h("div", *small, class_="two"))
     return join(parts)
@@ -114,12 +134,12 @@ def _tips(steps: Sequence[Record]) -> list[tuple[float, str]]:
     return sorted(out)
 
 
-def _summary(run: RunFiles, steps: Sequence[Record]) -> Html:
+def _summary(run: RunFiles, steps: Sequence[Record], stage: str | None = None) -> Html:
     """One line of totals, added up from the steps."""
     last = max((step for event in steps if (step := event.number("step")) is not None), default=0)
-    of = planned_steps(run)
+    of = planned_steps(run, stage)
     items: list[tuple[str, Child]] = [("Steps", f"{last:,.0f}" + (f" of {of:,.0f}" if of else ""))]
-    resumed = len(run.events("resumed"))
+    resumed = len(run.events("resumed", stage))
     items.append(("Resumed", "never" if not resumed else "once" if resumed == 1 else f"{resumed} times"))
     tokens = sum(event.number("tokens") or 0 for event in steps)
     targets = sum(event.number("target_tokens") or 0 for event in steps)

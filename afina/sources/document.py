@@ -32,6 +32,8 @@ class Document:
     title: str = ""
     text: str = ""
     messages: tuple[Message, ...] = ()
+    rejected: str | None = None
+    """For a row of preferences: the worse answer, where `messages` end with the better one."""
     meta: Mapping[str, str] = field(default_factory=dict)
     source: int = 0
     """Position in the recipe's `sources`."""

@@ -7,12 +7,13 @@ The shapes that are known, each under its usual column names or those of the sou
 | conversation | ``messages`` (role, content) or ``conversations`` (from, value) |
 | question and answer | ``prompt``/``completion``, ``question``/``answer``, ``pergunta``/``resposta`` |
 | instruction | ``instruction``, ``input`` (may be missing or empty), ``output`` |
+| preference | ``chosen``, ``rejected`` (texts or messages) and ``prompt`` (text or messages) |
 | plain text | ``text`` |
 
-Rows of preferences (``chosen`` and ``rejected``) are refused: nothing here learns from the worse of
-two answers. Every broken line of a file is reported at once. A column that plays no part is counted as
-dropped. The characters of a file are those of its values: names, quotes and braces are not text.
-An empty prompt or answer passes: the dataset's rules decide what becomes of it.
+A preference may say its prompt in ``prompt``, or in both conversations, which then differ in their last answer
+alone; what it says more than once is counted as dropped. Every broken line of a file is reported at once. A column that
+plays no part is counted as dropped. The characters of a file are those of its values: names, quotes and braces are not
+text. An empty prompt or answer passes: the dataset's rules decide what becomes of it.
 """
 
 from __future__ import annotations
@@ -44,15 +45,15 @@ SHAPES: dict[str, tuple[str, ...]] = {
     "instruction/input/output": ("instruction", "output"),
     "question/answer": ("question", "answer"),
     "pergunta/resposta": ("pergunta", "resposta"),
+    "prompt/chosen/rejected": ("prompt", "chosen", "rejected"),
+    "chosen/rejected": ("chosen", "rejected"),
     "text": ("text",),
 }
 """Shape -> the columns that it needs."""
 
-_PREFERENCE = frozenset({"chosen", "rejected"})
-
 Role = Literal["system", "user", "assistant"]
 _ROLES = ("system", "user", "assistant")
-_SETTABLE = {"prompt", "completion", "instruction", "output", "messages", "text"}
+_SETTABLE = {"prompt", "completion", "instruction", "output", "messages", "text", "chosen", "rejected"}
 """Parts that a source's `columns` may name."""
 _ASKS = ("question", "query", "pergunta", "prompt", "instruction", "user", "problem", "input", "title")
 _ANSWERS = ("answer", "response", "resposta", "output", "completion", "reference", "solution", "assistant", "target")
@@ -134,10 +135,14 @@ def _document(row: Mapping[str, Any], line: int, reading: Reading, entry: FileLe
     optional = columns["input"] if shape == "instruction/input/output" else None
     dropped: dict[str, int] = {}
     messages: tuple[Message, ...]
+    rejected: str | None = None
     if shape == "text":
         messages, text = (), _text(row, needed[0])
     elif shape in ("messages", "conversations"):
         messages, text = _messages(row, needed[0], dropped), ""
+    elif shape.endswith("chosen/rejected"):
+        messages, rejected = _preference(row, columns, dropped)
+        text = ""
     else:
         prompt, answer = _text(row, needed[0]), _text(row, needed[1])
         given = _text(row, optional) if optional and row.get(optional) is not None else ""
@@ -150,7 +155,7 @@ def _document(row: Mapping[str, Any], line: int, reading: Reading, entry: FileLe
     for reason, count in dropped.items():
         entry.dropped[reason] = entry.dropped.get(reason, 0) + count
     entry.chars_in += _weight(row)
-    entry.chars_out += visible(text) + sum(visible(message["content"]) for message in messages)
+    entry.chars_out += visible(text + (rejected or "")) + sum(visible(message["content"]) for message in messages)
     entry.documents += 1
     return Document(
         entry.path,
@@ -159,8 +164,40 @@ def _document(row: Mapping[str, Any], line: int, reading: Reading, entry: FileLe
         kind="messages" if messages else "text",
         text=text,
         messages=messages,
+        rejected=rejected,
         source=reading.position,
     )
+
+
+def _preference(
+    row: Mapping[str, Any], columns: Mapping[str, str], dropped: dict[str, int]
+) -> tuple[tuple[Message, ...], str]:
+    """A conversation that ends with the better answer, and the worse answer to the same."""
+    prompt = _turns_or_text(row, columns["prompt"], "user", dropped) if columns["prompt"] in row else ()
+    if prompt and prompt[-1]["role"] != "user":
+        raise _BadRow(f"`{columns['prompt']}` ends with the {prompt[-1]['role']}", "end the prompt with a question")
+    said = sum(visible(message["content"]) for message in prompt)
+    sides = []
+    for name in (columns["chosen"], columns["rejected"]):
+        turns = _turns_or_text(row, name, "assistant", dropped)
+        said += sum(visible(message["content"]) for message in turns)
+        if turns[-1]["role"] != "assistant":
+            raise _BadRow(f"`{name}` ends with the {turns[-1]['role']}", "end it with an assistant message")
+        if len(turns) == 1:
+            turns = (*prompt, *turns)
+        elif prompt and turns[-1 - len(prompt) : -1] != prompt:
+            raise _BadRow(f"`{name}` is a conversation that does not ask `{columns['prompt']}`", "make them agree")
+        sides.append(turns)
+    chosen, rejected = sides
+    if chosen[:-1] != rejected[:-1]:
+        raise _BadRow(
+            f"`{columns['chosen']}` and `{columns['rejected']}` differ before their last answers",
+            "give pairs that differ in the last answer alone",
+        )
+    again = said - sum(visible(message["content"]) for message in (*chosen, rejected[-1]))
+    if again:
+        dropped["said again in a preference"] = dropped.get("said again in a preference", 0) + again
+    return chosen, rejected[-1]["content"]
 
 
 def _weight(value: Any) -> int:
@@ -183,8 +220,26 @@ def _text(row: Mapping[str, Any], column: str) -> str:
     raise _BadRow(f"`{column}` is {kind_of_value(value)} where a text is needed", "make it a text, or remove the row")
 
 
+def _turns_or_text(row: Mapping[str, Any], column: str, role: Role, dropped: dict[str, int]) -> tuple[Message, ...]:
+    """A column's messages; a text is one message of this role."""
+    if isinstance(row[column], str):
+        return (Message(role=role, content=row[column]),)
+    return _turns(row, column, dropped)
+
+
 def _messages(row: Mapping[str, Any], column: str, dropped: dict[str, int]) -> tuple[Message, ...]:
-    """A conversation: roles checked, the last turn the assistant's."""
+    """A conversation: the last turn is the assistant's."""
+    messages = _turns(row, column, dropped)
+    if messages[-1]["role"] != "assistant":
+        raise _BadRow(
+            f"`{column}` ends with the {messages[-1]['role']}: there is no answer to learn",
+            "end every conversation with an assistant message",
+        )
+    return messages
+
+
+def _turns(row: Mapping[str, Any], column: str, dropped: dict[str, int]) -> tuple[Message, ...]:
+    """The turns of a conversation, their roles checked."""
     turns = row[column]
     if not isinstance(turns, list) or not turns:
         found = "an empty list" if turns == [] else kind_of_value(turns)
@@ -216,11 +271,6 @@ def _messages(row: Mapping[str, Any], column: str, dropped: dict[str, int]) -> t
                 reason = "role names" if name == names[0] else f"message key `{name}`"
                 dropped[reason] = dropped.get(reason, 0) + _weight(value)
         messages.append(Message(role=cast(Role, role), content=content))
-    if messages[-1]["role"] != "assistant":
-        raise _BadRow(
-            f"`{column}` ends with the {messages[-1]['role']}: there is no answer to learn",
-            "end every conversation with an assistant message",
-        )
     return tuple(messages)
 
 
@@ -253,9 +303,11 @@ def _chooser(reading: Reading) -> _Choose:
     def choose(row: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
         names = frozenset(row)
         if names not in known:
-            if names >= _PREFERENCE and not given:
-                raise _preference(row)
             fitting = [shape for shape, needed in shapes.items() if all(columns[part] in names for part in needed)]
+            if preferences := [shape for shape in fitting if shape.endswith("chosen/rejected")]:
+                fitting = preferences[:1]  # rows of preferences often hold the better answer as `messages` once more
+                if fitting == ["chosen/rejected"] and isinstance(row[columns["chosen"]], str):
+                    raise _no_prompt(row)
             if len(fitting) > 1 and "text" in fitting:
                 fitting.remove("text")  # usually the same row once more, rendered; counted as dropped
             if len(fitting) != 1 or not all(columns[part] in names for part in given - {"input"}):
@@ -266,13 +318,12 @@ def _chooser(reading: Reading) -> _Choose:
     return choose
 
 
-def _preference(row: Mapping[str, Any]) -> _UnknownColumns:
-    talk = isinstance(row["chosen"], list)
-    asks = next((name for name in ("prompt", "question", "instruction", "pergunta") if name in row), "...")
-    columns = "{messages: chosen}" if talk else f"{{prompt: {asks}, completion: chosen}}"
+def _no_prompt(row: Mapping[str, Any]) -> _UnknownColumns:
+    spare = [name for name, value in row.items() if isinstance(value, str | list)]
+    found = ", ".join(f"`{name}`" for name in row)
     return _UnknownColumns(
-        "rows of preferences (`chosen` and `rejected`): learning from the worse of two answers is not supported yet",
-        f"to learn the chosen answers alone (the rejected ones are counted as dropped): `columns: {columns}`",
+        f"a better and a worse answer to no prompt; found: {found}",
+        f"name the prompt: `columns: {{prompt: {_likely('prompt', spare, 1)}}}` on the source",
     )
 
 

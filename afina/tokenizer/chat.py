@@ -68,8 +68,8 @@ class Renderer:
         ids = [*ids, self.end_id]
         return Encoded(ids, [False, *[True] * (len(ids) - 1)])
 
-    def conversation(self, messages: Sequence[Message], where: str = "") -> Encoded:
-        """A conversation: every assistant turn and the end token after it is learned.
+    def conversation(self, messages: Sequence[Message], where: str = "", *, last_only: bool = False) -> Encoded:
+        """A conversation: every assistant turn (or the last one alone) and the end token after it is learned.
 
         Raises:
             DataError: the tokenizer has no chat template, or the template changes what was said,
@@ -95,7 +95,8 @@ class Renderer:
             if answer_ids[-1] != end_id:
                 self._refuse("the end token after the answer is not a token of its own", where)
             ids += prompt_ids + answer_ids
-            mask += [False] * len(prompt_ids) + [True] * len(answer_ids)
+            learned = not last_only or position == len(turns) - 1
+            mask += [False] * len(prompt_ids) + [learned] * len(answer_ids)
             done = whole[:answer_end]
         if not any(mask):
             self._refuse("there is no answer in it", where)

@@ -13,21 +13,38 @@ from afina.dataset.example import Example
 from afina.errors import DataError, Problem
 from afina.recipe import Recipe
 from afina.run import Progress, no_progress
+from afina.sources.document import Message
 from afina.tokenizer.chat import Encoded, Renderer
 
 
 @dataclass(slots=True)
 class Row:
-    """One row of a batch: ids, the targets among them, and the example that it comes from."""
+    """One row of a batch: ids, the targets among them, and the example that it comes from. Of a preference, that with
+    the better answer."""
 
     ids: list[int]
     mask: list[bool]
     example: Example
     learned_bytes: float = 0.0
     """UTF-8 bytes that its targets stand for; a text in several blocks is shared out by targets."""
+    rejected: Row | None = None
+    """For a preference: the same prompt with the worse answer. Both stand in the same batch."""
+    reference: tuple[float, float] | None = None
+    """Log-probabilities in nats of the better and the worse answer before training (for DPO)."""
 
     def __len__(self) -> int:
-        return len(self.ids)
+        """Places that it takes in a batch: its tokens; of a preference twice those of its longer half."""
+        return len(self.ids) if self.rejected is None else 2 * max(len(self.ids), len(self.rejected.ids))
+
+    @property
+    def tokens(self) -> int:
+        """Real tokens, of both halves of a preference."""
+        return len(self.ids) + (self.rejected.tokens if self.rejected else 0)
+
+    @property
+    def targets(self) -> int:
+        """Tokens that the loss is taken on."""
+        return sum(self.mask) + (self.rejected.targets if self.rejected else 0)
 
 
 @dataclass(slots=True)
@@ -75,12 +92,16 @@ def encode_examples(
     result, too_long, limit = EncodedSet(), [], recipe.train.max_length
     for number, example in enumerate(examples, start=1):
         where = f"{example.path}:{example.line}"
+        worse: Encoded | None = None
         if example.messages:
-            encoded = _conversation(example, renderer, recipe, where)
-            result.tokens += len(encoded.ids)
-            if len(encoded.ids) > limit:
-                too_long.append((where, len(encoded.ids)))
-                result.dropped["too_long"] = result.dropped.get("too_long", 0) + len(encoded.ids)
+            encoded, *others = encode_conversation(example, renderer, recipe)
+            worse = others[0] if others else None
+            tokens = len(encoded.ids) + (len(worse.ids) if worse else 0)
+            longest = max(len(encoded.ids), len(worse.ids) if worse else 0)
+            result.tokens += tokens
+            if longest > limit:
+                too_long.append((where, longest))
+                result.dropped["too_long"] = result.dropped.get("too_long", 0) + tokens
                 result.dropped_examples.append(where)
                 continue
             blocks = [encoded]
@@ -92,8 +113,10 @@ def encode_examples(
         per_target = sum(len(part.encode()) for part in _learned_text(example)) / max(1, encoded.targets)
         for _ in range(example.repeat):
             for block in blocks:
-                result.rows.append(Row(block.ids, block.mask, example, per_target * block.targets))
-                result.targets += block.targets
+                rejected = Row(worse.ids, worse.mask, example) if worse else None
+                row = Row(block.ids, block.mask, example, per_target * block.targets, rejected)
+                result.rows.append(row)
+                result.targets += row.targets
         if number % 500 == 0:
             progress(number, None, "examples encoded")
     if too_long and recipe.dataset.on_too_long == "error":
@@ -111,15 +134,23 @@ def encode_examples(
     return result
 
 
-def _conversation(example: Example, renderer: Renderer, recipe: Recipe, where: str) -> Encoded:
+def encode_conversation(example: Example, renderer: Renderer, recipe: Recipe) -> list[Encoded]:
+    """A conversation as its stage of training learns it; a preference as two, the better one first, of which the last
+    answers alone are learned."""
+    where = f"{example.path}:{example.line}"
+    if example.rejected is not None:
+        worse = (*example.messages[:-1], Message(role="assistant", content=example.rejected))
+        return [renderer.conversation(turns, where, last_only=True) for turns in (example.messages, worse)]
     encoded = renderer.conversation(example.messages, where)
-    if recipe.train.method == "sft":
-        return encoded
-    return Encoded(encoded.ids, [False, *[True] * (len(encoded.ids) - 1)])
+    if recipe.method_of(example.source, "messages") == "sft":
+        return [encoded]
+    return [Encoded(encoded.ids, [False, *[True] * (len(encoded.ids) - 1)])]
 
 
 def _learned_text(example: Example) -> Iterator[str]:
-    if example.messages:
+    if example.rejected is not None:
+        yield example.answer
+    elif example.messages:
         yield from (message["content"] for message in example.messages if message["role"] == "assistant")
     else:
         yield example.text

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from afina.dataset.example import Example
+from afina.sources.document import Message
 from afina.tokenizer.chat import Renderer
 
 GREEN, GREY, PLAIN = "\x1b[32m", "\x1b[90m", "\x1b[0m"
@@ -11,6 +14,10 @@ GREEN, GREY, PLAIN = "\x1b[32m", "\x1b[90m", "\x1b[0m"
 def show_tokens(example: Example, renderer: Renderer, *, color: bool) -> str:
     """The tokens of an example between bars; learned ones green, or in square brackets without colour."""
     where = f"{example.path}:{example.line}"
+    if example.rejected is not None:
+        worse = (*example.messages[:-1], Message(role="assistant", content=example.rejected))
+        sides = [replace(example, messages=messages, rejected=None) for messages in (example.messages, worse)]
+        return "\nrejected: ".join(show_tokens(side, renderer, color=color) for side in sides)
     encoded = renderer.conversation(example.messages, where) if example.messages else renderer.text(example.text)
     shown = []
     for token, learned in zip(encoded.ids, encoded.mask, strict=True):

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -21,6 +21,7 @@ from afina.recipe import Train
 from afina.tokenizer.encode import Row
 from afina.train.checkpoint import LoopState, Snapshot, load_checkpoint, newest_checkpoint
 
+T = TypeVar("T")
 GOOD_STEPS = 20
 """A good state is noted at every step whose number divides by this."""
 MEMORY_BYTES = 2 << 30
@@ -139,6 +140,22 @@ def memory_errors() -> Iterator[list[str]]:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def in_smaller_batches(work: Callable[[int], T], batch_tokens: int, rows: Sequence[Row], what: str) -> T:
+    """`work` with so many padded tokens at a time; with half as many, and so on, where memory runs out.
+
+    Raises:
+        DoesNotFit: not even single rows fit.
+    """
+    while True:
+        with memory_errors() as short:
+            done = work(batch_tokens)
+        if not short:
+            return done
+        if batch_tokens < min(map(len, rows)):
+            raise does_not_fit(f"a single row of {what}", short[0])
+        batch_tokens //= 2
 
 
 def is_out_of_memory(error: BaseException) -> bool:

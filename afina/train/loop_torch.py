@@ -20,8 +20,8 @@ from typing import Any, Protocol
 import torch
 
 from afina.errors import DataError, DoesNotFit
-from afina.evaluate.loss import LossScore, held_out_loss
-from afina.model.loss_torch import Batch, check_loss, make_batch, target_loss
+from afina.evaluate.loss import held_out_loss
+from afina.model.loss_torch import Batch, Totals, check_loss, make_batch, target_loss
 from afina.recipe import Budget, Train
 from afina.run import Progress, no_progress
 from afina.tokenizer.encode import Row
@@ -43,6 +43,7 @@ from afina.train.guard import (
     check_moving,
     does_not_fit,
     halve,
+    in_smaller_batches,
     is_number,
     memory_errors,
     name_rows,
@@ -52,6 +53,38 @@ from afina.train.optimizer import make_optimizer, set_rate
 from afina.train.schedule import learning_rate
 from afina.train.signals import Stopped, collect_signals
 from afina.train.switches import training_mode
+
+
+class Score(Protocol):
+    """A measurement of held-out rows; the lower its loss the better."""
+
+    @property
+    def loss(self) -> float: ...
+
+    @property
+    def figures(self) -> dict[str, Any]: ...
+
+
+class Objective(Protocol):
+    """What a training makes small: see :class:`Answers`, and :mod:`afina.train.preference` for pairs."""
+
+    def loss(self, model: Any, batch: Batch, totals: Totals) -> tuple[torch.Tensor, dict[str, float]]:
+        """The part of a step's loss that a micro-batch adds, and of figures to log with it."""
+
+    def held_out(
+        self, model: Any, rows: Sequence[Row], *, pad_id: int, device: torch.device, batch_tokens: int
+    ) -> Score:
+        """Measure rows that are not learned."""
+
+
+class Answers:
+    """Cross-entropy, each target of a step counted alike."""
+
+    def loss(self, model: Any, batch: Batch, totals: Totals) -> tuple[torch.Tensor, dict[str, float]]:
+        return target_loss(model, batch) / totals.targets, {}
+
+    def held_out(self, model: Any, rows: Sequence[Row], **options: Any) -> Score:
+        return held_out_loss(model, rows, **options)
 
 
 class Log(Protocol):
@@ -77,6 +110,7 @@ def train(
     lora_plus_ratio: float = 1.0,
     budget: Budget | None = None,
     earlier_seconds: float = 0.0,
+    objective: Objective | None = None,
 ) -> LoopState:
     """Train the parameters of `model` that require a gradient; resumes from `checkpoints`.
 
@@ -86,6 +120,7 @@ def train(
         fingerprint: hash of recipe, data and base; checkpoints of another one are passed over.
         budget: a training that reaches it stops with a checkpoint; the time since its first start counts.
         earlier_seconds: what the run spent before training, for the budget.
+        objective: what is made small; :class:`Answers` where not given.
 
     Raises:
         TrainingDiverged: a loss, gradient or weight is not a number, after going back ``tries`` times;
@@ -95,6 +130,7 @@ def train(
     """
     if not rows:
         raise DataError("there is nothing to train on", "look at dataset/dropped.jsonl for the reasons")
+    objective = objective or Answers()
     lengths = [len(row) for row in rows]
     epochs = [
         plan_steps(plan_epoch(lengths, batch_tokens=settings.batch_tokens, seed=seed, epoch=epoch), settings.accumulate)
@@ -124,7 +160,7 @@ def train(
             check_loss(model, make_batch([rows[plan[0][1][0][0]]], pad_id, device))
         if short:
             raise does_not_fit("the first row", short[0], name_rows(rows, [[plan[0][1][0][0]]]))
-        log("train_started_anew", steps=steps, rows=len(rows), tokens=sum(lengths))
+        log("train_started_anew", steps=steps, rows=len(rows), tokens=sum(row.tokens for row in rows))
     good = LastGood.for_model(model, checkpoints, snapshot)
     meter = Meter(budget or Budget(), earlier_seconds, state.wall_seconds)
     flops_token, flops_target = flops_per_token(model)
@@ -158,8 +194,8 @@ def train(
                 parts = halve(micro_batches, state.splits)
                 with memory_errors() as short:
                     batches = [make_batch([rows[row] for row in numbers], pad_id, device) for numbers in parts]
-                    targets = sum(batch.targets for batch in batches)
-                    loss_sum = _backward(model, batches, targets)
+                    totals = Totals.of(batches)
+                    loss_sum, figures = _backward(model, batches, totals, objective)
                 if not short:
                     break
                 optimizer.zero_grad(set_to_none=True)
@@ -188,7 +224,7 @@ def train(
             tokens = sum(batch.tokens for batch in batches)
             state.step += 1
             state.tokens += tokens
-            state.targets += targets
+            state.targets += totals.targets
             state.seconds += seconds
             log(
                 "step",
@@ -198,19 +234,20 @@ def train(
                 learning_rate=rate,
                 grad_norm=round(norm, 5),
                 tokens=tokens,
-                target_tokens=targets,
+                target_tokens=totals.targets,
                 micro_batches=len(batches),
                 padded_share=round(1 - tokens / sum(batch.ids_BL.numel() for batch in batches), 4),
                 tokens_per_second=round(tokens / seconds, 1),
-                flops_per_second=float(f"{(flops_token * tokens + flops_target * targets) / seconds:.4g}"),
+                flops_per_second=float(f"{(flops_token * tokens + flops_target * totals.targets) / seconds:.4g}"),
                 memory_bytes=memory_bytes(device),
                 eta_seconds=round(meter.eta_seconds(state.step - first, steps - state.step) or 0.0, 3),
                 money=round(meter.money, 6),
+                **{name: round(value, 6) for name, value in figures.items()},
             )
             progress(state.step, steps, f"steps, loss {loss_sum:.3f}")
             if state.step in validation_steps and held_out:
-                score = measure(model, held_out, settings, pad_id, device, splits=state.splits)
-                log("validation", step=state.step, loss=score.loss, bits_per_byte=score.bits_per_byte)
+                score = measure(model, held_out, settings, pad_id, device, objective, splits=state.splits)
+                log("validation", step=state.step, **score.figures)
                 if not is_number(score.loss):
                     go_back(f"after step {state.step} the held-out loss is {score.loss}")
                     continue
@@ -236,35 +273,42 @@ def train(
     return state
 
 
-def _backward(model: Any, batches: Sequence[Batch], targets: int) -> float:
-    """Add up the gradients of a step; returns its loss. A function, so that nothing of a graph outlives it."""
-    loss_sum = 0.0
+def _backward(
+    model: Any, batches: Sequence[Batch], totals: Totals, objective: Objective
+) -> tuple[float, dict[str, float]]:
+    """Add up the gradients of a step; returns its loss and figures. A function, so that nothing of a graph outlives
+    it."""
+    loss_sum, figures = 0.0, dict[str, float]()
     for batch in batches:
-        loss = target_loss(model, batch) / targets
+        loss, more = objective.loss(model, batch, totals)
         loss.backward()
         loss_sum += loss.item()
-    return loss_sum
+        figures = {name: figures.get(name, 0.0) + value for name, value in more.items()}
+    return loss_sum, figures
 
 
 def measure(
-    model: Any, held_out: Sequence[Row], settings: Train, pad_id: int, device: torch.device, *, splits: int = 0
-) -> LossScore:
+    model: Any,
+    held_out: Sequence[Row],
+    settings: Train,
+    pad_id: int,
+    device: torch.device,
+    objective: Objective,
+    *,
+    splits: int = 0,
+) -> Score:
     """Held-out loss without a trace in the training state; smaller batches where memory runs out.
 
     Raises:
         DoesNotFit: not even single rows fit.
     """
-    batch_tokens = settings.batch_tokens >> splits
+
+    def score(batch_tokens: int) -> Score:
+        return objective.held_out(model, held_out, pad_id=pad_id, device=device, batch_tokens=batch_tokens)
+
     model.eval()
     try:
-        while True:
-            with memory_errors() as short:
-                score = held_out_loss(model, held_out, pad_id=pad_id, device=device, batch_tokens=batch_tokens)
-            if not short:
-                return score
-            if batch_tokens < min(map(len, held_out)):
-                raise does_not_fit("a single row of the held-out loss", short[0])
-            batch_tokens //= 2
+        return in_smaller_batches(score, settings.batch_tokens >> splits, held_out, "the held-out loss")
     finally:
         model.train()
 

@@ -11,6 +11,7 @@ from afina.model.shape import read_shape
 from afina.recipe import Recipe
 from afina.run import read_json
 from afina.tokenizer.chat import Encoded, Renderer
+from afina.tokenizer.encode import encode_conversation
 from afina.tokenizer.load import load_tokenizer
 from afina.train.batches import plan_epoch
 
@@ -25,13 +26,12 @@ def token_view(base: Path, recipe: Recipe) -> TokenView:
         str(base), recipe.chat, root=Path(recipe.root), trust_remote_code=recipe.trust_remote_code
     )
     renderer = Renderer(tokenizer, recipe.chat)
-    whole = recipe.train.method != "sft"
 
     def encode(example: Example) -> Encoded:
+        """Of a preference the longer half."""
         if not example.messages:
             return renderer.text(example.text)
-        encoded = renderer.conversation(example.messages, f"{example.path}:{example.line}")
-        return Encoded(encoded.ids, [False, *[True] * (len(encoded.ids) - 1)]) if whole else encoded
+        return max(encode_conversation(example, renderer, recipe), key=lambda encoded: len(encoded.ids))
 
     def batches(lengths: Sequence[int]) -> list[list[int]]:
         return plan_epoch(lengths, batch_tokens=recipe.train.batch_tokens, seed=recipe.seed, epoch=0)

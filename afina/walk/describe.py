@@ -27,6 +27,13 @@ def describe_scores(folder: Path) -> str:
             f"held-out loss {before['loss']:.3f} -> {after['loss']:.3f} nats per token, "
             f"{before['bits_per_byte']:.3f} -> {after['bits_per_byte']:.3f} bits per byte ({after['tokens']} tokens)"
         )
+    if pairs := scores.get("pairs"):
+        before, after = pairs["before"], pairs["after"]
+        lines.append(
+            f"held-out preferences: the better answer is the likelier in {show_share(before['accuracy'])} -> "
+            f"{show_share(after['accuracy'])} of {after['pairs']} pairs, by {before['margin']:.3f} -> "
+            f"{after['margin']:.3f} nats per token"
+        )
     lines += [f"miss: {miss}" for miss in scores["verdict"]["misses"]]
     lines.append(scores["verdict"]["text"])
     return "\n".join(lines)

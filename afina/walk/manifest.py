@@ -25,6 +25,8 @@ def write_manifest(walk: Walk) -> None:
 
     dataset = read_json(walk.folder / "dataset/dataset.json")
     trained = walk.run.stages["train"]["result"]
+    stages = [walk.run.stages[training.name]["result"] for training in walk.trainings]
+    summed = {key: sum(each[key] for each in stages) for key in ("train_seconds", "tokens", "target_tokens", "steps")}
     root = Path(walk.recipe.root)
     inputs = [_traced(root, each["path"], each["sha256"]) for each in dataset["ledger"]["files"]]
     inputs += [
@@ -76,8 +78,9 @@ def write_manifest(walk: Walk) -> None:
             },
             "resumed": sum(event["event"] == "resumed" for event in events),
             "measured": {
-                key: trained[key]
-                for key in ("peak_bytes", "train_seconds", "tokens", "target_tokens", "tokens_per_second", "steps")
+                **summed,
+                "peak_bytes": max(each["peak_bytes"] for each in stages),
+                "tokens_per_second": round(summed["tokens"] / max(summed["train_seconds"], 1e-9), 1),
             },
         },
     )

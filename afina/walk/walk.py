@@ -11,13 +11,14 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from afina import __version__
 from afina.errors import AfinaError, DataError, Problem, ResultError
-from afina.recipe import is_remote
+from afina.recipe import Train, is_remote
 from afina.run import (
     Progress,
     Run,
@@ -32,11 +33,31 @@ from afina.run import (
 
 NOT_IN_THE_RESULT = {"checkpoint_seconds", "keep_checkpoints", "validate_per_epoch", "tries", "checkpoint_activations"}
 """Settings of the loop that change when something is written or computed, never what is learned."""
-BEFORE_TRAINING = ("dataset", "audit", "tokenizer", "plan")
+REFERENCE_STAGE, REFERENCE = "reference", "reference.jsonl"
+"""For DPO: the model before training judges every pair."""
+BEFORE_TRAINING = ("dataset", "audit", "tokenizer", "plan", "first", REFERENCE_STAGE)
 """Stages whose time counts against the budget when training begins."""
 
 StageProgress = Callable[[str], contextlib.AbstractContextManager[Progress]]
 """Opens the progress display of a stage."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """One of the stages of training: ``train``, or with ``train.first`` in the recipe also ``first`` before it."""
+
+    name: str
+    settings: Train
+
+    @property
+    def folder(self) -> str:
+        """Where it writes, below the run's folder."""
+        return "first/" if self.name == "first" else ""
+
+    @property
+    def rows(self) -> Literal["first", "second"]:
+        """Which examples it learns, as :meth:`~afina.recipe.Recipe.stage_of` calls them."""
+        return "first" if self.name == "first" else "second"
 
 
 class Walk:
@@ -213,24 +234,46 @@ class Walk:
         return Renderer(tokenizer, self.recipe.chat)
 
     @cached_property
-    def _rows(self) -> tuple[Any, Any]:
-        """Encoded training and validation sets."""
-        from afina.dataset.example import read_examples
+    def _rows(self) -> dict[str, tuple[Any, Any]]:
+        """Encoded training and validation sets, of each stage of training.
+
+        Raises:
+            DataError: a stage has nothing to learn.
+        """
+        from afina.dataset.example import Example, read_examples
         from afina.tokenizer.encode import encode_examples
 
-        with self.stage_progress("encode") as progress:
-            train, validation = (
-                encode_examples(
-                    read_examples(self.folder / f"dataset/{split}.jsonl"), self.renderer, self.recipe, progress
+        def examples(split: str, rows: str) -> Iterator[Example]:
+            for example in read_examples(self.folder / f"dataset/{split}.jsonl"):
+                if self.recipe.stage_of(example.source, example.kind) == rows:
+                    yield example
+
+        found: dict[str, tuple[Any, Any]] = {}
+        for training in self.trainings:
+            with self.stage_progress("encode") as progress:
+                train, validation = (
+                    encode_examples(examples(split, training.rows), self.renderer, self.recipe, progress)
+                    for split in ("train", "validation")
                 )
-                for split in ("train", "validation")
-            )
-        for name, encoded in (("train", train), ("validation", validation)):
-            for reason, tokens in encoded.dropped.items():
-                places = ", ".join(encoded.dropped_examples[:5])
-                count = len(encoded.dropped_examples)
-                self._tell(f"{name}: {count} examples with {tokens} tokens left out, {reason}: {places}")
-        return train, validation
+            for name, encoded in (("train", train), ("validation", validation)):
+                for reason, tokens in encoded.dropped.items():
+                    places = ", ".join(encoded.dropped_examples[:5])
+                    count = len(encoded.dropped_examples)
+                    self._tell(f"{name}: {count} examples with {tokens} tokens left out, {reason}: {places}")
+            if not train.rows and self.recipe.train.first:
+                raise DataError(
+                    f"the {training.rows} stage of training has nothing to learn",
+                    f"give sources for {training.settings.method}, set `stage` on one, or remove `train.first`",
+                    "sources",
+                )
+            found[training.name] = train, validation
+        return found
+
+    @cached_property
+    def trainings(self) -> list[Training]:
+        """The stages of training, in their order."""
+        train = self.recipe.train
+        return [*([Training("first", train.of_first())] if train.first else []), Training("train", train)]
 
     # ---- plan
 
@@ -248,30 +291,35 @@ class Walk:
         plans: list[Plan] = []
 
         def look() -> dict[str, Any]:
-            train, validation = self._rows
             if self.base_folder is None:
                 shape = scratch_shape(self.recipe.scratch, self.recipe.train.max_length)
             else:
                 shape = read_shape(read_json(self.base_folder / "config.json"), str(self.base_folder))
-            lengths = [len(row) for row in train.rows]
-            counted = TokenCount(
-                tokens=sum(lengths),
-                targets=train.targets,
-                rows=len(lengths),
-                longest=max(lengths, default=0),
-                held_out=sum(len(row) for row in validation.rows),
-            )
-            plans.append(plan_run(self.recipe, shape, counted, local_device(self.recipe.device)))
+            *first, counted = [
+                TokenCount(
+                    tokens=sum(row.tokens for row in train.rows),
+                    targets=train.targets,
+                    rows=sum(1 + (row.rejected is not None) for row in train.rows),
+                    longest=max(map(len, train.rows), default=0),
+                    held_out=sum(row.tokens for row in validation.rows),
+                )
+                for train, validation in self._rows.values()
+            ]
+            device = local_device(self.recipe.device)
+            plans.append(plan_run(self.recipe, shape, counted, device, first=first[0] if first else None))
             write_json(self.folder / "plan.json", plans[0].as_json())
             self._tell(describe(plans[0]))
             return {
                 "tokens": {
-                    "examples": train.tokens,
-                    "rows": counted.tokens,
-                    "targets": counted.targets,
-                    "repeated": train.repeated,
-                    "dropped": train.dropped,
-                    "boundary_merges": train.boundary_merges,
+                    name: {
+                        "examples": train.tokens,
+                        "rows": sum(row.tokens for row in train.rows),
+                        "targets": train.targets,
+                        "repeated": train.repeated,
+                        "dropped": train.dropped,
+                        "boundary_merges": train.boundary_merges,
+                    }
+                    for name, (train, _) in self._rows.items()
                 }
             }
 
@@ -279,6 +327,7 @@ class Walk:
             "dataset": self._dataset_hash,
             "base": self._base_files,
             "recipe": self.recipe.model_dump(mode="json", include={"adapter", "scratch", "train", "budget", "chat"}),
+            **self.recipe.stages,
         }
         result = self.run.stage("plan", inputs, ["plan.json"], look)
         if plans:
@@ -293,12 +342,19 @@ class Walk:
         whole = self.recipe.train.method == "scratch" or self.recipe.adapter.kind == "none"
         return "model" if whole else "adapter"
 
-    @cached_property
-    def _train_inputs(self) -> dict[str, Any]:
-        parts = {"adapter", "train", "chat", "seed", "dataset", "scratch"}
-        recipe = self.recipe.model_dump(mode="json", include=parts)
-        kept = {"validate_per_epoch"} if self.recipe.train.patience else set()  # when it may end
-        recipe["train"] = {key: value for key, value in recipe["train"].items() if key not in NOT_IN_THE_RESULT - kept}
+    def _train_inputs(self, training: Training) -> dict[str, Any]:
+        parts = {"adapter", "chat", "seed", "dataset", "scratch"}
+        recipe = self.recipe.model_dump(mode="json", include=parts) | self.recipe.stages
+        unused = NOT_IN_THE_RESULT | {"first"}  # of which the outcome counts
+        if training.settings.patience:  # when it may end
+            unused = unused - {"validate_per_epoch"}
+        if not training.settings.learns_preferences:
+            unused = unused | {"beta", "label_smoothing"}
+        recipe["train"] = training.settings.model_dump(mode="json", exclude=unused)
+        if training is not self.trainings[0]:
+            recipe["starts_from"] = self.run.stages["first"]["outputs"]
+        if training.settings.method == "dpo" and REFERENCE_STAGE in self.run.stages:
+            recipe[REFERENCE_STAGE] = self.run.stages[REFERENCE_STAGE]["outputs"]
         recipe["dataset"] = {"on_too_long": recipe["dataset"]["on_too_long"]}
         if self.recipe.train.method == "scratch":
             del recipe["adapter"]
@@ -307,42 +363,84 @@ class Walk:
         return {"dataset": self._dataset_hash, "base": self._base_files, **recipe}
 
     def train(self) -> dict[str, Any]:
-        """Train, resuming from the newest whole checkpoint; leaves ``adapter/`` or ``model/``."""
-        self.run.begin("train", self._train_inputs, ["checkpoints", self.outcome])
-        return self.run.stage("train", self._train_inputs, [self.outcome], self._train, keep_replaced=True)
+        """Train, resuming from the newest whole checkpoint; leaves ``adapter/`` or ``model/``.
 
-    def _train(self) -> dict[str, Any]:
+        With ``train.first`` the adapter or model of that stage is in ``first/``, its checkpoints beside it.
+        """
+        result: dict[str, Any] = {}
+        for training in self.trainings:
+            if training.settings.method == "dpo":
+                self._judge_by_reference(training)
+            inputs = self._train_inputs(training)
+            outputs = [training.folder + name for name in ("checkpoints", self.outcome)]
+            self.run.begin(training.name, inputs, outputs)
+            train = partial(self._train, training, inputs)
+            result = self.run.stage(training.name, inputs, outputs[1:], train, keep_replaced=True)
+        return result
+
+    def _judge_by_reference(self, training: Training) -> None:
+        """Write ``reference.jsonl``: what the model says of every pair before it is trained by DPO."""
+        from afina.train.preference import write_reference
+
+        def judge() -> dict[str, Any]:
+            rows = [row for encoded in self._rows[training.name] for row in encoded.rows]
+            model, device = self._start_model(training)
+            with self.stage_progress(REFERENCE_STAGE) as progress:
+                write_reference(
+                    model,
+                    rows,
+                    self.folder / REFERENCE,
+                    pad_id=self._pad_id,
+                    device=device,
+                    batch_tokens=training.settings.batch_tokens,
+                    progress=progress,
+                )
+            return {"pairs": len(rows)}
+
+        inputs = self._train_inputs(training)
+        inputs["train"] = {name: inputs["train"][name] for name in ("batch_tokens", "max_length")}
+        inputs.pop(REFERENCE_STAGE, None)
+        self.run.stage(REFERENCE_STAGE, inputs, [REFERENCE], judge)
+
+    def _train(self, training: Training, inputs: dict[str, Any]) -> dict[str, Any]:
         import resource
 
         import torch
 
         from afina.model.adapter_torch import save_trained
         from afina.train.loop_torch import train
+        from afina.train.preference import Preferences, read_reference
 
-        rows, validation = self._rows
-        model, device = self._fresh_model()
+        rows, validation = self._rows[training.name]
+        if training.settings.method == "dpo":
+            read_reference(self.folder / REFERENCE, [*rows.rows, *validation.rows])
+        model, device = self._start_model(training)
         started = time.time()
-        with self.stage_progress("train") as progress:
+        log = self.run.log if training.name == "train" else partial(self.run.log, stage=training.name)
+        with self.stage_progress(training.name) as progress:
             state = train(
                 model,
                 rows.rows,
                 validation.rows,
-                self.recipe.train,
+                training.settings,
                 seed=self.recipe.seed,
                 pad_id=self._pad_id,
                 device=device,
-                checkpoints=self.folder / "checkpoints",
-                fingerprint=hash_value(self._train_inputs),
-                log=self.run.log,
+                checkpoints=self.folder / training.folder / "checkpoints",
+                fingerprint=hash_value(inputs),
+                log=log,
                 say=self.run.say,
                 progress=progress,
                 lora_plus_ratio=1.0 if self.outcome == "model" else self.recipe.adapter.lora_plus_ratio,
                 budget=self.recipe.budget,
                 earlier_seconds=sum(
-                    stage["seconds"] for name, stage in self.run.stages.items() if name in BEFORE_TRAINING
+                    stage["seconds"]
+                    for name, stage in self.run.stages.items()
+                    if name in BEFORE_TRAINING and name != training.name
                 ),
+                objective=Preferences(training.settings) if training.settings.learns_preferences else None,
             )
-        with whole_folder(self.folder / self.outcome) as beside:
+        with whole_folder(self.folder / training.folder / self.outcome) as beside:
             save_trained(model, beside)
             self.renderer.tokenizer.save_pretrained(beside)
             if self.outcome == "adapter":
@@ -370,8 +468,21 @@ class Walk:
             "trained_parameters": sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
         }
 
+    def _start_model(self, training: Training) -> tuple[Any, Any]:
+        """The model as it is before the first step of a stage of training."""
+        from afina.model.load_torch import load_base, open_adapter, pick_device
+
+        if training is self.trainings[0]:
+            return self._fresh_model()
+        recipe, device, before = self.recipe, pick_device(self.recipe.device), self.folder / "first" / self.outcome
+        if self.outcome == "model":
+            return load_base(before, recipe, device).requires_grad_(True), device
+        assert self.base_folder is not None
+        model = load_base(self.base_folder, recipe, device, four_bit=recipe.adapter.kind == "qlora")
+        return open_adapter(model, before, trainable=True), device
+
     def _fresh_model(self) -> tuple[Any, Any]:
-        """The model as it is before the first step."""
+        """The model as it is before anything is trained."""
         from afina.model.load_torch import attach_adapter, load_base, make_model, pick_device
 
         recipe, device = self.recipe, pick_device(self.recipe.device)
@@ -436,7 +547,7 @@ class Walk:
                     lambda: contextlib.nullcontext(model),
                     self.renderer,
                     self.recipe,
-                    self._rows[1].rows,
+                    [row for _, validation in self._rows.values() for row in validation.rows],
                     list(read_examples(self.folder / "dataset/validation.jsonl")),
                     probes,
                     self.folder,

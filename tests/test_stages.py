@@ -1,0 +1,227 @@
+"""Two stages of training in one recipe, and preferences from rows to verdict: the whole walk, in this process."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import make_base
+
+from afina import cli
+from afina.errors import DataError
+from afina.report.read import read_run
+from afina.run import Run, read_metrics
+
+TOWNS = ("Faro", "Olhão", "Lagos", "Tavira", "Loulé", "Silves")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    return make_base(tmp_path_factory.mktemp("base"))
+
+
+def write(file: Path, rows) -> None:
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+@pytest.fixture
+def project(tmp_path: Path, base: Path, monkeypatch) -> Path:
+    """Documents, questions with answers in two styles, and pairs of which one style is the better."""
+    (tmp_path / "docs").mkdir()
+    for town in TOWNS:
+        text = f"# {town}\n\nO jogador de {town} nasceu em {town} e marcou golos. Joga em {town} desde sempre.\n"
+        (tmp_path / f"docs/{town}.md").write_text(text, encoding="utf-8")
+    style = ("Sim, em", "Talvez,")
+    write(tmp_path / "rows.jsonl", ({"prompt": f"Onde joga o {n}?", "completion": f"{style[n % 2]} {TOWNS[n % 6]}."}
+                                    for n in range(60)))  # fmt: skip
+    write(tmp_path / "pairs.jsonl", ({"prompt": f"Onde joga o {n}?", "chosen": f"{style[0]} {TOWNS[n % 6]}.",
+                                      "rejected": f"{style[1]} {TOWNS[n % 6]}."} for n in range(60, 120)))  # fmt: skip
+    recipe(tmp_path, base, "docs", "rows.jsonl")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def recipe(folder: Path, base: Path, *sources: str, train: str = "", adapter: str = "rank: 4, dropout: 0.1") -> None:
+    listed = "\n".join(f"  - path: {path}" for path in sources)
+    train = train or "epochs: 2, first: {epochs: 3, learning_rate: 0.01}"
+    (folder / "recipe.yaml").write_text(
+        f"name: two\nbase: {base}\nsources:\n{listed}\ndataset: {{language: pt-PT, validation: 0.2}}\n"
+        f"adapter: {{{adapter}}}\n"
+        f"train: {{max_length: 64, batch_tokens: 256, learning_rate: 0.005, checkpoint_seconds: 1.0e-9, {train}}}\n"
+        "evaluate: {samples: 12, max_new_tokens: 12}\n",
+        encoding="utf-8",
+    )
+
+
+class Killed(BaseException):
+    """As a kill: nothing may catch it."""
+
+
+def walk(*overrides: str, kill_at: tuple[str | None, int] | None = None) -> list[str]:
+    """Run the recipe up to its training; what was said. May end right after a stage's checkpoint."""
+    said: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cli, "_say", said.append)
+        own = Run.log
+
+        def log(self, event, **values):
+            own(self, event, **values)
+            if kill_at and event == "checkpoint" and (values.get("stage"), values["step"]) == kill_at:
+                raise Killed
+
+        patch.setattr(Run, "log", log)
+        with cli._walk(Path("recipe.yaml"), list(overrides), Path("runs")) as opened:
+            opened.dataset()
+            opened.audit()
+            opened.plan()
+            opened.train()
+    return said
+
+
+def result(folder: Path = Path("runs/two")) -> dict[str, torch.Tensor]:
+    file = next(iter((folder / "adapter").glob("*.safetensors")), folder / "model/model.safetensors")
+    return load_file(file)
+
+
+def same(first, second) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_documents_first_then_answers_each_with_its_own_curve(project: Path):
+    walk()
+    folder = Path("runs/two")
+    plan = json.loads((folder / "plan.json").read_text())
+    stages = json.loads((folder / "stages.json").read_text())
+    rows = stages["plan"]["result"]["tokens"]
+    assert rows["first"]["targets"] > rows["first"]["rows"] * 0.9, "documents: every token"
+    assert rows["train"]["targets"] < rows["train"]["rows"] * 0.7, "rows: the answers"
+    done = {name: stages[name]["result"] for name in ("first", "train")}
+    assert done["first"]["tokens"] == 3 * rows["first"]["rows"] and done["train"]["tokens"] == 2 * rows["train"]["rows"]
+    assert any("two stages" in note for note in plan["notes"]) and plan["steps"] > 0
+
+    events = read_metrics(folder)
+    for stage, name in (("first", "first"), (None, "train")):
+        steps = [event["step"] for event in events if event["event"] == "step" and event.get("stage") == stage]
+        assert steps == list(range(1, done[name]["steps"] + 1))
+        losses = [event["loss"] for event in events if event["event"] == "step" and event.get("stage") == stage]
+        assert sum(losses[-3:]) < sum(losses[:3])
+    run = read_run(folder)
+    assert len(run.events("step", "first")) == done["first"]["steps"]
+    assert len(run.events("step")) == done["train"]["steps"]
+    # the second stage's checkpoints begin where the first ended
+    first, second = load_file(folder / "first/adapter/adapter_model.safetensors"), result()
+    assert first.keys() == second.keys() and not same(first, second)
+    assert {"first/checkpoints", "checkpoints"} <= {
+        f"{place.parent.relative_to(folder)}" for place in folder.rglob("step-*")
+    }
+
+
+def test_the_second_stage_starts_from_the_first(project: Path):
+    """At a rate of zero nothing changes: what comes out is what the first stage left."""
+    walk("train.learning_rate=0.0", "train.tries=0")
+    first = load_file(Path("runs/two/first/adapter/adapter_model.safetensors"))
+    assert same(first, result()) and any(weight.abs().sum() > 0 for name, weight in first.items() if "lora_B" in name)
+
+
+@pytest.mark.parametrize("adapter", ["rank: 4, dropout: 0.1", "kind: none", "kind: qlora, rank: 4, dropout: 0.1"])
+def test_killed_in_either_stage_it_ends_bitwise_the_same(project: Path, base: Path, adapter: str):
+    if "qlora" in adapter:
+        pytest.importorskip("bitsandbytes")
+        base = make_base(project / "wide", hidden_size=64, intermediate_size=128)
+    recipe(project, base, "docs", "rows.jsonl", adapter=adapter)
+    walk()
+    whole, first = result(), Path("runs/two/first").rename("first-whole")
+    shutil.rmtree("runs")
+    for kill_at in (("first", 2), (None, 3)):
+        with pytest.raises(Killed):
+            walk(kill_at=kill_at)
+    said = walk()
+    assert any("first: done before, unchanged, kept" in line for line in said)
+    assert any("train: goes on from step 3" in line for line in said)
+    assert same(result(), whole)
+    for file in first.glob("*/*.safetensors"):
+        assert file.read_bytes() == (Path("runs/two/first") / file.relative_to(first)).read_bytes()
+
+
+def test_a_change_of_a_stage_redoes_it_and_what_follows(project: Path):
+    walk()
+    before = result()
+    said = walk("train.epochs=1")
+    assert any("first: done before" in line for line in said) and any("train: redone" in line for line in said)
+    said = walk("train.epochs=1", "train.first.epochs=1")
+    assert any("first.epochs" in line or "train.epochs: 3.0 -> 1.0" in line for line in said)
+    assert any("starts_from" in line for line in said)
+    assert not same(result(), before)
+    assert list(Path("runs/two/replaced").rglob("adapter_model.safetensors"))
+
+
+def test_a_source_may_be_put_into_a_stage(project: Path):
+    text = Path("recipe.yaml").read_text(encoding="utf-8")
+    Path("recipe.yaml").write_text(text.replace("path: rows.jsonl", "{path: rows.jsonl, stage: first}"), "utf-8")
+    with pytest.raises(DataError, match="the second stage of training has nothing to learn"):
+        walk()
+    Path("recipe.yaml").write_text(text.replace("path: docs", "{path: docs, stage: second}"), "utf-8")
+    with pytest.raises(DataError, match="the first stage of training has nothing to learn"):
+        walk()
+
+
+def test_preferences_where_no_method_learns_them_and_the_other_way_round(project: Path, base: Path):
+    recipe(project, base, "pairs.jsonl", train="method: sft")
+    with pytest.raises(DataError, match=r"(?s)60 of 60 rows hold a better and a worse answer.*method: dpo"):
+        walk()
+    recipe(project, base, "pairs.jsonl", "rows.jsonl", "docs", train="method: dpo")
+    with pytest.raises(DataError, match=r"66 documents or rows without `chosen` and `rejected`"):
+        walk()
+
+
+def test_empty_and_equal_answers_are_told(project: Path, base: Path):
+    recipe(project, base, "pairs.jsonl", train="method: dpo")
+    rows = [json.loads(line) for line in Path("pairs.jsonl").read_text(encoding="utf-8").splitlines()]
+    write(Path("pairs.jsonl"), [*rows, {"prompt": "Quem?", "chosen": "Eu.", "rejected": " "}])
+    with pytest.raises(DataError, match=r"no answer in 1 of 61 rows: pairs.jsonl:61"):
+        walk()
+    write(Path("pairs.jsonl"), [*rows, *({"prompt": f"{n}?", "chosen": "Eu.", "rejected": "Eu. "} for n in range(9))])
+    with pytest.raises(DataError, match=r"same_answers: .*they teach nothing"):
+        walk("dataset.validation=0.0")
+    audit = json.loads(Path("runs/two/audit.json").read_text())
+    [bias] = [finding for finding in audit["findings"] if finding["name"] == "length_bias"]
+    assert "better answers are" in bias["what"] and "of 69 pairs" in bias["what"]
+
+
+def test_answers_first_then_preferences_and_the_better_style_wins(project: Path, base: Path, monkeypatch, capsys):
+    train = "method: dpo, epochs: 4, first: {method: sft, epochs: 12, learning_rate: 0.01}"
+    recipe(project, base, "rows.jsonl", "pairs.jsonl", train=train, adapter="kind: none")
+    monkeypatch.setattr(sys, "argv", ["afina", "run", "recipe.yaml"])
+    try:
+        cli.main()
+    except SystemExit as ended:
+        assert not ended.code
+    out = capsys.readouterr()
+    folder = Path("runs/two")
+    scores = json.loads((folder / "scores.json").read_text())
+    assert scores["pairs"]["after"]["accuracy"] == 1.0
+    assert scores["pairs"]["after"]["margin"] > scores["pairs"]["before"]["margin"] + 0.5
+    assert "held-out preferences: the better answer is the likelier in" in out.out
+
+    events = read_metrics(folder)
+    first = next(event for event in events if event["event"] == "step" and "stage" not in event)
+    assert first["loss"] == pytest.approx(0.693147, abs=2e-3)  # ln 2, but for dropout
+    last = [event for event in events if event["event"] == "validation" and "stage" not in event][-1]
+    assert last["preference_accuracy"] == 1.0 and last["reward_margin"] > 0
+    answers = [json.loads(line)["adapter"] for line in (folder / "samples.jsonl").open(encoding="utf-8")]
+    assert answers and sum(answer.startswith("Sim") for answer in answers) >= 0.9 * len(answers), answers
+    reference = [json.loads(line) for line in (folder / "reference.jsonl").open()]
+    assert len(reference) == 60 and all(each["chosen"] < 0 for each in reference)
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "First stage" in page and "better answer preferred" in page and "Held-out preferences" in page
+    manifest = json.loads((folder / "manifest.json").read_text())
+    stages = json.loads((folder / "stages.json").read_text())
+    assert manifest["measured"]["steps"] == sum(stages[name]["result"]["steps"] for name in ("first", "train"))
+
+    again = walk()  # nothing is done again, the reference neither
+    assert sum("done before, unchanged, kept" in line for line in again) == 6
