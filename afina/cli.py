@@ -42,17 +42,25 @@ Overrides = Annotated[
 ]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, e.g. runs/demo.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for machines.")]
+Anyway = Annotated[bool, typer.Option("--anyway", help="Start even where the plan says that it will not fit.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask before a long job.")]
 RunsFolder = Annotated[Path, typer.Option("--runs", help="Where runs are kept.")]
 
 
 @app.command()
 def run(
-    recipe: RecipeFile, overrides: Overrides = None, as_json: AsJson = False, runs: RunsFolder = Path("runs")
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    anyway: Anyway = False,
+    yes: Yes = False,
+    as_json: AsJson = False,
+    runs: RunsFolder = Path("runs"),
 ) -> None:
     """The whole walk: sources, dataset, audit, plan, train, evaluate, report. Starts again where it stopped."""
     from afina.walk import describe_scores
 
-    with _walk(recipe, overrides, runs) as walk:
+    with _walk(recipe, _started(overrides, anyway), runs) as walk:
+        walk.confirm = _confirm(yes or as_json)
         verdict = walk.everything()
         _show(verdict | {"run": str(walk.folder)}, as_json, describe_scores(walk.folder))
         _say(f"report: {walk.folder / 'report.html'}")
@@ -154,28 +162,66 @@ def data_show(
 
 @app.command()
 def plan(
-    recipe: RecipeFile,
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE|scratch", help="The recipe; or `scratch`: a model from nothing.")
+    ],
     overrides: Overrides = None,
-    device: Annotated[str | None, typer.Option(help='Another device, e.g. "RTX 4090".')] = None,
+    device: Annotated[
+        list[str] | None, typer.Option(help='Another device, e.g. "RTX 4090"; several times for several of them.')
+    ] = None,
+    all_devices: Annotated[
+        bool, typer.Option("--all", help="Every known device, the cheapest that fits first.")
+    ] = False,
+    gpus: Annotated[int, typer.Option(min=1, help="How many of the device.")] = 1,
+    parallel: Annotated[str, typer.Option(help="How several share the work: ddp or fsdp.")] = "ddp",
+    apply: Annotated[
+        bool, typer.Option("--apply", help="Write the cheapest settings that fit into the recipe.")
+    ] = False,
+    probe: Annotated[bool, typer.Option("--probe", help="Run three real steps here first.")] = False,
+    serve: Annotated[str | None, typer.Option(help="Plan serving: vllm, transformers or mlx.")] = None,
+    context: Annotated[int, typer.Option(help="With --serve: tokens of one user, prompt and answer.")] = 4096,
+    users: Annotated[int, typer.Option(min=1, help="With --serve: how many at a time.")] = 1,
+    weights: Annotated[str, typer.Option(help="With --serve: 16bit, nf4, awq-int4, mlx-4-64 ...")] = "16bit",
+    lora_slots: Annotated[int, typer.Option(help="With --serve: adapters that vLLM holds at once.")] = 0,
+    parameters: Annotated[str, typer.Option(help="With scratch: parameters, e.g. 7B.")] = "7B",
+    tokens: Annotated[
+        str | None, typer.Option(help="With scratch: tokens, e.g. 140B; 20 per parameter if not given.")
+    ] = None,
     as_json: AsJson = False,
+    runs: RunsFolder = Path("runs"),
 ) -> None:
-    """Say whether a job fits, how long it takes and what it costs, before anything runs."""
-    from afina.plan.bases import recipe_shape
-    from afina.plan.device import find_device, local_device
-    from afina.plan.plan import check_plan, describe, plan_run
+    """Say whether a job fits, how long it takes and what it costs, before anything runs; what would fit; serving."""
+    from afina.walk.ask import PlanAsked, answer
 
-    loaded = _load(recipe, overrides)
-    made = plan_run(loaded, recipe_shape(loaded), None, find_device(device) if device else local_device(loaded.device))
-    _show(made.as_json(), as_json, describe(made))
-    check_plan(made, loaded)
+    asked = PlanAsked(recipe, overrides or [], device or [], runs, all_devices, gpus, parallel, apply)
+    asked.set_serving(serve, context=context, users=users, weights=weights, lora_slots=lora_slots)
+    if probe:
+        from afina.plan.check import describe
+
+        with _walk(Path(recipe), overrides, runs) as walk:
+            made = walk.probe()
+            _show(made.as_json(), as_json, describe(made))
+        return
+    found = answer(asked, parameters=parameters, tokens=tokens)
+    _show(found.values, as_json, found.text)
+    for line in found.remarks:
+        _say(line)
+    if found.refused:
+        raise found.refused
 
 
 @app.command()
 def train(
-    recipe: RecipeFile, overrides: Overrides = None, as_json: AsJson = False, runs: RunsFolder = Path("runs")
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    anyway: Anyway = False,
+    yes: Yes = False,
+    as_json: AsJson = False,
+    runs: RunsFolder = Path("runs"),
 ) -> None:
     """Up to and with training: dataset, audit, plan, train."""
-    with _walk(recipe, overrides, runs) as walk:
+    with _walk(recipe, _started(overrides, anyway), runs) as walk:
+        walk.confirm = _confirm(yes or as_json)
         walk.dataset()
         walk.audit()
         walk.plan()
@@ -363,6 +409,17 @@ def _opened(recipe: Recipe, folder: Path) -> Iterator[Walk]:
 
     with Run.open(folder, recipe, _say) as opened:
         yield Walk(opened, StageProgress)
+
+
+def _started(overrides: list[str] | None, anyway: bool) -> list[str]:
+    return [*(overrides or []), *(["budget.anyway=true"] if anyway else [])]
+
+
+def _confirm(yes: bool) -> Callable[[str], bool] | None:
+    """Ask the person at the terminal; nobody where this is a script or the answer is given."""
+    if yes or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return None
+    return lambda question: typer.confirm(question, err=True)
 
 
 def _say(text: str) -> None:

@@ -169,6 +169,7 @@ budget:
   price_per_hour: 0.0         # price of the device
   currency: US$               # how money is printed
   money: null                 # largest cost of the plan, and of the training itself
+  anyway: false               # start even where the plan says that it will not fit
 """
 
 _BASE = "Qwen/Qwen2.5-0.5B-Instruct"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 
 from hypothesis import settings
 
@@ -10,6 +11,9 @@ from hypothesis import settings
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+
+# Finished trainings are noted in the user's folder; those of the tests are not.
+os.environ["AFINA_HOME"] = tempfile.mkdtemp(prefix="afina-home-")
 
 # The models of the tests are tiny: one thread is faster than two that wait for each other, and the same everywhere.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -23,6 +23,8 @@ _TIED_BY_DEFAULT = ("gemma", "gemma2", "gpt2")
 _HEAD_DIM_BY_DEFAULT = {"gemma": 256, "gemma2": 256, "qwen3": 128}
 _BIAS_BY_CONFIG = ("gemma", "gemma2", "llama", "qwen3")
 """Kinds whose code reads ``attention_bias``; the others ignore the key (Qwen2 always has its own)."""
+_WINDOW_OFF = ("qwen2", "qwen3")
+"""Kinds that use their `sliding_window` only where `use_sliding_window` says so, from `max_window_layers` on."""
 _MIXTURE_KEYS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_intermediate_size")
 _PLAIN_LAYERS = {"full_attention", "sliding_attention"}
 _GPT2_NAMES = {
@@ -86,6 +88,10 @@ class Shape:
     norm_bias: bool = False
     learned_positions: bool = False
     sliding_window: int | None = None
+    sliding_layers: int = 0
+    """How many layers see `sliding_window` tokens only."""
+    capped_attention: bool = False
+    """Whether scores go through a tanh (Gemma 2), which fused attention kernels mostly cannot."""
 
     @property
     def query_size(self) -> int:
@@ -196,6 +202,18 @@ class Shape:
         """2 * L * K * d * bytes: keys and values of one token, all layers, without a sliding window's saving."""
         return int(2 * self.layers * self.kv_size * bytes_per_value)
 
+    def kv_bytes(self, tokens: float, bytes_per_value: float = 2) -> float:
+        """Keys and values of one sequence; layers with a sliding window keep no more than the window.
+
+        >>> tiny = Shape("gemma2", layers=4, hidden=8, intermediate=24, heads=2, kv_heads=1, head_dim=4, vocab=10,
+        ...              tied_embeddings=True, max_positions=64, sliding_window=16, sliding_layers=2)
+        >>> tiny.kv_bytes(10) == 10 * tiny.kv_bytes_per_token(), tiny.kv_bytes(64) == 2 * 4 * 2 * (2 * 64 + 2 * 16)
+        (True, True)
+        """
+        within = min(tokens, self.sliding_window or tokens)
+        seen = (self.layers - self.sliding_layers) * tokens + self.sliding_layers * within
+        return 2 * self.kv_size * bytes_per_value * seen
+
 
 def scratch_shape(scratch: Scratch, max_length: int) -> Shape:
     """The Llama that `train.method: scratch` starts: tied embeddings, no biases.
@@ -262,7 +280,7 @@ def read_shape(config: Mapping[str, Any], where: str) -> Shape:
         raise RecipeError(problems=problems)
 
     bias = kind == "gpt2" or (kind in _BIAS_BY_CONFIG and bool(config.get("attention_bias", False)))
-    window = config.get("sliding_window") if config.get("use_sliding_window", True) else None
+    window = config.get("sliding_window") if config.get("use_sliding_window", kind not in _WINDOW_OFF) else None
     return Shape(
         model_type=kind,
         layers=layers,
@@ -284,7 +302,20 @@ def read_shape(config: Mapping[str, Any], where: str) -> Shape:
         norm_bias=kind == "gpt2",
         learned_positions=kind == "gpt2",
         sliding_window=window,
+        sliding_layers=_sliding_layers(config, kind, layers) if window else 0,
+        capped_attention=kind == "gemma2" and config.get("attn_logit_softcapping", 50.0) is not None,
     )
+
+
+def _sliding_layers(config: Mapping[str, Any], kind: str, layers: int) -> int:
+    """How many layers use the window: what the config lists, or else what the kind's own code does."""
+    if listed := config.get("layer_types"):
+        return sum(each == "sliding_attention" for each in listed)
+    if kind == "gemma2":
+        return (layers + 1) // 2  # every other one, from the first
+    if kind in _WINDOW_OFF:
+        return max(0, layers - int(config.get("max_window_layers", 28)))
+    return layers
 
 
 def _known_text() -> str:

@@ -5,22 +5,18 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from afina.errors import RecipeError
 from afina.model.shape import Shape, read_shape, scratch_shape
+from afina.plan.tables import table
 from afina.recipe import Recipe, nearest
 
 
-@cache
 def known_bases() -> dict[str, dict[str, Any]]:
-    """``architectures.json``: hub id -> the part of its ``config.json`` that fixes the shape."""
-    table: dict[str, dict[str, Any]] = json.loads(
-        Path(__file__).with_name("architectures.json").read_text(encoding="utf-8")
-    )
-    return table
+    """Hub id -> the part of its ``config.json`` that fixes the shape; the user's own among them."""
+    return table("architectures")
 
 
 def recipe_shape(recipe: Recipe) -> Shape:
@@ -34,7 +30,9 @@ def recipe_shape(recipe: Recipe) -> Shape:
     return find_shape(recipe.base or "", recipe.base_revision)
 
 
-def find_shape(base: str, revision: str | None = None, cache_folder: Path | None = None) -> Shape:
+def find_shape(
+    base: str, revision: str | None = None, cache_folder: Path | None = None, *, quantized: bool = False
+) -> Shape:
     """The shape of a base: its folder's ``config.json``, the Hugging Face cache's, or the table's.
 
     >>> find_shape("Qwen/Qwen3-8B").parameters
@@ -44,6 +42,7 @@ def find_shape(base: str, revision: str | None = None, cache_folder: Path | None
         base: a folder or a hub id.
         revision: hub revision to look for in the cache; any snapshot where not given.
         cache_folder: the Hugging Face cache; its usual place where not given.
+        quantized: whether a base that is already quantized is taken, for a plan of serving it.
 
     Raises:
         RecipeError: when the model is nowhere to be found, with the nearest known id; when its
@@ -51,10 +50,10 @@ def find_shape(base: str, revision: str | None = None, cache_folder: Path | None
     """
     folder = Path(base).expanduser()
     if folder.is_dir():
-        return _shape_in(folder)
+        return _shape_in(folder, quantized)
     for snapshot in _snapshots(base, revision, cache_folder or _hub_cache()):
         if (snapshot / "config.json").is_file():
-            return _shape_in(snapshot)
+            return _shape_in(snapshot, quantized)
     config = known_bases().get(base)
     if config is None:
         guess = nearest(base, list(known_bases()))
@@ -67,7 +66,7 @@ def find_shape(base: str, revision: str | None = None, cache_folder: Path | None
     return read_shape(config, base)
 
 
-def _shape_in(folder: Path) -> Shape:
+def _shape_in(folder: Path, quantized: bool) -> Shape:
     file = folder / "config.json"
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
@@ -79,7 +78,7 @@ def _shape_in(folder: Path) -> Shape:
         raise RecipeError(f"damaged: {error}", "get the file again", str(file)) from None
     if not isinstance(config, Mapping):
         raise RecipeError("a config is a mapping of keys to values", "get the file again", str(file))
-    if config.get("quantization_config"):
+    if config.get("quantization_config") and not quantized:
         raise RecipeError(
             "the weights are already quantized, so their size does not follow from the shape",
             "start from the unquantized model; `adapter.kind: qlora` loads it in 4 bits",

@@ -8,17 +8,16 @@ are counted. Two such processors at 2.6 GHz with AVX-512 come to 166 GFLOP/s; me
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import re
 import subprocess
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 from afina.errors import AfinaError, RecipeError
+from afina.plan.tables import table
 from afina.recipe import nearest
 from afina.units import show_bytes
 
@@ -42,20 +41,35 @@ class Device:
     flops_per_second: float
     bytes_per_second: float
     price_per_hour: float | None = None
-    """US$; none where it is not known, or not rented."""
+    """None where it is not known, or not rented."""
+    currency: str = "US$"
+    price_source: str = ""
     note: str = ""
+    linked: bool = False
+    """Whether several of them are joined by NVLink rather than PCIe."""
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
         return asdict(self)
 
 
-@cache
 def known_devices() -> dict[str, dict[str, Any]]:
-    """``devices.json``: name -> facts as published."""
-    table = json.loads(Path(__file__).with_name("devices.json").read_text(encoding="utf-8"))
-    devices: dict[str, dict[str, Any]] = table["devices"]
-    return devices
+    """Name -> facts as published, the user's own among them."""
+    return table("devices")
+
+
+def price_of(name: str) -> tuple[float, str, str] | None:
+    """Price of an hour, its currency, and where and when it was read; none where nobody said.
+
+    >>> price_of("RTX 4090")
+    (0.39, 'US$', 'https://akash.network/pricing/gpus/, read 2026-09-20')
+    """
+    facts = table("prices").get(name)
+    if facts is None:
+        return None
+    where = facts.get("source", "your own price")
+    read = f", read {facts['read']}" if "read" in facts else ""
+    return float(facts["price_per_hour"]), str(facts.get("currency", "US$")), where + read
 
 
 def find_device(name: str) -> Device:
@@ -85,6 +99,7 @@ def find_device(name: str) -> Device:
         fix = "write one of them" if found else f"did you mean {close}?" if close else "known are " + ", ".join(devices)
         raise RecipeError(what, fix, "device")
     facts = devices[found[0]]
+    _check_complete(found[0], facts)
     sizes: list[int] = facts["memory_gib"]
     if size is not None and size not in sizes:
         raise RecipeError(
@@ -118,6 +133,11 @@ def _words(name: str) -> frozenset[str]:
     return frozenset(re.findall(r"[a-z0-9]+", name.lower())) - {"nvidia", "geforce", "tesla", "gpu", "generation"}
 
 
+def _check_complete(name: str, facts: dict[str, Any]) -> None:
+    if missing := [key for key in ("kind", "memory_gib", "tflops", "gb_per_second") if key not in facts]:
+        raise RecipeError(f"{name!r} has no {', '.join(missing)}", "complete it in your devices.json", "device")
+
+
 def _from_table(name: str, memory_bytes: int, **changes: Any) -> Device:
     facts = known_devices().get(name)
     if facts is None:
@@ -127,8 +147,10 @@ def _from_table(name: str, memory_bytes: int, **changes: Any) -> Device:
             f"plan for {guess}, or use device: cpu" if guess else "use cpu",
             "device",
         )
+    _check_complete(name, facts)
     kind: Kind = facts["kind"]
-    if facts["usable_gib"] and memory_bytes == facts["memory_gib"][0] * 2**30:
+    price = price_of(name)
+    if facts.get("usable_gib") and memory_bytes == facts["memory_gib"][0] * 2**30:
         usable = int(facts["usable_gib"] * 2**30)
     elif kind == "mps":  # recommendedMaxWorkingSetSize: two thirds up to 32 GiB, then three quarters
         usable = int(memory_bytes * (2 / 3 if memory_bytes <= 32 * 2**30 else 0.75))
@@ -141,8 +163,11 @@ def _from_table(name: str, memory_bytes: int, **changes: Any) -> Device:
         "usable_bytes": usable,
         "flops_per_second": facts["tflops"] * 1e12,
         "bytes_per_second": facts["gb_per_second"] * 1e9,
-        "price_per_hour": facts["price_per_hour"],
+        "price_per_hour": price[0] if price else None,
+        "currency": price[1] if price else "US$",
+        "price_source": price[2] if price else "",
         "note": facts.get("note", ""),
+        "linked": bool(facts.get("linked", False)),
     }
     return Device(**(values | changes))
 
@@ -158,7 +183,7 @@ def _nvidia() -> Device | None:
     fitting = [
         known
         for known, facts in known_devices().items()
-        if facts["vendor"] == "nvidia"
+        if facts.get("vendor") == "nvidia"
         and {word for word in _words(known) if word != "sxm" and not word.endswith("gb")} <= words
     ]
     if not fitting:

@@ -1,67 +1,49 @@
 """How much memory training takes, part by part, in bytes.
 
     h hidden   M intermediate   q heads*head_dim   k kv_heads*head_dim   L layers   V vocab
-    T padded tokens of one micro-batch             r adapter rank
+    T padded tokens of one micro-batch             r adapter rank        G devices
 
-Each part has a point and an interval. Parts that follow from counting (weights, states) are known
-to about 2 %, activations to about 20 %: how much a kernel saves for its backward pass differs.
+The peak is what lives through the whole step (weights, adapter, gradients, the optimizer's averages) plus
+the largest of what comes and goes: the logits at the end of the forward pass, one layer on its way back,
+or the optimizer's temporary copies. How programs differ is data: :mod:`afina.plan.programs`.
 
-Sources: QLoRA, arXiv 2305.14314 (NF4 sizes); Korthikanti et al., arXiv 2205.05198 (activations);
-fitcheck-llm 0.3.1, MIT (the values of `lean`, measured on a T4); all other values per layer are
-what torch's saved-tensor hooks count for transformers + PEFT, rows padded on the right without a
-mask (``tests/test_plan.py`` counts them again).
+Sources: QLoRA, arXiv 2305.14314 (NF4 sizes); Korthikanti et al., arXiv 2205.05198 (activations); 8-bit
+optimizers, arXiv 2110.02861; ZeRO, arXiv 1910.02054 (what sharding divides). What a layer keeps for its
+backward pass is what torch's saved-tensor hooks count for transformers + PEFT (``tests/test_plan.py``
+counts it again), or what published slopes over the length say.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from afina.model.shape import Shape
 from afina.plan.interval import Interval
+from afina.plan.programs import AFINA_CPU, Format, Program
 
 AdapterKind = Literal["lora", "qlora", "none"]
 Place = Literal["cpu", "cuda", "mps"]
+Parallel = Literal["none", "ddp", "fsdp"]
+Checkpointing = bool | Literal["selective"]
 
-Arithmetic = Literal["float32", "mixed", "16bit", "lean"]
-"""What weights and activations are held in. `float32`: a CPU, a model from nothing, and a 4-bit base, whose other
-weights become float32. `mixed`: a 16-bit base under float32 adapters. `16bit`: every weight trained in 16 bits.
-`lean`: 16 bits with adapters in 16 bits too, as other programs have it."""
-
-
-class Kept(NamedTuple):
-    """Values that one layer keeps for its backward pass, per token: how many times each size."""
-
-    hidden: int
-    query: int
-    key: int
-    intermediate: int
-    normalized_qk: int
-    """Times q + k, where queries and keys are normalized."""
-    rank: int
-    """Times r, for each adapted matrix."""
-
-
-KEPT = {
-    ("float32", "adapter"): Kept(4, 2, 2, 4, 1, 1),
-    ("float32", "all"): Kept(6, 2, 2, 4, 2, 0),
-    ("mixed", "adapter"): Kept(14, 4, 2, 5, 2, 2),  # each adapted matrix keeps a float32 copy of its input
-    ("16bit", "all"): Kept(8, 2, 2, 4, 3, 0),
-    ("lean", "adapter"): Kept(12, 3, 1, 3, 2, 1),
-    ("lean", "all"): Kept(12, 3, 1, 3, 2, 1),
+WEIGHT_BYTES: dict[Format, float] = {
+    "float32": 4.0,
+    "16bit": 2.0,
+    "fp8": 1.0,
+    "int8": 1.0,
+    "nf4": 0.5 + 4 / 64,
+    "nf4-double": 0.5 + 1 / 64 + 4 / (64 * 256),
+    "gptq-int4": 0.5 + 2.5 / 128,
+    "gptq-int8": 1.0 + 3 / 128,
+    "awq-int4": 0.5 + 2.5 / 128,
 }
-NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
-"""4 bits, one 8-bit scale per 64 values, one float32 scale per 256 of those: 0.5159 with double quantization."""
-LOGIT_BYTES = Interval(12, 10, 17)
-"""Per logit: float32 copy, log-softmax and gradient, and 16-bit ones beside them; 10 to 17 measured."""
-PROCESS_BYTES = {"cpu": Interval(0.5e9, 0.35e9, 0.8e9), "mps": Interval(0.6e9, 0.4e9, 1.2e9)}
-"""Python, torch, transformers, the tokenizer."""
-CUDA_CONTEXT_BYTES = Interval(0.5e9, 0.15e9, 1.4e9)
-"""What the driver takes; 0.14 (T4) to 0.65 GB seen, 1.4 quoted for the newest stacks."""
-CUDA_WORKSPACE_BYTES = Interval(0.3e9, 0.1e9, 0.5e9)
-"""Scratch space of the matrix library and small buffers."""
-ALLOCATOR_SLACK = Interval(0.05, 0.0, 0.25)
-"""Reserved but unused, as a share of what varies from micro-batch to micro-batch."""
+"""Bytes of one value of a matrix with its scales. nf4: 4 bits and one float32 scale per 64 values; double: an 8-bit
+scale per 64 and a float32 one per 256 of those; GPTQ and AWQ: a 16-bit scale and a packed zero per group of 128."""
+CHECK_BYTES = 8.0
+"""Of one logit where the model computes its own loss without a gradient: the logits and their log-softmax."""
+ROUNDED_SPREAD = (0.99, 1.02)
+"""Parts that follow from counting: block sizes of the allocator."""
 
 
 @dataclass(frozen=True)
@@ -69,15 +51,21 @@ class Setup:
     """What the memory of a training step depends on, beside the shape.
 
     Args:
-        kind: `lora`, `qlora`, or `none` for every weight.
-        batch_tokens: T, padded tokens of the largest micro-batch.
+        kind: `lora`, `qlora` (frozen matrices in fewer bits), or `none` for every weight.
+        batch_tokens: T, padded tokens of the largest micro-batch on one device.
         target_tokens: positions of it whose logits are computed (the learned ones).
-        place: decides the overhead.
-        arithmetic: what frozen weights and activations are held in.
-        rest_bytes: per weight of a 4-bit base that is not in 4 bits: embeddings, norms, lm_head.
+        length: of the longest row; only an attention that makes its scores depends on it.
+        weights: what the frozen matrices are held in; the program's own where not given.
         checkpointing: whether activations inside a layer are computed again in the backward pass.
-        validation_target_tokens: the same as `target_tokens`, for a micro-batch of the held-out loss.
-        trained_bytes: per trained parameter, for its weight and its gradient (float32) and AdamW's two averages.
+        check_tokens: of the row on which the loss is compared with the model's own before the first step; its logits
+            are made at once.
+        state_bytes: of AdamW's two averages per trained parameter; the program's own where not given.
+        dora: whether each adapted matrix has a trained length for each of its outputs (DoRA).
+        saved_parameters: weights of layers that are trained whole beside the adapter (`modules_to_save`).
+        kept_states: how many copies of trained weights and averages the loop keeps to go back to, in this memory.
+        dropout: whether the adapter drops inputs, which keeps a masked copy of each.
+        parallel, devices: `ddp` copies everything, `fsdp` shares weights, gradients and states.
+        offload: whether weights and the optimizer's averages live in the host's memory.
     """
 
     kind: AdapterKind
@@ -86,20 +74,34 @@ class Setup:
     rank: int = 16
     targets: str | tuple[str, ...] = "all-linear"
     place: Place = "cpu"
-    arithmetic: Arithmetic = "float32"
-    rest_bytes: float = 4.0
-    checkpointing: bool = False
-    validation_target_tokens: int = 0
-    trained_bytes: tuple[float, float, float] = (4.0, 4.0, 8.0)
+    program: Program = AFINA_CPU
+    length: int = 0
+    weights: Format | None = None
+    checkpointing: Checkpointing = False
+    check_tokens: int = 0
+    state_bytes: float | None = None
+    dora: bool = False
+    saved_parameters: int = 0
+    kept_states: float = 0.0
+    dropout: bool = False
+    parallel: Parallel = "none"
+    devices: int = 1
+    offload: bool = False
 
     @property
-    def value_bytes(self) -> int:
-        """Bytes of one frozen weight or activation."""
-        return 4 if self.arithmetic == "float32" else 2
+    def shards(self) -> int:
+        """Into how many parts weights and states are divided."""
+        return self.devices if self.parallel == "fsdp" else 1
+
+    @property
+    def trained_bytes(self) -> tuple[float, float, float]:
+        """Of one trained parameter: its weight, its gradient, its averages."""
+        weight, gradient, state = self.program.full_bytes if self.kind == "none" else self.program.adapter_bytes
+        return weight, gradient, state if self.state_bytes is None else self.state_bytes
 
 
 def training_memory(shape: Shape, setup: Setup) -> dict[str, Interval]:
-    """Bytes by part at the moment of the peak; their sum is the peak.
+    """Bytes of one device by part at the moment of the peak; their sum is the peak.
 
     >>> tiny = Shape("llama", layers=2, hidden=8, intermediate=24, heads=2, kv_heads=2, head_dim=4, vocab=10,
     ...              tied_embeddings=True, max_positions=32)
@@ -107,97 +109,152 @@ def training_memory(shape: Shape, setup: Setup) -> dict[str, Interval]:
     >>> parts["weights"].point == 4 * tiny.parameters, parts["optimizer"].point == 8 * tiny.parameters
     (True, True)
     """
-    trained = trained_parameters(shape, setup)
+    trained, full = trained_parameters(shape, setup), setup.kind == "none"
     weight, gradient, state = setup.trained_bytes
-    full = setup.kind == "none"
-    frozen = 0.0 if full else frozen_weight_bytes(shape, setup)
-    logits = LOGIT_BYTES * (setup.target_tokens * shape.vocab)
-    step = activation_bytes(shape, setup) + Interval(
-        *(max(a, b) for a, b in zip(_ends(logits), _ends(_backward_bytes(shape, setup)), strict=True))
-    )
-    held_out = LOGIT_BYTES * (setup.validation_target_tokens * shape.vocab)
+    on_device = 0.0 if setup.offload else 1.0 / setup.shards
+    saved = setup.saved_parameters
+    copy, saved_gradient, saved_state = setup.program.saved_bytes
+    kept, passing = activation_bytes(shape, setup), passing_bytes(shape, setup)
+    step = trained * setup.program.step_bytes[0 if full else 1] + saved * setup.program.step_bytes[0]
+    moving = kept + passing
+    states = (trained * gradient + saved * saved_gradient) / setup.shards
+    check = CHECK_BYTES * setup.check_tokens * shape.vocab - states - max(moving, step / setup.shards)
     parts = {
-        "weights": Interval.around(trained * weight if full else frozen, 0.99, 1.02),
-        "adapter": Interval.around(0.0 if full else trained * weight, 1.0, 1.02),
-        "gradients": Interval.around(trained * gradient, 1.0, 1.05),
-        "optimizer": Interval.around(trained * state, 1.0, 1.25 if full and setup.place == "cuda" else 1.05),
-        "activations": activation_bytes(shape, setup),
-        "logits": Interval(*(a - b for a, b in zip(_ends(step), _ends(activation_bytes(shape, setup)), strict=True))),
-        "validation": Interval(*(max(0.0, a - b) for a, b in zip(_ends(held_out), _ends(step), strict=True))),
+        "weights": (trained * weight if full else frozen_weight_bytes(shape, setup)) * on_device,
+        "adapter": 0.0 if full else (trained * weight + saved * copy) * on_device,
+        "gradients": states,
+        "optimizer": (trained * state + saved * saved_state) * on_device,
+        "gathered": gathered_bytes(shape, setup),
+        "state to go back to": (trained * (weight + state) + saved * (copy + saved_state)) * setup.kept_states,
+        "activations": kept,
+        "logits and backward": passing,
+        "optimizer step": max(0.0, step / setup.shards - moving),
+        "first check": max(0.0, check),
     }
-    return parts | {"overhead": overhead_bytes(shape, setup, step)}
+    spread = {"activations": (0.9, 1.15), "logits and backward": (0.8, 1.3), "first check": (0.5, 1.3)}
+    found = {name: Interval.around(part, *spread.get(name, ROUNDED_SPREAD)) for name, part in parts.items()}
+    return found | {"overhead": overhead_bytes(shape, setup, max(moving, step / setup.shards))}
 
 
 def trained_parameters(shape: Shape, setup: Setup) -> int:
-    """All of them, or the adapter's."""
-    return shape.parameters if setup.kind == "none" else shape.lora_parameters(setup.rank, setup.targets)
+    """All of them, or the adapter's; layers trained whole beside it are not among them."""
+    if setup.kind == "none":
+        return shape.parameters
+    lengths = shape.layers * sum(linear.outputs for linear in shape.adapted(setup.targets)) if setup.dora else 0
+    return shape.lora_parameters(setup.rank, setup.targets) + lengths
 
 
 def frozen_weight_bytes(shape: Shape, setup: Setup) -> float:
-    """The base's bytes: 4-bit matrices for `qlora`, else what the arithmetic says.
+    """The base's bytes: matrices in the setup's format, the rest as its program holds it.
 
-    Llama-2-7B in NF4, the rest in 16 bits: 6.476e9 * 0.5159 + 0.262e9 * 2 = 3.87e9.
+    Llama-2-7B in NF4, double quantization, the rest in 16 bits: 6.476e9 * 0.5159 + 0.262e9 * 2 = 3.87e9.
     """
-    if setup.kind == "qlora":
-        rest = shape.parameters - shape.linear_parameters
-        return shape.linear_parameters * NF4_BYTES + rest * setup.rest_bytes
-    return float(shape.parameters * setup.value_bytes)
+    program = setup.program
+    matrices = WEIGHT_BYTES[setup.weights or (program.four_bit if setup.kind == "qlora" else program.weights)]
+    rest = program.rest_bytes if matrices < 2 else matrices
+    head = shape.head_parameters if program.separate_head and shape.tied_embeddings else 0
+    return shape.linear_parameters * matrices + (shape.parameters - shape.linear_parameters + head) * rest
 
 
 def values_per_layer(shape: Shape, setup: Setup) -> float:
-    """Values that one layer keeps for its backward pass, per token: :data:`KEPT` times the sizes.
+    """Values that one layer keeps for its backward pass, per token: the program's counts times the sizes.
 
     In float32 with adapters 4h + 2q + 2k + 4M + r per adapted matrix: the two inputs of the norms and
     their outputs, what attention reads and writes, the MLP's gate, up, activation and product.
     """
     full = setup.kind == "none"
-    kept = KEPT[setup.arithmetic, "all" if full else "adapter"]
-    gateless = 3 - shape.mlp_matrices
+    kept = setup.program.kept_all if full else setup.program.kept_adapter
+    parallel_block = shape.norms < 2 or shape.mlp_matrices == 2
+    hidden = kept.parallel_hidden if parallel_block and kept.parallel_hidden else kept.hidden + shape.norms - 2
+    intermediate = max(1, kept.intermediate - 2 * (3 - shape.mlp_matrices))
     values = (
-        (kept.hidden + shape.norms - 2) * shape.hidden
+        hidden * shape.hidden
         + kept.query * shape.query_size
         + kept.key * shape.kv_size
-        + (kept.intermediate - gateless) * shape.intermediate
+        + intermediate * shape.intermediate
         + kept.normalized_qk * (shape.query_size + shape.kv_size) * shape.qk_norm
     )
-    adapted = 0 if full else setup.rank * len(shape.adapted(setup.targets))
-    return float(values + kept.rank * adapted)
+    if setup.kind == "qlora" and setup.program.keeps_4bit_inputs:
+        values += 2 * shape.hidden + shape.query_size + shape.intermediate
+    if full:
+        return float(values)
+    adapted = shape.adapted(setup.targets)
+    values += kept.rank * setup.rank * len(adapted)
+    if setup.dropout:  # a masked copy of each input and one byte of mask for two of value
+        values += kept.dropped_input * sum(linear.inputs for linear in adapted)
+    if setup.dora:
+        values += kept.dora_output * sum(linear.outputs for linear in adapted)
+    return float(values)
 
 
-def activation_bytes(shape: Shape, setup: Setup) -> Interval:
+def score_bytes(shape: Shape, setup: Setup) -> float:
+    """Attention's scores of one layer, T * s * heads, where the program makes them or the model caps them."""
+    makes = setup.program.eager_attention or (shape.capped_attention and setup.program.capped_is_eager)
+    return setup.batch_tokens * setup.length * shape.heads * setup.program.value_bytes if makes else 0.0
+
+
+def layer_bytes(shape: Shape, setup: Setup) -> float:
+    """What one layer keeps for its backward pass."""
+    values = setup.batch_tokens * values_per_layer(shape, setup) * setup.program.value_bytes
+    return values + 3 * score_bytes(shape, setup)
+
+
+def activation_bytes(shape: Shape, setup: Setup) -> float:
     """What the forward pass leaves for the backward pass.
 
-    Without checkpointing L * T * :func:`values_per_layer` * bytes; with it the layers' inputs,
-    L * T * h * bytes, and one layer in full.
+    Without checkpointing L layers in full; with it the layers' inputs, L * T * h * bytes (none where
+    the program moves them to the host); `selective` keeps the share of the layers that is not computed again.
     """
-    layer = setup.batch_tokens * values_per_layer(shape, setup) * setup.value_bytes
+    layer, program = layer_bytes(shape, setup), setup.program
+    if not setup.checkpointing:
+        return shape.layers * layer
+    if setup.checkpointing == "selective":
+        return shape.layers * layer * program.selective_share
+    inputs = setup.batch_tokens * shape.hidden * program.residual_bytes
+    return (2 if program.offloads_inputs else shape.layers) * inputs
+
+
+def passing_bytes(shape: Shape, setup: Setup) -> float:
+    """The larger of the logits and one layer on its way back (computed again first, with checkpointing)."""
+    back = 1.0 * setup.batch_tokens * (3 * shape.intermediate + 2 * shape.hidden) * setup.program.value_bytes
+    back += 2 * score_bytes(shape, setup)
     if setup.checkpointing:
-        kept = Interval.around(shape.layers * setup.batch_tokens * shape.hidden * setup.value_bytes, 1.0, 2.0)
-        return kept + Interval.around(layer, 0.8, 1.5)
-    counted = setup.arithmetic != "lean" and setup.kind != "qlora"
-    return Interval.around(shape.layers * layer, *((0.9, 1.15) if counted else (0.75, 1.35)))
+        back += layer_bytes(shape, setup)
+    return max(logit_bytes(shape, setup, setup.target_tokens), back)
 
 
-def overhead_bytes(shape: Shape, setup: Setup, step: Interval) -> Interval:
-    """The process on a CPU; on a GPU the context, workspace, one matrix out of 4 bits, and the allocator's slack."""
-    if setup.place != "cuda":
-        return PROCESS_BYTES[setup.place]
-    slack = Interval(*(a * b for a, b in zip(_ends(step), _ends(ALLOCATOR_SLACK), strict=True)))
-    return CUDA_CONTEXT_BYTES + CUDA_WORKSPACE_BYTES + slack + Interval.around(dequantized_bytes(shape, setup), 1, 1)
+def logit_bytes(shape: Shape, setup: Setup, targets: int) -> float:
+    """Logits, their copies and their gradient: of all targets, or of the chunk that the program makes at a time."""
+    program = setup.program
+    if program.chunk_logits is None:
+        return program.logit_bytes * targets * shape.vocab
+    chunk = min(targets, max(1, int(program.chunk_logits // shape.vocab)))
+    hidden = targets * shape.hidden * program.value_bytes * 2
+    return program.logit_bytes * chunk * shape.vocab + hidden + program.whole_logit_bytes * targets * shape.vocab
+
+
+def gathered_bytes(shape: Shape, setup: Setup) -> float:
+    """FSDP puts layers together again while they compute: the one at work and the next, or the embeddings."""
+    if setup.shards == 1 and not setup.offload:
+        return 0.0
+    if setup.program.gathers_all and setup.kind != "none":
+        return frozen_weight_bytes(shape, setup)
+    each = frozen_weight_bytes(shape, setup) if setup.kind != "none" else shape.parameters * setup.program.gather_bytes
+    share = shape.linear_parameters / shape.layers / shape.parameters
+    outside = shape.head_parameters * max(2.0, setup.program.gather_bytes)
+    return 2 * each * share + outside
 
 
 def dequantized_bytes(shape: Shape, setup: Setup) -> float:
-    """The largest matrix in 16 bits, for the moment of its product; 0 without 4-bit weights."""
+    """The largest matrix in 16 bits, for the moment of its product; 0 without quantized weights."""
     if setup.kind != "qlora":
         return 0.0
-    return float(max(linear.inputs * linear.outputs for linear in shape.linears) * 2)
+    return float(max(linear.inputs * linear.outputs for linear in shape.linears) * setup.program.dequantized_value)
 
 
-def _backward_bytes(shape: Shape, setup: Setup) -> Interval:
-    """Gradients in flight inside one layer: of the MLP's three products and its input."""
-    values = setup.batch_tokens * (3 * shape.intermediate + 2 * shape.hidden)
-    return Interval.around(float(values * setup.value_bytes), 0.5, 1.3)
-
-
-def _ends(interval: Interval) -> tuple[float, float, float]:
-    return interval.point, interval.low, interval.high
+def overhead_bytes(shape: Shape, setup: Setup, moving: float) -> Interval:
+    """The process or the driver, one matrix out of its bits, and what the allocator holds but does not use."""
+    program = setup.program
+    slack = program.slack * moving
+    fixed = program.fixed_bytes + (program.parallel_bytes if setup.devices > 1 else 0.0)
+    return Interval.around(fixed, 0.6, 1.7) + Interval.around(slack + dequantized_bytes(shape, setup), 0.5, 1.5)

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from afina.errors import DoesNotFit, Problem, RecipeError
 from afina.model.shape import Shape
 from afina.plan.device import Device
 from afina.plan.interval import Interval
-from afina.plan.memory import Arithmetic, Setup, frozen_weight_bytes, trained_parameters, training_memory
+from afina.plan.memory import Parallel, Setup, frozen_weight_bytes, trained_parameters, training_memory
+from afina.plan.programs import AFINA_CPU, AFINA_CUDA, AFINA_MPS, AFINA_QLORA, Program
+from afina.plan.record import Correction
 from afina.plan.time import optimizer_steps, run_time
 from afina.plan.tokens import TokenCount, estimate_tokens, unsized_sources
 from afina.recipe import Recipe, expand_path
-from afina.units import show_bytes, show_count, show_money, show_seconds
+from afina.units import show_count
 
 ANSWER_PEAK = 1.5
 """The micro-batch with most answers holds this many times the mean share of learned tokens."""
+MEMORY_SPREAD = {"cpu": (0.87, 1.15), "mps": (0.75, 1.35), "cuda": (0.88, 1.17)}
+"""Ends of the peak's interval as factors of the point. cuda: nine of ten published cases lie within; cpu: measured
+here; on an Apple chip nothing complete has been published for this program."""
+GUESSED_HIGH = 1.1
+"""The high end further up where the lengths of the examples are not counted."""
+EIGHT_BIT_STATES = 2.03
+"""Bytes of AdamW's averages per parameter in 8 bits: two of one byte and two float32 scales per 256."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run is expected to take. Bytes, seconds, and the recipe's currency."""
+    """What a run is expected to take. Bytes of one device, seconds, and the price's currency."""
 
     device: Device
     memory_parts: dict[str, Interval]
@@ -31,19 +40,22 @@ class Plan:
     tokens: TokenCount
     parameters: int
     trained_parameters: int
-    money: Interval | None = None
+    job: str
+    """What runs are compared by: kind of adapter and method."""
+    memory: Interval
+    time: Interval
+    devices: int = 1
+    parallel: Parallel = "none"
+    price_per_hour: float | None = None
     currency: str = "US$"
-    notes: list[str] = field(default_factory=list)
+    price_source: str = ""
+    correction: Correction | None = None
+    notes: Sequence[str] = field(default_factory=tuple)
 
     @property
-    def memory(self) -> Interval:
-        """Peak bytes."""
-        return Interval.total(self.memory_parts.values())
-
-    @property
-    def time(self) -> Interval:
-        """Seconds from start to end."""
-        return Interval.total(self.time_parts.values())
+    def money(self) -> Interval | None:
+        """Hours times price times devices."""
+        return self.time * (self.price_per_hour / 3600 * self.devices) if self.price_per_hour else None
 
     @property
     def fits(self) -> Literal["yes", "no", "maybe"]:
@@ -52,12 +64,30 @@ class Plan:
             return "yes"
         return "no" if self.memory.low > self.device.usable_bytes else "maybe"
 
+    @property
+    def depends(self) -> str:
+        """What a `maybe` depends on, in words; empty otherwise."""
+        if self.fits != "maybe":
+            return ""
+        moving = {"activations": "how long the longest micro-batch really is"}
+        moving |= {
+            "logits and backward": "how many tokens of it are learned",
+            "overhead": "the driver and its libraries",
+        }
+        on = "what else uses the device" if self.device.kind != "cuda" else "how the allocator splits its memory"
+        known = max(moving, key=lambda name: self.memory_parts[name].high - self.memory_parts[name].low)
+        return f"{moving[known]}, and on {on}; `afina plan --probe` on the device itself narrows it"
+
     def as_json(self) -> dict[str, Any]:
         """The plan as ``plan.json`` holds it."""
+        money = self.money
         return {
             "device": self.device.as_json(),
+            "devices": self.devices,
+            "parallel": self.parallel,
             "parameters": self.parameters,
             "trained_parameters": self.trained_parameters,
+            "job": self.job,
             "tokens": {"per_epoch": self.tokens.tokens, "targets": self.tokens.targets, "spread": self.tokens.spread},
             "memory": {
                 "parts": {name: part.as_json() for name, part in self.memory_parts.items()},
@@ -66,9 +96,18 @@ class Plan:
             },
             "time": {"parts": {name: part.as_json() for name, part in self.time_parts.items()}, **self.time.as_json()},
             "steps": self.steps,
-            "money": {**self.money.as_json(), "currency": self.currency} if self.money else None,
+            "money": {
+                **money.as_json(),
+                "currency": self.currency,
+                "price_per_hour": self.price_per_hour,
+                "source": self.price_source,
+            }
+            if money
+            else None,
+            "corrected_by": self.correction.as_json() if self.correction else None,
             "fits": self.fits,
-            "notes": self.notes,
+            "depends_on": self.depends,
+            "notes": list(self.notes),
         }
 
 
@@ -78,7 +117,10 @@ def plan_run(
     tokens: TokenCount | None,
     device: Device,
     *,
-    checkpointing: bool = False,
+    checkpointing: bool | None = None,
+    devices: int = 1,
+    parallel: Parallel = "none",
+    correction: Correction | None = None,
     first: TokenCount | None = None,
 ) -> Plan:
     """Predict memory, time and money of a recipe.
@@ -87,7 +129,9 @@ def plan_run(
         shape: of the base, or of the model to start from nothing.
         tokens: what the dataset holds; estimated from the size of the source files where not given.
         device: what it would run on.
-        checkpointing: whether activations are computed again instead of kept.
+        checkpointing: whether activations are computed again instead of kept; the recipe's where not given.
+        devices, parallel: several of the device, each with its own micro-batches.
+        correction: from finished runs and probes, see :mod:`afina.plan.record`.
         first: what the first stage of ``train.first`` learns, where `tokens` are given.
 
     Raises:
@@ -99,154 +143,155 @@ def plan_run(
         first = estimate_tokens(recipe, "first") if recipe.train.first else None
         notes.append("tokens are estimated from the size of the files; `afina data build` counts them")
         notes += unsized_sources(recipe)
-    setup = _setup(recipe, tokens, device, checkpointing)
+    setup = afina_setup(recipe, shape, tokens, device, checkpointing=checkpointing)
+    setup = replace(setup, devices=devices, parallel=parallel if devices > 1 else "none")
+    notes += _notes(recipe, shape, tokens, device, setup)
+    generated, unread = _generated_tokens(recipe)
+    notes += unread
+    train = recipe.train
+    memory_parts = training_memory(shape, setup)
+    time_parts = run_time(
+        shape,
+        setup,
+        device,
+        tokens,
+        epochs=train.epochs,
+        accumulate=train.accumulate,
+        validations=train.validate_per_epoch * train.epochs + 2 * (train.method != "scratch"),
+        generated_tokens=generated,
+        weight_bytes=frozen_weight_bytes(shape, setup),
+        judged_before=train.method == "dpo",
+    )
+    low, high = MEMORY_SPREAD[device.kind]
+    peak = sum(part.point for part in memory_parts.values())
+    memory = Interval.around(peak, low, high * (1.0 if tokens.padded else GUESSED_HIGH))
+    if correction:
+        memory = correction.of_memory(memory)
+        for part in ("training", "validation"):
+            time_parts[part] = correction.of_time(time_parts[part])
+    own_price = recipe.budget.price_per_hour
+    made = Plan(
+        device=device,
+        memory_parts=memory_parts,
+        time_parts=time_parts,
+        steps=-(-optimizer_steps(tokens, train.batch_tokens, train.accumulate, train.epochs) // devices),
+        tokens=tokens,
+        parameters=shape.parameters,
+        trained_parameters=trained_parameters(shape, setup) + setup.saved_parameters,
+        job=f"{setup.kind} {train.method}",
+        memory=memory,
+        time=Interval.total(time_parts.values()),
+        devices=devices,
+        parallel=setup.parallel,
+        price_per_hour=own_price or device.price_per_hour,
+        currency=recipe.budget.currency if own_price else device.currency,
+        price_source="budget.price_per_hour" if own_price else device.price_source,
+        correction=correction,
+        notes=tuple(notes),
+    )
+    if first is None or not train.first:
+        return made
+    alone = recipe.model_copy(update={"train": train.of_first()})
+    options: dict[str, Any] = {"devices": devices, "parallel": parallel, "correction": correction}
+    return _after(made, plan_run(alone, shape, first, device, checkpointing=checkpointing, **options), alone, recipe)
+
+
+def _after(second: Plan, first: Plan, first_recipe: Recipe, recipe: Recipe) -> Plan:
+    """The plan of two stages of training: their times added, the larger of their peaks."""
+    time_parts = second.time_parts | {
+        part: second.time_parts[part] + first.time_parts[part] for part in ("training", "validation")
+    }
+    peak = max(second, first, key=lambda plan: plan.memory.point)
+    note = (
+        f"two stages: {first.steps} steps of {first_recipe.train.method} over {show_count(first.tokens.tokens)} tokens "
+        f"an epoch, then {second.steps} steps of {recipe.train.method}"
+    )
+    return replace(
+        second,
+        time_parts=time_parts,
+        time=Interval.total(time_parts.values()),
+        memory=peak.memory,
+        memory_parts=peak.memory_parts,
+        steps=second.steps + first.steps,
+        notes=(*second.notes, note),
+    )
+
+
+def afina_setup(
+    recipe: Recipe, shape: Shape, tokens: TokenCount, device: Device, *, checkpointing: bool | None = None
+) -> Setup:
+    """The largest micro-batch: as full as it may be, one example at least, no more than there is."""
+    train, adapter = recipe.train, recipe.adapter
+    longest = min(tokens.longest, train.max_length * (2 if train.learns_preferences else 1))
+    batch_tokens = tokens.largest_batch or max(longest, min(train.batch_tokens, tokens.tokens))
+    share = min(1.0, tokens.target_share * ANSWER_PEAK)
+    kind = "none" if train.method == "scratch" else adapter.kind
+    return Setup(
+        kind=kind,
+        batch_tokens=batch_tokens,
+        target_tokens=tokens.largest_targets or round(batch_tokens * share),
+        rank=adapter.rank,
+        targets=adapter.targets if isinstance(adapter.targets, str) else tuple(adapter.targets),
+        place=device.kind,
+        program=_program(kind, device, scratch=train.method == "scratch"),
+        length=longest,
+        check_tokens=longest,
+        checkpointing=train.checkpoint_activations if checkpointing is None else checkpointing,
+        state_bytes=None if train.optimizer == "adamw" else EIGHT_BIT_STATES,
+        dora=adapter.variant == "dora" and kind != "none",
+        saved_parameters=sum(saved_parameters(shape, name) for name in adapter.modules_to_save)
+        if kind != "none"
+        else 0,
+        kept_states=0.0 if device.kind == "cuda" else _kept_states(recipe, tokens),
+        dropout=adapter.dropout > 0 and kind != "none",
+    )
+
+
+def _kept_states(recipe: Recipe, tokens: TokenCount) -> float:
+    """Copies of weights and averages that training keeps to go back to: the weights alone before step 20, all of it
+    from then on, and the old beside the new one from step 40 on (:mod:`afina.train.guard`)."""
+    train = recipe.train
+    steps = optimizer_steps(tokens, train.batch_tokens, train.accumulate, train.epochs)
+    return 1 / 3 if steps <= 20 else 1.0 if steps <= 40 else 2.0
+
+
+def _program(kind: str, device: Device, *, scratch: bool) -> Program:
+    """How afina holds things there."""
+    if device.kind == "cuda":
+        if scratch:  # float32 from the first step
+            return replace(AFINA_CPU, fixed_bytes=AFINA_CUDA.fixed_bytes, slack=AFINA_CUDA.slack)
+        return AFINA_QLORA if kind == "qlora" else AFINA_CUDA
+    return AFINA_MPS if device.kind == "mps" else AFINA_CPU
+
+
+def saved_parameters(shape: Shape, name: str) -> int:
+    """Weights of the layers that `modules_to_save` means by a name.
+
+    >>> tiny = Shape("llama", layers=2, hidden=8, intermediate=24, heads=2, kv_heads=1, head_dim=4, vocab=10,
+    ...              tied_embeddings=True, max_positions=32)
+    >>> saved_parameters(tiny, "embed_tokens"), saved_parameters(tiny, "q_proj"), saved_parameters(tiny, "norm")
+    (80, 128, 8)
+    """
+    last = name.rpartition(".")[2]
+    if last in ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out"):
+        return shape.head_parameters
+    matching = [linear for linear in shape.linears if linear.name.rpartition(".")[2] == last]
+    return shape.layers * sum(linear.parameters for linear in matching) if matching else shape.hidden
+
+
+def _notes(recipe: Recipe, shape: Shape, tokens: TokenCount, device: Device, setup: Setup) -> list[str]:
+    notes = []
     if setup.batch_tokens > recipe.train.batch_tokens:
         notes.append(f"one example of {tokens.longest} tokens is longer than train.batch_tokens and sets the peak")
     if recipe.train.max_length > shape.max_positions:
         notes.append(
             f"train.max_length {recipe.train.max_length} is beyond the model's {shape.max_positions} positions"
         )
-    if setup.arithmetic == "16bit":
+    if setup.kind == "none" and device.kind == "cuda" and recipe.train.method != "scratch":
         notes.append("every weight of the base is trained in 16 bits, AdamW's averages too")
     if setup.kind == "qlora" and device.kind != "cuda":
         notes.append(f"4-bit weights on {device.kind} are computed slowly; the time is an underestimate")
-    scratch = recipe.train.method == "scratch"
-    generated, unread = _generated_tokens(recipe)
-    notes += unread
-    time_parts = run_time(
-        shape,
-        setup,
-        device,
-        tokens,
-        epochs=recipe.train.epochs,
-        validations=recipe.train.validate_per_epoch * recipe.train.epochs + 2 * (not scratch),
-        generated_tokens=generated,
-        weight_bytes=frozen_weight_bytes(shape, setup),
-        judged_before=recipe.train.method == "dpo",
-    )
-    memory_parts = training_memory(shape, setup)
-    steps = optimizer_steps(tokens, recipe.train.batch_tokens, recipe.train.accumulate, recipe.train.epochs)
-    if first is not None and recipe.train.first:
-        alone = recipe.model_copy(update={"train": recipe.train.of_first()})
-        before = plan_run(alone, shape, first, device, checkpointing=checkpointing)
-        time_parts |= {name: time_parts[name] + before.time_parts[name] for name in ("training", "validation")}
-        memory_parts = max(memory_parts, before.memory_parts, key=lambda parts: Interval.total(parts.values()).point)
-        notes.append(
-            f"two stages: {before.steps} steps of {recipe.train.first.method} over {show_count(first.tokens)} tokens "
-            f"an epoch, then {steps} steps of {recipe.train.method}"
-        )
-        steps += before.steps
-    price = recipe.budget.price_per_hour or device.price_per_hour
-    seconds = Interval.total(time_parts.values())
-    return Plan(
-        device=device,
-        memory_parts=memory_parts,
-        time_parts=time_parts,
-        steps=steps,
-        tokens=tokens,
-        parameters=shape.parameters,
-        trained_parameters=trained_parameters(shape, setup),
-        money=seconds * (price / 3600) if price else None,
-        currency=recipe.budget.currency if recipe.budget.price_per_hour else "US$",
-        notes=notes,
-    )
-
-
-def check_plan(plan: Plan, recipe: Recipe) -> None:
-    """Refuse a run that cannot work: not even the low end fits the memory or the budget.
-
-    Raises:
-        DoesNotFit: with one problem for each bound that is missed: by how much, and what helps.
-        RecipeError: when `budget.money` is set and no price is known to compare it with.
-    """
-    budget = recipe.budget
-    if budget.money is not None and plan.money is None:
-        raise RecipeError(
-            "`budget.money` is set, but the device has no price", "give `budget.price_per_hour`", "budget.money"
-        )
-    problems = []
-    if plan.fits == "no":
-        low, usable = plan.memory.low, plan.device.usable_bytes
-        problems.append(
-            Problem(
-                f"needs at least {show_bytes(low)} of memory; {plan.device.name} has {show_bytes(usable)} to use, "
-                f"{show_bytes(low - usable)} too little",
-                _what_helps(plan, recipe),
-                "memory",
-            )
-        )
-    hours = plan.time.low / 3600
-    if budget.hours is not None and hours > budget.hours:
-        problems.append(
-            Problem(
-                f"takes at least {show_seconds(plan.time.low)}, {show_seconds(plan.time.low - budget.hours * 3600)} "
-                f"more than `budget.hours` {budget.hours:g} allows",
-                f"train.epochs: {recipe.train.epochs * budget.hours / hours:.2g} would fit; so would a faster device "
-                "or a smaller base",
-                "budget.hours",
-            )
-        )
-    if budget.money is not None and plan.money is not None and plan.money.low > budget.money:
-        problems.append(
-            Problem(
-                f"costs at least {show_money(plan.money.low, plan.currency)}, "
-                f"{show_money(plan.money.low - budget.money, plan.currency)} more than `budget.money` allows",
-                f"train.epochs: {recipe.train.epochs * budget.money / plan.money.low:.2g} would fit; so would a "
-                "cheaper device or a smaller base",
-                "budget.money",
-            )
-        )
-    if problems:
-        raise DoesNotFit(problems=problems)
-
-
-def describe(plan: Plan) -> str:
-    """The plan in a few aligned lines."""
-    memory, time, device = plan.memory, plan.time, plan.device
-    lines = [
-        ("device", f"{device.name} ({device.kind}), {show_bytes(device.usable_bytes)} usable"),
-        ("model", f"{show_count(plan.parameters)} parameters, {show_count(plan.trained_parameters)} trained"),
-        (
-            "data",
-            f"{show_count(plan.tokens.tokens)} tokens an epoch, {show_count(plan.tokens.targets)} learned; "
-            f"{plan.steps} steps",
-        ),
-        ("memory", f"{show_bytes(memory.point)} ({show_bytes(memory.low)} to {show_bytes(memory.high)})"),
-    ]
-    largest = sorted(plan.memory_parts.items(), key=lambda item: -item[1].point)
-    lines += [("", f"{name:<12}{show_bytes(part.point):>10}") for name, part in largest if part.point >= 2**20]
-    lines.append(("time", f"{show_seconds(time.point)} ({show_seconds(time.low)} to {show_seconds(time.high)})"))
-    if plan.money:
-        low, high = (show_money(amount, plan.currency) for amount in (plan.money.low, plan.money.high))
-        lines.append(("money", f"{show_money(plan.money.point, plan.currency)} ({low} to {high})"))
-    lines.append(("fits", plan.fits))
-    lines += [("note", note) for note in plan.notes]
-    return "\n".join(f"{name:<8}{text}" for name, text in lines)
-
-
-def _setup(recipe: Recipe, tokens: TokenCount, device: Device, checkpointing: bool) -> Setup:
-    """The largest micro-batch: as full as it may be, one example at least, no more than there is."""
-    train = recipe.train
-    longest = min(tokens.longest, train.max_length * (2 if train.learns_preferences else 1))
-    batch_tokens = max(longest, min(train.batch_tokens, tokens.tokens))
-    share = min(1.0, tokens.target_share * ANSWER_PEAK)
-    targets = recipe.adapter.targets
-    kind = "none" if train.method == "scratch" else recipe.adapter.kind
-    arithmetic: Arithmetic = "float32"
-    if device.kind == "cuda" and train.method != "scratch" and kind != "qlora":
-        arithmetic = "mixed" if kind == "lora" else "16bit"
-    return Setup(
-        kind=kind,
-        batch_tokens=batch_tokens,
-        target_tokens=round(batch_tokens * share),
-        rank=recipe.adapter.rank,
-        targets=targets if isinstance(targets, str) else tuple(targets),
-        place=device.kind,
-        arithmetic=arithmetic,
-        trained_bytes=(2.0, 2.0, 4.0) if arithmetic == "16bit" else (4.0, 4.0, 8.0),
-        checkpointing=checkpointing,
-        validation_target_tokens=round(batch_tokens * share) if tokens.held_out else 0,
-    )
+    return notes
 
 
 def _generated_tokens(recipe: Recipe) -> tuple[float, list[str]]:
@@ -261,21 +306,3 @@ def _generated_tokens(recipe: Recipe) -> tuple[float, list[str]]:
                 notes.append(f"probe {probe.path}: a folder; its questions are not in the time")
     times = 1 if recipe.train.method == "scratch" else 2
     return float(times * rows * recipe.evaluate.max_new_tokens), notes
-
-
-def _what_helps(plan: Plan, recipe: Recipe) -> str:
-    """What to change, by the largest part of the memory."""
-    parts = {name: part.low for name, part in plan.memory_parts.items()}
-    moving = parts["activations"] + parts["logits"] + parts["validation"]
-    states = parts["gradients"] + parts["optimizer"]
-    if moving >= max(states, parts["weights"]):
-        over = plan.memory.low - plan.device.usable_bytes
-        if over < moving and plan.tokens.longest < recipe.train.batch_tokens:
-            fitting = max(plan.tokens.longest, int(recipe.train.batch_tokens * (1 - over / moving)))
-            return f"train.batch_tokens: {fitting} or less, with train.accumulate raised as much"
-        return "shorter examples (train.max_length), a smaller base, or a device with more memory"
-    if recipe.adapter.kind == "none" or recipe.train.method == "scratch":
-        return "adapter.kind: lora trains a few per cent of the weights, or take a smaller model"
-    if recipe.adapter.kind == "lora" and plan.device.kind == "cuda":
-        return "adapter.kind: qlora keeps the base in 4 bits, or take a smaller base"
-    return "a smaller base, or a device with more memory"

@@ -1,10 +1,20 @@
-"""How long it takes: arithmetic divided by the share of the device's rate that training reaches.
+"""How long it takes: what a micro-batch computes, moves, unpacks and launches on the device.
 
-    h hidden   q heads*head_dim   L layers   V vocab   s mean length of an example
-    N matrices of the layers (L * sum of inputs * outputs)   A adapter parameters
+    h hidden   q heads*head_dim   k kv_heads*head_dim   M intermediate   L layers   V vocab
+    T padded tokens of a micro-batch   s mean length of an example   N matrices of the layers (L * sum of
+    inputs * outputs)   A adapter parameters
 
 One multiply and one add per parameter make 2 FLOPs forward; the backward pass costs 2 more for
 the gradient of the input and 2 more for the gradient of the weight, if the weight is trained.
+
+On a GPU, seconds of a micro-batch = the larger of
+
+    FLOPs / (ceiling * rate) + bytes moved between kernels / bandwidth + 4-bit matrices unpacked
+    launches of kernels, which the processor pays whatever their size
+
+so that a narrow model, a short micro-batch and a card with much arithmetic for its bandwidth all reach a small share
+of its rate, without a constant of their own. The constants are fitted over all published cases together
+(``benchmarks/plan_accuracy.py``). On a CPU and an Apple chip a measured share of the rate takes their place.
 """
 
 from __future__ import annotations
@@ -15,11 +25,11 @@ from dataclasses import dataclass
 from afina.model.shape import Shape
 from afina.plan.device import Device
 from afina.plan.interval import Interval
-from afina.plan.memory import Setup, trained_parameters
+from afina.plan.memory import Setup, frozen_weight_bytes, trained_parameters
 from afina.plan.tokens import TokenCount
 
 FILL = Interval(0.88, 0.70, 0.95)
-"""Real tokens / padded tokens of a micro-batch."""
+"""Real tokens / padded tokens of a micro-batch, where the lengths are not known."""
 START_SECONDS = {"cpu": Interval(10, 4, 30), "mps": Interval(15, 5, 60), "cuda": Interval(30, 10, 180)}
 """Imports, the tokenizer, the first step."""
 LOAD_BYTES_PER_SECOND = Interval(1.0e9, 0.2e9, 2.5e9)
@@ -28,10 +38,32 @@ GENERATION_BATCH = 8
 GENERATION_SHARE = Interval(0.3, 0.1, 0.5)
 """Share of the memory's rate that decoding reaches in plain PyTorch (0.28 measured on an A100)."""
 
+MATRIX_CEILING = 0.8
+"""Share of a GPU's matrix rate that its library reaches on large matrices."""
+ATTENTION_CEILING = 0.45
+"""The same for a fused attention kernel, both directions together."""
+MOVES_PER_PASS = 12.0
+"""How often each value that a layer makes is read or written by the small kernels between the matrices, in one pass."""
+COMPILED_MOVES = 0.72
+FUSED_MOVES = 0.5
+"""The same with ``torch.compile``, and with hand-written kernels for norms, MLP and loss, as shares."""
+LAUNCH_SECONDS = 1.35e-3
+"""What the processor spends on launching one pass through one layer."""
+QUANTIZED_LAUNCHES = 1.5
+"""The same with matrices that have to be unpacked first, as a factor."""
+UNPACK_MOVES = 2.2
+"""Times that unpacking quantized weights takes longer than reading 0.5, writing 2 and reading 2 bytes of each."""
+GPTQ_UNPACK = 2.0
+"""The same for GPTQ's kernel, beside NF4's."""
+LINK_BYTES_PER_SECOND = {"pcie": 7e9, "nvlink": 150e9}
+"""What one GPU gets from the others, measured with FSDP."""
+OPTIMIZER_BYTES = 30.0
+"""Read and written per trained parameter in an optimizer step."""
+
 
 @dataclass(frozen=True)
 class Efficiency:
-    """The share of the device's matrix rate that a training loop reaches.
+    """The share of the device's matrix rate that a training loop reaches on a CPU or an Apple chip.
 
         ceiling * h**2 / (h**2 + half_hidden**2) * T / (T + half_tokens)
 
@@ -43,34 +75,33 @@ class Efficiency:
     ceiling: float
     half_hidden: float
     half_tokens: float
-    low: float
-    high: float
-    """Factors from the point to the slowest and the fastest to expect."""
 
-    def at(self, hidden: int, batch_tokens: float) -> Interval:
-        """The share, with its interval.
+    def at(self, hidden: int, batch_tokens: float) -> float:
+        """The share.
 
-        >>> round(EFFICIENCY["cpu"].at(192, 1024).point, 2), round(EFFICIENCY["cpu"].at(2048, 1024).point, 2)
+        >>> round(EFFICIENCY["cpu"].at(192, 1024), 2), round(EFFICIENCY["cpu"].at(2048, 1024), 2)
         (0.25, 0.69)
         """
         wide = hidden**2 / (hidden**2 + self.half_hidden**2)
-        full = batch_tokens / (batch_tokens + self.half_tokens)
-        return Interval.around(self.ceiling * wide * full, self.low, self.high)
+        return self.ceiling * wide * batch_tokens / (batch_tokens + self.half_tokens)
 
 
 EFFICIENCY = {
     # float32, measured on two virtual processors: 0.25 at h 192, 0.70 for wide models.
-    "cpu": Efficiency(0.74, 260, 50, 0.6, 1.4),
-    # bfloat16, published runs: A100 7B LoRA 0.40-0.50 from 1k tokens and 0.23-0.33 at 256;
-    # 1.8B 0.22-0.30; 4090 and 3090 0.43-0.67; models below 30M parameters under 0.05.
-    "cuda": Efficiency(0.62, 2000, 250, 0.55, 1.6),
+    "cpu": Efficiency(0.74, 260, 50),
     # M1 Max, 8B: 0.43 (98 tokens/s at 2k).
-    "mps": Efficiency(0.50, 1000, 250, 0.5, 1.4),
+    "mps": Efficiency(0.50, 1000, 250),
 }
-CUDA_FLOAT32_SHARE = Interval(0.15, 0.06, 0.5)
+CUDA_FLOAT32_SHARE = 0.15
 """float32 rate / bfloat16 rate of a GPU: a half on gaming cards, a sixteenth on data-centre ones."""
-QLORA_HALF_TOKENS = 500
-"""On a GPU with 4-bit weights: 0.285 s fixed and 0.56 ms per token (4090, 8B)."""
+TIME_SPREAD = {"cpu": (0.6, 1.5), "mps": (0.6, 1.8), "cuda": (0.65, 1.5)}
+"""Ends of the interval as factors of the point, from the residuals of the cases (sources left out in turn)."""
+
+
+def passes(setup: Setup) -> float:
+    """Passes through the layers, in forward passes: forward, two for the backward one, and the recomputation."""
+    again = {False: 0.0, True: 1.0, "selective": 0.35}[setup.checkpointing]
+    return 3.0 + again
 
 
 def flops_per_token(shape: Shape, setup: Setup, mean_length: float, target_share: float) -> float:
@@ -78,29 +109,79 @@ def flops_per_token(shape: Shape, setup: Setup, mean_length: float, target_share
 
     Matrices: 6N when trained, 4N when frozen (+2N with checkpointing), 6A for the adapter.
     Attention, causal: 6*L*q*s (8 with checkpointing). Output layer, at learned positions only: 6*V*h when
-    trained, 4*V*h when frozen.
+    trained, 4*V*h when frozen (+2*V*h where logits are made in chunks, which are computed twice).
     """
     full = setup.kind == "none"
-    again = 2 * setup.checkpointing
+    again = 2 * (passes(setup) - 3)
     matrices = ((6 if full else 4) + again) * shape.linear_parameters
     adapter = 0 if full else (6 + again) * trained_parameters(shape, setup)
-    attention = (6 + again) * shape.layers * shape.query_size * mean_length
-    head = (6 if full else 4) * shape.head_parameters * target_share
+    attention = attention_flops(shape, setup, mean_length)
+    chunked = 2 if setup.program.chunk_logits is not None else 0
+    head = ((6 if full else 4) + chunked) * shape.head_parameters * target_share
     return matrices + adapter + attention + head
 
 
-def training_rate(shape: Shape, setup: Setup, device: Device) -> Interval:
-    """FLOPs per second that training reaches on the device; `low` is the slowest."""
-    efficiency = EFFICIENCY[device.kind]
-    if setup.kind == "qlora" and device.kind == "cuda":
-        efficiency = Efficiency(
-            efficiency.ceiling, efficiency.half_hidden, QLORA_HALF_TOKENS, efficiency.low, efficiency.high
-        )
-    rate = efficiency.at(shape.hidden, setup.batch_tokens) * device.flops_per_second
-    if device.kind == "cuda" and setup.arithmetic == "float32" and setup.kind != "qlora":
-        share = CUDA_FLOAT32_SHARE
-        return Interval(rate.point * share.point, rate.low * share.low, rate.high * share.high)
-    return rate
+def attention_flops(shape: Shape, setup: Setup, mean_length: float) -> float:
+    """Of one token: causal, 6*L*q*s, and 2 more for what is computed again; a sliding window bounds s."""
+    seen = shape.layers * mean_length
+    if shape.sliding_window:
+        seen -= shape.sliding_layers * max(0.0, mean_length - 2 * shape.sliding_window)
+    return (6 + 2 * (passes(setup) - 3)) * shape.query_size * seen
+
+
+def micro_batch_seconds(
+    shape: Shape, setup: Setup, device: Device, tokens: float, mean_length: float, target_share: float = 1.0
+) -> float:
+    """Seconds of the forward and backward passes of `tokens` (padding among them) on one device."""
+    if tokens <= 0:
+        return 0.0
+    flops = flops_per_token(shape, setup, mean_length, target_share) * tokens
+    if device.kind != "cuda":
+        return flops / (EFFICIENCY[device.kind].at(shape.hidden, tokens) * device.flops_per_second)
+    times = setup.program.seconds
+    rate = device.flops_per_second * MATRIX_CEILING * times.get("rate", 1.0)
+    if setup.program.weights == "float32" and setup.kind != "qlora":
+        rate *= CUDA_FLOAT32_SHARE
+    layer = (8 * shape.hidden + 3 * shape.query_size + shape.kv_size + 3 * shape.intermediate) * 2
+    moved = shape.layers * tokens * layer * MOVES_PER_PASS * passes(setup) * times.get("moves", 1.0)
+    read = frozen_weight_bytes(shape, setup) * (passes(setup) - 1)
+    attention = attention_flops(shape, setup, mean_length) * tokens
+    seconds = (flops - attention) / rate + attention / (rate * ATTENTION_CEILING / MATRIX_CEILING)
+    seconds += (moved + read) / device.bytes_per_second + unpack_seconds(shape, setup, device)
+    launches = shape.layers * passes(setup) * LAUNCH_SECONDS * times.get("launch", 1.0)
+    launches *= QUANTIZED_LAUNCHES if setup.kind == "qlora" else 1.0
+    return max(seconds, launches)
+
+
+def unpack_seconds(shape: Shape, setup: Setup, device: Device) -> float:
+    """Quantized matrices in 16 bits, once for each pass that needs them."""
+    if setup.kind != "qlora":
+        return 0.0
+    factor = GPTQ_UNPACK if setup.weights and setup.weights.startswith("gptq") else 1.0
+    times = passes(setup) - 1  # the backward pass unpacks once
+    return shape.linear_parameters * times * 4.5 * UNPACK_MOVES * factor / device.bytes_per_second
+
+
+def exchange_seconds(shape: Shape, setup: Setup, device: Device) -> float:
+    """What several devices send each other in one micro-batch: weights of FSDP, gradients of DDP."""
+    if setup.devices == 1:
+        return 0.0
+    link = LINK_BYTES_PER_SECOND["nvlink" if device.linked else "pcie"]
+    others = (setup.devices - 1) / setup.devices
+    trained = trained_parameters(shape, setup) + setup.saved_parameters
+    gradients = 2 * others * trained * setup.trained_bytes[1]
+    if setup.parallel != "fsdp":
+        return gradients / link
+    full = setup.kind == "none"
+    weights = 2.0 * shape.parameters if full else frozen_weight_bytes(shape, setup)
+    return (weights * others * (passes(setup) - 1) + gradients) / link
+
+
+def optimizer_seconds(shape: Shape, setup: Setup, device: Device) -> float:
+    """One step of the optimizer over the trained parameters of one device."""
+    trained = trained_parameters(shape, setup) + setup.saved_parameters
+    share = 0.5 if device.kind == "cpu" else 0.7
+    return trained / setup.shards * OPTIMIZER_BYTES / (device.bytes_per_second * share)
 
 
 def run_time(
@@ -110,6 +191,7 @@ def run_time(
     tokens: TokenCount,
     *,
     epochs: float,
+    accumulate: int,
     validations: float,
     generated_tokens: float,
     weight_bytes: float,
@@ -119,42 +201,46 @@ def run_time(
 
     Args:
         epochs: passes over the dataset.
+        accumulate: micro-batches per optimizer step.
         validations: how many times the held-out loss is measured.
         generated_tokens: most tokens that the probes and samples may ask for.
         weight_bytes: of the base, read from disk.
         judged_before: whether the model looks at every row once before it is trained, as DPO asks.
     """
-    rate = training_rate(shape, setup, device)
-    spread = tokens.spread
-    per_token = flops_per_token(shape, setup, tokens.mean_length, tokens.target_share)
+    padded = tokens.padded or tokens.tokens / FILL.point
+    micro_batches = tokens.micro_batches or max(1.0, padded / setup.batch_tokens)
+    each = padded / micro_batches
+    batch = micro_batch_seconds(shape, setup, device, each, tokens.mean_length, tokens.target_share)
+    batch += exchange_seconds(shape, setup, device)
+    batch += optimizer_seconds(shape, setup, device) / accumulate
+    training = batch * micro_batches * epochs / setup.devices
     forward = 2 * shape.linear_parameters + 2 * shape.layers * shape.query_size * tokens.mean_length
     forward += 2 * shape.head_parameters * tokens.target_share
-    once = tokens.tokens + tokens.held_out if judged_before else 0
+    whole = flops_per_token(shape, setup, tokens.mean_length, tokens.target_share)
+    looked_at = tokens.held_out * validations + (tokens.tokens + tokens.held_out if judged_before else 0)
+    held_out = batch * micro_batches * (looked_at / max(tokens.tokens, 1)) * forward / whole
+    low, high = TIME_SPREAD[device.kind]
+    if not tokens.padded:  # the lengths are unknown: more or less padding
+        low, high = low * FILL.point / FILL.high, high * FILL.point / FILL.low
+    low, high = low / tokens.spread, high * tokens.spread
     return {
         "start": START_SECONDS[device.kind] + _divide(weight_bytes, LOAD_BYTES_PER_SECOND),
-        "training": _work(per_token * tokens.tokens * epochs, rate, spread),
-        "validation": _work(forward * (tokens.held_out * validations + once), rate, spread),
+        "training": Interval.around(training, low, high),
+        "validation": Interval.around(held_out, low, high),
         "generation": _generation(shape, device, generated_tokens, weight_bytes),
     }
 
 
 def optimizer_steps(tokens: TokenCount, batch_tokens: int, accumulate: int, epochs: float) -> int:
-    """ceil(micro-batches per epoch * epochs / accumulate), micro-batches filled to :data:`FILL`.
+    """ceil(micro-batches per epoch * epochs / accumulate), micro-batches filled to :data:`FILL` where not counted.
 
     >>> optimizer_steps(TokenCount(8800, 8800, 100, 100), 1000, 2, 3.0)
     15
     """
     if tokens.longest > batch_tokens:  # a micro-batch holds at least one example
         batch_tokens = tokens.longest
-    micro_batches = math.ceil(round(tokens.tokens / FILL.point / batch_tokens, 6))
+    micro_batches = tokens.micro_batches or math.ceil(round(tokens.tokens / FILL.point / batch_tokens, 6))
     return max(1, math.ceil(micro_batches * epochs / accumulate))
-
-
-def _work(flops: float, rate: Interval, spread: float) -> Interval:
-    """Seconds for FLOPs over real tokens; padding is computed too."""
-    return Interval(
-        flops / FILL.point / rate.point, flops / spread / FILL.high / rate.high, flops * spread / FILL.low / rate.low
-    )
 
 
 def _divide(amount: float, per_second: Interval) -> Interval:

@@ -35,6 +35,8 @@ class TokenCount:
         longest: tokens of the longest one.
         held_out: tokens of the held-out rows.
         spread: 1.0 for a count; an estimate may be this many times too high or too low.
+        padded: padded tokens of one epoch; none where the lengths are not known.
+        micro_batches: of one epoch, and the padded and the learned tokens of the largest of them.
     """
 
     tokens: int
@@ -43,6 +45,10 @@ class TokenCount:
     longest: int
     held_out: int = 0
     spread: float = 1.0
+    padded: int | None = None
+    micro_batches: int | None = None
+    largest_batch: int | None = None
+    largest_targets: int | None = None
 
     @property
     def mean_length(self) -> float:
@@ -55,14 +61,19 @@ class TokenCount:
         return self.targets / max(self.tokens, 1)
 
 
+def chars_per_token(recipe: Recipe) -> float:
+    """What a token is taken to hold where no tokenizer has counted."""
+    small = recipe.train.method == "scratch" and recipe.scratch.vocab < 8000
+    return CHARS_PER_TOKEN_SMALL if small else CHARS_PER_TOKEN
+
+
 def estimate_tokens(recipe: Recipe, stage: Literal["first", "second"] = "second") -> TokenCount:
     """A :class:`TokenCount` of a stage of training, from the sizes of the recipe's files; nothing is read.
 
     tokens = bytes x share of text / characters per token x repeat, per file.
     """
     train = recipe.train
-    small = train.method == "scratch" and recipe.scratch.vocab < 8000
-    chars_per_token = CHARS_PER_TOKEN_SMALL if small else CHARS_PER_TOKEN
+    each = chars_per_token(recipe)
     tokens = targets = held_out = rows = 0.0
     for position, source in enumerate(recipe.sources):
         validation = recipe.dataset.validation if source.validation is None else source.validation
@@ -74,10 +85,10 @@ def estimate_tokens(recipe: Recipe, stage: Literal["first", "second"] = "second"
             if recipe.stage_of(position, kind) != stage:
                 continue
             all_learned = recipe.method_of(position, kind) in ("cpt", "scratch") or not conversation
-            kept = chars / chars_per_token * source.repeat * (1 - validation)
+            kept = chars / each * source.repeat * (1 - validation)
             tokens += kept
             targets += kept * (1.0 if all_learned else _ANSWER_SHARE)
-            held_out += chars / chars_per_token * validation
+            held_out += chars / each * validation
             rows += max(1.0, chars / (_ROW_CHARS if conversation else recipe.section_chars)) * source.repeat
     return TokenCount(
         tokens=round(tokens),

@@ -455,6 +455,8 @@ class Budget(Part):
     currency: str = "US$"
     money: Positive | None = None
     """Largest cost that the plan may ask for; a training that reaches it stops with a checkpoint."""
+    anyway: bool = False
+    """Start even where the plan says that it will not fit."""
 
 
 class Recipe(Part):

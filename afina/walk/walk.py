@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from afina import __version__
-from afina.errors import AfinaError, DataError, Problem, ResultError
+from afina.errors import AfinaError, DataError, DoesNotFit, Problem, ResultError
 from afina.recipe import Train, is_remote
 from afina.run import (
     Progress,
@@ -66,6 +66,8 @@ class Walk:
     def __init__(self, run: Run, stage_progress: StageProgress) -> None:
         self.run, self.recipe, self.folder = run, run.recipe, run.folder
         self.stage_progress = stage_progress
+        self.confirm: Callable[[str], bool] | None = None
+        """Asks a person before a long job; none where there is none."""
 
     def everything(self) -> dict[str, Any]:
         """The whole walk; returns the verdict's values."""
@@ -234,7 +236,7 @@ class Walk:
         return Renderer(tokenizer, self.recipe.chat)
 
     @cached_property
-    def _rows(self) -> dict[str, tuple[Any, Any]]:
+    def rows(self) -> dict[str, tuple[Any, Any]]:
         """Encoded training and validation sets, of each stage of training.
 
         Raises:
@@ -283,32 +285,21 @@ class Walk:
         Raises:
             DoesNotFit: even the low end of the estimate does not fit the device or the budget.
         """
-        from afina.model.shape import read_shape, scratch_shape
-        from afina.plan.device import local_device
-        from afina.plan.plan import Plan, check_plan, describe, plan_run
-        from afina.plan.tokens import TokenCount
-
-        plans: list[Plan] = []
+        from afina.plan.check import check_plan, cost_in_words, describe, is_long
+        from afina.walk.planning import plan_of
 
         def look() -> dict[str, Any]:
-            if self.base_folder is None:
-                shape = scratch_shape(self.recipe.scratch, self.recipe.train.max_length)
-            else:
-                shape = read_shape(read_json(self.base_folder / "config.json"), str(self.base_folder))
-            *first, counted = [
-                TokenCount(
-                    tokens=sum(row.tokens for row in train.rows),
-                    targets=train.targets,
-                    rows=sum(1 + (row.rejected is not None) for row in train.rows),
-                    longest=max(map(len, train.rows), default=0),
-                    held_out=sum(row.tokens for row in validation.rows),
-                )
-                for train, validation in self._rows.values()
-            ]
-            device = local_device(self.recipe.device)
-            plans.append(plan_run(self.recipe, shape, counted, device, first=first[0] if first else None))
-            write_json(self.folder / "plan.json", plans[0].as_json())
-            self._tell(describe(plans[0]))
+            made = plan_of(self)
+            write_json(self.folder / "plan.json", made.plan.as_json())
+            self._tell(describe(made.plan))
+            # Inside the stage: a plan that is refused is no finished stage, and is refused again the next time.
+            check_plan(made.plan, self.recipe, helps=made.helps() if made.plan.fits == "no" else "")
+            if (
+                self.confirm
+                and is_long(made.plan)
+                and not self.confirm(f"this takes {cost_in_words(made.plan)}. Start?")
+            ):
+                raise DoesNotFit("not started, as you said", "the same command asks again; --yes does not ask")
             return {
                 "tokens": {
                     name: {
@@ -319,7 +310,7 @@ class Walk:
                         "dropped": train.dropped,
                         "boundary_merges": train.boundary_merges,
                     }
-                    for name, (train, _) in self._rows.items()
+                    for name, (train, _) in self.rows.items()
                 }
             }
 
@@ -329,10 +320,18 @@ class Walk:
             "recipe": self.recipe.model_dump(mode="json", include={"adapter", "scratch", "train", "budget", "chat"}),
             **self.recipe.stages,
         }
-        result = self.run.stage("plan", inputs, ["plan.json"], look)
-        if plans:
-            check_plan(plans[0], self.recipe)
-        return result
+        return self.run.stage("plan", inputs, ["plan.json"], look)
+
+    def probe(self) -> Any:
+        """Three real steps on this machine, and the plan that they narrow; nothing of them is kept but the plan.
+
+        Raises:
+            DoesNotFit: memory ran out on the way.
+        """
+        from afina.walk.planning import probe
+
+        self.dataset()
+        return probe(self)
 
     # ---- train
 
@@ -367,6 +366,8 @@ class Walk:
 
         With ``train.first`` the adapter or model of that stage is in ``first/``, its checkpoints beside it.
         """
+        from afina.walk.planning import note_measured
+
         result: dict[str, Any] = {}
         for training in self.trainings:
             if training.settings.method == "dpo":
@@ -375,7 +376,11 @@ class Walk:
             outputs = [training.folder + name for name in ("checkpoints", self.outcome)]
             self.run.begin(training.name, inputs, outputs)
             train = partial(self._train, training, inputs)
+            done_before = training.name in self.run.stages
             result = self.run.stage(training.name, inputs, outputs[1:], train, keep_replaced=True)
+            # Of two stages, peak and time are predicted together and measured apart.
+            if not done_before and not self.recipe.train.first:
+                note_measured(self, result)
         return result
 
     def _judge_by_reference(self, training: Training) -> None:
@@ -383,7 +388,7 @@ class Walk:
         from afina.train.preference import write_reference
 
         def judge() -> dict[str, Any]:
-            rows = [row for encoded in self._rows[training.name] for row in encoded.rows]
+            rows = [row for encoded in self.rows[training.name] for row in encoded.rows]
             model, device = self._start_model(training)
             with self.stage_progress(REFERENCE_STAGE) as progress:
                 write_reference(
@@ -411,7 +416,7 @@ class Walk:
         from afina.train.loop_torch import train
         from afina.train.preference import Preferences, read_reference
 
-        rows, validation = self._rows[training.name]
+        rows, validation = self.rows[training.name]
         if training.settings.method == "dpo":
             read_reference(self.folder / REFERENCE, [*rows.rows, *validation.rows])
         model, device = self._start_model(training)
@@ -547,7 +552,7 @@ class Walk:
                     lambda: contextlib.nullcontext(model),
                     self.renderer,
                     self.recipe,
-                    [row for _, validation in self._rows.values() for row in validation.rows],
+                    [row for _, validation in self.rows.values() for row in validation.rows],
                     list(read_examples(self.folder / "dataset/validation.jsonl")),
                     probes,
                     self.folder,

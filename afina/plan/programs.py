@@ -1,0 +1,212 @@
+"""How training programs hold things: what differs between them, as data.
+
+afina's own rows are counted (torch's saved-tensor hooks) and measured on a CPU. The others' are
+what their code does, and the few numbers that cannot be read from code are fitted over all published
+cases of a kind at once; ``benchmarks/plan_accuracy.py`` says how well they do on sources left out.
+They are here so that afina's formulas can be tested on measurements that others made.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple
+
+Format = Literal["float32", "16bit", "fp8", "int8", "nf4", "nf4-double", "gptq-int4", "gptq-int8", "awq-int4"]
+
+
+class Kept(NamedTuple):
+    """Values that one layer keeps for its backward pass, per token: how many times each size."""
+
+    hidden: float
+    query: float
+    key: float
+    intermediate: float
+    """Of a gated MLP; one without a gate keeps two less."""
+    normalized_qk: float = 0.0
+    """Times q + k, where queries and keys are normalized."""
+    rank: float = 0.0
+    """Times r, for each adapted matrix."""
+    dropped_input: float = 0.0
+    """Times the input of each adapted matrix, where the adapter has dropout."""
+    dora_output: float = 0.0
+    """Times the output of each adapted matrix, for DoRA."""
+    parallel_hidden: float = 0.0
+    """`hidden` of blocks with LayerNorm and no gate (GPT-2, Phi, Falcon); 0: the same."""
+
+
+_LEAN = Kept(12, 3, 1, 3, 2, 1, 1.5, 2, 8)
+"""Everything in 16 bits, as fitcheck-llm 0.3.1 (MIT) has measured it on a T4."""
+_LEAN_ALL = _LEAN._replace(rank=0, dropped_input=0, dora_output=0)
+
+
+@dataclass(frozen=True)
+class Program:
+    """A training program. Byte triples are of one parameter: weight, gradient, the optimizer's averages."""
+
+    name: str
+    weights: Format = "16bit"
+    """What frozen matrices are held in."""
+    four_bit: Format = "nf4-double"
+    rest_bytes: float = 2.0
+    """Of one embedding, norm or head weight beside quantized matrices."""
+    value_bytes: int = 2
+    """Of one activation."""
+    residual_bytes: float = 2.0
+    """Of one value of a layer's input, which checkpointing keeps."""
+    kept_adapter: Kept = _LEAN
+    kept_all: Kept = _LEAN_ALL
+    adapter_bytes: tuple[float, float, float] = (4.0, 4.0, 8.0)
+    full_bytes: tuple[float, float, float] = (4.0, 4.0, 8.0)
+    saved_bytes: tuple[float, float, float] = (4.0, 4.0, 8.0)
+    """Of a layer trained whole beside an adapter; the frozen one stays as well."""
+    step_bytes: tuple[float, float] = (0.0, 0.0)
+    """Temporary copies while the optimizer steps: of a parameter trained whole, of an adapter's."""
+    logit_bytes: float = 12.0
+    """Of one logit that is alive, with its copies and its gradient."""
+    chunk_logits: float | None = None
+    """Logits made at a time; none: all of a micro-batch."""
+    whole_logit_bytes: float = 0.0
+    """Of every logit, beside the chunk's."""
+    separate_head: bool = False
+    """Whether a tied output matrix is held a second time."""
+    keeps_4bit_inputs: bool = False
+    """bitsandbytes before 0.44 kept the input of every 4-bit matrix."""
+    offloads_inputs: bool = False
+    selective_share: float = 0.5
+    eager_attention: bool = False
+    capped_is_eager: bool = True
+    gather_bytes: float = 2.0
+    gathers_all: bool = False
+    """Whether frozen weights that FSDP has put together stay so."""
+    dequantized_value: float = 2.0
+    fixed_bytes: float = 0.1e9
+    """The process, or the driver's context and the libraries' workspaces, as far as the measure counts them."""
+    parallel_bytes: float = 0.3e9
+    """Buffers of communication, with more than one device."""
+    slack: float = 0.0
+    """Held but unused by the allocator, as a share of what comes and goes."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """What differs in time, see :mod:`afina.plan.time`."""
+
+
+CUDA_CONTEXT_BYTES = 0.5e9
+"""What the driver takes: 0.14 (T4) to 0.65 GB seen, 1.4 quoted for the newest stacks."""
+
+AFINA_CPU = Program(
+    "afina on a CPU",
+    weights="float32",
+    rest_bytes=4.0,
+    value_bytes=4,
+    residual_bytes=4.0,
+    kept_adapter=Kept(4, 2, 2, 4, 1, 1, 1.25, 2),
+    kept_all=Kept(6, 2, 2, 4, 2),
+    dequantized_value=4.0,
+    chunk_logits=(64 << 20) / 4,
+    fixed_bytes=0.48e9,
+    parallel_bytes=0.0,
+    slack=0.12,
+)
+AFINA_CUDA = Program(
+    "afina on a GPU",
+    kept_adapter=Kept(14, 4, 2, 5, 2, 2, 2.5, 4),
+    kept_all=Kept(8, 2, 2, 4, 3),
+    full_bytes=(2.0, 2.0, 4.0),
+    saved_bytes=(2.0, 2.0, 4.0),
+    chunk_logits=(64 << 20) / 4,
+    fixed_bytes=CUDA_CONTEXT_BYTES + 0.3e9,
+    slack=0.05,
+)
+AFINA_QLORA = replace(
+    AFINA_CUDA,
+    rest_bytes=4.0,
+    value_bytes=4,
+    residual_bytes=4.0,
+    kept_adapter=AFINA_CPU.kept_adapter,
+    kept_all=AFINA_CPU.kept_all,
+    saved_bytes=(4.0, 4.0, 8.0),
+)
+"""Weights beside a 4-bit base become float32 (``prepare_model_for_kbit_training``), and with them the activations."""
+AFINA_MPS = replace(AFINA_CPU, name="afina on an Apple chip", fixed_bytes=0.6e9, slack=0.1)
+
+LITGPT = Program(
+    "LitGPT, bf16-true",
+    four_bit="nf4",
+    kept_adapter=Kept(9, 3, 1, 3, 2, 1, 0.75, 2, 7),
+    kept_all=Kept(9, 3, 1, 3, 2, 0, 0, 0, 7),
+    adapter_bytes=(2.0, 2.0, 4.0),
+    full_bytes=(2.0, 2.0, 4.0),
+    step_bytes=(2.0, 2.0),
+    logit_bytes=8.0,
+    chunk_logits=128 * 64e3,
+    whole_logit_bytes=10.0,
+    separate_head=True,
+    keeps_4bit_inputs=True,
+    gathers_all=True,
+)
+TORCHTUNE = Program(
+    "torchtune",
+    adapter_bytes=(2.0, 2.0, 4.0),
+    full_bytes=(2.0, 2.0, 4.0),
+    logit_bytes=8.0,
+    chunk_logits=512 * 128e3,
+    fixed_bytes=0.2e9,
+)
+TRANSFORMERS = Program(
+    "transformers + PEFT, autocast",
+    logit_bytes=12.0,
+    saved_bytes=(2.0, 2.0, 4.0),
+    full_bytes=(4.0, 4.0, 8.0),
+    step_bytes=(4.0, 4.0),
+    fixed_bytes=CUDA_CONTEXT_BYTES + 1.1e9,
+)
+TRANSFORMERS_UPCAST = replace(TRANSFORMERS, name="transformers + PEFT, logits in float32", logit_bytes=17.0)
+DEEPSPEED = replace(
+    TRANSFORMERS,
+    name="transformers + DeepSpeed",
+    adapter_bytes=(6.0, 8.0, 8.0),
+    full_bytes=(6.0, 8.0, 8.0),
+    saved_bytes=(6.0, 8.0, 8.0),
+    step_bytes=(0.0, 0.0),
+    logit_bytes=8.0,
+    fixed_bytes=CUDA_CONTEXT_BYTES + 1.7e9,
+)
+"""ZeRO keeps 16-bit weights and gradients, float32 master weights, averages and gradients of its part, and buckets."""
+UNSLOTH = Program(
+    "Unsloth",
+    kept_adapter=Kept(5, 3, 2, 2, 2, 1, 0, 2),
+    chunk_logits=64e6,
+    logit_bytes=6.0,
+    offloads_inputs=True,
+    four_bit="nf4",
+    fixed_bytes=0.2e9,
+    slack=0.1,
+)
+AXOLOTL = replace(
+    TRANSFORMERS,
+    name="Axolotl",
+    chunk_logits=16e6,
+    logit_bytes=8.0,
+    fixed_bytes=0.4e9,
+    four_bit="nf4-double",
+    slack=0.1,
+)
+FSDP_QLORA = replace(
+    TRANSFORMERS_UPCAST, name="fsdp_qlora", four_bit="nf4", fixed_bytes=0.2e9, slack=0.12, step_bytes=(0.0, 0.0)
+)
+TORCHTITAN = Program(
+    "torchtitan, FSDP2",
+    full_bytes=(4.0, 4.0, 8.0),
+    logit_bytes=14.0,
+    selective_share=0.33,
+    fixed_bytes=1.0e9,
+    slack=0.05,
+)
+MLX = Program(
+    "mlx-lm",
+    adapter_bytes=(2.0, 2.0, 4.0),
+    kept_adapter=Kept(16, 4, 2, 6, 2, 1, 1.5, 2),
+    logit_bytes=12.0,
+    eager_attention=True,
+    fixed_bytes=0.6e9,
+)
+"""Attention's backward pass in MLX makes its scores, one layer at a time."""

@@ -1,0 +1,225 @@
+"""How much memory serving takes, and the longest context that a device has room for.
+
+    P tokens of the prompt   B users at a time   h hidden   M intermediate   V vocab
+
+transformers  weights + KV cache + the MLP of the whole prompt: P * (3M + 3h) values (gate, up, their product;
+              the residual stream and its norm), which is the peak of the prefill
+vLLM          takes a share of the device; what weights, the profiled prefill of one scheduler step, CUDA graphs and
+              LoRA buffers leave is KV cache, in blocks of 16 tokens
+mlx-lm        weights (embeddings quantized too) + KV cache + the logits of one prefill step
+
+Sources: vLLM's gpu_worker.py and docs/configuration/conserving_memory.md; mlx-lm's generate.py.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from afina.errors import RecipeError
+from afina.model.shape import Shape
+from afina.plan.device import Device
+from afina.plan.interval import Interval
+from afina.plan.memory import WEIGHT_BYTES
+
+Engine = Literal["transformers", "vllm", "mlx"]
+
+BLOCK_TOKENS = 16
+"""vLLM hands out its cache in blocks of so many tokens."""
+GPU_SHARE = 0.9
+"""vLLM's ``gpu_memory_utilization``."""
+SCHEDULED_TOKENS = {True: 8192, False: 2048}
+"""vLLM's ``max_num_batched_tokens`` with and without 70 GiB of memory: what its profile run prefills at once."""
+SAMPLED_SEQUENCES = 256
+"""Sequences whose logits the profile run makes, at 10 bytes a logit."""
+ENGINE_BYTES = Interval(0.4e9, 0.1e9, 1.6e9)
+"""Beside torch: the driver's context, NCCL where there are several; 0.07 to 1.8 GiB in logs."""
+GRAPH_BYTES = Interval(0.0, 0.0, 1.2e9)
+"""CUDA graphs; outside of vLLM's budget up to 0.20, estimated within it later."""
+CONTEXT_BYTES = Interval(0.45e9, 0.15e9, 0.7e9)
+PREFILL_STEP = 2048
+"""Tokens that mlx-lm prefills at once."""
+MLX_BYTES = 0.08e9
+SERVE_SPREAD = (0.95, 1.06)
+"""Ends of the interval of the peak as factors: nine of ten published cases of transformers and mlx-lm lie within."""
+
+
+@dataclass(frozen=True)
+class Serving:
+    """How a model is served.
+
+    Args:
+        weights: a format of :data:`afina.plan.memory.WEIGHT_BYTES`, or `mlx-BITS-GROUP`.
+        context: tokens of one user, prompt and answer together.
+        prompt: of them, what is read at once; all where not given.
+        users: sequences at a time.
+        cache_bytes: of one value of the KV cache: 2, or 1 for fp8.
+        lora_slots, lora_rank: adapters that vLLM holds at once, and the rank that it makes room for.
+        devices: over which weights and cache are divided (tensor parallel).
+        allocated: whether only what torch's allocator gave is counted, without the driver's context.
+    """
+
+    engine: Engine = "vllm"
+    weights: str = "16bit"
+    context: int = 4096
+    prompt: int | None = None
+    users: int = 1
+    cache_bytes: float = 2.0
+    lora_slots: int = 0
+    lora_rank: int = 16
+    devices: int = 1
+    gpu_share: float = GPU_SHARE
+    separate_head: bool = False
+    allocated: bool = False
+
+
+def served_weight_bytes(shape: Shape, weights: str, *, separate_head: bool = False) -> float:
+    """Bytes of the weights as they are served.
+
+    >>> tiny = Shape("llama", layers=2, hidden=8, intermediate=24, heads=2, kv_heads=1, head_dim=4, vocab=10,
+    ...              tied_embeddings=True, max_positions=32)
+    >>> served_weight_bytes(tiny, "16bit") == 2 * tiny.parameters
+    True
+
+    Raises:
+        RecipeError: a format that is not known.
+    """
+    head = shape.head_parameters if separate_head and shape.tied_embeddings else 0
+    if found := re.fullmatch(r"mlx-(\d)-(\d+)", weights):
+        each = int(found[1]) / 8 + 4 / int(found[2])
+        quantized = shape.linear_parameters + shape.embedding_parameters
+        return quantized * each + (shape.parameters - quantized) * 2
+    each = next((size for name, size in WEIGHT_BYTES.items() if name == weights), 0.0)
+    if not each:
+        raise RecipeError(
+            f"weights in {weights!r} are not known", "known are " + ", ".join([*WEIGHT_BYTES, "mlx-4-64"]), "weights"
+        )
+    rest = each if each >= 2 else 2.0
+    return shape.linear_parameters * each + (shape.parameters - shape.linear_parameters + head) * rest
+
+
+def lora_slot_bytes(shape: Shape, slots: int, rank: int) -> float:
+    """What vLLM sets aside for adapters: slots * rank * sum of (inputs + outputs) * L * 2, whatever the adapter has."""
+    return 2.0 * slots * shape.lora_parameters(rank) if slots else 0.0
+
+
+def prefill_bytes(shape: Shape, tokens: float) -> float:
+    """The MLP of so many tokens at once, and the residual stream beside it, in 16 bits."""
+    return tokens * (3 * shape.intermediate + 3 * shape.hidden) * 2
+
+
+def serving_memory(shape: Shape, serving: Serving) -> dict[str, Interval]:
+    """Bytes of one device by part while the users' contexts are full.
+
+    Raises:
+        RecipeError: a weight format that is not known.
+    """
+    weights = served_weight_bytes(shape, serving.weights, separate_head=serving.separate_head)
+    prompt = serving.context if serving.prompt is None else serving.prompt
+    tokens = serving.context
+    if serving.engine == "vllm":
+        tokens = -(-tokens // BLOCK_TOKENS) * BLOCK_TOKENS
+    cache = serving.users * shape.kv_bytes(tokens, serving.cache_bytes)
+    if serving.engine == "mlx":
+        working, fixed = 2.0 * min(prompt, PREFILL_STEP) * shape.vocab * serving.users, Interval(MLX_BYTES, 0.0, 0.3e9)
+    elif serving.engine == "vllm":
+        working, fixed = profile_bytes(shape, SCHEDULED_TOKENS[False]), ENGINE_BYTES + GRAPH_BYTES
+    else:
+        working = prefill_bytes(shape, prompt * serving.users)
+        fixed = Interval(0.0, 0.0, 0.1e9) if serving.allocated else CONTEXT_BYTES
+    parts = {
+        "weights": weights,
+        "KV cache": cache,
+        "LoRA slots": lora_slot_bytes(shape, serving.lora_slots, serving.lora_rank),
+    }
+    found = {name: Interval.around(part / serving.devices, 1.0, 1.02) for name, part in parts.items()}
+    return found | {"prefill": Interval.around(working, 0.8, 1.3), "engine": fixed}
+
+
+def serving_peak(shape: Shape, serving: Serving) -> Interval:
+    """The sum, with the interval of published cases."""
+    parts = serving_memory(shape, serving)
+    total = Interval.total(parts.values())
+    low, high = SERVE_SPREAD
+    return Interval(total.point, min(total.low, total.point * low), max(total.high, total.point * high))
+
+
+def profile_bytes(shape: Shape, scheduled: int) -> float:
+    """What vLLM measures before it sizes its cache: one full scheduler step and the logits of the sampled sequences."""
+    return prefill_bytes(shape, scheduled) + SAMPLED_SEQUENCES * shape.vocab * 10
+
+
+def cache_room(shape: Shape, device: Device, serving: Serving) -> Interval:
+    """Bytes that are left for the KV cache of one device; negative where not even the weights fit."""
+    weights = served_weight_bytes(shape, serving.weights, separate_head=serving.separate_head) / serving.devices
+    lora = lora_slot_bytes(shape, serving.lora_slots, serving.lora_rank) / serving.devices
+    if serving.engine != "vllm":
+        parts = serving_memory(shape, serving)
+        taken = Interval.total(part for name, part in parts.items() if name != "KV cache")
+        usable = float(device.usable_bytes)
+        return Interval(usable - taken.point, usable - taken.high, usable - taken.low)
+    budget = serving.gpu_share * max(device.usable_bytes, 0.95 * device.memory_bytes)
+    large = device.memory_bytes >= 70 * 2**30
+    profile = profile_bytes(shape, SCHEDULED_TOKENS[large])
+    engine = ENGINE_BYTES + GRAPH_BYTES + (Interval(1.5e9, 0.3e9, 2.5e9) if serving.devices > 1 else Interval(0, 0, 0))
+    point = budget - weights - lora - profile - engine.point
+    low = budget - weights * 1.03 - max(lora, 1.1e9 if serving.lora_slots else 0.0) - profile * 1.2 - engine.high
+    return Interval(point, low, budget - weights - lora - profile * 0.7 - engine.low)
+
+
+def largest_context(shape: Shape, device: Device, serving: Serving) -> Interval:
+    """The longest `max_model_len` with which all users' contexts fit at once, in tokens; 0 where nothing fits.
+
+    >>> from afina.plan.bases import find_shape
+    >>> from afina.plan.device import find_device
+    >>> found = largest_context(find_shape("Qwen/Qwen3-32B"), find_device("A40"), Serving())
+    >>> found.high
+    0.0
+    """
+    room = cache_room(shape, device, serving)
+
+    def tokens(space: float) -> float:
+        low, high = 0, min(1 << 24, max(shape.max_positions, 1 << 17))
+        while low < high:
+            middle = (low + high + 1) // 2
+            needed = serving.users * shape.kv_bytes(middle, serving.cache_bytes) / serving.devices
+            low, high = (middle, high) if needed <= space else (low, middle - 1)
+        return float(low // BLOCK_TOKENS * BLOCK_TOKENS)
+
+    return Interval(tokens(room.point), tokens(room.low), tokens(room.high))
+
+
+def serves(shape: Shape, device: Device, serving: Serving) -> Literal["yes", "no", "maybe"]:
+    """Whether all users' contexts fit at once.
+
+    >>> from afina.plan.bases import find_shape
+    >>> from afina.plan.device import find_device
+    >>> h100 = find_device("H100 SXM")
+    >>> [serves(find_shape("Qwen/Qwen3-32B"), h100, Serving(context=size, lora_slots=1)) for size in (40960, 10240)]
+    ['no', 'yes']
+    """
+    room = largest_context(shape, device, serving)
+    if room.low >= serving.context:
+        return "yes"
+    return "maybe" if room.high >= serving.context else "no"
+
+
+def plan_serving(shape: Shape, device: Device, serving: Serving) -> dict[str, Any]:
+    """All of it as plain values: memory by part, what fits, the longest context."""
+    peak, longest = serving_peak(shape, serving), largest_context(shape, device, serving)
+    return {
+        "engine": serving.engine,
+        "device": device.as_json(),
+        "context": serving.context,
+        "users": serving.users,
+        "lora_slots": serving.lora_slots,
+        "memory": {
+            "parts": {name: part.as_json() for name, part in serving_memory(shape, serving).items()},
+            **peak.as_json(),
+        },
+        "kv_bytes_per_token": shape.kv_bytes_per_token(serving.cache_bytes),
+        "max_model_len": longest.as_json(),
+        "positions": shape.max_positions,
+        "fits": serves(shape, device, serving),
+    }

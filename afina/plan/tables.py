@@ -1,0 +1,44 @@
+"""The planner's data files: ours, and the user's own on top.
+
+Ours stand beside this file; a file of the same name in :func:`home` adds entries to it or replaces
+them: ``devices.json``, ``prices.json``, ``architectures.json``, each a mapping from a name to facts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from afina.errors import RecipeError
+
+
+def home() -> Path:
+    """Where the user's tables and the record of finished runs are: ``$AFINA_HOME``, or ``~/.config/afina``."""
+    if named := os.environ.get("AFINA_HOME"):
+        return Path(named).expanduser()
+    return Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser() / "afina"
+
+
+def table(name: str) -> dict[str, Any]:
+    """The entries of ``NAME.json``: ours, then the user's, key by key.
+
+    Raises:
+        RecipeError: the user's file is no mapping of mappings.
+    """
+    ours = json.loads(Path(__file__).with_name(f"{name}.json").read_text(encoding="utf-8"))
+    found: dict[str, Any] = dict(ours.get("entries", ours))
+    file = home() / f"{name}.json"
+    if not file.is_file():
+        return found
+    try:
+        theirs = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, UnicodeDecodeError) as error:
+        raise RecipeError(f"not JSON: {error}", "mend the file, or remove it", str(file)) from None
+    theirs = theirs.get("entries", theirs) if isinstance(theirs, dict) else None
+    if not isinstance(theirs, dict) or not all(isinstance(facts, dict) for facts in theirs.values()):
+        raise RecipeError("holds no mapping of names to facts", f"write it like {name}.json of afina", str(file))
+    for key, facts in theirs.items():
+        found[key] = {**found.get(key, {}), **facts}
+    return found

@@ -1,0 +1,186 @@
+"""What `afina plan` answers: a job on one device or many, what would fit, serving, a model from nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from afina.errors import AfinaError, RecipeError
+from afina.model.shape import Shape
+from afina.plan.advise import (
+    Suggestion,
+    cheapest_device,
+    describe_advice,
+    largest_context,
+    largest_model,
+    what_would_fit,
+    with_settings,
+)
+from afina.plan.bases import find_shape, recipe_shape
+from afina.plan.check import check_plan, describe, describe_several
+from afina.plan.device import Device, find_device, known_devices, local_device
+from afina.plan.memory import Parallel
+from afina.plan.plan import Plan, plan_run
+from afina.plan.record import recorded
+from afina.plan.scratch import CHINCHILLA_TOKENS, ScratchBudget, read_count
+from afina.plan.serving import Engine, Serving, plan_serving
+from afina.plan.tokens import TokenCount
+from afina.recipe import Recipe, load_recipe
+from afina.recipe.edit import change_recipe
+from afina.run import write_whole
+from afina.units import show_bytes
+from afina.walk.lengths import estimate_lengths
+
+ENGINES = ("vllm", "transformers", "mlx")
+
+
+@dataclass
+class PlanAsked:
+    """The command line of `afina plan`."""
+
+    recipe: str
+    overrides: Sequence[str]
+    devices: Sequence[str]
+    runs: Path
+    all_devices: bool = False
+    gpus: int = 1
+    parallel: str = "ddp"
+    apply: bool = False
+    serving: Serving | None = None
+
+    def set_serving(self, engine: str | None, **settings: Any) -> None:
+        """Ask for serving with an engine.
+
+        Raises:
+            RecipeError: an engine that is not known.
+        """
+        if engine is None:
+            return
+        if engine not in ENGINES:
+            raise RecipeError(f"no engine {engine!r} is known", "known are " + ", ".join(ENGINES), "--serve")
+        self.serving = Serving(engine=cast(Engine, engine), devices=self.gpus, **settings)
+
+
+@dataclass
+class Answer:
+    """For machines, for people, what was done beside it, and why not."""
+
+    values: Any
+    text: str
+    remarks: list[str] = field(default_factory=list)
+    refused: AfinaError | None = None
+
+
+def answer(asked: PlanAsked, *, parameters: str = "7B", tokens: str | None = None) -> Answer:
+    """Everything that `afina plan` can be asked, without torch.
+
+    Raises:
+        RecipeError: the recipe, a device, a base or a setting is wrong, with the nearest known name.
+    """
+    if asked.recipe == "scratch":
+        count = read_count(parameters, "--parameters")
+        much = read_count(tokens, "--tokens") if tokens else CHINCHILLA_TOKENS * count
+        named = asked.devices[0] if asked.devices else "H100 SXM"
+        budget = ScratchBudget(count, much, find_device(named), asked.gpus)
+        return Answer(budget.as_json(), budget.describe())
+    if asked.parallel not in ("ddp", "fsdp"):
+        raise RecipeError(f"{asked.parallel!r} is no way to share the work", "use ddp or fsdp", "--parallel")
+    recipe = load_recipe(asked.recipe, asked.overrides)
+    devices = _devices(asked, recipe)
+    if asked.serving:
+        return _serving(recipe, devices, asked.serving)
+    shape = recipe_shape(recipe)
+    counted = estimate_lengths(asked.runs / recipe.name / "dataset", recipe)
+    parallel = cast(Parallel, asked.parallel)
+    plans = [_plan(recipe, shape, counted, device, asked.gpus, parallel) for device in devices]
+    if len(plans) > 1:
+        return _several(plans, recipe)
+    return _one(asked, recipe, shape, counted, plans[0])
+
+
+def _devices(asked: PlanAsked, recipe: Recipe) -> list[Device]:
+    if asked.all_devices:
+        return [find_device(name) for name in known_devices()]
+    names = [name.strip() for given in asked.devices for name in given.split(",") if name.strip()]
+    return [find_device(name) for name in names] or [local_device(recipe.device)]
+
+
+def _plan(
+    recipe: Recipe, shape: Shape, counted: TokenCount | None, device: Device, gpus: int, parallel: Parallel
+) -> Plan:
+    job = plan_run(recipe, shape, counted, device, devices=gpus, parallel=parallel)
+    known = recorded(device.name, job.job) if gpus == 1 else None
+    return plan_run(recipe, shape, counted, device, correction=known) if known else job
+
+
+def _one(asked: PlanAsked, recipe: Recipe, shape: Shape, counted: TokenCount | None, plan: Plan) -> Answer:
+    several: dict[str, Any] = {"devices": asked.gpus, "parallel": plan.parallel}
+    suggestions = [] if plan.fits == "yes" else what_would_fit(recipe, shape, counted, plan.device, **several)
+    cheapest = cheapest_device(recipe, shape, counted, **several)
+    fitting = with_settings(recipe, suggestions[0].settings) if suggestions else recipe
+    context = largest_context(fitting, shape, plan.device)
+    model = largest_model(fitting, counted, plan.device)
+    values = plan.as_json() | {
+        "would_fit": [suggestion.as_json() for suggestion in suggestions],
+        "cheapest_device": {"name": cheapest.device.name, **cheapest.as_json()["money"]} if cheapest else None,
+        "largest_context": context,
+        "largest_model": {"name": model[0], "parameters": model[1]} if model else None,
+    }
+    found = Answer(values, describe(plan) + "\n" + describe_advice(suggestions, cheapest, context, model, plan))
+    if asked.apply:
+        _apply(asked, recipe, plan, suggestions, found)
+        return found
+    found.refused = _refusal(plan, recipe, " or ".join(suggestion.in_words() for suggestion in suggestions[:2]))
+    return found
+
+
+def _apply(asked: PlanAsked, recipe: Recipe, plan: Plan, suggestions: list[Suggestion], found: Answer) -> None:
+    """Write the cheapest settings that fit into the recipe's file."""
+    if plan.fits == "yes":
+        found.remarks.append("it fits as it is; the recipe was not changed")
+    elif not suggestions:
+        found.refused = _refusal(plan, recipe, "") or AfinaError(
+            "no settings make it surely fit", "take a smaller base, or a device with more memory", "memory"
+        )
+    else:
+        file = Path(asked.recipe)
+        write_whole(file, change_recipe(file, suggestions[0].settings))
+        found.values["applied"] = suggestions[0].settings
+        found.remarks.append(f"{file}: set {suggestions[0].in_words()}")
+
+
+def _several(plans: list[Plan], recipe: Recipe) -> Answer:
+    refusals = [_refusal(plan, recipe, "") for plan in plans]
+    refused = None if any(each is None for each in refusals) else refusals[0]
+    return Answer([plan.as_json() for plan in plans], describe_several(plans), refused=refused)
+
+
+def _refusal(plan: Plan, recipe: Recipe, helps: str) -> AfinaError | None:
+    try:
+        check_plan(plan, recipe, helps=helps)
+    except AfinaError as error:
+        return error
+    return None
+
+
+def _serving(recipe: Recipe, devices: list[Device], serving: Serving) -> Answer:
+    """One line per device and what remains."""
+    if recipe.base is None:
+        shape = recipe_shape(recipe)
+    else:
+        shape = find_shape(recipe.base, recipe.base_revision, quantized=True)
+    plans = [plan_serving(shape, device, serving) for device in devices]
+    order: dict[Literal["yes", "no", "maybe"], int] = {"yes": 0, "maybe": 1, "no": 2}
+    rows = [f"{'device':<22}{'fits':<7}{'weights':>10}{'KV cache':>10}{'longest max_model_len':>30}"]
+    for found in sorted(plans, key=lambda each: order[each["fits"]]):
+        parts, longest = found["memory"]["parts"], found["max_model_len"]
+        reach = f"{longest['point']:.0f} ({longest['low']:.0f} to {longest['high']:.0f})"
+        rows.append(
+            f"{found['device']['name']:<22}{found['fits']:<7}{show_bytes(parts['weights']['point']):>10}"
+            f"{show_bytes(parts['KV cache']['point']):>10}{reach:>30}"
+        )
+    asked = f"{serving.engine}, {serving.users} x {serving.context} tokens, {serving.lora_slots} LoRA slots"
+    kept = f"KV cache: {show_bytes(shape.kv_bytes_per_token(serving.cache_bytes))} a token"
+    return Answer(plans[0] if len(plans) == 1 else plans, "\n".join([asked, *rows, kept]))

@@ -1,0 +1,80 @@
+"""How long the examples are and into which micro-batches they fall: what a plan of time and memory needs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from afina.plan.tokens import ESTIMATE_SPREAD, TokenCount, chars_per_token
+from afina.recipe import Recipe
+from afina.train.batches import plan_epoch
+
+
+def count_micro_batches(
+    lengths: Sequence[int], targets: Sequence[int], held_out: int, recipe: Recipe, *, spread: float = 1.0
+) -> TokenCount:
+    """A :class:`TokenCount` from the tokens and the learned tokens of every row, grouped as training groups them.
+
+    >>> from afina.recipe import Recipe, Source
+    >>> recipe = Recipe(name="x", sources=[Source(path="a")], base="b", train={"batch_tokens": 16})
+    >>> found = count_micro_batches([8, 6, 4], [4, 3, 2], 0, recipe)
+    >>> found.tokens, found.padded, found.micro_batches, found.largest_batch
+    (18, 20, 2, 12)
+    """
+    batches = plan_epoch(lengths, batch_tokens=recipe.train.batch_tokens, seed=recipe.seed, epoch=0) if lengths else []
+    padded = [len(batch) * max(lengths[row] for row in batch) for batch in batches]
+    learned = [sum(targets[row] for row in batch) for batch in batches]
+    return TokenCount(
+        tokens=sum(lengths),
+        targets=sum(targets),
+        rows=len(lengths),
+        longest=max(lengths, default=0),
+        held_out=held_out,
+        spread=spread,
+        padded=sum(padded),
+        micro_batches=len(batches),
+        largest_batch=max(padded, default=None),
+        largest_targets=max(learned, default=None),
+    )
+
+
+def estimate_lengths(folder: Path, recipe: Recipe) -> TokenCount | None:
+    """The same from the characters of a dataset that is already built; none where there is none.
+
+    A conversation's turns of the assistant are what is learned of it, a text whole; texts longer than
+    `train.max_length` become blocks, as in training.
+    """
+    if not (folder / "train.jsonl").is_file():
+        return None
+    each = chars_per_token(recipe)
+    lengths: list[int] = []
+    targets: list[int] = []
+    whole = recipe.train.method != "sft"
+    for text, answers in _characters(folder / "train.jsonl"):
+        tokens, learned = max(2, round(text / each)), round((text if whole or not answers else answers) / each)
+        while tokens > recipe.train.max_length:
+            lengths.append(recipe.train.max_length)
+            targets.append(min(learned, recipe.train.max_length))
+            tokens, learned = tokens - recipe.train.max_length, max(0, learned - recipe.train.max_length)
+        lengths.append(max(2, tokens))
+        targets.append(learned)
+    held_out = sum(round(text / each) for text, _ in _characters(folder / "validation.jsonl"))
+    return count_micro_batches(lengths, targets, held_out, recipe, spread=1 + (ESTIMATE_SPREAD - 1) / 2)
+
+
+def _characters(file: Path) -> list[tuple[int, int]]:
+    """(all characters, the assistant's) of each example."""
+    found: list[tuple[int, int]] = []
+    if not file.is_file():
+        return found
+    with file.open(encoding="utf-8") as lines:
+        for line in lines:
+            example = json.loads(line)
+            if messages := example.get("messages"):
+                turns = [(turn["role"], len(turn["content"]) + 12) for turn in messages]
+                answers = sum(length for role, length in turns if role == "assistant")
+                found.append((sum(length for _, length in turns), answers))
+            else:
+                found.append((len(example.get("text") or ""), 0))
+    return found

@@ -1,0 +1,117 @@
+"""A run's plan: counted rows and this machine in, the plan and what would help out; and what was measured, noted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from afina.errors import DoesNotFit, RecipeError
+from afina.model.shape import Shape, read_shape, scratch_shape
+from afina.plan.advise import what_would_fit
+from afina.plan.device import Device, local_device
+from afina.plan.plan import Plan, plan_run
+from afina.plan.record import Correction, Measured, add_run, recorded
+from afina.plan.tokens import TokenCount
+from afina.run import read_json
+from afina.walk.lengths import count_micro_batches
+
+if TYPE_CHECKING:
+    from afina.walk.walk import Walk
+
+
+@dataclass(frozen=True)
+class Made:
+    """A plan and what it was made from."""
+
+    plan: Plan
+    shape: Shape
+    tokens: TokenCount
+    walk: Walk
+
+    def helps(self) -> str:
+        """Settings with which it would fit, in words; empty where none would."""
+        found = what_would_fit(self.walk.recipe, self.shape, self.tokens, self.plan.device, most=2)
+        return " or ".join(suggestion.in_words() for suggestion in found)
+
+
+def plan_of(walk: Walk, correction: Correction | None = None) -> Made:
+    """The plan of a walk whose rows are encoded, on this machine, corrected by what it has measured before."""
+    if walk.base_folder is None:
+        shape = scratch_shape(walk.recipe.scratch, walk.recipe.train.max_length)
+    else:
+        shape = read_shape(read_json(walk.base_folder / "config.json"), str(walk.base_folder))
+    *first, tokens = [
+        count_micro_batches(
+            [len(row) for row in train.rows],
+            [row.targets for row in train.rows],
+            sum(row.tokens for row in validation.rows),
+            walk.recipe.model_copy(update={"train": training.settings}),
+        )
+        for training, (train, validation) in zip(walk.trainings, walk.rows.values(), strict=True)
+    ]
+    before = first[0] if first else None
+    device = local_device(walk.recipe.device)
+    plain = plan_run(walk.recipe, shape, tokens, device, first=before)
+    found = correction or recorded(device.name, plain.job)
+    plan = plan_run(walk.recipe, shape, tokens, device, correction=found, first=before) if found else plain
+    return Made(plan, shape, tokens, walk)
+
+
+def note_measured(walk: Walk, result: dict[str, Any]) -> None:
+    """Add a finished training, predicted without correction beside measured, to this machine's record."""
+    if result["stopped"] or result["splits"] or not (walk.folder / "plan.json").is_file():
+        return  # not the job that was planned
+    made = plan_of(walk)
+    plain = plan_run(walk.recipe, made.shape, made.tokens, made.plan.device)
+    if result["peak_bytes"] > 0 and result["train_seconds"] > 0:
+        add_run(_measured(walk, plain, result["peak_bytes"], result["train_seconds"]))
+
+
+def probe(walk: Walk) -> Plan:
+    """Three steps of the real thing; the plan that they correct.
+
+    Raises:
+        DoesNotFit: memory ran out on the way.
+        RecipeError: for two stages of training, or preferences.
+    """
+    from afina.train.probe_torch import probe_training
+
+    if walk.recipe.train.first or walk.recipe.train.learns_preferences:
+        raise RecipeError(
+            "--probe measures one stage of sft, cpt or scratch", "leave --probe out for this recipe", "train"
+        )
+    made = plan_of(walk)
+    device: Device = made.plan.device
+    model, place = walk._fresh_model()
+    with walk.stage_progress("probe") as progress:
+        found = probe_training(
+            model,
+            walk.rows["train"][0].rows,
+            walk.recipe.train,
+            seed=walk.recipe.seed,
+            pad_id=walk._pad_id,
+            device=place,
+            lora_plus_ratio=1.0 if walk.outcome == "model" else walk.recipe.adapter.lora_plus_ratio,
+            progress=progress,
+        )
+    if found is None:
+        help_ = made.helps() or "a smaller base, or a device with more memory"
+        raise DoesNotFit("memory ran out within the first steps", help_, "memory")
+    plain = plan_run(walk.recipe, made.shape, made.tokens, device)
+    whole = plain.tokens.padded or 1
+    seconds = found.seconds * whole / found.padded_tokens * walk.recipe.train.epochs
+    measured = _measured(walk, plain, found.peak_bytes, seconds, probe=True)
+    return plan_of(walk, Correction([measured])).plan
+
+
+def _measured(walk: Walk, plain: Plan, peak: float, seconds: float, *, probe: bool = False) -> Measured:
+    return Measured(
+        device=plain.device.name,
+        job=plain.job,
+        predicted_bytes=plain.memory.point,
+        measured_bytes=peak,
+        predicted_seconds=plain.time_parts["training"].point,
+        measured_seconds=seconds,
+        name=walk.recipe.name,
+        probe=probe,
+    )

@@ -1,0 +1,1 @@
+"""Measurements that others published, read as the planner's own terms."""

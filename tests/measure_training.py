@@ -1,0 +1,167 @@
+"""Measure the peak memory of whole trainings, each in a process of its own; run by ``test_plan_measured.py``.
+
+    python tests/measure_training.py FOLDER [NAME...]
+
+The libraries are loaded once and every training runs in a fork, whose high-water mark starts at what was
+loaded: what `afina train` has in a fresh process too. Prints one JSON object per training.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "llama": {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 6, "vocab_size": 8000},
+    "mistral": {"hidden_size": 384, "intermediate_size": 512, "num_hidden_layers": 3, "vocab_size": 2000},
+    "qwen2": {"hidden_size": 128, "intermediate_size": 1024, "num_hidden_layers": 8, "vocab_size": 4000},
+    "qwen3": {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 5, "vocab_size": 16000},
+    "gemma": {"hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 4, "vocab_size": 32000},
+    "phi3": {"hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 2, "vocab_size": 1000},
+}
+METHODS = ("lora", "qlora", "none")
+MAX_LENGTH, BATCH_TOKENS = 256, 1024
+SENTENCES = 110
+"""Of the text that is learned: three steps."""
+
+
+def make_base(kind: str, folder: Path) -> None:
+    """Random weights of a real architecture, and a tokenizer."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from tests.tiny import make_tokenizer
+
+    tokenizer = make_tokenizer(folder)
+    sizes = SHAPES[kind] | {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512}
+    sizes |= {"head_dim": 64} if kind in ("gemma", "qwen3") else {}
+    ids = {"pad_token_id": 0, "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes, **ids)).save_pretrained(folder)
+
+
+def write_recipe(folder: Path, kind: str, method: str) -> Path:
+    """Two steps over four full blocks each."""
+    (folder / "data").mkdir(exist_ok=True)
+    text = " ".join(f"Faro {number} marcou contra Tavira {number * 7 % 100}." for number in range(SENTENCES))
+    (folder / "data/a.txt").write_text(text, encoding="utf-8")
+    file = folder / f"{kind}-{method}.yaml"
+    file.write_text(
+        f"name: {kind}-{method}\nroot: {folder}/data\nbase: {folder}/{kind}\nsources: [{{path: a.txt}}]\n"
+        f"dataset: {{validation: 0}}\nadapter: {{kind: {method}, rank: 8}}\nevaluate: {{samples: 0}}\n"
+        f"train: {{method: cpt, epochs: 1, max_length: {MAX_LENGTH}, batch_tokens: {BATCH_TOKENS}}}\n",
+        encoding="utf-8",
+    )
+    return file
+
+
+def train(folder: Path, kind: str, method: str) -> dict[str, Any]:
+    """`afina train` of one recipe; what was predicted and what was measured."""
+    from afina.recipe import load_recipe
+    from afina.run import Run, no_progress, read_json
+    from afina.walk import Walk
+
+    recipe = load_recipe(write_recipe(folder, kind, method))
+    run = folder / "runs" / recipe.name
+    with Run.open(run, recipe, lambda _: None) as opened:
+        walk = Walk(opened, lambda _: contextlib.nullcontext(no_progress))
+        walk.dataset()
+        walk.plan()
+        result = walk.train()
+    plan = read_json(run / "plan.json")
+    return {
+        "kind": kind,
+        "method": method,
+        "predicted": plan["memory"]["point"],
+        "parts": {name: part["point"] for name, part in plan["memory"]["parts"].items()},
+        "measured": result["peak_bytes"],
+        "steps": result["steps"],
+        "seconds": result["train_seconds"],
+        "predicted_seconds": plan["time"]["parts"]["training"]["point"],
+    }
+
+
+def probe(folder: Path, kind: str, method: str) -> dict[str, Any]:
+    """`afina plan --probe` of one recipe: seconds of training, predicted before and after the three steps."""
+    from afina.recipe import load_recipe
+    from afina.run import Run, no_progress
+    from afina.walk import Walk
+
+    recipe = load_recipe(write_recipe(folder, kind, method))
+    with Run.open(folder / "probed" / recipe.name, recipe, lambda _: None) as opened:
+        walk = Walk(opened, lambda _: contextlib.nullcontext(no_progress))
+        plan = walk.probe()
+        walk.plan()
+    from afina.run import read_json
+
+    before = read_json(folder / "probed" / recipe.name / "plan.json")
+    return {
+        "before": before["time"]["parts"]["training"]["point"],
+        "after": plan.time_parts["training"].as_json(),
+        "memory": plan.memory.as_json(),
+    }
+
+
+def in_a_fork(work: Callable[[], None]) -> None:
+    """Run it in a child of its own, so that its memory and its high-water mark are its own."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+            raise
+        finally:
+            sys.stdout.flush()
+            os._exit(code)
+    _, status = os.waitpid(child, 0)
+    if status:
+        raise SystemExit(f"a training failed with status {status}")
+
+
+def load_libraries() -> None:
+    """Everything that a training imports, and one thread."""
+    import bitsandbytes
+    import peft
+    import torch
+    import transformers.models.auto.modeling_auto
+    from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401
+
+    import afina.train.loop_torch  # noqa: F401
+
+    _ = bitsandbytes, peft, transformers
+    torch.set_num_threads(1)
+
+
+def main() -> None:
+    """Every shape with every method, or those named."""
+    folder, names = Path(sys.argv[1]), sys.argv[2:]
+    load_libraries()
+    loaded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    for kind in SHAPES:
+        if names and kind not in names:
+            continue
+        in_a_fork(lambda kind=kind: make_base(kind, folder / kind))  # type: ignore[misc]
+        for method in METHODS:
+
+            def work(kind: str = kind, method: str = method) -> None:
+                started = time.time()
+                found = train(folder, kind, method) | {"loaded": loaded}
+                sys.stdout.write(json.dumps(found | {"wall": round(time.time() - started, 2)}) + "\n")
+                sys.stdout.flush()
+
+            in_a_fork(work)
+
+
+if __name__ == "__main__":
+    main()

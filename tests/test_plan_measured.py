@@ -1,0 +1,33 @@
+"""Predicted beside measured: the peak of whole trainings on this CPU, six architectures with three methods each."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+
+
+@pytest.mark.training
+@pytest.mark.skipif(sys.platform != "linux", reason="the high-water mark of a fork is read as Linux counts it")
+def test_the_peak_of_a_training_is_within_fifteen_per_cent(tmp_path: Path) -> None:
+    """Nothing here depends on time or load; seconds are compared by benchmarks/plan_here.py."""
+    environment = {**os.environ, "AFINA_HOME": str(tmp_path / "home"), "PYTHONPATH": str(HERE.parent)}
+    command = [sys.executable, str(HERE / "measure_training.py"), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert len(rows) == 6 * 3
+    wrong = {
+        f"{row['kind']} {row['method']}": round(row["predicted"] / row["measured"], 3)
+        for row in rows
+        if not 0.85 <= row["predicted"] / row["measured"] <= 1.15
+    }
+    assert not wrong, wrong
+    records = (tmp_path / "home/plans.jsonl").read_text().splitlines()
+    assert len(records) == len(rows)  # every finished run teaches the next plan

@@ -1,0 +1,316 @@
+"""The plan's other answers: serving, a model from nothing, the record of runs, what `--apply` writes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from afina.errors import DoesNotFit, RecipeError
+from afina.model.shape import read_shape
+from afina.plan.bases import find_shape
+from afina.plan.device import Device, find_device
+from afina.plan.interval import Interval
+from afina.plan.plan import MEMORY_SPREAD
+from afina.plan.record import Correction, Measured, add_run, corrected, recorded
+from afina.plan.scratch import ScratchBudget, read_count
+from afina.plan.serving import (
+    Serving,
+    cache_room,
+    largest_context,
+    lora_slot_bytes,
+    served_weight_bytes,
+    serves,
+    serving_peak,
+)
+from afina.plan.time import TIME_SPREAD
+from afina.recipe import load_recipe
+from afina.recipe.edit import change_recipe
+from afina.run import Run, no_progress
+from afina.walk import Walk
+from afina.walk.ask import PlanAsked, answer
+from afina.walk.lengths import estimate_lengths
+from tests.tiny import make_base
+
+# --- serving -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("base", "serving", "measured"),
+    [  # published peaks of transformers and mlx-lm
+        ("Qwen/Qwen2.5-7B-Instruct", Serving("transformers", "awq-int4", 32768, 30720, allocated=True), 11.79e9),
+        ("Qwen/Qwen2.5-14B-Instruct", Serving("transformers", "16bit", 8192, 6144, allocated=True), 31.675e9),
+        ("Qwen/Qwen2.5-32B-Instruct", Serving("transformers", "gptq-int4", 2049, 1, allocated=True), 20.337e9),
+        ("Qwen/Qwen3-4B", Serving("mlx", "16bit", 2176, 2048), 9.02e9),
+        ("Qwen/Qwen3-4B", Serving("mlx", "mlx-4-32", 2176, 2048), 3.603e9),
+    ],
+)
+def test_serving_peaks_as_published(base: str, serving: Serving, measured: float) -> None:
+    peak = serving_peak(find_shape(base), serving)
+    assert peak.point == pytest.approx(measured, rel=0.03)
+    assert peak.low <= measured <= peak.high
+
+
+def test_vllm_takes_what_weights_and_the_profile_run_leave() -> None:
+    """Llama-3-8B on an H100: 53.3 GiB were left; Llama-2-7B on an A100: 117,616 tokens."""
+    room = cache_room(find_shape("meta-llama/Meta-Llama-3-8B"), find_device("H100 SXM"), Serving())
+    assert room.low < 53.29 * 2**30 < room.high
+    tokens = largest_context(find_shape("meta-llama/Llama-2-7b-hf"), find_device("A100 80GB"), Serving())
+    assert tokens.point == pytest.approx(117_616, rel=0.05)
+
+
+def test_lora_slots_by_hand() -> None:
+    shape = find_shape("Qwen/Qwen3-32B")
+    per_layer = (5120 + 8192) + 2 * (5120 + 1024) + (8192 + 5120) + 3 * (5120 + 25600)
+    assert lora_slot_bytes(shape, 1, 16) == 64 * 16 * per_layer * 2
+
+
+@given(context=st.integers(16, 30_000), users=st.integers(1, 8))
+def test_more_users_never_leave_more_context(context: int, users: int) -> None:
+    shape, device = find_shape("Qwen/Qwen3-8B"), find_device("RTX 4090")
+    one, more = (largest_context(shape, device, Serving(users=number)) for number in (users, users + 1))
+    assert more.low <= one.low <= one.point <= one.high
+    fits = serves(shape, device, Serving(context=context, users=users))
+    assert (fits == "yes") == (context <= one.low)
+
+
+def test_a_sliding_window_bounds_the_cache() -> None:
+    config = {"model_type": "gemma2", "num_hidden_layers": 42, "hidden_size": 3584, "intermediate_size": 14336}
+    config |= {"num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 256, "vocab_size": 256000}
+    config |= {"max_position_embeddings": 8192, "sliding_window": 4096}
+    shape = read_shape(config, "gemma")
+    assert (shape.sliding_layers, shape.capped_attention) == (21, True)
+    assert shape.kv_bytes(8192) == 2 * 8 * 256 * 2 * 21 * (8192 + 4096)
+    off = {**config, "model_type": "qwen2", "use_sliding_window": False}
+    assert (read_shape(off, "q").sliding_window, read_shape(off, "q").sliding_layers) == (None, 0)
+    mistral = {**config, "model_type": "mistral"}
+    assert read_shape(mistral, "m").sliding_layers == 42
+
+
+def test_formats_that_are_not_known_are_refused() -> None:
+    with pytest.raises(RecipeError, match="known are"):
+        served_weight_bytes(find_shape("Qwen/Qwen3-8B"), "3bit")
+
+
+# --- a model from nothing ------------------------------------------------------------------------
+
+
+def test_seven_billion_from_nothing() -> None:
+    """28 + 28 + 56 GB; 6*N*D = 5.88e21, at 40 % of 8 H100 21.5 days."""
+    budget = ScratchBudget(7e9, 140e9, find_device("H100 SXM"), 8)
+    assert [size / 1e9 for size in budget.state_bytes.values()] == [28, 28, 56]
+    assert budget.seconds.point == pytest.approx(6 * 7e9 * 140e9 / (8 * 989e12 * 0.4))
+    assert budget.money and budget.money.point == pytest.approx(budget.seconds.point / 3600 * 8 * 3.99)
+    assert budget.least_devices == 2
+    assert "112 GB: 28 weights + 28 gradients + 56 optimizer" in budget.describe()
+
+
+@pytest.mark.parametrize("text", ["", "7 billion", "-1B", "0", "1.2.3M"])
+def test_a_count_that_is_none(text: str) -> None:
+    with pytest.raises(RecipeError, match="no count"):
+        read_count(text, "--parameters")
+
+
+# --- the record ----------------------------------------------------------------------------------
+
+
+@given(ratio=st.floats(0.5, 2.0), count=st.integers(1, 20))
+def test_measurements_draw_the_plan_to_them_and_narrow_it(ratio: float, count: int) -> None:
+    plain = Interval(1e9, 0.6e9, 1.5e9)
+    found = corrected(plain, [ratio] * count, 0.05)
+    assert min(1, ratio) * 0.999e9 <= found.point <= max(1, ratio) * 1.001e9
+    assert found.high / found.low <= plain.high / plain.low * 1.0001
+    more = corrected(plain, [ratio] * (count + 1), 0.05)
+    assert abs(more.point / 1e9 - ratio) <= abs(found.point / 1e9 - ratio) + 1e-6
+
+
+def test_runs_are_noted_and_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AFINA_HOME", str(tmp_path / "home"))
+    assert recorded("a card", "lora sft") is None
+    for factor in (1.1, 1.2):
+        add_run(Measured("a card", "lora sft", 1e9, factor * 1e9, 100.0, 200.0))
+    add_run(Measured("another", "lora sft", 1e9, 9e9, 100.0, 200.0))
+    with (tmp_path / "home/plans.jsonl").open("a") as file:
+        file.write("half a li")
+    found = recorded("a card", "lora sft")
+    assert found is not None and found.as_json() == {
+        "runs": 2,
+        "probe": False,
+        "memory_ratio": pytest.approx((1.1 * 1.2) ** 0.5, rel=1e-3),
+        "time_ratio": 2.0,
+    }
+    assert found.of_time(Interval(100, 60, 150)).point > 180
+    probe = Correction([Measured("a card", "lora sft", 1e9, 1.5e9, 100.0, 130.0, probe=True)])
+    narrowed = probe.of_memory(Interval(1e9, 0.87e9, 1.15e9))
+    assert narrowed.high / narrowed.low < 1.15 / 0.87
+
+
+# --- the command ---------------------------------------------------------------------------------
+
+RECIPE = """\
+# what we do
+name: x   # short
+base: Qwen/Qwen3-8B
+
+sources:
+  - path: a.md   # the manual
+
+train:
+  batch_tokens: 16384   # many
+"""
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Path:
+    (tmp_path / "a.md").write_text("word " * 60_000)
+    file = tmp_path / "recipe.yaml"
+    file.write_text(RECIPE)
+    return file
+
+
+def ask(file: Path | str, **changes: Any) -> Any:
+    return answer(PlanAsked(str(file), [], changes.pop("devices", ["RTX 4090"]), Path("no-runs"), **changes))
+
+
+def test_apply_writes_settings_that_fit_and_keeps_the_comments(job: Path) -> None:
+    before = ask(job)
+    assert before.values["fits"] == "no" and isinstance(before.refused, DoesNotFit)
+    assert "train." in before.refused.problems[0].fix
+    assert before.values["would_fit"][0]["fits"] == "yes"
+    assert job.read_text() == RECIPE
+    applied = ask(job, apply=True)
+    assert applied.refused is None and applied.values["applied"] == before.values["would_fit"][0]["settings"]
+    text = job.read_text()
+    for comment in ("# what we do", "# short", "# the manual", "# many"):
+        assert comment in text
+    again = ask(job)
+    assert again.values["fits"] == "yes" and again.refused is None
+    assert ask(job, apply=True).remarks == ["it fits as it is; the recipe was not changed"]
+
+
+@given(batch=st.integers(16, 100_000), again=st.booleans())
+def test_changing_a_recipe_changes_nothing_else(
+    tmp_path_factory: pytest.TempPathFactory, batch: int, again: bool
+) -> None:
+    file = tmp_path_factory.mktemp("recipe") / "r.yaml"
+    file.write_text(RECIPE.replace("a.md", "."))
+    before = load_recipe(file).model_dump()
+    file.write_text(change_recipe(file, {"train.batch_tokens": batch, "train.checkpoint_activations": again}))
+    after = load_recipe(file).model_dump()
+    assert (after["train"]["batch_tokens"], after["train"]["checkpoint_activations"]) == (batch, again)
+    after["train"] |= {key: before["train"][key] for key in ("batch_tokens", "checkpoint_activations")}
+    assert after == before
+
+
+def test_several_devices_all_devices_and_serving(job: Path) -> None:
+    several = ask(job, devices=["A100 80GB", "RTX 4090, T4"])
+    assert [plan["device"]["name"] for plan in several.values] == ["A100 80GB", "RTX 4090", "T4"]
+    assert several.refused is not None
+    every = ask(job, devices=[], all_devices=True)
+    assert len(every.values) > 30 and every.refused is None
+    asked = PlanAsked(str(job), [], ["RTX 4090"], Path("no-runs"))
+    asked.set_serving("vllm", context=8192, users=1, weights="16bit", lora_slots=1)
+    served = answer(asked)
+    assert served.values["fits"] == "yes" and served.values["kv_bytes_per_token"] == 147_456
+    json.dumps([several.values, every.values, served.values])
+    with pytest.raises(RecipeError, match="known are vllm"):
+        asked.set_serving("vlm")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"overrides": ["base=Qwen/Qwen3-8C"]}, "did you mean Qwen/Qwen3-8B"),
+        ({"devices": ["RTX 4091"]}, "did you mean RTX 4090"),
+        ({"parallel": "tensor"}, "use ddp or fsdp"),
+    ],
+)
+def test_what_is_not_known_names_the_nearest(job: Path, changes: dict[str, Any], said: str) -> None:
+    values: dict[str, Any] = {"overrides": [], "devices": ["RTX 4090"], "runs": Path("no-runs")} | changes
+    with pytest.raises(RecipeError, match=said):
+        answer(PlanAsked(str(job), **values))
+
+
+def test_a_mixture_of_experts_is_refused(tmp_path: Path, job: Path) -> None:
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base/config.json").write_text(json.dumps({"model_type": "qwen3_moe", "num_experts": 128}))
+    with pytest.raises(RecipeError, match="qwen3_moe"):
+        answer(PlanAsked(str(job), [f"base={tmp_path}/base"], ["RTX 4090"], Path("no-runs")))
+
+
+def test_lengths_of_a_built_dataset(tmp_path: Path, job: Path) -> None:
+    assert estimate_lengths(tmp_path, load_recipe(job)) is None
+    question, reply = {"role": "user", "content": "q" * 58}, {"role": "assistant", "content": "a" * 93}
+    rows = [{"messages": [question, reply]}] * 3 + [{"text": "x" * 3500}]
+    (tmp_path / "train.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    found = estimate_lengths(tmp_path, load_recipe(job))
+    assert found is not None
+    assert (found.tokens, found.targets, found.longest) == (3 * 50 + 1000, 3 * 30 + 1000, 1000)
+    assert found.padded and found.padded >= found.tokens
+
+
+def test_the_seeds_own_cases_stand_in_the_docs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`python benchmarks/plan_accuracy.py --docs` writes them again."""
+    root = Path(__file__).parents[1]
+    monkeypatch.syspath_prepend(str(root / "benchmarks"))
+    from published.seeds import seeds_table
+
+    table = seeds_table()
+    assert table in (root / "docs/planning.md").read_text(encoding="utf-8")
+    verdicts = [row.split("|")[2] for row in table.splitlines()[2:]]
+    assert "does not fit" in verdicts[1] and "fails" in verdicts[3] and "works" in verdicts[5]
+
+
+# --- inside a run --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def walked(tmp_path: Path) -> Iterator[Walk]:
+    """A tiny job, its dataset built."""
+    base, file = make_base(tmp_path / "base"), tmp_path / "recipe.yaml"
+    (tmp_path / "a.txt").write_text(" ".join(f"Faro {number} marcou." for number in range(200)))
+    file.write_text(
+        f"name: x\nbase: {base}\nsources: [{{path: a.txt}}]\ndataset: {{validation: 0}}\nevaluate: {{samples: 0}}\n"
+        "train: {method: cpt, max_length: 64, batch_tokens: 128, epochs: 1}\nadapter: {rank: 2}\n"
+    )
+    with Run.open(tmp_path / "runs/x", load_recipe(file), lambda _: None) as run:
+        walk = Walk(run, lambda _: contextlib.nullcontext(no_progress))
+        walk.dataset()
+        yield walk
+
+
+def test_a_refusal_holds_on_the_second_start(walked: Walk, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = Device("small", "cpu", 2**20, 2**20, 150e9, 20e9)
+    monkeypatch.setattr("afina.walk.planning.local_device", lambda _: small)
+    for _ in range(2):
+        with pytest.raises(DoesNotFit, match="needs at least"):
+            walked.plan()
+    assert "plan" not in walked.run.stages and (walked.folder / "plan.json").is_file()
+
+
+def test_a_long_job_is_asked_about_once(walked: Walk, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    slow = Device("slow", "cpu", 2**40, 2**40, 1e3, 20e9)
+    monkeypatch.setattr("afina.walk.planning.local_device", lambda _: slow)
+    walked.confirm = lambda question: asked.append(question) or len(asked) > 1  # type: ignore[func-returns-value]
+    with pytest.raises(DoesNotFit, match="not started"):
+        walked.plan()
+    walked.plan()
+    walked.plan()
+    assert len(asked) == 2 and asked[0].startswith("this takes ")
+
+
+@pytest.mark.training
+def test_three_real_steps_narrow_the_plan(walked: Walk) -> None:
+    plan = walked.probe()
+    assert plan.correction is not None and plan.correction.as_json()["probe"]
+    assert plan.memory.high / plan.memory.low < MEMORY_SPREAD["cpu"][1] / MEMORY_SPREAD["cpu"][0]
+    training = plan.time_parts["training"]
+    assert training.high / training.low < TIME_SPREAD["cpu"][1] / TIME_SPREAD["cpu"][0]
+    assert "train" not in walked.run.stages
