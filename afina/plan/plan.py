@@ -131,8 +131,8 @@ def plan_run(
         device: what it would run on.
         checkpointing: whether activations are computed again instead of kept; the recipe's where not given.
         devices, parallel: several of the device, each with its own micro-batches.
-        correction: from finished runs and probes, see :mod:`afina.plan.record`.
         first: what the first stage of ``train.first`` learns, where `tokens` are given.
+        correction: from finished runs and probes, see :mod:`afina.plan.record`.
 
     Raises:
         RecipeError: for an adapter target that the model does not have.
@@ -162,6 +162,17 @@ def plan_run(
         weight_bytes=frozen_weight_bytes(shape, setup),
         judged_before=train.method == "dpo",
     )
+    steps = -(-optimizer_steps(tokens, train.batch_tokens, train.accumulate, train.epochs) // devices)
+    if first is not None and train.first:
+        alone = recipe.model_copy(update={"train": train.of_first()})
+        before = plan_run(alone, shape, first, device, checkpointing=checkpointing, devices=devices, parallel=parallel)
+        time_parts |= {name: time_parts[name] + before.time_parts[name] for name in ("training", "validation")}
+        memory_parts = max(memory_parts, before.memory_parts, key=lambda parts: Interval.total(parts.values()).point)
+        notes.append(
+            f"two stages: {before.steps} steps of {train.first.method} over {show_count(first.tokens)} tokens "
+            f"an epoch, then {steps} steps of {train.method}"
+        )
+        steps += before.steps
     low, high = MEMORY_SPREAD[device.kind]
     peak = sum(part.point for part in memory_parts.values())
     memory = Interval.around(peak, low, high * (1.0 if tokens.padded else GUESSED_HIGH))
@@ -170,11 +181,11 @@ def plan_run(
         for part in ("training", "validation"):
             time_parts[part] = correction.of_time(time_parts[part])
     own_price = recipe.budget.price_per_hour
-    made = Plan(
+    return Plan(
         device=device,
         memory_parts=memory_parts,
         time_parts=time_parts,
-        steps=-(-optimizer_steps(tokens, train.batch_tokens, train.accumulate, train.epochs) // devices),
+        steps=steps,
         tokens=tokens,
         parameters=shape.parameters,
         trained_parameters=trained_parameters(shape, setup) + setup.saved_parameters,
@@ -188,32 +199,6 @@ def plan_run(
         price_source="budget.price_per_hour" if own_price else device.price_source,
         correction=correction,
         notes=tuple(notes),
-    )
-    if first is None or not train.first:
-        return made
-    alone = recipe.model_copy(update={"train": train.of_first()})
-    options: dict[str, Any] = {"devices": devices, "parallel": parallel, "correction": correction}
-    return _after(made, plan_run(alone, shape, first, device, checkpointing=checkpointing, **options), alone, recipe)
-
-
-def _after(second: Plan, first: Plan, first_recipe: Recipe, recipe: Recipe) -> Plan:
-    """The plan of two stages of training: their times added, the larger of their peaks."""
-    time_parts = second.time_parts | {
-        part: second.time_parts[part] + first.time_parts[part] for part in ("training", "validation")
-    }
-    peak = max(second, first, key=lambda plan: plan.memory.point)
-    note = (
-        f"two stages: {first.steps} steps of {first_recipe.train.method} over {show_count(first.tokens.tokens)} tokens "
-        f"an epoch, then {second.steps} steps of {recipe.train.method}"
-    )
-    return replace(
-        second,
-        time_parts=time_parts,
-        time=Interval.total(time_parts.values()),
-        memory=peak.memory,
-        memory_parts=peak.memory_parts,
-        steps=second.steps + first.steps,
-        notes=(*second.notes, note),
     )
 
 

@@ -12,7 +12,13 @@ from afina.train.batches import plan_epoch
 
 
 def count_micro_batches(
-    lengths: Sequence[int], targets: Sequence[int], held_out: int, recipe: Recipe, *, spread: float = 1.0
+    lengths: Sequence[int],
+    targets: Sequence[int],
+    held_out: int,
+    recipe: Recipe,
+    *,
+    spread: float = 1.0,
+    batch_tokens: int | None = None,
 ) -> TokenCount:
     """A :class:`TokenCount` from the tokens and the learned tokens of every row, grouped as training groups them.
 
@@ -22,7 +28,8 @@ def count_micro_batches(
     >>> found.tokens, found.padded, found.micro_batches, found.largest_batch
     (18, 20, 2, 12)
     """
-    batches = plan_epoch(lengths, batch_tokens=recipe.train.batch_tokens, seed=recipe.seed, epoch=0) if lengths else []
+    size = batch_tokens or recipe.train.batch_tokens
+    batches = plan_epoch(lengths, batch_tokens=size, seed=recipe.seed, epoch=0) if lengths else []
     padded = [len(batch) * max(lengths[row] for row in batch) for batch in batches]
     learned = [sum(targets[row] for row in batch) for batch in batches]
     return TokenCount(
@@ -45,8 +52,8 @@ def estimate_lengths(folder: Path, recipe: Recipe) -> TokenCount | None:
     A conversation's turns of the assistant are what is learned of it, a text whole; texts longer than
     `train.max_length` become blocks, as in training.
     """
-    if not (folder / "train.jsonl").is_file():
-        return None
+    if recipe.train.first or recipe.train.learns_preferences or not (folder / "train.jsonl").is_file():
+        return None  # pairs and two stages are counted when the rows are encoded
     each = chars_per_token(recipe)
     lengths: list[int] = []
     targets: list[int] = []

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from afina.errors import DoesNotFit, RecipeError
+from afina.errors import DoesNotFit
 from afina.model.shape import Shape, read_shape, scratch_shape
 from afina.plan.advise import what_would_fit
 from afina.plan.device import Device, local_device
 from afina.plan.plan import Plan, plan_run
 from afina.plan.record import Correction, Measured, add_run, recorded
 from afina.plan.tokens import TokenCount
+from afina.recipe import Recipe, Train
 from afina.run import read_json
 from afina.walk.lengths import count_micro_batches
 
 if TYPE_CHECKING:
+    from afina.tokenizer.encode import Row
     from afina.walk.walk import Walk
 
 
@@ -41,25 +44,30 @@ def plan_of(walk: Walk, correction: Correction | None = None) -> Made:
     else:
         shape = read_shape(read_json(walk.base_folder / "config.json"), str(walk.base_folder))
     *first, tokens = [
-        count_micro_batches(
-            [len(row) for row in train.rows],
-            [row.targets for row in train.rows],
-            sum(row.tokens for row in validation.rows),
-            walk.recipe.model_copy(update={"train": training.settings}),
-        )
-        for training, (train, validation) in zip(walk.trainings, walk.rows.values(), strict=True)
+        count_rows(walk.rows[training.name][0].rows, walk.rows[training.name][1].rows, training.settings, walk.recipe)
+        for training in walk.trainings
     ]
     before = first[0] if first else None
     device = local_device(walk.recipe.device)
     plain = plan_run(walk.recipe, shape, tokens, device, first=before)
     found = correction or recorded(device.name, plain.job)
-    plan = plan_run(walk.recipe, shape, tokens, device, correction=found, first=before) if found else plain
+    plan = plan_run(walk.recipe, shape, tokens, device, first=before, correction=found) if found else plain
     return Made(plan, shape, tokens, walk)
+
+
+def count_rows(rows: Sequence[Row], held_out: Sequence[Row], settings: Train, recipe: Recipe) -> TokenCount:
+    """What a stage of training has to do with its rows; a preference is two of them side by side."""
+    places, targets = [len(row) for row in rows], [row.targets for row in rows]
+    counted = count_micro_batches(
+        places, targets, sum(row.tokens for row in held_out), recipe, batch_tokens=settings.batch_tokens
+    )
+    pairs = sum(row.rejected is not None for row in rows)
+    return replace(counted, tokens=sum(row.tokens for row in rows), rows=len(rows) + pairs)
 
 
 def note_measured(walk: Walk, result: dict[str, Any]) -> None:
     """Add a finished training, predicted without correction beside measured, to this machine's record."""
-    if result["stopped"] or result["splits"] or not (walk.folder / "plan.json").is_file():
+    if result["stopped"] or result["splits"] or walk.recipe.train.first or not (walk.folder / "plan.json").is_file():
         return  # not the job that was planned
     made = plan_of(walk)
     plain = plan_run(walk.recipe, made.shape, made.tokens, made.plan.device)
@@ -72,14 +80,9 @@ def probe(walk: Walk) -> Plan:
 
     Raises:
         DoesNotFit: memory ran out on the way.
-        RecipeError: for two stages of training, or preferences.
     """
     from afina.train.probe_torch import probe_training
 
-    if walk.recipe.train.first or walk.recipe.train.learns_preferences:
-        raise RecipeError(
-            "--probe measures one stage of sft, cpt or scratch", "leave --probe out for this recipe", "train"
-        )
     made = plan_of(walk)
     device: Device = made.plan.device
     model, place = walk._fresh_model()

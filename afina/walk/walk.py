@@ -368,6 +368,11 @@ class Walk:
         """
         from afina.walk.planning import note_measured
 
+        def train_and_note(training: Training, inputs: dict[str, Any]) -> dict[str, Any]:
+            measured = self._train(training, inputs)
+            note_measured(self, measured)
+            return measured
+
         result: dict[str, Any] = {}
         for training in self.trainings:
             if training.settings.method == "dpo":
@@ -375,12 +380,8 @@ class Walk:
             inputs = self._train_inputs(training)
             outputs = [training.folder + name for name in ("checkpoints", self.outcome)]
             self.run.begin(training.name, inputs, outputs)
-            train = partial(self._train, training, inputs)
-            done_before = training.name in self.run.stages
+            train = partial(train_and_note, training, inputs)
             result = self.run.stage(training.name, inputs, outputs[1:], train, keep_replaced=True)
-            # Of two stages, peak and time are predicted together and measured apart.
-            if not done_before and not self.recipe.train.first:
-                note_measured(self, result)
         return result
 
     def _judge_by_reference(self, training: Training) -> None:
