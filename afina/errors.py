@@ -5,6 +5,7 @@
     │   ├── BaseError       2   the base model is missing, unsafe or not what it was
     │   └── DiskFull        2   the folder that was named has no room
     ├── DataError           3   the data is unfit
+    │   └── ContextOverflow 3   a prompt and its answer are longer than the model can see
     ├── DoesNotFit          4   it will not fit the device or the budget
     └── ResultError         5   it did not learn, broke something, or never stops
         └── TrainingDiverged 5  the loss or a gradient stopped being a number
@@ -72,6 +73,10 @@ class DiskFull(RecipeError):
 
 class DataError(AfinaError):
     exit_code = 3
+
+
+class ContextOverflow(DataError):
+    pass
 
 
 class DoesNotFit(AfinaError):

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -137,6 +138,7 @@ def test_a_change_is_told_and_what_it_replaces_is_kept(finished, tmp_path):
     changed = afina(tmp_path, "run", "recipe.yaml", "train.epochs=1", f"base={finished}/base")
     assert "dataset: redone" not in changed.stderr
     assert "train.epochs: 3.0 -> 1.0" in changed.stderr
+    assert re.search("[1-9]\\d* answers of the base kept from before, 0 answers of the trained model", changed.stderr)
     kept = list((tmp_path / "runs/clube/replaced").rglob("adapter_model.safetensors"))
     assert kept and all(torch.equal(old[name], weight) for name, weight in load_file(kept[0]).items())
     (tmp_path / "docs/manual.md").write_text(

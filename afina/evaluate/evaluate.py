@@ -14,6 +14,7 @@ from afina.evaluate.loss import LossScore, PairScore, held_out_loss, held_out_pa
 from afina.evaluate.probes import ProbeSet, Question, ask, exact_match
 from afina.evaluate.verdict import ProbeScore, Verdict, judge
 from afina.model.generate import Answer
+from afina.model.generate_kept import KeptAnswers
 from afina.recipe import Recipe
 from afina.run import Progress, no_progress, write_json, write_whole
 from afina.tokenizer.chat import Renderer
@@ -42,13 +43,20 @@ def evaluate(
     probes: Sequence[ProbeSet],
     folder: Path,
     progress: Progress = no_progress,
+    kept: tuple[KeptAnswers | None, KeptAnswers | None] = (None, None),
+    say: Callable[[str], None] | None = None,
 ) -> Verdict:
-    """Measure both models; writes ``predictions.jsonl``, ``samples.jsonl`` and, last, ``scores.json``."""
+    """Measure both models; writes ``predictions.jsonl``, ``samples.jsonl`` and, last, ``scores.json``.
+
+    Args:
+        kept: answers from before of the model before and after training.
+        say: is told what is out of the ordinary in how they were made.
+    """
     samples = [_question(example) for example in held_out_examples if example.messages][: recipe.evaluate.samples]
     asked = {str(number): probe.questions for number, probe in enumerate(probes)} | {"samples": tuple(samples)}
     measured = [
-        _measure(open_model, renderer, recipe, held_out, asked, progress, name)
-        for name, open_model in (("base", before), ("trained", after))
+        _measure(open_model, renderer, recipe, held_out, asked, progress, name, answers, say)
+        for name, open_model, answers in (("base", before, kept[0]), ("trained", after, kept[1]))
     ]
     first, second = measured
     scores = [
@@ -96,6 +104,8 @@ def _measure(
     asked: dict[str, tuple[Question, ...]],
     progress: Progress,
     name: str,
+    kept: KeptAnswers | None,
+    say: Callable[[str], None] | None,
 ) -> Measured:
     tokenizer = renderer.tokenizer
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else renderer.end_id
@@ -110,7 +120,8 @@ def _measure(
         def counted(done: int, total: int | None, what: str) -> None:
             progress(done, total, f"{what} of the {name}")
 
-        given = iter(ask(model, renderer, every, max_new_tokens=recipe.evaluate.max_new_tokens, progress=counted))
+        limit = recipe.evaluate.max_new_tokens
+        given = iter(ask(model, renderer, every, max_new_tokens=limit, kept=kept, progress=counted, say=say))
         answers = {key: [next(given) for _ in questions] for key, questions in asked.items()}
     return Measured(loss, preferred, answers)
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from afina.errors import DataError
 from afina.model.generate import Answer, generate
+from afina.model.generate_kept import KeptAnswers
 from afina.recipe import Probe, Recipe, Source, expand_path
 from afina.run import Progress, no_progress
 from afina.sources import read_source
@@ -77,11 +78,13 @@ def ask(
     questions: Sequence[Question],
     *,
     max_new_tokens: int,
+    kept: KeptAnswers | None = None,
     progress: Progress = no_progress,
+    say: Callable[[str], None] | None = None,
 ) -> list[Answer]:
     """The model's greedy answers, in the order of the questions."""
     prompts = [renderer.prompt(question.messages) for question in questions]
-    return generate(model, renderer, prompts, max_new_tokens=max_new_tokens, progress=progress)
+    return generate(model, renderer, prompts, max_new_tokens=max_new_tokens, kept=kept, progress=progress, say=say)
 
 
 def exact_match(answer: str, reference: str) -> bool:

@@ -190,7 +190,7 @@ class Walk:
         return folder
 
     @cached_property
-    def _base_files(self) -> dict[str, str]:
+    def base_files(self) -> dict[str, str]:
         """Hashes of everything in the base that the result depends on."""
         if self.base_folder is None:
             return {}
@@ -316,7 +316,7 @@ class Walk:
 
         inputs = {
             "dataset": self._dataset_hash,
-            "base": self._base_files,
+            "base": self.base_files,
             "recipe": self.recipe.model_dump(mode="json", include={"adapter", "scratch", "train", "budget", "chat"}),
             **self.recipe.stages,
         }
@@ -359,7 +359,7 @@ class Walk:
             del recipe["adapter"]
         else:
             del recipe["scratch"]
-        return {"dataset": self._dataset_hash, "base": self._base_files, **recipe}
+        return {"dataset": self._dataset_hash, "base": self.base_files, **recipe}
 
     def train(self) -> dict[str, Any]:
         """Train, resuming from the newest whole checkpoint; leaves ``adapter/`` or ``model/``.
@@ -543,10 +543,12 @@ class Walk:
         from afina.dataset.example import read_examples
         from afina.evaluate.evaluate import evaluate
         from afina.evaluate.probes import probe_files, read_probes
+        from afina.walk.kept import describe_kept, kept_answers
 
         def look() -> dict[str, Any]:
             probes = read_probes(self.recipe)
             model, before = self.open_trained()
+            kept = kept_answers(self)
             with self.stage_progress("evaluate") as progress:
                 verdict = evaluate(
                     before,
@@ -558,13 +560,16 @@ class Walk:
                     probes,
                     self.folder,
                     progress,
+                    kept,
+                    self._tell,
                 )
+            self._tell(describe_kept(kept))
             return verdict.as_json()
 
         inputs = {
             "trained": self.run.stages["train"]["outputs"],
             "dataset": self._dataset_hash,
-            "base": self._base_files,
+            "base": self.base_files,
             "evaluate": self.recipe.evaluate.model_dump(mode="json"),
             "probes": {str(file): hash_file(file) for file in probe_files(self.recipe) if file.is_file()},
         }
