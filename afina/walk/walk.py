@@ -17,18 +17,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from afina import __version__
-from afina.errors import AfinaError, DataError, DoesNotFit, Problem, ResultError
-from afina.recipe import Train, is_remote
+from afina.errors import AfinaError, DataError, DoesNotFit, ResultError
+from afina.recipe import Train
 from afina.run import (
     Progress,
     Run,
     hash_file,
     hash_folder,
     hash_value,
-    read_json,
     whole_folder,
     write_json,
-    write_whole,
 )
 
 NOT_IN_THE_RESULT = {"checkpoint_seconds", "keep_checkpoints", "validate_per_epoch", "tries", "checkpoint_activations"}
@@ -92,87 +90,27 @@ class Walk:
         return self.folder.parent / TEACHER_FOLDER
 
     def dataset(self, *, ask_again: bool = False) -> dict[str, Any]:
-        """Build ``dataset/`` from the sources; writes ``recipe.yaml`` first.
+        """Build ``dataset/`` from the sources; see :func:`afina.walk.data.build`."""
+        from afina.walk.data import build
 
-        Args:
-            ask_again: build once more where the teacher left sections unanswered. A run that goes on does not: a
-                dataset that has grown would start a training anew.
-        """
-        from afina.dataset.build import build_dataset, dataset_inputs
-        from afina.dataset.describe import describe_summary
-        from afina.dataset.teacher import Teaching
-
-        write_whole(self.folder / "recipe.yaml", self.recipe.to_yaml())
-
-        def build() -> dict[str, Any]:
-            with contextlib.ExitStack() as shown:
-                progress = shown.enter_context(self.stage_progress("dataset"))
-
-                def teacher_progress() -> Progress:
-                    shown.close()  # one display at a time
-                    return shown.enter_context(self.stage_progress("teacher"))
-
-                teaching = Teaching(self.teacher_folder, self.run.say, teacher_progress)
-                summary = build_dataset(self.recipe, self.folder / "dataset", progress, teaching)
-            self._tell(describe_summary(summary))
-            return summary
-
-        if any(is_remote(source.path) for source in self.recipe.sources):  # a website may take long to fetch
-            with self.stage_progress("sources") as progress:
-                inputs = dataset_inputs(self.recipe, progress)
-        else:
-            inputs = dataset_inputs(self.recipe)
-        known = self.run.stages.get("dataset", {})
-        failed = sum(known.get("result", {}).get("asking", {}).get("failed", {}).values())
-        if ask_again and failed and known["inputs"] == inputs:
-            self.run.say(f"dataset: the teacher left {failed} sections unanswered; asked again")
-            del self.run.stages["dataset"]
-        return self.run.stage("dataset", inputs, ["dataset"], build)
+        return build(self, ask_again=ask_again)
 
     def audit(self) -> dict[str, Any]:
-        """Look for what is wrong with the dataset; writes ``audit.json``.
+        """Look for what is wrong with the dataset; see :func:`afina.walk.data.audit`.
 
         Raises:
             DataError: a finding is fatal and the recipe does not accept it by name.
         """
-        from afina.dataset.audit import audit_dataset
+        from afina.walk.data import audit
 
-        def look() -> dict[str, Any]:
-            with self.stage_progress("audit"):
-                found = audit_dataset(self.folder / "dataset", self.recipe).as_json()
-            write_json(self.folder / "audit.json", found)
-            self._tell(
-                "\n".join(f"{each['severity']} {each['name']}: {each['count']}" for each in found["findings"])
-                or "nothing found"
-            )
-            return {"findings": [(each["name"], each["severity"], each["count"]) for each in found["findings"]]}
+        return audit(self)
 
-        inputs = {"dataset": self._dataset_hash, "accept": self.recipe.dataset.accept}
-        result = self.run.stage("audit", inputs, ["audit.json"], look)
-        fatal = [
-            each
-            for each in read_json(self.folder / "audit.json")["findings"]
-            if each["severity"] == "fatal" and each["name"] not in self.recipe.dataset.accept
-        ]
-        if fatal:
-            raise DataError(
-                problems=[
-                    Problem(
-                        f"{each['name']}: {each['what']}",
-                        f"{each['fix']} (or accept it: dataset.accept: [{each['name']}])",
-                        each["examples"][0]["where"] if each["examples"] else "",
-                    )
-                    for each in fatal
-                ]
-            )
-        return result
-
-    def _tell(self, text: str) -> None:
+    def tell(self, text: str) -> None:
         """What a stage found, indented below its name."""
         self.run.say("\n".join(f"    {line}" for line in text.splitlines()))
 
     @property
-    def _dataset_hash(self) -> str:
+    def dataset_hash(self) -> str:
         return str(self.run.stages["dataset"]["outputs"])
 
     # ---- base, tokenizer, rows
@@ -207,7 +145,7 @@ class Walk:
         """Where the tokenizer is: the base's, or one trained here on the training examples."""
         if self.base_folder is not None:
             return self.base_folder
-        inputs = {"dataset": self._dataset_hash, "vocab": self.recipe.scratch.vocab}
+        inputs = {"dataset": self.dataset_hash, "vocab": self.recipe.scratch.vocab}
         self.run.stage("tokenizer", inputs, ["tokenizer"], self._train_tokenizer)
         return self.folder / "tokenizer"
 
@@ -261,7 +199,7 @@ class Walk:
                 for reason, tokens in encoded.dropped.items():
                     places = ", ".join(encoded.dropped_examples[:5])
                     count = len(encoded.dropped_examples)
-                    self._tell(f"{name}: {count} examples with {tokens} tokens left out, {reason}: {places}")
+                    self.tell(f"{name}: {count} examples with {tokens} tokens left out, {reason}: {places}")
             if not train.rows and self.recipe.train.first:
                 raise DataError(
                     f"the {training.rows} stage of training has nothing to learn",
@@ -291,7 +229,7 @@ class Walk:
         def look() -> dict[str, Any]:
             made = plan_of(self)
             write_json(self.folder / "plan.json", made.plan.as_json())
-            self._tell(describe(made.plan))
+            self.tell(describe(made.plan))
             # Inside the stage: a plan that is refused is no finished stage, and is refused again the next time.
             check_plan(made.plan, self.recipe, helps=made.helps() if made.plan.fits == "no" else "")
             if (
@@ -315,7 +253,7 @@ class Walk:
             }
 
         inputs = {
-            "dataset": self._dataset_hash,
+            "dataset": self.dataset_hash,
             "base": self.base_files,
             "recipe": self.recipe.model_dump(mode="json", include={"adapter", "scratch", "train", "budget", "chat"}),
             **self.recipe.stages,
@@ -359,7 +297,7 @@ class Walk:
             del recipe["adapter"]
         else:
             del recipe["scratch"]
-        return {"dataset": self._dataset_hash, "base": self.base_files, **recipe}
+        return {"dataset": self.dataset_hash, "base": self.base_files, **recipe}
 
     def train(self) -> dict[str, Any]:
         """Train, resuming from the newest whole checkpoint; leaves ``adapter/`` or ``model/``.
@@ -561,14 +499,14 @@ class Walk:
                     self.folder,
                     progress,
                     kept,
-                    self._tell,
+                    self.tell,
                 )
-            self._tell(describe_kept(kept))
+            self.tell(describe_kept(kept))
             return verdict.as_json()
 
         inputs = {
             "trained": self.run.stages["train"]["outputs"],
-            "dataset": self._dataset_hash,
+            "dataset": self.dataset_hash,
             "base": self.base_files,
             "evaluate": self.recipe.evaluate.model_dump(mode="json"),
             "probes": {str(file): hash_file(file) for file in probe_files(self.recipe) if file.is_file()},
