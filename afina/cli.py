@@ -22,6 +22,7 @@ from afina import __version__
 
 if TYPE_CHECKING:
     from afina.recipe import Recipe
+    from afina.train.ranks import Ranks
     from afina.walk import Walk
 
 app = typer.Typer(
@@ -59,12 +60,12 @@ def run(
     """The whole walk: sources, dataset, audit, plan, train, evaluate, report. Starts again where it stopped."""
     from afina.walk import describe_scores
 
-    with _walk(recipe, _started(overrides, anyway), runs) as walk:
+    with _training_walk(recipe, _started(overrides, anyway), runs) as walk:
         walk.confirm = _confirm(yes or as_json)
         verdict = walk.everything()
         _show(verdict | {"run": str(walk.folder)}, as_json, describe_scores(walk.folder))
         _say(f"report: {walk.folder / 'report.html'}")
-        _end_by(verdict)
+    _end_by(verdict)
 
 
 @data.command("build")
@@ -220,7 +221,7 @@ def train(
     runs: RunsFolder = Path("runs"),
 ) -> None:
     """Up to and with training: dataset, audit, plan, train."""
-    with _walk(recipe, _started(overrides, anyway), runs) as walk:
+    with _training_walk(recipe, _started(overrides, anyway), runs) as walk:
         walk.confirm = _confirm(yes or as_json)
         walk.dataset()
         walk.audit()
@@ -391,6 +392,25 @@ def _walk(file: Path, overrides: list[str] | None, runs: Path) -> Iterator[Walk]
 
 
 @contextlib.contextmanager
+def _training_walk(file: Path, overrides: list[str] | None, runs: Path) -> Iterator[Walk]:
+    """The same where it may be one of several processes (torchrun): all but the first only train, and end here."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:  # a process by itself loads no torch before it needs it
+        with _walk(file, overrides, runs) as walk:
+            yield walk
+        return
+    from afina.train.ranks import joined
+    from afina.walk.follow import follow
+
+    with joined(_say) as ranks:
+        recipe = _load(file, overrides)
+        if not ranks.first:
+            follow(recipe, runs / recipe.name, ranks)
+            raise SystemExit(0)
+        with _opened(recipe, runs / recipe.name, ranks) as walk:
+            yield walk
+
+
+@contextlib.contextmanager
 def _reopened(folder: Path) -> Iterator[Walk]:
     """The walk of a run that is there, by the recipe saved in it."""
     from afina.errors import RecipeError
@@ -402,13 +422,13 @@ def _reopened(folder: Path) -> Iterator[Walk]:
 
 
 @contextlib.contextmanager
-def _opened(recipe: Recipe, folder: Path) -> Iterator[Walk]:
+def _opened(recipe: Recipe, folder: Path, ranks: Ranks | None = None) -> Iterator[Walk]:
     from afina.progress import StageProgress
     from afina.run import Run
     from afina.walk import Walk
 
     with Run.open(folder, recipe, _say) as opened:
-        yield Walk(opened, StageProgress)
+        yield Walk(opened, StageProgress, ranks)
 
 
 def _started(overrides: list[str] | None, anyway: bool) -> list[str]:

@@ -117,8 +117,9 @@ IMPORTS = {name: list(imports_of(file)) for name, file in MODULES.items()}
 
 
 def room_of(module: str) -> str:
-    """`afina.train.loop_torch` -> `train`; the package itself has no room: it holds the version and nothing else."""
-    return module.split(".")[1] if "." in module else ""
+    """`afina.train.loop_torch` -> `train`; the package itself has no room: it holds the version and nothing else.
+    `python -m afina` is the command line."""
+    return module.split(".")[1].replace("__main__", "cli") if "." in module else ""
 
 
 def test_the_walk_over_the_imports_sees_them() -> None:

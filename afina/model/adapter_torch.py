@@ -52,8 +52,11 @@ def start_variant(model: Any, adapter: Adapter) -> None:
         model.taken_from_base = {name: value.to("cpu", copy=True) for name, value in _adapter_tensors(model).items()}
 
 
-def save_trained(model: Any, folder: Path) -> None:
+def save_trained(model: Any, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
     """Write an adapter, or a whole model, in its libraries' own format.
+
+    Args:
+        weights: what was trained, by the names of its parameters, where `model` holds only a part of it.
 
     PiSSA took s*B0*A0 out of the base: W' + s*B*A = W + s*(B*A - B0*A0), a plain LoRA of twice the rank
     on the untouched base. PEFT's own conversion would lose ``modules_to_save``.
@@ -61,7 +64,7 @@ def save_trained(model: Any, folder: Path) -> None:
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # transformers draws one of its own for one shard
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, **({"state_dict": weights} if weights else {}))
     if not hasattr(model, "taken_from_base"):
         return
     from safetensors.torch import load_file, save_file

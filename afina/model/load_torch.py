@@ -38,12 +38,15 @@ def compute_dtype(device: torch.device) -> torch.dtype:
     return torch.float32
 
 
-def load_base(folder: Path, recipe: Recipe, device: torch.device, *, four_bit: bool = False) -> Any:
+def load_base(
+    folder: Path, recipe: Recipe, device: torch.device, *, four_bit: bool = False, dtype: torch.dtype | None = None
+) -> Any:
     """A causal language model with every weight frozen, in evaluation mode.
 
     Args:
         folder: checked by :func:`afina.model.base.find_base`.
         four_bit: NF4 with double quantization through bitsandbytes.
+        dtype: of its weights; what `device` computes in where not given.
 
     Raises:
         BaseError: transformers cannot open it, or a weight is missing or not finite.
@@ -51,7 +54,7 @@ def load_base(folder: Path, recipe: Recipe, device: torch.device, *, four_bit: b
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
-    arguments: dict[str, Any] = {"dtype": compute_dtype(device), "use_safetensors": True}
+    arguments: dict[str, Any] = {"dtype": dtype or compute_dtype(device), "use_safetensors": True}
     arguments |= {"trust_remote_code": recipe.trust_remote_code, "attn_implementation": "sdpa"}
     if four_bit:
         arguments["quantization_config"] = _nf4(compute_dtype(device))

@@ -53,15 +53,23 @@ class Batch:
 
 class Totals(NamedTuple):
     """What a whole step holds, over all its micro-batches: what a loss is divided by, so that how rows are grouped
-    does not matter."""
+    does not matter, nor who computes which."""
 
     targets: int
     better: int
     pairs: int
+    tokens: int = 0
 
     @classmethod
     def of(cls, batches: Sequence[Batch]) -> Totals:
         return cls(*(sum(getattr(batch, name) for batch in batches) for name in cls._fields))
+
+    @classmethod
+    def of_rows(cls, rows: Sequence[Row]) -> Totals:
+        """The same before there are batches: no process makes those of all rows."""
+        pairs = [row for row in rows if row.rejected]
+        better = sum(sum(row.mask) for row in pairs)
+        return cls(sum(row.targets for row in rows), better, len(pairs), sum(row.tokens for row in rows))
 
 
 def make_batch(rows: Sequence[Row], pad_id: int, device: torch.device) -> Batch:
@@ -101,6 +109,14 @@ def target_loss(model: Any, batch: Batch, *, reduction: str = "sum") -> torch.Te
     such chunk, each is computed again in the backward pass instead of being kept.
     """
     inner = causal_lm(model)
+    if hasattr(inner, "sharded_loss"):  # the same, between gathering the weights of the head and giving them away
+        sharded: torch.Tensor = inner.sharded_loss(batch, reduction)
+        return sharded
+    return plain_loss(inner, batch, reduction)
+
+
+def plain_loss(inner: Any, batch: Batch, reduction: str) -> torch.Tensor:
+    """:func:`target_loss` of a model whose weights are here."""
     hidden_BLD = inner.base_model(input_ids=batch.ids_BL, use_cache=False).last_hidden_state
     hidden_ND = hidden_BLD.flatten(0, 1).index_select(0, batch.positions_N)
     chunk = max(1, LOGIT_BYTES // (4 * inner.config.get_text_config().vocab_size))

@@ -371,6 +371,9 @@ class Train(Part):
     """Padded tokens in one micro-batch: the bound on memory."""
     accumulate: Count = 1
     """Micro-batches per optimizer step; tokens weigh the same whatever this is."""
+    parallel: Literal["auto", "ddp", "fsdp"] = "auto"
+    """Under torchrun: each process holds the whole model (`ddp`), or a part of every weight (`fsdp`); `auto` takes
+    `ddp` where a GPU can hold the weights. A single process does without."""
     checkpoint_activations: bool = False
     """Compute activations again in the backward pass instead of keeping them: less memory, about a third more time."""
     tries: int = Field(default=3, ge=0)
@@ -507,6 +510,15 @@ class Recipe(Part):
         placed = [position for position, source in enumerate(self.sources) if source.stage != "auto"]
         if placed and self.train.first is None:
             raise ValueError(f"sources.{placed[0]}.stage needs `train.first`: there is one stage alone")
+        return self
+
+    @model_validator(mode="after")
+    def _what_can_be_sharded(self) -> Recipe:
+        if self.train.parallel == "fsdp" and (self.adapter.kind == "qlora" or self.train.optimizer != "adamw"):
+            raise ValueError(
+                "train.parallel fsdp cannot share out bitsandbytes' weights or averages: use adapter.kind lora or none "
+                "with optimizer adamw, or parallel ddp"
+            )
         return self
 
     def stage_of(self, source: int, kind: Kind) -> Literal["first", "second"]:

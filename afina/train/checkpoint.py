@@ -29,6 +29,8 @@ from safetensors.torch import load_file, save_file
 from afina.errors import AfinaError
 from afina.run import hash_file, whole_folder
 from afina.train.optimizer import optimizer_tensors, restore_optimizer
+from afina.train.ranks import Ranks
+from afina.train.shard_torch import gathered, own_part
 
 STEPS = "step-????????"
 
@@ -47,6 +49,8 @@ class LoopState:
     fingerprint: str = ""
     """Hash of the recipe, the data and the base that this state belongs to."""
     threads: int = 0
+    ranks: int = 1
+    """How many processes trained together."""
     rate_factor: float = 1.0
     """Halved each time that training had to go back."""
     tries: int = 0
@@ -75,11 +79,19 @@ class Snapshot:
 
     @classmethod
     def of(
-        cls, model: Any, optimizer: torch.optim.Optimizer, state: LoopState, random: dict[str, torch.Tensor]
+        cls,
+        model: Any,
+        optimizer: torch.optim.Optimizer,
+        state: LoopState,
+        random: dict[str, torch.Tensor],
+        *,
+        keep: bool = True,
     ) -> Snapshot:
-        """The present state. Its tensors are those of the model: see :meth:`copied`."""
+        """The present state. Its tensors are those of the model, see :meth:`copied`; sharded ones are put together,
+        which all ranks have to do, and those without ``keep`` hold nothing of it."""
         weights = {name: weight.detach().contiguous() for name, weight in trained_parameters(model).items()}
-        return cls(replace(state), weights, optimizer_tensors(optimizer), random)
+        weights, averages = (gathered(part, keep=keep) for part in (weights, optimizer_tensors(optimizer)))
+        return cls(replace(state), weights, averages, random)
 
     def copied(self) -> Snapshot:
         """The same in memory of its own, off the GPU, so that later steps do not change it."""
@@ -123,20 +135,34 @@ def save_checkpoint(
     *,
     keep: int,
     good: Snapshot | None = None,
+    ranks: Ranks | None = None,
 ) -> Path:
     """Write the state of a loop and forget all but the newest `keep` checkpoints.
 
     Args:
         good: the state to go back to when the loss stops being a number. It travels along, so that a
             training that was killed goes back to the same state as one that was not.
+        ranks: those that train together: all call this, and come back when the first one has written all of it.
 
     Raises:
         DiskFull: what was there before is untouched.
     """
+    ranks = ranks or Ranks()
     target = folder / f"step-{state.step:08d}"
+    present = Snapshot.of(model, optimizer, state, ranks.all_random(random_states()), keep=ranks.first)
+    if good is not None:
+        good = replace(good, random=ranks.all_random(good.random))
+    if ranks.first:
+        _write_checkpoint(target, present, good, keep)
+    ranks.wait()
+    return target
+
+
+def _write_checkpoint(target: Path, present: Snapshot, good: Snapshot | None, keep: int) -> None:
+    folder = target.parent
     folder.mkdir(parents=True, exist_ok=True)
     with whole_folder(target) as beside:
-        Snapshot.of(model, optimizer, state, random_states()).write(beside)
+        present.write(beside)
         if good is not None:
             good.write(beside, "good-")
         _write_hashes(beside)
@@ -144,7 +170,6 @@ def save_checkpoint(
         shutil.rmtree(old)
     for begun in (*folder.glob(STEPS + ".partial"), *folder.glob(STEPS + ".old")):  # left by a kill
         shutil.rmtree(begun)
-    return target
 
 
 def forget_after(folder: Path, step: int) -> None:
@@ -154,8 +179,14 @@ def forget_after(folder: Path, step: int) -> None:
             shutil.rmtree(checkpoint)
 
 
-def newest_checkpoint(folder: Path, fingerprint: str, say: Callable[[str], None]) -> Path | None:
-    """The newest whole checkpoint that belongs to `fingerprint`; others are named and passed over."""
+def newest_checkpoint(
+    folder: Path, fingerprint: str, say: Callable[[str], None], ranks: Ranks | None = None
+) -> Path | None:
+    """The newest whole checkpoint that belongs to `fingerprint`; others are named and passed over. Of several ranks
+    the first one looks."""
+    if ranks and ranks.world > 1:
+        found: Path | None = ranks.from_first(newest_checkpoint(folder, fingerprint, say) if ranks.first else None)
+        return found
     for candidate in sorted(folder.glob(STEPS), reverse=True):
         problem = checkpoint_problem(candidate)
         if problem is None and json.loads((candidate / "state.json").read_text())["fingerprint"] != fingerprint:
@@ -182,17 +213,30 @@ def checkpoint_problem(folder: Path) -> str | None:
     return None
 
 
-def load_checkpoint(folder: Path, model: Any, optimizer: torch.optim.Optimizer) -> tuple[LoopState, Snapshot | None]:
-    """Put a loop back exactly where it was; returns its state and the last good one."""
-    state = Snapshot.read(folder).restore(model, optimizer)
-    return state, Snapshot.read(folder, "good-") if (folder / "good-state.json").exists() else None
+def load_checkpoint(
+    folder: Path, model: Any, optimizer: torch.optim.Optimizer, ranks: Ranks | None = None
+) -> tuple[LoopState, Snapshot | None]:
+    """Put a loop back exactly where it was; returns its state and the last good one.
+
+    Each rank takes its own part of the generators' states; one that was not there then keeps its present ones.
+    """
+    ranks, fresh = ranks or Ranks(), random_states()
+    found = [Snapshot.read(folder)]
+    if (folder / "good-state.json").exists():
+        found.append(Snapshot.read(folder, "good-"))
+    for snapshot in found:
+        snapshot.random = ranks.own_random(snapshot.random) or fresh
+    return found[0].restore(model, optimizer), found[1] if len(found) > 1 else None
 
 
-def save_best(folder: Path, model: Any, state: LoopState) -> None:
+def save_best(folder: Path, model: Any, state: LoopState, ranks: Ranks | None = None) -> None:
     """Keep the weights of the best held-out loss in ``best/``; the best before is replaced when they are whole."""
+    trained = {name: weight.detach().contiguous() for name, weight in trained_parameters(model).items()}
+    weights = gathered(trained, keep=ranks is None or ranks.first)
+    if ranks and not ranks.first:
+        return
     folder.mkdir(parents=True, exist_ok=True)
     with whole_folder(folder / "best") as beside:
-        weights = {name: weight.detach().contiguous() for name, weight in trained_parameters(model).items()}
         save_file(weights, beside / "weights.safetensors")
         (beside / "state.json").write_text(json.dumps(asdict(state), indent=2), encoding="utf-8")
         _write_hashes(beside)
@@ -242,7 +286,7 @@ def _copy_weights(weights: dict[str, torch.Tensor], model: Any, where: str) -> N
     if weights.keys() != parameters.keys():
         raise ValueError(f"{where} holds other weights than this model trains")
     for name, weight in weights.items():
-        parameters[name].copy_(weight)
+        parameters[name].copy_(own_part(weight, parameters[name]))
 
 
 def _write_hashes(folder: Path) -> None:

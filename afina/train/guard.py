@@ -10,7 +10,7 @@ import gc
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +20,8 @@ from afina.errors import DoesNotFit, TrainingDiverged
 from afina.recipe import Train
 from afina.tokenizer.encode import Row
 from afina.train.checkpoint import LoopState, Snapshot, load_checkpoint, newest_checkpoint
+from afina.train.ranks import Ranks
+from afina.train.shard_torch import local
 
 T = TypeVar("T")
 GOOD_STEPS = 20
@@ -38,12 +40,13 @@ class LastGood:
     checkpoints: Path
     snapshot: Snapshot | None = None
     in_memory: bool = True
+    ranks: Ranks = field(default_factory=Ranks)
 
     @classmethod
-    def for_model(cls, model: Any, checkpoints: Path, snapshot: Snapshot | None) -> LastGood:
+    def for_model(cls, model: Any, checkpoints: Path, snapshot: Snapshot | None, ranks: Ranks) -> LastGood:
         """AdamW's two averages are as large as what is trained."""
         trained = sum(weight.nbytes for weight in model.parameters() if weight.requires_grad)
-        return cls(checkpoints, snapshot, in_memory=3 * trained <= MEMORY_BYTES)
+        return cls(checkpoints, snapshot, in_memory=3 * trained <= MEMORY_BYTES, ranks=ranks)
 
     def note(
         self, model: Any, optimizer: torch.optim.Optimizer, state: LoopState, random: dict[str, torch.Tensor]
@@ -71,11 +74,11 @@ class LastGood:
         if self.snapshot is not None:
             good = self.snapshot.restore(model, optimizer)
         else:
-            found = newest_checkpoint(self.checkpoints, state.fingerprint, lambda _: None)
+            found = newest_checkpoint(self.checkpoints, state.fingerprint, lambda _: None, self.ranks)
             if found is None:
                 raise TrainingDiverged(f"{reason}; there is no checkpoint to go back to", fix)
-            good, _ = load_checkpoint(found, model, optimizer)
-        for name in ("seconds", "wall_seconds", "threads", "splits", "best_step", "best_loss", "waited"):
+            good, _ = load_checkpoint(found, model, optimizer, self.ranks)
+        for name in ("seconds", "wall_seconds", "threads", "ranks", "splits", "best_step", "best_loss", "waited"):
             setattr(good, name, getattr(state, name))
         good.tries, good.rate_factor = state.tries + 1, state.rate_factor / 2
         optimizer.zero_grad(set_to_none=True)
@@ -110,8 +113,8 @@ def check_moving(state: LoopState, loss: float, rate: float) -> None:
 
 
 def all_finite(weights: Sequence[torch.Tensor]) -> bool:
-    """Whether every number of `weights` is one."""
-    return all(bool(torch.isfinite(weight).all()) for weight in weights)
+    """Whether every number of `weights` is one, as far as they are in this process."""
+    return all(bool(torch.isfinite(local(weight)).all()) for weight in weights)
 
 
 def is_number(*values: float) -> bool:
@@ -127,8 +130,15 @@ def is_number(*values: float) -> bool:
 
 
 @contextmanager
-def memory_errors() -> Iterator[list[str]]:
-    """Collect an out-of-memory error of the block instead of raising it, and give the memory back."""
+def memory_errors(*, final: bool = False) -> Iterator[list[str]]:
+    """Collect an out-of-memory error of the block instead of raising it, and give the memory back.
+
+    Args:
+        final: raise it after all. With sharded weights the other ranks wait in the middle of the block.
+
+    Raises:
+        DoesNotFit: where it is final.
+    """
     short: list[str] = []
     try:
         yield short
@@ -136,20 +146,28 @@ def memory_errors() -> Iterator[list[str]]:
         if not is_out_of_memory(error):
             raise
         short.append((str(error) or "out of memory").splitlines()[0])
+        if final:
+            raise DoesNotFit(
+                f"a rank with a part of every weight is out of memory ({short[0]})",
+                "a smaller train.batch_tokens with as much more train.accumulate, train.checkpoint_activations: true, "
+                "or more ranks; the same command goes on from the newest checkpoint",
+            ) from error
     if short:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
 
-def in_smaller_batches(work: Callable[[int], T], batch_tokens: int, rows: Sequence[Row], what: str) -> T:
+def in_smaller_batches(
+    work: Callable[[int], T], batch_tokens: int, rows: Sequence[Row], what: str, *, final: bool = False
+) -> T:
     """`work` with so many padded tokens at a time; with half as many, and so on, where memory runs out.
 
     Raises:
-        DoesNotFit: not even single rows fit.
+        DoesNotFit: not even single rows fit; or at once where that is `final`, see :func:`memory_errors`.
     """
     while True:
-        with memory_errors() as short:
+        with memory_errors(final=final) as short:
             done = work(batch_tokens)
         if not short:
             return done

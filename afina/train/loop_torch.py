@@ -5,6 +5,7 @@ the step's targets (so that tokens weigh the same however they are grouped), cli
 The state that a step depends on is in a checkpoint whole, so that a run that was killed ends with
 bitwise the weights of one that was not (same machine, same number of threads).
 
+Several processes can do it together, see :mod:`afina.train.ranks`: each runs this loop on its share of every step.
 What happens when a loss is not a number or memory runs out is in :mod:`afina.train.guard`.
 """
 
@@ -50,7 +51,9 @@ from afina.train.guard import (
 )
 from afina.train.meter import Meter, flops_per_token, memory_bytes
 from afina.train.optimizer import make_optimizer, set_rate
+from afina.train.ranks import Ranks
 from afina.train.schedule import learning_rate
+from afina.train.shard_torch import whole
 from afina.train.signals import Stopped, collect_signals
 from afina.train.switches import training_mode
 
@@ -68,6 +71,10 @@ class Score(Protocol):
 class Objective(Protocol):
     """What a training makes small: see :class:`Answers`, and :mod:`afina.train.preference` for pairs."""
 
+    @property
+    def figures(self) -> tuple[str, ...]:
+        """Names of the figures that come with a loss."""
+
     def loss(self, model: Any, batch: Batch, totals: Totals) -> tuple[torch.Tensor, dict[str, float]]:
         """The part of a step's loss that a micro-batch adds, and of figures to log with it."""
 
@@ -79,6 +86,8 @@ class Objective(Protocol):
 
 class Answers:
     """Cross-entropy, each target of a step counted alike."""
+
+    figures = ()
 
     def loss(self, model: Any, batch: Batch, totals: Totals) -> tuple[torch.Tensor, dict[str, float]]:
         return target_loss(model, batch) / totals.targets, {}
@@ -111,6 +120,7 @@ def train(
     budget: Budget | None = None,
     earlier_seconds: float = 0.0,
     objective: Objective | None = None,
+    ranks: Ranks | None = None,
 ) -> LoopState:
     """Train the parameters of `model` that require a gradient; resumes from `checkpoints`.
 
@@ -121,6 +131,8 @@ def train(
         budget: a training that reaches it stops with a checkpoint; the time since its first start counts.
         earlier_seconds: what the run spent before training, for the budget.
         objective: what is made small; :class:`Answers` where not given.
+        ranks: the processes that train together, connected; each calls this with the same arguments, and only the
+            first one's `log` and `say` are heard.
 
     Raises:
         TrainingDiverged: a loss, gradient or weight is not a number, after going back ``tries`` times;
@@ -130,7 +142,7 @@ def train(
     """
     if not rows:
         raise DataError("there is nothing to train on", "look at dataset/dropped.jsonl for the reasons")
-    objective = objective or Answers()
+    objective, ranks = objective or Answers(), ranks or Ranks()
     lengths = [len(row) for row in rows]
     epochs = [
         plan_steps(plan_epoch(lengths, batch_tokens=settings.batch_tokens, seed=seed, epoch=epoch), settings.accumulate)
@@ -142,11 +154,12 @@ def train(
 
     parameters = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = make_optimizer(model, settings, device, lora_plus_ratio=lora_plus_ratio)
-    torch.manual_seed(seed)
-    state, snapshot = LoopState(fingerprint=fingerprint, threads=torch.get_num_threads()), None
-    found = newest_checkpoint(checkpoints, fingerprint, say)
+    ranks.seed(seed)
+    state, snapshot = LoopState(fingerprint=fingerprint, threads=torch.get_num_threads(), ranks=ranks.world), None
+    found = newest_checkpoint(checkpoints, fingerprint, say, ranks)
     if found:
-        state, snapshot = load_checkpoint(found, model, optimizer)
+        with ranks.in_turn():
+            state, snapshot = load_checkpoint(found, model, optimizer, ranks)
         say(f"train: goes on from step {state.step} of {steps}")
         log("resumed", step=state.step)
         if state.threads != torch.get_num_threads():
@@ -155,13 +168,20 @@ def train(
                 f"{torch.get_num_threads()}: the result will not be bitwise that of one run"
             )
             state.threads = torch.get_num_threads()
+        if state.ranks != ranks.world:
+            say(
+                f"train: the earlier part ran in {state.ranks} processes, this one in {ranks.world}: sums are rounded "
+                "and dropout is drawn otherwise; the result will not be bitwise that of one run"
+            )
+            state.ranks = ranks.world
     else:
-        with memory_errors() as short:
+        with memory_errors(final=ranks.sharded) as short:
             check_loss(model, make_batch([rows[plan[0][1][0][0]]], pad_id, device))
         if short:
             raise does_not_fit("the first row", short[0], name_rows(rows, [[plan[0][1][0][0]]]))
         log("train_started_anew", steps=steps, rows=len(rows), tokens=sum(row.tokens for row in rows))
-    good = LastGood.for_model(model, checkpoints, snapshot)
+    ranks.check_same(parameters)
+    good = LastGood.for_model(model, checkpoints, snapshot, ranks)
     meter = Meter(budget or Budget(), earlier_seconds, state.wall_seconds)
     flops_token, flops_target = flops_per_token(model)
     first, saved = state.step, time.monotonic()
@@ -169,7 +189,8 @@ def train(
     def save(keep: int = settings.keep_checkpoints) -> None:
         nonlocal saved
         state.wall_seconds = meter.wall_seconds
-        save_checkpoint(checkpoints, model, optimizer, state, keep=keep, good=good.snapshot)
+        ranks.check_same(parameters)
+        save_checkpoint(checkpoints, model, optimizer, state, keep=keep, good=good.snapshot, ranks=ranks)
         log("checkpoint", step=state.step)
         saved = time.monotonic()
 
@@ -180,32 +201,41 @@ def train(
         say(f"train: {reason}; goes back to step {state.step} with {state.rate_factor:g} of the rate")
         log("went_back", step=left, to=state.step, reason=reason, tries=state.tries, rate_factor=state.rate_factor)
         save(keep=sys.maxsize)
-        forget_after(checkpoints, state.step)
+        if ranks.first:
+            forget_after(checkpoints, state.step)
 
     if not found and not good.in_memory:
         save()
-    with collect_signals() as caught, training_mode(model, settings):
+    over = ranks.reason(meter.over_budget())
+    with collect_signals() as caught, training_mode(model, settings):  # from here on, all ranks in step
         while state.step < steps and not state.stopped:
-            if over := meter.over_budget():
+            if over:
                 raise _budget_spent(over, state.step, steps, say)
             started, random = time.monotonic(), random_states()
             epoch, micro_batches = plan[state.step]
+            totals = Totals.of_rows([rows[row] for numbers in micro_batches for row in numbers])
             while True:
                 parts = halve(micro_batches, state.splits)
-                with memory_errors() as short:
-                    batches = [make_batch([rows[row] for row in numbers], pad_id, device) for numbers in parts]
-                    totals = Totals.of(batches)
-                    loss_sum, figures = _backward(model, batches, totals, objective)
-                if not short:
+                own, idle = ranks.share(parts, lengths)
+                with memory_errors(final=ranks.sharded) as short:
+                    batches = [make_batch([rows[row] for row in numbers], pad_id, device) for numbers in [*own, *idle]]
+                    loss_sum, figures = _backward(model, batches, totals, objective, idle=len(idle))
+                if not (why := ranks.reason("".join(short))):
                     break
                 optimizer.zero_grad(set_to_none=True)
                 if max(map(len, parts)) == 1:
-                    raise does_not_fit("a micro-batch of a single row", short[0], name_rows(rows, parts))
+                    raise does_not_fit("a micro-batch of a single row", why, name_rows(rows, parts))
                 set_random_states(random)
                 state.splits += 1
                 say(f"train: step {state.step + 1} does not fit the memory; micro-batches are halved from here on")
-                log("smaller_batches", step=state.step, splits=state.splits, reason=short[0])
-            norm = float(torch.nn.utils.clip_grad_norm_(parameters, settings.clip))
+                log("smaller_batches", step=state.step, splits=state.splits, reason=why)
+            loss_sum, padded, *values = ranks.sum(
+                loss_sum,
+                sum(batch.ids_BL.numel() for batch in batches),
+                *(figures.get(name, 0.0) for name in objective.figures),
+            )
+            ranks.add_gradients(parameters)
+            norm = float(whole(torch.nn.utils.clip_grad_norm_(parameters, settings.clip)))
             if not is_number(loss_sum, norm):
                 what = f"at step {state.step + 1} the loss is {loss_sum} and the gradient's norm {norm}"
                 go_back(f"{what}; batch: {name_rows(rows, micro_batches)}")
@@ -214,16 +244,15 @@ def train(
             check_moving(state, loss_sum, rate)
             good.note(model, optimizer, state, random)
             set_rate(optimizer, rate)
-            with memory_errors() as short:
+            with memory_errors(final=ranks.sharded) as short:
                 optimizer.step()
             if short:
                 raise does_not_fit("the optimizer's state", short[0])
             optimizer.zero_grad(set_to_none=True)
 
             seconds = time.monotonic() - started
-            tokens = sum(batch.tokens for batch in batches)
             state.step += 1
-            state.tokens += tokens
+            state.tokens += totals.tokens
             state.targets += totals.targets
             state.seconds += seconds
             log(
@@ -233,54 +262,62 @@ def train(
                 loss=round(loss_sum, 6),
                 learning_rate=rate,
                 grad_norm=round(norm, 5),
-                tokens=tokens,
+                tokens=totals.tokens,
                 target_tokens=totals.targets,
-                micro_batches=len(batches),
-                padded_share=round(1 - tokens / sum(batch.ids_BL.numel() for batch in batches), 4),
-                tokens_per_second=round(tokens / seconds, 1),
-                flops_per_second=float(f"{(flops_token * tokens + flops_target * totals.targets) / seconds:.4g}"),
+                micro_batches=len(parts),
+                padded_share=round(1 - totals.tokens / padded, 4),
+                tokens_per_second=round(totals.tokens / seconds, 1),
+                flops_per_second=float(f"{(flops_token * totals.tokens + flops_target * totals.targets) / seconds:.4g}"),
                 memory_bytes=memory_bytes(device),
                 eta_seconds=round(meter.eta_seconds(state.step - first, steps - state.step) or 0.0, 3),
                 money=round(meter.money, 6),
-                **{name: round(value, 6) for name, value in figures.items()},
+                **{name: round(value, 6) for name, value in zip(objective.figures, values, strict=True)},
             )
             progress(state.step, steps, f"steps, loss {loss_sum:.3f}")
             if state.step in validation_steps and held_out:
-                score = measure(model, held_out, settings, pad_id, device, objective, splits=state.splits)
+                score = measure(
+                    model, held_out, settings, pad_id, device, objective, splits=state.splits, final=ranks.sharded
+                )
+                score = ranks.from_first(score)
                 log("validation", step=state.step, **score.figures)
                 if not is_number(score.loss):
                     go_back(f"after step {state.step} the held-out loss is {score.loss}")
                     continue
                 if _is_best(state, score.loss):
-                    save_best(checkpoints, model, state)
+                    save_best(checkpoints, model, state, ranks)
                 elif settings.patience and state.waited >= settings.patience:
                     state.stopped = f"no better held-out loss in {state.waited} measurements"
                     say(f"train: {state.stopped}; the weights of step {state.best_step} are kept")
                     log("stopped_early", step=state.step, best_step=state.best_step, best_loss=state.best_loss)
             ends = state.step == steps or bool(state.stopped)
-            over = meter.over_budget()
-            if time.monotonic() - saved >= settings.checkpoint_seconds or caught or over or ends:
-                if all_finite(parameters):
+            over = ranks.reason(meter.over_budget())
+            seconds_since = time.monotonic() - saved if ranks.first else 0.0
+            signal, seconds_since = ranks.most(caught[0] if caught else 0, seconds_since)
+            if seconds_since >= settings.checkpoint_seconds or signal or over or ends:
+                if not ranks.most(not all_finite(parameters))[0]:
                     save()
                 else:
                     where = name_rows(rows, micro_batches)
                     go_back(f"after step {state.step} a weight is not a number; batch: {where}")
-            if caught and not ends:
+            if signal and not ends:
                 say(f"train: stopped at step {state.step} of {steps}; the same command goes on from there")
-                raise Stopped(128 + caught[0])
+                raise Stopped(128 + int(signal))
     if settings.patience and state.best_step:
         load_best(checkpoints, model, state)
     return state
 
 
 def _backward(
-    model: Any, batches: Sequence[Batch], totals: Totals, objective: Objective
+    model: Any, batches: Sequence[Batch], totals: Totals, objective: Objective, *, idle: int = 0
 ) -> tuple[float, dict[str, float]]:
     """Add up the gradients of a step; returns its loss and figures. A function, so that nothing of a graph outlives
-    it."""
+    it. The last `idle` batches are other ranks', who need this one while they compute theirs: they count nothing."""
     loss_sum, figures = 0.0, dict[str, float]()
-    for batch in batches:
+    for number, batch in enumerate(batches):
         loss, more = objective.loss(model, batch, totals)
+        if number >= len(batches) - idle:
+            (0.0 * loss).backward()
+            continue
         loss.backward()
         loss_sum += loss.item()
         figures = {name: figures.get(name, 0.0) + value for name, value in more.items()}
@@ -296,6 +333,7 @@ def measure(
     objective: Objective,
     *,
     splits: int = 0,
+    final: bool = False,
 ) -> Score:
     """Held-out loss without a trace in the training state; smaller batches where memory runs out.
 
@@ -308,7 +346,7 @@ def measure(
 
     model.eval()
     try:
-        return in_smaller_batches(score, settings.batch_tokens >> splits, held_out, "the held-out loss")
+        return in_smaller_batches(score, settings.batch_tokens >> splits, held_out, "the held-out loss", final=final)
     finally:
         model.train()
 

@@ -8,6 +8,7 @@ import torch
 
 from afina.errors import RecipeError
 from afina.recipe import Train
+from afina.train.shard_torch import own_part
 
 _BITSANDBYTES = {"adamw_8bit": "AdamW8bit", "paged_adamw_8bit": "PagedAdamW8bit"}
 
@@ -99,7 +100,8 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch
         elif name == "step" and not optimizer.param_groups[0].get("fused"):
             state[name] = value.clone()  # torch keeps the step count of an unfused AdamW on the CPU
         else:
-            state[name] = value.to(weight.device, copy=True)
+            part = own_part(value, weight) if value.shape == weight.shape else value
+            state[name] = part.to(weight.device, copy=True)
 
 
 def _weights(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:

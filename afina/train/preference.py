@@ -36,6 +36,12 @@ class Preferences:
 
     settings: Train
 
+    @property
+    def figures(self) -> tuple[str, ...]:
+        """Names of the figures that come with a loss."""
+        more = () if self.settings.method == "dpo" else ("log_odds", "nll")
+        return (*more, "reward_margin", "preference_accuracy")
+
     def loss(self, model: Any, batch: Batch, totals: Totals) -> tuple[torch.Tensor, dict[str, float]]:
         """The part of a step's loss that a micro-batch adds, and of ``preference_accuracy`` (share of the pairs whose
         better answer has the higher reward), ``reward_margin`` and, for ORPO, ``log_odds`` and ``nll``."""

@@ -48,6 +48,7 @@ def write_manifest(walk: Walk) -> None:
             "libraries": {name: found for name in LIBRARIES if (found := _version(name))},
             "device": local_device(walk.recipe.device).as_json() | {"used": trained["device"]},
             "threads": trained["threads"],
+            "ranks": trained.get("ranks", 1),
             "seed": walk.recipe.seed,
             "started": min(stage["started"] for stage in walk.run.stages.values()),
             "ended": time.time(),

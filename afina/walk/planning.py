@@ -67,7 +67,7 @@ def count_rows(rows: Sequence[Row], held_out: Sequence[Row], settings: Train, re
 
 def note_measured(walk: Walk, result: dict[str, Any]) -> None:
     """Add a finished training, predicted without correction beside measured, to this machine's record."""
-    if result["stopped"] or result["splits"] or walk.recipe.train.first or not (walk.folder / "plan.json").is_file():
+    if walk.ranks or result["stopped"] or result["splits"] or walk.recipe.train.first or not (walk.folder / "plan.json").is_file():
         return  # not the job that was planned
     made = plan_of(walk)
     plain = plan_run(walk.recipe, made.shape, made.tokens, made.plan.device)

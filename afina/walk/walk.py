@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from afina import __version__
 from afina.errors import AfinaError, DataError, DoesNotFit, ResultError
@@ -29,7 +29,11 @@ from afina.run import (
     write_json,
 )
 
+if TYPE_CHECKING:
+    from afina.train.ranks import Ranks
+
 NOT_IN_THE_RESULT = {"checkpoint_seconds", "keep_checkpoints", "validate_per_epoch", "tries", "checkpoint_activations"}
+NOT_IN_THE_RESULT |= {"parallel"}
 """Settings of the loop that change when something is written or computed, never what is learned."""
 REFERENCE_STAGE, REFERENCE = "reference", "reference.jsonl"
 """For DPO: the model before training judges every pair."""
@@ -61,9 +65,10 @@ class Training:
 class Walk:
     """The stages of one run. Open the run first; see :meth:`everything` for the order."""
 
-    def __init__(self, run: Run, stage_progress: StageProgress) -> None:
+    def __init__(self, run: Run, stage_progress: StageProgress, ranks: Ranks | None = None) -> None:
         self.run, self.recipe, self.folder = run, run.recipe, run.folder
-        self.stage_progress = stage_progress
+        self.stage_progress, self.ranks = stage_progress, ranks
+        """`ranks`: the processes that train together; None where this one is alone."""
         self.confirm: Callable[[str], bool] | None = None
         """Asks a person before a long job; none where there is none."""
 
@@ -230,8 +235,11 @@ class Walk:
             made = plan_of(self)
             write_json(self.folder / "plan.json", made.plan.as_json())
             self.tell(describe(made.plan))
+            if self.ranks:
+                self.tell(f"counted for one device; {self.ranks.world} processes share the work: nothing is refused")
             # Inside the stage: a plan that is refused is no finished stage, and is refused again the next time.
-            check_plan(made.plan, self.recipe, helps=made.helps() if made.plan.fits == "no" else "")
+            else:
+                check_plan(made.plan, self.recipe, helps=made.helps() if made.plan.fits == "no" else "")
             if (
                 self.confirm
                 and is_long(made.plan)
@@ -257,6 +265,7 @@ class Walk:
             "base": self.base_files,
             "recipe": self.recipe.model_dump(mode="json", include={"adapter", "scratch", "train", "budget", "chat"}),
             **self.recipe.stages,
+            **({"ranks": self.ranks.world} if self.ranks else {}),
         }
         return self.run.stage("plan", inputs, ["plan.json"], look)
 
@@ -320,6 +329,8 @@ class Walk:
             self.run.begin(training.name, inputs, outputs)
             train = partial(train_and_note, training, inputs)
             result = self.run.stage(training.name, inputs, outputs[1:], train, keep_replaced=True)
+        if self.ranks:
+            self.ranks.leave()
         return result
 
     def _judge_by_reference(self, training: Training) -> None:
@@ -347,6 +358,7 @@ class Walk:
         self.run.stage(REFERENCE_STAGE, inputs, [REFERENCE], judge)
 
     def _train(self, training: Training, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Every rank does this, with a model and rows of its own; only the first one writes."""
         import resource
 
         import torch
@@ -354,11 +366,12 @@ class Walk:
         from afina.model.adapter_torch import save_trained
         from afina.train.loop_torch import train
         from afina.train.preference import Preferences, read_reference
+        from afina.walk.together import model_of_rank, put_together
 
         rows, validation = self.rows[training.name]
         if training.settings.method == "dpo":
             read_reference(self.folder / REFERENCE, [*rows.rows, *validation.rows])
-        model, device = self._start_model(training)
+        model, device = model_of_rank(self, training) if self.ranks else self._start_model(training)
         started = time.time()
         log = self.run.log if training.name == "train" else partial(self.run.log, stage=training.name)
         with self.stage_progress(training.name) as progress:
@@ -383,9 +396,13 @@ class Walk:
                     if name in BEFORE_TRAINING and name != training.name
                 ),
                 objective=Preferences(training.settings) if training.settings.learns_preferences else None,
+                ranks=self.ranks,
             )
+        weights = put_together(model, self.ranks)
+        if self.ranks and not self.ranks.first:
+            return {}
         with whole_folder(self.folder / training.folder / self.outcome) as beside:
-            save_trained(model, beside)
+            save_trained(model, beside, weights)
             self.renderer.tokenizer.save_pretrained(beside)
             if self.outcome == "adapter":
                 write_json(beside / "afina.json", {"base": self.identity.as_json(), "afina": __version__})
@@ -407,32 +424,34 @@ class Walk:
             "wall_seconds": round(time.time() - started, 3),
             "peak_bytes": peak,
             "device": str(device),
+            "ranks": self.ranks.world if self.ranks else 1,
             "threads": torch.get_num_threads(),
             "parameters": sum(weight.numel() for weight in model.parameters()),
             "trained_parameters": sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
         }
 
-    def _start_model(self, training: Training) -> tuple[Any, Any]:
-        """The model as it is before the first step of a stage of training."""
+    def _start_model(self, training: Training, device: Any = None, dtype: Any = None) -> tuple[Any, Any]:
+        """The model as it is before the first step of a stage of training; on the recipe's device where not given."""
         from afina.model.load_torch import load_base, open_adapter, pick_device
 
         if training is self.trainings[0]:
-            return self._fresh_model()
-        recipe, device, before = self.recipe, pick_device(self.recipe.device), self.folder / "first" / self.outcome
+            return self._fresh_model(device, dtype)
+        recipe, before = self.recipe, self.folder / "first" / self.outcome
+        device = device or pick_device(recipe.device)
         if self.outcome == "model":
-            return load_base(before, recipe, device).requires_grad_(True), device
+            return load_base(before, recipe, device, dtype=dtype).requires_grad_(True), device
         assert self.base_folder is not None
-        model = load_base(self.base_folder, recipe, device, four_bit=recipe.adapter.kind == "qlora")
+        model = load_base(self.base_folder, recipe, device, four_bit=recipe.adapter.kind == "qlora", dtype=dtype)
         return open_adapter(model, before, trainable=True), device
 
-    def _fresh_model(self) -> tuple[Any, Any]:
+    def _fresh_model(self, device: Any = None, dtype: Any = None) -> tuple[Any, Any]:
         """The model as it is before anything is trained."""
         from afina.model.load_torch import attach_adapter, load_base, make_model, pick_device
 
-        recipe, device = self.recipe, pick_device(self.recipe.device)
+        recipe, device = self.recipe, device or pick_device(self.recipe.device)
         if self.base_folder is None:
             return make_model(recipe, len(self.renderer.tokenizer), self.renderer.tokenizer, device), device
-        model = load_base(self.base_folder, recipe, device, four_bit=recipe.adapter.kind == "qlora")
+        model = load_base(self.base_folder, recipe, device, four_bit=recipe.adapter.kind == "qlora", dtype=dtype)
         if recipe.adapter.kind == "none":
             model.requires_grad_(True)
             return model, device
