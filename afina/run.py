@@ -267,6 +267,11 @@ class Run:
                 self._set_aside(name, outputs)
         write_json(marker, plain)
 
+    def begun(self, name: str) -> dict[str, Any] | None:
+        """The inputs that :meth:`begin` noted last, as plain values; None where the stage has not begun."""
+        marker = self.folder / f".{name}.begun.json"
+        return dict(read_json(marker)) if marker.exists() else None
+
     def _set_aside(self, name: str, outputs: Sequence[str]) -> None:
         """Move the outputs of earlier inputs to ``replaced/N-name/``: they may have cost hours."""
         present = [self.folder / output for output in outputs if (self.folder / output).exists()]

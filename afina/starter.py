@@ -139,19 +139,24 @@ train:
   schedule: linear            # how the rate falls: linear | cosine | constant
   warmup: 0.03                # share of the steps in which the rate climbs
   final_rate: 0.05            # the rate at the last step, as a share of `learning_rate`
-  optimizer: adamw            # adamw | adamw_8bit | paged_adamw_8bit (bitsandbytes; less memory)
+  optimizer: auto             # auto | adamw | adamw_8bit | paged_adamw_8bit (bitsandbytes; less memory)
+  precision: auto             # auto (bf16 where a GPU has it) | fp32 | bf16
+  kernels: auto               # auto | torch | liger (faster on NVIDIA GPUs: pip install 'afina[liger]')
+  compile: auto               # torch.compile: auto (where it wins back its own time) | on | off
   weight_decay: 0.0           # pull of the weights towards zero (AdamW)
   clip: 1.0                   # largest norm of the gradient
   neftune_alpha: null         # NEFTune: noise on the embeddings while training; 5 is usual
   max_length: 1024            # longest example in tokens; longer documents become consecutive blocks
   batch_tokens: 1024          # padded tokens in one micro-batch: the bound on memory
   accumulate: 1               # micro-batches per optimizer step
+  parallel: auto              # auto | ddp | fsdp: how several processes share the work (torchrun)
   checkpoint_activations: false # compute activations again instead of keeping them: less memory, a third more time
   tries: 3                    # how often to go back and halve the rate when the loss stops being a number
   patience: null              # stop after this many held-out losses without a better one, keep the best weights
   checkpoint_seconds: 60.0    # a checkpoint at least this often; a run that stops goes on from the newest
   keep_checkpoints: 2         # how many of the newest stay on disk, beside the best
   validate_per_epoch: 1       # how many times per epoch the held-out loss is measured
+  trackers: []                # besides metrics.jsonl: tensorboard, wandb, mlflow, trackio
 
 evaluate:
   probes: []                  # questions with known answers, asked before and after training:

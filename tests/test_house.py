@@ -8,7 +8,6 @@ import re
 import shlex
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -55,16 +54,18 @@ LIBRARIES: dict[str, set[str]] = {
     "sources": {"lxml", "markdown_it", "pypdf", "docling", "pyarrow", "datasets", "tree_sitter"},
     "dataset": {"markdown_it", "numpy", "ftfy", "datatrove", "ray"},
     "tokenizer": {"tokenizers", "transformers"},
-    "model": {"torch", "transformers", "peft", "bitsandbytes", "safetensors", "tokenizers", "huggingface_hub", "numpy"},
+    "model": {"torch", "transformers", "peft", "bitsandbytes", "safetensors", "tokenizers", "huggingface_hub", "numpy"}
+    | {"liger_kernel"},
     "report": {"ruamel"},
     "evaluate": {"torch"},
-    "train": {"torch", "safetensors", "numpy", "bitsandbytes"},
+    "train": {"torch", "safetensors", "numpy", "bitsandbytes", "wandb", "mlflow", "trackio"},
     "serve": {"torch", "transformers", "peft"},
     "walk": {"torch", "transformers"},
     "cli": {"typer"},
 }
 HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "tokenizers", "huggingface_hub", "numpy"}
-HEAVY |= {"docling", "pyarrow", "datasets", "datatrove", "ray"}
+HEAVY |= {"docling", "pyarrow", "datasets", "datatrove", "liger_kernel", "wandb", "mlflow", "trackio"}
+HEAVY |= {"ray"}
 
 
 def loads_torch(module: str) -> bool:
@@ -261,15 +262,17 @@ def run_afina(*words: str, **variables: str) -> subprocess.CompletedProcess[str]
 
 
 def test_help_is_instant() -> None:
-    """Under 0.4 seconds in the median of five runs."""
+    """Under 0.4 seconds of a processor's time, the quickest of five: on a busy machine the clock on the wall says
+    more of the other programs."""
     took = []
     for _ in range(5):
-        started = time.perf_counter()
+        before = os.times()
         shown = run_afina("--help")
-        took.append(time.perf_counter() - started)
+        after = os.times()
+        took.append(after.children_user - before.children_user + after.children_system - before.children_system)
         assert shown.returncode == 0, shown.stderr
         assert "Usage: afina" in shown.stdout
-    assert min(took) < 0.4, took  # the quickest of five: another program may hold the others up
+    assert min(took) < 0.4, took
 
 
 @pytest.mark.parametrize(

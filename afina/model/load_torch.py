@@ -5,14 +5,20 @@ from __future__ import annotations
 import contextlib
 import io
 import logging as log
+import os
+import shutil
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from afina.errors import BaseError, RecipeError
+from afina.model.choices import Machine, Precision, choose_precision
 from afina.recipe import Adapter, Recipe
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -31,22 +37,35 @@ def pick_device(wanted: str) -> torch.device:
     return torch.device(wanted)
 
 
-def compute_dtype(device: torch.device) -> torch.dtype:
-    """bf16 on GPUs that have it, float32 elsewhere (CPUs without AMX run bf16 a hundred times slower)."""
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    return torch.float32
+def this_machine(device: torch.device) -> Machine:
+    """What a training can use on a device of this machine."""
+    cuda = device.type == "cuda"
+    # Without `including_emulation` torch says yes for a T4 too, which computes bf16 in software.
+    bf16 = cuda and torch.cuda.is_bf16_supported(including_emulation=False)
+    compilers = (os.environ.get("CXX", ""), "g++", "clang++", "cl")
+    return Machine(
+        kind=device.type,
+        bf16=bf16,
+        liger=find_spec("liger_kernel") is not None,
+        bitsandbytes=find_spec("bitsandbytes") is not None,
+        compiler=find_spec("triton") is not None if cuda else any(shutil.which(name) for name in compilers if name),
+    )
 
 
 def load_base(
-    folder: Path, recipe: Recipe, device: torch.device, *, four_bit: bool = False, dtype: torch.dtype | None = None
+    folder: Path,
+    recipe: Recipe,
+    device: torch.device,
+    *,
+    four_bit: bool = False,
+    precision: Precision | None = None,
 ) -> Any:
     """A causal language model with every weight frozen, in evaluation mode.
 
     Args:
         folder: checked by :func:`afina.model.base.find_base`.
         four_bit: NF4 with double quantization through bitsandbytes.
-        dtype: of its weights; what `device` computes in where not given.
+        precision: of the weights; what the recipe asks for on this device where not given.
 
     Raises:
         BaseError: transformers cannot open it, or a weight is missing or not finite.
@@ -54,10 +73,11 @@ def load_base(
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
-    arguments: dict[str, Any] = {"dtype": dtype or compute_dtype(device), "use_safetensors": True}
+    dtype = DTYPES[precision or choose_precision(recipe, this_machine(device))]
+    arguments: dict[str, Any] = {"dtype": dtype, "use_safetensors": True}
     arguments |= {"trust_remote_code": recipe.trust_remote_code, "attn_implementation": "sdpa"}
     if four_bit:
-        arguments["quantization_config"] = _nf4(compute_dtype(device))
+        arguments["quantization_config"] = _nf4(dtype)
         arguments["device_map"] = {"": device}
     logging.disable_progress_bar()
     try:
@@ -145,10 +165,13 @@ def _is_linear(module: Any) -> bool:
 
 
 def _ready_to_train(model: Any) -> Any:
-    """A 4-bit base with its other weights in float32; any other base as it is."""
+    """A 4-bit base in fp16 with its other weights in float32; any other base as it is.
+
+    In bf16 they stay as well: in float32 the head and embeddings of an 8B model take 2 GB more.
+    """
     from peft import prepare_model_for_kbit_training
 
-    if not getattr(model, "is_loaded_in_4bit", False):
+    if not getattr(model, "is_loaded_in_4bit", False) or model.dtype == torch.bfloat16:
         return model
     return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
 

@@ -9,7 +9,7 @@ N positions before a target.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -119,6 +119,8 @@ def plain_loss(inner: Any, batch: Batch, reduction: str) -> torch.Tensor:
     """:func:`target_loss` of a model whose weights are here."""
     hidden_BLD = inner.base_model(input_ids=batch.ids_BL, use_cache=False).last_hidden_state
     hidden_ND = hidden_BLD.flatten(0, 1).index_select(0, batch.positions_N)
+    if reduction == "sum" and (fused := getattr(inner, "fused_loss", None)):  # liger_torch.use_liger put it there
+        return fused(inner.get_output_embeddings(), hidden_ND, batch.targets_N, *logit_scale(inner.config))
     chunk = max(1, LOGIT_BYTES // (4 * inner.config.get_text_config().vocab_size))
     if batch.targets <= chunk:
         return _chunk_loss(inner, hidden_ND, batch.targets_N, reduction)
@@ -134,23 +136,36 @@ def plain_loss(inner: Any, batch: Batch, reduction: str) -> torch.Tensor:
 
 def _chunk_loss(inner: Any, hidden: torch.Tensor, targets: torch.Tensor, reduction: str) -> torch.Tensor:
     """Cross-entropy of N targets, from hidden states N x D; the logits do not outlive it."""
+    factor, cap = logit_scale(inner.config)
     logits_NV = inner.get_output_embeddings()(hidden).float()
-    config = inner.config
-    if divisor := getattr(config, "logits_scaling", None):  # Granite
-        logits_NV = logits_NV / divisor
-    if factor := getattr(config, "logit_scale", None):  # Cohere
+    if factor != 1.0:
         logits_NV = logits_NV * factor
-    if cap := getattr(config, "final_logit_softcapping", None):  # Gemma 2
+    if cap:
         logits_NV = torch.tanh(logits_NV / cap) * cap
     return F.cross_entropy(logits_NV, targets, reduction=reduction)
 
 
+def logit_scale(config: Any) -> tuple[float, float | None]:
+    """What an architecture does to its logits: the factor, and the bound c of c * tanh(logit / c).
+
+    >>> from types import SimpleNamespace
+    >>> logit_scale(SimpleNamespace(logits_scaling=8.0)), logit_scale(SimpleNamespace(final_logit_softcapping=30.0))
+    ((0.125, None), (1.0, 30.0))
+    """
+    divisor = getattr(config, "logits_scaling", None) or 1.0  # Granite
+    factor = getattr(config, "logit_scale", None) or 1.0  # Cohere
+    return factor / divisor, getattr(config, "final_logit_softcapping", None)  # Gemma 2
+
+
 @torch.no_grad()
-def check_loss(model: Any, batch: Batch) -> float:
+def check_loss(model: Any, batch: Batch, switch: Callable[[], object] = lambda: None) -> float:
     """Compare our loss with the model's own on one batch; returns the difference.
 
     Catches what :func:`target_loss` does not know: logits that this architecture scales or caps in
     a way of its own, a head under another name.
+
+    Args:
+        switch: exchanges the model's kernels. Its own loss is computed before, ours afterwards.
 
     Raises:
         AfinaError: the two differ.
@@ -162,6 +177,7 @@ def check_loss(model: Any, batch: Batch) -> float:
         flat = batch.positions_N + 1
         labels.view(-1)[flat] = batch.targets_N
         own = causal_lm(model)(input_ids=batch.ids_BL, labels=labels, use_cache=False).loss.item()
+        switch()
         ours = target_loss(model, batch).item() / max(batch.targets, 1)
     finally:
         model.train(was_training)

@@ -85,7 +85,7 @@ def _candidates(recipe: Recipe, tokens: TokenCount | None, device: Device) -> It
         batches.append(size)
     recompute = [False] if train.checkpoint_activations else [False, True]
     eight_bit = [False]
-    if train.optimizer == "adamw" and device.kind != "mps":
+    if train.optimizer in ("auto", "adamw") and device.kind != "mps":
         eight_bit.append(True)
     kinds: list[str] = [adapter.kind]
     if train.method != "scratch":

@@ -222,7 +222,7 @@ def afina_setup(
         length=longest,
         check_tokens=longest,
         checkpointing=train.checkpoint_activations if checkpointing is None else checkpointing,
-        state_bytes=None if train.optimizer == "adamw" else EIGHT_BIT_STATES,
+        state_bytes=None if train.optimizer in ("auto", "adamw") else EIGHT_BIT_STATES,
         dora=adapter.variant == "dora" and kind != "none",
         saved_parameters=sum(saved_parameters(shape, name) for name in adapter.modules_to_save)
         if kind != "none"

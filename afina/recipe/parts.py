@@ -357,9 +357,17 @@ class Train(Part):
     """Share of the steps in which the rate climbs."""
     final_rate: Fraction = 0.05
     """The rate at the last step, as a share of `learning_rate`."""
-    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = "adamw"
+    optimizer: Literal["auto", "adamw", "adamw_8bit", "paged_adamw_8bit"] = "auto"
     """The 8-bit ones (bitsandbytes) keep AdamW's averages in a quarter of the memory; `paged` moves them out of a full
-    GPU."""
+    GPU. `auto`: `adamw`, and `adamw_8bit` where every weight is trained on a GPU and memory may not do."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """What frozen weights are held and products computed in; adapters and averages stay in 32 bits. `auto`: bf16 where
+    a GPU has it, fp32 on CPUs and Apple chips."""
+    kernels: Literal["auto", "torch", "liger"] = "auto"
+    """`liger`: its fused kernels for norms, rotations, activations and the loss, on NVIDIA GPUs (`pip install
+    'afina[liger]'`). `auto` takes them where they are."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """torch.compile; `auto`: on a CPU, where the training is long enough to win back what compiling takes."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
     clip: Positive = 1.0
     """Largest norm of the gradient."""
@@ -386,6 +394,16 @@ class Train(Part):
     """How many of the newest checkpoints stay on disk, beside the one with the best held-out loss."""
     validate_per_epoch: int = Field(default=1, ge=0)
     """How many times per epoch the held-out loss is measured."""
+    trackers: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = []
+    """Where each step's figures go besides `metrics.jsonl`; the libraries' own settings (`WANDB_MODE`,
+    `MLFLOW_TRACKING_URI`, ...) hold."""
+
+    @field_validator("trackers")
+    @classmethod
+    def _each_tracker_once(cls, names: list[str]) -> list[str]:
+        if len(set(names)) < len(names):
+            raise ValueError("trackers names one of them twice")
+        return names
 
     @model_validator(mode="after")
     def _stages_and_method_agree(self) -> Train:
@@ -514,7 +532,7 @@ class Recipe(Part):
 
     @model_validator(mode="after")
     def _what_can_be_sharded(self) -> Recipe:
-        if self.train.parallel == "fsdp" and (self.adapter.kind == "qlora" or self.train.optimizer != "adamw"):
+        if self.train.parallel == "fsdp" and (self.adapter.kind == "qlora" or self.train.optimizer.endswith("8bit")):
             raise ValueError(
                 "train.parallel fsdp cannot share out bitsandbytes' weights or averages: use adapter.kind lora or none "
                 "with optimizer adamw, or parallel ddp"

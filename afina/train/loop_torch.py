@@ -55,7 +55,7 @@ from afina.train.ranks import Ranks
 from afina.train.schedule import learning_rate
 from afina.train.shard_torch import whole
 from afina.train.signals import Stopped, collect_signals
-from afina.train.switches import training_mode
+from afina.train.switches import products_in, switch_kernels, training_mode, uncompiled
 
 
 class Score(Protocol):
@@ -119,6 +119,7 @@ def train(
     lora_plus_ratio: float = 1.0,
     budget: Budget | None = None,
     earlier_seconds: float = 0.0,
+    peak_flops: float | None = None,
     objective: Objective | None = None,
     ranks: Ranks | None = None,
 ) -> LoopState:
@@ -127,9 +128,11 @@ def train(
     Args:
         model: a transformers or PEFT causal language model on `device`.
         rows: what is learned. held_out: measured ``validate_per_epoch`` times, never learned.
+        settings: what they leave at ``auto`` is off; :func:`afina.model.choices.choose` decides it before.
         fingerprint: hash of recipe, data and base; checkpoints of another one are passed over.
         budget: a training that reaches it stops with a checkpoint; the time since its first start counts.
         earlier_seconds: what the run spent before training, for the budget.
+        peak_flops: floating-point operations per second that the device can do at most, for MFU.
         objective: what is made small; :class:`Answers` where not given.
         ranks: the processes that train together, connected; each calls this with the same arguments, and only the
             first one's `log` and `say` are heard.
@@ -154,6 +157,11 @@ def train(
 
     parameters = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = make_optimizer(model, settings, device, lora_plus_ratio=lora_plus_ratio)
+    first_row = [rows[plan[0][1][0][0]]]
+    with memory_errors(final=ranks.sharded) as short:
+        check_loss(model, make_batch(first_row, pad_id, device), lambda: switch_kernels(model, settings, say))
+    if short:
+        raise does_not_fit("the first row", short[0], name_rows(first_row, [[0]]))
     ranks.seed(seed)
     state, snapshot = LoopState(fingerprint=fingerprint, threads=torch.get_num_threads(), ranks=ranks.world), None
     found = newest_checkpoint(checkpoints, fingerprint, say, ranks)
@@ -175,10 +183,6 @@ def train(
             )
             state.ranks = ranks.world
     else:
-        with memory_errors(final=ranks.sharded) as short:
-            check_loss(model, make_batch([rows[plan[0][1][0][0]]], pad_id, device))
-        if short:
-            raise does_not_fit("the first row", short[0], name_rows(rows, [[plan[0][1][0][0]]]))
         log("train_started_anew", steps=steps, rows=len(rows), tokens=sum(row.tokens for row in rows))
     ranks.check_same(parameters)
     good = LastGood.for_model(model, checkpoints, snapshot, ranks)
@@ -219,7 +223,7 @@ def train(
                 own, idle = ranks.share(parts, lengths)
                 with memory_errors(final=ranks.sharded) as short:
                     batches = [make_batch([rows[row] for row in numbers], pad_id, device) for numbers in [*own, *idle]]
-                    loss_sum, figures = _backward(model, batches, totals, objective, idle=len(idle))
+                    loss_sum, figures = _backward(model, batches, totals, objective, settings.precision, idle=len(idle))
                 if not (why := ranks.reason("".join(short))):
                     break
                 optimizer.zero_grad(set_to_none=True)
@@ -255,6 +259,7 @@ def train(
             state.tokens += totals.tokens
             state.targets += totals.targets
             state.seconds += seconds
+            flops = (flops_token * totals.tokens + flops_target * totals.targets) / seconds
             log(
                 "step",
                 step=state.step,
@@ -267,7 +272,8 @@ def train(
                 micro_batches=len(parts),
                 padded_share=round(1 - totals.tokens / padded, 4),
                 tokens_per_second=round(totals.tokens / seconds, 1),
-                flops_per_second=float(f"{(flops_token * totals.tokens + flops_target * totals.targets) / seconds:.4g}"),
+                flops_per_second=float(f"{flops:.4g}"),
+                mfu=round(flops / peak_flops, 4) if peak_flops else None,
                 memory_bytes=memory_bytes(device),
                 eta_seconds=round(meter.eta_seconds(state.step - first, steps - state.step) or 0.0, 3),
                 money=round(meter.money, 6),
@@ -308,13 +314,14 @@ def train(
 
 
 def _backward(
-    model: Any, batches: Sequence[Batch], totals: Totals, objective: Objective, *, idle: int = 0
+    model: Any, batches: Sequence[Batch], totals: Totals, objective: Objective, precision: str, *, idle: int = 0
 ) -> tuple[float, dict[str, float]]:
     """Add up the gradients of a step; returns its loss and figures. A function, so that nothing of a graph outlives
     it. The last `idle` batches are other ranks', who need this one while they compute theirs: they count nothing."""
     loss_sum, figures = 0.0, dict[str, float]()
     for number, batch in enumerate(batches):
-        loss, more = objective.loss(model, batch, totals)
+        with products_in(precision, batch.ids_BL.device):
+            loss, more = objective.loss(model, batch, totals)
         if number >= len(batches) - idle:
             (0.0 * loss).backward()
             continue
@@ -346,7 +353,10 @@ def measure(
 
     model.eval()
     try:
-        return in_smaller_batches(score, settings.batch_tokens >> splits, held_out, "the held-out loss", final=final)
+        with uncompiled(settings), products_in(settings.precision, device):
+            return in_smaller_batches(
+                score, settings.batch_tokens >> splits, held_out, "the held-out loss", final=final
+            )
     finally:
         model.train()
 

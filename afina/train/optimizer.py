@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 
 from afina.errors import RecipeError
+from afina.model.choices import no_optimizer
 from afina.recipe import Train
 from afina.train.shard_torch import own_part
 
@@ -30,7 +32,7 @@ def make_optimizer(
         of_b = [weight for name, weight in trained if "lora_B" in name or "lora_embedding_B" in name]
         others = [weight for name, weight in trained if all(weight is not b for b in of_b)]
         groups = [{"params": others, "ratio": 1.0}, {"params": of_b, "ratio": lora_plus_ratio}]
-    if settings.optimizer == "adamw":
+    if settings.optimizer in ("auto", "adamw"):
         return torch.optim.AdamW(
             groups, lr=0.0, weight_decay=settings.weight_decay, fused=device.type in ("cpu", "cuda")
         )
@@ -39,24 +41,10 @@ def make_optimizer(
 
 def _bitsandbytes(settings: Train, device: torch.device) -> Any:
     """The class of an 8-bit optimizer, where this device can run it."""
-    try:
-        import bitsandbytes
-    except ImportError:
-        raise RecipeError(
-            f"{settings.optimizer} needs bitsandbytes, which is not installed",
-            "pip install 'afina[qlora]', or train.optimizer: adamw",
-            "train.optimizer",
-        ) from None
-    if settings.optimizer == "paged_adamw_8bit" and device.type != "cuda":
-        raise RecipeError(
-            f"paged_adamw_8bit moves memory between a GPU and the machine; there is no paging on {device.type}",
-            "train.optimizer: adamw_8bit saves the same memory",
-            "train.optimizer",
-        )
-    if device.type not in ("cuda", "cpu"):
-        raise RecipeError(
-            f"bitsandbytes has no 8-bit optimizer for {device.type}", "train.optimizer: adamw", "train.optimizer"
-        )
+    if problem := no_optimizer(settings.optimizer, device.type, bitsandbytes=find_spec("bitsandbytes") is not None):
+        raise RecipeError(problems=[problem])
+    import bitsandbytes
+
     return getattr(bitsandbytes.optim, _BITSANDBYTES[settings.optimizer])
 
 

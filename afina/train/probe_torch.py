@@ -17,7 +17,7 @@ from afina.tokenizer.encode import Row
 from afina.train.batches import plan_epoch
 from afina.train.guard import memory_errors
 from afina.train.optimizer import make_optimizer
-from afina.train.switches import training_mode
+from afina.train.switches import products_in, switch_kernels, training_mode
 
 STEPS = 3
 
@@ -61,7 +61,8 @@ def probe_training(
     def step(batch: Sequence[int]) -> float:
         started = time.perf_counter()
         made = make_batch([rows[row] for row in batch], pad_id, device)
-        loss = target_loss(model, made) / max(1, made.targets)
+        with products_in(settings.precision, device):
+            loss = target_loss(model, made) / max(1, made.targets)
         loss.backward()
         _ = loss.item()
         forward = time.perf_counter() - started
@@ -75,7 +76,11 @@ def probe_training(
 
     seconds = 0.0
     with training_mode(model, settings), memory_errors() as short:
-        check_loss(model, make_batch([rows[batches[0][0]]], pad_id, device))
+        check_loss(
+            model,
+            make_batch([rows[batches[0][0]]], pad_id, device),
+            lambda: switch_kernels(model, settings, lambda _: None),
+        )
         model.train()
         step(order[-1])
         for number, batch in enumerate(usual, start=1):

@@ -32,7 +32,7 @@ def choose_parallel(recipe: Recipe, shape: Shape, device_bytes: int | None) -> s
     train, adapter = recipe.train, recipe.adapter
     if train.parallel != "auto":
         return train.parallel
-    if device_bytes is None or adapter.kind == "qlora" or train.optimizer != "adamw":
+    if device_bytes is None or adapter.kind == "qlora" or train.optimizer.endswith("8bit"):
         return "ddp"
     # Weights in bf16. What is trained has a gradient and AdamW's two averages, of an adapter in fp32.
     whole = train.method == "scratch" or adapter.kind == "none"

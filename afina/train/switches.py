@@ -1,9 +1,9 @@
-"""What is switched on only while training: noise on the embeddings, activations computed again."""
+"""What is switched on only while training: noise, activations computed again, compiling, 16-bit products."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -35,15 +35,51 @@ def training_mode(model: Any, settings: Train) -> Iterator[None]:
             inner.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if settings.neftune_alpha:
         hook = inner.get_input_embeddings().register_forward_hook(_noise(settings.neftune_alpha))
+    compiled = list(_layers(inner)) if settings.compile == "on" else []
+    for layer in compiled:
+        layer.compile(dynamic=True)
     model.train()
     try:
         yield
     finally:
+        for layer in compiled:
+            layer._compiled_call_impl = None
         if hook:
             hook.remove()
         if settings.checkpoint_activations:
             getattr(inner, "activation_checkpointing_disable", inner.gradient_checkpointing_disable)()
         model.eval()
+
+
+def _layers(inner: Any) -> Iterator[torch.nn.Module]:
+    """The repeated blocks of a model. Compiled one by one they share their code, so that it is made once."""
+    stacks = [part for part in inner.base_model.modules() if isinstance(part, torch.nn.ModuleList)]
+    yield from max(stacks, key=lambda stack: sum(weight.numel() for weight in stack.parameters()), default=[])
+
+
+def switch_kernels(model: Any, settings: Train, say: Callable[[str], None]) -> None:
+    """Put Liger's kernels in place where the recipe asks for them; for good, as they stay when training ends."""
+    if settings.kernels != "liger":
+        return
+    from afina.model.liger_torch import use_liger
+
+    if remark := use_liger(causal_lm(model)):
+        say(f"train: {remark}")
+
+
+def uncompiled(settings: Train) -> AbstractContextManager[Any]:
+    """Run the layers as they are: measuring is another mode, for which they would be compiled once more."""
+    return torch.compiler.set_stance("force_eager") if settings.compile == "on" else nullcontext()
+
+
+def products_in(precision: str, device: torch.device) -> AbstractContextManager[Any]:
+    """The context of a forward pass: products in 16 bits, of fp32 adapters and of a model from scratch too.
+
+    Without it PEFT brings the input of each adapted matrix to the adapter's 32 bits and keeps that copy.
+    """
+    if precision not in ("bf16", "fp16"):
+        return nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)
 
 
 def _noise(alpha: float) -> Any:

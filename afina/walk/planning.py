@@ -15,6 +15,7 @@ from afina.plan.record import Correction, Measured, add_run, recorded
 from afina.plan.tokens import TokenCount
 from afina.recipe import Recipe, Train
 from afina.run import read_json
+from afina.walk.computing import choose_here
 from afina.walk.lengths import count_micro_batches
 
 if TYPE_CHECKING:
@@ -67,7 +68,13 @@ def count_rows(rows: Sequence[Row], held_out: Sequence[Row], settings: Train, re
 
 def note_measured(walk: Walk, result: dict[str, Any]) -> None:
     """Add a finished training, predicted without correction beside measured, to this machine's record."""
-    if walk.ranks or result["stopped"] or result["splits"] or walk.recipe.train.first or not (walk.folder / "plan.json").is_file():
+    if (
+        walk.ranks
+        or result["stopped"]
+        or result["splits"]
+        or walk.recipe.train.first
+        or not (walk.folder / "plan.json").is_file()
+    ):
         return  # not the job that was planned
     made = plan_of(walk)
     plain = plan_run(walk.recipe, made.shape, made.tokens, made.plan.device)
@@ -85,12 +92,13 @@ def probe(walk: Walk) -> Plan:
 
     made = plan_of(walk)
     device: Device = made.plan.device
-    model, place = walk._fresh_model()
+    choices = choose_here(walk)
+    model, place = walk._fresh_model(choices.precision)
     with walk.stage_progress("probe") as progress:
         found = probe_training(
             model,
             walk.rows["train"][0].rows,
-            walk.recipe.train,
+            choices.settings(walk.recipe.train).model_copy(update={"compile": "off"}),  # three steps do not pay
             seed=walk.recipe.seed,
             pad_id=walk._pad_id,
             device=place,

@@ -9,16 +9,17 @@ from afina.run import hash_file, read_json
 if TYPE_CHECKING:
     import torch
 
+    from afina.model.choices import Precision
     from afina.train.ranks import Ranks
     from afina.walk.walk import Training, Walk
 
 
-def model_of_rank(walk: Walk, training: Training) -> tuple[Any, torch.device]:
+def model_of_rank(walk: Walk, training: Training, precision: Precision) -> tuple[Any, torch.device]:
     """Begin a training: let the others come, connect to them, and open this rank's model or its part of it."""
     import torch
     from torch.distributed.device_mesh import init_device_mesh
 
-    from afina.model.load_torch import compute_dtype, pick_device
+    from afina.model.load_torch import pick_device
     from afina.model.shape import read_shape, scratch_shape
     from afina.train.shard_torch import choose_parallel, shard
 
@@ -39,10 +40,10 @@ def model_of_rank(walk: Walk, training: Training) -> tuple[Any, torch.device]:
     holds = "a part of every weight (fsdp)" if ranks.sharded else "the whole model (ddp)"
     walk.run.say(f"train: {ranks.world} processes, each with {holds}")
     if not ranks.sharded:
-        return walk._start_model(training, device)[0], device
+        return walk._start_model(training, precision, device)[0], device
     mesh = init_device_mesh(device.type, (ranks.world,))
     with ranks.in_turn():  # the whole model stands in the machine's memory once, before it is shared out
-        model = walk._start_model(training, torch.device("cpu"), compute_dtype(device))[0]
+        model = walk._start_model(training, precision, torch.device("cpu"))[0]
         shard(model, mesh)
     return model, device
 

@@ -8,16 +8,16 @@ command line that works in a run's folder is one or more of these steps.
 from __future__ import annotations
 
 import contextlib
-import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from afina import __version__
 from afina.errors import AfinaError, DataError, DoesNotFit, ResultError
+from afina.model.choices import CHOSEN, Precision
 from afina.recipe import Train
 from afina.run import (
     Progress,
@@ -28,13 +28,15 @@ from afina.run import (
     whole_folder,
     write_json,
 )
+from afina.walk.computing import choices_of, peak_flops_of, tracking_of, what_it_took, with_choices
 
 if TYPE_CHECKING:
     from afina.train.ranks import Ranks
 
-NOT_IN_THE_RESULT = {"checkpoint_seconds", "keep_checkpoints", "validate_per_epoch", "tries", "checkpoint_activations"}
-NOT_IN_THE_RESULT |= {"parallel"}
-"""Settings of the loop that change when something is written or computed, never what is learned."""
+NOT_IN_THE_RESULT = {"checkpoint_seconds", "keep_checkpoints", "validate_per_epoch", "tries", "trackers", "parallel"}
+NOT_IN_THE_RESULT |= {"checkpoint_activations", *CHOSEN}
+"""Settings of the loop that change when something is written or computed, never what is learned; and those that
+stand among the inputs as they were chosen."""
 REFERENCE_STAGE, REFERENCE = "reference", "reference.jsonl"
 """For DPO: the model before training judges every pair."""
 BEFORE_TRAINING = ("dataset", "audit", "tokenizer", "plan", "first", REFERENCE_STAGE)
@@ -74,7 +76,10 @@ class Walk:
 
     def everything(self) -> dict[str, Any]:
         """The whole walk; returns the verdict's values."""
+        from afina.train.trackers import check_installed
+
         (self.folder / "finished.json").unlink(missing_ok=True)
+        check_installed(self.recipe.train.trackers)
         _ = self.base_folder  # a base that is not there is said before any work is done
         self.dataset()
         self.audit()
@@ -306,7 +311,7 @@ class Walk:
             del recipe["adapter"]
         else:
             del recipe["scratch"]
-        return {"dataset": self.dataset_hash, "base": self.base_files, **recipe}
+        return with_choices(self, training.name, {"dataset": self.dataset_hash, "base": self.base_files, **recipe})
 
     def train(self) -> dict[str, Any]:
         """Train, resuming from the newest whole checkpoint; leaves ``adapter/`` or ``model/``.
@@ -336,11 +341,15 @@ class Walk:
     def _judge_by_reference(self, training: Training) -> None:
         """Write ``reference.jsonl``: what the model says of every pair before it is trained by DPO."""
         from afina.train.preference import write_reference
+        from afina.train.switches import products_in
+
+        inputs = self._train_inputs(training)
+        precision = inputs["computed"]["precision"]
 
         def judge() -> dict[str, Any]:
             rows = [row for encoded in self.rows[training.name] for row in encoded.rows]
-            model, device = self._start_model(training)
-            with self.stage_progress(REFERENCE_STAGE) as progress:
+            model, device = self._start_model(training, precision)
+            with self.stage_progress(REFERENCE_STAGE) as progress, products_in(precision, device):
                 write_reference(
                     model,
                     rows,
@@ -352,17 +361,13 @@ class Walk:
                 )
             return {"pairs": len(rows)}
 
-        inputs = self._train_inputs(training)
+        inputs["computed"] = {"precision": precision}
         inputs["train"] = {name: inputs["train"][name] for name in ("batch_tokens", "max_length")}
         inputs.pop(REFERENCE_STAGE, None)
         self.run.stage(REFERENCE_STAGE, inputs, [REFERENCE], judge)
 
     def _train(self, training: Training, inputs: dict[str, Any]) -> dict[str, Any]:
         """Every rank does this, with a model and rows of its own; only the first one writes."""
-        import resource
-
-        import torch
-
         from afina.model.adapter_torch import save_trained
         from afina.train.loop_torch import train
         from afina.train.preference import Preferences, read_reference
@@ -371,20 +376,29 @@ class Walk:
         rows, validation = self.rows[training.name]
         if training.settings.method == "dpo":
             read_reference(self.folder / REFERENCE, [*rows.rows, *validation.rows])
-        model, device = model_of_rank(self, training) if self.ranks else self._start_model(training)
+        choices, fingerprint = choices_of(self, inputs), hash_value(inputs)
+        self.run.say(f"{training.name}: {choices}")
+        if self.ranks:
+            model, device = model_of_rank(self, training, choices.precision)
+        else:
+            model, device = self._start_model(training, choices.precision)
+        peak_flops, source = peak_flops_of(device, choices.precision)
+        if peak_flops and self.ranks:
+            peak_flops *= self.ranks.world
         started = time.time()
-        log = self.run.log if training.name == "train" else partial(self.run.log, stage=training.name)
-        with self.stage_progress(training.name) as progress:
+        tracking = tracking_of(self, training, fingerprint)
+        with tracking as log, self.stage_progress(training.name) as progress:
+            log("computing", **asdict(choices), device=str(device), peak_flops=peak_flops, peak_flops_source=source)
             state = train(
                 model,
                 rows.rows,
                 validation.rows,
-                training.settings,
+                choices.settings(training.settings),
                 seed=self.recipe.seed,
                 pad_id=self._pad_id,
                 device=device,
                 checkpoints=self.folder / training.folder / "checkpoints",
-                fingerprint=hash_value(inputs),
+                fingerprint=fingerprint,
                 log=log,
                 say=self.run.say,
                 progress=progress,
@@ -395,6 +409,7 @@ class Walk:
                     for name, stage in self.run.stages.items()
                     if name in BEFORE_TRAINING and name != training.name
                 ),
+                peak_flops=peak_flops,
                 objective=Preferences(training.settings) if training.settings.learns_preferences else None,
                 ranks=self.ranks,
             )
@@ -406,52 +421,35 @@ class Walk:
             self.renderer.tokenizer.save_pretrained(beside)
             if self.outcome == "adapter":
                 write_json(beside / "afina.json", {"base": self.identity.as_json(), "afina": __version__})
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-        if device.type == "cuda":
-            peak = torch.cuda.max_memory_reserved()
-        return {
-            "steps": state.step,
-            "stopped": state.stopped,
-            "best_step": state.best_step,
-            "best_loss": state.best_loss,
-            "went_back": state.tries,
-            "rate_factor": state.rate_factor,
-            "splits": state.splits,
-            "tokens": state.tokens,
-            "target_tokens": state.targets,
-            "train_seconds": round(state.seconds, 3),
-            "tokens_per_second": round(state.tokens / max(state.seconds, 1e-9), 1),
-            "wall_seconds": round(time.time() - started, 3),
-            "peak_bytes": peak,
-            "device": str(device),
-            "ranks": self.ranks.world if self.ranks else 1,
-            "threads": torch.get_num_threads(),
-            "parameters": sum(weight.numel() for weight in model.parameters()),
-            "trained_parameters": sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
-        }
+        took = what_it_took(model, state, device, peak_flops) | {"ranks": self.ranks.world if self.ranks else 1}
+        return took | choices.as_json() | {"wall_seconds": round(time.time() - started, 3)}
 
-    def _start_model(self, training: Training, device: Any = None, dtype: Any = None) -> tuple[Any, Any]:
+    def _start_model(
+        self, training: Training, precision: Precision | None = None, device: Any = None
+    ) -> tuple[Any, Any]:
         """The model as it is before the first step of a stage of training; on the recipe's device where not given."""
         from afina.model.load_torch import load_base, open_adapter, pick_device
 
         if training is self.trainings[0]:
-            return self._fresh_model(device, dtype)
+            return self._fresh_model(precision, device)
         recipe, before = self.recipe, self.folder / "first" / self.outcome
         device = device or pick_device(recipe.device)
         if self.outcome == "model":
-            return load_base(before, recipe, device, dtype=dtype).requires_grad_(True), device
+            return load_base(before, recipe, device, precision=precision).requires_grad_(True), device
         assert self.base_folder is not None
-        model = load_base(self.base_folder, recipe, device, four_bit=recipe.adapter.kind == "qlora", dtype=dtype)
+        four_bit = recipe.adapter.kind == "qlora"
+        model = load_base(self.base_folder, recipe, device, four_bit=four_bit, precision=precision)
         return open_adapter(model, before, trainable=True), device
 
-    def _fresh_model(self, device: Any = None, dtype: Any = None) -> tuple[Any, Any]:
-        """The model as it is before anything is trained."""
+    def _fresh_model(self, precision: Precision | None = None, device: Any = None) -> tuple[Any, Any]:
+        """The model as it is before anything is trained; its base in the precision of training, or what suits here."""
         from afina.model.load_torch import attach_adapter, load_base, make_model, pick_device
 
         recipe, device = self.recipe, device or pick_device(self.recipe.device)
         if self.base_folder is None:
             return make_model(recipe, len(self.renderer.tokenizer), self.renderer.tokenizer, device), device
-        model = load_base(self.base_folder, recipe, device, four_bit=recipe.adapter.kind == "qlora", dtype=dtype)
+        four_bit = recipe.adapter.kind == "qlora"
+        model = load_base(self.base_folder, recipe, device, four_bit=four_bit, precision=precision)
         if recipe.adapter.kind == "none":
             model.requires_grad_(True)
             return model, device

@@ -1,0 +1,247 @@
+"""How training computes: what is chosen, what is refused, what a run that goes on keeps."""
+
+from __future__ import annotations
+
+import functools
+import json
+from dataclasses import replace
+from importlib.util import find_spec
+
+import pytest
+import torch
+from test_bad_input import call
+from test_train import CPU, Recorder, adapter_weights, run_training
+from test_walk import write_project
+from tiny import make_base, make_recipe, make_rows
+
+from afina.errors import RecipeError
+from afina.model.choices import CHOSEN, Choices, Machine, choose, choose_precision
+from afina.model.load_torch import attach_adapter, load_base, this_machine
+from afina.model.loss_torch import make_batch, target_loss
+from afina.recipe import Recipe, Train
+from afina.train.switches import products_in, training_mode
+
+GPU = Machine("cuda", bf16=True, liger=True, bitsandbytes=True, compiler=True)
+T4 = replace(GPU, bf16=False)
+PC = Machine("cpu", liger=True, bitsandbytes=True, compiler=True)
+MAC = Machine("mps", liger=True, bitsandbytes=True)
+
+
+def recipe_with(kind="lora", **train):
+    return make_recipe(train=train, adapter={"kind": kind})
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return make_base(tmp_path_factory.mktemp("base"))
+
+
+# ---- what is chosen
+
+
+@pytest.mark.parametrize(
+    ("machine", "kind", "train", "seconds", "fits", "expected"),
+    [
+        (GPU, "lora", {}, 1e5, "yes", "bf16, liger kernels, not compiled, adamw (compiling was not measured on a GPU)"),
+        (T4, "qlora", {"compile": "off"}, 1e5, "yes", "fp16, liger kernels, not compiled, adamw"),
+        (T4, "none", {"compile": "off"}, 1e5, "yes", "fp32, liger kernels, not compiled, adamw"),
+        (GPU, "none", {"compile": "off"}, 1e5, "maybe",
+         "bf16, liger kernels, not compiled, adamw_8bit (AdamW's averages in 32 bits may not fit the memory)"),
+        (GPU, "lora", {"compile": "off"}, 1e5, "maybe", "bf16, liger kernels, not compiled, adamw"),
+        (GPU, "none", {"compile": "off", "optimizer": "adamw"}, 1e5, "no", "bf16, liger kernels, not compiled, adamw"),
+        (replace(GPU, liger=False), "lora", {"compile": "off"}, 1e5, "yes",
+         "bf16, torch kernels, not compiled, adamw (liger-kernel is not installed: pip install 'afina[liger]')"),
+        (PC, "lora", {}, 60, "yes",
+         "fp32, torch kernels, not compiled, adamw (compiling takes 100 s and would win 5 s)"),
+        (PC, "qlora", {}, 1e5, "yes", "fp32, torch kernels, not compiled, adamw (4-bit layers are not compiled)"),
+        (replace(PC, compiler=False), "lora", {}, 1e5, "yes",
+         "fp32, torch kernels, not compiled, adamw (there is no C++ compiler)"),
+        (PC, "lora", {"compile": "off", "precision": "bf16"}, 60, "yes",
+         "bf16, torch kernels, not compiled, adamw (most processors compute bf16 far more slowly than fp32)"),
+        (MAC, "lora", {}, 60, "yes",
+         "fp32, torch kernels, not compiled, adamw (compiling was not measured on an Apple chip)"),
+    ],
+)  # fmt: skip
+def test_what_is_chosen(machine, kind, train, seconds, fits, expected):
+    assert str(choose(recipe_with(kind, **train), machine, seconds=seconds, fits=fits)) == expected
+
+
+def test_compiling_pays_from_a_length_on():
+    """9 % faster: of 1.09 hours it wins 0.09, which has to be twice 100 s."""
+    assert not choose(recipe_with(), PC, seconds=2400).compile
+    assert choose(recipe_with(), PC, seconds=2500).compile
+    assert not choose(recipe_with(), PC, seconds=None).compile
+
+
+def test_a_model_without_kernels_keeps_torchs():
+    chosen = choose(recipe_with(compile="off"), GPU, model_type="gpt2")
+    assert chosen.kernels == "torch" and "gpt2" in str(chosen)
+
+
+def test_from_scratch_on_an_old_gpu_is_fp32():
+    recipe = Recipe(name="x", sources=[{"path": "a"}], train={"method": "scratch"})
+    assert choose_precision(recipe, T4) == "fp32" and choose_precision(recipe, GPU) == "bf16"
+
+
+@pytest.mark.parametrize(
+    ("machine", "train", "said", "fix"),
+    [
+        (
+            replace(GPU, liger=False),
+            {"kernels": "liger"},
+            "liger-kernel is not installed",
+            "pip install 'afina[liger]'",
+        ),
+        (PC, {"kernels": "liger"}, "run on NVIDIA GPUs alone, not on cpu", "kernels: auto"),
+        (replace(PC, compiler=False), {"compile": "on"}, "needs a C++ compiler", "compile: auto"),
+        (T4, {"precision": "bf16"}, "does not compute in bf16", "precision: auto"),
+        (PC, {"optimizer": "paged_adamw_8bit"}, "there is no paging on cpu", "adamw_8bit saves the same"),
+        (replace(PC, bitsandbytes=False), {"optimizer": "paged_adamw_8bit"}, "there is no paging on cpu", "adamw_8bit"),
+        (replace(PC, bitsandbytes=False), {"optimizer": "adamw_8bit"}, "not installed", "pip install 'afina[qlora]'"),
+        (MAC, {"optimizer": "adamw_8bit"}, "no 8-bit optimizer for mps", "adamw"),
+    ],
+)
+def test_what_cannot_be_had_is_refused(machine, train, said, fix):
+    with pytest.raises(RecipeError) as refused:
+        choose(recipe_with(**train), machine)
+    (problem,) = refused.value.problems
+    assert said in problem.what and fix in problem.fix and problem.where == f"train.{next(iter(train))}"
+
+
+def test_every_wish_that_cannot_be_met_is_said_at_once():
+    with pytest.raises(RecipeError) as refused:
+        choose(recipe_with(kernels="liger", optimizer="paged_adamw_8bit"), PC)
+    assert {each.where for each in refused.value.problems} == {"train.kernels", "train.optimizer"}
+
+
+def test_nothing_stays_at_auto():
+    settings = choose(recipe_with(), GPU).settings(Train())
+    assert [getattr(settings, name) for name in CHOSEN] == ["bf16", "liger", "off", "adamw"]
+    assert Train.model_validate(settings.model_dump()) == settings
+
+
+def test_this_machine_says_what_is_installed():
+    found = this_machine(CPU)
+    assert (found.kind, found.bf16, found.liger) == ("cpu", False, find_spec("liger_kernel") is not None)
+
+
+# ---- what the loop does with it
+
+
+def test_bf16_trains_and_resumes_bitwise(base, tmp_path):
+    """The base in 16 bits, adapter and averages in 32. (A CPU computes it slowly, not otherwise.)"""
+    recipe = make_recipe(base, train={"checkpoint_seconds": 1e-9, "precision": "bf16"}, adapter={"dropout": 0.2})
+    whole, _, log, _ = run_training(base, tmp_path / "whole", recipe)
+    assert next(whole.parameters()).dtype == torch.bfloat16
+    assert {weight.dtype for weight in adapter_weights(whole).values()} == {torch.float32}
+    with pytest.raises(KeyboardInterrupt):
+        run_training(base, tmp_path / "killed", recipe, Recorder(die_after=5))
+    resumed = adapter_weights(run_training(base, tmp_path / "killed", recipe)[0])
+    assert all(torch.equal(weight, resumed[name]) for name, weight in adapter_weights(whole).items())
+    full = run_training(base, tmp_path / "fp32", make_recipe(base, adapter={"dropout": 0.2}))[2]
+    assert log.losses() == pytest.approx(full.losses(), rel=0.02)
+
+
+def test_products_of_adapters_are_in_16_bits(base):
+    recipe = make_recipe(base, train={"precision": "bf16"})
+    model = attach_adapter(load_base(base, recipe, CPU), recipe.adapter, 0)
+    rows, _ = make_rows(base, recipe)
+    seen = []
+    layer = model.get_base_model().model.layers[0].self_attn.q_proj.lora_A["default"]
+    layer.register_forward_hook(lambda module, given, made: seen.append(made.dtype))
+    batch = make_batch(rows[:2], 0, CPU)
+    with products_in("bf16", CPU):
+        target_loss(model, batch).backward()
+    target_loss(model, batch)
+    assert seen == [torch.bfloat16, torch.float32]
+    assert layer.weight.grad.dtype == torch.float32
+
+
+def test_the_rest_of_a_four_bit_base_stays_in_bf16(tmp_path):
+    pytest.importorskip("bitsandbytes")
+    wide = make_base(tmp_path, hidden_size=64, intermediate_size=128)
+    for precision, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
+        recipe = make_recipe(wide, adapter={"kind": "qlora"}, train={"precision": precision})
+        model = attach_adapter(load_base(wide, recipe, CPU, four_bit=True), recipe.adapter, 0)
+        assert model.get_input_embeddings().weight.dtype == dtype
+
+
+def test_layers_are_compiled_while_training_alone(base, tmp_path, monkeypatch):
+    """With a compiler that changes nothing, so that the test is fast."""
+    made = []
+
+    def compile_(layer, **options):
+        made.append((type(layer).__name__, options))
+        layer._compiled_call_impl = functools.partial(layer._call_impl)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_)
+    plain = adapter_weights(run_training(base, tmp_path / "plain", make_recipe(base))[0])
+    assert not made
+    recipe = make_recipe(base, train={"compile": "on"})
+    model = run_training(base, tmp_path / "compiled", recipe)[0]
+    assert made == [("LlamaDecoderLayer", {"dynamic": True})] * 2
+    assert all(torch.equal(weight, plain[name]) for name, weight in adapter_weights(model).items())
+    assert all(part._compiled_call_impl is None for part in model.modules())
+    with pytest.raises(ZeroDivisionError), training_mode(model, recipe.train):
+        raise ZeroDivisionError
+    assert all(part._compiled_call_impl is None for part in model.modules())
+
+
+def test_the_share_of_the_peak_is_logged(base, tmp_path):
+    log = run_training(base, tmp_path, peak_flops=1e12)[2]
+    steps = [event for event in log.events if event["event"] == "step"]
+    assert all(event["mfu"] == round(event["flops_per_second"] / 1e12, 4) for event in steps)
+    assert all(event["mfu"] is None for event in run_training(base, tmp_path / "b")[2].events if "mfu" in event)
+
+
+# ---- what a run notes
+
+
+def test_a_run_keeps_what_it_began_with(tmp_path, monkeypatch, capsys):
+    """Chosen bf16 (as on a GPU), killed; the next start, which would choose fp32, goes on in bf16 and says so."""
+    import afina.walk.computing as computing
+
+    write_project(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    bf16 = Choices("bf16", "torch", False, "adamw", ("as if on a GPU",))
+    own = computing.choose
+    monkeypatch.setattr(computing, "choose", lambda *_, **__: bf16)
+    code, said = call(monkeypatch, capsys, "train", "recipe.yaml", "budget.hours=1e-9")
+    assert code == 4, said
+    code, said = call(monkeypatch, capsys, "train", "recipe.yaml", "train.epochs=1")
+    assert (code, "bf16, torch kernels, not compiled, adamw (as if on a GPU)" in said) == (0, True), said
+    monkeypatch.setattr(computing, "choose", own)
+    for wish in ("train.precision=bf16", "train.precision=auto"):  # what it was is no change
+        code, said = call(monkeypatch, capsys, "train", "recipe.yaml", "train.epochs=1", wish)
+        assert (code, "train: done before, unchanged, kept" in said) == (0, True), said
+    code, said = call(monkeypatch, capsys, "train", "recipe.yaml", "train.epochs=1", "train.precision=fp32")
+    assert (code, "computed.precision: bf16 -> fp32" in said) == (0, True), said
+    stages = json.loads((tmp_path / "runs/clube/stages.json").read_text())
+    assert stages["train"]["inputs"]["computed"] == {
+        "precision": "fp32", "kernels": "torch", "compile": False, "optimizer": "adamw"
+    }  # fmt: skip
+
+
+def test_a_run_that_cannot_go_on_as_it_began_says_so(tmp_path, monkeypatch, capsys):
+    import afina.walk.computing as computing
+
+    write_project(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(computing, "choose", lambda *_, **__: Choices("fp32", "liger", False, "adamw"))
+        code, said = call(monkeypatch, capsys, "train", "recipe.yaml")
+        assert code == 2 and "liger kernels run on NVIDIA GPUs alone" in said
+    code, said = call(monkeypatch, capsys, "train", "recipe.yaml")  # begun with liger
+    assert code == 2 and "starts anew with anything else" in said, said
+    code, said = call(monkeypatch, capsys, "train", "recipe.yaml", "train.kernels=torch", "train.epochs=1")
+    assert code == 0, said
+
+
+def test_paging_without_a_gpu_is_refused_before_the_base_is_opened(tmp_path, monkeypatch, capsys):
+    import afina.model.load_torch as load_torch
+
+    write_project(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(load_torch, "load_base", None)
+    code, said = call(monkeypatch, capsys, "train", "recipe.yaml", "train.optimizer=paged_adamw_8bit")
+    assert code == 2 and "there is no paging on cpu" in said, said
