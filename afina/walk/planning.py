@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from afina.errors import DoesNotFit
 from afina.model.shape import Shape, read_shape, scratch_shape
+from afina.plan import check
 from afina.plan.advise import what_would_fit
+from afina.plan.check import cost_in_words, describe, is_long
 from afina.plan.device import Device, local_device
 from afina.plan.plan import Plan, plan_run
 from afina.plan.record import Correction, Measured, add_run, recorded
 from afina.plan.tokens import TokenCount
 from afina.recipe import Recipe, Train
-from afina.run import read_json
+from afina.run import read_json, write_json
 from afina.walk.computing import choose_here
 from afina.walk.lengths import count_micro_batches
 
@@ -36,6 +38,39 @@ class Made:
         """Settings with which it would fit, in words; empty where none would."""
         found = what_would_fit(self.walk.recipe, self.shape, self.tokens, self.plan.device, most=2)
         return " or ".join(suggestion.in_words() for suggestion in found)
+
+
+def look_ahead(walk: Walk) -> dict[str, Any]:
+    """Write ``plan.json``, tell it, refuse what cannot work, ask before a long job. The plan's stage.
+
+    All of it inside the stage: a plan that is refused is no finished stage, and is refused again the next time.
+
+    Raises:
+        DoesNotFit: even the low end does not fit, or the person at the terminal does not want it.
+    """
+    made = plan_of(walk)
+    write_json(walk.folder / "plan.json", made.plan.as_json())
+    walk.tell(describe(made.plan))
+    if walk.ranks:
+        walk.tell(f"counted for one device; {walk.ranks.world} processes share the work: nothing is refused")
+    else:
+        check.check_plan(made.plan, walk.recipe, helps=made.helps() if made.plan.fits == "no" else "")
+    question = f"this takes {cost_in_words(made.plan)}. Start?"
+    if walk.confirm and is_long(made.plan) and not walk.confirm(question):
+        raise DoesNotFit("not started, as you said", "the same command asks again; --yes does not ask")
+    return {
+        "tokens": {
+            name: {
+                "examples": train.tokens,
+                "rows": sum(row.tokens for row in train.rows),
+                "targets": train.targets,
+                "repeated": train.repeated,
+                "dropped": train.dropped,
+                "boundary_merges": train.boundary_merges,
+            }
+            for name, (train, _) in walk.rows.items()
+        }
+    }
 
 
 def plan_of(walk: Walk, correction: Correction | None = None) -> Made:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from afina import __version__
-from afina.errors import AfinaError, DataError, DoesNotFit, ResultError
+from afina.errors import AfinaError, DataError, ResultError
 from afina.model.choices import CHOSEN, Precision
 from afina.recipe import Train
 from afina.run import (
@@ -233,37 +233,7 @@ class Walk:
         Raises:
             DoesNotFit: even the low end of the estimate does not fit the device or the budget.
         """
-        from afina.plan.check import check_plan, cost_in_words, describe, is_long
-        from afina.walk.planning import plan_of
-
-        def look() -> dict[str, Any]:
-            made = plan_of(self)
-            write_json(self.folder / "plan.json", made.plan.as_json())
-            self.tell(describe(made.plan))
-            if self.ranks:
-                self.tell(f"counted for one device; {self.ranks.world} processes share the work: nothing is refused")
-            # Inside the stage: a plan that is refused is no finished stage, and is refused again the next time.
-            else:
-                check_plan(made.plan, self.recipe, helps=made.helps() if made.plan.fits == "no" else "")
-            if (
-                self.confirm
-                and is_long(made.plan)
-                and not self.confirm(f"this takes {cost_in_words(made.plan)}. Start?")
-            ):
-                raise DoesNotFit("not started, as you said", "the same command asks again; --yes does not ask")
-            return {
-                "tokens": {
-                    name: {
-                        "examples": train.tokens,
-                        "rows": sum(row.tokens for row in train.rows),
-                        "targets": train.targets,
-                        "repeated": train.repeated,
-                        "dropped": train.dropped,
-                        "boundary_merges": train.boundary_merges,
-                    }
-                    for name, (train, _) in self.rows.items()
-                }
-            }
+        from afina.walk.planning import look_ahead
 
         inputs = {
             "dataset": self.dataset_hash,
@@ -272,7 +242,7 @@ class Walk:
             **self.recipe.stages,
             **({"ranks": self.ranks.world} if self.ranks else {}),
         }
-        return self.run.stage("plan", inputs, ["plan.json"], look)
+        return self.run.stage("plan", inputs, ["plan.json"], lambda: look_ahead(self))
 
     def probe(self) -> Any:
         """Three real steps on this machine, and the plan that they narrow; nothing of them is kept but the plan.
