@@ -150,6 +150,7 @@ train:
   batch_tokens: 1024          # padded tokens in one micro-batch: the bound on memory
   accumulate: 1               # micro-batches per optimizer step
   parallel: auto              # auto | ddp | fsdp: how several processes share the work (torchrun)
+  share_prefix: true          # compute what all rows of a micro-batch begin with once, where exact and worth it
   checkpoint_activations: false # compute activations again instead of keeping them: less memory, a third more time
   tries: 3                    # how often to go back and halve the rate when the loss stops being a number
   patience: null              # stop after this many held-out losses without a better one, keep the best weights

@@ -1,22 +1,27 @@
 """Training speed on this machine's CPU: afina's loop beside TRL's trainer and beside the monograph's settings.
 
 The same 31.8 M parameters (Llama shape), LoRA of rank 16 on seven modules, the same Canarim rows, one epoch, the
-same trained tokens, float32. Every contestant runs in a process of its own, in turn, and says how many real tokens
-(padding is not counted) it put through per second of training; loading and importing are left out for all.
+same trained tokens, the same rate falling in a line to zero, float32, the same number of threads. Every contestant
+runs in a process of its own, in turn, and says how many real tokens (padding is not counted) it put through per
+second of training; loading and importing are left out for all. The base has learned other rows of the same data
+before, so that a loss means something; it is made once and kept in --base.
 
-    python benchmarks/train_cpu.py --data ../shared/data/ptbr/canarim --peer-python PATH/TO/python-with-trl
+    python benchmarks/train_cpu.py --base /tmp/bench-base --make-base-only
+    python benchmarks/train_cpu.py --base /tmp/bench-base --peer-python PATH/TO/python-with-trl
 
     afina          rows sorted by length within a window, padded micro-batches of about 1,024 tokens
     trl            SFTTrainer as it comes, batches of 8
     trl-packing    SFTTrainer with packing, 2 x 512
     monograph      micro-batches of 2 in order of arrival, padded to a multiple of 8, accumulation 8, all logits,
                    activation checkpointing
+    afina-qlora    as afina, the base in 4 bits (NF4 with double quantization through bitsandbytes)
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -27,7 +32,8 @@ from pathlib import Path
 from typing import Any
 
 MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-RATE, RANK, ALPHA, MAX_LENGTH = 2e-4, 16, 32, 512
+RANK, ALPHA, MAX_LENGTH = 16, 32, 512
+RATE, BATCH_TOKENS = float(os.environ.get("BENCH_RATE", "3e-3")), int(os.environ.get("BENCH_BATCH_TOKENS", "1024"))
 TEMPLATE = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
@@ -45,8 +51,8 @@ def read_rows(file: Path, limit: int) -> list[dict[str, str]]:
     return rows[:limit]
 
 
-def make_base(folder: Path, data: Path) -> None:
-    """The 31.8 M Llama shape with random weights and a 16k byte-level BPE trained on the rows."""
+def make_base(folder: Path, data: Path, rows_before: slice) -> None:
+    """The 31.8 M Llama shape and a 16k byte-level BPE, both trained on rows of the data (the BPE on 8000)."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -78,7 +84,13 @@ def make_base(folder: Path, data: Path) -> None:
         eos_token_id=2,
         bos_token_id=None,
     )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    model = LlamaForCausalLM(config)
+    model.save_pretrained(folder)
+    encoded, recipe = encode(folder, rows[rows_before])
+    if encoded:
+        with tempfile.TemporaryDirectory() as beside:
+            run_loop(model, encoded, recipe.train.model_copy(update={"learning_rate": 1e-3}), Path(beside))
+        model.save_pretrained(folder)
 
 
 def encode(base: Path, rows: list[dict[str, str]]) -> tuple[list[Any], Any]:
@@ -93,7 +105,15 @@ def encode(base: Path, rows: list[dict[str, str]]) -> tuple[list[Any], Any]:
         name="bench",
         base=str(base),
         sources=[Source(path="x")],
-        train=Train(max_length=MAX_LENGTH, learning_rate=RATE, epochs=1, batch_tokens=1024, checkpoint_seconds=1e9),
+        train=Train(
+            max_length=MAX_LENGTH,
+            learning_rate=RATE,
+            warmup=0.0,
+            final_rate=0.0,
+            epochs=1,
+            batch_tokens=BATCH_TOKENS,
+            checkpoint_seconds=1e9,
+        ),
         dataset={"on_too_long": "drop"},  # type: ignore[arg-type]
     )
     renderer = Renderer(load_tokenizer(str(base), Chat()), Chat())
@@ -109,41 +129,77 @@ def encode(base: Path, rows: list[dict[str, str]]) -> tuple[list[Any], Any]:
     return encode_examples(examples, renderer, recipe).rows, recipe
 
 
+def open_base(base: Path, *, four_bit: bool = False) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    options: dict[str, Any] = {"dtype": torch.float32}
+    if four_bit:
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.float32,
+        )
+    return AutoModelForCausalLM.from_pretrained(base, **options)
+
+
 def load_with_adapter(base: Path) -> Any:
     import torch
     from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    model = open_base(base)
     torch.manual_seed(0)
     config = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=MODULES, task_type="CAUSAL_LM")
     return get_peft_model(model, config)
 
 
-def run_afina(base: Path, rows: list[dict[str, str]], out: Path) -> dict[str, Any]:
+def run_loop(model: Any, rows: list[Any], settings: Any, out: Path) -> dict[str, Any]:
+    """afina's loop over encoded rows; checkpoints only at the end."""
     import torch
 
     from afina.train.loop_torch import train
 
-    encoded, recipe = encode(base, rows)
-    model = load_with_adapter(base)
+    padded = [0.0]
+
+    def log(event: str, **values: Any) -> None:
+        if event == "step":
+            padded[0] += values["tokens"] / (1 - values["padded_share"])
+
     started = time.perf_counter()
     state = train(
         model,
-        encoded,
+        rows,
         [],
-        recipe.train,
+        settings,
         seed=0,
         pad_id=0,
         device=torch.device("cpu"),
         checkpoints=out / "checkpoints",
         fingerprint="bench",
-        log=lambda *_, **__: None,
+        log=log,
         say=lambda _: None,
     )
     seconds = time.perf_counter() - started
+    counts = {"tokens": state.tokens, "padded": round(padded[0]), "targets": state.targets, "steps": state.step}
+    return {"seconds": seconds} | counts
+
+
+def run_afina(base: Path, rows: list[dict[str, str]], out: Path, *, four_bit: bool = False) -> dict[str, Any]:
+    import torch
+
+    from afina.model.load_torch import attach_adapter, load_base
+    from afina.recipe import Adapter
+
+    encoded, recipe = encode(base, rows)
+    if four_bit:
+        adapter = Adapter(kind="qlora", rank=RANK, alpha=ALPHA, targets=MODULES, dropout=0.0)
+        model = attach_adapter(load_base(base, recipe, torch.device("cpu"), four_bit=True), adapter, 0)
+    else:
+        model = load_with_adapter(base)
+    result = run_loop(model, encoded, recipe.train, out)
     model.save_pretrained(out / "adapter")
-    return {"seconds": seconds, "tokens": state.tokens, "targets": state.targets, "steps": state.step}
+    return result
 
 
 def run_monograph(base: Path, rows: list[dict[str, str]], out: Path) -> dict[str, Any]:
@@ -155,12 +211,15 @@ def run_monograph(base: Path, rows: list[dict[str, str]], out: Path) -> dict[str
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model.train()
     optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], lr=RATE)
+    steps, padded = -(-len(encoded) // 16), 0
+    falling = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
     started = time.perf_counter()
     for start in range(0, len(encoded), 16):
         for pair in range(start, min(start + 16, len(encoded)), 2):
             micro = encoded[pair : pair + 2]
             length = -(-max(len(row) for row in micro) // 8) * 8
             ids = torch.zeros(len(micro), length, dtype=torch.long)
+            padded += ids.numel()
             mask, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
             for number, row in enumerate(micro):
                 ids[number, : len(row)] = torch.tensor(row.ids)
@@ -171,15 +230,19 @@ def run_monograph(base: Path, rows: list[dict[str, str]], out: Path) -> dict[str
             (loss / 8).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
+        falling.step()
         optimizer.zero_grad()
     seconds = time.perf_counter() - started
     model.save_pretrained(out / "adapter")
     tokens, targets = sum(len(row) for row in encoded), sum(sum(row.mask) for row in encoded)
-    return {"seconds": seconds, "tokens": tokens, "targets": targets, "steps": -(-len(encoded) // 16)}
+    return {"seconds": seconds, "tokens": tokens, "padded": padded, "targets": targets, "steps": steps}
 
 
 def run_trl(base: Path, rows: list[dict[str, str]], out: Path, *, packing: bool) -> dict[str, Any]:
-    """TRL's trainer on the same rows, as conversations of prompt and completion."""
+    """TRL's trainer on the same rows, as conversations of prompt and completion.
+
+    As it comes, but for what would slow it down here: gradient checkpointing and bfloat16, its defaults, are off.
+    """
     import torch
     from datasets import Dataset
     from peft import LoraConfig
@@ -210,7 +273,14 @@ def run_trl(base: Path, rows: list[dict[str, str]], out: Path, *, packing: bool)
         bf16=False,
         learning_rate=RATE,
     )
-    trainer = SFTTrainer(
+    padded = [0]
+
+    class Counting(SFTTrainer):  # type: ignore[misc]
+        def training_step(self, model: Any, inputs: Any, *rest: Any, **options: Any) -> Any:
+            padded[0] += inputs["input_ids"].numel()
+            return super().training_step(model, inputs, *rest, **options)
+
+    trainer = Counting(
         model=AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32),
         args=arguments,
         train_dataset=Dataset.from_list([turns[number] for number in kept]),
@@ -224,22 +294,24 @@ def run_trl(base: Path, rows: list[dict[str, str]], out: Path, *, packing: bool)
     return {
         "seconds": seconds,
         "tokens": sum(len(ids[number]) for number in kept),
+        "padded": padded[0],
         "targets": sum(len(ids[number]) - len(prompts[number]) for number in kept),
         "steps": trainer.state.global_step,
     }
 
 
-def held_out(base: Path, adapter: Path, rows: list[dict[str, str]]) -> float:
-    """Held-out loss of an adapter, measured for all contestants by the same function."""
+def held_out(base: Path, adapter: Path | None, rows: list[dict[str, str]], *, four_bit: bool = False) -> float:
+    """Held-out loss of an adapter in plain PEFT, measured for all contestants by the same function."""
     import torch
     from peft import PeftModel
-    from transformers import AutoModelForCausalLM
 
     from afina.evaluate.loss import held_out_loss
 
     encoded, _ = encode(base, rows)
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    model = PeftModel.from_pretrained(model, adapter).eval()
+    model = open_base(base, four_bit=four_bit)
+    if adapter is not None:
+        model = PeftModel.from_pretrained(model, adapter)
+    model.eval()
     return held_out_loss(model, encoded, pad_id=0, device=torch.device("cpu"), batch_tokens=4096).loss
 
 
@@ -270,8 +342,8 @@ def contestant(name: str, arguments: argparse.Namespace) -> None:
     """One contestant in this process; prints one line of JSON."""
     out = Path(arguments.out)
     rows = read_rows(arguments.data / "train.jsonl", arguments.rows)
-    if name == "afina":
-        result = run_afina(arguments.base, rows, out)
+    if name.startswith("afina"):
+        result = run_afina(arguments.base, rows, out, four_bit=name == "afina-qlora")
     elif name == "monograph":
         result = run_monograph(arguments.base, rows, out)
     else:
@@ -280,15 +352,61 @@ def contestant(name: str, arguments: argparse.Namespace) -> None:
     print("RESULT " + json.dumps(result))
 
 
+def turns(arguments: argparse.Namespace, names: list[str], folder: Path) -> tuple[dict[str, Any], float]:
+    """Every contestant once per round; gives their results and the best rate of the matrix product."""
+    results: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    flops = 0.0
+    for turn in range(arguments.rounds):
+        flops = max(flops, matmul_flops())
+        for name in names:
+            python = arguments.peer_python if name.startswith("trl") else sys.executable
+            command = [python, __file__, "--contestant", name, "--base", arguments.base]
+            command += ["--out", folder / f"{name}-{turn}", "--data", arguments.data, "--rows", arguments.rows]
+            done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
+            line = next((line for line in done.stdout.splitlines() if line.startswith("RESULT ")), None)
+            if line is None:
+                sys.exit(f"{name} failed:\n{done.stderr[-2000:]}")
+            results[name].append(json.loads(line.removeprefix("RESULT ")))
+            print(f"  round {turn + 1} {name}: {results[name][-1]}", flush=True)
+    return results, flops
+
+
+def report(arguments: argparse.Namespace, results: dict[str, Any], flops: float, folder: Path) -> None:
+    """The table in Markdown, as it stands in docs/benchmarks.md."""
+    rows = read_rows(arguments.data / "val.jsonl", 200)
+    speeds = {
+        name: statistics.median(each["tokens"] / each["seconds"] for each in done) for name, done in results.items()
+    }
+    print(f"\nheld-out loss of the base: {held_out(arguments.base, None, rows):.4f}")
+    print("\n| | tokens/s | afina is | padding | held-out loss | peak MiB | tokens | learned | steps |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for name, done in results.items():
+        loss = held_out(arguments.base, folder / f"{name}-0/adapter", rows, four_bit=name == "afina-qlora")
+        print(
+            f"| {name} | {speeds[name]:.0f} | {speeds['afina'] / speeds[name]:.2f}x "
+            f"| {1 - done[0]['tokens'] / done[0]['padded']:.1%} | {loss:.4f} "
+            f"| {max(each['peak_mib'] for each in done):.0f} | {done[0]['tokens']} | {done[0]['targets']} "
+            f"| {done[0]['steps']} |"
+        )
+    middle = sorted(results["afina"], key=lambda each: each["seconds"])[len(results["afina"]) // 2]
+    share = required_flops(middle) / middle["seconds"] / flops
+    print(f"\nfloat32 matrix product: {flops / 1e9:.0f} GFLOP/s")
+    print(f"afina's required operations per second: {share:.2f} of it")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     here = Path(__file__).resolve().parent.parent
     parser.add_argument("--data", type=Path, default=here.parent / "shared/data/ptbr/canarim")
     parser.add_argument("--rows", type=int, default=400)
+    parser.add_argument("--rows-before", type=int, default=2000, help="rows that the base has learned, beyond --rows")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="for every contestant")
+    parser.add_argument("--only", nargs="*", help="these contestants, and afina")
     parser.add_argument("--peer-python", help="a Python that has trl, transformers, peft and datasets")
+    parser.add_argument("--base", type=Path, help="folder of the base; made where it is missing")
+    parser.add_argument("--make-base-only", action="store_true")
     parser.add_argument("--contestant", help=argparse.SUPPRESS)
-    parser.add_argument("--base", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--out", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.contestant:
@@ -297,43 +415,19 @@ def main() -> None:
     if not arguments.data.is_dir():
         print(f"left out: the rows are not here ({arguments.data}); name them with --data")
         return
-    names = ["afina", "monograph"] + (["trl", "trl-packing"] if arguments.peer_python else [])
+    os.environ["OMP_NUM_THREADS"] = str(arguments.threads)  # before torch is loaded, here and in the contestants
+    names = ["afina", "monograph", "afina-qlora"] + (["trl", "trl-packing"] if arguments.peer_python else [])
+    names = [name for name in names if not arguments.only or name in ("afina", *arguments.only)]
     if not arguments.peer_python:
         print("trl is left out: name a Python that has it with --peer-python")
     with tempfile.TemporaryDirectory() as folder:
-        base = Path(folder) / "base"
-        make_base(base, arguments.data)
-        flops = matmul_flops()
-        print(f"float32 matrix product: {flops / 1e9:.0f} GFLOP/s")
-        results: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
-        for turn in range(arguments.rounds):
-            for name in names:
-                python = arguments.peer_python if name.startswith("trl") else sys.executable
-                out = Path(folder) / f"{name}-{turn}"
-                command = [python, __file__, "--contestant", name, "--base", base, "--out", out]
-                command += ["--data", arguments.data, "--rows", arguments.rows]
-                done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
-                line = next((line for line in done.stdout.splitlines() if line.startswith("RESULT ")), None)
-                if line is None:
-                    sys.exit(f"{name} failed:\n{done.stderr[-2000:]}")
-                results[name].append(json.loads(line.removeprefix("RESULT ")))
-                print(f"  round {turn + 1} {name}: {results[name][-1]}", flush=True)
-        rows = read_rows(arguments.data / "val.jsonl", 200)
-        speeds = {
-            name: statistics.median(each["tokens"] / each["seconds"] for each in done) for name, done in results.items()
-        }
-        heads = (("tokens/s", 10), ("afina is", 11), ("loss", 9), ("peak MiB", 10), ("tokens", 9), ("learned", 9))
-        print("\n" + " " * 14 + "".join(f"{head:>{wide}}" for head, wide in heads) + f"{'steps':>7}")
-        for name, done in results.items():
-            loss = held_out(base, Path(folder) / f"{name}-0/adapter", rows)
-            print(
-                f"{name:14}{speeds[name]:>10.0f}{speeds['afina'] / speeds[name]:>9.2f}x{loss:>9.4f}"
-                f"{max(each['peak_mib'] for each in done):>10.0f}{done[0]['tokens']:>9}{done[0]['targets']:>9}"
-                f"{done[0]['steps']:>7}"
-            )
-        best = min(results["afina"], key=lambda each: each["seconds"])
-        share = required_flops(best) / best["seconds"] / flops
-        print(f"\nafina's required operations per second: {share:.2f} of the matrix product's")
+        arguments.base = arguments.base or Path(folder) / "base"
+        if not (arguments.base / "model.safetensors").exists():
+            print(f"making the base in {arguments.base}", flush=True)
+            make_base(arguments.base, arguments.data, slice(arguments.rows, arguments.rows + arguments.rows_before))
+        if not arguments.make_base_only:
+            print(f"{arguments.threads} threads, {arguments.rows} rows", flush=True)
+            report(arguments, *turns(arguments, names, Path(folder)), Path(folder))
 
 
 if __name__ == "__main__":

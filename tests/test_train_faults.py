@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import errno
 import json
-import multiprocessing
 import os
 import random
 import shutil
 import signal
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -420,21 +418,6 @@ def test_twenty_kills_anywhere_even_while_saving_end_bitwise_the_same(base, tmp_
     assert kills == 20, "the training was over before the kills came"
     assert same(adapter_weights(model), expected)
     assert not list(tmp_path.glob("step-*.partial"))
-
-
-def test_real_kills_at_random_moments(base, tmp_path, recipe, expected):
-    """kill -9 of a forked process: no finally, no cleaning."""
-    fork, pick = multiprocessing.get_context("fork"), random.Random()
-    moments = []
-    for _ in range(8):
-        child = fork.Process(target=run_training, args=(base, tmp_path, recipe))
-        child.start()
-        moments.append(pick.uniform(0.03, 0.5))
-        time.sleep(moments[-1])
-        child.kill()
-        child.join()
-    model, *_ = run_training(base, tmp_path, recipe)
-    assert same(adapter_weights(model), expected), f"killed after {moments}"
 
 
 def test_sigterm_then_the_same_again_is_bitwise_uninterrupted(base, tmp_path, recipe, expected):

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 from afina.errors import AfinaError
+from afina.model.prefix_torch import hidden_states, shared_prefix, side_by_side
 from afina.tokenizer.encode import Row
 
 LOGIT_BYTES = 64 << 20
@@ -34,6 +35,8 @@ class Batch:
     targets_N: torch.Tensor
     tokens: int
     """Real tokens: padding is not counted."""
+    prefix: int = 0
+    """So many first tokens are the same in all rows and computed once."""
     pairs: int = 0
     """Preferences: their better answers are the first rows, their worse ones the last, in the same order."""
     better: int = 0
@@ -49,6 +52,11 @@ class Batch:
     def padded_share(self) -> float:
         """Share of the batch that is padding."""
         return 1.0 - self.tokens / self.ids_BL.numel()
+
+    @property
+    def saved(self) -> int:
+        """Tokens that need not be computed again."""
+        return (self.ids_BL.shape[0] - 1) * self.prefix
 
 
 class Totals(NamedTuple):
@@ -72,13 +80,17 @@ class Totals(NamedTuple):
         return cls(sum(row.targets for row in rows), better, len(pairs), sum(row.tokens for row in rows))
 
 
-def make_batch(rows: Sequence[Row], pad_id: int, device: torch.device) -> Batch:
-    """Pad rows on the right to the longest of them. All of them are preferences, or none is."""
+def make_batch(rows: Sequence[Row], pad_id: int, device: torch.device, *, share: bool = False) -> Batch:
+    """Pad rows on the right to the longest of them. All of them are preferences, or none is.
+
+    Args:
+        share: what all rows begin with is computed once, where that saves enough.
+    """
     pairs, better, references = 0, 0, [row.reference for row in rows if row.reference]
-    if worse := [row.rejected for row in rows if row.rejected]:
+    if any(row.rejected for row in rows):
         pairs, better = len(rows), sum(sum(row.mask) for row in rows)
-        assert len(worse) == pairs, "preferences and other rows are learned in different stages"
-        rows = [*rows, *worse]
+        rows = side_by_side(rows)
+        assert len(rows) == 2 * pairs, "preferences and other rows are learned in different stages"
     length = max(len(row.ids) for row in rows)
     ids = torch.full((len(rows), length), pad_id, dtype=torch.long)
     mask = torch.zeros((len(rows), length), dtype=torch.bool)
@@ -90,6 +102,7 @@ def make_batch(rows: Sequence[Row], pad_id: int, device: torch.device) -> Batch:
         ids_BL=ids.to(device),
         positions_N=positions.to(device),
         targets_N=ids[:, 1:][mask[:, 1:]].to(device),
+        prefix=shared_prefix(rows) if share else 0,
         tokens=sum(len(row.ids) for row in rows),
         pairs=pairs,
         better=better,
@@ -117,8 +130,9 @@ def target_loss(model: Any, batch: Batch, *, reduction: str = "sum") -> torch.Te
 
 def plain_loss(inner: Any, batch: Batch, reduction: str) -> torch.Tensor:
     """:func:`target_loss` of a model whose weights are here."""
-    hidden_BLD = inner.base_model(input_ids=batch.ids_BL, use_cache=False).last_hidden_state
-    hidden_ND = hidden_BLD.flatten(0, 1).index_select(0, batch.positions_N)
+    hidden_BLD = hidden_states(inner, batch.ids_BL, batch.prefix)
+    row_N = batch.positions_N // batch.ids_BL.shape[1]  # each row lost its prefix
+    hidden_ND = hidden_BLD.flatten(0, 1).index_select(0, batch.positions_N - (row_N + 1) * batch.prefix)
     if reduction == "sum" and (fused := getattr(inner, "fused_loss", None)):  # liger_torch.use_liger put it there
         return fused(inner.get_output_embeddings(), hidden_ND, batch.targets_N, *logit_scale(inner.config))
     chunk = max(1, LOGIT_BYTES // (4 * inner.config.get_text_config().vocab_size))

@@ -382,6 +382,9 @@ class Train(Part):
     parallel: Literal["auto", "ddp", "fsdp"] = "auto"
     """Under torchrun: each process holds the whole model (`ddp`), or a part of every weight (`fsdp`); `auto` takes
     `ddp` where a GPU can hold the weights. A single process does without."""
+    share_prefix: bool = True
+    """Compute tokens that all rows of a micro-batch begin with (a system prompt, a document) once, where that is exact
+    and saves enough."""
     checkpoint_activations: bool = False
     """Compute activations again in the backward pass instead of keeping them: less memory, about a third more time."""
     tries: int = Field(default=3, ge=0)

@@ -54,6 +54,7 @@ from afina.train.optimizer import make_optimizer, set_rate
 from afina.train.ranks import Ranks
 from afina.train.schedule import learning_rate
 from afina.train.shard_torch import whole
+from afina.train.sharing import may_share
 from afina.train.signals import Stopped, collect_signals
 from afina.train.switches import products_in, switch_kernels, training_mode, uncompiled
 
@@ -185,6 +186,8 @@ def train(
     else:
         log("train_started_anew", steps=steps, rows=len(rows), tokens=sum(row.tokens for row in rows))
     ranks.check_same(parameters)
+    one_epoch = [numbers for step in epochs[0] for numbers in step]
+    share = not ranks.sharded and may_share(model, rows, one_epoch, settings, pad_id=pad_id, device=device, say=say)
     good = LastGood.for_model(model, checkpoints, snapshot, ranks)
     meter = Meter(budget or Budget(), earlier_seconds, state.wall_seconds)
     flops_token, flops_target = flops_per_token(model)
@@ -222,7 +225,10 @@ def train(
                 parts = halve(micro_batches, state.splits)
                 own, idle = ranks.share(parts, lengths)
                 with memory_errors(final=ranks.sharded) as short:
-                    batches = [make_batch([rows[row] for row in numbers], pad_id, device) for numbers in [*own, *idle]]
+                    batches = [
+                        make_batch([rows[row] for row in numbers], pad_id, device, share=share)
+                        for numbers in [*own, *idle]
+                    ]
                     loss_sum, figures = _backward(model, batches, totals, objective, settings.precision, idle=len(idle))
                 if not (why := ranks.reason("".join(short))):
                     break
@@ -233,9 +239,10 @@ def train(
                 state.splits += 1
                 say(f"train: step {state.step + 1} does not fit the memory; micro-batches are halved from here on")
                 log("smaller_batches", step=state.step, splits=state.splits, reason=why)
-            loss_sum, padded, *values = ranks.sum(
+            loss_sum, padded, shared, *values = ranks.sum(
                 loss_sum,
                 sum(batch.ids_BL.numel() for batch in batches),
+                sum(batch.saved for batch in batches[: len(own)]),
                 *(figures.get(name, 0.0) for name in objective.figures),
             )
             ranks.add_gradients(parameters)
@@ -259,7 +266,7 @@ def train(
             state.tokens += totals.tokens
             state.targets += totals.targets
             state.seconds += seconds
-            flops = (flops_token * totals.tokens + flops_target * totals.targets) / seconds
+            flops = (flops_token * (totals.tokens - shared) + flops_target * totals.targets) / seconds
             log(
                 "step",
                 step=state.step,
@@ -270,6 +277,7 @@ def train(
                 tokens=totals.tokens,
                 target_tokens=totals.targets,
                 micro_batches=len(parts),
+                shared_tokens=int(shared),
                 padded_share=round(1 - totals.tokens / padded, 4),
                 tokens_per_second=round(totals.tokens / seconds, 1),
                 flops_per_second=float(f"{flops:.4g}"),

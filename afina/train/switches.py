@@ -1,4 +1,5 @@
-"""What is switched on only while training: noise, activations computed again, compiling, 16-bit products."""
+"""What is switched on only while training: noise, activations computed again, compiling, 16-bit products, a short
+LoRA."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 
 from afina.errors import RecipeError
+from afina.model.lora_torch import short_lora
 from afina.model.loss_torch import causal_lm
 from afina.recipe import Train
 
@@ -40,7 +42,8 @@ def training_mode(model: Any, settings: Train) -> Iterator[None]:
         layer.compile(dynamic=True)
     model.train()
     try:
-        yield
+        with short_lora(inner):
+            yield
     finally:
         for layer in compiled:
             layer._compiled_call_impl = None
