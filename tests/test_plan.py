@@ -218,8 +218,9 @@ def test_kept_values_as_torch_counts_them(kind: str, program: Program, adapter: 
                 seen[storage.data_ptr()] = (storage.nbytes(), tensor)
             return tensor
 
-        ids = torch.full((2, 48), 5)
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        ids = torch.full((8, 48), 5)
+        mixed = torch.autocast("cpu", torch.bfloat16, enabled=program.value_bytes == 2)  # as the loop does
+        with mixed, torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
         assert hidden.requires_grad
         per_token = sum(size for size, _ in seen.values()) / program.value_bytes / ids.numel()

@@ -147,7 +147,6 @@ def attach_adapter(model: Any, adapter: Adapter, seed: int) -> Any:
 
     from afina.model.adapter_torch import adapter_config, start_variant
 
-    model = _ready_to_train(model)
     torch.manual_seed(seed)
     try:
         adapted = get_peft_model(model, adapter_config(adapter))
@@ -164,18 +163,6 @@ def _is_linear(module: Any) -> bool:
     return isinstance(module, torch.nn.Linear)
 
 
-def _ready_to_train(model: Any) -> Any:
-    """A 4-bit base in fp16 with its other weights in float32; any other base as it is.
-
-    In bf16 they stay as well: in float32 the head and embeddings of an 8B model take 2 GB more.
-    """
-    from peft import prepare_model_for_kbit_training
-
-    if not getattr(model, "is_loaded_in_4bit", False) or model.dtype == torch.bfloat16:
-        return model
-    return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-
-
 def open_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:
     """A PEFT model with a trained adapter, ready to answer, or to be trained further.
 
@@ -188,7 +175,7 @@ def open_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:
     if not (folder / "adapter_model.safetensors").exists():
         raise BaseError("holds no adapter_model.safetensors", "only safetensors are opened", str(folder))
     if trainable:
-        return PeftModel.from_pretrained(_ready_to_train(model), folder, is_trainable=True)
+        return PeftModel.from_pretrained(model, folder, is_trainable=True)
     return PeftModel.from_pretrained(model, folder, is_trainable=False).eval()
 
 

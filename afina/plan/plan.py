@@ -11,7 +11,7 @@ from afina.model.shape import Shape
 from afina.plan.device import Device
 from afina.plan.interval import Interval
 from afina.plan.memory import Parallel, Setup, frozen_weight_bytes, trained_parameters, training_memory
-from afina.plan.programs import AFINA_CPU, AFINA_CUDA, AFINA_MPS, AFINA_QLORA, Program
+from afina.plan.programs import AFINA_CPU, AFINA_CUDA, AFINA_MPS, Program
 from afina.plan.record import Correction
 from afina.plan.time import optimizer_steps, run_time
 from afina.plan.tokens import TokenCount, estimate_tokens, unsized_sources
@@ -218,7 +218,7 @@ def afina_setup(
         rank=adapter.rank,
         targets=adapter.targets if isinstance(adapter.targets, str) else tuple(adapter.targets),
         place=device.kind,
-        program=_program(kind, device, scratch=train.method == "scratch"),
+        program=_program(device, scratch=train.method == "scratch"),
         length=longest,
         check_tokens=longest,
         checkpointing=train.checkpoint_activations if checkpointing is None else checkpointing,
@@ -240,12 +240,12 @@ def _kept_states(recipe: Recipe, tokens: TokenCount) -> float:
     return 1 / 3 if steps <= 20 else 1.0 if steps <= 40 else 2.0
 
 
-def _program(kind: str, device: Device, *, scratch: bool) -> Program:
+def _program(device: Device, *, scratch: bool) -> Program:
     """How afina holds things there."""
     if device.kind == "cuda":
         if scratch:  # float32 from the first step
             return replace(AFINA_CPU, fixed_bytes=AFINA_CUDA.fixed_bytes, slack=AFINA_CUDA.slack)
-        return AFINA_QLORA if kind == "qlora" else AFINA_CUDA
+        return AFINA_CUDA
     return AFINA_MPS if device.kind == "mps" else AFINA_CPU
 
 
