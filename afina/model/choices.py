@@ -19,12 +19,6 @@ CHOSEN = ("precision", "kernels", "compile", "optimizer")
 """The settings of the loop that are chosen here."""
 LIGER_TYPES = ("gemma", "gemma2", "granite", "llama", "mistral", "phi3", "qwen2", "qwen3")
 """Kinds of models whose Liger kernels ``tests/test_liger.py`` compares with transformers' own."""
-COMPILE_SECONDS = 100.0
-"""What torch.compile takes on a CPU (31.8 M parameters, two cores)."""
-COMPILE_GAIN = 0.09
-"""How much faster steps are afterwards, there."""
-COMPILE_WORTH = 2.0
-"""Compiling has to win this many times what it costs."""
 
 
 @dataclass(frozen=True)
@@ -76,14 +70,11 @@ class Choices:
         return ", ".join([*parts, self.optimizer]) + (f" ({'; '.join(self.why)})" if self.why else "")
 
 
-def choose(
-    recipe: Recipe, machine: Machine, *, model_type: str = "llama", seconds: float | None = None, fits: str = "yes"
-) -> Choices:
+def choose(recipe: Recipe, machine: Machine, *, model_type: str = "llama", fits: str = "yes") -> Choices:
     """Everything that the recipe leaves at ``auto``, with the reasons.
 
     Args:
         model_type: of the base, as its config.json says.
-        seconds: that training is expected to take.
         fits: whether memory will do with plain AdamW, as the plan says it: `yes`, `maybe` or `no`.
 
     Raises:
@@ -108,7 +99,7 @@ def choose(
             why.append(without)
     compiled = train.compile == "on"
     if train.compile == "auto":
-        compiled, reason = _compiling_pays(machine, recipe.adapter.kind == "qlora", seconds)
+        compiled, reason = _compiling_pays(machine)
         why.append(reason)
     optimizer = train.optimizer
     if optimizer == "auto":
@@ -186,15 +177,8 @@ def _why_no_liger(machine: Machine, model_type: str) -> str:
     return ""
 
 
-def _compiling_pays(machine: Machine, four_bit: bool, seconds: float | None) -> tuple[bool, str]:
-    """Whether to compile, and why (not)."""
-    if machine.kind != "cpu":
-        return False, f"compiling was not measured on {'a GPU' if machine.kind == 'cuda' else 'an Apple chip'}"
-    if four_bit:
-        return False, "4-bit layers are not compiled"
-    if not machine.compiler:
-        return False, "there is no C++ compiler"
-    won = (seconds or 0.0) * COMPILE_GAIN / (1 + COMPILE_GAIN)
-    if won < COMPILE_WORTH * COMPILE_SECONDS:
-        return False, f"compiling takes {COMPILE_SECONDS:.0f} s and would win {won:.0f} s"
-    return True, f"compiling takes {COMPILE_SECONDS:.0f} s and should win {won:.0f} s"
+def _compiling_pays(machine: Machine) -> tuple[bool, str]:
+    """Whether to compile, and why not. LOG.md has the figures."""
+    if machine.kind == "cpu":
+        return False, "compiled layers were measured slower on a CPU"
+    return False, f"compiling was not measured on {'a GPU' if machine.kind == 'cuda' else 'an Apple chip'}"

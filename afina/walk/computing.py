@@ -138,7 +138,6 @@ def choose_here(walk: Walk) -> Choices:
         walk.recipe,
         _machine(walk),
         model_type=_model_type(walk),
-        seconds=planned["time"]["parts"]["training"]["point"] if planned else None,
         # Several processes make room by sharing the weights out, which 8-bit averages cannot follow.
         fits="yes" if walk.ranks else planned.get("fits", "yes"),
     )
