@@ -75,7 +75,7 @@ def load_base(
 
     dtype = DTYPES[precision or choose_precision(recipe, this_machine(device))]
     arguments: dict[str, Any] = {"dtype": dtype, "use_safetensors": True}
-    arguments |= {"trust_remote_code": recipe.trust_remote_code, "attn_implementation": "sdpa"}
+    arguments |= {"trust_remote_code": recipe.trust_remote_code}
     if four_bit:
         arguments["quantization_config"] = _nf4(dtype)
         arguments["device_map"] = {"": device}
