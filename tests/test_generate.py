@@ -353,11 +353,19 @@ def test_what_cannot_be_answered_is_refused(tiny: Any) -> None:
 
 def test_logits_that_are_no_numbers_stop_it(tiny: Any) -> None:
     model, renderer = copy.deepcopy(tiny[0]), tiny[1]
-    engine = Engine(model, renderer.tokenizer, [])
-    engine.submit(Request(prompt=[5, 6], max_new_tokens=2))
-    model.get_output_embeddings().weight.data[7] = torch.nan
+    weights = model.get_input_embeddings().weight.data
+    engine = Engine(model, renderer.tokenizer, [], places=2)
+    prompts = [[6] * 21, [8, 9], [8, 9], [9, 8]]  # the last two get the place of the first
+    alone = one_by_one(model, prompts[1:], 4, [])
+    model.model.embed_tokens.register_forward_hook(
+        lambda _, given, out: torch.where((given[0] == 6)[..., None], torch.nan, out)
+    )
+    ill, *well = run(engine, [Request(prompt=prompt, max_new_tokens=4) for prompt in prompts])
+    assert (ill.finish, ill.tokens) == ("failed", [])
+    assert [each.tokens for each in well] == alone  # nobody else is harmed
+    weights[7] = torch.nan
     with pytest.raises(AfinaError, match="no numbers"):
-        engine.step()
+        generate(model, renderer, prompts, max_new_tokens=2)
 
 
 # ---- adapters

@@ -146,6 +146,7 @@ def test_a_change_is_told_and_what_it_replaces_is_kept(finished, tmp_path):
     )
     data = afina(tmp_path, "train", "recipe.yaml", "train.epochs=1", f"base={finished}/base")
     assert "manual.md changed" in data.stderr
+    assert "train: started anew, because of dataset changed" in data.stderr
 
 
 def test_killed_at_random_moments_it_ends_bitwise_the_same(finished, tmp_path):

@@ -116,6 +116,12 @@ def identify_base(folder: Path, name: str, tokenizer: Any) -> BaseIdentity:
     )
 
 
+def hash_model(folder: Path) -> dict[str, str]:
+    """Hashes of everything in a model's folder that its answers depend on."""
+    patterns = {"weights": "*.safetensors", "tokenizer": "tokenizer*", "template": "*.jinja", "config": "config.json"}
+    return {name: hash_folder(folder, pattern) for name, pattern in patterns.items()}
+
+
 def read_identity(adapter: Path) -> BaseIdentity | None:
     """The base that an adapter was trained on, or None for an adapter that afina did not write."""
     file = adapter / IDENTITY_FILE

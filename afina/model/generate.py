@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from afina.errors import ContextOverflow, Problem
+from afina.errors import AfinaError, ContextOverflow, Problem
 from afina.model.generate_engine_torch import PLACES, Engine
 from afina.model.generate_kept import KeptAnswers
 from afina.model.generate_request import Finished, Request
@@ -64,6 +64,7 @@ def generate(
 
     Raises:
         ContextOverflow: prompts that leave no room for a single new token, all of them named.
+        AfinaError: the model's logits are no numbers.
     """
     engine = Engine(model, renderer.tokenizer, renderer.stop_ids(), places=places, say=say)
     limits = _limits(prompts, max_new_tokens, engine.context, say)
@@ -100,6 +101,10 @@ def generate(
     while engine.busy:
         for produced in engine.step():
             if produced.done:
+                if produced.done.finish == "failed":
+                    raise AfinaError(
+                        "the model's logits are no numbers", "the weights are damaged, or a layer overflows"
+                    )
                 key = key_of[produced.id]
                 answers[key] = _answer(produced.done)
                 if kept is not None and repeatable:

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from afina.errors import AfinaError, ContextOverflow, DoesNotFit, RecipeError
+from afina.errors import ContextOverflow, DoesNotFit, RecipeError
 from afina.model.generate_ability_torch import ability_of
 from afina.model.generate_call_torch import Caller
 from afina.model.generate_choose_torch import TextStream, greedy, logprobs, sample
@@ -282,8 +282,11 @@ class Engine:
         leaving: list[Row] = []
         for place, row in enumerate(rows):
             token = tokens[place]
-            if not tops[place] < float("inf"):
-                raise AfinaError("the model's logits are no numbers", "the weights are damaged, or a layer overflows")
+            if not tops[place] < float("inf"):  # the others go on
+                produced.append(self._last(row, "failed"))
+                path.wipe(row)
+                leaving.append(row)
+                continue
             if row.generator is not None:
                 token = sample(logits_nV[place], row.request.temperature, row.request.top_p, row.generator)
             elif self.exact and path is not self._alone and leads[place] < TIE * max(1.0, abs(tops[place])):

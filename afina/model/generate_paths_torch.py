@@ -115,7 +115,8 @@ class SlotCache(Cache):  # type: ignore[misc]
         columns = round_up(columns)
         if rows <= self.capacity_rows and columns <= self.capacity_columns:
             return
-        kept = max(rows, self.capacity_rows), max(columns, self.capacity_columns)
+        doubled = 1 << (rows - 1).bit_length()  # so that rows that come one by one are not copied each time
+        kept = max(doubled, self.capacity_rows), max(columns, self.capacity_columns)
         if most_tokens is not None and kept[0] * kept[1] > most_tokens:
             kept = rows, columns
         old = min(self.capacity_columns, kept[1])
@@ -130,6 +131,11 @@ class SlotCache(Cache):  # type: ignore[misc]
         for layer in self._filled():
             layer.keys[target, :, :length] = layer.keys[source, :, :length]
             layer.values[target, :, :length] = layer.values[source, :, :length]
+
+    def wipe(self, place: int) -> None:
+        """Zeros instead of what is no number; see ``lazy_initialization``."""
+        for layer in self._filled():
+            layer.keys[place], layer.values[place] = 0, 0
 
     def bytes_per_token(self) -> int:
         """Keys and values of one token in all layers."""
@@ -196,6 +202,10 @@ class Slots:
             past_key_values=self.cache,
             use_cache=True,
         )
+
+    def wipe(self, row: Row) -> None:
+        """Leave nothing of a row that is no number for the one that gets its place."""
+        self.cache.wipe(next(place for place, each in enumerate(self.rows) if each is row))
 
     def remove(self, gone: Sequence[Row]) -> None:
         """Free the places of rows; those behind move up."""
@@ -269,6 +279,9 @@ class Alone:
         layers = [layer for cache in self._caches.values() for layer in cache.layers]
         held = [value for layer in layers for value in vars(layer).values() if isinstance(value, torch.Tensor)]
         return sum(value.nbytes for value in held) // max(1, self.tokens())
+
+    def wipe(self, row: Row) -> None:
+        """Nothing: its cache goes with it."""
 
     def remove(self, gone: Sequence[Row]) -> None:
         """Free the places of rows."""

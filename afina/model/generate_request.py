@@ -9,7 +9,7 @@ from typing import Literal
 BASE = "__base__"
 """Names the base without any adapter; PEFT's own word for it in a batch of several."""
 
-Finish = Literal["stop", "length", "cancelled"]
+Finish = Literal["stop", "length", "cancelled", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,8 @@ class Finished:
     text: str
     """Its text, cut before a stop string."""
     finish: Finish
-    """``stop`` at a stop token or string, ``length`` at ``max_new_tokens``, ``cancelled``."""
+    """``stop`` at a stop token or string, ``length`` at ``max_new_tokens``, ``cancelled``; ``failed``: logits were no
+    numbers."""
     prompt_tokens: int
     written: int
     """Tokens that the model wrote, the stop token included."""

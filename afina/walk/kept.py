@@ -15,11 +15,15 @@ Kept = tuple["KeptAnswers | None", "KeptAnswers"]
 
 def kept_answers(walk: Walk) -> Kept:
     """Answers from before, beside the runs, of the model before and after training; none for random weights."""
+    from afina.model.base import hash_model
     from afina.model.generate_kept import ANSWERS_FOLDER, KeptAnswers
 
     folder = walk.folder.parent / ANSWERS_FOLDER
-    base = {"base": walk.base_files, "four_bit": walk.recipe.adapter.kind == "qlora"}
-    trained = {walk.outcome: walk.run.stages["train"]["outputs"]} | (base if walk.outcome == "adapter" else {})
+    base = {"base": walk.base_files, "four_bit": walk.recipe.adapter.kind == "qlora", "adapter": None}
+    if walk.outcome == "adapter":
+        trained = base | {"adapter": walk.run.stages["train"]["outputs"]}
+    else:  # under the key that it has as another run's base
+        trained = {"base": hash_model(walk.folder / walk.outcome), "four_bit": False, "adapter": None}
     before = KeptAnswers(folder, hash_value(base)) if walk.base_folder is not None else None
     return before, KeptAnswers(folder, hash_value(trained))
 

@@ -23,7 +23,6 @@ from afina.run import (
     Progress,
     Run,
     hash_file,
-    hash_folder,
     hash_value,
     whole_folder,
     write_json,
@@ -140,15 +139,9 @@ class Walk:
     @cached_property
     def base_files(self) -> dict[str, str]:
         """Hashes of everything in the base that the result depends on."""
-        if self.base_folder is None:
-            return {}
-        patterns = {
-            "weights": "*.safetensors",
-            "tokenizer": "tokenizer*",
-            "template": "*.jinja",
-            "config": "config.json",
-        }
-        return {name: hash_folder(self.base_folder, pattern) for name, pattern in patterns.items()}
+        from afina.model.base import hash_model
+
+        return {} if self.base_folder is None else hash_model(self.base_folder)
 
     @cached_property
     def tokenizer_folder(self) -> Path:
@@ -276,7 +269,7 @@ class Walk:
             recipe["starts_from"] = self.run.stages["first"]["outputs"]
         if training.settings.method == "dpo" and REFERENCE_STAGE in self.run.stages:
             recipe[REFERENCE_STAGE] = self.run.stages[REFERENCE_STAGE]["outputs"]
-        recipe["dataset"] = {"on_too_long": recipe["dataset"]["on_too_long"]}
+        recipe["on_too_long"] = recipe.pop("dataset")["on_too_long"]  # `dataset` is the hash of what was built
         if self.recipe.train.method == "scratch":
             del recipe["adapter"]
         else:
