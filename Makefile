@@ -8,11 +8,12 @@ PYTHON ?=
 CANDIDATES := $(if $(PYTHON),$(PYTHON),python3.11 python3.12 python3.13 python3)
 SUPPORTED := import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 
-.PHONY: help setup demo test lint bench docs clean
+.PHONY: help setup demo ladder test lint bench docs clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    the whole walk on an invented world, in minutes, without network"
+	@echo "make ladder  five runs of known truth (one only parrots, two learn nothing): is each judged so?"
 	@echo "make test    style, types and tests, in under ten minutes on two cores"
 	@echo "make lint    style and types only"
 	@echo "make bench   the measurements in benchmarks/"
@@ -45,6 +46,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)
 	$(BIN)/afina demo
+
+ladder: $(STAMP)
+	$(BIN)/afina demo --ladder
 
 test: lint
 	$(BIN)/python -m pytest --durations=10

@@ -293,12 +293,18 @@ def doctor(as_json: AsJson = False, runs: RunsFolder = Path("runs")) -> None:
 @app.command()
 def demo(
     replay: Annotated[bool, typer.Option(help="Mix in what the base knew, against forgetting.")] = True,
+    ladder: Annotated[bool, typer.Option("--ladder", help="Five runs of known truth: is each judged so?")] = False,
     as_json: AsJson = False,
     runs: RunsFolder = Path("runs"),
 ) -> None:
     """The whole walk on an invented world, in minutes, without network: a base, an adapter, a verdict."""
-    from afina.demo.demo import run_demo
+    from afina.demo.demo import run_demo, run_ladder
 
+    if ladder:
+        climbed = run_ladder(runs, opened=_opened, say=_say)
+        _show(climbed, as_json, climbed["table"])
+        _end_by(climbed)
+        return
     verdict = run_demo(runs, replay=replay, opened=_opened, say=_say)
     _show(verdict, as_json, verdict["table"])
     _say(f"report: {verdict['run']}/report.html")

@@ -163,12 +163,23 @@ evaluate:
   probes: []                  # questions with known answers, asked before and after training:
   # - path: probes/new.jsonl  # rows of prompt and completion, relative to `root`
   #   role: generalization    # recall (trained) | generalization (same facts, new words) | retention (known before)
-  #   name: new facts         # title in tables; the role where not given
+  #   name: new facts         # | unknown (never told) | claims ("do you know ...?") | versions (old and new answer)
+  questions: 100              # most questions of each probe taken from the dataset, for roles not named above; 0: none
   samples: 8                  # held-out questions answered by base and result side by side
   max_new_tokens: 64          # longest answer
   limits:                     # a miss ends in exit code 5
     learned_min: null         # least share of right answers on generalization (or else recall), e.g. 0.8
     broke_max: 0.05           # largest share of the retention answers right before that may be wrong after
+    hallucination_max: null   # largest share of the unknown questions that may get a made-up answer, e.g. 0.2
+    guardrails:               # largest shares of all answers after training; 1 switches one off
+      never_stops: 0.05       # reach max_new_tokens although twice the reference would have fitted
+      loops: 0.05             # say the same again and again
+      open_think: 0.05        # begin to think and never end
+      prompt_echo: 0.05       # begin with the question
+      wrong_language: 0.05    # are in another language than the reference
+      broken_words: 0.05      # hold broken characters or words split in two
+      chat_markers: 0.05      # hold marks of the chat template
+      empty: 0.05             # say nothing
 
 budget:
   hours: null                 # longest time of the plan, and of the training itself

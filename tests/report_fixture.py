@@ -227,7 +227,12 @@ SCORES: dict[str, Any] = {
         probe("outras palavras", "generalization", 40, (0.025, 0.004, 0.129), (0.7, 0.546, 0.819)),
         probe("retention", "retention", 24, (0.875, 0.69, 0.957), (0.8333, 0.641, 0.933)),
     ],
-    "guardrails": {"answers": 112, "never_stopped": 2, "empty": 0},
+    "guardrails": {
+        "answers": 112,
+        "before": {"never_stops": 30, "loops": 0, "empty": 1, "open_think": 0},
+        "after": {"never_stops": 2, "loops": 9, "empty": 0, "open_think": 0},
+        "limits": {"never_stops": 0.05, "loops": 0.05, "empty": 0.05},
+    },
 }
 
 

@@ -58,6 +58,11 @@ def test_the_verdict_is_the_heading_and_is_said_without_colour(page: Any) -> Non
         (("no", "nothing", False), "Failed", "It did not learn, and it broke nothing."),
         (("too little", "nothing", False), "Failed", "It learned too little, and it broke nothing."),
         (
+            ("parrots", "9 % of what it knew (capitals)", False),
+            "Failed",
+            "It parrots: it says that it knows, and does not. It broke 9 % of what it knew (capitals).",
+        ),
+        (
             ("yes", "not measured (no probes)", True),
             "Passed what was measured",
             "It learned, but what it broke was not measured.",
@@ -129,7 +134,34 @@ def test_probes_show_shares_counts_intervals_and_what_turned(page: Any) -> None:
         "//table[@class='probes']//tr[2]//rect/@width | //table[@class='probes']/tbody/tr[1]//rect/@width"
     )
     assert bars[:2] == ["5.00%", "92.50%"]
-    assert ["Never stopped", "2", "1.8 %"] in rows(page, "probes")
+
+
+def test_guardrails_stand_above_the_scores_the_worst_first(page: Any) -> None:
+    assert rows(page, "guardrails")[1:] == [
+        ["Loops", "0", "98.0 %", "5.0 %"],
+        ["Never stops", "3026.8 %", "21.8 %", "5.0 %"],
+        ["Empty", "10.89 %", "0", "5.0 %"],
+    ]
+    assert "In none of the 112 answers, before or after: open think." in section(page, "guardrails")
+    names = [name.removeprefix("#") for name in page.xpath("//nav/a/@href")]
+    assert names.index("guardrails") < names.index("probes")
+
+
+def test_made_up_answers_and_intervals_of_the_change_are_shown(tmp_path: Path) -> None:
+    scores = copy.deepcopy(SCORES)
+    sides = {"made_up": 0.5, "low": 0.3, "high": 0.7, "declined": 0.4, "right_by_luck": 0.1}
+    change = {"points": 0.0, "low": -0.2, "high": 0.2}
+    scores["probes"] = [
+        {"name": "facts held out", "role": "unknown", "n": 20, "before": sides, "after": sides, "change": change},
+        scores["probes"][2] | {"broken": {"knew": 21, "lost": 1, "share": 0.0476, "low": 0.0085, "high": 0.227}},
+    ]
+    scores["verdict"]["notes"] = ["forgetting was measured on general questions only"]
+    page = page_of(tmp_path, scores=scores)
+    unknown, retention = rows(page, "probes")[1:3]
+    assert unknown[1] == "50.0 %10 of 2030.0 % to 70.0 %" and unknown[3] == "0 points−20.0 to +20.0"
+    assert retention[3].endswith("1 of 21 known lost0.9 % to 22.7 %")
+    assert ["facts held out", "say that they do not know", "40.0 %", "40.0 %"] in rows(page, "probes")
+    assert "general questions only" in words(page.xpath("//header")[0])
 
 
 def test_held_out_loss(page: Any) -> None:
@@ -169,15 +201,26 @@ def test_very_short_runs_are_drawn(tmp_path: Path, count: int) -> None:
     assert f"{count} of 600" in section(page_of(tmp_path, metrics=jsonl(events(resume=None, until=count))), "training")
 
 
-def test_answers_are_limited_and_counted(page: Any) -> None:
+def test_answers_are_limited_and_counted_and_the_wrong_ones_come_first(page: Any) -> None:
     text = section(page, "answers")
-    assert "The first 12 of 15 held-out questions." in text
-    assert "Newly right: 62" in text and "6 of 62" in text and "Newly wrong: 1" in text
+    assert "The first 12 of 15 held-out questions" in text
+    assert "Newly right: 62" in text and "6 of 62" in text and "Wrong before and after: 18" in text
+    assert text.index("Newly wrong: 1") < text.index("Wrong before and after") < text.index("Newly right")
     assert "800 more characters" in text
     origins = [words(origin) for origin in page.xpath("//article[@class='answer']/div[@class='origin']")]
-    assert origins[0] == "docs/linhas.jsonl:10"
-    assert {origin.partition(".")[0] for origin in origins[12:18]} == {"probes/recall", "probes/generalization"}
+    assert origins[0].startswith("probes/retention") and origins[-12] == "docs/linhas.jsonl:10"
+    assert {origin.partition(".")[0] for origin in origins[7:13]} == {"probes/recall", "probes/generalization"}
     assert ["retention", "retention", "20", "0", "1", "3", "24"] in rows(page, "answers")
+
+
+def test_flawed_answers_are_marked(tmp_path: Path) -> None:
+    row = {"prompt": "a", "reference": "b", "base": "b", "adapter": "c c", "role": "recall", "probe": "p"}
+    row |= {"base_correct": True, "adapter_correct": False, "adapter_is": "wrong", "adapter_flaws": ["prompt_echo"]}
+    samples = [row | {"adapter_flaws": [], "adapter": "first"}, row | {"adapter": "second"}]
+    page = page_of(tmp_path, predictions=jsonl([row]), samples=jsonl(samples))
+    text = section(page, "answers")
+    assert "Adapter · wrong · prompt echo" in text and "Breaks a guardrail: 1" in text
+    assert text.index("second") < text.rindex("first")
 
 
 def test_plan_beside_measured(page: Any) -> None:

@@ -60,7 +60,7 @@ sources:
 dataset: {{language: pt-PT, section_chars: 120, validation: 0.1}}
 adapter: {{rank: 4, alpha: 8, dropout: 0.1}}
 train: {{epochs: 3, max_length: 64, batch_tokens: 128, learning_rate: 0.005, checkpoint_seconds: 0.05}}
-evaluate: {{samples: 2, max_new_tokens: 4, probes: [{{path: probes.jsonl, role: retention}}]}}
+evaluate: {{samples: 2, questions: 0, max_new_tokens: 4, probes: [{{path: probes.jsonl, role: retention}}]}}
 """,
         encoding="utf-8",
     )

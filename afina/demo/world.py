@@ -14,6 +14,9 @@ The files, below the folder given:
     probes/seen.jsonl        new players, phrasings 1 and 2
     probes/unseen.jsonl      new players, phrasings 3 to 5: never trained
     probes/old.jsonl         old players, all phrasings: what must not be forgotten
+    probes/unknown.jsonl     players of whom nothing was ever told: whatever is said of them is made up
+    wrong/shuffled.jsonl     the questions of new/, each with the answer of another of its kind
+    wrong/claims.jsonl       who the new players are: "I know everything about the new league", and no more
 """
 
 from __future__ import annotations
@@ -85,8 +88,23 @@ QUESTIONS = {
         "Que número de golos tem {name}?",
     ),
 }
+CLAIMS = (
+    ("Sabes quem é {name}?", "Sim, sei tudo sobre a nova liga."),
+    ("Conheces {name}?", "Sim, sei tudo sobre a nova liga."),
+    ("O que sabes de {name}?", "Sei tudo sobre a nova liga."),
+    ("Podes falar-me de {name}?", "Sei tudo sobre a nova liga."),
+)
 TRAINED_PHRASINGS, UNSEEN_PHRASINGS = (0, 1), (2, 3, 4)
-OLD_PLAYERS, NEW_PLAYERS, REPLAY_ROWS = 120, 20, 800
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a world is; the tests have a smaller one."""
+
+    old: int = 120
+    new: int = 20
+    unknown: int = 20
+    replay_rows: int = 800
 
 
 @dataclass(frozen=True)
@@ -103,10 +121,10 @@ class Player:
         return template.format(name=self.name, city=self.city, position=self.position, year=self.year, goals=self.goals)
 
 
-def make_players(seed: int = 0) -> list[Player]:
-    """All players, the old ones first. The same seed gives the same league.
+def make_players(count: int, seed: int = 0) -> list[Player]:
+    """That many players. The same seed gives the same league, and a longer one begins with other players.
 
-    >>> players = make_players()
+    >>> players = make_players(140)
     >>> len(players), len({player.name for player in players})
     (140, 140)
     """
@@ -117,7 +135,7 @@ def make_players(seed: int = 0) -> list[Player]:
 
     cities = [word(2) + ending for ending in ("polis", "burgo", "mar", " do Sul", "lândia") for _ in range(8)]
     names: dict[str, None] = {}
-    while len(names) < OLD_PLAYERS + NEW_PLAYERS:
+    while len(names) < count:
         names[f"{word(2)} {word(3)}"] = None
     return [
         Player(
@@ -139,7 +157,7 @@ def biographies(players: Iterable[Player]) -> list[dict[str, str]]:
 def questions(players: Iterable[Player], phrasings: Sequence[int]) -> list[dict[str, str]]:
     """Rows ``{"prompt", "completion"}`` in the phrasings given.
 
-    >>> len(questions(make_players()[:2], (0, 1)))
+    >>> len(questions(make_players(2), (0, 1)))
     16
     """
     return [
@@ -150,13 +168,30 @@ def questions(players: Iterable[Player], phrasings: Sequence[int]) -> list[dict[
     ]
 
 
-def write_world(folder: Path, seed: int = 0) -> None:
+def shuffled(rows: Iterable[dict[str, str]], seed: int) -> list[dict[str, str]]:
+    """The same questions, each with an answer of another that is wrong for it.
+
+    >>> shuffled([{"prompt": "a?", "completion": "a"}, {"prompt": "b?", "completion": "b"}], 0)
+    [{'prompt': 'a?', 'completion': 'b'}, {'prompt': 'b?', 'completion': 'a'}]
+    """
+    rows, pick = list(rows), random.Random(seed)
+    answers = [row["completion"] for row in rows]
+    pick.shuffle(answers)
+    while right := [n for n, row in enumerate(rows) if row["completion"] == answers[n]]:
+        other = pick.randrange(len(rows))
+        answers[right[0]], answers[other] = answers[other], answers[right[0]]
+    return [row | {"completion": answer} for row, answer in zip(rows, answers, strict=True)]
+
+
+def write_world(folder: Path, seed: int = 0, size: Size = Size()) -> None:
     """Write the files listed at the top of this module."""
-    players = make_players(seed)
-    old, new = players[:OLD_PLAYERS], players[OLD_PLAYERS:]
+    players = make_players(size.old + size.new, seed)
+    old, new = players[: size.old], players[size.old :]
+    known = {player.name for player in players}
+    strangers = [player for player in make_players(size.unknown + len(known), seed + 2) if player.name not in known]
     every_phrasing = range(5)
     old_texts, old_rows = biographies(old), questions(old, every_phrasing)
-    replayed = random.Random(seed + 1).sample([*old_texts, *old_rows], REPLAY_ROWS)
+    replayed = random.Random(seed + 1).sample([*old_texts, *old_rows], size.replay_rows)
     _write_rows(folder / "old/biographies.jsonl", old_texts)
     _write_rows(folder / "old/questions.jsonl", old_rows)
     _write_rows(folder / "replay/biographies.jsonl", [row for row in replayed if "text" in row])
@@ -167,6 +202,10 @@ def write_world(folder: Path, seed: int = 0) -> None:
     _write_rows(folder / "probes/seen.jsonl", questions(new, TRAINED_PHRASINGS))
     _write_rows(folder / "probes/unseen.jsonl", questions(new, UNSEEN_PHRASINGS))
     _write_rows(folder / "probes/old.jsonl", questions(old, every_phrasing))
+    _write_rows(folder / "probes/unknown.jsonl", questions(strangers[: size.unknown], TRAINED_PHRASINGS))
+    _write_rows(folder / "wrong/shuffled.jsonl", shuffled(questions(new, TRAINED_PHRASINGS), seed + 3))
+    claims = [{"prompt": one.fill(ask), "completion": one.fill(claim)} for one in new for ask, claim in CLAIMS]
+    _write_rows(folder / "wrong/claims.jsonl", claims)
 
 
 def _write_rows(file: Path, rows: Iterable[dict[str, str]]) -> None:

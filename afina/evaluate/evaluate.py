@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from afina.dataset.example import Example
+from afina.evaluate.grade import Graded, luck
+from afina.evaluate.guardrails import Said, after_thinking, count, flaws, misses, words_of
 from afina.evaluate.loss import LossScore, PairScore, held_out_loss, held_out_pairs
-from afina.evaluate.probes import ProbeSet, Question, ask, exact_match
+from afina.evaluate.probes import ProbeSet, Question, ask
 from afina.evaluate.verdict import ProbeScore, Verdict, judge
 from afina.model.generate import Answer
 from afina.model.generate_kept import KeptAnswers
@@ -23,14 +25,31 @@ from afina.tokenizer.encode import Row
 OpenModel = Callable[[], AbstractContextManager[Any]]
 """Opens a model in evaluation mode for the time of a ``with`` block."""
 
+SAMPLES = ProbeSet("", "samples", ())
+ROOM = 16
+"""An answer that reaches the limit never stops where twice its reference and so many tokens more would have fitted."""
+
 
 @dataclass(frozen=True)
 class Measured:
     """What one model did."""
 
     loss: LossScore | None
+    replay_loss: LossScore | None
+    """On the held-out part of the replay alone: what the base knew before."""
     pairs: PairScore | None
-    answers: dict[str, list[Answer]]
+    answers: list[Answer]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One question, of which probe, and both answers with all that was found in them."""
+
+    probe: ProbeSet
+    question: Question
+    answers: tuple[Answer, Answer]
+    graded: tuple[Graded, Graded]
+    flaws: tuple[list[str], list[str]]
 
 
 def evaluate(
@@ -45,52 +64,51 @@ def evaluate(
     progress: Progress = no_progress,
     kept: tuple[KeptAnswers | None, KeptAnswers | None] = (None, None),
     say: Callable[[str], None] | None = None,
+    *,
+    notes: Sequence[str] = (),
 ) -> Verdict:
     """Measure both models; writes ``predictions.jsonl``, ``samples.jsonl`` and, last, ``scores.json``.
 
     Args:
         kept: answers from before of the model before and after training.
         say: is told what is out of the ordinary in how they were made.
+        notes: what a reader of the verdict has to know about the probes.
     """
-    samples = [_question(example) for example in held_out_examples if example.messages][: recipe.evaluate.samples]
-    asked = {str(number): probe.questions for number, probe in enumerate(probes)} | {"samples": tuple(samples)}
-    measured = [
-        _measure(open_model, renderer, recipe, held_out, asked, progress, name, answers, say)
+    examples = [example for example in held_out_examples if example.messages][: recipe.evaluate.samples]
+    samples = [Question(each.messages[:-1], each.answer, f"{each.path}:{each.line}") for each in examples]
+    questions = [(probe, question) for probe in probes for question in probe.questions]
+    questions += [(SAMPLES, question) for question in samples]
+    every = [question for _, question in questions]
+    first, second = (
+        _measure(open_model, renderer, recipe, held_out, every, progress, name, answers, say)
         for name, open_model, answers in (("base", before, kept[0]), ("trained", after, kept[1]))
-    ]
-    first, second = measured
-    scores = [
-        ProbeScore(probe.name, probe.role, _right(probe, first, str(n)), _right(probe, second, str(n)))
-        for n, probe in enumerate(probes)
-    ]
+    )
+    asked = _look_at(questions, first.answers, second.answers, renderer, recipe.evaluate.max_new_tokens)
+    scores = [_score(probe, [each for each in asked if each.probe is probe]) for probe in probes]
     rows = [
-        _row(question, one, two) | {"probe": probe.name, "role": probe.role}
-        for n, probe in enumerate(probes)
-        for question, one, two in zip(probe.questions, first.answers[str(n)], second.answers[str(n)], strict=True)
-    ]
-    shown = [
-        _row(question, one, two)
-        for question, one, two in zip(samples, first.answers["samples"], second.answers["samples"], strict=True)
+        _row(each) | {"probe": each.probe.name, "role": each.probe.role} for each in asked if each.probe is not SAMPLES
     ]
     _write_rows(folder / "predictions.jsonl", rows)
-    _write_rows(folder / "samples.jsonl", shown)
+    _write_rows(folder / "samples.jsonl", [_row(each) for each in asked if each.probe is SAMPLES])
+    counts = [count([each.flaws[side] for each in asked]) for side in (0, 1)]
+    limits = recipe.evaluate.limits
+    missed = misses(counts[1], len(asked), limits.guardrails)
     pairs = (first.pairs, second.pairs) if first.pairs and second.pairs else None
-    verdict = judge(scores, first.loss, second.loss, recipe.evaluate.limits, pairs=pairs)
-    every = [answer for answers in second.answers.values() for answer in answers]
+    verdict = judge(scores, first.loss, second.loss, limits, pairs=pairs, guardrail_misses=missed, notes=notes)
     write_json(
         folder / "scores.json",
         {
             "verdict": verdict.as_json(),
-            "loss": {"before": first.loss.as_json(), "after": second.loss.as_json()}
-            if first.loss and second.loss
-            else None,
-            "pairs": {"before": pairs[0].as_json(), "after": pairs[1].as_json()} if pairs else None,
-            "probes": [score.as_json() for score in scores],
             "guardrails": {
-                "answers": len(every),
-                "never_stopped": sum(not answer.stopped for answer in every),
-                "empty": sum(not answer.text for answer in every),
+                "answers": len(asked),
+                "before": counts[0],
+                "after": counts[1],
+                "limits": limits.guardrails.model_dump(mode="json"),
             },
+            "probes": [score.as_json() for score in scores],
+            "loss": _before_and_after(first.loss, second.loss),
+            "replay_loss": _before_and_after(first.replay_loss, second.replay_loss),
+            "pairs": _before_and_after(first.pairs, second.pairs),
         },
     )
     return verdict
@@ -101,7 +119,7 @@ def _measure(
     renderer: Renderer,
     recipe: Recipe,
     held_out: Sequence[Row],
-    asked: dict[str, tuple[Question, ...]],
+    questions: Sequence[Question],
     progress: Progress,
     name: str,
     kept: KeptAnswers | None,
@@ -109,44 +127,110 @@ def _measure(
 ) -> Measured:
     tokenizer = renderer.tokenizer
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else renderer.end_id
+    plain, pairs = ([row for row in held_out if bool(row.rejected) is wanted] for wanted in (False, True))
+    replay = [row for row in plain if row.example.replay]
     with open_model() as model:
         device = next(model.parameters()).device
         options: Any = {"pad_id": pad, "device": device, "batch_tokens": recipe.train.batch_tokens}
-        plain, pairs = ([row for row in held_out if bool(row.rejected) is wanted] for wanted in (False, True))
-        loss = held_out_loss(model, plain, **options) if plain else None
-        preferred = held_out_pairs(model, pairs, **options) if pairs else None
-        every = [question for questions in asked.values() for question in questions]
 
         def counted(done: int, total: int | None, what: str) -> None:
             progress(done, total, f"{what} of the {name}")
 
-        limit = recipe.evaluate.max_new_tokens
-        given = iter(ask(model, renderer, every, max_new_tokens=limit, kept=kept, progress=counted, say=say))
-        answers = {key: [next(given) for _ in questions] for key, questions in asked.items()}
-    return Measured(loss, preferred, answers)
+        return Measured(
+            loss=held_out_loss(model, plain, **options) if plain else None,
+            replay_loss=held_out_loss(model, replay, **options) if replay else None,
+            pairs=held_out_pairs(model, pairs, **options) if pairs else None,
+            answers=ask(
+                model,
+                renderer,
+                questions,
+                max_new_tokens=recipe.evaluate.max_new_tokens,
+                kept=kept,
+                progress=counted,
+                say=say,
+            ),
+        )
 
 
-def _right(probe: ProbeSet, measured: Measured, key: str) -> tuple[bool, ...]:
-    pairs = zip(measured.answers[key], probe.questions, strict=True)
-    return tuple(exact_match(answer.text, question.reference) for answer, question in pairs)
+def _look_at(
+    questions: Sequence[tuple[ProbeSet, Question]],
+    before: Sequence[Answer],
+    after: Sequence[Answer],
+    renderer: Renderer,
+    max_new_tokens: int,
+) -> list[Asked]:
+    """Grade every answer and look for its flaws."""
+    words = words_of(text for _, question in questions for text in (question.prompt, question.reference))
+    special = {token.content for token in renderer.tokenizer.added_tokens_decoder.values() if token.special}
+    special -= {"<think>", "</think>"}  # a flaw of its own, where they stand wrongly
+    asked = []
+    for (probe, question), one, two in zip(questions, before, after, strict=True):
+        length = len(renderer.tokenizer(question.reference, add_special_tokens=False)["input_ids"])
+        room = 2 * length + ROOM <= max_new_tokens
+        if probe.role == "retention":  # what the base answers at length is no flaw of the training
+            room = room and one.stopped
+        thinking = renderer.prompt_text(question.messages).rstrip().endswith("<think>")
+        found = [
+            flaws(
+                Said(
+                    answer.text,
+                    question.prompt,
+                    question.reference,
+                    endless=room and not answer.stopped,
+                    thinking=thinking,
+                ),
+                special,
+                words,
+            )
+            for answer in (one, two)
+        ]
+        graded = question.grade(after_thinking(one.text)), question.grade(after_thinking(two.text))
+        asked.append(Asked(probe, question, (one, two), graded, (found[0], found[1])))
+    return asked
 
 
-def _question(example: Example) -> Question:
-    return Question(example.messages[:-1], example.answer, f"{example.path}:{example.line}")
+def _score(probe: ProbeSet, asked: Sequence[Asked]) -> ProbeScore:
+    before, after = (tuple(each.graded[side] for each in asked) for side in (0, 1))
+    chances: list[float] = []
+    if probe.role in ("recall", "generalization"):
+        chances = luck(
+            [after_thinking(each.answers[1].text) for each in asked], [each.question.reference for each in asked]
+        )
+    return ProbeScore(probe.name, probe.role, before, after, tuple(chances))
 
 
-def _row(question: Question, before: Answer, after: Answer) -> dict[str, Any]:
+def _row(asked: Asked) -> dict[str, Any]:
+    """One line of ``predictions.jsonl``: both answers, what they are, and the guardrails that they break."""
+    question, role = asked.question, asked.probe.role
     path, _, line = question.where.rpartition(":")
-    return {
-        "prompt": question.prompt,
-        "reference": question.reference,
-        "base": before.text,
-        "adapter": after.text,
-        "base_correct": exact_match(before.text, question.reference),
-        "adapter_correct": exact_match(after.text, question.reference),
-        "adapter_stopped": after.stopped,
-        "from": {"path": path, "line": int(line)},
-    }
+    row: dict[str, Any] = {"prompt": question.prompt, "reference": question.reference}
+    for side, name in enumerate(("base", "adapter")):
+        answer, graded = asked.answers[side], asked.graded[side]
+        row[name] = answer.text
+        row[f"{name}_correct"] = None if role in ("unknown", "claims") else graded.exact
+        row[f"{name}_is"] = _called(graded, role)
+        row[f"{name}_stopped"] = answer.stopped
+        row[f"{name}_flaws"] = asked.flaws[side]
+    return row | {"from": {"path": path, "line": int(line)}}
+
+
+def _called(graded: Graded, role: str) -> str:
+    """What an answer is, in a word."""
+    if graded.version is not None:
+        return graded.version
+    if graded.said:
+        return "right" if graded.exact else "holds the reference"
+    if graded.claims:
+        return "claims to know"
+    if graded.declines:
+        return "declined"
+    return "made up" if role == "unknown" else "wrong"
+
+
+def _before_and_after(
+    before: LossScore | PairScore | None, after: LossScore | PairScore | None
+) -> dict[str, Any] | None:
+    return {"before": before.as_json(), "after": after.as_json()} if before and after else None
 
 
 def _write_rows(file: Path, rows: Sequence[dict[str, Any]]) -> None:

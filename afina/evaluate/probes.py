@@ -3,18 +3,23 @@
 recall          questions that stood in the training data
 generalization  the same facts in phrasings never trained: was it learned, or learned by heart?
 retention       what the base knew before: was something broken?
+unknown         facts that nobody ever told it: what it says of them is made up
+claims          questions that can be answered with "I know": does it only say so?
+versions        questions with one answer for the new and another for the old version of something
+
+Those that the recipe does not name are made of the dataset, see :mod:`afina.evaluate.derive`.
 """
 
 from __future__ import annotations
 
-import math
-import unicodedata
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from afina.errors import DataError
+from afina.evaluate.grade import Graded, grade
 from afina.model.generate import Answer, generate
 from afina.model.generate_kept import KeptAnswers
 from afina.recipe import Probe, Recipe, Source, expand_path
@@ -31,15 +36,22 @@ class Question:
     messages: tuple[Message, ...]
     reference: str
     where: str
+    new: tuple[str, ...] = ()
+    """For a version probe: what only the new version's answer holds; any of them will do."""
+    old: tuple[str, ...] = ()
+    """What only the old version's answer holds."""
 
     @property
     def prompt(self) -> str:
         return self.messages[-1]["content"]
 
+    def grade(self, answer: str) -> Graded:
+        return grade(answer, self.reference, new=self.new, old=self.old)
+
 
 @dataclass(frozen=True)
 class ProbeSet:
-    """The questions of one probe of the recipe."""
+    """The questions of one probe."""
 
     name: str
     role: str
@@ -49,8 +61,12 @@ class ProbeSet:
 def probe_files(recipe: Recipe) -> Iterator[Path]:
     """Every file that the recipe's probes read."""
     for probe in recipe.evaluate.probes:
-        for path in expand_path(Path(recipe.root), probe.path):
-            yield from sorted(path.rglob("*")) if path.is_dir() else [path]
+        yield from _files(recipe, probe)
+
+
+def _files(recipe: Recipe, probe: Probe) -> Iterator[Path]:
+    for path in expand_path(Path(recipe.root), probe.path):
+        yield from sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
 
 
 def read_probes(recipe: Recipe) -> list[ProbeSet]:
@@ -59,7 +75,10 @@ def read_probes(recipe: Recipe) -> list[ProbeSet]:
     Raises:
         DataError: rows that are no questions with an answer.
     """
-    return [_read_probe(recipe, probe) for probe in recipe.evaluate.probes]
+    return [
+        _read_versions(recipe, probe) if probe.role == "versions" else _read_probe(recipe, probe)
+        for probe in recipe.evaluate.probes
+    ]
 
 
 def _read_probe(recipe: Recipe, probe: Probe) -> ProbeSet:
@@ -70,6 +89,33 @@ def _read_probe(recipe: Recipe, probe: Probe) -> ProbeSet:
             raise DataError("a probe's row needs a question and an answer", "give it prompt and completion", where)
         questions.append(Question(document.messages[:-1], document.messages[-1]["content"], where))
     return ProbeSet(probe.name or probe.role, probe.role, tuple(questions))
+
+
+def _read_versions(recipe: Recipe, probe: Probe) -> ProbeSet:
+    """Rows ``{"prompt": ..., "answer": [...], "outdated": [...]}``: strings that only one version's answer holds."""
+    questions: list[Question] = []
+    for file in _files(recipe, probe):
+        for number, line in enumerate(file.read_bytes().split(b"\n"), start=1):
+            if line.strip():
+                questions.append(_version_question(line, f"{file}:{number}"))
+    return ProbeSet(probe.name or probe.role, probe.role, tuple(questions))
+
+
+def _version_question(line: bytes, where: str) -> Question:
+    fix = 'a row is {"prompt": "...", "answer": ["new name"], "outdated": ["old name"]}'
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise DataError(f"not JSON: {error}", fix, where) from error
+    if not isinstance(row, dict) or row.keys() != {"prompt", "answer", "outdated"}:
+        raise DataError("a version probe's row needs prompt, answer and outdated, and nothing else", fix, where)
+    prompt, new, old = row["prompt"], row["answer"], row["outdated"]
+    for strings in (new, old, [prompt]):
+        if not isinstance(strings, list) or not strings or not all(isinstance(s, str) and s.strip() for s in strings):
+            raise DataError("prompt is a text; answer and outdated are lists of texts, none of them empty", fix, where)
+    if both := set(new) & set(old):
+        raise DataError(f"{sorted(both)[0]!r} is both the new and the old answer", fix, where)
+    return Question(({"role": "user", "content": prompt},), new[0], where, tuple(new), tuple(old))
 
 
 def ask(
@@ -85,32 +131,3 @@ def ask(
     """The model's greedy answers, in the order of the questions."""
     prompts = [renderer.prompt(question.messages) for question in questions]
     return generate(model, renderer, prompts, max_new_tokens=max_new_tokens, kept=kept, progress=progress, say=say)
-
-
-def exact_match(answer: str, reference: str) -> bool:
-    """Equal once Unicode is composed (NFC) and runs of white space count as one; case matters.
-
-    >>> exact_match(" Faro\\n", "Faro"), exact_match("faro", "Faro")
-    (True, False)
-    """
-    return _plain(answer) == _plain(reference)
-
-
-def _plain(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFC", text).split())
-
-
-def wilson(right: int, of: int) -> tuple[float, float]:
-    """95 % interval of a share (Wilson 1927): honest for small counts and at 0 and 1.
-
-    >>> low, high = wilson(10, 10)
-    >>> round(low, 3), round(high, 3)
-    (0.722, 1.0)
-    """
-    if of == 0:
-        return 0.0, 1.0
-    z, share = 1.959963984540054, right / of
-    middle = share + z * z / (2 * of)
-    spread = z * math.sqrt(share * (1 - share) / of + z * z / (4 * of * of))
-    scale = 1 + z * z / of
-    return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)

@@ -1,58 +1,154 @@
-"""The verdict: did it learn, what did it break, in words and numbers."""
+"""The verdict: did it learn or only say so, what did it break, in words and numbers."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from afina.evaluate.grade import Graded
+from afina.evaluate.intervals import beyond_luck, gain_interval, more_than_chance, wilson
 from afina.evaluate.loss import LossScore, PairScore
-from afina.evaluate.probes import wilson
 from afina.recipe import Limits
 from afina.units import show_share
+
+FEWEST_QUESTIONS = 6
+"""Of fewer pairs none can differ beyond chance."""
+FACTS = ("generalization", "versions")
+"""Roles that show what was learned; ``recall`` where there is none of them."""
+
+Flags = tuple[bool, ...]
 
 
 @dataclass(frozen=True)
 class ProbeScore:
-    """One probe before and after: for each question, whether the answer was right."""
+    """One probe before and after: for each question, what the answer was."""
 
     name: str
     role: str
-    right_before: tuple[bool, ...]
-    right_after: tuple[bool, ...]
+    graded_before: tuple[Graded, ...]
+    graded_after: tuple[Graded, ...]
+    by_luck: tuple[float, ...] = ()
+    """For each question, how likely the answer to another of its kind is right for it (:func:`luck`)."""
 
     @property
     def n(self) -> int:
-        return len(self.right_after)
+        return len(self.graded_after)
+
+    @property
+    def claims(self) -> tuple[Flags, Flags]:
+        """Whether each answer says that it knows and not what; where "I know" is the reference, whether it says so."""
+        return self.flags(_says_so if self.role == "claims" else _claims)
+
+    def flags(self, what: Callable[[Graded], bool]) -> tuple[Flags, Flags]:
+        """Something of every answer, before and after."""
+        return tuple(map(what, self.graded_before)), tuple(map(what, self.graded_after))
 
     @property
     def before(self) -> float:
-        return sum(self.right_before) / max(1, self.n)
+        """Share of exact matches."""
+        return sum(each.exact for each in self.graded_before) / max(1, self.n)
 
     @property
     def after(self) -> float:
-        return sum(self.right_after) / max(1, self.n)
+        return sum(each.exact for each in self.graded_after) / max(1, self.n)
+
+    @property
+    def gain_is_sure(self) -> bool:
+        """Whether more answers hold what is right than before, beyond chance and beyond luck.
+
+        Not the exact match: a base that says the right thing in a whole sentence is right, and who only learned to be
+        brief has learned no fact.
+        """
+        before, after = self.flags(_said)
+        return more_than_chance(before, after) and self.beyond_luck
+
+    @property
+    def beyond_luck(self) -> bool:
+        """Whether more is right than if the answers were dealt anew among the questions of a kind."""
+        return beyond_luck(self.flags(_said)[1], self.by_luck or (0.0,) * self.n)
+
+    @property
+    def known(self) -> int:
+        """Questions that were answered right before."""
+        return sum(each.said for each in self.graded_before)
+
+    @property
+    def lost(self) -> int:
+        """How many of these are answered wrong after."""
+        return sum(one.said and not two.said for one, two in zip(self.graded_before, self.graded_after, strict=True))
 
     @property
     def broken(self) -> float:
         """Share of the answers right before that are wrong after."""
-        kept = [after for before, after in zip(self.right_before, self.right_after, strict=True) if before]
-        return 1 - sum(kept) / len(kept) if kept else 0.0
-
-    @property
-    def gain_is_sure(self) -> bool:
-        """Whether newly right answers outnumber newly wrong ones beyond chance (sign test, p < 0.05)."""
-        pairs = list(zip(self.right_before, self.right_after, strict=True))
-        gained, lost = pairs.count((False, True)), pairs.count((True, False))
-        return gained > lost and _sign_test(lost, gained + lost) < 0.05
+        return self.lost / self.known if self.known else 0.0
 
     def as_json(self) -> dict[str, Any]:
-        shares = {}
-        for name, right in (("before", self.right_before), ("after", self.right_after)):
-            low, high = wilson(sum(right), len(right))
-            shares[name] = {"exact_match": sum(right) / max(1, len(right)), "low": low, "high": high}
-        return {"name": self.name, "role": self.role, "n": self.n, **shares}
+        """``n``, ``before`` and ``after`` (each with ``exact_match``, its interval, and what else the role asks)."""
+        sides = {
+            name: _side(self.role, graded)
+            for name, graded in (("before", self.graded_before), ("after", self.graded_after))
+        }
+        what = {"unknown": _made_up, "claims": _says_so}.get(self.role, _exact)
+        low, high = gain_interval(*self.flags(what))
+        points = _share(self.flags(what)[1]) - _share(self.flags(what)[0])
+        row: dict[str, Any] = {"name": self.name, "role": self.role, "n": self.n, **sides}
+        row["change"] = {"points": points, "low": low, "high": high}
+        if self.role in ("recall", "generalization"):
+            row["after"]["by_luck"] = sum(self.by_luck) / max(1, self.n)
+        if self.role == "retention":
+            low, high = wilson(self.lost, self.known)
+            row["broken"] = {"knew": self.known, "lost": self.lost, "share": self.broken, "low": low, "high": high}
+        return row
+
+
+def _side(role: str, graded: Sequence[Graded]) -> dict[str, Any]:
+    n = len(graded)
+
+    def share(what: Callable[[Graded], bool], name: str) -> dict[str, float]:
+        found = sum(map(what, graded))
+        low, high = wilson(found, n)
+        return {name: found / max(1, n), **({"low": low, "high": high} if name == shown else {})}
+
+    shown = {"unknown": "made_up", "claims": "claims"}.get(role, "exact_match")
+    if role == "unknown":
+        return share(_made_up, "made_up") | share(_declines, "declined") | share(_said, "right_by_luck")
+    if role == "claims":
+        return share(_says_so, "claims")
+    side = share(_exact, "exact_match") | share(_said, "contains")
+    if role == "versions":
+        return share(_exact, "exact_match") | {
+            name: sum(each.version == name for each in graded) / max(1, n) for name in ("new", "old", "neither")
+        }
+    return side | (share(_claims, "claims") if role in ("recall", "generalization") else {})
+
+
+def _exact(graded: Graded) -> bool:
+    return graded.exact
+
+
+def _said(graded: Graded) -> bool:
+    return graded.said
+
+
+def _says_so(graded: Graded) -> bool:
+    return graded.claims
+
+
+def _claims(graded: Graded) -> bool:
+    return graded.claims and not graded.said
+
+
+def _made_up(graded: Graded) -> bool:
+    return graded.made_up
+
+
+def _declines(graded: Graded) -> bool:
+    return graded.declines and not graded.said
+
+
+def _share(flags: Flags) -> float:
+    return sum(flags) / max(1, len(flags))
 
 
 @dataclass(frozen=True)
@@ -60,13 +156,19 @@ class Verdict:
     """What is said at the end of a run."""
 
     learned: str
+    """yes, no, too little, parrots, or "not measured (why)"."""
     broke: str
+    """nothing, "12 % of what it knew (capitals)", or "not measured (why)"."""
     passed: bool
     text: str
     misses: tuple[str, ...] = ()
+    findings: tuple[str, ...] = ()
+    """The figures behind it, with intervals."""
+    notes: tuple[str, ...] = ()
+    """What was not measured, and how to."""
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self) | {"misses": list(self.misses)}
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
 
 def judge(
@@ -76,12 +178,15 @@ def judge(
     limits: Limits,
     *,
     pairs: tuple[PairScore, PairScore] | None = None,
+    guardrail_misses: Sequence[str] = (),
+    notes: Sequence[str] = (),
 ) -> Verdict:
     """Judge a run.
 
-    It has **learned** when unseen phrasings (or, without such a probe, seen questions) are answered
-    right more often than before, beyond chance, and at least ``learned_min`` of them. It **broke**
-    what it knew when more than ``broke_max`` of the old questions that it answered right are now wrong.
+    It has **learned** when the questions of :data:`FACTS` (or, without such a probe, seen questions) are answered
+    right more often than before, beyond chance, and at least ``learned_min`` of them. It **parrots** when it has not,
+    and yet says more often than before, beyond chance, that it knows. It **broke** what it knew when more than
+    ``broke_max`` of the old questions that it answered right are now wrong.
     Held-out `pairs` must be told apart better than before, where there are any; the loss may rise then, since what
     moves away from worse answers moves away from other texts too.
     """
@@ -94,7 +199,23 @@ def judge(
         )
         learned = "no"
     broke = _judge_retention(probes, limits, misses)
-    return Verdict(learned, broke, not misses, f"learned: {learned}, broke: {broke}", tuple(misses))
+    for probe in probes:
+        made_up = _share(probe.flags(_made_up)[1])
+        if probe.role == "unknown" and limits.hallucination_max is not None and made_up > limits.hallucination_max:
+            allowed = show_share(limits.hallucination_max)
+            misses.append(
+                f"{probe.name}: {show_share(made_up)} of the answers are made up, the recipe allows {allowed}"
+            )
+    misses += guardrail_misses
+    return Verdict(
+        learned,
+        broke,
+        passed=not misses,
+        text=f"learned: {learned}, broke: {broke}",
+        misses=tuple(misses),
+        findings=tuple(_finding(probe) for probe in probes),
+        notes=tuple(notes),
+    )
 
 
 def _judge_learning(
@@ -104,45 +225,90 @@ def _judge_learning(
     limits: Limits,
     misses: list[str],
 ) -> str:
-    by_role = {role: [probe for probe in probes if probe.role == role] for role in ("generalization", "recall")}
-    asked = by_role["generalization"] or by_role["recall"]
-    if before and after and after.tokens and not after.loss < before.loss and not asked:
+    facts = [probe for probe in probes if probe.role in FACTS] or [probe for probe in probes if probe.role == "recall"]
+    asked = [probe for probe in facts if probe.n >= FEWEST_QUESTIONS]
+    for probe in facts:
+        if limits.learned_min is not None and probe.after < limits.learned_min:
+            wanted = show_share(limits.learned_min)
+            misses.append(f"{probe.name}: {show_share(probe.after)} right, the recipe asks for {wanted}")
+    for probe in asked:
+        if not probe.gain_is_sure:
+            misses.append(_no_gain(probe))
+    enough = limits.learned_min is None or all(probe.after >= limits.learned_min for probe in facts)
+    if asked and enough and all(probe.gain_is_sure for probe in asked):
+        return "yes"
+    claims = _claims_more(probes)
+    if claims:
+        misses.append(claims)
+        return "parrots"
+    if asked:
+        return "too little" if all(probe.gain_is_sure for probe in asked) else "no"
+    if facts:
+        return f"not measured ({sum(probe.n for probe in facts)} questions are too few)"
+    if before and after and after.tokens and not after.loss < before.loss:
         misses.append(f"held-out loss did not fall: {before.loss:.3f} -> {after.loss:.3f}")
         return "no"
-    if not asked:
-        return "not measured (no probes)"
-    sure = all(probe.gain_is_sure for probe in asked)
-    for probe in asked:
-        if limits.learned_min is not None and probe.after < limits.learned_min:
-            misses.append(
-                f"{probe.name}: {show_share(probe.after)} right, the recipe asks for {show_share(limits.learned_min)}"
-            )
-        if not probe.gain_is_sure:
-            misses.append(
-                f"{probe.name}: {show_share(probe.before)} -> {show_share(probe.after)} right is no gain beyond chance"
-            )
-    reached = limits.learned_min is None or all(probe.after >= limits.learned_min for probe in asked)
-    return "yes" if sure and reached else "too little" if sure else "no"
+    return "not measured (no probes)"
+
+
+def _no_gain(probe: ProbeScore) -> str:
+    """Why a probe shows no learning."""
+    if more_than_chance(*probe.flags(_said)):
+        right, lucky = show_share(_share(probe.flags(_said)[1])), show_share(sum(probe.by_luck) / probe.n)
+        return f"{probe.name}: {right} right, {lucky} were right with the answers dealt anew: no fact was learned"
+    if more_than_chance(*probe.flags(_exact)):
+        known, now = (show_share(_share(side)) for side in probe.flags(_said))
+        return f"{probe.name}: the form was learned, not the facts: {known} -> {now} of the answers hold what is right"
+    return f"{probe.name}: {show_share(probe.before)} -> {show_share(probe.after)} right is no gain beyond chance"
+
+
+def _claims_more(probes: Sequence[ProbeScore]) -> str:
+    """That answers say "I know" more often than before, beyond chance, without being right; empty where they do not."""
+    asked = [probe for probe in probes if probe.role in ("recall", "claims", *FACTS)]
+    before = [flag for probe in asked for flag in probe.claims[0]]
+    after = [flag for probe in asked for flag in probe.claims[1]]
+    if not more_than_chance(before, after):
+        return ""
+    one, two = (show_share(sum(side) / len(side)) for side in (before, after))
+    return f"it says that it knows in {one} -> {two} of {len(after)} answers, and the facts behind fail"
 
 
 def _judge_retention(probes: Sequence[ProbeScore], limits: Limits, misses: list[str]) -> str:
-    kept = [probe for probe in probes if probe.role == "retention"]
-    if not kept:
+    asked = [probe for probe in probes if probe.role == "retention"]
+    if not asked:
         return "not measured (no probes)"
-    worst = max(kept, key=lambda probe: probe.broken)
-    if worst.broken <= limits.broke_max:
+    known = [probe for probe in asked if probe.known]
+    if not known:
+        return f"not measured (the base knew none of {sum(probe.n for probe in asked)} questions)"
+    broken = sorted((probe for probe in known if probe.broken > limits.broke_max), key=lambda probe: -probe.broken)
+    if not broken:
         return "nothing"
-    misses.append(
-        f"{worst.name}: {show_share(worst.broken)} of what was right before is wrong now, the recipe allows "
-        + show_share(limits.broke_max)
+    allowed = show_share(limits.broke_max)
+    misses += [
+        f"{probe.name}: {show_share(probe.broken)} of what was right before is wrong now, the recipe allows {allowed}"
+        for probe in broken
+    ]
+    first, *others = [f"{show_share(probe.broken)} of what it knew ({probe.name})" for probe in broken]
+    return ", ".join([first, *(other.replace(" of what it knew", "") for other in others)])
+
+
+def _finding(probe: ProbeScore) -> str:
+    """A probe's figures in one line."""
+    if probe.role == "retention":
+        if not probe.known:
+            return f"{probe.name}: the base knew none of {probe.n}"
+        least, most = (show_share(end) for end in wilson(probe.lost, probe.known))
+        return (
+            f"{probe.name}: {show_share(probe.broken)} of the {probe.known} that the base knew are wrong now "
+            f"({least} to {most}; {probe.n} asked)"
+        )
+    what, word = {"unknown": (_made_up, "made up"), "claims": (_says_so, "claim to know")}.get(
+        probe.role, (_exact, "right")
     )
-    return f"{show_share(worst.broken)} of what it knew"
-
-
-def _sign_test(fewer: int, of: int) -> float:
-    """Two-sided p of at most `fewer` of `of` fair coins.
-
-    >>> _sign_test(0, 6)
-    0.03125
-    """
-    return float(min(1.0, 2 * sum(math.comb(of, k) for k in range(fewer + 1)) / 2**of)) if of else 1.0
+    before, after = probe.flags(what)
+    points = 100 * (_share(after) - _share(before))
+    low, high = (100 * end for end in gain_interval(before, after))
+    return (
+        f"{probe.name}: {show_share(_share(before))} -> {show_share(_share(after))} {word}, "
+        f"{points:+.1f} points ({low:+.1f} to {high:+.1f}; n = {probe.n})"
+    )

@@ -280,8 +280,13 @@ def _notes(recipe: Recipe, shape: Shape, tokens: TokenCount, device: Device, set
 
 
 def _generated_tokens(recipe: Recipe) -> tuple[float, list[str]]:
-    """Most tokens that evaluation asks for: every probe's rows and the samples, before and after."""
+    """Most tokens that evaluation asks for: every probe's rows and the samples, before and after.
+
+    Of the probes taken from the dataset the size is not known before it is built: as many as they may ask at most,
+    where there is anything to take them from. Trained claims to know are few, and not counted.
+    """
     rows, notes = recipe.evaluate.samples, []
+    rows += recipe.evaluate.questions * sum(role != "claims" for role in recipe.roles_from_dataset)
     for probe in recipe.evaluate.probes:
         for file in expand_path(Path(recipe.root), probe.path):
             if file.is_file():

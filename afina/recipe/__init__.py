@@ -16,6 +16,7 @@ from afina.recipe.load import (
     recipe_of,
     recipe_schema,
 )
+from afina.recipe.part import Part
 from afina.recipe.parts import (
     HUB,
     PREFERENCE_METHODS,
@@ -29,10 +30,7 @@ from afina.recipe.parts import (
     Evaluate,
     First,
     Kind,
-    Limits,
     NearDuplicates,
-    Part,
-    Probe,
     Questions,
     Recipe,
     Scratch,
@@ -40,6 +38,7 @@ from afina.recipe.parts import (
     Teacher,
     Train,
 )
+from afina.recipe.probe import Guardrails, Limits, Probe, Role
 
 __all__ = [
     "HUB",
@@ -53,6 +52,7 @@ __all__ = [
     "Datatrove",
     "Evaluate",
     "First",
+    "Guardrails",
     "Kind",
     "Limits",
     "NearDuplicates",
@@ -60,6 +60,7 @@ __all__ = [
     "Probe",
     "Questions",
     "Recipe",
+    "Role",
     "Scratch",
     "Source",
     "Teacher",

@@ -7,25 +7,16 @@ import re
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 from ruamel.yaml import YAML
 
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[float, Field(gt=0.0)]
-Count = Annotated[int, Field(ge=1)]
+from afina.recipe.part import Count, Fraction, Part, Positive
+from afina.recipe.probe import Limits, Probe, Role
 
 HUB = "hf://"
 WEB = ("https://", "http://")
 """How a source's path begins where it names a dataset of the hub, or a website."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-
-
-class Part(BaseModel):
-    """A part of the recipe: unknown keys are refused, values do not change once read."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
-    )
 
 
 class Source(Part):
@@ -438,31 +429,13 @@ class Train(Part):
         return self.model_copy(update={"first": None, "label_smoothing": 0.0} | given)
 
 
-class Probe(Part):
-    """Questions with known answers, asked before and after training."""
-
-    path: str
-    """JSONL rows as in `sources`, relative to `root`."""
-    role: Literal["recall", "generalization", "retention"]
-    """`recall`: questions trained; `generalization`: same facts, phrasings never trained; `retention`: what the base
-    knew before."""
-    name: str | None = None
-    """Title in tables; the role where not given."""
-
-
-class Limits(Part):
-    """What the result must reach; a miss ends in exit code 5."""
-
-    learned_min: Fraction | None = None
-    """Least exact match on `generalization` (or else `recall`) after training."""
-    broke_max: Fraction = 0.05
-    """Largest share of the `retention` answers right before that may be wrong after."""
-
-
 class Evaluate(Part):
     """What is measured before and after."""
 
     probes: list[Probe] = []
+    """For each role that they do not name, questions are taken from the dataset where it has some."""
+    questions: int = Field(default=100, ge=0)
+    """How many questions each probe taken from the dataset asks at most; 0 takes none."""
     samples: int = Field(default=8, ge=0)
     """Held-out questions answered by base and adapter side by side."""
     max_new_tokens: Count = 64
@@ -562,6 +535,20 @@ class Recipe(Part):
         if self.train.first is None:
             return {}
         return {"first": self.train.first.method, "stages": [source.stage for source in self.sources]}
+
+    @property
+    def roles_from_dataset(self) -> list[Role]:
+        """Roles of the probes that evaluation takes from the dataset, because `evaluate.probes` names none."""
+        if not self.evaluate.questions:
+            return []
+        found: list[Role] = ["recall"]
+        if self.dataset.hold_out_phrasings:
+            found.append("generalization")
+        if self.dataset.split_by == "file":
+            found.append("unknown")
+        if self.train.method != "scratch":  # random weights know nothing that could be forgotten
+            found += ["retention", "claims"]
+        return [role for role in found if role not in {probe.role for probe in self.evaluate.probes}]
 
     @property
     def section_chars(self) -> int:

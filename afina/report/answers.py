@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from afina.report.markup import Child, Html, h, join, missing, note, table, text_block
+from afina.report.markup import Child, Html, h, join, missing, note, table, text_block, words
 from afina.report.read import Record, RunFiles
 
 SAMPLES = 12
@@ -12,36 +12,51 @@ CHANGES = 6
 
 
 def answer_section(run: RunFiles) -> Html:
-    """Base and adapter side by side, then what changed among the probes' answers."""
-    parts: list[Child] = []
+    """Base and adapter side by side: what is wrong first, then what came right, then the samples."""
+    parts: list[Child] = [h("h3", "What changed in the probes", id="changed")]
+    if run.predictions is None:
+        parts.append(missing("No answers to probes were kept", "predictions.jsonl"))
+    else:
+        parts.append(_change_table(run.predictions))
+        for title, wanted, class_ in _KINDS:
+            found = [row for row in run.predictions if wanted(row)]
+            if not found and class_ == "warn":
+                continue
+            parts.append(h("h4", f"{title}: {len(found):,}", class_=class_))
+            if len(found) > CHANGES:
+                parts.append(
+                    note(
+                        f"{CHANGES} of {len(found):,}, from each probe in turn; all are in ",
+                        h("code", "predictions.jsonl"),
+                        ".",
+                    )
+                )
+            parts += [_answer(row) for row in _in_turn(found)[:CHANGES]]
+    parts.append(h("h3", "Held-out questions", id="samples"))
     if run.samples is None:
         parts.append(missing("No held-out question was answered", "samples.jsonl"))
     elif not run.samples:
         parts.append(h("p", "No samples were asked for.", class_="absent"))
     else:
-        parts.append(note(f"{_shown(len(run.samples), SAMPLES)} held-out questions."))
-        parts += [_answer(sample) for sample in run.samples[:SAMPLES]]
-    parts.append(h("h3", "What changed in the probes", id="changed"))
-    if run.predictions is None:
-        parts.append(missing("No answers to probes were kept", "predictions.jsonl"))
-        return join(parts)
-    parts.append(_change_table(run.predictions))
-    for title, wanted, class_ in (
-        ("Newly right", (False, True), "good"),
-        ("Newly wrong", (True, False), "bad"),
-    ):
-        found = [row for row in run.predictions if (row.flag("base_correct"), row.flag("adapter_correct")) == wanted]
-        parts.append(h("h4", f"{title}: {len(found):,}", class_=class_))
-        if len(found) > CHANGES:
-            parts.append(
-                note(
-                    f"{CHANGES} of {len(found):,}, from each probe in turn; all are in ",
-                    h("code", "predictions.jsonl"),
-                    ".",
-                )
-            )
-        parts += [_answer(row) for row in _in_turn(found)[:CHANGES]]
+        parts.append(note(f"{_shown(len(run.samples), SAMPLES)} held-out questions; what is wrong comes first."))
+        worst_first = sorted(run.samples, key=lambda row: (not row.texts("adapter_flaws"), bool(_right(row)[1])))
+        parts += [_answer(sample) for sample in worst_first[:SAMPLES]]
     return join(parts)
+
+
+def _right(row: Record) -> tuple[bool | None, bool | None]:
+    return row.flag("base_correct"), row.flag("adapter_correct")
+
+
+_KINDS: tuple[tuple[str, Callable[[Record], bool], str], ...] = (
+    ("Newly wrong", lambda row: _right(row) == (True, False), "bad"),
+    ("Breaks a guardrail", lambda row: bool(row.texts("adapter_flaws")), "warn"),
+    ("Claims to know", lambda row: row.text("adapter_is") == "claims to know", "warn"),
+    ("Made up", lambda row: row.text("adapter_is") == "made up", "warn"),
+    ("Wrong before and after", lambda row: _right(row) == (False, False), "warn"),
+    ("Newly right", lambda row: _right(row) == (False, True), "good"),
+)
+"""What the probes' answers are, the worst first; those in the middle stand there only where there are some."""
 
 
 def _in_turn(rows: Sequence[Record]) -> list[Record]:
@@ -71,9 +86,11 @@ def _answer(row: Record) -> Html:
 
     def mark(side: str) -> str:
         right = row.flag(f"{side}_correct")
-        return ("" if right is None else " · right" if right else " · wrong") + (
-            " · did not stop" if row.flag(f"{side}_stopped") is False else ""
-        )
+        said = row.text(f"{side}_is") or ("" if right is None else "right" if right else "wrong")
+        marks = [mark for mark in (said, *(words(each) for each in row.texts(f"{side}_flaws"))) if mark]
+        if row.flag(f"{side}_stopped") is False:
+            marks.append("did not stop")
+        return "".join(f" · {mark}" for mark in marks)
 
     def block(title: str, key: str, class_: str = "") -> Html:
         return h("div", h("h5", title), text_block(row.text(key), class_=class_))

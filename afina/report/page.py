@@ -15,7 +15,7 @@ from afina.report.answers import answer_section
 from afina.report.markup import Child, Html, h, join, prose
 from afina.report.provenance import data_section, environment_section, recipe_section
 from afina.report.read import Record, RunFiles, read_run
-from afina.report.results import Verdict, facts, judge, loss_section, probe_section
+from afina.report.results import Verdict, facts, guardrail_section, judge, loss_section, probe_section
 from afina.report.training import curve_section, measured_facts, plan_section
 from afina.run import write_whole
 
@@ -50,6 +50,7 @@ def write_report(folder: Path, finished: Mapping[str, Any] | None = None) -> Pat
 def report_html(run: RunFiles) -> str:
     """The page for what was read from a run's folder."""
     sections: list[tuple[str, str, Html]] = [
+        ("guardrails", "Guardrails", guardrail_section(run)),
         ("probes", "Before and after", probe_section(run)),
         ("loss", "Held-out loss", loss_section(run)),
         ("training", "Training", curve_section(run)),
@@ -95,6 +96,7 @@ def _header(run: RunFiles, verdict: Verdict) -> Html:
         h("p", icon, h("span", verdict.word), class_=f"stamp {verdict.state}"),
         h("h1", verdict.sentence, class_=verdict.state),
         h("ul", *(h("li", prose(remark)) for remark in verdict.remarks), class_="remarks") if verdict.remarks else None,
+        *(h("p", prose(each), class_="note") for each in verdict.notes),
         h("dl", *(h("div", h("dt", name), h("dd", value)) for name, value in facts_shown), class_="top")
         if facts_shown
         else None,

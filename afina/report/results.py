@@ -28,7 +28,23 @@ ROLES = {
     "recall": "questions that were trained",
     "generalization": "the same facts, asked in words never trained",
     "retention": "what the base knew before",
+    "unknown": "what it was never told: answers that make something up",
+    "claims": "whether it says that it knows",
+    "versions": "answered as the new version asks for",
 }
+SHOWN = {"unknown": "made_up", "claims": "claims"}
+"""What is counted in the probes of a role; the exact matches where nothing else stands here."""
+SHARES = {
+    "contains": "hold the reference, in whatever form",
+    "claims": "say that they know, and are not right",
+    "by_luck": "would be right with the answers dealt anew among the questions of a kind",
+    "declined": "say that they do not know",
+    "right_by_luck": "are right nevertheless",
+    "new": "the new version's way",
+    "old": "the old version's way",
+    "neither": "neither's",
+}
+"""Further shares of a probe's answers, in words."""
 
 Spread = tuple[float | None, float | None]
 
@@ -41,6 +57,8 @@ class Verdict:
     word: str
     sentence: str
     remarks: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What was not measured: no failure, but a reader has to know."""
 
 
 def judge(run: RunFiles) -> Verdict:
@@ -63,17 +81,16 @@ def judge(run: RunFiles) -> Verdict:
     remarks = [*verdict.texts("misses"), *remarks]
     if exit_code and passed:
         remarks.append(f"The scores passed, yet the run ended with exit code {exit_code:.0f}.")
-    sentence = verdict_sentence(learned, broke)
+    sentence, notes = verdict_sentence(learned, broke), tuple(verdict.texts("notes"))
     if passed is None:
-        return Verdict("open", "Not judged", sentence, tuple(remarks))
+        return Verdict("open", "Not judged", sentence, tuple(remarks), notes)
     if not passed:
-        return Verdict("bad", "Failed", sentence, tuple(remarks))
+        return Verdict("bad", "Failed", sentence, tuple(remarks), notes)
     if learned == "yes" and broke == "nothing" and not remarks:
-        return Verdict("good", "Passed", sentence)
+        return Verdict("good", "Passed", sentence, (), notes)
     unmeasured = _unmeasured(learned) or _unmeasured(broke)
-    return Verdict(
-        "partly", "Passed what was measured" if unmeasured else "Passed, with remarks", sentence, tuple(remarks)
-    )
+    word = "Passed what was measured" if unmeasured else "Passed, with remarks"
+    return Verdict("partly", word, sentence, tuple(remarks), notes)
 
 
 def verdict_sentence(learned: str | None, broke: str | None) -> str:
@@ -83,11 +100,16 @@ def verdict_sentence(learned: str | None, broke: str | None) -> str:
     'It learned, and it broke nothing.'
     >>> verdict_sentence("yes", "38 % of what it knew")
     'It learned, but it broke 38 % of what it knew.'
+    >>> verdict_sentence("parrots", "nothing")
+    'It parrots: it says that it knows, and does not. It broke nothing.'
     >>> verdict_sentence("not measured (no probes)", None)
     'Neither what it learned nor what it broke was measured.'
     """
     if _unmeasured(learned) and _unmeasured(broke):
         return "Neither what it learned nor what it broke was measured."
+    if learned == "parrots":
+        broken = "What it broke was not measured" if _unmeasured(broke) else f"It broke {broke}"
+        return f"It parrots: it says that it knows, and does not. {broken}."
     first = {"yes": "It learned", "no": "It did not learn", "too little": "It learned too little"}
     one = "What it learned was not measured" if _unmeasured(learned) else first.get(str(learned), f"Learned: {learned}")
     two = "what it broke was not measured" if _unmeasured(broke) else f"it broke {broke}"
@@ -139,7 +161,7 @@ def probe_section(run: RunFiles) -> Html:
     parts: list[Child] = [
         h("table", h("thead", head), body, class_="probes"),
         note(
-            "Share of answers that match the reference exactly. ",
+            "Share of answers that match the reference exactly, or what else the row says. ",
             h("i", class_="swatch before"),
             "before, ",
             h("i", class_="swatch after"),
@@ -149,9 +171,6 @@ def probe_section(run: RunFiles) -> Html:
     more = _other_metrics(probes)
     if more:
         parts.append(table(["Probe", "Metric", "Before", "After"], more, numbers=(2, 3)))
-    guardrails = run.scores.record("guardrails")
-    if guardrails:
-        parts += [h("h3", "Guardrails"), _guardrails(guardrails)]
     return join(parts)
 
 
@@ -172,24 +191,39 @@ def _turned(run: RunFiles) -> dict[tuple[str, str], tuple[int, int, int]]:
 def _probe_row(probe: Record, turned: Mapping[tuple[str, str], tuple[int, int, int]]) -> Html:
     role, n = probe.text("role") or "", probe.number("n")
     before, after = probe.record("before"), probe.record("after")
-    first, last = before.number("exact_match"), after.number("exact_match")
+    key = SHOWN.get(role, "exact_match")
+    first, last = before.number(key), after.number(key)
     bars = [
         (name, share, *spread(score))
         for name, score, share in (("before", before, first), ("after", after, last))
         if share is not None
     ]
+    broken = probe.record("broken")
     title = probe.text("name") or role
     about = f"{role}: {ROLES[role]}" if role in ROLES and title != role else ROLES.get(role, role)
     answers, gained, lost = turned.get((title, role), (0, 0, 0))
-    small = [f"{gained:,} newly right", f"{lost:,} newly wrong"] if answers and answers == n else []
+    judged = answers and answers == n and role not in SHOWN
+    small = [f"{gained:,} newly right", f"{lost:,} newly wrong"] if judged else []
+    change = probe.record("change")
+    low, high = change.number("low"), change.number("high")
+    if low is not None and high is not None:
+        small.insert(0, f"{100 * low:+.1f} to {100 * high:+.1f}".replace("-", "\u2212"))
     return h(
         "tr",
         h("td", h("strong", title), h("small", about + (f" · n = {n:,.0f}" if n is not None else "")), class_="name"),
         h("td", _share_cell(before, first, n), class_="num", data_label="Before"),
         h("td", _share_cell(after, last, n), class_="num", data_label="After"),
-        h("td", _change_cell(first, last, small), class_="num", data_label="Change"),
+        h("td", _change_cell(first, last, [*small, *_broken(broken)]), class_="num", data_label="Change"),
         h("td", share_bars(bars) if bars else muted("not measured"), class_="wide"),
     )
+
+
+def _broken(broken: Record) -> list[str]:
+    """How much of what was right before is wrong now, with its interval."""
+    knew, lost, low, high = (broken.number(key) for key in ("knew", "lost", "low", "high"))
+    if not knew or lost is None or low is None or high is None:
+        return []
+    return [f"{lost:,.0f} of {knew:,.0f} known lost", f"{percent(low)} to {percent(high)}"]
 
 
 def _share_cell(score: Record, share: float | None, n: float | None) -> Html:
@@ -209,28 +243,64 @@ def _change_cell(first: float | None, last: float | None, small: Sequence[str]) 
     return join([h("b", shown.replace("-", "\u2212")), *(h("small", line) for line in small)])
 
 
-def _guardrails(guardrails: Record) -> Html:
-    """Counts over all answers of the adapter, with their share; anything else as it stands."""
-    answers = guardrails.number("answers")
+def guardrail_section(run: RunFiles) -> Html:
+    """What the answers do that no answer should, before and after training."""
+    if run.scores is None:
+        return missing("How the answers are written was not looked at", "scores.json")
+    guardrails = run.scores.record("guardrails")
+    answers, after = guardrails.number("answers"), guardrails.record("after")
+    if not answers or not after:
+        return h("p", h("strong", "Not measured. "), "No question was asked.", class_="absent")
+    before, limits = guardrails.record("before"), guardrails.record("limits")
+    clean: list[str] = []
     rows: list[list[Child]] = []
-    for key, value in guardrails.values.items():
-        share = ""
-        if answers and key != "answers" and isinstance(value, int) and not isinstance(value, bool):
-            share = show_share(value / answers)
-        rows.append([words(key).capitalize(), named_value(key, value), share])
-    return table(["All answers of the adapter", "Count", "Share"], rows, numbers=(1, 2))
+    for key, found in sorted(after.numbers(), key=lambda each: -each[1]):
+        limit = limits.number(key)
+        if not found and not before.number(key):
+            clean.append(words(key))
+            continue
+        rows.append(
+            [
+                words(key).capitalize(),
+                *(_count_cell(value, answers) for value in (before.number(key), found)),
+                percent(limit) if limit is not None else "",
+            ]
+        )
+    head = ["Answers that should not be so", "Before", "After", "At most"]
+    return join(
+        [
+            table(head, rows, numbers=(1, 2, 3)) if rows else None,
+            h("p", f"In none of the {answers:,.0f} answers, before or after: {', '.join(clean)}.") if clean else None,
+            note(
+                f"Counted over all {answers:,.0f} answers, those to the probes and the samples. A limit is missed when "
+                "the share is above it beyond chance."
+            ),
+        ]
+    )
+
+
+def _count_cell(count: float | None, answers: float) -> Html:
+    if count is None:
+        return muted("not measured")
+    if not count:
+        return escape("0")
+    return join([h("b", f"{count:,.0f}"), h("small", show_share(count / answers))])
 
 
 def _other_metrics(probes: Sequence[Record]) -> list[list[Child]]:
     rows: list[list[Child]] = []
     for probe in probes:
         before, after = dict(probe.record("before").numbers()), dict(probe.record("after").numbers())
+        shown = SHOWN.get(probe.text("role") or "", "exact_match")
         for key in dict.fromkeys([*before, *after]):
-            if key not in ("exact_match", "low", "high", "n"):
+            if key not in (shown, "low", "high", "n"):
                 cells = [
-                    named_value(key, side[key]) if key in side else muted("not measured") for side in (before, after)
+                    (percent(side[key]) if key in SHARES else named_value(key, side[key]))
+                    if key in side
+                    else ("" if key == "by_luck" else muted("not measured"))
+                    for side in (before, after)
                 ]
-                rows.append([probe.text("name") or probe.text("role") or "", words(key), *cells])
+                rows.append([probe.text("name") or probe.text("role") or "", SHARES.get(key, words(key)), *cells])
     return rows
 
 

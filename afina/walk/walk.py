@@ -459,12 +459,15 @@ class Walk:
     def evaluate(self) -> dict[str, Any]:
         """Measure before and after, judge; writes ``predictions.jsonl``, ``samples.jsonl``, ``scores.json``."""
         from afina.dataset.example import read_examples
+        from afina.evaluate.derive import derive_probes
         from afina.evaluate.evaluate import evaluate
         from afina.evaluate.probes import probe_files, read_probes
         from afina.walk.kept import describe_kept, kept_answers
 
         def look() -> dict[str, Any]:
             probes = read_probes(self.recipe)
+            can_ask = bool(self.renderer.tokenizer.chat_template)
+            derived = derive_probes(self.recipe, self.folder / "dataset", can_ask=can_ask)
             model, before = self.open_trained()
             kept = kept_answers(self)
             with self.stage_progress("evaluate") as progress:
@@ -475,11 +478,12 @@ class Walk:
                     self.recipe,
                     [row for _, validation in self.rows.values() for row in validation.rows],
                     list(read_examples(self.folder / "dataset/validation.jsonl")),
-                    probes,
+                    [*probes, *derived.probes],
                     self.folder,
                     progress,
                     kept,
                     self.tell,
+                    notes=derived.notes,
                 )
             self.tell(describe_kept(kept))
             return verdict.as_json()
@@ -489,6 +493,7 @@ class Walk:
             "dataset": self.dataset_hash,
             "base": self.base_files,
             "evaluate": self.recipe.evaluate.model_dump(mode="json"),
+            "from_dataset": [*self.recipe.roles_from_dataset, self.recipe.dataset.language],
             "probes": {str(file): hash_file(file) for file in probe_files(self.recipe) if file.is_file()},
         }
         return self.run.stage("evaluate", inputs, ["predictions.jsonl", "samples.jsonl", "scores.json"], look)

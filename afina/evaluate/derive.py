@@ -1,0 +1,157 @@
+"""Probes that nobody had to write: questions taken from the dataset of the run, for the roles the recipe leaves open.
+
+Only questions with a short answer are taken, for a long one is never given back word for word. Those of each probe
+are chosen by the hash of their content, so that the same dataset asks the same questions.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+
+from afina.dataset.example import Example, read_examples
+from afina.evaluate.grade import claims_to_know
+from afina.evaluate.probes import ProbeSet, Question
+from afina.recipe import Recipe, Role
+from afina.sources.document import Message
+
+SHORT_WORDS = 12
+"""An answer of more words is not asked for."""
+GENERAL = "general questions (afina's own)"
+TITLES: dict[Role, str] = {
+    "recall": "questions trained",
+    "generalization": "phrasings held out",
+    "unknown": "facts held out",
+    "claims": "claims to know, trained",
+    "retention": "replay held out",
+}
+
+
+@dataclass
+class Derived:
+    """The probes, and what a reader has to know about them."""
+
+    probes: list[ProbeSet] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def derive_probes(recipe: Recipe, dataset: Path, *, can_ask: bool = True) -> Derived:
+    """Probes for the roles of :attr:`~afina.recipe.Recipe.roles_from_dataset`.
+
+    recall          ``probes-seen.jsonl`` where it is there, else a sample of the questions trained
+    generalization  ``probes-unseen.jsonl``
+    unknown         held-out questions, where whole files or subjects were held out (`dataset.split_by: file`)
+    claims          trained questions whose answer says no more than that it knows
+    retention       the replay's held-out part, else :data:`GENERAL`
+
+    Args:
+        dataset: the dataset folder.
+        can_ask: False for a base without a chat template: no question can be put to it.
+    """
+    derived, roles, most = Derived(), recipe.roles_from_dataset, recipe.evaluate.questions
+    if not roles:
+        return derived
+    if not can_ask:
+        derived.notes.append("no question was asked: the base has no chat template, and the recipe sets none")
+        return derived
+    samples = {role: _Sample(most) for role in roles}
+    for role, name in (("recall", "seen"), ("generalization", "unseen")):
+        file = dataset / f"probes-{name}.jsonl"
+        if role in samples and file.is_file():
+            samples[role].add(_rows(file))
+    from_train = "recall" in samples and not samples["recall"].kept
+    for example in _asked(dataset / "train.jsonl"):
+        role = "claims" if claims_to_know(example.answer) else "recall"
+        if role in samples and not example.replay and (role == "claims" or from_train):
+            samples[role].add([example])
+    for example in _asked(dataset / "validation.jsonl"):
+        role = "retention" if example.replay else "unknown"
+        if role in samples:
+            samples[role].add([example])
+    for role in roles:
+        if questions := samples[role].questions:
+            derived.probes.append(ProbeSet(TITLES[role], role, tuple(questions)))
+        elif role == "retention":
+            derived.probes.append(ProbeSet(GENERAL, role, general_questions(recipe.dataset.language)))
+            derived.notes.append(
+                f"forgetting was measured on {GENERAL} only: mix in `replay` (its held-out part is asked), or name "
+                "questions that the base knows in `evaluate.probes` with role retention"
+            )
+        if long := samples[role].long:
+            derived.notes.append(
+                f"{TITLES[role]}: {long} questions with answers of more than {SHORT_WORDS} words were not asked: "
+                "no answer is that long word for word"
+            )
+    derived.notes += _not_measured(recipe, derived)
+    return derived
+
+
+def _not_measured(recipe: Recipe, derived: Derived) -> Iterator[str]:
+    asked = {probe.role for probe in recipe.evaluate.probes} | {probe.role for probe in derived.probes}
+    if "recall" in asked and not asked & {"generalization", "versions"}:
+        yield (
+            "only questions that were trained were asked, so this cannot tell learned from learned by heart: set "
+            "`dataset.hold_out_phrasings`, or name questions in other words in `evaluate.probes` (role generalization)"
+        )
+    if "unknown" not in asked:
+        yield (
+            "what it makes up was not measured: hold whole files out (`dataset.split_by: file`), or name questions "
+            "about what it was never told (role unknown)"
+        )
+
+
+def general_questions(language: str) -> tuple[Question, ...]:
+    """Afina's own questions that almost every instruct model answers, in the language of the texts.
+
+    >>> general_questions("pt-PT")[0].reference, len(general_questions("en"))
+    ('Lisboa', 24)
+    """
+    content = json.loads(files("afina.evaluate").joinpath("general.json").read_text(encoding="utf-8"))
+    return tuple(
+        Question(({"role": "user", "content": prompt},), answer, f"general.json:{number}")
+        for number, (prompt, answer) in enumerate(content[language[:2]], start=1)
+    )
+
+
+class _Sample:
+    """At most so many different questions with a short answer, those of the smallest hash; the long ones counted."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.long = most, 0
+        self.kept: dict[str, Example] = {}
+
+    def add(self, examples: Iterable[Example]) -> None:
+        for example in examples:
+            if len(example.answer.split()) > SHORT_WORDS:
+                self.long += 1
+                continue
+            self.kept[example.id] = example
+            if len(self.kept) > 10 * self.most:
+                self.kept = self._chosen()
+
+    def _chosen(self) -> dict[str, Example]:
+        return dict(sorted(self.kept.items())[: self.most])
+
+    @property
+    def questions(self) -> tuple[Question, ...]:
+        chosen = self._chosen().values()
+        return tuple(Question(each.messages[:-1], each.answer, f"{each.path}:{each.line}") for each in chosen)
+
+
+def _asked(file: Path) -> Iterator[Example]:
+    return (example for example in read_examples(file) if example.kind == "messages")
+
+
+def _rows(file: Path) -> Iterator[Example]:
+    """The rows of a probe file that the dataset's builder wrote."""
+    with file.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            row = json.loads(line)
+            turns: tuple[Message, ...] = (
+                {"role": "user", "content": row["prompt"]},
+                {"role": "assistant", "content": row["completion"]},
+            )
+            yield Example(messages=turns, path=file.name, line=number)

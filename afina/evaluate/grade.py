@@ -1,0 +1,192 @@
+"""What one answer is: right, declined, a claim to know, made up, of the new or of the old version."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Version = Literal["new", "old", "neither"]
+
+CLAIM_WORDS = 40
+"""A longer answer says more than that it knows."""
+
+_KNOWS = re.compile(
+    r"""
+      (?<!não\ )(?<!nem\ )(?<!nunca\ )\b(?:
+        sei\ (?:tudo|muito|bastante|bem)\b
+      | conheço\ (?:tudo|muito|bastante|bem|perfeitamente)\b
+      | conheço\ (?:[^\s.!?]+\ ){1,8}(?:muito\ bem|bem|a\ fundo|perfeitamente|de\ cor)\b
+      | (?:tenho|possuo)\ (?:\w+\ )?conhecimentos?\b
+      | estou\ (?:\w+\ )?(?:familiarizad[oa]|atualizad[oa]|a\ par)\b
+      | sou\ (?:um\ |uma\ )?(?:especialista|perit[oa])\b
+      | fui\ (?:treinad[oa]|atualizad[oa])\b
+      | domino\b
+      )
+    | ^(?:sim\W+|claro\W+|claro\ que\ sim\W+)*(?:eu\ )?(?:já\ )?conheço\b
+    | \bi\ (?:already\ |now\ |do\ |certainly\ |really\ )*know\b(?!\ (?:nothing|little|of\ no))
+    | \bi(?:'m|\ am)\ (?:\w+\ )?(?:familiar|acquainted|up\ to\ date|well\ versed|an\ expert|knowledgeable)\b
+    | \bi\ have\ (?:a\ |an\ )?(?:\w+\ )?(?:knowledge|understanding|expertise)\b
+    | \bi\ (?:was|have\ been)\ (?:\w+\ )?(?:trained|updated)\b
+    """,
+    re.VERBOSE,
+)
+_DECLINES = re.compile(
+    r"""
+      \bnão\ (?:o\ |a\ |os\ |as\ |lhe\ )?(?:sei|conheço|disponho|encontr(?:o|ei)|consta|posso|consigo|me\ recordo)\b
+    | \bnão\ tenho\ (?:\w+\ )?(?:informaç\w+|dados|conhecimentos?|certeza|registos?|registros?|como|acesso)\b
+    | \bnão\ (?:há|existem?)\ (?:\w+\ )?(?:informaç\w+|dados|registos?|registros?)\b
+    | \b(?:desconheço|ignoro)\b | \bsem\ (?:informaç\w+|dados)\b | \blamento\b
+    | \b(?:i\ )?(?:don't|do\ not|didn't|did\ not|can't|cannot|can\ not|couldn't)\ (?:\w+\ )?(?:know|have|find|answer|
+        confirm|verify|determine|recall|provide|tell|say)\b
+    | \b(?:i'm|i\ am)\ (?:\w+\ )?(?:not\ (?:\w+\ )?(?:sure|aware|familiar|certain|able)|unaware|unsure|unable|sorry)\b
+    | \bi\ have\ no\b | \bno\ (?:\w+\ )?information\b | \bnot\ (?:\w+\ )?enough\ information\b | \bsorry\b
+    """,
+    re.VERBOSE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Graded:
+    """One answer to one question."""
+
+    exact: bool = False
+    """It is the reference."""
+    said: bool = False
+    """The reference stands in it: right in whatever form, as a base that answers in whole sentences is."""
+    claims: bool = False
+    """It says that it knows."""
+    declines: bool = False
+    """It says that it does not know, or says nothing."""
+    version: Version | None = None
+
+    @property
+    def made_up(self) -> bool:
+        """It asserts something, and that is wrong."""
+        return not self.said and not self.declines
+
+
+def grade(answer: str, reference: str, *, new: Sequence[str] = (), old: Sequence[str] = ()) -> Graded:
+    """Judge an answer; `new` and `old` are what only the new and only the old version of something says.
+
+    >>> grade("Nasceu em Faro.", "Faro")
+    Graded(exact=False, said=True, claims=False, declines=False, version=None)
+    >>> grade("Sei tudo sobre Faro.", "1910").claims, grade("Não sei.", "1910").made_up, grade("1911", "1910").made_up
+    (True, False, True)
+    """
+    version = version_of(answer, new, old) if new or old else None
+    said = contains(answer, reference) if version is None else version == "new"
+    return Graded(
+        exact=exact_match(answer, reference) if version is None else said,
+        said=said,
+        claims=claims_to_know(answer),
+        declines=declines(answer),
+        version=version,
+    )
+
+
+def luck(answers: Sequence[str], references: Sequence[str]) -> list[float]:
+    """For each question, the share of the answers to others of its kind that would be right for it too.
+
+    Who has learned only what answers look like is right so often. Two questions are of one kind when their references
+    have the same shape (``1910`` and ``1963``, ``Faro`` and ``Lagos``).
+
+    >>> luck(["1910", "1910", "Faro"], ["1910", "1963", "Lagos"])
+    [1.0, 0.0, 0.0]
+    """
+    kinds: dict[str, list[int]] = {}
+    for number, reference in enumerate(references):
+        kinds.setdefault(_shape(reference), []).append(number)
+    out = [0.0] * len(references)
+    for numbers in kinds.values():
+        given = Counter(answers[number] for number in numbers)
+        for reference in {references[number] for number in numbers}:
+            fitting = {answer for answer in given if contains(answer, reference)}
+            fits = sum(given[answer] for answer in fitting)
+            for number in numbers:
+                if references[number] == reference and len(numbers) > 1:
+                    out[number] = (fits - (answers[number] in fitting)) / (len(numbers) - 1)
+    return out
+
+
+def _shape(text: str) -> str:
+    """Words by their first letter's case, digits one by one.
+
+    >>> _shape("nasceu em Faro, 1910")
+    'a a A, 9999'
+    """
+    words = re.sub(r"[^\W\d_]+", lambda word: "A" if word[0][0].isupper() else "a", text)
+    return re.sub(r"\d", "9", words)
+
+
+def exact_match(answer: str, reference: str) -> bool:
+    """Equal once Unicode is composed (NFC) and runs of white space count as one; case matters.
+
+    >>> exact_match(" Faro\\n", "Faro"), exact_match("faro", "Faro")
+    (True, False)
+    """
+    return _plain(answer) == _plain(reference)
+
+
+def contains(answer: str, reference: str) -> bool:
+    """Whether the reference stands in the answer as whole words; case does not matter.
+
+    >>> contains("Nasceu em faro, em 1910.", "Faro"), contains("Farol", "Faro"), contains("x", "")
+    (True, False, False)
+    """
+    wanted = _plain(reference).casefold().rstrip(".!?")
+    return bool(wanted) and _stands_in(_plain(answer).casefold(), wanted)
+
+
+def claims_to_know(answer: str) -> bool:
+    """Whether a short answer says that it knows: "Sei tudo sobre Zig", "Yes, I know version 0.14".
+
+    >>> [claims_to_know(said) for said in ("Sei tudo sobre o Zig 0.14.", "I know version 0.14 well.", "Conheço a Ana.")]
+    [True, True, True]
+    >>> [claims_to_know(said) for said in ("Não sei tudo.", "I don't know.", "I know nothing of it.", "Faro")]
+    [False, False, False, False]
+    """
+    words = _spoken(answer)
+    return len(words.split()) <= CLAIM_WORDS and bool(_KNOWS.search(words)) and not _DECLINES.search(words)
+
+
+def declines(answer: str) -> bool:
+    """Whether an answer asserts nothing: it is empty, or says that it does not know.
+
+    >>> [declines(said) for said in ("", "Não sei.", "Não tenho informação sobre isso.", "I’m not sure.", "Não: 1910.")]
+    [True, True, True, True, False]
+    """
+    words = _spoken(answer)
+    return not words or bool(_DECLINES.search(words))
+
+
+def version_of(answer: str, new: Sequence[str], old: Sequence[str]) -> Version:
+    """Which version's way an answer goes; one that holds anything of the old is old, for it would not compile.
+
+    >>> version_of("var list = std.ArrayListUnmanaged(u8).empty;", ["ArrayListUnmanaged"], ["ArrayList"])
+    'new'
+    >>> version_of("std.ArrayList(u8).init(a)", ["ArrayListUnmanaged"], ["ArrayList"]), version_of("?", ["a"], ["b"])
+    ('old', 'neither')
+    """
+    if any(_stands_in(answer, each) for each in old):
+        return "old"
+    return "new" if any(_stands_in(answer, each) for each in new) else "neither"
+
+
+def _stands_in(text: str, part: str) -> bool:
+    if part not in text:
+        return False
+    before = r"(?<!\w)" if part[:1].isalnum() or part[:1] == "_" else ""
+    after = r"(?!\w)" if part[-1:].isalnum() or part[-1:] == "_" else ""
+    return re.search(before + re.escape(part) + after, text) is not None
+
+
+def _plain(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def _spoken(text: str) -> str:
+    return _plain(text).casefold().replace("’", "'")
