@@ -165,6 +165,11 @@ evaluate:
   #   role: generalization    # recall (trained) | generalization (same facts, new words) | retention (known before)
   #   name: new facts         # | unknown (never told) | claims ("do you know ...?") | versions (old and new answer)
   questions: 100              # most questions of each probe taken from the dataset, for roles not named above; 0: none
+  tasks: []                   # rows with references that both models answer; metrics with intervals:
+  # - name: qa
+  #   path: tests/qa.jsonl    # rows of prompt and reference, relative to `root`
+  #   sample: 200             # drawn once for each of `seeds`
+  judge: null                 # an OpenAI-compatible endpoint that compares the answers to tasks: url, model
   samples: 8                  # held-out questions answered by base and result side by side
   max_new_tokens: 64          # longest answer
   limits:                     # a miss ends in exit code 5

@@ -34,8 +34,8 @@ INSIDE: dict[str, set[str]] = {
     "tokenizer": GROUND | {"sources.document", "dataset.example"},
     "model": GROUND | {"tokenizer"},
     "plan": GROUND | {"model.shape"},
-    "report": GROUND | {"model.shape"},
     "evaluate": GROUND | {"sources", "dataset", "tokenizer", "model"},
+    "report": GROUND | {"model.shape", "evaluate.paired"},
     "train": GROUND | {"dataset", "tokenizer", "model", "evaluate"},
     "serve": GROUND | {"dataset", "tokenizer", "model"},
 }
@@ -57,14 +57,14 @@ LIBRARIES: dict[str, set[str]] = {
     "model": {"torch", "transformers", "peft", "bitsandbytes", "safetensors", "tokenizers", "huggingface_hub", "numpy"}
     | {"liger_kernel"},
     "report": {"ruamel"},
-    "evaluate": {"torch"},
+    "evaluate": {"torch", "numpy", "sacrebleu", "lm_eval"},
     "train": {"torch", "safetensors", "numpy", "bitsandbytes", "wandb", "mlflow", "trackio"},
     "serve": {"torch", "transformers", "peft"},
     "walk": {"torch", "transformers"},
     "cli": {"typer"},
 }
 HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "tokenizers", "huggingface_hub", "numpy"}
-HEAVY |= {"docling", "pyarrow", "datasets", "datatrove", "liger_kernel", "wandb", "mlflow", "trackio"}
+HEAVY |= {"lm_eval", "docling", "pyarrow", "datasets", "datatrove", "liger_kernel", "wandb", "mlflow", "trackio"}
 HEAVY |= {"ray"}
 
 

@@ -336,11 +336,12 @@ def test_a_recipe_does_not_change_once_read(tmp_path: Path) -> None:
 # ---- shipped recipes
 
 
-def test_there_are_five_recipes() -> None:
+def test_there_are_six_recipes() -> None:
     assert [path.name for path in RECIPES] == [
         "farense-base.yaml",
         "farense-biografias.yaml",
         "farense.yaml",
+        "ptbr-eval.yaml",
         "zig-0.14-base.yaml",
         "zig-0.14.yaml",
     ]
@@ -380,7 +381,8 @@ def test_shipped_recipe_builds_a_dataset_that_passes_the_audit(path: Path, tmp_p
     assert all(source["examples"] for source in built["sources"]), "every source gives something"
     assert audit_dataset(tmp_path / "dataset", recipe).fatal() == []
     lost = {reason: count for reason, count in built["dropped"].items() if not reason.startswith("question: ")}
-    assert lost == ({"empty_prompt": 2351} if path.name == "farense.yaml" else {})
+    expected = {"farense.yaml": {"empty_prompt": 2351}, "ptbr-eval.yaml": {"empty_answer": 6, "duplicate": 66}}
+    assert lost == expected.get(path.name, {})
 
 
 # ---- starters

@@ -412,6 +412,36 @@ def test_two_runs_side_by_side(two_runs: list[Path]) -> None:
     assert any("different datasets" in note for note in found.notes)
 
 
+def test_the_same_items_are_held_against_each_other(tmp_path: Path) -> None:
+    """Run b answers 10 of the 40 unseen phrasings that a answers right wrong, and all others as a does."""
+    _, predictions = answers()
+    worse = copy.deepcopy(predictions)
+    unseen = [row for row in worse if row["role"] == "generalization" and row["adapter_correct"]]
+    for row in unseen[:10]:
+        row["adapter_correct"] = False
+    a, b = write_run(tmp_path / "a"), write_run(tmp_path / "b", predictions=jsonl(worse))
+    found = {each.name: each.differences for each in compare_runs([a, b]).same_items}
+    first, second = found["outras palavras (generalization)"]
+    assert first is None and second is not None
+    assert (second.value, second.n) == (-0.25, 40) and second.low < -0.25 < second.high < 0
+    other = found["perguntas treinadas (recall)"][1]
+    assert other is not None and (other.value, other.low, other.high) == (0.0, 0.0, 0.0)
+    text = compare_runs([a, b]).describe()
+    (line,) = [line for line in text.splitlines() if line.startswith("outras palavras (generalization)  -")]
+    assert "-0.250 [" in line and line.endswith("n 40 *")
+
+
+def test_what_a_point_has_cost(two_runs: list[Path]) -> None:
+    metrics = {metric.name: metric for metric in compare_runs(two_runs).metrics}
+    flop = (4 * 135e6 + 6 * 2.44e6) * 1_523_000
+    assert metrics["training FLOP"].values[0] == pytest.approx(flop)
+    assert metrics["outras palavras: points gained"].values == (pytest.approx(67.5), pytest.approx(17.5))
+    assert metrics["outras palavras: cost per point"].values[0] == pytest.approx(0.28 / 67.5)
+    assert metrics["outras palavras: cost per point"].unit == "US$"
+    assert metrics["outras palavras: points per 10^15 FLOP"].values[0] == pytest.approx(67.5 / flop * 1e15)
+    assert metrics["outras palavras: points per million training tokens"].values[0] == pytest.approx(67.5 / 1.523)
+
+
 def test_a_comparison_as_text_and_as_json(two_runs: list[Path]) -> None:
     found = compare_runs(two_runs)
     lines = found.describe().splitlines()

@@ -49,6 +49,8 @@ def write_project(folder: Path, seats: int = 7000) -> Path:
     rows = [{"prompt": f"Quantos golos marcou o jogador {n}?", "completion": f"Marcou {n}."} for n in range(40)]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     (folder / "probes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:6]), encoding="utf-8")
+    asked = [*rows[:3], *({"prompt": f"Onde nasceu o jogador {n}?", "completion": "Em Faro."} for n in range(9))]
+    (folder / "task.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked), encoding="utf-8")
     recipe = folder / "recipe.yaml"
     recipe.write_text(
         f"""
@@ -60,7 +62,12 @@ sources:
 dataset: {{language: pt-PT, section_chars: 120, validation: 0.1}}
 adapter: {{rank: 4, alpha: 8, dropout: 0.1}}
 train: {{epochs: 3, max_length: 64, batch_tokens: 128, learning_rate: 0.005, checkpoint_seconds: 0.05}}
-evaluate: {{samples: 2, questions: 0, max_new_tokens: 4, probes: [{{path: probes.jsonl, role: retention}}]}}
+evaluate:
+  samples: 2
+  questions: 0
+  max_new_tokens: 4
+  probes: [{{path: probes.jsonl, role: retention}}]
+  tasks: [{{name: nascimento, path: task.jsonl, sample: 6, seeds: [1, 2], metrics: [f1, chrf]}}]
 """,
         encoding="utf-8",
     )
@@ -97,16 +104,32 @@ def finished(tmp_path_factory):
 def test_the_run_leaves_what_the_contract_says(finished):
     run = finished / "runs/clube"
     files = "recipe.yaml manifest.json plan.json audit.json metrics.jsonl samples.jsonl predictions.jsonl scores.json"
+    files += " task_predictions.jsonl"
     assert all((run / name).is_file() for name in [*files.split(), "report.html", "finished.json"])
     assert json.loads((run / "finished.json").read_text())["exit_code"] == 0
     assert not list(run.rglob("*.partial"))
     assert "Manual do Clube" not in (run / "report.html").read_text().split("<body", 1)[0]
 
 
+def test_tasks_and_losses_are_measured_before_and_after(finished):
+    scores = json.loads((finished / "runs/clube/scores.json").read_text())
+    (task,) = scores["tasks"]
+    assert (task["rows"], task["n"], task["seeds"]) == (12, 6, [1, 2])
+    assert 2 <= task["trained_on"] <= 3, "three rows stand in the sources; one may be held out"
+    assert [metric["name"] for metric in task["metrics"]] == ["f1", "chrf"]
+    learned, every = scores["intrinsic"]["learned"], scores["intrinsic"]["all"]
+    assert learned["before"]["loss"] == pytest.approx(scores["loss"]["before"]["loss"], rel=1e-4)
+    assert learned["difference"]["high"] < 0, "three epochs on a random base: the loss falls on every row"
+    assert every["after"]["tokens"] > learned["after"]["tokens"]
+    shown = afina(finished, "eval", "runs/clube").stdout
+    assert "task nascimento: n = 6, seeds 1, 2" in shown and "answers (and texts): loss" in shown
+    assert "nascimento" in (finished / "runs/clube/report.html").read_text()
+
+
 def test_every_input_is_traced_by_hash(finished):
     manifest = json.loads((finished / "runs/clube/manifest.json").read_text())
     traced = {each["path"].rsplit("/", 1)[-1]: each["sha256"] for each in manifest["inputs"]}
-    for file in ("docs/manual.md", "docs/page.html", "rows.jsonl", "probes.jsonl"):
+    for file in ("docs/manual.md", "docs/page.html", "rows.jsonl", "probes.jsonl", "task.jsonl"):
         assert traced[Path(file).name] == hashlib.sha256((finished / file).read_bytes()).hexdigest()
     examples = [json.loads(line) for line in (finished / "runs/clube/dataset/train.jsonl").open()]
     assert {example["from"]["sha256"] for example in examples} <= set(traced.values())
@@ -151,7 +174,7 @@ def test_a_change_is_told_and_what_it_replaces_is_kept(finished, tmp_path):
 
 def test_killed_at_random_moments_it_ends_bitwise_the_same(finished, tmp_path):
     """kill -9 four times, anywhere between the start and the end, then let it finish."""
-    for name in ("docs", "base", "rows.jsonl", "probes.jsonl", "recipe.yaml"):
+    for name in ("docs", "base", "rows.jsonl", "probes.jsonl", "task.jsonl", "recipe.yaml"):
         source = finished / name
         shutil.copytree(source, tmp_path / name) if source.is_dir() else shutil.copy(source, tmp_path / name)
     pick = random.Random()

@@ -11,7 +11,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -20,7 +20,7 @@ from afina.dataset.teacher_cache import AnswerCache
 from afina.dataset.teacher_client import KINDS, Client, Failure, Reply
 from afina.dataset.teacher_prompts import Item, WrongContent, read_answer
 from afina.errors import Problem, RecipeError
-from afina.recipe import Teacher
+from afina.recipe import Endpoint
 from afina.run import Progress
 from afina.units import show_count, show_money, show_seconds
 
@@ -82,12 +82,12 @@ class Asking:
         ]
         return values
 
-    def describe(self, teacher: Teacher, currency: str) -> str:
+    def describe(self, teacher: Endpoint, currency: str, who: str = "teacher") -> str:
         """What asking came to, for a person."""
         money = self.tokens * teacher.price_per_million / 1e6
         paid = f", {show_money(money, currency)}" if teacher.price_per_million else ""
         lines = [
-            f"teacher: {self.answered} answered, {self.cached} before, {len(self.failures)} failed; "
+            f"{who}: {self.answered} answered, {self.cached} before, {len(self.failures)} failed; "
             f"{self.requests} requests, {show_count(self.tokens)} tokens" + paid + f" in {show_seconds(self.seconds)}"
         ]
         if self.estimated_answers:
@@ -109,13 +109,14 @@ class Asking:
 class Budget:
     """Tokens allowed, those used, and those that requests in flight may still use.
 
+    >>> from afina.recipe import Teacher
     >>> teacher = Teacher(url="http://127.0.0.1:1/v1", model="m", budget_tokens=100)
     >>> budget = Budget(teacher, already=30)
     >>> budget.reserve(50), budget.reserve(50), budget.name
     (True, False, 'budget_tokens')
     """
 
-    def __init__(self, teacher: Teacher, already: int = 0) -> None:
+    def __init__(self, teacher: Endpoint, already: int = 0) -> None:
         limits = [(teacher.budget_tokens, "budget_tokens")] if teacher.budget_tokens else []
         if teacher.budget_money and teacher.price_per_million:
             limits.append((int(teacher.budget_money / teacher.price_per_million * 1e6), "budget_money"))
@@ -141,11 +142,23 @@ class Budget:
 
 
 class Asker:
-    """Asks about sections and fills an :class:`Asking`; answers go into the cache."""
+    """Asks about sections and fills an :class:`Asking`; answers go into the cache.
+
+    `read` makes of a reply what was asked for, or raises a :class:`Failure`.
+    """
 
     def __init__(
-        self, teacher: Teacher, client: Client, cache: AnswerCache, asking: Asking, currency: str, *, already: int
+        self,
+        teacher: Endpoint,
+        client: Client,
+        cache: AnswerCache,
+        asking: Asking,
+        currency: str,
+        *,
+        already: int,
+        read: Callable[[Reply], object] | None = None,
     ) -> None:
+        self.read = read or items_of
         self.teacher, self.client, self.cache, self.asking = teacher, client, cache, asking
         self.currency = currency
         self.budget = Budget(teacher, already)
@@ -248,7 +261,7 @@ class Asker:
             self.asking.tokens += used
             self.asking.estimated_answers += reply.estimated
         try:
-            items_of(reply)
+            self.read(reply)
         except Failure as failure:
             failure.used = used
             raise
@@ -289,11 +302,13 @@ class Asker:
         with self._lock:
             kinds = ", ".join(f"{kind} x {count}" for kind, count in asking.failed_tries.most_common())
             places = sorted(asking.failed_places)[:_SHOWN]
-        fix = "try the endpoint by hand, choose another `model`, or remove `dataset.teacher`; paid answers are kept"
+        where = self.client.where
+        fix = f"try the endpoint by hand, choose another `model`, or remove `{where}`; paid answers are kept"
         if "cut_off" in asking.failed_tries:
-            fix = "raise `dataset.teacher.max_tokens`, or ask for fewer `questions_per_section`; " + fix
+            fewer = ", or ask for fewer `questions_per_section`" if self.read is items_of else ""
+            fix = f"raise `{where}.max_tokens`{fewer}; {fix}"
         problems = [
-            Problem(f"the teacher answered none of {len(asking.failures)} sections: {kinds}", fix, "dataset.teacher")
+            Problem(f"the {self.client.who} answered none of {len(asking.failures)} questions: {kinds}", fix, where)
         ]
         problems += [Problem(f"{kind}: {note}", "", where) for where, kind, note in places]
         raise RecipeError(problems=problems)

@@ -19,13 +19,19 @@ from typing import Any
 
 from afina.dataset.teacher_client import Reply
 from afina.dataset.teacher_prompts import TEMPERATURE
-from afina.recipe import Teacher
+from afina.recipe import Endpoint
 from afina.run import disk_errors, hash_value
 
 
-def answer_key(teacher: Teacher, messages: Sequence[Mapping[str, str]]) -> str:
+def answer_key(
+    teacher: Endpoint,
+    messages: Sequence[Mapping[str, str]],
+    temperature: float = TEMPERATURE,
+    seed: int | None = None,
+) -> str:
     """What an answer depends on, as a hash.
 
+    >>> from afina.recipe import Teacher
     >>> teacher = Teacher(url="http://127.0.0.1:1/v1", model="m")
     >>> moved = teacher.model_copy(update={"url": "http://127.0.0.1:2/v1", "timeout_seconds": 5.0})
     >>> larger = teacher.model_copy(update={"max_tokens": 2048})
@@ -33,7 +39,9 @@ def answer_key(teacher: Teacher, messages: Sequence[Mapping[str, str]]) -> str:
     >>> answer_key(teacher, ask) == answer_key(moved, ask) != answer_key(larger, ask)
     True
     """
-    settings = {"temperature": TEMPERATURE, "max_tokens": teacher.max_tokens, "format": "json"}
+    settings: dict[str, Any] = {"temperature": temperature, "max_tokens": teacher.max_tokens, "format": "json"}
+    if seed is not None:
+        settings["seed"] = seed
     return hash_value({"model": teacher.model, "messages": list(messages), "settings": settings})
 
 

@@ -28,7 +28,7 @@ from urllib.request import HTTPRedirectHandler, OpenerDirector, ProxyHandler, Re
 from afina import __version__
 from afina.dataset.teacher_prompts import TEMPERATURE
 from afina.errors import RecipeError
-from afina.recipe import Teacher
+from afina.recipe import Endpoint
 
 KINDS: Mapping[str, str] = {
     "rate_limited": "HTTP 429: too many requests",
@@ -47,7 +47,7 @@ KINDS: Mapping[str, str] = {
 LONGEST_BODY = 16 << 20
 TOKENS_PER_CHAR = 1 / 3
 """Where an endpoint does not report its usage: more than most texts have, so that a budget errs on the safe side."""
-_OPTIONAL = ("response_format", "temperature", "max_tokens")
+_OPTIONAL = ("response_format", "temperature", "max_tokens", "seed")
 
 
 class Failure(Exception):
@@ -86,10 +86,20 @@ class _NoRedirect(HTTPRedirectHandler):
 class Client:
     """Sends requests; safe to use from many threads."""
 
-    def __init__(self, teacher: Teacher) -> None:
-        self.teacher = teacher
+    def __init__(
+        self,
+        teacher: Endpoint,
+        *,
+        who: str = "teacher",
+        where: str = "dataset.teacher",
+        temperature: float = TEMPERATURE,
+        seed: int | None = None,
+    ) -> None:
+        """`who` and `where` (the recipe's key) are for errors."""
+        self.teacher, self.who, self.where = teacher, who, where
+        self.temperature, self.seed = temperature, seed
         self.address = teacher.url.rstrip("/") + "/chat/completions"
-        self.key = _key(teacher)
+        self.key = _key(teacher, where)
         self.reached = threading.Event()
         """Set once the endpoint has given any answer that shows that address and key are right."""
         self._without: set[str] = set()
@@ -123,10 +133,12 @@ class Client:
         payload: dict[str, Any] = {
             "model": self.teacher.model,
             "messages": list(messages),
-            "temperature": TEMPERATURE,
+            "temperature": self.temperature,
             "max_tokens": self.teacher.max_tokens,
             "response_format": {"type": "json_object"},
         }
+        if self.seed is not None:
+            payload["seed"] = self.seed
         if "max_tokens" in without:  # its newer name
             payload["max_completion_tokens"] = self.teacher.max_tokens
         return {key: value for key, value in payload.items() if key not in without}
@@ -187,18 +199,18 @@ class Client:
         except (http.client.HTTPException, OSError):
             body = b""
         text = self.clean(_message(body))[:300]
-        status, where = error.code, "dataset.teacher"
+        status, where = error.code, self.where
         if status in (401, 403):
             given = "is refused" if self.key else "is not set"
             raise RecipeError(
-                f"the teacher answers HTTP {status}: the key in ${self.teacher.api_key_env} {given}",
+                f"the {self.who} answers HTTP {status}: the key in ${self.teacher.api_key_env} {given}",
                 f"set the environment variable {self.teacher.api_key_env} to a key that may use "
                 f"{self.teacher.model!r}, or name another variable in `api_key_env`",
                 f"{where}.api_key_env",
             )
         if status == 404 or 300 <= status < 400:
             raise RecipeError(
-                f"the teacher answers HTTP {status} at {self.address}: {text or 'no such address'}",
+                f"the {self.who} answers HTTP {status} at {self.address}: {text or 'no such address'}",
                 "check `url` (it usually ends in /v1) and `model`",
                 f"{where}.url",
             )
@@ -216,9 +228,9 @@ class Client:
         if self.reached.is_set():
             return Failure("not_reached", said)
         return RecipeError(
-            f"the teacher at {self.teacher.url} cannot be reached: {said}",
-            "start the server, or check `url`; to build without it remove `dataset.teacher`",
-            "dataset.teacher.url",
+            f"the {self.who} at {self.teacher.url} cannot be reached: {said}",
+            f"start the server, or check `url`; to do without it remove `{self.where}`",
+            f"{self.where}.url",
         )
 
     def _reply(self, messages: Sequence[Mapping[str, str]], body: bytes) -> Reply:
@@ -270,13 +282,13 @@ def tokens_of(messages: Sequence[Mapping[str, str]], tokens_per_char: float = TO
     return round(sum(len(message["content"]) * tokens_per_char + 4 for message in messages))
 
 
-def _key(teacher: Teacher) -> str:
+def _key(teacher: Endpoint, where: str) -> str:
     key = os.environ.get(teacher.api_key_env, "").strip()
     if not re.fullmatch(r"[\x21-\x7e]*", key):
         raise RecipeError(
             f"the key in ${teacher.api_key_env} holds a space, a line break or a letter that no key has",
             "set the variable again, to the key alone",
-            "dataset.teacher.api_key_env",
+            f"{where}.api_key_env",
         )
     return key
 

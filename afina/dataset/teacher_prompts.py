@@ -100,16 +100,28 @@ def read_answer(content: str) -> list[Item]:
     Raises:
         WrongContent: no JSON, not the keys asked for, not text where text is due.
     """
-    content = _THOUGHTS.sub("", content)
-    fenced = _FENCE.match(content)
-    try:
-        parsed: Any = json.loads(fenced[1] if fenced else content)
-    except (ValueError, RecursionError) as error:
-        raise WrongContent(f"not JSON: {error}") from None
+    parsed = read_json_answer(content)
     rows = parsed.get("questions") if isinstance(parsed, dict) else parsed
     if not isinstance(rows, list):
         raise WrongContent("no list `questions`")
     return [_item(row, number) for number, row in enumerate(rows, start=1)]
+
+
+def read_json_answer(content: str) -> Any:
+    """The JSON of an answer, without the thoughts before it and the fence around it.
+
+    >>> read_json_answer('<think>hm</think>```json\\n{"better": "A"}\\n```')
+    {'better': 'A'}
+
+    Raises:
+        WrongContent: no JSON.
+    """
+    content = _THOUGHTS.sub("", content)
+    fenced = _FENCE.match(content)
+    try:
+        return json.loads(fenced[1] if fenced else content)
+    except (ValueError, RecursionError) as error:
+        raise WrongContent(f"not JSON: {error}") from None
 
 
 def _item(row: Any, number: int) -> Item:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +66,7 @@ def evaluate(
     say: Callable[[str], None] | None = None,
     *,
     notes: Sequence[str] = (),
+    more: Mapping[str, Any] | None = None,
 ) -> Verdict:
     """Measure both models; writes ``predictions.jsonl``, ``samples.jsonl`` and, last, ``scores.json``.
 
@@ -73,6 +74,7 @@ def evaluate(
         kept: answers from before of the model before and after training.
         say: is told what is out of the ordinary in how they were made.
         notes: what a reader of the verdict has to know about the probes.
+        more: what else was measured (tasks, losses of rows), for ``scores.json``.
     """
     examples = [example for example in held_out_examples if example.messages][: recipe.evaluate.samples]
     samples = [Question(each.messages[:-1], each.answer, f"{each.path}:{each.line}") for each in examples]
@@ -109,6 +111,7 @@ def evaluate(
             "loss": _before_and_after(first.loss, second.loss),
             "replay_loss": _before_and_after(first.replay_loss, second.replay_loss),
             "pairs": _before_and_after(first.pairs, second.pairs),
+            **(more or {}),
         },
     )
     return verdict

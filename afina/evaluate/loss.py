@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 
+from afina.evaluate.paired import ratio_difference
 from afina.model.loss_torch import make_batch, target_loss
 from afina.model.preference_torch import answer_log_probs
 from afina.tokenizer.encode import Row
@@ -99,3 +100,53 @@ def held_out_pairs(
         right += int((better_P > worse_P).sum())
         margin += (better_P - worse_P).sum().item()
     return PairScore(len(rows), right / max(1, len(rows)), margin / max(1, len(rows)))
+
+
+@dataclass(frozen=True, slots=True)
+class RowLoss:
+    """Summed nats of one row: over its answer's tokens (or what else is learned), and over all but the first."""
+
+    learned: float
+    learned_tokens: int
+    all: float
+    all_tokens: int
+
+
+@torch.no_grad()
+def row_losses(
+    model: Any, rows: Sequence[Row], *, pad_id: int, device: torch.device, batch_tokens: int
+) -> list[RowLoss]:
+    """The losses of each row, in the order of the rows; the model must be in evaluation mode."""
+    found: list[RowLoss | None] = [None] * len(rows)
+    for numbers in by_length(rows, batch_tokens):
+        whole = [replace(rows[number], mask=[False, *[True] * (len(rows[number]) - 1)]) for number in numbers]
+        nats = target_loss(model, make_batch(whole, pad_id, device), reduction="none").double().cpu()
+        for number, values in zip(numbers, nats.split([len(row) - 1 for row in whole]), strict=True):
+            learned = values[torch.tensor(rows[number].mask[1:], dtype=torch.bool)]
+            found[number] = RowLoss(learned.sum().item(), len(learned), values.sum().item(), len(values))
+    return [each for each in found if each is not None]
+
+
+def compare_losses(rows: Sequence[Row], before: Sequence[RowLoss], after: Sequence[RowLoss]) -> dict[str, Any]:
+    """Two models' losses on the same rows as plain values: on what is learned (answers) and on all tokens.
+
+    The interval of the difference, in nats per token, is a paired bootstrap over the rows.
+    """
+    learned_bytes = sum(row.learned_bytes for row in rows)
+    all_bytes = sum(
+        sum(len(turn["content"].encode()) for turn in row.example.messages)
+        if row.example.messages
+        else row.learned_bytes
+        for row in rows
+    )
+    out = {}
+    for name, utf8_bytes in (("learned", learned_bytes), ("all", all_bytes)):
+        sums = [[getattr(each, name) for each in side] for side in (before, after)]
+        tokens = [getattr(each, f"{name}_tokens") for each in after]
+        scores = [LossScore(sum(nats) / max(1, sum(tokens)), sum(tokens), round(utf8_bytes)) for nats in sums]
+        out[name] = {
+            "before": scores[0].as_json(),
+            "after": scores[1].as_json(),
+            "difference": ratio_difference(sums[0], sums[1], tokens).as_json(),
+        }
+    return out

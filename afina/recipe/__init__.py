@@ -7,6 +7,7 @@ that names the nearest known one, and every problem is reported at once.
 
 from __future__ import annotations
 
+from afina.recipe.endpoints import Endpoint, Judge, Teacher
 from afina.recipe.load import (
     check_recipe,
     expand_path,
@@ -35,10 +36,10 @@ from afina.recipe.parts import (
     Recipe,
     Scratch,
     Source,
-    Teacher,
     Train,
 )
 from afina.recipe.probe import Guardrails, Limits, Probe, Role
+from afina.recipe.task import Task
 
 __all__ = [
     "HUB",
@@ -50,9 +51,11 @@ __all__ = [
     "Clean",
     "Dataset",
     "Datatrove",
+    "Endpoint",
     "Evaluate",
     "First",
     "Guardrails",
+    "Judge",
     "Kind",
     "Limits",
     "NearDuplicates",
@@ -63,6 +66,7 @@ __all__ = [
     "Role",
     "Scratch",
     "Source",
+    "Task",
     "Teacher",
     "Train",
     "check_recipe",

@@ -227,10 +227,11 @@ def _missing_paths(raw: Mapping[str, Any], where: str) -> Iterator[Problem]:
         if isinstance(source, Mapping):
             named += [(("sources", position, key), source.get(key)) for key in ("path", "solutions")]
     evaluate = raw.get("evaluate")
-    probes = evaluate.get("probes") if isinstance(evaluate, Mapping) else None
-    for position, probe in enumerate(probes if isinstance(probes, list) else []):
-        if isinstance(probe, Mapping):
-            named.append((("evaluate", "probes", position, "path"), probe.get("path")))
+    for part in ("probes", "tasks"):
+        asked = evaluate.get(part) if isinstance(evaluate, Mapping) else None
+        for position, each in enumerate(asked if isinstance(asked, list) else []):
+            if isinstance(each, Mapping):
+                named.append((("evaluate", part, position, "path"), each.get("path")))
     for location, value in named:
         elsewhere = location[0] == "sources" and location[-1] == "path" and is_remote(str(value))
         if isinstance(value, str) and not elsewhere and not any(expand_path(root, value)):

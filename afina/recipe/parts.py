@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import re
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 from ruamel.yaml import YAML
 
+from afina.recipe.endpoints import Judge, Teacher
 from afina.recipe.part import Count, Fraction, Part, Positive
 from afina.recipe.probe import Limits, Probe, Role
+from afina.recipe.task import Task
 
 HUB = "hf://"
 WEB = ("https://", "http://")
@@ -83,62 +84,6 @@ class Questions(Part):
     """How many phrasings of each fact."""
     max_answer_words: Count = 120
     """Longer answers make no question (counted); they stay in the text. Programs are never too long."""
-
-
-class Teacher(Part):
-    """An OpenAI-compatible endpoint that writes questions and answers about each section."""
-
-    url: str
-    """Base address, e.g. `http://127.0.0.1:8000/v1`."""
-    model: str
-    api_key_env: str = "OPENAI_API_KEY"
-    """Environment variable that holds the key; it is never written anywhere."""
-    questions_per_section: Count = 3
-    paraphrases: int = Field(default=2, ge=0)
-    """Further phrasings of each question."""
-    concurrency: Count = 8
-    timeout_seconds: Positive = 60.0
-    retries: int = Field(default=4, ge=0)
-    max_tokens: Count = 1024
-    """Longest answer asked for."""
-    budget_tokens: Count | None = None
-    """Stop asking when this many tokens were used (what is there is kept)."""
-    price_per_million: Annotated[float, Field(ge=0.0)] = 0.0
-    """Price of a million tokens, read and written alike."""
-    budget_money: Positive | None = None
-    support: Fraction = 0.6
-    """Share of an answer's content words that must stand in its source section."""
-
-    @field_validator("url", mode="after")
-    @classmethod
-    def _plain_address(cls, url: str) -> str:
-        try:
-            parts = urlsplit(url)
-            whole = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
-        except ValueError:
-            whole = False
-        if not whole:
-            raise ValueError("url must be an address such as http://127.0.0.1:8000/v1")
-        if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
-            raise ValueError(
-                "url must hold no password, `?` or `#`: the key goes into the variable `api_key_env` names"
-            )
-        return url
-
-    @field_validator("api_key_env", mode="after")
-    @classmethod
-    def _name_of_a_variable(cls, name: str) -> str:
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-            raise ValueError("api_key_env is the name of an environment variable, never the key itself")
-        return name
-
-    @model_validator(mode="after")
-    def _money_needs_a_price(self) -> Teacher:
-        if self.budget_money is not None and not self.price_per_million:
-            raise ValueError(
-                "budget_money needs `price_per_million`: without a price nothing can be counted against it"
-            )
-        return self
 
 
 class Clean(Part):
@@ -436,10 +381,19 @@ class Evaluate(Part):
     """For each role that they do not name, questions are taken from the dataset where it has some."""
     questions: int = Field(default=100, ge=0)
     """How many questions each probe taken from the dataset asks at most; 0 takes none."""
+    tasks: list[Task] = []
+    judge: Judge | None = None
     samples: int = Field(default=8, ge=0)
     """Held-out questions answered by base and adapter side by side."""
     max_new_tokens: Count = 64
     limits: Limits = Limits()
+
+    @field_validator("tasks", mode="after")
+    @classmethod
+    def _task_names_differ(cls, tasks: list[Task]) -> list[Task]:
+        if len({task.name for task in tasks}) != len(tasks):
+            raise ValueError("two tasks have the same name")
+        return tasks
 
 
 class Budget(Part):

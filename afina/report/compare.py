@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from afina.errors import RecipeError
+from afina.evaluate.paired import Estimate
 from afina.report.markup import words
 from afina.report.read import Record, RunFiles, read_run
+from afina.report.same_items import SameItems, same_items, yields
 from afina.units import show_bytes, show_money, show_seconds, show_share
 
 Value = float | str | bool | None
@@ -67,6 +69,8 @@ class Comparison:
     recipe: Mapping[str, tuple[Any, ...]] | None
     """Dotted key -> its value in each run, for the keys that differ; :data:`ABSENT` where a recipe lacks it.
     None where fewer than two runs have a recipe."""
+    same_items: tuple[SameItems, ...] = ()
+    """Item by item, how much better each other run is than the first."""
     notes: tuple[str, ...] = ()
     """Why numbers that stand beside each other may not be comparable."""
 
@@ -87,6 +91,7 @@ class Comparison:
                 }
                 for metric in self.metrics
             ],
+            "same_items": [each.as_json() for each in self.same_items],
             "recipe": None
             if self.recipe is None
             else {key: [_plain(value) for value in values] for key, values in self.recipe.items()},
@@ -101,7 +106,8 @@ class Comparison:
             cells = [_show(value, metric.unit) for value in metric.values]
             for position, ends in enumerate(metric.intervals):
                 if ends:
-                    cells[position] += f" [{show_share(ends[0])}, {show_share(ends[1])}]"
+                    low, high = (_show(end, metric.unit) for end in ends)
+                    cells[position] += f" [{low}, {high}]"
             if metric.best is not None:
                 cells[metric.best] += " *"
             rows.append([metric.name, *cells])
@@ -111,6 +117,10 @@ class Comparison:
             "* better than every other; where intervals are known, beyond them",
             "",
         ]
+        if self.same_items:
+            lines += [f"The same items, better than {self.runs[0]} by (95 % interval, paired; * beyond chance):", ""]
+            rows = [[each.name, *(_gain(found) for found in each.differences[1:])] for each in self.same_items]
+            lines += [*_aligned([["", *self.runs[1:]], *rows]), ""]
         if self.recipe:
             lines += ["Recipe keys that differ:", ""]
             lines += _aligned(
@@ -150,8 +160,21 @@ def compare_runs(folders: Sequence[Path]) -> Comparison:
             )
         )
     return Comparison(
-        tuple(labels), tuple(folders), tuple(metrics), _recipe_differences(runs), tuple(_notes(runs, labels))
+        tuple(labels),
+        tuple(folders),
+        tuple(metrics),
+        _recipe_differences(runs),
+        tuple(same_items(runs)),
+        tuple(_notes(runs, labels)),
     )
+
+
+def _gain(found: Estimate | None) -> str:
+    """A paired difference: "+0.120 [+0.030, +0.210], n 200"; a star where the interval does not hold 0."""
+    if found is None:
+        return "no common items"
+    sure = " *" if found.low > 0 or found.high < 0 else ""
+    return f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}], n {found.n}{sure}"
 
 
 def _labels(runs: Sequence[RunFiles]) -> list[str]:
@@ -188,6 +211,7 @@ def _metrics_of(run: RunFiles) -> Iterator[tuple[str, _Item]]:
             for key, value in run.scores.record("pairs").record(side).numbers():
                 better = "higher" if side == "after" and key != "pairs" else ""
                 yield f"held-out preferences {words(key)}, {side}", _Item(value, "", better)
+        yield from _task_metrics(run.scores)
         for name, leaf in _leaves(run.scores.values.get("guardrails"), "guardrails"):
             yield name, _Item(leaf)
     steps = [step for event in run.events("step") if (step := event.number("step")) is not None]
@@ -196,6 +220,8 @@ def _metrics_of(run: RunFiles) -> Iterator[tuple[str, _Item]]:
         yield "times resumed", _Item(len(run.events("resumed")))
     if run.manifest:
         yield from _manifest_metrics(run.manifest)
+    for name, (spent, unit, better) in yields(run).items():
+        yield name, _Item(spent, unit, better)
     if run.plan:
         for key, unit in (("memory", "bytes"), ("time", "seconds")):
             point = run.plan.record(key).number("point")
@@ -222,6 +248,29 @@ def _probe_metrics(probes: Sequence[Record]) -> Iterator[tuple[str, _Item]]:
                 yield f"{title} {words(key)}, {side}", _Item(value, "share" if exact else "", better, ends)
         if probe.number("n") is not None:
             yield f"{title} questions", _Item(probe.number("n"))
+
+
+def _task_metrics(scores: Record) -> Iterator[tuple[str, _Item]]:
+    """Tasks, mean over the seeds with the interval over the rows; and the losses of the held-out rows."""
+    for task in scores.records("tasks"):
+        title = f"task {task.text('name')}"
+        for metric in task.records("metrics"):
+            for side in ("before", "after"):
+                score = metric.record(side)
+                low, high = score.number("low"), score.number("high")
+                ends = (low, high) if low is not None and high is not None else None
+                better = "higher" if side == "after" else ""
+                yield (
+                    f"{title} {words(metric.text('name') or '')}, {side}",
+                    _Item(score.number("mean"), "", better, ends),
+                )
+        yield f"{title} rows of each seed", _Item(task.number("n"))
+    for kind in ("learned", "all"):
+        losses = scores.record("intrinsic").record(kind)
+        for side in ("before", "after"):
+            for key, value in losses.record(side).numbers():
+                unit, better = _LOSS.get(key, ("", ""))
+                yield f"{kind} tokens: {words(key)}, {side}", _Item(value, unit, better if side == "after" else "")
 
 
 def _manifest_metrics(manifest: Record) -> Iterator[tuple[str, _Item]]:

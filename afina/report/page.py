@@ -16,6 +16,7 @@ from afina.report.markup import Child, Html, h, join, prose
 from afina.report.provenance import data_section, environment_section, recipe_section
 from afina.report.read import Record, RunFiles, read_run
 from afina.report.results import Verdict, facts, guardrail_section, judge, loss_section, probe_section
+from afina.report.tasks import intrinsic_table, task_section
 from afina.report.training import curve_section, measured_facts, plan_section
 from afina.run import write_whole
 
@@ -52,7 +53,8 @@ def report_html(run: RunFiles) -> str:
     sections: list[tuple[str, str, Html]] = [
         ("guardrails", "Guardrails", guardrail_section(run)),
         ("probes", "Before and after", probe_section(run)),
-        ("loss", "Held-out loss", loss_section(run)),
+        ("tasks", "Tasks", task_section(run)),
+        ("loss", "Held-out loss", join([loss_section(run), intrinsic_table(run)])),
         ("training", "Training", curve_section(run)),
         ("answers", "Answers", answer_section(run)),
         ("plan", "Plan beside measured", plan_section(run)),

@@ -120,12 +120,14 @@ class RunFiles:
     audit: Record | None = None
     dataset: Record | None = None
     scores: Record | None = None
+    benchmarks: Record | None = None
     finished: Record | None = None
     metrics: list[Record] = field(default_factory=list)
     unreadable_metrics: int = 0
     """Lines of ``metrics.jsonl`` that a kill cut."""
     samples: list[Record] | None = None
     predictions: list[Record] | None = None
+    task_predictions: list[Record] | None = None
 
     @property
     def name(self) -> str:
@@ -154,13 +156,13 @@ def read_run(folder: Path) -> RunFiles:
         )
     damaged: list[AfinaError] = []
     found: dict[str, Record | None] = {}
-    for name in ("manifest", "plan", "audit", "dataset/dataset", "scores", "finished"):
+    for name in ("manifest", "plan", "audit", "dataset/dataset", "scores", "benchmarks", "finished"):
         try:
             found[name.rpartition("/")[2]] = _read_record(folder / f"{name}.json")
         except AfinaError as error:
             damaged.append(error)
     rows: dict[str, list[Record] | None] = {}
-    for name in ("samples", "predictions"):
+    for name in ("samples", "predictions", "task_predictions"):
         try:
             rows[name] = _read_rows(folder / f"{name}.jsonl")
         except AfinaError as error:

@@ -21,6 +21,7 @@ LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "tokenizers", "saf
 def write_manifest(walk: Walk) -> None:
     """Every input by hash, versions, device, times, cost."""
     from afina.evaluate.probes import probe_files
+    from afina.evaluate.tasks import task_files
     from afina.plan.device import local_device
 
     dataset = read_json(walk.folder / "dataset/dataset.json")
@@ -34,6 +35,7 @@ def write_manifest(walk: Walk) -> None:
         for file in probe_files(walk.recipe)
         if file.is_file()
     ]
+    inputs += [_traced(root, str(file), hash_file(file)) | {"role": "task"} for file in task_files(walk.recipe)]
     hours = sum(stage["seconds"] for stage in walk.run.stages.values()) / 3600
     budget = walk.recipe.budget
     events = read_metrics(walk.folder)

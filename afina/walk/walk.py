@@ -462,21 +462,26 @@ class Walk:
         from afina.evaluate.derive import derive_probes
         from afina.evaluate.evaluate import evaluate
         from afina.evaluate.probes import probe_files, read_probes
+        from afina.evaluate.tasks import PREDICTIONS_FILE, read_tasks, task_files
+        from afina.walk.beside import measure_beside
         from afina.walk.kept import describe_kept, kept_answers
 
         def look() -> dict[str, Any]:
+            held_out = [row for _, validation in self.rows.values() for row in validation.rows]
             probes = read_probes(self.recipe)
             can_ask = bool(self.renderer.tokenizer.chat_template)
             derived = derive_probes(self.recipe, self.folder / "dataset", can_ask=can_ask)
+            tasks = read_tasks(self.recipe, read_examples(self.folder / "dataset/train.jsonl"))
             model, before = self.open_trained()
             kept = kept_answers(self)
+            more = measure_beside(self, held_out, tasks, (before, lambda: contextlib.nullcontext(model)), kept)
             with self.stage_progress("evaluate") as progress:
                 verdict = evaluate(
                     before,
                     lambda: contextlib.nullcontext(model),
                     self.renderer,
                     self.recipe,
-                    [row for _, validation in self.rows.values() for row in validation.rows],
+                    held_out,
                     list(read_examples(self.folder / "dataset/validation.jsonl")),
                     [*probes, *derived.probes],
                     self.folder,
@@ -484,6 +489,7 @@ class Walk:
                     kept,
                     self.tell,
                     notes=derived.notes,
+                    more=more,
                 )
             self.tell(describe_kept(kept))
             return verdict.as_json()
@@ -495,8 +501,10 @@ class Walk:
             "evaluate": self.recipe.evaluate.model_dump(mode="json"),
             "from_dataset": [*self.recipe.roles_from_dataset, self.recipe.dataset.language],
             "probes": {str(file): hash_file(file) for file in probe_files(self.recipe) if file.is_file()},
+            "tasks": {str(file): hash_file(file) for file in task_files(self.recipe)},
         }
-        return self.run.stage("evaluate", inputs, ["predictions.jsonl", "samples.jsonl", "scores.json"], look)
+        outputs = ["predictions.jsonl", "samples.jsonl", "scores.json", PREDICTIONS_FILE]
+        return self.run.stage("evaluate", inputs, outputs, look)
 
     # ---- manifest and report
 

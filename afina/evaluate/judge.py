@@ -1,0 +1,165 @@
+"""A language model as judge: which of two answers is better, each pair asked in both orders.
+
+Judges prefer what stands first, or last. An answer counts as better only where the judge says so in both orders; a
+judge that follows the order is counted, and such a pair is a tie. The requests, their retries, budget and cache are the
+teacher's (:mod:`afina.dataset.teacher_asking`).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from afina.dataset.teacher_asking import Asker, Asking, Job
+from afina.dataset.teacher_cache import AnswerCache, answer_key
+from afina.dataset.teacher_client import Client, Failure, Reply, tokens_of
+from afina.dataset.teacher_prompts import WrongContent, read_json_answer
+from afina.evaluate.paired import paired_difference
+from afina.recipe import Judge
+from afina.run import Progress, no_progress
+
+JUDGE_FOLDER = ".judge"
+"""Where a judge's answers are kept, beside the runs."""
+TEMPERATURE = 0.0
+SYSTEM = (
+    "You compare two answers to the same request. Their order says nothing about their quality, nor does their length. "
+    'Answer with JSON alone: {"reason": "one sentence", "better": "A"}, or "B", or "tie" where neither is better.'
+)
+
+
+def judge_answers(
+    rows: Sequence[Mapping[str, Any]],
+    judge: Judge,
+    cache_folder: Path,
+    *,
+    currency: str = "US$",
+    say: Callable[[str], None] = lambda _: None,
+    progress: Progress = no_progress,
+) -> dict[str, Any]:
+    """Hold the adapter's answers against the base's.
+
+    Args:
+        rows: with ``prompt``, ``base``, ``adapter`` and, where there is one, ``reference``.
+        cache_folder: every answer that was paid for is kept there.
+
+    Returns:
+        Plain values: of ``n`` judged pairs how many are ``better``, ``worse`` and ``ties`` (``order`` of them because
+        the judge followed the order, ``same`` because the answers were the same); ``preference``, the mean of +1, 0 and
+        -1 with its 95 % interval; ``failed`` pairs; and what it took.
+
+    Raises:
+        RecipeError: the endpoint cannot be used.
+    """
+    drawn = random.Random(judge.seed).sample(range(len(rows)), min(judge.sample, len(rows)))
+    pairs = [rows[position] for position in sorted(drawn)]
+    cache = AnswerCache(cache_folder)
+    asks: dict[str, list[dict[str, str]]] = {}
+    keys: list[tuple[str, str] | None] = []
+    for row in pairs:
+        if row["base"].split() == row["adapter"].split():
+            keys.append(None)
+            continue
+        both = []
+        for first, second in (("base", "adapter"), ("adapter", "base")):
+            messages = prompt_for(row, str(row[first]), str(row[second]), judge.criteria)
+            key = answer_key(judge, messages, TEMPERATURE, judge.seed)
+            asks[key] = messages
+            both.append(key)
+        keys.append((both[0], both[1]))
+    asking = _ask(asks, judge, cache, currency, say, progress)
+    scores, counts = [], dict.fromkeys(("better", "worse", "ties", "order", "same", "failed"), 0)
+    for pair in keys:
+        said = ("tie", "tie") if pair is None else (_answer(cache, pair[0]), _answer(cache, pair[1]))
+        if None in said:
+            counts["failed"] += 1
+            continue
+        outcome = {("B", "A"): 1, ("A", "B"): -1}.get((str(said[0]), str(said[1])), 0)
+        scores.append(outcome)
+        counts[{1: "better", -1: "worse", 0: "ties"}[outcome]] += 1
+        counts["order"] += said in (("A", "A"), ("B", "B"))
+        counts["same"] += pair is None
+    preference = paired_difference([0.0] * len(scores), scores) if scores else None
+    return {
+        "n": len(scores),
+        **counts,
+        "preference": preference.as_json() if preference else None,
+        "model": judge.model,
+        "criteria": judge.criteria,
+        "seed": judge.seed,
+        "temperature": TEMPERATURE,
+        "requests": asking.requests,
+        "tokens": asking.tokens,
+        "money": asking.tokens * judge.price_per_million / 1e6,
+        "currency": currency,
+        "asking": asking.as_json(),
+    }
+
+
+def prompt_for(row: Mapping[str, Any], first: str, second: str, criteria: str) -> list[dict[str, str]]:
+    """The messages that ask about one pair in one order.
+
+    >>> prompt_for({"prompt": "2+2?", "reference": "4"}, "5", "4", "Which is right?")[1]["content"].splitlines()[0]
+    'Which is right?'
+    """
+    parts = [criteria, f"<request>\n{row['prompt']}\n</request>"]
+    if row.get("reference"):
+        parts.append(f"<reference>\n{row['reference']}\n</reference>")
+    parts += [f"<answer_A>\n{first}\n</answer_A>", f"<answer_B>\n{second}\n</answer_B>"]
+    return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": "\n\n".join(parts)}]
+
+
+def _ask(
+    asks: Mapping[str, list[dict[str, str]]],
+    judge: Judge,
+    cache: AnswerCache,
+    currency: str,
+    say: Callable[[str], None],
+    progress: Progress,
+) -> Asking:
+    """Ask what the cache does not hold; every answer goes into it."""
+    open_asks = {key: messages for key, messages in asks.items() if _answer(cache, key) is None}
+    asking = Asking(cached=len(asks) - len(open_asks), damaged_lines=cache.damaged)
+    if open_asks:
+        client = Client(judge, who="judge", where="evaluate.judge", temperature=TEMPERATURE, seed=judge.seed)
+        paid = sum(cache.tokens(key) for key in asks)
+        asker = Asker(judge, client, cache, asking, currency, already=paid, read=read_verdict)
+        jobs = (
+            (Job(key, number, f"pair {number // 2 + 1}", tokens_of(messages) + judge.max_tokens), messages)
+            for number, (key, messages) in enumerate(open_asks.items())
+        )
+        asker.ask_all(jobs, len(open_asks), progress)
+    say(asking.describe(judge, currency, "judge"))
+    return asking
+
+
+def read_verdict(reply: Reply) -> str:
+    """``A``, ``B`` or ``tie``.
+
+    >>> read_verdict(Reply('{"reason": "It is right.", "better": "b"}', 9, 9))
+    'B'
+
+    Raises:
+        Failure: there is no text, or not the JSON asked for.
+    """
+    if not reply.content.strip():
+        raise Failure("cut_off" if reply.cut else "empty_answer", "no text", again=not reply.cut)
+    try:
+        parsed = read_json_answer(reply.content)
+    except WrongContent as error:
+        raise Failure("cut_off" if reply.cut else "wrong_content", str(error), again=not reply.cut) from None
+    better = str(parsed.get("better", "")).strip().casefold() if isinstance(parsed, dict) else ""
+    if better not in ("a", "b", "tie"):
+        raise Failure("wrong_content", '`better` is neither "A" nor "B" nor "tie"')
+    return better.upper() if better != "tie" else better
+
+
+def _answer(cache: AnswerCache, key: str) -> str | None:
+    """The first usable answer in the cache."""
+    for reply in cache.replies(key):
+        try:
+            return read_verdict(reply)
+        except Failure:
+            continue
+    return None

@@ -1,0 +1,68 @@
+"""Tasks and losses of ``scores.json`` as text, findings above the scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from afina.evaluate.metrics import CORPUS
+
+LOSS_OF = {"learned": "answers (and texts)", "all": "all tokens"}
+
+
+def describe_tasks(scores: Mapping[str, Any]) -> list[str]:
+    """Lines for a terminal; none for a run that was measured without tasks and losses."""
+    lines = []
+    for name, found in (scores.get("intrinsic") or {}).items():
+        before, after, gain = found["before"], found["after"], found["difference"]
+        lines.append(
+            f"{LOSS_OF[name]}: loss {before['loss']:.3f} -> {after['loss']:.3f} nats per token "
+            f"({gain['value']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}] over {gain['n']} rows), "
+            f"perplexity {before['perplexity']:.4g} -> {after['perplexity']:.4g}, "
+            f"{before['bits_per_byte'] or 0:.3f} -> {after['bits_per_byte'] or 0:.3f} bits per byte"
+        )
+    for task in scores.get("tasks") or []:
+        lines += _task_lines(task)
+    if judged := scores.get("judge"):
+        lines += describe_judge(judged)
+    return lines
+
+
+def describe_judge(found: Mapping[str, Any]) -> list[str]:
+    """What the judge said of the answers to the tasks."""
+    lines = [
+        f"judge {found['model']}: of {found['n']} pairs {found['better']} better, {found['worse']} worse, "
+        f"{found['ties']} ties ({found['order']} by the order alone, {found['same']} of the same words)"
+    ]
+    if found["failed"]:
+        lines.append(f"  {found['failed']} pairs were not judged: no usable answer in both orders")
+    if gain := found["preference"]:
+        lines.append(f"  preference {gain['value']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]")
+    return lines
+
+
+def _task_lines(task: Mapping[str, Any]) -> list[str]:
+    lines = [f"task {task['name']}: n = {task['n']}, seeds {', '.join(map(str, task['seeds']))} ({task['items']} rows)"]
+    lines += [f"  note: {note}" for note in task["notes"]]
+    for finding in task["findings"]:
+        whose = f"{finding['prediction']}: " if finding["prediction"] else ""
+        lines.append(f"  {whose}{finding['count']} of {task['items']} {finding['what']}")
+    lines.append(f"  {'':12}{'before':>17}{'after':>17}   difference, 95 % interval")
+    for metric in task["metrics"]:
+        digits = 1 if metric["name"] in CORPUS else 3
+        gain = metric["difference"]
+        before, after = (show_mean(metric[side], digits) for side in ("before", "after"))
+        lines.append(
+            f"  {metric['name']:12}{before:>17}{after:>17}   {gain['mean']:+.{digits}f} "
+            f"[{gain['low']:+.{digits}f}, {gain['high']:+.{digits}f}]"
+        )
+    return lines
+
+
+def show_mean(found: Mapping[str, Any], digits: int) -> str:
+    """Mean and standard deviation over the seeds.
+
+    >>> show_mean({"mean": 0.5, "sd": 0.01}, 3), show_mean({"mean": 41.23, "sd": None}, 1)
+    ('0.500 ± 0.010', '41.2')
+    """
+    return f"{found['mean']:.{digits}f}" + (f" ± {found['sd']:.{digits}f}" if found["sd"] is not None else "")

@@ -1,0 +1,42 @@
+"""A task of a recipe: rows with references."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from afina.recipe.part import Count, Part
+
+Metric = Literal["exact_match", "f1", "rouge1", "rouge2", "rougeL", "accuracy", "chrf", "bleu"]
+
+
+class Task(Part):
+    """Rows with references that both models answer, and the metrics of their answers."""
+
+    name: str = Field(min_length=1)
+    """Title in tables."""
+    path: str
+    """JSONL, JSON, CSV or Parquet rows, relative to `root`. Rows that stand in the training data too are left out and
+    counted."""
+    prompt: list[str] = []
+    """Columns that make the prompt, in order; the usual names are recognised where not given."""
+    reference: str | None = None
+    """Column of the reference (a text, or a list of them); the usual names are recognised where not given."""
+    choices: list[str] = []
+    """The possible answers of every row, for accuracy; rows may have a column `choices` of their own."""
+    metrics: list[Metric] = []
+    """All that fit where not given."""
+    sample: Count | None = 200
+    """How many rows each seed draws; all of them where not given."""
+    seeds: list[int] = Field(default=[123, 456, 789], min_length=1)
+    """One sample for each; the report gives mean and standard deviation over them."""
+    max_new_tokens: Count | None = None
+    """Longest answer in tokens; that of `evaluate` where not given."""
+
+    @field_validator("seeds", mode="after")
+    @classmethod
+    def _seeds_differ(cls, seeds: list[int]) -> list[int]:
+        if len(set(seeds)) != len(seeds):
+            raise ValueError("the same seed twice draws the same rows twice")
+        return seeds

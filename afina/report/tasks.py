@@ -1,0 +1,151 @@
+"""Tasks of the recipe and losses of the held-out rows, base and result side by side: findings, then figures."""
+
+from __future__ import annotations
+
+from afina.report.markup import Child, Html, h, join, missing, muted, note, number, table, words
+from afina.report.read import Record, RunFiles
+
+HUNDREDS = ("chrf", "bleu")
+"""Metrics from 0 to 100; the others go from 0 to 1."""
+LOSS_OF = {"learned": "What is learned: answers, and whole texts", "all": "Every token but the first of a row"}
+
+
+def task_section(run: RunFiles) -> Html:
+    """Each task: what is wrong with its answers, then its metrics before and after."""
+    benchmarks = _benchmarks(run)
+    if run.scores is None:
+        return benchmarks or missing("No task was asked", "scores.json")
+    tasks = run.scores.records("tasks")
+    if not tasks:
+        return benchmarks or h(
+            "p",
+            h("strong", "Not measured. "),
+            "The recipe names no tasks (",
+            h("code", "evaluate.tasks"),
+            ").",
+            class_="absent",
+        )
+    return join([*(part for task in tasks for part in _task(task)), _judged(run.scores), benchmarks])
+
+
+def _judged(scores: Record) -> Html | None:
+    """What the judge said of the answers; None where there was none."""
+    found = scores.record("judge")
+    if not found:
+        return None
+    rows: list[list[Child]] = [
+        [words(key), number(count)]
+        for key in ("better", "worse", "ties", "order", "same", "failed", "requests", "tokens")
+        if (count := found.number(key)) is not None
+    ]
+    gain = dict(found.record("preference").values)
+    rows.append(["preference, -1 to +1", _gain(Record(gain | {"mean": gain.get("value")}, found.where), "")])
+    about = f"{found.text('model')}, seed {number(found.number('seed') or 0)}: {found.text('criteria')} "
+    told = "Each pair is asked in both orders; an answer is better only where it is so in both."
+    return join([h("h3", "Judge"), table(["Pairs", ""], rows, numbers=(1,)), note(about, told)])
+
+
+def _benchmarks(run: RunFiles) -> Html | None:
+    """What lm-eval measured; None where it was not asked."""
+    found = run.benchmarks.records("benchmarks") if run.benchmarks else []
+    if not found:
+        return None
+    rows: list[list[Child]] = []
+    for row in found:
+        gain = dict(row.record("difference").values)
+        difference = Record(gain | {"mean": gain.get("value")}, row.where)
+        sides = [row.number("before"), row.number("after")]
+        shown = [number(value) if value is not None else muted("not measured") for value in sides]
+        name = f"{row.text('task')} {words(row.text('metric') or '')}"
+        first = f"the first {number(limit)}" if (limit := row.number("limit")) else ""
+        rows.append([name, number(row.number("n") or 0), first, *shown, _gain(difference, "")])
+    head = ["Task", "n", "", "Before", "After", "Difference"]
+    return join([h("h3", "Benchmarks (lm-eval)"), table(head, rows, numbers=(1, 3, 4, 5))])
+
+
+def _task(task: Record) -> list[Child]:
+    seeds = task.values.get("seeds")
+    drawn = f", seeds {', '.join(map(str, seeds))}" if isinstance(seeds, list) else ""
+    size = f"n = {number(task.number('n') or 0)}{drawn}; {number(task.number('items') or 0)} different rows"
+    parts: list[Child] = [h("h3", task.text("name")), note(size)]
+    remarks = [*task.texts("notes"), *(_finding(each, task.number("items")) for each in task.records("findings"))]
+    if remarks:
+        parts.append(h("ul", *(h("li", remark) for remark in remarks), class_="remarks"))
+    rows: list[list[Child]] = []
+    for metric in task.records("metrics"):
+        name = metric.text("name") or ""
+        sides = [_mean(metric.record(side), name) for side in ("before", "after")]
+        rows.append([words(name), *sides, _gain(metric.record("difference"), name)])
+    parts.append(table(["Metric", "Before", "After", "Difference"], rows, numbers=(1, 2, 3)))
+    rules = task.record("normalization").values
+    told = [f"{what}: {rule}." for what, rule in rules.items()]
+    parts.append(
+        note(
+            "Mean ± standard deviation over the seeds; in small the 95 % interval over the rows (bootstrap, paired for "
+            "the difference). ",
+            " ".join(told),
+            " chrF and BLEU are sacrebleu's corpus scores, 0 to 100.",
+        )
+    )
+    return parts
+
+
+def _finding(finding: Record, of: float | None) -> str:
+    whose = finding.text("prediction")
+    count = f"{number(finding.number('count') or 0)} of {number(of or 0)}"
+    return f"{whose + ': ' if whose else ''}{count} {finding.text('what') or finding.text('name')}"
+
+
+def _mean(side: Record, metric: str) -> Html:
+    mean = side.number("mean")
+    if mean is None:
+        return muted("not measured")
+    sd, low, high = side.number("sd"), side.number("low"), side.number("high")
+    shown = _figure(mean, metric) + (f" ± {_figure(sd, metric)}" if sd is not None else "")
+    small = f"{_figure(low, metric)} to {_figure(high, metric)}" if low is not None and high is not None else None
+    return join([h("b", shown), h("small", small) if small else None])
+
+
+def _gain(gain: Record, metric: str) -> Html:
+    mean, low, high = gain.number("mean"), gain.number("low"), gain.number("high")
+    if mean is None or low is None or high is None:
+        return muted("not measured")
+    shown, *ends = (_figure(value, metric, signed=True).replace("-", "\u2212") for value in (mean, low, high))
+    return join([h("b", shown), h("small", " to ".join(ends))])
+
+
+def _figure(value: float, metric: str, *, signed: bool = False) -> str:
+    """A score with as many digits as its scale bears.
+
+    >>> _figure(0.33512, "f1"), _figure(41.26, "chrf", signed=True)
+    ('0.335', '+41.3')
+    """
+    return f"{value:{'+' if signed else ''}.{1 if metric in HUNDREDS else 3}f}"
+
+
+def intrinsic_table(run: RunFiles) -> Html | None:
+    """Losses of the same rows before and after, with the interval of the difference; None where there are none."""
+    found = run.scores.record("intrinsic") if run.scores else None
+    if not found:
+        return None
+    rows: list[list[Child]] = []
+    for key, title in LOSS_OF.items():
+        losses = found.record(key)
+        before, after, gain = (losses.record(side) for side in ("before", "after", "difference"))
+        for name, label in (
+            ("loss", "nats per token"),
+            ("perplexity", "perplexity"),
+            ("bits_per_byte", "bits per byte"),
+        ):
+            first, last = before.number(name), after.number(name)
+            if first is None or last is None:
+                continue
+            ends = [gain.number(end) for end in ("value", "low", "high")]
+            shown: Child = ""
+            if name == "loss" and all(end is not None for end in ends):
+                value, low, high = (f"{end:+.3f}".replace("-", "\u2212") for end in ends)
+                shown = join([h("b", value), h("small", f"{low} to {high}, {number(gain.number('n') or 0)} rows")])
+            rows.append([title if name == "loss" else "", label, number(first), number(last), shown])
+    if not rows:
+        return None
+    return table(["Held-out rows", "", "Before", "After", "Difference, 95 % interval"], rows, numbers=(2, 3, 4))
