@@ -210,7 +210,7 @@ def test_an_error_in_one_rank_ends_all_with_its_exit_code_and_reason(folder):
     assert "rank 1 of 2 failed:\nthe invented fault" in said
     assert "rank 0 ends, because rank 1 did: TrainingDiverged: the invented fault" in said
     codes = re.findall(r"exitcode\s*: (-?\d+)", said)
-    assert codes[0] == "5" and set(codes) <= {"5", "-15"}  # torchrun may end the second rank before it ends itself
+    assert "5" in codes and set(codes) <= {"5", "-15"}  # torchrun may end the second rank before it ends itself
 
 
 def test_a_rank_that_fails_after_another_one_leaves_the_word_to_it():

@@ -35,9 +35,10 @@ def test_the_whole_walk_on_real_files(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     recipes = ROOT / "recipes"
     few_answers = FEW[1:]
-    assert run(monkeypatch, "run", recipes / f"{name}-base.yaml", *TINY, *few_answers) == 0
+    # So few steps learn nothing, and what is written then may fail the guardrails: 5.
+    assert run(monkeypatch, "run", recipes / f"{name}-base.yaml", *TINY, *few_answers) in (0, 5)
     base = f"base=runs/{name}-base/model"
-    assert run(monkeypatch, "run", recipes / f"{name}.yaml", base, *FEW) in (0, 5)  # so few steps may learn nothing
+    assert run(monkeypatch, "run", recipes / f"{name}.yaml", base, *FEW) in (0, 5)
     folder = tmp_path / "runs" / name
     every_input_is_traced(folder)
     plain_peft_opens(tmp_path / f"runs/{name}-base/model", folder / "adapter")

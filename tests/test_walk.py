@@ -158,7 +158,9 @@ def test_a_second_run_redoes_nothing(finished):
 def test_a_change_is_told_and_what_it_replaces_is_kept(finished, tmp_path):
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".lock"))
     old = adapter_of(tmp_path / "runs/clube")
-    changed = afina(tmp_path, "run", "recipe.yaml", "train.epochs=1", f"base={finished}/base")
+    # A single epoch may leave answers that the guardrails refuse: exit code 5, after everything was written.
+    changed = afina(tmp_path, "run", "recipe.yaml", "train.epochs=1", f"base={finished}/base", check=None)
+    assert changed.returncode in (0, 5), changed.stderr
     assert "dataset: redone" not in changed.stderr
     assert "train.epochs: 3.0 -> 1.0" in changed.stderr
     assert re.search("[1-9]\\d* answers of the base kept from before, 0 answers of the trained model", changed.stderr)

@@ -495,7 +495,8 @@ class Recipe(Part):
         """Roles of the probes that evaluation takes from the dataset, because `evaluate.probes` names none."""
         if not self.evaluate.questions:
             return []
-        found: list[Role] = ["recall"]
+        # What preferences teach is told by their held-out pairs: the answers of an earlier stage are no measure of it.
+        found: list[Role] = [] if self.train.learns_preferences else ["recall"]
         if self.dataset.hold_out_phrasings:
             found.append("generalization")
         if self.dataset.split_by == "file":
