@@ -327,6 +327,71 @@ def chat(
 
 
 @app.command()
+def serve(
+    model: Annotated[str, typer.Argument(metavar="RUN|BASE", help="A run's folder, or a base's folder or hub id.")],
+    adapters: Annotated[
+        list[str] | None, typer.Option("--adapter", metavar="NAME=RUN", help="A further adapter of the same base.")
+    ] = None,
+    engine: Annotated[str, typer.Option(help="auto, local, vllm or mlx.")] = "auto",
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    api_key: Annotated[
+        str | None, typer.Option(envvar="AFINA_API_KEY", help="Key that clients must give.", show_default=False)
+    ] = None,
+    max_model_len: Annotated[int | None, typer.Option(help="Longest context; what fits where not given.")] = None,
+    anyway: Annotated[bool, typer.Option("--anyway", help="Serve a context that may not fit.")] = False,
+    change_adapters: Annotated[
+        bool, typer.Option("--change-adapters", help="Let clients load and unload adapters of this machine.")
+    ] = False,
+    check: Annotated[bool, typer.Option(help="Compare the answers with the run's once it serves.")] = True,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only look, and print what would be run.")] = False,
+    config: Annotated[str | None, typer.Option(help="Print a client's settings: aider, continue or openai.")] = None,
+    check_url: Annotated[
+        str | None, typer.Option("--check-url", metavar="URL", help="Compare a server that runs already with the run.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Serve a run or a base as OpenAI's API does, and prove that what answers is what was trained."""
+    from afina.serve.opened import find_target
+    from afina.serve.serve import Options, check_running, look_text, named_adapters, settings_text
+    from afina.serve.serve import serve as start
+
+    target, others = find_target(model), named_adapters(adapters or [])
+    options = Options(
+        engine=_choice("--engine", engine, ("auto", "local", "vllm", "mlx")),
+        host=host,
+        port=port,
+        api_key=api_key,
+        max_model_len=max_model_len,
+        anyway=anyway,
+        change_adapters=change_adapters,
+        check=check,
+    )
+    if check_url is not None:
+        found = check_running(target, check_url, options)
+        _show(found.as_json(), as_json, found.describe())
+        _end_by({"passed": not found.problems})
+    elif config is not None:
+        print(settings_text(_choice("--config", config, ("aider", "continue", "openai")), target, others, options))
+    elif dry_run:
+        values, text = look_text(target, others, options)
+        _show(values, as_json, text)
+    else:
+        start(target, others, options, _say)
+
+
+def _choice(option: str, given: str, known: tuple[str, ...]) -> Any:
+    """One of `known`, or an error that names the nearest."""
+    from afina.errors import RecipeError
+    from afina.recipe import nearest
+
+    if given not in known:
+        close = nearest(given, known)
+        raise RecipeError(f"{option} {given} is not known", f"use {close or ' or '.join(known)}", option)
+    return given
+
+
+@app.command()
 def report(run: RunFolder) -> None:
     """Write a run's report.html again."""
     from afina.report.page import write_report

@@ -37,7 +37,7 @@ INSIDE: dict[str, set[str]] = {
     "evaluate": GROUND | {"sources", "dataset", "tokenizer", "model"},
     "report": GROUND | {"model.shape", "evaluate.paired"},
     "train": GROUND | {"dataset", "tokenizer", "model", "evaluate"},
-    "serve": GROUND | {"dataset", "tokenizer", "model"},
+    "serve": GROUND | {"dataset", "tokenizer", "model", "plan"},
 }
 INSIDE["walk"] = set(INSIDE) - {"progress", "starter"}
 INSIDE["demo"] = INSIDE["walk"] | {"walk"}
@@ -59,7 +59,7 @@ LIBRARIES: dict[str, set[str]] = {
     "report": {"ruamel"},
     "evaluate": {"torch", "numpy", "sacrebleu", "lm_eval"},
     "train": {"torch", "safetensors", "numpy", "bitsandbytes", "wandb", "mlflow", "trackio"},
-    "serve": {"torch", "transformers", "peft"},
+    "serve": {"torch", "transformers", "peft", "fastapi", "starlette", "uvicorn", "prometheus_client", "pydantic"},
     "walk": {"torch", "transformers"},
     "cli": {"typer"},
 }

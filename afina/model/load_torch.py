@@ -163,8 +163,8 @@ def _is_linear(module: Any) -> bool:
     return isinstance(module, torch.nn.Linear)
 
 
-def open_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:
-    """A PEFT model with a trained adapter, ready to answer, or to be trained further.
+def open_adapter(model: Any, folder: Path, name: str = "default", *, trainable: bool = False) -> Any:
+    """A PEFT model with a trained adapter, called `name` in it, ready to answer, or to be trained further.
 
     Raises:
         BaseError: its weights are a pickle or are missing.
@@ -175,8 +175,8 @@ def open_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:
     if not (folder / "adapter_model.safetensors").exists():
         raise BaseError("holds no adapter_model.safetensors", "only safetensors are opened", str(folder))
     if trainable:
-        return PeftModel.from_pretrained(model, folder, is_trainable=True)
-    return PeftModel.from_pretrained(model, folder, is_trainable=False).eval()
+        return PeftModel.from_pretrained(model, folder, adapter_name=name, is_trainable=True)
+    return PeftModel.from_pretrained(model, folder, adapter_name=name, is_trainable=False).eval()
 
 
 def _quiet_libraries() -> None:

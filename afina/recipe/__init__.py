@@ -14,6 +14,7 @@ from afina.recipe.load import (
     is_remote,
     load_recipe,
     nearest,
+    read_saved_recipe,
     recipe_of,
     recipe_schema,
 )
@@ -74,6 +75,7 @@ __all__ = [
     "is_remote",
     "load_recipe",
     "nearest",
+    "read_saved_recipe",
     "recipe_of",
     "recipe_schema",
 ]

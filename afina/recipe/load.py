@@ -53,6 +53,21 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     return check_recipe(raw, str(path))
 
 
+def read_saved_recipe(run: Path) -> Recipe:
+    """The resolved recipe in a run's folder. Its sources need not be there any more: what was trained is.
+
+    Raises:
+        RecipeError: there is none, or it was changed by hand into something wrong.
+    """
+    file = run / "recipe.yaml"
+    if not file.is_file():
+        raise RecipeError(f"{run} is no run: it holds no recipe.yaml", "name a folder such as runs/demo")
+    try:
+        return Recipe.model_validate(YAML(typ="safe", pure=True).load(file.read_text(encoding="utf-8")))
+    except ValidationError as error:
+        raise RecipeError(problems=[_as_problem({}, str(file), item) for item in error.errors()]) from None
+
+
 def check_recipe(raw: Mapping[str, Any], where: str = "recipe") -> Recipe:
     """Turn plain values into a :class:`Recipe`, with every problem in one error."""
     problems: list[Problem] = []

@@ -43,6 +43,14 @@ class Renderer:
         probe = tokenizer("a", add_special_tokens=True)["input_ids"]
         self.begins_with_bos: bool = tokenizer.bos_token_id is not None and probe[:1] == [tokenizer.bos_token_id]
 
+    def with_arguments(self, arguments: Mapping[str, bool | str | int]) -> Renderer:
+        """The same with further arguments of the template, over the recipe's; itself without any."""
+        if not arguments:
+            return self
+        return Renderer(
+            self.tokenizer, self.chat.model_copy(update={"template_args": self.chat.template_args | dict(arguments)})
+        )
+
     def stop_ids(self) -> list[int]:
         """Tokens after which generation ends: the end token and the one that the template writes after an answer."""
         stops = [self.end_id]

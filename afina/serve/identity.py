@@ -1,0 +1,162 @@
+"""Is the served model the trained one? Asked over HTTP, with the run's own questions and greedy answers.
+
+A server that leaves the adapter out answers fluently and as the base; one with another template answers nearly
+right. Both show when the run's answers are compared word for word.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from afina.errors import AfinaError, RecipeError, ResultError
+from afina.recipe import read_saved_recipe
+
+QUESTIONS = 20
+"""Asked at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A question of a run, and what base and trained model answered, greedily."""
+
+    messages: tuple[Mapping[str, str], ...]
+    base: str
+    trained: str
+
+
+@dataclass(slots=True)
+class Identity:
+    """What came of asking."""
+
+    asked: int = 0
+    same: dict[str, int] = field(default_factory=dict)
+    """Per name, how many answers are the run's."""
+    alike: int = 0
+    """Answers of base and adapter that are equal, though the run's are not."""
+    tellable: int = 0
+    """Questions whose answers differ in the run."""
+    problems: list[str] = field(default_factory=list)
+
+    def describe(self) -> str:
+        """One line."""
+        counts = ", ".join(f"{name} {count} of {self.asked}" for name, count in self.same.items())
+        return f"identity: answers as in the run: {counts}" + "".join(
+            f"\n  wrong: {problem}" for problem in self.problems
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def stored_answers(run: Path, most: int = QUESTIONS) -> tuple[list[Stored], int]:
+    """Questions to compare by, those first whose answers training has changed; and the run's `max_new_tokens`.
+
+    Raises:
+        RecipeError: the run was never measured, so that there is nothing to compare with.
+    """
+    rows = []
+    for name in ("predictions.jsonl", "samples.jsonl"):
+        if (run / name).is_file():
+            rows += [json.loads(line) for line in (run / name).read_text(encoding="utf-8").splitlines()]
+    found = {
+        (row["prompt"]): Stored(
+            tuple(row.get("messages") or [{"role": "user", "content": row["prompt"]}]), row["base"], row["adapter"]
+        )
+        for row in rows
+        if row.get("adapter_stopped", True)
+    }
+    if not found:
+        raise RecipeError(
+            f"the run {run} holds no answers to compare with", "measure it first: afina eval RUN", "--check"
+        )
+    ordered = sorted(found.values(), key=lambda each: each.base == each.trained)
+    return ordered[:most], read_saved_recipe(run).evaluate.max_new_tokens
+
+
+Ask = Callable[[str, Sequence[Mapping[str, str]], int], str]
+"""The greedy answer of a model, by name."""
+
+
+def check_identity(
+    ask: Ask, run: Path, trained: str, base: str | None, *, allowed: float = 0.0, most: int = QUESTIONS
+) -> Identity:
+    """Compare a server's answers with the run's.
+
+    Args:
+        ask: asks the server.
+        trained, base: the names it serves them under; no base where the run trained a model whole.
+        allowed: share of answers that may differ: servers that compute in other precisions round otherwise.
+
+    Raises:
+        RecipeError: the run holds nothing to compare with.
+    """
+    stored, limit = stored_answers(run, most)
+    found = Identity(asked=len(stored))
+    answers = {name: [ask(name, each.messages, limit).strip() for each in stored] for name in (base, trained) if name}
+    for name, given in answers.items():
+        right = [each.base if name == base else each.trained for each in stored]
+        found.same[name] = sum(one == other for one, other in zip(given, right, strict=True))
+        if found.same[name] < len(stored) * (1 - allowed):
+            first = next(n for n, (one, other) in enumerate(zip(given, right, strict=True)) if one != other)
+            found.problems.append(
+                f"{name} answers {given[first]!r} to {stored[first].messages[-1]['content']!r}; "
+                f"in the run it was {right[first]!r}"
+            )
+    if base:
+        pairs = list(zip(answers[base], answers[trained], stored, strict=True))
+        found.tellable = sum(each.base != each.trained for *_, each in pairs)
+        found.alike = sum(one == other for one, other, each in pairs if each.base != each.trained)
+        if found.tellable and found.alike == found.tellable:
+            found.problems.append(f"{trained} answers as {base} does: the adapter is not applied")
+    return found
+
+
+def refuse_wrong(found: Identity) -> None:
+    """
+    Raises:
+        ResultError: the server is not the trained model.
+    """
+    if found.problems:
+        raise ResultError(
+            "the served model is not the trained one: " + "; ".join(found.problems),
+            "serve the run's own adapter on the base it was trained on, with its chat template",
+        )
+
+
+def ask_over_http(url: str, api_key: str | None, arguments: Mapping[str, Any] | None = None) -> Ask:
+    """Asks an OpenAI-compatible server at `url` (with or without ``/v1``), standard library only.
+
+    Args:
+        arguments: of the chat template, sent as ``chat_template_kwargs``.
+
+    Raises (when it asks):
+        AfinaError: it does not answer, or with an error.
+    """
+    from urllib.error import HTTPError, URLError
+    from urllib.request import Request, urlopen
+
+    place = url.rstrip("/").removesuffix("/v1") + "/v1/chat/completions"
+
+    def ask(model: str, messages: Sequence[Mapping[str, str]], limit: int) -> str:
+        body: dict[str, Any] = {"model": model, "messages": list(messages), "temperature": 0, "max_tokens": limit}
+        if arguments:
+            body["chat_template_kwargs"] = dict(arguments)
+        request = Request(place, json.dumps(body).encode(), {"Content-Type": "application/json"})
+        if api_key:
+            request.add_header("Authorization", f"Bearer {api_key}")
+        try:
+            with urlopen(request, timeout=300) as response:
+                return str(json.load(response)["choices"][0]["message"]["content"] or "")
+        except HTTPError as error:
+            said = error.read(2000).decode("utf-8", "replace")
+            raise AfinaError(
+                f"the server answers {error.code}: {said}", "see what it serves: GET /v1/models", url
+            ) from None
+        except (URLError, OSError, KeyError, ValueError) as error:
+            raise AfinaError(f"the server does not answer: {error}", "is it running?", url) from None
+
+    return ask

@@ -1,0 +1,163 @@
+"""What a server answers with: one base, any number of adapters on it, and how each is asked."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from afina.errors import BaseError, RecipeError
+from afina.model.base import BaseIdentity, check_adapter_fits, find_base, identify_base
+from afina.recipe import Chat, Recipe, Source, read_saved_recipe
+from afina.tokenizer.chat import Renderer
+from afina.tokenizer.load import load_tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What stands behind a name on the command line: a run, an adapter's folder, or a base."""
+
+    name: str
+    base: str
+    """Folder or hub id of the weights."""
+    chat: Chat
+    root: Path
+    """What the recipe's template file is relative to."""
+    recipe: Recipe | None = None
+    run: Path | None = None
+    adapter: Path | None = None
+
+    @property
+    def four_bit(self) -> bool:
+        """Whether the base was held in 4 bits while the adapter was trained, and so is here."""
+        return self.adapter is not None and self.recipe is not None and self.recipe.adapter.kind == "qlora"
+
+
+def find_target(given: str) -> Target:
+    """What `given` is: a run's folder (``runs/demo``), or the folder or hub id of a base.
+
+    Raises:
+        RecipeError: a run that holds nothing trained.
+    """
+    folder = Path(given)
+    if not (folder / "recipe.yaml").is_file():
+        return Target(Path(given).name, given, Chat(), Path())
+    recipe = read_saved_recipe(folder)
+    root = Path(recipe.root)
+    for name in ("adapter", "model"):
+        if (folder / name).is_dir():
+            base = str(recipe.base) if name == "adapter" else str(folder / name)
+            adapter = folder / name if name == "adapter" else None
+            return Target(recipe.name, base, recipe.chat, root, recipe, folder, adapter)
+    raise RecipeError(f"the run {folder} holds neither adapter/ nor model/", f"afina run {folder}/recipe.yaml")
+
+
+@dataclass(slots=True)
+class Served:
+    """A model under a name of its own."""
+
+    name: str
+    renderer: Renderer
+    inside: str | None
+    """PEFT's name of its adapter; None for the base."""
+    folder: Path | None = None
+    run: Path | None = None
+    created: int = field(default_factory=lambda: int(time.time()))
+
+
+@dataclass(slots=True)
+class Models:
+    """All that one base answers as. ``served[0]`` is the base."""
+
+    model: Any
+    tokenizer: Any
+    identity: BaseIdentity
+    chat: Chat
+    served: dict[str, Served]
+    numbers: Any = field(default_factory=itertools.count)
+
+    @property
+    def base(self) -> Served:
+        """The base, without any adapter."""
+        return next(iter(self.served.values()))
+
+    def load(self, name: str, folder: Path, chat: Chat | None = None, run: Path | None = None) -> str | None:
+        """Add an adapter; returns a warning where its base cannot be checked.
+
+        Raises:
+            RecipeError: the name is taken.
+            BaseError: it was trained on another base, or holds no safetensors.
+        """
+        from afina.model.load_torch import open_adapter
+
+        if name in self.served:
+            raise RecipeError(f"the name {name!r} is taken", "choose another, or unload it first")
+        if not (folder / "adapter_config.json").is_file():
+            raise BaseError(
+                "is no adapter: it holds no adapter_config.json", "name a run or PEFT's folder", str(folder)
+            )
+        warning = check_adapter_fits(folder, self.identity)
+        inside = f"adapter{next(self.numbers)}"  # PEFT's names are those of modules: no dots
+        if hasattr(self.model, "peft_config"):
+            if not (folder / "adapter_model.safetensors").exists():
+                raise BaseError("holds no adapter_model.safetensors", "only safetensors are opened", str(folder))
+            self.model.load_adapter(folder, inside, is_trainable=False)
+            self.model.eval()
+        else:
+            self.model = open_adapter(self.model, folder, inside)
+        self.served[name] = Served(name, Renderer(self.tokenizer, chat or self.chat), inside, folder, run)
+        return warning
+
+    def unload(self, name: str) -> None:
+        """Remove an adapter.
+
+        Raises:
+            RecipeError: there is none of that name.
+        """
+        served = self.served.get(name)
+        if served is None or served.inside is None:
+            raise RecipeError(
+                f"there is no adapter {name!r}", f"there are: {', '.join(list(self.served)[1:]) or 'none'}"
+            )
+        self.model.delete_adapter(served.inside)
+        del self.served[name]
+
+
+def open_models(target: Target, adapters: Mapping[str, Target], device: str = "auto") -> tuple[Models, list[str]]:
+    """Load the base of `target` once, and every adapter on it; with it, what could not be checked.
+
+    Raises:
+        BaseError: an adapter was trained on another base.
+        RecipeError: a name is taken, or an adapter is no adapter.
+    """
+    from afina.model.load_torch import load_base, pick_device
+
+    remote_code = bool(target.recipe and target.recipe.trust_remote_code)
+    revision = target.recipe.base_revision if target.recipe and target.adapter else None
+    folder = find_base(target.base, revision=revision, trust_remote_code=remote_code)
+    tokenizer = load_tokenizer(str(folder), target.chat, root=target.root, trust_remote_code=remote_code)
+    recipe = target.recipe or Recipe(name="served", base=str(folder), sources=[Source(path=".")])
+    model = load_base(folder, recipe, pick_device(device), four_bit=target.four_bit)
+    identity = identify_base(folder, target.base, tokenizer)
+    # A model trained whole is the run; an adapter's base goes by its own name.
+    name = target.name if target.adapter is None else Path(target.base).name
+    run = target.run if target.adapter is None else None
+    base = Served(name, Renderer(tokenizer, target.chat), None, run=run)
+    models = Models(model, tokenizer, identity, target.chat, {name: base})
+    warnings: list[str | None] = []
+    wanted = ({target.name: target} if target.adapter else {}) | dict(adapters)
+    for name, each in wanted.items():
+        if each.adapter is None and not (Path(each.base) / "adapter_config.json").is_file():
+            raise RecipeError(
+                f"{each.base} is no adapter", "give --adapter NAME=RUN of an adapter's run", f"--adapter {name}"
+            )
+        if each.four_bit != target.four_bit:
+            warnings.append(
+                f"{name} was trained on a base in {'4' if each.four_bit else '16 or 32'} bits; this one is not"
+            )
+        own = each.chat if each.recipe else None
+        warnings.append(models.load(name, each.adapter or Path(each.base), own, each.run))
+    return models, [warning for warning in warnings if warning]

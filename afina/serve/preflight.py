@@ -1,0 +1,188 @@
+"""What can be known to go wrong before any weights are loaded, all of it at once and in seconds."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from afina.errors import AfinaError, Problem, RecipeError
+from afina.model.base import find_base, read_identity
+from afina.model.shape import read_shape
+from afina.plan.device import Device, local_device
+from afina.plan.interval import Interval
+from afina.plan.serving import Engine, Serving, largest_context
+from afina.serve.opened import Target
+
+VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""What ``--max-lora-rank`` takes (vLLM 0.11 and later)."""
+
+
+@dataclass(slots=True)
+class Preflight:
+    """What is known before the start."""
+
+    base: Path
+    context: int
+    """The context that is served."""
+    why: str
+    """Where that number comes from."""
+    rank: int = 0
+    """Largest of the adapters."""
+    problems: list[Problem] = field(default_factory=list)
+
+
+def is_port_free(host: str, port: int) -> bool:
+    """Whether a server can listen there."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def look_before(
+    target: Target,
+    adapters: Mapping[str, Target],
+    *,
+    engine: Engine,
+    host: str,
+    port: int | None,
+    max_model_len: int | None = None,
+    users: int = 1,
+    device: Device | None = None,
+    anyway: bool = False,
+) -> Preflight:
+    """Port, weights, adapters of the same base, rank, template, and memory for the context.
+
+    Args:
+        port: None where nothing will be started.
+        anyway: serve a context that may not fit.
+
+    Raises:
+        AfinaError: one with every problem in it.
+    """
+    problems: list[Problem] = []
+    if port is not None and not is_port_free(host, port):
+        problems.append(
+            Problem(f"something listens on {host}:{port} already", "choose another --port, or end it", "--port")
+        )
+    remote_code = bool(target.recipe and target.recipe.trust_remote_code)
+    base = find_base(target.base, trust_remote_code=remote_code)  # without it nothing else can be looked at
+    ranks = [0]
+    own = {target.name: target} if target.adapter else {}
+    for name, each in (own | dict(adapters)).items():
+        folder = each.adapter or Path(each.base)
+        config = _adapter_config(folder, name, problems)
+        if config:
+            ranks.append(int(config.get("r") or 0))
+            if engine == "vllm":
+                problems += _refused_by_vllm(config, name)
+            trained_on = read_identity(folder)
+            first = read_identity(target.adapter) if target.adapter else None
+            if trained_on and first and trained_on.differences(first):
+                parts = " and ".join(trained_on.differences(first))
+                problems.append(
+                    Problem(
+                        f"{name} was trained on another base than {target.name} ({parts})",
+                        "serve it by itself",
+                        str(folder),
+                    )
+                )
+    shape = read_shape(json.loads((base / "config.json").read_text(encoding="utf-8")), str(base))
+    device = device or local_device()
+    serving = Serving(
+        engine=engine, users=users, lora_slots=len(ranks) - 1 if engine == "vllm" else 0, lora_rank=max(max(ranks), 1)
+    )
+    room = largest_context(shape, device, serving)
+    context, why = choose_context(shape.max_positions, room, max_model_len, device, users, problems, anyway=anyway)
+    if problems:
+        raise AfinaError(problems=problems)
+    return Preflight(base, context, why, max(ranks))
+
+
+def choose_context(
+    positions: int,
+    room: Interval,
+    wanted: int | None,
+    device: Device,
+    users: int,
+    problems: list[Problem],
+    *,
+    anyway: bool,
+) -> tuple[int, str]:
+    """The context to serve, and why."""
+    each = f" for each of {users} users" if users > 1 else ""
+    space = f"{device.name} has room for about {room.point:,.0f} tokens{each} beside the weights"
+    if wanted is not None and positions and wanted > positions:
+        problems.append(
+            Problem(
+                f"a context of {wanted} is asked for, the model sees {positions}", "ask for less", "--max-model-len"
+            )
+        )
+    if (wanted or 1) > room.low and not anyway:
+        span = f"{room.low:,.0f} to {room.high:,.0f}"
+        fits = (
+            f"--max-model-len {room.low:.0f}" if room.low >= 16 else "a smaller model, 4-bit weights or a larger device"
+        )
+        problems.append(
+            Problem(
+                f"a context of {wanted or 'any length'} does not fit for sure: {space} ({span})",
+                f"{fits}; or --anyway to take the risk",
+                "--max-model-len",
+            )
+        )
+    if wanted is not None:
+        return wanted, f"as asked; {space}"
+    context = int(min(positions or room.low, max(room.low, 16)))
+    return context, "all that the model sees" if context == positions else space
+
+
+def _adapter_config(folder: Path, name: str, problems: list[Problem]) -> dict[str, Any]:
+    file = folder / "adapter_config.json"
+    if not file.is_file():
+        problems.append(
+            Problem(f"{name}: {folder} holds no adapter", "give a run, or PEFT's own folder", f"--adapter {name}")
+        )
+        return {}
+    if not (folder / "adapter_model.safetensors").is_file():
+        problems.append(
+            Problem(
+                f"{name}: {folder} holds no adapter_model.safetensors", "copy the whole folder", f"--adapter {name}"
+            )
+        )
+    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return content
+
+
+def _refused_by_vllm(config: Mapping[str, Any], name: str) -> list[Problem]:
+    """vLLM refuses these (or, worse, leaves them out)."""
+    merge = f"merge it: afina export {name} --to merged, and serve that folder"
+    found = []
+    if config.get("use_dora"):
+        found.append(Problem(f"{name} is a DoRA adapter, which vLLM does not serve", merge))
+    if config.get("modules_to_save"):
+        found.append(
+            Problem(f"{name} trains {', '.join(config['modules_to_save'])} whole, which vLLM does not serve", merge)
+        )
+    if int(config.get("r") or 0) > VLLM_RANKS[-1]:
+        found.append(Problem(f"{name} has rank {config['r']}, vLLM takes {VLLM_RANKS[-1]} at most", merge))
+    return found
+
+
+def check_address(host: str, api_key: str | None) -> None:
+    """
+    Raises:
+        RecipeError: other machines could ask, and nobody asks them for a key.
+    """
+    if host not in ("127.0.0.1", "localhost", "::1") and not api_key:
+        raise RecipeError(
+            f"{host} lets other machines ask this model, and there is no key",
+            "give --api-key (or AFINA_API_KEY), or stay with 127.0.0.1",
+            "--host",
+        )

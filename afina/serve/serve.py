@@ -1,0 +1,264 @@
+"""``afina serve``: look first, start, and prove that what answers is what was trained."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from afina.errors import AfinaError, RecipeError
+from afina.serve.commands import Client, client_settings, mlx_command, show_command, vllm_command
+from afina.serve.identity import Identity, ask_over_http, check_identity, refuse_wrong
+from afina.serve.opened import Target, find_target, open_models
+from afina.serve.preflight import Preflight, check_address, look_before
+
+EngineName = Literal["auto", "local", "vllm", "mlx"]
+OTHER_ROUNDING = 0.2
+"""Share of greedy answers that may differ where another program computes, in another precision."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line gives."""
+
+    engine: EngineName = "auto"
+    host: str = "127.0.0.1"
+    port: int = 8000
+    api_key: str | None = None
+    max_model_len: int | None = None
+    places: int = 32
+    queue_limit: int = 256
+    anyway: bool = False
+    change_adapters: bool = False
+    check: bool = True
+    device: str = "auto"
+
+    @property
+    def url(self) -> str:
+        """Where this machine reaches the server."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)
+        return f"http://{host}:{self.port}"
+
+
+def named_adapters(given: Sequence[str]) -> dict[str, Target]:
+    """``NAME=RUN`` words.
+
+    >>> named_adapters(["x"])
+    Traceback (most recent call last):
+    ...
+    afina.errors.RecipeError: --adapter x has no name
+      -> write --adapter NAME=RUN
+    """
+    found: dict[str, Target] = {}
+    for word in given:
+        name, equals, place = word.partition("=")
+        if not equals or not name or not place:
+            raise RecipeError(f"--adapter {word} has no name", "write --adapter NAME=RUN")
+        if name in found:
+            raise RecipeError(f"--adapter {name} is given twice", "choose another name")
+        found[name] = find_target(place)
+    return found
+
+
+def pick_engine(wanted: EngineName) -> Literal["local", "vllm", "mlx"]:
+    """`auto`: vLLM where it is installed beside a CUDA device, else ours."""
+    if wanted != "auto":
+        return wanted
+    import shutil
+
+    import torch
+
+    return "vllm" if torch.cuda.is_available() and shutil.which("vllm") else "local"
+
+
+def look(target: Target, adapters: Mapping[str, Target], options: Options) -> tuple[str, Preflight]:
+    """The engine and what is known before the start.
+
+    Raises:
+        AfinaError: everything that would go wrong, at once.
+    """
+    check_address(options.host, options.api_key)
+    engine = pick_engine(options.engine)
+    program: Any = "transformers" if engine == "local" else engine
+    looked = look_before(
+        target,
+        adapters,
+        engine=program,
+        host=options.host,
+        port=options.port,
+        max_model_len=options.max_model_len,
+        anyway=options.anyway,
+    )
+    return engine, looked
+
+
+def command_of(
+    engine: str, target: Target, adapters: Mapping[str, Target], looked: Preflight, options: Options
+) -> list[str]:
+    """The other program's command line."""
+    if engine == "vllm":
+        own = {"host": options.host, "port": options.port, "api_key": options.api_key}
+        return vllm_command(target, adapters, looked, **own)  # type: ignore[arg-type]
+    return mlx_command(target, adapters, host=options.host, port=options.port)
+
+
+def look_text(target: Target, adapters: Mapping[str, Target], options: Options) -> tuple[dict[str, Any], str]:
+    """What ``--dry-run`` says: the command, and why this context."""
+    engine, looked = look(target, adapters, options)
+    words = command_of(engine, target, adapters, looked, options) if engine != "local" else []
+    values = {"engine": engine, "command": words, "max_model_len": looked.context, "why": looked.why}
+    what = show_command(words) if words else f"afina's own server at {options.url}/v1"
+    return values, f"{what}\n# context {looked.context}: {looked.why}"
+
+
+def settings_text(client: Client, target: Target, adapters: Mapping[str, Target], options: Options) -> str:
+    """What ``--config`` prints."""
+    engine = pick_engine(options.engine)
+    looked = look_before(
+        target,
+        adapters,
+        engine="transformers" if engine == "local" else engine,
+        host=options.host,
+        port=None,
+        max_model_len=options.max_model_len,
+        anyway=options.anyway,
+    )
+    return client_settings(client, target.name, options.url, looked.context)
+
+
+def check_running(target: Target, url: str, options: Options) -> Identity:
+    """Compare a server that runs already with a run.
+
+    Raises:
+        RecipeError: `target` is no run.
+    """
+    if target.run is None:
+        raise RecipeError(f"{target.base} is no run: there is nothing to compare with", "name a run's folder")
+    from pathlib import Path
+
+    ask = ask_over_http(url, options.api_key, target.chat.template_args)
+    base = Path(target.base).name if target.adapter else None
+    allowed = 0.0 if options.engine == "local" else OTHER_ROUNDING
+    return check_identity(ask, target.run, target.name, base, allowed=allowed)
+
+
+def serve(target: Target, adapters: Mapping[str, Target], options: Options, say: Callable[[str], None]) -> None:
+    """Serve until the process is told to stop.
+
+    Raises:
+        AfinaError: before the start, from :func:`look`.
+        ResultError: the served model is not the trained one; the server is ended.
+    """
+    started = time.monotonic()
+    engine, looked = look(target, adapters, options)
+    say(f"preflight: {looked.context} tokens of context ({looked.why}); {time.monotonic() - started:.1f} s")
+    if engine == "local":
+        _serve_here(target, adapters, looked, options, say)
+        return
+    words = command_of(engine, target, adapters, looked, options)
+    say(show_command(words))
+    _serve_there(words, target, adapters, options, say)
+
+
+def _serve_here(
+    target: Target, adapters: Mapping[str, Target], looked: Preflight, options: Options, say: Callable[[str], None]
+) -> None:
+    import uvicorn
+
+    from afina.model.generate_engine_torch import Engine
+    from afina.serve.app import make_app
+    from afina.serve.driver import Driver
+
+    models, warnings = open_models(target, adapters, options.device)
+    for warning in warnings:
+        say(f"warning: {warning}")
+    engine = Engine(models.model, models.tokenizer, models.base.renderer.stop_ids(), places=options.places, say=say)
+    engine.context = looked.context
+    driver = Driver(engine, options.queue_limit)
+    app = make_app(models, driver, api_key=options.api_key, change_adapters=options.change_adapters)
+    server = uvicorn.Server(
+        uvicorn.Config(app, host=options.host, port=options.port, log_level="warning", timeout_graceful_shutdown=60)
+    )
+    wrong: list[AfinaError] = []
+
+    def prove() -> None:
+        while not server.started and not server.should_exit:
+            time.sleep(0.05)
+        try:
+            for name, run, base in _proofs(target, adapters, models.base.name):
+                _prove(name, run, base, options, 0.0, say)
+        except AfinaError as error:
+            wrong.append(error)
+            server.should_exit = True
+            return
+        say(f"serving {', '.join(models.served)} at {options.url}/v1")
+
+    if options.check:
+        threading.Thread(target=prove, daemon=True).start()
+    else:
+        say(f"serving {', '.join(models.served)} at {options.url}/v1, not compared with any run (--no-check)")
+    server.run()
+    if wrong:
+        raise wrong[0]
+
+
+def _serve_there(
+    words: list[str], target: Target, adapters: Mapping[str, Target], options: Options, say: Callable[[str], None]
+) -> None:
+    """Run another server, wait until it answers, compare."""
+    import shutil
+
+    if shutil.which(words[0]) is None:
+        raise RecipeError(
+            f"{words[0]} is not installed here", "see its own documentation; --dry-run prints the command"
+        )
+    process = subprocess.Popen(words, env=os.environ | {"VLLM_NO_USAGE_STATS": "1"})
+    try:
+        _wait_for(options.url, process)
+        base = target.base if target.adapter else target.name
+        if options.check:
+            for name, run, known in _proofs(target, adapters, base):
+                _prove(name, run, known, options, OTHER_ROUNDING, say)
+        say(f"serving at {options.url}/v1")
+        process.wait()
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait(timeout=60)
+
+
+def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
+    from urllib.error import URLError
+    from urllib.request import urlopen
+
+    while process.poll() is None:
+        try:
+            with urlopen(f"{url}/v1/models", timeout=5):
+                return
+        except (URLError, OSError):
+            time.sleep(1)
+    raise AfinaError(
+        f"the server ended with exit code {process.returncode} before it answered", "see what it said above"
+    )
+
+
+def _proofs(target: Target, adapters: Mapping[str, Target], base: str) -> list[tuple[str, Any, str | None]]:
+    """What can be compared: (name, run, name of the base beside it)."""
+    own = {target.name: target} if target.run else {}
+    return [
+        (name, each.run, base if each.adapter else None) for name, each in (own | dict(adapters)).items() if each.run
+    ]
+
+
+def _prove(
+    name: str, run: Any, base: str | None, options: Options, allowed: float, say: Callable[[str], None]
+) -> Identity:
+    arguments = find_target(str(run)).chat.template_args
+    found = check_identity(ask_over_http(options.url, options.api_key, arguments), run, name, base, allowed=allowed)
+    say(found.describe())
+    refuse_wrong(found)
+    return found

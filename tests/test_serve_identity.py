@@ -1,0 +1,191 @@
+"""Before the start, and the proof afterwards: the server is asked what the run was asked."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from test_serve import Running, make_adapter, run_server, url_of
+from tiny import NAMES, TOWNS, make_base, make_recipe
+
+from afina.errors import AfinaError, RecipeError, ResultError
+from afina.model.generate import generate
+from afina.model.load_torch import load_base, open_adapter
+from afina.plan.device import find_device
+from afina.recipe import Chat, Evaluate
+from afina.serve.commands import client_settings, mlx_command, vllm_command
+from afina.serve.identity import ask_over_http, check_identity, refuse_wrong
+from afina.serve.opened import Target, find_target, open_models
+from afina.serve.preflight import Preflight, choose_context, look_before
+from afina.serve.serve import Options, named_adapters, serve
+from afina.tokenizer.chat import Renderer
+from afina.tokenizer.load import load_tokenizer
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What of a run matters here: recipe, adapter, and the answers of base and adapter."""
+    folder = tmp_path_factory.mktemp("identity") / "corrida"
+    base = make_base(folder.parent / "base")
+    adapter = make_adapter(base, folder / "adapter", 1)
+    recipe = make_recipe(base, evaluate=Evaluate(max_new_tokens=8)).model_copy(update={"name": "corrida"})
+    (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+    renderer = Renderer(load_tokenizer(str(base), Chat()), Chat())
+    questions = [f"Onde nasceu {name} {town}?" for name in NAMES for town in TOWNS[:2]]
+    prompts = [renderer.prompt([{"role": "user", "content": question}]) for question in questions]
+    model = load_base(base, recipe, torch.device("cpu"))
+    before = [answer.text for answer in generate(model, renderer, prompts, max_new_tokens=8)]
+    after = [answer.text for answer in generate(open_adapter(model, adapter), renderer, prompts, max_new_tokens=8)]
+    rows = zip(questions, before, after, strict=True)
+    text = "".join(json.dumps({"prompt": q, "base": b, "adapter": a}) + "\n" for q, b, a in rows)
+    (folder / "predictions.jsonl").write_text(text, encoding="utf-8")
+    return folder
+
+
+def served(run: Path, adapter: Path | None = None) -> Running:
+    """A server of a run's base, with the run's adapter or another under its name."""
+    target = find_target(str(run))
+    wrong = Target("corrida", target.base, Chat(), Path(), target.recipe, run, adapter or target.adapter)
+    models, _ = open_models(wrong, {})
+    server, driver = run_server(models)
+    return Running(url_of(server), models, driver, Path(target.base), server)
+
+
+def compared(running: Running, run: Path) -> Any:
+    try:
+        return check_identity(ask_over_http(running.url, "key"), run, "corrida", "base")
+    finally:
+        running.server.should_exit = True
+
+
+def test_the_runs_own_adapter_is_itself(run: Path):
+    found = compared(served(run), run)
+    assert (found.asked, found.same, found.problems) == (12, {"base": 12, "corrida": 12}, [])
+    assert found.tellable == 12 and found.alike == 0
+
+
+def test_another_adapter_under_its_name_is_found_out(run: Path, tmp_path: Path):
+    other = make_adapter(run.parent / "base", tmp_path / "other", 9)
+    found = compared(served(run, other), run)
+    assert found.same["base"] == 12 and found.same["corrida"] < 12
+    with pytest.raises(ResultError, match="not the trained one") as raised:
+        refuse_wrong(found)
+    assert raised.value.exit_code == 5
+
+
+def test_an_adapter_of_zeros_is_found_out(run: Path, tmp_path: Path):
+    shutil.copytree(run / "adapter", tmp_path / "zero")
+    file = tmp_path / "zero/adapter_model.safetensors"
+    save_file({name: torch.zeros_like(weight) for name, weight in load_file(file).items()}, file)
+    found = compared(served(run, tmp_path / "zero"), run)
+    assert found.alike == found.tellable == 12
+    assert any("the adapter is not applied" in problem for problem in found.problems)
+
+
+def test_an_adapter_of_another_base_is_not_even_opened(run: Path, tmp_path: Path):
+    other = make_base(tmp_path / "other", seed=4)
+    adapter = make_adapter(other, tmp_path / "adapter", 1)
+    with pytest.raises(AfinaError, match="weights differ"):
+        served(run, adapter)
+
+
+def test_a_run_without_answers_cannot_be_compared(run: Path, tmp_path: Path):
+    (tmp_path / "recipe.yaml").write_text((run / "recipe.yaml").read_text(), encoding="utf-8")
+    with pytest.raises(RecipeError, match="no answers to compare"):
+        check_identity(lambda *_: "", tmp_path, "x", None)
+
+
+def test_everything_wrong_is_said_at_once_before_weights_are_read(run: Path, tmp_path: Path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        other = Target("outro", str(tmp_path), Chat(), Path())
+        with pytest.raises(AfinaError) as raised:
+            look_before(
+                find_target(str(run)),
+                {"outro": other},
+                engine="transformers",
+                host="127.0.0.1",
+                port=port,
+                max_model_len=1000,
+            )
+    said = " ".join(problem.what for problem in raised.value.problems)
+    assert "listens on" in said and "outro" in said and "the model sees 64" in said
+
+
+def test_an_open_address_needs_a_key(run: Path):
+    with pytest.raises(RecipeError, match="no key"):
+        serve(find_target(str(run)), {}, Options(host="0.0.0.0"), print)
+
+
+@pytest.mark.parametrize(
+    ("base", "device", "length", "fits"),
+    [
+        ("Qwen/Qwen3-8B", "RTX 4090", 40960, False),
+        ("Qwen/Qwen3-8B", "RTX 4090", 8192, True),
+        ("Qwen/Qwen3-32B", "H100 SXM", 40960, False),
+        ("Qwen/Qwen3-32B", "H100 SXM", 16384, False),
+        ("Qwen/Qwen3-32B", "H100 SXM", 10240, True),
+    ],
+)
+def test_documented_contexts_are_refused_where_they_failed(base: str, device: str, length: int, fits: bool):
+    """What people found out by renting: see docs/planning.md."""
+    from afina.plan.bases import find_shape
+    from afina.plan.serving import Serving, largest_context
+
+    shape, place = find_shape(base), find_device(device)
+    room = largest_context(shape, place, Serving(lora_slots=int("32B" in base)))
+    problems: list[Any] = []
+    choose_context(shape.max_positions, room, length, place, 1, problems, anyway=False)
+    assert (not problems) == fits
+
+
+def test_vllms_command(run: Path):
+    target = find_target(str(run))
+    looked = Preflight(Path(target.base), 10240, "", rank=4)
+    words = vllm_command(target, named_adapters([f"b={run}"]), looked, host="127.0.0.1", port=8000, api_key=None)
+    text = " ".join(words)
+    assert text.startswith(f"vllm serve {target.base} --host 127.0.0.1 --port 8000 --max-model-len 10240 --enable-lora")
+    assert "--max-loras 2 --max-lora-rank 8" in text
+    assert words[words.index("--lora-modules") + 1 :][:2] == [f"corrida={run}/adapter", f"b={run}/adapter"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"), [("use_dora", True, "DoRA"), ("modules_to_save", ["lm_head"], "lm_head")]
+)
+def test_what_vllm_refuses_is_refused_first(run: Path, tmp_path: Path, key: str, value: object, said: str):
+    shutil.copytree(run, tmp_path / "run")
+    file = tmp_path / "run/adapter/adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {key: value}), encoding="utf-8")
+    with pytest.raises(AfinaError, match=said) as raised:
+        look_before(find_target(str(tmp_path / "run")), {}, engine="vllm", host="127.0.0.1", port=None)
+    assert "--to merged" in str(raised.value)
+
+
+def test_mlx_serves_exports(run: Path):
+    with pytest.raises(RecipeError, match="in its own format"):
+        mlx_command(find_target(str(run)), {}, host="127.0.0.1", port=8080)
+    base = str(run.parent / "base")
+    assert mlx_command(find_target(base), {}, host="127.0.0.1", port=8080)[1:5] == ["-m", "mlx_lm", "server", "--model"]
+
+
+def test_settings_of_clients_are_valid(run: Path):
+    from ruamel.yaml import YAML
+
+    text = client_settings("aider", "corrida", "http://127.0.0.1:8000", 2048)
+    settings = YAML(typ="safe").load(text.split("# .aider.model.settings.yml\n")[1].split("\n\n")[0])
+    assert settings[0]["name"] == "openai/corrida" and settings[0]["use_temperature"] == 0.1
+    assert (
+        json.loads(text.split("# .aider.model.metadata.json\n")[1].split("\n\n")[0])["openai/corrida"]["max_tokens"]
+        == 512
+    )
+    assert (
+        YAML(typ="safe").load(client_settings("continue", "c", "http://x", 64))["models"][0]["apiBase"] == "http://x/v1"
+    )
