@@ -18,11 +18,16 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 from afina.errors import AfinaError
+from afina.model.cross_entropy_torch import linear_cross_entropy
 from afina.model.prefix_torch import hidden_states, shared_prefix, side_by_side
 from afina.tokenizer.encode import Row
 
-LOGIT_BYTES = 64 << 20
-"""Logits held at a time: N x V x 4 bytes. 64 MiB are 110 targets of a vocabulary of 152,000."""
+LOGIT_BYTES = 24 << 20
+"""Logits held at a time: N x V x 4 bytes. Memory blocks of more than 32 MiB are fetched from the system each time anew
+by glibc, which costs as much as the softmax."""
+
+LEAST_TARGETS = {"cpu": 100, "cuda": 512}
+"""With fewer at a time, reading the head's weights takes longer than multiplying with them."""
 
 
 @dataclass(slots=True)
@@ -118,8 +123,9 @@ def causal_lm(model: Any) -> Any:
 def target_loss(model: Any, batch: Batch, *, reduction: str = "sum") -> torch.Tensor:
     """Sum (or, with ``reduction="none"``, the N values) of the targets' cross-entropy in nats.
 
-    Logits are made for as many targets at a time as :data:`LOGIT_BYTES` allow; with more than one
-    such chunk, each is computed again in the backward pass instead of being kept.
+    Logits are made for as many targets at a time as :data:`LOGIT_BYTES` allow. Of the sum, each chunk's gradient is
+    made with it; of single values, or where the head is more than a matrix, a chunk is computed again in the
+    backward pass instead of being kept.
     """
     inner = causal_lm(model)
     if hasattr(inner, "sharded_loss"):  # the same, between gathering the weights of the head and giving them away
@@ -130,12 +136,15 @@ def target_loss(model: Any, batch: Batch, *, reduction: str = "sum") -> torch.Te
 
 def plain_loss(inner: Any, batch: Batch, reduction: str) -> torch.Tensor:
     """:func:`target_loss` of a model whose weights are here."""
-    hidden_BLD = hidden_states(inner, batch.ids_BL, batch.prefix)
-    row_N = batch.positions_N // batch.ids_BL.shape[1]  # each row lost its prefix
-    hidden_ND = hidden_BLD.flatten(0, 1).index_select(0, batch.positions_N - (row_N + 1) * batch.prefix)
+    row_N = batch.positions_N // batch.ids_BL.shape[1]  # each row loses its prefix
+    positions_N = batch.positions_N - (row_N + 1) * batch.prefix
+    hidden_BLD = hidden_states(inner, batch.ids_BL, batch.prefix, positions_N)
+    hidden_ND = hidden_BLD.flatten(0, 1).index_select(0, positions_N)
     if reduction == "sum" and (fused := getattr(inner, "fused_loss", None)):  # liger_torch.use_liger put it there
         return fused(inner.get_output_embeddings(), hidden_ND, batch.targets_N, *logit_scale(inner.config))
-    chunk = max(1, LOGIT_BYTES // (4 * inner.config.get_text_config().vocab_size))
+    chunk = max(LEAST_TARGETS.get(hidden_ND.device.type, 512), LOGIT_BYTES // (4 * _vocabulary(inner)))
+    if reduction == "sum" and type(head := inner.get_output_embeddings()) is torch.nn.Linear:
+        return linear_cross_entropy(head, hidden_ND, batch.targets_N, *logit_scale(inner.config), chunk)
     if batch.targets <= chunk:
         return _chunk_loss(inner, hidden_ND, batch.targets_N, reduction)
     losses = []
@@ -146,6 +155,10 @@ def plain_loss(inner: Any, batch: Batch, reduction: str) -> torch.Tensor:
         else:
             losses.append(_chunk_loss(*part))
     return torch.stack(losses).sum() if reduction == "sum" else torch.cat(losses)
+
+
+def _vocabulary(inner: Any) -> int:
+    return int(inner.config.get_text_config().vocab_size)
 
 
 def _chunk_loss(inner: Any, hidden: torch.Tensor, targets: torch.Tensor, reduction: str) -> torch.Tensor:

@@ -228,7 +228,7 @@ def logit_bytes(shape: Shape, setup: Setup, targets: int) -> float:
     program = setup.program
     if program.chunk_logits is None:
         return program.logit_bytes * targets * shape.vocab
-    chunk = min(targets, max(1, int(program.chunk_logits // shape.vocab)))
+    chunk = min(targets, max(program.least_chunk, int(program.chunk_logits // shape.vocab)))
     hidden = targets * shape.hidden * program.value_bytes * 2
     return program.logit_bytes * chunk * shape.vocab + hidden + program.whole_logit_bytes * targets * shape.vocab
 

@@ -65,6 +65,10 @@ class Program:
     """Of one logit that is alive, with its copies and its gradient."""
     chunk_logits: float | None = None
     """Logits made at a time; none: all of a micro-batch."""
+    least_chunk: int = 1
+    """Targets whose logits are made at a time at least."""
+    gradient_with_loss: bool = False
+    """Whether a chunk's gradient is made with its loss; otherwise its logits are made again in the backward pass."""
     whole_logit_bytes: float = 0.0
     """Of every logit, beside the chunk's."""
     separate_head: bool = False
@@ -101,7 +105,9 @@ AFINA_CPU = Program(
     kept_adapter=Kept(4, 2, 2, 4, 1, 1, 1.25, 2),
     kept_all=Kept(6, 2, 2, 4, 2),
     dequantized_value=4.0,
-    chunk_logits=(64 << 20) / 4,
+    chunk_logits=(24 << 20) / 4,
+    least_chunk=100,
+    gradient_with_loss=True,
     fixed_bytes=0.48e9,
     parallel_bytes=0.0,
     slack=0.12,
@@ -112,7 +118,9 @@ AFINA_CUDA = Program(
     kept_all=Kept(8, 2, 2, 4, 3),
     full_bytes=(2.0, 2.0, 4.0),
     saved_bytes=(2.0, 2.0, 4.0),
-    chunk_logits=(64 << 20) / 4,
+    chunk_logits=(24 << 20) / 4,
+    least_chunk=512,
+    gradient_with_loss=True,
     fixed_bytes=CUDA_CONTEXT_BYTES + 0.3e9,
     slack=0.05,
 )

@@ -109,15 +109,15 @@ def flops_per_token(shape: Shape, setup: Setup, mean_length: float, target_share
 
     Matrices: 6N when trained, 4N when frozen (+2N with checkpointing), 6A for the adapter.
     Attention, causal: 6*L*q*s (8 with checkpointing). Output layer, at learned positions only: 6*V*h when
-    trained, 4*V*h when frozen (+2*V*h where logits are made in chunks, which are computed twice).
+    trained, 4*V*h when frozen (+2*V*h where chunks of logits are made twice).
     """
     full = setup.kind == "none"
     again = 2 * (passes(setup) - 3)
     matrices = ((6 if full else 4) + again) * shape.linear_parameters
     adapter = 0 if full else (6 + again) * trained_parameters(shape, setup)
     attention = attention_flops(shape, setup, mean_length)
-    chunked = 2 if setup.program.chunk_logits is not None else 0
-    head = ((6 if full else 4) + chunked) * shape.head_parameters * target_share
+    twice = 2 if setup.program.chunk_logits is not None and not setup.program.gradient_with_loss else 0
+    head = ((6 if full else 4) + twice) * shape.head_parameters * target_share
     return matrices + adapter + attention + head
 
 

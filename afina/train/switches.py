@@ -1,17 +1,19 @@
-"""What is switched on only while training: noise, activations computed again, compiling, 16-bit products, a short
-LoRA."""
+"""What is switched on only while training: noise, activations computed again, compiling, 16-bit products, short
+forms of LoRA and RMSNorm."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
 
 from afina.errors import RecipeError
+from afina.model.last_layer_torch import again_there, layers
 from afina.model.lora_torch import short_lora
 from afina.model.loss_torch import causal_lm
+from afina.model.norm_torch import short_norms
 from afina.recipe import Train
 
 
@@ -23,7 +25,7 @@ def training_mode(model: Any, settings: Train) -> Iterator[None]:
         RecipeError: this architecture cannot compute its activations again.
     """
     inner = causal_lm(model)
-    hook = None
+    hook, stack = None, ExitStack()
     if settings.checkpoint_activations:
         if not getattr(inner, "supports_gradient_checkpointing", False):
             raise RecipeError(
@@ -31,18 +33,19 @@ def training_mode(model: Any, settings: Train) -> Iterator[None]:
                 "remove train.checkpoint_activations",
                 "train.checkpoint_activations",
             )
+        options = {"use_reentrant": False, "context_fn": stack.enter_context(again_there(inner))}
         if hasattr(inner, "activation_checkpointing_enable"):
-            inner.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+            inner.activation_checkpointing_enable(activation_checkpointing_kwargs=options)
         else:  # the name in earlier versions of transformers
-            inner.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            inner.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
     if settings.neftune_alpha:
         hook = inner.get_input_embeddings().register_forward_hook(_noise(settings.neftune_alpha))
-    compiled = list(_layers(inner)) if settings.compile == "on" else []
+    compiled = list(layers(inner)) if settings.compile == "on" else []  # one by one they share their code
     for layer in compiled:
         layer.compile(dynamic=True)
     model.train()
     try:
-        with short_lora(inner):
+        with stack, short_lora(inner), short_norms(inner):
             yield
     finally:
         for layer in compiled:
@@ -52,12 +55,6 @@ def training_mode(model: Any, settings: Train) -> Iterator[None]:
         if settings.checkpoint_activations:
             getattr(inner, "activation_checkpointing_disable", inner.gradient_checkpointing_disable)()
         model.eval()
-
-
-def _layers(inner: Any) -> Iterator[torch.nn.Module]:
-    """The repeated blocks of a model. Compiled one by one they share their code, so that it is made once."""
-    stacks = [part for part in inner.base_model.modules() if isinstance(part, torch.nn.ModuleList)]
-    yield from max(stacks, key=lambda stack: sum(weight.numel() for weight in stack.parameters()), default=[])
 
 
 def switch_kernels(model: Any, settings: Train, say: Callable[[str], None]) -> None:
