@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -101,9 +103,8 @@ def command_of(
 ) -> list[str]:
     """The other program's command line."""
     if engine == "vllm":
-        own = {"host": options.host, "port": options.port, "api_key": options.api_key}
-        return vllm_command(target, adapters, looked, **own)  # type: ignore[arg-type]
-    return mlx_command(target, adapters, host=options.host, port=options.port)
+        return vllm_command(target, adapters, looked, host=options.host, port=options.port)
+    return mlx_command(target, adapters, host=options.host, port=options.port, api_key=options.api_key)
 
 
 def look_text(target: Target, adapters: Mapping[str, Target], options: Options) -> tuple[dict[str, Any], str]:
@@ -111,7 +112,7 @@ def look_text(target: Target, adapters: Mapping[str, Target], options: Options) 
     engine, looked = look(target, adapters, options)
     words = command_of(engine, target, adapters, looked, options) if engine != "local" else []
     values = {"engine": engine, "command": words, "max_model_len": looked.context, "why": looked.why}
-    what = show_command(words) if words else f"afina's own server at {options.url}/v1"
+    what = show_command(words, options.api_key) if words else f"afina's own server at {options.url}/v1"
     return values, f"{what}\n# context {looked.context}: {looked.why}"
 
 
@@ -140,7 +141,7 @@ def check_running(target: Target, url: str, options: Options) -> Identity:
         raise RecipeError(f"{target.base} is no run: there is nothing to compare with", "name a run's folder")
     from pathlib import Path
 
-    ask = ask_over_http(url, options.api_key, target.chat.template_args)
+    ask = ask_over_http(url, options.api_key, target.chat)
     base = Path(target.base).name if target.adapter else None
     allowed = 0.0 if options.engine == "local" else OTHER_ROUNDING
     return check_identity(ask, target.run, target.name, base, allowed=allowed)
@@ -160,7 +161,7 @@ def serve(target: Target, adapters: Mapping[str, Target], options: Options, say:
         _serve_here(target, adapters, looked, options, say)
         return
     words = command_of(engine, target, adapters, looked, options)
-    say(show_command(words))
+    say(show_command(words, options.api_key))
     _serve_there(words, target, adapters, options, say)
 
 
@@ -173,10 +174,14 @@ def _serve_here(
     from afina.serve.app import make_app
     from afina.serve.driver import Driver
 
-    models, warnings = open_models(target, adapters, options.device)
-    for warning in warnings:
-        say(f"warning: {warning}")
-    engine = Engine(models.model, models.tokenizer, models.base.renderer.stop_ids(), places=options.places, say=say)
+    # In a thread that ends, and its OpenMP threads with it: a second team beside the driver's would be more threads
+    # than cores, which then sleep at once instead of waiting a moment; a step would take half as long again.
+    with ThreadPoolExecutor(1) as loader:
+        models, warnings = loader.submit(open_models, target, adapters, options.device).result()
+        for warning in warnings:
+            say(f"warning: {warning}")
+        stops, places = models.base.renderer.stop_ids(), options.places
+        engine = loader.submit(Engine, models.model, models.tokenizer, stops, places=places, say=say).result()
     engine.context = looked.context
     driver = Driver(engine, options.queue_limit)
     app = make_app(models, driver, api_key=options.api_key, change_adapters=options.change_adapters)
@@ -184,6 +189,12 @@ def _serve_here(
         uvicorn.Config(app, host=options.host, port=options.port, log_level="warning", timeout_graceful_shutdown=60)
     )
     wrong: list[AfinaError] = []
+
+    def stop(*_: object) -> None:
+        server.should_exit = True
+
+    # uvicorn lets what runs end, then raises the signal that it caught once more: here, so that it ends with 0.
+    signal.signal(signal.SIGTERM, stop)
 
     def prove() -> None:
         while not server.started and not server.should_exit:
@@ -216,31 +227,49 @@ def _serve_there(
         raise RecipeError(
             f"{words[0]} is not installed here", "see its own documentation; --dry-run prints the command"
         )
-    process = subprocess.Popen(words, env=os.environ | {"VLLM_NO_USAGE_STATS": "1"})
+    key = {"VLLM_API_KEY": options.api_key} if options.api_key else {}
+    process = subprocess.Popen(words, env=os.environ | {"VLLM_NO_USAGE_STATS": "1"} | key)
+
+    def pass_on(number: int, _: object) -> None:
+        process.send_signal(number)  # a server that outlives its parent would keep port and memory
+
+    before = signal.signal(signal.SIGTERM, pass_on)
     try:
         _wait_for(options.url, process)
-        base = target.base if target.adapter else target.name
+        proofs = _proofs(target, adapters, target.base if target.adapter else target.name)
+        if (
+            words[0] != "vllm"
+        ):  # mlx_lm.server loads whatever name it is asked for; this one is what it was started with
+            proofs = [("default_model", run, None) for _, run, _ in proofs]
         if options.check:
-            for name, run, known in _proofs(target, adapters, base):
+            for name, run, known in proofs:
                 _prove(name, run, known, options, OTHER_ROUNDING, say)
-        say(f"serving at {options.url}/v1")
+        checked = "" if options.check and proofs else ", not compared with any run"
+        say(f"serving at {options.url}/v1{checked}")
+        if target.chat.system:
+            say("note: the run's system message is afina's own; clients of this server have to send it themselves")
         process.wait()
     finally:
+        signal.signal(signal.SIGTERM, before)
         if process.poll() is None:
             process.terminate()
             process.wait(timeout=60)
 
 
 def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
-    from urllib.error import URLError
+    from urllib.error import HTTPError
     from urllib.request import urlopen
 
     while process.poll() is None:
         try:
-            with urlopen(f"{url}/v1/models", timeout=5):
+            with urlopen(f"{url}/health", timeout=5):  # asks for no key
                 return
-        except (URLError, OSError):
-            time.sleep(1)
+        except HTTPError as error:
+            if error.code < 500:
+                return
+        except OSError:
+            pass
+        time.sleep(1)
     raise AfinaError(
         f"the server ended with exit code {process.returncode} before it answered", "see what it said above"
     )
@@ -257,8 +286,8 @@ def _proofs(target: Target, adapters: Mapping[str, Target], base: str) -> list[t
 def _prove(
     name: str, run: Any, base: str | None, options: Options, allowed: float, say: Callable[[str], None]
 ) -> Identity:
-    arguments = find_target(str(run)).chat.template_args
-    found = check_identity(ask_over_http(options.url, options.api_key, arguments), run, name, base, allowed=allowed)
+    ask = ask_over_http(options.url, options.api_key, find_target(str(run)).chat)
+    found = check_identity(ask, run, name, base, allowed=allowed)
     say(found.describe())
     refuse_wrong(found)
     return found
