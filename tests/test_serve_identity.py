@@ -17,13 +17,12 @@ from tiny import NAMES, TOWNS, make_base, make_recipe
 from afina.errors import AfinaError, RecipeError, ResultError
 from afina.model.generate import generate
 from afina.model.load_torch import load_base, open_adapter
-from afina.plan.device import find_device
 from afina.recipe import Chat, Evaluate
-from afina.serve.commands import client_settings, mlx_command, vllm_command
+from afina.serve.commands import client_settings
 from afina.serve.identity import ask_over_http, check_identity, refuse_wrong
 from afina.serve.opened import Target, find_target, open_models
-from afina.serve.preflight import Preflight, choose_context, look_before
-from afina.serve.serve import Options, named_adapters, serve
+from afina.serve.preflight import look_before
+from afina.serve.serve import Options, serve
 from afina.tokenizer.chat import Renderer
 from afina.tokenizer.load import load_tokenizer
 
@@ -126,39 +125,13 @@ def test_an_open_address_needs_a_key(run: Path):
 
 
 @pytest.mark.parametrize(
-    ("base", "device", "length", "fits"),
+    ("key", "value", "said"),
     [
-        ("Qwen/Qwen3-8B", "RTX 4090", 40960, False),
-        ("Qwen/Qwen3-8B", "RTX 4090", 8192, True),
-        ("Qwen/Qwen3-32B", "H100 SXM", 40960, False),
-        ("Qwen/Qwen3-32B", "H100 SXM", 16384, False),
-        ("Qwen/Qwen3-32B", "H100 SXM", 10240, True),
+        ("use_dora", True, "DoRA"),
+        ("modules_to_save", ["lm_head"], "lm_head"),
+        ("init_lora_weights", "pissa_niter_4", "changed base"),
+        ("rank_pattern", {"q_proj": 1024}, "rank 1024"),
     ],
-)
-def test_documented_contexts_are_refused_where_they_failed(base: str, device: str, length: int, fits: bool):
-    """What people found out by renting: see docs/planning.md."""
-    from afina.plan.bases import find_shape
-    from afina.plan.serving import Serving, largest_context
-
-    shape, place = find_shape(base), find_device(device)
-    room = largest_context(shape, place, Serving(lora_slots=int("32B" in base)))
-    problems: list[Any] = []
-    choose_context(shape.max_positions, room, length, place, 1, problems, anyway=False)
-    assert (not problems) == fits
-
-
-def test_vllms_command(run: Path):
-    target = find_target(str(run))
-    looked = Preflight(Path(target.base), 10240, "", rank=4)
-    words = vllm_command(target, named_adapters([f"b={run}"]), looked, host="127.0.0.1", port=8000, api_key=None)
-    text = " ".join(words)
-    assert text.startswith(f"vllm serve {target.base} --host 127.0.0.1 --port 8000 --max-model-len 10240 --enable-lora")
-    assert "--max-loras 2 --max-lora-rank 8" in text
-    assert words[words.index("--lora-modules") + 1 :][:2] == [f"corrida={run}/adapter", f"b={run}/adapter"]
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "said"), [("use_dora", True, "DoRA"), ("modules_to_save", ["lm_head"], "lm_head")]
 )
 def test_what_vllm_refuses_is_refused_first(run: Path, tmp_path: Path, key: str, value: object, said: str):
     shutil.copytree(run, tmp_path / "run")
@@ -167,13 +140,6 @@ def test_what_vllm_refuses_is_refused_first(run: Path, tmp_path: Path, key: str,
     with pytest.raises(AfinaError, match=said) as raised:
         look_before(find_target(str(tmp_path / "run")), {}, engine="vllm", host="127.0.0.1", port=None)
     assert "--to merged" in str(raised.value)
-
-
-def test_mlx_serves_exports(run: Path):
-    with pytest.raises(RecipeError, match="in its own format"):
-        mlx_command(find_target(str(run)), {}, host="127.0.0.1", port=8080)
-    base = str(run.parent / "base")
-    assert mlx_command(find_target(base), {}, host="127.0.0.1", port=8080)[1:5] == ["-m", "mlx_lm", "server", "--model"]
 
 
 def test_settings_of_clients_are_valid(run: Path):

@@ -17,30 +17,61 @@ Client = Literal["aider", "continue", "openai"]
 
 
 def vllm_command(
-    target: Target, adapters: Mapping[str, Target], looked: Preflight, *, host: str, port: int, api_key: str | None
+    target: Target, adapters: Mapping[str, Target], looked: Preflight, *, host: str, port: int
 ) -> list[str]:
-    """``vllm serve`` for a base with adapters (flags of vLLM 0.11)."""
+    """``vllm serve`` for a base with adapters (checked against vLLM 0.32's own parser).
+
+    A key is not among the words, where every user of the machine could read it: vLLM takes ``VLLM_API_KEY`` from the
+    environment.
+    """
     words = ["vllm", "serve", target.base, "--host", host, "--port", str(port)]
     words += ["--max-model-len", str(looked.context)]
     named = _named(target, adapters)
     if named:
         rank = next(each for each in VLLM_RANKS if each >= looked.rank)
         words += ["--enable-lora", "--max-loras", str(len(named)), "--max-lora-rank", str(rank), "--lora-modules"]
-        words += [f"{name}={folder}" for name, folder in named.items()]
+        words += [_lora_module(name, folder) for name, folder in named.items()]
+        if target.recipe and target.recipe.base_revision:
+            words += ["--revision", target.recipe.base_revision]
     else:
         words += ["--served-model-name", target.name]
+    if target.recipe and target.recipe.trust_remote_code:
+        words += ["--trust-remote-code"]
     if target.four_bit:
         words += ["--quantization", "bitsandbytes"]
-    if target.chat.template not in (None, "chatml"):
-        words += ["--chat-template", str(target.root / str(target.chat.template))]
-    return words + (["--api-key", api_key] if api_key else [])
+    if (template := _template_file(target)) is not None:
+        words += ["--chat-template", str(template)]
+    if target.chat.template_args:
+        words += ["--default-chat-template-kwargs", json.dumps(target.chat.template_args)]
+    return words
 
 
-def mlx_command(target: Target, adapters: Mapping[str, Target], *, host: str, port: int) -> list[str]:
-    """``mlx_lm.server`` for a base with at most one adapter.
+def _lora_module(name: str, folder: Path) -> str:
+    """vLLM splits NAME=PATH at every equals sign, and takes what holds a comma for JSON.
+
+    >>> _lora_module("a", Path("runs/a")), _lora_module("a", Path("runs/x=1"))
+    ('a=runs/a', '{"name": "a", "path": "runs/x=1"}')
+    """
+    if set("=,") & set(f"{name}{folder}"):
+        return json.dumps({"name": name, "path": str(folder)})
+    return f"{name}={folder}"
+
+
+def _template_file(target: Target) -> Path | None:
+    """The run's own template, where it is not the base's: the one stored beside the adapter, or the recipe's file."""
+    if target.chat.template is None or target.adapter is None:
+        return None
+    stored = target.adapter / "chat_template.jinja"
+    return stored if stored.is_file() else target.root / target.chat.template
+
+
+def mlx_command(
+    target: Target, adapters: Mapping[str, Target], *, host: str, port: int, api_key: str | None = None
+) -> list[str]:
+    """``mlx_lm.server`` for a model without PEFT adapters (checked against mlx-lm 0.32's own parser).
 
     Raises:
-        RecipeError: it serves one adapter at a time, and wants it in its own format.
+        RecipeError: adapters are asked for, which it wants in its own format; or a key, which it knows nothing of.
     """
     named = _named(target, adapters)
     if named:
@@ -48,6 +79,10 @@ def mlx_command(target: Target, adapters: Mapping[str, Target], *, host: str, po
             "mlx_lm.server reads adapters in its own format, not PEFT's",
             f"afina export {target.run or next(iter(named))} --to mlx, and serve that folder",
             "--engine mlx",
+        )
+    if api_key:
+        raise RecipeError(
+            "mlx_lm.server asks nobody for a key", "leave --api-key out and stay with 127.0.0.1", "--engine mlx"
         )
     words = [sys.executable, "-m", "mlx_lm", "server", "--model", target.base, "--host", host, "--port", str(port)]
     if target.chat.template_args:
@@ -61,14 +96,13 @@ def _named(target: Target, adapters: Mapping[str, Target]) -> dict[str, Path]:
     return own | {name: each.adapter or Path(each.base) for name, each in adapters.items()}
 
 
-def show_command(words: list[str]) -> str:
-    """As a person would paste it; a key is not shown.
+def show_command(words: list[str], api_key: str | None = None) -> str:
+    """As a person would paste it; a key is named, not shown.
 
-    >>> show_command(["vllm", "serve", "a b", "--api-key", "secret"])
-    "vllm serve 'a b' --api-key '***'"
+    >>> show_command(["vllm", "serve", "a b"], "secret")
+    'VLLM_API_KEY="$AFINA_API_KEY" vllm serve \'a b\''
     """
-    hidden = ["***" if before == "--api-key" else word for before, word in zip(["", *words], words, strict=False)]
-    return shlex.join(hidden)
+    return ('VLLM_API_KEY="$AFINA_API_KEY" ' if api_key else "") + shlex.join(words)
 
 
 def client_settings(client: Client, model: str, url: str, context: int) -> str:
@@ -118,7 +152,7 @@ def client_settings(client: Client, model: str, url: str, context: int) -> str:
                 "# .aider.model.metadata.json",
                 json.dumps(known, indent=2),
                 "",
-                f"# aider --model openai/{model}",
+                f"# aider --map-tokens 0 --model openai/{model}",
             ]
         )
     return "\n".join(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from afina.errors import AfinaError, RecipeError, ResultError
-from afina.recipe import read_saved_recipe
+from afina.recipe import Chat, read_saved_recipe
 
 QUESTIONS = 20
 """Asked at most."""
@@ -127,11 +127,11 @@ def refuse_wrong(found: Identity) -> None:
         )
 
 
-def ask_over_http(url: str, api_key: str | None, arguments: Mapping[str, Any] | None = None) -> Ask:
+def ask_over_http(url: str, api_key: str | None, chat: Chat | None = None) -> Ask:
     """Asks an OpenAI-compatible server at `url` (with or without ``/v1``), standard library only.
 
     Args:
-        arguments: of the chat template, sent as ``chat_template_kwargs``.
+        chat: the run's template arguments and system message, sent along: a server of another house knows neither.
 
     Raises (when it asks):
         AfinaError: it does not answer, or with an error.
@@ -142,9 +142,12 @@ def ask_over_http(url: str, api_key: str | None, arguments: Mapping[str, Any] | 
     place = url.rstrip("/").removesuffix("/v1") + "/v1/chat/completions"
 
     def ask(model: str, messages: Sequence[Mapping[str, str]], limit: int) -> str:
-        body: dict[str, Any] = {"model": model, "messages": list(messages), "temperature": 0, "max_tokens": limit}
-        if arguments:
-            body["chat_template_kwargs"] = dict(arguments)
+        turns = [dict(message) for message in messages]
+        if chat and chat.system and turns[0]["role"] != "system":
+            turns = [{"role": "system", "content": chat.system}, *turns]
+        body: dict[str, Any] = {"model": model, "messages": turns, "temperature": 0, "max_tokens": limit}
+        if chat and chat.template_args:
+            body["chat_template_kwargs"] = dict(chat.template_args)
         request = Request(place, json.dumps(body).encode(), {"Content-Type": "application/json"})
         if api_key:
             request.add_header("Authorization", f"Bearer {api_key}")

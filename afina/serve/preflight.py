@@ -18,7 +18,7 @@ from afina.plan.serving import Engine, Serving, largest_context
 from afina.serve.opened import Target
 
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""What ``--max-lora-rank`` takes (vLLM 0.11 and later)."""
+"""What ``--max-lora-rank`` takes (vLLM 0.11 to 0.32)."""
 
 
 @dataclass(slots=True)
@@ -80,7 +80,7 @@ def look_before(
         folder = each.adapter or Path(each.base)
         config = _adapter_config(folder, name, problems)
         if config:
-            ranks.append(int(config.get("r") or 0))
+            ranks.append(max([int(config.get("r") or 0), *(config.get("rank_pattern") or {}).values()]))
             if engine == "vllm":
                 problems += _refused_by_vllm(config, name)
             trained_on = read_identity(folder)
@@ -160,18 +160,28 @@ def _adapter_config(folder: Path, name: str, problems: list[Problem]) -> dict[st
     return content
 
 
+PLAIN_STARTS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
+"""``init_lora_weights`` by name that leave the base as it is; PiSSA's, OLoRA's and LoftQ's do not."""
+
+
 def _refused_by_vllm(config: Mapping[str, Any], name: str) -> list[Problem]:
-    """vLLM refuses these (or, worse, leaves them out)."""
+    """What vLLM refuses after minutes of loading, or, before 0.32, served wrongly (its ``lora/peft_helper.py``)."""
     merge = f"merge it: afina export {name} --to merged, and serve that folder"
-    found = []
-    if config.get("use_dora"):
-        found.append(Problem(f"{name} is a DoRA adapter, which vLLM does not serve", merge))
-    if config.get("modules_to_save"):
-        found.append(
-            Problem(f"{name} trains {', '.join(config['modules_to_save'])} whole, which vLLM does not serve", merge)
-        )
-    if int(config.get("r") or 0) > VLLM_RANKS[-1]:
-        found.append(Problem(f"{name} has rank {config['r']}, vLLM takes {VLLM_RANKS[-1]} at most", merge))
+    start = config.get("init_lora_weights", True)
+    what = {
+        "is a DoRA adapter": config.get("use_dora"),
+        f"trains {', '.join(config.get('modules_to_save') or [])} whole": config.get("modules_to_save"),
+        "trains biases": config.get("lora_bias") or config.get("bias", "none") != "none",
+        f"starts from a changed base ({start})": isinstance(start, str) and start.lower() not in PLAIN_STARTS,
+        "waits for invocation tokens (aLoRA)": config.get("alora_invocation_tokens"),
+        "repeats layers": config.get("layer_replication"),
+        "is a QALoRA adapter": config.get("use_qalora"),
+        "is a block-diagonal LoRA adapter": config.get("use_bdlora"),
+    }
+    found = [Problem(f"{name} {each}, which vLLM does not serve", merge) for each, there in what.items() if there]
+    rank = max([int(config.get("r") or 0), *(config.get("rank_pattern") or {}).values()])
+    if rank > VLLM_RANKS[-1]:
+        found.append(Problem(f"{name} has rank {rank}, vLLM takes {VLLM_RANKS[-1]} at most", merge))
     return found
 
 
