@@ -189,6 +189,30 @@ def test_several_prompts_and_token_ids(running: Running):
     assert both.usage and both.usage.prompt_tokens == len(ids) + len(running.models.tokenizer("Lagos")["input_ids"])
 
 
+def test_ids_of_no_token_and_empty_prompts(running: Running):
+    for ids in ([10**9], [[5], [400_000]], [2**63]):
+        with pytest.raises(openai.BadRequestError, match="token ids run from 0"):
+            running.client.completions.create(model="um", prompt=ids, max_tokens=2)
+    with pytest.raises(openai.BadRequestError):
+        running.client.completions.create(model="um", prompt=[], max_tokens=2)
+    end = running.models.tokenizer.eos_token_id
+    empty, document = (
+        running.client.completions.create(model="um", prompt=prompt, temperature=0, max_tokens=4).choices[0].text
+        for prompt in ([[]], [end])
+    )
+    assert empty == document
+
+
+def test_limits_and_options_that_go_together(running: Running):
+    asked: dict[str, Any] = {"model": "um", "messages": QUESTION, "temperature": 0}
+    short = running.client.chat.completions.create(**asked, max_tokens=5, max_completion_tokens=2)
+    assert short.usage and short.usage.completion_tokens == 2 and short.choices[0].logprobs is None
+    told = running.client.chat.completions.create(
+        **asked, max_tokens=2, top_logprobs=1, extra_body={"stream_options": {"include_usage": True}}
+    )
+    assert told.choices[0].logprobs and told.usage
+
+
 @pytest.mark.parametrize(
     ("change", "error", "said"),
     [
@@ -199,6 +223,8 @@ def test_several_prompts_and_token_ids(running: Running):
         ({"frequency_penalty": 0.5}, openai.BadRequestError, "frequency_penalty is not served"),
         ({"tools": [{"type": "function"}]}, openai.BadRequestError, "tools is not served"),
         ({"extra_body": {"top_k": 4}}, openai.BadRequestError, "top_k"),
+        ({"extra_body": {"chat_template_kwargs": {"chat_template": "x"}}}, openai.BadRequestError, "chat_template"),
+        ({"extra_body": {"chat_template_kwargs": {"tokenize": True}}}, openai.BadRequestError, "tokenize"),
     ],
 )
 def test_errors_are_openais(running: Running, change: dict[str, Any], error: type[openai.APIStatusError], said: str):
@@ -264,8 +290,9 @@ def test_adapters_come_and_go_as_in_vllm(running: Running, tmp_path: Path):
     assert post("unload", lora_name="três").text.startswith("Success")
     with pytest.raises(openai.NotFoundError):
         running.client.chat.completions.create(model="três", messages=QUESTION, max_tokens=4)
-    assert post("unload", lora_name="três").status_code == 400
-    assert post("load", lora_name="x", lora_path=str(tmp_path)).status_code == 400
+    assert post("unload", lora_name="três").status_code == 404
+    for place in (str(tmp_path), "x" * 3000, "a\0b"):
+        assert post("load", lora_name="x", lora_path=place).status_code == 404
 
 
 def test_an_adapter_of_another_base_is_not_loaded(running: Running, tmp_path: Path):

@@ -226,6 +226,11 @@ class Engine:
                 f"it has {len(request.prompt)} tokens, max_new_tokens {request.max_new_tokens}, "
                 f"temperature {request.temperature}, top_p {request.top_p}",
             )
+        vocabulary = self._call.config.get_text_config(decoder=True).vocab_size
+        if not 0 <= min(request.prompt) <= max(request.prompt) < vocabulary:  # on a GPU it would end the process
+            raise RecipeError(
+                f"token ids run from 0 to {vocabulary - 1}, the prompt holds one outside", "use this base's tokenizer"
+            )
         length = len(request.prompt) + request.max_new_tokens
         if self.context is not None and length > self.context:
             raise ContextOverflow(

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from afina.errors import AfinaError, ContextOverflow
+from afina.errors import AfinaError, ContextOverflow, RecipeError
 from afina.model.generate_request import BASE, Finished, Produced, Request, TokenLogprob
 from afina.serve.driver import Busy, Driver, Stopped
 from afina.serve.metrics import Metrics
@@ -165,7 +166,7 @@ class Asked:
         return str(self.served.renderer.tokenizer.decode([token]))
 
     def _chat_logprobs(self, found: Sequence[TokenLogprob]) -> ChatLogprobs | None:
-        if self.wanted.logprobs is False or not isinstance(self.wanted, ChatRequest):
+        if not isinstance(self.wanted, ChatRequest) or self.wanted.top is None:
             return None
 
         def top(token: int, logprob: float) -> Top:
@@ -205,10 +206,21 @@ def chat_requests(served: Served, wanted: ChatRequest, context: int | None) -> l
         ContextOverflow: prompt and answer are longer than the model sees.
         DataError: the base has no chat template, or the template refuses the messages.
     """
+    _check_arguments(served, wanted.chat_template_kwargs)
     renderer = served.renderer.with_arguments(wanted.chat_template_kwargs)
     prompt = renderer.prompt([message.as_message() for message in wanted.messages])  # type: ignore[misc]
-    limit = wanted.max_completion_tokens or wanted.max_tokens
-    return [_request(served, prompt, wanted, limit, wanted.top, choice, context) for choice in range(wanted.n)]
+    return [_request(served, prompt, wanted, wanted.limit, wanted.top, choice, context) for choice in range(wanted.n)]
+
+
+def _check_arguments(served: Served, arguments: Mapping[str, Any]) -> None:
+    """Only what the template itself reads: a client brings no template of its own, and does not say how it is applied.
+
+    Raises:
+        RecipeError: an argument of the tokenizer's method.
+    """
+    own = inspect.signature(served.renderer.tokenizer.apply_chat_template).parameters
+    if taken := sorted(set(arguments) & set(own)):
+        raise RecipeError(f"chat_template_kwargs may not hold {', '.join(taken)}", "name what the template reads")
 
 
 def completion_requests(served: Served, wanted: CompletionRequest, context: int | None) -> list[Request]:
@@ -220,7 +232,7 @@ def completion_requests(served: Served, wanted: CompletionRequest, context: int 
     tokenizer = served.renderer.tokenizer
     requests: list[Request] = []
     for prompt in wanted.prompts:
-        ids = tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else prompt
+        ids = (tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else prompt) or [served.renderer.end_id]
         requests += [
             _request(served, ids, wanted, wanted.max_tokens or 16, wanted.logprobs, len(requests) + choice, context)
             for choice in range(wanted.n)

@@ -21,7 +21,7 @@ from afina.errors import AfinaError, ContextOverflow
 from afina.serve.answers import Asked, chat_requests, completion_requests
 from afina.serve.driver import Busy, Driver, Stopped
 from afina.serve.metrics import Metrics
-from afina.serve.opened import Models, Served, find_target
+from afina.serve.opened import Models, Served, Target, find_target
 from afina.serve.protocol import (
     ChatAnswer,
     ChatRequest,
@@ -42,6 +42,9 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     404: {"model": ErrorAnswer, "description": "There is no such model."},
     429: {"model": ErrorAnswer, "description": "The queue is full."},
     503: {"model": ErrorAnswer, "description": "The engine has stopped."},
+}
+PLAIN: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "Done."}
 }
 STREAM: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "The answer."}
@@ -141,40 +144,41 @@ def make_app(
         if not change_adapters:
             raise Refused(403, "adapters may not be changed: start the server with --change-adapters", code="forbidden")
 
-    changes: dict[int | str, dict[str, Any]] = {
-        400: ERRORS[400],
-        401: ERRORS[401],
-        403: {"model": ErrorAnswer, "description": "The server was not started with --change-adapters."},
-    }
+    changes: dict[int | str, dict[str, Any]] = PLAIN | {code: ERRORS[code] for code in (400, 401, 503)}
+    changes[403] = {"model": ErrorAnswer, "description": "The server was not started with --change-adapters."}
+    changes[404] = {"model": ErrorAnswer, "description": "There is no such adapter."}
 
-    @app.post("/v1/load_lora_adapter", response_class=PlainTextResponse, responses=changes, dependencies=secured)
-    async def load(wanted: LoadAdapter) -> str:
+    @app.post("/v1/load_lora_adapter", response_model=None, responses=changes, dependencies=secured)
+    async def load(wanted: LoadAdapter) -> Response:
         """Add an adapter from a folder of this machine: a run, or PEFT's own."""
         may_change()
 
         def change() -> str | None:
-            target = find_target(wanted.lora_path)
+            target = _adapter_at(wanted.lora_path)
             own = target.chat if target.recipe else None
             warning = models.load(wanted.lora_name, target.adapter or Path(target.base), own, target.run)
             engine.adopt(models.model)
             return warning
 
         warning = await driver.call(change)
-        return f"Success: LoRA adapter '{wanted.lora_name}' added successfully." + (f" {warning}" if warning else "")
+        more = f" {warning}" if warning else ""
+        return PlainTextResponse(f"Success: LoRA adapter '{wanted.lora_name}' added successfully.{more}")
 
-    @app.post("/v1/unload_lora_adapter", response_class=PlainTextResponse, responses=changes, dependencies=secured)
-    async def unload(wanted: UnloadAdapter) -> str:
+    @app.post("/v1/unload_lora_adapter", response_model=None, responses=changes, dependencies=secured)
+    async def unload(wanted: UnloadAdapter) -> Response:
         """Remove an adapter that no request uses."""
         may_change()
 
         def change() -> None:
             inside = models.served[wanted.lora_name].inside if wanted.lora_name in models.served else None
-            if inside and (count := driver.uses(inside)):
+            if inside is None:
+                raise Refused(404, f"there is no adapter {wanted.lora_name!r}", code="model_not_found")
+            if count := driver.uses(inside):
                 raise Refused(400, f"{count} requests use {wanted.lora_name}", code="in_use")
             models.unload(wanted.lora_name)
 
         await driver.call(change)
-        return f"Success: LoRA adapter '{wanted.lora_name}' removed successfully."
+        return PlainTextResponse(f"Success: LoRA adapter '{wanted.lora_name}' removed successfully.")
 
     @app.get("/health", responses={503: ERRORS[503]})
     async def health() -> dict[str, str]:
@@ -191,6 +195,21 @@ def make_app(
     _add_errors(app)
     _describe(app)
     return app
+
+
+def _adapter_at(place: str) -> Target:
+    """What a folder of this machine holds.
+
+    Raises:
+        Refused: no adapter is there, or its name is none.
+    """
+    try:
+        target = find_target(place)
+        if ((target.adapter or Path(target.base)) / "adapter_config.json").is_file():
+            return target
+    except (OSError, ValueError):  # longer than names may be, or with a zero in it
+        pass
+    raise Refused(404, f"no adapter found for {place}", code="adapter_not_found", param="lora_path")
 
 
 async def _unless_gone(request: Request, answer: Awaitable[Any]) -> Any:

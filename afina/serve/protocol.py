@@ -5,11 +5,14 @@ Source: OpenAI's API reference (chat completions, completions, models), read 202
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Text = Annotated[str, Field(max_length=4_000_000)]
+Token = Annotated[int, Field(ge=0)]
+Each = TypeVar("Each")
+Prompts = Annotated[list[Each], Field(min_length=1)]
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "frequency_penalty": (None, 0),
     "presence_penalty": (None, 0),
@@ -25,14 +28,22 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 """What clients send along though it is not served, with the values that change nothing; others are refused."""
 
 
+def _say_neutral(schema: dict[str, Any]) -> None:
+    """The server's OpenAPI names the values that are taken, too."""
+    for name, neutral in NEUTRAL.items():
+        if name in schema.get("properties", {}):
+            title = schema["properties"][name].get("title", name)
+            schema["properties"][name] = {"title": title, "enum": list(neutral), "default": None}
+
+
 class Shape(BaseModel):
     """A request in which every key is known."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_extra=_say_neutral)
 
 
 class StreamOptions(Shape):
-    """What a stream holds besides the answer."""
+    """What a stream holds besides the answer. Whole answers have their usage always."""
 
     include_usage: bool = False
 
@@ -60,8 +71,6 @@ class Sampling(Shape):
         for name, neutral in NEUTRAL.items():
             if name in type(self).model_fields and getattr(self, name) not in neutral:
                 raise ValueError(f"{name} is not served here")
-        if self.stream_options and not self.stream:
-            raise ValueError("stream_options needs stream: true")
         return self
 
     @property
@@ -108,24 +117,22 @@ class ChatRequest(Sampling):
     parallel_tool_calls: bool | None = None
     response_format: Any = None
 
-    @model_validator(mode="after")
-    def _fields_agree(self) -> ChatRequest:
-        if self.top_logprobs is not None and not self.logprobs:
-            raise ValueError("top_logprobs needs logprobs: true")
-        if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
-            raise ValueError("max_tokens and max_completion_tokens differ: give one")
-        return self
+    @property
+    def limit(self) -> int | None:
+        """Tokens that the answer may have: the new name, the old one, or the smaller of both."""
+        return min((each for each in (self.max_tokens, self.max_completion_tokens) if each), default=None)
 
     @property
     def top(self) -> int | None:
         """How many likeliest tokens are told at each place; None for no probabilities."""
-        return (self.top_logprobs or 0) if self.logprobs else None
+        return self.top_logprobs or (0 if self.logprobs else None)
 
 
 class CompletionRequest(Sampling):
     """``POST /v1/completions``: the text goes to the model as it is, without a template."""
 
-    prompt: Text | list[Text] | list[int] | list[list[int]]
+    prompt: Text | Prompts[Text] | Prompts[Token] | Prompts[list[Token]]
+    """A text, several, or token ids; an empty one is the beginning of a document."""
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     best_of: int | None = None
     echo: bool | None = None
