@@ -315,15 +315,18 @@ def chat(
     as_json: AsJson = False,
 ) -> None:
     """Talk to what a run trained."""
-    from afina.evaluate.chat import answer_once, talk
+    from afina.evaluate.chat import Settings, answer_once, talk
+    from afina.progress import read_line, show_answers
 
     with _reopened(run) as walk:
         model, before = walk.open_trained()
+        before = before if compare_base else None
         if question is not None:
-            answers = answer_once(model, before if compare_base else None, walk.renderer, question, max_new_tokens)
+            answers = answer_once(model, before, walk.renderer, question, max_new_tokens)
             _show(answers, as_json, "\n".join(f"{who}: {said}" for who, said in answers.items()))
         else:
-            talk(model, before if compare_base else None, walk.renderer, max_new_tokens, input, print)
+            settings = Settings(max_new_tokens=max_new_tokens)
+            talk(model, before, walk.renderer, settings, read=read_line, say=_say, show=show_answers)
 
 
 @app.command()

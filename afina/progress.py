@@ -1,13 +1,15 @@
 """What a person sees while a stage works: a bar in a terminal, plain lines elsewhere. To stderr.
 
 The only file besides `cli` that prints. Plain lines come at the start, at most one every five
-seconds in between, and at the end.
+seconds in between, and at the end. Answers in a chat go to stdout.
 """
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 
 from afina.units import show_seconds
@@ -70,3 +72,48 @@ class StageProgress:
             if total and done:
                 left = f", about {show_seconds((now - self.started) / done * (total - done))} left"
             say(f"{self.stage}: {done}{of} {what}{left}")
+
+
+CONTROL = dict.fromkeys({*range(32), *range(127, 160)} - {ord("\n"), ord("\t")})
+"""Control characters, which a model may write and a terminal would obey."""
+
+
+def read_line() -> str | None:
+    """What the person types, or the next line of a file; None at the end."""
+    if not sys.stdin.isatty():
+        return sys.stdin.readline() or None
+    with contextlib.suppress(ImportError):  # arrow keys and a history; not on every system
+        import readline  # noqa: F401
+    try:
+        return input("> ")
+    except EOFError:
+        return None
+
+
+def show_answers(answers: Iterator[Mapping[str, str]]) -> None:
+    """Answers by name as they are written, to stdout: side by side in a terminal, whole at the end elsewhere.
+
+    >>> show_answers(iter([{"trained": "Fa"}, {"trained": "Faro"}]))
+    Faro
+    >>> show_answers(iter([{"base": "Lagos", "trained": "Faro"}]))
+    base: Lagos
+    trained: Faro
+    """
+    if not sys.stdout.isatty():
+        last = list(answers)[-1]
+        for name, text in last.items():
+            print(f"{name}: {text.strip()}" if len(last) > 1 else text.strip(), flush=True)
+        return
+    from rich.live import Live
+    from rich.table import Table
+    from rich.text import Text
+
+    with Live(auto_refresh=False) as live:
+        for texts in answers:
+            table = Table.grid(padding=(0, 2), expand=True)
+            for _ in texts:
+                table.add_column(ratio=1)
+            if len(texts) > 1:
+                table.add_row(*(Text(name, style="bold") for name in texts))
+            table.add_row(*(Text(text.strip().translate(CONTROL)) for text in texts.values()))
+            live.update(table, refresh=True)
