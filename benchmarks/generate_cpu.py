@@ -114,7 +114,7 @@ def main() -> None:
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder) / "base"
-        make_base(base, arguments.data)
+        make_base(base, arguments.data, slice(0, 0))
         for _ in range(arguments.rounds):
             for name in names:
                 command = [sys.executable, __file__, "--contestant", name, "--base", base, "--data", arguments.data]
