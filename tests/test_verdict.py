@@ -152,7 +152,7 @@ def test_without_probes_the_loss_alone_never_says_learned():
 
 
 def test_a_guardrail_that_is_missed_fails_the_run():
-    verdict = judge([LEARNED, KEPT], None, None, Limits(), guardrail_misses=["guardrail loops: ..."], notes=["a note"])
+    verdict = judge([LEARNED, KEPT], None, None, Limits(), further_misses=["guardrail loops: ..."], notes=["a note"])
     assert not verdict.passed and verdict.misses == ("guardrail loops: ...",) and verdict.notes == ("a note",)
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 
+from afina.dataset.canaries import CANARY
 from afina.dataset.example import Example, read_examples
 from afina.evaluate.grade import claims_to_know
 from afina.evaluate.probes import ProbeSet, Question
@@ -142,7 +143,7 @@ class _Sample:
 
 
 def _asked(file: Path) -> Iterator[Example]:
-    return (example for example in read_examples(file) if example.kind == "messages")
+    return (example for example in read_examples(file) if example.kind == "messages" and example.made != CANARY)
 
 
 def _rows(file: Path) -> Iterator[Example]:

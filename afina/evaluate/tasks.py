@@ -148,28 +148,20 @@ def measure_tasks(
         For each task plain values as they stand in ``scores.json``: findings first, then metrics.
     """
     answers: list[list[list[Answer]]] = []
+    asked, every = 0, 2 * sum(len(task.items) for task in tasks)
     for name, open_model, more in zip(MODELS, (before, after), asking, strict=True):
-
-        def counted(done: int, total: int | None, what: str, name: str = name) -> None:
-            progress(done, total, f"{what} of the {name} to tasks")
-
+        answers.append([])
         with open_model() as model:
-            answers.append(
-                [
-                    ask(
-                        model,
-                        renderer,
-                        [
-                            Question(item.messages, item.references[0], f"{task.task.path}:{item.line}")
-                            for item in task.items
-                        ],
-                        max_new_tokens=task.task.max_new_tokens or recipe.evaluate.max_new_tokens,
-                        progress=counted,
-                        **more,
-                    )
-                    for task in tasks
-                ]
-            )
+            for task in tasks:
+
+                def counted(done: int, _: int | None, what: str, name: str = name, asked: int = asked) -> None:
+                    progress(asked + done, every, f"{what} of the {name}")
+
+                where = task.task.path
+                questions = [Question(item.messages, item.references[0], f"{where}:{item.line}") for item in task.items]
+                longest = task.task.max_new_tokens or recipe.evaluate.max_new_tokens
+                answers[-1].append(ask(model, renderer, questions, max_new_tokens=longest, progress=counted, **more))
+                asked += len(task.items)
     results, lines = [], []
     for task, *given in zip(tasks, *answers, strict=True):
         result, rows = _score_task(task, given, recipe.dataset.language)

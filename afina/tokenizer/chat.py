@@ -12,7 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
+
+from jinja2.exceptions import TemplateError
 
 from afina.errors import DataError
 from afina.recipe import Chat
@@ -67,6 +70,23 @@ class Renderer:
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of :meth:`prompt_text`."""
         return self._ids(self.prompt_text(messages))
+
+    def begun(self, messages: Sequence[Message], said: str) -> list[int]:
+        """Token ids of an answer's beginning behind its prompt, or of a plain text's where there are no messages."""
+        if not messages:
+            return self.text(said).ids[:-1]
+        prompt = self.prompt_text(messages)
+        ids = self._ids(prompt)
+        return ids + self._answer_ids(prompt, ids, said) if said else ids
+
+    @cached_property
+    def takes_system(self) -> bool:
+        """Whether the chat template has a place for a system message: some refuse it, some leave it out."""
+        turns: list[Message] = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "a"}]
+        try:
+            return "be brief" in self._apply(turns, generation=True)
+        except TemplateError:
+            return False
 
     def text(self, text: str) -> Encoded:
         """A plain text: everything is learned, the end token too."""
