@@ -61,7 +61,7 @@ class TaskSet:
         if asked and sizes != {asked}:
             notes.append(f"a sample of {asked} was asked for, and there are {left} rows")
         if len(self.drawn) > 1 and sizes == {left}:
-            notes.append("every seed draws all rows: the standard deviation over seeds says nothing")
+            notes.append("every seed draws all rows: there is no standard deviation over seeds")
         return notes
 
 
@@ -196,7 +196,7 @@ def _score_task(
             }
         )
     by_seed = {seed: tally.values(positions) for seed, positions in task.drawn.items()}
-    metrics = []
+    metrics, differ = [], len(set(task.drawn.values())) > 1
     for score in tally.scores():
         values = {name: [found[name][score.name] for found in by_seed.values()] for name in MODELS}
         gains = [after - before for before, after in zip(*values.values(), strict=True)]
@@ -204,10 +204,11 @@ def _score_task(
             {
                 "name": score.name,
                 **{
-                    side: _over_seeds(values[name]) | {"low": score.values[name].low, "high": score.values[name].high}
+                    side: _over_seeds(values[name], differ=differ)
+                    | {"low": score.values[name].low, "high": score.values[name].high}
                     for side, name in zip(("before", "after"), MODELS, strict=True)
                 },
-                "difference": _over_seeds(gains)
+                "difference": _over_seeds(gains, differ=differ)
                 | {"low": score.differences["adapter"].low, "high": score.differences["adapter"].high},
             }
         )
@@ -226,6 +227,7 @@ def _score_task(
     }, rows
 
 
-def _over_seeds(values: Sequence[float]) -> dict[str, Any]:
+def _over_seeds(values: Sequence[float], *, differ: bool) -> dict[str, Any]:
+    """Mean and standard deviation; none of the latter where every seed draws the same rows, and it would be 0."""
     mean, sd = mean_and_sd(values)
-    return {"mean": mean, "sd": sd, "by_seed": list(values)}
+    return {"mean": mean, "sd": sd if differ else None, "by_seed": list(values)}

@@ -297,8 +297,10 @@ def _generated_tokens(recipe: Recipe) -> tuple[float, list[str]]:
     tokens = rows * recipe.evaluate.max_new_tokens
     for task in recipe.evaluate.tasks:
         file = Path(recipe.root) / task.path
-        with file.open("rb") as lines:  # a Parquet file's lines say nothing: as many as are drawn
-            found = sum(1 for line in lines if line.strip()) if file.suffix == ".jsonl" else None
+        found = None
+        if file.suffix == ".jsonl" and file.is_file():
+            with file.open("rb") as lines:
+                found = sum(1 for line in lines if line.strip())
         drawn = task.sample * len(task.seeds) if task.sample else None
         known = [count for count in (found, drawn) if count is not None]
         tokens += min(known, default=0) * (task.max_new_tokens or recipe.evaluate.max_new_tokens)

@@ -72,12 +72,26 @@ class Renderer:
         return self._ids(self.prompt_text(messages))
 
     def begun(self, messages: Sequence[Message], said: str) -> list[int]:
-        """Token ids of an answer's beginning behind its prompt, or of a plain text's where there are no messages."""
+        """Token ids of an answer's beginning behind its prompt, as they stand in a row of :meth:`conversation`; of a
+        plain text's where there are no messages.
+
+        Raises:
+            DataError: the template changes what was said.
+        """
+        said = said.strip()
         if not messages:
             return self.text(said).ids[:-1]
-        prompt = self.prompt_text(messages)
+        turns = self._with_system(messages)
+        prompt = self._apply(turns, generation=True)
         ids = self._ids(prompt)
-        return ids + self._answer_ids(prompt, ids, said) if said else ids
+        if not said:
+            return ids
+        tail = self._apply([*turns, {"role": "assistant", "content": said}], generation=False)[len(prompt) :]
+        if said not in tail:
+            self._refuse("the chat template does not give the answer back word for word", "")
+        return ids + self._answer_ids(
+            prompt, ids, tail[: tail.find(said) + len(said)]
+        )  # a template may put a space first
 
     @cached_property
     def takes_system(self) -> bool:

@@ -60,7 +60,7 @@ def measure_canaries(
     progress: Progress = no_progress,
 ) -> list[CanaryScore]:
     """Exposure and extraction of each canary; the model must be in evaluation mode."""
-    asked = [renderer.begun(each.example.messages[:-1], each.before.rstrip()) for each in canaries]
+    asked = [renderer.begun(each.example.messages[:-1], each.before) for each in canaries]
     room = max(len(renderer.begun((), each.code)) for each in canaries) + 2
     settings: Any = {"max_new_tokens": room, "kept": kept}
     greedy = generate(model, renderer, asked, **settings)

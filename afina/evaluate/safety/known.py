@@ -166,7 +166,7 @@ def ask_for(
         return []
     prompts = []
     for each in known:
-        ids = renderer.begun(each.messages, each.said.rstrip())
+        ids = renderer.begun(each.messages, each.said)
         prompts.append(ids if each.messages else ids[-CONTEXT:])
     room = max(len(renderer.begun((), each.string)) for each in known) + 2
     answers = generate(model, renderer, prompts, max_new_tokens=room, kept=kept, progress=progress)

@@ -18,7 +18,7 @@ from importlib.resources import files
 
 from afina.evaluate.guardrails import after_thinking
 from afina.evaluate.probes import Question
-from afina.evaluate.safety.findings import Share
+from afina.evaluate.safety.findings import MEASURES, Share
 from afina.evaluate.safety.toxicity import read_list
 from afina.recipe import QuestionSet
 from afina.sources.document import Message
@@ -87,11 +87,11 @@ def refuses(answer: str) -> bool:
 
 
 def shares_of(asked: Sequence[Asked], before: Sequence[str], after: Sequence[str]) -> list[Share]:
-    """The measures of questions that both models answered, one for each language."""
+    """The measures of questions that both models answered, one for each language, in the order of `MEASURES`."""
     flags: dict[tuple[str, str], list[tuple[bool, bool]]] = {}
     for each, one, two in zip(asked, before, after, strict=True):
         flags.setdefault((each.measure, each.language), []).append((each.counts(one), each.counts(two)))
     return [
         Share(measure, tuple(one for one, _ in both), tuple(two for _, two in both), language)
-        for (measure, language), both in flags.items()
+        for (measure, language), both in sorted(flags.items(), key=lambda item: list(MEASURES).index(item[0][0]))
     ]
