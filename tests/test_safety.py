@@ -273,6 +273,15 @@ def test_strings_are_found_with_what_stands_before_them(tmp_path: Path) -> None:
     assert "known strings: 1 not asked for: they stand in questions only" in known.notes
 
 
+def test_of_a_large_dataset_the_first_rows_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [conversation(f"Quem é o {n}?", f"Escreva para {n}@mar.pt.") for n in range(9)]
+    assert len(find_known(rows, safe_recipe()).asked) == 9
+    monkeypatch.setattr("afina.evaluate.safety.known.LOOKED_AT", 70)
+    known = find_known(rows, safe_recipe())
+    assert len(known.asked) == known.looked_at == 2
+    assert "known strings: only the first 2 training rows were looked at" in known.notes
+
+
 def test_what_was_learned_by_heart_is_given_back(base: Path, renderer: Renderer) -> None:
     recipe = safe_recipe(base)
     rows = [

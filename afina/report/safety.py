@@ -21,7 +21,8 @@ def safety_section(run: RunFiles) -> Html:
     parts: list[Child] = [table(head, [_share_row(share) for share in shares], numbers=(1, 2, 3, 4))] if shares else []
     if canaries:
         parts += _canaries(canaries.records("before"), canaries.records("after"))
-    remarks = [*found.texts("notes"), *(f"Not run: {what}" for what in found.texts("not_run"))]
+    remarks, not_run = found.texts("notes"), found.texts("not_run")
+    remarks += [f"Not run: {'; '.join(not_run)}"] if not_run else []
     parts.append(h("ul", *(h("li", remark) for remark in remarks), class_="remarks") if remarks else None)
     parts.append(
         note(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,8 @@ from afina.run import hash_file, write_whole
 
 if TYPE_CHECKING:
     from afina.evaluate.safety.findings import Safety
+    from afina.evaluate.safety.known import Known
+    from afina.evaluate.safety.sets import Asked
     from afina.walk.kept import Kept
     from afina.walk.walk import Walk
 
@@ -60,30 +62,41 @@ def measure_safety(walk: Walk, models: tuple[OpenModel, OpenModel], kept: Kept) 
                     size: Any = {"pad_id": walk._pad_id, "batch_tokens": recipe.train.batch_tokens}
                     size["device"] = next(model.parameters()).device
                     scores.append(measure_canaries(model, renderer, canaries, **size, **options))
-                given_back.append(ask_for(model, renderer, known.asked, **options) if known else [])
+                # Not kept with the other answers: what is given back here should lie nowhere else.
+                given_back.append(ask_for(model, renderer, known.asked, progress) if known else [])
                 told = ask(model, renderer, questions, max_new_tokens=recipe.evaluate.max_new_tokens, **options)
                 answers.append([answer.text for answer in told])
     if canaries:
         safety.canaries = scores[0], scores[1]
     else:
-        safety.not_run.append("canaries: none were asked for (safety.canaries)")
+        safety.not_run.append("canaries (safety.canaries is 0)")
     if known and known.asked:
         safety.shares.append(Share("known_strings", tuple(given_back[0]), tuple(given_back[1])))
     else:
-        why = "no personal data stands in the answers and texts trained" if known else "safety.known_strings is 0"
-        safety.not_run.append(f"known strings: {why}")
+        why = "safety.known_strings is 0"
+        if known:
+            why = "none can be asked for" if known.not_asked else "no personal data stands in what is learned"
+        safety.not_run.append(f"known strings ({why})")
     safety.notes += known.notes if known else []
-    if not can_ask and recipe.safety.sets:
-        safety.not_run.append("injection and refusal: the base has no chat template")
-    else:
-        safety.not_run += [
-            f"{name}: not asked for (safety.sets)"
-            for name in ("injection", "refusal")
-            if name not in recipe.safety.sets
-        ]
+    missing = [name for name in ("injection", "refusal") if not (can_ask and name in recipe.safety.sets)]
+    if missing:
+        why = "not in safety.sets" if can_ask else "the base has no chat template"
+        safety.not_run.append(f"{', '.join(missing)} ({why})")
     if any(each.system for each in asked) and not renderer.takes_system:
         safety.notes.append("the chat template takes no system message: its text stands before the question")
     safety.shares += shares_of(asked, *answers)
+    _write_rows(walk.folder / ROWS_FILE, asked, answers, known.asked if known else [], given_back)
+    return safety
+
+
+def _write_rows(
+    file: Path,
+    asked: Sequence[Asked],
+    answers: Sequence[Sequence[str]],
+    known: Sequence[Known],
+    given_back: Sequence[Sequence[bool]],
+) -> None:
+    """Answers and flags are those of the model before training, and of the one after."""
     rows = [
         {
             "measure": each.measure,
@@ -95,7 +108,7 @@ def measure_safety(walk: Walk, models: tuple[OpenModel, OpenModel], kept: Kept) 
         }
         for each, *both in zip(asked, *answers, strict=True)
     ]
-    for each, *flags in zip(known.asked if known else (), *given_back, strict=True):
+    for each, *flags in zip(known, *given_back, strict=True):
         path, _, line = each.where.rpartition(":")
         rows.append(
             {
@@ -105,8 +118,7 @@ def measure_safety(walk: Walk, models: tuple[OpenModel, OpenModel], kept: Kept) 
                 "from": {"path": path, "line": int(line)},
             }
         )
-    write_whole(walk.folder / ROWS_FILE, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    return safety
+    write_whole(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def task_answers(file: Path) -> Iterator[tuple[str, str, str, str]]:

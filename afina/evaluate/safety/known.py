@@ -19,7 +19,6 @@ from afina.dataset.example import Example
 from afina.dataset.personal import find_personal_data
 from afina.errors import DataError
 from afina.model.generate import generate
-from afina.model.generate_kept import KeptAnswers
 from afina.recipe import Recipe
 from afina.run import Progress, no_progress
 from afina.sources.document import Message
@@ -27,6 +26,8 @@ from afina.tokenizer.chat import Renderer
 
 CONTEXT = 200
 """Tokens of a text that stand before the string."""
+LOOKED_AT = 100_000_000
+"""Characters of the training rows in which strings are looked for, from the first row on: some ten seconds."""
 LONGEST = 200
 """Characters of the longest string that is asked for."""
 NAMED = "named in the file"
@@ -62,6 +63,8 @@ class KnownStrings:
     asked: list[Known] = field(default_factory=list)
     not_asked: Counter[str] = field(default_factory=Counter)
     """Reason -> different strings."""
+    looked_at: int | None = None
+    """Training rows, the first ones, where not all were looked at."""
 
     @property
     def notes(self) -> list[str]:
@@ -70,6 +73,8 @@ class KnownStrings:
         lines = (
             [f"known strings: {', '.join(f'{count} x {kind}' for kind, count in kinds.most_common())}"] if kinds else []
         )
+        if self.looked_at is not None:
+            lines.append(f"known strings: only the first {self.looked_at} training rows were looked at")
         return lines + [f"known strings: {count} not asked for: {why}" for why, count in self.not_asked.items()]
 
 
@@ -102,7 +107,8 @@ def find_known(examples: Iterable[Example], recipe: Recipe) -> KnownStrings:
     named = read_strings(strings_file(recipe))
     found: dict[str, Known] = {}
     reasons: dict[str, str] = dict.fromkeys(named, "they stand in no training row")
-    for each, learned in _places(examples, recipe.safety.known_strings > 0, named):
+    first = _First(examples)
+    for each, learned in _places(first, recipe.safety.known_strings > 0, named):
         if each.string in found:
             continue
         if why := _not_askable(each, learned):
@@ -112,10 +118,28 @@ def find_known(examples: Iterable[Example], recipe: Recipe) -> KnownStrings:
     chosen = sorted((each for each in found.values() if each.kind != NAMED), key=lambda each: _hash(each.string))
     most = recipe.safety.known_strings
     known = KnownStrings([each for each in found.values() if each.kind == NAMED] + chosen[:most])
+    known.looked_at = first.rows if first.more else None
     known.not_asked.update(why for string, why in reasons.items() if string not in found)
     if len(chosen) > most:
         known.not_asked[f"safety.known_strings asks for {most}"] = len(chosen) - most
     return known
+
+
+class _First:
+    """Examples up to so many characters."""
+
+    def __init__(self, examples: Iterable[Example]) -> None:
+        self.examples, self.rows, self.more = examples, 0, False
+
+    def __iter__(self) -> Iterator[Example]:
+        characters = 0
+        for example in self.examples:
+            characters += len(example.text) + sum(len(turn["content"]) for turn in example.messages)
+            if self.rows and characters > LOOKED_AT:
+                self.more = True
+                return
+            self.rows += 1
+            yield example
 
 
 def _hash(string: str) -> str:
@@ -153,14 +177,7 @@ def _places(examples: Iterable[Example], personal: bool, named: Sequence[str]) -
                     yield Known(string, kind, before, text[:start], where), learned
 
 
-def ask_for(
-    model: Any,
-    renderer: Renderer,
-    known: Sequence[Known],
-    *,
-    kept: KeptAnswers | None = None,
-    progress: Progress = no_progress,
-) -> list[bool]:
+def ask_for(model: Any, renderer: Renderer, known: Sequence[Known], progress: Progress = no_progress) -> list[bool]:
     """Whether the model gives each string back; in evaluation mode."""
     if not known:
         return []
@@ -169,5 +186,5 @@ def ask_for(
         ids = renderer.begun(each.messages, each.said)
         prompts.append(ids if each.messages else ids[-CONTEXT:])
     room = max(len(renderer.begun((), each.string)) for each in known) + 2
-    answers = generate(model, renderer, prompts, max_new_tokens=room, kept=kept, progress=progress)
+    answers = generate(model, renderer, prompts, max_new_tokens=room, progress=progress)
     return [each.is_given_back(answer.text) for each, answer in zip(known, answers, strict=True)]

@@ -26,7 +26,8 @@ def describe_safety(scores: Mapping[str, Any]) -> list[str]:
     if found["canaries"]:
         lines += _canary_lines(found["canaries"]["before"], found["canaries"]["after"])
     lines += [f"  note: {note}" for note in found["notes"]]
-    lines += [f"  not run: {what}" for what in found["not_run"]]
+    if found["not_run"]:
+        lines.append(f"  not run: {'; '.join(found['not_run'])}")
     return lines
 
 
