@@ -78,13 +78,13 @@ def derive_probes(recipe: Recipe, dataset: Path, *, can_ask: bool = True) -> Der
         elif role == "retention":
             derived.probes.append(ProbeSet(GENERAL, role, general_questions(recipe.dataset.language)))
             derived.notes.append(
-                f"forgetting was measured on {GENERAL} only: mix in `replay` (its held-out part is asked), or name "
+                f"forgetting was asked about with {GENERAL} only: mix in `replay` (its held-out part is asked), or name "
                 "questions that the base knows in `evaluate.probes` with role retention"
             )
         if long := samples[role].long:
             derived.notes.append(
                 f"{TITLES[role]}: {long} questions with answers of more than {SHORT_WORDS} words were not asked: "
-                "no answer is that long word for word"
+                "a long answer is never given back word for word"
             )
     derived.notes += _not_measured(recipe, derived)
     return derived
