@@ -78,7 +78,7 @@ def derive_probes(recipe: Recipe, dataset: Path, *, can_ask: bool = True) -> Der
         elif role == "retention":
             derived.probes.append(ProbeSet(GENERAL, role, general_questions(recipe.dataset.language)))
             derived.notes.append(
-                f"forgetting was asked about with {GENERAL} only: mix in `replay` (its held-out part is asked), or name "
+                f"forgetting was asked about by {GENERAL} only: mix in `replay` (its held-out part is asked), or name "
                 "questions that the base knows in `evaluate.probes` with role retention"
             )
         if long := samples[role].long:
