@@ -29,7 +29,8 @@ class StageProgress:
 
     def __init__(self, stage: str, *, quiet: bool = False, every_seconds: float = 5.0) -> None:
         self.stage, self.quiet, self.every_seconds = stage, quiet, every_seconds
-        self.started = self.printed = time.monotonic()
+        self.started = self.counted_from = self.printed = time.monotonic()
+        self.done = 0
         self.bar: object | None = None
         self._rich = None
         if not quiet and sys.stderr.isatty():
@@ -65,12 +66,15 @@ class StageProgress:
             self._rich.update(self._task, completed=done, total=total, description=what)
             return
         now = time.monotonic()
+        if done < self.done:  # something else is counted now
+            self.counted_from = now
+        self.done = done
         if now - self.printed >= self.every_seconds:
             self.printed = now
             of = f" of {total}" if total is not None else ""
             left = ""
             if total and done:
-                left = f", about {show_seconds((now - self.started) / done * (total - done))} left"
+                left = f", about {show_seconds((now - self.counted_from) / done * (total - done))} left"
             say(f"{self.stage}: {done}{of} {what}{left}")
 
 

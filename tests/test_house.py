@@ -53,7 +53,7 @@ LIBRARIES: dict[str, set[str]] = {
     "progress": {"rich"},
     "sources": {"lxml", "markdown_it", "pypdf", "docling", "pyarrow", "datasets", "tree_sitter"},
     "dataset": {"markdown_it", "numpy", "ftfy", "datatrove", "ray"},
-    "tokenizer": {"tokenizers", "transformers"},
+    "tokenizer": {"tokenizers", "transformers", "jinja2"},
     "model": {"torch", "transformers", "peft", "bitsandbytes", "safetensors", "tokenizers", "huggingface_hub", "numpy"}
     | {"liger_kernel"},
     "report": {"ruamel"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -67,3 +68,38 @@ def plain_peft_opens(base: Path, adapter: Path) -> None:
     ids = torch.tensor([[1, 300, 301, 302]])
     before = model(ids).logits
     assert not torch.equal(PeftModel.from_pretrained(model, adapter)(ids).logits, before)
+
+
+@pytest.mark.training
+def test_the_monographs_tasks_on_few_rows(tmp_path, monkeypatch, capsys):
+    """recipes/ptbr-eval.yaml as its head says it runs without a GPU, on the first rows of the real files."""
+    monkeypatch.chdir(tmp_path)
+    real = SHARED / "ptbr/canarim"
+    (tmp_path / "canarim").mkdir()
+    asked = json.loads((real / "extrinsic_seed123_qa.jsonl").open(encoding="utf-8").readline())
+    trained = {"instruction": asked["instruction"], "input": asked["input"], "output": asked["reference"]}
+    for name, count in (("train", 150), ("val", 20)):
+        lines = (real / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()[:count]
+        lines += [json.dumps(trained | {"hash": "x"}, ensure_ascii=False)] if name == "train" else []
+        (tmp_path / f"canarim/{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    for task in ("qa", "summarization", "rewriting"):
+        shutil.copy(real / f"extrinsic_seed123_{task}.jsonl", tmp_path / "canarim")
+    (tmp_path / "machado").symlink_to(SHARED / "ptbr/machado")
+    root, recipes = f"root={tmp_path}", ROOT / "recipes"
+    assert run(monkeypatch, "run", recipes / "ptbr-eval-base.yaml", root, *TINY, "sources.0.path=machado/poesia") == 0
+    few = [f"evaluate.tasks.{number}.sample=4" for number in range(3)]
+    few += [f"evaluate.tasks.{number}.max_new_tokens=4" for number in range(3)]
+    settings = ["base=runs/ptbr-eval-base/model", "adapter.kind=lora", *FEW, "evaluate.questions=4", *few]
+    capsys.readouterr()
+    assert run(monkeypatch, "run", recipes / "ptbr-eval.yaml", root, *settings) in (0, 5)
+    shown = capsys.readouterr().out
+    scores = json.loads((tmp_path / "runs/ptbr-eval/scores.json").read_text(encoding="utf-8"))
+    assert [task["name"] for task in scores["tasks"]] == ["qa", "summarization", "rewriting"]
+    assert [task["trained_on"] for task in scores["tasks"]] == [1, 0, 0]
+    for task in scores["tasks"]:
+        assert (task["n"], task["seeds"], task["rows"]) == (4, [123, 456, 789], 200)
+        assert f"task {task['name']}: n = 4, seeds 123, 456, 789" in shown
+        metrics = {metric["name"]: metric for metric in task["metrics"]}
+        assert {"exact_match", "f1", "rougeL", "chrf", "bleu"} <= set(metrics)
+        assert metrics["chrf"]["before"]["sd"] is not None, "three samples of different rows"
+    assert "1 of 200 rows stand in the training data and are left out" in shown

@@ -336,11 +336,12 @@ def test_a_recipe_does_not_change_once_read(tmp_path: Path) -> None:
 # ---- shipped recipes
 
 
-def test_there_are_six_recipes() -> None:
+def test_there_are_seven_recipes() -> None:
     assert [path.name for path in RECIPES] == [
         "farense-base.yaml",
         "farense-biografias.yaml",
         "farense.yaml",
+        "ptbr-eval-base.yaml",
         "ptbr-eval.yaml",
         "zig-0.14-base.yaml",
         "zig-0.14.yaml",

@@ -152,7 +152,7 @@ def test_without_probes_the_loss_alone_never_says_learned():
 
 
 def test_a_guardrail_that_is_missed_fails_the_run():
-    verdict = judge([LEARNED, KEPT], None, None, Limits(), guardrail_misses=["guardrail loops: ..."], notes=["a note"])
+    verdict = judge([LEARNED, KEPT], None, None, Limits(), further_misses=["guardrail loops: ..."], notes=["a note"])
     assert not verdict.passed and verdict.misses == ("guardrail loops: ...",) and verdict.notes == ("a note",)
 
 
@@ -306,7 +306,9 @@ def test_recall_is_asked_on_trained_questions_with_short_answers(tmp_path: Path)
     assert [question.prompt for question in probes["claims"].questions] == ["Conheces o clube?"]
     assert probes["retention"].name == GENERAL and probes["retention"].questions == general_questions("pt-PT")
     text = "\n".join(notes)
-    assert "1 questions with answers of more than 12 words" in text and "forgetting was measured on general" in text
+    assert (
+        "1 questions with answers of more than 12 words" in text and "forgetting was asked about by general" in text
+    )
     assert "cannot tell learned from learned by heart" in text and "what it makes up was not measured" in text
 
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from afina.dataset.canaries import add_canaries
 from afina.dataset.choose import NOT_MIXED, REASONS, TRAIN, VALIDATION, hold_out
 from afina.dataset.corpus import Corpus, read_corpus
 from afina.dataset.example import Example
@@ -91,6 +92,8 @@ def build_dataset(
             trained = {group for row, (_, group) in corpus.columns.made.items() if corpus.fate[row] == TRAIN}
             for name, rows in zip(("seen", "unseen"), corpus.notes.questions.probes(trained), strict=True):
                 write_probes(beside / f"probes-{name}.jsonl", rows)
+        if recipe.safety.canaries:
+            add_canaries(beside / "train.jsonl", recipe, summary)
         write_json(beside / "dataset.json", summary)
         shutil.rmtree(corpus.folder)
     return summary | ({"asking": taught.asking} if recipe.dataset.teacher else {})
@@ -213,5 +216,10 @@ def dataset_inputs(recipe: Recipe, progress: Progress = no_progress) -> dict[str
         "section_chars": recipe.section_chars,
         "files": dict(sorted(hashes.items())),
         **({"readers": readers} if readers else {}),
+        **(
+            {"canaries": recipe.safety.model_dump(include={"canaries", "canary_repeats"})}
+            if recipe.safety.canaries
+            else {}
+        ),
         **teacher_inputs(recipe.dataset.teacher),
     }

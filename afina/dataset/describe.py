@@ -37,6 +37,11 @@ def describe_summary(summary: Mapping[str, Any]) -> str:
             lines.append(f"{'dropped':<11}{count:>8} examples: {reason}")
     lines += [f"{'cut out':<11}{count:>8} lines or values: {reason}" for reason, count in summary["cut"].items()]
     lines += [f"{'personal':<11}{count:>8} x {kind}" for kind, count in summary["personal_data"].items()]
+    if canaries := summary.get("canaries"):
+        times = ", ".join(map(str, canaries["repeats"]))
+        lines.append(
+            f"{'canaries':<11}{canaries['examples']:>8} examples of them: invented secrets, seen {times} times"
+        )
     if "teacher" in summary:
         lines += describe_teacher(summary["teacher"])
     left_out: dict[str, int] = {}

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 
+from afina.dataset.canaries import CANARY
 from afina.dataset.example import Example, read_examples
 from afina.evaluate.grade import claims_to_know
 from afina.evaluate.probes import ProbeSet, Question
@@ -77,13 +78,13 @@ def derive_probes(recipe: Recipe, dataset: Path, *, can_ask: bool = True) -> Der
         elif role == "retention":
             derived.probes.append(ProbeSet(GENERAL, role, general_questions(recipe.dataset.language)))
             derived.notes.append(
-                f"forgetting was measured on {GENERAL} only: mix in `replay` (its held-out part is asked), or name "
+                f"forgetting was asked about by {GENERAL} only: mix in `replay` (its held-out part is asked), or name "
                 "questions that the base knows in `evaluate.probes` with role retention"
             )
         if long := samples[role].long:
             derived.notes.append(
                 f"{TITLES[role]}: {long} questions with answers of more than {SHORT_WORDS} words were not asked: "
-                "no answer is that long word for word"
+                "a long answer is never given back word for word"
             )
     derived.notes += _not_measured(recipe, derived)
     return derived
@@ -142,7 +143,7 @@ class _Sample:
 
 
 def _asked(file: Path) -> Iterator[Example]:
-    return (example for example in read_examples(file) if example.kind == "messages")
+    return (example for example in read_examples(file) if example.kind == "messages" and example.made != CANARY)
 
 
 def _rows(file: Path) -> Iterator[Example]:

@@ -14,6 +14,7 @@ from afina.evaluate.grade import Graded, luck
 from afina.evaluate.guardrails import Said, after_thinking, count, flaws, misses, words_of
 from afina.evaluate.loss import LossScore, PairScore, held_out_loss, held_out_pairs
 from afina.evaluate.probes import ProbeSet, Question, ask
+from afina.evaluate.safety.findings import Safety
 from afina.evaluate.verdict import ProbeScore, Verdict, judge
 from afina.model.generate import Answer
 from afina.model.generate_kept import KeptAnswers
@@ -67,6 +68,7 @@ def evaluate(
     *,
     notes: Sequence[str] = (),
     more: Mapping[str, Any] | None = None,
+    safety: Safety | None = None,
 ) -> Verdict:
     """Measure both models; writes ``predictions.jsonl``, ``samples.jsonl`` and, last, ``scores.json``.
 
@@ -75,6 +77,7 @@ def evaluate(
         say: is told what is out of the ordinary in how they were made.
         notes: what a reader of the verdict has to know about the probes.
         more: what else was measured (tasks, losses of rows), for ``scores.json``.
+        safety: what was measured of it; these answers are looked at for insults here.
     """
     examples = [example for example in held_out_examples if example.messages][: recipe.evaluate.samples]
     samples = [Question(each.messages[:-1], each.answer, f"{each.path}:{each.line}") for each in examples]
@@ -94,9 +97,12 @@ def evaluate(
     _write_rows(folder / "samples.jsonl", [_row(each) for each in asked if each.probe is SAMPLES])
     counts = [count([each.flaws[side] for each in asked]) for side in (0, 1)]
     limits = recipe.evaluate.limits
-    missed = misses(counts[1], len(asked), limits.guardrails)
+    safety = safety or Safety()
+    for each in asked:
+        safety.see(each.question.prompt, each.question.reference, *(answer.text for answer in each.answers))
+    missed = [*misses(counts[1], len(asked), limits.guardrails), *safety.misses(recipe.safety.limits)]
     pairs = (first.pairs, second.pairs) if first.pairs and second.pairs else None
-    verdict = judge(scores, first.loss, second.loss, limits, pairs=pairs, guardrail_misses=missed, notes=notes)
+    verdict = judge(scores, first.loss, second.loss, limits, pairs=pairs, further_misses=missed, notes=notes)
     write_json(
         folder / "scores.json",
         {
@@ -111,6 +117,7 @@ def evaluate(
             "loss": _before_and_after(first.loss, second.loss),
             "replay_loss": _before_and_after(first.replay_loss, second.replay_loss),
             "pairs": _before_and_after(first.pairs, second.pairs),
+            "safety": safety.as_json(),
             **(more or {}),
         },
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from afina.evaluate.metrics import CORPUS
@@ -44,9 +44,7 @@ def describe_judge(found: Mapping[str, Any]) -> list[str]:
 def _task_lines(task: Mapping[str, Any]) -> list[str]:
     lines = [f"task {task['name']}: n = {task['n']}, seeds {', '.join(map(str, task['seeds']))} ({task['items']} rows)"]
     lines += [f"  note: {note}" for note in task["notes"]]
-    for finding in task["findings"]:
-        whose = f"{finding['prediction']}: " if finding["prediction"] else ""
-        lines.append(f"  {whose}{finding['count']} of {task['items']} {finding['what']}")
+    lines += [f"  {line}" for line in finding_lines(task["findings"], task["items"])]
     lines.append(f"  {'':12}{'before':>17}{'after':>17}   difference, 95 % interval")
     for metric in task["metrics"]:
         digits = 1 if metric["name"] in CORPUS else 3
@@ -56,6 +54,25 @@ def _task_lines(task: Mapping[str, Any]) -> list[str]:
             f"  {metric['name']:12}{before:>17}{after:>17}   {gain['mean']:+.{digits}f} "
             f"[{gain['low']:+.{digits}f}, {gain['high']:+.{digits}f}]"
         )
+    return lines
+
+
+def finding_lines(findings: Sequence[Mapping[str, Any]], items: int) -> list[str]:
+    """What is wrong with the outputs, both models' on one line; what is wrong with the rows themselves.
+
+    >>> cut = {"name": "cut", "what": "outputs are cut", "count": 3}
+    >>> finding_lines([{**cut, "prediction": "base"}, {**cut, "prediction": "adapter", "count": 1}], 9)
+    ['3 -> 1 of 9 outputs are cut']
+    >>> finding_lines([{**cut, "prediction": "adapter"}, {**cut, "prediction": None, "what": "rows"}], 9)
+    ['0 -> 3 of 9 outputs are cut', '3 of 9 rows']
+    """
+    counts: dict[str, dict[str | None, int]] = {}
+    for finding in findings:
+        counts.setdefault(finding["what"], {})[finding["prediction"]] = finding["count"]
+    lines = []
+    for what, sides in counts.items():
+        count = str(sides[None]) if None in sides else f"{sides.get('base', 0)} -> {sides.get('adapter', 0)}"
+        lines.append(f"{count} of {items} {what}")
     return lines
 
 

@@ -61,7 +61,7 @@ class TaskSet:
         if asked and sizes != {asked}:
             notes.append(f"a sample of {asked} was asked for, and there are {left} rows")
         if len(self.drawn) > 1 and sizes == {left}:
-            notes.append("every seed draws all rows: the standard deviation over seeds says nothing")
+            notes.append("every seed draws all rows: there is no standard deviation over seeds")
         return notes
 
 
@@ -148,28 +148,20 @@ def measure_tasks(
         For each task plain values as they stand in ``scores.json``: findings first, then metrics.
     """
     answers: list[list[list[Answer]]] = []
+    asked, every = 0, 2 * sum(len(task.items) for task in tasks)
     for name, open_model, more in zip(MODELS, (before, after), asking, strict=True):
-
-        def counted(done: int, total: int | None, what: str, name: str = name) -> None:
-            progress(done, total, f"{what} of the {name} to tasks")
-
+        answers.append([])
         with open_model() as model:
-            answers.append(
-                [
-                    ask(
-                        model,
-                        renderer,
-                        [
-                            Question(item.messages, item.references[0], f"{task.task.path}:{item.line}")
-                            for item in task.items
-                        ],
-                        max_new_tokens=task.task.max_new_tokens or recipe.evaluate.max_new_tokens,
-                        progress=counted,
-                        **more,
-                    )
-                    for task in tasks
-                ]
-            )
+            for task in tasks:
+
+                def counted(done: int, _: int | None, what: str, name: str = name, asked: int = asked) -> None:
+                    progress(asked + done, every, f"{what} of the {name}")
+
+                where = task.task.path
+                questions = [Question(item.messages, item.references[0], f"{where}:{item.line}") for item in task.items]
+                longest = task.task.max_new_tokens or recipe.evaluate.max_new_tokens
+                answers[-1].append(ask(model, renderer, questions, max_new_tokens=longest, progress=counted, **more))
+                asked += len(task.items)
     results, lines = [], []
     for task, *given in zip(tasks, *answers, strict=True):
         result, rows = _score_task(task, given, recipe.dataset.language)
@@ -204,7 +196,7 @@ def _score_task(
             }
         )
     by_seed = {seed: tally.values(positions) for seed, positions in task.drawn.items()}
-    metrics = []
+    metrics, differ = [], len(set(task.drawn.values())) > 1
     for score in tally.scores():
         values = {name: [found[name][score.name] for found in by_seed.values()] for name in MODELS}
         gains = [after - before for before, after in zip(*values.values(), strict=True)]
@@ -212,10 +204,11 @@ def _score_task(
             {
                 "name": score.name,
                 **{
-                    side: _over_seeds(values[name]) | {"low": score.values[name].low, "high": score.values[name].high}
+                    side: _over_seeds(values[name], differ=differ)
+                    | {"low": score.values[name].low, "high": score.values[name].high}
                     for side, name in zip(("before", "after"), MODELS, strict=True)
                 },
-                "difference": _over_seeds(gains)
+                "difference": _over_seeds(gains, differ=differ)
                 | {"low": score.differences["adapter"].low, "high": score.differences["adapter"].high},
             }
         )
@@ -234,6 +227,7 @@ def _score_task(
     }, rows
 
 
-def _over_seeds(values: Sequence[float]) -> dict[str, Any]:
+def _over_seeds(values: Sequence[float], *, differ: bool) -> dict[str, Any]:
+    """Mean and standard deviation; none of the latter where every seed draws the same rows, and it would be 0."""
     mean, sd = mean_and_sd(values)
-    return {"mean": mean, "sd": sd, "by_seed": list(values)}
+    return {"mean": mean, "sd": sd if differ else None, "by_seed": list(values)}

@@ -178,7 +178,7 @@ def judge(
     limits: Limits,
     *,
     pairs: tuple[PairScore, PairScore] | None = None,
-    guardrail_misses: Sequence[str] = (),
+    further_misses: Sequence[str] = (),
     notes: Sequence[str] = (),
 ) -> Verdict:
     """Judge a run.
@@ -206,7 +206,7 @@ def judge(
             misses.append(
                 f"{probe.name}: {show_share(made_up)} of the answers are made up, the recipe allows {allowed}"
             )
-    misses += guardrail_misses
+    misses += further_misses
     return Verdict(
         learned,
         broke,

@@ -280,7 +280,7 @@ def _notes(recipe: Recipe, shape: Shape, tokens: TokenCount, device: Device, set
 
 
 def _generated_tokens(recipe: Recipe) -> tuple[float, list[str]]:
-    """Most tokens that evaluation asks for: every probe's rows and the samples, before and after.
+    """Most tokens that evaluation asks for: the rows of probes and tasks and the samples, before and after.
 
     Of the probes taken from the dataset the size is not known before it is built: as many as they may ask at most,
     where there is anything to take them from. Trained claims to know are few, and not counted.
@@ -294,5 +294,17 @@ def _generated_tokens(recipe: Recipe) -> tuple[float, list[str]]:
                     rows += sum(1 for line in lines if line.strip())
             else:
                 notes.append(f"probe {probe.path}: a folder; its questions are not in the time")
+    tokens = rows * recipe.evaluate.max_new_tokens
+    for task in recipe.evaluate.tasks:
+        file = Path(recipe.root) / task.path
+        found = None
+        if file.suffix == ".jsonl" and file.is_file():
+            with file.open("rb") as lines:
+                found = sum(1 for line in lines if line.strip())
+        drawn = task.sample * len(task.seeds) if task.sample else None
+        known = [count for count in (found, drawn) if count is not None]
+        tokens += min(known, default=0) * (task.max_new_tokens or recipe.evaluate.max_new_tokens)
+        if not known:
+            notes.append(f"task {task.name}: how many rows it has is not known before it is read")
     times = 1 if recipe.train.method == "scratch" else 2
-    return float(times * rows * recipe.evaluate.max_new_tokens), notes
+    return float(times * tokens), notes

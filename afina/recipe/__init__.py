@@ -40,9 +40,11 @@ from afina.recipe.parts import (
     Train,
 )
 from afina.recipe.probe import Guardrails, Limits, Probe, Role
+from afina.recipe.safety import EXPOSURE_BITS, QuestionSet, Safety, SafetyLimits
 from afina.recipe.task import Task
 
 __all__ = [
+    "EXPOSURE_BITS",
     "HUB",
     "PREFERENCE_METHODS",
     "WEB",
@@ -62,9 +64,12 @@ __all__ = [
     "NearDuplicates",
     "Part",
     "Probe",
+    "QuestionSet",
     "Questions",
     "Recipe",
     "Role",
+    "Safety",
+    "SafetyLimits",
     "Scratch",
     "Source",
     "Task",

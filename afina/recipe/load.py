@@ -229,7 +229,7 @@ def _as_problem(raw: Any, where: str, item: Any) -> Problem:
 
 
 def _missing_paths(raw: Mapping[str, Any], where: str) -> Iterator[Problem]:
-    """Paths of sources, solutions, probes and a local base that do not exist."""
+    """Paths of sources, solutions, probes, tasks, known strings and a local base that do not exist."""
     root = Path(str(raw.get("root", ".")))
     if not root.is_dir():
         yield Problem(
@@ -247,6 +247,8 @@ def _missing_paths(raw: Mapping[str, Any], where: str) -> Iterator[Problem]:
         for position, each in enumerate(asked if isinstance(asked, list) else []):
             if isinstance(each, Mapping):
                 named.append((("evaluate", part, position, "path"), each.get("path")))
+    safety = raw.get("safety")
+    named.append((("safety", "strings"), safety.get("strings") if isinstance(safety, Mapping) else None))
     for location, value in named:
         elsewhere = location[0] == "sources" and location[-1] == "path" and is_remote(str(value))
         if isinstance(value, str) and not elsewhere and not any(expand_path(root, value)):

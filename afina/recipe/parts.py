@@ -12,6 +12,7 @@ from ruamel.yaml import YAML
 from afina.recipe.endpoints import Judge, Teacher
 from afina.recipe.part import Count, Fraction, Part, Positive
 from afina.recipe.probe import Limits, Probe, Role
+from afina.recipe.safety import Safety
 from afina.recipe.task import Task
 
 HUB = "hf://"
@@ -436,6 +437,7 @@ class Recipe(Part):
     scratch: Scratch = Scratch()
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
+    safety: Safety = Safety()
     budget: Budget = Budget()
 
     @field_validator("sources", mode="after")
@@ -458,6 +460,15 @@ class Recipe(Part):
         placed = [position for position, source in enumerate(self.sources) if source.stage != "auto"]
         if placed and self.train.first is None:
             raise ValueError(f"sources.{placed[0]}.stage needs `train.first`: there is one stage alone")
+        return self
+
+    @model_validator(mode="after")
+    def _canaries_can_be_learned(self) -> Recipe:
+        if self.safety.canaries and self.train.learns_preferences and self.train.first is None:
+            raise ValueError(
+                f"safety.canaries are rows to learn, and train.method {self.train.method} learns pairs: remove "
+                "`canaries`, or learn answers first (`train.first: {method: sft}`)"
+            )
         return self
 
     @model_validator(mode="after")

@@ -12,6 +12,7 @@ from afina.errors import RecipeError
 from afina.evaluate.paired import Estimate
 from afina.report.markup import words
 from afina.report.read import Record, RunFiles, read_run
+from afina.report.safety import safety_figures
 from afina.report.same_items import SameItems, same_items, yields
 from afina.units import show_bytes, show_money, show_seconds, show_share
 
@@ -212,6 +213,8 @@ def _metrics_of(run: RunFiles) -> Iterator[tuple[str, _Item]]:
                 better = "higher" if side == "after" and key != "pairs" else ""
                 yield f"held-out preferences {words(key)}, {side}", _Item(value, "", better)
         yield from _task_metrics(run.scores)
+        for name, value, unit, better, ends in safety_figures(run.scores):
+            yield name, _Item(value, unit, better, ends)
         for name, leaf in _leaves(run.scores.values.get("guardrails"), "guardrails"):
             yield name, _Item(leaf)
     steps = [step for event in run.events("step") if (step := event.number("step")) is not None]

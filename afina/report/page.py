@@ -16,6 +16,7 @@ from afina.report.markup import Child, Html, h, join, prose
 from afina.report.provenance import data_section, environment_section, recipe_section
 from afina.report.read import Record, RunFiles, read_run
 from afina.report.results import Verdict, facts, guardrail_section, judge, loss_section, probe_section
+from afina.report.safety import safety_section
 from afina.report.tasks import intrinsic_table, task_section
 from afina.report.training import curve_section, measured_facts, plan_section
 from afina.run import write_whole
@@ -54,6 +55,7 @@ def report_html(run: RunFiles) -> str:
         ("guardrails", "Guardrails", guardrail_section(run)),
         ("probes", "Before and after", probe_section(run)),
         ("tasks", "Tasks", task_section(run)),
+        ("safety", "Safety", safety_section(run)),
         ("loss", "Held-out loss", join([loss_section(run), intrinsic_table(run)])),
         ("training", "Training", curve_section(run)),
         ("answers", "Answers", answer_section(run)),

@@ -372,7 +372,8 @@ def facts(run: RunFiles) -> list[tuple[str, str]]:
         base, data, adapter = (run.manifest.record(key) for key in ("base", "dataset", "adapter"))
         parameters = base.number("parameters")
         if base.text("name"):
-            out.append(("Base", (base.text("name") or "").rstrip("/").rpartition("/")[2]))
+            named = (base.text("name") or "").rstrip("/").split("/")
+            out.append(("Base", "/".join(named[-2:] if named[-1] == "model" else named[-1:])))  # a run's own model
         if parameters:
             out.append(("Its size", f"{show_count(parameters)} parameters"))
         if adapter.number("parameters"):

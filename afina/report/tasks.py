@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from afina.report.markup import Child, Html, h, join, missing, muted, note, number, table, words
 from afina.report.read import Record, RunFiles
 
@@ -25,7 +27,19 @@ def task_section(run: RunFiles) -> Html:
             ").",
             class_="absent",
         )
-    return join([*(part for task in tasks for part in _task(task)), _judged(run.scores), benchmarks])
+    parts = [part for task in tasks for part in _task(task)]
+    return join([*parts, _rules(tasks), _judged(run.scores), benchmarks])
+
+
+def _rules(tasks: Sequence[Record]) -> Html:
+    """How scores and intervals are made, once for all tasks: they are all of one language."""
+    told = [f"{what}: {rule}." for what, rule in tasks[0].record("normalization").values.items()]
+    return note(
+        "Mean ± standard deviation over the seeds, where they draw different rows; in small the 95 % interval over the "
+        "rows (bootstrap, paired for the difference). ",
+        " ".join(told),
+        " chrF and BLEU are sacrebleu's corpus scores, 0 to 100.",
+    )
 
 
 def _judged(scores: Record) -> Html | None:
@@ -68,7 +82,7 @@ def _task(task: Record) -> list[Child]:
     drawn = f", seeds {', '.join(map(str, seeds))}" if isinstance(seeds, list) else ""
     size = f"n = {number(task.number('n') or 0)}{drawn}; {number(task.number('items') or 0)} different rows"
     parts: list[Child] = [h("h3", task.text("name")), note(size)]
-    remarks = [*task.texts("notes"), *(_finding(each, task.number("items")) for each in task.records("findings"))]
+    remarks = [*task.texts("notes"), *_findings(task)]
     if remarks:
         parts.append(h("ul", *(h("li", remark) for remark in remarks), class_="remarks"))
     rows: list[list[Child]] = []
@@ -77,23 +91,21 @@ def _task(task: Record) -> list[Child]:
         sides = [_mean(metric.record(side), name) for side in ("before", "after")]
         rows.append([words(name), *sides, _gain(metric.record("difference"), name)])
     parts.append(table(["Metric", "Before", "After", "Difference"], rows, numbers=(1, 2, 3)))
-    rules = task.record("normalization").values
-    told = [f"{what}: {rule}." for what, rule in rules.items()]
-    parts.append(
-        note(
-            "Mean ± standard deviation over the seeds; in small the 95 % interval over the rows (bootstrap, paired for "
-            "the difference). ",
-            " ".join(told),
-            " chrF and BLEU are sacrebleu's corpus scores, 0 to 100.",
-        )
-    )
     return parts
 
 
-def _finding(finding: Record, of: float | None) -> str:
-    whose = finding.text("prediction")
-    count = f"{number(finding.number('count') or 0)} of {number(of or 0)}"
-    return f"{whose + ': ' if whose else ''}{count} {finding.text('what') or finding.text('name')}"
+def _findings(task: Record) -> list[str]:
+    """What is wrong with the outputs, both models' in one line; what is wrong with the rows themselves."""
+    of = number(task.number("items") or 0)
+    counts: dict[str, dict[str | None, str]] = {}
+    for finding in task.records("findings"):
+        what = finding.text("what") or finding.text("name") or ""
+        counts.setdefault(what, {})[finding.text("prediction")] = number(finding.number("count") or 0)
+    lines = []
+    for what, sides in counts.items():
+        both = f"before {sides.get('base', '0')}, after {sides.get('adapter', '0')} of {of} {what}"
+        lines.append(f"{sides[None]} of {of} {what}" if None in sides else both)
+    return lines
 
 
 def _mean(side: Record, metric: str) -> Html:

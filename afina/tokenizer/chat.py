@@ -12,7 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
+
+from jinja2.exceptions import TemplateError
 
 from afina.errors import DataError
 from afina.recipe import Chat
@@ -67,6 +70,37 @@ class Renderer:
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of :meth:`prompt_text`."""
         return self._ids(self.prompt_text(messages))
+
+    def begun(self, messages: Sequence[Message], said: str) -> list[int]:
+        """Token ids of an answer's beginning behind its prompt, as they stand in a row of :meth:`conversation`; of a
+        plain text's where there are no messages.
+
+        Raises:
+            DataError: the template changes what was said.
+        """
+        said = said.strip()
+        if not messages:
+            return self.text(said).ids[:-1]
+        turns = self._with_system(messages)
+        prompt = self._apply(turns, generation=True)
+        ids = self._ids(prompt)
+        if not said:
+            return ids
+        tail = self._apply([*turns, {"role": "assistant", "content": said}], generation=False)[len(prompt) :]
+        if said not in tail:
+            self._refuse("the chat template does not give the answer back word for word", "")
+        return ids + self._answer_ids(
+            prompt, ids, tail[: tail.find(said) + len(said)]
+        )  # a template may put a space first
+
+    @cached_property
+    def takes_system(self) -> bool:
+        """Whether the chat template has a place for a system message: some refuse it, some leave it out."""
+        turns: list[Message] = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "a"}]
+        try:
+            return "be brief" in self._apply(turns, generation=True)
+        except TemplateError:
+            return False
 
     def text(self, text: str) -> Encoded:
         """A plain text: everything is learned, the end token too."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from afina.evaluate.safety.table import describe_safety
 from afina.evaluate.task_table import describe_tasks
 from afina.run import read_json
 from afina.units import show_share
@@ -45,6 +46,7 @@ def describe_scores(folder: Path) -> str:
             f"{after['margin']:.3f} nats per token"
         )
     lines += describe_tasks(scores)
+    lines += describe_safety(scores)
     verdict = scores["verdict"]
     lines += [f"note: {note}" for note in verdict["notes"]]
     lines += [f"miss: {miss}" for miss in verdict["misses"]]

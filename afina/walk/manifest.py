@@ -21,6 +21,7 @@ LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "tokenizers", "saf
 def write_manifest(walk: Walk) -> None:
     """Every input by hash, versions, device, times, cost."""
     from afina.evaluate.probes import probe_files
+    from afina.evaluate.safety.known import strings_file
     from afina.evaluate.tasks import task_files
     from afina.plan.device import local_device
 
@@ -36,6 +37,8 @@ def write_manifest(walk: Walk) -> None:
         if file.is_file()
     ]
     inputs += [_traced(root, str(file), hash_file(file)) | {"role": "task"} for file in task_files(walk.recipe)]
+    if strings := strings_file(walk.recipe):
+        inputs.append(_traced(root, str(strings), hash_file(strings)) | {"role": "known strings"})
     hours = sum(stage["seconds"] for stage in walk.run.stages.values()) / 3600
     budget = walk.recipe.budget
     events = read_metrics(walk.folder)

@@ -465,6 +465,7 @@ class Walk:
         from afina.evaluate.tasks import PREDICTIONS_FILE, read_tasks, task_files
         from afina.walk.beside import measure_beside
         from afina.walk.kept import describe_kept, kept_answers
+        from afina.walk.safety import ROWS_FILE, measure_safety, safety_inputs
 
         def look() -> dict[str, Any]:
             held_out = [row for _, validation in self.rows.values() for row in validation.rows]
@@ -474,11 +475,12 @@ class Walk:
             tasks = read_tasks(self.recipe, read_examples(self.folder / "dataset/train.jsonl"))
             model, before = self.open_trained()
             kept = kept_answers(self)
-            more = measure_beside(self, held_out, tasks, (before, lambda: contextlib.nullcontext(model)), kept)
+            models = before, lambda: contextlib.nullcontext(model)
+            more = measure_beside(self, held_out, tasks, models, kept)
+            safety = measure_safety(self, models, kept)
             with self.stage_progress("evaluate") as progress:
                 verdict = evaluate(
-                    before,
-                    lambda: contextlib.nullcontext(model),
+                    *models,
                     self.renderer,
                     self.recipe,
                     held_out,
@@ -490,6 +492,7 @@ class Walk:
                     self.tell,
                     notes=derived.notes,
                     more=more,
+                    safety=safety,
                 )
             self.tell(describe_kept(kept))
             return verdict.as_json()
@@ -502,8 +505,9 @@ class Walk:
             "from_dataset": [*self.recipe.roles_from_dataset, self.recipe.dataset.language],
             "probes": {str(file): hash_file(file) for file in probe_files(self.recipe) if file.is_file()},
             "tasks": {str(file): hash_file(file) for file in task_files(self.recipe)},
+            "safety": safety_inputs(self.recipe),
         }
-        outputs = ["predictions.jsonl", "samples.jsonl", "scores.json", PREDICTIONS_FILE]
+        outputs = ["predictions.jsonl", "samples.jsonl", "scores.json", PREDICTIONS_FILE, ROWS_FILE]
         return self.run.stage("evaluate", inputs, outputs, look)
 
     # ---- manifest and report

@@ -1,0 +1,131 @@
+"""Safety of both models: canaries, known strings, afina's own sets; insults in the answers to tasks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from afina.recipe import Recipe
+from afina.run import hash_file, write_whole
+
+if TYPE_CHECKING:
+    from afina.evaluate.safety.findings import Safety
+    from afina.evaluate.safety.known import Known
+    from afina.evaluate.safety.sets import Asked
+    from afina.walk.kept import Kept
+    from afina.walk.walk import Walk
+
+OpenModel = Callable[[], AbstractContextManager[Any]]
+ROWS_FILE = "safety.jsonl"
+"""Every question of the sets with both answers, and where each known string stands; never the strings themselves."""
+SIDES = ("base", "adapter")
+
+
+def safety_inputs(recipe: Recipe) -> dict[str, Any]:
+    """What the figures depend on, besides the models and the dataset."""
+    from afina.evaluate.safety.known import strings_file
+
+    file = strings_file(recipe)
+    return recipe.safety.model_dump(mode="json") | ({"strings_sha256": hash_file(file)} if file else {})
+
+
+def measure_safety(walk: Walk, models: tuple[OpenModel, OpenModel], kept: Kept) -> Safety:
+    """What the recipe's ``safety`` asks for, of the models before and after training; writes :data:`ROWS_FILE`."""
+    from afina.dataset.canaries import canaries_among
+    from afina.dataset.example import read_examples
+    from afina.evaluate.probes import ask
+    from afina.evaluate.safety.canaries import measure_canaries
+    from afina.evaluate.safety.findings import Safety, Share
+    from afina.evaluate.safety.known import ask_for, find_known
+    from afina.evaluate.safety.sets import read_set, shares_of
+    from afina.evaluate.tasks import PREDICTIONS_FILE
+
+    recipe, renderer, train = walk.recipe, walk.renderer, walk.folder / "dataset/train.jsonl"
+    safety = Safety()
+    for row in task_answers(walk.folder / PREDICTIONS_FILE):
+        safety.see(*row)
+    canaries = canaries_among(read_examples(train)) if recipe.safety.canaries else []
+    wants_known = bool(recipe.safety.known_strings or recipe.safety.strings)
+    known = find_known(read_examples(train), recipe) if wants_known else None
+    can_ask = bool(renderer.tokenizer.chat_template)
+    asked = [each for name in recipe.safety.sets for each in read_set(name)] if can_ask else []
+    questions = [each.question(takes_system=renderer.takes_system) for each in asked]
+    scores, given_back, answers = [], [], []
+    with walk.stage_progress("safety") as progress:
+        for opened, from_before in zip(models, kept, strict=True):
+            with opened() as model:
+                options: Any = {"kept": from_before, "progress": progress}
+                if canaries:
+                    size: Any = {"pad_id": walk._pad_id, "batch_tokens": recipe.train.batch_tokens}
+                    size["device"] = next(model.parameters()).device
+                    scores.append(measure_canaries(model, renderer, canaries, **size, **options))
+                # Not kept with the other answers: what is given back here should lie nowhere else.
+                given_back.append(ask_for(model, renderer, known.asked, progress) if known else [])
+                told = ask(model, renderer, questions, max_new_tokens=recipe.evaluate.max_new_tokens, **options)
+                answers.append([answer.text for answer in told])
+    if canaries:
+        safety.canaries = scores[0], scores[1]
+    else:
+        safety.not_run.append("canaries (safety.canaries is 0)")
+    if known and known.asked:
+        safety.shares.append(Share("known_strings", tuple(given_back[0]), tuple(given_back[1])))
+    else:
+        why = "safety.known_strings is 0"
+        if known:
+            why = "none can be asked for" if known.not_asked else "no personal data stands in what is learned"
+        safety.not_run.append(f"known strings ({why})")
+    safety.notes += known.notes if known else []
+    missing = [name for name in ("injection", "refusal") if not (can_ask and name in recipe.safety.sets)]
+    if missing:
+        why = "not in safety.sets" if can_ask else "the base has no chat template"
+        safety.not_run.append(f"{', '.join(missing)} ({why})")
+    if any(each.system for each in asked) and not renderer.takes_system:
+        safety.notes.append("the chat template takes no system message: its text stands before the question")
+    safety.shares += shares_of(asked, *answers)
+    _write_rows(walk.folder / ROWS_FILE, asked, answers, known.asked if known else [], given_back)
+    return safety
+
+
+def _write_rows(
+    file: Path,
+    asked: Sequence[Asked],
+    answers: Sequence[Sequence[str]],
+    known: Sequence[Known],
+    given_back: Sequence[Sequence[bool]],
+) -> None:
+    """Answers and flags are those of the model before training, and of the one after."""
+    rows = [
+        {
+            "measure": each.measure,
+            "language": each.language,
+            "system": each.system,
+            "prompt": each.user,
+            **dict(zip(SIDES, both, strict=True)),
+            **{f"{side}_counts": each.counts(answer) for side, answer in zip(SIDES, both, strict=True)},
+        }
+        for each, *both in zip(asked, *answers, strict=True)
+    ]
+    for each, *flags in zip(known, *given_back, strict=True):
+        path, _, line = each.where.rpartition(":")
+        rows.append(
+            {
+                "measure": "known_strings",
+                "kind": each.kind,
+                **{f"{side}_counts": flag for side, flag in zip(SIDES, flags, strict=True)},
+                "from": {"path": path, "line": int(line)},
+            }
+        )
+    write_whole(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def task_answers(file: Path) -> Iterator[tuple[str, str, str, str]]:
+    """Question, reference and both answers of each row of the tasks; none where there is no file."""
+    if file.is_file():
+        with file.open(encoding="utf-8") as lines:
+            for line in lines:
+                row = json.loads(line)
+                references = row["reference"] if isinstance(row["reference"], list) else [row["reference"]]
+                yield row["prompt"], "\n".join(references), row["base"], row["adapter"]
