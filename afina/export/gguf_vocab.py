@@ -22,9 +22,9 @@ _BEFORE = r"[^\r\n\p{L}\p{N}]?"
 RULES: Mapping[str, str] = {
     _ENDINGS + _LETTERS + r"|\p{N}{1,3}" + _REST: "llama-bpe",
     _ENDINGS + _LETTERS + r"|\p{N}" + _REST: "qwen2",
-    f"{_BEFORE}{_UPPER}*{_LOWER}+|{_BEFORE}{_UPPER}+{_LOWER}*" + r"|\p{N}" + _REST.replace(r"[\r\n]*", r"[\r\n/]*", 1): (
-        "tekken"
-    ),
+    f"{_BEFORE}{_UPPER}*{_LOWER}+|{_BEFORE}{_UPPER}+{_LOWER}*"
+    + r"|\p{N}"
+    + _REST.replace(r"[\r\n]*", r"[\r\n/]*", 1): ("tekken"),
 }
 """Regular expression of a byte-level tokenizer -> llama.cpp's name of it (src/llama-vocab.cpp)."""
 
@@ -60,10 +60,7 @@ def read_vocabulary(tokenizer: Any, rows: int) -> Vocabulary:
     model = content["model"]
     if model["type"] != "BPE":
         raise _refuse(f"it is of the kind {model['type']}, not BPE")
-    if model.get("byte_fallback"):
-        vocabulary = _sentencepiece(content)
-    else:
-        vocabulary = _byte_level(content)
+    vocabulary = _sentencepiece(content) if model.get("byte_fallback") else _byte_level(content)
     _add_added(vocabulary, content["added_tokens"])
     if len(vocabulary.tokens) > rows:
         raise _refuse(f"it has {len(vocabulary.tokens)} tokens, the model {rows} rows of embeddings")

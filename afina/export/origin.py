@@ -76,9 +76,7 @@ def open_origin(run: Path) -> Origin:
     recipe = target.recipe
     revision = recipe.base_revision if target.adapter else None
     base = find_base(target.base, revision=revision, trust_remote_code=recipe.trust_remote_code)
-    tokenizer = load_tokenizer(
-        str(base), recipe.chat, root=target.root, trust_remote_code=recipe.trust_remote_code
-    )
+    tokenizer = load_tokenizer(str(base), recipe.chat, root=target.root, trust_remote_code=recipe.trust_remote_code)
     if target.adapter is not None:
         check_adapter_fits(target.adapter, identify_base(base, target.base, tokenizer))
     return Origin(run, target, recipe, base, tokenizer)
