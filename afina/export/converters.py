@@ -22,32 +22,44 @@ def convert_by_llama_cpp(checkout: Path, model: Path, file: Path, kind: str, say
     _run([sys.executable, str(script), str(model), "--outfile", str(file), "--outtype", kind], say)
 
 
-def quantize_gguf(source: Path, file: Path, kind: str, checkout: Path | None, say: Callable[[str], None]) -> None:
-    """Round a GGUF further by llama.cpp: a checkout's or the system's ``llama-quantize``, or llama-cpp-python.
+def find_rounder(kind: str, checkout: Path | None) -> str | None:
+    """What rounds a GGUF to a kind that the gguf package does not: ``llama-quantize``, of the checkout or of the
+    system; None for llama-cpp-python.
 
     Raises:
         RecipeError: none is here, or llama.cpp knows no such kind.
-        AfinaError: it failed.
     """
+    import gguf
+
+    if f"MOSTLY_{kind.upper()}" not in gguf.LlamaFileType.__members__:
+        raise RecipeError(f"llama.cpp knows no {kind}", "use e.g. q8_0, q6_k, q5_k_m or q4_k_m", "--quantize")
     places = [checkout / "build/bin/llama-quantize", checkout / "llama-quantize"] if checkout else []
     program = next((str(place) for place in places if place.is_file()), shutil.which("llama-quantize"))
-    if program:
-        _run([program, str(source), str(file), kind.upper()], say)
-        return
-    if find_spec("llama_cpp") is None:
+    if program is None and find_spec("llama_cpp") is None:
         raise RecipeError(
             f"{kind} is rounded by llama.cpp, which is not here",
             "pip install 'afina[gguf]', give --llama-cpp PATH, or use --quantize q8_0",
             "--quantize",
         )
+    return program
+
+
+def quantize_gguf(source: Path, file: Path, kind: str, checkout: Path | None, say: Callable[[str], None]) -> None:
+    """Round a GGUF further by llama.cpp.
+
+    Raises:
+        RecipeError: from :func:`find_rounder`.
+        AfinaError: it failed.
+    """
+    program = find_rounder(kind, checkout)
+    if program:
+        _run([program, str(source), str(file), kind.upper()], say)
+        return
     import gguf
     import llama_cpp
 
-    name = f"MOSTLY_{kind.upper()}"
-    if name not in gguf.LlamaFileType.__members__:
-        raise RecipeError(f"llama.cpp knows no {kind}", "use e.g. q8_0, q6_k, q5_k_m or q4_k_m", "--quantize")
     settings = llama_cpp.llama_model_quantize_default_params()
-    settings.ftype = int(gguf.LlamaFileType[name])
+    settings.ftype = int(gguf.LlamaFileType[f"MOSTLY_{kind.upper()}"])
     if llama_cpp.llama_model_quantize(str(source).encode(), str(file).encode(), settings) != 0:
         raise AfinaError(f"llama.cpp could not round to {kind}", "use --quantize q8_0", "--quantize")
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -100,7 +100,7 @@ def _questions(origin: Origin) -> tuple[list[Asked], int]:
         stored, limit = stored_answers(origin.run)
         found = []
         for each in stored:
-            messages: list[Message] = [{"role": m["role"], "content": m["content"]} for m in each.messages]
+            messages = cast(list[Message], [dict(turn) for turn in each.messages])
             found.append(Asked(tuple(messages), renderer.prompt(messages), stored=each.trained))
         return found, limit
     given, limit = TEXT_TOKENS

@@ -11,16 +11,19 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from afina.errors import DiskFull, RecipeError, ResultError
 from afina.export.card import base_name, write_card
 from afina.export.compare import Comparison, compare, tolerance
+from afina.export.converters import convert_by_llama_cpp, find_rounder, quantize_gguf, quantize_mlx
 from afina.export.gguf_write import ROUNDED_HERE, begins_with_bos, check_architecture, write_gguf
 from afina.export.ollama import modelfile, read_turns
 from afina.export.origin import Origin, open_origin
 from afina.export.programs import Program, Transformers, open_gguf, open_mlx
+from afina.export.template import baked_tokenizer
 from afina.model.choices import Precision
 from afina.recipe import nearest
 from afina.run import Progress, no_progress, whole_folder, write_json
@@ -80,7 +83,7 @@ def export(
     kind = _kind(origin, holds, options)
     out = options.out or run / "export" / options.to
     _check_out(out)
-    _look_before(origin, holds, options)
+    _look_before(origin, holds, kind, options)
     _check_room(origin, out, holds, kind)
     for line in _before(origin, holds):
         say(line)
@@ -162,11 +165,9 @@ def _check_out(out: Path) -> None:
         raise RecipeError(f"{out} is a run", "name another folder", "--out")
 
 
-def _look_before(origin: Origin, holds: str, options: Options) -> None:
+def _look_before(origin: Origin, holds: str, kind: str, options: Options) -> None:
     """Everything that would fail after minutes and can be known at once."""
     if holds in ("gguf", "ollama"):
-        from importlib.util import find_spec
-
         if options.llama_cpp is None:
             if find_spec("gguf") is None:
                 raise RecipeError("the package gguf is not installed", "pip install 'afina[gguf]'", "--to")
@@ -175,13 +176,12 @@ def _look_before(origin: Origin, holds: str, options: Options) -> None:
             raise RecipeError(
                 f"{options.llama_cpp} holds no convert_hf_to_gguf.py", "name a checkout of llama.cpp", "--llama-cpp"
             )
+        if kind not in ROUNDED_HERE:
+            find_rounder(kind, options.llama_cpp)
     if holds == "ollama":
         read_turns(origin.renderer)
-    if holds == "mlx" and options.quantize in ("q8", "q4"):
-        from importlib.util import find_spec
-
-        if find_spec("mlx_lm") is None:
-            raise RecipeError("mlx-lm quantizes, and it is not installed", "pip install mlx-lm", "--quantize")
+    if holds == "mlx" and options.quantize in ("q8", "q4") and find_spec("mlx_lm") is None:
+        raise RecipeError("mlx-lm quantizes, and it is not installed", "pip install mlx-lm", "--quantize")
 
 
 def _check_room(origin: Origin, out: Path, holds: str, kind: str) -> None:
@@ -246,8 +246,6 @@ def _make(
 
     precision: Mapping[str, Precision] = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
     if holds == "mlx" and kind not in precision:
-        from afina.export.converters import quantize_mlx
-
         whole = folder / ".whole"
         save_merged(merge(origin), origin, whole)
         quantize_mlx(whole, folder, int(kind[1:]))
@@ -291,15 +289,10 @@ def _make_gguf(
     progress: Progress,
     say: Callable[[str], None],
 ) -> Made:
-    import copy
-
-    from afina.export.converters import convert_by_llama_cpp, quantize_gguf
     from afina.export.merge_torch import merge, save_merged
-    from afina.export.template import bake
 
     file = folder / f"{origin.recipe.name}.gguf"
-    tokenizer = copy.deepcopy(origin.tokenizer)
-    bake(tokenizer, origin.renderer)
+    tokenizer = baked_tokenizer(origin.renderer)
     rounds_itself = kind in ROUNDED_HERE
     first = kind if rounds_itself else SHORT[origin.precision]
     written = file if rounds_itself else folder / "whole.gguf"
@@ -376,13 +369,7 @@ def _wrong(
         return ResultError(what, "nothing was left there; please report it with the command and this text")
     from afina.export.merge_torch import merge
 
-    whole = folder / "whole.gguf"
-    import copy
-
-    from afina.export.template import bake
-
-    tokenizer = copy.deepcopy(origin.tokenizer)
-    bake(tokenizer, origin.renderer)
+    whole, tokenizer = folder / "whole.gguf", baked_tokenizer(origin.renderer)
     write_gguf(merge(origin), tokenizer, origin.renderer, whole, own, name=origin.recipe.name, progress=progress)
     program, _ = open_gguf(whole, _context(origin))
     again = compare(program, expected, origin.tokenizer, origin.renderer.stop_ids(), own, progress=progress)

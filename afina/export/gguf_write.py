@@ -80,7 +80,7 @@ def write_gguf(
 
     Args:
         model: from :func:`afina.export.merge_torch.merge`.
-        tokenizer: with the template that is to travel, see :func:`afina.export.template.bake`.
+        tokenizer: with the template that is to travel, see :func:`afina.export.template.baked_tokenizer`.
         renderer: as the model was trained.
         kind: one of :data:`ROUNDED_HERE`.
 

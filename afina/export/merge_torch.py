@@ -12,7 +12,7 @@ import torch
 
 from afina.errors import BaseError
 from afina.export.origin import Origin
-from afina.export.template import bake
+from afina.export.template import baked_tokenizer
 from afina.model.choices import Precision
 from afina.model.load_torch import DTYPES, load_base, open_adapter
 
@@ -59,11 +59,7 @@ def save_merged(model: Any, origin: Origin, folder: Path) -> None:
 
 def save_tokenizer(origin: Origin, folder: Path) -> None:
     """The tokenizer, its template with the recipe's chat settings inside."""
-    import copy
-
-    tokenizer = copy.deepcopy(origin.tokenizer)
-    bake(tokenizer, origin.renderer)
-    tokenizer.save_pretrained(folder)
+    baked_tokenizer(origin.renderer).save_pretrained(folder)
 
 
 def _set_stops(model: Any, origin: Origin) -> None:

@@ -7,6 +7,7 @@ template's own defaults; a caller's system text or argument still goes before th
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -55,25 +56,24 @@ def baked_template(template: str, chat: Chat) -> str:
     return "".join(parts) + template
 
 
-def bake(tokenizer: Any, renderer: Renderer) -> None:
-    """Write the recipe's chat settings into a tokenizer's template, and make sure that they act as they did.
+def baked_tokenizer(renderer: Renderer) -> Any:
+    """A copy of a renderer's tokenizer with the recipe's chat settings in its template.
 
     Raises:
         DataError: the template cannot carry them.
     """
+    tokenizer = copy.deepcopy(renderer.tokenizer)
     if not tokenizer.chat_template:
-        return
-    chat = renderer.chat
-    right = [try_render(renderer, each) for each in CONVERSATIONS]
-    template = baked_template(tokenizer.get_chat_template(), chat)
-    tokenizer.chat_template = template
+        return tokenizer
+    tokenizer.chat_template = baked_template(tokenizer.get_chat_template(), renderer.chat)
     plain = Renderer(tokenizer, Chat())
-    if [try_render(plain, each) for each in CONVERSATIONS] != right:
+    if any(try_render(plain, each) != try_render(renderer, each) for each in CONVERSATIONS):
         raise DataError(
             "the recipe's system text or template arguments cannot be written into the chat template",
             "write them into a Jinja file of your own (`chat.template`) and train with it",
             "chat",
         )
+    return tokenizer
 
 
 def try_render(renderer: Renderer, messages: Sequence[Message]) -> str | None:
