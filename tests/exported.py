@@ -65,7 +65,7 @@ def _train(base: Path, recipe: Recipe, renderer: Renderer, folder: Path, steps: 
         rows.append(Row(encoded.ids, encoded.mask, each))
     batch = make_batch(rows, renderer.tokenizer.pad_token_id, torch.device("cpu"))
     learned = [weight for weight in model.parameters() if weight.requires_grad]
-    optimizer = torch.optim.AdamW(learned, lr=2e-2)
+    optimizer = torch.optim.AdamW(learned, lr=1e-2)
     for _ in range(steps):
         optimizer.zero_grad()
         (target_loss(model, batch) / batch.targets).backward()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
 from collections import namedtuple
 from pathlib import Path
@@ -104,7 +103,7 @@ def test_a_bf16_base_stays_bf16_and_the_rounding_is_within_its_limit(run: Path, 
 
 @pytest.mark.parametrize("variant", ["dora", "rslora", "pissa"])
 def test_variants_merge(tmp_path: Path, variant: str):
-    run = make_run(tmp_path / "v", adapter={"variant": variant})
+    run = make_run(tmp_path / "v", adapter={"variant": variant, "alpha": 4})
     found, _ = made(run, "merged", tmp_path / "m")
     assert found["comparison"]["same_answers"] == found["comparison"]["asked"]
 
@@ -116,9 +115,9 @@ def test_trained_embeddings_are_untied(tmp_path: Path):
     merged = load_file(tmp_path / "m/model.safetensors")
     assert not torch.equal(merged["lm_head.weight"], merged["model.embed_tokens.weight"])
     assert not json.loads((tmp_path / "m/config.json").read_text())["tie_word_embeddings"]
-    assert found["comparison"]["kl_mean"] < 1e-5
+    assert found["comparison"]["kl_mean"] < 1e-6
     found, _ = made(run, "gguf", tmp_path / "g")
-    assert found["comparison"]["kl_mean"] < 1e-5
+    assert found["comparison"]["kl_mean"] < 1e-6
 
 
 def test_qlora_is_merged_into_the_base_in_its_own_precision_and_that_is_said(run: Path, tmp_path: Path):
@@ -211,7 +210,7 @@ def test_other_weights_are_caught_and_nothing_is_left(run: Path, tmp_path: Path,
         if tamper == "zero":
             weights |= load_file(origin.base / "model.safetensors")
         elif tamper == "noise":
-            weights[one] += 0.05 * torch.randn_like(weights[one])
+            weights[one] += 0.5 * torch.randn_like(weights[one])
         else:
             weights[one], weights[two] = weights[two], weights[one]
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
@@ -327,14 +326,20 @@ def test_a_checkout_that_fails_is_quoted(tmp_path: Path):
         convert_by_llama_cpp(tmp_path, tmp_path, tmp_path / "x.gguf", "f16", lambda _: None)
 
 
-def test_the_command(run: Path, tmp_path: Path):
-    words = [sys.executable, "-m", "afina.cli", "export", str(run), "--to"]
-    done = subprocess.run([*words, "merged", "--json"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+def test_the_command(run: Path, tmp_path: Path, monkeypatch: Any, capsys: Any):
+    from afina.cli import main
+
+    words = ["afina", "export", str(run), "--to", "merged"]
+    monkeypatch.setattr(sys, "argv", [*words, "--json"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    assert ended.value.code == 0 and "greedy answers" in err
     assert found["folder"] == str(run / "export/merged") and found["comparison"]["passed"]
     assert json.loads((run / "export/merged/comparison.json").read_text())["passed"]
-    assert "greedy answers" in done.stderr
-    strict = [*words, "merged", "--out", str(tmp_path / "m"), "--tolerance", "-1"]
-    done = subprocess.run(strict, capture_output=True, text=True, check=False)
-    assert done.returncode == 5 and "not the trained model" in done.stderr and not (tmp_path / "m").exists()
+    monkeypatch.setattr(sys, "argv", [*words, "--out", str(tmp_path / "m"), "--tolerance", "-1"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 5 and "not the trained model" in capsys.readouterr().err
+    assert not (tmp_path / "m").exists()

@@ -24,9 +24,13 @@ from transformers import (
 from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
 
 from afina.errors import BaseError, RecipeError, ResultError
+from afina.export.compare import compare
+from afina.export.expected_torch import expected_of
 from afina.export.export import Options, export
 from afina.export.gguf_vocab import RULES, read_vocabulary
 from afina.export.gguf_write import check_architecture, write_gguf
+from afina.export.merge_torch import open_unmerged
+from afina.export.origin import open_origin
 from afina.export.programs import Transformers, gguf_stops
 from afina.recipe import Chat
 from afina.tokenizer.chat import Renderer
@@ -119,14 +123,11 @@ def test_every_tensor_has_the_models_values(tokenizer: Any, tmp_path: Path, fami
 def test_transformers_reads_the_file_and_computes_the_same(tokenizer: Any, tmp_path: Path, family: str):
     model = make_model(tokenizer, **FAMILIES[family])
     written(model, tokenizer, tmp_path / "m.gguf")
-    opened = Transformers(tmp_path, gguf_file="m.gguf")
+    model.config.save_pretrained(tmp_path)
+    opened = Transformers(tmp_path, gguf_file="m.gguf", base=tmp_path)
     ids = [1, 40, 50, 60, 70, 3, 9]
     with torch.no_grad():
         right = model(torch.tensor([ids])).logits[0].numpy()
-    if family == "llama-3.1":  # transformers' reader passes rope_freqs over: the positions differ there, and only they
-        with torch.no_grad():
-            assert abs(opened.logits(ids)[0] - right[0]).max() < 1e-4
-        return
     np.testing.assert_allclose(opened.logits(ids), right, atol=1e-4)
     assert opened.tokenizer.decode(opened.tokenizer("Onde nasceu Zé?", add_special_tokens=False)["input_ids"]) == (
         "Onde nasceu Zé?"
@@ -190,7 +191,7 @@ def test_q8_0_rounds_each_weight_to_a_127th_of_its_blocks_largest(tokenizer: Any
     right = model.state_dict()["model.layers.1.mlp.up_proj.weight"].numpy()
     blocks, rounded = right.reshape(-1, 32), values.reshape(-1, 32)
     step = abs(blocks).max(axis=1, keepdims=True) / 127
-    assert (abs(blocks - rounded) <= 0.51 * step).all()
+    assert (abs(blocks - rounded) <= 0.51 * step + 2**-10 * abs(blocks)).all()
 
 
 def test_rows_that_fill_no_block_are_counted(tokenizer: Any, tmp_path: Path):
@@ -270,10 +271,8 @@ def test_pieces_score_by_the_rank_of_their_merge():
     made = read_vocabulary(sentencepiece(), 500)
     assert made.model == "llama" and made.space_prefix and made.types[:3] == [2, 3, 3]
     assert made.types[3:259] == [6] * 256 and len(made.tokens) == len(made.scores) == 500
-    content = sentencepiece().backend_tokenizer
     merged = [score for score in made.scores if -1e4 < score < 0]
-    assert sorted(merged, reverse=True) == [-float(rank) for rank in range(1, len(merged) + 1)]
-    assert content.get_vocab_size() == 420
+    assert len(merged) > 20 and sorted(merged, reverse=True) == [-float(rank) for rank in range(1, len(merged) + 1)]
 
 
 def test_tokenizers_that_llama_cpp_does_not_have_are_refused():
@@ -283,7 +282,7 @@ def test_tokenizers_that_llama_cpp_does_not_have_are_refused():
     )
     with pytest.raises(BaseError, match="no such rule for splitting"):
         read_vocabulary(tokenizer, 500)
-    with pytest.raises(BaseError, match="420 tokens, the model 300 rows"):
+    with pytest.raises(BaseError, match="309 tokens, the model 300 rows"):
         read_vocabulary(byte_level("qwen2"), 300)
     words = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0}, unk_token="a")))
     with pytest.raises(BaseError, match="WordLevel, not BPE"):
@@ -332,19 +331,40 @@ def test_a_run_as_gguf(run: Path, tmp_path: Path):
     found = export(run, Options("gguf", tmp_path / "g"), say=said.append)
     assert set(found["files"]) == {"README.md", "comparison.json", "corrida.gguf"}
     assert found["comparison"]["same_prompts"] == found["comparison"]["same_answers"] == found["comparison"]["asked"]
-    assert found["comparison"]["kl_mean"] < 1e-5
+    assert found["comparison"]["kl_mean"] < 1e-6
     found = export(run, Options("gguf", tmp_path / "q8", quantize="q8_0"), say=said.append)
     assert found["weights"] == "q8_0" and 1e-9 < found["comparison"]["kl_mean"] < 0.02
 
 
+def test_a_wrong_stop_token_in_the_file_is_caught(run: Path, tmp_path: Path):
+    export(run, Options("gguf", tmp_path / "g"), say=lambda _: None)
+    file = tmp_path / "g/corrida.gguf"
+    assert gguf_stops(file) == {2}
+    field = gguf.GGUFReader(file, "r+").get_field("tokenizer.ggml.eos_token_id")
+    field.parts[field.data[0]][0] = 7
+    assert gguf_stops(file) == {7}
+    origin = open_origin(run)
+    expected = expected_of(origin, open_unmerged(origin, torch.device("cpu")))
+    opened = Transformers(tmp_path / "g", gguf_file="corrida.gguf", base=origin.base)
+    found = compare(opened, expected, origin.tokenizer, origin.renderer.stop_ids(), "f32")
+    assert found.kl_mean < 1e-6 and any("goes on" in each for each in found.problems)
+
+
+def test_kinds_of_llama_cpp(run: Path, tmp_path: Path):
+    pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
+    found = export(run, Options("gguf", tmp_path / "k", quantize="q4_k_m"), say=lambda _: None)
+    assert set(found["files"]) == {"README.md", "comparison.json", "corrida.gguf"}
+    assert any("in other kinds than q4_k_m: " in note for note in found["notes"])
+
+
 def test_rounding_over_the_limit_is_told_from_a_wrong_file(run: Path, tmp_path: Path, monkeypatch: Any):
     with pytest.raises(ResultError, match="It is the rounding to q4_0: in f32 the same file") as raised:
-        export(run, Options("gguf", tmp_path / "q4", quantize="q4_0", tolerance=1e-6), say=lambda _: None)
+        export(run, Options("gguf", tmp_path / "q4", quantize="q4_0", tolerance=1e-5), say=lambda _: None)
     assert "--tolerance" in str(raised.value) and not list(tmp_path.iterdir())
     # A q that is not turned as llama.cpp's llama turns it: opens without a word, and is wrong in any precision.
     monkeypatch.setattr("afina.export.gguf_write._interleaved", lambda tensor, heads: tensor)
     with pytest.raises(ResultError, match="in f32 it is wrong too"):
-        export(run, Options("gguf", tmp_path / "q4", quantize="q4_0", tolerance=1e-6), say=lambda _: None)
+        export(run, Options("gguf", tmp_path / "q4", quantize="q4_0", tolerance=1e-5), say=lambda _: None)
 
 
 def test_other_kinds_need_llama_cpp(run: Path, tmp_path: Path, monkeypatch: Any):

@@ -97,7 +97,10 @@ def base_name(origin: Origin) -> str:
     given = origin.recipe.base
     if given is None:
         return "random weights"
-    return public_base(origin) or Path(given).name
+    if public := public_base(origin):
+        return public
+    folder = Path(given)
+    return folder.parent.name if folder.name == "model" else folder.name  # runs/NAME/model is the run NAME
 
 
 def _head(origin: Origin, holds: str, licence: str) -> str:

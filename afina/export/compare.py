@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from afina.export.expected_torch import Expected, Read
 
 TOLERANCES: Mapping[str, tuple[float, float]] = {
-    "f32": (1e-5, 0.01),
+    "f32": (1e-6, 0.01),
     "f16": (1e-3, 0.1),
     "bf16": (5e-3, 0.5),
     "q8": (0.02, 0.5),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -57,11 +60,21 @@ def quantize_gguf(source: Path, file: Path, kind: str, checkout: Path | None, sa
         return
     import gguf
     import llama_cpp
+    from llama_cpp._logger import set_verbose
 
+    set_verbose(False)
     settings = llama_cpp.llama_model_quantize_default_params()
     settings.ftype = int(gguf.LlamaFileType[f"MOSTLY_{kind.upper()}"])
     if llama_cpp.llama_model_quantize(str(source).encode(), str(file).encode(), settings) != 0:
         raise AfinaError(f"llama.cpp could not round to {kind}", "use --quantize q8_0", "--quantize")
+
+
+def kinds_in(file: Path) -> dict[str, int]:
+    """GGML's types in a GGUF file, each with how many tensors are held in it."""
+    import gguf
+
+    kinds = Counter(tensor.tensor_type.name.lower() for tensor in gguf.GGUFReader(file).tensors)
+    return dict(kinds.most_common())
 
 
 def quantize_mlx(model: Path, folder: Path, bits: int) -> None:
@@ -69,7 +82,8 @@ def quantize_mlx(model: Path, folder: Path, bits: int) -> None:
     from mlx_lm import convert
 
     made = folder / ".made"
-    convert(str(model), str(made), quantize=True, q_bits=bits)
+    with contextlib.redirect_stdout(io.StringIO()):
+        convert(str(model), str(made), quantize=True, q_bits=bits)
     shutil.rmtree(model)
     for file in made.iterdir():
         file.rename(folder / file.name)

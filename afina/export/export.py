@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from afina.errors import DiskFull, RecipeError, ResultError
 from afina.export.card import base_name, write_card
 from afina.export.compare import Comparison, compare, tolerance
-from afina.export.converters import convert_by_llama_cpp, find_rounder, quantize_gguf, quantize_mlx
+from afina.export.converters import convert_by_llama_cpp, find_rounder, kinds_in, quantize_gguf, quantize_mlx
 from afina.export.gguf_write import ROUNDED_HERE, begins_with_bos, check_architecture, write_gguf
 from afina.export.ollama import modelfile, read_turns
 from afina.export.origin import Origin, open_origin
@@ -217,13 +217,13 @@ def _before(origin: Origin, holds: str) -> list[str]:
 
 
 def _expected(origin: Origin, progress: Progress) -> Expected:
+    import torch
+
     from afina.export.expected_torch import expected_of
     from afina.export.merge_torch import open_unmerged
-    from afina.model.load_torch import pick_device
 
-    device = pick_device(origin.recipe.device)
-    # On a CPU in 32 bits whatever the recipe says, so that what is left between the two is the export's rounding.
-    return expected_of(origin, open_unmerged(origin, device, "fp32" if device.type == "cpu" else None), progress)
+    # On the CPU in 32 bits, whatever it was trained in: what differs is then the export's doing.
+    return expected_of(origin, open_unmerged(origin, torch.device("cpu"), "fp32"), progress)
 
 
 # ---- making
@@ -297,7 +297,7 @@ def _make_gguf(
     first = kind if rounds_itself else SHORT[origin.precision]
     written = file if rounds_itself else folder / "whole.gguf"
     model = merge(origin)
-    made = Made(holds, kind, lambda: open_gguf(file, _context(origin)))
+    made = Made(holds, kind, lambda: open_gguf(file, _context(origin), origin.base))
     if options.llama_cpp is not None:
         whole = folder / ".whole"
         save_merged(model, origin, whole)
@@ -313,6 +313,8 @@ def _make_gguf(
     if not rounds_itself:
         quantize_gguf(written, file, kind, options.llama_cpp, say)
         written.unlink()
+        held = ", ".join(f"{count} in {name}" for name, count in kinds_in(file).items())
+        made.notes.append(f"llama.cpp holds some tensors in other kinds than {kind}: {held}")
     if holds == "ollama":
         generation = origin.base / "generation_config.json"
         text, notes = modelfile(
@@ -371,7 +373,7 @@ def _wrong(
 
     whole, tokenizer = folder / "whole.gguf", baked_tokenizer(origin.renderer)
     write_gguf(merge(origin), tokenizer, origin.renderer, whole, own, name=origin.recipe.name, progress=progress)
-    program, _ = open_gguf(whole, _context(origin))
+    program, _ = open_gguf(whole, _context(origin), origin.base)
     again = compare(program, expected, origin.tokenizer, origin.renderer.stop_ids(), own, progress=progress)
     if again.problems:
         return ResultError(f"{what}; in {own} it is wrong too", "nothing was left there; please report it")

@@ -1,6 +1,6 @@
 """Merge an adapter into its base in the base's own precision, and write a model that any program opens.
 
-W' = W + s B A, computed by PEFT; a model trained whole is taken as it is.
+W' = W + s B A, computed by PEFT, which parts a shared embedding where an adapter has trained one side of it; a model trained whole is taken as it is.
 """
 
 from __future__ import annotations
@@ -40,7 +40,6 @@ def merge(origin: Origin, precision: Precision | None = None) -> Any:
             model = model.merge_and_unload(safe_merge=True)
         except ValueError as error:
             raise BaseError(f"cannot be merged: {error}", "train again", str(origin.adapter)) from error
-    _untie_where_they_differ(model)
     if precision not in (None, origin.precision):
         model = model.to(DTYPES[precision])
         _check_finite(model, precision)
@@ -71,21 +70,6 @@ def _set_stops(model: Any, origin: Origin) -> None:
         settings.eos_token_id = stops if len(stops) > 1 else stops[0]
         settings.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stops[0]
         settings.bos_token_id = tokenizer.bos_token_id
-
-
-def _untie_where_they_differ(model: Any) -> None:
-    """An adapter that trained ``embed_tokens`` or ``lm_head`` alone has parted what the base shares; saved as tied, one
-    of the two would be lost."""
-    first, last = model.get_input_embeddings(), model.get_output_embeddings()
-    if last is None or not getattr(model.config, "tie_word_embeddings", False):
-        return
-    if first.weight.data_ptr() == last.weight.data_ptr():
-        return
-    if torch.equal(first.weight, last.weight):
-        last.weight = first.weight
-        return
-    model.config.tie_word_embeddings = False
-    last.weight = torch.nn.Parameter(last.weight.detach().clone(), requires_grad=False)
 
 
 def _check_finite(model: Any, precision: str | None) -> None:

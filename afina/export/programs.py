@@ -53,18 +53,31 @@ def answer(program: Program, prompt: Sequence[int], limit: int) -> tuple[list[in
 
 
 class Transformers:
-    """A folder, or a GGUF file in it, as plain transformers opens it; with an adapter through PEFT."""
+    """A folder, or a GGUF file in it, as plain transformers opens it; with an adapter through PEFT.
 
-    def __init__(self, folder: Path, *, gguf_file: str | None = None, adapter: Path | None = None) -> None:
+    Args:
+        gguf_file: its name in the folder.
+        base: folder whose ``config.json`` says the shape of a GGUF's model: transformers takes a few values of it
+            (size of a head, biases, scaled positions) for given instead of reading them from the file.
+    """
+
+    def __init__(
+        self, folder: Path, *, gguf_file: str | None = None, adapter: Path | None = None, base: Path | None = None
+    ) -> None:
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+        from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
         from transformers.utils import logging
 
         logging.disable_progress_bar()
         more: dict[str, Any] = {"gguf_file": gguf_file} if gguf_file else {}
         with _quiet():
-            self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **more).eval()
             self.tokenizer = AutoTokenizer.from_pretrained(adapter or folder, **more)
+            if gguf_file and base:
+                said = AutoConfig.from_pretrained(base).to_dict()
+                said["tie_word_embeddings"] = not _holds_output(folder / gguf_file)
+                kind = said.pop("model_type")  # to GGUF, Mistral is a Llama
+                more["config"] = AutoConfig.for_model("llama" if kind == "mistral" else kind, **said)
+            self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **more).eval()
         self.name = f"transformers {version('transformers')}"
         if adapter is not None:
             from peft import PeftModel
@@ -188,14 +201,14 @@ class Mlx:
             yield given[0]
 
 
-def open_gguf(file: Path, context: int) -> tuple[Program, str | None]:
+def open_gguf(file: Path, context: int, base: Path) -> tuple[Program, str | None]:
     """llama.cpp where it is installed, else transformers; with the second, what that leaves open."""
     if find_spec("llama_cpp"):
         return LlamaCpp(file, context), None
     return (
-        Transformers(file.parent, gguf_file=file.name),
-        "llama-cpp-python is not installed (pip install 'afina[gguf]'): the file was opened by transformers, and "
-        "whether llama.cpp splits texts as the tokenizer does was not seen",
+        Transformers(file.parent, gguf_file=file.name, base=base),
+        "llama-cpp-python is not installed (pip install 'afina[gguf]'): weights, tokens and template were read by "
+        "transformers; whether llama.cpp itself splits texts and turns positions the same was not seen",
     )
 
 
@@ -216,6 +229,13 @@ def gguf_stops(file: Path) -> set[int]:
     reader = gguf.GGUFReader(file)
     keys = [f"tokenizer.ggml.{which}_token_id" for which in ("eos", "eot")]
     return {int(field.contents()) for key in keys if (field := reader.get_field(key)) is not None}
+
+
+def _holds_output(file: Path) -> bool:
+    """Whether a GGUF has an output matrix of its own; otherwise the embedding serves as one."""
+    import gguf
+
+    return any(tensor.name == "output.weight" for tensor in gguf.GGUFReader(file).tensors)
 
 
 @contextlib.contextmanager
