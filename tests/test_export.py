@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import sys
@@ -17,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from tiny import make_base
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from afina.errors import BaseError, DiskFull, RecipeError, ResultError
+from afina.errors import BaseError, DiskFull, DoesNotFit, RecipeError, ResultError
 from afina.export import export as module
 from afina.export.card import licence_of
 from afina.export.compare import compare
@@ -260,7 +261,8 @@ def test_the_card_says_what_the_run_says(run: Path, tmp_path: Path):
     assert "| towns | 20 | 0 % (20 % to 80 %) | 50 % (20 % to 80 %) |" in card
     assert "makes up 90 % of its answers" in card and "tone was not measured" in card
     assert f"KL from the run's model, nats | {found['comparison']['kl_mean']:.2g} mean" in card
-    assert "weights here (safetensors)" in card
+    digest = hashlib.sha256((tmp_path / "m/model.safetensors").read_bytes()).hexdigest()
+    assert f"| `model.safetensors` here | `{digest}` |" in card
     assert str(tmp_path) not in card and str(run.parent) not in card
 
 
@@ -306,6 +308,11 @@ def test_what_cannot_be_is_said_before_any_work(run: Path, tmp_path: Path, monke
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage(10**9, 10**9, 1000))
     with pytest.raises(DiskFull, match="1000 B are free"):
+        made(run, "merged", tmp_path / "m")
+    monkeypatch.undo()
+    monkeypatch.setattr("afina.export.origin.Origin.weight_bytes", 16 * 10**12)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage(10**15, 0, 10**15))
+    with pytest.raises(DoesNotFit, match="of memory are needed"):
         made(run, "merged", tmp_path / "m")
     assert not (tmp_path / "m").exists()
 

@@ -38,7 +38,7 @@ INSIDE: dict[str, set[str]] = {
     "report": GROUND | {"model.shape", "evaluate.paired"},
     "train": GROUND | {"dataset", "tokenizer", "model", "evaluate"},
     "serve": GROUND | {"dataset", "tokenizer", "model", "plan"},
-    "export": GROUND | {"sources.document", "dataset", "tokenizer", "model", "serve"},
+    "export": GROUND | {"sources.document", "dataset", "tokenizer", "model", "plan", "serve"},
 }
 INSIDE["walk"] = set(INSIDE) - {"progress", "starter"}
 INSIDE["demo"] = INSIDE["walk"] | {"walk"}

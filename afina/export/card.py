@@ -14,7 +14,7 @@ from typing import Any
 from afina import __version__
 from afina.export.origin import Origin
 from afina.recipe import HUB, WEB
-from afina.run import hash_folder, read_json
+from afina.run import hash_file, read_json
 from afina.units import show_bytes, show_count, show_share
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -173,7 +173,8 @@ def _scores(run: Path) -> Iterator[str]:
 def _share(side: Mapping[str, Any], key: str) -> str:
     if side.get(key) is None:
         return "-"
-    interval = f" ({show_share(side['low'])} to {show_share(side['high'])})" if side.get("low") is not None else ""
+    low, high = (None if side.get(end) is None else show_share(round(side[end], 9)) for end in ("low", "high"))
+    interval = f" ({low} to {high})" if low is not None else ""
     return show_share(side[key]) + interval
 
 
@@ -279,18 +280,16 @@ def _limits(origin: Origin) -> list[str]:
 
 
 def _hashes(origin: Origin, folder: Path) -> Iterator[tuple[str, str]]:
-    weights = {"*.safetensors": "weights here (safetensors)", "*.gguf": "weights here (GGUF)"}
-    for pattern, what in weights.items():
-        if any(folder.glob(pattern)):
-            yield what, hash_folder(folder, pattern)
+    for file in sorted([*folder.glob("*.safetensors"), *folder.glob("*.gguf")]):
+        yield f"`{file.name}` here", hash_file(file)
     manifest = _read(origin.run / "manifest.json")
     for part in ("adapter", "model"):
         if manifest.get(part):
-            yield f"the run's {part}", manifest[part]["weights_sha256"]
+            yield f"the run's {part} (names and hashes of its weights)", manifest[part]["weights_sha256"]
     if manifest.get("base"):
-        yield "the base's weights", manifest["base"]["weights_sha256"]
+        yield "the base (names and hashes of its weights)", manifest["base"]["weights_sha256"]
     if manifest.get("dataset"):
-        yield "the dataset", manifest["dataset"]["sha256"]
+        yield "the dataset (names and hashes of its files)", manifest["dataset"]["sha256"]
 
 
 def _read(file: Path) -> Mapping[str, Any]:

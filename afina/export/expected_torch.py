@@ -72,6 +72,12 @@ class Expected:
     rows_there: int
     """How many the held-out part has."""
 
+    @property
+    def context(self) -> int:
+        """Tokens that a program has to hold at once."""
+        longest = max((len(each.prompt) + self.limit for each in self.asked), default=1)
+        return max([longest, *(len(row.ids) for row in self.rows)])
+
 
 def expected_of(origin: Origin, model: Any, progress: Progress = no_progress) -> Expected:
     """Ask the run's model what the export will be asked.

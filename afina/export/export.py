@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from afina.errors import DiskFull, RecipeError, ResultError
+from afina.errors import DiskFull, DoesNotFit, RecipeError, ResultError
 from afina.export.card import base_name, write_card
 from afina.export.compare import Comparison, compare, tolerance
 from afina.export.converters import convert_by_llama_cpp, find_rounder, kinds_in, quantize_gguf, quantize_mlx
@@ -63,7 +63,8 @@ class Made:
     """What the folder holds: `adapter`, `merged`, `gguf`, `mlx` or `ollama`."""
     kind: str
     """How its weights are held."""
-    open: Callable[[], tuple[Program, str | None]]
+    open: Callable[[int], tuple[Program, str | None]]
+    """Opens it for a context of so many tokens; with what that leaves open."""
     notes: list[str] = field(default_factory=list)
 
 
@@ -75,7 +76,7 @@ def export(
     Raises:
         RecipeError: the command asks for what cannot be, or the run was never measured.
         BaseError: the model has no place in the format.
-        DiskFull: there is no room, found before anything is written.
+        DiskFull, DoesNotFit: there is no room, found before anything is read or written.
         ResultError: the export is not the trained model.
     """
     origin = open_origin(run)
@@ -85,6 +86,7 @@ def export(
     _check_out(out)
     _look_before(origin, holds, kind, options)
     _check_room(origin, out, holds, kind)
+    _check_memory(origin, compared=options.check)
     for line in _before(origin, holds):
         say(line)
     expected = _expected(origin, progress) if options.check else None
@@ -207,6 +209,25 @@ def _check_room(origin: Origin, out: Path, holds: str, kind: str) -> None:
         )
 
 
+def _check_memory(origin: Origin, *, compared: bool) -> None:
+    """
+    Raises:
+        DoesNotFit: with what is needed and what is there.
+    """
+    from afina.plan.device import local_device
+
+    there = local_device("cpu").usable_bytes
+    parameters = origin.weight_bytes * 8 / BITS[SHORT[origin.precision]]
+    merging, comparing = origin.weight_bytes * 1.1, parameters * 4 * 1.1
+    needed = max(merging, comparing) if compared else merging
+    if needed > there:
+        why = (
+            "the run's model is opened in 32 bits to compare with" if needed == comparing else "weights are merged here"
+        )
+        fix = f"a machine with more memory; --no-check needs {show_bytes(merging)}, and proves nothing"
+        raise DoesNotFit(f"about {show_bytes(needed)} of memory are needed, {show_bytes(there)} are here: {why}", fix)
+
+
 def _before(origin: Origin, holds: str) -> list[str]:
     if origin.recipe.adapter.kind == "qlora" and origin.adapter and holds != "adapter":
         return [
@@ -252,15 +273,15 @@ def _make(
     else:
         save_merged(merge(origin, precision[kind]), origin, folder)
     if holds == "mlx":
-        return Made(holds, kind, lambda: open_mlx(folder))
-    return Made(holds, kind, lambda: (Transformers(folder), None))
+        return Made(holds, kind, lambda _: open_mlx(folder))
+    return Made(holds, kind, lambda _: (Transformers(folder), None))
 
 
 def _make_adapter(origin: Origin, folder: Path, *, scrub: bool) -> Made:
     """PEFT's folder as it is; for the hub without the names of this machine's folders."""
     assert origin.adapter is not None
     shutil.copytree(origin.adapter, folder, dirs_exist_ok=True)
-    made = Made("adapter", "f32", lambda: (Transformers(origin.base, adapter=folder), None))
+    made = Made("adapter", "f32", lambda _: (Transformers(origin.base, adapter=folder), None))
     if scrub:
         file = folder / "adapter_config.json"
         content = json.loads(file.read_text(encoding="utf-8"))
@@ -297,7 +318,7 @@ def _make_gguf(
     first = kind if rounds_itself else SHORT[origin.precision]
     written = file if rounds_itself else folder / "whole.gguf"
     model = merge(origin)
-    made = Made(holds, kind, lambda: open_gguf(file, _context(origin), origin.base))
+    made = Made(holds, kind, lambda context: open_gguf(file, context, origin.base))
     if options.llama_cpp is not None:
         whole = folder / ".whole"
         save_merged(model, origin, whole)
@@ -329,17 +350,11 @@ def _make_gguf(
     return made
 
 
-def _context(origin: Origin) -> int:
-    """Tokens that the comparison needs at most."""
-    longest = origin.recipe.train.max_length + origin.recipe.evaluate.max_new_tokens + 512
-    return int(min(origin.config.get("max_position_embeddings") or longest, longest))
-
-
 # ---- comparing
 
 
 def _compare(origin: Origin, made: Made, expected: Expected, options: Options, progress: Progress) -> Comparison:
-    program, caveat = made.open()
+    program, caveat = made.open(expected.context)
     found = compare(
         program,
         expected,
@@ -373,7 +388,7 @@ def _wrong(
 
     whole, tokenizer = folder / "whole.gguf", baked_tokenizer(origin.renderer)
     write_gguf(merge(origin), tokenizer, origin.renderer, whole, own, name=origin.recipe.name, progress=progress)
-    program, _ = open_gguf(whole, _context(origin), origin.base)
+    program, _ = open_gguf(whole, expected.context, origin.base)
     again = compare(program, expected, origin.tokenizer, origin.renderer.stop_ids(), own, progress=progress)
     if again.problems:
         return ResultError(f"{what}; in {own} it is wrong too", "nothing was left there; please report it")

@@ -1,6 +1,7 @@
 """Merge an adapter into its base in the base's own precision, and write a model that any program opens.
 
-W' = W + s B A, computed by PEFT, which parts a shared embedding where an adapter has trained one side of it; a model trained whole is taken as it is.
+W' = W + s B A, computed by PEFT, which also parts a shared embedding where an adapter has trained one side of it.
+A model trained whole is taken as it is.
 """
 
 from __future__ import annotations
