@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from afina import __version__
+from afina.cli_export import export
 
 if TYPE_CHECKING:
     from afina.recipe import Recipe
@@ -381,6 +382,9 @@ def serve(
         _show(values, as_json, text)
     else:
         start(target, others, options, _say)
+
+
+app.command()(export)
 
 
 def _choice(option: str, given: str, known: tuple[str, ...]) -> Any:

@@ -38,6 +38,7 @@ INSIDE: dict[str, set[str]] = {
     "report": GROUND | {"model.shape", "evaluate.paired"},
     "train": GROUND | {"dataset", "tokenizer", "model", "evaluate"},
     "serve": GROUND | {"dataset", "tokenizer", "model", "plan"},
+    "export": GROUND | {"sources.document", "dataset", "tokenizer", "model", "plan", "serve"},
 }
 INSIDE["walk"] = set(INSIDE) - {"progress", "starter"}
 INSIDE["demo"] = INSIDE["walk"] | {"walk"}
@@ -60,12 +61,13 @@ LIBRARIES: dict[str, set[str]] = {
     "evaluate": {"torch", "numpy", "sacrebleu", "lm_eval"},
     "train": {"torch", "safetensors", "numpy", "bitsandbytes", "wandb", "mlflow", "trackio"},
     "serve": {"torch", "transformers", "peft", "fastapi", "starlette", "uvicorn", "prometheus_client", "pydantic"},
+    "export": {"torch", "transformers", "peft", "safetensors", "numpy", "jinja2", "gguf", "llama_cpp", "mlx", "mlx_lm"},
     "walk": {"torch", "transformers"},
     "cli": {"typer"},
 }
 HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "tokenizers", "huggingface_hub", "numpy"}
 HEAVY |= {"lm_eval", "docling", "pyarrow", "datasets", "datatrove", "liger_kernel", "wandb", "mlflow", "trackio"}
-HEAVY |= {"ray"}
+HEAVY |= {"ray", "gguf", "llama_cpp", "mlx", "mlx_lm"}
 
 
 def loads_torch(module: str) -> bool:
@@ -119,8 +121,8 @@ IMPORTS = {name: list(imports_of(file)) for name, file in MODULES.items()}
 
 def room_of(module: str) -> str:
     """`afina.train.loop_torch` -> `train`; the package itself has no room: it holds the version and nothing else.
-    `python -m afina` is the command line."""
-    return module.split(".")[1].replace("__main__", "cli") if "." in module else ""
+    `python -m afina` is the command line, and so is a verb in a file of its own, `cli_export`."""
+    return module.split(".")[1].replace("__main__", "cli").removesuffix("_export") if "." in module else ""
 
 
 def test_the_walk_over_the_imports_sees_them() -> None:

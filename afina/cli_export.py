@@ -1,0 +1,39 @@
+"""The verb ``afina export``, in a file of its own: `cli` holds the others."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, e.g. runs/demo.")],
+    to: Annotated[str, typer.Option(help="merged, gguf, ollama, mlx, adapter or hub-folder.")],
+    out: Annotated[Path | None, typer.Option(help="Folder to write; RUN/export/FORMAT where not given.")] = None,
+    quantize: Annotated[
+        str | None, typer.Option(metavar="KIND", help="f32, f16, bf16, q8_0, q4_k_m, ...; the base's own if not given.")
+    ] = None,
+    llama_cpp: Annotated[
+        Path | None, typer.Option("--llama-cpp", metavar="PATH", help="A checkout of llama.cpp that converts.")
+    ] = None,
+    merged: Annotated[bool, typer.Option("--merged", help="With hub-folder: merged, not the adapter.")] = False,
+    check: Annotated[bool, typer.Option(help="Open the export and compare it with the run.")] = True,
+    tolerance: Annotated[
+        float | None, typer.Option(help="Largest mean KL from the run's model, in nats; by KIND where not given.")
+    ] = None,
+    licence: Annotated[str | None, typer.Option(help="Licence for the card; the base's own where not given.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON, for machines.")] = False,
+) -> None:
+    """Write the trained model for other programs, and prove that they open the trained one. Exit code 5 if not."""
+    from afina.export.export import Options
+    from afina.export.export import export as start
+    from afina.progress import StageProgress, say
+
+    options = Options(to, out, quantize, llama_cpp, merged, check, tolerance, licence)
+    with StageProgress("export") as progress:
+        made = start(run, options, say=say, progress=progress)
+    written = f"{made['folder']}: {', '.join(made['files'])}"
+    print(json.dumps(made, ensure_ascii=False, indent=2) if as_json else written)

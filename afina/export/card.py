@@ -1,0 +1,307 @@
+"""The model card: what stands in ``README.md`` beside an export, from what the run wrote.
+
+Nothing of this machine goes into it: folders are named by their last part.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from afina import __version__
+from afina.export.origin import Origin
+from afina.recipe import HUB, WEB
+from afina.run import hash_file, read_json
+from afina.units import show_bytes, show_count, show_share
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_LIBRARY = {"adapter": "peft", "merged": "transformers", "mlx": "mlx", "gguf": "gguf", "ollama": "gguf"}
+
+
+def licence_of(base: Path, stated: str | None) -> tuple[str, str]:
+    """A licence's id, and who says so.
+
+    Args:
+        base: a model's folder; the head of its README.md may name one.
+        stated: on the command line.
+
+    >>> licence_of(Path("nowhere"), "mit")
+    ('mit', 'as stated at the export')
+    """
+    if stated:
+        return stated, "as stated at the export"
+    card = base / "README.md"
+    if card.is_file():
+        head = re.match(r"---\s*\n(.*?)\n---", card.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
+        found = re.search(r"^license:\s*[\"']?([\w.+-]+)", head[1], re.MULTILINE) if head else None
+        if found:
+            return found[1], "the base's own model card"
+    return "unknown", "neither the base's folder nor the command names one: ask who made the base and the data"
+
+
+def write_card(
+    origin: Origin,
+    folder: Path,
+    *,
+    holds: str,
+    comparison: Mapping[str, Any] | None,
+    notes: Sequence[str],
+    licence: str | None,
+) -> str:
+    """The card's text.
+
+    Args:
+        folder: the export as far as it is written; its files are hashed.
+        holds: `adapter`, `merged`, `gguf`, `mlx` or `ollama`: what the folder holds.
+        comparison: from :meth:`afina.export.compare.Comparison.as_json`; None where it was not made.
+        notes: what the user has to know of the conversion.
+    """
+    name, (terms, source) = origin.recipe.name, licence_of(origin.base, licence)
+    parts = [
+        _head(origin, holds, terms),
+        f"# {name}",
+        _what(origin, holds),
+        "## Scores",
+        *_scores(origin.run),
+        "## Is this export the trained model?",
+        *_comparison(comparison),
+        *([_list(notes)] if notes else []),
+        "## How to use it",
+        _use(origin, holds),
+        "## Data",
+        *_data(origin),
+        "## How it was trained",
+        _method(origin),
+        "## Limits",
+        _list(_limits(origin)),
+        "## Licence",
+        f"`{terms}` ({source}). The licence of the data is for whoever publishes this to know.",
+        "## Hashes (SHA-256)",
+        _table(["what", "hash"], [[what, f"`{value}`"] for what, value in _hashes(origin, folder)]),
+        f"Written by afina {__version__}.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def public_base(origin: Origin) -> str | None:
+    """The base's id on the hub; None for a folder of this machine, or for a model from nothing."""
+    given = origin.recipe.base
+    return given if given and not Path(given).exists() and _HUB_ID.fullmatch(given) else None
+
+
+def base_name(origin: Origin) -> str:
+    """The base as a reader elsewhere may know it."""
+    given = origin.recipe.base
+    if given is None:
+        return "random weights"
+    if public := public_base(origin):
+        return public
+    folder = Path(given)
+    return folder.parent.name if folder.name == "model" else folder.name  # runs/NAME/model is the run NAME
+
+
+def _head(origin: Origin, holds: str, licence: str) -> str:
+    """The metadata that the hub reads. JSON values are YAML, too."""
+    recipe = origin.recipe
+    values: dict[str, Any] = {
+        "license": licence,
+        "language": [recipe.dataset.language[:2]],
+        "library_name": _LIBRARY[holds],
+        "pipeline_tag": "text-generation",
+        "tags": ["afina", *([recipe.adapter.variant] if origin.adapter else [])],
+    }
+    if base := public_base(origin):
+        values["base_model"] = base
+        values["base_model_relation"] = "adapter" if holds == "adapter" else "finetune"
+    datasets = [each.path.removeprefix(HUB).split("?")[0] for each in recipe.sources if each.path.startswith(HUB)]
+    if datasets:
+        values["datasets"] = datasets
+    return "\n".join(
+        ["---", *(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()), "---"]
+    )
+
+
+def _what(origin: Origin, holds: str) -> str:
+    recipe = origin.recipe
+    what = {"adapter": "A LoRA adapter for", "merged": "A model with an adapter merged into"}.get(
+        holds, f"A model in {holds.upper()} format, made of"
+    )
+    if not origin.adapter:
+        what = "A model of which every weight was trained, from"
+    said = f"{what} {base_name(origin)}"
+    if recipe.adapter.kind == "qlora" and origin.adapter and holds != "adapter":
+        said += f", in {origin.precision} (it was trained and measured over the base in 4 bits)"
+    verdict = _read(origin.run / "scores.json").get("verdict", {}).get("text")
+    return f"{said}.\n\n**{verdict}**" if verdict else f"{said}. It was not measured."
+
+
+def _scores(run: Path) -> Iterator[str]:
+    scores = _read(run / "scores.json")
+    rows = []
+    for probe in scores.get("probes", []):
+        key = "made_up" if probe["role"] == "unknown" else "exact_match"
+        cells = [_share(probe[side], key) for side in ("before", "after")]
+        rows.append([probe["name"] + (" (made up)" if key == "made_up" else ""), str(probe["n"]), *cells])
+    if rows:
+        yield _table(["questions", "n", "base", "this model"], rows)
+        yield "Exact answers, greedily; 95 % intervals (Wilson)."
+    for task in scores.get("tasks") or []:
+        figures = [
+            [
+                metric["name"],
+                *(f"{metric[side]['mean']:.4g}" if metric.get(side) else "-" for side in ("before", "after")),
+            ]
+            for metric in task.get("metrics", [])
+            if isinstance(metric.get("after"), Mapping) and "mean" in metric["after"]
+        ]
+        if figures:
+            yield f"Task {task['name']}, n = {task['n']}:"
+            yield _table(["metric", "base", "this model"], figures)
+    if loss := scores.get("loss"):
+        before, after = loss["before"], loss["after"]
+        yield (
+            f"Held-out loss {before['loss']:.4f} -> {after['loss']:.4f} nats per token "
+            f"({after['tokens']} tokens; perplexity {before['perplexity']:.3f} -> {after['perplexity']:.3f})."
+        )
+    if not rows and not scores.get("loss"):
+        yield "Not measured."
+
+
+def _share(side: Mapping[str, Any], key: str) -> str:
+    if side.get(key) is None:
+        return "-"
+    low, high = (None if side.get(end) is None else show_share(round(side[end], 9)) for end in ("low", "high"))
+    interval = f" ({low} to {high})" if low is not None else ""
+    return show_share(side[key]) + interval
+
+
+def _comparison(found: Mapping[str, Any] | None) -> Iterator[str]:
+    if found is None:
+        yield "It was not compared (`--no-check`)."
+        return
+    rows = [
+        ["prompts, token for token", f"{found['same_prompts']} of {found['asked']}"],
+        ["greedy answers, token for token", f"{found['same_answers']} of {found['asked']}"],
+        ["difference of logits", f"{found['logit_mean']:.2g} mean, {found['logit_max']:.2g} largest"],
+        ["KL from the run's model, nats", f"{found['kl_mean']:.2g} mean, {found['kl_max']:.2g} largest"],
+    ]
+    if found["perplexity"] is not None:
+        figures = (
+            f"{found['perplexity_run']:.4f} in the run, {found['perplexity']:.4f} here ({found['targets']} tokens)"
+        )
+        rows.append(["perplexity on held-out rows", figures])
+    yield f"Opened by {found['program']}, weights {found['kind']}, and held against the run's own model:"
+    yield _table(["", ""], rows)
+    if said := [f"rounding: {each}" for each in found["rounded"]] + list(found["notes"]):
+        yield _list(said)
+
+
+def _use(origin: Origin, holds: str) -> str:
+    base, name = base_name(origin), origin.recipe.name
+    code = {
+        "adapter": f"from peft import PeftModel\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        f'model = AutoModelForCausalLM.from_pretrained("{base}")\n'
+        'model = PeftModel.from_pretrained(model, "THIS_FOLDER")\n'
+        'tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")',
+        "merged": "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        'model = AutoModelForCausalLM.from_pretrained("THIS_FOLDER")\n'
+        'tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")',
+        "mlx": 'mlx_lm.generate --model THIS_FOLDER --prompt "..." --temp 0',
+        "gguf": f"llama-server -m {name}.gguf --jinja",
+        "ollama": f"ollama create {name.lower()} -f Modelfile\nollama run {name.lower()}",
+    }[holds]
+    language = "python" if holds in ("adapter", "merged") else "sh"
+    system = origin.recipe.chat.system
+    note = (
+        f"\n\nIt was trained with the system text {system!r}; the chat template writes it by itself." if system else ""
+    )
+    if system and holds == "adapter":
+        note = f"\n\nIt was trained with the system text {system!r}: give it in every conversation."
+    return f"```{language}\n{code}\n```{note}"
+
+
+def _data(origin: Origin) -> Iterator[str]:
+    rows = []
+    for source in origin.recipe.sources:
+        shown = source.path if source.path.startswith((HUB, *WEB)) or not Path(source.path).is_absolute() else ""
+        path = shown or Path(source.path).name
+        what = [
+            "against forgetting" if source.replay else "",
+            f"{source.repeat} times an epoch" if source.repeat > 1 else "",
+        ]
+        rows.append([f"`{path}`", ", ".join(filter(None, what))])
+    yield _table(["source", ""], rows)
+    data = _read(origin.run / "dataset/dataset.json")
+    if train := data.get("train"):
+        yield (
+            f"{train['examples']} examples to train ({train.get('conversations', 0)} conversations, "
+            f"{train.get('texts', 0)} texts; {show_count(train['characters'])} characters), "
+            f"{data['validation']['examples']} held out. "
+            + (f"Left out: {_counts(data['dropped'])}." if data.get("dropped") else "Nothing was left out.")
+        )
+
+
+def _counts(dropped: Mapping[str, Any]) -> str:
+    return ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in dropped.items())
+
+
+def _method(origin: Origin) -> str:
+    train, adapter = origin.recipe.train, origin.recipe.adapter
+    said = [f"{train.method}, {train.epochs:g} epochs, learning rate {train.learning_rate:g} ({train.schedule})"]
+    if origin.adapter:
+        kind = "QLoRA" if adapter.kind == "qlora" else "LoRA"
+        variant = "" if adapter.variant == "lora" else f" ({adapter.variant})"
+        said.append(f"{kind}{variant}, rank {adapter.rank}, alpha {adapter.alpha:g}")
+    if train.first:
+        said.append(f"after a first stage of {train.first.method}")
+    manifest = _read(origin.run / "manifest.json")
+    if measured := manifest.get("measured"):
+        said.append(
+            f"{measured['steps']} steps, {show_count(measured['tokens'])} tokens, "
+            f"{measured['train_seconds']:.0f} s on {manifest['device']['used']}, {show_bytes(measured['peak_bytes'])}"
+        )
+    return "; ".join(said) + "."
+
+
+def _limits(origin: Origin) -> list[str]:
+    scores = _read(origin.run / "scores.json")
+    verdict = scores.get("verdict", {})
+    said = [f"missed: {each}" for each in verdict.get("misses", [])] + list(verdict.get("notes", []))
+    for probe in scores.get("probes", []):
+        made_up = probe["after"].get("made_up") if probe["role"] == "unknown" else None
+        if made_up:
+            said.append(f"Asked what it was never told, it makes up {show_share(made_up)} of its answers.")
+    said.append("Scores hold for questions like those asked, answered greedily, and say nothing of others.")
+    said.append(f"It was trained on rows of at most {origin.recipe.train.max_length} tokens.")
+    return said
+
+
+def _hashes(origin: Origin, folder: Path) -> Iterator[tuple[str, str]]:
+    for file in sorted([*folder.glob("*.safetensors"), *folder.glob("*.gguf")]):
+        yield f"`{file.name}` here", hash_file(file)
+    manifest = _read(origin.run / "manifest.json")
+    for part in ("adapter", "model"):
+        if manifest.get(part):
+            yield f"the run's {part} (names and hashes of its weights)", manifest[part]["weights_sha256"]
+    if manifest.get("base"):
+        yield "the base (names and hashes of its weights)", manifest["base"]["weights_sha256"]
+    if manifest.get("dataset"):
+        yield "the dataset (names and hashes of its files)", manifest["dataset"]["sha256"]
+
+
+def _read(file: Path) -> Mapping[str, Any]:
+    return dict(read_json(file)) if file.is_file() else {}
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    cells = [list(head), ["---"] * len(head), *rows]
+    return "\n".join(
+        "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in row) + " |" for row in cells
+    )
+
+
+def _list(items: Sequence[str]) -> str:
+    return "\n".join(f"- {item}" for item in items)

@@ -1,0 +1,98 @@
+"""Other people's converters, where they are installed: llama.cpp's and mlx-lm's own."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+from afina.errors import AfinaError, RecipeError
+
+
+def convert_by_llama_cpp(checkout: Path, model: Path, file: Path, kind: str, say: Callable[[str], None]) -> None:
+    """A merged folder to GGUF, by a checkout's ``convert_hf_to_gguf.py`` in this Python.
+
+    Raises:
+        AfinaError: it failed, with the last lines that it printed.
+    """
+    script = checkout / "convert_hf_to_gguf.py"
+    _run([sys.executable, str(script), str(model), "--outfile", str(file), "--outtype", kind], say)
+
+
+def find_rounder(kind: str, checkout: Path | None) -> str | None:
+    """What rounds a GGUF to a kind that the gguf package does not: ``llama-quantize``, of the checkout or of the
+    system; None for llama-cpp-python.
+
+    Raises:
+        RecipeError: none is here, or llama.cpp knows no such kind.
+    """
+    import gguf
+
+    if f"MOSTLY_{kind.upper()}" not in gguf.LlamaFileType.__members__:
+        raise RecipeError(f"llama.cpp knows no {kind}", "use e.g. q8_0, q6_k, q5_k_m or q4_k_m", "--quantize")
+    places = [checkout / "build/bin/llama-quantize", checkout / "llama-quantize"] if checkout else []
+    program = next((str(place) for place in places if place.is_file()), shutil.which("llama-quantize"))
+    if program is None and find_spec("llama_cpp") is None:
+        raise RecipeError(
+            f"{kind} is rounded by llama.cpp, which is not here",
+            "pip install 'afina[gguf]', give --llama-cpp PATH, or use --quantize q8_0",
+            "--quantize",
+        )
+    return program
+
+
+def quantize_gguf(source: Path, file: Path, kind: str, checkout: Path | None, say: Callable[[str], None]) -> None:
+    """Round a GGUF further by llama.cpp.
+
+    Raises:
+        RecipeError: from :func:`find_rounder`.
+        AfinaError: it failed.
+    """
+    program = find_rounder(kind, checkout)
+    if program:
+        _run([program, str(source), str(file), kind.upper()], say)
+        return
+    import gguf
+    import llama_cpp
+    from llama_cpp._logger import set_verbose
+
+    set_verbose(False)
+    settings = llama_cpp.llama_model_quantize_default_params()
+    settings.ftype = int(gguf.LlamaFileType[f"MOSTLY_{kind.upper()}"])
+    if llama_cpp.llama_model_quantize(str(source).encode(), str(file).encode(), settings) != 0:
+        raise AfinaError(f"llama.cpp could not round to {kind}", "use --quantize q8_0", "--quantize")
+
+
+def kinds_in(file: Path) -> dict[str, int]:
+    """GGML's types in a GGUF file, each with how many tensors are held in it."""
+    import gguf
+
+    kinds = Counter(tensor.tensor_type.name.lower() for tensor in gguf.GGUFReader(file).tensors)
+    return dict(kinds.most_common())
+
+
+def quantize_mlx(model: Path, folder: Path, bits: int) -> None:
+    """A merged folder in 4 or 8 bits, by mlx-lm; `model` is removed."""
+    from mlx_lm import convert
+
+    made = folder / ".made"
+    with contextlib.redirect_stdout(io.StringIO()):
+        convert(str(model), str(made), quantize=True, q_bits=bits)
+    shutil.rmtree(model)
+    for file in made.iterdir():
+        file.rename(folder / file.name)
+    made.rmdir()
+
+
+def _run(words: list[str], say: Callable[[str], None]) -> None:
+    say(" ".join(words))
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        last = " / ".join((done.stderr or done.stdout).strip().splitlines()[-3:])
+        raise AfinaError(f"{Path(words[1] if len(words) > 1 else words[0]).name} failed: {last}", "see what it says")

@@ -1,0 +1,400 @@
+"""``afina export``: write the trained model for other programs, open it there, and prove that it is the trained one.
+
+    run ──> its model asked (expected) ──> merged ──> written ──> opened by the other program ──> compared ──> card
+
+The folder gets its name last. An export that is not the trained model is not left there.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from afina.errors import DiskFull, DoesNotFit, RecipeError, ResultError
+from afina.export.card import base_name, write_card
+from afina.export.compare import Comparison, compare, tolerance
+from afina.export.converters import convert_by_llama_cpp, find_rounder, kinds_in, quantize_gguf, quantize_mlx
+from afina.export.gguf_write import ROUNDED_HERE, begins_with_bos, check_architecture, write_gguf
+from afina.export.ollama import modelfile, read_turns
+from afina.export.origin import Origin, open_origin
+from afina.export.programs import Program, Transformers, open_gguf, open_mlx
+from afina.export.template import baked_tokenizer
+from afina.model.choices import Precision
+from afina.recipe import nearest
+from afina.run import Progress, no_progress, whole_folder, write_json
+from afina.units import show_bytes
+
+if TYPE_CHECKING:
+    from afina.export.expected_torch import Expected
+
+FORMATS = ("merged", "gguf", "ollama", "mlx", "adapter", "hub-folder")
+COMPARISON = "comparison.json"
+SHORT: Mapping[Precision, str] = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+BITS = {"f32": 32.0, "f16": 16.0, "bf16": 16.0, "q8": 8.5, "q6": 6.6, "q5": 6.0, "q4": 5.0}
+"""Bits a weight, scales included; for the room on the disk."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line gives."""
+
+    to: str
+    """One of :data:`FORMATS`."""
+    out: Path | None = None
+    quantize: str | None = None
+    llama_cpp: Path | None = None
+    merged: bool = False
+    """With ``hub-folder``: the merged model instead of the adapter."""
+    check: bool = True
+    tolerance: float | None = None
+    licence: str | None = None
+
+
+@dataclass
+class Made:
+    """An export as far as it is written."""
+
+    holds: str
+    """What the folder holds: `adapter`, `merged`, `gguf`, `mlx` or `ollama`."""
+    kind: str
+    """How its weights are held."""
+    open: Callable[[int], tuple[Program, str | None]]
+    """Opens it for a context of so many tokens; with what that leaves open."""
+    notes: list[str] = field(default_factory=list)
+
+
+def export(
+    run: Path, options: Options, *, say: Callable[[str], None], progress: Progress = no_progress
+) -> dict[str, Any]:
+    """Export a run; returns what was made and how it compares, as plain values.
+
+    Raises:
+        RecipeError: the command asks for what cannot be, or the run was never measured.
+        BaseError: the model has no place in the format.
+        DiskFull, DoesNotFit: there is no room, found before anything is read or written.
+        ResultError: the export is not the trained model.
+    """
+    origin = open_origin(run)
+    holds = _holds(origin, options)
+    kind = _kind(origin, holds, options)
+    out = options.out or run / "export" / options.to
+    _check_out(out)
+    _look_before(origin, holds, kind, options)
+    _check_room(origin, out, holds, kind)
+    _check_memory(origin, compared=options.check)
+    for line in _before(origin, holds):
+        say(line)
+    expected = _expected(origin, progress) if options.check else None
+    with whole_folder(out) as beside:
+        made = _make(origin, holds, kind, beside, options, progress, say)
+        comparison: Comparison | None = None
+        if expected is not None:
+            comparison = _compare(origin, made, expected, options, progress)
+            say(comparison.describe())
+            if comparison.problems:
+                raise _wrong(origin, made, comparison, expected, beside, progress)
+            write_json(beside / COMPARISON, comparison.as_json())
+        else:
+            say("not opened and not compared with the run (--no-check)")
+        for note in made.notes:
+            say(f"note: {note}")
+        card = write_card(
+            origin,
+            beside,
+            holds=holds,
+            comparison=comparison.as_json() if comparison else None,
+            notes=made.notes,
+            licence=options.licence,
+        )
+        (beside / "README.md").write_text(card, encoding="utf-8")
+    files = {file.relative_to(out).as_posix(): file.stat().st_size for file in sorted(out.rglob("*")) if file.is_file()}
+    return {
+        "to": options.to,
+        "folder": str(out),
+        "weights": kind,
+        "files": files,
+        "notes": made.notes,
+        "comparison": comparison.as_json() if comparison else None,
+    }
+
+
+# ---- before
+
+
+def _holds(origin: Origin, options: Options) -> str:
+    """What the folder will hold."""
+    if options.to not in FORMATS:
+        close = nearest(options.to, FORMATS)
+        raise RecipeError(f"--to {options.to} is not known", f"use {close or ' or '.join(FORMATS)}", "--to")
+    if options.merged and options.to != "hub-folder":
+        raise RecipeError("--merged belongs to --to hub-folder", f"--to {options.to} says what is written already")
+    if options.to == "hub-folder":
+        return "merged" if options.merged or not origin.adapter else "adapter"
+    if options.to == "adapter" and not origin.adapter:
+        raise RecipeError("this run trained every weight: there is no adapter", "use --to merged", "--to adapter")
+    return options.to
+
+
+def _kind(origin: Origin, holds: str, options: Options) -> str:
+    """How the weights will be held: as the base's are, where nothing else is asked for."""
+    own, asked = SHORT[origin.precision], options.quantize
+    if holds == "adapter":
+        if asked:
+            raise RecipeError("an adapter is kept as it was trained", "leave --quantize out", "--quantize")
+        return "f32"
+    if asked is None:
+        return own
+    asked = asked.lower()
+    plain = ("f32", "bf16", "f16")
+    if holds == "merged" and asked not in plain:
+        raise RecipeError(
+            f"a merged model is written in {', '.join(plain)}, not {asked}", "use --to gguf or mlx", "--quantize"
+        )
+    if holds == "mlx" and asked not in (*plain, "q8", "q4"):
+        raise RecipeError(f"mlx has no {asked} here", f"use {', '.join(plain)}, q8 or q4", "--quantize")
+    return asked
+
+
+def _check_out(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / "README.md").is_file())):
+        raise RecipeError(f"{out} is there and is no export", "name another folder, or remove it", "--out")
+    if out.is_dir() and (out / "recipe.yaml").exists():
+        raise RecipeError(f"{out} is a run", "name another folder", "--out")
+
+
+def _look_before(origin: Origin, holds: str, kind: str, options: Options) -> None:
+    """Everything that would fail after minutes and can be known at once."""
+    if holds in ("gguf", "ollama"):
+        if options.llama_cpp is None:
+            if find_spec("gguf") is None:
+                raise RecipeError("the package gguf is not installed", "pip install 'afina[gguf]'", "--to")
+            check_architecture(origin.config)
+        elif not (options.llama_cpp / "convert_hf_to_gguf.py").is_file():
+            raise RecipeError(
+                f"{options.llama_cpp} holds no convert_hf_to_gguf.py", "name a checkout of llama.cpp", "--llama-cpp"
+            )
+        if kind not in ROUNDED_HERE:
+            find_rounder(kind, options.llama_cpp)
+    if holds == "ollama":
+        read_turns(origin.renderer)
+    if holds == "mlx" and options.quantize in ("q8", "q4") and find_spec("mlx_lm") is None:
+        raise RecipeError("mlx-lm quantizes, and it is not installed", "pip install mlx-lm", "--quantize")
+
+
+def _check_room(origin: Origin, out: Path, holds: str, kind: str) -> None:
+    """
+    Raises:
+        DiskFull: with what is needed and what is there.
+    """
+    weights = origin.weight_bytes
+    parameters = weights * 8 / BITS[SHORT[origin.precision]]
+    needed = parameters * BITS.get(kind, BITS.get(kind[:2], 8.0)) / 8
+    if holds == "adapter":
+        assert origin.adapter is not None
+        needed = sum(file.stat().st_size for file in origin.adapter.rglob("*") if file.is_file())
+    elif (holds in ("gguf", "ollama") and kind not in ROUNDED_HERE) or (holds == "mlx" and kind in ("q8", "q4")):
+        needed += weights  # rounded in a second step, from whole weights beside it
+    existing = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(existing).free
+    if needed * 1.02 + 2**20 > free:
+        raise DiskFull(
+            f"about {show_bytes(needed)} are needed, {show_bytes(free)} are free",
+            "make room, or name another --out",
+            str(out),
+        )
+
+
+def _check_memory(origin: Origin, *, compared: bool) -> None:
+    """
+    Raises:
+        DoesNotFit: with what is needed and what is there.
+    """
+    from afina.plan.device import local_device
+
+    there = local_device("cpu").usable_bytes
+    parameters = origin.weight_bytes * 8 / BITS[SHORT[origin.precision]]
+    merging, comparing = origin.weight_bytes * 1.1, parameters * 4 * 1.1
+    needed = max(merging, comparing) if compared else merging
+    if needed > there:
+        why = (
+            "the run's model is opened in 32 bits to compare with" if needed == comparing else "weights are merged here"
+        )
+        fix = f"a machine with more memory; --no-check needs {show_bytes(merging)}, and proves nothing"
+        raise DoesNotFit(f"about {show_bytes(needed)} of memory are needed, {show_bytes(there)} are here: {why}", fix)
+
+
+def _before(origin: Origin, holds: str) -> list[str]:
+    if origin.recipe.adapter.kind == "qlora" and origin.adapter and holds != "adapter":
+        return [
+            f"the adapter was trained over a base in 4 bits; it is merged into the same base in {origin.precision}, "
+            "and compared with the adapter on that one: answers may differ from those measured in the run"
+        ]
+    return []
+
+
+def _expected(origin: Origin, progress: Progress) -> Expected:
+    import torch
+
+    from afina.export.expected_torch import expected_of
+    from afina.export.merge_torch import open_unmerged
+
+    # On the CPU in 32 bits, whatever it was trained in: what differs is then the export's doing.
+    return expected_of(origin, open_unmerged(origin, torch.device("cpu"), "fp32"), progress)
+
+
+# ---- making
+
+
+def _make(
+    origin: Origin,
+    holds: str,
+    kind: str,
+    folder: Path,
+    options: Options,
+    progress: Progress,
+    say: Callable[[str], None],
+) -> Made:
+    if holds == "adapter":
+        return _make_adapter(origin, folder, scrub=options.to == "hub-folder")
+    if holds in ("gguf", "ollama"):
+        return _make_gguf(origin, holds, kind, folder, options, progress, say)
+    from afina.export.merge_torch import merge, save_merged
+
+    precision: Mapping[str, Precision] = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
+    if holds == "mlx" and kind not in precision:
+        whole = folder / ".whole"
+        save_merged(merge(origin), origin, whole)
+        quantize_mlx(whole, folder, int(kind[1:]))
+    else:
+        save_merged(merge(origin, precision[kind]), origin, folder)
+    if holds == "mlx":
+        return Made(holds, kind, lambda _: open_mlx(folder))
+    return Made(holds, kind, lambda _: (Transformers(folder), None))
+
+
+def _make_adapter(origin: Origin, folder: Path, *, scrub: bool) -> Made:
+    """PEFT's folder as it is; for the hub without the names of this machine's folders."""
+    assert origin.adapter is not None
+    shutil.copytree(origin.adapter, folder, dirs_exist_ok=True)
+    made = Made("adapter", "f32", lambda _: (Transformers(origin.base, adapter=folder), None))
+    if scrub:
+        file = folder / "adapter_config.json"
+        content = json.loads(file.read_text(encoding="utf-8"))
+        content["base_model_name_or_path"] = base_name(origin)
+        write_json(file, content)
+        identity = folder / "afina.json"
+        if identity.is_file():
+            known = json.loads(identity.read_text(encoding="utf-8"))
+            known["base"]["name"] = base_name(origin)
+            write_json(identity, known)
+        if origin.recipe.base and Path(origin.recipe.base).exists():
+            made.notes.append(
+                f"the base is a folder of this machine ({base_name(origin)}): nobody else finds it by that name"
+            )
+    if origin.recipe.chat.system or origin.recipe.chat.template_args:
+        made.notes.append("the recipe's system text and template arguments are not part of an adapter: give them")
+    return made
+
+
+def _make_gguf(
+    origin: Origin,
+    holds: str,
+    kind: str,
+    folder: Path,
+    options: Options,
+    progress: Progress,
+    say: Callable[[str], None],
+) -> Made:
+    from afina.export.merge_torch import merge, save_merged
+
+    file = folder / f"{origin.recipe.name}.gguf"
+    tokenizer = baked_tokenizer(origin.renderer)
+    rounds_itself = kind in ROUNDED_HERE
+    first = kind if rounds_itself else SHORT[origin.precision]
+    written = file if rounds_itself else folder / "whole.gguf"
+    model = merge(origin)
+    made = Made(holds, kind, lambda context: open_gguf(file, context, origin.base))
+    if options.llama_cpp is not None:
+        whole = folder / ".whole"
+        save_merged(model, origin, whole)
+        del model
+        convert_by_llama_cpp(options.llama_cpp, whole, written, first, say)
+        shutil.rmtree(whole)
+    else:
+        found = write_gguf(
+            model, tokenizer, origin.renderer, written, first, name=origin.recipe.name, progress=progress
+        )
+        made.notes += found.notes
+        del model
+    if not rounds_itself:
+        quantize_gguf(written, file, kind, options.llama_cpp, say)
+        written.unlink()
+        held = ", ".join(f"{count} in {name}" for name, count in kinds_in(file).items())
+        made.notes.append(f"llama.cpp holds some tensors in other kinds than {kind}: {held}")
+    if holds == "ollama":
+        generation = origin.base / "generation_config.json"
+        text, notes = modelfile(
+            origin.renderer,
+            file.name,
+            positions=origin.config.get("max_position_embeddings"),
+            generation=json.loads(generation.read_text(encoding="utf-8")) if generation.is_file() else {},
+            begins_with_bos=begins_with_bos(tokenizer, origin.renderer),
+        )
+        (folder / "Modelfile").write_text(text, encoding="utf-8")
+        made.notes += notes
+    return made
+
+
+# ---- comparing
+
+
+def _compare(origin: Origin, made: Made, expected: Expected, options: Options, progress: Progress) -> Comparison:
+    program, caveat = made.open(expected.context)
+    found = compare(
+        program,
+        expected,
+        origin.tokenizer,
+        origin.renderer.stop_ids(),
+        made.kind,
+        kl_limit=options.tolerance,
+        progress=progress,
+    )
+    if caveat:
+        found.notes.append(caveat)
+    if found.model_as_stored is not None and found.model_as_stored < found.asked:
+        four = origin.recipe.adapter.kind == "qlora" and origin.adapter is not None
+        why = "its base is no longer in 4 bits" if four else "another device or precision than where it was measured"
+        found.notes.append(
+            f"the run's own model, opened again, gives {found.model_as_stored} of {found.asked} of the stored answers: "
+            + why
+        )
+    return found
+
+
+def _wrong(
+    origin: Origin, made: Made, found: Comparison, expected: Expected, folder: Path, progress: Progress
+) -> ResultError:
+    """The error for an export that differs: rounding to few bits, or wrong."""
+    what = f"the export is not the trained model: {'; '.join(found.problems)}"
+    own = SHORT[origin.precision]
+    if made.holds not in ("gguf", "ollama") or tolerance(made.kind) <= tolerance(own):
+        return ResultError(what, "nothing was left there; please report it with the command and this text")
+    from afina.export.merge_torch import merge
+
+    whole, tokenizer = folder / "whole.gguf", baked_tokenizer(origin.renderer)
+    write_gguf(merge(origin), tokenizer, origin.renderer, whole, own, name=origin.recipe.name, progress=progress)
+    program, _ = open_gguf(whole, expected.context, origin.base)
+    again = compare(program, expected, origin.tokenizer, origin.renderer.stop_ids(), own, progress=progress)
+    if again.problems:
+        return ResultError(f"{what}; in {own} it is wrong too", "nothing was left there; please report it")
+    return ResultError(
+        f"{what}. It is the rounding to {made.kind}: in {own} the same file has a mean KL of {again.kl_mean:.2g} nats "
+        f"and {again.same_answers} of {again.asked} equal answers",
+        f"use --quantize q8_0 or {own}, or allow it with --tolerance {found.kl_mean * 1.1:.2g}",
+        "--quantize",
+    )

@@ -1,0 +1,79 @@
+"""Merge an adapter into its base in the base's own precision, and write a model that any program opens.
+
+W' = W + s B A, computed by PEFT, which also parts a shared embedding where an adapter has trained one side of it.
+A model trained whole is taken as it is.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from afina.errors import BaseError
+from afina.export.origin import Origin
+from afina.export.template import baked_tokenizer
+from afina.model.choices import Precision
+from afina.model.load_torch import DTYPES, load_base, open_adapter
+
+
+def open_unmerged(origin: Origin, device: torch.device, precision: Precision | None = None) -> Any:
+    """The trained model as evaluation had it, but never on a 4-bit base: what an export has to answer like."""
+    model = load_base(origin.base, origin.recipe, device, precision=precision)
+    return open_adapter(model, origin.adapter) if origin.adapter else model
+
+
+def merge(origin: Origin, precision: Precision | None = None) -> Any:
+    """The trained model with the adapter inside its weights, on the CPU.
+
+    Args:
+        precision: of the result; the base's own where not given. The sum is taken in the base's own.
+
+    Raises:
+        BaseError: the kind of adapter cannot be merged, or a merged weight is no number.
+    """
+    model = open_unmerged(origin, torch.device("cpu"), origin.precision)
+    if origin.adapter:
+        if not hasattr(model, "merge_and_unload"):
+            raise BaseError("this kind of adapter cannot be merged", "use --to adapter", str(origin.adapter))
+        try:
+            model = model.merge_and_unload(safe_merge=True)
+        except ValueError as error:
+            raise BaseError(f"cannot be merged: {error}", "train again", str(origin.adapter)) from error
+    if precision not in (None, origin.precision):
+        model = model.to(DTYPES[precision])
+        _check_finite(model, precision)
+    _set_stops(model, origin)
+    return model
+
+
+def save_merged(model: Any, origin: Origin, folder: Path) -> None:
+    """Weights as safetensors, config, generation config with every stop token, tokenizer with the template in use."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    model.save_pretrained(folder)
+    save_tokenizer(origin, folder)
+
+
+def save_tokenizer(origin: Origin, folder: Path) -> None:
+    """The tokenizer, its template with the recipe's chat settings inside."""
+    baked_tokenizer(origin.renderer).save_pretrained(folder)
+
+
+def _set_stops(model: Any, origin: Origin) -> None:
+    """Every token that ends an answer stands where programs look: vLLM and transformers read the generation config,
+    mlx-lm and older ones the config."""
+    stops = origin.renderer.stop_ids()
+    tokenizer = origin.tokenizer
+    for settings in (model.generation_config, model.config):
+        settings.eos_token_id = stops if len(stops) > 1 else stops[0]
+        settings.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stops[0]
+        settings.bos_token_id = tokenizer.bos_token_id
+
+
+def _check_finite(model: Any, precision: str | None) -> None:
+    for name, weight in model.named_parameters():
+        if not torch.isfinite(weight).all():
+            raise BaseError(f"weight {name} does not fit {precision}", "use bf16 or f32", "--quantize")

@@ -1,0 +1,113 @@
+"""What is exported: a run's trained model, its base, its tokenizer, and the questions it is known by."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from afina.errors import BaseError, RecipeError
+from afina.model.base import check_adapter_fits, find_base, identify_base
+from afina.model.choices import Precision
+from afina.recipe import Recipe
+from afina.serve.opened import Target, find_target
+from afina.tokenizer.chat import Renderer
+from afina.tokenizer.load import load_tokenizer
+
+STORED: Mapping[str, Precision] = {"F32": "fp32", "BF16": "bf16", "F16": "fp16"}
+"""What a safetensors file calls the precisions that weights are merged in."""
+
+
+@dataclass
+class Origin:
+    """A run to export, with what of it is small."""
+
+    run: Path
+    target: Target
+    recipe: Recipe
+    base: Path
+    """Folder of the weights below the adapter, or of the model that was trained whole."""
+    tokenizer: Any
+
+    @property
+    def adapter(self) -> Path | None:
+        """None where every weight was trained."""
+        return self.target.adapter
+
+    @cached_property
+    def renderer(self) -> Renderer:
+        return Renderer(self.tokenizer, self.recipe.chat)
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The base's ``config.json``."""
+        content: dict[str, Any] = json.loads((self.base / "config.json").read_text(encoding="utf-8"))
+        return content
+
+    @cached_property
+    def precision(self) -> Precision:
+        """The precision that the base's matrices are stored in: what is merged into.
+
+        Raises:
+            BaseError: they are stored in fewer bits than 16.
+        """
+        return stored_precision(self.base, self.config)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Size of the base's weights on the disk."""
+        return sum(file.stat().st_size for file in self.base.glob("*.safetensors"))
+
+
+def open_origin(run: Path) -> Origin:
+    """Look at a run without loading any weights.
+
+    Raises:
+        RecipeError: `run` is no run, or nothing was trained in it.
+        BaseError: the base is missing, or is not the one that the adapter was trained on.
+    """
+    if not (run / "recipe.yaml").is_file():
+        raise RecipeError(f"{run} is no run: it holds no recipe.yaml", "name a folder such as runs/demo")
+    target = find_target(str(run))
+    assert target.recipe is not None
+    recipe = target.recipe
+    revision = recipe.base_revision if target.adapter else None
+    base = find_base(target.base, revision=revision, trust_remote_code=recipe.trust_remote_code)
+    tokenizer = load_tokenizer(str(base), recipe.chat, root=target.root, trust_remote_code=recipe.trust_remote_code)
+    if target.adapter is not None:
+        check_adapter_fits(target.adapter, identify_base(base, target.base, tokenizer))
+    return Origin(run, target, recipe, base, tokenizer)
+
+
+def stored_precision(base: Path, config: Mapping[str, Any]) -> Precision:
+    """The precision of a folder's matrices, by the bytes they take.
+
+    Raises:
+        BaseError: they are quantized, or in a precision that nothing is merged in.
+    """
+    from safetensors import safe_open
+
+    if quantized := config.get("quantization_config"):
+        raise BaseError(
+            f"the base holds weights quantized by {quantized.get('quant_method', 'some method')}",
+            "an adapter is merged into 16 or 32 bits: name the base that this one was made of",
+            str(base),
+        )
+    sizes: dict[str, int] = {}
+    for file in base.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as opened:
+            for name in opened.keys():  # noqa: SIM118 (it is no dictionary)
+                piece = opened.get_slice(name)
+                count = 1
+                for length in piece.get_shape():
+                    count *= length
+                sizes[piece.get_dtype()] = sizes.get(piece.get_dtype(), 0) + count
+    most = max(sizes, key=lambda dtype: sizes[dtype])
+    if most not in STORED:
+        raise BaseError(
+            f"the base's weights are stored as {most}", "an adapter is merged into F32, BF16 or F16", str(base)
+        )
+    return STORED[most]

@@ -1,0 +1,245 @@
+"""The programs that open an export: each gives prompts, logits and the tokens after which it stops, by its own means.
+
+Nothing of afina enters but the greedy loop: template, tokenizer, weights and stop tokens are what the other program
+found in the export.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from afina.sources.document import Message
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class Program(Protocol):
+    """An export, opened."""
+
+    name: str
+    """With its version."""
+
+    def prompt(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of a conversation, by the template and tokenizer of the export."""
+
+    def stops(self) -> set[int]:
+        """Tokens after which it ends an answer."""
+
+    def logits(self, ids: Sequence[int]) -> np.ndarray[Any, Any]:
+        """float32, one row a place."""
+
+    def greedy(self, ids: Sequence[int]) -> Iterator[int]:
+        """The likeliest next token, again and again."""
+
+
+def answer(program: Program, prompt: Sequence[int], limit: int) -> tuple[list[int], bool]:
+    """Greedy tokens up to a stop token of the program's own, and whether one came."""
+    tokens: list[int] = []
+    stops = program.stops()
+    for token in program.greedy(prompt):
+        if token in stops:
+            return tokens, True
+        tokens.append(token)
+        if len(tokens) >= limit:
+            break
+    return tokens, False
+
+
+class Transformers:
+    """A folder, or a GGUF file in it, as plain transformers opens it; with an adapter through PEFT.
+
+    Args:
+        gguf_file: its name in the folder.
+        base: folder whose ``config.json`` says the shape of a GGUF's model: transformers takes a few values of it
+            (size of a head, biases, scaled positions) for given instead of reading them from the file.
+    """
+
+    def __init__(
+        self, folder: Path, *, gguf_file: str | None = None, adapter: Path | None = None, base: Path | None = None
+    ) -> None:
+        import torch
+        from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+        more: dict[str, Any] = {"gguf_file": gguf_file} if gguf_file else {}
+        with _quiet():
+            self.tokenizer = AutoTokenizer.from_pretrained(adapter or folder, **more)
+            if gguf_file and base:
+                said = AutoConfig.from_pretrained(base).to_dict()
+                said["tie_word_embeddings"] = not _holds_output(folder / gguf_file)
+                kind = said.pop("model_type")  # to GGUF, Mistral is a Llama
+                more["config"] = AutoConfig.for_model("llama" if kind == "mistral" else kind, **said)
+            self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **more).eval()
+        self.name = f"transformers {version('transformers')}"
+        if adapter is not None:
+            from peft import PeftModel
+
+            self.model = PeftModel.from_pretrained(self.model, adapter).eval()
+            self.name = f"peft {version('peft')}"
+        self._stops = {self.tokenizer.eos_token_id}
+        if gguf_file:
+            self.name += f" (gguf {version('gguf')})"
+            self._stops = gguf_stops(folder / gguf_file)
+        elif (folder / "generation_config.json").exists() and adapter is None:
+            found = GenerationConfig.from_pretrained(folder).eos_token_id
+            self._stops = set(found if isinstance(found, list) else [found])
+
+    def prompt(self, messages: Sequence[Message]) -> list[int]:
+        text = self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def stops(self) -> set[int]:
+        return self._stops
+
+    def logits(self, ids: Sequence[int]) -> np.ndarray[Any, Any]:
+        import torch
+
+        with torch.no_grad():
+            found: np.ndarray[Any, Any] = self.model(torch.tensor([list(ids)])).logits[0].float().numpy()
+        return found
+
+    def greedy(self, ids: Sequence[int]) -> Iterator[int]:
+        import torch
+
+        given, cache = list(ids), None
+        while True:
+            with torch.no_grad():
+                out = self.model(torch.tensor([given]), past_key_values=cache, use_cache=True)
+            cache, given = out.past_key_values, [int(out.logits[0, -1].argmax())]
+            yield given[0]
+
+
+class LlamaCpp:
+    """A GGUF file in llama.cpp, through llama-cpp-python."""
+
+    def __init__(self, file: Path, context: int) -> None:
+        import llama_cpp
+
+        self._library = llama_cpp
+        # The cache in 32 bits: what is measured is the file.
+        self.llama = llama_cpp.Llama(
+            str(file), n_ctx=context, n_batch=context, logits_all=True, verbose=False, type_k=0, type_v=0
+        )
+        self.name = f"llama-cpp-python {llama_cpp.__version__}"
+        vocab = self.llama._model.vocab
+        self._stops = {token for token in range(self.llama.n_vocab()) if llama_cpp.llama_vocab_is_eog(vocab, token)}
+
+    def prompt(self, messages: Sequence[Message]) -> list[int]:
+        from llama_cpp.llama_chat_format import Jinja2ChatFormatter
+
+        found = self.llama.metadata
+        begin, end = (
+            self.llama._model.token_get_text(int(found[key]))
+            if (key := f"tokenizer.ggml.{which}_token_id") in found
+            else ""
+            for which in ("bos", "eos")
+        )
+        formatter = Jinja2ChatFormatter(template=found["tokenizer.chat_template"], eos_token=end, bos_token=begin)
+        text = formatter(messages=list(messages)).prompt
+        ids = list(self.llama.tokenize(text.encode(), add_bos=False, special=True))
+        first = int(found.get("tokenizer.ggml.bos_token_id", -1))
+        if found.get("tokenizer.ggml.add_bos_token") == "true" and ids[:1] != [first]:
+            ids = [first, *ids]  # as llama.cpp's server and Ollama do
+        return ids
+
+    def stops(self) -> set[int]:
+        return self._stops
+
+    def logits(self, ids: Sequence[int]) -> np.ndarray[Any, Any]:
+        import numpy as np
+
+        self.llama.reset()
+        self.llama.eval(list(ids))
+        return np.array(self.llama.scores[: len(ids)], dtype=np.float32)
+
+    def greedy(self, ids: Sequence[int]) -> Iterator[int]:
+        self.llama.reset()
+        given = list(ids)
+        while True:
+            self.llama.eval(given)
+            given = [int(self.llama.scores[self.llama.n_tokens - 1].argmax())]
+            yield given[0]
+
+
+class Mlx:
+    """A folder in mlx-lm."""
+
+    def __init__(self, folder: Path) -> None:
+        from mlx_lm import load
+
+        with _quiet():
+            self.model, self.tokenizer = load(str(folder))[:2]
+        self.name = f"mlx-lm {version('mlx-lm')}"
+
+    def prompt(self, messages: Sequence[Message]) -> list[int]:
+        return list(self.tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=False))
+
+    def stops(self) -> set[int]:
+        return set(self.tokenizer.eos_token_ids)
+
+    def logits(self, ids: Sequence[int]) -> np.ndarray[Any, Any]:
+        import mlx.core as mx
+        import numpy as np
+
+        return np.array(self.model(mx.array([list(ids)]))[0].astype(mx.float32))
+
+    def greedy(self, ids: Sequence[int]) -> Iterator[int]:
+        import mlx.core as mx
+        from mlx_lm.models.cache import make_prompt_cache
+
+        given, cache = list(ids), make_prompt_cache(self.model)
+        while True:
+            given = [int(mx.argmax(self.model(mx.array([given]), cache=cache)[0, -1]).item())]
+            yield given[0]
+
+
+def open_gguf(file: Path, context: int, base: Path) -> tuple[Program, str | None]:
+    """llama.cpp where it is installed, else transformers; with the second, what that leaves open."""
+    if find_spec("llama_cpp"):
+        return LlamaCpp(file, context), None
+    return (
+        Transformers(file.parent, gguf_file=file.name, base=base),
+        "llama-cpp-python is not installed (pip install 'afina[gguf]'): weights, tokens and template were read by "
+        "transformers; whether llama.cpp itself splits texts and turns positions the same was not seen",
+    )
+
+
+def open_mlx(folder: Path) -> tuple[Program, str | None]:
+    """mlx-lm where it is installed, else transformers."""
+    if find_spec("mlx_lm"):
+        return Mlx(folder), None
+    return (
+        Transformers(folder),
+        "mlx-lm is not installed: the folder was opened by transformers, whose format mlx-lm reads",
+    )
+
+
+def gguf_stops(file: Path) -> set[int]:
+    """The stop tokens that a GGUF file names."""
+    import gguf
+
+    reader = gguf.GGUFReader(file)
+    keys = [f"tokenizer.ggml.{which}_token_id" for which in ("eos", "eot")]
+    return {int(field.contents()) for key in keys if (field := reader.get_field(key)) is not None}
+
+
+def _holds_output(file: Path) -> bool:
+    """Whether a GGUF has an output matrix of its own; otherwise the embedding serves as one."""
+    import gguf
+
+    return any(tensor.name == "output.weight" for tensor in gguf.GGUFReader(file).tensors)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the bars and remarks of libraries."""
+    with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+        yield
