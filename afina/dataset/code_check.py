@@ -14,8 +14,9 @@ parser of its own (Zig's ``ast-check``, which also wants every name declared), a
 ``fragment``, and one that passes and does not build is ``wrong``; for other compilers every refusal of a snippet is
 a ``fragment``.
 
-Results are kept by a hash of code and compiler, so that a second run costs nothing. Nothing of the code is run;
-:mod:`afina.dataset.sandbox` says what bounds hold.
+Results are kept by a hash of code and compiler, so that a second run costs nothing. Nothing of the code is run. Where
+the machine permits it and what the compiler needs is known (Zig, Python), it is isolated, else limited:
+:mod:`afina.dataset.sandbox`.
 """
 
 from __future__ import annotations

@@ -93,8 +93,9 @@ def main(spec: Mapping[str, Any]) -> int:
         spec: `folder` (its files are copied into the working folder, which has the same path), `command`, `variables`,
             `readable`, `writable` (folders shown at their own paths), `memory`, `disk` (bytes), `processes`,
             `seconds` (of a processor), `take` (name of a file to give back -> descriptor to write it to), `result`
-            (descriptor for the report: ``{"code", "stopped", "taken"}`` or ``{"refused"}``) and `alive` (a pipe; when
-            its other end is closed, everything ends).
+            (descriptor for the report: ``{"code", "stopped", "taken"}``; ``{"refused"}`` where isolation failed;
+            ``{"unstarted"}`` where the program did not start) and `alive` (a pipe; when its other end is closed,
+            everything ends).
     """
     result = int(spec["result"])
     for descriptor in (result, int(spec["alive"]), *spec["take"].values()):
@@ -114,7 +115,7 @@ def main(spec: Mapping[str, Any]) -> int:
     if first == 0:
         try:
             os._exit(process_one(spec, result, privileged))
-        except BaseException as error:  # whatever it is: the program does not run, and the one who asked is told
+        except BaseException as error:  # noqa: BLE001  whatever it is, nothing runs, and the one who asked is told
             report(result, {"refused": f"{type(error).__name__}: {error}"})
             os._exit(1)
     os.waitpid(first, 0)
@@ -172,7 +173,7 @@ def process_one(spec: Mapping[str, Any], result: int, privileged: bool) -> int:
     os.close(tell)
     with os.fdopen(told, "rb") as failed:
         if why := failed.read():
-            report(result, {"refused": why.decode()})
+            report(result, {"unstarted": why.decode()})
             return 1
     code, stopped = watch(program, spec)
     end_others()
@@ -189,7 +190,7 @@ def make_root(spec: Mapping[str, Any]) -> None:
     root = folder
     mount_memory(root, 1 << 20)
     for place in ("/tmp", folder):
-        os.makedirs(root + place)
+        Path(root + place).mkdir(parents=True)
         mount_memory(root + place, disk)
     copy_tree(given, root + folder)
     os.close(given)
@@ -201,9 +202,9 @@ def make_root(spec: Mapping[str, Any]) -> None:
         show(place, root, NOSUID | NODEV)
     for name in DEVICES:
         show(f"/dev/{name}", root, NOSUID)
-    os.symlink("/proc/self/fd", f"{root}/dev/fd")
-    os.symlink("/tmp", f"{root}/dev/shm")
-    os.makedirs(f"{root}/proc")
+    Path(root, "dev/fd").symlink_to("/proc/self/fd")
+    Path(root, "dev/shm").symlink_to("/tmp")
+    Path(root, "proc").mkdir()
     options = MS_NOSUID | MS_NODEV
     call("/proc of its own", _C.mount, b"proc", f"{root}/proc".encode(), b"proc", options, b"subset=pid")
     os.chdir(root)
@@ -227,22 +228,22 @@ def mount_memory(place: str, size: int) -> None:
 
 def show(place: str, root: str, attributes: int) -> None:
     """Make a file or folder visible below the new root, at its own path; a link as a link; what is not here, not."""
-    if not os.path.lexists(place):
+    source, target = Path(place), Path(root + place)
+    if not os.path.lexists(source):
         return
-    target = root + place
-    os.makedirs(os.path.dirname(target), exist_ok=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
     if os.path.lexists(target):
         return  # within a folder that is shown already
-    if os.path.islink(place):
-        os.symlink(os.readlink(place), target)
+    if source.is_symlink():
+        target.symlink_to(source.readlink())
         return
-    if os.path.isdir(place):
-        os.mkdir(target)
+    if source.is_dir():
+        target.mkdir()
     else:
-        os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
-    call(f"showing {place}", _C.mount, place.encode(), target.encode(), None, MS_BIND | MS_REC, None)
+        target.touch()
+    call(f"showing {place}", _C.mount, bytes(source), bytes(target), None, MS_BIND | MS_REC, None)
     wanted = ctypes.create_string_buffer(struct.pack("=QQQQ", attributes, 0, 0, 0), 32)
-    arguments = AT_FDCWD, target.encode(), AT_RECURSIVE, wanted, ctypes.c_size_t(32)
+    arguments = AT_FDCWD, bytes(target), AT_RECURSIVE, wanted, ctypes.c_size_t(32)
     call(f"rights of {place}", _C.syscall, SYS_MOUNT_SETATTR, *arguments)
 
 
@@ -251,7 +252,7 @@ def copy_tree(source: int, target: str) -> None:
     for entry in os.scandir(source):
         to = f"{target}/{entry.name}"
         if entry.is_dir(follow_symlinks=False):
-            os.mkdir(to)
+            Path(to).mkdir()
             inner = os.open(entry.name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=source)
             copy_tree(inner, to)
             os.close(inner)
@@ -301,7 +302,7 @@ def start(spec: Mapping[str, Any], tell: int) -> NoReturn:
             signal.signal(ignored, signal.SIG_DFL)
         forbid_calls()
         os.execvpe(spec["command"][0], spec["command"], dict(spec["variables"]))
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001  the same
         os.write(tell, f"{spec['command'][0]} does not start: {error}".encode())
     os._exit(127)
 
@@ -311,7 +312,7 @@ def forbid_calls() -> None:
     machine, numbers = SYSCALLS[platform.machine()]
     code = call_filter(machine, numbers)
     program = ctypes.create_string_buffer(code, len(code))
-    header = struct.pack("=H6xQ" if struct.calcsize("P") == 8 else "=HI", len(code) // 8, ctypes.addressof(program))
+    header = struct.pack("=H6xQ", len(code) // 8, ctypes.addressof(program))
     filters = ctypes.create_string_buffer(header, len(header))
     call("seccomp", _C.prctl, PR_SET_SECCOMP, 2, filters, 0, 0)
 
@@ -373,11 +374,11 @@ def watch(program: int, spec: Mapping[str, Any]) -> tuple[int, str]:
 def count_processes() -> tuple[int, int]:
     """Threads of all processes but this one, and the bytes of memory that they fill."""
     threads = resident = 0
-    for name in os.listdir("/proc"):
-        if not name.isdigit() or name == "1":
+    for place in Path("/proc").iterdir():
+        if not place.name.isdigit() or place.name == "1":
             continue
         try:
-            text = Path(f"/proc/{name}/status").read_text(encoding="utf-8", errors="replace")
+            text = (place / "status").read_text(encoding="utf-8", errors="replace")
         except OSError:
             continue  # it has ended
         for line in text.splitlines():

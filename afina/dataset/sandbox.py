@@ -32,6 +32,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from afina.errors import RecipeError
 
@@ -115,11 +116,12 @@ def run_limited(
         variables: environment variables beside the few that it gets anyway.
         view: isolate it, and what it sees; None only limits it.
         stdin: what it reads.
-        take: isolated, the names of files that come back into `folder` where the program wrote them: regular files
-            only, never a link.
+        take: isolated, the names of files that come back into `folder`: regular files only, never a link; one that
+            is not there at the end is not there.
 
     Raises:
-        RecipeError: the program was to be isolated, and the system does not permit it. Nothing was run.
+        RecipeError: the program was to be isolated, and the system does not permit it, or does not start where it
+            sees no more than the view. Nothing was run.
 
     >>> run_limited([sys.executable, "-c", "print(6 * 7)"], Path(tempfile.mkdtemp()), Limits()).output
     '42\\n'
@@ -129,7 +131,7 @@ def run_limited(
     environment |= {"NO_COLOR": "1"} | dict(variables or {})
     seconds = max(1, round(limits.seconds) + 1)
     if view is not None:
-        environment["PATH"] = os.pathsep.join([os.path.dirname(command[0]), "/usr/local/bin", "/usr/bin", "/bin"])
+        environment["PATH"] = os.pathsep.join([str(Path(command[0]).parent), "/usr/local/bin", "/usr/bin", "/bin"])
         spec = {
             "folder": place,
             "command": list(command),
@@ -165,11 +167,16 @@ def _run_isolated(
             os.close(held)
         report.seek(0)
         said = report.read()
-        found = json.loads(said) if said else {"code": -signal.SIGKILL}  # what watches it was ended
+        found: dict[str, Any] = json.loads(said) if said else {"code": -signal.SIGKILL}  # what watches it was ended
         if "refused" in found:
             raise _refusal(found["refused"])
+        if "unstarted" in found:
+            fix = "it sees the system and its own folder only: name what else it needs in the task's `readable`"
+            raise RecipeError(f"isolated, {found['unstarted']}", fix)
         if outcome.stopped:
             return outcome
+        for name in take:
+            (folder / name).unlink(missing_ok=True)
         for name in found.get("taken", ()):
             targets[name].seek(0)
             with (folder / name).open("wb") as out:
@@ -205,9 +212,7 @@ def _run(
     return _judged(running.returncode, Outcome(0, output, stopped, stdout), limits)
 
 
-def _converse(
-    running: subprocess.Popen[bytes], stdin: bytes, limits: Limits
-) -> tuple[bytearray, bytearray, str]:
+def _converse(running: subprocess.Popen[bytes], stdin: bytes, limits: Limits) -> tuple[bytearray, bytearray, str]:
     """Write and read, waiting for neither, until it ends: (both outputs, the standard one, which limit ended it)."""
     assert running.stdin and running.stdout and running.stderr
     until = time.monotonic() + limits.seconds
@@ -305,8 +310,8 @@ _CANNOT = "code cannot be isolated on this machine, and it never runs unprotecte
 def _refusal(reason: str, where: str = "") -> RecipeError:
     return RecipeError(
         _CANNOT + reason,
-        "permit user namespaces (Docker: --security-opt seccomp=unconfined --security-opt systempaths=unconfined; Ubuntu: "
-        "sysctl kernel.apparmor_restrict_unprivileged_userns=0), or judge code elsewhere: remove the task",
+        "permit user namespaces (Docker: --security-opt seccomp=unconfined --security-opt systempaths=unconfined; "
+        "Ubuntu: sysctl kernel.apparmor_restrict_unprivileged_userns=0), or judge code elsewhere: remove the task",
         where,
     )
 

@@ -47,6 +47,7 @@ def _task_lines(task: Mapping[str, Any]) -> list[str]:
     for finding in task["findings"]:
         whose = f"{finding['prediction']}: " if finding["prediction"] else ""
         lines.append(f"  {whose}{finding['count']} of {task['items']} {finding['what']}")
+    lines += _code_lines(task["code"]) if task.get("code") else []
     lines.append(f"  {'':12}{'before':>17}{'after':>17}   difference, 95 % interval")
     for metric in task["metrics"]:
         digits = 1 if metric["name"] in CORPUS else 3
@@ -55,6 +56,21 @@ def _task_lines(task: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"  {metric['name']:12}{before:>17}{after:>17}   {gain['mean']:+.{digits}f} "
             f"[{gain['low']:+.{digits}f}, {gain['high']:+.{digits}f}]"
+        )
+    return lines
+
+
+def _code_lines(code: Mapping[str, Any]) -> list[str]:
+    """What became of the code in the answers, and the first complaints."""
+    how = "run isolated" if code["ran"] else "compiled, not run"
+    lines = [f"  {code['language']}, {code['compiler']}, {how}"]
+    for side, counts in code["results"].items():
+        lines.append(f"  {side}: " + ", ".join(f"{count} {result}" for result, count in counts.items() if count))
+    for example in code["examples"]:
+        lines.append(f"  line {example['line']} {example['result']}: {example['lines'].splitlines()[0]}")
+    if code["samples"]:
+        lines.append(
+            f"  {code['samples']} samples a prompt at temperature {code['temperature']:g}, besides the greedy answer"
         )
     return lines
 

@@ -75,10 +75,13 @@ class Walk:
 
     def everything(self) -> dict[str, Any]:
         """The whole walk; returns the verdict's values."""
+        from afina.evaluate.code_answers import check_compilers
         from afina.train.trackers import check_installed
 
         (self.folder / "finished.json").unlink(missing_ok=True)
         check_installed(self.recipe.train.trackers)
+        if "evaluate" not in self.run.stages:  # what it needs is said before hours of training, not after
+            check_compilers(self.recipe)
         _ = self.base_folder  # a base that is not there is said before any work is done
         self.dataset()
         self.audit()
