@@ -462,6 +462,7 @@ class Walk:
     def evaluate(self) -> dict[str, Any]:
         """Measure before and after, judge; writes ``predictions.jsonl``, ``samples.jsonl``, ``scores.json``."""
         from afina.dataset.example import read_examples
+        from afina.evaluate.code_answers import check_compilers
         from afina.evaluate.derive import derive_probes
         from afina.evaluate.evaluate import evaluate
         from afina.evaluate.probes import probe_files, read_probes
@@ -470,6 +471,7 @@ class Walk:
         from afina.walk.kept import describe_kept, kept_answers
 
         def look() -> dict[str, Any]:
+            check_compilers(self.recipe)
             held_out = [row for _, validation in self.rows.values() for row in validation.rows]
             probes = read_probes(self.recipe)
             can_ask = bool(self.renderer.tokenizer.chat_template)
