@@ -169,6 +169,7 @@ evaluate:
   # - name: qa
   #   path: tests/qa.jsonl    # rows of prompt and reference, relative to `root`
   #   sample: 200             # drawn once for each of `seeds`
+  #   code: null              # the answers are programs, to be compiled and run: docs/code.md
   judge: null                 # an OpenAI-compatible endpoint that compares the answers to tasks: url, model
   samples: 8                  # held-out questions answered by base and result side by side
   max_new_tokens: 64          # longest answer

@@ -223,7 +223,7 @@ def test_a_timeout_is_a_result_and_is_not_kept(monkeypatch):
 def test_a_second_run_starts_nothing(monkeypatch):
     blocks = [block("x = 1\n"), block("x = (\n")]
     first = results(blocks, {"python": HERE})
-    monkeypatch.setattr(code_check, "run_limited", lambda *_: pytest.fail("started again"))
+    monkeypatch.setattr(code_check, "run_limited", lambda *_, **__: pytest.fail("started again"))
     assert results(blocks, {"python": HERE}) == first
 
 

@@ -14,8 +14,9 @@ parser of its own (Zig's ``ast-check``, which also wants every name declared), a
 ``fragment``, and one that passes and does not build is ``wrong``; for other compilers every refusal of a snippet is
 a ``fragment``.
 
-Results are kept by a hash of code and compiler, so that a second run costs nothing. Nothing of the code is run;
-:mod:`afina.dataset.sandbox` says what bounds hold.
+Results are kept by a hash of code and compiler, so that a second run costs nothing. Nothing of the code is run. Where
+the machine permits it and what the compiler needs is known (Zig, Python), it is isolated, else limited:
+:mod:`afina.dataset.sandbox`.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from typing import Any, Literal
 
 from afina.dataset.code_blocks import CodeBlock
 from afina.dataset.compilers import Compiler, compiler_cache, find_compilers
-from afina.dataset.sandbox import Limits, Outcome, run_limited
+from afina.dataset.sandbox import Limits, Outcome, isolation_missing, run_limited
 from afina.run import Progress, hash_value, no_progress
 
 Result = Literal["ok", "wrong", "lacks_dependency", "fragment", "timeout"]
@@ -89,38 +90,50 @@ def check_blocks(
     Raises:
         RecipeError: a compiler is neither here nor can be fetched.
     """
-    limits = limits or Limits()
     with tempfile.TemporaryDirectory(prefix="afina-code-") as temporary:
         work = Path(temporary)
         compilers = find_compilers(wanted, work, progress)
-        kept = {name: _Kept(cache or compiler_cache() / "checked", each) for name, each in compilers.items()}
-        pool = ThreadPoolExecutor(WORKERS)
-        waiting: deque[tuple[CodeBlock, Future[tuple[Result, str]]]] = deque()
-        done = 0
+        yield from check_with(compilers, blocks, work, progress, limits=limits or Limits(), cache=cache)
 
-        def finish() -> Checked:
-            block, future = waiting.popleft()
-            result, lines = future.result()
-            if result == "wrong" and _is_shown(lines, block.shown_after):
-                result, lines = "ok", "fails as the text says: " + lines
-            return Checked(block, result, lines, compilers[block.language].version)
 
-        try:
-            for block in blocks:
-                if block.language not in compilers:
-                    continue
-                compiler = compilers[block.language]
-                waiting.append((block, pool.submit(_check, block, compiler, kept[block.language], work, limits)))
-                if len(waiting) > _AHEAD:
-                    yield finish()
-                    done += 1
-                    progress(done, None, "code blocks checked")
-            while waiting:
+def check_with(
+    compilers: Mapping[str, Compiler],
+    blocks: Iterable[CodeBlock],
+    work: Path,
+    progress: Progress = no_progress,
+    *,
+    limits: Limits,
+    cache: Path | None = None,
+) -> Iterator[Checked]:
+    """:func:`check_blocks` with compilers that are found already, in their own folder `work`."""
+    kept = {name: _Kept(cache or compiler_cache() / "checked", each) for name, each in compilers.items()}
+    pool = ThreadPoolExecutor(WORKERS)
+    waiting: deque[tuple[CodeBlock, Future[tuple[Result, str]]]] = deque()
+    done = 0
+
+    def finish() -> Checked:
+        block, future = waiting.popleft()
+        result, lines = future.result()
+        if result == "wrong" and _is_shown(lines, block.shown_after):
+            result, lines = "ok", "fails as the text says: " + lines
+        return Checked(block, result, lines, compilers[block.language].version)
+
+    try:
+        for block in blocks:
+            if block.language not in compilers:
+                continue
+            compiler = compilers[block.language]
+            waiting.append((block, pool.submit(_check, block, compiler, kept[block.language], work, limits)))
+            if len(waiting) > _AHEAD:
                 yield finish()
                 done += 1
                 progress(done, None, "code blocks checked")
-        finally:
-            pool.shutdown(cancel_futures=True)
+        while waiting:
+            yield finish()
+            done += 1
+            progress(done, None, "code blocks checked")
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 class _Kept:
@@ -153,20 +166,26 @@ def _check(block: CodeBlock, compiler: Compiler, kept: _Kept, work: Path, limits
         folder = Path(own)
         (folder / compiler.file).write_text(block.code, encoding="utf-8")
         result, lines = _compile(block, compiler, folder, limits)
-        # Where the work happens differs from run to run, and helps nobody.
-        for place in (str(folder), str(work), compiler.home):
-            lines = lines.replace(f"{place}/", "") if place else lines
+        lines = without_places(lines, folder, work, compiler)
     if result != "timeout":
         kept.keep(key, result, lines)
     return result, lines
 
 
+def without_places(lines: str, folder: Path, work: Path, compiler: Compiler) -> str:
+    """A compiler's lines without the folders of this run: they differ every time, and help nobody."""
+    for place in (str(folder), str(work), compiler.home):
+        lines = lines.replace(f"{place}/", "") if place else lines
+    return lines
+
+
 def _compile(block: CodeBlock, compiler: Compiler, folder: Path, limits: Limits) -> tuple[Result, str]:
+    view = None if isolation_missing() else compiler.view
     if not block.whole and compiler.parse is not None:
-        read = run_limited(compiler.parse(folder), folder, limits, compiler.variables)
+        read = run_limited(compiler.parse(folder), folder, limits, compiler.variables, view=view)
         if read.code or read.stopped:
             return ("timeout", read.stopped) if read.stopped else ("fragment", first_lines(read.output))
-    built = run_limited(compiler.build(folder, block.code), folder, limits, compiler.variables)
+    built = run_limited(compiler.build(folder, block.code), folder, limits, compiler.variables, view=view)
     result = judge(built)
     if result == "wrong" and not block.whole and compiler.parse is None:
         result = "fragment"

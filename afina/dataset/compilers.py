@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import os
+import platform
 import re
 import shlex
 import shutil
@@ -20,10 +21,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from afina.dataset.sandbox import View
 from afina.errors import Problem, RecipeError
 from afina.run import Progress, no_progress, whole_folder
 
 ZIG_TARGET = "x86_64-linux-musl"
+PROGRAM = "program"
+"""File that :attr:`Compiler.make` leaves beside the code."""
 
 _MAIN = re.compile(r"^\s*(?:(?:pub|export)\s+)*fn\s+main\s*\(", re.MULTILINE)
 _PUBLIC_IMPORT = re.compile(r"^\s*pub\s+const\s+\w+\s*=\s*@import\(", re.MULTILINE)
@@ -50,15 +54,26 @@ class Compiler:
     variables: Mapping[str, str] = field(default_factory=dict)
     home: str = ""
     """Folder of the compiler's own library: left out of its messages, as it differs from machine to machine."""
+    view: View | None = None
+    """What it needs to see where it is isolated, and what compiled code needs; None where that is not known (a command
+    line of the recipe), and then it is only limited."""
+    make: Callable[[str, bool], Sequence[str]] | None = None
+    """``make(code, testing)``: the command that makes :data:`PROGRAM` of the saved code; None where `start` runs the
+    code itself."""
+    start: tuple[str, ...] = ()
+    """The command that runs it; empty where this compiler's code cannot be run."""
 
 
-def find_compilers(wanted: Mapping[str, str], work: Path, progress: Progress = no_progress) -> dict[str, Compiler]:
-    """Language -> compiler, for the recipe's ``dataset.check_code``.
+def find_compilers(
+    wanted: Mapping[str, str], work: Path, progress: Progress = no_progress, where: str = "dataset.check_code"
+) -> dict[str, Compiler]:
+    """Language -> compiler, for the recipe's ``dataset.check_code`` and its tasks of code.
 
     Args:
         wanted: language -> ``ziglang==0.14.0``, a Python version such as ``3.11``, or a command line with ``{file}``.
         work: a folder for the compilers' own caches, removed by the caller.
         progress: is told when a compiler is fetched.
+        where: the recipe's key that names them, for errors.
 
     Raises:
         RecipeError: a compiler is not here and cannot be fetched, or the text names none; all at once.
@@ -67,7 +82,7 @@ def find_compilers(wanted: Mapping[str, str], work: Path, progress: Progress = n
     problems: list[Problem] = []
     for language, text in wanted.items():
         try:
-            found[language] = _find(language, text.strip(), work, progress)
+            found[language] = _find(language, text.strip(), work, progress, f"{where}.{language}")
         except RecipeError as error:
             problems += error.problems
     if problems:
@@ -75,10 +90,9 @@ def find_compilers(wanted: Mapping[str, str], work: Path, progress: Progress = n
     return found
 
 
-def _find(language: str, text: str, work: Path, progress: Progress) -> Compiler:
-    where = f"dataset.check_code.{language}"
+def _find(language: str, text: str, work: Path, progress: Progress, where: str) -> Compiler:
     if language == "zig" and (package := _PACKAGE.fullmatch(text)) and package["name"] == "ziglang":
-        return _zig(_ziglang(package["version"], progress), package["version"], work)
+        return _zig(_ziglang(package["version"], progress, where), package["version"], work)
     if language == "python" and _PYTHON.fullmatch(text):
         return _python(text, where)
     if "{file}" in text:
@@ -100,7 +114,7 @@ def compiler_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "afina"
 
 
-def _ziglang(version: str, progress: Progress) -> Path:
+def _ziglang(version: str, progress: Progress, where: str) -> Path:
     """The Zig program of the package `ziglang`: the installed one, one fetched before, or fetched now."""
     spec = importlib.util.find_spec("ziglang")
     if spec and spec.submodule_search_locations and importlib.metadata.version("ziglang") == version:
@@ -108,7 +122,7 @@ def _ziglang(version: str, progress: Progress) -> Path:
     kept = compiler_cache() / f"ziglang-{version}"
     if not kept.exists():
         progress(0, None, f"fetching the Zig compiler {version} (about 80 MB, once) to {kept}")
-        _fetch(f"ziglang=={version}", kept)
+        _fetch(f"ziglang=={version}", kept, where)
     return _zig_program(kept / "ziglang")
 
 
@@ -116,7 +130,7 @@ def _zig_program(folder: Path) -> Path:
     return folder / ("zig.exe" if os.name == "nt" else "zig")
 
 
-def _fetch(package: str, folder: Path) -> None:
+def _fetch(package: str, folder: Path, where: str) -> None:
     """Install a package from the index into a folder of its own."""
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -128,16 +142,20 @@ def _fetch(package: str, folder: Path) -> None:
             raise RecipeError(
                 f"the compiler {package} is not here and could not be fetched: {said[-1] if said else 'pip failed'}",
                 f"with a network: {shlex.quote(sys.executable)} -m pip install {package}; or take `zig` out of it",
-                "dataset.check_code.zig",
+                where,
             )
 
 
 def _zig(program: Path, version: str, work: Path) -> Compiler:
     caches = {"ZIG_GLOBAL_CACHE_DIR": str(work / "zig-global"), "ZIG_LOCAL_CACHE_DIR": str(work / "zig-local")}
+    for folder in caches.values():
+        Path(folder).mkdir(exist_ok=True)
+
+    def options_of(code: str, target: str) -> list[str]:
+        return ["--color", "off", "-target", target, *(["-lc"] if _LIBC.search(code) else [])]
 
     def build(folder: Path, code: str) -> list[str]:
-        library = ["-lc"] if _LIBC.search(code) else []
-        options = ["-fno-emit-bin", "--color", "off", "-target", ZIG_TARGET, *library]
+        options = ["-fno-emit-bin", *options_of(code, ZIG_TARGET)]
         if _MAIN.search(code):
             return [str(program), "build-exe", *options, "main.zig"]
         # Everything public is referenced; but not the insides of a library that the code hands on.
@@ -149,7 +167,23 @@ def _zig(program: Path, version: str, work: Path) -> Compiler:
     def parse(folder: Path) -> list[str]:
         return [str(program), "ast-check", "--color", "off", str(folder / "main.zig")]
 
-    return Compiler("zig", f"zig {version} {ZIG_TARGET}", "main.zig", build, parse, caches, str(program.parent))
+    def make(code: str, testing: bool) -> list[str]:
+        kind = ["test", "--test-no-exec"] if testing else ["build-exe"]
+        target = f"{platform.machine()}-linux-musl"  # what is to run has to be for this machine
+        return [str(program), *kind, f"-femit-bin={PROGRAM}", *options_of(code, target), "main.zig"]
+
+    return Compiler(
+        "zig",
+        f"zig {version} {ZIG_TARGET}",
+        "main.zig",
+        build,
+        parse,
+        caches,
+        str(program.parent),
+        View((str(program.parent),), tuple(caches.values())),
+        make,
+        (f"./{PROGRAM}",),
+    )
 
 
 # ---- Python and command lines
@@ -159,9 +193,9 @@ def _python(version: str, where: str) -> Compiler:
     """Compile, without running, in the Python of that version; nothing is imported."""
     here = "{}.{}".format(*sys.version_info[:2])
     program = sys.executable if version == here else shutil.which(f"python{version}")
-    ask = "import platform; print(platform.python_version())"
+    ask = "import platform, sys; print(platform.python_version(), sys.prefix, sys.base_prefix, sep='\\n')"
     asked = subprocess.run([program, "-I", "-c", ask], capture_output=True, text=True, check=False) if program else None
-    exact = asked.stdout.strip() if asked and asked.returncode == 0 else ""
+    exact, *folders = asked.stdout.splitlines() if asked and asked.returncode == 0 else ("",)
     if program is None or not exact.startswith(version + "."):
         raise RecipeError(
             f"there is no python{version} here to check code with",
@@ -169,7 +203,12 @@ def _python(version: str, where: str) -> Compiler:
             where,
         )
     return Compiler(
-        "python", f"python {exact}", "main.py", lambda _, __: [program, "-I", "-S", "-c", _COMPILE, "main.py"]
+        "python",
+        f"python {exact}",
+        "main.py",
+        lambda _, __: [program, "-I", "-S", "-c", _COMPILE, "main.py"],
+        view=View(tuple(folders)),  # its packages too: code about a library imports it
+        start=(program, "main.py"),
     )
 
 

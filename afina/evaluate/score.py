@@ -6,7 +6,7 @@ Nothing of a row is kept but its numbers, so that a file may be larger than the 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from afina.dataset.language import language_of_text
 from afina.errors import Problem, RecipeError
 from afina.evaluate.columns import Columns, Item, choose_columns, first_row, items_of, read_table
 from afina.evaluate.leaks import find_leak
-from afina.evaluate.metrics import MEANS, METRICS, accuracy, corpus_counts, corpus_score, row_scores
+from afina.evaluate.metrics import CORPUS, METRICS, accuracy, corpus_counts, corpus_score, row_scores
 from afina.evaluate.normalize import ARTICLES, language_key, published
 from afina.evaluate.output_checks import Finding, OutputChecks, training_keys
 from afina.evaluate.paired import RESAMPLES, Estimate, estimate, resampled_sums
@@ -55,15 +55,26 @@ class Tally:
 
     def add(self, answers: Sequence[str], item: Item, language: str) -> None:
         """Score one item's answers."""
-        row: list[float] = []
+        found = []
         for answer in answers:
             means = row_scores(answer, item.references, language)
             if "accuracy" in self.metrics:
                 means["accuracy"] = accuracy(answer, item.references, item.choices)
+            found.append(
+                {
+                    name: corpus_counts(name, answer, item.references) if name in CORPUS else [means[name]]
+                    for name in self.metrics
+                }
+            )
+        self.put(found)
+
+    def put(self, found: Sequence[Mapping[str, Sequence[float]]]) -> None:
+        """One item's numbers by metric, for each model: the one value, or the counts of a metric of :data:`CORPUS`."""
+        row: list[float] = []
+        for values in found:
             for name in self.metrics:
-                values = [means[name]] if name in MEANS else corpus_counts(name, answer, item.references)
-                self._widths[name] = len(values)
-                row += values
+                self._widths[name] = len(values[name])
+                row += values[name]
         self.rows.append(row)
 
     @property
@@ -73,7 +84,7 @@ class Tally:
     def last(self, prediction: str) -> dict[str, float]:
         """One model's mean metrics of the item that was added last."""
         places = self._places()
-        return {name: self.rows[-1][places[prediction, name].start] for name in self.metrics if name in MEANS}
+        return {name: self.rows[-1][places[prediction, name].start] for name in self.metrics if name not in CORPUS}
 
     def values(self, positions: Sequence[int]) -> dict[str, dict[str, float]]:
         """Model -> metric -> its score over some of the items."""
@@ -111,7 +122,7 @@ class Tally:
 
     @staticmethod
     def _value(metric: str, sums: Sequence[float], n: int) -> float:
-        return float(sums[0]) / n if metric in MEANS else corpus_score(metric, sums)
+        return corpus_score(metric, sums) if metric in CORPUS else float(sums[0]) / n
 
     def _places(self) -> dict[tuple[str, str], slice]:
         """Where each model's metrics stand in a row."""

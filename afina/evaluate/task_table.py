@@ -45,6 +45,7 @@ def _task_lines(task: Mapping[str, Any]) -> list[str]:
     lines = [f"task {task['name']}: n = {task['n']}, seeds {', '.join(map(str, task['seeds']))} ({task['items']} rows)"]
     lines += [f"  note: {note}" for note in task["notes"]]
     lines += [f"  {line}" for line in finding_lines(task["findings"], task["items"])]
+    lines += _code_lines(task["code"]) if task.get("code") else []
     lines.append(f"  {'':12}{'before':>17}{'after':>17}   difference, 95 % interval")
     for metric in task["metrics"]:
         digits = 1 if metric["name"] in CORPUS else 3
@@ -73,6 +74,21 @@ def finding_lines(findings: Sequence[Mapping[str, Any]], items: int) -> list[str
     for what, sides in counts.items():
         count = str(sides[None]) if None in sides else f"{sides.get('base', 0)} -> {sides.get('adapter', 0)}"
         lines.append(f"{count} of {items} {what}")
+    return lines
+
+
+def _code_lines(code: Mapping[str, Any]) -> list[str]:
+    """What became of the code in the answers, and the first complaints."""
+    how = "run isolated" if code["ran"] else "compiled, not run"
+    lines = [f"  {code['language']}, {code['compiler']}, {how}"]
+    for side, counts in code["results"].items():
+        lines.append(f"  {side}: " + ", ".join(f"{count} {result}" for result, count in counts.items() if count))
+    for example in code["examples"]:
+        lines.append(f"  line {example['line']} {example['result']}: {example['lines'].splitlines()[0]}")
+    if code["samples"]:
+        lines.append(
+            f"  {code['samples']} samples a prompt at temperature {code['temperature']:g}, besides the greedy answer"
+        )
     return lines
 
 

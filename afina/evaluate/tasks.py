@@ -16,19 +16,28 @@ from typing import Any
 
 from afina.dataset.example import Example
 from afina.errors import DataError, Problem, RecipeError
+from afina.evaluate.code_answers import where_of
+from afina.evaluate.code_task import (
+    CHECKS,
+    CodeAnswers,
+    ask_code,
+    checks_as_text,
+    checks_of,
+    code_metrics,
+    score_code,
+)
 from afina.evaluate.columns import Item, choose_columns, first_row, items_of, read_table
 from afina.evaluate.leaks import find_leak
 from afina.evaluate.normalize import published
 from afina.evaluate.output_checks import OutputChecks, prompt_key, training_keys
-from afina.evaluate.paired import mean_and_sd
 from afina.evaluate.probes import Question, ask
 from afina.evaluate.score import Tally, choose_metrics
+from afina.evaluate.task_metrics import MODELS, metric_values
 from afina.model.generate import Answer
-from afina.recipe import Recipe, Task
+from afina.recipe import Check, Recipe, Task
 from afina.run import Progress, no_progress, write_whole
 from afina.tokenizer.chat import Renderer
 
-MODELS = ("base", "adapter")
 PREDICTIONS_FILE = "task_predictions.jsonl"
 """Every answer with its scores, in the run's folder; `afina score` reads it too."""
 
@@ -49,6 +58,8 @@ class TaskSet:
     """Rows of the file."""
     trained_on: int
     """Rows left out because their prompt stands in the training data."""
+    checks: tuple[Sequence[Check], ...] = ()
+    """Of a task of code: what each item's code must do."""
 
     @property
     def notes(self) -> list[str]:
@@ -97,13 +108,25 @@ def read_tasks(recipe: Recipe, trained: Iterator[Example] | Sequence[Example]) -
 
 
 def _read_task(task: Task, file: Path, known: frozenset[str]) -> TaskSet:
+    names = list(first_row(file))
+    if task.code and CHECKS not in names:
+        raise RecipeError(
+            f"no column `{CHECKS}`", "a task of code needs it: a list, empty where none is run", str(file)
+        )
     columns = choose_columns(
-        list(first_row(file)), reference=task.reference, prompt=task.prompt, where=str(file), written=False
+        names, reference=CHECKS if task.code else task.reference, prompt=task.prompt, where=str(file), written=False
     )
     if not columns.prompt:
         raise RecipeError("no column holds what is asked", "name it in the task's `prompt`", str(file))
-    metrics = choose_metrics(task.metrics, has_choices=bool(task.choices or columns.choices))
-    every = list(items_of(read_table(file), columns, str(file), task.choices))
+    rows = checks_as_text(read_table(file)) if task.code else read_table(file)
+    every = list(items_of(rows, columns, str(file), task.choices))
+    if task.code:
+        checks_of(every, str(file))  # all that is wrong with them, whatever is drawn
+    metrics = (
+        code_metrics(task.code)
+        if task.code
+        else choose_metrics(task.metrics, has_choices=bool(task.choices or columns.choices))
+    )
     asked = [item for item in every if item.prompt and prompt_key(item.prompt) not in known]
     empty = [item.line for item in every if not item.prompt]
     if empty:
@@ -118,13 +141,15 @@ def _read_task(task: Task, file: Path, known: frozenset[str]) -> TaskSet:
     drawn = {seed: sorted(random.Random(seed).sample(range(len(asked)), size)) for seed in task.seeds}
     used = sorted({position for positions in drawn.values() for position in positions})
     place = {position: number for number, position in enumerate(used)}
+    items = tuple(asked[position] for position in used)
     return TaskSet(
         task,
-        tuple(asked[position] for position in used),
+        items,
         {seed: tuple(place[position] for position in positions) for seed, positions in drawn.items()},
         metrics,
         len(every),
         len(every) - len(asked),
+        tuple(checks_of(items, str(file))) if task.code else (),
     )
 
 
@@ -147,8 +172,8 @@ def measure_tasks(
     Returns:
         For each task plain values as they stand in ``scores.json``: findings first, then metrics.
     """
-    answers: list[list[list[Answer]]] = []
-    asked, every = 0, 2 * sum(len(task.items) for task in tasks)
+    answers: list[list[list[Answer] | CodeAnswers]] = []
+    asked, every = 0, len(MODELS) * sum(map(_questions, tasks))
     for name, open_model, more in zip(MODELS, (before, after), asking, strict=True):
         answers.append([])
         with open_model() as model:
@@ -157,61 +182,69 @@ def measure_tasks(
                 def counted(done: int, _: int | None, what: str, name: str = name, asked: int = asked) -> None:
                     progress(asked + done, every, f"{what} of the {name}")
 
-                where = task.task.path
-                questions = [Question(item.messages, item.references[0], f"{where}:{item.line}") for item in task.items]
-                longest = task.task.max_new_tokens or recipe.evaluate.max_new_tokens
-                answers[-1].append(ask(model, renderer, questions, max_new_tokens=longest, progress=counted, **more))
-                asked += len(task.items)
+                answers[-1].append(_ask_task(model, renderer, task, recipe, counted, more))
+                asked += _questions(task)
     results, lines = [], []
-    for task, *given in zip(tasks, *answers, strict=True):
-        result, rows = _score_task(task, given, recipe.dataset.language)
+    for number, (task, *given) in enumerate(zip(tasks, *answers, strict=True)):
+        result, rows = _score_task(task, given, recipe.dataset.language, where_of(number), progress)
         results.append(result)
         lines += [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
     write_whole(folder / PREDICTIONS_FILE, "".join(lines))
     return results
 
 
+def _questions(task: TaskSet) -> int:
+    """How many answers a model gives."""
+    return len(task.items) * (1 + (task.task.code.samples if task.task.code else 0))
+
+
+def _ask_task(
+    model: Any, renderer: Renderer, task: TaskSet, recipe: Recipe, progress: Progress, more: Mapping[str, Any]
+) -> list[Answer] | CodeAnswers:
+    limit = task.task.max_new_tokens or recipe.evaluate.max_new_tokens
+    if task.task.code:
+        return ask_code(model, renderer, task, limit, progress, **more)
+    questions = [Question(item.messages, item.references[0], f"{task.task.path}:{item.line}") for item in task.items]
+    return ask(model, renderer, questions, max_new_tokens=limit, progress=progress, **more)
+
+
 def _score_task(
-    task: TaskSet, answers: Sequence[Sequence[Answer]], language: str
+    task: TaskSet, given: Sequence[list[Answer] | CodeAnswers], language: str, where: str, progress: Progress
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """A task's values for ``scores.json``, and its rows for the file of predictions."""
+    code = [each for each in given if isinstance(each, CodeAnswers)]
+    answers = [each.greedy if isinstance(each, CodeAnswers) else each for each in given]
     checks = OutputChecks(MODELS, language)
     tally = Tally(MODELS, task.metrics)
-    rows = []
-    for item, *both in zip(task.items, *answers, strict=True):
+    rows: list[dict[str, Any]] = []
+    for place, (item, *both) in enumerate(zip(task.items, *answers, strict=True)):
         texts = [answer.text for answer in both]
         leaks = [find_leak(text, item.prompt) for text in texts]
         seen = replace(item, outputs=tuple(texts), ended=tuple(answer.stopped for answer in both))
+        if code:
+            seen = replace(seen, references=("code",))  # its checks are no text to be looked at
         checks.see(seen, [leak.answer if leak else text for leak, text in zip(leaks, texts, strict=True)], leaks)
-        tally.add(texts, item, language)
-        rows.append(
-            {
-                "task": task.task.name,
-                "prompt": "\n\n".join(item.prompt),
-                "reference": list(item.references) if len(item.references) > 1 else item.references[0],
-                **{name: answer.text for name, answer in zip(MODELS, both, strict=True)},
-                **{f"{name}_stopped": answer.stopped for name, answer in zip(MODELS, both, strict=True)},
-                **{f"{name}_scores": tally.last(name) for name in MODELS},
-                "from": {"path": task.task.path, "line": item.line},
+        row: dict[str, Any] = {
+            "task": task.task.name,
+            "prompt": "\n\n".join(item.prompt),
+            "reference": list(item.references) if len(item.references) > 1 else item.references[0],
+            **{name: answer.text for name, answer in zip(MODELS, both, strict=True)},
+            **{f"{name}_stopped": answer.stopped for name, answer in zip(MODELS, both, strict=True)},
+        }
+        if code:
+            row |= {
+                "reference": "",
+                "checks": [check.model_dump(exclude_defaults=True) for check in task.checks[place]],
             }
-        )
-    by_seed = {seed: tally.values(positions) for seed, positions in task.drawn.items()}
-    metrics, differ = [], len(set(task.drawn.values())) > 1
-    for score in tally.scores():
-        values = {name: [found[name][score.name] for found in by_seed.values()] for name in MODELS}
-        gains = [after - before for before, after in zip(*values.values(), strict=True)]
-        metrics.append(
-            {
-                "name": score.name,
-                **{
-                    side: _over_seeds(values[name], differ=differ)
-                    | {"low": score.values[name].low, "high": score.values[name].high}
-                    for side, name in zip(("before", "after"), MODELS, strict=True)
-                },
-                "difference": _over_seeds(gains, differ=differ)
-                | {"low": score.differences["adapter"].low, "high": score.differences["adapter"].high},
-            }
-        )
+        else:
+            tally.add(texts, item, language)
+            row |= {f"{name}_scores": tally.last(name) for name in MODELS}
+        rows.append(row | {"from": {"path": task.task.path, "line": item.line}})
+    if code:
+        measured, judged = score_code(task, code, where, progress)
+        rows = [row | more for row, more in zip(rows, judged, strict=True)]
+    else:
+        measured = {"normalization": published(language), "metrics": metric_values(tally, task.drawn)}
     return {
         "name": task.task.name,
         "n": len(next(iter(task.drawn.values()))),
@@ -222,12 +255,5 @@ def _score_task(
         "notes": task.notes,
         "findings": [finding.as_json() for finding in checks.findings()],
         "language": language,
-        "normalization": published(language),
-        "metrics": metrics,
+        **measured,
     }, rows
-
-
-def _over_seeds(values: Sequence[float], *, differ: bool) -> dict[str, Any]:
-    """Mean and standard deviation; none of the latter where every seed draws the same rows, and it would be 0."""
-    mean, sd = mean_and_sd(values)
-    return {"mean": mean, "sd": sd if differ else None, "by_seed": list(values)}

@@ -7,6 +7,7 @@ that names the nearest known one, and every problem is reported at once.
 
 from __future__ import annotations
 
+from afina.recipe.code import Check, Code, read_checks
 from afina.recipe.endpoints import Endpoint, Judge, Teacher
 from afina.recipe.load import (
     check_recipe,
@@ -51,7 +52,9 @@ __all__ = [
     "Adapter",
     "Budget",
     "Chat",
+    "Check",
     "Clean",
+    "Code",
     "Dataset",
     "Datatrove",
     "Endpoint",
@@ -80,6 +83,7 @@ __all__ = [
     "is_remote",
     "load_recipe",
     "nearest",
+    "read_checks",
     "read_saved_recipe",
     "recipe_of",
     "recipe_schema",

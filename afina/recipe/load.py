@@ -50,6 +50,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         anchor = Path.cwd() if "root" in overridden else path.parent
         raw["root"] = str((anchor / raw.get("root", ".")).resolve())
     _resolve_base(raw, Path.cwd() if "base" in overridden else path.parent)
+    _resolve_tasks(raw, path.parent)
     return check_recipe(raw, str(path))
 
 
@@ -155,6 +156,16 @@ def _resolve_base(raw: CommentedMap, anchor: Path) -> None:
         looks_like_path = base.startswith((".", "/", "~")) or base.count("/") > 1 or (anchor / base).exists()
         if looks_like_path:
             raw["base"] = str((anchor / Path(base).expanduser()).resolve())
+
+
+def _resolve_tasks(raw: CommentedMap, folder: Path) -> None:
+    """A task's file that is not below `root` but beside the recipe becomes absolute."""
+    evaluate = raw.get("evaluate")
+    tasks = evaluate.get("tasks") if isinstance(evaluate, Mapping) else None
+    for task in tasks if isinstance(tasks, list) else []:
+        path = task.get("path") if isinstance(task, CommentedMap) else None
+        if isinstance(path, str) and not (Path(raw["root"]) / path).exists() and (folder / path).is_file():
+            task["path"] = str((folder / path).resolve())
 
 
 def _plain(value: Any) -> Any:

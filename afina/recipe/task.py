@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
+from afina.recipe.code import Code
 from afina.recipe.part import Count, Part
 
 Metric = Literal["exact_match", "f1", "rouge1", "rouge2", "rougeL", "accuracy", "chrf", "bleu"]
@@ -17,8 +18,8 @@ class Task(Part):
     name: str = Field(min_length=1)
     """Title in tables."""
     path: str
-    """JSONL, JSON, CSV or Parquet rows, relative to `root`. Rows that stand in the training data too are left out and
-    counted."""
+    """JSONL, JSON, CSV or Parquet rows, relative to `root`, or to the recipe's own folder. Rows that stand in the
+    training data too are left out and counted."""
     prompt: list[str] = []
     """Columns that make the prompt, in order; the usual names are recognised where not given."""
     reference: str | None = None
@@ -33,6 +34,8 @@ class Task(Part):
     """One sample for each; the report gives mean and standard deviation over them."""
     max_new_tokens: Count | None = None
     """Longest answer in tokens; that of `evaluate` where not given."""
+    code: Code | None = None
+    """The answers are code: rows have a column `checks` instead of a reference."""
 
     @field_validator("seeds", mode="after")
     @classmethod
@@ -40,3 +43,10 @@ class Task(Part):
         if len(set(seeds)) != len(seeds):
             raise ValueError("the same seed twice draws the same rows twice")
         return seeds
+
+    @model_validator(mode="after")
+    def _code_has_no_reference(self) -> Task:
+        given = [name for name in ("reference", "choices", "metrics") if getattr(self, name)]
+        if self.code and given:
+            raise ValueError(f"a task of code has no {given[0]}: its rows have `checks`")
+        return self

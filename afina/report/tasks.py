@@ -32,13 +32,14 @@ def task_section(run: RunFiles) -> Html:
 
 
 def _rules(tasks: Sequence[Record]) -> Html:
-    """How scores and intervals are made, once for all tasks: they are all of one language."""
-    told = [f"{what}: {rule}." for what, rule in tasks[0].record("normalization").values.items()]
+    """How scores and intervals are made, once for all tasks: they are all of one language, or of code."""
+    texts = [task for task in tasks if not task.record("code")]
+    told = [f"{what}: {rule}." for task in texts[:1] for what, rule in task.record("normalization").values.items()]
     return note(
         "Mean ± standard deviation over the seeds, where they draw different rows; in small the 95 % interval over the "
         "rows (bootstrap, paired for the difference). ",
         " ".join(told),
-        " chrF and BLEU are sacrebleu's corpus scores, 0 to 100.",
+        " chrF and BLEU are sacrebleu's corpus scores, 0 to 100." if texts else "",
     )
 
 
@@ -91,6 +92,33 @@ def _task(task: Record) -> list[Child]:
         sides = [_mean(metric.record(side), name) for side in ("before", "after")]
         rows.append([words(name), *sides, _gain(metric.record("difference"), name)])
     parts.append(table(["Metric", "Before", "After", "Difference"], rows, numbers=(1, 2, 3)))
+    parts += _code(task.record("code"))
+    return parts
+
+
+def _code(code: Record) -> list[Child]:
+    """What became of the code in the answers; nothing for a task that is none of code."""
+    if not code:
+        return []
+    sides = [code.record("results").record(side) for side in ("before", "after")]
+    results: list[list[Child]] = [
+        [result, *(number(side.number(result) or 0) for side in sides)]
+        for result in dict.fromkeys(name for side in sides for name in side.values)
+    ]
+    ran = "run isolated with the rows' checks" if code.flag("ran") else "compiled and not run"
+    parts: list[Child] = [table(["Greedy answers", "Before", "After"], results, numbers=(1, 2))]
+    parts += [
+        join([note(f"Line {number(each.number('line') or 0)}, {each.text('result')}:"), h("pre", each.text("lines"))])
+        for each in code.records("examples")
+    ]
+    samples = code.number("samples")
+    drawn = (
+        f" {number(samples)} samples a prompt at temperature {number(code.number('temperature') or 0)}"
+        if samples
+        else ""
+    )
+    unbiased = "; pass@k is the unbiased estimate (Chen et al. 2021)." if samples else ""
+    parts.append(note(f"{code.text('language')} by {code.text('compiler')}, {ran}.{drawn}{unbiased}"))
     return parts
 
 

@@ -75,10 +75,13 @@ class Walk:
 
     def everything(self) -> dict[str, Any]:
         """The whole walk; returns the verdict's values."""
+        from afina.evaluate.code_answers import check_compilers
         from afina.train.trackers import check_installed
 
         (self.folder / "finished.json").unlink(missing_ok=True)
         check_installed(self.recipe.train.trackers)
+        if "evaluate" not in self.run.stages:  # what it needs is said before hours of training, not after
+            check_compilers(self.recipe)
         _ = self.base_folder  # a base that is not there is said before any work is done
         self.dataset()
         self.audit()
@@ -459,6 +462,7 @@ class Walk:
     def evaluate(self) -> dict[str, Any]:
         """Measure before and after, judge; writes ``predictions.jsonl``, ``samples.jsonl``, ``scores.json``."""
         from afina.dataset.example import read_examples
+        from afina.evaluate.code_answers import check_compilers
         from afina.evaluate.derive import derive_probes
         from afina.evaluate.evaluate import evaluate
         from afina.evaluate.probes import probe_files, read_probes
@@ -468,6 +472,7 @@ class Walk:
         from afina.walk.safety import ROWS_FILE, measure_safety, safety_inputs
 
         def look() -> dict[str, Any]:
+            check_compilers(self.recipe)
             held_out = [row for _, validation in self.rows.values() for row in validation.rows]
             probes = read_probes(self.recipe)
             can_ask = bool(self.renderer.tokenizer.chat_template)
