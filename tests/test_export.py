@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from tiny import make_base
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+from afina.dataset.example import Example
 from afina.errors import BaseError, DiskFull, DoesNotFit, RecipeError, ResultError
 from afina.export import export as module
 from afina.export.card import licence_of
@@ -350,3 +351,22 @@ def test_the_command(run: Path, tmp_path: Path, monkeypatch: Any, capsys: Any):
         main()
     assert ended.value.code == 5 and "not the trained model" in capsys.readouterr().err
     assert not (tmp_path / "m").exists()
+
+
+def test_a_run_that_learned_plain_texts(run: Path, tmp_path: Path):
+    """No chat template, no questions: beginnings of its texts are continued instead."""
+    copy = shutil.copytree(run.parent, tmp_path / "all")
+    for file in ("base/chat_template.jinja", "corrida/adapter/chat_template.jinja", "corrida/adapter/afina.json"):
+        (copy / file).unlink()
+    recipe = (copy / "corrida/recipe.yaml").read_text(encoding="utf-8").replace(str(run.parent), str(copy))
+    (copy / "corrida/recipe.yaml").write_text(recipe, encoding="utf-8")
+    texts = [Example(text=f"Onde nasceu {name} Faro? Tavira é de Lagos.", path="a.md") for name in ("Ana", "Rui", "Zé")]
+    for split in ("train", "validation"):
+        (copy / f"corrida/dataset/{split}.jsonl").write_bytes(b"".join(each.as_line() for each in texts))
+    for to in ("merged", "gguf"):
+        found, _ = made(copy / "corrida", to, tmp_path / to)
+        comparison = found["comparison"]
+        assert (comparison["asked"], comparison["same_answers"], comparison["rows"]) == (3, 3, 3)
+        assert comparison["as_stored"] is None and comparison["kl_mean"] < 1e-6
+    with pytest.raises(BaseError, match="no chat template"):
+        made(copy / "corrida", "ollama", tmp_path / "o")
