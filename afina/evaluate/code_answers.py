@@ -194,7 +194,7 @@ def _run_check(folder: Path, check: Check, code: Code, compiler: Compiler, work:
         command = [*compiler.start, *check.args]
         outcome = run_limited(command, place, limits, view=view, stdin=check.stdin.encode(), take=list(check.writes))
         if check.test:
-            output = without_places(outcome.output, place, work, compiler)
+            output = without_places(outcome.output.replace(f"{folder}/", ""), place, work, compiler)
             return _test_failed(outcome, _mark(folder), compiler, output)
         return _differs(outcome, check, {name: _text(place / name) for name in check.writes})
 
