@@ -323,7 +323,7 @@ def chat(
         model, before = walk.open_trained()
         before = before if compare_base else None
         if question is not None:
-            answers = answer_once(model, before, walk.renderer, question, max_new_tokens)
+            answers = answer_once(model, before, walk.renderer, question, max_new_tokens, walk.tell)
             _show(answers, as_json, "\n".join(f"{who}: {said}" for who, said in answers.items()))
         else:
             settings = Settings(max_new_tokens=max_new_tokens)

@@ -125,7 +125,7 @@ def test_system_and_save(opened: Any, chat: Any, tmp_path: Path):
 
 def test_too_long_and_stopped_questions_are_forgotten(opened: Any, chat: Any):
     talk_, heard = chat
-    talk_.take("Faro " * 60)
+    talk_.take("Faro " * 80)
     assert "the model sees 64" in heard.said[-1]
 
     def stopped(answers: Iterator[Any]) -> None:
@@ -139,6 +139,13 @@ def test_too_long_and_stopped_questions_are_forgotten(opened: Any, chat: Any):
     talk_.show = heard.show
     talk_.take(QUESTION)
     assert heard.shown[-1][-1]["trained"].strip() == greedy(opened, [{"role": "user", "content": QUESTION}])
+
+
+def test_an_answer_has_what_room_there_is_and_a_cut_is_said(chat: Any):
+    """The model sees 64 tokens; 8 are asked for."""
+    talk_, heard = chat
+    talk_.take("Faro " * 60)
+    assert heard.said[-2:] == ["base: cut after 1 tokens", "trained: cut after 1 tokens"]
 
 
 def test_thoughts_are_folded_unless_shown(chat: Any, monkeypatch: pytest.MonkeyPatch):
@@ -179,7 +186,7 @@ def test_a_model_trained_whole_and_its_base(opened: Any, tmp_path: Path):
 def test_one_question(opened: Any):
     model, before, renderer = opened
     asked = [{"role": "user", "content": QUESTION}]
-    assert answer_once(model, before, renderer, QUESTION, 8) == {
+    assert answer_once(model, before, renderer, QUESTION, 8, print) == {
         "base": greedy(opened, asked, base=True),
         "trained": greedy(opened, asked),
     }

@@ -123,11 +123,16 @@ def _engine(model: Any, renderer: Renderer) -> Engine:
     return Engine(model, renderer.tokenizer, renderer.stop_ids(), places=2)
 
 
-def write_answers(voices: Iterable[Voice], renderer: Renderer, settings: Settings) -> Iterator[dict[str, str]]:
+def write_answers(
+    voices: Iterable[Voice], renderer: Renderer, settings: Settings, say: Callable[[str], None]
+) -> Iterator[dict[str, str]]:
     """What each has written so far, after every step; leaving early frees their places.
 
+    Args:
+        say: is told of an answer that is cut, by ``max_new_tokens`` or by what the model sees.
+
     Raises:
-        ContextOverflow: a conversation and the answer are longer than the model sees.
+        ContextOverflow: a conversation leaves no room for an answer.
         AfinaError: the model's logits are no numbers.
     """
     voices = list(voices)
@@ -136,9 +141,11 @@ def write_answers(voices: Iterable[Voice], renderer: Renderer, settings: Setting
     names: dict[tuple[Engine, int], str] = {}
     try:
         for voice in voices:
+            prompt, context = renderer.prompt(voice.turns), voice.engine.context
+            room = settings.max_new_tokens if context is None else min(settings.max_new_tokens, context - len(prompt))
             request = Request(
-                prompt=renderer.prompt(voice.turns),
-                max_new_tokens=settings.max_new_tokens,
+                prompt=prompt,
+                max_new_tokens=max(1, room),
                 adapter=voice.adapter,
                 temperature=settings.temperature,
                 top_p=settings.top_p,
@@ -150,6 +157,8 @@ def write_answers(voices: Iterable[Voice], renderer: Renderer, settings: Setting
             for engine in engines:
                 for piece in engine.step():
                     texts[names[engine, piece.id]] += piece.text
+                    if piece.done and piece.done.finish == "length":
+                        say(f"{names[engine, piece.id]}: cut after {len(piece.done.tokens)} tokens")
                     if piece.done and piece.done.finish == "failed":
                         raise AfinaError(
                             "the model's logits are no numbers", "the weights are damaged, or a layer overflows"
@@ -161,13 +170,18 @@ def write_answers(voices: Iterable[Voice], renderer: Renderer, settings: Setting
 
 
 def answer_once(
-    model: Any, before: OpenModel | None, renderer: Renderer, question: str, max_new_tokens: int
+    model: Any,
+    before: OpenModel | None,
+    renderer: Renderer,
+    question: str,
+    max_new_tokens: int,
+    say: Callable[[str], None],
 ) -> dict[str, str]:
     """One question to the trained model and, where wanted, to the model before training."""
     with open_voices(model, before, renderer) as voices:
         for voice in voices:
             voice.turns.append({"role": "user", "content": question})
-        *_, last = write_answers(voices, renderer, Settings(max_new_tokens=max_new_tokens))
+        *_, last = write_answers(voices, renderer, Settings(max_new_tokens=max_new_tokens), say)
     return {name: text.strip() for name, text in last.items()}
 
 
@@ -264,10 +278,11 @@ class Talk:
     def _ask(self, question: str) -> None:
         before = {voice.name: list(voice.turns) for voice in self.voices}
         last: dict[str, str] = {}
+        cut: list[str] = []
 
         def folded() -> Generator[Mapping[str, str], None, None]:
             begun = {voice.name: self._begins_thinking(voice) for voice in self.voices}
-            for texts in write_answers(self.voices, self.renderer, self.settings):
+            for texts in write_answers(self.voices, self.renderer, self.settings, cut.append):
                 last.update(texts)
                 yield {name: self._shown(text, begun[name]) for name, text in texts.items()}
 
@@ -285,6 +300,8 @@ class Talk:
             return
         for voice in self.voices:
             voice.turns.append({"role": "assistant", "content": last[voice.name].strip()})
+        for remark in cut:
+            self.say(remark)
 
     def _begins_thinking(self, voice: Voice) -> bool:
         return self.renderer.prompt_text(voice.turns).rstrip().endswith("<think>")
