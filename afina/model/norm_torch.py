@@ -55,8 +55,8 @@ def _is_plain(norm: Any) -> bool:
     weight, epsilon = getattr(norm, "weight", None), getattr(norm, "variance_epsilon", None)
     if not type(norm).__name__.endswith("RMSNorm") or epsilon is None or weight is None:
         return False
-    if weight.device.type != "cpu" or weight.dtype != torch.float32:
-        return False
+    if weight.device.type != "cpu" or weight.dtype != torch.float32 or hasattr(weight, "full_tensor"):
+        return False  # the last: a part of it, under FSDP
     x = torch.linspace(-2, 3, 2 * weight.numel()).view(2, -1)
     with torch.no_grad():
         return bool(torch.allclose(norm(x), _RmsNorm.apply(x, weight, epsilon), rtol=1e-5, atol=1e-6))

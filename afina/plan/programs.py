@@ -105,6 +105,7 @@ AFINA_CPU = Program(
     kept_adapter=Kept(4, 2, 2, 4, 1, 1, 1.25, 2),
     kept_all=Kept(6, 2, 2, 4, 2),
     dequantized_value=4.0,
+    logit_bytes=8.0,
     chunk_logits=(24 << 20) / 4,
     least_chunk=100,
     gradient_with_loss=True,

@@ -97,7 +97,7 @@ def _named(target: Target, adapters: Mapping[str, Target]) -> dict[str, Path]:
 
 
 def show_command(words: list[str], api_key: str | None = None) -> str:
-    """As a person would paste it; a key is named, not shown.
+    r"""As a person would paste it; a key is named, not shown.
 
     >>> show_command(["vllm", "serve", "a b"], "secret")
     'VLLM_API_KEY="$AFINA_API_KEY" vllm serve \'a b\''
