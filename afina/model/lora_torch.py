@@ -10,6 +10,7 @@ Shapes: N tokens, I inputs, O outputs, R rank; weight O x I, a R x I, b O x R.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -81,10 +82,10 @@ def short_lora(model: Any) -> Iterator[int]:
 
 def _is_plain(layer: Any) -> bool:
     """Whether a layer is frozen nn.Linear + scale * B(A(dropout(x))), all in one precision, and nothing else."""
-    try:
-        from peft.tuners.lora.layer import Linear
-    except ImportError:
+    if "peft" not in sys.modules:  # then no layer is one of its own; importing it takes seconds
         return False
+    from peft.tuners.lora.layer import Linear
+
     if type(layer) is not Linear or type(layer.base_layer) is not torch.nn.Linear:
         return False
     if len(layer.active_adapters) != 1 or layer.active_adapters[0] not in layer.lora_A or layer.lora_variant:
