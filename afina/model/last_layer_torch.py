@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+from afina.model.forward_torch import other_forwards
+
 WORTH = 0.9
 """Where more of the positions than this are looked at, picking them out costs as much as it saves."""
 
@@ -38,19 +40,12 @@ def last_layer_at(inner: Any, positions_N: torch.Tensor | None, positions: int) 
     where the last layer has other parts than those known here, as a mixture of experts has.
     """
     parts = [] if positions_N is None or positions_N.numel() > WORTH * positions else _pointwise(inner)
-    before = [part.__dict__.get("forward") for part in parts]
-    for part in parts:
-        part.forward = _at(part.forward, positions_N)
     outside, inner.looked_at = getattr(inner, "looked_at", None), (positions_N, positions)
     try:
-        yield len(parts)
+        with other_forwards(parts, lambda part: _at(part.forward, positions_N)) as count:
+            yield count
     finally:
         inner.looked_at = outside
-        for part, forward in zip(parts, before, strict=True):
-            if forward is None:
-                del part.forward
-            else:
-                part.forward = forward
 
 
 @contextmanager

@@ -11,12 +11,14 @@ Shapes: N tokens, I inputs, O outputs, R rank; weight O x I, a R x I, b O x R.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+
+from afina.model.forward_torch import other_forwards
 
 
 class _LoraLinear(torch.autograd.Function):  # type: ignore[misc]
@@ -63,21 +65,13 @@ class _LoraLinear(torch.autograd.Function):  # type: ignore[misc]
         )
 
 
-@contextmanager
-def short_lora(model: Any) -> Iterator[int]:
+def short_lora(model: Any) -> AbstractContextManager[int]:
     """Give a PEFT model's plain LoRA layers the forward above; gives how many took it.
 
     Layers that compute anything else keep PEFT's own: a 4-bit base, DoRA, an adapter in another precision
     than its base. A layer whose adapter is merged or switched off goes PEFT's way for as long as it is.
     """
-    layers = [layer for layer in model.modules() if _is_plain(layer)]
-    for layer in layers:
-        layer.forward = _forward(layer)
-    try:
-        yield len(layers)
-    finally:
-        for layer in layers:
-            del layer.forward
+    return other_forwards([layer for layer in model.modules() if _is_plain(layer)], _forward)
 
 
 def _is_plain(layer: Any) -> bool:

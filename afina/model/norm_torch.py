@@ -6,11 +6,13 @@ the module as transformers writes it, or torch's own function, take 2.4 ms.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
+
+from afina.model.forward_torch import other_forwards
 
 
 class _RmsNorm(torch.autograd.Function):  # type: ignore[misc]
@@ -35,20 +37,12 @@ class _RmsNorm(torch.autograd.Function):  # type: ignore[misc]
         return of_x, of_weight, None
 
 
-@contextmanager
-def short_norms(model: Any) -> Iterator[int]:
+def short_norms(model: Any) -> AbstractContextManager[int]:
     """Give the RMSNorms of a model on a CPU the function above; gives how many took it.
 
     Those that compute something else (Gemma's add 1 to the weight) keep their own: each kind is tried on numbers.
     """
-    norms = [part for part in model.modules() if _is_plain(part)]
-    for norm in norms:
-        norm.forward = _forward(norm)
-    try:
-        yield len(norms)
-    finally:
-        for norm in norms:
-            del norm.forward
+    return other_forwards([part for part in model.modules() if _is_plain(part)], _forward)
 
 
 def _is_plain(norm: Any) -> bool:
