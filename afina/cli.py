@@ -20,6 +20,7 @@ import typer
 
 from afina import __version__
 from afina.cli_export import export
+from afina.cli_keys import KeyCommand
 
 if TYPE_CHECKING:
     from afina.recipe import Recipe
@@ -44,12 +45,12 @@ Overrides = Annotated[
 ]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, e.g. runs/demo.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for machines.")]
-Anyway = Annotated[bool, typer.Option("--anyway", help="Start even where the plan says that it will not fit.")]
+Anyway = Annotated[bool, typer.Option("--anyway")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask before a long job.")]
 RunsFolder = Annotated[Path, typer.Option("--runs", help="Where runs are kept.")]
 
 
-@app.command()
+@app.command(cls=KeyCommand)
 def run(
     recipe: RecipeFile,
     overrides: Overrides = None,
@@ -69,16 +70,14 @@ def run(
     _end_by(verdict)
 
 
-@data.command("build")
+@data.command("build", cls=KeyCommand)
 def data_build(
     recipe: RecipeFile,
     overrides: Overrides = None,
     estimate: Annotated[bool, typer.Option("--estimate", help="Only say what the teacher would cost.")] = False,
     as_json: AsJson = False,
     runs: RunsFolder = Path("runs"),
-    engine: Annotated[
-        str | None, typer.Option("--engine", help="own or datatrove: what reads and cleans; the same dataset.engine=.")
-    ] = None,
+    engine: Annotated[str | None, typer.Option("--engine")] = None,
 ) -> None:
     """Build the dataset only."""
     from afina.dataset.describe import describe_summary
@@ -212,7 +211,7 @@ def plan(
         raise found.refused
 
 
-@app.command()
+@app.command(cls=KeyCommand)
 def train(
     recipe: RecipeFile,
     overrides: Overrides = None,
@@ -440,13 +439,14 @@ def demo(
 def recipe_init(
     kind: Annotated[str, typer.Argument(metavar="docs|chat|preference|scratch", help="What you have.")],
     to: Annotated[Path | None, typer.Option("--to", help="File to write; to the screen where not given.")] = None,
+    full: Annotated[bool, typer.Option("--full", help="Every key, with its default and what it does.")] = False,
 ) -> None:
     """Write a commented starter recipe."""
     from afina.errors import RecipeError
+    from afina.recipe.starter import starter
     from afina.run import write_whole
-    from afina.starter import starter
 
-    text = starter(kind)
+    text = starter(kind, full=full)
     if to is None:
         print(text, end="")
     elif to.exists():

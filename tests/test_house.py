@@ -28,7 +28,6 @@ INSIDE: dict[str, set[str]] = {
     "recipe": {"errors", "units"},
     "run": {"errors", "units", "recipe"},
     "progress": {"units"},
-    "starter": {"errors"},
     "sources": GROUND,
     "dataset": GROUND | {"sources"},
     "tokenizer": GROUND | {"sources.document", "dataset.example"},
@@ -40,7 +39,7 @@ INSIDE: dict[str, set[str]] = {
     "serve": GROUND | {"dataset", "tokenizer", "model", "plan"},
     "export": GROUND | {"sources.document", "dataset", "tokenizer", "model", "plan", "serve"},
 }
-INSIDE["walk"] = set(INSIDE) - {"progress", "starter"}
+INSIDE["walk"] = set(INSIDE) - {"progress"}
 INSIDE["demo"] = INSIDE["walk"] | {"walk"}
 INSIDE["cli"] = set(INSIDE)
 IN_WORDS = {"walk", "demo", "cli"}
@@ -53,7 +52,7 @@ LIBRARIES: dict[str, set[str]] = {
     "run": {"filelock"},
     "progress": {"rich"},
     "sources": {"lxml", "markdown_it", "pypdf", "docling", "pyarrow", "datasets", "tree_sitter"},
-    "dataset": {"markdown_it", "numpy", "ftfy", "datatrove", "ray"},
+    "dataset": {"markdown_it", "numpy", "ftfy", "stdnum", "datatrove", "ray"},
     "tokenizer": {"tokenizers", "transformers", "jinja2"},
     "model": {"torch", "transformers", "peft", "bitsandbytes", "safetensors", "tokenizers", "huggingface_hub", "numpy"}
     | {"liger_kernel"},
@@ -121,8 +120,8 @@ IMPORTS = {name: list(imports_of(file)) for name, file in MODULES.items()}
 
 def room_of(module: str) -> str:
     """`afina.train.loop_torch` -> `train`; the package itself has no room: it holds the version and nothing else.
-    `python -m afina` is the command line, and so is a verb in a file of its own, `cli_export`."""
-    return module.split(".")[1].replace("__main__", "cli").removesuffix("_export") if "." in module else ""
+    `python -m afina` is the command line, and so are its files `cli_export` and `cli_keys`."""
+    return re.sub(r"^(__main__|cli_.*)$", "cli", module.split(".")[1]) if "." in module else ""
 
 
 def test_the_walk_over_the_imports_sees_them() -> None:
