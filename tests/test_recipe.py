@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from afina.cli import app
 from afina.cli_keys import KEY_OF
 from afina.errors import Problem, RecipeError
-from afina.recipe import Part, Recipe, check_recipe, expand_path, load_recipe, nearest, recipe_schema
+from afina.recipe import Recipe, RecipePart, check_recipe, expand_path, load_recipe, nearest, recipe_schema
 from afina.recipe.keys import every_key
 from afina.recipe.reference import reference
 from afina.recipe.starter import starter
@@ -378,8 +378,8 @@ def test_shipped_recipe_finds_its_files(path: Path) -> None:
 @pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/data, which is not here")
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
 def test_shipped_recipe_builds_a_dataset_that_passes_the_audit(path: Path, tmp_path: Path) -> None:
-    from afina.dataset.audit import audit_dataset
-    from afina.dataset.build import build_dataset
+    from afina.dataset.audit.audit import audit_dataset
+    from afina.dataset.build.build import build_dataset
 
     recipe = load_recipe(path)
     built = build_dataset(recipe, tmp_path / "dataset")
@@ -526,6 +526,6 @@ def test_starter_of_an_unknown_kind() -> None:
 
 
 def test_every_part_refuses_unknown_keys() -> None:
-    parts = Part.__subclasses__()
+    parts = RecipePart.__subclasses__()
     assert len(parts) >= 10
     assert all(part.model_config["extra"] == "forbid" for part in parts)

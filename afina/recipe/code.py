@@ -8,10 +8,10 @@ from typing import Any
 
 from pydantic import Field, TypeAdapter, ValidationError, field_validator, model_validator
 
-from afina.recipe.part import Count, Part, Positive
+from afina.recipe.part import Count, Positive, RecipePart
 
 
-class Check(Part):
+class Check(RecipePart):
     """What the code of a row must do; a row has any number of checks, and all must pass.
 
     A check is either a `test` that is appended to the code, or one run with inputs and the expected result.
@@ -90,7 +90,7 @@ def read_checks(values: Any) -> Sequence[Check]:
         raise ValueError(f"{place}: {what}") from None
 
 
-class Code(Part):
+class Code(RecipePart):
     """The answers are programs: rows have a list of `checks` instead of a reference (docs/code.md).
 
     Each answer's code is compiled and, with `run`, run against the checks. Both are isolated (no network, no files but

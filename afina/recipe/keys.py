@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 from pydantic.fields import FieldInfo
 
-from afina.recipe.part import Part
+from afina.recipe.part import RecipePart
 from afina.recipe.parts import Recipe
 
 _FIRST_SENTENCE = re.compile(r"(?s).*?(?<!e\.g)\.(?=\s|$)")
@@ -23,9 +23,9 @@ class Key:
     path: str
     """``train.learning_rate``; inside lists ``sources[].path``."""
     field: FieldInfo
-    inside: type[Part]
+    inside: type[RecipePart]
     """The part that it is a field of."""
-    part: type[Part] | None
+    part: type[RecipePart] | None
     """The part that the key holds, or a list of them."""
 
     @property
@@ -46,7 +46,7 @@ class Key:
     @property
     def always(self) -> bool:
         """Whether it holds a part that every recipe has; others are null or an empty list until they are given."""
-        return self.part is not None and (self.field.is_required() or isinstance(self.default, Part))
+        return self.part is not None and (self.field.is_required() or isinstance(self.default, RecipePart))
 
     @property
     def default(self) -> Any:
@@ -89,7 +89,7 @@ class Key:
         return in_words(self.schema)
 
 
-def keys_of(part: type[Part] = Recipe, path: str = "") -> Iterator[Key]:
+def keys_of(part: type[RecipePart] = Recipe, path: str = "") -> Iterator[Key]:
     """The keys of one part, in the order of its fields.
 
     >>> [key.path for key in keys_of()][:3]
@@ -99,7 +99,7 @@ def keys_of(part: type[Part] = Recipe, path: str = "") -> Iterator[Key]:
         yield Key(f"{path}.{name}" if path else name, field, part, _part_in(field.annotation))
 
 
-def every_key(part: type[Part] = Recipe, path: str = "") -> Iterator[Key]:
+def every_key(part: type[RecipePart] = Recipe, path: str = "") -> Iterator[Key]:
     """The keys of a part and of all parts inside it, each before its own."""
     for key in keys_of(part, path):
         yield key
@@ -108,13 +108,13 @@ def every_key(part: type[Part] = Recipe, path: str = "") -> Iterator[Key]:
 
 
 @cache
-def _schema_of(part: type[Part]) -> dict[str, Any]:
+def _schema_of(part: type[RecipePart]) -> dict[str, Any]:
     return part.model_json_schema()
 
 
-def _part_in(annotation: Any) -> type[Part] | None:
+def _part_in(annotation: Any) -> type[RecipePart] | None:
     """The part that an annotation names: itself, a list of it, or it and None."""
-    if isinstance(annotation, type) and issubclass(annotation, Part):
+    if isinstance(annotation, type) and issubclass(annotation, RecipePart):
         return annotation
     return next((found for inner in get_args(annotation) if (found := _part_in(inner)) is not None), None)
 

@@ -14,7 +14,7 @@ from pydantic import Field, field_validator, model_validator
 from ruamel.yaml import YAML
 
 from afina.recipe.endpoints import Judge, Teacher
-from afina.recipe.part import Count, Fraction, Part, Positive
+from afina.recipe.part import Count, Fraction, Positive, RecipePart
 from afina.recipe.probe import Limits, Probe, Role
 from afina.recipe.safety import Safety
 from afina.recipe.task import Task
@@ -25,7 +25,7 @@ WEB = ("https://", "http://")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-class Source(Part):
+class Source(RecipePart):
     """Where documents come from: files, a dataset of the hub, or a website."""
 
     path: str
@@ -79,7 +79,7 @@ class Source(Part):
         return self
 
 
-class Questions(Part):
+class Questions(RecipePart):
     """Questions made from the structure of documents by templates, without any model."""
 
     make: list[Literal["facts", "sections", "changes", "programs"]] = []
@@ -91,7 +91,7 @@ class Questions(Part):
     """Longer answers make no question (counted) and stay in the text. Programs have no limit."""
 
 
-class Clean(Part):
+class Clean(RecipePart):
     """Cleaning of raw text; every removal has a counted reason and can be read back."""
 
     preset: Literal["none", "monograph"] = "none"
@@ -105,7 +105,7 @@ class Clean(Part):
     """Drop texts of which less is left after cleaning."""
 
 
-class NearDuplicates(Part):
+class NearDuplicates(RecipePart):
     """Near duplicates, found by MinHash."""
 
     on: Literal["keep", "drop", "error"] = "keep"
@@ -114,7 +114,7 @@ class NearDuplicates(Part):
     """Jaccard similarity of 5-word shingles at which two texts count as near duplicates."""
 
 
-class Datatrove(Part):
+class Datatrove(RecipePart):
     """Where `dataset.engine: datatrove` runs."""
 
     executor: Literal["local", "slurm", "ray"] = "local"
@@ -136,7 +136,7 @@ class Datatrove(Part):
         return self
 
 
-class Dataset(Part):
+class Dataset(RecipePart):
     """How documents become examples, and what to do with bad ones."""
 
     language: Literal["pt-BR", "pt-PT", "en"] = "en"
@@ -192,7 +192,7 @@ class Dataset(Part):
         return self
 
 
-class Chat(Part):
+class Chat(RecipePart):
     """The chat template; the same for training, evaluation and serving."""
 
     template: str | None = None
@@ -203,7 +203,7 @@ class Chat(Part):
     """System message for every conversation that has none."""
 
 
-class Adapter(Part):
+class Adapter(RecipePart):
     """What is trained: a low-rank adapter, or every weight."""
 
     kind: Literal["lora", "qlora", "none"] = "lora"
@@ -237,7 +237,7 @@ class Adapter(Part):
         return self
 
 
-class Scratch(Part):
+class Scratch(RecipePart):
     """Shape of the Llama model and size of the tokenizer that `method: scratch` trains."""
 
     hidden: Count = 192
@@ -272,7 +272,7 @@ Kind = Literal["text", "messages", "preference"]
 PREFERENCE_METHODS = ("dpo", "orpo")
 
 
-class First(Part):
+class First(RecipePart):
     """A training stage before this one, e.g. `{method: cpt, epochs: 1.0}`: documents first, then answers.
 
     Or answers (`sft`) before preferences (`dpo`). `train` continues from its adapter or model.
@@ -294,7 +294,7 @@ class First(Part):
     """As in `train`; null: the same."""
 
 
-class Train(Part):
+class Train(RecipePart):
     """How the model is trained."""
 
     method: Method = "sft"
@@ -400,7 +400,7 @@ class Train(Part):
         return self.model_copy(update={"first": None, "label_smoothing": 0.0} | given)
 
 
-class Evaluate(Part):
+class Evaluate(RecipePart):
     """What is measured, before and after training."""
 
     probes: list[Probe] = []
@@ -425,7 +425,7 @@ class Evaluate(Part):
         return tasks
 
 
-class Budget(Part):
+class Budget(RecipePart):
     """What the run may cost."""
 
     hours: Positive | None = None
@@ -440,7 +440,7 @@ class Budget(Part):
     """Start even if the plan says that it will not fit."""
 
 
-class Recipe(Part):
+class Recipe(RecipePart):
     """The whole description of a run.
 
     >>> Recipe(name="x", sources=[Source(path="a.md")], base="folder").train.method

@@ -6,12 +6,12 @@ from typing import Literal
 
 from pydantic import Field
 
-from afina.recipe.part import Fraction, Part
+from afina.recipe.part import Fraction, RecipePart
 
 Role = Literal["recall", "generalization", "retention", "unknown", "claims", "versions"]
 
 
-class Probe(Part):
+class Probe(RecipePart):
     """Questions with known answers, asked before and after training."""
 
     path: str = Field(examples=["probes/new.jsonl"])
@@ -26,7 +26,7 @@ class Probe(Part):
     """Title in tables; null: the role."""
 
 
-class Guardrails(Part):
+class Guardrails(RecipePart):
     """Largest share of answers after training that may be broken in each way; 1 switches a guardrail off.
 
     A share is above its limit when it is so beyond chance (the low end of its 95 % interval)."""
@@ -49,7 +49,7 @@ class Guardrails(Part):
     """The answer is empty."""
 
 
-class Limits(Part):
+class Limits(RecipePart):
     """What the result must reach; a miss ends with exit code 5."""
 
     learned_min: Fraction | None = None

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from afina.recipe.code import Check
 from afina.recipe.keys import Key, keys_of
-from afina.recipe.part import Part
+from afina.recipe.part import RecipePart
 from afina.recipe.parts import Recipe
 from afina.recipe.starter import yaml_value
 
@@ -29,7 +29,7 @@ def reference() -> str:
     return "\n".join(blocks)
 
 
-def _sections(part: type[Part], path: str, title: str) -> Iterator[str]:
+def _sections(part: type[RecipePart], path: str, title: str) -> Iterator[str]:
     """A part's heading, text and table, then those of the parts inside it."""
     keys = list(keys_of(part, path))
     rows = [f"| `{key.name}` | {_default(key)} | {_values(key)} | {_cell(key.help)} |" for key in keys]
@@ -45,7 +45,7 @@ def _title(key: Key) -> str:
     return f"{key.path}[]" if key.many else key.path
 
 
-def _paragraphs(part: type[Part]) -> str:
+def _paragraphs(part: type[RecipePart]) -> str:
     """A part's docstring without examples, each paragraph on a line."""
     paragraphs = (part.__doc__ or "").partition(">>>")[0].split("\n\n")
     return "\n\n".join(" ".join(each.split()) for each in paragraphs if each.strip())

@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 
 from afina.errors import RecipeError
 from afina.recipe.keys import keys_of
-from afina.recipe.part import Part
+from afina.recipe.part import RecipePart
 from afina.recipe.parts import Recipe
 
 _COLUMN = 36
@@ -123,7 +123,7 @@ def _head(chosen: Starter, kind: str, full: bool) -> Iterator[str]:
 
 
 def _rows(
-    part: type[Part], values: Mapping[str, Any], shown: set[str] | None, path: str = ""
+    part: type[RecipePart], values: Mapping[str, Any], shown: set[str] | None, path: str = ""
 ) -> Iterator[tuple[str, str]]:
     """Each line of a part as YAML, not indented, and its help.
 
