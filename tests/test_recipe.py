@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 from afina.cli import app
-from afina.cli_keys import KEY_OF
+from afina.cli.keys import KEY_OF
 from afina.errors import Problem, RecipeError
 from afina.recipe import Recipe, RecipePart, check_recipe, expand_path, load_recipe, nearest, recipe_schema
 from afina.recipe.keys import every_key
