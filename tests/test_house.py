@@ -33,7 +33,7 @@ INSIDE: dict[str, set[str]] = {
     "dataset": GROUND | {"sources"},
     "tokenizer": GROUND | {"sources.document", "dataset.example"},
     "model": GROUND | {"tokenizer"},
-    "plan": GROUND | {"model.shape"},
+    "plan": GROUND | {"model.shape", "sources.endings"},
     "evaluate": GROUND | {"sources", "dataset", "tokenizer", "model"},
     "report": GROUND | {"model.shape", "evaluate.paired"},
     "train": GROUND | {"dataset", "tokenizer", "model", "evaluate"},

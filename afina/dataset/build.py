@@ -28,6 +28,7 @@ from afina.errors import AfinaError, RecipeError
 from afina.recipe import HUB, WEB, Recipe
 from afina.run import Progress, hash_file, no_progress, whole_folder, write_json
 from afina.sources.document import Ledger
+from afina.sources.endings import kind_of
 from afina.sources.files import Reading, expand
 from afina.sources.markdown import INCLUDE
 from afina.sources.parsers import readers_of
@@ -201,10 +202,10 @@ def dataset_inputs(recipe: Recipe, progress: Progress = no_progress) -> dict[str
         name = Path(os.path.relpath(file, root)).as_posix()
         if name not in hashes and file.is_file():
             hashes[name] = hash_file(file)
-            if file.suffix.lower() in (".md", ".markdown"):
+            if kind_of(name) == "markdown":
                 text = file.read_text(encoding="utf-8", errors="replace")
                 waiting += [file.parent / found[1].split(":")[0] for found in INCLUDE.finditer(text)]
-            elif file.suffix.lower() in (".html", ".htm"):  # a docgen page includes the programs beside it
+            elif kind_of(name) == "html":  # a docgen page includes the programs beside it
                 waiting += sorted(file.with_suffix("").glob("*"))
     readers = readers_of(hashes)
     return {

@@ -10,7 +10,7 @@ from pathlib import Path
 from afina.dataset.example import Example
 from afina.dataset.lines import file_lines
 from afina.sources.document import Document
-from afina.sources.endings import LANGUAGES, ending, language_of
+from afina.sources.endings import LANGUAGES, has_own_lines, language_of
 
 _OPENING = re.compile(r"(?P<indent>[ \t]*)(?P<marks>`{3,}|~{3,})[ \t]*(?P<info>[^`\n]*)$")
 _SAME = {ending.lstrip("."): language for ending, language in LANGUAGES.items()} | {
@@ -144,8 +144,7 @@ def example_blocks(example: Example) -> Iterator[CodeBlock]:
                 yield from _text_blocks(message["content"], example.path, example.line, one_line=True)
     elif not language_of(example.path):
         text = example.text.removeprefix(f"{example.heading}\n\n") if example.heading else example.text
-        converted = ending(example.path) in (".html", ".htm")  # its lines are not those of the file
-        yield from _text_blocks(text, example.path, example.line, one_line=converted)
+        yield from _text_blocks(text, example.path, example.line, one_line=not has_own_lines(example.path))
 
 
 def _text_blocks(text: str, path: str, line: int, *, one_line: bool) -> Iterator[CodeBlock]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from afina.dataset.code_blocks import CodeBlock, document_blocks
 from afina.dataset.example import Example
@@ -15,6 +15,7 @@ from afina.recipe import Recipe, Source, Train
 from afina.run import Progress, no_progress
 from afina.sources import read_sources
 from afina.sources.document import Document, Ledger
+from afina.sources.endings import kind_of
 
 SECTION_CHARS = 2048
 FEWEST_LINES = 20
@@ -69,7 +70,7 @@ def _examples(document: Document, reading: Reading) -> Iterator[Example]:
     if document.kind == "messages":
         yield replace(origin, messages=document.messages, rejected=document.rejected)
         return
-    if PurePosixPath(document.path).suffix.lower() in (".txt", ".text", ".md", ".markdown"):
+    if kind_of(document.path) in ("text", "markdown"):
         _count_lines(document, reading)
     in_file = file_lines(document, Path())
     for section in split_sections(document, SECTION_CHARS):

@@ -20,7 +20,6 @@ from afina.errors import DataError
 from afina.sources.document import Document, visible
 from afina.sources.files import Reading, SourceFile, open_packed
 from afina.sources.markdown import first_heading
-from afina.sources.parsers import has_docling, read_with_docling
 from afina.sources.word import Word, name_of, texts_of
 
 LARGEST_BYTES = 256 << 20
@@ -37,9 +36,6 @@ def read_docx(file: SourceFile, reading: Reading) -> Iterator[Document]:
     Raises:
         DataError: for a file that is encrypted, damaged or no Word document.
     """
-    if has_docling():
-        yield from read_with_docling(file, reading)
-        return
     entry = open_packed(reading, file.full)
     parts = _parts(file)
     main = _main_part(parts, file.path)

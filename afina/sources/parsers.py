@@ -15,7 +15,7 @@ from typing import Any
 
 from afina.errors import DataError
 from afina.sources.document import Document, visible
-from afina.sources.endings import ending
+from afina.sources.endings import FORMATS, ending
 from afina.sources.files import Reading, SourceFile, open_packed
 from afina.sources.markdown import first_heading
 
@@ -35,13 +35,14 @@ def readers_of(paths: Iterable[str]) -> dict[str, str]:
     >>> sorted(readers_of(["a.md", "b.pdf"]))
     ['.pdf']
     """
-    libraries = ("docling", "docling-slim") if has_docling() else ("pypdf",)
-    found = {}
-    for kind in sorted({ending(path) for path in paths} & {".pdf", ".docx"}):
-        if kind == ".docx" and not has_docling():
-            continue  # read by afina itself
-        found[kind] = next((f"{name} {given}" for name in libraries if (given := _version(name))), libraries[0])
-    return found
+    docling, there = has_docling(), {ending(path) for path in paths}
+    found: dict[str, str] = {}
+    for each in FORMATS:
+        libraries = ("docling", "docling-slim") if each.docling and docling else (each.library,)
+        if libraries != ("",):  # else it is read by afina itself
+            said = next((f"{name} {given}" for name in libraries if (given := _version(name))), libraries[0])
+            found |= dict.fromkeys(there.intersection(each.endings), said)
+    return dict(sorted(found.items()))
 
 
 def read_with_docling(file: SourceFile, reading: Reading) -> Iterator[Document]:

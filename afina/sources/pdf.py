@@ -17,7 +17,6 @@ from typing import Any
 from afina.errors import DataError
 from afina.sources.document import Document, visible
 from afina.sources.files import Reading, SourceFile, open_packed
-from afina.sources.parsers import has_docling, read_with_docling
 
 NEEDS_OCR = "no text layer: needs OCR"
 _PAINTS = re.compile(rb"(?:^|[\s\])>])(?:Do|BI|sh|Tj|TJ|[fFBbSs]\*?)(?=\s|$)")
@@ -33,9 +32,6 @@ def read_pdf(file: SourceFile, reading: Reading) -> Iterator[Document]:
     Raises:
         DataError: for a file that is encrypted or damaged, or has pages that need OCR.
     """
-    if has_docling():
-        yield from read_with_docling(file, reading)
-        return
     entry = open_packed(reading, file.full)
     with _warnings() as warnings:
         title, pages = _pages(file)
