@@ -14,9 +14,13 @@ import pytest
 from afina.dataset.checks import fragment, is_prose
 from afina.dataset.code_blocks import example_blocks
 from afina.dataset.example import Example
+from afina.dataset.groups import Groups
+from afina.dataset.lines import file_lines
+from afina.dataset.spool import Columns
 from afina.dataset.teacher import sections_of
 from afina.plan.tokens import estimate_tokens
 from afina.recipe import Recipe
+from afina.sources.document import Document
 from afina.sources.endings import (
     BINARY,
     FORMATS,
@@ -24,8 +28,10 @@ from afina.sources.endings import (
     LANGUAGES,
     ROW_FORMATS,
     Format,
+    file_of,
     format_of,
     kind_of,
+    language_of,
     load_function,
     names_of,
 )
@@ -163,3 +169,25 @@ def test_rows_are_rows_whatever_their_format(tmp_path: Path) -> None:
         counted = estimate_tokens(recipe)
         found[name] = counted.targets / counted.tokens
     assert found == pytest.approx({"a.jsonl": 0.5, "a.csv": 0.5}, abs=0.01)
+
+
+# ---- a place inside a packed file
+
+
+def test_what_lies_in_a_packed_file_counts_as_that_file() -> None:
+    """`split_by: file` holds out a file whole, however many documents it gave."""
+    inside = "d/book.docx!/word/document.xml"
+    assert (kind_of(inside), file_of(inside), language_of("d/a.docx!/makefile")) == ("docx", "d/book.docx", None)
+    groups = Groups()
+    for name in (inside, "d/book.docx!/word/notes.xml", "d/other.docx"):
+        groups.see(Document(name, "0" * 64, kind="markdown", title=name, text="x"), [])
+    columns = Columns()
+    for name in (inside, "d/book.docx!/word/notes.xml", "d/other.docx"):
+        columns.add(Example(text="x", path=name), 0)
+    one, same, other = groups.keys(columns, [0, 1, 2])
+    assert one == same != other
+
+
+def test_a_reader_may_say_the_lines_itself() -> None:
+    document = Document("a.docx!/x", "0" * 64, kind="markdown", text="a\n\nb\n", meta={"lines": '{"1": 6, "3": 20}'})
+    assert [file_lines(document, ROOT)(line) for line in (1, 2, 3, 9)] == [6, 6, 20, 20]

@@ -18,11 +18,10 @@ from typing import Any
 
 from afina.errors import DataError
 from afina.sources.document import Document, visible
-from afina.sources.files import Reading, SourceFile, open_packed
+from afina.sources.files import LARGEST_UNPACKED_BYTES, Reading, SourceFile, open_packed
 from afina.sources.markdown import first_heading
 from afina.sources.word import Word, name_of, texts_of
 
-LARGEST_BYTES = 256 << 20
 _LEFT_OUT = (
     (re.compile(r"header\d*\.xml"), "page header"),
     (re.compile(r"footer\d*\.xml"), "page footer"),
@@ -92,8 +91,8 @@ def _parts(file: SourceFile) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(file.full) as package:
             wanted = [item for item in package.infolist() if item.filename.endswith((".xml", ".rels"))]
-            if sum(item.file_size for item in wanted) > LARGEST_BYTES:
-                raise DataError(f"larger than {LARGEST_BYTES >> 20} MiB when unpacked", "split it", file.path)
+            if sum(item.file_size for item in wanted) > LARGEST_UNPACKED_BYTES:
+                raise DataError(f"larger than {LARGEST_UNPACKED_BYTES >> 20} MiB when unpacked", "split it", file.path)
             for item in wanted:
                 name = item.filename
                 parser = etree.XMLParser(

@@ -202,13 +202,28 @@ ROW_FORMATS = tuple(each for each in FORMATS if each.rows)
 _BY_ENDING = {each: found for found in FORMATS for each in found.endings}
 
 
-def ending(name: str) -> str:
-    """The last ending in lower case, with its dot; empty where there is none.
+INSIDE = "!/"
+"""Between a packed file and what lies in it, as archives are usually written: ``book.epub!/text/chapter.xhtml``."""
 
-    >>> ending("docs/README.MD"), ending("Makefile")
-    ('.md', '')
+
+def file_of(path: str) -> str:
+    """The file on the disk that a document's path names: the path itself, or the packed file around it.
+
+    >>> file_of("d/a.docx!/word/document.xml"), file_of("d/a.docx"), file_of("what!/a.md")
+    ('d/a.docx', 'd/a.docx', 'what!/a.md')
     """
-    return PurePath(name).suffix.lower()
+    outer, mark, _ = path.partition(INSIDE)
+    found = _BY_ENDING.get(PurePath(outer).suffix.lower()) if mark else None
+    return outer if found and found.packed else path
+
+
+def ending(name: str) -> str:
+    """The last ending in lower case, with its dot; empty where there is none. That of the file, not of what lies in it.
+
+    >>> ending("docs/README.MD"), ending("Makefile"), ending("a.docx!/word/document.xml")
+    ('.md', '', '.docx')
+    """
+    return PurePath(file_of(name)).suffix.lower()
 
 
 def language_of(name: str) -> str | None:
@@ -217,7 +232,7 @@ def language_of(name: str) -> str | None:
     >>> language_of("src/01-01.zig"), language_of("Makefile"), language_of("notes.txt")
     ('zig', 'makefile', None)
     """
-    return _NAMES.get(PurePath(name).name.lower()) or LANGUAGES.get(ending(name))
+    return _NAMES.get(PurePath(file_of(name)).name.lower()) or LANGUAGES.get(ending(name))
 
 
 def format_of(name: str) -> Format | None:

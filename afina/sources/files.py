@@ -26,6 +26,8 @@ from afina.sources.endings import KINDS, ending, format_as, is_packed, kind_of
 BYTE_ORDER_MARK = "\ufeff"
 _BUILD_FOLDERS = frozenset({"__pycache__", "node_modules", "bower_components", "zig-cache", "zig-out", "venv"})
 _BUILD_MARKS = ("CACHEDIR.TAG", "pyvenv.cfg")
+LARGEST_UNPACKED_BYTES = 256 << 20
+"""A packed file may unpack to this much text; a megabyte of zip may claim to hold terabytes."""
 _CHUNK = 1 << 20
 
 
