@@ -21,7 +21,7 @@ WEB = ("https://", "http://")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-FileKind = Literal["text", "markdown", "html", "pdf", "docx", "code", "rows"]
+FileKind = Literal["text", "markdown", "html", "pdf", "docx", "epub", "code", "rows"]
 """What a file is read as. :mod:`afina.sources.endings` holds, for each, the endings and the reader."""
 
 

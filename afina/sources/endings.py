@@ -166,6 +166,10 @@ FORMATS: tuple[Format, ...] = (
         "Word", (".docx",), "docx", f"{_READERS}docx:read_docx", "markdown", opens=True, packed=True,
         docling=True, text_share=0.4,
     ),
+    Format(
+        "EPUB", (".epub",), "epub", f"{_READERS}epub:read_epub", "markdown", opens=True, packed=True,
+        content_types=("application/epub+zip",), text_share=0.4,
+    ),
     Format("code", tuple(LANGUAGES), "code", f"{_READERS}code:read_code", "code", own_lines=True),
     Format(
         "JSONL", (".jsonl",), "rows", f"{_READERS}rows:read_rows", "rows", opens=True,
@@ -187,7 +191,7 @@ FORMATS: tuple[Format, ...] = (
 """The first format of a kind reads files of that kind whose ending is not known."""
 
 BINARY = frozenset({
-    ".7z", ".a", ".avi", ".bin", ".bmp", ".bz2", ".class", ".db", ".dll", ".doc", ".dylib", ".ear", ".eot", ".epub",
+    ".7z", ".a", ".avi", ".bin", ".bmp", ".bz2", ".class", ".db", ".dll", ".doc", ".dylib", ".ear", ".eot",
     ".exe", ".flac", ".gguf", ".gif", ".gz", ".ico", ".icns", ".jar", ".jpeg", ".jpg", ".lz4", ".mkv", ".mov",
     ".mp3", ".mp4", ".npy", ".npz", ".o", ".obj", ".odt", ".ogg", ".onnx", ".otf", ".pickle", ".pkl", ".png", ".ppt",
     ".pptx", ".pt", ".pth", ".pyc", ".pyo", ".rar", ".rlib", ".safetensors", ".so", ".sqlite", ".tar", ".tgz",
