@@ -11,17 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from afina.dataset.checks import fragment, is_prose
-from afina.dataset.code_blocks import example_blocks
-from afina.dataset.example import Example
-from afina.dataset.groups import Groups
-from afina.dataset.lines import file_lines
-from afina.dataset.spool import Columns
-from afina.dataset.teacher import sections_of
+from afina.dataset.audit.one_example import fragment, is_prose
+from afina.dataset.build.groups import Groups
+from afina.dataset.build.spool import ExampleColumns
+from afina.dataset.questions.teacher import sections_of
 from afina.plan.tokens import estimate_tokens
 from afina.recipe import Recipe
-from afina.sources.document import Document
-from afina.sources.endings import (
+from afina.text.code_blocks import example_blocks
+from afina.text.document import Document
+from afina.text.example import Example
+from afina.text.formats import (
     BINARY,
     FORMATS,
     KINDS,
@@ -35,6 +34,7 @@ from afina.sources.endings import (
     load_function,
     names_of,
 )
+from afina.text.lines import file_lines
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -180,8 +180,8 @@ def test_what_lies_in_a_packed_file_counts_as_that_file() -> None:
     assert (kind_of(inside), file_of(inside), language_of("d/a.docx!/makefile")) == ("docx", "d/book.docx", None)
     groups = Groups()
     for name in (inside, "d/book.docx!/word/notes.xml", "d/other.docx"):
-        groups.see(Document(name, "0" * 64, kind="markdown", title=name, text="x"), [])
-    columns = Columns()
+        groups.add(Document(name, "0" * 64, kind="markdown", title=name, text="x"), [])
+    columns = ExampleColumns()
     for name in (inside, "d/book.docx!/word/notes.xml", "d/other.docx"):
         columns.add(Example(text="x", path=name), 0)
     one, same, other = groups.keys(columns, [0, 1, 2])

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from afina.dataset.lines import file_lines
 from afina.errors import DataError
 from afina.recipe import Source
 from afina.sources import Document, Ledger, read_source, visible
+from afina.text.lines import file_lines
 
 CONTAINER = (
     '<container xmlns="urn:oasis:names:tc:opendocument:xmlns:container"><rootfiles><rootfile '

@@ -31,7 +31,7 @@ NEWEST = 20
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredRun:
     """One run: the peak in bytes and the seconds of training, predicted without any correction, and measured."""
 
     device: str
@@ -49,7 +49,7 @@ class Measured:
 class Correction:
     """What measured runs say about a plan."""
 
-    runs: Sequence[Measured]
+    runs: Sequence[MeasuredRun]
 
     def of_memory(self, predicted: Interval) -> Interval:
         """The peak, drawn towards what was measured."""
@@ -90,7 +90,7 @@ def corrected(predicted: Interval, ratios: Sequence[float], noise: float) -> Int
     return Interval(round(point, 1), point / reach, point * reach)
 
 
-def add_run(run: Measured) -> None:
+def add_run(run: MeasuredRun) -> None:
     """Note a finished run; a folder that cannot be written is not worth stopping it for."""
     line = json.dumps({**asdict(run), "when": round(time.time(), 1)})
     try:
@@ -109,7 +109,7 @@ def recorded(device: str, job: str) -> Correction | None:
     runs = []
     for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            run = Measured(**json.loads(line))
+            run = MeasuredRun(**json.loads(line))
         except (ValueError, TypeError):
             continue
         if run.device == device and run.job == job and run.predicted_bytes > 0 and run.predicted_seconds > 0:

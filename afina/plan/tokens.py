@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from afina.recipe import Kind, Recipe, Source, expand_path, is_remote
-from afina.sources.endings import Format, format_of, names_of
+from afina.text.formats import Format, format_of, names_of
 
 CHARS_PER_TOKEN = 3.5
 """English prose has about 4.3 characters a token, Portuguese 3.3 and code 3.0 with the vocabularies of common bases."""

@@ -19,7 +19,7 @@ from afina.recipe.load import (
     recipe_of,
     recipe_schema,
 )
-from afina.recipe.part import Part
+from afina.recipe.part import RecipePart
 from afina.recipe.parts import (
     HUB,
     PREFERENCE_METHODS,
@@ -67,11 +67,11 @@ __all__ = [
     "Kind",
     "Limits",
     "NearDuplicates",
-    "Part",
     "Probe",
     "QuestionSet",
     "Questions",
     "Recipe",
+    "RecipePart",
     "Role",
     "Safety",
     "SafetyLimits",

@@ -17,10 +17,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from afina.errors import DataError
-from afina.sources.document import Document, visible
-from afina.sources.files import LARGEST_UNPACKED_BYTES, Reading, SourceFile, open_packed
+from afina.sources.files import LARGEST_UNPACKED_BYTES, SourceFile, SourceReading, open_packed
 from afina.sources.markdown import first_heading
 from afina.sources.word import Word, name_of, texts_of
+from afina.text.document import Document, visible
 
 _LEFT_OUT = (
     (re.compile(r"header\d*\.xml"), "page header"),
@@ -29,7 +29,7 @@ _LEFT_OUT = (
 )
 
 
-def read_docx(file: SourceFile, reading: Reading) -> Iterator[Document]:
+def read_docx(file: SourceFile, reading: SourceReading) -> Iterator[Document]:
     """The file as one document of kind ``markdown``; its title is the first heading.
 
     Raises:

@@ -24,10 +24,10 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from afina.errors import DataError, Problem
-from afina.sources.document import Document, FileLedger, visible
-from afina.sources.endings import kind_of
-from afina.sources.files import LARGEST_UNPACKED_BYTES, Reading, SourceFile, open_packed
+from afina.sources.files import LARGEST_UNPACKED_BYTES, SourceFile, SourceReading, open_packed
 from afina.sources.html import PageText, count_characters, page_text, parse
+from afina.text.document import Document, FileLedger, visible
+from afina.text.formats import kind_of
 
 _CONTAINER, _ENCRYPTION = "META-INF/container.xml", "META-INF/encryption.xml"
 _PAGES = frozenset({"application/xhtml+xml", "text/html", "text/x-oeb1-document", "image/svg+xml"})
@@ -45,7 +45,7 @@ _ENCODING = re.compile(rb"""\A\s*<\?xml[^>]*?encoding\s*=\s*["']([A-Za-z0-9._-]+
 _AGAIN = "get or make the book again, or exclude it"
 
 
-def read_epub(file: SourceFile, reading: Reading) -> Iterator[Document]:
+def read_epub(file: SourceFile, reading: SourceReading) -> Iterator[Document]:
     """The chapters as documents of kind ``markdown``.
 
     A chapter's title is its first heading of the first level, else its first heading, else the book's. ``meta`` holds
@@ -249,7 +249,7 @@ class _Book:
         return next(iter(named), "")
 
 
-def _chapter(book: _Book, name: str, entry: FileLedger, reading: Reading) -> Iterator[Document]:
+def _chapter(book: _Book, name: str, entry: FileLedger, reading: SourceReading) -> Iterator[Document]:
     """The document of a page of the spine, if it is a chapter and has text; its characters are counted in any case."""
     place, item = book.place(name), book.by_name[name]
     if item.media_type not in _PAGES:
@@ -303,7 +303,7 @@ def _why_not(book: _Book, item: _Item, tree: Any, page: PageText) -> str:
     return "cover" if pictures and (part == "cover" or book.cover_picture in shown) else ""
 
 
-def _left_out(book: _Book, entry: FileLedger, reading: Reading) -> None:
+def _left_out(book: _Book, entry: FileLedger, reading: SourceReading) -> None:
     """Count the pages that are no chapters, and the table of contents of EPUB 2."""
     chapters = set(book.chapters())
     for item in book.by_name.values():
@@ -326,7 +326,7 @@ def _left_out(book: _Book, entry: FileLedger, reading: Reading) -> None:
             reading.skip(book.place(name), "the book does not list it")
 
 
-def _tree(book: _Book, name: str, reading: Reading) -> Any:
+def _tree(book: _Book, name: str, reading: SourceReading) -> Any:
     """A page as a tree of plain HTML. One that is no XML is read as HTML, which is noted."""
     from lxml import etree
 

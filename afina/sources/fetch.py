@@ -26,7 +26,7 @@ from urllib.robotparser import RobotFileParser
 
 from afina import __version__
 from afina.run import hash_file, write_whole
-from afina.sources.endings import format_of_content
+from afina.text.formats import format_of_content
 
 AGENT = f"afina/{__version__}"
 LARGEST_BYTES = 64 << 20

@@ -23,11 +23,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, cast
 
 from afina.errors import DataError
-from afina.sources.document import Document, FileLedger, Message, visible
-from afina.sources.endings import format_as, load_function
-from afina.sources.files import Reading, SourceFile, read_text
+from afina.sources.files import SourceFile, SourceReading, read_text
 from afina.sources.tables import DECODER, Row, RowProblems, json_shape, kind_of_value
 from afina.sources.text import read_plain
+from afina.text.document import Document, FileLedger, Message, visible
+from afina.text.formats import format_as, load_function
 
 SHAPES: dict[str, tuple[str, ...]] = {
     "messages": ("messages",),
@@ -59,7 +59,7 @@ class _BadRow(ValueError):
         self.what, self.fix = what, fix
 
 
-def read_rows(file: SourceFile, reading: Reading) -> Iterator[Document]:
+def read_rows(file: SourceFile, reading: SourceReading) -> Iterator[Document]:
     """The documents of a table, in order; `line` is the row's first line in the file (Parquet: its number).
 
     Raises:
@@ -71,7 +71,7 @@ def read_rows(file: SourceFile, reading: Reading) -> Iterator[Document]:
     yield from row_documents(rows, reading, entry, problems)
 
 
-def read_json(file: SourceFile, reading: Reading) -> Iterator[Document]:
+def read_json(file: SourceFile, reading: SourceReading) -> Iterator[Document]:
     """The documents of a ``.json`` file: its rows, or the one document of prose that a single object may be.
 
     Raises:
@@ -89,7 +89,7 @@ def read_json(file: SourceFile, reading: Reading) -> Iterator[Document]:
 
 
 def row_documents(
-    rows: Iterator[Row], reading: Reading, entry: FileLedger, problems: RowProblems
+    rows: Iterator[Row], reading: SourceReading, entry: FileLedger, problems: RowProblems
 ) -> Iterator[Document]:
     """One document per row; what each column is, is decided by its name.
 
@@ -116,7 +116,9 @@ def row_documents(
         raise DataError("the file holds no row", "put rows into it, or exclude it", entry.path)
 
 
-def _document(row: Mapping[str, Any], line: int, reading: Reading, entry: FileLedger, choose: _Choose) -> Document:
+def _document(
+    row: Mapping[str, Any], line: int, reading: SourceReading, entry: FileLedger, choose: _Choose
+) -> Document:
     shape, columns = choose(row)
     needed = [columns[name] for name in SHAPES[shape]]
     optional = columns["input"] if shape == "instruction/input/output" else None
@@ -269,7 +271,7 @@ _Choose = Callable[[Mapping[str, Any]], tuple[str, dict[str, str]]]
 """Row -> its shape, and which column plays each of the shape's parts."""
 
 
-def _chooser(reading: Reading) -> _Choose:
+def _chooser(reading: SourceReading) -> _Choose:
     """Decide a row's shape by its columns; the answer is kept per set of columns."""
     renamed: dict[str, str] = {str(part): name for part, name in reading.source.columns.items()}
     columns = {part: part for needed in SHAPES.values() for part in needed} | {"input": "input"} | renamed
@@ -358,7 +360,7 @@ def _likely(part: str, spare: list[str], missing: int) -> str:
     return "..."
 
 
-def _one_row(text: str, reading: Reading) -> bool:
+def _one_row(text: str, reading: SourceReading) -> bool:
     """Whether a single object is a row by itself."""
     try:
         _chooser(reading)(DECODER.decode(text))

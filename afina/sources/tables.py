@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from afina.errors import DataError, Problem
-from afina.sources.document import FileLedger
-from afina.sources.endings import format_as
-from afina.sources.files import Reading, open_lines, open_packed, read_text
+from afina.sources.files import SourceReading, open_lines, open_packed, read_text
+from afina.text.document import FileLedger
+from afina.text.formats import format_as
 
 Row = tuple[int, Mapping[str, Any]]
 """Line (from 1) and values of one row."""
@@ -55,13 +55,13 @@ class RowProblems:
             raise DataError(problems=[*alike, *self.first, *rest])
 
 
-def open_jsonl(reading: Reading, full: Path, problems: RowProblems, wanted: Collection[str]) -> OpenedRows:  # noqa: ARG001
+def open_jsonl(reading: SourceReading, full: Path, problems: RowProblems, wanted: Collection[str]) -> OpenedRows:  # noqa: ARG001
     """One JSON object a line."""
     entry, lines = open_lines(reading, full)
     return entry, jsonl_rows(lines, problems)
 
 
-def open_json(reading: Reading, full: Path, problems: RowProblems, wanted: Collection[str]) -> OpenedRows:
+def open_json(reading: SourceReading, full: Path, problems: RowProblems, wanted: Collection[str]) -> OpenedRows:
     """A list of objects, one object, or JSONL under another name."""
     opened = read_text(reading, full)
     shape = json_shape(opened.text)
@@ -72,13 +72,13 @@ def open_json(reading: Reading, full: Path, problems: RowProblems, wanted: Colle
     return opened.entry, rows
 
 
-def open_csv(reading: Reading, full: Path, problems: RowProblems, wanted: Collection[str]) -> OpenedRows:
+def open_csv(reading: SourceReading, full: Path, problems: RowProblems, wanted: Collection[str]) -> OpenedRows:
     """A table with a line of names."""
     entry, lines = open_lines(reading, full)
     return entry, csv_rows(lines, problems, wanted)
 
 
-def open_parquet(reading: Reading, full: Path, problems: RowProblems, wanted: Collection[str]) -> OpenedRows:  # noqa: ARG001
+def open_parquet(reading: SourceReading, full: Path, problems: RowProblems, wanted: Collection[str]) -> OpenedRows:  # noqa: ARG001
     """A table of columns, by pyarrow."""
     return open_packed(reading, full), parquet_rows(full, problems.path)
 
