@@ -10,10 +10,9 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from afina.dataset.build.intake import has_answer, has_prompt
 from afina.text.clean import UNSEEN
 from afina.text.code_blocks import open_fence, without_fences
-from afina.text.example import Example
+from afina.text.example import Example, has_answer, has_prompt
 from afina.text.formats import ending, format_of, has_own_lines
 from afina.text.identity import normal
 from afina.text.language import language_of_text
