@@ -217,8 +217,8 @@ def test_override_equals_the_same_line_in_the_file(tmp_path: Path) -> None:
     [
         ("epochs", "is not an override"),
         ("=2", "is not an override"),
-        ("sources.3.path=b.md", "no place in the recipe"),
-        ("name.first=b", "no place in the recipe"),
+        ("sources.3.path=b.md", "there is no 'sources.3.path' in the recipe"),
+        ("name.first=b", "there is no 'name.first' in the recipe"),
         ("train.epoch=2", "unknown key `epoch`"),
         ("train.epochs=two", "two"),
         ("sources.0.path=gone.md", "gone.md"),
