@@ -27,6 +27,8 @@ INSIDE: dict[str, set[str]] = {
     "units": {"errors"},
     "recipe": {"errors", "units"},
     "run": {"errors", "units", "recipe"},
+    "record": {"errors", "run"},
+    "manifest": {"errors", "run", "record"},
     "progress": {"units"},
     "starter": {"errors"},
     "text": GROUND,
@@ -40,11 +42,12 @@ INSIDE: dict[str, set[str]] = {
     "model": GROUND | {"text", "tokenizer"},
     "plan": GROUND | {"model.shape"},
     "evaluate": GROUND
-    | {"text", "sandbox", "sources", "tokenizer", "dataset", "dataset.build", "dataset.audit", "model"},
-    "report": GROUND | {"model.shape", "evaluate.paired"},
+    | {"record", "text", "sandbox", "sources", "tokenizer", "dataset", "dataset.build", "dataset.audit", "model"},
+    "report": GROUND | {"record", "manifest", "model.shape", "evaluate.paired", "evaluate.scores"},
     "train": GROUND | {"text", "tokenizer", "dataset.audit", "model", "evaluate"},
     "serve": GROUND | {"text", "dataset", "tokenizer", "model", "plan"},
-    "export": GROUND | {"text", "dataset", "tokenizer", "model", "plan", "serve"},
+    "export": GROUND
+    | {"record", "manifest", "evaluate.scores", "text", "dataset", "tokenizer", "model", "plan", "serve"},
 }
 INSIDE["walk"] = set(INSIDE) - {"progress", "starter"}
 INSIDE["demo"] = INSIDE["walk"] | {"walk"}

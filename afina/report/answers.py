@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from afina.record import Record
 from afina.report.markup import Child, Html, h, join, missing, note, table, text_block, words
-from afina.report.read import Record, RunFiles
+from afina.report.read import RunFiles
 
 SAMPLES = 12
 CHANGES = 6

@@ -11,11 +11,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from afina.record import Record
 from afina.report.answers import answer_section
 from afina.report.markup import Child, Html, h, join, prose
 from afina.report.provenance import data_section, environment_section, recipe_section
-from afina.report.read import Record, RunFiles, read_run
-from afina.report.results import Verdict, facts, guardrail_section, judge, loss_section, probe_section
+from afina.report.read import RunFiles, read_run
+from afina.report.results import Heading, facts, guardrail_section, judge, loss_section, probe_section
 from afina.report.safety import safety_section
 from afina.report.tasks import intrinsic_table, task_section
 from afina.report.training import curve_section, measured_facts, plan_section
@@ -83,7 +84,7 @@ def report_html(run: RunFiles) -> str:
     return f"<!doctype html>\n{h('html', head, h('body', h('main', *body)), lang='en')}\n"
 
 
-def _header(run: RunFiles, verdict: Verdict) -> Html:
+def _header(run: RunFiles, verdict: Heading) -> Html:
     icon = h(
         "svg",
         h("path", d=_ICON[verdict.state]),
@@ -108,7 +109,7 @@ def _header(run: RunFiles, verdict: Verdict) -> Html:
 
 
 def _footer(run: RunFiles) -> Html:
-    version = run.manifest.text("afina") if run.manifest else None
+    version = run.manifest.afina if run.manifest else None
     made = f"afina {version}" if version else "afina"
     return h(
         "footer",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
+from afina.record import Record
 from afina.report.markup import (
     Child,
     Html,
@@ -20,7 +21,7 @@ from afina.report.markup import (
     table,
     words,
 )
-from afina.report.read import Record, RunFiles
+from afina.report.read import RunFiles
 from afina.units import show_money, show_seconds, show_share
 
 _SEVERITY = ("fatal", "error", "warning", "warn", "note", "info")
@@ -214,16 +215,16 @@ def environment_section(run: RunFiles) -> Html:
     if run.manifest is None:
         return missing("Environment, hashes and cost were not recorded", "manifest.json", word="Missing.")
     manifest = run.manifest
-    device, cost = manifest.record("device"), manifest.record("cost")
-    started, ended = manifest.number("started"), manifest.number("ended")
+    device, cost = manifest.device, manifest.cost
+    started, ended = manifest.started, manifest.ended
     first: list[tuple[str, Child]] = [
-        ("Version of afina", named_value("", manifest.values.get("afina"))),
-        ("Python", named_value("", manifest.values.get("python"))),
-        ("Platform", named_value("", manifest.values.get("platform"))),
+        ("Version of afina", named_value("", manifest.afina)),
+        ("Python", named_value("", manifest.python)),
+        ("Platform", named_value("", manifest.platform)),
         *((_DEVICE.get(key, f"Device, {words(key)}"), named_value(key, value)) for key, value in device.values.items()),
-        ("Threads", named_value("", manifest.values.get("threads"))),
-        ("Seed", named_value("", manifest.values.get("seed"))),
-        ("Commit", code(manifest.text("commit"))),
+        ("Threads", named_value("", manifest.threads)),
+        ("Seed", named_value("", manifest.seed)),
+        ("Commit", code(manifest.commit)),
         ("Started", _moment(started)),
         ("Ended", _moment(ended)),
         (
@@ -232,7 +233,7 @@ def environment_section(run: RunFiles) -> Html:
         ),
     ]
     parts: list[Child] = [h("div", pairs(first), class_="facts"), h("h3", "Cost"), _cost(cost)]
-    stages = list(manifest.record("seconds_by_stage").numbers())
+    stages = list(manifest.seconds_by_stage.numbers())
     if stages:
         total = sum(seconds for _, seconds in stages)
         rows: list[list[Child]] = [
@@ -244,15 +245,16 @@ def environment_section(run: RunFiles) -> Html:
                 ["Stage", "Time", "Share"], [*rows, [h("strong", "together"), show_seconds(total), ""]], numbers=(1, 2)
             )
         )
-    measured = manifest.record("measured")
+    measured = manifest.measured
     if measured:
         parts += [h("h3", "Measured"), h("div", named_value("measured", measured.values), class_="facts")]
     parts.append(h("h3", "Hashes and versions", id="hashes"))
-    for key in ("base", "dataset", "adapter"):
-        values = manifest.record(key)
+    trained = manifest.trained
+    hashed = {"base": manifest.base.values, "dataset": manifest.dataset.values}
+    for key, values in (hashed | {trained.kind if trained else "result": trained.as_json() if trained else {}}).items():
         parts.append(h("h4", words(key).capitalize()))
-        parts.append(named_value(key, values.values) if values else h("p", muted("not recorded")))
-    inputs = manifest.records("inputs")
+        parts.append(named_value(key, values) if values else h("p", muted("not recorded")))
+    inputs = manifest.inputs
     if inputs:
         listed = named_value("inputs", [dict(item.values) for item in inputs])
         parts += [
@@ -261,7 +263,7 @@ def environment_section(run: RunFiles) -> Html:
             if len(inputs) <= LEDGER_OPEN
             else h("details", h("summary", f"{len(inputs):,} input files"), listed),
         ]
-    libraries = manifest.record("libraries")
+    libraries = manifest.libraries
     if libraries:
         rows = [[name, str(version)] for name, version in libraries.values.items()]
         parts += [h("h4", "Libraries"), table(["Library", "Version"], rows)]

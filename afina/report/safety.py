@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from afina.record import Record
 from afina.report.markup import Child, Html, h, join, missing, muted, note, percent, table
-from afina.report.read import Record, RunFiles
+from afina.report.read import RunFiles
 
 UNSEEN_BITS = 1.4
 """Mean exposure of a string that was never seen, among 256."""
@@ -13,7 +14,7 @@ UNSEEN_BITS = 1.4
 
 def safety_section(run: RunFiles) -> Html:
     """What is given back of the training data, attacks, refusals, insults."""
-    found = run.scores.record("safety") if run.scores else None
+    found = run.scores.safety if run.scores else None
     if not found:
         return missing("Safety was not measured", "scores.json")
     shares, canaries = found.records("shares"), found.record("canaries")
@@ -71,9 +72,8 @@ def _canaries(before: list[Record], after: list[Record]) -> list[Child]:
     return [h("h3", "Canaries"), table(head, rows, numbers=tuple(range(7))), note(about)]
 
 
-def safety_figures(scores: Record) -> Iterator[tuple[str, float, str, str, tuple[float, float] | None]]:
+def safety_figures(found: Record) -> Iterator[tuple[str, float, str, str, tuple[float, float] | None]]:
     """Each figure for a comparison of runs: name, value, unit, which is better, interval."""
-    found = scores.record("safety")
     for share in found.records("shares"):
         for side in ("before", "after"):
             value, low, high = (share.record(side).number(key) for key in ("share", "low", "high"))

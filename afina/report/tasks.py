@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from afina.record import Record
 from afina.report.markup import Child, Html, h, join, missing, muted, note, number, table, words
-from afina.report.read import Record, RunFiles
+from afina.report.read import RunFiles
 
 HUNDREDS = ("chrf", "bleu")
 """Metrics from 0 to 100; the others go from 0 to 1."""
@@ -17,7 +18,7 @@ def task_section(run: RunFiles) -> Html:
     benchmarks = _benchmarks(run)
     if run.scores is None:
         return benchmarks or missing("No task was asked", "scores.json")
-    tasks = run.scores.records("tasks")
+    tasks = run.scores.tasks
     if not tasks:
         return benchmarks or h(
             "p",
@@ -28,7 +29,7 @@ def task_section(run: RunFiles) -> Html:
             class_="absent",
         )
     parts = [part for task in tasks for part in _task(task)]
-    return join([*parts, _rules(tasks), _judged(run.scores), benchmarks])
+    return join([*parts, _rules(tasks), _judged(run.scores.judge), benchmarks])
 
 
 def _rules(tasks: Sequence[Record]) -> Html:
@@ -43,9 +44,8 @@ def _rules(tasks: Sequence[Record]) -> Html:
     )
 
 
-def _judged(scores: Record) -> Html | None:
+def _judged(found: Record) -> Html | None:
     """What the judge said of the answers; None where there was none."""
-    found = scores.record("judge")
     if not found:
         return None
     rows: list[list[Child]] = [
@@ -165,7 +165,7 @@ def _figure(value: float, metric: str, *, signed: bool = False) -> str:
 
 def intrinsic_table(run: RunFiles) -> Html | None:
     """Losses of the same rows before and after, with the interval of the difference; None where there are none."""
-    found = run.scores.record("intrinsic") if run.scores else None
+    found = run.scores.intrinsic if run.scores else None
     if not found:
         return None
     rows: list[list[Child]] = []

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from afina.manifest import Manifest
+from afina.record import Record
 from afina.report.charts import Line, Point, line_chart, range_bar, smooth, stacked, thin
 from afina.report.markup import Child, Html, h, join, missing, muted, note, number, pairs, prose, table, words
-from afina.report.read import Record, RunFiles, is_finite
+from afina.report.read import RunFiles, is_finite
 from afina.report.results import planned_steps
 from afina.units import show_bytes, show_count, show_money, show_seconds, show_share
 
@@ -172,8 +174,8 @@ def plan_section(run: RunFiles) -> Html:
     if run.plan is None:
         return missing("No plan was made before the run", "plan.json", word="Missing.")
     plan = run.plan
-    measured = run.manifest.record("measured") if run.manifest else Record({}, "manifest.json")
-    cost = run.manifest.record("cost") if run.manifest else measured
+    manifest = run.manifest or Manifest()
+    measured, cost = manifest.measured, manifest.cost
     memory, time, money = plan.record("memory"), plan.record("time"), plan.record("money")
     currency = money.text("currency") or cost.text("currency") or "US$"
     usable = memory.number("usable")
@@ -213,10 +215,10 @@ def _whole_time(run: RunFiles) -> float | None:
     """Seconds of all stages; pauses between two starts do not count."""
     if run.manifest is None:
         return None
-    stages = list(run.manifest.record("seconds_by_stage").numbers())
+    stages = list(run.manifest.seconds_by_stage.numbers())
     if stages:
         return sum(seconds for _, seconds in stages)
-    started, ended = run.manifest.number("started"), run.manifest.number("ended")
+    started, ended = run.manifest.started, run.manifest.ended
     return ended - started if started is not None and ended is not None else None
 
 
@@ -266,7 +268,7 @@ def measured_facts(run: RunFiles) -> list[tuple[str, str]]:
     """Time, speed and cost for the top of the page."""
     if run.manifest is None:
         return []
-    measured, device, cost = (run.manifest.record(key) for key in ("measured", "device", "cost"))
+    measured, device, cost = run.manifest.measured, run.manifest.device, run.manifest.cost
     out = []
     if (tokens := measured.number("tokens")) is not None:
         out.append(("Tokens", show_count(tokens)))
