@@ -253,7 +253,7 @@ def test_the_card_says_what_the_run_says(run: Path, tmp_path: Path):
         {"name": "others", "role": "unknown", "n": 9, "before": unknown, "after": unknown},
     ]
     loss = {"loss": 1.0, "tokens": 9, "perplexity": 2.718}
-    verdict = {"text": "learned: yes, broke: nothing", "misses": [], "notes": ["tone was not measured"]}
+    verdict = {"learned": "yes", "broke": "nothing", "passed": True, "notes": ["tone was not measured"]}
     scores = {"verdict": verdict, "probes": probes, "loss": {"before": loss, "after": loss}}
     (copy / "scores.json").write_text(json.dumps(scores))
     found, _ = made(copy, "merged", tmp_path / "m", licence="apache-2.0")

@@ -68,7 +68,7 @@ LIBRARIES: dict[str, set[str]] = {
     "tokenizer": {"tokenizers", "transformers", "jinja2"},
     "model": {"torch", "transformers", "peft", "bitsandbytes", "safetensors", "tokenizers", "huggingface_hub", "numpy"}
     | {"liger_kernel"},
-    "report": {"ruamel"},
+    "report": {"jinja2", "markupsafe", "ruamel"},
     "evaluate": {"torch", "numpy", "sacrebleu", "lm_eval"},
     "train": {"torch", "safetensors", "numpy", "bitsandbytes", "wandb", "mlflow", "trackio"},
     "serve": {"torch", "transformers", "peft", "fastapi", "starlette", "uvicorn", "prometheus_client", "pydantic"},

@@ -17,8 +17,8 @@ from report_fixture import AUDIT, HOSTILE, MANIFEST, PLAN, RECIPE, SCORES, answe
 from afina.errors import AfinaError, RecipeError
 from afina.report.charts import smooth, thin
 from afina.report.compare import ABSENT, compare_runs
-from afina.report.markup import escape
 from afina.report.page import write_report
+from afina.report.render import environment, table
 
 LOADS = ("src", "href", "srcset", "data", "action", "poster", "background", "xlink:href")
 
@@ -107,12 +107,42 @@ def test_what_a_model_wrote_is_shown_and_not_obeyed(page: Any) -> None:
 
 @given(st.text())
 def test_escaped_text_reads_back_as_itself(text: str) -> None:
-    markup = escape(text)
-    assert not set(markup) & set("<>\"'")
+    """In an element and in an attribute of a template."""
+    markup = environment().from_string('<p title="{{ text }}">{{ text }}</p>').render(text=text)
     markup.encode()
-    element = lxml_html.fragment_fromstring(f"<p>{markup}</p>")
+    element = lxml_html.fragment_fromstring(markup)
+    assert element.tag == "p" and not len(element) and set(element.attrib) == {"title"}
     if re.fullmatch(r"[\t\n\x20-\x7e\xa0-\u2029\u2030-\u2065\u206a-\ud7ff\ue000-\ufffd]*", text):
-        assert (element.text or "") == text
+        assert (element.text or "") == text and element.get("title") == text
+
+
+@pytest.mark.parametrize("place", ["name", "where", "text", "key"])
+def test_a_script_in_data_stays_text(tmp_path: Path, place: str) -> None:
+    """Wherever strings of a run's files stand: names of probes and files, audit rows, keys of mappings."""
+    script = "<script>alert(1)</script>\"' onload=x"
+    scores, audit, data = (copy.deepcopy(each) for each in (SCORES, AUDIT, dataset(2)))
+    if place == "name":
+        scores["probes"][0]["name"] = script
+        scores["verdict"]["misses"] = scores["verdict"]["notes"] = [script + " `" + script + "`"]
+    if place == "where":
+        audit["findings"][0]["examples"][0]["where"] = data["ledger"]["files"][0]["path"] = script
+    if place == "text":
+        audit["findings"][0] |= {"what": script, "fix": script, "name": script, "severity": script}
+    if place == "key":
+        data["train"][script] = data[script] = {script: [{script: script}, {script: 1}]}
+        data["dropped"] = {script: 3}
+    manifest = MANIFEST | {"libraries": {script: script}, "device": {"name": script, script: script}, "name": script}
+    page = page_of(tmp_path, scores=scores, audit=audit, dataset=data, manifest=manifest)
+    assert not page.xpath("//script") and not page.xpath("//@onload")
+    assert script in page.text_content()
+
+
+def test_cells_are_written_by_their_kind() -> None:
+    markup = table(["a <b>", ""], [["<i>", None], ["x", "y"]], numbers=(1,), kind="plan")
+    element = lxml_html.fragment_fromstring(markup)
+    assert [cell.text for cell in element.xpath(".//th")] == ["a <b>", None]
+    assert [[cell.text for cell in row] for row in element.xpath(".//tbody/tr")] == [["<i>", None], ["x", "y"]]
+    assert [cell.get("class") for cell in element.xpath(".//tbody/tr[1]/td")] == [None, "num"]
 
 
 def test_half_of_a_surrogate_pair_does_not_stop_the_page(tmp_path: Path) -> None:
@@ -493,7 +523,7 @@ def test_the_report_of_a_whole_weight_run_shows_its_figures(whole_weights: Path)
     page = lxml_html.fromstring(write_report(whole_weights).read_text(encoding="utf-8"))
     assert "Trained135 M parameters" in words(page.xpath("//header")[0])
     hashes = section(page, "environment")
-    assert "e6" * 32 in hashes and "f7" * 32 in hashes and "ModelSHA-256" in hashes
+    assert "e6" * 32 in hashes and "f7" * 32 in hashes and "Model SHA-256" in hashes
 
 
 def test_a_comparison_with_a_whole_weight_run_shows_its_figures(whole_weights: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from afina.errors import RecipeError
 from afina.evaluate.paired import ScoreEstimate
 from afina.evaluate.scores import SIDES, ProbeResult, Scores
 from afina.manifest import Manifest
-from afina.report.markup import words
+from afina.report.labels import words
 from afina.report.read import RunFiles, read_run
 from afina.report.safety import safety_figures
 from afina.report.same_items import SameItems, same_items, yields

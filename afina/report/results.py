@@ -5,23 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from markupsafe import Markup
+
 from afina.evaluate.scores import RIGHT, SIDES, BeforeAndAfter, ProbeResult
 from afina.report.charts import share_bars
-from afina.report.markup import (
-    Child,
-    Html,
-    escape,
-    h,
-    join,
-    missing,
-    muted,
-    note,
-    number,
-    percent,
-    table,
-    words,
-)
+from afina.report.labels import number, percent, words
 from afina.report.read import RunFiles
+from afina.report.render import NOT_MEASURED, Cell, Strong, render, signed
 from afina.units import show_count, show_share
 
 
@@ -109,40 +99,13 @@ def planned_steps(run: RunFiles, stage: str | None = None) -> float | None:
     return announced[-1] if announced else run.plan.number("steps") if run.plan else None
 
 
-def probe_section(run: RunFiles) -> Html:
+def probe_section(run: RunFiles) -> Markup:
     """Each probe before and after training, with intervals as bars."""
     if run.scores is None:
-        return missing("No probe was asked before and after training", "scores.json")
-    probes = run.scores.probes
-    if not probes:
-        return h(
-            "p",
-            h("strong", "Not measured. "),
-            "The recipe names no probes (",
-            h("code", "evaluate.probes"),
-            ").",
-            class_="absent",
-        )
+        return render("probes.html", probes=None)
     turned = _turned(run)
-    head = h("tr", *(h("th", name, scope="col", class_=class_) for name, class_ in _PROBE_HEAD))
-    body = h("tbody", *(_probe_row(probe, turned) for probe in probes))
-    parts: list[Child] = [
-        h("table", h("thead", head), body, class_="probes"),
-        note(
-            "Share of answers that are the reference, word for word, or what else the row says. ",
-            h("i", class_="swatch before"),
-            "before, ",
-            h("i", class_="swatch after"),
-            "after training; the bars run from 0 to 100 %, the whiskers are 95 % intervals.",
-        ),
-    ]
-    more = _other_metrics(probes)
-    if more:
-        parts.append(table(["Probe", "Metric", "Before", "After"], more, numbers=(2, 3)))
-    return join(parts)
-
-
-_PROBE_HEAD = (("Probe", None), ("Before", "num"), ("After", "num"), ("Change", "num"), ("0 to 100 %", "wide"))
+    probes = run.scores.probes
+    return render("probes.html", probes=[_probe_row(each, turned) for each in probes], more=_other_figures(probes))
 
 
 def _turned(run: RunFiles) -> dict[tuple[str, str], tuple[int, int, int]]:
@@ -156,7 +119,17 @@ def _turned(run: RunFiles) -> dict[tuple[str, str], tuple[int, int, int]]:
     return out
 
 
-def _probe_row(probe: ProbeResult, turned: Mapping[tuple[str, str], tuple[int, int, int]]) -> Html:
+@dataclass(frozen=True)
+class _ProbeRow:
+    name: str
+    about: str
+    before: Cell
+    after: Cell
+    change: Cell
+    bars: Cell
+
+
+def _probe_row(probe: ProbeResult, turned: Mapping[tuple[str, str], tuple[int, int, int]]) -> _ProbeRow:
     shown = probe.figures()[0]
     sides = [(SIDES[side], (shown.before, shown.after)[side], shown.intervals[side]) for side in (0, 1)]
     bars = [(name, share, *(ends or (None, None))) for name, share, ends in sides if share is not None]
@@ -165,49 +138,43 @@ def _probe_row(probe: ProbeResult, turned: Mapping[tuple[str, str], tuple[int, i
     answers, gained, lost = turned.get((probe.name, probe.role), (0, 0, 0))
     small = []
     if probe.change:
-        low, high = probe.change.low, probe.change.high
-        small.append(f"{100 * low:+.1f} to {100 * high:+.1f}".replace("-", "\u2212"))
+        small.append(f"{signed(100 * probe.change.low)} to {signed(100 * probe.change.high)}")
     if answers and answers == probe.n and probe.about.answers_are_right_or_wrong:
         small += [f"{gained:,} newly right", f"{lost:,} newly wrong"]
     if broken := probe.broken:
         small.append(f"{broken.lost:,} of {broken.knew:,} known lost")
         small.append(f"{percent(broken.low)} to {percent(broken.high)}")
-    cells = [_share_cell(share, ends, probe.n) for _, share, ends in sides]
-    return h(
-        "tr",
-        h("td", h("strong", probe.name), h("small", f"{about} · n = {probe.n:,}"), class_="name"),
-        h("td", cells[0], class_="num", data_label="Before"),
-        h("td", cells[1], class_="num", data_label="After"),
-        h("td", _change_cell(shown.before, shown.after, small), class_="num", data_label="Change"),
-        h("td", share_bars(bars) if bars else muted("not measured"), class_="wide"),
+    before, after = (_share_cell(share, ends, probe.n) for _, share, ends in sides)
+    change = _change_cell(shown.before, shown.after, small)
+    bar = share_bars(bars) if bars else NOT_MEASURED
+    return _ProbeRow(probe.name, f"{about} · n = {probe.n:,}", before, after, change, bar)
+
+
+def _share_cell(share: float | None, ends: tuple[float, float] | None, n: int) -> Cell:
+    if share is None:
+        return NOT_MEASURED
+    return Strong(
+        percent(share), [f"{share * n:.0f} of {n}"] + ([f"{percent(ends[0])} to {percent(ends[1])}"] if ends else [])
     )
 
 
-def _share_cell(share: float | None, ends: tuple[float, float] | None, n: int) -> Html:
-    if share is None:
-        return muted("not measured")
-    parts = [f"{share * n:.0f} of {n}"] + ([f"{percent(ends[0])} to {percent(ends[1])}"] if ends else [])
-    return join([h("b", percent(share)), *(h("small", part) for part in parts)])
-
-
-def _change_cell(first: float | None, last: float | None, small: Sequence[str]) -> Html:
+def _change_cell(first: float | None, last: float | None, small: Sequence[str]) -> Cell:
     if first is None or last is None:
-        return muted("not measured")
+        return NOT_MEASURED
     points = 100 * (last - first)
-    shown = f"{points:+.1f} points" if round(points, 1) else "0 points"
-    return join([h("b", shown.replace("-", "\u2212")), *(h("small", line) for line in small)])
+    return Strong(f"{signed(points)} points" if round(points, 1) else "0 points", small)
 
 
-def guardrail_section(run: RunFiles) -> Html:
+def guardrail_section(run: RunFiles) -> Markup:
     """What the answers do that no answer should, before and after training."""
     if run.scores is None:
-        return missing("How the answers are written was not looked at", "scores.json")
+        return render("guardrails.html", counts=None)
     guardrails = run.scores.guardrails
     if guardrails is None or not guardrails.answers:
-        return h("p", h("strong", "Not measured. "), "No question was asked.", class_="absent")
+        return render("guardrails.html", counts=guardrails or {}, answers=0)
     answers, before = guardrails.answers, guardrails.before
     clean: list[str] = []
-    rows: list[list[Child]] = []
+    rows: list[list[Cell]] = []
     for key, found in sorted(guardrails.after.items(), key=lambda each: -each[1]):
         limit = guardrails.limits.get(key)
         if not found and not before.get(key):
@@ -215,65 +182,56 @@ def guardrail_section(run: RunFiles) -> Html:
             continue
         counts = [_count_cell(value, answers) for value in (before.get(key), found)]
         rows.append([words(key).capitalize(), *counts, percent(limit) if limit is not None else ""])
-    head = ["Answers that should not be so", "Before", "After", "At most"]
-    return join(
-        [
-            table(head, rows, numbers=(1, 2, 3)) if rows else None,
-            h("p", f"In none of the {answers:,.0f} answers, before or after: {', '.join(clean)}.") if clean else None,
-            note(
-                f"Counted over all {answers:,.0f} answers, those to the probes and the samples. A limit is missed when "
-                "the share is above it beyond chance."
-            ),
-        ]
-    )
+    return render("guardrails.html", counts=guardrails, answers=answers, rows=rows, clean=clean)
 
 
-def _count_cell(count: float | None, answers: float) -> Html:
+def _count_cell(count: int | None, answers: int) -> Cell:
     if count is None:
-        return muted("not measured")
-    if not count:
-        return escape("0")
-    return join([h("b", f"{count:,.0f}"), h("small", show_share(count / answers))])
+        return NOT_MEASURED
+    return Strong(f"{count:,}", [show_share(count / answers)]) if count else "0"
 
 
-def _other_metrics(probes: Sequence[ProbeResult]) -> list[list[Child]]:
-    rows: list[list[Child]] = []
+def _other_figures(probes: Sequence[ProbeResult]) -> list[list[Cell]]:
+    rows: list[list[Cell]] = []
     for probe in probes:
         for figure in probe.figures()[1:]:
             counted = figure.counted
             cells = [
-                percent(share) if share is not None else "" if side not in counted.sides else muted("not measured")
+                percent(share) if share is not None else "" if side not in counted.sides else NOT_MEASURED
                 for side, share in zip(SIDES, (figure.before, figure.after), strict=True)
             ]
             rows.append([probe.name, counted.words, *cells])
     return rows
 
 
-def loss_section(run: RunFiles) -> Html:
+def loss_section(run: RunFiles) -> Markup:
     """Held-out loss of the base and of the result."""
     if run.scores is None:
-        return missing("No held-out loss before and after training", "scores.json")
-    loss, pairs = run.scores.loss, run.scores.pairs
-    if not loss and not pairs:
-        return h("p", h("strong", "Not measured. "), "There were no held-out examples.", class_="absent")
-    return join([_loss_table(loss) if loss else None, _pair_table(pairs) if pairs else None])
+        return render("loss.html", scores=None)
+    losses, pairs = run.scores.loss, run.scores.pairs
+    return render(
+        "loss.html",
+        scores=run.scores,
+        losses=_loss_rows(losses) if losses else None,
+        pairs=_pair_rows(pairs) if pairs else None,
+        other_tokens=losses and losses.before.number("tokens") != losses.after.number("tokens"),
+    )
 
 
-def _pair_table(pairs: BeforeAndAfter) -> Html:
+def _pair_rows(pairs: BeforeAndAfter) -> list[list[Cell]]:
     """Which of two answers the model finds likelier, before and after."""
     sides = pairs.before, pairs.after
     shares = [side.number("accuracy") for side in sides]
-    rows: list[list[Child]] = [
-        ["Better answer likelier, per token", *(muted("not measured") if x is None else show_share(x) for x in shares)],
+    return [
+        ["Better answer likelier, per token", *(NOT_MEASURED if x is None else show_share(x) for x in shares)],
         ["Ahead by, nats per token", *(_figure(side.number("margin"), False) for side in sides)],
         ["Pairs", *(_figure(side.number("pairs"), True) for side in sides)],
     ]
-    return table(["Held-out preferences", "Before", "After"], rows, numbers=(1, 2))
 
 
-def _loss_table(loss: BeforeAndAfter) -> Html:
+def _loss_rows(loss: BeforeAndAfter) -> list[list[Cell]]:
     before, after = loss.before, loss.after
-    rows: list[list[Child]] = []
+    rows: list[list[Cell]] = []
     names = {
         "loss": "Loss, nats per target token",
         "bits_per_byte": "Bits per byte",
@@ -281,33 +239,19 @@ def _loss_table(loss: BeforeAndAfter) -> Html:
         "tokens": "Target tokens",
         "utf8_bytes": "Bytes that they stand for",
     }
-    keys = dict.fromkeys([*names, *before.values, *after.values])
-    for key in keys:
+    for key in dict.fromkeys([*names, *before.values, *after.values]):
         first, last = before.number(key), after.number(key)
         whole = key in ("tokens", "utf8_bytes")
-        change = (
-            f"{100 * (last / first - 1):+.1f} %".replace("-", "\u2212")
-            if first and last is not None and not whole
-            else ""
-        )
-        rows.append(
-            [names.get(key, words(key).capitalize()), *(_figure(value, whole) for value in (first, last)), change]
-        )
-    out: list[Child] = [table(["Held-out examples", "Before", "After", "Change"], rows, numbers=(1, 2, 3))]
-    if before.number("tokens") != after.number("tokens"):
-        out.append(
-            note(
-                h("strong", "The two losses stand over different numbers of target tokens"),
-                ": only bits per byte compares them.",
-            )
-        )
-    return join(out)
+        change = f"{signed(100 * (last / first - 1))} %" if first and last is not None and not whole else ""
+        figures = [_figure(value, whole) for value in (first, last)]
+        rows.append([names.get(key, words(key).capitalize()), *figures, change])
+    return rows
 
 
-def _figure(value: float | None, whole: bool) -> Html:
+def _figure(value: float | None, whole: bool) -> Cell:
     if value is None:
-        return muted("not measured")
-    return escape(f"{value:,.0f}" if whole else f"{value:.3f}" if abs(value) < 1000 else number(value))
+        return NOT_MEASURED
+    return f"{value:,.0f}" if whole else f"{value:.3f}" if abs(value) < 1000 else number(value)
 
 
 def facts(run: RunFiles) -> list[tuple[str, str]]:

@@ -9,7 +9,7 @@ from typing import Any
 from afina.evaluate.paired import ScoreEstimate, paired_difference
 from afina.evaluate.scores import FACTS
 from afina.record import Record
-from afina.report.markup import words
+from afina.report.labels import words
 from afina.report.read import RunFiles
 
 _FEWEST = 2
