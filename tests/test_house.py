@@ -40,7 +40,7 @@ INSIDE: dict[str, set[str]] = {
     "dataset.build": GROUND | {"text", "sandbox", "sources", "dataset", "dataset.questions"},
     "dataset.audit": GROUND | {"text", "sandbox", "sources", "tokenizer", "dataset", "dataset.build"},
     "model": GROUND | {"text", "tokenizer"},
-    "plan": GROUND | {"model.shape"},
+    "plan": GROUND | {"model.shape", "text.formats"},
     "evaluate": GROUND
     | {"record", "text", "sandbox", "sources", "tokenizer", "dataset", "dataset.build", "dataset.audit", "model"},
     "report": GROUND | {"record", "manifest", "model.shape", "evaluate.paired", "evaluate.scores"},
