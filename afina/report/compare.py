@@ -189,48 +189,48 @@ def _labels(runs: Sequence[RunFiles]) -> list[str]:
 
 
 @dataclass(frozen=True)
-class _Item:
+class _RunFigure:
     value: Value
     unit: str = ""
     better: str = ""
     interval: tuple[float, float] | None = None
 
 
-def _metrics_of(run: RunFiles) -> Iterator[tuple[str, _Item]]:
+def _metrics_of(run: RunFiles) -> Iterator[tuple[str, _RunFigure]]:
     """Every metric of one run, by name, in the order of the report."""
     if run.scores:
         if verdict := run.scores.verdict:
-            yield "learned", _Item(verdict.learned)
-            yield "broke", _Item(verdict.broke)
-            yield "passed", _Item(verdict.passed)
+            yield "learned", _RunFigure(verdict.learned)
+            yield "broke", _RunFigure(verdict.broke)
+            yield "passed", _RunFigure(verdict.passed)
         yield from _probe_metrics(run.scores.probes)
         yield from _held_out_metrics(run.scores)
         yield from _task_metrics(run.scores)
         for name, value, unit, better, ends in safety_figures(run.scores.safety):
-            yield name, _Item(value, unit, better, ends)
+            yield name, _RunFigure(value, unit, better, ends)
         if run.scores.guardrails:
             for name, leaf in _leaves(run.scores.guardrails.as_json(), "guardrails"):
-                yield name, _Item(leaf)
+                yield name, _RunFigure(leaf)
     steps = [step for event in run.events("step") if (step := event.number("step")) is not None]
     if steps:
-        yield "steps made", _Item(max(steps))
-        yield "times resumed", _Item(len(run.events("resumed")))
+        yield "steps made", _RunFigure(max(steps))
+        yield "times resumed", _RunFigure(len(run.events("resumed")))
     if run.manifest:
         yield from _manifest_metrics(run.manifest)
     for name, (spent, unit, better) in yields(run).items():
-        yield name, _Item(spent, unit, better)
+        yield name, _RunFigure(spent, unit, better)
     if run.plan:
         for key, unit in (("memory", "bytes"), ("time", "seconds")):
             point = run.plan.record(key).number("point")
             if point is not None:
-                yield f"planned {key}", _Item(point, unit)
+                yield f"planned {key}", _RunFigure(point, unit)
 
 
 _HELD_OUT = {"loss": ("nats", "lower"), "bits_per_byte": ("", "lower"), "perplexity": ("", "lower")}
 _HELD_OUT |= {"accuracy": ("share", "higher"), "margin": ("nats", "higher")}
 
 
-def _probe_metrics(probes: Sequence[ProbeResult]) -> Iterator[tuple[str, _Item]]:
+def _probe_metrics(probes: Sequence[ProbeResult]) -> Iterator[tuple[str, _RunFigure]]:
     for probe in probes:
         title = probe.name if probe.name == probe.role else f"{probe.name} ({probe.role})"
         for side in (0, 1):
@@ -239,19 +239,19 @@ def _probe_metrics(probes: Sequence[ProbeResult]) -> Iterator[tuple[str, _Item]]
                 better = figure.counted.better if side else ""
                 if share is not None:
                     name = f"{title} {words(figure.counted.key)}, {SIDES[side]}"
-                    yield name, _Item(share, "share", better, figure.intervals[side])
-        yield f"{title} questions", _Item(probe.n)
+                    yield name, _RunFigure(share, "share", better, figure.intervals[side])
+        yield f"{title} questions", _RunFigure(probe.n)
 
 
-def _held_out_metrics(scores: Scores) -> Iterator[tuple[str, _Item]]:
+def _held_out_metrics(scores: Scores) -> Iterator[tuple[str, _RunFigure]]:
     for losses, name in ((scores.loss, "held-out"), (scores.pairs, "held-out preferences")):
         for side in SIDES if losses else ():
             for key, value in getattr(losses, side).numbers():
                 unit, better = _HELD_OUT.get(key, ("", ""))
-                yield f"{name} {words(key)}, {side}", _Item(value, unit, better if side == "after" else "")
+                yield f"{name} {words(key)}, {side}", _RunFigure(value, unit, better if side == "after" else "")
 
 
-def _task_metrics(scores: Scores) -> Iterator[tuple[str, _Item]]:
+def _task_metrics(scores: Scores) -> Iterator[tuple[str, _RunFigure]]:
     """Tasks, mean over the seeds with the interval over the rows; and the losses of the held-out rows."""
     for task in scores.tasks:
         title = f"task {task.text('name')}"
@@ -263,36 +263,36 @@ def _task_metrics(scores: Scores) -> Iterator[tuple[str, _Item]]:
                 better = "higher" if side == "after" else ""
                 yield (
                     f"{title} {words(metric.text('name') or '')}, {side}",
-                    _Item(score.number("mean"), "", better, ends),
+                    _RunFigure(score.number("mean"), "", better, ends),
                 )
-        yield f"{title} rows of each seed", _Item(task.number("n"))
+        yield f"{title} rows of each seed", _RunFigure(task.number("n"))
     for kind in ("learned", "all"):
         losses = scores.intrinsic.record(kind)
         for side in ("before", "after"):
             for key, value in losses.record(side).numbers():
                 unit, better = _HELD_OUT.get(key, ("", ""))
-                yield f"{kind} tokens: {words(key)}, {side}", _Item(value, unit, better if side == "after" else "")
+                yield f"{kind} tokens: {words(key)}, {side}", _RunFigure(value, unit, better if side == "after" else "")
 
 
-def _manifest_metrics(manifest: Manifest) -> Iterator[tuple[str, _Item]]:
+def _manifest_metrics(manifest: Manifest) -> Iterator[tuple[str, _RunFigure]]:
     better = {"peak_bytes": "lower", "train_seconds": "lower", "tokens_per_second": "higher"}
     for key, value in manifest.measured.numbers():
         last = key.rsplit("_", 1)[-1]
         unit = last if last in ("bytes", "seconds") else ""
         unit = "" if key.endswith("per_second") else unit
-        yield words(key), _Item(value, unit, better.get(key, ""))
+        yield words(key), _RunFigure(value, unit, better.get(key, ""))
     cost = manifest.cost
     for key, unit in (("hours", ""), ("money", cost.text("currency") or "US$")):
         if cost.number(key) is not None:
-            yield f"cost, {key}", _Item(cost.number(key), unit, "lower")
+            yield f"cost, {key}", _RunFigure(cost.number(key), unit, "lower")
     if manifest.base.number("parameters") is not None:
-        yield "base parameters", _Item(manifest.base.number("parameters"))
+        yield "base parameters", _RunFigure(manifest.base.number("parameters"))
     if manifest.trained:
-        yield "trained part", _Item(manifest.trained.kind)
-        yield "trained parameters", _Item(manifest.trained.parameters)
+        yield "trained part", _RunFigure(manifest.trained.kind)
+        yield "trained parameters", _RunFigure(manifest.trained.parameters)
     for key in ("train", "validation"):
         if manifest.dataset.number(key) is not None:
-            yield f"{key} examples", _Item(manifest.dataset.number(key))
+            yield f"{key} examples", _RunFigure(manifest.dataset.number(key))
 
 
 def _notes(runs: Sequence[RunFiles], labels: Sequence[str]) -> Iterator[str]:

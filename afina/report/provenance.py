@@ -11,7 +11,7 @@ from markupsafe import Markup
 from afina.record import Record
 from afina.report.labels import words
 from afina.report.read import RunFiles
-from afina.report.render import NOT_RECORDED, Cell, Code, Quiet, Stacked, Total, Value, render
+from afina.report.render import NOT_RECORDED, Cell, Monospaced, Quiet, Stacked, Total, Value, render
 from afina.units import show_money, show_seconds, show_share
 
 _SEVERITY = ("fatal", "error", "warning", "warn", "note", "info")
@@ -111,7 +111,7 @@ def _ledger(data: Record | None) -> dict[str, Any] | None:
     rows.append([Total(f"{len(files):,} files"), *totals])
     sums = f"{total_in:,.0f} in + {total_added:,.0f} added − {total_dropped:,.0f} dropped = {total_out:,.0f} out"
     skipped = list(ledger.record("skipped").values.items())
-    not_read: list[list[Cell]] = [[Code(str(path)), str(reason)] for path, reason in skipped[:LEDGER]]
+    not_read: list[list[Cell]] = [[Monospaced(str(path)), str(reason)] for path, reason in skipped[:LEDGER]]
     if len(skipped) > LEDGER:
         not_read.append([Quiet(f"and {len(skipped) - LEDGER:,} more, in dataset.json"), ""])
     return {
@@ -147,7 +147,7 @@ def environment_section(run: RunFiles) -> Markup:
         ),
         ("Threads", Value("", manifest.threads)),
         ("Seed", Value("", manifest.seed)),
-        ("Commit", Code(manifest.commit)),
+        ("Commit", Monospaced(manifest.commit)),
         ("Started", _moment(started)),
         ("Ended", _moment(ended)),
         ("From start to end", whole),

@@ -40,7 +40,7 @@ class Quiet:
 
 
 @dataclass(frozen=True)
-class Code:
+class Monospaced:
     """A hash or a path in type of one width; a remark where there is none."""
 
     code: str | None
@@ -80,7 +80,7 @@ class Stacked:
 
 NOT_MEASURED = Quiet("not measured")
 NOT_RECORDED = Quiet("not recorded")
-Cell: TypeAlias = str | Strong | Quiet | Code | Marked | Value | Total | Stacked | Markup | None
+Cell: TypeAlias = str | Strong | Quiet | Monospaced | Marked | Value | Total | Stacked | Markup | None
 
 
 def render(template: str, /, **values: object) -> Markup:
