@@ -27,6 +27,8 @@ INSIDE: dict[str, set[str]] = {
     "units": {"errors"},
     "recipe": {"errors", "units"},
     "run": {"errors", "units", "recipe"},
+    "record": {"errors", "run"},
+    "manifest": {"errors", "run", "record"},
     "progress": {"units"},
     "text": GROUND,
     "sandbox": GROUND | {"text"},
@@ -39,11 +41,12 @@ INSIDE: dict[str, set[str]] = {
     "model": GROUND | {"text", "tokenizer"},
     "plan": GROUND | {"model.shape", "text.formats"},
     "evaluate": GROUND
-    | {"text", "sandbox", "sources", "tokenizer", "dataset", "dataset.build", "dataset.audit", "model"},
-    "report": GROUND | {"model.shape", "evaluate.paired"},
+    | {"record", "text", "sandbox", "sources", "tokenizer", "dataset", "dataset.build", "dataset.audit", "model"},
+    "report": GROUND | {"record", "manifest", "model.shape", "evaluate.paired", "evaluate.scores"},
     "train": GROUND | {"text", "tokenizer", "dataset.audit", "model", "evaluate"},
     "serve": GROUND | {"text", "dataset", "tokenizer", "model", "plan"},
-    "export": GROUND | {"text", "dataset", "tokenizer", "model", "plan", "serve"},
+    "export": GROUND
+    | {"record", "manifest", "evaluate.scores", "text", "dataset", "tokenizer", "model", "plan", "serve"},
 }
 INSIDE["walk"] = set(INSIDE) - {"progress"}
 INSIDE["demo"] = INSIDE["walk"] | {"walk"}
@@ -64,7 +67,7 @@ LIBRARIES: dict[str, set[str]] = {
     "tokenizer": {"tokenizers", "transformers", "jinja2"},
     "model": {"torch", "transformers", "peft", "bitsandbytes", "safetensors", "tokenizers", "huggingface_hub", "numpy"}
     | {"liger_kernel"},
-    "report": {"ruamel"},
+    "report": {"jinja2", "markupsafe", "ruamel"},
     "evaluate": {"torch", "numpy", "sacrebleu", "lm_eval"},
     "train": {"torch", "safetensors", "numpy", "bitsandbytes", "wandb", "mlflow", "trackio"},
     "serve": {"torch", "transformers", "peft", "fastapi", "starlette", "uvicorn", "prometheus_client", "pydantic"},
