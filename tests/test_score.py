@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from afina import cli
 from afina.errors import DataError, RecipeError
-from afina.evaluate.columns import choose_columns
-from afina.evaluate.leaks import find_leak
-from afina.evaluate.output_checks import in_loop
-from afina.evaluate.score import score_file
-from afina.evaluate.score_table import describe_score
+from afina.score.columns import choose_columns
+from afina.score.leaks import find_leak
+from afina.score.output_checks import in_loop
+from afina.score.score import score_file
+from afina.score.table import describe_score
 
 SHARED = Path(__file__).parent.parent.parent / "shared/data/ptbr/canarim"
 QUESTION = "Em que ano foi fundado o clube de futebol Sporting Clube Farense?"

@@ -14,13 +14,13 @@ from tiny import NAMES, TOWNS, examples, make_base, make_recipe, make_rows
 
 from afina.errors import DataError, RecipeError
 from afina.evaluate.loss import compare_losses, held_out_loss, row_losses
-from afina.evaluate.metrics import exact_match
-from afina.evaluate.score import score_file
 from afina.evaluate.task_table import describe_tasks
 from afina.evaluate.tasks import measure_tasks, read_tasks
 from afina.model.load_torch import attach_adapter, load_base
 from afina.recipe import Recipe, Task, load_recipe
 from afina.report.page import write_report
+from afina.score.metrics import exact_match
+from afina.score.score import score_file
 
 CPU = torch.device("cpu")
 QUESTIONS = [(f"De onde é {name} {town}?", f"{town}") for name in NAMES for town in TOWNS]

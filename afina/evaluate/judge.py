@@ -16,9 +16,9 @@ from afina.endpoint.answers import WrongContent, first_usable, read_json_answer
 from afina.endpoint.batches import Asker, Asking, Job
 from afina.endpoint.cache import AnswerCache, answer_key
 from afina.endpoint.client import EndpointClient, Purpose, tokens_of
-from afina.evaluate.paired import paired_difference
 from afina.recipe import Judge
 from afina.run import Progress, no_progress
+from afina.score.paired import paired_difference
 
 JUDGE_FOLDER = ".judge"
 """Where a judge's answers are kept, beside the runs."""

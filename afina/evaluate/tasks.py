@@ -25,16 +25,16 @@ from afina.evaluate.code_task import (
     code_metrics,
     score_code,
 )
-from afina.evaluate.columns import ScoredItem, choose_columns, first_row, items_of, read_table
-from afina.evaluate.leaks import find_leak
-from afina.evaluate.normalize import published
-from afina.evaluate.output_checks import OutputChecks, prompt_key, training_keys
 from afina.evaluate.probes import Question, ask
-from afina.evaluate.score import Tally, choose_metrics
 from afina.evaluate.task_metrics import MODELS, metric_values
 from afina.model.generate.generate_torch import Answer
 from afina.recipe import Check, Recipe, Task
 from afina.run import Progress, no_progress, write_whole
+from afina.score.columns import ScoredItem, choose_columns, first_row, items_of, read_table
+from afina.score.leaks import find_leak
+from afina.score.normalize import published
+from afina.score.output_checks import OutputChecks, prompt_key, training_keys
+from afina.score.score import Tally, choose_metrics
 from afina.text.example import Example
 from afina.tokenizer.chat import Renderer
 

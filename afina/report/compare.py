@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from afina.errors import RecipeError
-from afina.evaluate.paired import ScoreEstimate
 from afina.report.markup import words
 from afina.report.read import Record, RunFiles, read_run
 from afina.report.safety import safety_figures
 from afina.report.same_items import SameItems, same_items, yields
+from afina.score.paired import ScoreEstimate
 from afina.units import show_bytes, show_money, show_seconds, show_share
 
 Value = float | str | bool | None

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from afina.evaluate.paired import ScoreEstimate, paired_difference
 from afina.report.markup import words
 from afina.report.read import Record, RunFiles
+from afina.score.paired import ScoreEstimate, paired_difference
 
 _FEWEST = 2
 """Fewer common items give no interval."""
