@@ -119,6 +119,6 @@ def test_what_a_judge_says_never_speaks_of_a_teacher(tmp_path: Path, monkeypatch
         judge_answers(rows, judge(update={"url": server.url, "seed": 1}), tmp_path, say=said.append)
     said.append(str(raised.value))
     assert found["failed"] == 11 and "and for 12 more questions" in "\n".join(said)
-    assert "`afina eval` asks for these again" in "\n".join(said)
+    assert "`afina run` with another `evaluate.judge.retries`" in "\n".join(said)
     for text in said:
         assert not re.search("section|teacher|data build|dataset", text), text

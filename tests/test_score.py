@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from afina import cli
 from afina.errors import DataError, RecipeError
-from afina.score.columns import choose_columns
+from afina.score.columns import NamedColumns, choose_columns
 from afina.score.leaks import find_leak
 from afina.score.output_checks import in_loop
 from afina.score.score import score_file
@@ -220,7 +220,7 @@ def test_usual_columns_are_recognised(found, predictions, reference, prompt) -> 
 
 def test_every_missing_column_is_told_at_once() -> None:
     with pytest.raises(RecipeError) as error:
-        choose_columns(["a", "bass_output"], ["base_output"], "refrence", ["prompt"], "task", "rows.jsonl")
+        choose_columns(["a", "bass_output"], NamedColumns(["base_output"], "refrence", ["prompt"], "task"), "rows")
     told = str(error.value)
     assert len(error.value.problems) == 4
     assert "did you mean `bass_output`?" in told

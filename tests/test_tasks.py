@@ -19,6 +19,7 @@ from afina.evaluate.tasks import measure_tasks, read_tasks
 from afina.model.load_torch import attach_adapter, load_base
 from afina.recipe import Recipe, Task, load_recipe
 from afina.report.page import write_report
+from afina.score.columns import NamedColumns
 from afina.score.metrics import exact_match
 from afina.score.score import score_file
 
@@ -151,7 +152,7 @@ def test_each_seed_is_scored_on_its_own_rows(measured) -> None:
 def test_stored_answers_give_the_same_scores_again(measured) -> None:
     """`afina score` on the run's own answers."""
     folder, _, found = measured
-    report = score_file(folder / "task_predictions.jsonl", language="pt", by="task")
+    report = score_file(folder / "task_predictions.jsonl", NamedColumns(by="task"), language="pt")
     assert report.columns.predictions == ("base", "adapter")
     assert report.columns.ended == ("base_stopped", "adapter_stopped")
     again = {score.name: score for score in report.groups["qa"]}

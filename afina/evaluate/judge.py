@@ -26,8 +26,8 @@ PURPOSE = Purpose(
     name="judge",
     key="evaluate.judge",
     questions="questions",
-    again="their pairs are not compared; with another `evaluate.judge.retries` or `timeout_seconds`, `afina eval` asks "
-    "for these again, and for no other",
+    again="their pairs are not compared; `afina run` with another `evaluate.judge.retries` or `timeout_seconds` asks "
+    "for these again, and for no others",
 )
 TEMPERATURE = 0.0
 SYSTEM = (
