@@ -40,7 +40,7 @@ INSIDE: dict[str, set[str]] = {
     "dataset.audit": GROUND | {"text", "sandbox", "sources", "tokenizer", "dataset", "dataset.build"},
     "score": GROUND | {"text", "sources", "dataset.audit"},
     "model": GROUND | {"text", "tokenizer"},
-    "plan": GROUND | {"model.shape"},
+    "plan": GROUND | {"model.shape", "text.formats"},
     "evaluate": GROUND
     | {"endpoint", "text", "sandbox", "sources", "tokenizer", "dataset.build", "dataset.audit", "score", "model"},
     "report": GROUND | {"model.shape", "score.paired"},
