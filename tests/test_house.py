@@ -28,7 +28,6 @@ INSIDE: dict[str, set[str]] = {
     "recipe": {"errors", "units"},
     "run": {"errors", "units", "recipe"},
     "progress": {"units"},
-    "starter": {"errors"},
     "endpoint": GROUND,
     "text": GROUND,
     "sandbox": GROUND | {"text"},
@@ -48,7 +47,7 @@ INSIDE: dict[str, set[str]] = {
     "serve": GROUND | {"text", "dataset", "tokenizer", "model", "plan"},
     "export": GROUND | {"text", "dataset", "tokenizer", "model", "plan", "serve"},
 }
-INSIDE["walk"] = set(INSIDE) - {"progress", "starter"}
+INSIDE["walk"] = set(INSIDE) - {"progress"}
 INSIDE["demo"] = INSIDE["walk"] | {"walk"}
 INSIDE["cli"] = set(INSIDE)
 IN_WORDS = {"walk", "demo", "cli"}
@@ -61,7 +60,7 @@ LIBRARIES: dict[str, set[str]] = {
     "run": {"filelock"},
     "progress": {"rich"},
     "endpoint": {"httpx", "tenacity"},
-    "text": {"markdown_it", "numpy", "ftfy"},
+    "text": {"markdown_it", "numpy", "ftfy", "stdnum"},
     "sources": {"lxml", "markdown_it", "pypdf", "docling", "pyarrow", "datasets", "tree_sitter"},
     "dataset.build": {"numpy", "datatrove", "ray"},
     "dataset.audit": {"numpy"},
