@@ -43,7 +43,8 @@ def base_recipe(world: Path, name: str) -> Recipe:
                 "checkpoint_seconds": 20,
             },
             "evaluate": {
-                "max_new_tokens": 16,
+                # As in the adapter's recipe: then these answers are its base's, and are not asked for again.
+                "max_new_tokens": 48,
                 "probes": [{"path": "probes/old.jsonl", "role": "recall", "name": "old players"}],
             },
         }
