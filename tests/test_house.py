@@ -38,7 +38,7 @@ INSIDE: dict[str, set[str]] = {
     "dataset.build": GROUND | {"text", "sandbox", "sources", "dataset", "dataset.questions"},
     "dataset.audit": GROUND | {"text", "sandbox", "sources", "tokenizer", "dataset", "dataset.build"},
     "model": GROUND | {"text", "tokenizer"},
-    "plan": GROUND | {"model.shape"},
+    "plan": GROUND | {"model.shape", "text.formats"},
     "evaluate": GROUND
     | {"text", "sandbox", "sources", "tokenizer", "dataset", "dataset.build", "dataset.audit", "model"},
     "report": GROUND | {"model.shape", "evaluate.paired"},
@@ -129,12 +129,12 @@ IMPORTS = {name: list(imports_of(file)) for name, file in MODULES.items()}
 
 def room_of(module: str) -> str:
     """`afina.train.loop_torch` -> `train`; the package itself has no room: it holds the version and nothing else.
-    `python -m afina` is the command line, and so is a verb in a file of its own, `cli_export`. A folder within a room
+    `python -m afina` is the command line. A folder within a room
     is a room where the table says so: `afina.dataset.build.split` -> `dataset.build`."""
     inner = ".".join(module.split(".")[1:3])
     if inner in INSIDE:
         return inner
-    return module.split(".")[1].replace("__main__", "cli").removesuffix("_export") if "." in module else ""
+    return module.split(".")[1].replace("__main__", "cli") if "." in module else ""
 
 
 def test_the_walk_over_the_imports_sees_them() -> None:
@@ -144,7 +144,7 @@ def test_the_walk_over_the_imports_sees_them() -> None:
     assert found["torch"].at_load
     assert "afina.train.schedule" in found
     assert not next(
-        each for each in IMPORTS["afina.cli"] if each.module == "afina.walk" and not each.types_only
+        each for each in IMPORTS["afina.cli.opened"] if each.module == "afina.walk" and not each.types_only
     ).at_load
 
 

@@ -21,12 +21,16 @@ WEB = ("https://", "http://")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
+FileKind = Literal["text", "markdown", "html", "pdf", "docx", "epub", "code", "rows"]
+"""What a file is read as. :mod:`afina.text.formats` holds, for each, the endings and the reader."""
+
+
 class Source(RecipePart):
     """Where documents come from: files, a dataset of the hub, or a website."""
 
     path: str
     """File, folder or glob, relative to `root`; `hf://owner/name?split=train`; or `https://...` (page, sitemap)."""
-    kind: Literal["auto", "text", "markdown", "html", "pdf", "docx", "code", "pairs", "rows"] = "auto"
+    kind: Literal["auto", FileKind, "pairs"] = "auto"
     """What the files are; `auto` goes by the file name's ending."""
     exclude: list[str] = []
     """Globs of files to leave out (counted and listed in the dataset's ledger)."""
