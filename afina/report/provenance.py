@@ -226,10 +226,7 @@ def environment_section(run: RunFiles) -> Html:
         ("Commit", code(manifest.text("commit"))),
         ("Started", _moment(started)),
         ("Ended", _moment(ended)),
-        (
-            "From start to end",
-            show_seconds(ended - started) if started is not None and ended is not None else muted("not recorded"),
-        ),
+        ("From start to end", _between(started, ended)),
     ]
     parts: list[Child] = [h("div", pairs(first), class_="facts"), h("h3", "Cost"), _cost(cost)]
     stages = list(manifest.record("seconds_by_stage").numbers())
@@ -266,6 +263,13 @@ def environment_section(run: RunFiles) -> Html:
         rows = [[name, str(version)] for name, version in libraries.values.items()]
         parts += [h("h4", "Libraries"), table(["Library", "Version"], rows)]
     return join(parts)
+
+
+def _between(started: float | None, ended: float | None) -> Child:
+    """The time between two stamps of the clock, pauses between two starts included."""
+    if started is None or ended is None:
+        return muted("not recorded")
+    return show_seconds(ended - started) if ended >= started else muted("not known: the clock was set back")
 
 
 def _moment(seconds: float | None) -> Html:

@@ -7,79 +7,81 @@ import subprocess
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from afina import __version__
+from afina.outcome import find_outcome
 from afina.run import hash_file, hash_folder, read_json, read_metrics, write_json
-
-if TYPE_CHECKING:
-    from afina.walk.walk import Walk
+from afina.walk.base import base_folder, identity
+from afina.walk.context import Context
+from afina.walk.trainings import trainings_of
 
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "tokenizers", "safetensors", "numpy", "pydantic", "lxml")
 
 
-def write_manifest(walk: Walk) -> None:
-    """Every input by hash, versions, device, times, cost."""
+def write_manifest(context: Context) -> dict[str, Any]:
+    """Write ``manifest.json``: every input by hash, versions, device, times, cost."""
     from afina.evaluate.probes import probe_files
     from afina.evaluate.safety.known import strings_file
     from afina.evaluate.tasks import task_files
     from afina.plan.device import local_device
 
-    dataset = read_json(walk.folder / "dataset/dataset.json")
-    trained = walk.run.stages["train"]["result"]
-    stages = [walk.run.stages[training.name]["result"] for training in walk.trainings]
+    outcome = find_outcome(context.folder, context.recipe)
+    dataset = read_json(context.folder / "dataset/dataset.json")
+    trained = context.run.stages["train"]["result"]
+    stages = [context.run.stages[training.name]["result"] for training in trainings_of(context.recipe)]
     summed = {key: sum(each[key] for each in stages) for key in ("train_seconds", "tokens", "target_tokens", "steps")}
-    root = Path(walk.recipe.root)
+    root = Path(context.recipe.root)
     inputs = [_traced(root, each["path"], each["sha256"]) for each in dataset["ledger"]["files"]]
     inputs += [
         _traced(root, str(file), hash_file(file)) | {"role": "probe"}
-        for file in probe_files(walk.recipe)
+        for file in probe_files(context.recipe)
         if file.is_file()
     ]
-    inputs += [_traced(root, str(file), hash_file(file)) | {"role": "task"} for file in task_files(walk.recipe)]
-    if strings := strings_file(walk.recipe):
+    inputs += [_traced(root, str(file), hash_file(file)) | {"role": "task"} for file in task_files(context.recipe)]
+    if strings := strings_file(context.recipe):
         inputs.append(_traced(root, str(strings), hash_file(strings)) | {"role": "known strings"})
-    hours = sum(stage["seconds"] for stage in walk.run.stages.values()) / 3600
-    budget = walk.recipe.budget
-    events = read_metrics(walk.folder)
+    hours = sum(stage["seconds"] for stage in context.run.stages.values()) / 3600
+    budget = context.recipe.budget
+    events = read_metrics(context.folder)
     write_json(
-        walk.folder / "manifest.json",
+        context.folder / "manifest.json",
         {
-            "name": walk.recipe.name,
+            "name": context.recipe.name,
             "afina": __version__,
             "commit": _commit(),
             "python": platform.python_version(),
             "platform": platform.platform(),
             "libraries": {name: found for name in LIBRARIES if (found := _version(name))},
-            "device": local_device(walk.recipe.device).as_json() | {"used": trained["device"]},
+            "device": local_device(context.recipe.device).as_json() | {"used": trained["device"]},
             "threads": trained["threads"],
             "ranks": trained.get("ranks", 1),
-            "seed": walk.recipe.seed,
-            "started": min(stage["started"] for stage in walk.run.stages.values()),
+            "seed": context.recipe.seed,
+            "started": min(stage["started"] for stage in context.run.stages.values()),
             "ended": time.time(),
-            "seconds_by_stage": {name: stage["seconds"] for name, stage in walk.run.stages.items()},
+            "seconds_by_stage": {name: stage["seconds"] for name, stage in context.run.stages.items()},
             "cost": {
                 "hours": hours,
                 "price_per_hour": budget.price_per_hour,
                 "money": hours * budget.price_per_hour,
                 "currency": budget.currency,
             },
-            "recipe_sha256": hash_file(walk.folder / "recipe.yaml"),
-            "root": walk.recipe.root,
+            "recipe_sha256": hash_file(context.folder / "recipe.yaml"),
+            "root": context.recipe.root,
             "inputs": inputs,
-            "base": walk.identity.as_json() | {"parameters": trained["parameters"] - trained["trained_parameters"]}
-            if walk.base_folder
+            "base": identity(context).as_json() | {"parameters": trained["parameters"] - trained["trained_parameters"]}
+            if base_folder(context)
             else None,
             "dataset": {
-                "sha256": hash_folder(walk.folder / "dataset"),
+                "sha256": hash_folder(context.folder / "dataset"),
                 "train": dataset["train"]["examples"],
                 "validation": dataset["validation"]["examples"],
-                "train_sha256": hash_file(walk.folder / "dataset/train.jsonl"),
-                "validation_sha256": hash_file(walk.folder / "dataset/validation.jsonl"),
+                "train_sha256": hash_file(context.folder / "dataset/train.jsonl"),
+                "validation_sha256": hash_file(context.folder / "dataset/validation.jsonl"),
             },
-            walk.outcome: {
-                "sha256": hash_folder(walk.folder / walk.outcome),
-                "weights_sha256": hash_folder(walk.folder / walk.outcome, "*.safetensors"),
+            outcome.kind: {
+                "sha256": hash_folder(outcome.folder),
+                "weights_sha256": hash_folder(outcome.folder, "*.safetensors"),
                 "parameters": trained["trained_parameters"],
             },
             "resumed": sum(event["event"] == "resumed" for event in events),
@@ -90,6 +92,7 @@ def write_manifest(walk: Walk) -> None:
             },
         },
     )
+    return {}
 
 
 def _traced(root: Path, path: str, sha256: str) -> dict[str, Any]:
