@@ -9,26 +9,25 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
 from afina.errors import RecipeError
+from afina.manifest import Kind
 from afina.recipe import Recipe
 from afina.run import read_json
 
-OutcomeKind = Literal["adapter", "model"]
-"""An adapter in PEFT's format, or all weights. The folder in the run bears this name."""
-OUTCOME_KINDS: tuple[OutcomeKind, ...] = ("adapter", "model")
+OUTCOME_KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 @dataclass(frozen=True)
 class Outcome:
     """A run's result."""
 
-    kind: OutcomeKind
+    kind: Kind
     folder: Path
 
 
-def outcome_kind(recipe: Recipe) -> OutcomeKind:
+def outcome_kind(recipe: Recipe) -> Kind:
     """What training by this recipe leaves.
 
     >>> from afina.recipe import Adapter, Source

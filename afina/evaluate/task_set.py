@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from afina.evaluate.columns import ScoredItem
 from afina.recipe import Check, Task
+from afina.score.columns import ScoredItem
 
 
 @dataclass(frozen=True)

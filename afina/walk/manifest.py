@@ -1,4 +1,4 @@
-"""``manifest.json``: from which every input of a run can be traced by hash."""
+"""Collects what a run's manifest holds, from which every input can be traced by hash."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from afina import __version__
+from afina.manifest import Manifest, TrainedPart, record_of
 from afina.outcome import find_outcome
-from afina.run import hash_file, hash_folder, read_json, read_metrics, write_json
+from afina.run import hash_file, hash_folder, read_json, read_metrics
 from afina.walk.base import base_folder, identity
 from afina.walk.context import Context
 from afina.walk.trainings import trainings_of
@@ -44,54 +45,62 @@ def write_manifest(context: Context) -> dict[str, Any]:
     hours = sum(stage["seconds"] for stage in context.run.stages.values()) / 3600
     budget = context.recipe.budget
     events = read_metrics(context.folder)
-    write_json(
-        context.folder / "manifest.json",
-        {
-            "name": context.recipe.name,
-            "afina": __version__,
-            "commit": _commit(),
-            "python": platform.python_version(),
-            "platform": platform.platform(),
-            "libraries": {name: found for name in LIBRARIES if (found := _version(name))},
-            "device": local_device(context.recipe.device).as_json() | {"used": trained["device"]},
-            "threads": trained["threads"],
-            "ranks": trained.get("ranks", 1),
-            "seed": context.recipe.seed,
-            "started": min(stage["started"] for stage in context.run.stages.values()),
-            "ended": time.time(),
-            "seconds_by_stage": {name: stage["seconds"] for name, stage in context.run.stages.items()},
-            "cost": {
+    whole = outcome.kind == "model"
+    Manifest(
+        name=context.recipe.name,
+        afina=__version__,
+        commit=_commit(),
+        python=platform.python_version(),
+        platform=platform.platform(),
+        libraries=record_of({name: found for name in LIBRARIES if (found := _version(name))}),
+        device=record_of(local_device(context.recipe.device).as_json() | {"used": trained["device"]}),
+        threads=trained["threads"],
+        ranks=trained.get("ranks", 1),
+        seed=context.recipe.seed,
+        started=min(stage["started"] for stage in context.run.stages.values()),
+        ended=time.time(),
+        seconds_by_stage=record_of({name: stage["seconds"] for name, stage in context.run.stages.items()}),
+        cost=record_of(
+            {
                 "hours": hours,
                 "price_per_hour": budget.price_per_hour,
                 "money": hours * budget.price_per_hour,
                 "currency": budget.currency,
-            },
-            "recipe_sha256": hash_file(context.folder / "recipe.yaml"),
-            "root": context.recipe.root,
-            "inputs": inputs,
-            "base": identity(context).as_json() | {"parameters": trained["parameters"] - trained["trained_parameters"]}
+            }
+        ),
+        recipe_sha256=hash_file(context.folder / "recipe.yaml"),
+        root=context.recipe.root,
+        inputs=[record_of(each) for each in inputs],
+        base=record_of(
+            identity(context).as_json()
+            | {"parameters": trained["parameters"] - (0 if whole else trained["trained_parameters"])}
             if base_folder(context)
-            else None,
-            "dataset": {
+            else None
+        ),
+        dataset=record_of(
+            {
                 "sha256": hash_folder(context.folder / "dataset"),
                 "train": dataset["train"]["examples"],
                 "validation": dataset["validation"]["examples"],
                 "train_sha256": hash_file(context.folder / "dataset/train.jsonl"),
                 "validation_sha256": hash_file(context.folder / "dataset/validation.jsonl"),
-            },
-            outcome.kind: {
-                "sha256": hash_folder(outcome.folder),
-                "weights_sha256": hash_folder(outcome.folder, "*.safetensors"),
-                "parameters": trained["trained_parameters"],
-            },
-            "resumed": sum(event["event"] == "resumed" for event in events),
-            "measured": {
+            }
+        ),
+        trained=TrainedPart(
+            outcome.kind,
+            trained["trained_parameters"],
+            hash_folder(outcome.folder),
+            hash_folder(outcome.folder, "*.safetensors"),
+        ),
+        resumed=sum(event["event"] == "resumed" for event in events),
+        measured=record_of(
+            {
                 **summed,
                 "peak_bytes": max(each["peak_bytes"] for each in stages),
                 "tokens_per_second": round(summed["tokens"] / max(summed["train_seconds"], 1e-9), 1),
-            },
-        },
-    )
+            }
+        ),
+    ).write(context.folder)
     return {}
 
 
