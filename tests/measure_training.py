@@ -67,15 +67,13 @@ def train(folder: Path, kind: str, method: str) -> dict[str, Any]:
     """`afina train` of one recipe; what was predicted and what was measured."""
     from afina.recipe import load_recipe
     from afina.run import Run, no_progress, read_json
-    from afina.walk import Walk
+    from afina.walk import Context, do_stages
 
     recipe = load_recipe(write_recipe(folder, kind, method))
     run = folder / "runs" / recipe.name
     with Run.open(run, recipe, lambda _: None) as opened:
-        walk = Walk(opened, lambda _: contextlib.nullcontext(no_progress))
-        walk.dataset()
-        walk.plan()
-        result = walk.train()
+        context = Context(opened, lambda _: contextlib.nullcontext(no_progress))
+        result = do_stages(context, "dataset", "plan", "train")
     plan = read_json(run / "plan.json")
     return {
         "kind": kind,
@@ -93,13 +91,15 @@ def probe(folder: Path, kind: str, method: str) -> dict[str, Any]:
     """`afina plan --probe` of one recipe: seconds of training, predicted before and after the three steps."""
     from afina.recipe import load_recipe
     from afina.run import Run, no_progress
-    from afina.walk import Walk
+    from afina.walk import Context, do_stages
+    from afina.walk.planning import probe_plan
 
     recipe = load_recipe(write_recipe(folder, kind, method))
     with Run.open(folder / "probed" / recipe.name, recipe, lambda _: None) as opened:
-        walk = Walk(opened, lambda _: contextlib.nullcontext(no_progress))
-        plan = walk.probe()
-        walk.plan()
+        context = Context(opened, lambda _: contextlib.nullcontext(no_progress))
+        do_stages(context, "dataset")
+        plan = probe_plan(context)
+        do_stages(context, "plan")
     from afina.run import read_json
 
     before = read_json(folder / "probed" / recipe.name / "plan.json")

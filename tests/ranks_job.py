@@ -28,7 +28,7 @@ from afina.train.meter import Meter
 from afina.train.ranks import Ranks, joined
 from afina.train.shard_torch import shard
 from afina.train.signals import Stopped
-from afina.walk.together import put_together
+from afina.walk.distributed import put_together
 
 EVERY_STEP = {"checkpoint_seconds": 1e-9}
 RAGGED = EVERY_STEP | {"accumulate": 3, "batch_tokens": 96, "validate_per_epoch": 2}

@@ -29,6 +29,7 @@ INSIDE: dict[str, set[str]] = {
     "run": {"errors", "units", "recipe"},
     "record": {"errors", "run"},
     "manifest": {"errors", "run", "record"},
+    "outcome": GROUND | {"manifest"},
     "progress": {"units"},
     "endpoint": GROUND,
     "text": GROUND,
@@ -47,7 +48,7 @@ INSIDE: dict[str, set[str]] = {
     | {"model"},
     "report": GROUND | {"record", "manifest", "model.shape", "score.paired", "evaluate.scores"},
     "train": GROUND | {"text", "tokenizer", "dataset.audit", "model", "evaluate"},
-    "serve": GROUND | {"text", "dataset", "tokenizer", "model", "plan"},
+    "serve": GROUND | {"outcome", "text", "dataset", "tokenizer", "model", "plan"},
     "export": GROUND
     | {"record", "manifest", "evaluate.scores", "text", "dataset", "tokenizer", "model", "plan", "serve"},
 }
@@ -194,10 +195,10 @@ def test_rooms_use_only_their_libraries() -> None:
 
 
 def test_no_import_cycle_between_files() -> None:
-    """Imports inside functions count as well; those for the type checker do not exist when the code runs."""
+    """Imports inside functions count as well, and those for the type checker: two files that name each other's types
+    cannot be read apart."""
     graph = {
-        name: {each.module for each in imports if each.module in MODULES and not each.types_only} - {name}
-        for name, imports in IMPORTS.items()
+        name: {each.module for each in imports if each.module in MODULES} - {name} for name, imports in IMPORTS.items()
     }
     assert find_cycle(graph) is None
 
@@ -223,6 +224,90 @@ def find_cycle(graph: dict[str, set[str]]) -> list[str] | None:
 def test_find_cycle() -> None:
     assert find_cycle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
     assert find_cycle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) is None
+
+
+def private_names(tree: ast.AST) -> set[str]:
+    """Names with one leading underscore that a file defines: functions, classes, variables, attributes."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            names.add(node.attr)
+    return {name for name in names if is_private(name)}
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+def reached_into(tree: ast.AST, elsewhere: set[str]) -> Iterator[tuple[int, str]]:
+    """Line and text of every private name of another file that a file uses."""
+    own = private_names(tree)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr in elsewhere - own:
+            yield node.lineno, ast.unparse(node)
+        elif isinstance(node, ast.ImportFrom) and any(is_private(alias.name) for alias in node.names):
+            yield node.lineno, ast.unparse(node)
+
+
+def test_nobody_uses_private_names_of_another_file() -> None:
+    trees = {file: ast.parse(file.read_text(encoding="utf-8")) for file in FILES}
+    defined = {file: private_names(tree) for file, tree in trees.items()}
+    assert sum(map(len, defined.values())) > 300, "the names were not found"
+    wrong = []
+    for file, tree in trees.items():
+        elsewhere = set().union(*(names for other, names in defined.items() if other != file))
+        foreign = {"_compiled_call_impl"}  # torch's, set by us in one file and read in another
+        wrong += [f"{file.relative_to(ROOT)}:{line}: {text}" for line, text in reached_into(tree, elsewhere - foreign)]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_reaching_into_another_file_is_noticed() -> None:
+    reached = reached_into(
+        ast.parse("walk._rows\nself._own = 1; self._own\nfrom afina.run import _more"), {"_rows", "_own"}
+    )
+    assert sorted(reached) == [(1, "walk._rows"), (3, "from afina.run import _more")]
+
+
+def wall_clock_differences(tree: ast.AST) -> Iterator[int]:
+    """Lines on which the time of day is subtracted, or something from it: a duration that a set clock makes wrong."""
+    stamped: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign) and "time.time()" in ast.unparse(node.value):
+            targets = [target for each in node.targets for target in getattr(each, "elts", [each])]
+            values = getattr(node.value, "elts", [node.value])
+            pairs = zip(targets, values, strict=len(targets) == len(values))
+            stamped |= {ast.unparse(target) for target, value in pairs if "time.time()" in ast.unparse(value)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Sub):
+            for side in (node.left, node.right):
+                if "time.time()" in ast.unparse(side) or ast.unparse(side) in stamped:
+                    yield node.lineno
+
+
+def test_durations_are_not_taken_by_the_time_of_day() -> None:
+    """A clock that is set back would give minus a day, and a budget that never ends; use ``time.monotonic``."""
+    wrong = [
+        f"{file.relative_to(ROOT)}:{line}"
+        for file in FILES
+        for line in wall_clock_differences(ast.parse(file.read_text(encoding="utf-8")))
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("a = time.time()\nb = time.time() - a", [2, 2]),
+        ("a, b = time.time(), time.monotonic()\nc = time.monotonic() - b", []),
+        ("a, b = time.time(), time.monotonic()\nc = now() - a", [2]),
+    ],
+)
+def test_a_duration_by_the_time_of_day_is_noticed(text: str, lines: list[int]) -> None:
+    assert list(wall_clock_differences(ast.parse(text))) == lines
 
 
 def test_architecture_shows_the_same_table() -> None:

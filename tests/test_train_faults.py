@@ -493,13 +493,14 @@ def test_a_spent_budget_through_the_command_line(tmp_path, monkeypatch, capsys):
 
 def test_patience_makes_the_measurements_part_of_what_is_learned(base, tmp_path):
     from afina.run import Run
-    from afina.walk import Walk
+    from afina.walk import Context
+    from afina.walk.training_inputs import training_inputs
+    from afina.walk.trainings import trainings_of
 
     def inputs(**train):
         recipe = make_recipe(base, train=train, budget=Budget(hours=len(train) + 1))
         run = Run(tmp_path, recipe, print, stages={"dataset": {"outputs": "hash"}})
-        walk = Walk(run, lambda _: None)
-        return walk._train_inputs(walk.trainings[-1])
+        return training_inputs(Context(run, lambda _: None), trainings_of(recipe)[-1])
 
     assert inputs() == inputs(validate_per_epoch=3) == inputs(tries=9) == inputs(checkpoint_activations=True)
     assert inputs(patience=1) != inputs(patience=1, validate_per_epoch=3)
