@@ -179,7 +179,7 @@ def plan(
     apply: Annotated[
         bool, typer.Option("--apply", help="Write the cheapest settings that fit into the recipe.")
     ] = False,
-    probe: Annotated[bool, typer.Option("--probe", help="Run three real steps here first.")] = False,
+    trial: Annotated[bool, typer.Option("--trial", "--probe", help="Run three trial steps here first.")] = False,
     serve: Annotated[str | None, typer.Option(help="Plan serving: vllm, transformers or mlx.")] = None,
     context: Annotated[int, typer.Option(help="With --serve: tokens of one user, prompt and answer.")] = 4096,
     users: Annotated[int, typer.Option(min=1, help="With --serve: how many at a time.")] = 1,
@@ -197,11 +197,11 @@ def plan(
 
     asked = PlanAsked(recipe, overrides or [], device or [], runs, all_devices, gpus, parallel, apply)
     asked.set_serving(serve, context=context, users=users, weights=weights, lora_slots=lora_slots)
-    if probe:
+    if trial:
         from afina.plan.check import describe
 
         with _walk(Path(recipe), overrides, runs) as walk:
-            made = walk.probe()
+            made = walk.trial_steps()
             _show(made.as_json(), as_json, describe(made))
         return
     found = answer(asked, parameters=parameters, tokens=tokens)

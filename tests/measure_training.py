@@ -90,7 +90,7 @@ def train(folder: Path, kind: str, method: str) -> dict[str, Any]:
 
 
 def probe(folder: Path, kind: str, method: str) -> dict[str, Any]:
-    """`afina plan --probe` of one recipe: seconds of training, predicted before and after the three steps."""
+    """`afina plan --trial` of one recipe: seconds of training, predicted before and after the three steps."""
     from afina.recipe import load_recipe
     from afina.run import Run, no_progress
     from afina.walk import Walk
@@ -98,7 +98,7 @@ def probe(folder: Path, kind: str, method: str) -> dict[str, Any]:
     recipe = load_recipe(write_recipe(folder, kind, method))
     with Run.open(folder / "probed" / recipe.name, recipe, lambda _: None) as opened:
         walk = Walk(opened, lambda _: contextlib.nullcontext(no_progress))
-        plan = walk.probe()
+        plan = walk.trial_steps()
         walk.plan()
     from afina.run import read_json
 
@@ -137,7 +137,7 @@ def load_libraries() -> None:
     import transformers.models.auto.modeling_auto
     from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401
 
-    import afina.train.loop_torch  # noqa: F401
+    import afina.train.backend_torch  # noqa: F401
 
     _ = bitsandbytes, peft, transformers
     torch.set_num_threads(1)

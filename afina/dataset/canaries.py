@@ -16,7 +16,7 @@ from typing import Any
 
 from afina.dataset.example import Example
 from afina.dataset.intake import example_chars
-from afina.recipe import PREFERENCE_METHODS, Kind, Recipe
+from afina.recipe import METHODS, Kind, Recipe
 
 CANARY = "canary"
 """What a canary's `made` says."""
@@ -75,7 +75,7 @@ def make_canaries(recipe: Recipe, kind: Kind) -> list[Canary]:
     while len(names) < recipe.safety.canaries:
         names["".join(draw.choice("bdfglmnprstvz") + draw.choice("aeiou") for _ in range(3)).title()] = None
     codes = random_codes(f"codes {recipe.seed}", len(names))
-    source = next(n for n in range(len(recipe.sources)) if recipe.method_of(n, kind) not in PREFERENCE_METHODS)
+    source = next(n for n in range(len(recipe.sources)) if kind in METHODS[recipe.method_of(n, kind)].learns)
     repeats = recipe.safety.canary_repeats
     made = []
     for number, (name, code) in enumerate(zip(names, codes, strict=True)):

@@ -20,7 +20,8 @@ from afina.dataset.notes import Notes
 from afina.dataset.personal import mask
 from afina.dataset.sections import Section, split_sections
 from afina.errors import Problem
-from afina.recipe import PREFERENCE_METHODS, Kind, Recipe
+from afina.recipe import METHODS, Kind, Recipe
+from afina.recipe.methods import JUDGED, in_words, methods_that
 from afina.sources.document import Document, Message, visible
 
 PLACES_SHOWN = 10
@@ -142,8 +143,9 @@ class Intake:
     def _make_examples(self, document: Document, blank: bool) -> None:
         kind = document_kind(document)
         method = self.recipe.method_of(document.source, kind)
-        if (kind == "preference") != (method in PREFERENCE_METHODS):
-            self.refuse("preference" if kind == "preference" else "no_preference", place(document))
+        facts = METHODS[method]
+        if kind not in facts.learns:
+            self.refuse(kind if kind in JUDGED else f"no_{facts.judged}", place(document))
             self.rows += document.kind == "messages"
         elif document.kind == "messages":
             self.rows += 1
@@ -152,7 +154,7 @@ class Intake:
             self._drop("blank", document, document.text)
         elif not document.text.strip():
             return  # nothing is left of it; the lines stand in `dropped`
-        elif method == "sft":
+        elif not facts.every_token:
             in_file = file_lines(document, Path(self.recipe.root))
             for section in split_sections(document, self.recipe.section_chars):
                 self.long_sections += len(section.text) > self.recipe.section_chars
@@ -297,11 +299,13 @@ _PROBLEMS = {
     ),
     "preference": _Refusal(
         "{count} of {rows} rows hold a better and a worse answer, which the recipe's method does not learn",
-        "set `train.method: dpo` or `orpo`; or learn the better answers alone (the worse ones are counted as dropped): "
-        "on the source `columns: {prompt: prompt, completion: chosen}`, or `{messages: chosen}` for conversations",
+        f"set `train.method` to {in_words(methods_that(judged='preference'))}; or learn the better answers alone (the "
+        "worse ones are counted as dropped): on the source `columns: {prompt: prompt, completion: chosen}`, or "
+        "`{messages: chosen}` for conversations",
     ),
     "no_preference": _Refusal(
-        "{count} documents or rows without `chosen` and `rejected`, from which `dpo` and `orpo` learn nothing",
+        "{count} documents or rows without `chosen` and `rejected`, from which "
+        f"{in_words(methods_that(judged='preference'), 'and')} learn nothing",
         "leave them out, set `train.method: sft`, or learn them in a stage before: `train.first: {method: sft}`",
     ),
     "duplicate": _Refusal(

@@ -25,7 +25,7 @@ from afina.dataset.teacher_cache import AnswerCache, answer_key
 from afina.dataset.teacher_client import Client, tokens_of
 from afina.dataset.teacher_prompts import SYSTEM, USER, Item, prompt_for
 from afina.dataset.teacher_support import stands_in, unsupported
-from afina.recipe import Recipe, Teacher
+from afina.recipe import METHODS, Recipe, Teacher
 from afina.run import Progress, hash_value, no_progress
 from afina.sources.document import Document, Message
 from afina.sources.endings import kind_of
@@ -105,7 +105,7 @@ def sections_of(recipe: Recipe, examples: Iterable[Example]) -> Iterator[Example
     for example in examples:
         if example.messages or example.replay:
             continue
-        if recipe.method_of(example.source, "text") == "sft":  # they are sections already
+        if not METHODS[recipe.method_of(example.source, "text")].every_token:  # they are sections already
             yield example
             continue
         kind = {"markdown": "markdown", "html": "markdown", "code": "code"}.get(str(kind_of(example.path)), "text")

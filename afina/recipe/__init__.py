@@ -19,10 +19,10 @@ from afina.recipe.load import (
     recipe_of,
     recipe_schema,
 )
+from afina.recipe.methods import METHODS, Kind, Method, method_facts
 from afina.recipe.part import Part
 from afina.recipe.parts import (
     HUB,
-    PREFERENCE_METHODS,
     WEB,
     Adapter,
     Budget,
@@ -32,7 +32,6 @@ from afina.recipe.parts import (
     Datatrove,
     Evaluate,
     First,
-    Kind,
     NearDuplicates,
     Questions,
     Recipe,
@@ -47,7 +46,7 @@ from afina.recipe.task import Task
 __all__ = [
     "EXPOSURE_BITS",
     "HUB",
-    "PREFERENCE_METHODS",
+    "METHODS",
     "WEB",
     "Adapter",
     "Budget",
@@ -64,6 +63,7 @@ __all__ = [
     "Judge",
     "Kind",
     "Limits",
+    "Method",
     "NearDuplicates",
     "Part",
     "Probe",
@@ -82,6 +82,7 @@ __all__ = [
     "expand_path",
     "is_remote",
     "load_recipe",
+    "method_facts",
     "nearest",
     "read_checks",
     "read_saved_recipe",

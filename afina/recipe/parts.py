@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from ruamel.yaml import YAML
 
 from afina.recipe.endpoints import Judge, Teacher
+from afina.recipe.methods import METHOD_SETTINGS, METHODS, Kind, Method, MethodName, in_words, methods_that
 from afina.recipe.part import Count, Fraction, Part, Positive
 from afina.recipe.probe import Limits, Probe, Role
 from afina.recipe.safety import Safety
@@ -254,10 +255,6 @@ class Scratch(Part):
 
 Rate = Annotated[float, Field(ge=0.0)]
 Schedule = Literal["linear", "cosine", "constant"]
-Method = Literal["sft", "cpt", "scratch", "dpo", "orpo"]
-Kind = Literal["text", "messages", "preference"]
-"""What an example is: a plain text, a conversation, or one with a better and a worse last answer."""
-PREFERENCE_METHODS = ("dpo", "orpo")
 
 
 class First(Part):
@@ -277,7 +274,7 @@ class First(Part):
 class Train(Part):
     """The loop."""
 
-    method: Method = "sft"
+    method: MethodName = "sft"
     """`sft` learns answers only (plain texts whole), `cpt` every token, `scratch` too, from random weights; `dpo` and
     `orpo` learn from rows with a better and a worse answer (`prompt`, `chosen`, `rejected`)."""
     first: First | None = None
@@ -295,10 +292,10 @@ class Train(Part):
     final_rate: Fraction = 0.05
     """The rate at the last step, as a share of `learning_rate`."""
     optimizer: Literal["auto", "adamw", "adamw_8bit", "paged_adamw_8bit"] = "auto"
-    """The 8-bit ones (bitsandbytes) keep AdamW's averages in a quarter of the memory; `paged` moves them out of a full
+    """The 8-bit ones (bitsandbytes) keep AdamW's moments in a quarter of the memory; `paged` moves them out of a full
     GPU. `auto`: `adamw`, and `adamw_8bit` where every weight is trained on a GPU and memory may not do."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """What frozen weights are held and products computed in; adapters and averages stay in 32 bits. `auto`: bf16 where
+    """What frozen weights are held and products computed in; adapters and moments stay in 32 bits. `auto`: bf16 where
     a GPU has it, fp32 on CPUs and Apple chips."""
     kernels: Literal["auto", "torch", "liger"] = "auto"
     """`liger`: its fused kernels for norms, rotations, activations and the loss, on NVIDIA GPUs (`pip install
@@ -325,7 +322,7 @@ class Train(Part):
     checkpoint_activations: bool = False
     """Compute activations again in the backward pass instead of keeping them: less memory, about a third more time."""
     tries: int = Field(default=3, ge=0)
-    """How often a loss or gradient that is not a number is met by going back and halving the rate, before giving up."""
+    """How often a NaN or infinite loss or gradient is met by going back and halving the rate, before giving up."""
     patience: Count | None = None
     """Stop after this many measured held-out losses without a better one, and keep the best weights."""
     checkpoint_seconds: Positive = 60.0
@@ -347,20 +344,27 @@ class Train(Part):
 
     @model_validator(mode="after")
     def _stages_and_method_agree(self) -> Train:
-        if self.label_smoothing and self.method != "dpo":
-            raise ValueError("label_smoothing belongs to method dpo: remove it")
+        for name in sorted(METHOD_SETTINGS - self.facts.settings):
+            if getattr(self, name) != Train.model_fields[name].default:
+                theirs = [method for method, facts in METHODS.items() if name in facts.settings]
+                raise ValueError(f"{name} belongs to method {in_words(theirs)}: remove it")
         if self.first is None:
             return self
-        if self.method in ("cpt", "scratch"):
-            raise ValueError(f"`first` comes before method sft, dpo or orpo, not before {self.method}")
+        if not self.facts.follows:
+            raise ValueError(f"`first` comes before method {in_words(methods_that(follows=True))}, not {self.method}")
         if self.first.method == self.method:
             raise ValueError(f"`first` is of method {self.method} too: give one stage more epochs instead")
         return self
 
     @property
-    def learns_preferences(self) -> bool:
-        """Whether it learns from pairs of a better and a worse answer."""
-        return self.method in PREFERENCE_METHODS
+    def facts(self) -> Method:
+        """What is known of its method."""
+        return METHODS[self.method]
+
+    @property
+    def unused(self) -> frozenset[str]:
+        """Settings of other methods."""
+        return METHOD_SETTINGS - self.facts.settings
 
     def of_first(self) -> Train:
         """The settings of the first stage.
@@ -372,7 +376,8 @@ class Train(Part):
         if self.first is None:
             raise ValueError("there is one stage alone")
         given = {key: value for key, value in self.first if value is not None}
-        return self.model_copy(update={"first": None, "label_smoothing": 0.0} | given)
+        defaults = {name: Train.model_fields[name].default for name in METHOD_SETTINGS}
+        return self.model_copy(update={"first": None} | defaults | given)
 
 
 class Evaluate(Part):
@@ -464,10 +469,10 @@ class Recipe(Part):
 
     @model_validator(mode="after")
     def _canaries_can_be_learned(self) -> Recipe:
-        if self.safety.canaries and self.train.learns_preferences and self.train.first is None:
+        if self.safety.canaries and self.train.facts.judged and self.train.first is None:
             raise ValueError(
-                f"safety.canaries are rows to learn, and train.method {self.train.method} learns pairs: remove "
-                "`canaries`, or learn answers first (`train.first: {method: sft}`)"
+                f"safety.canaries are rows to learn, and train.method {self.train.method} learns judged answers: "
+                "remove `canaries`, or learn answers first (`train.first: {method: sft}`)"
             )
         return self
 
@@ -475,7 +480,7 @@ class Recipe(Part):
     def _what_can_be_sharded(self) -> Recipe:
         if self.train.parallel == "fsdp" and (self.adapter.kind == "qlora" or self.train.optimizer.endswith("8bit")):
             raise ValueError(
-                "train.parallel fsdp cannot share out bitsandbytes' weights or averages: use adapter.kind lora or none "
+                "train.parallel fsdp cannot share out bitsandbytes' weights or moments: use adapter.kind lora or none "
                 "with optimizer adamw, or parallel ddp"
             )
         return self
@@ -486,10 +491,9 @@ class Recipe(Part):
             return "second"
         if (wanted := self.sources[source].stage) != "auto":
             return wanted
-        suits = "preference" if self.train.learns_preferences else "messages"
-        return "second" if kind == suits else "first"
+        return "second" if kind == (self.train.facts.judged or "messages") else "first"
 
-    def method_of(self, source: int, kind: Kind) -> Method:
+    def method_of(self, source: int, kind: Kind) -> MethodName:
         """How an example of this kind from the source at this position is learned."""
         first = self.train.first
         return first.method if first and self.stage_of(source, kind) == "first" else self.train.method
@@ -506,8 +510,8 @@ class Recipe(Part):
         """Roles of the probes that evaluation takes from the dataset, because `evaluate.probes` names none."""
         if not self.evaluate.questions:
             return []
-        # What preferences teach is told by their held-out pairs: the answers of an earlier stage are no measure of it.
-        found: list[Role] = [] if self.train.learns_preferences else ["recall"]
+        # What judged answers teach is told by the held-out ones: the answers of an earlier stage are no measure of it.
+        found: list[Role] = [] if self.train.facts.judged else ["recall"]
         if self.dataset.hold_out_phrasings:
             found.append("generalization")
         if self.dataset.split_by == "file":

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from afina.dataset.example import Example
 from afina.errors import DataError, Problem
-from afina.recipe import Recipe
+from afina.recipe import METHODS, Recipe
 from afina.run import Progress, no_progress
 from afina.sources.document import Message
 from afina.tokenizer.chat import Encoded, Renderer
@@ -29,8 +29,8 @@ class Row:
     """UTF-8 bytes that its targets stand for; a text in several blocks is shared out by targets."""
     rejected: Row | None = None
     """For a preference: the same prompt with the worse answer. Both stand in the same batch."""
-    reference: tuple[float, float] | None = None
-    """Log-probabilities in nats of the better and the worse answer before training (for DPO)."""
+    reference: tuple[float, ...] | None = None
+    """Log-probabilities in nats before training, for a method that needs them: of the better and the worse answer."""
 
     def __len__(self) -> int:
         """Places that it takes in a batch: its tokens; of a preference twice those of its longer half."""
@@ -142,9 +142,9 @@ def encode_conversation(example: Example, renderer: Renderer, recipe: Recipe) ->
         worse = (*example.messages[:-1], Message(role="assistant", content=example.rejected))
         return [renderer.conversation(turns, where, last_only=True) for turns in (example.messages, worse)]
     encoded = renderer.conversation(example.messages, where)
-    if recipe.method_of(example.source, "messages") == "sft":
-        return [encoded]
-    return [Encoded(encoded.ids, [False, *[True] * (len(encoded.ids) - 1)])]
+    if METHODS[recipe.method_of(example.source, "messages")].every_token:
+        return [Encoded(encoded.ids, [False, *[True] * (len(encoded.ids) - 1)])]
+    return [encoded]
 
 
 def _learned_text(example: Example) -> Iterator[str]:

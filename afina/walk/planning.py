@@ -117,20 +117,20 @@ def note_measured(walk: Walk, result: dict[str, Any]) -> None:
         add_run(_measured(walk, plain, result["peak_bytes"], result["train_seconds"]))
 
 
-def probe(walk: Walk) -> Plan:
-    """Three steps of the real thing; the plan that they correct.
+def trial_steps(walk: Walk) -> Plan:
+    """Three trial steps of the real thing; the plan that they correct.
 
     Raises:
         DoesNotFit: memory ran out on the way.
     """
-    from afina.train.probe_torch import probe_training
+    from afina.train.trial_torch import try_steps
 
     made = plan_of(walk)
     device: Device = made.plan.device
     choices = choose_here(walk)
     model, place = walk._fresh_model(choices.precision)
-    with walk.stage_progress("probe") as progress:
-        found = probe_training(
+    with walk.stage_progress("trial steps") as progress:
+        found = try_steps(
             model,
             walk.rows["train"][0].rows,
             choices.settings(walk.recipe.train).model_copy(update={"compile": "off"}),  # three steps do not pay
@@ -146,11 +146,11 @@ def probe(walk: Walk) -> Plan:
     plain = plan_run(walk.recipe, made.shape, made.tokens, device)
     whole = plain.tokens.padded or 1
     seconds = found.seconds * whole / found.padded_tokens * walk.recipe.train.epochs
-    measured = _measured(walk, plain, found.peak_bytes, seconds, probe=True)
+    measured = _measured(walk, plain, found.peak_bytes, seconds, trial=True)
     return plan_of(walk, Correction([measured])).plan
 
 
-def _measured(walk: Walk, plain: Plan, peak: float, seconds: float, *, probe: bool = False) -> Measured:
+def _measured(walk: Walk, plain: Plan, peak: float, seconds: float, *, trial: bool = False) -> Measured:
     return Measured(
         device=plain.device.name,
         job=plain.job,
@@ -159,5 +159,5 @@ def _measured(walk: Walk, plain: Plan, peak: float, seconds: float, *, probe: bo
         predicted_seconds=plain.time_parts["training"].point,
         measured_seconds=seconds,
         name=walk.recipe.name,
-        probe=probe,
+        trial=trial,
     )

@@ -37,7 +37,7 @@ NOT_IN_THE_RESULT |= {"checkpoint_activations", *CHOSEN}
 """Settings of the loop that change when something is written or computed, never what is learned; and those that
 stand among the inputs as they were chosen."""
 REFERENCE_STAGE, REFERENCE = "reference", "reference.jsonl"
-"""For DPO: the model before training judges every pair."""
+"""For a method that needs it: the model before training judges every row."""
 BEFORE_TRAINING = ("dataset", "audit", "tokenizer", "plan", "first", REFERENCE_STAGE)
 """Stages whose time counts against the budget when training begins."""
 
@@ -240,16 +240,16 @@ class Walk:
         }
         return self.run.stage("plan", inputs, ["plan.json"], lambda: look_ahead(self))
 
-    def probe(self) -> Any:
-        """Three real steps on this machine, and the plan that they narrow; nothing of them is kept but the plan.
+    def trial_steps(self) -> Any:
+        """Three trial steps on this machine, and the plan that they narrow; nothing of them is kept but the plan.
 
         Raises:
             DoesNotFit: memory ran out on the way.
         """
-        from afina.walk.planning import probe
+        from afina.walk.planning import trial_steps
 
         self.dataset()
-        return probe(self)
+        return trial_steps(self)
 
     # ---- train
 
@@ -265,12 +265,11 @@ class Walk:
         unused = NOT_IN_THE_RESULT | {"first"}  # of which the outcome counts
         if training.settings.patience:  # when it may end
             unused = unused - {"validate_per_epoch"}
-        if not training.settings.learns_preferences:
-            unused = unused | {"beta", "label_smoothing"}
+        unused |= training.settings.unused
         recipe["train"] = training.settings.model_dump(mode="json", exclude=unused)
         if training is not self.trainings[0]:
             recipe["starts_from"] = self.run.stages["first"]["outputs"]
-        if training.settings.method == "dpo" and REFERENCE_STAGE in self.run.stages:
+        if training.settings.facts.needs_reference and REFERENCE_STAGE in self.run.stages:
             recipe[REFERENCE_STAGE] = self.run.stages[REFERENCE_STAGE]["outputs"]
         recipe["on_too_long"] = recipe.pop("dataset")["on_too_long"]  # `dataset` is the hash of what was built
         if self.recipe.train.method == "scratch":
@@ -293,7 +292,7 @@ class Walk:
 
         result: dict[str, Any] = {}
         for training in self.trainings:
-            if training.settings.method == "dpo":
+            if training.settings.facts.needs_reference:
                 self._judge_by_reference(training)
             inputs = self._train_inputs(training)
             outputs = [training.folder + name for name in ("checkpoints", self.outcome)]
@@ -305,9 +304,9 @@ class Walk:
         return result
 
     def _judge_by_reference(self, training: Training) -> None:
-        """Write ``reference.jsonl``: what the model says of every pair before it is trained by DPO."""
-        from afina.train.preference import write_reference
-        from afina.train.switches import products_in
+        """Write ``reference.jsonl``: what the model says of every row before it is trained."""
+        from afina.train.reference_torch import write_reference
+        from afina.train.switches_torch import products_in
 
         inputs = self._train_inputs(training)
         precision = inputs["computed"]["precision"]
@@ -320,12 +319,12 @@ class Walk:
                     model,
                     rows,
                     self.folder / REFERENCE,
+                    training.settings,
                     pad_id=self._pad_id,
                     device=device,
-                    batch_tokens=training.settings.batch_tokens,
                     progress=progress,
                 )
-            return {"pairs": len(rows)}
+            return {"rows": len(rows)}
 
         inputs["computed"] = {"precision": precision}
         inputs["train"] = {name: inputs["train"][name] for name in ("batch_tokens", "max_length")}
@@ -335,13 +334,14 @@ class Walk:
     def _train(self, training: Training, inputs: dict[str, Any]) -> dict[str, Any]:
         """Every rank does this, with a model and rows of its own; only the first one writes."""
         from afina.model.adapter_torch import save_trained
-        from afina.train.loop_torch import train
-        from afina.train.preference import Preferences, read_reference
+        from afina.train.backend_torch import TorchBackend
+        from afina.train.loop import TrainingJob, train
+        from afina.train.reference_torch import read_reference
         from afina.walk.together import model_of_rank, put_together
 
         rows, validation = self.rows[training.name]
-        if training.settings.method == "dpo":
-            read_reference(self.folder / REFERENCE, [*rows.rows, *validation.rows])
+        if training.settings.facts.needs_reference:
+            read_reference(self.folder / REFERENCE, [*rows.rows, *validation.rows], training.settings)
         choices, fingerprint = choices_of(self, inputs), hash_value(inputs)
         self.run.say(f"{training.name}: {choices}")
         if self.ranks:
@@ -355,20 +355,20 @@ class Walk:
         tracking = tracking_of(self, training, fingerprint)
         with tracking as log, self.stage_progress(training.name) as progress:
             log("computing", **asdict(choices), device=str(device), peak_flops=peak_flops, peak_flops_source=source)
-            state = train(
+            settings = choices.settings(training.settings)
+            backend = TorchBackend(
                 model,
-                rows.rows,
-                validation.rows,
-                choices.settings(training.settings),
-                seed=self.recipe.seed,
+                settings,
                 pad_id=self._pad_id,
                 device=device,
-                checkpoints=self.folder / training.folder / "checkpoints",
-                fingerprint=fingerprint,
-                log=log,
                 say=self.run.say,
-                progress=progress,
                 lora_plus_ratio=1.0 if self.outcome == "model" else self.recipe.adapter.lora_plus_ratio,
+                ranks=self.ranks,
+            )
+            job = TrainingJob(
+                self.folder / training.folder / "checkpoints",
+                fingerprint,
+                seed=self.recipe.seed,
                 budget=self.recipe.budget,
                 earlier_seconds=sum(
                     stage["seconds"]
@@ -376,8 +376,9 @@ class Walk:
                     if name in BEFORE_TRAINING and name != training.name
                 ),
                 peak_flops=peak_flops,
-                objective=Preferences(training.settings) if training.settings.learns_preferences else None,
-                ranks=self.ranks,
+            )
+            state = train(
+                backend, rows.rows, validation.rows, settings, job, log=log, say=self.run.say, progress=progress
             )
         weights = put_together(model, self.ranks)
         if self.ranks and not self.ranks.first:
