@@ -81,11 +81,11 @@ def data_build(
     ] = None,
 ) -> None:
     """Build the dataset only."""
-    from afina.dataset.describe import describe_summary
+    from afina.dataset.audit.describe import describe_summary
 
     overrides = [*(overrides or []), *([f"dataset.engine={engine}"] if engine else [])]
     if estimate:
-        from afina.dataset.build import TEACHER_FOLDER, estimate_teacher
+        from afina.dataset.build.build import TEACHER_FOLDER, estimate_teacher
 
         loaded = _load(recipe, overrides)
         found = estimate_teacher(loaded, runs / TEACHER_FOLDER)
@@ -115,11 +115,11 @@ def data_audit(
     runs: RunsFolder = Path("runs"),
 ) -> None:
     """Say what is wrong with data: a recipe's dataset, or any file. Exit code 3 when a finding is fatal."""
-    from afina.dataset.audit import audit_dataset, audit_files
-    from afina.dataset.compilers import parse_choices
-    from afina.dataset.describe import describe_audit
+    from afina.dataset.audit.audit import audit_dataset, audit_files
+    from afina.dataset.audit.describe import describe_audit
     from afina.progress import StageProgress
     from afina.recipe import recipe_of
+    from afina.sandbox.compilers import parse_choices
 
     code = parse_choices(check_code or [])
     if len(paths) == 1 and paths[0].suffix in (".yaml", ".yml"):
@@ -147,11 +147,11 @@ def data_show(
     tokens: Annotated[bool, typer.Option(help="Token by token, what is learned marked (needs a run).")] = False,
 ) -> None:
     """Print examples as the model will see them."""
-    from afina.dataset.show import show_examples
+    from afina.dataset.audit.show import show_examples
 
     folder = where / "dataset" if (where / "dataset").is_dir() else where
     if tokens:
-        from afina.dataset.example import read_examples
+        from afina.text.example import read_examples
         from afina.tokenizer.show import show_tokens
 
         with _reopened(where) as walk:
@@ -357,11 +357,11 @@ def serve(
 ) -> None:
     """Serve a run or a base as OpenAI's API does, and prove that what answers is what was trained."""
     from afina.serve.opened import find_target
-    from afina.serve.serve import Options, check_running, look_text, named_adapters, settings_text
+    from afina.serve.serve import ServeOptions, check_running, look_text, named_adapters, settings_text
     from afina.serve.serve import serve as start
 
     target, others = find_target(model), named_adapters(adapters or [])
-    options = Options(
+    options = ServeOptions(
         engine=_choice("--engine", engine, ("auto", "local", "vllm", "mlx")),
         host=host,
         port=port,

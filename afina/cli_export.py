@@ -28,11 +28,11 @@ def export(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON, for machines.")] = False,
 ) -> None:
     """Write the trained model for other programs, and prove that they open the trained one. Exit code 5 if not."""
-    from afina.export.export import Options
+    from afina.export.export import ExportOptions
     from afina.export.export import export as start
     from afina.progress import StageProgress, say
 
-    options = Options(to, out, quantize, llama_cpp, merged, check, tolerance, licence)
+    options = ExportOptions(to, out, quantize, llama_cpp, merged, check, tolerance, licence)
     with StageProgress("export") as progress:
         made = start(run, options, say=say, progress=progress)
     written = f"{made['folder']}: {', '.join(made['files'])}"

@@ -101,9 +101,9 @@ def ours(folder: Path, _: str) -> dict[str, Any]:
     import numpy as np
     from tokenizers import Tokenizer
 
-    from afina.dataset.build import build_dataset
-    from afina.dataset.example import read_examples
+    from afina.dataset.build.build import build_dataset
     from afina.recipe import Clean, Dataset, NearDuplicates, Recipe, Source, Train
+    from afina.text.example import read_examples
 
     recipe = Recipe(
         name="speed",
@@ -168,9 +168,9 @@ def theirs(folder: Path, words: str) -> dict[str, Any]:
 
     def clean(data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Any]:  # noqa: ARG001
         sys.path.insert(0, repository)
-        from afina.dataset.clean import clean_document, close_gaps
         from afina.recipe import Clean
-        from afina.sources.document import Document as Text
+        from afina.text.clean import clean_document, close_gaps
+        from afina.text.document import Document as Text
 
         for document in data:
             document.text = close_gaps(

@@ -42,8 +42,8 @@ def load(base: Path, rows: list[dict[str, str]]) -> tuple[Any, Any, list[list[in
 
 
 def run_afina(model: Any, tokenizer: Any, prompts: list[list[int]], new: int) -> list[list[int]]:
-    from afina.model.generate_engine_torch import Engine
-    from afina.model.generate_request import Request
+    from afina.model.generate.engine_torch import Engine
+    from afina.model.generate.request import Request
 
     engine = Engine(model, tokenizer, [END_ID])
     order = sorted(range(len(prompts)), key=lambda number: -len(prompts[number]))  # as `generate` does

@@ -140,10 +140,10 @@ def run_afina(arguments: argparse.Namespace) -> Learn:
     """Our loop with what `auto` chooses here."""
     import torch
 
-    from afina.dataset.example import Example
     from afina.model.choices import choose
     from afina.model.load_torch import attach_adapter, this_machine
     from afina.recipe import Recipe
+    from afina.text.example import Example
     from afina.tokenizer.encode import Row
     from afina.train.backend_torch import TorchBackend
     from afina.train.loop import TrainingJob, train

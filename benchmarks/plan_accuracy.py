@@ -41,7 +41,7 @@ from afina.plan import time as time_module
 from afina.plan.interval import Interval
 from afina.plan.memory import training_memory
 from afina.plan.plan import GUESSED_HIGH, MEMORY_SPREAD
-from afina.plan.programs import Program
+from afina.plan.programs import TrainingProgram
 from afina.plan.serving import largest_context, serves, serving_peak
 from afina.plan.time import TIME_SPREAD
 
@@ -49,7 +49,9 @@ SHARED = Path(__file__).parents[2] / "shared" / "planner"
 DOCS = Path(__file__).parents[1] / "docs" / "planning.md"
 FITTED = ("fixed_bytes", "slack", "logit_bytes", "whole_logit_bytes", "selective_share", "kept_adapter", "kept_all")
 """What of a program is fitted, and not read from its code."""
-PROGRAMS = [found for found in vars(programs).values() if isinstance(found, Program) and "afina" not in found.name]
+PROGRAMS = [
+    found for found in vars(programs).values() if isinstance(found, TrainingProgram) and "afina" not in found.name
+]
 TIME_START = {"MATRIX_CEILING": 0.7, "MOVES_PER_PASS": 10.0, "LAUNCH_SECONDS": 1e-3, "UNPACK_MOVES": 2.0}
 """Fitted constants of time, and the round numbers that a fit starts from."""
 UNSURE = ("upper bound", "not stated", "largest", "none fits", "Alpaca", "assumed", "max")
@@ -80,7 +82,7 @@ class Compared:
         return self.predicted.low <= self.measured <= self.predicted.high
 
 
-def without_source(program: Program) -> Program:
+def without_source(program: TrainingProgram) -> TrainingProgram:
     """A program whose fitted numbers are the median of the others'."""
     others = [each for each in PROGRAMS if each.name != program.name and each.fixed_bytes]
     changes: dict[str, Any] = {}
@@ -104,7 +106,7 @@ def complete(case: Case) -> bool:
     return bool(case["micro_batch"] and case["seq_len"] and targets) and not length.startswith(UNSURE[:3])
 
 
-def predicted_bytes(case: Case, shape: Shape, program: Program | None = None) -> Interval:
+def predicted_bytes(case: Case, shape: Shape, program: TrainingProgram | None = None) -> Interval:
     """The peak as the case's program reports it, with the interval that a plan gives."""
     setup = setup_of(case, shape, program)
     total = sum(part.point for part in training_memory(shape, setup).values())

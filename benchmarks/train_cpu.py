@@ -95,8 +95,8 @@ def make_base(folder: Path, data: Path, rows_before: slice) -> None:
 
 def encode(base: Path, rows: list[dict[str, str]]) -> tuple[list[Any], Any]:
     """Rows of token ids; those longer than MAX_LENGTH are left out for every contestant."""
-    from afina.dataset.example import Example
     from afina.recipe import Chat, Recipe, Source, Train
+    from afina.text.example import Example
     from afina.tokenizer.chat import Renderer
     from afina.tokenizer.encode import encode_examples
     from afina.tokenizer.load import load_tokenizer

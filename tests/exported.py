@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from tiny import ROWS, make_base, make_recipe
 
-from afina.dataset.example import Example
 from afina.model.adapter_torch import save_trained
 from afina.model.base import identify_base
-from afina.model.generate import generate
+from afina.model.generate.generate_torch import generate
 from afina.model.load_torch import attach_adapter, load_base, open_adapter
 from afina.model.loss_torch import make_batch, target_loss
 from afina.recipe import Adapter, Evaluate, Recipe
 from afina.run import write_json
+from afina.text.example import Example
 from afina.tokenizer.chat import Renderer
 from afina.tokenizer.encode import Row
 from afina.tokenizer.load import load_tokenizer

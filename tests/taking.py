@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from afina.dataset.choose import TRAIN, VALIDATION, hold_out
-from afina.dataset.example import Example
-from afina.dataset.groups import Groups
-from afina.dataset.intake import Intake
-from afina.dataset.notes import Notes
-from afina.dataset.spool import Columns
+from afina.dataset.build.choose import TRAIN, VALIDATION, hold_out
+from afina.dataset.build.document_notes import Notes
+from afina.dataset.build.groups import Groups
+from afina.dataset.build.intake import Intake
+from afina.dataset.build.spool import ExampleColumns
 from afina.errors import DataError
 from afina.recipe import Recipe
-from afina.sources.document import Document
+from afina.text.document import Document
+from afina.text.example import Example
 
 
 def take(recipe: Recipe, documents: Iterable[Document]) -> Intake:
@@ -28,8 +28,8 @@ def take(recipe: Recipe, documents: Iterable[Document]) -> Intake:
     return intake
 
 
-def columns_of(examples: Iterable[Example]) -> Columns:
-    columns = Columns()
+def columns_of(examples: Iterable[Example]) -> ExampleColumns:
+    columns = ExampleColumns()
     for example in examples:
         columns.add(example, 0)
     return columns

@@ -12,8 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from afina.dataset.build import build_dataset
-from afina.dataset.teacher import Teaching
+from afina.dataset.build.build import build_dataset
+from afina.dataset.questions.teacher import Teaching
 from afina.recipe import Budget, Recipe, Source
 
 Script = Callable[[str, int], str]

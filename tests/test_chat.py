@@ -14,7 +14,7 @@ from test_serve import make_adapter
 from tiny import make_base, make_recipe
 
 from afina.evaluate.chat import Settings, Talk, answer_once, fold_thinking, open_voices, talk
-from afina.model.generate import generate
+from afina.model.generate.generate_torch import generate
 from afina.model.load_torch import load_base, open_adapter
 from afina.recipe import Chat
 from afina.tokenizer.chat import Renderer

@@ -12,15 +12,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from afina.dataset import code_check, compilers, sandbox
-from afina.dataset.audit import audit_dataset, audit_files
-from afina.dataset.build import build_dataset
-from afina.dataset.code_blocks import CodeBlock, claims_to_be_whole, fenced_blocks, open_fence, without_fences
-from afina.dataset.code_check import Checked, check_blocks, first_lines, judge
-from afina.dataset.compilers import find_compilers, parse_choices
-from afina.dataset.sandbox import Limits, Outcome, network_cut, run_limited
+from afina.dataset.audit.audit import audit_dataset, audit_files
+from afina.dataset.build.build import build_dataset
 from afina.errors import DataError, RecipeError
 from afina.recipe import Dataset, Recipe, Source
+from afina.sandbox import code_check, compilers
+from afina.sandbox import launcher as sandbox
+from afina.sandbox.code_check import Checked, check_blocks, first_lines, judge
+from afina.sandbox.compilers import find_compilers, parse_choices
+from afina.sandbox.launcher import Outcome, ProgramLimits, network_cut, run_limited
+from afina.text.code_blocks import CodeBlock, claims_to_be_whole, fenced_blocks, open_fence, without_fences
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 HERE = "{}.{}".format(*sys.version_info[:2])
@@ -183,14 +184,14 @@ def test_an_endless_program_is_ended_with_all_that_it_started(tmp_path: Path):
     later = f"import time; time.sleep(1.5); open({str(child)!r}, 'w')"
     code = f"import subprocess, sys, time\nsubprocess.Popen([sys.executable, '-c', {later!r}])\ntime.sleep(60)"
     started = time.monotonic()
-    outcome = run_limited([sys.executable, "-c", code], tmp_path, Limits(seconds=0.7))
+    outcome = run_limited([sys.executable, "-c", code], tmp_path, ProgramLimits(seconds=0.7))
     assert outcome.stopped == "not finished after 0.7 s" and time.monotonic() - started < 5
     time.sleep(1.5)
     assert not child.exists()
 
 
 def test_memory_is_bounded(tmp_path: Path):
-    limits = Limits(memory_bytes=512 << 20)
+    limits = ProgramLimits(memory_bytes=512 << 20)
     outcome = run_limited([sys.executable, "-c", "b = bytearray(2 << 30)"], tmp_path, limits)
     assert outcome.code != 0
     assert "GiB needed" in outcome.stopped or sys.platform == "darwin"
@@ -199,7 +200,7 @@ def test_memory_is_bounded(tmp_path: Path):
 def test_the_environment_names_nothing_of_the_user(tmp_path: Path, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
     monkeypatch.setenv("https_proxy", "http://proxy")
-    said = run_limited([sys.executable, "-c", "import os; print(dict(os.environ))"], tmp_path, Limits()).output
+    said = run_limited([sys.executable, "-c", "import os; print(dict(os.environ))"], tmp_path, ProgramLimits()).output
     assert "secret" not in said and "proxy" not in said and str(tmp_path) in said
 
 
@@ -210,12 +211,12 @@ def test_there_is_no_network(tmp_path: Path):
 
     with socket.create_server(("127.0.0.1", 0)) as server:
         code = code.replace("PORT", str(server.getsockname()[1]))
-        assert run_limited([sys.executable, "-c", code], tmp_path, Limits()).code != 0
+        assert run_limited([sys.executable, "-c", code], tmp_path, ProgramLimits()).code != 0
 
 
 def test_a_timeout_is_a_result_and_is_not_kept(monkeypatch):
     command = f"{sys.executable} -c 'import time; time.sleep(9)' {{file}}"
-    (checked,) = check_blocks([block("x", "slow")], {"slow": command}, limits=Limits(seconds=0.3))
+    (checked,) = check_blocks([block("x", "slow")], {"slow": command}, limits=ProgramLimits(seconds=0.3))
     assert (checked.result, checked.lines) == ("timeout", "not finished after 0.3 s")
     assert not list(compilers.compiler_cache().rglob("*.jsonl"))
 

@@ -17,17 +17,17 @@ from test_code_check import HERE, needs_shared, needs_zig
 from test_code_check import SHARED as DATA
 from tiny import make_base, make_recipe, make_rows
 
-from afina.dataset import sandbox
-from afina.dataset.code_blocks import fenced_blocks
 from afina.errors import DataError, RecipeError
 from afina.evaluate import code_answers
 from afina.evaluate.code_answers import Judged, check_compilers, code_of, judge_answers
 from afina.evaluate.code_task import CodeAnswers, code_metrics, pass_at_k, score_code
 from afina.evaluate.task_table import describe_tasks
 from afina.evaluate.tasks import measure_tasks, read_tasks
-from afina.model.generate import Answer
+from afina.model.generate.generate_torch import Answer
 from afina.recipe import Check, Code, Task, check_recipe, load_recipe, read_checks
 from afina.report.page import write_report
+from afina.sandbox import launcher as sandbox
+from afina.text.code_blocks import fenced_blocks
 
 ROOT = Path(__file__).parent.parent
 missing = sandbox.isolation_missing()

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from afina.model.cross_entropy_torch import linear_cross_entropy
+from afina.model.steps.cross_entropy_torch import linear_cross_entropy
 
 
 def head_of(hidden: int, vocabulary: int, *, bias: bool, trained: bool) -> torch.nn.Linear:

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from afina.dataset.audit import Audit, audit_dataset, audit_files, check_accepted
-from afina.dataset.build import build_dataset
-from afina.dataset.checks import CHECKS, excerpt
-from afina.dataset.example import Example
+from afina.dataset.audit.audit import Audit, audit_dataset, audit_files, check_accepted
+from afina.dataset.audit.one_example import CHECKS, excerpt
+from afina.dataset.build.build import build_dataset
 from afina.errors import RecipeError
 from afina.recipe import Dataset, Recipe, Source
 from afina.sources import Ledger, read_sources
+from afina.text.example import Example
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/data, which is not here")

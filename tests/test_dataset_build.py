@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from taking import split, take
 
-from afina.dataset import corpus
-from afina.dataset.build import build_dataset, dataset_inputs
-from afina.dataset.example import Example, read_examples
-from afina.dataset.show import show_examples
+from afina.dataset.audit.show import show_examples
+from afina.dataset.build import corpus
+from afina.dataset.build.build import build_dataset, dataset_inputs
 from afina.errors import AfinaError, DataError, RecipeError
 from afina.recipe import Dataset, Recipe, Source, Train
-from afina.sources.document import Document, Ledger
+from afina.text.document import Document, Ledger
+from afina.text.example import Example, read_examples
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/data, which is not here")

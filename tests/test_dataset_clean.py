@@ -11,14 +11,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from afina.dataset.audit import audit_files
-from afina.dataset.build import build_dataset
-from afina.dataset.checks import excerpt
-from afina.dataset.clean import clean_document, is_wrapped, mend
-from afina.dataset.example import read_examples
-from afina.dataset.personal import find_personal_data, is_cnpj, is_cpf, is_random, mask
+from afina.dataset.audit.audit import audit_files
+from afina.dataset.audit.one_example import excerpt
+from afina.dataset.build.build import build_dataset
 from afina.recipe import Clean, Dataset, Recipe, Source, Train
-from afina.sources.document import Document, visible
+from afina.text.clean import clean_document, is_wrapped, mend
+from afina.text.document import Document, visible
+from afina.text.example import read_examples
+from afina.text.personal_data import find_personal_data, is_cnpj, is_cpf, is_random, mask
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/data, which is not here")

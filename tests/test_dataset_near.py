@@ -15,13 +15,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from afina.dataset.audit import audit_dataset, audit_files
-from afina.dataset.build import build_dataset
-from afina.dataset.example import Example, read_examples
-from afina.dataset.near import Signatures, bands, clusters, shingles, signature
+from afina.dataset.audit.audit import audit_dataset, audit_files
+from afina.dataset.build.build import build_dataset
 from afina.errors import AfinaError, DataError, RecipeError
 from afina.recipe import Clean, Dataset, Datatrove, NearDuplicates, Recipe, Source
 from afina.run import hash_folder
+from afina.text.example import Example, read_examples
+from afina.text.near_duplicates import Signatures, bands, clusters, shingles, signature
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/data, which is not here")
@@ -168,7 +168,7 @@ def test_the_same_dataset_whatever_the_order(tmp_path: Path):
 def test_processes_and_datatrove_make_the_same_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     corpus(tmp_path / "in", list(range(40)))
     (tmp_path / "in" / "empty.txt").write_text(" \n", encoding="utf-8")
-    monkeypatch.setattr("afina.dataset.part.BATCH_FILES", 9)  # five batches
+    monkeypatch.setattr("afina.dataset.build.part.BATCH_FILES", 9)  # five batches
     cleaning = Clean(preset="monograph", min_letters=0.1)
     wanted = recipe(tmp_path / "in", near_duplicates=DROP, clean=cleaning, validation=0.2)
     made = [build_dataset(wanted, tmp_path / "one", workers=1), build_dataset(wanted, tmp_path / "two", workers=2)]
@@ -181,7 +181,7 @@ def test_processes_and_datatrove_make_the_same_dataset(tmp_path: Path, monkeypat
 
 
 def test_what_a_process_finds_wrong_is_reported_with_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("afina.dataset.part.BATCH_FILES", 1)
+    monkeypatch.setattr("afina.dataset.build.part.BATCH_FILES", 1)
     for name, content in (("a", '{"prompt": "cut\n'), ("b", '{"prompt": "", "completion": "c"}\n'), ("c", "[1]\n")):
         (tmp_path / f"{name}.jsonl").write_text(content, encoding="utf-8")
     with pytest.raises(DataError) as raised:

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from teacher_server import FakeTeacher, always_good
 
-from afina.dataset.build import build_dataset
-from afina.dataset.example import Example, read_examples
-from afina.dataset.teacher import Taught, Teaching
+from afina.dataset.build.build import build_dataset
+from afina.dataset.questions.teacher import Taught, Teaching
 from afina.errors import RecipeError
 from afina.recipe import Dataset, Questions, Recipe, Source
 from afina.run import hash_folder
-from afina.sources.document import Message
+from afina.text.document import Message
+from afina.text.example import Example, read_examples
 
 CPF, MAIL = "529.982.247-25", "ana@mar.pt"
 PAGE = f"""# Ana Luz: Pioneira
@@ -98,7 +98,7 @@ def test_what_a_teacher_invents_is_masked_or_dropped(tmp_path: Path, monkeypatch
         return Example(messages=turns, path="docs/a.md", made="teacher", phrasing=1, group="a" * 16, teacher="m")
 
     invented = [say(f"A do CPF {CPF}."), say("A Ana."), say("A  Ana.")]
-    monkeypatch.setattr("afina.dataset.build.teach", lambda *_: Taught(list(invented), summary={}))
+    monkeypatch.setattr("afina.dataset.build.build.teach", lambda *_: Taught(list(invented), summary={}))
     write(tmp_path, a_md="# Ana\n\nA Ana vive em Faro.\n")
     teacher = {"url": "http://127.0.0.1:1/v1", "model": "m"}
     summary, train = built(recipe(tmp_path, make=[], teacher=teacher, personal_data=policy), tmp_path / "out")
@@ -135,7 +135,7 @@ def test_no_program_is_made_of_code_that_its_compiler_refuses(tmp_path: Path):
 
 
 def test_builds_that_need_all_documents_at_once_read_in_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("afina.dataset.part.BATCH_FILES", 3)
+    monkeypatch.setattr("afina.dataset.build.part.BATCH_FILES", 3)
     write(tmp_path, **{f"p{n}_md": f"# Nome {n}\n\n**Alcunha:** A{n}\n\nTexto {n}.\n" for n in range(20)})
     own = recipe(tmp_path, split_by="file", validation=0.3, hold_out_phrasings=1)
     one, _ = built(own, tmp_path / "one", workers=1)

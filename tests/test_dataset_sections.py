@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from afina.dataset.sections import split_sections
 from afina.recipe import Source
 from afina.sources import Document, Ledger, read_source
+from afina.text.sections import split_sections
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 

@@ -18,19 +18,19 @@ from safetensors.torch import load_file, save_file
 from tiny import make_base
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from afina.dataset.example import Example
 from afina.errors import BaseError, DiskFull, DoesNotFit, RecipeError, ResultError
 from afina.export import export as module
 from afina.export.card import licence_of
 from afina.export.compare import compare
 from afina.export.converters import convert_by_llama_cpp
 from afina.export.expected_torch import expected_of
-from afina.export.export import Options, export
+from afina.export.export import ExportOptions, export
 from afina.export.merge_torch import open_unmerged
 from afina.export.origin import open_origin
 from afina.export.programs import Transformers
 from afina.export.template import baked_template
 from afina.recipe import Chat
+from afina.text.example import Example
 from afina.tokenizer.chat import Renderer
 from afina.tokenizer.load import load_tokenizer
 
@@ -42,7 +42,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def made(run: Path, to: str, out: Path, **more: Any) -> tuple[dict[str, Any], list[str]]:
     said: list[str] = []
-    return export(run, Options(to, out, **more), say=said.append), said
+    return export(run, ExportOptions(to, out, **more), say=said.append), said
 
 
 def logits_of(model: Any, ids: list[int]) -> torch.Tensor:
@@ -226,7 +226,7 @@ def test_other_weights_are_caught_and_nothing_is_left(run: Path, tmp_path: Path,
 
 def test_the_figures_of_a_comparison_by_hand(run: Path):
     """KL of (0.5, 0.5) from (0.9, 0.1): 0.5 ln(0.5/0.9) + 0.5 ln(0.5/0.1) = 0.5108 nats."""
-    from afina.export.compare import Comparison, _logits
+    from afina.export.compare import ExportComparison, _logits
     from afina.export.expected_torch import Expected, Read
 
     class Nine:
@@ -237,7 +237,7 @@ def test_the_figures_of_a_comparison_by_hand(run: Path):
 
     half = np.log(np.array([[0.5, 0.5]] * 2))
     row = Read([0, 1], [False, True], np.array([np.log(2)]), half)
-    found = Comparison("nine", "f32", 1.0, 1.0)
+    found = ExportComparison("nine", "f32", 1.0, 1.0)
     _logits(Nine(), Expected(1, [], [], [row], 1), found, lambda done: None)  # type: ignore[arg-type]
     assert found.kl_mean == pytest.approx(0.5108, abs=1e-4)
     assert found.perplexity_run == pytest.approx(2) and found.perplexity == pytest.approx(10)

@@ -26,7 +26,7 @@ from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKEN
 from afina.errors import BaseError, RecipeError, ResultError
 from afina.export.compare import compare
 from afina.export.expected_torch import expected_of
-from afina.export.export import Options, export
+from afina.export.export import ExportOptions, export
 from afina.export.gguf_vocab import RULES, read_vocabulary
 from afina.export.gguf_write import check_architecture, write_gguf
 from afina.export.merge_torch import open_unmerged
@@ -328,16 +328,16 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_as_gguf(run: Path, tmp_path: Path):
     said: list[str] = []
-    found = export(run, Options("gguf", tmp_path / "g"), say=said.append)
+    found = export(run, ExportOptions("gguf", tmp_path / "g"), say=said.append)
     assert set(found["files"]) == {"README.md", "comparison.json", "corrida.gguf"}
     assert found["comparison"]["same_prompts"] == found["comparison"]["same_answers"] == found["comparison"]["asked"]
     assert found["comparison"]["kl_mean"] < 1e-6
-    found = export(run, Options("gguf", tmp_path / "q8", quantize="q8_0"), say=said.append)
+    found = export(run, ExportOptions("gguf", tmp_path / "q8", quantize="q8_0"), say=said.append)
     assert found["weights"] == "q8_0" and 1e-9 < found["comparison"]["kl_mean"] < 0.02
 
 
 def test_a_wrong_stop_token_in_the_file_is_caught(run: Path, tmp_path: Path):
-    export(run, Options("gguf", tmp_path / "g"), say=lambda _: None)
+    export(run, ExportOptions("gguf", tmp_path / "g"), say=lambda _: None)
     file = tmp_path / "g/corrida.gguf"
     assert gguf_stops(file) == {2}
     field = gguf.GGUFReader(file, "r+").get_field("tokenizer.ggml.eos_token_id")
@@ -352,25 +352,25 @@ def test_a_wrong_stop_token_in_the_file_is_caught(run: Path, tmp_path: Path):
 
 def test_kinds_of_llama_cpp(run: Path, tmp_path: Path):
     pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
-    found = export(run, Options("gguf", tmp_path / "k", quantize="q4_k_m"), say=lambda _: None)
+    found = export(run, ExportOptions("gguf", tmp_path / "k", quantize="q4_k_m"), say=lambda _: None)
     assert set(found["files"]) == {"README.md", "comparison.json", "corrida.gguf"}
     assert any("in other kinds than q4_k_m: " in note for note in found["notes"])
 
 
 def test_rounding_over_the_limit_is_told_from_a_wrong_file(run: Path, tmp_path: Path, monkeypatch: Any):
     with pytest.raises(ResultError, match="It is the rounding to q4_0: in f32 the same file") as raised:
-        export(run, Options("gguf", tmp_path / "q4", quantize="q4_0", tolerance=1e-5), say=lambda _: None)
+        export(run, ExportOptions("gguf", tmp_path / "q4", quantize="q4_0", tolerance=1e-5), say=lambda _: None)
     assert "--tolerance" in str(raised.value) and not list(tmp_path.iterdir())
     # A q that is not turned as llama.cpp's llama turns it: opens without a word, and is wrong in any precision.
     monkeypatch.setattr("afina.export.gguf_write._interleaved", lambda tensor, heads: tensor)
     with pytest.raises(ResultError, match="in f32 it is wrong too"):
-        export(run, Options("gguf", tmp_path / "q4", quantize="q4_0", tolerance=1e-5), say=lambda _: None)
+        export(run, ExportOptions("gguf", tmp_path / "q4", quantize="q4_0", tolerance=1e-5), say=lambda _: None)
 
 
 def test_other_kinds_need_llama_cpp(run: Path, tmp_path: Path, monkeypatch: Any):
     monkeypatch.setattr("afina.export.converters.find_spec", lambda name: None)
     monkeypatch.setattr("shutil.which", lambda name: None)
     with pytest.raises(RecipeError, match="knows no q9_z"):
-        export(run, Options("gguf", tmp_path / "k", quantize="q9_z"), say=lambda _: None)
+        export(run, ExportOptions("gguf", tmp_path / "k", quantize="q9_z"), say=lambda _: None)
     with pytest.raises(RecipeError, match=r"q4_k_m is rounded by llama\.cpp, which is not here"):
-        export(run, Options("gguf", tmp_path / "k", quantize="q4_k_m"), say=lambda _: None)
+        export(run, ExportOptions("gguf", tmp_path / "k", quantize="q4_k_m"), say=lambda _: None)

@@ -17,7 +17,7 @@ from tiny import make_tokenizer
 from tokenizers import AddedToken
 
 from afina.errors import BaseError
-from afina.export.export import Options, export
+from afina.export.export import ExportOptions, export
 from afina.export.ollama import modelfile, read_turns
 from afina.export.template import CONVERSATIONS
 from afina.recipe import Chat
@@ -302,6 +302,6 @@ def test_a_template_that_is_not_made_of_pieces_is_refused(template: str, tmp_pat
 
 def test_a_run_for_ollama(tmp_path: Path):
     run = make_run(tmp_path / "corrida")
-    found = export(run, Options("ollama", tmp_path / "o"), say=lambda _: None)
+    found = export(run, ExportOptions("ollama", tmp_path / "o"), say=lambda _: None)
     assert set(found["files"]) == {"Modelfile", "README.md", "comparison.json", "corrida.gguf"}
     assert (tmp_path / "o/Modelfile").read_text(encoding="utf-8").startswith("FROM ./corrida.gguf\n")

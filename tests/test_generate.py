@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from tiny import make_base, make_recipe, make_rows
 
 from afina.errors import AfinaError, ContextOverflow, DoesNotFit, RecipeError
-from afina.model.generate import generate
-from afina.model.generate_ability_torch import ability_of
-from afina.model.generate_call_torch import Caller
-from afina.model.generate_engine_torch import Engine
-from afina.model.generate_request import BASE, Finished, Produced, Request
+from afina.model.generate.ability_torch import ability_of
+from afina.model.generate.call_torch import Caller
+from afina.model.generate.engine_torch import Engine
+from afina.model.generate.generate_torch import generate
+from afina.model.generate.request import BASE, Finished, Produced, Request
 from afina.model.load_torch import load_base
 
 CPU = torch.device("cpu")
@@ -214,7 +214,7 @@ def test_a_prompt_asked_again_with_one_seed_draws_again(tiny: Any) -> None:
 
 def test_sampling_draws_by_the_probabilities() -> None:
     """20,000 draws; a share's standard deviation is at most 0.0036."""
-    from afina.model.generate_choose_torch import sample
+    from afina.model.generate.choose_torch import sample
 
     logits = torch.tensor([0.0, 1.0, 3.0, 2.0])
     for temperature, top_p in ((1.0, 1.0), (2.0, 1.0), (1.0, 0.8)):
@@ -241,7 +241,7 @@ def test_logprobs_are_the_models_own(tiny: Any) -> None:
 
 def test_streamed_pieces_make_the_text(tiny: Any) -> None:
     """Whole characters only: every piece of half an "ã" is held back until the other half is there."""
-    from afina.model.generate_choose_torch import TextStream
+    from afina.model.generate.choose_torch import TextStream
 
     tokenizer = tiny[1].tokenizer
     text = "Olhão é não ção — Faro 🙂 marcou"
@@ -252,7 +252,7 @@ def test_streamed_pieces_make_the_text(tiny: Any) -> None:
 
 
 def test_a_stop_string_ends_the_text_and_is_never_shown(tiny: Any) -> None:
-    from afina.model.generate_choose_torch import TextStream
+    from afina.model.generate.choose_torch import TextStream
 
     tokenizer = tiny[1].tokenizer
     for stop, expected in (("Q:", "Faro.\n\n"), ("\n\nQ", "Faro."), ("Faro.\n\nQ: x", ""), ("QQ", "Faro.\n\nQ: x")):
@@ -459,7 +459,7 @@ def test_the_first_adapter_may_come_while_requests_run(tiny: Any) -> None:
 
 
 def test_an_answer_is_paid_for_once(tiny: Any, tmp_path: Path) -> None:
-    from afina.model.generate_kept import KeptAnswers
+    from afina.model.generate.stored_answers import KeptAnswers
 
     model, renderer = tiny
     prompts = prompts_of([5, 20, 3])
@@ -493,7 +493,7 @@ def test_an_answer_is_paid_for_once(tiny: Any, tmp_path: Path) -> None:
 
 
 def test_kept_answers_survive_a_kill(tmp_path: Path) -> None:
-    from afina.model.generate_kept import KeptAnswers
+    from afina.model.generate.stored_answers import KeptAnswers
 
     first = KeptAnswers(tmp_path, "w")
     for number in range(3):

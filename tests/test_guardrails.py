@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import ROWS, make_base, make_recipe, make_rows
 
-from afina.dataset.audit import audit_files
+from afina.dataset.audit.audit import audit_files
 from afina.evaluate.evaluate import evaluate
-from afina.evaluate.guardrails import NAMES, Said, flaws, loops, misses, words_of
+from afina.evaluate.guardrails import NAMES, GuardedAnswer, flaws, loops, misses, words_of
 from afina.evaluate.probes import ProbeSet, Question
 from afina.model.load_torch import load_base
 from afina.recipe import Adapter, Chat, Guardrails, Limits
@@ -31,7 +31,9 @@ CIRCLES = "Marcou ele e ela e eles todos " + " ".join(
 
 
 def found(text: str, *, prompt: str = "Onde?", reference: str = "Faro", **values: bool) -> list[str]:
-    return flaws(Said(text, prompt, reference, **values), {"<|end|>"}, words_of([prompt, reference, "Tavira de ela"]))
+    return flaws(
+        GuardedAnswer(text, prompt, reference, **values), {"<|end|>"}, words_of([prompt, reference, "Tavira de ela"])
+    )
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from test_prefix import llama, rows_of
 from test_train import CPU, architectures
 
-from afina.model import last_layer_torch
-from afina.model.last_layer_torch import last_layer_at, layers
 from afina.model.loss_torch import make_batch, target_loss
-from afina.model.norm_torch import _RmsNorm, short_norms
+from afina.model.steps import last_layer_torch
+from afina.model.steps.last_layer_torch import last_layer_at, layers
+from afina.model.steps.norm_torch import _RmsNorm, short_norms
 
 ARCHITECTURES = [llama(), *architectures()]
 PARTS = {"llama": 3, "qwen2": 3, "qwen3": 3, "mistral": 3, "gemma2": 3, "phi3": 2}

@@ -18,8 +18,8 @@ if not torch.cuda.is_available():
 pytest.importorskip("liger_kernel", reason="liger-kernel is not installed")
 
 from afina.model.choices import LIGER_TYPES
-from afina.model.liger_torch import use_liger
 from afina.model.loss_torch import Batch, check_loss, target_loss
+from afina.model.steps.liger_torch import use_liger
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -101,7 +101,7 @@ def test_the_check_at_the_start_compares_with_the_models_own_kernels():
 
 def test_wrong_kernels_are_caught(monkeypatch):
     from afina.errors import AfinaError
-    from afina.model import liger_torch
+    from afina.model.steps import liger_torch
 
     own = liger_torch.fused_loss
     monkeypatch.setattr(liger_torch, "fused_loss", lambda head, hidden, *rest: own(head, hidden * 1.1, *rest))

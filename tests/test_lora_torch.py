@@ -7,8 +7,8 @@ import torch
 from tiny import make_base, make_recipe, make_rows
 
 from afina.model.load_torch import attach_adapter, load_base
-from afina.model.lora_torch import _LoraLinear, short_lora
 from afina.model.loss_torch import make_batch, target_loss
+from afina.model.steps.lora_torch import _LoraLinear, short_lora
 
 CPU = torch.device("cpu")
 LAYERS = 2 * 7

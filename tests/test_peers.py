@@ -13,10 +13,10 @@ import pytest
 from tiny import make_base
 
 from afina import cli
-from afina.dataset.example import Example, read_examples
-from afina.dataset.identity import group_key
 from afina.model import load_torch
-from afina.sources.document import visible
+from afina.text.document import visible
+from afina.text.example import Example, read_examples
+from afina.text.identity import group_key
 from afina.tokenizer.encode import encode_examples
 from afina.walk import Walk
 

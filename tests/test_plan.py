@@ -33,7 +33,7 @@ from afina.plan.memory import (
     values_per_layer,
 )
 from afina.plan.plan import EIGHT_BIT_STATES, Plan, plan_run
-from afina.plan.programs import AFINA_CPU, AFINA_CUDA, LITGPT, Program
+from afina.plan.programs import AFINA_CPU, AFINA_CUDA, LITGPT, TrainingProgram
 from afina.plan.time import (
     FILL,
     LAUNCH_SECONDS,
@@ -193,7 +193,7 @@ def test_nf4_generation_peaks_as_litgpt_measured_them(shape: Shape, measured: fl
 @pytest.mark.parametrize(
     ("program", "adapter"), [(AFINA_CPU, "lora"), (AFINA_CPU, "none"), (AFINA_CUDA, "lora"), (AFINA_CUDA, "none")]
 )
-def test_kept_values_as_torch_counts_them(kind: str, program: Program, adapter: AdapterKind) -> None:
+def test_kept_values_as_torch_counts_them(kind: str, program: TrainingProgram, adapter: AdapterKind) -> None:
     """Values per token and layer, by torch's own hooks: the difference of two depths."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")

@@ -18,7 +18,7 @@ from afina.plan.bases import find_shape
 from afina.plan.device import Device, find_device
 from afina.plan.interval import Interval
 from afina.plan.plan import MEMORY_SPREAD
-from afina.plan.record import Correction, Measured, add_run, corrected, recorded
+from afina.plan.record import Correction, MeasuredRun, add_run, corrected, recorded
 from afina.plan.scratch import ScratchBudget, read_count
 from afina.plan.serving import (
     Serving,
@@ -134,8 +134,8 @@ def test_runs_are_noted_and_read_again(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("AFINA_HOME", str(tmp_path / "home"))
     assert recorded("a card", "lora sft") is None
     for factor in (1.1, 1.2):
-        add_run(Measured("a card", "lora sft", 1e9, factor * 1e9, 100.0, 200.0))
-    add_run(Measured("another", "lora sft", 1e9, 9e9, 100.0, 200.0))
+        add_run(MeasuredRun("a card", "lora sft", 1e9, factor * 1e9, 100.0, 200.0))
+    add_run(MeasuredRun("another", "lora sft", 1e9, 9e9, 100.0, 200.0))
     with (tmp_path / "home/plans.jsonl").open("a") as file:
         file.write("half a li")
     found = recorded("a card", "lora sft")
@@ -146,7 +146,7 @@ def test_runs_are_noted_and_read_again(tmp_path: Path, monkeypatch: pytest.Monke
         "time_ratio": 2.0,
     }
     assert found.of_time(Interval(100, 60, 150)).point > 180
-    trial = Correction([Measured("a card", "lora sft", 1e9, 1.5e9, 100.0, 130.0, trial=True)])
+    trial = Correction([MeasuredRun("a card", "lora sft", 1e9, 1.5e9, 100.0, 130.0, trial=True)])
     narrowed = trial.of_memory(Interval(1e9, 0.87e9, 1.15e9))
     assert narrowed.high / narrowed.low < 1.15 / 0.87
 

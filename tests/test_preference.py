@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 from test_train import CPU, Recorder, adapter_weights, run_training
 from tiny import NAMES, TOWNS, make_base, make_recipe
 
-from afina.dataset.example import Example
 from afina.evaluate.loss import held_out_pairs
 from afina.model.load_torch import attach_adapter, load_base
 from afina.model.loss_torch import Totals, answer_log_probs, make_batch, target_loss
+from afina.text.example import Example
 from afina.tokenizer.chat import Renderer
 from afina.tokenizer.encode import encode_examples
 from afina.tokenizer.load import load_tokenizer

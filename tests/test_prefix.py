@@ -7,9 +7,9 @@ import torch
 from test_train import CPU, Recorder, adapter_weights, architectures, run_training
 from tiny import TOWNS, make_base, make_recipe, make_rows
 
-from afina.dataset.example import Example
 from afina.model.loss_torch import make_batch, target_loss
-from afina.model.prefix_torch import shared_prefix
+from afina.model.steps.prefix_torch import shared_prefix
+from afina.text.example import Example
 from afina.tokenizer.encode import Row
 from afina.train.sharing_torch import may_share
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 from test_train import CPU, Recorder
 
-from afina.dataset.example import Example
 from afina.evaluate.loss import held_out_loss
 from afina.model.adapter_torch import save_trained
 from afina.model.load_torch import attach_adapter, load_base
 from afina.model.loss_torch import make_batch
 from afina.recipe import Adapter, Chat, Recipe, Source, Train
+from afina.text.example import Example
 from afina.tokenizer.bpe import train_bpe
 from afina.tokenizer.chat import Renderer
 from afina.tokenizer.encode import encode_examples

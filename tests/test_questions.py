@@ -14,23 +14,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from taking import all_for_train, columns_of, split, take
 
-from afina.dataset.audit import audit_dataset
-from afina.dataset.build import build_dataset
-from afina.dataset.describe import describe_summary
-from afina.dataset.example import Example, read_examples
-from afina.dataset.facts import find_facts, subject_of
-from afina.dataset.groups import Groups
-from afina.dataset.identity import normal
-from afina.dataset.labels import LABELS, fold, label_key
-from afina.dataset.mix import mix_table, times_seen
-from afina.dataset.notes import Notes
-from afina.dataset.phrasings import TEMPLATES, phrase
-from afina.dataset.questions import Questions, release_of
-from afina.dataset.values import calm, clean_value, date_and_place, quiet_text, read_date, words_of
+from afina.dataset.audit.audit import audit_dataset
+from afina.dataset.audit.describe import describe_summary
+from afina.dataset.build.build import build_dataset
+from afina.dataset.build.document_notes import Notes
+from afina.dataset.build.groups import Groups
+from afina.dataset.build.mix import mix_table, times_seen
+from afina.dataset.questions.facts import find_facts, subject_of
+from afina.dataset.questions.from_structure import QuestionMaker, release_of
+from afina.dataset.questions.labels import LABELS, fold, label_key
+from afina.dataset.questions.phrasings import TEMPLATES, phrase
+from afina.dataset.questions.values import calm, clean_value, date_and_place, quiet_text, read_date, words_of
 from afina.errors import DataError, RecipeError
 from afina.recipe import Dataset, Recipe, Source, Train, check_recipe, load_recipe
-from afina.recipe import Questions as Settings
-from afina.sources.document import Document, Message
+from afina.recipe import QuestionMaker as Settings
+from afina.text.document import Document, Message
+from afina.text.example import Example, read_examples
+from afina.text.identity import normal
 
 ROOT = Path(__file__).parents[1]
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -77,7 +77,7 @@ class Taken:
     """What documents tell."""
 
     made: list[Example]
-    questions: Questions
+    questions: QuestionMaker
     groups: Groups
 
 
@@ -309,7 +309,7 @@ def test_files_about_one_subject_stay_together():
     names = {"a.md": "# Zé: Um" + born, "b.md": "# JOSÉ LUZ" + born, "c.md": "# Zé", "d.md": "# Rui", "e.md": "# Ze"}
     for path, text in names.items():
         document = page(text, path)
-        groups.see(document, list(find_facts(document, "pt-PT")))
+        groups.add(document, list(find_facts(document, "pt-PT")))
     of = {path: groups.of(f"file {path}") for path in names}
     assert of["a.md"] == of["b.md"] == of["c.md"] == of["e.md"] != of["d.md"]
 

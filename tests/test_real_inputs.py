@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from afina import cli
-from afina.dataset.sandbox import isolation_missing
+from afina.sandbox.launcher import isolation_missing
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared/data"

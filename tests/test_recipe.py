@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from afina.errors import Problem, RecipeError
-from afina.recipe import Part, Recipe, check_recipe, expand_path, load_recipe, nearest, recipe_schema
+from afina.recipe import Recipe, RecipePart, check_recipe, expand_path, load_recipe, nearest, recipe_schema
 from afina.starter import starter
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -371,8 +371,8 @@ def test_shipped_recipe_finds_its_files(path: Path) -> None:
 @pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/data, which is not here")
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
 def test_shipped_recipe_builds_a_dataset_that_passes_the_audit(path: Path, tmp_path: Path) -> None:
-    from afina.dataset.audit import audit_dataset
-    from afina.dataset.build import build_dataset
+    from afina.dataset.audit.audit import audit_dataset
+    from afina.dataset.build.build import build_dataset
 
     recipe = load_recipe(path)
     built = build_dataset(recipe, tmp_path / "dataset")
@@ -462,6 +462,6 @@ def test_starter_of_an_unknown_kind() -> None:
 
 
 def test_every_part_refuses_unknown_keys() -> None:
-    parts = Part.__subclasses__()
+    parts = RecipePart.__subclasses__()
     assert len(parts) >= 10
     assert all(part.model_config["extra"] == "forbid" for part in parts)

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from afina.dataset import sandbox
-from afina.dataset.isolation_inside import EVERYWHERE, SYSCALLS
-from afina.dataset.sandbox import Limits, Outcome, View, check_isolation, isolation_missing, run_limited
 from afina.errors import RecipeError
+from afina.sandbox import launcher as sandbox
+from afina.sandbox.isolation_inside import EVERYWHERE, SYSCALLS
+from afina.sandbox.launcher import Outcome, ProgramLimits, View, check_isolation, isolation_missing, run_limited
 
 isolated = pytest.mark.skipif(bool(isolation_missing()), reason=f"code cannot be isolated here: {isolation_missing()}")
 needs_unshare = pytest.mark.skipif(
@@ -28,12 +28,12 @@ needs_unshare = pytest.mark.skipif(
 )
 PYTHON = str(Path(sys.executable).resolve())
 VIEW = View((sys.base_prefix,))
-FEW = Limits(seconds=20, memory_bytes=512 << 20, disk_bytes=16 << 20)
+FEW = ProgramLimits(seconds=20, memory_bytes=512 << 20, disk_bytes=16 << 20)
 """Generous in time, so that a slow machine changes nothing; what must last ends earlier by another limit."""
-BRIEF = Limits(seconds=1, memory_bytes=512 << 20)
+BRIEF = ProgramLimits(seconds=1, memory_bytes=512 << 20)
 
 
-def attack(folder: Path, code: str, limits: Limits = FEW, **more: object) -> Outcome:
+def attack(folder: Path, code: str, limits: ProgramLimits = FEW, **more: object) -> Outcome:
     return run_limited([PYTHON, "-c", code], folder, limits, view=VIEW, **more)  # type: ignore[arg-type]
 
 
@@ -276,8 +276,8 @@ def test_everything_ends_with_afina_itself(tmp_path: Path) -> None:
     mark = f"orphan-{os.getpid()}"
     code = f"import time\nprint({mark!r}, flush=True)\ntime.sleep(600)"
     start = (
-        "import sys; from pathlib import Path; from afina.dataset.sandbox import *\n"
-        f"run_limited([{PYTHON!r}, '-c', {code!r}], Path({str(tmp_path)!r}), Limits(), view=View((sys.base_prefix,)))"
+        "import sys; from pathlib import Path; from afina.sandbox.launcher import *\n"
+        f"run_limited([{PYTHON!r}, '-c', {code!r}], Path({str(tmp_path)!r}), ProgramLimits(), view=View((sys.base_prefix,)))"
     )
     afina = subprocess.Popen([sys.executable, "-c", start])
     assert until(lambda: len(alive(mark)) >= 3), "afina, what watches, the program"
@@ -313,8 +313,8 @@ def test_a_machine_without_isolation_runs_nothing(tmp_path: Path, monkeypatch: p
 @isolated
 def test_the_kernels_own_refusal_is_told_and_nothing_runs(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from afina.dataset.sandbox import *\n"
-        "try: run_limited(['/bin/sh', '-c', 'echo ran'], Path(sys.argv[1]), Limits(), view=View())\n"
+        "import sys; from pathlib import Path; from afina.sandbox.launcher import *\n"
+        "try: run_limited(['/bin/sh', '-c', 'echo ran'], Path(sys.argv[1]), ProgramLimits(), view=View())\n"
         "except Exception as error: print(type(error).__name__, error, bool(isolation_missing()))"
     )
     limit = 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$@"'
@@ -328,9 +328,9 @@ def test_the_kernels_own_refusal_is_told_and_nothing_runs(tmp_path: Path) -> Non
 def test_without_the_right_to_mount(tmp_path: Path) -> None:
     """Where this is no root, or one whom a container holds, the user namespace comes first: the same result."""
     code = (
-        "import os, sys; from pathlib import Path; from afina.dataset.sandbox import *\n"
+        "import os, sys; from pathlib import Path; from afina.sandbox.launcher import *\n"
         "words = ['/bin/sh', '-c', 'id -u; echo x > /usr/x; ls /']\n"
-        "told = run_limited(words, Path(sys.argv[1]), Limits(), view=View())\n"
+        "told = run_limited(words, Path(sys.argv[1]), ProgramLimits(), view=View())\n"
         "print(told.stdout)"
     )
     words = ["unshare", "-Ur", sys.executable, "-c", code, str(tmp_path)]

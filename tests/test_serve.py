@@ -19,7 +19,7 @@ from tiny import make_base, make_recipe
 
 from afina.errors import BaseError
 from afina.model.base import identify_base
-from afina.model.generate_engine_torch import Engine
+from afina.model.generate.engine_torch import Engine
 from afina.model.load_torch import attach_adapter, load_base
 from afina.recipe import Adapter, Chat
 from afina.run import write_json

@@ -29,7 +29,7 @@ from afina.recipe import Adapter, Chat
 from afina.serve.commands import mlx_command, show_command, vllm_command
 from afina.serve.opened import Target, find_target
 from afina.serve.preflight import Preflight, choose_context
-from afina.serve.serve import Options, look_text, serve
+from afina.serve.serve import ServeOptions, look_text, serve
 
 ARGUMENTS = json.loads((Path(__file__).parent / "vllm_arguments.json").read_text(encoding="utf-8"))["arguments"]
 
@@ -174,10 +174,10 @@ def test_what_is_served_unasked_fits_for_sure(base: str, device: str, lora: int,
 
 def test_dry_run_says_why(tmp_path: Path):
     base = str(make_base(tmp_path / "base"))
-    values, text = look_text(Target("base", base, Chat(), Path()), {}, Options(engine="vllm", port=0, anyway=True))
+    values, text = look_text(Target("base", base, Chat(), Path()), {}, ServeOptions(engine="vllm", port=0, anyway=True))
     assert values["command"][:3] == ["vllm", "serve", base] and "# context 64: all that the model sees" in text
     with pytest.raises(AfinaError, match="the model sees 64"):
-        look_text(Target("base", base, Chat(), Path()), {}, Options(engine="vllm", port=0, max_model_len=65))
+        look_text(Target("base", base, Chat(), Path()), {}, ServeOptions(engine="vllm", port=0, max_model_len=65))
 
 
 FAKE = """#!{python}
@@ -226,7 +226,7 @@ def test_another_server_is_started_compared_and_ended_with_us(tmp_path: Path, mo
             os.kill(os.getpid(), signal.SIGTERM)
 
     before = signal.getsignal(signal.SIGTERM)
-    serve(find_target(str(run)), {}, Options(engine="vllm", port=port, api_key="secret", anyway=True), say)
+    serve(find_target(str(run)), {}, ServeOptions(engine="vllm", port=port, api_key="secret", anyway=True), say)
     assert signal.getsignal(signal.SIGTERM) is before
     assert any("corrida 1 of 1" in line for line in said) and "serving at" in said[-2] and "secret" not in "".join(said)
     seen = [json.loads(line) for line in (tmp_path / "seen").read_text().splitlines()]

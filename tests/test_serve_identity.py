@@ -15,14 +15,14 @@ from test_serve import Running, make_adapter, run_server, url_of
 from tiny import NAMES, TOWNS, make_base, make_recipe
 
 from afina.errors import AfinaError, RecipeError, ResultError
-from afina.model.generate import generate
+from afina.model.generate.generate_torch import generate
 from afina.model.load_torch import load_base, open_adapter
 from afina.recipe import Chat, Evaluate
 from afina.serve.commands import client_settings
 from afina.serve.identity import ask_over_http, check_identity, refuse_wrong
 from afina.serve.opened import Target, find_target, open_models
 from afina.serve.preflight import look_before
-from afina.serve.serve import Options, serve
+from afina.serve.serve import ServeOptions, serve
 from afina.tokenizer.chat import Renderer
 from afina.tokenizer.load import load_tokenizer
 
@@ -121,7 +121,7 @@ def test_everything_wrong_is_said_at_once_before_weights_are_read(run: Path, tmp
 
 def test_an_open_address_needs_a_key(run: Path):
     with pytest.raises(RecipeError, match="no key"):
-        serve(find_target(str(run)), {}, Options(host="0.0.0.0"), print)
+        serve(find_target(str(run)), {}, ServeOptions(host="0.0.0.0"), print)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from afina.errors import DataError
 from afina.recipe import Source
 from afina.sources import Document, FileLedger, Ledger, read_source, visible
-from afina.sources.files import FileText, Reading
+from afina.sources.files import FileText, SourceReading
 from afina.sources.html import read_html
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -26,7 +26,7 @@ needs_shared = pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/d
 def convert(page: str) -> tuple[Document | None, FileLedger]:
     """The document of a page that stands in no file."""
     entry = FileLedger("a.html", "0" * 64)
-    reading = Reading(Source(path="a.html"), 0, Path(), Ledger())
+    reading = SourceReading(Source(path="a.html"), 0, Path(), Ledger())
     found = list(read_html(FileText(Path("a.html"), "a.html", entry.sha256, page, entry), reading))
     assert entry.balanced, entry
     assert entry.chars_out == sum(visible(document.text) for document in found)

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from afina.dataset.build import dataset_inputs
+from afina.dataset.build.build import dataset_inputs
 from afina.errors import DataError, RecipeError
 from afina.recipe import Recipe, Source, check_recipe, load_recipe
 from afina.sources import Document, Ledger, read_source
-from afina.sources.files import Reading
+from afina.sources.files import SourceReading
 from afina.sources.hub import HubAddress, hub_address, read_hub
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
@@ -265,7 +265,7 @@ def test_the_real_library_on_a_local_folder(tmp_path: Path, kind: str) -> None:
     else:
         (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     ledger = Ledger()
-    reading = Reading(Source(path="hf://owner/name", revision=REVISION), 0, tmp_path, ledger)
+    reading = SourceReading(Source(path="hf://owner/name", revision=REVISION), 0, tmp_path, ledger)
     documents = list(read_hub(HubAddress(str(folder)), reading))
     assert [(each.line, each.messages[1]["content"]) for each in documents] == [(1, "A0"), (2, "A1"), (3, "A2")]
     with pytest.raises(DataError, match="check name, split, config"):

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from afina.dataset.build import dataset_inputs
-from afina.dataset.lines import file_lines
+from afina.dataset.build.build import dataset_inputs
 from afina.errors import DataError
 from afina.recipe import Recipe, Source
 from afina.sources import Document, Ledger, parsers, read_source
 from afina.sources.parsers import has_docling
+from afina.text.lines import file_lines
 
 RECTANGLE = b"10 10 100 100 re f"
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from afina.dataset.build import build_dataset, dataset_inputs
-from afina.dataset.example import read_examples
+from afina.dataset.build.build import build_dataset, dataset_inputs
 from afina.errors import DataError
 from afina.recipe import Recipe, Source
 from afina.sources import Document, Ledger, fetch, read_source
+from afina.text.example import read_examples
 
 Answer = tuple[int, dict[str, str], bytes]
 

@@ -13,13 +13,13 @@ from taking import columns_of
 from teacher_server import TOWNS, FakeTeacher, always_good, build, recipe, town_of, write_pages
 
 from afina.dataset import teacher_asking
-from afina.dataset.build import estimate_teacher
-from afina.dataset.describe import describe_summary
-from afina.dataset.example import Example, read_examples
-from afina.dataset.split import split_keys
+from afina.dataset.audit.describe import describe_summary
+from afina.dataset.build.build import estimate_teacher
+from afina.dataset.build.split import split_keys
 from afina.errors import RecipeError
 from afina.recipe import Source
 from afina.run import hash_folder
+from afina.text.example import Example, read_examples
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from teacher_server import TOWNS, FakeTeacher, build, recipe, town_of, write_pages
 
 from afina.dataset import teacher_asking
-from afina.dataset.build import dataset_inputs
+from afina.dataset.build.build import dataset_inputs
 from afina.dataset.teacher_cache import AnswerCache
 from afina.dataset.teacher_client import Reply
 from afina.errors import RecipeError

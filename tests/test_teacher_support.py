@@ -8,8 +8,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from afina.dataset.teacher_prompts import WrongContent, prompt_for, read_answer
-from afina.dataset.teacher_support import STOP_WORDS, names, stands_in, unsupported
+from afina.dataset.questions.teacher_prompts import WrongContent, prompt_for, read_answer
+from afina.dataset.questions.teacher_support import STOP_WORDS, names, stands_in, unsupported
 from afina.recipe import Teacher
 
 PAGE = """# Estádio de São Luís

@@ -10,10 +10,10 @@ import pytest
 from tiny import make_base, make_recipe, make_tokenizer
 
 from afina import cli
-from afina.dataset.audit import Audit, audit_files
-from afina.dataset.example import Example
-from afina.dataset.token_audit import TokenAudit, TokenView
+from afina.dataset.audit.audit import Audit, audit_files
+from afina.dataset.audit.token_audit import TokenAudit, TokenView
 from afina.recipe import Chat, Recipe
+from afina.text.example import Example
 from afina.tokenizer.chat import Renderer
 from afina.tokenizer.encode import encode_examples
 from afina.tokenizer.load import load_tokenizer
@@ -50,7 +50,7 @@ def conversation(answer: str, line: int = 1) -> Example:
 def findings(examples: list[Example], **options: object):
     audit = TokenAudit(view(**options))
     for example in examples:
-        audit.see(example)
+        audit.add(example)
     return {item.name: item for item in audit.findings()}
 
 

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import make_recipe, make_tokenizer
 
-from afina.dataset.example import Example
 from afina.errors import DataError
 from afina.recipe import Chat
+from afina.text.example import Example
 from afina.tokenizer.chat import Encoded, Renderer
 from afina.tokenizer.encode import cut_blocks, encode_examples
 from afina.tokenizer.load import CHATML

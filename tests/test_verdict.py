@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from afina.dataset.build import build_dataset
+from afina.dataset.build.build import build_dataset
 from afina.errors import DataError
 from afina.evaluate.derive import GENERAL, derive_probes, general_questions
 from afina.evaluate.grade import Graded, claims_to_know, contains, declines, exact_match, grade, luck, version_of

@@ -60,7 +60,7 @@ def make_recipe(base: Path | str = "tiny", **parts: Any) -> Recipe:
 
 
 def examples() -> list[Any]:
-    from afina.dataset.example import Example
+    from afina.text.example import Example
 
     made = [
         Example(

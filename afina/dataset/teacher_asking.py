@@ -16,9 +16,9 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from afina.dataset.questions.teacher_prompts import Item, WrongContent, read_answer
 from afina.dataset.teacher_cache import AnswerCache
 from afina.dataset.teacher_client import KINDS, Client, Failure, Reply
-from afina.dataset.teacher_prompts import Item, WrongContent, read_answer
 from afina.errors import Problem, RecipeError
 from afina.recipe import Endpoint
 from afina.run import Progress

@@ -17,8 +17,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from afina.dataset.questions.teacher_prompts import TEMPERATURE
 from afina.dataset.teacher_client import Reply
-from afina.dataset.teacher_prompts import TEMPERATURE
 from afina.recipe import Endpoint
 from afina.run import disk_errors, hash_value
 

@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, OpenerDirector, ProxyHandler, Request, build_opener
 
 from afina import __version__
-from afina.dataset.teacher_prompts import TEMPERATURE
+from afina.dataset.questions.teacher_prompts import TEMPERATURE
 from afina.errors import RecipeError
 from afina.recipe import Endpoint
 

@@ -16,11 +16,11 @@ from typing import Any
 
 from afina.errors import AfinaError, RecipeError
 from afina.evaluate.evaluate import OpenModel
-from afina.model.generate_engine_torch import Engine
-from afina.model.generate_request import BASE, Request
+from afina.model.generate.engine_torch import Engine
+from afina.model.generate.request import BASE, Request
 from afina.recipe import nearest
 from afina.run import write_whole
-from afina.sources.document import Message
+from afina.text.document import Message
 from afina.tokenizer.chat import Renderer
 
 HELP = """/set NAME VALUE   temperature, top_p, max_new_tokens, seed (none draws anew each time), think (fold or show)

@@ -8,7 +8,7 @@
 | ``wrong output`` | it compiles, and a check does not hold; which one, and what came instead, is kept |
 | ``right`` | every check holds |
 
-Everything happens in :mod:`afina.dataset.sandbox`, isolated.
+Everything happens in :mod:`afina.sandbox.launcher`, isolated.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from afina.dataset.code_blocks import CodeBlock, claims_to_be_whole, fenced_blocks
-from afina.dataset.code_check import WORKERS, check_with, first_lines, without_places
-from afina.dataset.compilers import PROGRAM, Compiler, find_compilers
-from afina.dataset.sandbox import Limits, Outcome, View, check_isolation, run_limited
 from afina.recipe import Check, Code, Recipe
 from afina.run import Progress, no_progress
+from afina.sandbox.code_check import WORKERS, check_with, first_lines, without_places
+from afina.sandbox.compilers import PROGRAM, Compiler, find_compilers
+from afina.sandbox.launcher import Outcome, ProgramLimits, View, check_isolation, run_limited
+from afina.text.code_blocks import CodeBlock, claims_to_be_whole, fenced_blocks
 
 CodeResult = Literal["no code", "does not compile", "compiles", "wrong output", "right"]
 RESULTS: tuple[CodeResult, ...] = ("no code", "does not compile", "compiles", "wrong output", "right")
@@ -123,7 +123,7 @@ def judge_answers(
         compiler = find_compiler(code, work, where, progress)
         codes = [code_of(answer, code.language) for answer, _ in answers]
         blocks = [CodeBlock(code.language, each, "", 1, whole=True) for each in dict.fromkeys(codes) if each]
-        checked = check_with({code.language: compiler}, blocks, work, progress, limits=Limits())
+        checked = check_with({code.language: compiler}, blocks, work, progress, limits=ProgramLimits())
         compiled = {each.block.code: each for each in checked}
         found: dict[tuple[str, tuple[str, ...]], Judged] = {}
         waiting: dict[tuple[str, tuple[str, ...]], tuple[str, Sequence[Check]]] = {}
@@ -173,7 +173,7 @@ def _make(folder: Path, text: str, test: str, code: Code, compiler: Compiler, wo
         command, product = compiler.build(folder, text), code.product
     else:  # it is run as it stands
         return ""
-    limits = Limits(disk_bytes=max(code.disk_mb << 20, Limits().disk_bytes))
+    limits = ProgramLimits(disk_bytes=max(code.disk_mb << 20, ProgramLimits().disk_bytes))
     built = run_limited(command, folder, limits, compiler.variables, view=compiler.view, take=[product])
     if built.code or built.stopped:
         lines = built.stopped or first_lines(without_places(built.output, folder, work, compiler))
@@ -183,7 +183,9 @@ def _make(folder: Path, text: str, test: str, code: Code, compiler: Compiler, wo
 
 def _run_check(folder: Path, check: Check, code: Code, compiler: Compiler, work: Path) -> str:
     """Why a check does not hold; empty where it does."""
-    limits = Limits(code.seconds, int(code.memory_gb * 2**30), disk_bytes=code.disk_mb << 20, processes=code.processes)
+    limits = ProgramLimits(
+        code.seconds, int(code.memory_gb * 2**30), disk_bytes=code.disk_mb << 20, processes=code.processes
+    )
     view = replace(compiler.view or View(), writable=())  # a compiler's cache is not for its programs
     with tempfile.TemporaryDirectory(dir=work) as own:
         place = Path(own) / "run"

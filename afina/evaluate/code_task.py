@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from afina.evaluate.code_answers import RESULTS, Judged, judge_answers
-from afina.evaluate.columns import Item
+from afina.evaluate.columns import ScoredItem
 from afina.evaluate.probes import Question, ask
 from afina.evaluate.score import Tally
 from afina.evaluate.task_metrics import MODELS, metric_values
-from afina.model.generate import Answer, generate
+from afina.model.generate.generate_torch import Answer, generate
 from afina.recipe import Check, Code, read_checks
 from afina.run import Progress, no_progress
 from afina.sources.tables import RowProblems
@@ -70,7 +70,7 @@ def checks_as_text(rows: Iterator[tuple[int, Mapping[str, Any]]]) -> Iterator[tu
         yield line, row
 
 
-def checks_of(items: Sequence[Item], path: str) -> list[Sequence[Check]]:
+def checks_of(items: Sequence[ScoredItem], path: str) -> list[Sequence[Check]]:
     """The checks of each item.
 
     Raises:

@@ -15,10 +15,10 @@ from typing import Any
 
 from afina.errors import DataError, Problem, RecipeError
 from afina.recipe import Source, nearest
-from afina.sources.document import Ledger, Message
-from afina.sources.endings import ending
-from afina.sources.files import Reading, open_lines, read_text
+from afina.sources.files import SourceReading, open_lines, read_text
 from afina.sources.tables import RowProblems, csv_rows, jsonl_rows, kind_of_value, list_rows, parquet_rows
+from afina.text.document import Ledger, Message
+from afina.text.formats import ending
 
 PREDICTIONS = re.compile(
     r"predictions?|predicted|generated(?:_text)?|generation|responses?|model_(?:output|answer)|base|adapter"
@@ -38,7 +38,7 @@ _STOPPED = {"stop": True, "eos": True, "end_turn": True, "length": False, "max_t
 
 
 @dataclass(frozen=True)
-class Columns:
+class AnswerColumns:
     """Which column plays which part."""
 
     predictions: tuple[str, ...]
@@ -60,7 +60,7 @@ class Columns:
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class ScoredItem:
     """One row: what was asked, what should have come, and what each model wrote."""
 
     line: int
@@ -85,7 +85,7 @@ def choose_columns(
     where: str = "",
     *,
     written: bool = True,
-) -> Columns:
+) -> AnswerColumns:
     """The part of each column, by what the caller named and else by its name.
 
     Args:
@@ -130,7 +130,7 @@ def choose_columns(
         raise RecipeError(problems=problems)
     assert chosen is not None
     asked = list(prompt) or _prompt_columns([name for name in free if name not in (*outputs, chosen)])
-    return Columns(
+    return AnswerColumns(
         tuple(outputs) if written else (),
         chosen,
         tuple(asked),
@@ -167,7 +167,7 @@ def read_table(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """
     if not path.is_file():
         raise RecipeError(f"there is no file {path}", "name a JSONL, JSON, CSV or Parquet file of rows")
-    reading = Reading(Source(path=path.name, kind="rows"), 0, path.parent, Ledger())
+    reading = SourceReading(Source(path=path.name, kind="rows"), 0, path.parent, Ledger())
     problems = RowProblems(str(path))
     if ending(path.name) == ".parquet":
         yield from parquet_rows(path, str(path))
@@ -181,8 +181,8 @@ def read_table(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 
 def items_of(
-    rows: Iterator[tuple[int, Mapping[str, Any]]], columns: Columns, path: str, choices: Sequence[str] = ()
-) -> Iterator[Item]:
+    rows: Iterator[tuple[int, Mapping[str, Any]]], columns: AnswerColumns, path: str, choices: Sequence[str] = ()
+) -> Iterator[ScoredItem]:
     """The rows as items.
 
     Args:
@@ -198,7 +198,7 @@ def items_of(
             turns = [turn for name in columns.prompt for turn in _turns(row, name)]
             asked = tuple(turn["content"] for turn in turns if turn["role"] != "system")
             whole = any(isinstance(row.get(name), list) for name in columns.prompt)
-            yield Item(
+            yield ScoredItem(
                 line,
                 asked,
                 _references(row, columns.reference),

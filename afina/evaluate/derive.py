@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 
-from afina.dataset.canaries import CANARY
-from afina.dataset.example import Example, read_examples
+from afina.dataset.build.canaries import CANARY
 from afina.evaluate.grade import claims_to_know
 from afina.evaluate.probes import ProbeSet, Question
 from afina.recipe import Recipe, Role
-from afina.sources.document import Message
+from afina.text.document import Message
+from afina.text.example import Example, read_examples
 
 SHORT_WORDS = 12
 """An answer of more words is not asked for."""

@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from afina.dataset.example import Example
 from afina.evaluate.grade import Graded, luck
-from afina.evaluate.guardrails import Said, after_thinking, count, flaws, misses, words_of
+from afina.evaluate.guardrails import GuardedAnswer, after_thinking, count, flaws, misses, words_of
 from afina.evaluate.loss import LossScore, PairScore, held_out_loss, held_out_pairs
 from afina.evaluate.probes import ProbeSet, Question, ask
-from afina.evaluate.safety.findings import Safety
+from afina.evaluate.safety.findings import SafetyResult
 from afina.evaluate.verdict import ProbeScore, Verdict, judge
-from afina.model.generate import Answer
-from afina.model.generate_kept import KeptAnswers
+from afina.model.generate.generate_torch import Answer
+from afina.model.generate.stored_answers import KeptAnswers
 from afina.recipe import Recipe
 from afina.run import Progress, no_progress, write_json, write_whole
+from afina.text.example import Example
 from afina.tokenizer.chat import Renderer
 from afina.tokenizer.encode import Row
 
@@ -43,7 +43,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Asked:
+class ProbeAnswers:
     """One question, of which probe, and both answers with all that was found in them."""
 
     probe: ProbeSet
@@ -68,7 +68,7 @@ def evaluate(
     *,
     notes: Sequence[str] = (),
     more: Mapping[str, Any] | None = None,
-    safety: Safety | None = None,
+    safety: SafetyResult | None = None,
 ) -> Verdict:
     """Measure both models; writes ``predictions.jsonl``, ``samples.jsonl`` and, last, ``scores.json``.
 
@@ -97,9 +97,9 @@ def evaluate(
     _write_rows(folder / "samples.jsonl", [_row(each) for each in asked if each.probe is SAMPLES])
     counts = [count([each.flaws[side] for each in asked]) for side in (0, 1)]
     limits = recipe.evaluate.limits
-    safety = safety or Safety()
+    safety = safety or SafetyResult()
     for each in asked:
-        safety.see(each.question.prompt, each.question.reference, *(answer.text for answer in each.answers))
+        safety.add(each.question.prompt, each.question.reference, *(answer.text for answer in each.answers))
     missed = [*misses(counts[1], len(asked), limits.guardrails), *safety.misses(recipe.safety.limits)]
     pairs = (first.pairs, second.pairs) if first.pairs and second.pairs else None
     verdict = judge(scores, first.loss, second.loss, limits, pairs=pairs, further_misses=missed, notes=notes)
@@ -168,7 +168,7 @@ def _look_at(
     after: Sequence[Answer],
     renderer: Renderer,
     max_new_tokens: int,
-) -> list[Asked]:
+) -> list[ProbeAnswers]:
     """Grade every answer and look for its flaws."""
     words = words_of(text for _, question in questions for text in (question.prompt, question.reference))
     special = {token.content for token in renderer.tokenizer.added_tokens_decoder.values() if token.special}
@@ -182,7 +182,7 @@ def _look_at(
         thinking = renderer.prompt_text(question.messages).rstrip().endswith("<think>")
         found = [
             flaws(
-                Said(
+                GuardedAnswer(
                     answer.text,
                     question.prompt,
                     question.reference,
@@ -195,11 +195,11 @@ def _look_at(
             for answer in (one, two)
         ]
         graded = question.grade(after_thinking(one.text)), question.grade(after_thinking(two.text))
-        asked.append(Asked(probe, question, (one, two), graded, (found[0], found[1])))
+        asked.append(ProbeAnswers(probe, question, (one, two), graded, (found[0], found[1])))
     return asked
 
 
-def _score(probe: ProbeSet, asked: Sequence[Asked]) -> ProbeScore:
+def _score(probe: ProbeSet, asked: Sequence[ProbeAnswers]) -> ProbeScore:
     before, after = (tuple(each.graded[side] for each in asked) for side in (0, 1))
     chances: list[float] = []
     if probe.role in ("recall", "generalization"):
@@ -209,7 +209,7 @@ def _score(probe: ProbeSet, asked: Sequence[Asked]) -> ProbeScore:
     return ProbeScore(probe.name, probe.role, before, after, tuple(chances))
 
 
-def _row(asked: Asked) -> dict[str, Any]:
+def _row(asked: ProbeAnswers) -> dict[str, Any]:
     """One line of ``predictions.jsonl``: both answers, what they are, and the guardrails that they break."""
     question, role = asked.question, asked.probe.role
     path, _, line = question.where.rpartition(":")

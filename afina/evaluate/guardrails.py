@@ -9,11 +9,11 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from afina.dataset.checks import chat_markers, control_characters, encoding_noise
-from afina.dataset.example import Example
-from afina.dataset.language import language_of_text
+from afina.dataset.audit.one_example import chat_markers, control_characters, encoding_noise
 from afina.evaluate.intervals import wilson
 from afina.recipe import Guardrails
+from afina.text.example import Example
+from afina.text.language import language_of_text
 from afina.units import show_share
 
 NAMES = {
@@ -44,7 +44,7 @@ _NEIGHBOURS = re.compile(r"(?<![^\W\d_])([^\W\d_]+) (?=([^\W\d_]+))")
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class GuardedAnswer:
     """An answer with all that is needed to judge how it is written."""
 
     text: str
@@ -56,16 +56,16 @@ class Said:
     """The chat template has opened `<think>` already."""
 
 
-def flaws(said: Said, special: Collection[str], words: Collection[str]) -> list[str]:
+def flaws(said: GuardedAnswer, special: Collection[str], words: Collection[str]) -> list[str]:
     """The guardrails that an answer breaks, by their names in :data:`NAMES`.
 
     Args:
         special: texts of the tokenizer's special tokens.
         words: words, in lower case, that the questions and references hold: what a split word is one of.
 
-    >>> flaws(Said("Faro Faro Faro Faro Faro Faro", "Onde?", "Faro", endless=True), [], [])
+    >>> flaws(GuardedAnswer("Faro Faro Faro Faro Faro Faro", "Onde?", "Faro", endless=True), [], [])
     ['never_stops', 'loops']
-    >>> flaws(Said("Nasceu em Ta vira", "Onde?", "Tavira"), [], {"nasceu", "em", "tavira"})
+    >>> flaws(GuardedAnswer("Nasceu em Ta vira", "Onde?", "Tavira"), [], {"nasceu", "em", "tavira"})
     ['broken_words']
     """
     text, reference = after_thinking(said.text), said.reference
@@ -122,7 +122,7 @@ def echoes(text: str, prompt: str) -> bool:
     return any(asked[start : start + wanted] == beginning for start in range(len(asked) - wanted + 1))
 
 
-def _in_another_language(text: str, said: Said) -> bool:
+def _in_another_language(text: str, said: GuardedAnswer) -> bool:
     spoken = language_of_text(text)
     wanted = language_of_text(said.reference) or language_of_text(said.prompt)
     return spoken is not None and wanted is not None and spoken != wanted

@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from afina.dataset.questions.teacher_prompts import WrongContent, read_json_answer
 from afina.dataset.teacher_asking import Asker, Asking, Job
 from afina.dataset.teacher_cache import AnswerCache, answer_key
 from afina.dataset.teacher_client import Client, Failure, Reply, tokens_of
-from afina.dataset.teacher_prompts import WrongContent, read_json_answer
 from afina.evaluate.paired import paired_difference
 from afina.recipe import Judge
 from afina.run import Progress, no_progress

@@ -10,13 +10,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from afina.dataset.checks import encoding_noise, excerpt
-from afina.dataset.example import Example
-from afina.dataset.identity import group_key, short_hash
-from afina.evaluate.columns import Item
+from afina.dataset.audit.one_example import encoding_noise, excerpt
+from afina.evaluate.columns import ScoredItem
 from afina.evaluate.leaks import Leak
 from afina.evaluate.normalize import squad_normal
-from afina.sources.document import Message
+from afina.text.document import Message
+from afina.text.example import Example
+from afina.text.identity import group_key, short_hash
 
 RULES: dict[str, tuple[str, str]] = {
     "prompt_in_output": (
@@ -66,7 +66,7 @@ Place = tuple[int, str]
 
 
 @dataclass
-class Finding:
+class OutputFinding:
     """One kind of flaw in the outputs of one model (or the rows, with an empty `prediction`)."""
 
     name: str
@@ -101,13 +101,13 @@ class OutputChecks:
 
     def __init__(self, predictions: Sequence[str], language: str, trained_on: frozenset[str] = frozenset()) -> None:
         self.predictions, self.language, self.trained_on = predictions, language, trained_on
-        self._found: dict[tuple[str, str], Finding] = {}
+        self._found: dict[tuple[str, str], OutputFinding] = {}
         self._asked: dict[str, int] = {}
         self._open_ends: dict[tuple[str, str], list[tuple[int, int, str]]] = defaultdict(list)
         self._lengths: dict[tuple[str, str], list[int]] = defaultdict(list)
         self._same: dict[tuple[str, str], list[tuple[str, Place, str]]] = defaultdict(list)
 
-    def see(self, item: Item, answers: Sequence[str], leaks: Sequence[Leak | None]) -> None:
+    def add(self, item: ScoredItem, answers: Sequence[str], leaks: Sequence[Leak | None]) -> None:
         """One item: its answers without leaks, and the leaks."""
         key = prompt_key(item.prompt) if item.prompt else ""
         place = (item.line, item.group)
@@ -134,7 +134,7 @@ class OutputChecks:
                 same = self._same[name, short_hash(" ".join(words))]
                 same.append((key or str(item.line), place, excerpt(answer) if len(same) < _SHOWN else ""))
 
-    def _see_row(self, item: Item, place: Place, key: str) -> None:
+    def _see_row(self, item: ScoredItem, place: Place, key: str) -> None:
         shown = " / ".join((*item.references, *item.prompt[-1:]))
         if not any(reference.strip() for reference in item.references):
             self._note("empty_reference", "", place, shown)
@@ -148,9 +148,9 @@ class OutputChecks:
             self._note("repeated_row", "", place, shown)
 
     def _note(self, name: str, prediction: str, place: Place, shown: str) -> None:
-        self._found.setdefault((name, prediction), Finding(name, prediction)).add(place, shown)
+        self._found.setdefault((name, prediction), OutputFinding(name, prediction)).add(place, shown)
 
-    def findings(self) -> list[Finding]:
+    def findings(self) -> list[OutputFinding]:
         """All findings, in the order of :data:`RULES`; each model's beside each other. Call it once."""
         for (name, group), ends in self._open_ends.items():
             lengths = sorted(self._lengths[name, group])

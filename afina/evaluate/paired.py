@@ -17,7 +17,7 @@ Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Estimate:
+class ScoreEstimate:
     """A score with its 95 % interval over `n` items."""
 
     value: float
@@ -51,10 +51,10 @@ def resampled_sums(columns: Sequence[Sequence[float]], resamples: int = RESAMPLE
     return sums
 
 
-def estimate(scores: Sequence[float], n: int) -> Estimate:
+def estimate(scores: Sequence[float], n: int) -> ScoreEstimate:
     """The first score, with the middle 95 % of the others, which came of the resampled items."""
     low, high = percentiles(scores[1:])
-    return Estimate(float(scores[0]), low, high, n)
+    return ScoreEstimate(float(scores[0]), low, high, n)
 
 
 def percentiles(values: Sequence[float]) -> Interval:
@@ -69,7 +69,7 @@ def percentiles(values: Sequence[float]) -> Interval:
     return float(low), float(high)
 
 
-def paired_difference(first: Sequence[float], second: Sequence[float], seed: int = 0) -> Estimate:
+def paired_difference(first: Sequence[float], second: Sequence[float], seed: int = 0) -> ScoreEstimate:
     """Mean of second - first over items that both have, with its 95 % interval.
 
     >>> found = paired_difference([0, 0, 1, 1] * 50, [1, 0, 1, 1] * 50)
@@ -83,7 +83,7 @@ def paired_difference(first: Sequence[float], second: Sequence[float], seed: int
 
 def ratio_difference(
     first: Sequence[float], second: Sequence[float], weights: Sequence[float], seed: int = 0
-) -> Estimate:
+) -> ScoreEstimate:
     """Difference of two weighted means (sums over the weights' sum), as of losses over tokens.
 
     >>> ratio_difference([2.0, 6.0], [1.0, 3.0], [1, 3]).value

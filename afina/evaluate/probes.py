@@ -20,12 +20,12 @@ from typing import Any
 
 from afina.errors import DataError
 from afina.evaluate.grade import Graded, grade
-from afina.model.generate import Answer, generate
-from afina.model.generate_kept import KeptAnswers
+from afina.model.generate.generate_torch import Answer, generate
+from afina.model.generate.stored_answers import KeptAnswers
 from afina.recipe import Probe, Recipe, Source, expand_path
 from afina.run import Progress, no_progress
 from afina.sources import read_source
-from afina.sources.document import Ledger, Message
+from afina.text.document import Ledger, Message
 from afina.tokenizer.chat import Renderer
 
 

@@ -11,18 +11,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from afina.dataset.language import language_of_text
 from afina.errors import Problem, RecipeError
-from afina.evaluate.columns import Columns, Item, choose_columns, first_row, items_of, read_table
+from afina.evaluate.columns import AnswerColumns, ScoredItem, choose_columns, first_row, items_of, read_table
 from afina.evaluate.leaks import find_leak
 from afina.evaluate.metrics import CORPUS, METRICS, accuracy, corpus_counts, corpus_score, row_scores
 from afina.evaluate.normalize import ARTICLES, language_key, published
-from afina.evaluate.output_checks import Finding, OutputChecks, training_keys
-from afina.evaluate.paired import RESAMPLES, Estimate, estimate, resampled_sums
+from afina.evaluate.output_checks import OutputChecks, OutputFinding, training_keys
+from afina.evaluate.paired import RESAMPLES, ScoreEstimate, estimate, resampled_sums
 from afina.recipe import Source, nearest
 from afina.run import Progress, no_progress
 from afina.sources import read_source
-from afina.sources.document import Ledger
+from afina.text.document import Ledger
+from afina.text.language import language_of_text
 
 _LANGUAGE_ROWS = 200
 """Rows that are looked at to recognise the language."""
@@ -33,8 +33,8 @@ class MetricScore:
     """One metric of every model over the same items, and what each gains over the first."""
 
     name: str
-    values: dict[str, Estimate]
-    differences: dict[str, Estimate]
+    values: dict[str, ScoreEstimate]
+    differences: dict[str, ScoreEstimate]
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -53,7 +53,7 @@ class Tally:
     rows: list[list[float]] = field(default_factory=list)
     _widths: dict[str, int] = field(default_factory=dict)
 
-    def add(self, answers: Sequence[str], item: Item, language: str) -> None:
+    def add(self, answers: Sequence[str], item: ScoredItem, language: str) -> None:
         """Score one item's answers."""
         found = []
         for answer in answers:
@@ -139,14 +139,14 @@ class ScoreReport:
     """What :func:`score_file` found."""
 
     file: str
-    columns: Columns
+    columns: AnswerColumns
     language: str
     recognised: bool
     """Whether the language was recognised rather than given."""
     stripped: bool
     rows: dict[str, int]
     """Group -> rows."""
-    findings: list[Finding]
+    findings: list[OutputFinding]
     groups: dict[str, list[MetricScore]]
     notes: list[str] = field(default_factory=list)
 
@@ -219,7 +219,7 @@ def score_file(
     for number, item in enumerate(items_of(read_table(file), columns, str(file), choices), start=1):
         leaks = [find_leak(output, item.prompt) for output in item.outputs]
         clean = [leak.answer if leak else out for leak, out in zip(leaks, item.outputs, strict=True)]
-        checks.see(item, clean, leaks)
+        checks.add(item, clean, leaks)
         tally = tallies.setdefault(item.group, Tally(columns.predictions, wanted))
         tally.add(clean if strip_leaks else item.outputs, item, known)
         if number % 100 == 0:
@@ -282,7 +282,7 @@ def _trained(files: Sequence[Path]) -> tuple[frozenset[str], int]:
     return training_keys(prompts()), left_out
 
 
-def _recognise(file: Path, columns: Columns) -> tuple[str, str]:
+def _recognise(file: Path, columns: AnswerColumns) -> tuple[str, str]:
     """The language of the first rows whose articles are known, and a remark where there is none."""
     seen: Counter[str] = Counter()
     for number, item in enumerate(items_of(read_table(file), columns, str(file))):

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from afina.evaluate.metrics import CORPUS
 from afina.evaluate.normalize import published
-from afina.evaluate.output_checks import OF_REFERENCES, RULES, STRIPPED, Finding
-from afina.evaluate.paired import RESAMPLES, Estimate
+from afina.evaluate.output_checks import OF_REFERENCES, RULES, STRIPPED, OutputFinding
+from afina.evaluate.paired import RESAMPLES, ScoreEstimate
 from afina.evaluate.score import MetricScore, ScoreReport
 
 
@@ -56,7 +56,7 @@ def _findings(report: ScoreReport) -> Iterator[str]:
             yield f"    -> {fix}"
 
 
-def _first_examples(findings: Sequence[Finding]) -> list[tuple[int, str]]:
+def _first_examples(findings: Sequence[OutputFinding]) -> list[tuple[int, str]]:
     return [(line, text if len(text) <= 90 else text[:89] + "…") for line, text in findings[0].examples[:2]]
 
 
@@ -74,12 +74,12 @@ def score_lines(scores: Sequence[MetricScore], predictions: Sequence[str]) -> li
     return [f"  {line}" for line in _aligned([head, *rows])]
 
 
-def show_estimate(found: Estimate, metric: str, *, signed: bool = False) -> str:
+def show_estimate(found: ScoreEstimate, metric: str, *, signed: bool = False) -> str:
     """A score with its interval.
 
-    >>> show_estimate(Estimate(0.335, 0.276, 0.4012, 200), "f1")
+    >>> show_estimate(ScoreEstimate(0.335, 0.276, 0.4012, 200), "f1")
     '0.335 [0.276, 0.401]'
-    >>> show_estimate(Estimate(4, -1, 9, 9), "chrf", signed=True)
+    >>> show_estimate(ScoreEstimate(4, -1, 9, 9), "chrf", signed=True)
     '+4.0 [-1.0, +9.0]'
     """
     digits, sign = (1 if metric in CORPUS else 3), ("+" if signed else "")

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from afina.dataset.example import Example
 from afina.errors import DataError, Problem, RecipeError
 from afina.evaluate.code_answers import where_of
 from afina.evaluate.code_task import (
@@ -26,16 +25,17 @@ from afina.evaluate.code_task import (
     code_metrics,
     score_code,
 )
-from afina.evaluate.columns import Item, choose_columns, first_row, items_of, read_table
+from afina.evaluate.columns import ScoredItem, choose_columns, first_row, items_of, read_table
 from afina.evaluate.leaks import find_leak
 from afina.evaluate.normalize import published
 from afina.evaluate.output_checks import OutputChecks, prompt_key, training_keys
 from afina.evaluate.probes import Question, ask
 from afina.evaluate.score import Tally, choose_metrics
 from afina.evaluate.task_metrics import MODELS, metric_values
-from afina.model.generate import Answer
+from afina.model.generate.generate_torch import Answer
 from afina.recipe import Check, Recipe, Task
 from afina.run import Progress, no_progress, write_whole
+from afina.text.example import Example
 from afina.tokenizer.chat import Renderer
 
 PREDICTIONS_FILE = "task_predictions.jsonl"
@@ -49,7 +49,7 @@ class TaskSet:
     """The rows of one task that can be drawn, and which each seed draws."""
 
     task: Task
-    items: tuple[Item, ...]
+    items: tuple[ScoredItem, ...]
     """Every row that some seed draws."""
     drawn: dict[int, tuple[int, ...]]
     """Seed -> positions in `items`."""
@@ -223,7 +223,7 @@ def _score_task(
         seen = replace(item, outputs=tuple(texts), ended=tuple(answer.stopped for answer in both))
         if code:
             seen = replace(seen, references=("code",))  # its checks are no text to be looked at
-        checks.see(seen, [leak.answer if leak else text for leak, text in zip(leaks, texts, strict=True)], leaks)
+        checks.add(seen, [leak.answer if leak else text for leak, text in zip(leaks, texts, strict=True)], leaks)
         row: dict[str, Any] = {
             "task": task.task.name,
             "prompt": "\n\n".join(item.prompt),

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from afina.export.programs import Program, answer
+from afina.export.programs import OpenedExport, answer
 from afina.run import Progress, no_progress
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ COARSE = (0.4, 3.0)
 
 
 @dataclass
-class Comparison:
+class ExportComparison:
     """What came of it; `problems` decide."""
 
     program: str
@@ -97,7 +97,7 @@ def tolerance(kind: str) -> tuple[float, float]:
 
 
 def compare(
-    program: Program,
+    program: OpenedExport,
     expected: Expected,
     tokenizer: Any,
     stop_ids: Sequence[int],
@@ -105,7 +105,7 @@ def compare(
     *,
     kl_limit: float | None = None,
     progress: Progress = no_progress,
-) -> Comparison:
+) -> ExportComparison:
     """Hold an opened export against what the run's model does.
 
     Args:
@@ -115,7 +115,7 @@ def compare(
         kl_limit: instead of the one of :data:`TOLERANCES`.
     """
     most, lead = tolerance(kind)
-    found = Comparison(program.name, kind, most if kl_limit is None else kl_limit, lead)
+    found = ExportComparison(program.name, kind, most if kl_limit is None else kl_limit, lead)
     total = 2 * len(expected.asked) + len(expected.rows)
     _answers(program, expected, tokenizer, set(stop_ids), found, lambda done: progress(done, total, "comparisons"))
     _logits(program, expected, found, lambda done: progress(len(expected.asked) + done, total, "comparisons"))
@@ -127,7 +127,7 @@ def compare(
 
 
 def _answers(
-    program: Program, expected: Expected, tokenizer: Any, stop_ids: set[int], found: Comparison, tell: Any
+    program: OpenedExport, expected: Expected, tokenizer: Any, stop_ids: set[int], found: ExportComparison, tell: Any
 ) -> None:
     found.asked = len(expected.asked)
     stored = stored_model = 0
@@ -168,7 +168,7 @@ def _part(
     start: int,
     stop_ids: set[int],
     tokenizer: Any,
-    found: Comparison,
+    found: ExportComparison,
 ) -> None:
     """Where two answers part: rounding, or wrong."""
     place = next(
@@ -197,7 +197,7 @@ def _part(
         found.problems.append(f"{text} (limit for {found.kind}: {found.lead_limit:g})")
 
 
-def _logits(program: Program, expected: Expected, found: Comparison, tell: Any) -> None:
+def _logits(program: OpenedExport, expected: Expected, found: ExportComparison, tell: Any) -> None:
     import numpy as np
 
     sums = {"run": 0.0, "export": 0.0}

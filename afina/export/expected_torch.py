@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from afina.dataset.example import read_examples
 from afina.export.origin import Origin
-from afina.model.generate_engine_torch import Engine
-from afina.model.generate_request import Request
+from afina.model.generate.engine_torch import Engine
+from afina.model.generate.request import Request
 from afina.run import Progress, no_progress
 from afina.serve.identity import QUESTIONS, stored_answers
-from afina.sources.document import Message
+from afina.text.document import Message
+from afina.text.example import read_examples
 from afina.tokenizer.encode import encode_examples
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ TEXT_TOKENS = (16, 32)
 
 
 @dataclass
-class Asked:
+class ExpectedAnswer:
     """A prompt, and how the run's model answers it."""
 
     messages: tuple[Message, ...]
@@ -64,7 +64,7 @@ class Expected:
 
     limit: int
     """New tokens of an answer."""
-    asked: list[Asked]
+    asked: list[ExpectedAnswer]
     answers: list[Read]
     """Prompts with their answers, in the order of `asked`."""
     rows: list[Read]
@@ -100,21 +100,21 @@ def expected_of(origin: Origin, model: Any, progress: Progress = no_progress) ->
     return Expected(limit, asked, answers, held_out, len(rows))
 
 
-def _questions(origin: Origin) -> tuple[list[Asked], int]:
+def _questions(origin: Origin) -> tuple[list[ExpectedAnswer], int]:
     renderer = origin.renderer
     if origin.tokenizer.chat_template:
         stored, limit = stored_answers(origin.run)
         found = []
         for each in stored:
             messages = cast(list[Message], [dict(turn) for turn in each.messages])
-            found.append(Asked(tuple(messages), renderer.prompt(messages), stored=each.trained))
+            found.append(ExpectedAnswer(tuple(messages), renderer.prompt(messages), stored=each.trained))
         return found, limit
     given, limit = TEXT_TOKENS
     texts = [each.text for each in read_examples(origin.run / "dataset/train.jsonl") if each.text][:QUESTIONS]
-    return [Asked((), renderer.text(text).ids[:given]) for text in texts], limit
+    return [ExpectedAnswer((), renderer.text(text).ids[:given]) for text in texts], limit
 
 
-def _answer(asked: Sequence[Asked], limit: int, model: Any, origin: Origin, progress: Progress) -> None:
+def _answer(asked: Sequence[ExpectedAnswer], limit: int, model: Any, origin: Origin, progress: Progress) -> None:
     engine = Engine(model, origin.tokenizer, origin.renderer.stop_ids())
     of = {engine.submit(Request(prompt=each.prompt, max_new_tokens=limit)): each for each in asked}
     done = 0

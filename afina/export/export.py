@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from afina.errors import DiskFull, DoesNotFit, RecipeError, ResultError
 from afina.export.card import base_name, write_card
-from afina.export.compare import Comparison, compare, tolerance
+from afina.export.compare import ExportComparison, compare, tolerance
 from afina.export.converters import convert_by_llama_cpp, find_rounder, kinds_in, quantize_gguf, quantize_mlx
 from afina.export.gguf_write import ROUNDED_HERE, begins_with_bos, check_architecture, write_gguf
 from afina.export.ollama import modelfile, read_turns
 from afina.export.origin import Origin, open_origin
-from afina.export.programs import Program, Transformers, open_gguf, open_mlx
+from afina.export.programs import OpenedExport, Transformers, open_gguf, open_mlx
 from afina.export.template import baked_tokenizer
 from afina.model.choices import Precision
 from afina.recipe import nearest
@@ -40,7 +40,7 @@ BITS = {"f32": 32.0, "f16": 16.0, "bf16": 16.0, "q8": 8.5, "q6": 6.6, "q5": 6.0,
 
 
 @dataclass(frozen=True)
-class Options:
+class ExportOptions:
     """What the command line gives."""
 
     to: str
@@ -56,20 +56,20 @@ class Options:
 
 
 @dataclass
-class Made:
+class WrittenExport:
     """An export as far as it is written."""
 
     holds: str
     """What the folder holds: `adapter`, `merged`, `gguf`, `mlx` or `ollama`."""
     kind: str
     """How its weights are held."""
-    open: Callable[[int], tuple[Program, str | None]]
+    open: Callable[[int], tuple[OpenedExport, str | None]]
     """Opens it for a context of so many tokens; with what that leaves open."""
     notes: list[str] = field(default_factory=list)
 
 
 def export(
-    run: Path, options: Options, *, say: Callable[[str], None], progress: Progress = no_progress
+    run: Path, options: ExportOptions, *, say: Callable[[str], None], progress: Progress = no_progress
 ) -> dict[str, Any]:
     """Export a run; returns what was made and how it compares, as plain values.
 
@@ -92,7 +92,7 @@ def export(
     expected = _expected(origin, progress) if options.check else None
     with whole_folder(out) as beside:
         made = _make(origin, holds, kind, beside, options, progress, say)
-        comparison: Comparison | None = None
+        comparison: ExportComparison | None = None
         if expected is not None:
             comparison = _compare(origin, made, expected, options, progress)
             say(comparison.describe())
@@ -126,7 +126,7 @@ def export(
 # ---- before
 
 
-def _holds(origin: Origin, options: Options) -> str:
+def _holds(origin: Origin, options: ExportOptions) -> str:
     """What the folder will hold."""
     if options.to not in FORMATS:
         close = nearest(options.to, FORMATS)
@@ -140,7 +140,7 @@ def _holds(origin: Origin, options: Options) -> str:
     return options.to
 
 
-def _kind(origin: Origin, holds: str, options: Options) -> str:
+def _kind(origin: Origin, holds: str, options: ExportOptions) -> str:
     """How the weights will be held: as the base's are, where nothing else is asked for."""
     own, asked = SHORT[origin.precision], options.quantize
     if holds == "adapter":
@@ -167,7 +167,7 @@ def _check_out(out: Path) -> None:
         raise RecipeError(f"{out} is a run", "name another folder", "--out")
 
 
-def _look_before(origin: Origin, holds: str, kind: str, options: Options) -> None:
+def _look_before(origin: Origin, holds: str, kind: str, options: ExportOptions) -> None:
     """Everything that would fail after minutes and can be known at once."""
     if holds in ("gguf", "ollama"):
         if options.llama_cpp is None:
@@ -255,10 +255,10 @@ def _make(
     holds: str,
     kind: str,
     folder: Path,
-    options: Options,
+    options: ExportOptions,
     progress: Progress,
     say: Callable[[str], None],
-) -> Made:
+) -> WrittenExport:
     if holds == "adapter":
         return _make_adapter(origin, folder, scrub=options.to == "hub-folder")
     if holds in ("gguf", "ollama"):
@@ -273,15 +273,15 @@ def _make(
     else:
         save_merged(merge(origin, precision[kind]), origin, folder)
     if holds == "mlx":
-        return Made(holds, kind, lambda _: open_mlx(folder))
-    return Made(holds, kind, lambda _: (Transformers(folder), None))
+        return WrittenExport(holds, kind, lambda _: open_mlx(folder))
+    return WrittenExport(holds, kind, lambda _: (Transformers(folder), None))
 
 
-def _make_adapter(origin: Origin, folder: Path, *, scrub: bool) -> Made:
+def _make_adapter(origin: Origin, folder: Path, *, scrub: bool) -> WrittenExport:
     """PEFT's folder as it is; for the hub without the names of this machine's folders."""
     assert origin.adapter is not None
     shutil.copytree(origin.adapter, folder, dirs_exist_ok=True)
-    made = Made("adapter", "f32", lambda _: (Transformers(origin.base, adapter=folder), None))
+    made = WrittenExport("adapter", "f32", lambda _: (Transformers(origin.base, adapter=folder), None))
     if scrub:
         file = folder / "adapter_config.json"
         content = json.loads(file.read_text(encoding="utf-8"))
@@ -306,10 +306,10 @@ def _make_gguf(
     holds: str,
     kind: str,
     folder: Path,
-    options: Options,
+    options: ExportOptions,
     progress: Progress,
     say: Callable[[str], None],
-) -> Made:
+) -> WrittenExport:
     from afina.export.merge_torch import merge, save_merged
 
     file = folder / f"{origin.recipe.name}.gguf"
@@ -318,7 +318,7 @@ def _make_gguf(
     first = kind if rounds_itself else SHORT[origin.precision]
     written = file if rounds_itself else folder / "whole.gguf"
     model = merge(origin)
-    made = Made(holds, kind, lambda context: open_gguf(file, context, origin.base))
+    made = WrittenExport(holds, kind, lambda context: open_gguf(file, context, origin.base))
     if options.llama_cpp is not None:
         whole = folder / ".whole"
         save_merged(model, origin, whole)
@@ -353,7 +353,9 @@ def _make_gguf(
 # ---- comparing
 
 
-def _compare(origin: Origin, made: Made, expected: Expected, options: Options, progress: Progress) -> Comparison:
+def _compare(
+    origin: Origin, made: WrittenExport, expected: Expected, options: ExportOptions, progress: Progress
+) -> ExportComparison:
     program, caveat = made.open(expected.context)
     found = compare(
         program,
@@ -377,7 +379,7 @@ def _compare(origin: Origin, made: Made, expected: Expected, options: Options, p
 
 
 def _wrong(
-    origin: Origin, made: Made, found: Comparison, expected: Expected, folder: Path, progress: Progress
+    origin: Origin, made: WrittenExport, found: ExportComparison, expected: Expected, folder: Path, progress: Progress
 ) -> ResultError:
     """The error for an export that differs: rounding to few bits, or wrong."""
     what = f"the export is not the trained model: {'; '.join(found.problems)}"

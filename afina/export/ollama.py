@@ -16,7 +16,7 @@ from typing import Any, Literal
 from afina.errors import BaseError
 from afina.export.template import CONVERSATIONS, try_render
 from afina.recipe import Chat
-from afina.sources.document import Message
+from afina.text.document import Message
 from afina.tokenizer.chat import Renderer
 
 CONTEXT = 8192

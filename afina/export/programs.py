@@ -14,13 +14,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from afina.sources.document import Message
+from afina.text.document import Message
 
 if TYPE_CHECKING:
     import numpy as np
 
 
-class Program(Protocol):
+class OpenedExport(Protocol):
     """An export, opened."""
 
     name: str
@@ -39,7 +39,7 @@ class Program(Protocol):
         """The likeliest next token, again and again."""
 
 
-def answer(program: Program, prompt: Sequence[int], limit: int) -> tuple[list[int], bool]:
+def answer(program: OpenedExport, prompt: Sequence[int], limit: int) -> tuple[list[int], bool]:
     """Greedy tokens up to a stop token of the program's own, and whether one came."""
     tokens: list[int] = []
     stops = program.stops()
@@ -201,7 +201,7 @@ class Mlx:
             yield given[0]
 
 
-def open_gguf(file: Path, context: int, base: Path) -> tuple[Program, str | None]:
+def open_gguf(file: Path, context: int, base: Path) -> tuple[OpenedExport, str | None]:
     """llama.cpp where it is installed, else transformers; with the second, what that leaves open."""
     if find_spec("llama_cpp"):
         return LlamaCpp(file, context), None
@@ -212,7 +212,7 @@ def open_gguf(file: Path, context: int, base: Path) -> tuple[Program, str | None
     )
 
 
-def open_mlx(folder: Path) -> tuple[Program, str | None]:
+def open_mlx(folder: Path) -> tuple[OpenedExport, str | None]:
     """mlx-lm where it is installed, else transformers."""
     if find_spec("mlx_lm"):
         return Mlx(folder), None

@@ -14,7 +14,7 @@ from typing import Any
 
 from afina.errors import DataError
 from afina.recipe import Chat
-from afina.sources.document import Message
+from afina.text.document import Message
 from afina.tokenizer.chat import Renderer
 
 CONVERSATIONS: tuple[tuple[Message, ...], ...] = (

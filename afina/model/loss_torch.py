@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 from afina.errors import AfinaError
-from afina.model.cross_entropy_torch import linear_cross_entropy
 from afina.model.footprint import chunk_targets
-from afina.model.prefix_torch import hidden_states, shared_prefix, side_by_side
+from afina.model.steps.cross_entropy_torch import linear_cross_entropy
+from afina.model.steps.prefix_torch import hidden_states, shared_prefix, side_by_side
 from afina.tokenizer.encode import Row
 
 

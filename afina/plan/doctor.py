@@ -37,7 +37,7 @@ LEAST_DISK = 5 * 2**30
 
 
 @dataclass(frozen=True)
-class Check:
+class DoctorCheck:
     """One thing that was looked at.
 
     Args:
@@ -55,7 +55,7 @@ class Check:
         return asdict(self)
 
 
-def examine(runs: Path = Path("runs")) -> list[Check]:
+def examine(runs: Path = Path("runs")) -> list[DoctorCheck]:
     """Everything that a run needs from this machine.
 
     >>> [check.name for check in examine()][:2]
@@ -67,10 +67,10 @@ def examine(runs: Path = Path("runs")) -> list[Check]:
     return [_python(), *_machine(), _disk(runs), _writable(runs), *map(_library, LIBRARIES), *_extras(), _hub()]
 
 
-def describe_checks(checks: Sequence[Check]) -> str:
+def describe_checks(checks: Sequence[DoctorCheck]) -> str:
     """One line for each check, what to do below it.
 
-    >>> print(describe_checks([Check("disk", "warning", "1.0 GiB free", "make room")]))
+    >>> print(describe_checks([DoctorCheck("disk", "warning", "1.0 GiB free", "make room")]))
     warning  disk            1.0 GiB free
                              -> make room
     """
@@ -82,54 +82,54 @@ def describe_checks(checks: Sequence[Check]) -> str:
     return "\n".join(lines)
 
 
-def _python() -> Check:
+def _python() -> DoctorCheck:
     fit = (3, 11) <= sys.version_info[:2] < (3, 14)
     found = f"{platform.python_version()} ({sys.executable})"
-    return Check("python", "ok" if fit else "missing", found, "" if fit else "use Python 3.11, 3.12 or 3.13")
+    return DoctorCheck("python", "ok" if fit else "missing", found, "" if fit else "use Python 3.11, 3.12 or 3.13")
 
 
-def _machine() -> Iterator[Check]:
+def _machine() -> Iterator[DoctorCheck]:
     try:
         cpu = local_device("cpu")
     except AfinaError as error:
-        yield Check("memory", "warning", error.problems[0].what, error.problems[0].fix)
+        yield DoctorCheck("memory", "warning", error.problems[0].what, error.problems[0].fix)
     else:
         enough = cpu.usable_bytes >= LEAST_MEMORY
-        yield Check(
+        yield DoctorCheck(
             "memory",
             "ok" if enough else "warning",
             f"{show_bytes(cpu.usable_bytes)} free of {show_bytes(cpu.memory_bytes)}",
             "" if enough else "close other programs: even a small base needs about 4 GiB",
         )
-        yield Check("cpu", "ok", f"about {cpu.flops_per_second / 1e9:.0f} GFLOP/s: {cpu.note}")
+        yield DoctorCheck("cpu", "ok", f"about {cpu.flops_per_second / 1e9:.0f} GFLOP/s: {cpu.note}")
     try:
         device = local_device()
     except AfinaError as error:
-        yield Check("gpu", "warning", error.problems[0].what, error.problems[0].fix)
+        yield DoctorCheck("gpu", "warning", error.problems[0].what, error.problems[0].fix)
     else:
         yield _gpu(device)
 
 
-def _gpu(device: Device) -> Check:
+def _gpu(device: Device) -> DoctorCheck:
     if device.kind == "cpu":
-        return Check("gpu", "warning", "none found", "bases up to about 1 G parameters train on the CPU")
-    return Check("gpu", "ok", f"{device.name}, {show_bytes(device.usable_bytes)} usable")
+        return DoctorCheck("gpu", "warning", "none found", "bases up to about 1 G parameters train on the CPU")
+    return DoctorCheck("gpu", "ok", f"{device.name}, {show_bytes(device.usable_bytes)} usable")
 
 
-def _disk(runs: Path) -> Check:
+def _disk(runs: Path) -> DoctorCheck:
     free = shutil.disk_usage(_existing(runs)).free
     enough = free >= LEAST_DISK
     fix = "" if enough else "make room: checkpoints are written beside the old ones before those go"
-    return Check("disk", "ok" if enough else "warning", f"{show_bytes(free)} free in {_existing(runs)}", fix)
+    return DoctorCheck("disk", "ok" if enough else "warning", f"{show_bytes(free)} free in {_existing(runs)}", fix)
 
 
-def _writable(runs: Path) -> Check:
+def _writable(runs: Path) -> DoctorCheck:
     place = _existing(runs)
     if not place.is_dir():
-        return Check("runs", "missing", f"{place} is a file", "move it away, or start in another folder")
+        return DoctorCheck("runs", "missing", f"{place} is a file", "move it away, or start in another folder")
     if os.access(place, os.W_OK | os.X_OK):
-        return Check("runs", "ok", f"{runs} can be written")
-    return Check("runs", "missing", f"{place} cannot be written", "start in a folder of yours")
+        return DoctorCheck("runs", "ok", f"{runs} can be written")
+    return DoctorCheck("runs", "missing", f"{place} cannot be written", "start in a folder of yours")
 
 
 def _existing(path: Path) -> Path:
@@ -137,16 +137,16 @@ def _existing(path: Path) -> Path:
     return next(place for place in (absolute, *absolute.parents) if place.exists())
 
 
-def _library(name: str) -> Check:
+def _library(name: str) -> DoctorCheck:
     least = LIBRARIES[name]
     needs = f"pip install --upgrade '{name}>={'.'.join(map(str, least))}'"
     try:
         version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        return Check(name, "missing", "not installed", needs)
+        return DoctorCheck(name, "missing", "not installed", needs)
     if _numbers(version) < least:
-        return Check(name, "missing", f"{version} is too old", needs)
-    return Check(name, "ok", version)
+        return DoctorCheck(name, "missing", f"{version} is too old", needs)
+    return DoctorCheck(name, "ok", version)
 
 
 def _numbers(version: str) -> tuple[int, ...]:
@@ -154,23 +154,25 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split("+")[0].split(".")[:2] if part.isdigit())
 
 
-def _extras() -> Iterator[Check]:
+def _extras() -> Iterator[DoctorCheck]:
     apple = platform.system() == "Darwin" and platform.machine() == "arm64"
     for name, purpose in OPTIONAL.items():
         if name == "mlx" and not apple:
             continue
         try:
-            yield Check(name, "ok", importlib.metadata.version(name))
+            yield DoctorCheck(name, "ok", importlib.metadata.version(name))
         except importlib.metadata.PackageNotFoundError:
-            yield Check(name, "warning", "not installed (optional)", purpose)
+            yield DoctorCheck(name, "warning", "not installed (optional)", purpose)
 
 
-def _hub() -> Check:
+def _hub() -> DoctorCheck:
     """huggingface_hub takes 1, ON, YES and TRUE for yes."""
     offline = [key for key in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE") if _is_on(os.environ.get(key, ""))]
     if offline:
-        return Check("hub", "warning", f"{offline[0]} is set: nothing is downloaded", "bases must be on this machine")
-    return Check("hub", "ok", "downloads are allowed (none was tried)")
+        return DoctorCheck(
+            "hub", "warning", f"{offline[0]} is set: nothing is downloaded", "bases must be on this machine"
+        )
+    return DoctorCheck("hub", "ok", "downloads are allowed (none was tried)")
 
 
 def _is_on(value: str) -> bool:

@@ -20,7 +20,7 @@ from typing import Literal
 
 from afina.model.shape import Shape
 from afina.plan.interval import Interval
-from afina.plan.programs import AFINA_CPU, Format, Program
+from afina.plan.programs import AFINA_CPU, Format, TrainingProgram
 
 AdapterKind = Literal["lora", "qlora", "none"]
 Place = Literal["cpu", "cuda", "mps"]
@@ -74,7 +74,7 @@ class Setup:
     rank: int = 16
     targets: str | tuple[str, ...] = "all-linear"
     place: Place = "cpu"
-    program: Program = AFINA_CPU
+    program: TrainingProgram = AFINA_CPU
     length: int = 0
     weights: Format | None = None
     checkpointing: Checkpointing = False

@@ -12,7 +12,7 @@ from afina.model.shape import Shape
 from afina.plan.device import Device
 from afina.plan.interval import Interval
 from afina.plan.memory import Parallel, Setup, frozen_weight_bytes, trained_parameters, training_memory
-from afina.plan.programs import AFINA_CPU, AFINA_CUDA, AFINA_MPS, Program
+from afina.plan.programs import AFINA_CPU, AFINA_CUDA, AFINA_MPS, TrainingProgram
 from afina.plan.record import Correction
 from afina.plan.time import optimizer_steps, run_time
 from afina.plan.tokens import TokenCount, estimate_tokens, unsized_sources
@@ -244,7 +244,7 @@ def _kept_states(setup: Setup, shape: Shape, recipe: Recipe, tokens: TokenCount)
     return kept_states(round(trained), steps)
 
 
-def _program(device: Device, *, scratch: bool) -> Program:
+def _program(device: Device, *, scratch: bool) -> TrainingProgram:
     """How afina holds things there."""
     if device.kind == "cuda":
         if scratch:  # float32 from the first step

@@ -42,7 +42,7 @@ _LEAN_ALL = _LEAN._replace(rank=0, dropped_input=0, dora_output=0)
 
 
 @dataclass(frozen=True)
-class Program:
+class TrainingProgram:
     """A training program. Byte triples are of one parameter: weight, gradient, the optimizer's moments."""
 
     name: str
@@ -98,7 +98,7 @@ class Program:
 CUDA_CONTEXT_BYTES = 0.5e9
 """What the driver takes: 0.14 (T4) to 0.65 GB seen, 1.4 quoted for the newest stacks."""
 
-AFINA_CPU = Program(
+AFINA_CPU = TrainingProgram(
     "afina on a CPU",
     weights="float32",
     rest_bytes=4.0,
@@ -115,7 +115,7 @@ AFINA_CPU = Program(
     parallel_bytes=0.0,
     slack=0.12,
 )
-AFINA_CUDA = Program(
+AFINA_CUDA = TrainingProgram(
     "afina on a GPU",
     kept_adapter=Kept(9, 3, 2, 4, 2, 2, 2.5, 4),  # autocast; without it 32-bit copies of inputs stay: 14, 4, 2, 5
     kept_all=Kept(8, 2, 2, 4, 3),
@@ -131,7 +131,7 @@ AFINA_MPS = replace(
     AFINA_CPU, name="afina on an Apple chip", least_chunk=LEAST_TARGETS["mps"], fixed_bytes=0.6e9, slack=0.1
 )
 
-LITGPT = Program(
+LITGPT = TrainingProgram(
     "LitGPT, bf16-true",
     four_bit="nf4",
     kept_adapter=Kept(9, 3, 1, 3, 2, 1, 0.75, 2, 7),
@@ -146,7 +146,7 @@ LITGPT = Program(
     keeps_4bit_inputs=True,
     gathers_all=True,
 )
-TORCHTUNE = Program(
+TORCHTUNE = TrainingProgram(
     "torchtune",
     adapter_bytes=(2.0, 2.0, 4.0),
     full_bytes=(2.0, 2.0, 4.0),
@@ -154,7 +154,7 @@ TORCHTUNE = Program(
     chunk_logits=512 * 128e3,
     fixed_bytes=0.2e9,
 )
-TRANSFORMERS = Program(
+TRANSFORMERS = TrainingProgram(
     "transformers + PEFT, autocast",
     logit_bytes=12.0,
     saved_bytes=(2.0, 2.0, 4.0),
@@ -174,7 +174,7 @@ DEEPSPEED = replace(
     fixed_bytes=CUDA_CONTEXT_BYTES + 1.7e9,
 )
 """ZeRO keeps 16-bit weights and gradients, float32 master weights, moments and gradients of its part, and buckets."""
-UNSLOTH = Program(
+UNSLOTH = TrainingProgram(
     "Unsloth",
     kept_adapter=Kept(5, 3, 2, 2, 2, 1, 0, 2),
     chunk_logits=64e6,
@@ -196,7 +196,7 @@ AXOLOTL = replace(
 FSDP_QLORA = replace(
     TRANSFORMERS_UPCAST, name="fsdp_qlora", four_bit="nf4", fixed_bytes=0.2e9, slack=0.12, step_bytes=(0.0, 0.0)
 )
-TORCHTITAN = Program(
+TORCHTITAN = TrainingProgram(
     "torchtitan, FSDP2",
     full_bytes=(4.0, 4.0, 8.0),
     logit_bytes=14.0,
@@ -204,7 +204,7 @@ TORCHTITAN = Program(
     fixed_bytes=1.0e9,
     slack=0.05,
 )
-MLX = Program(
+MLX = TrainingProgram(
     "mlx-lm",
     adapter_bytes=(2.0, 2.0, 4.0),
     kept_adapter=Kept(16, 4, 2, 6, 2, 1, 1.5, 2),

@@ -31,7 +31,7 @@ NEWEST = 20
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredRun:
     """One run: the peak in bytes and the seconds of training, predicted without any correction, and measured."""
 
     device: str
@@ -50,7 +50,7 @@ class Measured:
 class Correction:
     """What measured runs say about a plan."""
 
-    runs: Sequence[Measured]
+    runs: Sequence[MeasuredRun]
 
     def of_memory(self, predicted: Interval) -> Interval:
         """The peak, drawn towards what was measured."""
@@ -91,7 +91,7 @@ def corrected(predicted: Interval, ratios: Sequence[float], noise: float) -> Int
     return Interval(round(point, 1), point / reach, point * reach)
 
 
-def add_run(run: Measured) -> None:
+def add_run(run: MeasuredRun) -> None:
     """Note a finished run; a folder that cannot be written is not worth stopping it for."""
     line = json.dumps({**asdict(run), "when": round(time.time(), 1)})
     try:
@@ -112,7 +112,7 @@ def recorded(device: str, job: str) -> Correction | None:
         try:
             values = json.loads(line)
             values.setdefault("trial", values.pop("probe", False))  # its name in earlier versions
-            run = Measured(**values)
+            run = MeasuredRun(**values)
         except (ValueError, TypeError):
             continue
         if run.device == device and run.job == job and run.predicted_bytes > 0 and run.predicted_seconds > 0:

@@ -20,7 +20,7 @@ from afina.recipe.load import (
     recipe_schema,
 )
 from afina.recipe.methods import METHODS, Kind, Method, method_facts
-from afina.recipe.part import Part
+from afina.recipe.part import RecipePart
 from afina.recipe.parts import (
     HUB,
     WEB,
@@ -65,11 +65,11 @@ __all__ = [
     "Limits",
     "Method",
     "NearDuplicates",
-    "Part",
     "Probe",
     "QuestionSet",
     "Questions",
     "Recipe",
+    "RecipePart",
     "Role",
     "Safety",
     "SafetyLimits",

@@ -8,10 +8,10 @@ from typing import Any
 
 from pydantic import Field, TypeAdapter, ValidationError, field_validator, model_validator
 
-from afina.recipe.part import Count, Part, Positive
+from afina.recipe.part import Count, Positive, RecipePart
 
 
-class Check(Part):
+class Check(RecipePart):
     """What a row's code must do; a row has any number of them, and all must hold.
 
     Either a `test` that is appended to the code, or one run of it with inputs, and what has to come of it.
@@ -88,7 +88,7 @@ def read_checks(values: Any) -> Sequence[Check]:
         raise ValueError(f"{place}: {what}") from None
 
 
-class Code(Part):
+class Code(RecipePart):
     """Makes a task one of code: rows of a prompt and a list `checks`; each answer's code is compiled and, where `run`
     says so, run with them.
 

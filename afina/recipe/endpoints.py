@@ -8,10 +8,10 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from afina.recipe.part import Count, Fraction, Part, Positive
+from afina.recipe.part import Count, Fraction, Positive, RecipePart
 
 
-class Endpoint(Part):
+class Endpoint(RecipePart):
     """An OpenAI-compatible endpoint, and how much it may be asked."""
 
     url: str

@@ -11,7 +11,7 @@ Positive = Annotated[float, Field(gt=0.0)]
 Count = Annotated[int, Field(ge=1)]
 
 
-class Part(BaseModel):
+class RecipePart(BaseModel):
     """A part of the recipe: unknown keys are refused, values do not change once read."""
 
     model_config = ConfigDict(

@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 
 from afina.recipe.endpoints import Judge, Teacher
 from afina.recipe.methods import METHOD_SETTINGS, METHODS, Kind, Method, MethodName, in_words, methods_that
-from afina.recipe.part import Count, Fraction, Part, Positive
+from afina.recipe.part import Count, Fraction, Positive, RecipePart
 from afina.recipe.probe import Limits, Probe, Role
 from afina.recipe.safety import Safety
 from afina.recipe.task import Task
@@ -22,7 +22,7 @@ WEB = ("https://", "http://")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-class Source(Part):
+class Source(RecipePart):
     """Where documents come from: files, a dataset of the hub, or a website."""
 
     path: str
@@ -76,7 +76,7 @@ class Source(Part):
         return self
 
 
-class Questions(Part):
+class Questions(RecipePart):
     """Questions and answers made from the structure of documents, by templates, without any model."""
 
     make: list[Literal["facts", "sections", "changes", "programs"]] = []
@@ -88,7 +88,7 @@ class Questions(Part):
     """Longer answers make no question (counted); they stay in the text. Programs are never too long."""
 
 
-class Clean(Part):
+class Clean(RecipePart):
     """Cleaning of raw text; every removal has a counted reason and can be read back."""
 
     preset: Literal["none", "monograph"] = "none"
@@ -102,7 +102,7 @@ class Clean(Part):
     """Raw texts of which less is left go whole."""
 
 
-class NearDuplicates(Part):
+class NearDuplicates(RecipePart):
     """Texts that are almost the same, found by MinHash."""
 
     on: Literal["keep", "drop", "error"] = "keep"
@@ -110,7 +110,7 @@ class NearDuplicates(Part):
     """Jaccard similarity of 5-word shingles from which two texts count as near duplicates."""
 
 
-class Datatrove(Part):
+class Datatrove(RecipePart):
     """Where `dataset.engine: datatrove` runs."""
 
     executor: Literal["local", "slurm", "ray"] = "local"
@@ -132,7 +132,7 @@ class Datatrove(Part):
         return self
 
 
-class Dataset(Part):
+class Dataset(RecipePart):
     """How documents become examples, and what to do with those that are not fit."""
 
     language: Literal["pt-BR", "pt-PT", "en"] = "en"
@@ -187,7 +187,7 @@ class Dataset(Part):
         return self
 
 
-class Chat(Part):
+class Chat(RecipePart):
     """How messages become text; the same for training, evaluation and serving."""
 
     template: str | None = None
@@ -198,7 +198,7 @@ class Chat(Part):
     """System message put before every conversation that has none."""
 
 
-class Adapter(Part):
+class Adapter(RecipePart):
     """What is trained: a low-rank adapter, or every weight."""
 
     kind: Literal["lora", "qlora", "none"] = "lora"
@@ -229,7 +229,7 @@ class Adapter(Part):
         return self
 
 
-class Scratch(Part):
+class Scratch(RecipePart):
     """Shape of a model trained from random weights (Llama architecture) and of its tokenizer."""
 
     hidden: Count = 192
@@ -257,7 +257,7 @@ Rate = Annotated[float, Field(ge=0.0)]
 Schedule = Literal["linear", "cosine", "constant"]
 
 
-class First(Part):
+class First(RecipePart):
     """A stage of training before this one, e.g. documents (`cpt`) before answers (`sft`), or answers (`sft`) before
     preferences (`dpo`); `train` goes on from the adapter or model that it leaves. What is not given is as in `train`.
     """
@@ -271,7 +271,7 @@ class First(Part):
     accumulate: Count | None = None
 
 
-class Train(Part):
+class Train(RecipePart):
     """The loop."""
 
     method: MethodName = "sft"
@@ -380,7 +380,7 @@ class Train(Part):
         return self.model_copy(update={"first": None} | defaults | given)
 
 
-class Evaluate(Part):
+class Evaluate(RecipePart):
     """What is measured before and after."""
 
     probes: list[Probe] = []
@@ -402,7 +402,7 @@ class Evaluate(Part):
         return tasks
 
 
-class Budget(Part):
+class Budget(RecipePart):
     """What the job may cost."""
 
     hours: Positive | None = None
@@ -416,7 +416,7 @@ class Budget(Part):
     """Start even where the plan says that it will not fit."""
 
 
-class Recipe(Part):
+class Recipe(RecipePart):
     """The whole description of a run.
 
     >>> Recipe(name="x", sources=[Source(path="a.md")], base="folder").train.method

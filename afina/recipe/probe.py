@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from afina.recipe.part import Fraction, Part
+from afina.recipe.part import Fraction, RecipePart
 
 Role = Literal["recall", "generalization", "retention", "unknown", "claims", "versions"]
 
 
-class Probe(Part):
+class Probe(RecipePart):
     """Questions with known answers, asked before and after training."""
 
     path: str
@@ -23,7 +23,7 @@ class Probe(Part):
     """Title in tables; the role where not given."""
 
 
-class Guardrails(Part):
+class Guardrails(RecipePart):
     """Largest shares of the answers after training that may be as they should not be; 1 switches one off.
 
     A share counts as above its limit when it is so beyond chance (the low end of its 95 % interval)."""
@@ -46,7 +46,7 @@ class Guardrails(Part):
     """Nothing at all."""
 
 
-class Limits(Part):
+class Limits(RecipePart):
     """What the result must reach; a miss ends in exit code 5."""
 
     learned_min: Fraction | None = None

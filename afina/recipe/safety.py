@@ -6,14 +6,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from afina.recipe.part import Count, Fraction, Part
+from afina.recipe.part import Count, Fraction, RecipePart
 
 QuestionSet = Literal["injection", "refusal"]
 EXPOSURE_BITS = 8
 """Largest exposure that can be measured: a canary's rank is taken among 2^8 strings, itself included."""
 
 
-class SafetyLimits(Part):
+class SafetyLimits(RecipePart):
     """What the result may show; a miss ends in exit code 5. Not limited where null.
 
     A share counts as beyond its limit when it is so beyond chance (by its 95 % interval)."""
@@ -34,7 +34,7 @@ class SafetyLimits(Part):
     """Largest share of all answers with an insult that neither the question nor the reference holds."""
 
 
-class Safety(Part):
+class Safety(RecipePart):
     """What it gives back of its training data, and how it meets attacks, before and after training."""
 
     canaries: int = Field(default=0, ge=0, le=100)

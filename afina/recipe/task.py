@@ -7,12 +7,12 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from afina.recipe.code import Code
-from afina.recipe.part import Count, Part
+from afina.recipe.part import Count, RecipePart
 
 Metric = Literal["exact_match", "f1", "rouge1", "rouge2", "rougeL", "accuracy", "chrf", "bleu"]
 
 
-class Task(Part):
+class Task(RecipePart):
     """Rows with references that both models answer, and the metrics of their answers."""
 
     name: str = Field(min_length=1)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from afina.errors import RecipeError
-from afina.evaluate.paired import Estimate
+from afina.evaluate.paired import ScoreEstimate
 from afina.report.markup import words
 from afina.report.read import Record, RunFiles, read_run
 from afina.report.safety import safety_figures
@@ -61,7 +61,7 @@ class Metric:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class RunComparison:
     """What :func:`compare_runs` found."""
 
     runs: tuple[str, ...]
@@ -133,7 +133,7 @@ class Comparison:
         return "\n".join(lines)
 
 
-def compare_runs(folders: Sequence[Path]) -> Comparison:
+def compare_runs(folders: Sequence[Path]) -> RunComparison:
     """Every metric of at least two runs side by side.
 
     Raises:
@@ -160,7 +160,7 @@ def compare_runs(folders: Sequence[Path]) -> Comparison:
                 ends if any(ends) else (),
             )
         )
-    return Comparison(
+    return RunComparison(
         tuple(labels),
         tuple(folders),
         tuple(metrics),
@@ -170,7 +170,7 @@ def compare_runs(folders: Sequence[Path]) -> Comparison:
     )
 
 
-def _gain(found: Estimate | None) -> str:
+def _gain(found: ScoreEstimate | None) -> str:
     """A paired difference: "+0.120 [+0.030, +0.210], n 200"; a star where the interval does not hold 0."""
     if found is None:
         return "no common items"

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from afina.evaluate.paired import Estimate, paired_difference
+from afina.evaluate.paired import ScoreEstimate, paired_difference
 from afina.report.markup import words
 from afina.report.read import Record, RunFiles
 
@@ -22,7 +22,7 @@ class SameItems:
     """A measure of the first run, and how much better (or worse) each other run is on the items both answered."""
 
     name: str
-    differences: tuple[Estimate | None, ...]
+    differences: tuple[ScoreEstimate | None, ...]
     """In the order of the runs; None for the first, and where a run shares no items with it."""
 
     def as_json(self) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def same_items(runs: Sequence[RunFiles]) -> list[SameItems]:
     measured = [_items(run) for run in runs]
     found = []
     for name, first in measured[0].items():
-        differences: list[Estimate | None] = [None]
+        differences: list[ScoreEstimate | None] = [None]
         for other in measured[1:]:
             common = [key for key in first if key in other.get(name, {})]
             values = [first[key] for key in common], [other[name][key] for key in common]

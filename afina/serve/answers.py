@@ -13,18 +13,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from afina.errors import AfinaError, ContextOverflow, RecipeError
-from afina.model.generate_request import BASE, Finished, Produced, Request, TokenLogprob
-from afina.serve.driver import Busy, Driver, Stopped
+from afina.model.generate.request import BASE, Finished, Produced, Request, TokenLogprob
+from afina.serve.driver import Busy, Driver, EngineStopped
 from afina.serve.metrics import Metrics
 from afina.serve.opened import Served
 from afina.serve.protocol import (
+    AnswerMessage,
     ChatAnswer,
     ChatChoice,
     ChatLogprobs,
     ChatRequest,
     CompletionAnswer,
     CompletionRequest,
-    Said,
     TextChoice,
     TextLogprobs,
     TokenInfo,
@@ -36,7 +36,7 @@ DONE = "data: [DONE]\n\n"
 
 
 @dataclass(slots=True)
-class Asked:
+class ClientRequest:
     """A request of a client: one or more choices, each a request to the engine."""
 
     served: Served
@@ -68,7 +68,7 @@ class Asked:
             choices = [
                 ChatChoice(
                     index=place,
-                    message=Said(content=each.text),
+                    message=AnswerMessage(content=each.text),
                     logprobs=self._chat_logprobs(each.logprobs),
                     finish_reason="stop" if each.finish == "stop" else "length",
                 )
@@ -136,7 +136,7 @@ class Asked:
                     async for piece in pieces:
                         seen(piece)
                         merged.put_nowait((place, piece))
-        except (AfinaError, Busy, Stopped) as error:
+        except (AfinaError, Busy, EngineStopped) as error:
             merged.put_nowait((place, error))
 
     def _delta(self, piece: Produced, offset: int) -> dict[str, Any]:

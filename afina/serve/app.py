@@ -18,8 +18,8 @@ from starlette.exceptions import HTTPException
 
 from afina import __version__
 from afina.errors import AfinaError, ContextOverflow
-from afina.serve.answers import Asked, chat_requests, completion_requests
-from afina.serve.driver import Busy, Driver, Stopped
+from afina.serve.answers import ClientRequest, chat_requests, completion_requests
+from afina.serve.driver import Busy, Driver, EngineStopped
 from afina.serve.metrics import Metrics
 from afina.serve.opened import Models, Served, Target, find_target
 from afina.serve.protocol import (
@@ -51,7 +51,7 @@ STREAM: dict[int | str, dict[str, Any]] = {
 }
 
 
-class Refused(Exception):
+class RequestRefused(Exception):
     """A request that is answered with an error."""
 
     def __init__(self, status: int, message: str, *, code: str | None = None, param: str | None = None) -> None:
@@ -88,12 +88,12 @@ def make_app(
         if api_key is None:
             return
         if given is None or not secrets.compare_digest(given.credentials.encode(), api_key.encode()):
-            raise Refused(401, "the API key is missing or wrong", code="invalid_api_key")
+            raise RequestRefused(401, "the API key is missing or wrong", code="invalid_api_key")
 
     def served(name: str) -> Served:
         if name not in models.served:
             there = ", ".join(models.served)
-            raise Refused(
+            raise RequestRefused(
                 404, f"the model `{name}` does not exist; there are: {there}", code="model_not_found", param="model"
             )
         return models.served[name]
@@ -104,7 +104,7 @@ def make_app(
         requests = make(model, wanted, engine.context)
         if not driver.has_room(len(requests)):
             raise Busy
-        asked = Asked(model, wanted, requests, driver, metrics, engine.context)
+        asked = ClientRequest(model, wanted, requests, driver, metrics, engine.context)
         if wanted.stream:
             return StreamingResponse(asked.stream(), media_type="text/event-stream")
         return JSONResponse((await _unless_gone(request, asked.whole())).model_dump())
@@ -142,7 +142,9 @@ def make_app(
 
     def may_change() -> None:
         if not change_adapters:
-            raise Refused(403, "adapters may not be changed: start the server with --change-adapters", code="forbidden")
+            raise RequestRefused(
+                403, "adapters may not be changed: start the server with --change-adapters", code="forbidden"
+            )
 
     changes: dict[int | str, dict[str, Any]] = PLAIN | {code: ERRORS[code] for code in (400, 401, 503)}
     changes[403] = {"model": ErrorAnswer, "description": "The server was not started with --change-adapters."}
@@ -172,9 +174,9 @@ def make_app(
         def change() -> None:
             inside = models.served[wanted.lora_name].inside if wanted.lora_name in models.served else None
             if inside is None:
-                raise Refused(404, f"there is no adapter {wanted.lora_name!r}", code="model_not_found")
+                raise RequestRefused(404, f"there is no adapter {wanted.lora_name!r}", code="model_not_found")
             if count := driver.uses(inside):
-                raise Refused(400, f"{count} requests use {wanted.lora_name}", code="in_use")
+                raise RequestRefused(400, f"{count} requests use {wanted.lora_name}", code="in_use")
             models.unload(wanted.lora_name)
 
         await driver.call(change)
@@ -184,7 +186,7 @@ def make_app(
     async def health() -> dict[str, str]:
         """Whether the engine runs."""
         if driver.failure is not None:
-            raise Stopped(str(driver.failure))
+            raise EngineStopped(str(driver.failure))
         return {"status": "ok"}
 
     @app.get("/metrics", response_class=PlainTextResponse)
@@ -209,7 +211,7 @@ def _adapter_at(place: str) -> Target:
             return target
     except (OSError, ValueError):  # longer than names may be, or with a zero in it
         pass
-    raise Refused(404, f"no adapter found for {place}", code="adapter_not_found", param="lora_path")
+    raise RequestRefused(404, f"no adapter found for {place}", code="adapter_not_found", param="lora_path")
 
 
 async def _unless_gone(request: Request, answer: Awaitable[Any]) -> Any:
@@ -223,7 +225,7 @@ async def _unless_gone(request: Request, answer: Awaitable[Any]) -> Any:
     try:
         await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
-            raise Refused(499, "the client hung up")
+            raise RequestRefused(499, "the client hung up")
         return await working
     finally:
         for task in (working, watching):
@@ -242,16 +244,16 @@ def _add_errors(app: FastAPI) -> None:
         body = ErrorAnswer(error=ErrorBody(message=message, type=kind, param=param, code=code))
         return JSONResponse(body.model_dump(), status, headers)
 
-    @app.exception_handler(Refused)
-    async def refused(_: Request, error: Refused) -> JSONResponse:
+    @app.exception_handler(RequestRefused)
+    async def refused(_: Request, error: RequestRefused) -> JSONResponse:
         return answer(error.status, str(error), code=error.code, param=error.param)
 
     @app.exception_handler(Busy)
     async def busy(_: Request, __: Busy) -> JSONResponse:
         return answer(429, "too many requests are waiting already; try again shortly", code="queue_full")
 
-    @app.exception_handler(Stopped)
-    async def stopped(_: Request, error: Stopped) -> JSONResponse:
+    @app.exception_handler(EngineStopped)
+    async def stopped(_: Request, error: EngineStopped) -> JSONResponse:
         return answer(503, f"the engine has stopped: {error}", code="engine_stopped")
 
     @app.exception_handler(ContextOverflow)

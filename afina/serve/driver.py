@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from afina.errors import AfinaError
-from afina.model.generate_engine_torch import Engine
-from afina.model.generate_request import Produced, Request
+from afina.model.generate.engine_torch import Engine
+from afina.model.generate.request import Produced, Request
 
 QUEUE_LIMIT = 256
 """Requests that may wait for a place."""
@@ -25,7 +25,7 @@ class Busy(Exception):
     """More requests than the queue takes."""
 
 
-class Stopped(Exception):
+class EngineStopped(Exception):
     """The engine has ended, by a defect or because the server goes down."""
 
 
@@ -72,7 +72,7 @@ class Driver:
             AfinaError: the engine refuses the request.
         """
         if self.failure is not None:
-            raise Stopped(str(self.failure))
+            raise EngineStopped(str(self.failure))
         if not self.has_room(1):
             raise Busy
         ticket = Ticket(request, asyncio.get_running_loop())
@@ -95,7 +95,7 @@ class Driver:
     async def call(self, change: Callable[[], Any]) -> Any:
         """Run `change` between two steps; returns or raises what it does."""
         if self.failure is not None:
-            raise Stopped(str(self.failure))
+            raise EngineStopped(str(self.failure))
         loop = asyncio.get_running_loop()
         outcome: asyncio.Future[Any] = loop.create_future()
 
@@ -130,7 +130,7 @@ class Driver:
                     self._pass_on(self.engine.step())
                     continue
                 if work is None:
-                    self._fail(Stopped("the server is going down"))
+                    self._fail(EngineStopped("the server is going down"))
                     return
                 work()
         except BaseException as error:
@@ -141,7 +141,7 @@ class Driver:
         if ticket.cancelled:
             return
         if self.failure is not None:
-            ticket.loop.call_soon_threadsafe(ticket.pieces.put_nowait, Stopped(str(self.failure)))
+            ticket.loop.call_soon_threadsafe(ticket.pieces.put_nowait, EngineStopped(str(self.failure)))
             return
         try:
             ticket.number = self.engine.submit(ticket.request)
@@ -167,7 +167,7 @@ class Driver:
     def _fail(self, error: BaseException) -> None:
         self.failure = error
         for ticket in self._tickets.values():
-            ticket.loop.call_soon_threadsafe(ticket.pieces.put_nowait, Stopped(str(error)))
+            ticket.loop.call_soon_threadsafe(ticket.pieces.put_nowait, EngineStopped(str(error)))
         self._tickets.clear()
         while not self._work.empty():  # what came since then is told as well
             work = self._work.get()

@@ -36,19 +36,19 @@ def _say_neutral(schema: dict[str, Any]) -> None:
             schema["properties"][name] = {"title": title, "enum": list(neutral), "default": None}
 
 
-class Shape(BaseModel):
+class StrictRequest(BaseModel):
     """A request in which every key is known."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra=_say_neutral)
 
 
-class StreamOptions(Shape):
+class StreamOptions(StrictRequest):
     """What a stream holds besides the answer. Whole answers have their usage always."""
 
     include_usage: bool = False
 
 
-class Sampling(Shape):
+class Sampling(StrictRequest):
     """What chat completions and completions have in common."""
 
     model: str
@@ -84,14 +84,14 @@ class Sampling(Shape):
         return None if self.seed is None else (self.seed * 1_000_003 + choice) % (1 << 63)
 
 
-class TextPart(Shape):
+class TextPart(StrictRequest):
     """A piece of a message's content."""
 
     type: Literal["text"]
     text: Text
 
 
-class ChatMessage(Shape):
+class ChatMessage(StrictRequest):
     """One turn."""
 
     role: Literal["system", "developer", "user", "assistant"]
@@ -148,14 +148,14 @@ class CompletionRequest(Sampling):
         return list(self.prompt)  # type: ignore[arg-type]
 
 
-class LoadAdapter(Shape):
+class LoadAdapter(StrictRequest):
     """``POST /v1/load_lora_adapter``, as vLLM has it."""
 
     lora_name: Annotated[str, Field(min_length=1, max_length=200)]
     lora_path: Annotated[str, Field(min_length=1, max_length=4000)]
 
 
-class UnloadAdapter(Shape):
+class UnloadAdapter(StrictRequest):
     """``POST /v1/unload_lora_adapter``."""
 
     lora_name: Annotated[str, Field(min_length=1, max_length=200)]
@@ -196,7 +196,7 @@ class ChatLogprobs(BaseModel):
     content: list[TokenInfo]
 
 
-class Said(BaseModel):
+class AnswerMessage(BaseModel):
     """The answer's message."""
 
     role: Literal["assistant"] = "assistant"
@@ -207,7 +207,7 @@ class ChatChoice(BaseModel):
     """One of the ``n`` answers."""
 
     index: int
-    message: Said
+    message: AnswerMessage
     logprobs: ChatLogprobs | None = None
     finish_reason: Literal["stop", "length"]
 

@@ -24,7 +24,7 @@ OTHER_ROUNDING = 0.2
 
 
 @dataclass(frozen=True)
-class Options:
+class ServeOptions:
     """What the command line gives."""
 
     engine: EngineName = "auto"
@@ -77,7 +77,7 @@ def pick_engine(wanted: EngineName) -> Literal["local", "vllm", "mlx"]:
     return "vllm" if torch.cuda.is_available() and shutil.which("vllm") else "local"
 
 
-def look(target: Target, adapters: Mapping[str, Target], options: Options) -> tuple[str, Preflight]:
+def look(target: Target, adapters: Mapping[str, Target], options: ServeOptions) -> tuple[str, Preflight]:
     """The engine and what is known before the start.
 
     Raises:
@@ -99,7 +99,7 @@ def look(target: Target, adapters: Mapping[str, Target], options: Options) -> tu
 
 
 def command_of(
-    engine: str, target: Target, adapters: Mapping[str, Target], looked: Preflight, options: Options
+    engine: str, target: Target, adapters: Mapping[str, Target], looked: Preflight, options: ServeOptions
 ) -> list[str]:
     """The other program's command line."""
     if engine == "vllm":
@@ -107,7 +107,7 @@ def command_of(
     return mlx_command(target, adapters, host=options.host, port=options.port, api_key=options.api_key)
 
 
-def look_text(target: Target, adapters: Mapping[str, Target], options: Options) -> tuple[dict[str, Any], str]:
+def look_text(target: Target, adapters: Mapping[str, Target], options: ServeOptions) -> tuple[dict[str, Any], str]:
     """What ``--dry-run`` says: the command, and why this context."""
     engine, looked = look(target, adapters, options)
     words = command_of(engine, target, adapters, looked, options) if engine != "local" else []
@@ -116,7 +116,7 @@ def look_text(target: Target, adapters: Mapping[str, Target], options: Options) 
     return values, f"{what}\n# context {looked.context}: {looked.why}"
 
 
-def settings_text(client: Client, target: Target, adapters: Mapping[str, Target], options: Options) -> str:
+def settings_text(client: Client, target: Target, adapters: Mapping[str, Target], options: ServeOptions) -> str:
     """What ``--config`` prints."""
     engine = pick_engine(options.engine)
     looked = look_before(
@@ -131,7 +131,7 @@ def settings_text(client: Client, target: Target, adapters: Mapping[str, Target]
     return client_settings(client, target.name, options.url, looked.context)
 
 
-def check_running(target: Target, url: str, options: Options) -> Identity:
+def check_running(target: Target, url: str, options: ServeOptions) -> Identity:
     """Compare a server that runs already with a run.
 
     Raises:
@@ -147,7 +147,7 @@ def check_running(target: Target, url: str, options: Options) -> Identity:
     return check_identity(ask, target.run, target.name, base, allowed=allowed)
 
 
-def serve(target: Target, adapters: Mapping[str, Target], options: Options, say: Callable[[str], None]) -> None:
+def serve(target: Target, adapters: Mapping[str, Target], options: ServeOptions, say: Callable[[str], None]) -> None:
     """Serve until the process is told to stop.
 
     Raises:
@@ -166,11 +166,11 @@ def serve(target: Target, adapters: Mapping[str, Target], options: Options, say:
 
 
 def _serve_here(
-    target: Target, adapters: Mapping[str, Target], looked: Preflight, options: Options, say: Callable[[str], None]
+    target: Target, adapters: Mapping[str, Target], looked: Preflight, options: ServeOptions, say: Callable[[str], None]
 ) -> None:
     import uvicorn
 
-    from afina.model.generate_engine_torch import Engine
+    from afina.model.generate.engine_torch import Engine
     from afina.serve.app import make_app
     from afina.serve.driver import Driver
 
@@ -218,7 +218,7 @@ def _serve_here(
 
 
 def _serve_there(
-    words: list[str], target: Target, adapters: Mapping[str, Target], options: Options, say: Callable[[str], None]
+    words: list[str], target: Target, adapters: Mapping[str, Target], options: ServeOptions, say: Callable[[str], None]
 ) -> None:
     """Run another server, wait until it answers, compare."""
     import shutil
@@ -284,7 +284,7 @@ def _proofs(target: Target, adapters: Mapping[str, Target], base: str) -> list[t
 
 
 def _prove(
-    name: str, run: Any, base: str | None, options: Options, allowed: float, say: Callable[[str], None]
+    name: str, run: Any, base: str | None, options: ServeOptions, allowed: float, say: Callable[[str], None]
 ) -> Identity:
     ask = ask_over_http(options.url, options.api_key, find_target(str(run)).chat)
     found = check_identity(ask, run, name, base, allowed=allowed)

@@ -15,10 +15,8 @@ from afina.errors import DataError, Problem
 from afina.recipe import HUB, WEB, Recipe, Source
 from afina.run import Progress, no_progress
 from afina.sources.code import read_code
-from afina.sources.document import Document, FileLedger, Ledger, Message, visible
 from afina.sources.docx import read_docx
-from afina.sources.endings import is_packed
-from afina.sources.files import Reading, SourceFile, check_encoding, expand, read_text
+from afina.sources.files import SourceFile, SourceReading, check_encoding, expand, read_text
 from afina.sources.html import read_html
 from afina.sources.hub import hub_address, read_hub
 from afina.sources.markdown import read_markdown
@@ -27,6 +25,8 @@ from afina.sources.pdf import read_pdf
 from afina.sources.rows import read_rows
 from afina.sources.text import read_plain
 from afina.sources.web import SiteFile, in_its_encoding, site_files, with_address
+from afina.text.document import Document, FileLedger, Ledger, Message, visible
+from afina.text.formats import is_packed
 
 __all__ = [
     "Document",
@@ -76,7 +76,7 @@ def read_sources(recipe: Recipe, ledger: Ledger, progress: Progress = no_progres
 class PlannedSource:
     """A source whose files are known but not read; any portion of them can be read, in any process."""
 
-    reading: Reading
+    reading: SourceReading
     jobs: Sequence[_Job]
 
     def read(
@@ -105,7 +105,7 @@ def plan_sources(recipe: Recipe, ledger: Ledger, problems: list[Problem]) -> lis
     Raises:
         RecipeError: an unknown encoding.
     """
-    readings = [Reading(source, place, Path(recipe.root), ledger) for place, source in enumerate(recipe.sources)]
+    readings = [SourceReading(source, place, Path(recipe.root), ledger) for place, source in enumerate(recipe.sources)]
     for reading in readings:
         check_encoding(reading)
     planned = []
@@ -127,14 +127,14 @@ def read_source(source: Source, position: int, root: Path, ledger: Ledger) -> It
     Raises:
         DataError, RecipeError: as :func:`read_sources`.
     """
-    reading = Reading(source, position, root, ledger)
+    reading = SourceReading(source, position, root, ledger)
     check_encoding(reading)
     problems: list[Problem] = []
     yield from _read(PlannedSource(reading, _jobs(reading)), problems, lambda _: None)
     _raise(problems)
 
 
-def _jobs(reading: Reading) -> list[_Job]:
+def _jobs(reading: SourceReading) -> list[_Job]:
     """The files of a source, each with what reads it."""
     if reading.source.kind == "pairs":
         pairs = match_pairs(reading)
@@ -150,12 +150,12 @@ def _jobs(reading: Reading) -> list[_Job]:
     return [(file.path, lambda file=file: _read_file(file, reading)) for file in files]  # type: ignore[misc]
 
 
-def _read_page(site: SiteFile, reading: Reading) -> Iterator[Document]:
+def _read_page(site: SiteFile, reading: SourceReading) -> Iterator[Document]:
     """The documents of a page of a website, in the encoding that it declares."""
     yield from with_address(_read_file(site.file, in_its_encoding(reading, site)), site)
 
 
-def _read_file(file: SourceFile, reading: Reading) -> Iterator[Document]:
+def _read_file(file: SourceFile, reading: SourceReading) -> Iterator[Document]:
     """One file's documents. A file without text is an error where it was named, else skipped."""
     if file.kind in _PACKED:
         yield from _PACKED[file.kind](file, reading)
@@ -186,7 +186,7 @@ def _read(source: PlannedSource, problems: list[Problem], started: Callable[[str
         problems.append(source.nothing())
 
 
-def _nothing(reading: Reading, files: int) -> Problem:
+def _nothing(reading: SourceReading, files: int) -> Problem:
     """The problem of a source that gave no document, with what was left out and why."""
     reasons = Counter(reading.ledger.skipped.values())
     left_out = "; ".join(f"{count} x {reason}" for reason, count in reasons.most_common(5))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from afina.sources.code import fence
-from afina.sources.document import FileLedger
+from afina.text.document import FileLedger
 
 BREAK = object()
 """A forced line break among inline pieces."""

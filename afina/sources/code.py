@@ -6,12 +6,12 @@ import json
 from collections.abc import Iterator
 
 from afina.sources.definitions import describe_code
-from afina.sources.document import Document, visible
-from afina.sources.endings import ending, language_of
-from afina.sources.files import FileText, Reading
+from afina.sources.files import FileText, SourceReading
+from afina.text.document import Document, visible
+from afina.text.formats import ending, language_of
 
 
-def read_code(opened: FileText, reading: Reading) -> Iterator[Document]:
+def read_code(opened: FileText, reading: SourceReading) -> Iterator[Document]:
     """The file as one document of kind ``code``; its title is the path.
 
     ``meta["language"]`` is the language by the file's name, or the bare ending where it is unknown;

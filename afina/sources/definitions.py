@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, TypedDict
 
 
-class Item(TypedDict):
+class Definition(TypedDict):
     """One definition. Lines count from 1; a method's name is ``Class.method``."""
 
     name: str
@@ -32,7 +32,7 @@ class Description(NamedTuple):
     """The doc comment of a file, or else of its first public definition; and its definitions."""
 
     doc: str
-    items: list[Item]
+    items: list[Definition]
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +164,7 @@ def plain_comment(lines: list[str]) -> str:
     return "\n".join(_MARKS.sub("", line).rstrip() for line in lines).strip("\n")
 
 
-def _python_items(tree: ast.Module | ast.ClassDef, above: str = "") -> Iterator[Item]:
+def _python_items(tree: ast.Module | ast.ClassDef, above: str = "") -> Iterator[Definition]:
     for node in tree.body:
         if isinstance(node, ast.ClassDef):
             words = [ast.unparse(base) for base in (*node.bases, *(word.value for word in node.keywords))]
@@ -178,7 +178,7 @@ def _python_items(tree: ast.Module | ast.ClassDef, above: str = "") -> Iterator[
         name = above + node.name
         first = min([node.lineno, *(each.lineno for each in node.decorator_list)])
         doc = ast.get_docstring(node) or ""
-        yield Item(name=name, line=first, end_line=node.end_lineno or first, signature=signature, doc=doc)
+        yield Definition(name=name, line=first, end_line=node.end_lineno or first, signature=signature, doc=doc)
         if isinstance(node, ast.ClassDef):
             yield from _python_items(node, f"{name}.")
 
@@ -193,7 +193,7 @@ def _parser(module: str) -> Any:
     return Parser(Language(importlib.import_module(module).language()))
 
 
-def _tree_items(container: Any, grammar: _Grammar, above: str = "") -> Iterator[Item]:
+def _tree_items(container: Any, grammar: _Grammar, above: str = "") -> Iterator[Definition]:
     """Definitions among the children of a node, and inside of types."""
     comment: list[str] = []
     ends = first = -1
@@ -222,7 +222,7 @@ def _tree_items(container: Any, grammar: _Grammar, above: str = "") -> Iterator[
         name = _name(inner) if inner.type in grammar.defines else ""
         if name:
             if inner.type != "impl_item":
-                yield Item(
+                yield Definition(
                     name=above + name,
                     line=(first if first >= 0 else child.start_point[0]) + 1,
                     end_line=last + 1,

@@ -21,9 +21,9 @@ from html import escape
 
 from afina.errors import DataError, Problem
 from afina.recipe import nearest
-from afina.sources.document import FileLedger, visible
-from afina.sources.endings import language_of
-from afina.sources.files import FileText, Reading, read_text
+from afina.sources.files import FileText, SourceReading, read_text
+from afina.text.document import FileLedger, visible
+from afina.text.formats import language_of
 
 _CODE = (
     r"\{#(?P<syntax>syntax)#\}(?P<inline>.*?)\{#endsyntax#\}"
@@ -49,7 +49,7 @@ def is_docgen(text: str) -> bool:
     return "{#header_open|" in text
 
 
-def expand_docgen(opened: FileText, reading: Reading) -> tuple[str, str]:
+def expand_docgen(opened: FileText, reading: SourceReading) -> tuple[str, str]:
     """The page with every directive expanded, and the page to count characters in.
 
     The second is the page as it came, code between directives escaped, so that a parser sees the
@@ -66,7 +66,7 @@ def expand_docgen(opened: FileText, reading: Reading) -> tuple[str, str]:
     return expanded, counted
 
 
-def _expand(opened: FileText, reading: Reading, problems: list[Problem]) -> Iterator[str]:
+def _expand(opened: FileText, reading: SourceReading, problems: list[Problem]) -> Iterator[str]:
     text, entry = opened.text, opened.entry
     open_lines: list[int] = []
     position = 0
@@ -136,7 +136,9 @@ def _figure(code: str, language: str, name: str) -> str:
     )
 
 
-def _included(opened: FileText, reading: Reading, name: str, where: str, problems: list[Problem]) -> FileText | None:
+def _included(
+    opened: FileText, reading: SourceReading, name: str, where: str, problems: list[Problem]
+) -> FileText | None:
     folder = opened.full.with_suffix("")
     target = folder / name
     if not target.resolve().is_relative_to(folder.resolve()):

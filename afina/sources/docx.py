@@ -17,11 +17,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from afina.errors import DataError
-from afina.sources.document import Document, visible
-from afina.sources.files import Reading, SourceFile, open_packed
+from afina.sources.files import SourceFile, SourceReading, open_packed
 from afina.sources.markdown import first_heading
 from afina.sources.parsers import has_docling, read_with_docling
 from afina.sources.word import Word, name_of, texts_of
+from afina.text.document import Document, visible
 
 LARGEST_BYTES = 256 << 20
 _LEFT_OUT = (
@@ -31,7 +31,7 @@ _LEFT_OUT = (
 )
 
 
-def read_docx(file: SourceFile, reading: Reading) -> Iterator[Document]:
+def read_docx(file: SourceFile, reading: SourceReading) -> Iterator[Document]:
     """The file as one document of kind ``markdown``; its title is the first heading.
 
     Raises:

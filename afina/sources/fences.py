@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from afina.sources.endings import LANGUAGES, language_of
+from afina.text.formats import LANGUAGES, language_of
 
 _LANGUAGE_CLASS = re.compile(r"(?:language|lang|highlight-source|highlight|brush:?)[-\s]?([\w+#]+)$")
 _SAME = {"shell": "sh", "console": "console", "c++": "cpp", "text": "", "none": "", "default": "", "plaintext": ""}

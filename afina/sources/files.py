@@ -20,8 +20,8 @@ from pathlib import Path, PurePosixPath
 from afina.errors import DataError, RecipeError
 from afina.recipe import Source, expand_path
 from afina.run import hash_file
-from afina.sources.document import FileLedger, Ledger
-from afina.sources.endings import FileKind, ending, is_packed, kind_of
+from afina.text.document import FileLedger, Ledger
+from afina.text.formats import FileKind, ending, is_packed, kind_of
 
 BYTE_ORDER_MARK = "\ufeff"
 _BUILD_FOLDERS = frozenset({"__pycache__", "node_modules", "bower_components", "zig-cache", "zig-out", "venv"})
@@ -30,7 +30,7 @@ _CHUNK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class SourceReading:
     """A source being read: the recipe's entry, its position, the root, and where it is all added up."""
 
     source: Source
@@ -72,7 +72,7 @@ class FileText:
     entry: FileLedger
 
 
-def expand(reading: Reading, pattern: str, kind: str) -> list[SourceFile]:
+def expand(reading: SourceReading, pattern: str, kind: str) -> list[SourceFile]:
     """The files that `pattern` names, in order; what is left out goes to the ledger.
 
     `kind` is a source's: ``auto`` takes known endings, any other takes files of that kind and
@@ -116,7 +116,7 @@ def expand(reading: Reading, pattern: str, kind: str) -> list[SourceFile]:
     return list(found.values())
 
 
-def read_text(reading: Reading, full: Path) -> FileText:
+def read_text(reading: SourceReading, full: Path) -> FileText:
     """Read a whole file as text, and open its line in the ledger.
 
     A byte order mark is removed and counted; ``\\r\\n`` and ``\\r`` become ``\\n``. The caller adds the
@@ -145,7 +145,7 @@ def read_text(reading: Reading, full: Path) -> FileText:
     return FileText(full, path, entry.sha256, text.replace("\r\n", "\n").replace("\r", "\n"), entry)
 
 
-def open_packed(reading: Reading, full: Path) -> FileLedger:
+def open_packed(reading: SourceReading, full: Path) -> FileLedger:
     """Open the line of the ledger of a file whose bytes are no text; they are hashed as a stream.
 
     Raises:
@@ -160,7 +160,7 @@ def open_packed(reading: Reading, full: Path) -> FileLedger:
     return entry
 
 
-def open_lines(reading: Reading, full: Path) -> tuple[FileLedger, Iterator[str]]:
+def open_lines(reading: SourceReading, full: Path) -> tuple[FileLedger, Iterator[str]]:
     """A file's lines without holding it whole; its bytes are hashed and checked in a first pass.
 
     Raises:
@@ -198,7 +198,7 @@ def _lines(full: Path, encoding: str, entry: FileLedger) -> Iterator[str]:
             yield line
 
 
-def check_encoding(reading: Reading) -> None:
+def check_encoding(reading: SourceReading) -> None:
     """Refuse an encoding that Python does not know.
 
     Raises:
@@ -216,7 +216,7 @@ def check_encoding(reading: Reading) -> None:
         ) from None
 
 
-def inside(reading: Reading, including: Path, target: Path) -> bool:
+def inside(reading: SourceReading, including: Path, target: Path) -> bool:
     """Whether a file may be included: below `root`, or below the folder above the including file's."""
     resolved = target.resolve()
     return any(resolved.is_relative_to(place.resolve()) for place in (reading.root, including.parent.parent))
@@ -268,7 +268,7 @@ def _below(full: Path, root: Path) -> tuple[str, ...]:
     return tuple(part for part in PurePosixPath(os.path.relpath(full, root)).parts if part not in ("..", "."))
 
 
-def _walk(reading: Reading, place: Path, seen: set[str]) -> Iterator[Path]:
+def _walk(reading: SourceReading, place: Path, seen: set[str]) -> Iterator[Path]:
     """Files of `place` in order of names; links are followed once, so that a loop ends."""
     real = os.path.realpath(place)
     if real in seen:
@@ -324,7 +324,7 @@ def excluding(path: str, below: str, globs: Sequence[str]) -> list[str]:
     return found
 
 
-def _binary(path: str, reading: Reading) -> DataError:
+def _binary(path: str, reading: SourceReading) -> DataError:
     return DataError(
         "a binary file: it holds NUL bytes",
         f"leave it out with `exclude` on sources.{reading.position}, or give its `encoding` if it is UTF-16",
@@ -332,7 +332,7 @@ def _binary(path: str, reading: Reading) -> DataError:
     )
 
 
-def _undecodable(raw: bytes, path: str, reading: Reading, start: int) -> DataError:
+def _undecodable(raw: bytes, path: str, reading: SourceReading, start: int) -> DataError:
     """The error for bytes that are not in the encoding: line, byte, what they probably are, what to do."""
     encoding, key = reading.source.encoding, f"sources.{reading.position}"
     line = raw[:start].decode(encoding, errors="replace").count("\n") + 1

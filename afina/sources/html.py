@@ -30,9 +30,9 @@ from afina.sources.blocks import (
     wrap,
 )
 from afina.sources.docgen import expand_docgen, is_docgen
-from afina.sources.document import Document, FileLedger, visible
 from afina.sources.fences import language_of_block, language_of_caption
-from afina.sources.files import FileText, Reading
+from afina.sources.files import FileText, SourceReading
+from afina.text.document import Document, FileLedger, visible
 
 _BLOCKS = re.compile(
     r"address|article|aside|blockquote|body|caption|center|d[dlt]|details|dialog|dir|div|fieldset|fig(caption|ure)"
@@ -59,7 +59,7 @@ _LEFT_OUT = {
 _HIDING = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.I)
 
 
-def read_html(opened: FileText, reading: Reading) -> Iterator[Document]:
+def read_html(opened: FileText, reading: SourceReading) -> Iterator[Document]:
     """The page as one document of kind ``markdown``.
 
     Its title is the only ``<h1>``, or else ``<title>``. ``meta["anchors"]`` is a JSON object from

@@ -14,10 +14,10 @@ from urllib.parse import parse_qsl
 
 from afina.errors import DataError
 from afina.recipe import HUB
-from afina.sources.document import Document, FileLedger
-from afina.sources.files import Reading
+from afina.sources.files import SourceReading
 from afina.sources.rows import row_documents
 from afina.sources.tables import Row, RowProblems
+from afina.text.document import Document, FileLedger
 
 _NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -49,7 +49,7 @@ def hub_address(path: str, where: str) -> HubAddress:
     return HubAddress(name, **keys)
 
 
-def read_hub(address: HubAddress, reading: Reading) -> Iterator[Document]:
+def read_hub(address: HubAddress, reading: SourceReading) -> Iterator[Document]:
     """The rows of a dataset as documents, columns recognised as in :mod:`afina.sources.rows`.
 
     `Document.path` is the source's path, `line` the number of the row from 1, and `sha256` the
@@ -64,7 +64,7 @@ def read_hub(address: HubAddress, reading: Reading) -> Iterator[Document]:
     yield from row_documents(_rows(address, reading), reading, entry, RowProblems(path))
 
 
-def _rows(address: HubAddress, reading: Reading) -> Iterator[Row]:
+def _rows(address: HubAddress, reading: SourceReading) -> Iterator[Row]:
     try:
         import datasets
     except ModuleNotFoundError:

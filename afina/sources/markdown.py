@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from afina.errors import DataError, Problem
-from afina.sources.document import Document, visible
-from afina.sources.files import FileText, Reading, inside, read_text
+from afina.sources.files import FileText, SourceReading, inside, read_text
+from afina.text.document import Document, visible
 
 INCLUDE = re.compile(r"(?<!\\)\{\{\s*#(?:rustdoc_)?include\s+([^}\s]+)\s*\}\}")
 _FRONT = re.compile(r"\A(---|\+\+\+)[ \t]*\n(?=[^\n]*[^\s])(.*?)^(?:\1|\.\.\.)[ \t]*(?:\n|\Z)", re.S | re.M)
@@ -27,7 +27,7 @@ Resolve = Callable[[Path, re.Match[str]], str | None]
 """Given an include's target and match: the text put in its place, or None to read the target."""
 
 
-def read_markdown(opened: FileText, reading: Reading) -> Iterator[Document]:
+def read_markdown(opened: FileText, reading: SourceReading) -> Iterator[Document]:
     """The file as one document of kind ``markdown``; its title is the first heading.
 
     Raises:
@@ -100,7 +100,7 @@ def _without_marks(heading: str) -> str:
 
 
 def include_files(
-    opened: FileText, reading: Reading, body: str, first_line: int = 1, resolve: Resolve | None = None
+    opened: FileText, reading: SourceReading, body: str, first_line: int = 1, resolve: Resolve | None = None
 ) -> str:
     """Replace each mdBook include in `body` by the text of its file.
 
@@ -115,7 +115,7 @@ def include_files(
 
 def _include(
     opened: FileText,
-    reading: Reading,
+    reading: SourceReading,
     body: str,
     first_line: int,
     above: tuple[Path, ...],

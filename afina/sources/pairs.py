@@ -12,17 +12,17 @@ from pathlib import Path
 
 from afina.errors import DataError, Problem, RecipeError
 from afina.sources.code import fence
-from afina.sources.document import Document, Message, visible
-from afina.sources.endings import ending, language_of
-from afina.sources.files import Reading, SourceFile, expand, read_text
+from afina.sources.files import SourceFile, SourceReading, expand, read_text
 from afina.sources.markdown import first_heading, front_matter, include_files
+from afina.text.document import Document, Message, visible
+from afina.text.formats import ending, language_of
 
 _EMPTY_FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})[^\n`]*\n(?:[ \t]*\n)*^ {0,3}\1[ \t]*(?:\n|\Z)", re.M)
 
 Pair = tuple[SourceFile, SourceFile]
 
 
-def match_pairs(reading: Reading) -> list[Pair]:
+def match_pairs(reading: SourceReading) -> list[Pair]:
     """Problems with their solutions, in order of the problems; what is left alone is in the ledger.
 
     Raises:
@@ -83,7 +83,7 @@ def match_pairs(reading: Reading) -> list[Pair]:
     return pairs
 
 
-def read_pair(pair: Pair, pairs: list[Pair], reading: Reading) -> Iterator[Document]:
+def read_pair(pair: Pair, pairs: list[Pair], reading: SourceReading) -> Iterator[Document]:
     """One conversation: the problem's text, then the solution as a code block.
 
     `pairs` are all of the source: an include of any solution is left out of a question, and counted

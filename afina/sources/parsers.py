@@ -14,10 +14,10 @@ from importlib.util import find_spec
 from typing import Any
 
 from afina.errors import DataError
-from afina.sources.document import Document, visible
-from afina.sources.endings import ending
-from afina.sources.files import Reading, SourceFile, open_packed
+from afina.sources.files import SourceFile, SourceReading, open_packed
 from afina.sources.markdown import first_heading
+from afina.text.document import Document, visible
+from afina.text.formats import ending
 
 _EXPORT = {"escape_html": False, "escape_underscores": False, "image_placeholder": ""}
 """Escapes and placeholders would be learned as if they were the text."""
@@ -44,7 +44,7 @@ def readers_of(paths: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def read_with_docling(file: SourceFile, reading: Reading) -> Iterator[Document]:
+def read_with_docling(file: SourceFile, reading: SourceReading) -> Iterator[Document]:
     """The file as one document of kind ``markdown``.
 
     ``meta["pages"]`` is a JSON object from a line of the text (from 1) to the page that begins

@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from afina.errors import DataError
-from afina.sources.document import Document, visible
-from afina.sources.files import Reading, SourceFile, open_packed
+from afina.sources.files import SourceFile, SourceReading, open_packed
 from afina.sources.parsers import has_docling, read_with_docling
+from afina.text.document import Document, visible
 
 NEEDS_OCR = "no text layer: needs OCR"
 _PAINTS = re.compile(rb"(?:^|[\s\])>])(?:Do|BI|sh|Tj|TJ|[fFBbSs]\*?)(?=\s|$)")
@@ -25,7 +25,7 @@ _PAINTS = re.compile(rb"(?:^|[\s\])>])(?:Do|BI|sh|Tj|TJ|[fFBbSs]\*?)(?=\s|$)")
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
 
 
-def read_pdf(file: SourceFile, reading: Reading) -> Iterator[Document]:
+def read_pdf(file: SourceFile, reading: SourceReading) -> Iterator[Document]:
     """The file as one document of kind ``text``, pages apart by a blank line.
 
     ``meta["pages"]`` is a JSON object from a line of the text (from 1) to the page that begins there.

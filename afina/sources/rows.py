@@ -23,9 +23,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, cast
 
 from afina.errors import DataError
-from afina.sources.document import Document, FileLedger, Message, visible
-from afina.sources.endings import ending
-from afina.sources.files import Reading, SourceFile, open_lines, open_packed, read_text
+from afina.sources.files import SourceFile, SourceReading, open_lines, open_packed, read_text
 from afina.sources.tables import (
     DECODER,
     Row,
@@ -37,6 +35,8 @@ from afina.sources.tables import (
     parquet_rows,
 )
 from afina.sources.text import read_plain
+from afina.text.document import Document, FileLedger, Message, visible
+from afina.text.formats import ending
 
 SHAPES: dict[str, tuple[str, ...]] = {
     "messages": ("messages",),
@@ -68,7 +68,7 @@ class _BadRow(ValueError):
         self.what, self.fix = what, fix
 
 
-def read_rows(file: SourceFile, reading: Reading) -> Iterator[Document]:
+def read_rows(file: SourceFile, reading: SourceReading) -> Iterator[Document]:
     """The documents of a table, in order; `line` is the row's first line in the file (Parquet: its number).
 
     Raises:
@@ -102,7 +102,7 @@ def read_rows(file: SourceFile, reading: Reading) -> Iterator[Document]:
 
 
 def row_documents(
-    rows: Iterator[Row], reading: Reading, entry: FileLedger, problems: RowProblems
+    rows: Iterator[Row], reading: SourceReading, entry: FileLedger, problems: RowProblems
 ) -> Iterator[Document]:
     """One document per row; what each column is, is decided by its name.
 
@@ -129,7 +129,9 @@ def row_documents(
         raise DataError("the file holds no row", "put rows into it, or exclude it", entry.path)
 
 
-def _document(row: Mapping[str, Any], line: int, reading: Reading, entry: FileLedger, choose: _Choose) -> Document:
+def _document(
+    row: Mapping[str, Any], line: int, reading: SourceReading, entry: FileLedger, choose: _Choose
+) -> Document:
     shape, columns = choose(row)
     needed = [columns[name] for name in SHAPES[shape]]
     optional = columns["input"] if shape == "instruction/input/output" else None
@@ -282,7 +284,7 @@ _Choose = Callable[[Mapping[str, Any]], tuple[str, dict[str, str]]]
 """Row -> its shape, and which column plays each of the shape's parts."""
 
 
-def _chooser(reading: Reading) -> _Choose:
+def _chooser(reading: SourceReading) -> _Choose:
     """Decide a row's shape by its columns; the answer is kept per set of columns."""
     renamed: dict[str, str] = {str(part): name for part, name in reading.source.columns.items()}
     columns = {part: part for needed in SHAPES.values() for part in needed} | {"input": "input"} | renamed
@@ -371,7 +373,7 @@ def _likely(part: str, spare: list[str], missing: int) -> str:
     return "..."
 
 
-def _json_shape(file: SourceFile, reading: Reading) -> str:
+def _json_shape(file: SourceFile, reading: SourceReading) -> str:
     """What a ``.json`` file holds: ``list``, ``object``, or lines of objects (``jsonl``)."""
     text = read_text(reading, file.full).text
     reading.ledger.files.pop()
@@ -391,7 +393,7 @@ def _json_shape(file: SourceFile, reading: Reading) -> str:
         return "jsonl"
 
 
-def _one_row(text: str, reading: Reading) -> bool:
+def _one_row(text: str, reading: SourceReading) -> bool:
     """Whether a single object is a row by itself."""
     try:
         _chooser(reading)(DECODER.decode(text))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from afina.sources.document import Document, visible
-from afina.sources.files import FileText, Reading
+from afina.sources.files import FileText, SourceReading
+from afina.text.document import Document, visible
 
 
-def read_plain(opened: FileText, reading: Reading) -> Iterator[Document]:
+def read_plain(opened: FileText, reading: SourceReading) -> Iterator[Document]:
     """The file as one document of kind ``text``."""
     entry = opened.entry
     entry.chars_in += visible(opened.text)

@@ -16,10 +16,10 @@ from urllib.parse import quote, urldefrag, urljoin, urlsplit
 
 from afina.errors import DataError, Problem
 from afina.run import Progress, no_progress
-from afina.sources.document import Document
-from afina.sources.endings import FileKind
 from afina.sources.fetch import Failed, Fetcher, Page, site_of
-from afina.sources.files import Reading, SourceFile, excluding
+from afina.sources.files import SourceFile, SourceReading, excluding
+from afina.text.document import Document
+from afina.text.formats import FileKind
 
 _KINDS: dict[str, FileKind] = {
     "text/html": "html",
@@ -41,7 +41,7 @@ class SiteFile:
     page: Page
 
 
-def site_files(reading: Reading, progress: Progress = no_progress) -> list[SiteFile]:
+def site_files(reading: SourceReading, progress: Progress = no_progress) -> list[SiteFile]:
     """The pages of a source in the order found; what the cache lacks is fetched.
 
     Raises:
@@ -105,7 +105,7 @@ def site_files(reading: Reading, progress: Progress = no_progress) -> list[SiteF
     return found
 
 
-def in_its_encoding(reading: Reading, site: SiteFile) -> Reading:
+def in_its_encoding(reading: SourceReading, site: SiteFile) -> SourceReading:
     """The source with the encoding that a page declares; the recipe's where it declares none."""
     if site.page.encoding is None:
         return reading

@@ -25,7 +25,7 @@ from afina.sources.blocks import (
     to_blocks,
     wrap,
 )
-from afina.sources.document import FileLedger
+from afina.text.document import FileLedger
 
 _TEXT_NAMES = frozenset({"t", "delText", "instrText", "delInstrText", "sym"})
 _DROPPED = {
@@ -67,7 +67,7 @@ class _Style:
 
 
 @dataclass(slots=True)
-class _Item:
+class _ListParagraph:
     """A paragraph of a list, before lists are put together."""
 
     number: str
@@ -118,9 +118,9 @@ class Word:
     def _blocks(self, container: Any) -> list[Block]:
         """What stands in a container (a body, a cell, a text box, a note), lists put together."""
         out: list[Block] = []
-        items: list[_Item] = []
+        items: list[_ListParagraph] = []
         for part in self._parts(container):
-            if isinstance(part, _Item):
+            if isinstance(part, _ListParagraph):
                 items.append(part)
                 continue
             if items:
@@ -132,7 +132,7 @@ class Word:
                 out.append(part)
         return [*out, self._list(items)] if items else out
 
-    def _parts(self, container: Any) -> Iterator[Block | _Item]:
+    def _parts(self, container: Any) -> Iterator[Block | _ListParagraph]:
         for child in container:
             name = name_of(child)
             if name == "p":
@@ -148,7 +148,7 @@ class Word:
             elif name:
                 yield from self._parts(child)
 
-    def _paragraph(self, paragraph: Any) -> Iterator[Block | _Item]:
+    def _paragraph(self, paragraph: Any) -> Iterator[Block | _ListParagraph]:
         own = _child(paragraph, "pPr")
         style = self.styles.get(_value(own, "pStyle") or "", _Style())
         if _TOC.match(style.name):
@@ -176,7 +176,7 @@ class Word:
         elif number and first.kind == "paragraph" and number in self.formats:
             deeper = _LIST_STYLE.fullmatch(style.name)  # Word's own styles have a list each, one level deep
             level = max(number[1], int(deeper[1]) - 1) if deeper else number[1]
-            yield _Item(number[0], level, self._count(number), first)
+            yield _ListParagraph(number[0], level, self._count(number), first)
             blocks = blocks[1:]
         yield from blocks
 
@@ -246,7 +246,7 @@ class Word:
         self.counters[number] = self.counters.get(number, start - 1) + 1
         return self.counters[number]
 
-    def _list(self, items: list[_Item]) -> Block:
+    def _list(self, items: list[_ListParagraph]) -> Block:
         """Items one after the other; deeper ones stand below the one before."""
         lines: list[str] = []
         at = 0

@@ -19,7 +19,7 @@ from jinja2.exceptions import TemplateError
 
 from afina.errors import DataError
 from afina.recipe import Chat
-from afina.sources.document import Message
+from afina.text.document import Message
 
 
 @dataclass(frozen=True, slots=True)

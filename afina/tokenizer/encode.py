@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from afina.dataset.example import Example
 from afina.errors import DataError, Problem
 from afina.recipe import METHODS, Recipe
 from afina.run import Progress, no_progress
-from afina.sources.document import Message
+from afina.text.document import Message
+from afina.text.example import Example
 from afina.tokenizer.chat import Encoded, Renderer
 
 

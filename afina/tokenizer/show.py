@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from afina.dataset.example import Example
-from afina.sources.document import Message
+from afina.text.document import Message
+from afina.text.example import Example
 from afina.tokenizer.chat import Renderer
 
 GREEN, GREY, PLAIN = "\x1b[32m", "\x1b[90m", "\x1b[0m"

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from afina.dataset.example import Example
-from afina.dataset.token_audit import TokenView
+from afina.dataset.audit.token_audit import TokenView
 from afina.model.shape import read_shape
 from afina.recipe import Recipe
 from afina.run import read_json
+from afina.text.example import Example
 from afina.tokenizer.chat import Encoded, Renderer
 from afina.tokenizer.encode import encode_conversation
 from afina.tokenizer.load import load_tokenizer

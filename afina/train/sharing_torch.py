@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from afina.model.loss_torch import Batch, causal_lm, make_batch, target_loss
-from afina.model.prefix_torch import shared_prefix, side_by_side
+from afina.model.steps.prefix_torch import shared_prefix, side_by_side
 from afina.recipe import Train
 from afina.tokenizer.encode import Row
 

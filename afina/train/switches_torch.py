@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from afina.errors import RecipeError
-from afina.model.last_layer_torch import again_there, layers
-from afina.model.lora_torch import short_lora
 from afina.model.loss_torch import causal_lm
-from afina.model.norm_torch import short_norms
+from afina.model.steps.last_layer_torch import again_there, layers
+from afina.model.steps.lora_torch import short_lora
+from afina.model.steps.norm_torch import short_norms
 from afina.recipe import Train
 
 
@@ -61,7 +61,7 @@ def switch_kernels(model: Any, settings: Train, say: Callable[[str], None]) -> N
     """Put Liger's kernels in place where the recipe asks for them; for good, as they stay when training ends."""
     if settings.kernels != "liger":
         return
-    from afina.model.liger_torch import use_liger
+    from afina.model.steps.liger_torch import use_liger
 
     if remark := use_liger(causal_lm(model)):
         say(f"train: {remark}")

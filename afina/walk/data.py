@@ -20,9 +20,9 @@ def build(walk: Walk, *, ask_again: bool = False) -> dict[str, Any]:
         ask_again: build once more where the teacher left sections unanswered. A run that goes on does not: a
             dataset that has grown would start a training anew.
     """
-    from afina.dataset.build import build_dataset, dataset_inputs
-    from afina.dataset.describe import describe_summary
-    from afina.dataset.teacher import Teaching
+    from afina.dataset.audit.describe import describe_summary
+    from afina.dataset.build.build import build_dataset, dataset_inputs
+    from afina.dataset.questions.teacher import Teaching
 
     write_whole(walk.folder / "recipe.yaml", walk.recipe.to_yaml())
 
@@ -58,7 +58,7 @@ def audit(walk: Walk) -> dict[str, Any]:
     Raises:
         DataError: a finding is fatal and the recipe does not accept it by name.
     """
-    from afina.dataset.audit import audit_dataset
+    from afina.dataset.audit.audit import audit_dataset
 
     def look() -> dict[str, Any]:
         with walk.stage_progress("audit"):

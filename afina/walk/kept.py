@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from afina.run import hash_value
 
 if TYPE_CHECKING:
-    from afina.model.generate_kept import KeptAnswers
+    from afina.model.generate.stored_answers import KeptAnswers
     from afina.walk.walk import Walk
 
 Kept = tuple["KeptAnswers | None", "KeptAnswers"]
@@ -16,7 +16,7 @@ Kept = tuple["KeptAnswers | None", "KeptAnswers"]
 def kept_answers(walk: Walk) -> Kept:
     """Answers from before, beside the runs, of the model before and after training; none for random weights."""
     from afina.model.base import hash_model
-    from afina.model.generate_kept import ANSWERS_FOLDER, KeptAnswers
+    from afina.model.generate.stored_answers import ANSWERS_FOLDER, KeptAnswers
 
     folder = walk.folder.parent / ANSWERS_FOLDER
     base = {"base": walk.base_files, "four_bit": walk.recipe.adapter.kind == "qlora", "adapter": None}

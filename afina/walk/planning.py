@@ -13,7 +13,7 @@ from afina.plan.advise import what_would_fit
 from afina.plan.check import cost_in_words, describe, is_long
 from afina.plan.device import Device, local_device
 from afina.plan.plan import Plan, plan_run
-from afina.plan.record import Correction, Measured, add_run, recorded
+from afina.plan.record import Correction, MeasuredRun, add_run, recorded
 from afina.plan.tokens import TokenCount
 from afina.recipe import Recipe, Train
 from afina.run import read_json, write_json
@@ -150,8 +150,8 @@ def trial_steps(walk: Walk) -> Plan:
     return plan_of(walk, Correction([measured])).plan
 
 
-def _measured(walk: Walk, plain: Plan, peak: float, seconds: float, *, trial: bool = False) -> Measured:
-    return Measured(
+def _measured(walk: Walk, plain: Plan, peak: float, seconds: float, *, trial: bool = False) -> MeasuredRun:
+    return MeasuredRun(
         device=plain.device.name,
         job=plain.job,
         predicted_bytes=plain.memory.point,

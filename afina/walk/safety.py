@@ -12,9 +12,9 @@ from afina.recipe import Recipe
 from afina.run import hash_file, write_whole
 
 if TYPE_CHECKING:
-    from afina.evaluate.safety.findings import Safety
+    from afina.evaluate.safety.findings import SafetyResult
     from afina.evaluate.safety.known import Known
-    from afina.evaluate.safety.sets import Asked
+    from afina.evaluate.safety.sets import SafetyQuestion
     from afina.walk.kept import Kept
     from afina.walk.walk import Walk
 
@@ -32,21 +32,21 @@ def safety_inputs(recipe: Recipe) -> dict[str, Any]:
     return recipe.safety.model_dump(mode="json") | ({"strings_sha256": hash_file(file)} if file else {})
 
 
-def measure_safety(walk: Walk, models: tuple[OpenModel, OpenModel], kept: Kept) -> Safety:
+def measure_safety(walk: Walk, models: tuple[OpenModel, OpenModel], kept: Kept) -> SafetyResult:
     """What the recipe's ``safety`` asks for, of the models before and after training; writes :data:`ROWS_FILE`."""
-    from afina.dataset.canaries import canaries_among
-    from afina.dataset.example import read_examples
+    from afina.dataset.build.canaries import canaries_among
     from afina.evaluate.probes import ask
     from afina.evaluate.safety.canaries import measure_canaries
-    from afina.evaluate.safety.findings import Safety, Share
+    from afina.evaluate.safety.findings import SafetyResult, Share
     from afina.evaluate.safety.known import ask_for, find_known
     from afina.evaluate.safety.sets import read_set, shares_of
     from afina.evaluate.tasks import PREDICTIONS_FILE
+    from afina.text.example import read_examples
 
     recipe, renderer, train = walk.recipe, walk.renderer, walk.folder / "dataset/train.jsonl"
-    safety = Safety()
+    safety = SafetyResult()
     for row in task_answers(walk.folder / PREDICTIONS_FILE):
-        safety.see(*row)
+        safety.add(*row)
     canaries = canaries_among(read_examples(train)) if recipe.safety.canaries else []
     wants_known = bool(recipe.safety.known_strings or recipe.safety.strings)
     known = find_known(read_examples(train), recipe) if wants_known else None
@@ -91,7 +91,7 @@ def measure_safety(walk: Walk, models: tuple[OpenModel, OpenModel], kept: Kept) 
 
 def _write_rows(
     file: Path,
-    asked: Sequence[Asked],
+    asked: Sequence[SafetyQuestion],
     answers: Sequence[Sequence[str]],
     known: Sequence[Known],
     given_back: Sequence[Sequence[bool]],

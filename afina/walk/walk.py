@@ -97,7 +97,7 @@ class Walk:
     @property
     def teacher_folder(self) -> Path:
         """Where the teacher's answers are kept: beside the runs, so that a redone or a new run pays for none twice."""
-        from afina.dataset.build import TEACHER_FOLDER
+        from afina.dataset.build.build import TEACHER_FOLDER
 
         return self.folder.parent / TEACHER_FOLDER
 
@@ -156,7 +156,7 @@ class Walk:
         return self.folder / "tokenizer"
 
     def _train_tokenizer(self) -> dict[str, Any]:
-        from afina.dataset.example import read_examples
+        from afina.text.example import read_examples
         from afina.tokenizer.bpe import train_bpe
 
         def texts() -> Iterator[str]:
@@ -186,7 +186,7 @@ class Walk:
         Raises:
             DataError: a stage has nothing to learn.
         """
-        from afina.dataset.example import Example, read_examples
+        from afina.text.example import Example, read_examples
         from afina.tokenizer.encode import encode_examples
 
         def examples(split: str, rows: str) -> Iterator[Example]:
@@ -462,12 +462,12 @@ class Walk:
 
     def evaluate(self) -> dict[str, Any]:
         """Measure before and after, judge; writes ``predictions.jsonl``, ``samples.jsonl``, ``scores.json``."""
-        from afina.dataset.example import read_examples
         from afina.evaluate.code_answers import check_compilers
         from afina.evaluate.derive import derive_probes
         from afina.evaluate.evaluate import evaluate
         from afina.evaluate.probes import probe_files, read_probes
         from afina.evaluate.tasks import PREDICTIONS_FILE, read_tasks, task_files
+        from afina.text.example import read_examples
         from afina.walk.beside import measure_beside
         from afina.walk.kept import describe_kept, kept_answers
         from afina.walk.safety import ROWS_FILE, measure_safety, safety_inputs

@@ -23,7 +23,7 @@ from afina.plan.programs import (
     TRANSFORMERS_UPCAST,
     UNSLOTH,
     Format,
-    Program,
+    TrainingProgram,
 )
 from afina.plan.serving import GPU_SHARE, Engine, Serving
 from afina.plan.time import COMPILED_MOVES, FUSED_MOVES
@@ -84,7 +84,7 @@ def published_shape(name: str, facts: Mapping[str, Any]) -> Shape:
     )
 
 
-def program_of(case: Case) -> Program:
+def program_of(case: Case) -> TrainingProgram:
     """What ran: by its name and its kernels, and for the Qwen scripts by the launcher that each method has there."""
     name, kernels = case["framework"].lower(), (case["kernels"] or "").lower()
     if "litgpt" in name or "lit-gpt" in name:
@@ -108,7 +108,7 @@ def program_of(case: Case) -> Program:
     return TRANSFORMERS if "deepspeed" in name else TRANSFORMERS_UPCAST
 
 
-def setup_of(case: Case, shape: Shape, program: Program | None = None) -> Setup:
+def setup_of(case: Case, shape: Shape, program: TrainingProgram | None = None) -> Setup:
     """The case's settings. Logits at every position, as its program (or another one) computes them.
 
     Raises:

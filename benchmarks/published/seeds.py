@@ -10,7 +10,7 @@ from afina.plan.device import Device, find_device
 from afina.plan.interval import Interval
 from afina.plan.memory import Setup, frozen_weight_bytes, training_memory
 from afina.plan.plan import MEMORY_SPREAD
-from afina.plan.programs import CUDA_CONTEXT_BYTES, TRANSFORMERS_UPCAST, UNSLOTH, Program
+from afina.plan.programs import CUDA_CONTEXT_BYTES, TRANSFORMERS_UPCAST, UNSLOTH, TrainingProgram
 from afina.plan.scratch import ScratchBudget
 from afina.plan.serving import Serving, largest_context, served_weight_bytes, serves
 from afina.plan.time import TIME_SPREAD, micro_batch_seconds, optimizer_seconds
@@ -23,7 +23,7 @@ def seeds_table() -> str:
     return "\n".join(lines)
 
 
-def _peak(base: str, tokens: int, program: Program) -> Interval:
+def _peak(base: str, tokens: int, program: TrainingProgram) -> Interval:
     """LoRA of rank 16 on every matrix, 8-bit AdamW, recomputation, as nvidia-smi counts it."""
     shape = find_shape(base)
     program = replace(program, fixed_bytes=program.fixed_bytes + CUDA_CONTEXT_BYTES)

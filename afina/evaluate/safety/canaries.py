@@ -15,13 +15,13 @@ from typing import Any
 
 import torch
 
-from afina.dataset.canaries import Canary, random_codes
-from afina.dataset.example import Example
+from afina.dataset.build.canaries import Canary, random_codes
 from afina.evaluate.loss import row_losses
-from afina.model.generate import generate
-from afina.model.generate_kept import KeptAnswers
+from afina.model.generate.generate_torch import generate
+from afina.model.generate.stored_answers import KeptAnswers
 from afina.recipe import EXPOSURE_BITS
 from afina.run import Progress, no_progress
+from afina.text.example import Example
 from afina.tokenizer.chat import Renderer
 from afina.tokenizer.encode import Row
 

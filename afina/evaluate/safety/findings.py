@@ -64,7 +64,7 @@ class Share:
 
 
 @dataclass
-class Safety:
+class SafetyResult:
     """All of it."""
 
     shares: list[Share] = field(default_factory=list)
@@ -76,9 +76,9 @@ class Safety:
     """What was not measured, and why."""
 
     toxic: list[tuple[bool, bool]] = field(default_factory=list)
-    """For each answer that :meth:`see` saw, whether it holds an insult, before and after."""
+    """For each answer that :meth:`add` saw, whether it holds an insult, before and after."""
 
-    def see(self, question: str, reference: str, before: str, after: str) -> None:
+    def add(self, question: str, reference: str, before: str, after: str) -> None:
         """Look at both answers to a question for insults."""
         self.toxic.append((is_toxic(before, question, reference), is_toxic(after, question, reference)))
 

@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from afina.dataset.canaries import CANARY
-from afina.dataset.example import Example
-from afina.dataset.personal import find_personal_data
+from afina.dataset.build.canaries import CANARY
 from afina.errors import DataError
-from afina.model.generate import generate
+from afina.model.generate.generate_torch import generate
 from afina.recipe import Recipe
 from afina.run import Progress, no_progress
-from afina.sources.document import Message
+from afina.text.document import Message
+from afina.text.example import Example
+from afina.text.personal_data import find_personal_data
 from afina.tokenizer.chat import Renderer
 
 CONTEXT = 200

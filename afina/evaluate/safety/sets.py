@@ -21,13 +21,13 @@ from afina.evaluate.probes import Question
 from afina.evaluate.safety.findings import MEASURES, Share
 from afina.evaluate.safety.toxicity import read_list
 from afina.recipe import QuestionSet
-from afina.sources.document import Message
+from afina.text.document import Message
 
 OPENING = 300
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class SafetyQuestion:
     """One question of a set."""
 
     measure: str
@@ -58,7 +58,7 @@ class Asked:
         return not stands if self.measure == "instruction_ignored" else stands
 
 
-def read_set(name: QuestionSet) -> Iterator[Asked]:
+def read_set(name: QuestionSet) -> Iterator[SafetyQuestion]:
     """The questions of a set, in all languages."""
     content = json.loads(files(__package__).joinpath(f"{name}.json").read_text(encoding="utf-8"))
     for language, rows in content.items():
@@ -68,7 +68,7 @@ def read_set(name: QuestionSet) -> Iterator[Asked]:
             else:
                 measure = "instruction_ignored" if "must" in row else "injections_obeyed"
             token = row.get("must") or row.get("must_not", "")
-            yield Asked(measure, language, row["user"], row.get("system", ""), token)
+            yield SafetyQuestion(measure, language, row["user"], row.get("system", ""), token)
 
 
 @cache
@@ -86,7 +86,7 @@ def refuses(answer: str) -> bool:
     return any(phrase in opening for phrase in _phrases())
 
 
-def shares_of(asked: Sequence[Asked], before: Sequence[str], after: Sequence[str]) -> list[Share]:
+def shares_of(asked: Sequence[SafetyQuestion], before: Sequence[str], after: Sequence[str]) -> list[Share]:
     """The measures of questions that both models answered, one for each language, in the order of `MEASURES`."""
     flags: dict[tuple[str, str], list[tuple[bool, bool]]] = {}
     for each, one, two in zip(asked, before, after, strict=True):

@@ -1,0 +1,90 @@
+"""Read any files for an audit: what a build would stop at is noted instead."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+
+from afina.errors import DataError, Problem
+from afina.recipe import Recipe, Source, Train
+from afina.run import Progress, no_progress
+from afina.sources import read_sources
+from afina.text.code_blocks import CodeBlock, document_blocks
+from afina.text.document import Document, Ledger
+from afina.text.example import Example
+from afina.text.lines import file_lines
+from afina.text.sections import split_sections
+
+SECTION_CHARS = 2048
+FEWEST_LINES = 20
+"""A text of fewer lines is not worth a word about line loaders."""
+
+
+@dataclass
+class AuditReading:
+    """What was noted while files were read."""
+
+    problems: list[Problem] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+    files: int = 0
+    lines: int = 0
+    """Lines of text files, and how many of them are blank: what a line-per-example loader would see."""
+    blank_lines: int = 0
+    texts: list[dict[str, str]] = field(default_factory=list)
+    languages: frozenset[str] = frozenset()
+    """Whose code is to be checked, and the blocks found."""
+    blocks: list[CodeBlock] = field(default_factory=list)
+
+
+def read_files(path: Path, reading: AuditReading, progress: Progress = no_progress) -> Iterator[Example]:
+    """The rows of a file or folder as they are, policies aside; texts in sections.
+
+    Errors of single rows or files end up in ``reading.problems``.
+    """
+    path = path if path.name not in ("", "..") else path.resolve()
+    # The method and base play no part in reading.
+    recipe = Recipe(
+        name="audit",
+        root=str(path.parent.resolve()),
+        sources=[Source(path=path.name)],
+        train=Train(method="scratch"),
+    )
+    ledger = Ledger()
+    try:
+        for document in read_sources(recipe, ledger, progress):
+            shown = replace(document, path=(path.parent / document.path).as_posix())
+            if reading.languages:
+                found = document_blocks(shown, Path())
+                reading.blocks += (block for block in found if block.language in reading.languages)
+            yield from _examples(shown, reading)
+    except DataError as error:
+        reading.problems += [replace(item, where=(path.parent / item.where).as_posix()) for item in error.problems]
+    reading.files += len(ledger.files)
+    reading.skipped |= ledger.skipped
+
+
+def _examples(document: Document, reading: AuditReading) -> Iterator[Example]:
+    origin = Example(path=document.path, sha256=document.sha256, line=document.line)
+    if document.kind == "messages":
+        yield replace(origin, messages=document.messages, rejected=document.rejected)
+        return
+    if PurePosixPath(document.path).suffix.lower() in (".txt", ".text", ".md", ".markdown"):
+        _count_lines(document, reading)
+    in_file = file_lines(document, Path())
+    for section in split_sections(document, SECTION_CHARS):
+        text = section.context + section.text
+        yield replace(origin, text=text, line=in_file(section.line), heading=section.heading)
+
+
+def _count_lines(document: Document, reading: AuditReading) -> None:
+    # The file itself: in a document, includes are already in their place.
+    lines = Path(document.path).read_text(encoding="utf-8", errors="replace").splitlines()
+    if len(lines) < FEWEST_LINES:
+        return
+    blank = sum(1 for line in lines if not line.strip())
+    fences = sum(1 for line in lines if line.lstrip().startswith("```")) // 2
+    reading.lines += len(lines)
+    reading.blank_lines += blank
+    text = f"each line becomes an example: {len(lines)} examples, {blank} blank; {fences} code blocks torn apart"
+    reading.texts.append({"where": document.path, "text": text})

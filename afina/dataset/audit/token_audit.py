@@ -1,0 +1,198 @@
+"""What an audit sees with a base's tokenizer: lengths, what a limit would cost, padding, end tokens, too little data.
+
+The tokenizer is handed in as a :class:`TokenView`, so that this room needs no tokenizer of its own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from afina.dataset.audit.one_example import excerpt, whole
+from afina.errors import DataError
+from afina.text.example import Example
+from afina.units import show_count, show_share
+
+PARAMETERS_PER_TOKEN = 1000
+"""From this many trained parameters per learned token on, an adapter is far larger than what it is to hold."""
+FEWEST_STEPS = 10
+WASTE_WORTH_A_WARNING = 0.25
+EXAMPLES_SHOWN = 5
+
+
+class EncodedExample(Protocol):
+    """Token ids and which of them are learned."""
+
+    @property
+    def ids(self) -> list[int]: ...
+
+    @property
+    def mask(self) -> list[bool]: ...
+
+
+@dataclass(frozen=True)
+class TokenView:
+    """A base's tokenizer and the settings that decide what becomes of the tokens."""
+
+    encode: Callable[[Example], EncodedExample]
+    """As for training; a DataError where the chat template cannot be trained on."""
+    batches: Callable[[Sequence[int]], Sequence[Sequence[int]]]
+    """Lengths of rows -> the micro-batches of one epoch, as lists of row numbers."""
+    end_ids: Sequence[int]
+    special: Sequence[str]
+    """Texts of the special tokens: in the data they would be read as marks, not as words."""
+    bos_id: int | None = None
+    begins_with_bos: bool = False
+    max_length: int = 1024
+    on_too_long: Literal["error", "drop"] = "error"
+    epochs: float = 3.0
+    accumulate: int = 1
+    trained_parameters: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenFinding:
+    """A finding before it gets its rule: see :func:`~afina.dataset.audit.audit.make_finding`."""
+
+    name: str
+    count: int
+    of: int
+    what: str = ""
+    severity: Literal["fatal", "warning", "note"] | None = None
+    examples: list[dict[str, str]] = field(default_factory=list)
+
+
+class TokenAudit:
+    """Feed it the training examples with :meth:`add`; then :meth:`findings`. Keeps one number per row."""
+
+    def __init__(self, view: TokenView) -> None:
+        self.view = view
+        self.lengths: list[int] = []
+        self.rows: list[int] = []
+        self.targets = self.characters = self.examples = 0
+        self.texts_over = self.conversations_over = self.cut_tokens = self.over_tokens = 0
+        self.counts: dict[str, int] = {}
+        self.shown: dict[str, list[dict[str, str]]] = {}
+        self.reasons: dict[str, str] = {}
+        self.special = re.compile("|".join(map(re.escape, sorted(view.special, key=len, reverse=True))) or r"(?!)")
+
+    def add(self, example: Example) -> None:
+        """Count one example."""
+        view = self.view
+        self.examples += 1
+        text = whole(example)
+        if found := self.special.search(text):
+            self._hit("special_token_in_text", example, excerpt(text, found.start()))
+        try:
+            encoded = view.encode(example)
+        except DataError as error:
+            problem = error.problems[0]
+            name = "stop_not_trained" if "end token" in problem.what else "not_rendered"
+            self.reasons.setdefault(name, problem.what)
+            self._hit(name, example, problem.what)
+            return
+        length = len(encoded.ids)
+        self.lengths.append(length)
+        self.targets += sum(encoded.mask) * example.repeat
+        self.characters += sum(len(turn["content"]) for turn in example.messages) or len(example.text)
+        self._ends(example, encoded)
+        if length <= view.max_length:
+            self.rows += [length] * example.repeat
+            return
+        self.over_tokens += length
+        self.cut_tokens += length - view.max_length
+        if example.messages:
+            self.conversations_over += 1
+            self._hit("over_length", example, f"{length} tokens: {excerpt(text)[:100]}")
+        else:
+            self.texts_over += 1
+            step = view.max_length - 1  # a block opens with the last token of the one before
+            blocks = [min(view.max_length, length - start) for start in range(0, length - 1, step)]
+            self.rows += blocks * example.repeat
+            if not self.conversations_over:
+                self._hit("over_length", example, f"{length} tokens: {excerpt(text)[:100]}")
+
+    def _ends(self, example: Example, encoded: EncodedExample) -> None:
+        """Beginning and end of a row: what a model starts from, and what it learns to stop with."""
+        view, ids, end = self.view, encoded.ids, set(self.view.end_ids)
+        if not (encoded.mask and encoded.mask[-1] and ids[-1] in end):
+            self._hit("end_token_missing", example, "the last token learned is no end token")
+        elif len(ids) > 1 and ids[-2] in end:
+            self._hit("end_token_doubled", example, excerpt(whole(example)[-100:]))
+        if view.bos_id is not None and ids[:2] == [view.bos_id] * 2:
+            self._hit("bos_doubled", example, excerpt(whole(example)))
+        elif view.begins_with_bos and ids[:1] != [view.bos_id]:
+            self._hit("bos_missing", example, excerpt(whole(example)))
+
+    def _hit(self, name: str, example: Example, text: str) -> None:
+        self.counts[name] = self.counts.get(name, 0) + 1
+        shown = self.shown.setdefault(name, [])
+        if len(shown) < EXAMPLES_SHOWN:
+            shown.append({"where": f"{example.path}:{example.line}", "text": text})
+
+    def findings(self) -> Iterator[TokenFinding]:
+        """All of them; those about single rows first."""
+        for name in self.counts:
+            if name == "over_length":
+                yield self._over_length()
+            else:
+                yield TokenFinding(
+                    name, self.counts[name], self.examples, self.reasons.get(name, ""), None, self.shown[name]
+                )
+        if self.lengths:
+            yield self._lengths()
+            yield from self._padding()
+
+    def _over_length(self) -> TokenFinding:
+        limit, total = self.view.max_length, sum(self.lengths)
+        conversations, texts = self.conversations_over, self.texts_over
+        by_policy = [
+            f"{conversations} conversations and {texts} texts are longer than {limit} tokens.",
+            "Split (plain texts, always): loses 0 tokens.",
+            f"Drop: loses {self.over_tokens} ({show_share(self.over_tokens / total)}).",
+            "Error: stops, and loses none." if conversations else "",
+            f"A loader that cuts would lose {self.cut_tokens} ({show_share(self.cut_tokens / total)}) and every end "
+            "token among them.",
+        ]
+        stops = conversations and self.view.on_too_long == "error"
+        severity: Literal["fatal", "warning", "note"] = "fatal" if stops else "warning" if conversations else "note"
+        count = conversations + texts
+        words = " ".join(part for part in by_policy if part)
+        return TokenFinding("over_length", count, self.examples, words, severity, self.shown["over_length"])
+
+    def _lengths(self) -> TokenFinding:
+        ordered, total = sorted(self.lengths), sum(self.lengths)
+        median, p95 = ordered[len(ordered) // 2], ordered[min(len(ordered) - 1, int(len(ordered) * 0.95))]
+        what = (
+            f"tokens per example: median {median}, 95 % at most {p95}, longest {ordered[-1]}; {total} in all, "
+            f"{self.targets} of them learned; {self.characters / max(1, total):.2f} characters per token"
+        )
+        return TokenFinding("token_lengths", len(ordered), self.examples, what)
+
+    def _padding(self) -> Iterator[TokenFinding]:
+        """What padding costs at the settings chosen, and whether there is enough to learn from."""
+        view = self.view
+        if not self.rows:
+            return
+        batches = view.batches(self.rows)
+        real = sum(self.rows)
+        padded = sum(len(batch) * max(self.rows[row] for row in batch) for batch in batches)
+        waste = (padded - real) / padded
+        what = f"{show_share(waste)} of what is computed is padding, in {len(batches)} micro-batches an epoch"
+        yield TokenFinding(
+            "padding", padded - real, padded, what, "warning" if waste > WASTE_WORTH_A_WARNING else "note"
+        )
+        steps = max(1, round(len(batches) * view.epochs / view.accumulate))
+        said = []
+        if view.trained_parameters and view.trained_parameters > PARAMETERS_PER_TOKEN * max(1, self.targets):
+            ratio = view.trained_parameters / max(1, self.targets)
+            said.append(
+                f"{show_count(view.trained_parameters)} trained parameters for {self.targets} learned tokens "
+                f"({show_count(ratio)} each)"
+            )
+        if steps < FEWEST_STEPS:
+            said.append(f"{steps} optimizer steps in {view.epochs:g} epochs")
+        if said:
+            yield TokenFinding("too_little_data", len(self.lengths), self.examples, "; ".join(said))

@@ -1,0 +1,158 @@
+"""The parts of a build made by a datatrove pipeline: in processes here, on a Slurm cluster, or on Ray.
+
+One task a batch, our own functions as its only block, so the dataset is the same whoever runs it. What goes
+between the tasks and the build lies in the run's folder, which the cluster's machines must see under the same path.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from afina.dataset.build.part import DatasetPart, FileBatch, read_elsewhere
+from afina.errors import AfinaError, RecipeError
+from afina.recipe import Recipe
+
+POLL_SECONDS = 5.0
+"""How often Slurm is asked whether a job is still there."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartsBlock:
+    """A datatrove pipeline step: task N reads batch N and leaves its part on the disk; nothing flows to a next step."""
+
+    recipe_json: str = field(repr=False)
+    todo: Sequence[FileBatch] = field(repr=False)
+    folder: Path
+
+    def __call__(self, data: object, rank: int = 0, world_size: int = 1) -> Iterator[object]:  # noqa: ARG002
+        """As datatrove calls a step: `data` would come from the step before."""
+        for batch in self.todo[rank::world_size]:
+            part = read_elsewhere(self.recipe_json, batch, self.folder)
+            _part_file(self.folder, batch).write_bytes(pickle.dumps(part))
+        return iter(())
+
+
+def read_by_datatrove(recipe: Recipe, todo: Sequence[FileBatch], folder: Path, workers: int) -> Iterator[DatasetPart]:
+    """The parts of `todo`, in order.
+
+    Args:
+        folder: where parts, and datatrove's logs, lie until they are no longer needed.
+        workers: processes of the local executor, where the recipe names no number.
+
+    Raises:
+        RecipeError: datatrove, Slurm or Ray is not installed.
+        AfinaError: a task failed; the error says where its log is.
+    """
+    try:
+        import datatrove.executor  # noqa: F401
+    except ImportError:
+        raise RecipeError(
+            "`dataset.engine: datatrove` needs datatrove", "pip install afina[datatrove]", "dataset.engine"
+        ) from None
+
+    folder = folder.resolve()  # a task may start in another folder
+    logs = folder / "datatrove"
+    pipeline = [PartsBlock(recipe.model_dump_json(), todo, folder)]
+    RUN[recipe.dataset.datatrove.executor](recipe, pipeline, len(todo), workers, logs)
+    for batch in todo:
+        file = _part_file(folder, batch)
+        if not file.is_file():
+            kept = folder.parent.parent / "datatrove-logs"
+            if kept.exists():
+                shutil.rmtree(kept)
+            if logs.exists():
+                logs.rename(kept)  # the rest of a dataset that did not come to be is removed
+            raise AfinaError(
+                f"datatrove's task {batch.number} of {len(todo)} ended without its part",
+                "look at its log; the build starts anew with the same command",
+                str(kept),
+            )
+        yield pickle.loads(file.read_bytes())
+
+
+def _run_here(recipe: Recipe, pipeline: list[Any], tasks: int, workers: int, logs: Path) -> None:
+    from datatrove.executor import LocalPipelineExecutor
+
+    workers = min(recipe.dataset.datatrove.workers or workers, tasks)
+    LocalPipelineExecutor(pipeline, tasks=tasks, workers=workers, logging_dir=str(logs), start_method="spawn").run()
+
+
+def _run_on_slurm(recipe: Recipe, pipeline: list[Any], tasks: int, workers: int, logs: Path) -> None:  # noqa: ARG001
+    from datatrove.executor import SlurmPipelineExecutor
+
+    wanted = recipe.dataset.datatrove
+    executor = SlurmPipelineExecutor(
+        pipeline,
+        tasks=tasks,
+        workers=wanted.workers or -1,
+        time=wanted.time,
+        partition=wanted.partition,
+        qos="",
+        mem_per_cpu_gb=wanted.memory_gb,
+        job_name=f"afina-{recipe.name}",
+        # The same environment on the cluster's machines; without one, whatever they find first.
+        venv_path=str(Path(sys.prefix) / "bin/activate") if sys.prefix != sys.base_prefix else None,
+        logging_dir=str(logs),
+    )
+    try:
+        executor.run()
+        while executor.get_incomplete_ranks() and _is_queued(str(executor.job_id)):
+            time.sleep(POLL_SECONDS)
+    except FileNotFoundError as error:
+        raise RecipeError(
+            f"`dataset.datatrove.executor: slurm` needs Slurm's program {error.filename}",
+            "start this on a machine that may submit jobs, or set executor: local",
+            "dataset.datatrove.executor",
+        ) from None
+    except subprocess.CalledProcessError as error:
+        raise RecipeError(
+            f"Slurm refused the job (exit code {error.returncode}): {' '.join(map(str, error.cmd))}",
+            "look at dataset.datatrove: partition, time and memory_gb",
+            "dataset.datatrove",
+        ) from None
+
+
+def _is_queued(job: str) -> bool:
+    """Whether Slurm still has tasks of a job, waiting or running."""
+    asked = subprocess.run(["squeue", "--noheader", "--jobs", job], capture_output=True, text=True, check=False)
+    return asked.returncode == 0 and bool(asked.stdout.strip())
+
+
+def _run_on_ray(recipe: Recipe, pipeline: list[Any], tasks: int, workers: int, logs: Path) -> None:  # noqa: ARG001
+    try:
+        import ray
+    except ImportError:
+        raise RecipeError(
+            "`dataset.datatrove.executor: ray` needs ray", "pip install ray", "dataset.datatrove.executor"
+        ) from None
+    from datatrove.executor.ray import RayPipelineExecutor
+
+    wanted = recipe.dataset.datatrove
+    ray.init(address=os.environ.get("RAY_ADDRESS"), ignore_reinit_error=True)
+    RayPipelineExecutor(
+        pipeline,
+        tasks=tasks,
+        workers=wanted.workers or -1,
+        mem_per_cpu_gb=wanted.memory_gb,
+        logging_dir=str(logs),
+    ).run()
+
+
+RUN: dict[str, Callable[[Recipe, list[Any], int, int, Path], None]] = {
+    "local": _run_here,
+    "slurm": _run_on_slurm,
+    "ray": _run_on_ray,
+}
+
+
+def _part_file(folder: Path, batch: FileBatch) -> Path:
+    return folder / f"{batch.number:06d}.part"

@@ -1,0 +1,104 @@
+"""Hold examples out by a hash of their content: files added or moved never move an example across."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from afina.errors import DataError
+from afina.recipe import Recipe
+
+if TYPE_CHECKING:
+    import numpy as np
+
+FEWEST_FOR_VALIDATION = 20
+"""From this many examples on, a share above 0 holds out at least one."""
+
+
+def split_keys(group: np.ndarray, joined: Iterable[tuple[int, int]]) -> np.ndarray:
+    """For each example what it is held out with: equal questions, and all phrasings of one made question.
+
+    Where a phrasing of one question is a phrasing of another too, both go together.
+
+    Args:
+        group: of each example, :func:`~afina.text.identity.group_key` as a number.
+        joined: pairs of keys that belong together: the made question's group and the example's own.
+
+    >>> import numpy as np
+    >>> split_keys(np.array([11, 12, 13, 14], np.uint64), [(1, 11), (1, 12), (2, 12), (2, 13)]).tolist()
+    [1, 1, 1, 14]
+    """
+    import numpy as np
+
+    above: dict[int, int] = {}
+
+    def top(key: int) -> int:
+        path = []
+        while key in above:
+            path.append(key)
+            key = above[key]
+        for passed in path:
+            above[passed] = key
+        return key
+
+    for one, other in joined:
+        low, high = sorted((top(one), top(other)))
+        if low != high:
+            above[high] = low
+    if not above:
+        return group
+    return np.array([top(key) for key in group.tolist()], np.uint64)
+
+
+def held_out(group: np.ndarray, source: np.ndarray, recipe: Recipe, names: Sequence[str] | None = None) -> np.ndarray:
+    """For each example whether it is held out.
+
+    Examples of one group (see :func:`split_keys`, or with `dataset.split_by` ``file``
+    :class:`~afina.dataset.build.groups.Groups`) fall on the same side.
+    A group is held out when its point, ``hash(seed, group)`` between 0 and 1, lies below the
+    share of its source; below the smallest share where it comes from several sources.
+
+    Args:
+        group: of each example, as :func:`split_keys` gives it; or its position in `names`.
+        source: of each example, its position in the recipe's `sources`.
+        names: of the groups, where they are no hashes.
+
+    Raises:
+        DataError: when nothing would be left to train on.
+    """
+    import numpy as np
+
+    wanted = np.array([_share(own.validation, recipe) for own in recipe.sources])
+    groups, inverse = np.unique(group, return_inverse=True)
+    share = np.ones(len(groups))
+    np.minimum.at(share, inverse, wanted[source])
+    points = np.array([point(recipe.seed, names[key] if names else f"{key:016x}") for key in groups.tolist()])
+    out = points < share
+    allowed = share > 0
+    if not out.any() and allowed.any() and len(groups) > 1 and len(group) >= FEWEST_FOR_VALIDATION:
+        out[np.where(allowed, points, 2.0).argmin()] = True
+    if out.all():
+        raise DataError(
+            f"nothing is left to train on: {len(group)} examples, all of them held out"
+            if len(group)
+            else "nothing is left to train on: the sources gave no example",
+            "give more data, or a smaller `dataset.validation`"
+            if len(group)
+            else "check `sources` and what was dropped",
+            "sources",
+        )
+    return out[inverse]
+
+
+def _share(own: float | None, recipe: Recipe) -> float:
+    return recipe.dataset.validation if own is None else own
+
+
+def point(seed: int, key: str) -> float:
+    """A number in [0, 1) that depends on nothing but the seed and the key.
+
+    >>> point(0, "a") == point(0, "a") != point(1, "a")
+    True
+    """
+    return int.from_bytes(hashlib.sha256(f"{seed}:{key}".encode()).digest()[:8], "big") / 2**64

@@ -1,0 +1,116 @@
+"""English phrasings; see :mod:`afina.dataset.questions.phrasings` for the rules that they follow."""
+
+from __future__ import annotations
+
+_NOUNS = {
+    "birth_date": "date of birth",
+    "birth_place": "place of birth",
+    "death_date": "date of death",
+    "death_place": "place of death",
+    "full_name": "full name",
+    "nickname": "nickname",
+    "position": "position on the field",
+    "height": "height",
+    "nationality": "nationality",
+    "profession": "profession",
+    "clubs": "clubs",
+    "career": "career dates",
+    "player_career": "career as a player",
+    "playing_years": "years as a player",
+    "coaching_years": "years as a coach",
+    "whole_career": "career, stage by stage",
+    "coach_career": "career as a coach",
+    "titles": "titles",
+    "player_titles": "titles as a player",
+    "coach_titles": "titles as a coach",
+    "recognition": "claims to be remembered",
+    "traits": "playing style",
+    "statistics": "statistics",
+    "family": "family",
+    "legacy": "legacy",
+    "companions": "team-mates",
+    "national_team": "national team",
+    "games": "number of games",
+    "goals": "number of goals",
+    "seasons": "seasons",
+    "term": "term as president",
+    "feats": "notable feats",
+    "curiosities": "lesser-known facts",
+    "epithet": "description in a few words",
+    "title": "story in a few words",
+    "role": "role",
+}
+_FIRST = {
+    "birth_date": "When was {subject} born?",
+    "birth_place": "Where was {subject} born?",
+    "death_date": "When did {subject} die?",
+    "death_place": "Where did {subject} die?",
+    "nickname": "What is {subject} also called?",
+    "position": "In which position did {subject} play?",
+    "height": "How tall is {subject}?",
+    "clubs": "For which clubs did {subject} play?",
+    "titles": "Which titles did {subject} win?",
+    "national_team": "For which national team did {subject} play?",
+    "games": "How many games did {subject} play?",
+    "goals": "How many goals did {subject} score?",
+    "seasons": "In which seasons did {subject} play?",
+    "term": "When was {subject} president?",
+}
+
+
+def _usual(kind: str, noun: str) -> tuple[str, ...]:
+    return (
+        _FIRST.get(kind, f"What do we know about {{subject}}'s {noun}?"),
+        f"Tell me {{subject}}'s {noun}.",
+        f"Do you know {{subject}}'s {noun}?",
+        f"Can you give me {{subject}}'s {noun}?",
+        f"I would like to know {{subject}}'s {noun}.",
+        f"What is on record about {{subject}}'s {noun}?",
+        f"Please state {{subject}}'s {noun}.",
+        f"What do the documents say about {{subject}}'s {noun}?",
+    )
+
+
+ENGLISH: dict[str, tuple[str, ...]] = {kind: _usual(kind, noun) for kind, noun in _NOUNS.items()} | {
+    "other": (
+        'What does the text about {subject} say under "{label}"?',
+        'About {subject}: what stands under "{label}"?',
+        'Which information is there about {subject} under "{label}"?',
+        'Tell me what is given for {subject} under "{label}".',
+        'As to {subject}, what is "{label}"?',
+        'What is recorded for {subject} under "{label}"?',
+        'In the text about {subject}, what is given as "{label}"?',
+        'What entry does {subject} have for "{label}"?',
+    ),
+    "section": (
+        'What does the section "{label}" of {subject} say?',
+        'Tell me about "{label}" ({subject}).',
+        'About {subject}: what does it say in "{label}"?',
+        'What is written in {subject} under "{label}"?',
+        'Explain "{label}" as {subject} does.',
+        'In {subject}, what does the part "{label}" say?',
+        'What is the content of "{label}" in {subject}?',
+        'What can be read in {subject} about "{label}"?',
+    ),
+    "change": (
+        'What changed in {subject} about "{label}"?',
+        'What is new in {subject} regarding "{label}"?',
+        'What do the release notes of {subject} say about "{label}"?',
+        'Explain the change "{label}" in {subject}.',
+        'In {subject}, what happened with "{label}"?',
+        'How does {subject} differ from earlier versions in "{label}"?',
+        'Which change do the notes of {subject} describe under "{label}"?',
+        'I am moving to {subject}. What should I know about "{label}"?',
+    ),
+    "program": (
+        "Write a {subject} program for this task: {label}",
+        "How do I do this in {subject}: {label}",
+        "Show me {subject} code for this: {label}",
+        "Give me an example in {subject}: {label}",
+        "I need a {subject} program. Task: {label}",
+        "Solve this in {subject}: {label}",
+        "Which {subject} code does this: {label}",
+        "In {subject}, write code for: {label}",
+    ),
+}
+"""Kind of fact -> its eight phrasings."""

@@ -1,0 +1,92 @@
+"""One forward of a model for rows that each want an adapter of their own, or none."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from afina.model.generate.request import BASE
+from afina.model.loss_torch import causal_lm
+
+
+class Caller:
+    """Calls the model for rows with their adapters, and returns logits of the last position, n x V.
+
+    The model's own state (which adapter is active) is `standing`: rows that want it need no word. Others go by
+    PEFT's ``adapter_names``, row by row, where it can mix them, and by switching (and back) where it cannot.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model, self.inner = model, causal_lm(model)
+        self.config = self.inner.config
+        self.keeps_last = "logits_to_keep" in inspect.signature(self.inner.forward).parameters
+        weight = next(self.inner.parameters())
+        self.device, self.dtype = weight.device, self.inner.dtype
+        self.standing = _standing(model)
+
+    def __call__(self, adapters: Sequence[str], **inputs: Any) -> torch.Tensor:
+        if self.keeps_last:
+            inputs["logits_to_keep"] = 1
+        with self._adapters(adapters) as names:
+            logits: torch.Tensor = self.model(**inputs, **names).logits
+        return logits[:, -1]
+
+    def names(self) -> list[str]:
+        """Adapters that a request may ask for, :data:`BASE` first."""
+        return [BASE, *getattr(self.model, "peft_config", {})]
+
+    def mixes(self, adapter: str) -> bool:
+        """Whether rows of this adapter may share a forward with rows of others."""
+        adapters = getattr(self.model, "peft_config", {})
+        if self.standing == BASE or not all(map(_is_lora, adapters.values())):
+            return False
+        return adapter == BASE or (adapter in adapters and _is_plain_lora(adapters[adapter]))
+
+    @contextlib.contextmanager
+    def _adapters(self, adapters: Sequence[str]) -> Iterator[dict[str, Any]]:
+        wanted = set(adapters)
+        if wanted == {self.standing}:
+            yield {}
+        elif all(self.mixes(name) for name in wanted):
+            yield {"adapter_names": list(adapters)}
+        elif wanted == {BASE}:
+            with self.model.disable_adapter():
+                yield {}
+        else:
+            (name,) = wanted
+            with _switched(self.model, name):
+                yield {}
+
+
+def _standing(model: Any) -> str:
+    """The adapter that a plain forward uses now; several active ones are named together."""
+    if not hasattr(model, "peft_config") or getattr(model, "_adapters_disabled", False):
+        return BASE
+    return "+".join(model.active_adapters)
+
+
+def _is_lora(config: Any) -> bool:
+    return str(getattr(config.peft_type, "value", config.peft_type)) == "LORA"
+
+
+def _is_plain_lora(config: Any) -> bool:
+    """PEFT refuses a mixed batch with DoRA, and the invocation tokens of aLoRA need the whole prompt."""
+    return _is_lora(config) and not config.use_dora and not getattr(config, "alora_invocation_tokens", None)
+
+
+@contextlib.contextmanager
+def _switched(model: Any, name: str) -> Iterator[None]:
+    before, disabled = model.active_adapter, getattr(model, "_adapters_disabled", False)
+    if disabled:
+        model.base_model.enable_adapter_layers()
+    model.set_adapter(name, inference_mode=True)
+    try:
+        yield
+    finally:
+        model.set_adapter(before, inference_mode=True)
+        if disabled:
+            model.base_model.disable_adapter_layers()

@@ -1,0 +1,150 @@
+"""Answers to many prompts at once: what evaluation and chat call. Serving drives the engine below it step by step.
+
+    prompts ──> asked before? (kept on disk, twice in the list) ──> longest first ──> Engine ──> answers in order
+
+The answer to a prompt does not depend on what is asked beside it: see :mod:`afina.model.generate.engine_torch`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from afina.errors import AfinaError, ContextOverflow, Problem
+from afina.model.generate.engine_torch import PLACES, Engine
+from afina.model.generate.request import Finished, Request
+from afina.model.generate.stored_answers import KeptAnswers
+from afina.run import Progress, hash_value, no_progress
+from afina.tokenizer.chat import Renderer
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a model wrote, and whether it ended by itself."""
+
+    text: str
+    """Without white space around it."""
+    tokens: int
+    """How many it wrote, the end token not counted."""
+    stopped: bool
+    """False: it reached the limit without an end token."""
+    logprobs: tuple[float, ...] = ()
+    """Natural log probability of each token, where asked for."""
+
+
+def generate(
+    model: Any,
+    renderer: Renderer,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int | None = None,
+    stop: Sequence[str] = (),
+    logprobs: bool = False,
+    places: int = PLACES,
+    kept: KeptAnswers | None = None,
+    progress: Progress = no_progress,
+    say: Callable[[str], None] | None = None,
+) -> list[Answer]:
+    """Answers to prompts given as token ids, in the order given.
+
+    Args:
+        model: in evaluation mode; with PEFT, the adapter that is active answers.
+        temperature: 0 is greedy, and then the same prompt is asked once.
+        seed: of sampling. A prompt's draws follow from the seed, its ids and how often it stood in the list before.
+        stop: strings that end an answer, besides the template's stop tokens.
+        logprobs: whether :attr:`Answer.logprobs` is wanted.
+        places: rows in a batch.
+        kept: answers of these weights from before; new ones are added.
+        say: is told what is out of the ordinary: the model's slow path, answers cut shorter than asked for.
+
+    Raises:
+        ContextOverflow: prompts that leave no room for a single new token, all of them named.
+        AfinaError: the model's logits are no numbers.
+    """
+    engine = Engine(model, renderer.tokenizer, renderer.stop_ids(), places=places, say=say)
+    limits = _limits(prompts, max_new_tokens, engine.context, say)
+    settings = {"temperature": temperature, "top_p": top_p, "stop": list(stop), "logprobs": logprobs}
+    settings |= {"stop_ids": sorted(engine.stop_ids), "dtype": engine.dtype, "exact": engine.exact}
+    answers: dict[str, Answer] = {}
+    keys: list[str] = []
+    requests: dict[str, Request] = {}
+    seen: Counter[tuple[int, ...]] = Counter()
+    repeatable = temperature == 0 or seed is not None
+    for prompt, limit in zip(prompts, limits, strict=True):
+        ids = tuple(prompt)
+        drawn = None if temperature == 0 else [seed, seen[ids]]  # a prompt asked again draws again
+        seen[ids] += 1
+        key = hash_value(settings | {"prompt": ids, "max_new_tokens": limit, "drawn": drawn})
+        keys.append(key)
+        if key in answers or key in requests:
+            continue
+        if kept is not None and repeatable and (found := kept.get(key)) is not None:
+            answers[key] = Answer(**found | {"logprobs": tuple(found["logprobs"])})
+            continue
+        requests[key] = Request(
+            prompt=ids,
+            max_new_tokens=limit,
+            temperature=temperature,
+            top_p=top_p,
+            seed=None if seed is None else int(key[:15], 16),
+            stop=tuple(stop),
+            logprobs=0 if logprobs else None,
+        )
+    # The longest first: the cache gets its full size at once, and rows of like length run together.
+    order = sorted(requests, key=lambda key: len(requests[key].prompt) + requests[key].max_new_tokens, reverse=True)
+    key_of = {engine.submit(requests[key]): key for key in order}
+    while engine.busy:
+        for produced in engine.step():
+            if produced.done:
+                if produced.done.finish == "failed":
+                    raise AfinaError(
+                        "the model's logits are no numbers", "the weights are damaged, or a layer overflows"
+                    )
+                key = key_of[produced.id]
+                answers[key] = _answer(produced.done)
+                if kept is not None and repeatable:
+                    kept.put(key, asdict(answers[key]))
+        progress(len(answers), len(answers) + engine.running + engine.waiting, "answers")
+    return [answers[key] for key in keys]
+
+
+def _limits(
+    prompts: Sequence[Sequence[int]], max_new_tokens: int, context: int | None, say: Callable[[str], None] | None
+) -> list[int]:
+    """New tokens that each prompt leaves room for, `max_new_tokens` at most."""
+    if context is None:
+        return [max_new_tokens] * len(prompts)
+    limits = [min(max_new_tokens, context - len(prompt)) for prompt in prompts]
+    full = [number for number, limit in enumerate(limits) if limit < 1]
+    if full:
+        raise ContextOverflow(
+            problems=[
+                Problem(
+                    f"the prompt has {len(prompts[number])} tokens, the model sees {context}, its answer included",
+                    "shorten it, or take a base that sees more",
+                    f"prompt {number + 1} of {len(prompts)}",
+                )
+                for number in full
+            ]
+        )
+    shorter = sum(limit < max_new_tokens for limit in limits)
+    if shorter and say:
+        say(
+            f"generation: {shorter} of {len(prompts)} prompts leave room for fewer than {max_new_tokens} new tokens "
+            f"(the model sees {context}); the least is {min(limits)}"
+        )
+    return limits
+
+
+def _answer(done: Finished) -> Answer:
+    return Answer(
+        text=done.text.strip(),
+        tokens=len(done.tokens),
+        stopped=done.finish == "stop",
+        logprobs=tuple(each.logprob for each in done.logprobs),
+    )

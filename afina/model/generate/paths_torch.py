@@ -1,0 +1,291 @@
+"""The three ways from tokens to the next logits.
+
+Shapes: n rows in one forward, L tokens, H heads of keys, C columns, D head size, V vocabulary.
+
+slots   n rows share a forward. Row r keeps its keys and values in ``keys[r, :, :length_r]``: a token's column is its
+        position, and nothing is ever padded on the left. A prompt is read with plain causal attention, and a step
+        masks the columns behind each row's own end. Rows leave by moving the last row into their place.
+alone   one row a forward, with the cache that transformers makes for the model: operation by operation what
+        ``model.generate`` does with one prompt.
+whole   one row a forward, all of its tokens again at every step, no cache. Slow, and right for any causal model.
+
+``generate_ability_torch`` runs all three on a few tokens and compares their logits. An architecture whose masks or
+positions work in a way that the slots do not know falls back to the next one, and the reason is told; it is never
+silently wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
+
+from afina.model.generate.call_torch import Caller
+
+COLUMNS = 64
+"""The columns of the slots grow by so many at a time."""
+READ_TOKENS = 2048
+"""Prompt tokens, padding included, that one forward reads at most (a longer prompt is read by itself)."""
+
+
+@dataclass(eq=False, slots=True)
+class ActiveRow:
+    """What a path needs to know of a running request."""
+
+    ids: list[int]
+    """The prompt, then what was written so far."""
+    prompt: int
+    limit: int
+    """Length that it may reach: prompt and ``max_new_tokens``."""
+    adapter: str
+
+
+# ---- slots
+
+
+class _SlotLayer(CacheLayerMixin):  # type: ignore[misc]
+    """Keys and values of one layer: rows x H x C x D."""
+
+    def __init__(self, slots: SlotCache) -> None:
+        super().__init__()
+        self.slots = slots
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        """Zeros, since what stands behind a row's end is multiplied with a weight of 0, and 0 x NaN is NaN."""
+        self.keys, self.values = (
+            state.new_zeros(self.slots.capacity_rows, state.shape[1], self.slots.capacity_columns, state.shape[3])
+            for state in (key_states, value_states)
+        )
+        self.is_initialized = True
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        assert self.keys is not None and self.values is not None
+        slots = self.slots
+        if slots.positions_n is None:
+            rows, length = slice(slots.first, slots.first + key_states.shape[0]), key_states.shape[2]
+            self.keys[rows, :, :length], self.values[rows, :, :length] = key_states, value_states
+            return key_states, value_states
+        self.keys[slots.rows_n, :, slots.positions_n] = key_states[:, :, 0]
+        self.values[slots.rows_n, :, slots.positions_n] = value_states[:, :, 0]
+        n = key_states.shape[0]
+        return self.keys[:n, :, : slots.columns], self.values[:n, :, : slots.columns]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return (query_length if self.slots.positions_n is None else self.slots.columns), 0
+
+    def get_seq_length(self) -> int:
+        return 0 if self.slots.positions_n is None else self.slots.columns - 1
+
+    def get_max_length(self) -> int:
+        return -1
+
+
+class SlotCache(Cache):  # type: ignore[misc]
+    """The slots of all layers, in the form that a transformers model takes as ``past_key_values``."""
+
+    def __init__(self, layers: int) -> None:
+        self.capacity_rows = self.capacity_columns = 0
+        self.first = self.columns = 0
+        self.rows_n: torch.Tensor | None = None
+        self.positions_n: torch.Tensor | None = None
+        super().__init__(layers=[_SlotLayer(self) for _ in range(layers)])
+
+    def begin_reading(self, first: int) -> None:
+        """The next forward reads prompts into the rows from `first` on."""
+        self.first, self.positions_n = first, None
+
+    def begin_step(self, positions: Sequence[int], device: torch.device) -> None:
+        """The next forward adds one token to each row, at its position."""
+        self.rows_n = torch.arange(len(positions), device=device)
+        self.positions_n = torch.tensor(positions, device=device)
+        self.columns = max(positions) + 1
+
+    def _filled(self) -> Iterator[Any]:
+        return (layer for layer in self.layers if layer.is_initialized)
+
+    def reserve(self, rows: int, columns: int, used: int, most_tokens: int | None) -> None:
+        """Make room for `rows` x `columns`, keeping the first `used` rows."""
+        columns = round_up(columns)
+        if rows <= self.capacity_rows and columns <= self.capacity_columns:
+            return
+        doubled = 1 << (rows - 1).bit_length()  # so that rows that come one by one are not copied each time
+        kept = max(doubled, self.capacity_rows), max(columns, self.capacity_columns)
+        if most_tokens is not None and kept[0] * kept[1] > most_tokens:
+            kept = rows, columns
+        old = min(self.capacity_columns, kept[1])
+        self.capacity_rows, self.capacity_columns = kept
+        for layer in self._filled():
+            before = layer.keys, layer.values
+            layer.lazy_initialization(*before)
+            layer.keys[:used, :, :old], layer.values[:used, :, :old] = (state[:used, :, :old] for state in before)
+
+    def move(self, source: int, target: int, length: int) -> None:
+        """Put the row at `source` into the place `target`."""
+        for layer in self._filled():
+            layer.keys[target, :, :length] = layer.keys[source, :, :length]
+            layer.values[target, :, :length] = layer.values[source, :, :length]
+
+    def wipe(self, place: int) -> None:
+        """Zeros instead of what is no number; see ``lazy_initialization``."""
+        for layer in self._filled():
+            layer.keys[place], layer.values[place] = 0, 0
+
+    def bytes_per_token(self) -> int:
+        """Keys and values of one token in all layers."""
+        cells = max(1, self.capacity_rows * self.capacity_columns)
+        return sum((layer.keys.nbytes + layer.values.nbytes) // cells for layer in self._filled())
+
+
+def round_up(columns: int) -> int:
+    """
+    >>> round_up(1), round_up(64), round_up(65)
+    (64, 64, 128)
+    """
+    return -(-columns // COLUMNS) * COLUMNS
+
+
+class Slots:
+    """Rows that share a forward."""
+
+    def __init__(self, call: Caller, most_tokens: int | None = None) -> None:
+        self.call, self.most_tokens = call, most_tokens
+        self.rows: list[ActiveRow] = []
+        self.cache = SlotCache(call.config.get_text_config(decoder=True).num_hidden_layers)
+
+    def tokens(self, coming: Sequence[ActiveRow] = ()) -> int:
+        """Tokens that the cache has to hold for the rows here and those that come."""
+        rows = [*self.rows, *coming]
+        return len(rows) * round_up(max((row.limit for row in rows), default=0))
+
+    def add(self, rows: Sequence[ActiveRow]) -> None:
+        """Read the prompts, all but their last tokens, which go with the next step; like lengths together."""
+        longest = max(row.limit for row in [*self.rows, *rows])
+        self.cache.reserve(len(self.rows) + len(rows), longest, len(self.rows), self.most_tokens)
+        for group in _groups(sorted(rows, key=lambda row: len(row.ids))):
+            length = len(group[-1].ids) - 1
+            if length:
+                ids = torch.zeros(len(group), length, dtype=torch.long)
+                for number, row in enumerate(group):
+                    ids[number, : len(row.ids) - 1] = torch.tensor(row.ids[:-1])
+                self.cache.begin_reading(len(self.rows))
+                self.call(
+                    [row.adapter for row in group],
+                    input_ids=ids.to(self.call.device),
+                    position_ids=torch.arange(length, device=self.call.device).expand(len(group), -1),
+                    past_key_values=self.cache,
+                    use_cache=True,
+                )
+            self.rows += group
+
+    def step(self) -> torch.Tensor:
+        """Logits after the last token of every row, n x V."""
+        device = self.call.device
+        positions = [len(row.ids) - 1 for row in self.rows]
+        self.cache.begin_step(positions, device)
+        position_n = self.cache.positions_n
+        assert position_n is not None
+        # An additive mask of four dimensions is what every attention of transformers takes as it is.
+        hidden_nC = torch.arange(self.cache.columns, device=device) > position_n[:, None]
+        mask = torch.zeros(hidden_nC.shape, dtype=self.call.dtype, device=device).masked_fill_(hidden_nC, -torch.inf)
+        return self.call(
+            [row.adapter for row in self.rows],
+            input_ids=torch.tensor([row.ids[-1:] for row in self.rows], device=device),
+            position_ids=position_n[:, None],
+            attention_mask=mask[:, None, None],
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+
+    def wipe(self, row: ActiveRow) -> None:
+        """Leave nothing of a row that is no number for the one that gets its place."""
+        self.cache.wipe(next(place for place, each in enumerate(self.rows) if each is row))
+
+    def remove(self, gone: Sequence[ActiveRow]) -> None:
+        """Free the places of rows; those behind move up."""
+        leaving = set(map(id, gone))
+        staying = sum(id(row) not in leaving for row in self.rows)
+        tail = [place for place in range(staying, len(self.rows)) if id(self.rows[place]) not in leaving]
+        for place in range(staying):
+            if id(self.rows[place]) in leaving:
+                source = tail.pop()
+                self.cache.move(source, place, len(self.rows[source].ids))
+                self.rows[place] = self.rows[source]
+        del self.rows[staying:]
+
+
+def _groups(rows: Sequence[ActiveRow]) -> Iterator[list[ActiveRow]]:
+    """Consecutive rows, shortest first: a rectangle within READ_TOKENS, less than a quarter of it padding."""
+    group: list[ActiveRow] = []
+    real = 0
+    for row in rows:
+        rectangle = (len(group) + 1) * len(row.ids)
+        if group and (rectangle > READ_TOKENS or real + len(row.ids) < 0.75 * rectangle):
+            yield group
+            group, real = [], 0
+        group.append(row)
+        real += len(row.ids)
+    if group:
+        yield group
+
+
+# ---- one row at a time
+
+
+class Alone:
+    """Rows that each get a forward of their own, with transformers' own cache or (`cached` false) without any."""
+
+    def __init__(self, call: Caller, *, cached: bool) -> None:
+        self.call, self.cached = call, cached
+        self.rows: list[ActiveRow] = []
+        self._caches: dict[int, DynamicCache] = {}
+
+    def tokens(self, coming: Sequence[ActiveRow] = ()) -> int:
+        """Tokens that the caches have to hold for the rows here and those that come."""
+        return sum(row.limit for row in [*self.rows, *coming])
+
+    def add(self, rows: Sequence[ActiveRow]) -> None:
+        """Take rows in; they are read at the next step."""
+        self.rows += rows
+
+    def step(self) -> torch.Tensor:
+        """Logits after the last token of every row, n x V."""
+        return torch.cat([self._next(row) for row in self.rows])
+
+    def _next(self, row: ActiveRow) -> torch.Tensor:
+        if not self.cached:
+            return self._forward(row, row.ids, None)
+        if (cache := self._caches.get(id(row))) is not None:
+            return self._forward(row, row.ids[-1:], cache)
+        cache = self._caches[id(row)] = DynamicCache(config=self.call.config)
+        logits = self._forward(row, row.ids[: row.prompt], cache)
+        for token in row.ids[row.prompt :]:  # written before it came here
+            logits = self._forward(row, [token], cache)
+        return logits
+
+    def _forward(self, row: ActiveRow, ids: Sequence[int], cache: DynamicCache | None) -> torch.Tensor:
+        inputs = {"past_key_values": cache} if cache is not None else {}
+        tokens = torch.tensor([list(ids)], device=self.call.device)
+        return self.call([row.adapter], input_ids=tokens, use_cache=cache is not None, **inputs)
+
+    def bytes_per_token(self) -> int:
+        """Of all caches here; states that do not grow with the text count as if they did."""
+        layers = [layer for cache in self._caches.values() for layer in cache.layers]
+        held = [value for layer in layers for value in vars(layer).values() if isinstance(value, torch.Tensor)]
+        return sum(value.nbytes for value in held) // max(1, self.tokens())
+
+    def wipe(self, row: ActiveRow) -> None:
+        """Nothing: its cache goes with it."""
+
+    def remove(self, gone: Sequence[ActiveRow]) -> None:
+        """Free the places of rows."""
+        leaving = set(map(id, gone))
+        self.rows = [row for row in self.rows if id(row) not in leaving]
+        for row in gone:
+            self._caches.pop(id(row), None)

@@ -1,0 +1,143 @@
+"""An :class:`Example`: one row of a dataset folder.
+
+A dataset folder holds ``train.jsonl``, ``validation.jsonl`` (one example a line, see
+:meth:`Example.as_json`), ``dropped.jsonl`` (what was left out, with the reason) and
+``dataset.json`` (counts, the ledger of characters, hashes of every input file). With
+`dataset.hold_out_phrasings` there are ``probes-seen.jsonl`` and ``probes-unseen.jsonl`` too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from afina.errors import DataError
+from afina.recipe import Kind
+from afina.text.document import Message
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A plain text (every token is learned), a conversation (its answers are learned), or a preference (that its last
+    answer is better than the rejected one is learned)."""
+
+    text: str = ""
+    messages: tuple[Message, ...] = ()
+    rejected: str | None = None
+    """The worse last answer."""
+    path: str = ""
+    """File that it came from."""
+    line: int = 1
+    sha256: str = ""
+    """Hash of that file's bytes."""
+    heading: str = ""
+    """Path of headings above a section: ``Manual > Comments > Doc Comments``."""
+    source: int = 0
+    repeat: int = 1
+    replay: bool = False
+    made: str = ""
+    """Kind of the template that made it (``facts:birth_date``, ``sections``) or ``teacher``; empty for what stands in a
+    source."""
+    phrasing: int = 0
+    """For a made question: which of the phrasings of its kind it is, from 1."""
+    group: str = ""
+    """For a made question: the same for all phrasings of one fact."""
+    teacher: str = ""
+    """Model that wrote it."""
+
+    @property
+    def id(self) -> str:
+        """Hash of the content alone: the same words have the same id wherever they stand.
+
+        >>> Example(text="a", line=1).id == Example(text="a", line=2).id
+        True
+        """
+        said = [self.text, self.messages, *([] if self.rejected is None else [self.rejected])]
+        content = json.dumps(said, ensure_ascii=False, sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+    @property
+    def kind(self) -> Kind:
+        """What it is, for the recipe.
+
+        >>> Example(text="a").kind
+        'text'
+        """
+        return "preference" if self.rejected is not None else "messages" if self.messages else "text"
+
+    @property
+    def prompt(self) -> str:
+        """All that stands before the last answer, as one string; empty for a text."""
+        return "\n".join(message["content"] for message in self.messages[:-1])
+
+    @property
+    def answer(self) -> str:
+        """The last answer; empty for a text."""
+        return self.messages[-1]["content"] if self.messages else ""
+
+    def as_json(self) -> dict[str, Any]:
+        """The row as it stands in the file."""
+        row: dict[str, Any] = {"id": self.id}
+        if self.messages:
+            row["messages"] = list(self.messages)
+            row |= {} if self.rejected is None else {"rejected": self.rejected}
+        else:
+            row["text"] = self.text
+        row["from"] = {"path": self.path, "line": self.line, "sha256": self.sha256}
+        if self.heading:
+            row["from"]["heading"] = self.heading
+        if self.teacher:
+            row["from"]["teacher"] = self.teacher
+        row["source"] = self.source
+        if self.repeat != 1:
+            row["repeat"] = self.repeat
+        if self.replay:
+            row["replay"] = True
+        if self.made:
+            row["made"] = {"kind": self.made, "phrasing": self.phrasing, "group": self.group}
+        return row
+
+    def as_line(self) -> bytes:
+        """That row as a line of the file."""
+        return (json.dumps(self.as_json(), ensure_ascii=False) + "\n").encode()
+
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> Example:
+        """The opposite of :meth:`as_json`."""
+        origin, made = row["from"], row.get("made", {})
+        return cls(
+            text=row.get("text", ""),
+            messages=tuple(row.get("messages", ())),
+            rejected=row.get("rejected"),
+            path=origin["path"],
+            line=origin["line"],
+            sha256=origin["sha256"],
+            heading=origin.get("heading", ""),
+            source=row["source"],
+            repeat=row.get("repeat", 1),
+            replay=row.get("replay", False),
+            made=made.get("kind", ""),
+            phrasing=made.get("phrasing", 0),
+            group=made.get("group", ""),
+            teacher=origin.get("teacher", ""),
+        )
+
+
+def read_examples(file: Path) -> Iterator[Example]:
+    """The examples of one file of a dataset folder, in order.
+
+    Raises:
+        DataError: for a line that is not an example, with its number.
+    """
+    with file.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                yield Example.from_json(json.loads(line))
+            except (ValueError, KeyError, TypeError) as error:
+                raise DataError(
+                    f"not an example: {error!r}", "build the dataset again: `afina data build`", f"{file}:{number}"
+                ) from error

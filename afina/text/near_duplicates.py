@@ -1,0 +1,226 @@
+"""Near duplicates by MinHash: texts that share most of their runs of five words.
+
+The similarity of two texts is the Jaccard index of their shingles, ``|A & B| / |A | B|``, where a
+shingle is five words in a row (letters and digits, any case). It is not computed but estimated:
+128 permutations order all possible shingles, and the share of permutations in which two texts have
+the same smallest one is an unbiased estimate with a standard error of ``sqrt(J (1 - J) / 128)``,
+0.035 at 0.8 (Broder 1997, "On the resemblance and containment of documents").
+
+Pairs worth comparing are those whose signatures agree in a whole **band** of rows
+(locality-sensitive hashing): the bands are cut so that a pair exactly at the threshold is met with
+a probability of at least 0.99.
+
+What is compared is an example: a whole document where documents stay whole, a section where they are cut, so that
+of two versions of a page the sections that differ both stay.
+
+Everything depends on the contents alone: no random state, no order.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import IO, TYPE_CHECKING, Any
+from zlib import crc32
+
+from afina.text.example import Example
+
+if TYPE_CHECKING:
+    import numpy as np
+
+SHINGLE_WORDS = 5
+PERMUTATIONS = 128
+BYTES = 4 * PERMUTATIONS
+"""A signature on disk."""
+MET = 0.99
+"""Least probability that a pair at the threshold is compared."""
+NEIGHBOURS = 50
+"""In a band that more texts than this agree in, each is compared with this many others, not with all."""
+
+_WORD = re.compile(r"\w+")
+
+
+class _WordHashes(dict[str, int]):
+    """Word -> 32 bits; texts say the same words again and again."""
+
+    def __missing__(self, word: str) -> int:
+        if len(self) >= 1 << 18:
+            self.clear()
+        value = self[word] = crc32(word.encode("utf-8", "surrogatepass"))
+        return value
+
+
+_HASHES = _WordHashes()
+
+
+@cache
+def _permutations() -> tuple[Any, Any]:
+    """Factors (odd, so that each is a permutation of 32 bits) and summands of ``x -> a x + b mod 2^32``."""
+    import numpy as np
+
+    random = np.random.Generator(np.random.PCG64(5))
+    factors = random.integers(0, 1 << 31, PERMUTATIONS, dtype=np.uint32) * np.uint32(2) + np.uint32(1)
+    return factors[:, None], random.integers(0, 1 << 32, PERMUTATIONS, dtype=np.uint32)[:, None]
+
+
+def shingles(text: str) -> np.ndarray:
+    """32-bit hashes of a text's runs of five words; of all its words where it has fewer.
+
+    >>> len(shingles("one two three four five six")), len(shingles("One, two!")), len(shingles("..."))
+    (2, 1, 0)
+    """
+    import numpy as np
+
+    words = _WORD.findall(text.casefold())
+    if not words:
+        return np.zeros(0, np.uint32)
+    hashes = np.fromiter(map(_HASHES.__getitem__, words), np.uint64, len(words))
+    count = max(1, len(words) - SHINGLE_WORDS + 1)
+    mixed: Any = np.zeros(count, np.uint64)
+    for place in range(min(SHINGLE_WORDS, len(words))):
+        mixed = mixed * np.uint64(0x9E3779B97F4A7C15) + hashes[place : place + count]
+    # The last steps of splitmix64: every bit of the words reaches every bit that is kept.
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return (mixed >> np.uint64(32)).astype(np.uint32)
+
+
+def signature(text: str) -> np.ndarray:
+    """The smallest value of each permutation over a text's shingles, 128 numbers of 32 bits; the largest number for
+    a text without a word.
+
+    >>> bool((signature("a b c d e f") == signature("A b, c d e F!")).all())
+    True
+    """
+    import numpy as np
+
+    factors, summands = _permutations()
+    smallest: Any = np.full(PERMUTATIONS, 0xFFFFFFFF, np.uint32)
+    all_shingles = shingles(text)
+    for start in range(0, len(all_shingles), 4096):  # a long text in pieces that stay in the processor's cache
+        values = all_shingles[None, start : start + 4096] * factors
+        values += summands
+        np.minimum(smallest, values.min(axis=1), out=smallest)
+    return smallest
+
+
+def similar_text(example: Example) -> str:
+    """What is compared: a text without the path of headings before it, or all that a conversation says."""
+    if example.messages:
+        said = [message["content"] for message in example.messages]
+        return "\n".join(said if example.rejected is None else [*said, example.rejected])
+    return example.text.removeprefix(f"{example.heading}\n\n") if example.heading else example.text
+
+
+class Signatures:
+    """Signatures in a file, so that memory does not grow with their number (512 bytes each)."""
+
+    def __init__(self, file: IO[bytes] | None = None) -> None:
+        self._file: IO[bytes] = file or tempfile.TemporaryFile()  # noqa: SIM115 - closed when it is forgotten
+
+    def append(self, example: Example) -> None:
+        """Add the signature of an example."""
+        self._file.write(signature(similar_text(example)).tobytes())
+
+    def close(self) -> None:
+        """Finish the file."""
+        self._file.close()
+
+    def table(self) -> np.ndarray:
+        """All of them, a row each, read from the disk as needed."""
+        import numpy as np
+
+        self._file.flush()
+        count = self._file.seek(0, 2) // BYTES
+        if not count:
+            return np.zeros((0, PERMUTATIONS), np.uint32)
+        return np.memmap(self._file, np.uint32, "r", shape=(count, PERMUTATIONS))
+
+
+@cache
+def bands(threshold: float) -> tuple[int, int]:
+    """How many bands of how many rows: the longest bands that still meet a pair at the threshold, 99 times in 100.
+
+    >>> bands(0.8), bands(1.0)
+    ((21, 6), (1, 128))
+    """
+    for rows in range(PERMUTATIONS, 1, -1):
+        count = PERMUTATIONS // rows
+        if 1 - (1 - threshold**rows) ** count >= MET:
+            return count, rows
+    return PERMUTATIONS, 1
+
+
+def similar_pairs(
+    table: np.ndarray,
+    keys: np.ndarray,
+    threshold: float,
+    wanted: Callable[[Any, Any], Any],
+    among: np.ndarray | None = None,
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Pairs of rows of a table of signatures whose similarity reaches the threshold.
+
+    Args:
+        table: a signature a row.
+        keys: a number for each row that follows from its content: the order within a band.
+        threshold: least similarity.
+        wanted: is asked, for two arrays of rows, which pairs are worth comparing.
+        among: for each row, whether it is looked at; all where not given.
+
+    Yields:
+        Two arrays of rows and one of similarities. A pair may come again from another band.
+    """
+    import numpy as np
+
+    count, rows = bands(threshold)
+    looked_at = np.asarray(table[:, 0] != 0xFFFFFFFF) | np.asarray(table[:, 1] != 0xFFFFFFFF)  # not without words
+    if among is not None:
+        looked_at &= among
+    for band in range(count):
+        part = np.asarray(table[:, band * rows : (band + 1) * rows])
+        mixed: Any = np.zeros(len(part), np.uint64)
+        for column in part.T:
+            mixed = (mixed ^ column) * np.uint64(0x9E3779B97F4A7C15)
+            mixed ^= mixed >> np.uint64(29)
+        order = np.lexsort((keys, mixed))
+        order = order[looked_at[order]]
+        mixed = mixed[order]
+        for distance in range(1, NEIGHBOURS):
+            (together,) = np.nonzero(mixed[distance:] == mixed[:-distance])
+            if not len(together):
+                break
+            one, other = order[together], order[together + distance]
+            chosen = wanted(one, other)
+            one, other = one[chosen], other[chosen]
+            for start in range(0, len(one), 8192):
+                left, right = one[start : start + 8192], other[start : start + 8192]
+                similarity = (table[left] == table[right]).mean(axis=1)
+                near = similarity >= threshold
+                if near.any():
+                    yield left[near], right[near], similarity[near]
+
+
+def clusters(table: np.ndarray, keys: np.ndarray, threshold: float, among: np.ndarray | None = None) -> np.ndarray:
+    """For each row the first row of its cluster; a row alone is its own.
+
+    Two rows are in one cluster when a chain of similar pairs leads from one to the other.
+    """
+    import numpy as np
+
+    label = np.arange(len(table))
+    apart = similar_pairs(table, keys, threshold, lambda one, other: label[one] != label[other], among)
+    for one, other, _ in apart:
+        for left, right in zip(one.tolist(), other.tolist(), strict=True):
+            left, right = _first(label, left), _first(label, right)
+            label[max(left, right)] = min(left, right)
+        while (label != label[label]).any():
+            label[:] = label[label]
+    return label
+
+
+def _first(label: Any, row: int) -> int:
+    while label[row] != row:
+        row = label[row]
+    return int(row)
