@@ -13,6 +13,7 @@ import pytest
 from tiny import make_base
 
 from afina import cli
+from afina.cli.opened import walk_of
 from afina.model import load_torch
 from afina.text.document import visible
 from afina.text.example import Example, read_examples
@@ -85,7 +86,7 @@ class walked:  # noqa: N801
     """The walk of the recipe up to its audit."""
 
     def __init__(self, *overrides: str) -> None:
-        self.opened = cli._walk(Path("recipe.yaml"), list(overrides), Path("runs"))
+        self.opened = walk_of(Path("recipe.yaml"), list(overrides), Path("runs"))
 
     def __enter__(self) -> Walk:
         walk = self.opened.__enter__()

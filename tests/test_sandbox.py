@@ -277,7 +277,8 @@ def test_everything_ends_with_afina_itself(tmp_path: Path) -> None:
     code = f"import time\nprint({mark!r}, flush=True)\ntime.sleep(600)"
     start = (
         "import sys; from pathlib import Path; from afina.sandbox.launcher import *\n"
-        f"run_limited([{PYTHON!r}, '-c', {code!r}], Path({str(tmp_path)!r}), ProgramLimits(), view=View((sys.base_prefix,)))"
+        f"run_limited([{PYTHON!r}, '-c', {code!r}], Path({str(tmp_path)!r}), "
+        "ProgramLimits(), view=View((sys.base_prefix,)))"
     )
     afina = subprocess.Popen([sys.executable, "-c", start])
     assert until(lambda: len(alive(mark)) >= 3), "afina, what watches, the program"

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from tiny import make_base
 
 from afina import cli
+from afina.cli.opened import walk_of
 from afina.errors import DataError
 from afina.report.read import read_run
 from afina.run import Run, read_metrics
@@ -66,7 +67,7 @@ def walk(*overrides: str, kill_at: tuple[str | None, int] | None = None) -> list
     """Run the recipe up to its training; what was said. May end right after a stage's checkpoint."""
     said: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli, "_say", said.append)
+        patch.setattr("afina.cli.opened.say", said.append)
         own = Run.log
 
         def log(self, event, **values):
@@ -75,7 +76,7 @@ def walk(*overrides: str, kill_at: tuple[str | None, int] | None = None) -> list
                 raise Killed
 
         patch.setattr(Run, "log", log)
-        with cli._walk(Path("recipe.yaml"), list(overrides), Path("runs")) as opened:
+        with walk_of(Path("recipe.yaml"), list(overrides), Path("runs")) as opened:
             opened.dataset()
             opened.audit()
             opened.plan()

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from afina.errors import DataError
 from afina.recipe import Kind
-from afina.text.document import Message
+from afina.text.document import Message, visible
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,3 +141,26 @@ def read_examples(file: Path) -> Iterator[Example]:
                 raise DataError(
                     f"not an example: {error!r}", "build the dataset again: `afina data build`", f"{file}:{number}"
                 ) from error
+
+
+def has_prompt(messages: Sequence[Message]) -> bool:
+    """Whether there is a question, and none of the questions is blank.
+
+    >>> has_prompt([{"role": "user", "content": " "}, {"role": "assistant", "content": "Yes."}])
+    False
+    """
+    asked = [message["content"] for message in messages if message["role"] == "user"]
+    return bool(asked) and all(content.strip() for content in asked)
+
+
+def has_answer(messages: Sequence[Message], rejected: str | None = None) -> bool:
+    """Whether the conversation ends with an answer, and none of its answers is blank, nor the worse one beside it."""
+    answers = [message["content"] for message in messages if message["role"] == "assistant"]
+    answers += [] if rejected is None else [rejected]
+    return bool(answers) and messages[-1]["role"] == "assistant" and all(content.strip() for content in answers)
+
+
+def example_chars(example: Example) -> int:
+    """Visible characters of an example."""
+    said = visible(example.text + (example.rejected or ""))
+    return said + sum(visible(message["content"]) for message in example.messages)

@@ -11,10 +11,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from afina.dataset.build.intake import has_answer, has_prompt
 from afina.text.clean import UNSEEN
 from afina.text.code_blocks import open_fence, without_fences
-from afina.text.example import Example
+from afina.text.example import Example, has_answer, has_prompt
 from afina.text.identity import normal
 from afina.text.language import language_of_text
 from afina.text.personal_data import find_personal_data, masked_slice

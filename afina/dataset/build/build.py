@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 from afina.dataset.build.canaries import add_canaries
 from afina.dataset.build.choose import NOT_MIXED, REASONS, TRAIN, VALIDATION, hold_out
 from afina.dataset.build.corpus import Corpus, read_corpus
-from afina.dataset.build.intake import Dropped
 from afina.dataset.build.mix import times_seen
 from afina.dataset.build.spool import DropSpool
 from afina.dataset.build.summary import summary_of
+from afina.dataset.dropped import Dropped
 from afina.dataset.questions.from_structure import write_probes
 from afina.dataset.questions.teacher import Estimate, Taught, Teaching, estimate, teach, teacher_inputs
 from afina.dataset.teacher_cache import AnswerCache

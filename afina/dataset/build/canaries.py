@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from afina.dataset.build.intake import example_chars
 from afina.recipe import METHODS, Kind, Recipe
-from afina.text.example import Example
+from afina.text.example import Example, example_chars
 
 CANARY = "canary"
 """What a canary's `made` says."""

@@ -12,9 +12,10 @@ from afina.dataset.build.choose import DUPLICATE, TRAIN, WRONG_CODE, find_duplic
 from afina.dataset.build.code_policy import CodeReport, check_code
 from afina.dataset.build.document_notes import Notes
 from afina.dataset.build.gather import gather
-from afina.dataset.build.intake import Dropped, Intake
+from afina.dataset.build.intake import Intake
 from afina.dataset.build.part import DatasetPart
 from afina.dataset.build.spool import DropSpool, ExampleColumns, Spool
+from afina.dataset.dropped import Dropped
 from afina.errors import DataError
 from afina.recipe import Recipe
 from afina.run import Progress

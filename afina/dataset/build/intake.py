@@ -7,74 +7,24 @@ This looks at one document at a time; what needs more than one (duplicates, the 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from afina.dataset.build.document_notes import Notes
+from afina.dataset.dropped import Dropped
 from afina.errors import Problem
 from afina.recipe import METHODS, Kind, Recipe
 from afina.recipe.methods import JUDGED, in_words, methods_that
 from afina.text.clean import clean_document, close_gaps
 from afina.text.document import Document, Message, visible
-from afina.text.example import Example
+from afina.text.example import Example, example_chars, has_answer, has_prompt
 from afina.text.lines import file_lines
 from afina.text.masking import mask_example
-from afina.text.personal_data import mask
 from afina.text.sections import Section, split_sections
 
 PLACES_SHOWN = 10
-
-
-@dataclass(frozen=True, slots=True)
-class Dropped:
-    """What was left out, whole, so that it can be read back."""
-
-    reason: str
-    where: str
-    """``file:line``."""
-    source: int
-    text: str = ""
-    messages: tuple[Message, ...] = ()
-    rejected: str | None = None
-    same_as: str = ""
-    """For a duplicate: where the one that stays stands."""
-    chars: int = 0
-    """Visible characters, without the path of headings put before a section."""
-    cut: tuple[tuple[int, str], ...] = ()
-    """Where only parts of a document went: line of the file and what stood there, for each part."""
-    lines: str = ""
-    """For wrong code: what its compiler said."""
-    about: Mapping[str, str] = field(default_factory=dict)
-    """More to read back: for a teacher's answer its quote, its section and what was wrong."""
-
-    def as_json(self) -> dict[str, Any]:
-        """The row of ``dropped.jsonl``."""
-        row: dict[str, Any] = {"reason": self.reason, "where": self.where, "source": self.source}
-        if self.same_as:
-            row["same_as"] = self.same_as
-        if self.lines:
-            row["lines"] = self.lines
-        if self.cut:
-            return row | {"cut": [list(piece) for piece in self.cut]}
-        row |= {"messages": list(self.messages)} if self.messages else {"text": self.text}
-        row |= {} if self.rejected is None else {"rejected": self.rejected}
-        return row | dict(self.about)
-
-    def masked(self) -> Dropped:
-        """The same without personal data; `chars` stay those of the source."""
-        return replace(
-            self,
-            text=mask(self.text).text,
-            messages=tuple(
-                Message(role=message["role"], content=mask(message["content"]).text) for message in self.messages
-            ),
-            rejected=None if self.rejected is None else mask(self.rejected).text,
-            cut=tuple((line, mask(words).text) for line, words in self.cut),
-            lines=mask(self.lines).text,
-            about={name: mask(words).text for name, words in self.about.items()},
-        )
 
 
 class Examples(Protocol):
@@ -319,28 +269,11 @@ _PROBLEMS = {
 }
 
 
-def has_prompt(messages: Sequence[Message]) -> bool:
-    """Whether there is a question, and none of the questions is blank.
-
-    >>> has_prompt([{"role": "user", "content": " "}, {"role": "assistant", "content": "Yes."}])
-    False
-    """
-    asked = [message["content"] for message in messages if message["role"] == "user"]
-    return bool(asked) and all(content.strip() for content in asked)
-
-
 def document_kind(document: Document) -> Kind:
     """What a document is for the recipe."""
     if document.kind != "messages":
         return "text"
     return "preference" if document.rejected is not None else "messages"
-
-
-def has_answer(messages: Sequence[Message], rejected: str | None = None) -> bool:
-    """Whether the conversation ends with an answer, and none of its answers is blank, nor the worse one beside it."""
-    answers = [message["content"] for message in messages if message["role"] == "assistant"]
-    answers += [] if rejected is None else [rejected]
-    return bool(answers) and messages[-1]["role"] == "assistant" and all(content.strip() for content in answers)
 
 
 def place(document: Document) -> str:
@@ -352,12 +285,6 @@ def document_chars(document: Document) -> int:
     """Visible characters of a document."""
     said = visible(document.text + (document.rejected or ""))
     return said + sum(visible(message["content"]) for message in document.messages)
-
-
-def example_chars(example: Example) -> int:
-    """Visible characters of an example."""
-    said = visible(example.text + (example.rejected or ""))
-    return said + sum(visible(message["content"]) for message in example.messages)
 
 
 def _example(

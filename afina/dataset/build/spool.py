@@ -13,8 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
-from afina.dataset.build.intake import Dropped, example_chars
-from afina.text.example import Example
+from afina.dataset.dropped import Dropped
+from afina.text.example import Example, example_chars
 from afina.text.identity import content_key, group_key
 from afina.text.near_duplicates import Signatures
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from afina.dataset.build.intake import Dropped
+from afina.dataset.dropped import Dropped
 from afina.dataset.questions.teacher_prompts import SYSTEM, USER, Item, prompt_for
 from afina.dataset.questions.teacher_support import stands_in, unsupported
 from afina.dataset.teacher_asking import Asker, Asking, Job, good_answer

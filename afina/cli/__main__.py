@@ -1,0 +1,5 @@
+"""``python -m afina.cli``."""
+
+from afina.cli.verbs import main
+
+main()

@@ -1,0 +1,95 @@
+"""``afina eval``, ``score``, ``compare`` and ``report``: what was learned and what was broken."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from afina.cli.arguments import AsJson, RunFolder
+from afina.cli.opened import reopened
+from afina.cli.output import end_by, show
+
+if TYPE_CHECKING:
+    pass
+
+
+def evaluate(
+    run: RunFolder,
+    lm_eval: Annotated[
+        str | None, typer.Option(metavar="TASK,...", help="Only these benchmarks of lm-eval: names, or YAML files.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="With --lm-eval: the first so many items of each task.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a trained run before and after, and judge it. Exit code 5 when the recipe's limits are missed."""
+    from afina.walk import describe_scores
+
+    if lm_eval:
+        from afina.evaluate.benchmarks import describe_benchmarks
+        from afina.walk.beside import measure_benchmarks
+
+        with reopened(run) as walk:
+            rows = measure_benchmarks(walk, lm_eval.split(","), limit)
+            show(rows, as_json, describe_benchmarks(rows))
+        return
+    with reopened(run) as walk:
+        verdict = walk.evaluate()
+        show(verdict, as_json, describe_scores(run))
+        end_by(verdict)
+
+
+def score(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Rows with outputs: JSONL, JSON, CSV or Parquet.")],
+    prediction: Annotated[
+        list[str] | None, typer.Option(help="Column that a model wrote, the base first; recognised where not given.")
+    ] = None,
+    reference: Annotated[str | None, typer.Option(help="Column of what it should have written.")] = None,
+    prompt: Annotated[list[str] | None, typer.Option(help="Column of what it was asked.")] = None,
+    by: Annotated[str | None, typer.Option(help="Column to group by, e.g. task.")] = None,
+    language: Annotated[str | None, typer.Option(help="pt, en or none: whose articles do not count.")] = None,
+    metric: Annotated[list[str] | None, typer.Option(help="Only these, e.g. f1, rougeL, chrf.")] = None,
+    choices: Annotated[str | None, typer.Option(help="The possible answers, for accuracy, e.g. A,B,C,D.")] = None,
+    trained_on: Annotated[list[Path] | None, typer.Option(help="Training rows, to count those asked here too.")] = None,
+    strip_leaks: Annotated[bool, typer.Option("--strip-leaks", help="Remove prompt text and chat markers.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check stored outputs, then score them against their references."""
+    from afina.evaluate.score import score_file
+    from afina.evaluate.score_table import describe_score
+    from afina.progress import StageProgress
+
+    with StageProgress("score") as progress:
+        found = score_file(
+            file,
+            predictions=prediction or [],
+            reference=reference,
+            prompt=prompt or [],
+            by=by,
+            language=language,
+            metrics=metric or [],
+            choices=choices.split(",") if choices else [],
+            trained_on=trained_on or [],
+            strip_leaks=strip_leaks,
+            progress=progress,
+        )
+    show(found.as_json(), as_json, describe_score(found))
+
+
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of two or more runs.")],
+    as_json: AsJson = False,
+) -> None:
+    """Put the figures of several runs side by side."""
+    from afina.report.compare import compare_runs
+
+    comparison = compare_runs(runs)
+    show(comparison.as_json(), as_json, comparison.describe())
+
+
+def report(run: RunFolder) -> None:
+    """Write a run's report.html again."""
+    from afina.report.page import write_report
+
+    print(write_report(run))

@@ -1,0 +1,101 @@
+"""``afina run``, ``plan`` and ``train``: the walk, what it will take, and the walk as far as training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from afina.cli.arguments import Anyway, AsJson, Overrides, RecipeFile, RunsFolder, Yes
+from afina.cli.opened import training_walk, walk_of, with_anyway
+from afina.cli.output import confirm, end_by, say, show
+
+if TYPE_CHECKING:
+    pass
+
+
+def run(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    anyway: Anyway = False,
+    yes: Yes = False,
+    as_json: AsJson = False,
+    runs: RunsFolder = Path("runs"),
+) -> None:
+    """The whole walk: sources, dataset, audit, plan, train, evaluate, report. Starts again where it stopped."""
+    from afina.walk import describe_scores
+
+    with training_walk(recipe, with_anyway(overrides, anyway), runs) as walk:
+        walk.confirm = confirm(yes or as_json)
+        verdict = walk.everything()
+        show(verdict | {"run": str(walk.folder)}, as_json, describe_scores(walk.folder))
+        say(f"report: {walk.folder / 'report.html'}")
+    end_by(verdict)
+
+
+def plan(
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE|scratch", help="The recipe; or `scratch`: a model from nothing.")
+    ],
+    overrides: Overrides = None,
+    device: Annotated[
+        list[str] | None, typer.Option(help='Another device, e.g. "RTX 4090"; several times for several of them.')
+    ] = None,
+    all_devices: Annotated[
+        bool, typer.Option("--all", help="Every known device, the cheapest that fits first.")
+    ] = False,
+    gpus: Annotated[int, typer.Option(min=1, help="How many of the device.")] = 1,
+    parallel: Annotated[str, typer.Option(help="How several share the work: ddp or fsdp.")] = "ddp",
+    apply: Annotated[
+        bool, typer.Option("--apply", help="Write the cheapest settings that fit into the recipe.")
+    ] = False,
+    trial: Annotated[bool, typer.Option("--trial", "--probe", help="Run three trial steps here first.")] = False,
+    serve: Annotated[str | None, typer.Option(help="Plan serving: vllm, transformers or mlx.")] = None,
+    context: Annotated[int, typer.Option(help="With --serve: tokens of one user, prompt and answer.")] = 4096,
+    users: Annotated[int, typer.Option(min=1, help="With --serve: how many at a time.")] = 1,
+    weights: Annotated[str, typer.Option(help="With --serve: 16bit, nf4, awq-int4, mlx-4-64 ...")] = "16bit",
+    lora_slots: Annotated[int, typer.Option(help="With --serve: adapters that vLLM holds at once.")] = 0,
+    parameters: Annotated[str, typer.Option(help="With scratch: parameters, e.g. 7B.")] = "7B",
+    tokens: Annotated[
+        str | None, typer.Option(help="With scratch: tokens, e.g. 140B; 20 per parameter if not given.")
+    ] = None,
+    as_json: AsJson = False,
+    runs: RunsFolder = Path("runs"),
+) -> None:
+    """Say whether a job fits, how long it takes and what it costs, before anything runs; what would fit; serving."""
+    from afina.walk.ask import PlanAsked, answer
+
+    asked = PlanAsked(recipe, overrides or [], device or [], runs, all_devices, gpus, parallel, apply)
+    asked.set_serving(serve, context=context, users=users, weights=weights, lora_slots=lora_slots)
+    if trial:
+        from afina.plan.check import describe
+
+        with walk_of(Path(recipe), overrides, runs) as walk:
+            made = walk.trial_steps()
+            show(made.as_json(), as_json, describe(made))
+        return
+    found = answer(asked, parameters=parameters, tokens=tokens)
+    show(found.values, as_json, found.text)
+    for line in found.remarks:
+        say(line)
+    if found.refused:
+        raise found.refused
+
+
+def train(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    anyway: Anyway = False,
+    yes: Yes = False,
+    as_json: AsJson = False,
+    runs: RunsFolder = Path("runs"),
+) -> None:
+    """Up to and with training: dataset, audit, plan, train."""
+    with training_walk(recipe, with_anyway(overrides, anyway), runs) as walk:
+        walk.confirm = confirm(yes or as_json)
+        walk.dataset()
+        walk.audit()
+        walk.plan()
+        result = walk.train()
+        show(result, as_json, f"{result['steps']} steps, {result['tokens']} tokens -> {walk.folder / walk.outcome}")

@@ -1,0 +1,86 @@
+"""The command line: verbs. Each opens its room inside the function, so that ``--help`` is instant.
+
+Results go to stdout (``--json`` for machines), progress and remarks to stderr, and the exit code
+says how it ended: 0 done, 1 a defect of ours, 2 the command or recipe is wrong, 3 the data is
+unfit, 4 it will not fit, 5 the result fails its checks.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from afina import __version__
+from afina.cli import data, judging, machine, recipes, training, using
+from afina.cli.export import export
+from afina.cli.output import say
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Documents in, a proven language-model adapter out.",
+)
+data_app = typer.Typer(no_args_is_help=True, help="Build, audit and look at a dataset.")
+recipe_app = typer.Typer(no_args_is_help=True, help="Write a starter recipe; print the schema.")
+app.add_typer(data_app, name="data")
+app.add_typer(recipe_app, name="recipe")
+
+app.command()(training.run)
+data_app.command("build")(data.data_build)
+data_app.command("audit")(data.data_audit)
+data_app.command("show")(data.data_show)
+app.command()(training.plan)
+app.command()(training.train)
+app.command("eval")(judging.evaluate)
+app.command()(judging.score)
+app.command()(judging.compare)
+app.command()(using.chat)
+app.command()(using.serve)
+app.command()(export)
+app.command()(judging.report)
+app.command()(machine.doctor)
+app.command()(machine.demo)
+recipe_app.command("init")(recipes.recipe_init)
+recipe_app.command("schema")(recipes.recipe_schema)
+
+
+@app.callback(invoke_without_command=True)
+def show_version(
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
+) -> None:
+    """The version, or the help where no verb is given."""
+    if version:
+        print(f"afina {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point: run the command line and turn errors into messages and exit codes."""
+    from afina.errors import AfinaError
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # Threads of OpenMP that wait in a loop starve each other as soon as another program wants a core; threads that
+    # sleep at once make short steps a third slower on an idle machine. They wait shortly, then sleep. It must be set
+    # before torch is loaded. LOG.md has the figures.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    try:
+        app()
+    except AfinaError as error:
+        if "--json" in sys.argv:
+            print(json.dumps(error.as_json(), ensure_ascii=False, indent=2))
+        count = f" ({len(error.problems)} problems)" if len(error.problems) > 1 else ""
+        say(f"afina: {type(error).__name__}{count}\n{error}")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        say("afina: interrupted; the same command goes on from the last whole state")
+        sys.exit(130)
