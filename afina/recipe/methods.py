@@ -12,9 +12,10 @@ from typing import Literal, get_args
 from afina.errors import RecipeError
 
 MethodName = Literal["sft", "cpt", "scratch", "dpo", "orpo"]
-Kind = Literal["text", "messages", "preference"]
-"""What an example is: a plain text, a conversation, or one with a better and a worse last answer."""
-Judged = Literal["preference"]
+Kind = Literal["text", "messages", "preference", "rated"]
+"""What an example is: a plain text, a conversation, one with a better and a worse last answer, or one whose last
+answer is said to be good or not."""
+Judged = Literal["preference", "rated"]
 """Kinds whose rows say how good an answer is: only a method that learns from that takes them, and it takes no other."""
 
 
@@ -89,5 +90,5 @@ def in_words(names: list[MethodName], last: str = "or") -> str:
     >>> in_words(["dpo", "orpo"]), in_words(["sft", "dpo", "orpo"]), in_words(["sft"])
     ('`dpo` or `orpo`', '`sft`, `dpo` or `orpo`', '`sft`')
     """
-    shown = [f"`{name}`" for name in names]
+    shown = [f"`{name}`" for name in names] or ["none yet"]
     return f" {last} ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)

@@ -36,9 +36,12 @@ class Source(RecipePart):
     stem: str = r"^(\d+-\d+)"
     """For `pairs`: a regular expression; its first group names the pair in both file names."""
     columns: dict[
-        Literal["prompt", "completion", "instruction", "input", "output", "messages", "text", "chosen", "rejected"], str
+        Literal["prompt", "completion", "instruction", "input", "output", "messages", "text", "chosen", "rejected"]
+        | Literal["label"],
+        str,
     ] = {}
-    """For `rows`: which column plays which part, where the names are not the usual ones."""
+    """For `rows`: which column plays which part, where the names are not the usual ones. Where some are named, a
+    `label` is read only if it is among them."""
     encoding: str = "utf-8"
     """How the bytes are to be read. Anything that does not decode is an error, never a guess."""
     on_scanned_page: Literal["error", "drop"] = "error"

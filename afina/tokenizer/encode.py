@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from afina.errors import DataError, Problem
 from afina.recipe import METHODS, Recipe
+from afina.recipe.methods import JUDGED
 from afina.run import Progress, no_progress
 from afina.text.document import Message
 from afina.text.example import Example
@@ -135,12 +136,14 @@ def encode_examples(
 
 
 def encode_conversation(example: Example, renderer: Renderer, recipe: Recipe) -> list[Encoded]:
-    """A conversation as its stage of training learns it; a preference as two, the better one first, of which the last
-    answers alone are learned."""
+    """A conversation as its stage of training learns it; a preference as two, the better one first. Of these and of
+    rated ones the last answers alone are learned."""
     where = f"{example.path}:{example.line}"
     if example.rejected is not None:
         worse = (*example.messages[:-1], Message(role="assistant", content=example.rejected))
         return [renderer.conversation(turns, where, last_only=True) for turns in (example.messages, worse)]
+    if example.label is not None:
+        return [renderer.conversation(example.messages, where, last_only=True)]
     encoded = renderer.conversation(example.messages, where)
     if METHODS[recipe.method_of(example.source, "messages")].every_token:
         return [Encoded(encoded.ids, [False, *[True] * (len(encoded.ids) - 1)])]
@@ -148,7 +151,7 @@ def encode_conversation(example: Example, renderer: Renderer, recipe: Recipe) ->
 
 
 def _learned_text(example: Example) -> Iterator[str]:
-    if example.rejected is not None:
+    if example.kind in JUDGED:
         yield example.answer
     elif example.messages:
         yield from (message["content"] for message in example.messages if message["role"] == "assistant")

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
+from afina.recipe.methods import JUDGED
+
 if TYPE_CHECKING:
     from afina.evaluate.tasks import TaskSet
     from afina.recipe import Judge
@@ -34,7 +36,7 @@ def measure_beside(
     from afina.evaluate.loss import compare_losses, row_losses
     from afina.evaluate.tasks import PREDICTIONS_FILE, measure_tasks
 
-    rows, losses = [row for row in held_out if row.rejected is None], []
+    rows, losses = [row for row in held_out if row.example.kind not in JUDGED], []
     for opened in models:
         with opened() as model:
             device, tokens = next(model.parameters()).device, walk.recipe.train.batch_tokens
