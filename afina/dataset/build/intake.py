@@ -257,7 +257,7 @@ _PROBLEMS = {
     "rated": _Refusal(
         "{count} of {rows} rows say in `label` whether their answer is a good one, which the recipe's method does not "
         "learn",
-        f"set `train.method: {in_words(methods_that(judged='rated'))}`; or learn all answers alike and count the "
+        f"set `train.method: {' or '.join(methods_that(judged='rated'))}`; or learn all answers alike and count the "
         "labels as dropped: name the other columns alone on the source, "
         "`columns: {prompt: prompt, completion: completion}`",
     ),

@@ -31,7 +31,11 @@ class JudgedObjective:
     """A method's settings, and its held-out score; each method adds its loss and its figures."""
 
     settings: Train
-    before = ()
+
+    @property
+    def before(self) -> tuple[str, ...]:
+        """Nothing is needed before the first gradient."""
+        return ()
 
     def sums_before(self, model: Any, batch: Batch) -> tuple[float, ...]:  # noqa: ARG002
         """Nothing."""
