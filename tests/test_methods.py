@@ -48,7 +48,7 @@ def test_the_table_has_every_method_of_the_recipe_and_a_file_for_each():
     files = {file.stem.removesuffix("_torch") for file in (PACKAGE / "train/methods").glob("*_torch.py")}
     assert {facts.file for facts in METHODS.values()} == files - {"judged"}
     assert set(Train.model_fields) >= METHOD_SETTINGS
-    assert {facts.judged for facts in METHODS.values()} <= {None, *get_args(Judged)}
+    assert {facts.judged for facts in METHODS.values()} == {None, *get_args(Judged)}
 
 
 @pytest.mark.parametrize("name", METHODS)

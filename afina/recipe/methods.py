@@ -11,7 +11,7 @@ from typing import Literal, get_args
 
 from afina.errors import RecipeError
 
-MethodName = Literal["sft", "cpt", "scratch", "dpo", "orpo"]
+MethodName = Literal["sft", "cpt", "scratch", "dpo", "orpo", "kto"]
 Kind = Literal["text", "messages", "preference", "rated"]
 """What an example is: a plain text, a conversation, one with a better and a worse last answer, or one whose last
 answer is said to be good or not."""
@@ -35,6 +35,8 @@ class Method:
     """Whether the model before training judges every row first (``reference.jsonl``)."""
     sequences: int = 1
     """Sequences of a row that stand side by side in one micro-batch."""
+    mismatched: bool = False
+    """Whether each row's question stands with another row's answer too."""
     forward_passes: float = 0.0
     """Passes of a row's tokens without a gradient, in every epoch, beside the step's own."""
     settings: frozenset[str] = frozenset()
@@ -54,6 +56,14 @@ METHODS: dict[MethodName, Method] = {
         "dpo", "preference", needs_reference=True, sequences=2, settings=frozenset({"beta", "label_smoothing"})
     ),
     "orpo": Method("orpo", "preference", sequences=2, settings=frozenset({"beta"})),
+    "kto": Method(
+        "kto",
+        "rated",
+        needs_reference=True,
+        mismatched=True,
+        forward_passes=1.0,
+        settings=frozenset({"beta", "desirable_weight", "undesirable_weight"}),
+    ),
 }
 METHOD_SETTINGS: frozenset[str] = frozenset().union(*(method.settings for method in METHODS.values()))
 """Keys of ``train`` that belong to some methods alone."""

@@ -279,14 +279,19 @@ class Train(RecipePart):
 
     method: MethodName = "sft"
     """`sft` learns answers only (plain texts whole), `cpt` every token, `scratch` too, from random weights; `dpo` and
-    `orpo` learn from rows with a better and a worse answer (`prompt`, `chosen`, `rejected`)."""
+    `orpo` learn from rows with a better and a worse answer (`prompt`, `chosen`, `rejected`), `kto` from rows that say
+    whether their answer is a good one (`prompt`, `completion`, `label`)."""
     first: First | None = None
     """A stage before this one."""
     beta: Positive = 0.1
-    """For `dpo`: how closely the model is held to the one it started from. For `orpo`: weight of the odds ratio beside
-    the likelihood of the better answer (lambda)."""
+    """For `dpo` and `kto`: how closely the model is held to the one it started from. For `orpo`: weight of the odds
+    ratio beside the likelihood of the better answer (lambda)."""
     label_smoothing: Annotated[float, Field(ge=0.0, lt=0.5)] = 0.0
     """For `dpo`: share of the pairs that may have better and worse mixed up."""
+    desirable_weight: Positive = 1.0
+    """For `kto`: weight of good answers. Times their number it should be 1 to 4/3 of the same of bad ones."""
+    undesirable_weight: Positive = 1.0
+    """For `kto`: weight of bad answers."""
     epochs: Positive = 3.0
     learning_rate: Rate = 2e-4
     schedule: Schedule = "linear"
