@@ -238,5 +238,6 @@ def test_a_run_on_labelled_rows_is_planned_trained_and_judged(base, tmp_path, mo
     events = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert any("kl" in event for event in events if event["event"] == "validation")
     assert (run / "report.html").is_file() and (run / "adapter/adapter_config.json").is_file()
-    code, said = call(monkeypatch, capsys, "data", "build", "recipe.yaml", "--runs", "other", "train.method=sft", "train.beta=0.1")
+    plain = ("--runs", "other", "train.method=sft", "train.beta=0.1")
+    code, said = call(monkeypatch, capsys, "data", "build", "recipe.yaml", *plain)
     assert code != 0 and "36 of 36 rows say in `label`" in said and "train.method: kto" in said, said
