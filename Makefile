@@ -17,7 +17,7 @@ help:
 	@echo "make test    style, types and tests, in under ten minutes on two cores"
 	@echo "make lint    style and types only"
 	@echo "make bench   the measurements in benchmarks/"
-	@echo "make docs    write docs/cli.md again from the command line's own help"
+	@echo "make docs    write docs/cli.md and docs/recipe.md again, from the options' and the recipe's own help"
 	@echo "make setup   install into .venv only (the targets above do it by themselves)"
 	@echo "make clean   remove .venv and caches; runs/ stays"
 
@@ -63,6 +63,7 @@ bench: $(STAMP)
 
 docs: $(STAMP)
 	$(BIN)/python -m typer afina.cli utils docs --name afina --output docs/cli.md
+	$(BIN)/python -m afina.recipe.reference docs/recipe.md
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info

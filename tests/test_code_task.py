@@ -21,10 +21,12 @@ from afina.errors import DataError, RecipeError
 from afina.evaluate import code_answers
 from afina.evaluate.code_answers import Judged, check_compilers, code_of, judge_answers
 from afina.evaluate.code_task import CodeAnswers, code_metrics, pass_at_k, score_code
+from afina.evaluate.scores import Scores
 from afina.evaluate.task_table import describe_tasks
 from afina.evaluate.tasks import measure_tasks, read_tasks
 from afina.model.generate.generate_torch import Answer
 from afina.recipe import Check, Code, Task, check_recipe, load_recipe, read_checks
+from afina.record import Record
 from afina.report.page import write_report
 from afina.sandbox import launcher as sandbox
 from afina.text.code_blocks import fenced_blocks
@@ -328,7 +330,7 @@ def test_the_whole_task_with_a_model(tmp_path: Path) -> None:
     assert len(set(samples)) > 1, "samples differ"
     assert rows[0]["adapter_samples"] == rows[0]["base_samples"], "and follow from the seed"
     scores = {"verdict": {"learned": "no", "broke": "nothing", "passed": True}, "tasks": [found], "intrinsic": None}
-    text = "\n".join(describe_tasks(scores))
+    text = "\n".join(describe_tasks(Scores.of(Record(scores, "scores.json"))))
     assert "python, " + HERE in text and "run isolated" in text and "pass@3" in text
     (tmp_path / "scores.json").write_text(json.dumps(scores), encoding="utf-8")
     page = lxml_html.fromstring(write_report(tmp_path).read_text(encoding="utf-8"))

@@ -16,7 +16,7 @@ from afina.errors import AfinaError, ContextOverflow, DoesNotFit, RecipeError
 from afina.model.generate.ability_torch import ability_of
 from afina.model.generate.call_torch import Caller
 from afina.model.generate.engine_torch import Engine
-from afina.model.generate.generate_torch import generate
+from afina.model.generate.generate_torch import Sampling, generate
 from afina.model.generate.request import BASE, Finished, Produced, Request
 from afina.model.load_torch import load_base
 
@@ -205,9 +205,9 @@ def test_a_sampled_answer_follows_from_its_seed_alone(tiny: Any) -> None:
 def test_a_prompt_asked_again_with_one_seed_draws_again(tiny: Any) -> None:
     model, renderer = tiny
     a, b = prompts_of([6, 8])
-    first = generate(model, renderer, [a, b, a], max_new_tokens=8, temperature=1.0, seed=3)
+    first = generate(model, renderer, [a, b, a], max_new_tokens=8, sampling=Sampling(temperature=1.0, seed=3))
     assert first[0] != first[2]
-    assert generate(model, renderer, [b, a, a], max_new_tokens=8, temperature=1.0, seed=3) == [
+    assert generate(model, renderer, [b, a, a], max_new_tokens=8, sampling=Sampling(temperature=1.0, seed=3)) == [
         first[1], first[0], first[2],
     ]  # fmt: skip
 
@@ -364,7 +364,7 @@ def test_logits_that_are_no_numbers_stop_it(tiny: Any) -> None:
     assert (ill.finish, ill.tokens) == ("failed", [])
     assert [each.tokens for each in well] == alone  # nobody else is harmed
     weights[7] = torch.nan
-    with pytest.raises(AfinaError, match="no numbers"):
+    with pytest.raises(AfinaError, match="logits are NaN"):
         generate(model, renderer, prompts, max_new_tokens=2)
 
 
@@ -463,7 +463,7 @@ def test_an_answer_is_paid_for_once(tiny: Any, tmp_path: Path) -> None:
 
     model, renderer = tiny
     prompts = prompts_of([5, 20, 3])
-    ask = {"max_new_tokens": 6, "logprobs": True}
+    ask = {"max_new_tokens": 6, "sampling": Sampling(logprobs=True)}
 
     def kept(weights: str = "base") -> KeptAnswers:
         return KeptAnswers(tmp_path / "_answers", weights)
@@ -477,18 +477,35 @@ def test_an_answer_is_paid_for_once(tiny: Any, tmp_path: Path) -> None:
     ability_of(Caller(broken))
     assert generate(broken, renderer, prompts, kept=again, **ask) == answers  # type: ignore[arg-type]
     assert again.hits == 3
-    others = (kept("other weights"), {}), (kept(), {"max_new_tokens": 7}), (kept(), {"stop": ["a"]})
-    others += (kept(), {"temperature": 1.0, "seed": 1}), (kept(), {"logprobs": False})  # type: ignore[assignment]
+    others = (
+        (kept("other weights"), {}),
+        (kept(), {"max_new_tokens": 7}),
+        (kept(), {"sampling": Sampling(stop=("a",), logprobs=True)}),
+    )
+    others += (kept(), {"sampling": Sampling(1.0, seed=1, logprobs=True)}), (kept(), {"sampling": Sampling()})  # type: ignore[assignment]
     for other, change in others:
         generate(model, renderer, prompts, kept=other, **(ask | change))  # type: ignore[arg-type]
         assert other.hits == 0
-    drawn = generate(model, renderer, prompts, kept=kept(), max_new_tokens=6, temperature=1.0, seed=1, logprobs=True)
+    drawing = Sampling(temperature=1.0, seed=1, logprobs=True)
+    drawn = generate(
+        model,
+        renderer,
+        prompts,
+        kept=kept(),
+        max_new_tokens=6,
+        sampling=drawing,
+    )
     unseeded = kept()
     lines = unseeded.file.read_bytes()
-    generate(model, renderer, prompts, kept=unseeded, max_new_tokens=6, temperature=1.0)
+    generate(model, renderer, prompts, kept=unseeded, max_new_tokens=6, sampling=Sampling(temperature=1.0))
     assert unseeded.file.read_bytes() == lines  # another answer every time is not kept
     assert drawn == generate(
-        broken, renderer, prompts, kept=kept(), max_new_tokens=6, temperature=1.0, seed=1, logprobs=True
+        broken,
+        renderer,
+        prompts,
+        kept=kept(),
+        max_new_tokens=6,
+        sampling=drawing,
     )
 
 

@@ -27,8 +27,9 @@ INSIDE: dict[str, set[str]] = {
     "units": {"errors"},
     "recipe": {"errors", "units"},
     "run": {"errors", "units", "recipe"},
+    "record": {"errors", "run"},
+    "manifest": {"errors", "run", "record"},
     "progress": {"units"},
-    "starter": {"errors"},
     "text": GROUND,
     "sandbox": GROUND | {"text"},
     "sources": GROUND | {"text"},
@@ -38,15 +39,16 @@ INSIDE: dict[str, set[str]] = {
     "dataset.build": GROUND | {"text", "sandbox", "sources", "dataset", "dataset.questions"},
     "dataset.audit": GROUND | {"text", "sandbox", "sources", "tokenizer", "dataset", "dataset.build"},
     "model": GROUND | {"text", "tokenizer"},
-    "plan": GROUND | {"model.shape", "model.footprint"},
+    "plan": GROUND | {"model.shape", "model.footprint", "text.formats"},
     "evaluate": GROUND
-    | {"text", "sandbox", "sources", "tokenizer", "dataset", "dataset.build", "dataset.audit", "model"},
-    "report": GROUND | {"model.shape", "evaluate.paired"},
+    | {"record", "text", "sandbox", "sources", "tokenizer", "dataset", "dataset.build", "dataset.audit", "model"},
+    "report": GROUND | {"record", "manifest", "model.shape", "evaluate.paired", "evaluate.scores"},
     "train": GROUND | {"text", "tokenizer", "dataset.audit", "model", "evaluate"},
     "serve": GROUND | {"text", "dataset", "tokenizer", "model", "plan"},
-    "export": GROUND | {"text", "dataset", "tokenizer", "model", "plan", "serve"},
+    "export": GROUND
+    | {"record", "manifest", "evaluate.scores", "text", "dataset", "tokenizer", "model", "plan", "serve"},
 }
-INSIDE["walk"] = set(INSIDE) - {"progress", "starter"}
+INSIDE["walk"] = set(INSIDE) - {"progress"}
 INSIDE["demo"] = INSIDE["walk"] | {"walk"}
 INSIDE["cli"] = set(INSIDE)
 IN_WORDS = {"walk", "demo", "cli"}
@@ -58,14 +60,14 @@ LIBRARIES: dict[str, set[str]] = {
     "recipe": {"pydantic", "ruamel"},
     "run": {"filelock"},
     "progress": {"rich"},
-    "text": {"markdown_it", "numpy", "ftfy"},
+    "text": {"markdown_it", "numpy", "ftfy", "stdnum"},
     "sources": {"lxml", "markdown_it", "pypdf", "docling", "pyarrow", "datasets", "tree_sitter"},
     "dataset.build": {"numpy", "datatrove", "ray"},
     "dataset.audit": {"numpy"},
     "tokenizer": {"tokenizers", "transformers", "jinja2"},
     "model": {"torch", "transformers", "peft", "bitsandbytes", "safetensors", "tokenizers", "huggingface_hub", "numpy"}
     | {"liger_kernel"},
-    "report": {"ruamel"},
+    "report": {"jinja2", "markupsafe", "ruamel"},
     "evaluate": {"torch", "numpy", "sacrebleu", "lm_eval"},
     "train": {"torch", "safetensors", "numpy", "bitsandbytes", "wandb", "mlflow", "trackio"},
     "serve": {"torch", "transformers", "peft", "fastapi", "starlette", "uvicorn", "prometheus_client", "pydantic"},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import itertools
 import json
 import re
 from pathlib import Path
@@ -11,10 +13,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
+from typer.testing import CliRunner
 
+from afina.cli import app
+from afina.cli.keys import KEY_OF
 from afina.errors import Problem, RecipeError
 from afina.recipe import Recipe, RecipePart, check_recipe, expand_path, load_recipe, nearest, recipe_schema
-from afina.starter import starter
+from afina.recipe.keys import every_key
+from afina.recipe.reference import reference
+from afina.recipe.starter import starter
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared/data"
@@ -210,8 +217,8 @@ def test_override_equals_the_same_line_in_the_file(tmp_path: Path) -> None:
     [
         ("epochs", "is not an override"),
         ("=2", "is not an override"),
-        ("sources.3.path=b.md", "no place in the recipe"),
-        ("name.first=b", "no place in the recipe"),
+        ("sources.3.path=b.md", "there is no 'sources.3.path' in the recipe"),
+        ("name.first=b", "there is no 'name.first' in the recipe"),
         ("train.epoch=2", "unknown key `epoch`"),
         ("train.epochs=two", "two"),
         ("sources.0.path=gone.md", "gone.md"),
@@ -264,12 +271,12 @@ def test_schema_describes_the_keys() -> None:
     assert schema["$schema"].startswith("https://json-schema.org/")
     assert schema["additionalProperties"] is False
     assert set(schema["properties"]) == set(Recipe.model_fields)
-    assert schema["properties"]["root"]["description"].startswith("Folder that `sources`")
-    for reference in re.findall(r'"#/\$defs/(\w+)"', json.dumps(schema)):
-        assert reference in schema["$defs"]
+    assert schema["properties"]["root"]["description"].startswith("Folder that the paths")
+    for name in re.findall(r'"#/\$defs/(\w+)"', json.dumps(schema)):
+        assert name in schema["$defs"]
     train = schema["$defs"]["Train"]["properties"]
     assert train["method"]["enum"] == ["sft", "cpt", "scratch", "dpo", "orpo"]
-    assert train["clip"]["description"] == "Largest norm of the gradient."
+    assert train["clip"]["description"] == "Gradients are clipped to this norm."
 
 
 printable = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=20)
@@ -386,31 +393,124 @@ def test_shipped_recipe_builds_a_dataset_that_passes_the_audit(path: Path, tmp_p
     assert lost == expected.get(path.name, {})
 
 
-# ---- starters
+# ---- help: each key's stands at its field; starters, docs/recipe.md and the schema show it
 
 
+KINDS = ["docs", "chat", "preference", "scratch"]
 DELIBERATE = {
-    "docs": {"name", "root", "base", "sources.0.path"},
-    "chat": {"name", "root", "base", "sources.0.path"},
-    "preference": {
-        "name",
-        "root",
-        "base",
-        "sources.0.path",
-        "train.method",
-        "train.learning_rate",
-        "train.epochs",
-    },
-    "scratch": {
-        "name",
-        "root",
-        "sources.0.path",
-        "scratch.vocab",
-        "train.method",
-        "train.learning_rate",
-        "train.epochs",
-    },
+    "docs": set(),
+    "chat": set(),
+    "preference": {"train.method", "train.learning_rate", "train.epochs"},
+    "scratch": {"scratch.vocab", "train.method", "train.learning_rate", "train.epochs"},
 }
+"""What a starter sets to something else than the default, beside name, base and path."""
+
+
+def two_columns(text: str) -> tuple[list[str], list[str]]:
+    """The keys of a starter, and what is said beside them."""
+    lines = text.partition("\n\n")[2].splitlines()
+    beside = [line[36:38] == "# " for line in lines]
+    codes = [line[:36].rstrip() if commented else line for line, commented in zip(lines, beside, strict=True)]
+    comments = [line[38:] for line, commented in zip(lines, beside, strict=True) if commented]
+    return [code for code in codes if code], comments
+
+
+def started(folder: Path, kind: str, *, full: bool) -> Recipe:
+    """A starter, loaded where what it names is there."""
+    (folder / "docs").mkdir(exist_ok=True)
+    for name in ("rows.jsonl", "pairs.jsonl"):
+        (folder / name).touch()
+    (folder / "starter.yaml").write_text(starter(kind, full=full), encoding="utf-8")
+    return load_recipe(folder / "starter.yaml")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_short_and_full_starter_are_the_same_recipe(tmp_path: Path, kind: str) -> None:
+    assert started(tmp_path, kind, full=False) == started(tmp_path, kind, full=True)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_starter_has_the_defaults_and_what_its_kind_needs(tmp_path: Path, kind: str) -> None:
+    loaded = started(tmp_path, kind, full=True)
+    base = {"base": None, "train": {"method": "scratch"}} if kind == "scratch" else {"base": loaded.base}
+    plain = Recipe(name=loaded.name, root=loaded.root, sources=[{"path": loaded.sources[0].path}], **base)
+    read, expected = leaves(loaded.model_dump()), leaves(plain.model_dump())
+    assert {key for key in read if read[key] != expected[key]} == DELIBERATE[kind] - (
+        {"train.method"} if kind == "scratch" else set()
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_short_starter_is_short(kind: str) -> None:
+    lines = [line for line in starter(kind).splitlines() if line]
+    assert len([line for line in lines if not line.startswith("#")]) <= 20
+    assert all(len(line) <= 120 for line in lines)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_full_starter_writes_every_key_with_its_help(kind: str) -> None:
+    """In the order of the fields; keys inside what is null or empty stand behind a #."""
+    text = starter(kind, full=True)
+    assert all(len(line) <= 120 for line in text.splitlines())
+    codes, comments = two_columns(text)
+    assert [code.partition(":")[0].strip(" #-") for code in codes] == [key.name for key in every_key()]
+    said = " ".join(comments)
+    for key in every_key():
+        assert key.comment in said, key.path
+
+
+@pytest.mark.parametrize("path", [key.path for key in every_key() if key.part and not key.always])
+def test_what_a_starter_comments_out_is_right(path: str) -> None:
+    """A part inside null or an empty list, with the # taken away, is that part with its defaults."""
+    (key,) = (each for each in every_key() if each.path == path)
+    codes, _ = two_columns(starter("docs", full=True))
+    (above,) = (code for code in codes if code.strip(" #-") in (f"{key.name}: null", f"{key.name}: []"))
+    prefix = above.partition(key.name)[0] + "#   "
+    block = itertools.takewhile(lambda code: code.startswith(prefix), codes[codes.index(above) + 1 :])
+    value = YAML(typ="safe", pure=True).load("\n".join(code.removeprefix(prefix) for code in block))
+    if key.many:
+        (value,) = value
+    assert key.part is not None
+    part = key.part.model_validate(value)
+    assert set(value) == set(key.part.model_fields)
+    required = {name for name, field in key.part.model_fields.items() if field.is_required()}
+    assert part == key.part.model_validate({name: value[name] for name in required})
+
+
+def test_every_key_has_help_in_one_place() -> None:
+    """A key's help is its field's docstring, or that of the part that it holds; no other file repeats it."""
+    for key in every_key():
+        assert key.help.endswith("."), f"{key.path} has no help, or no sentence"
+        assert not (key.always and key.field.description), f"{key.path}: the docstring of {key.part} is its help"
+    helps = {key.help for key in every_key()} | {key.brief for key in every_key()}
+    helps = {text for text in helps if len(text) > 40}
+    for file in sorted((ROOT / "afina").rglob("*.py")):
+        if file.parent.name == "recipe" and file.name not in ("starter.py", "reference.py", "keys.py"):
+            continue
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                told = " ".join(node.value.split())
+                assert not {text for text in helps if text in told}, f"{file}:{node.lineno}"
+
+
+def test_the_schema_carries_each_keys_help() -> None:
+    schema = recipe_schema()
+    for key in every_key():
+        if key.field.description:
+            of = schema if key.inside is Recipe else schema["$defs"][key.inside.__name__]
+            assert of["properties"][key.name]["description"] == key.field.description, key.path
+
+
+def test_the_table_of_keys_is_current() -> None:
+    """docs/recipe.md is generated; `make docs` writes it again."""
+    assert (ROOT / "docs/recipe.md").read_text(encoding="utf-8") == reference(), "run `make docs`"
+
+
+def test_options_that_set_a_key_have_its_help() -> None:
+    shown = CliRunner().invoke(app, ["run", "--help"]).output
+    (anyway,) = (key for key in every_key() if key.path == "budget.anyway")
+    assert anyway.brief in " ".join(shown.replace("│", " ").split())
+    assert set(KEY_OF.values()) <= {key.path for key in every_key()}
 
 
 def leaves(value: Any, key: str = "") -> dict[str, Any]:
@@ -418,42 +518,6 @@ def leaves(value: Any, key: str = "") -> dict[str, Any]:
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     inner = [leaves(item, f"{key}.{name}" if key else str(name)) for name, item in items]
     return {name: leaf for part in inner for name, leaf in part.items()} if inner else {key: value}
-
-
-@pytest.mark.parametrize("kind", list(DELIBERATE))
-def test_starter_shows_every_key_with_its_real_default(tmp_path: Path, kind: str) -> None:
-    (tmp_path / "docs").mkdir()
-    (tmp_path / "rows.jsonl").touch()
-    (tmp_path / "pairs.jsonl").touch()
-    file = tmp_path / "starter.yaml"
-    file.write_text(starter(kind), encoding="utf-8")
-    loaded = load_recipe(file)
-    path = loaded.sources[0].path
-    defaults = Recipe.model_construct(
-        name="", root=".", sources=[type(loaded.sources[0])(path="")], **_default_parts()
-    ).model_dump()
-    read, expected = leaves(loaded.model_dump()), leaves(defaults)
-    assert set(read) == set(expected)
-    assert {key for key in read if read[key] != expected[key]} == DELIBERATE[kind], path
-
-    shown = YAML(typ="safe", pure=True).load(starter(kind))
-    assert set(leaves(shown)) == set(expected), "every key stands in the starter"
-
-
-def _default_parts() -> dict[str, Any]:
-    return {
-        name: field.get_default()
-        for name, field in Recipe.model_fields.items()
-        if not field.is_required() and name != "root"
-    }
-
-
-@pytest.mark.parametrize("kind", list(DELIBERATE))
-def test_starter_says_what_each_key_does(kind: str) -> None:
-    for line in starter(kind).splitlines():
-        value = re.match(r" *(?:- )?[a-z_]+: *([^ ].*)", line)
-        assert not value or " # " in line, f"no comment: {line}"
-        assert len(line) <= 120, line
 
 
 def test_starter_of_an_unknown_kind() -> None:

@@ -35,8 +35,8 @@ NUMBERING = (
 
 @pytest.fixture(autouse=True)
 def built_in_reader(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("pdf", "docx", "parsers"):
-        monkeypatch.setattr(f"afina.sources.{module}.has_docling", lambda: False)
+    for module in ("afina.sources", "afina.sources.parsers"):
+        monkeypatch.setattr(f"{module}.has_docling", lambda: False)
 
 
 def docx(body: str, namespace: str = W, **parts: str) -> bytes:

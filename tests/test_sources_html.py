@@ -325,3 +325,15 @@ def test_broken_docgen_says_where(tmp_path: Path) -> None:
     assert [where for where, _ in found] == ["a.html:2", "a.html:3", "a.html:4", "a.html:5", "a.html:6"]
     assert "a/no.zig does not exist" in found[0][1] and "leads outside" in found[1][1]
     assert caught.value.problems[2].fix == "did you mean `link`?"
+
+
+def test_links_back_from_notes_and_page_numbers_are_left_out() -> None:
+    """As pandoc, Sphinx and e-books write them; a note's own number and any other link stay."""
+    page = (
+        '<p>Faro<sup><a href="#n1">1</a></sup> <span role="doc-pagebreak">7</span>and <a href="b.html#x">…</a></p>'
+        '<section><ol><li id="n1">South. <a href="#r1" class="footnote-back" role="doc-backlink">↩︎</a></li>'
+        '<li>North <a href="one.html#r2">↩</a> <a href="#r3" role="doc-backlink">[3]</a></li></ol></section>'
+    )
+    document, entry = convert(page)
+    assert document is not None and document.text == "Faro^1 and …\n\n1. South.\n2. North [3]\n"
+    assert entry.dropped == {"back-link of a note": 3, "page number": 1}

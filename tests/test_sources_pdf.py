@@ -25,8 +25,8 @@ RECTANGLE = b"10 10 100 100 re f"
 @pytest.fixture(autouse=True)
 def built_in_reader(monkeypatch: pytest.MonkeyPatch) -> None:
     """These tests are of the built-in reader, also where docling is installed."""
-    for module in ("pdf", "docx", "parsers"):
-        monkeypatch.setattr(f"afina.sources.{module}.has_docling", lambda: False)
+    for module in ("afina.sources", "afina.sources.parsers"):
+        monkeypatch.setattr(f"{module}.has_docling", lambda: False)
 
 
 def show(text: str) -> bytes:
@@ -237,8 +237,8 @@ def docling(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     inner.DocumentConverter = DocumentConverter  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "docling", package)
     monkeypatch.setitem(sys.modules, "docling.document_converter", inner)
-    for module in ("pdf", "docx", "parsers"):
-        monkeypatch.setattr(f"afina.sources.{module}.has_docling", has_docling)
+    for module in ("afina.sources", "afina.sources.parsers"):
+        monkeypatch.setattr(f"{module}.has_docling", has_docling)
     parsers._converter.cache_clear()
     yield seen
     parsers._converter.cache_clear()

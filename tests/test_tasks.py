@@ -16,10 +16,12 @@ from afina.errors import DataError, RecipeError
 from afina.evaluate.loss import compare_losses, held_out_loss, row_losses
 from afina.evaluate.metrics import exact_match
 from afina.evaluate.score import score_file
+from afina.evaluate.scores import Scores, record_of
 from afina.evaluate.task_table import describe_tasks
 from afina.evaluate.tasks import measure_tasks, read_tasks
 from afina.model.load_torch import attach_adapter, load_base
 from afina.recipe import Recipe, Task, load_recipe
+from afina.record import Record
 from afina.report.page import write_report
 
 CPU = torch.device("cpu")
@@ -169,7 +171,7 @@ def test_answers_cut_at_the_limit_are_found(measured) -> None:
 def test_tasks_are_shown_with_findings_above(measured, tmp_path: Path) -> None:
     _, _, found = measured
     scores = {"verdict": {"learned": "no", "broke": "nothing", "passed": True}, "tasks": [found], "intrinsic": None}
-    text = "\n".join(describe_tasks(scores))
+    text = "\n".join(describe_tasks(Scores.of(Record(scores, "scores.json"))))
     assert text.index("of") < text.index("exact_match")
     assert "seeds 123, 456, 789" in text and "±" in text
     (tmp_path / "scores.json").write_text(json.dumps(scores), encoding="utf-8")
@@ -220,4 +222,4 @@ def test_two_models_losses_side_by_side(base: Path, models) -> None:
     assert found["learned"]["after"]["tokens"] < found["all"]["after"]["tokens"]
     same = compare_losses(rows, losses[0], [replace(each) for each in losses[0]])
     assert same["all"]["difference"] == {"value": 0.0, "low": 0.0, "high": 0.0, "n": len(rows)}
-    assert "nats per token" in "\n".join(describe_tasks({"intrinsic": found}))
+    assert "nats per token" in "\n".join(describe_tasks(Scores(intrinsic=record_of(found))))

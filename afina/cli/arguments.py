@@ -13,6 +13,6 @@ Overrides = Annotated[
 ]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, e.g. runs/demo.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for machines.")]
-Anyway = Annotated[bool, typer.Option("--anyway", help="Start even where the plan says that it will not fit.")]
+Anyway = Annotated[bool, typer.Option("--anyway")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask before a long job.")]
 RunsFolder = Annotated[Path, typer.Option("--runs", help="Where runs are kept.")]

@@ -23,9 +23,7 @@ def data_build(
     estimate: Annotated[bool, typer.Option("--estimate", help="Only say what the teacher would cost.")] = False,
     as_json: AsJson = False,
     runs: RunsFolder = Path("runs"),
-    engine: Annotated[
-        str | None, typer.Option("--engine", help="own or datatrove: what reads and cleans; the same dataset.engine=.")
-    ] = None,
+    engine: Annotated[str | None, typer.Option("--engine")] = None,
 ) -> None:
     """Build the dataset only."""
     from afina.dataset.audit.describe import describe_summary

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from afina.cli.output import say
 
-if TYPE_CHECKING:
-    pass
-
 
 def recipe_init(
     kind: Annotated[str, typer.Argument(metavar="docs|chat|preference|scratch", help="What you have.")],
     to: Annotated[Path | None, typer.Option("--to", help="File to write; to the screen where not given.")] = None,
+    full: Annotated[bool, typer.Option("--full", help="Every key, with its default and what it does.")] = False,
 ) -> None:
     """Write a commented starter recipe."""
     from afina.errors import RecipeError
+    from afina.recipe.starter import starter
     from afina.run import write_whole
-    from afina.starter import starter
 
-    text = starter(kind)
+    text = starter(kind, full=full)
     if to is None:
         print(text, end="")
     elif to.exists():

@@ -17,6 +17,7 @@ import typer
 from afina import __version__
 from afina.cli import data, judging, machine, recipes, training, using
 from afina.cli.export import export
+from afina.cli.keys import KeyCommand
 from afina.cli.output import say
 
 app = typer.Typer(
@@ -31,12 +32,12 @@ recipe_app = typer.Typer(no_args_is_help=True, help="Write a starter recipe; pri
 app.add_typer(data_app, name="data")
 app.add_typer(recipe_app, name="recipe")
 
-app.command()(training.run)
-data_app.command("build")(data.data_build)
+app.command(cls=KeyCommand)(training.run)
+data_app.command("build", cls=KeyCommand)(data.data_build)
 data_app.command("audit")(data.data_audit)
 data_app.command("show")(data.data_show)
 app.command()(training.plan)
-app.command()(training.train)
+app.command(cls=KeyCommand)(training.train)
 app.command("eval")(judging.evaluate)
 app.command()(judging.score)
 app.command()(judging.compare)

@@ -133,7 +133,7 @@ def write_answers(
 
     Raises:
         ContextOverflow: a conversation leaves no room for an answer.
-        AfinaError: the model's logits are no numbers.
+        AfinaError: the model's logits are NaN.
     """
     voices = list(voices)
     engines = list(dict.fromkeys(voice.engine for voice in voices))
@@ -160,9 +160,7 @@ def write_answers(
                     if piece.done and piece.done.finish == "length":
                         say(f"{names[engine, piece.id]}: cut after {len(piece.done.tokens)} tokens")
                     if piece.done and piece.done.finish == "failed":
-                        raise AfinaError(
-                            "the model's logits are no numbers", "the weights are damaged, or a layer overflows"
-                        )
+                        raise AfinaError("the model's logits are NaN", "the weights are damaged, or a layer overflows")
             yield dict(texts)
     finally:
         for engine, number in names:

@@ -13,7 +13,7 @@ from afina.evaluate.columns import ScoredItem
 from afina.evaluate.probes import Question, ask
 from afina.evaluate.score import Tally
 from afina.evaluate.task_metrics import MODELS, metric_values
-from afina.model.generate.generate_torch import Answer, generate
+from afina.model.generate.generate_torch import Answer, Sampling, generate
 from afina.recipe import Check, Code, read_checks
 from afina.run import Progress, no_progress
 from afina.sources.tables import RowProblems
@@ -111,9 +111,7 @@ def ask_code(
         renderer,
         prompts,
         max_new_tokens=max_new_tokens,
-        temperature=code.temperature,
-        top_p=code.top_p,
-        seed=code.seed,
+        sampling=Sampling(temperature=code.temperature, top_p=code.top_p, seed=code.seed),
         progress=lambda done, total, what: progress(len(questions) + done, total, what),
         **more,
     ) if prompts else []  # fmt: skip

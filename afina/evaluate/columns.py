@@ -15,10 +15,10 @@ from typing import Any
 
 from afina.errors import DataError, Problem, RecipeError
 from afina.recipe import Source, nearest
-from afina.sources.files import SourceReading, open_lines, read_text
-from afina.sources.tables import RowProblems, csv_rows, jsonl_rows, kind_of_value, list_rows, parquet_rows
+from afina.sources.files import SourceReading
+from afina.sources.tables import RowProblems, kind_of_value
 from afina.text.document import Ledger, Message
-from afina.text.formats import ending
+from afina.text.formats import ROW_FORMATS, format_as, load_function, names_of
 
 PREDICTIONS = re.compile(
     r"predictions?|predicted|generated(?:_text)?|generation|responses?|model_(?:output|answer)|base|adapter"
@@ -159,24 +159,18 @@ def _ended_column(prediction: str, names: Sequence[str], *, alone: bool) -> str 
 
 
 def read_table(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Line and values of each row of a JSONL, JSON, CSV or Parquet file, as a stream.
+    """Line and values of each row of a file of rows, as a stream.
 
     Raises:
         RecipeError: there is no such file.
         DataError: after the good rows, every broken one.
     """
     if not path.is_file():
-        raise RecipeError(f"there is no file {path}", "name a JSONL, JSON, CSV or Parquet file of rows")
+        raise RecipeError(f"there is no file {path}", f"name a {names_of(ROW_FORMATS)} file of rows")
     reading = SourceReading(Source(path=path.name, kind="rows"), 0, path.parent, Ledger())
     problems = RowProblems(str(path))
-    if ending(path.name) == ".parquet":
-        yield from parquet_rows(path, str(path))
-    elif ending(path.name) == ".csv":
-        yield from csv_rows(open_lines(reading, path)[1], problems, [*REFERENCES, *PROMPTS])
-    elif ending(path.name) == ".json" and (text := read_text(reading, path).text).lstrip().startswith("["):
-        yield from list_rows(text, problems)
-    else:
-        yield from jsonl_rows(open_lines(reading, path)[1], problems)
+    open_rows = load_function(format_as(path.name, "rows").rows)
+    yield from open_rows(reading, path, problems, [*REFERENCES, *PROMPTS])[1]
     problems.check()
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from afina.recipe import METHODS, Kind, Recipe, Source, expand_path, is_remote
+from afina.text.formats import Format, format_of, names_of
 
 CHARS_PER_TOKEN = 3.5
 """English prose has about 4.3 characters a token, Portuguese 3.3 and code 3.0 with the vocabularies of common bases."""
@@ -16,10 +17,6 @@ CHARS_PER_TOKEN_SMALL = 2.6
 ESTIMATE_SPREAD = 1.6
 """An estimate may be this many times too high or too low."""
 
-_TEXT_SHARE = {".html": 0.3, ".htm": 0.3, ".json": 0.85, ".jsonl": 0.85, ".pdf": 0.1, ".docx": 0.4, ".parquet": 1.5}
-"""How much of a file's bytes is text that is learned: mark-up and the names of columns are not."""
-_PACKED = frozenset({".pdf", ".docx", ".parquet"})
-"""Pictures and compression make these shares a guess: :func:`unsized_sources` names the sources."""
 _ANSWER_SHARE = 0.5
 _ROW_CHARS = 400
 
@@ -78,8 +75,9 @@ def estimate_tokens(recipe: Recipe, stage: Literal["first", "second"] = "second"
     for position, source in enumerate(recipe.sources):
         validation = recipe.dataset.validation if source.validation is None else source.validation
         for file in _files(Path(recipe.root), source):
-            chars = file.stat().st_size * _TEXT_SHARE.get(file.suffix.lower(), 1.0)
-            conversation = source.kind in ("pairs", "rows") or file.suffix.lower() in (".json", ".jsonl", ".parquet")
+            found = format_of(file.name)
+            chars = file.stat().st_size * (found.text_share if found else 1.0)
+            conversation = source.kind in ("pairs", "rows") or (found is not None and found.kind == "rows")
             answers: Kind = train.facts.judged or "messages"
             kind: Kind = answers if conversation else "text"
             if recipe.stage_of(position, kind) != stage:
@@ -101,14 +99,19 @@ def estimate_tokens(recipe: Recipe, stage: Literal["first", "second"] = "second"
 
 
 def unsized_sources(recipe: Recipe) -> list[str]:
-    """One note per source of which sizes on disk say little, or nothing."""
+    """One note per source of which sizes on disk say little, or nothing: pictures and compression make it a guess."""
     notes = []
     for source in recipe.sources:
         if is_remote(source.path):
             notes.append(f"{source.path} is not on this disk: its tokens are not in these figures")
-        elif any(file.suffix.lower() in _PACKED for file in _files(Path(recipe.root), source)):
-            notes.append(f"{source.path} holds PDF, Word or Parquet files: how much text is in them is a guess")
+        elif packed := _packed(_files(Path(recipe.root), source)):
+            notes.append(f"{source.path} holds {names_of(packed)} files: how much text is in them is a guess")
     return notes
+
+
+def _packed(files: Iterator[Path]) -> list[Format]:
+    """The packed formats among some files, each once."""
+    return list(dict.fromkeys(found for file in files if (found := format_of(file.name)) and found.packed))
 
 
 def _files(root: Path, source: Source) -> Iterator[Path]:

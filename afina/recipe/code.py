@@ -1,4 +1,4 @@
-"""A task of code in a recipe, and what one of its rows expects of an answer."""
+"""A task of code in a recipe, and the checks of its rows."""
 
 from __future__ import annotations
 
@@ -12,28 +12,30 @@ from afina.recipe.part import Count, Positive, RecipePart
 
 
 class Check(RecipePart):
-    """What a row's code must do; a row has any number of them, and all must hold.
+    """What the code of a row must do; a row has any number of checks, and all must pass.
 
-    Either a `test` that is appended to the code, or one run of it with inputs, and what has to come of it.
+    A check is either a `test` that is appended to the code, or one run with inputs and the expected result.
     """
 
     test: str = ""
-    """Code that is appended: Python assertions, Zig `test` blocks. It must run to its end."""
+    """Code that is appended: Python assertions, Zig `test` blocks. It must run to its end: a program that exits early
+    does not pass."""
     args: list[str] = []
-    """Words of the command line."""
+    """Command-line arguments."""
     stdin: str = ""
+    """Standard input."""
     files: dict[str, str] = {}
-    """Files in the working folder, name to text, beside the code's own."""
+    """Files to put into the working folder, name to text."""
     stdout: str | None = None
-    """What it prints, all of it; white space at the ends of lines and of the text does not count."""
+    """All that it must print to standard output. White space at the ends of lines and of the text does not count."""
     contains: list[str] = []
-    """Texts that stand in what it prints, errors included, in any order."""
+    """Texts that its output (standard error included) must contain, in any order."""
     lacks: list[str] = []
-    """Texts that do not."""
+    """Texts that its output must not contain."""
     writes: dict[str, str] = {}
-    """Files that it leaves in the working folder, compared as `stdout` is."""
+    """Files that it must write into the working folder, compared as `stdout` is."""
     exit: int = 0
-    """Its exit code."""
+    """Expected exit code."""
 
     @field_validator("files", "writes", mode="after")
     @classmethod
@@ -41,7 +43,7 @@ class Check(RecipePart):
         for name in files:
             path = PurePosixPath(name)
             if path.is_absolute() or not path.parts or ".." in path.parts or "\0" in name:
-                raise ValueError(f"{name!r} is no name of a file in the working folder")
+                raise ValueError(f"{name!r} is not the name of a file in the working folder")
         return files
 
     @field_validator("writes", mode="after")
@@ -89,41 +91,42 @@ def read_checks(values: Any) -> Sequence[Check]:
 
 
 class Code(RecipePart):
-    """Makes a task one of code: rows of a prompt and a list `checks`; each answer's code is compiled and, where `run`
-    says so, run with them.
+    """The answers are programs: rows have a list of `checks` instead of a reference (docs/code.md).
 
-    Compiling and running are isolated (no network, no files but its own); where the machine does not permit that, the
-    recipe is refused.
+    Each answer's code is compiled and, with `run`, run against the checks. Both are isolated (no network, no files but
+    its own); a recipe is refused where the machine does not permit that.
     """
 
-    language: str = Field(min_length=1)
-    """Of the code blocks, as they name it: `zig`, `python`."""
-    compiler: str
+    language: str = Field(min_length=1, examples=["zig"])
+    """Language of the code blocks, as they name it: `zig`, `python`."""
+    compiler: str = Field(examples=["ziglang==0.14.0"])
     """`ziglang==0.14.0`, a Python version such as "3.11", or a command line with `{file}`."""
     start: str | None = None
-    """Command line that runs what a command line compiled, e.g. `./a.out` or `node {file}`."""
+    """With a command line as `compiler`: the command line that runs the result, e.g. `./a.out` or `node {file}`."""
     product: str | None = None
-    """File that such a compiler leaves and `start` needs, e.g. `a.out`."""
+    """File that such a compiler writes and `start` needs, e.g. `a.out`."""
     run: bool = False
-    """Whether what the model wrote may run. Without it, the checks of rows are not looked at."""
+    """Let what the model wrote run. Otherwise it is only compiled, and the rows' checks are not used."""
     samples: int = Field(default=0, ge=0)
-    """Further answers to each prompt, drawn at `temperature`, for pass@k; the greedy one is always asked."""
+    """Sampled answers to each prompt, for pass@k, beside the greedy one."""
     pass_at: list[Count] = [1]
     """Each k of pass@k."""
     temperature: Positive = 0.8
+    """Temperature of the samples."""
     top_p: float = Field(default=0.95, gt=0.0, le=1.0)
+    """Top-p of the samples."""
     seed: int = 0
-    """Of the samples."""
+    """Seed of the samples."""
     seconds: Positive = 10.0
-    """Longest run of a program."""
+    """Time limit of a program."""
     memory_gb: Positive = 1.0
-    """All its processes together."""
+    """Memory limit of all its processes together, in GiB."""
     disk_mb: Count = 256
-    """All its files together, and its compiled form."""
+    """Limit of all its files together, and of its compiled form, in MiB."""
     processes: Count = 64
-    """And threads, at a time."""
+    """Most processes and threads at a time."""
     readable: list[str] = []
-    """Further files and folders that compiler and code may read: a toolchain, a library. Absolute paths."""
+    """More files and folders that compiler and code may read: a toolchain, a library. Absolute paths."""
 
     @model_validator(mode="after")
     def _enough_samples(self) -> Code:
@@ -145,5 +148,5 @@ class Code(RecipePart):
     @classmethod
     def _absolute(cls, paths: list[str]) -> list[str]:
         if wrong := next((path for path in paths if not PurePosixPath(path).is_absolute()), None):
-            raise ValueError(f"{wrong!r} is no absolute path")
+            raise ValueError(f"{wrong!r} is not an absolute path")
         return paths

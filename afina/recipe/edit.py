@@ -17,7 +17,7 @@ def change_recipe(path: Path, settings: Mapping[str, Any]) -> str:
     """The text of a recipe with dotted keys set, e.g. ``{"train.batch_tokens": 512}``. Nothing is written.
 
     Raises:
-        RecipeError: the file is no mapping, or a key leads through something that is none.
+        RecipeError: the file is not a mapping, or a key leads through something that is not one.
     """
     yaml = YAML(typ="rt", pure=True)
     yaml.preserve_quotes = True
@@ -37,7 +37,7 @@ def change_recipe(path: Path, settings: Mapping[str, Any]) -> str:
                 place[parent] = CommentedMap()
             place = place[parent]
             if not isinstance(place, CommentedMap):
-                raise RecipeError(f"{parent} is no mapping", f"set {key} by hand", str(path))
+                raise RecipeError(f"{parent} is not a mapping", f"set {key} by hand", str(path))
         place[last] = value
     out = io.StringIO()
     yaml.dump(raw, out)

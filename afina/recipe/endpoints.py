@@ -14,21 +14,26 @@ from afina.recipe.part import Count, Fraction, Positive, RecipePart
 class Endpoint(RecipePart):
     """An OpenAI-compatible endpoint, and how much it may be asked."""
 
-    url: str
+    url: str = Field(examples=["http://127.0.0.1:8000/v1"])
     """Base address, e.g. `http://127.0.0.1:8000/v1`."""
-    model: str
+    model: str = Field(examples=["my-model"])
+    """Name of the model there."""
     api_key_env: str = "OPENAI_API_KEY"
-    """Environment variable that holds the key; it is never written anywhere."""
+    """Environment variable that holds the key. The key itself is never written anywhere."""
     concurrency: Count = 8
+    """Requests at a time."""
     timeout_seconds: Positive = 60.0
+    """Time limit of a request."""
     retries: int = Field(default=4, ge=0)
+    """How often a failed request is repeated."""
     max_tokens: Count = 1024
-    """Longest answer asked for."""
+    """Longest answer in tokens."""
     budget_tokens: Count | None = None
-    """Stop asking when this many tokens were used (what is there is kept)."""
+    """Stop asking after this many tokens and keep what is there; null: no limit."""
     price_per_million: Annotated[float, Field(ge=0.0)] = 0.0
-    """Price of a million tokens, read and written alike."""
+    """Price of a million tokens, prompt or answer."""
     budget_money: Positive | None = None
+    """Stop asking at this cost and keep what is there; null: no limit."""
 
     @field_validator("url", mode="after")
     @classmethod
@@ -63,21 +68,22 @@ class Endpoint(RecipePart):
 
 
 class Teacher(Endpoint):
-    """An OpenAI-compatible endpoint that writes questions and answers about each section."""
+    """An OpenAI-compatible endpoint that writes questions and answers about each section of your documents."""
 
     questions_per_section: Count = 3
+    """Questions about each section."""
     paraphrases: int = Field(default=2, ge=0)
-    """Further phrasings of each question."""
+    """More phrasings of each question."""
     support: Fraction = 0.6
-    """Share of an answer's content words that must stand in its source section."""
+    """Least share of an answer's content words that its section must contain."""
 
 
 class Judge(Endpoint):
-    """An OpenAI-compatible endpoint that says which of two answers is better; each pair is asked in both orders."""
+    """An OpenAI-compatible endpoint that judges which of two answers to a task is better, asked in both orders."""
 
     sample: Count = 100
-    """How many of the tasks' items are judged."""
+    """How many of the tasks' rows are judged."""
     seed: int = 0
-    """Which items are drawn, and the seed that the endpoint is given."""
+    """Seed that draws the rows and that the endpoint is given."""
     criteria: str = "Which answer is more correct and more helpful?"
-    """What the judge is asked about each pair."""
+    """What the judge is asked about each pair of answers."""

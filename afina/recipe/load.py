@@ -39,7 +39,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raw = YAML(typ="rt", pure=True).load(text)
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise RecipeError(f"not YAML: {error.problem}", "mend the line", f"{path}:{line}") from None
+        raise RecipeError(f"not YAML: {error.problem}", "correct the line", f"{path}:{line}") from None
     except ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise RecipeError(f"not YAML: {error.reason}", "remove the character", f"{path}:{line}") from None
@@ -62,7 +62,7 @@ def read_saved_recipe(run: Path) -> Recipe:
     """
     file = run / "recipe.yaml"
     if not file.is_file():
-        raise RecipeError(f"{run} is no run: it holds no recipe.yaml", "name a folder such as runs/demo")
+        raise RecipeError(f"{run} is not a run: it has no recipe.yaml", "name a folder such as runs/demo")
     try:
         return Recipe.model_validate(YAML(typ="safe", pure=True).load(file.read_text(encoding="utf-8")))
     except ValidationError as error:
@@ -141,7 +141,7 @@ def _apply_overrides(raw: CommentedMap, overrides: Sequence[str]) -> set[str]:
         elif isinstance(place, CommentedMap):
             place[last] = parsed
         else:
-            problems.append(Problem(f"{key!r} is no place in the recipe", "see `afina recipe schema`", "command line"))
+            problems.append(Problem(f"there is no {key!r} in the recipe", "see `afina recipe schema`", "command line"))
             continue
         done.add(key)
     if problems:

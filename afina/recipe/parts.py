@@ -1,4 +1,8 @@
-"""The parts of a recipe: what each key means, its default, and what it may be."""
+"""The parts of a recipe: what each key means, its default, and what it may be.
+
+A field's docstring is the one place for its help: starters, `docs/recipe.md`, the JSON schema and `--help` show it.
+Its first sentence has to do alone.
+"""
 
 from __future__ import annotations
 
@@ -22,15 +26,19 @@ WEB = ("https://", "http://")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
+FileKind = Literal["text", "markdown", "html", "pdf", "docx", "epub", "code", "rows"]
+"""What a file is read as. :mod:`afina.text.formats` holds, for each, the endings and the reader."""
+
+
 class Source(RecipePart):
     """Where documents come from: files, a dataset of the hub, or a website."""
 
     path: str
-    """File, folder or glob, relative to `root`; `hf://owner/name?split=train`; or `https://...` (page, sitemap)."""
-    kind: Literal["auto", "text", "markdown", "html", "pdf", "docx", "code", "pairs", "rows"] = "auto"
-    """What the files are; `auto` goes by the file name's ending."""
+    """File, folder or glob below `root`. Or `hf://owner/name?split=train`, or `https://...` (a page or sitemap)."""
+    kind: Literal["auto", FileKind, "pairs"] = "auto"
+    """What the files are. `auto` goes by the file name's ending."""
     exclude: list[str] = []
-    """Globs of files to leave out (counted and listed in the dataset's ledger)."""
+    """Globs of files to leave out, e.g. `["drafts/*"]`. They are counted and listed in the dataset's ledger."""
     solutions: str | None = None
     """For `pairs`: folder or glob of the solutions, matched to the problems in `path`."""
     stem: str = r"^(\d+-\d+)"
@@ -40,31 +48,31 @@ class Source(RecipePart):
         | Literal["label"],
         str,
     ] = {}
-    """For `rows`: which column plays which part, where the names are not the usual ones. Where some are named, a
-    `label` is read only if it is among them."""
+    """For `rows`: your column names where they are not the usual ones, e.g. `{prompt: pergunta}`. Where some
+    are named, a `label` is read only if it is among them."""
     encoding: str = "utf-8"
-    """How the bytes are to be read. Anything that does not decode is an error, never a guess."""
+    """Encoding of the files. Bytes that do not decode are an error, never a guess."""
     on_scanned_page: Literal["error", "drop"] = "error"
-    """For PDF: a page that shows something but holds no text needs OCR: stop, or leave it out (counted)."""
+    """A PDF page with an image and no text needs OCR: stop (`error`), or leave it out and count it (`drop`)."""
     revision: str | None = None
-    """For `hf://`: the commit hash of the dataset, all 40 letters. A branch or tag may move, and the data with it."""
+    """For `hf://`: the dataset's full commit hash (40 characters). A branch or tag may move, and the data with it."""
     follow: bool = False
-    """For `https://`: read the pages that a page links to as well, those below its own address."""
+    """For `https://`: also read the pages it links to, as long as they lie below its own address."""
     max_pages: Count = 100
-    """For `https://`: how many pages at most; the rest is counted."""
+    """For `https://`: read at most this many pages. The rest is counted."""
     delay_seconds: Annotated[float, Field(ge=0.0)] = 1.0
-    """For `https://`: pause between two requests; `robots.txt` may ask for a longer one."""
+    """For `https://`: pause between two requests. A longer one in `robots.txt` is respected."""
     refresh_days: Annotated[float, Field(ge=0.0)] | None = None
-    """For `https://`: ask whether a page of the cache has changed when it is older; never where not given."""
+    """For `https://`: check cached pages older than this for changes; null: never."""
     repeat: Count = 1
     """How many times each example is seen in one epoch."""
     replay: bool = False
-    """General data mixed in against forgetting; reported apart."""
+    """General data, mixed in against forgetting and reported separately."""
     stage: Literal["auto", "first", "second"] = "auto"
-    """With `train.first`: which stage learns this source. `auto`: what suits the second (`sft`: conversations; `dpo`,
-    `orpo`: preferences) goes to the second, the rest to the first."""
+    """With `train.first`: which stage trains on this source. `auto`: conversations go to a second stage of `sft`, pairs
+    to one of `dpo` or `orpo`, everything else to the first."""
     validation: Fraction | None = None
-    """Share held out from this source; the dataset's own where not given."""
+    """Share of this source that is held out; null: `dataset.validation`."""
 
     @model_validator(mode="after")
     def _remote_sources_are_whole(self) -> Source:
@@ -80,53 +88,54 @@ class Source(RecipePart):
 
 
 class Questions(RecipePart):
-    """Questions and answers made from the structure of documents, by templates, without any model."""
+    """Questions made from the structure of documents by templates, without any model."""
 
     make: list[Literal["facts", "sections", "changes", "programs"]] = []
-    """`facts`: labelled facts of a document ("**Nascimento:** Faro"); `sections`: what a section says; `changes`: what
-    a release note changed; `programs`: code as the answer to "write a program that...". None where empty."""
+    """Which questions to make. `facts`: labelled facts of a document ("**Nascimento:** Faro"); `sections`: what a
+    section says; `changes`: what a release note changed; `programs`: code that answers "write a program that..."."""
     phrasings: Annotated[int, Field(ge=1, le=8)] = 5
-    """How many phrasings of each fact."""
+    """Phrasings of each fact in the training data."""
     max_answer_words: Count = 120
-    """Longer answers make no question (counted); they stay in the text. Programs are never too long."""
+    """Longer answers make no question (counted) and stay in the text. Programs have no limit."""
 
 
 class Clean(RecipePart):
     """Cleaning of raw text; every removal has a counted reason and can be read back."""
 
     preset: Literal["none", "monograph"] = "none"
-    """`monograph`: the rules of a Brazilian-Portuguese corpus: line length, share of letters, addresses, upper-case
-    headers, repeated lines, encoding repair."""
+    """Rules to clean raw text by. `monograph`: those of a Brazilian-Portuguese corpus: line length, share of letters,
+    URLs, upper-case headers, repeated lines, encoding repair."""
     min_line_chars: Count = 80
-    """Shorter lines of raw text go (in hard-wrapped texts: shorter paragraphs)."""
+    """Drop shorter lines (in hard-wrapped texts: shorter paragraphs)."""
     min_letters: Fraction = 0.6
-    """Lines with a smaller share of letters among their visible characters go."""
+    """Drop lines with a smaller share of letters among their visible characters."""
     min_document_chars: Count = 200
-    """Raw texts of which less is left go whole."""
+    """Drop texts of which less is left after cleaning."""
 
 
 class NearDuplicates(RecipePart):
-    """Texts that are almost the same, found by MinHash."""
+    """Near duplicates, found by MinHash."""
 
     on: Literal["keep", "drop", "error"] = "keep"
+    """What to do with them: `keep`, `drop` all but the longest of each cluster (counted), or stop with an `error`."""
     threshold: Fraction = 0.8
-    """Jaccard similarity of 5-word shingles from which two texts count as near duplicates."""
+    """Jaccard similarity of 5-word shingles at which two texts count as near duplicates."""
 
 
 class Datatrove(RecipePart):
     """Where `dataset.engine: datatrove` runs."""
 
     executor: Literal["local", "slurm", "ray"] = "local"
-    """`local`: processes here. `slurm`: an array of jobs (the run's folder and the sources must lie where the cluster's
-    machines see them). `ray`: the cluster of RAY_ADDRESS, or one started here."""
+    """Where the tasks run. `local`: processes on this machine. `slurm`: a job array (run folder and sources must be on
+    a disk that the cluster's machines share). `ray`: the cluster at RAY_ADDRESS, or one started here."""
     workers: Count | None = None
-    """Tasks at a time; null: one per processor (`local`), as many as the cluster allows (`slurm`, `ray`)."""
+    """Tasks at a time; null: one per processor (`local`), or as many as the cluster allows (`slurm`, `ray`)."""
     memory_gb: Count = 2
-    """Memory per task."""
+    """Memory of each task in GiB."""
     partition: str | None = None
-    """Slurm's partition."""
+    """Slurm partition."""
     time: str = "04:00:00"
-    """Slurm's time limit per task."""
+    """Slurm time limit of each task."""
 
     @model_validator(mode="after")
     def _slurm_needs_a_partition(self) -> Datatrove:
@@ -136,47 +145,48 @@ class Datatrove(RecipePart):
 
 
 class Dataset(RecipePart):
-    """How documents become examples, and what to do with those that are not fit."""
+    """How documents become examples, and what to do with bad ones."""
 
     language: Literal["pt-BR", "pt-PT", "en"] = "en"
     """Language of the texts."""
     section_chars: int = Field(default=0, ge=0)
-    """Longest section of a document in characters; 0 takes twice `train.max_length`."""
+    """Longest section of a document in characters; 0: twice `train.max_length`."""
     validation: Fraction = 0.05
     """Share of the examples held out, chosen by a hash of their content."""
     on_empty_prompt: Literal["error", "drop", "text"] = "error"
-    """A row without a prompt: stop, drop it (counted), or train its answer as plain text."""
+    """A row without a prompt: stop (`error`), `drop` it (counted), or train its answer as plain `text`."""
     on_empty_answer: Literal["error", "drop"] = "error"
-    """A row without an answer: stop, or drop it (counted)."""
+    """A row without an answer: stop (`error`), or `drop` it (counted)."""
     on_duplicate: Literal["drop", "keep", "error"] = "drop"
-    """The same example twice: drop the second (counted), keep both, or stop."""
+    """The same example twice: `drop` the second (counted), `keep` both, or stop (`error`)."""
     on_too_long: Literal["error", "drop"] = "error"
-    """A conversation longer than `train.max_length` tokens: stop, or drop it (counted). It is never cut."""
+    """A conversation longer than `train.max_length`: stop (`error`), or `drop` it (counted). It is never truncated."""
     split_by: Literal["content", "file"] = "content"
-    """What is held out together: equal questions (`content`), or all that comes from one file and from the files about
-    the same subject (`file`)."""
+    """What is held out together: equal questions (`content`), or whole files with all files on the same subject
+    (`file`)."""
     questions: Questions = Questions()
     hold_out_phrasings: Annotated[int, Field(ge=0, le=7)] = 0
-    """How many further phrasings of each fact are never trained but written to `probes-unseen.jsonl`, beside
-    `probes-seen.jsonl` with a phrasing that is."""
+    """More phrasings of each fact, kept out of training to test generalization. They are written to
+    `probes-unseen.jsonl`, beside `probes-seen.jsonl` with a phrasing that is trained."""
     teacher: Teacher | None = None
     clean: Clean = Clean()
     near_duplicates: NearDuplicates = NearDuplicates()
     engine: Literal["own", "datatrove"] = "own"
-    """What reads, cleans and hashes: afina's own processes, or a datatrove pipeline of the same functions (needs
-    `pip install afina[datatrove]`). The dataset is the same."""
+    """What reads, cleans and hashes: afina's `own` processes, or a `datatrove` pipeline of the same functions. The
+    dataset is the same; datatrove needs `pip install 'afina[datatrove]'`."""
     datatrove: Datatrove = Datatrove()
     personal_data: Literal["keep", "mask", "drop"] = "keep"
-    """CPF, CNPJ, NIF, telephone, e-mail, card numbers, keys and tokens: keep (reported), mask, or drop the example."""
+    """CPF, CNPJ, NIF, IBAN, phone, e-mail, card numbers, keys: `keep` (reported), `mask`, or `drop` the example."""
     check_code: dict[str, str] = {}
-    """Language -> compiler that its code blocks must pass, e.g. `zig: ziglang==0.14.0`, `python: "3.11"`, or a command
-    line with `{file}`."""
+    """The compiler that code blocks of a language must pass, e.g. `{zig: ziglang==0.14.0, python: "3.11"}`. A command
+    line with `{file}` is possible too."""
     on_wrong_code: Literal["keep", "drop", "error"] = "keep"
-    """Code that its compiler refuses (code that only lacks a dependency is kept and reported apart)."""
+    """Code that does not compile: `keep` (reported), `drop` (counted), or stop (`error`). Code that only misses a
+    dependency is kept and reported separately."""
     replay_share: Fraction | None = None
-    """Share of the training tokens that replay sources should make up; reached by repeating or sampling them."""
+    """Share of the training tokens that come from replay sources, e.g. 0.2; reached by repeating or sampling them."""
     accept: list[str] = []
-    """Names of fatal audit findings that are accepted."""
+    """Names of fatal audit findings that you accept, e.g. `[exact_duplicate]`."""
 
     @model_validator(mode="after")
     def _enough_phrasings(self) -> Dataset:
@@ -191,33 +201,36 @@ class Dataset(RecipePart):
 
 
 class Chat(RecipePart):
-    """How messages become text; the same for training, evaluation and serving."""
+    """The chat template; the same for training, evaluation and serving."""
 
     template: str | None = None
-    """`chatml`, or a Jinja file; the base's own where not given."""
+    """`chatml`, or a Jinja file; null: the base's own."""
     template_args: dict[str, bool | str | int] = {}
-    """Arguments for the template, e.g. `enable_thinking: false`."""
+    """Arguments of the template, e.g. `{enable_thinking: false}`."""
     system: str | None = None
-    """System message put before every conversation that has none."""
+    """System message for every conversation that has none."""
 
 
 class Adapter(RecipePart):
     """What is trained: a low-rank adapter, or every weight."""
 
     kind: Literal["lora", "qlora", "none"] = "lora"
-    """`qlora` keeps the base in 4 bits (NF4, double quantization); `none` trains every weight."""
+    """`lora`; `qlora`: on a base in 4 bits (NF4, double quantization); or `none`: train every weight."""
     variant: Literal["lora", "rslora", "dora", "pissa", "loftq"] = "lora"
-    """`rslora` counts alpha/sqrt(rank) times, `dora` trains each column's length too, `pissa` starts from the largest
-    singular values (not with qlora), `loftq` from what 4 bits lost (only with qlora)."""
+    """Variant of LoRA. `rslora` scales by alpha/sqrt(rank), `dora` also trains the magnitude of each column, `pissa`
+    starts from the largest singular values (not with qlora), `loftq` from the quantization error (only with qlora)."""
     rank: Count = 16
+    """Rank of the adapter: a higher one learns more and costs more memory."""
     alpha: Positive = 32.0
+    """The adapter is scaled by alpha/rank; twice the rank is a good start."""
     dropout: Fraction = 0.0
+    """Dropout on the adapter's inputs while training."""
     targets: Literal["all-linear"] | list[str] = "all-linear"
-    """Which linear layers get an adapter."""
+    """Which linear layers get an adapter: `all-linear`, or a list of names."""
     lora_plus_ratio: Annotated[float, Field(ge=1.0)] = 1.0
-    """LoRA+: how many times `train.learning_rate` the B matrices get."""
+    """LoRA+: the B matrices train at this multiple of `train.learning_rate`, e.g. 16."""
     modules_to_save: list[str] = []
-    """Layers trained whole and stored with the adapter, e.g. `[embed_tokens, lm_head]`."""
+    """Layers trained in full and saved with the adapter, e.g. `[embed_tokens, lm_head]`."""
 
     @model_validator(mode="after")
     def _variant_and_kind_agree(self) -> Adapter:
@@ -233,17 +246,20 @@ class Adapter(RecipePart):
 
 
 class Scratch(RecipePart):
-    """Shape of a model trained from random weights (Llama architecture) and of its tokenizer."""
+    """Shape of the Llama model and size of the tokenizer that `method: scratch` trains."""
 
     hidden: Count = 192
+    """Hidden size; a multiple of `heads`."""
     layers: Count = 4
+    """Number of layers."""
     heads: Count = 4
+    """Attention heads of a layer."""
     kv_heads: int = Field(default=0, ge=0)
-    """0: as many as `heads`."""
+    """Key-value heads of a layer; 0: as many as `heads`."""
     intermediate: int = Field(default=0, ge=0)
-    """0: three times `hidden`."""
+    """Size of the feed-forward layer; 0: three times `hidden`."""
     vocab: Count = 1500
-    """Size of the byte-level BPE trained on the training examples."""
+    """Vocabulary size of the byte-level BPE trained on your examples."""
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Scratch:
@@ -261,87 +277,100 @@ Schedule = Literal["linear", "cosine", "constant"]
 
 
 class First(RecipePart):
-    """A stage of training before this one, e.g. documents (`cpt`) before answers (`sft`), or answers (`sft`) before
-    preferences (`dpo`); `train` goes on from the adapter or model that it leaves. What is not given is as in `train`.
+    """A training stage before this one, e.g. `{method: cpt, epochs: 1.0}`: documents first, then answers.
+
+    Or answers (`sft`) before preferences (`dpo`). `train` continues from its adapter or model.
     """
 
     method: Literal["cpt", "sft"] = "cpt"
+    """As in `train`: `cpt` learns every token, `sft` the answers."""
     epochs: Positive | None = None
+    """As in `train`; null: the same."""
     learning_rate: Rate | None = None
+    """As in `train`; null: the same."""
     schedule: Schedule | None = None
+    """As in `train`; null: the same."""
     warmup: Fraction | None = None
+    """As in `train`; null: the same."""
     batch_tokens: Count | None = None
+    """As in `train`; null: the same."""
     accumulate: Count | None = None
+    """As in `train`; null: the same."""
 
 
 class Train(RecipePart):
-    """The loop."""
+    """How the model is trained."""
 
     method: MethodName = "sft"
-    """`sft` learns answers only (plain texts whole), `cpt` every token, `scratch` too, from random weights; `dpo` and
-    `orpo` learn from rows with a better and a worse answer (`prompt`, `chosen`, `rejected`), `kto` from rows that say
-    whether their answer is a good one (`prompt`, `completion`, `label`)."""
+    """What is learned. `sft`: the answers (of plain texts, every token); `cpt`: every token; `scratch`: every token,
+    from random weights; `dpo`, `orpo`: which answer is better, from rows of `prompt`, `chosen` and `rejected`; `kto`:
+    whether an answer is a good one, from rows of `prompt`, `completion` and `label`."""
     first: First | None = None
-    """A stage before this one."""
     beta: Positive = 0.1
-    """For `dpo` and `kto`: how closely the model is held to the one it started from. For `orpo`: weight of the odds
-    ratio beside the likelihood of the better answer (lambda)."""
+    """For `dpo` and `kto`: how strongly the model is held to the one it started from. For `orpo`: lambda, the weight of
+    the odds ratio beside the likelihood of the better answer."""
     label_smoothing: Annotated[float, Field(ge=0.0, lt=0.5)] = 0.0
-    """For `dpo`: share of the pairs that may have better and worse mixed up."""
+    """For `dpo`: share of the pairs that may be labelled the wrong way round."""
     desirable_weight: Positive = 1.0
-    """For `kto`: weight of good answers. Times their number it should be 1 to 4/3 of the same of bad ones."""
+    """For `kto`: weight of good answers. Weight times number should be 1 to 4/3 of the same of bad ones."""
     undesirable_weight: Positive = 1.0
     """For `kto`: weight of bad answers."""
     epochs: Positive = 3.0
+    """Passes over the training data."""
     learning_rate: Rate = 2e-4
+    """Peak learning rate: 2e-4 for adapters, 2e-5 for preferences, 1e-3 from scratch."""
     schedule: Schedule = "linear"
+    """How the learning rate decays."""
     warmup: Fraction = 0.03
-    """Share of the steps in which the rate climbs."""
+    """Share of the steps in which the learning rate rises to its peak."""
     final_rate: Fraction = 0.05
-    """The rate at the last step, as a share of `learning_rate`."""
+    """Learning rate at the last step, as a share of `learning_rate`."""
     optimizer: Literal["auto", "adamw", "adamw_8bit", "paged_adamw_8bit"] = "auto"
-    """The 8-bit ones (bitsandbytes) keep AdamW's moments in a quarter of the memory; `paged` moves them out of a full
-    GPU. `auto`: `adamw`, and `adamw_8bit` where every weight is trained on a GPU and memory may not do."""
+    """The optimizer. The 8-bit ones (bitsandbytes) keep AdamW's moments in a quarter of the memory; `paged` moves them
+    to the CPU when the GPU is full. `auto`: `adamw`, or `adamw_8bit` where every weight is trained on a GPU that may be
+    too small."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """What frozen weights are held and products computed in; adapters and moments stay in 32 bits. `auto`: bf16 where
-    a GPU has it, fp32 on CPUs and Apple chips."""
+    """Precision of frozen weights and matrix products. `auto`: bf16 where a GPU has it, fp32 on CPUs and Apple chips.
+    Adapters and the optimizer's moments stay in fp32."""
     kernels: Literal["auto", "torch", "liger"] = "auto"
-    """`liger`: its fused kernels for norms, rotations, activations and the loss, on NVIDIA GPUs (`pip install
-    'afina[liger]'`). `auto` takes them where they are."""
+    """Kernels of the training step. `liger`: Liger's fused ones for norms, rotary embeddings, activations and the loss,
+    on NVIDIA GPUs (`pip install 'afina[liger]'`). `auto` takes them where they are installed."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """torch.compile of every layer; `auto`: no, since it was measured slower on a CPU and nowhere else."""
+    """torch.compile for every layer. `auto` is off: on a CPU it measured slower, elsewhere it has not been measured."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    """Weight decay of AdamW."""
     clip: Positive = 1.0
-    """Largest norm of the gradient."""
+    """Gradients are clipped to this norm."""
     neftune_alpha: Positive | None = None
-    """NEFTune: uniform noise of alpha/sqrt(length * hidden) on the embeddings while training; 5 is usual."""
+    """NEFTune: noise on the embeddings while training; 5 is usual. It is uniform, times alpha/sqrt(length * hidden)."""
     max_length: int = Field(default=1024, ge=16)
-    """Longest example in tokens. Long plain texts become consecutive blocks; conversations follow `on_too_long`."""
+    """Longest example in tokens. Longer plain texts become consecutive blocks; for conversations see
+    `dataset.on_too_long`."""
     batch_tokens: Count = 1024
-    """Padded tokens in one micro-batch: the bound on memory."""
+    """Tokens of a micro-batch, padding included; this bounds memory."""
     accumulate: Count = 1
-    """Micro-batches per optimizer step; tokens weigh the same whatever this is."""
+    """Micro-batches per optimizer step. Every token weighs the same whatever this is."""
     parallel: Literal["auto", "ddp", "fsdp"] = "auto"
-    """Under torchrun: each process holds the whole model (`ddp`), or a part of every weight (`fsdp`); `auto` takes
-    `ddp` where a GPU can hold the weights. A single process does without."""
+    """Under torchrun: every process holds the whole model (`ddp`), or a shard of every weight (`fsdp`). `auto` takes
+    `ddp` where a GPU can hold the weights. A single process ignores this."""
     share_prefix: bool = True
-    """Compute tokens that all rows of a micro-batch begin with (a system prompt, a document) once, where that is exact
-    and saves enough."""
+    """Compute a prefix that all rows of a micro-batch share (a system prompt, a document) only once, where that is
+    exact and saves enough."""
     checkpoint_activations: bool = False
-    """Compute activations again in the backward pass instead of keeping them: less memory, about a third more time."""
+    """Recompute activations in the backward pass instead of keeping them: less memory, about a third more time."""
     tries: int = Field(default=3, ge=0)
-    """How often a NaN or infinite loss or gradient is met by going back and halving the rate, before giving up."""
+    """How often to go back and halve the learning rate when a loss or gradient is NaN or infinite, before giving up."""
     patience: Count | None = None
-    """Stop after this many measured held-out losses without a better one, and keep the best weights."""
+    """Stop after this many held-out losses without a better one and keep the best weights; null: never."""
     checkpoint_seconds: Positive = 60.0
-    """A checkpoint at least this often."""
+    """Write a checkpoint at least this often."""
     keep_checkpoints: Count = 2
-    """How many of the newest checkpoints stay on disk, beside the one with the best held-out loss."""
+    """Newest checkpoints to keep on disk, beside the one with the best held-out loss."""
     validate_per_epoch: int = Field(default=1, ge=0)
-    """How many times per epoch the held-out loss is measured."""
+    """How often the held-out loss is measured in an epoch."""
     trackers: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = []
-    """Where each step's figures go besides `metrics.jsonl`; the libraries' own settings (`WANDB_MODE`,
-    `MLFLOW_TRACKING_URI`, ...) hold."""
+    """Trackers that get each step's metrics besides `metrics.jsonl`. They are configured as always (`WANDB_MODE`,
+    `MLFLOW_TRACKING_URI`, ...)."""
 
     @field_validator("trackers")
     @classmethod
@@ -382,24 +411,27 @@ class Train(RecipePart):
         ('cpt', 1.0, 0.0001)
         """
         if self.first is None:
-            raise ValueError("there is one stage alone")
+            raise ValueError("there is only one stage")
         given = {key: value for key, value in self.first if value is not None}
         defaults = {name: Train.model_fields[name].default for name in METHOD_SETTINGS}
         return self.model_copy(update={"first": None} | defaults | given)
 
 
 class Evaluate(RecipePart):
-    """What is measured before and after."""
+    """What is measured, before and after training."""
 
     probes: list[Probe] = []
-    """For each role that they do not name, questions are taken from the dataset where it has some."""
+    """Questions with known answers, asked before and after training. For roles not listed here, questions are taken
+    from the dataset where it has some."""
     questions: int = Field(default=100, ge=0)
-    """How many questions each probe taken from the dataset asks at most; 0 takes none."""
+    """Most questions of each probe taken from the dataset; 0: take none."""
     tasks: list[Task] = []
+    """Rows with references that both models answer, scored with metrics and intervals."""
     judge: Judge | None = None
     samples: int = Field(default=8, ge=0)
-    """Held-out questions answered by base and adapter side by side."""
+    """Held-out questions answered by base and trained model side by side, for the report."""
     max_new_tokens: Count = 64
+    """Longest answer in tokens."""
     limits: Limits = Limits()
 
     @field_validator("tasks", mode="after")
@@ -411,17 +443,18 @@ class Evaluate(RecipePart):
 
 
 class Budget(RecipePart):
-    """What the job may cost."""
+    """What the run may cost."""
 
     hours: Positive | None = None
-    """Longest time that the plan may ask for; a training that reaches it stops with a checkpoint."""
+    """Most hours: a longer plan is refused, and training stops there with a checkpoint."""
     price_per_hour: Annotated[float, Field(ge=0.0)] = 0.0
-    """Price of the device."""
+    """Price of the device, or of all devices together."""
     currency: str = "US$"
+    """How money is printed."""
     money: Positive | None = None
-    """Largest cost that the plan may ask for; a training that reaches it stops with a checkpoint."""
+    """Highest cost: a more expensive plan is refused, and training stops there with a checkpoint."""
     anyway: bool = False
-    """Start even where the plan says that it will not fit."""
+    """Start even if the plan says that it will not fit."""
 
 
 class Recipe(RecipePart):
@@ -434,15 +467,17 @@ class Recipe(RecipePart):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Name of the run and of its folder below `runs/`."""
     seed: int = 0
+    """The same seed, data, base and machine give the same result."""
     root: str = "."
-    """Folder that `sources` and `probes` are relative to; itself relative to the recipe file."""
+    """Folder that the paths of sources, probes and tasks are relative to; itself relative to this file."""
     base: str | None = None
-    """Folder or hub id of the model to start from; none for `train.method: scratch`."""
+    """Folder or hub id of the model to start from; null for `train.method: scratch`."""
     base_revision: str | None = None
-    """Hub revision, a commit hash for a run that can be repeated."""
+    """Hub revision of the base; a commit hash for a run that can be repeated."""
     trust_remote_code: bool = False
-    """Whether code that comes with the base may run. Off unless it is written here."""
+    """Let code that comes with the base run."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to train. `auto` takes a GPU or Apple chip if there is one."""
     sources: list[Source] = Field(min_length=1)
     dataset: Dataset = Dataset()
     chat: Chat = Chat()
@@ -472,7 +507,7 @@ class Recipe(RecipePart):
             raise ValueError(f"train.method {self.train.method} needs `base`, a folder or a hub id to start from")
         placed = [position for position, source in enumerate(self.sources) if source.stage != "auto"]
         if placed and self.train.first is None:
-            raise ValueError(f"sources.{placed[0]}.stage needs `train.first`: there is one stage alone")
+            raise ValueError(f"sources.{placed[0]}.stage needs `train.first`: there is only one stage")
         return self
 
     @model_validator(mode="after")
@@ -488,7 +523,7 @@ class Recipe(RecipePart):
     def _what_can_be_sharded(self) -> Recipe:
         if self.train.parallel == "fsdp" and (self.adapter.kind == "qlora" or self.train.optimizer.endswith("8bit")):
             raise ValueError(
-                "train.parallel fsdp cannot share out bitsandbytes' weights or moments: use adapter.kind lora or none "
+                "train.parallel fsdp cannot shard bitsandbytes' weights or moments: use adapter.kind lora or none "
                 "with optimizer adamw, or parallel ddp"
             )
         return self
@@ -508,7 +543,7 @@ class Recipe(RecipePart):
 
     @property
     def stages(self) -> dict[str, object]:
-        """What decides which stage learns an example, and how; empty where there is one stage alone."""
+        """What decides which stage learns an example, and how; empty where there is only one stage."""
         if self.train.first is None:
             return {}
         return {"first": self.train.first.method, "stages": [source.stage for source in self.sources]}

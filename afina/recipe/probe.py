@@ -1,8 +1,10 @@
-"""Probes of a recipe, and what their answers have to reach."""
+"""Probes of a recipe, and the limits for their answers."""
 
 from __future__ import annotations
 
 from typing import Literal
+
+from pydantic import Field
 
 from afina.recipe.part import Fraction, RecipePart
 
@@ -12,47 +14,49 @@ Role = Literal["recall", "generalization", "retention", "unknown", "claims", "ve
 class Probe(RecipePart):
     """Questions with known answers, asked before and after training."""
 
-    path: str
-    """JSONL rows as in `sources`, relative to `root`; for `versions` rows of `prompt` and the lists `answer` and
-    `outdated`: texts that only the new and only the old version's answer holds."""
-    role: Role
-    """`recall`: questions trained; `generalization`: same facts, phrasings never trained; `retention`: what the base
-    knew before; `unknown`: facts never told to it, so that what it says is made up; `claims`: "do you know ...?";
-    `versions`: questions that the new and the old version of something answer otherwise."""
+    path: str = Field(examples=["probes/new.jsonl"])
+    """JSONL rows as in `sources`, relative to `root`. For `versions`: rows of `prompt` and the lists `answer` and
+    `outdated`, with texts that only the new and only the old version's answer contains."""
+    role: Role = Field(examples=["generalization"])
+    """What the questions test. `recall`: questions that are trained; `generalization`: the same facts in phrasings that
+    are not; `retention`: what the base knew before; `unknown`: facts it was never told, so that any answer is made up;
+    `claims`: "do you know ...?"; `versions`: questions that the new and the old version of something answer
+    differently."""
     name: str | None = None
-    """Title in tables; the role where not given."""
+    """Title in tables; null: the role."""
 
 
 class Guardrails(RecipePart):
-    """Largest shares of the answers after training that may be as they should not be; 1 switches one off.
+    """Largest share of answers after training that may be broken in each way; 1 switches a guardrail off.
 
-    A share counts as above its limit when it is so beyond chance (the low end of its 95 % interval)."""
+    A share is above its limit when it is so beyond chance (the low end of its 95 % interval)."""
 
     never_stops: Fraction = 0.05
-    """Reaches `max_new_tokens` although twice the reference and 16 tokens more would have fitted."""
+    """The answer runs into `max_new_tokens`, although twice the reference plus 16 tokens would have fitted."""
     loops: Fraction = 0.05
-    """Says the same again and again."""
+    """The answer repeats itself over and over."""
     open_think: Fraction = 0.05
-    """Begins to think (`<think>`) and never ends."""
+    """The answer opens a `<think>` block and never closes it."""
     prompt_echo: Fraction = 0.05
-    """Begins with the question."""
+    """The answer begins with the question."""
     wrong_language: Fraction = 0.05
-    """Another language than the reference's, or else the question's."""
+    """The answer is in another language than the reference (or else the question)."""
     broken_words: Fraction = 0.05
-    """U+FFFD, text decoded wrongly, or words split in two."""
+    """The answer contains U+FFFD, mojibake, or words split in two."""
     chat_markers: Fraction = 0.05
-    """Marks of the chat template stand in the text."""
+    """The answer contains markers of the chat template."""
     empty: Fraction = 0.05
-    """Nothing at all."""
+    """The answer is empty."""
 
 
 class Limits(RecipePart):
-    """What the result must reach; a miss ends in exit code 5."""
+    """What the result must reach; a miss ends with exit code 5."""
 
     learned_min: Fraction | None = None
-    """Least exact match on `generalization` and `versions` (or else `recall`) after training."""
+    """Least share of questions answered right after training, e.g. 0.8; null: no limit. Those of `generalization` and
+    `versions` count, or else those of `recall`."""
     broke_max: Fraction = 0.05
-    """Largest share of the `retention` answers right before that may be wrong after."""
+    """Largest share of the `retention` questions right before that may be wrong after."""
     hallucination_max: Fraction | None = None
-    """Largest share of the `unknown` questions that may be answered with something made up after training."""
+    """Largest share of `unknown` questions that may get a made-up answer, e.g. 0.2; null: no limit."""
     guardrails: Guardrails = Guardrails()

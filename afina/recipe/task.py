@@ -15,27 +15,26 @@ Metric = Literal["exact_match", "f1", "rouge1", "rouge2", "rougeL", "accuracy", 
 class Task(RecipePart):
     """Rows with references that both models answer, and the metrics of their answers."""
 
-    name: str = Field(min_length=1)
+    name: str = Field(min_length=1, examples=["qa"])
     """Title in tables."""
-    path: str
-    """JSONL, JSON, CSV or Parquet rows, relative to `root`, or to the recipe's own folder. Rows that stand in the
-    training data too are left out and counted."""
+    path: str = Field(examples=["tests/qa.jsonl"])
+    """JSONL, JSON, CSV or Parquet rows, relative to `root` or to this file. Rows that are in the training data too are
+    left out and counted."""
     prompt: list[str] = []
-    """Columns that make the prompt, in order; the usual names are recognised where not given."""
+    """Columns that make up the prompt, in order; empty: the usual names are recognised."""
     reference: str | None = None
-    """Column of the reference (a text, or a list of them); the usual names are recognised where not given."""
+    """Column of the reference (a text, or a list of them); null: the usual names are recognised."""
     choices: list[str] = []
-    """The possible answers of every row, for accuracy; rows may have a column `choices` of their own."""
+    """Possible answers of every row, for accuracy. Rows may have a column `choices` of their own."""
     metrics: list[Metric] = []
-    """All that fit where not given."""
+    """Metrics of the answers; empty: all that fit."""
     sample: Count | None = 200
-    """How many rows each seed draws; all of them where not given."""
+    """Rows that each seed draws; null: all."""
     seeds: list[int] = Field(default=[123, 456, 789], min_length=1)
-    """One sample for each; the report gives mean and standard deviation over them."""
+    """One sample is drawn for each. The report gives mean and standard deviation over them."""
     max_new_tokens: Count | None = None
-    """Longest answer in tokens; that of `evaluate` where not given."""
+    """Longest answer in tokens; null: as in `evaluate`."""
     code: Code | None = None
-    """The answers are code: rows have a column `checks` instead of a reference."""
 
     @field_validator("seeds", mode="after")
     @classmethod

@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fastapi import Depends, FastAPI, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
@@ -35,6 +36,7 @@ from afina.serve.protocol import (
     UnloadAdapter,
 )
 
+Answered = TypeVar("Answered")
 Wanted = TypeVar("Wanted", ChatRequest, CompletionRequest)
 ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorAnswer, "description": "The request is wrong; `message` says where."},
@@ -51,6 +53,9 @@ STREAM: dict[int | str, dict[str, Any]] = {
 }
 
 
+BEARER = Depends(HTTPBearer(auto_error=False))
+
+
 class RequestRefused(Exception):
     """A request that is answered with an error."""
 
@@ -59,22 +64,73 @@ class RequestRefused(Exception):
         self.status, self.code, self.param = status, code, param
 
 
-def make_app(
-    models: Models,
-    driver: Driver,
-    *,
-    api_key: str | None = None,
-    change_adapters: bool = False,
-) -> FastAPI:
-    """The application.
+@dataclass(frozen=True)
+class Server:
+    """What the routes share.
 
     Args:
         api_key: asked for on every route below ``/v1``.
         change_adapters: whether adapters may be loaded and unloaded at run time: whoever may ask can then have any
             folder of this machine opened as an adapter.
     """
+
+    models: Models
+    driver: Driver
+    metrics: Metrics
+    api_key: str | None
+    change_adapters: bool
+
+    async def check_key(self, given: HTTPAuthorizationCredentials | None = BEARER) -> None:
+        """Refuse a request without the key."""
+        if self.api_key is None:
+            return
+        if given is None or not secrets.compare_digest(given.credentials.encode(), self.api_key.encode()):
+            raise RequestRefused(401, "the API key is missing or wrong", code="invalid_api_key")
+
+    def served(self, name: str) -> Served:
+        """The model of that name."""
+        if name not in self.models.served:
+            there = ", ".join(self.models.served)
+            raise RequestRefused(
+                404, f"the model `{name}` does not exist; there are: {there}", code="model_not_found", param="model"
+            )
+        return self.models.served[name]
+
+    def card(self, each: Served) -> ModelCard:
+        """A model as the list of models shows it."""
+        return ModelCard(
+            id=each.name,
+            created=each.created,
+            root=str(each.folder or self.models.identity.name),
+            parent=self.models.base.name if each.inside else None,
+            max_model_len=self.driver.engine.context,
+        )
+
+    async def ask(self, wanted: Wanted, request: Request, make: Callable[..., Any]) -> Response:
+        """Both kinds of request, whole or streamed."""
+        model, context = self.served(wanted.model), self.driver.engine.context
+        requests = make(model, wanted, context)
+        if not self.driver.has_room(len(requests)):
+            raise Busy
+        asked = ClientRequest(model, wanted, requests, self.driver, self.metrics, context)
+        if wanted.stream:
+            return StreamingResponse(asked.stream(), media_type="text/event-stream")
+        return JSONResponse((await _unless_gone(request, asked.whole())).model_dump())
+
+    async def change(self, what: Callable[[], Answered]) -> Answered:
+        """Change the adapters between two steps of the engine."""
+        if not self.change_adapters:
+            raise RequestRefused(
+                403, "adapters may not be changed: start the server with --change-adapters", code="forbidden"
+            )
+        return await self.driver.call(what)
+
+
+def make_app(models: Models, driver: Driver, *, api_key: str | None = None, change_adapters: bool = False) -> FastAPI:
+    """The application; see :class:`Server` for the arguments."""
     engine = driver.engine
     metrics = Metrics(lambda: engine.running, lambda: max(0, driver.open - engine.running))
+    server = Server(models, driver, metrics, api_key, change_adapters)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -82,121 +138,102 @@ def make_app(
         await asyncio.to_thread(driver.close)
 
     app = FastAPI(title="afina", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
-    bearer = HTTPBearer(auto_error=False)
+    for routes in (_answer_routes(server), _model_routes(server), _adapter_routes(server)):
+        app.include_router(routes, prefix="/v1", dependencies=[Depends(server.check_key)])
+    app.include_router(_state_routes(server))
+    _add_errors(app)
+    _describe(app)
+    return app
 
-    async def check_key(given: HTTPAuthorizationCredentials | None = Depends(bearer)) -> None:  # noqa: B008
-        if api_key is None:
-            return
-        if given is None or not secrets.compare_digest(given.credentials.encode(), api_key.encode()):
-            raise RequestRefused(401, "the API key is missing or wrong", code="invalid_api_key")
 
-    def served(name: str) -> Served:
-        if name not in models.served:
-            there = ", ".join(models.served)
-            raise RequestRefused(
-                404, f"the model `{name}` does not exist; there are: {there}", code="model_not_found", param="model"
-            )
-        return models.served[name]
+def _answer_routes(server: Server) -> APIRouter:
+    routes = APIRouter()
 
-    async def ask(wanted: Wanted, request: Request, make: Callable[..., Any]) -> Response:
-        """Both kinds of request, whole or streamed."""
-        model = served(wanted.model)
-        requests = make(model, wanted, engine.context)
-        if not driver.has_room(len(requests)):
-            raise Busy
-        asked = ClientRequest(model, wanted, requests, driver, metrics, engine.context)
-        if wanted.stream:
-            return StreamingResponse(asked.stream(), media_type="text/event-stream")
-        return JSONResponse((await _unless_gone(request, asked.whole())).model_dump())
-
-    secured = [Depends(check_key)]
-
-    @app.post("/v1/chat/completions", response_model=ChatAnswer, responses=ERRORS | STREAM, dependencies=secured)
+    @routes.post("/chat/completions", response_model=ChatAnswer, responses=ERRORS | STREAM)
     async def chat(wanted: ChatRequest, request: Request) -> Response:
         """Answer a conversation."""
-        return await ask(wanted, request, chat_requests)
+        return await server.ask(wanted, request, chat_requests)
 
-    @app.post("/v1/completions", response_model=CompletionAnswer, responses=ERRORS | STREAM, dependencies=secured)
+    @routes.post("/completions", response_model=CompletionAnswer, responses=ERRORS | STREAM)
     async def complete(wanted: CompletionRequest, request: Request) -> Response:
         """Continue a text."""
-        return await ask(wanted, request, completion_requests)
+        return await server.ask(wanted, request, completion_requests)
 
-    def card(each: Served) -> ModelCard:
-        return ModelCard(
-            id=each.name,
-            created=each.created,
-            root=str(each.folder or models.identity.name),
-            parent=models.base.name if each.inside else None,
-            max_model_len=engine.context,
-        )
+    return routes
 
-    @app.get("/v1/models", responses={401: ERRORS[401]}, dependencies=secured)
+
+def _model_routes(server: Server) -> APIRouter:
+    routes = APIRouter()
+
+    @routes.get("/models", responses={401: ERRORS[401]})
     async def list_models() -> ModelList:
         """The base and every adapter."""
-        return ModelList(data=[card(each) for each in models.served.values()])
+        return ModelList(data=[server.card(each) for each in server.models.served.values()])
 
-    @app.get("/v1/models/{name:path}", responses={code: ERRORS[code] for code in (401, 404)}, dependencies=secured)
+    @routes.get("/models/{name:path}", responses={code: ERRORS[code] for code in (401, 404)})
     async def one_model(name: str) -> ModelCard:
         """One of them."""
-        return card(served(name))
+        return server.card(server.served(name))
 
-    def may_change() -> None:
-        if not change_adapters:
-            raise RequestRefused(
-                403, "adapters may not be changed: start the server with --change-adapters", code="forbidden"
-            )
+    return routes
 
+
+def _adapter_routes(server: Server) -> APIRouter:
+    routes = APIRouter()
+    models = server.models
     changes: dict[int | str, dict[str, Any]] = PLAIN | {code: ERRORS[code] for code in (400, 401, 503)}
     changes[403] = {"model": ErrorAnswer, "description": "The server was not started with --change-adapters."}
     changes[404] = {"model": ErrorAnswer, "description": "There is no such adapter."}
 
-    @app.post("/v1/load_lora_adapter", response_model=None, responses=changes, dependencies=secured)
+    @routes.post("/load_lora_adapter", response_model=None, responses=changes)
     async def load(wanted: LoadAdapter) -> Response:
         """Add an adapter from a folder of this machine: a run, or PEFT's own."""
-        may_change()
 
         def change() -> str | None:
             target = _adapter_at(wanted.lora_path)
             own = target.chat if target.recipe else None
             warning = models.load(wanted.lora_name, target.adapter or Path(target.base), own, target.run)
-            engine.adopt(models.model)
+            server.driver.engine.adopt(models.model)
             return warning
 
-        warning = await driver.call(change)
+        warning = await server.change(change)
         more = f" {warning}" if warning else ""
         return PlainTextResponse(f"Success: LoRA adapter '{wanted.lora_name}' added successfully.{more}")
 
-    @app.post("/v1/unload_lora_adapter", response_model=None, responses=changes, dependencies=secured)
+    @routes.post("/unload_lora_adapter", response_model=None, responses=changes)
     async def unload(wanted: UnloadAdapter) -> Response:
         """Remove an adapter that no request uses."""
-        may_change()
 
         def change() -> None:
             inside = models.served[wanted.lora_name].inside if wanted.lora_name in models.served else None
             if inside is None:
                 raise RequestRefused(404, f"there is no adapter {wanted.lora_name!r}", code="model_not_found")
-            if count := driver.uses(inside):
+            if count := server.driver.uses(inside):
                 raise RequestRefused(400, f"{count} requests use {wanted.lora_name}", code="in_use")
             models.unload(wanted.lora_name)
 
-        await driver.call(change)
+        await server.change(change)
         return PlainTextResponse(f"Success: LoRA adapter '{wanted.lora_name}' removed successfully.")
 
-    @app.get("/health", responses={503: ERRORS[503]})
+    return routes
+
+
+def _state_routes(server: Server) -> APIRouter:
+    routes = APIRouter()
+
+    @routes.get("/health", responses={503: ERRORS[503]})
     async def health() -> dict[str, str]:
         """Whether the engine runs."""
-        if driver.failure is not None:
-            raise EngineStopped(str(driver.failure))
+        if server.driver.failure is not None:
+            raise EngineStopped(str(server.driver.failure))
         return {"status": "ok"}
 
-    @app.get("/metrics", response_class=PlainTextResponse)
+    @routes.get("/metrics", response_class=PlainTextResponse)
     async def show_metrics() -> Response:
         """For Prometheus."""
-        return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(server.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    _add_errors(app)
-    _describe(app)
-    return app
+    return routes
 
 
 def _adapter_at(place: str) -> Target:

@@ -14,19 +14,13 @@ from pathlib import Path
 from afina.errors import DataError, Problem
 from afina.recipe import HUB, WEB, Recipe, Source
 from afina.run import Progress, no_progress
-from afina.sources.code import read_code
-from afina.sources.docx import read_docx
 from afina.sources.files import SourceFile, SourceReading, check_encoding, expand, read_text
-from afina.sources.html import read_html
 from afina.sources.hub import hub_address, read_hub
-from afina.sources.markdown import read_markdown
 from afina.sources.pairs import match_pairs, read_pair
-from afina.sources.pdf import read_pdf
-from afina.sources.rows import read_rows
-from afina.sources.text import read_plain
+from afina.sources.parsers import has_docling, read_with_docling
 from afina.sources.web import SiteFile, in_its_encoding, site_files, with_address
 from afina.text.document import Document, FileLedger, Ledger, Message, visible
-from afina.text.formats import is_packed
+from afina.text.formats import format_as, load_function
 
 __all__ = [
     "Document",
@@ -41,8 +35,8 @@ __all__ = [
 ]
 
 _SHOWN = 100
-_READERS = {"text": read_plain, "markdown": read_markdown, "html": read_html, "code": read_code}
-_PACKED = {"pdf": read_pdf, "docx": read_docx}
+_SMALL_BYTES = 1 << 16
+"""Up to this size a file that its reader opens itself is looked at first: it may be empty."""
 
 _Job = tuple[str, Callable[[], Iterator[Document]]]
 """A file's path, and what reads it."""
@@ -157,11 +151,13 @@ def _read_page(site: SiteFile, reading: SourceReading) -> Iterator[Document]:
 
 def _read_file(file: SourceFile, reading: SourceReading) -> Iterator[Document]:
     """One file's documents. A file without text is an error where it was named, else skipped."""
-    if file.kind in _PACKED:
-        yield from _PACKED[file.kind](file, reading)
+    found = format_as(file.path, file.kind)
+    if found.docling and has_docling():
+        yield from read_with_docling(file, reading)
         return
-    if file.kind == "rows" and (is_packed(file.path) or file.full.stat().st_size > 1 << 16):
-        yield from read_rows(file, reading)
+    read = load_function(found.reader)
+    if found.packed or (found.opens and file.full.stat().st_size > _SMALL_BYTES):
+        yield from read(file, reading)
         return
     opened = read_text(reading, file.full)
     if not opened.text.strip():
@@ -169,11 +165,11 @@ def _read_file(file: SourceFile, reading: SourceReading) -> Iterator[Document]:
         if file.named:
             raise DataError("the file is empty", "put text into it, or remove the source", file.path)
         reading.skip(file.path, "empty file")
-    elif file.kind == "rows":
-        reading.ledger.files.pop()  # rows are read as a stream, and enter their own line
-        yield from read_rows(file, reading)
+    elif found.opens:
+        reading.ledger.files.pop()  # it is read as a stream, and enters its own line
+        yield from read(file, reading)
     else:
-        yield from _READERS[file.kind](opened, reading)
+        yield from read(opened, reading)
 
 
 def _read(source: PlannedSource, problems: list[Problem], started: Callable[[str], None]) -> Iterator[Document]:

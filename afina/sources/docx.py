@@ -17,13 +17,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from afina.errors import DataError
-from afina.sources.files import SourceFile, SourceReading, open_packed
+from afina.sources.files import LARGEST_UNPACKED_BYTES, SourceFile, SourceReading, open_packed
 from afina.sources.markdown import first_heading
-from afina.sources.parsers import has_docling, read_with_docling
 from afina.sources.word import Word, name_of, texts_of
 from afina.text.document import Document, visible
 
-LARGEST_BYTES = 256 << 20
 _LEFT_OUT = (
     (re.compile(r"header\d*\.xml"), "page header"),
     (re.compile(r"footer\d*\.xml"), "page footer"),
@@ -37,9 +35,6 @@ def read_docx(file: SourceFile, reading: SourceReading) -> Iterator[Document]:
     Raises:
         DataError: for a file that is encrypted, damaged or no Word document.
     """
-    if has_docling():
-        yield from read_with_docling(file, reading)
-        return
     entry = open_packed(reading, file.full)
     parts = _parts(file)
     main = _main_part(parts, file.path)
@@ -96,8 +91,8 @@ def _parts(file: SourceFile) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(file.full) as package:
             wanted = [item for item in package.infolist() if item.filename.endswith((".xml", ".rels"))]
-            if sum(item.file_size for item in wanted) > LARGEST_BYTES:
-                raise DataError(f"larger than {LARGEST_BYTES >> 20} MiB when unpacked", "split it", file.path)
+            if sum(item.file_size for item in wanted) > LARGEST_UNPACKED_BYTES:
+                raise DataError(f"larger than {LARGEST_UNPACKED_BYTES >> 20} MiB when unpacked", "split it", file.path)
             for item in wanted:
                 name = item.filename
                 parser = etree.XMLParser(

@@ -26,6 +26,7 @@ from urllib.robotparser import RobotFileParser
 
 from afina import __version__
 from afina.run import hash_file, write_whole
+from afina.text.formats import format_of_content
 
 AGENT = f"afina/{__version__}"
 LARGEST_BYTES = 64 << 20
@@ -33,7 +34,6 @@ _TIMEOUT_SECONDS = 30
 _ATTEMPTS = 5
 _LONGEST_WAIT_SECONDS = 120.0
 _AGAIN = frozenset({429, 500, 502, 503, 504})
-_ENDINGS = {"text/html": ".html", "application/xhtml+xml": ".html", "text/plain": ".txt", "text/markdown": ".md"}
 _META_CHARSET = re.compile(rb"<meta[^>]+charset\s*=\s*[\"']?\s*([\w.:-]+)", re.I)
 _STARTED = datetime.now(UTC).replace(microsecond=0)
 _PORTS = {"http": 80, "https": 443}
@@ -317,7 +317,8 @@ def _file_name(url: str, content_type: str) -> str:
     names = [re.sub(r"[^\w.-]", "_", part).strip(".")[:60] or "_" for part in parts.path.split("/") if part]
     if not names or parts.path.endswith("/"):
         names.append("index")
-    last = names.pop().removesuffix(_ENDINGS.get(content_type, "\0"))
+    last = names.pop()
+    form = format_of_content(content_type)
+    ending = form.endings[0] if form else ".xml"
     mark = hashlib.sha256(url.encode()).hexdigest()[:8]
-    ending = _ENDINGS.get(content_type) or (".pdf" if content_type == "application/pdf" else ".xml")
-    return "/".join([_host_name(url), *names, f"{last}-{mark}{ending}"])
+    return "/".join([_host_name(url), *names, f"{last.removesuffix(ending)}-{mark}{ending}"])

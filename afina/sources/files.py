@@ -18,14 +18,16 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
 from afina.errors import DataError, RecipeError
-from afina.recipe import Source, expand_path
+from afina.recipe import FileKind, Source, expand_path
 from afina.run import hash_file
 from afina.text.document import FileLedger, Ledger
-from afina.text.formats import FileKind, ending, is_packed, kind_of
+from afina.text.formats import KINDS, ending, format_as, is_packed, kind_of
 
 BYTE_ORDER_MARK = "\ufeff"
 _BUILD_FOLDERS = frozenset({"__pycache__", "node_modules", "bower_components", "zig-cache", "zig-out", "venv"})
 _BUILD_MARKS = ("CACHEDIR.TAG", "pyvenv.cfg")
+LARGEST_UNPACKED_BYTES = 256 << 20
+"""A packed file may unpack to this much text; a megabyte of zip may claim to hold terabytes."""
 _CHUNK = 1 << 20
 
 
@@ -230,10 +232,8 @@ class _No:
 def _kind_of_named(path: str, kind: str) -> FileKind:
     """A file that the recipe names is read whatever its ending; an unknown one as plain text."""
     by_name = kind_of(path)
-    if kind in ("text", "markdown", "html", "pdf", "docx", "code", "rows") and not (
-        is_packed(path) and kind != by_name
-    ):
-        return kind  # type: ignore[return-value]
+    if kind in KINDS and not (is_packed(path) and kind != by_name):
+        return kind
     if by_name == "binary" or (is_packed(path) and kind != "auto"):
         raise DataError(
             f"a {ending(path)} file is not text", "convert it to Markdown, HTML, plain text or JSONL first", path
@@ -254,7 +254,7 @@ def _kind_in_folder(full: Path, kind: str) -> FileKind | _No:
     if by_name and kind != "text" and not (kind == "markdown" and by_name == "text"):
         return _No(f"{by_name} by its ending, not {kind}")
     if not by_name:
-        if kind in ("pdf", "docx"):
+        if kind in KINDS and format_as("", kind).packed:
             return _No(f"not {kind} by its ending")
         if not ending(full.name) and kind != "text":
             return _No("no ending")

@@ -1,7 +1,8 @@
 """HTML: one Markdown document per page, by a walk over the parsed tree that counts every character.
 
 Left out, with the reason counted: scripts, styles, the head, navigation, comments, hidden
-elements, the ``§`` links of headings. What is hidden only by a style sheet cannot be seen here.
+elements, the ``§`` links of headings, the links that lead back from notes, numbers of printed pages.
+What is hidden only by a style sheet cannot be seen here.
 The characters that come in are counted apart from the walk (:func:`count_characters`), so that
 the ledger balances only if nothing was lost, doubled or written without being counted.
 """
@@ -11,7 +12,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from afina.errors import DataError
 from afina.sources.blocks import (
@@ -56,7 +58,12 @@ _LEFT_OUT = {
     "video": "embedded object",
     "canvas": "embedded object",
 }
+_BACK = frozenset({"↩", "↩\ufe0e", "↩\ufe0f", "↵", "⏎", "⮌", "↑"})
+_BACK_CLASSES = frozenset({"footnote-back", "footnote-backref"})
 _HIDING = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.I)
+
+
+_Said = TypeVar("_Said")
 
 
 def read_html(opened: FileText, reading: SourceReading) -> Iterator[Document]:
@@ -77,25 +84,58 @@ def read_html(opened: FileText, reading: SourceReading) -> Iterator[Document]:
     else:
         tree = parse(text, opened.path)
         entry.chars_in += count_characters(tree)
-    page = _Page(entry)
-    markdown = page.read(tree)
-    entry.chars_out += visible(markdown)
-    if not markdown:
+    page = page_text(tree, entry)
+    entry.chars_out += visible(page.text)
+    if not page.text:
         return
     entry.documents += 1
-    meta = {"anchors": json.dumps(_anchor_lines(markdown, page.anchors), ensure_ascii=False)}
-    page_title = " ".join("".join(tree.xpath("//title//text()")).split()) if tree is not None else ""
+    meta = {"anchors": json.dumps(page.anchors, ensure_ascii=False)}
+    page_title = " ".join("".join(tree.xpath("//title//text()")).split())
     if page_title:
         meta["page_title"] = page_title
     yield Document(
         opened.path,
         opened.sha256,
         kind="markdown",
-        title=page.first[0] if len(page.first) == 1 else page_title or (page.first or [""])[0],
-        text=markdown,
+        title=page.first[0] if len(page.first) == 1 else page_title or (page.first or ("",))[0],
+        text=page.text,
         meta=meta,
         source=reading.position,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class PageText:
+    """What a page became."""
+
+    text: str
+    """Markdown; empty where nothing is to be seen."""
+    headings: tuple[str, ...]
+    """Texts of all headings, in order."""
+    first: tuple[str, ...]
+    """Texts of those of level 1."""
+    anchors: dict[str, str]
+    """Line of a heading in the text (from 1, in digits) -> its id."""
+    lines: dict[str, int]
+    """Line of the text -> line of the page: the first one, and each heading's."""
+
+
+def page_text(tree: Any, entry: FileLedger) -> PageText:
+    """A parsed page as Markdown. `entry` gets what is left out and what is written; what comes in and goes out is
+    counted by the caller.
+
+    Args:
+        tree: an lxml element of plain HTML (names without a namespace), or None for a page that holds nothing.
+    """
+    page = _Page(entry)
+    text = page.read(tree)
+    anchors = _text_lines(text, [(each.line, each.anchor) for each in page.headings if each.anchor])
+    body = tree.find("body") if tree is not None else None
+    opening = next((each for each in body if isinstance(each.tag, str)), body) if body is not None else tree
+    lines = {"1": (opening.sourceline or 1) if opening is not None else 1}
+    lines |= _text_lines(text, [(each.line, each.place) for each in page.headings])
+    headings = tuple(each.text for each in page.headings)
+    return PageText(text, headings, tuple(each.text for each in page.headings if each.level == 1), anchors, lines)
 
 
 def parse(text: str, path: str) -> Any:
@@ -133,15 +173,24 @@ def count_characters(tree: Any) -> int:
     return total
 
 
+@dataclass(frozen=True, slots=True)
+class _Heading:
+    line: str
+    """As it stands in the text."""
+    text: str
+    level: int
+    anchor: str
+    place: int
+    """Line of the page."""
+
+
 class _Page:
     """One walk. Each open element has a frame of pieces; its end folds them into its parent's."""
 
     def __init__(self, entry: FileLedger) -> None:
         self.entry = entry
         self.marks = Marks(entry)
-        self.anchors: list[tuple[str, str]] = []
-        self.first: list[str] = []
-        """Texts of the headings of level 1."""
+        self.headings: list[_Heading] = []
         self.layouts: dict[Any, bool] = {}
         self.inside = dict.fromkeys(("pre", "code", "heading", "table", "*", "**"), 0)
 
@@ -197,11 +246,15 @@ class _Page:
         classes = (element.get("class") or "").split()
         if tag == "td" and ("linenos" in classes or "gutter" in classes):
             return "line numbers"
-        if tag == "a" and (element.get("href") or "").startswith("#"):
-            anchor = self.inside["heading"] or {"hdr", "headerlink"} & set(classes)
+        if element.get("role") == "doc-pagebreak":
+            return "page number"
+        if tag == "a" and "#" in (href := element.get("href") or ""):
             text = "".join(element.itertext())
-            if anchor and text.strip() and not any(letter.isalnum() for letter in text):
-                return "heading link"
+            if text.strip() and not any(letter.isalnum() for letter in text):
+                if href.startswith("#") and (self.inside["heading"] or {"hdr", "headerlink"} & set(classes)):
+                    return "heading link"
+                if element.get("role") == "doc-backlink" or set(text.split()) <= _BACK or _BACK_CLASSES & set(classes):
+                    return "back-link of a note"
         return None
 
     def _enter(self, element: Any, step: int) -> None:
@@ -312,11 +365,7 @@ class _Page:
         if re.search(r"(?:^|\s)#+$", text):
             text = text[:-1] + self.marks.put("escape", "\\") + text[-1]
         line = self.marks.put("heading", "#" * level) + " " + text
-        anchor = _anchor(element)
-        if anchor:
-            self.anchors.append((line, anchor))
-        if level == 1:
-            self.first.append(text)
+        self.headings.append(_Heading(line, text, level, _anchor(element), element.sourceline or 1))
         return [Block("heading", [line]), *blocks]
 
     def _table(self, element: Any, blocks: list[Block]) -> list[Block]:
@@ -407,10 +456,10 @@ def _anchor(heading: Any) -> str:
     return ""
 
 
-def _anchor_lines(text: str, anchors: Sequence[tuple[str, str]]) -> dict[str, str]:
-    """Line number -> id; headings come in the order of the text."""
-    found: dict[str, str] = {}
-    waiting = list(reversed(anchors))
+def _text_lines(text: str, headings: Sequence[tuple[str, _Said]]) -> dict[str, _Said]:
+    """Line number -> what is said of the heading on that line; headings come in the order of the text."""
+    found: dict[str, _Said] = {}
+    waiting = list(reversed(headings))
     for number, line in enumerate(text.split("\n"), start=1):
         if waiting and line.endswith(waiting[-1][0]):
             found[str(number)] = waiting.pop()[1]

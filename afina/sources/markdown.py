@@ -14,6 +14,7 @@ from pathlib import Path
 from afina.errors import DataError, Problem
 from afina.sources.files import FileText, SourceReading, inside, read_text
 from afina.text.document import Document, visible
+from afina.text.formats import kind_of
 
 INCLUDE = re.compile(r"(?<!\\)\{\{\s*#(?:rustdoc_)?include\s+([^}\s]+)\s*\}\}")
 _FRONT = re.compile(r"\A(---|\+\+\+)[ \t]*\n(?=[^\n]*[^\s])(.*?)^(?:\1|\.\.\.)[ \t]*(?:\n|\Z)", re.S | re.M)
@@ -155,7 +156,7 @@ def _include(
             reasons["outside the included lines"] = reasons.get("outside the included lines", 0) + outside
         included.entry.drop(f"included in {opened.path}", chosen)
         entry.add("included file", chosen)
-        if target.suffix.lower() in (".md", ".markdown"):
+        if kind_of(target.name) == "markdown":
             # Its own includes count in this file's ledger: the text ends up here.
             nested = FileText(target, included.path, included.sha256, chosen, entry)
             chosen = _include(nested, reading, chosen, 1, (*above, target.resolve()), resolve, problems)

@@ -17,7 +17,7 @@ from afina.errors import DataError
 from afina.sources.files import SourceFile, SourceReading, open_packed
 from afina.sources.markdown import first_heading
 from afina.text.document import Document, visible
-from afina.text.formats import ending
+from afina.text.formats import FORMATS, ending
 
 _EXPORT = {"escape_html": False, "escape_underscores": False, "image_placeholder": ""}
 """Escapes and placeholders would be learned as if they were the text."""
@@ -35,13 +35,14 @@ def readers_of(paths: Iterable[str]) -> dict[str, str]:
     >>> sorted(readers_of(["a.md", "b.pdf"]))
     ['.pdf']
     """
-    libraries = ("docling", "docling-slim") if has_docling() else ("pypdf",)
-    found = {}
-    for kind in sorted({ending(path) for path in paths} & {".pdf", ".docx"}):
-        if kind == ".docx" and not has_docling():
-            continue  # read by afina itself
-        found[kind] = next((f"{name} {given}" for name in libraries if (given := _version(name))), libraries[0])
-    return found
+    docling, there = has_docling(), {ending(path) for path in paths}
+    found: dict[str, str] = {}
+    for each in FORMATS:
+        libraries = ("docling", "docling-slim") if each.docling and docling else (each.library,)
+        if libraries != ("",):  # else it is read by afina itself
+            said = next((f"{name} {given}" for name in libraries if (given := _version(name))), libraries[0])
+            found |= dict.fromkeys(there.intersection(each.endings), said)
+    return dict(sorted(found.items()))
 
 
 def read_with_docling(file: SourceFile, reading: SourceReading) -> Iterator[Document]:

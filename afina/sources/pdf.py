@@ -16,7 +16,6 @@ from typing import Any
 
 from afina.errors import DataError
 from afina.sources.files import SourceFile, SourceReading, open_packed
-from afina.sources.parsers import has_docling, read_with_docling
 from afina.text.document import Document, visible
 
 NEEDS_OCR = "no text layer: needs OCR"
@@ -33,9 +32,6 @@ def read_pdf(file: SourceFile, reading: SourceReading) -> Iterator[Document]:
     Raises:
         DataError: for a file that is encrypted or damaged, or has pages that need OCR.
     """
-    if has_docling():
-        yield from read_with_docling(file, reading)
-        return
     entry = open_packed(reading, file.full)
     with _warnings() as warnings:
         title, pages = _pages(file)

@@ -25,20 +25,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, cast
 
 from afina.errors import DataError
-from afina.sources.files import SourceFile, SourceReading, open_lines, open_packed, read_text
-from afina.sources.tables import (
-    DECODER,
-    Row,
-    RowProblems,
-    csv_rows,
-    jsonl_rows,
-    kind_of_value,
-    list_rows,
-    parquet_rows,
-)
+from afina.sources.files import SourceFile, SourceReading, read_text
+from afina.sources.tables import DECODER, Row, RowProblems, json_shape, kind_of_value
 from afina.sources.text import read_plain
 from afina.text.document import Document, FileLedger, Message, visible
-from afina.text.formats import ending
+from afina.text.formats import format_as, load_function
 
 SHAPES: dict[str, tuple[str, ...]] = {
     "messages": ("messages",),
@@ -77,30 +68,26 @@ def read_rows(file: SourceFile, reading: SourceReading) -> Iterator[Document]:
         DataError: after the good rows, with every broken one; at once where there is no row.
     """
     problems = RowProblems(file.path)
-    kind = ending(file.path)
-    if kind == ".parquet":
-        entry = open_packed(reading, file.full)
-        rows = parquet_rows(file.full, file.path)
-    elif kind == ".csv":
-        entry, lines = open_lines(reading, file.full)
-        wanted = {*(part for needed in SHAPES.values() for part in needed), *reading.source.columns.values()}
-        rows = csv_rows(lines, problems, wanted)
-    elif kind == ".json" and (shape := _json_shape(file, reading)) != "jsonl":
-        opened = read_text(reading, file.full)
-        entry = opened.entry
-        if shape == "object" and not _one_row(opened.text, reading):
-            if reading.source.kind == "rows":
-                raise DataError(
-                    "one JSON object, not rows", "save a list of objects, or use `kind: text`", f"{file.path}:1"
-                )
-            _refuse_wrapped_rows(opened.text, file.path)
-            yield from read_plain(opened, reading)
-            return
-        rows = list_rows(opened.text, problems) if shape == "list" else iter([(1, json.loads(opened.text))])
-    else:
-        entry, lines = open_lines(reading, file.full)
-        rows = jsonl_rows(lines, problems)
+    wanted = {*(part for needed in SHAPES.values() for part in needed), *reading.source.columns.values()}
+    entry, rows = load_function(format_as(file.path, "rows").rows)(reading, file.full, problems, wanted)
     yield from row_documents(rows, reading, entry, problems)
+
+
+def read_json(file: SourceFile, reading: SourceReading) -> Iterator[Document]:
+    """The documents of a ``.json`` file: its rows, or the one document of prose that a single object may be.
+
+    Raises:
+        DataError: as :func:`read_rows`; and for an object that is no row where rows were asked for, or that wraps rows.
+    """
+    opened = read_text(reading, file.full)
+    if json_shape(opened.text) != "object" or _one_row(opened.text, reading):
+        reading.ledger.files.pop()  # rows enter their own line
+        yield from read_rows(file, reading)
+    elif reading.source.kind == "rows":
+        raise DataError("one JSON object, not rows", "save a list of objects, or use `kind: text`", f"{file.path}:1")
+    else:
+        _refuse_wrapped_rows(opened.text, file.path)
+        yield from read_plain(opened, reading)
 
 
 def row_documents(
@@ -398,26 +385,6 @@ def _likely(part: str, spare: list[str], missing: int) -> str:
     if len(spare) == missing:
         return spare[0 if asks or missing == 1 else -1]
     return "..."
-
-
-def _json_shape(file: SourceFile, reading: SourceReading) -> str:
-    """What a ``.json`` file holds: ``list``, ``object``, or lines of objects (``jsonl``)."""
-    text = read_text(reading, file.full).text
-    reading.ledger.files.pop()
-    start = text.lstrip()
-    if start.startswith("["):
-        return "list"
-    first, _, rest = start.partition("\n")
-    try:
-        whole_line = isinstance(json.loads(first), dict)
-    except ValueError:
-        whole_line = False
-    if whole_line and rest.strip():
-        return "jsonl"
-    try:
-        return "object" if isinstance(json.loads(start), dict) else "jsonl"
-    except (ValueError, RecursionError):
-        return "jsonl"
 
 
 def _one_row(text: str, reading: SourceReading) -> bool:

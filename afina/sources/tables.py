@@ -1,4 +1,8 @@
-"""Files of rows as their formats have them: JSONL, a JSON list, CSV, Parquet; with the line of each row."""
+"""Files of rows as their formats have them: JSONL, a JSON list, CSV, Parquet; with the line of each row.
+
+Each ``open_NAME`` is the `rows` of a format: it opens a file's line in the ledger and gives its rows as a stream. What
+is wrong with single rows goes to `problems`; `wanted` are names of columns that may occur.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from afina.errors import DataError, Problem
+from afina.sources.files import SourceReading, open_lines, open_packed, read_text
+from afina.text.document import FileLedger
+from afina.text.formats import format_as
 
 Row = tuple[int, Mapping[str, Any]]
 """Line (from 1) and values of one row."""
+OpenedRows = tuple[FileLedger, Iterator[Row]]
 
 _SHOWN = 20
 _BATCH = 1000
@@ -45,6 +53,56 @@ class RowProblems:
         rest = [Problem(f"and {self.more} more rows like these", "mend the file", self.path)] if self.more else []
         if self.first or alike:
             raise DataError(problems=[*alike, *self.first, *rest])
+
+
+def open_jsonl(reading: SourceReading, full: Path, problems: RowProblems, wanted: Collection[str]) -> OpenedRows:  # noqa: ARG001
+    """One JSON object a line."""
+    entry, lines = open_lines(reading, full)
+    return entry, jsonl_rows(lines, problems)
+
+
+def open_json(reading: SourceReading, full: Path, problems: RowProblems, wanted: Collection[str]) -> OpenedRows:
+    """A list of objects, one object, or JSONL under another name."""
+    opened = read_text(reading, full)
+    shape = json_shape(opened.text)
+    if shape == "jsonl":
+        reading.ledger.files.pop()
+        return open_jsonl(reading, full, problems, wanted)
+    rows = list_rows(opened.text, problems) if shape == "list" else iter([(1, json.loads(opened.text))])
+    return opened.entry, rows
+
+
+def open_csv(reading: SourceReading, full: Path, problems: RowProblems, wanted: Collection[str]) -> OpenedRows:
+    """A table with a line of names."""
+    entry, lines = open_lines(reading, full)
+    return entry, csv_rows(lines, problems, wanted)
+
+
+def open_parquet(reading: SourceReading, full: Path, problems: RowProblems, wanted: Collection[str]) -> OpenedRows:  # noqa: ARG001
+    """A table of columns, by pyarrow."""
+    return open_packed(reading, full), parquet_rows(full, problems.path)
+
+
+def json_shape(text: str) -> str:
+    """What a ``.json`` file holds: ``list``, ``object``, or lines of objects (``jsonl``).
+
+    >>> json_shape('[{}]'), json_shape('{"a":\\n1}'), json_shape('{"a": 1}\\n{"a": 2}')
+    ('list', 'object', 'jsonl')
+    """
+    start = text.lstrip()
+    if start.startswith("["):
+        return "list"
+    first, _, rest = start.partition("\n")
+    try:
+        whole_line = isinstance(json.loads(first), dict)
+    except ValueError:
+        whole_line = False
+    if whole_line and rest.strip():
+        return "jsonl"
+    try:
+        return "object" if isinstance(json.loads(start), dict) else "jsonl"
+    except (ValueError, RecursionError):
+        return "jsonl"
 
 
 def kind_of_value(value: Any) -> str:
@@ -187,9 +245,8 @@ def parquet_rows(full: Path, path: str) -> Iterator[Row]:
         import pyarrow
         import pyarrow.parquet
     except ModuleNotFoundError:
-        raise DataError(
-            "reading Parquet needs pyarrow", "pip install 'afina[parquet]', or convert the file to JSONL", path
-        ) from None
+        fix = f"pip install 'afina[{format_as('a.parquet', 'rows').extra}]', or convert the file to JSONL"
+        raise DataError("reading Parquet needs pyarrow", fix, path) from None
     number = 0
     try:
         with pyarrow.parquet.ParquetFile(full) as table:

@@ -19,15 +19,8 @@ from afina.run import Progress, no_progress
 from afina.sources.fetch import Failed, Fetcher, Page, site_of
 from afina.sources.files import SourceFile, SourceReading, excluding
 from afina.text.document import Document
-from afina.text.formats import FileKind
+from afina.text.formats import format_of_content
 
-_KINDS: dict[str, FileKind] = {
-    "text/html": "html",
-    "application/xhtml+xml": "html",
-    "text/plain": "text",
-    "text/markdown": "markdown",
-    "application/pdf": "pdf",
-}
 _GIVE_UP = 3
 """So many pages in a row without an answer, and the others are not tried."""
 _SITEMAPS = ("application/xml", "text/xml", "application/gzip", "application/x-gzip")
@@ -76,10 +69,10 @@ def site_files(reading: SourceReading, progress: Progress = no_progress) -> list
         reason = page.refused or ("the same page as " + page.url if page.url in seen else "")
         if not reason and _is_sitemap(page):
             more = _sitemap_links(fetcher, page)
-        elif not reason and page.content_type in _KINDS:
+        elif not reason and (form := format_of_content(page.content_type)):
             seen.add(page.url)
             full = fetcher.file(page)
-            file = SourceFile(full, reading.relative(full), _KINDS[page.content_type], named=url == start)
+            file = SourceFile(full, reading.relative(full), form.kind, named=url == start)
             found.append(SiteFile(file, page))
             more = _links(fetcher, page, start) if source.follow else []
         else:
@@ -121,7 +114,7 @@ def with_address(documents: Iterator[Document], site: SiteFile) -> Iterator[Docu
 
 def _is_sitemap(page: Page) -> bool:
     xml = page.content_type in _SITEMAPS or urlsplit(page.url).path.endswith((".xml", ".xml.gz"))
-    return xml and page.content_type not in _KINDS
+    return xml and format_of_content(page.content_type) is None
 
 
 def _sitemap_links(fetcher: Fetcher, page: Page) -> list[str]:
@@ -143,7 +136,8 @@ def _links(fetcher: Fetcher, page: Page, start: str) -> list[str]:
     """The addresses that a page links to, as far as they lie below `start`."""
     from lxml import etree
 
-    if _KINDS[page.content_type] != "html":
+    form = format_of_content(page.content_type)
+    if form is None or form.kind != "html":
         return []
     content = fetcher.content(page)
     if not content.strip():

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from afina.text.document import Document
 from afina.text.example import Example
-from afina.text.formats import LANGUAGES, ending, language_of
+from afina.text.formats import LANGUAGES, has_own_lines, language_of
 from afina.text.lines import file_lines
 
 _OPENING = re.compile(r"(?P<indent>[ \t]*)(?P<marks>`{3,}|~{3,})[ \t]*(?P<info>[^`\n]*)$")
@@ -144,8 +144,7 @@ def example_blocks(example: Example) -> Iterator[CodeBlock]:
                 yield from _text_blocks(message["content"], example.path, example.line, one_line=True)
     elif not language_of(example.path):
         text = example.text.removeprefix(f"{example.heading}\n\n") if example.heading else example.text
-        converted = ending(example.path) in (".html", ".htm")  # its lines are not those of the file
-        yield from _text_blocks(text, example.path, example.line, one_line=converted)
+        yield from _text_blocks(text, example.path, example.line, one_line=not has_own_lines(example.path))
 
 
 def _text_blocks(text: str, path: str, line: int, *, one_line: bool) -> Iterator[CodeBlock]:

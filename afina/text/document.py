@@ -25,7 +25,7 @@ class Document:
     """
 
     path: str
-    """POSIX path relative to the recipe's `root`."""
+    """POSIX path relative to the recipe's `root`. What lies in a packed file is behind ``!/``: ``a.zip!/b.html``."""
     sha256: str
     line: int = 1
     kind: Literal["markdown", "text", "code", "messages"] = "text"

@@ -2,6 +2,9 @@
 
 Small on purpose: it tells a Portuguese answer from an English one in a mixed dataset, nothing finer. A text with
 too few of the words, or with nearly as many of two languages, is not judged.
+
+Not lingua: it judges more of the short texts, but guesses on code and names, and a wrong guess here fails a run
+(LOG.md has both).
 """
 
 from __future__ import annotations

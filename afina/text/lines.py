@@ -22,12 +22,13 @@ def file_lines(document: Document, root: Path) -> Callable[[int], int]:
 
     For a converted page that is the line of the nearest heading above whose anchor the page names,
     else the page's first: near enough to find it, and never a line of something else. For a PDF it
-    is the number of the page.
+    is the number of the page. A reader that knows the lines itself says them (``meta["lines"]``).
     """
-    if "pages" in document.meta:
-        pages = {int(first): number for first, number in json.loads(document.meta["pages"]).items()}
-        starts = sorted(pages)
-        return lambda line: pages[starts[max(0, bisect_right(starts, line) - 1)]]
+    for name in ("pages", "lines"):
+        if name in document.meta:
+            places = {int(first): number for first, number in json.loads(document.meta[name]).items()}
+            starts = sorted(places)
+            return lambda line: places[starts[max(0, bisect_right(starts, line) - 1)]]
     if "anchors" not in document.meta:
         return lambda line: line
     anchors: dict[str, str] = json.loads(document.meta["anchors"])

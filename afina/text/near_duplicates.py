@@ -14,6 +14,8 @@ What is compared is an example: a whole document where documents stay whole, a s
 of two versions of a page the sections that differ both stay.
 
 Everything depends on the contents alone: no random state, no order.
+
+Not datasketch: its index is held in memory, ours on disk; its signatures take three times as long (LOG.md).
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 An adapter opens its library's run, or goes on with the one that an earlier start of the same training opened,
 and sends numbers under ``event/name``. `metrics.jsonl` remains the record: a tracker that fails is said
 once, what it missed is counted, and training goes on.
+
+Not accelerate's trackers: they need its process state, hand out no id to go on with, and drop long parameters.
 """
 
 from __future__ import annotations

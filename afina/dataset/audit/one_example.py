@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 from afina.text.clean import UNSEEN
 from afina.text.code_blocks import open_fence, without_fences
 from afina.text.example import Example, has_answer, has_prompt
+from afina.text.formats import ending, format_of, has_own_lines
 from afina.text.identity import normal
 from afina.text.language import language_of_text
 from afina.text.personal_data import find_personal_data, masked_slice
@@ -304,12 +304,11 @@ CHECKS: dict[str, Check] = {
     "personal_data": personal_data,
 }
 
-_PROSE = {"", ".md", ".markdown", ".txt", ".text", ".html", ".htm", ".json", ".jsonl", ".csv", ".tsv", ".rst"}
-
 
 def is_prose(example: Example) -> bool:
     """Whether the file that an example came from holds sentences, by its name's ending."""
-    return bool(example.messages) or PurePosixPath(example.path).suffix.lower() in _PROSE
+    found = format_of(example.path)
+    return bool(example.messages) or (found.gives != "code" if found else not ending(example.path))
 
 
 def body(example: Example) -> str:
@@ -326,6 +325,6 @@ def whole(example: Example) -> str:
 
 
 def _spot(example: Example, shown: str, text: str, at: int) -> Spot:
-    """A conversation stands on one line of its file; a text goes on over many (unless it was HTML)."""
-    many = not example.messages and PurePosixPath(example.path).suffix.lower() in (".md", ".markdown", ".txt", ".text")
+    """A conversation stands on one line of its file; a text goes on over many (unless it was converted)."""
+    many = not example.messages and has_own_lines(example.path)
     return Spot(shown, text.count("\n", 0, at) if many else 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from afina.errors import DataError, Problem
 from afina.recipe import Recipe, Source, Train
@@ -13,6 +13,7 @@ from afina.sources import read_sources
 from afina.text.code_blocks import CodeBlock, document_blocks
 from afina.text.document import Document, Ledger
 from afina.text.example import Example
+from afina.text.formats import kind_of
 from afina.text.lines import file_lines
 from afina.text.sections import split_sections
 
@@ -69,7 +70,7 @@ def _examples(document: Document, reading: AuditReading) -> Iterator[Example]:
     if document.kind == "messages":
         yield replace(origin, messages=document.messages, rejected=document.rejected, label=document.label)
         return
-    if PurePosixPath(document.path).suffix.lower() in (".txt", ".text", ".md", ".markdown"):
+    if kind_of(document.path) in ("text", "markdown"):
         _count_lines(document, reading)
     in_file = file_lines(document, Path())
     for section in split_sections(document, SECTION_CHARS):

@@ -32,6 +32,7 @@ from afina.sources.parsers import readers_of
 from afina.sources.web import site_files
 from afina.text.document import Ledger
 from afina.text.example import Example
+from afina.text.formats import kind_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -202,10 +203,10 @@ def dataset_inputs(recipe: Recipe, progress: Progress = no_progress) -> dict[str
         name = Path(os.path.relpath(file, root)).as_posix()
         if name not in hashes and file.is_file():
             hashes[name] = hash_file(file)
-            if file.suffix.lower() in (".md", ".markdown"):
+            if kind_of(name) == "markdown":
                 text = file.read_text(encoding="utf-8", errors="replace")
                 waiting += [file.parent / found[1].split(":")[0] for found in INCLUDE.finditer(text)]
-            elif file.suffix.lower() in (".html", ".htm"):  # a docgen page includes the programs beside it
+            elif kind_of(name) == "html":  # a docgen page includes the programs beside it
                 waiting += sorted(file.with_suffix("").glob("*"))
     readers = readers_of(hashes)
     return {

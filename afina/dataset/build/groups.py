@@ -10,6 +10,7 @@ from afina.dataset.questions.fact import Fact
 from afina.dataset.questions.facts import subject_of
 from afina.dataset.questions.labels import fold
 from afina.text.document import Document
+from afina.text.formats import file_of
 
 if TYPE_CHECKING:
     from afina.dataset.build.spool import ExampleColumns
@@ -49,7 +50,7 @@ class Groups:
 
     def add(self, document: Document, facts: Sequence[Fact]) -> None:
         """Note a document and what it says about whom."""
-        file = f"file {document.path}"
+        file = f"file {file_of(document.path)}"
         subjects = {fact.subject for fact in facts} or {subject_of(document)[0]}
         names = {
             f"subject {fold(subject)}" for subject in subjects if subject and document.kind not in ("code", "messages")
@@ -66,7 +67,7 @@ class Groups:
 
     def keys(self, columns: ExampleColumns, rows: Sequence[int]) -> list[str]:
         """The group of each of these rows: that of its file. One question in two files joins them as well."""
-        files = [f"file {columns.paths[columns.path[row]]}" for row in rows]
+        files = [f"file {file_of(columns.paths[columns.path[row]])}" for row in rows]
         for file, row in zip(files, rows, strict=True):
             if columns.conversation[row]:
                 self.join(file, f"prompt {columns.group[row]:016x}")

@@ -26,7 +26,7 @@ from afina.recipe import METHODS, Recipe, Teacher
 from afina.run import Progress, hash_value, no_progress
 from afina.text.document import Document, Message
 from afina.text.example import Example
-from afina.text.formats import kind_of
+from afina.text.formats import format_of, has_own_lines
 from afina.text.identity import content_key, normal, short_hash
 from afina.text.sections import split_sections
 from afina.units import show_count, show_money
@@ -108,10 +108,10 @@ def sections_of(recipe: Recipe, examples: Iterable[Example]) -> Iterator[Example
         if not METHODS[recipe.method_of(example.source, "text")].every_token:  # they are sections already
             yield example
             continue
-        kind = {"markdown": "markdown", "html": "markdown", "code": "code"}.get(str(kind_of(example.path)), "text")
-        page = Document(example.path, example.sha256, example.line, kind, example.heading, example.text)  # type: ignore[arg-type]
-        # Lines of a page that was HTML are not those of its file.
-        placed = kind_of(example.path) != "html"
+        found = format_of(example.path)
+        kind = found.gives if found and found.gives != "rows" else "text"
+        page = Document(example.path, example.sha256, example.line, kind, example.heading, example.text)
+        placed = has_own_lines(example.path)
         for section in split_sections(page, recipe.section_chars):
             yield replace(
                 example,

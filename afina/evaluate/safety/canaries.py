@@ -17,7 +17,7 @@ import torch
 
 from afina.dataset.build.canaries import Canary, random_codes
 from afina.evaluate.loss import row_losses
-from afina.model.generate.generate_torch import generate
+from afina.model.generate.generate_torch import Sampling, generate
 from afina.model.generate.stored_answers import KeptAnswers
 from afina.recipe import EXPOSURE_BITS
 from afina.run import Progress, no_progress
@@ -65,7 +65,7 @@ def measure_canaries(
     settings: Any = {"max_new_tokens": room, "kept": kept}
     greedy = generate(model, renderer, asked, **settings)
     every = [ids for ids in asked for _ in range(SAMPLES)]
-    sampled = generate(model, renderer, every, temperature=1.0, seed=0, **settings)
+    sampled = generate(model, renderer, every, sampling=Sampling(temperature=1.0, seed=0), **settings)
     scores = []
     for number, canary in enumerate(canaries):
         texts = [answer.text for answer in sampled[number * SAMPLES : (number + 1) * SAMPLES]]

@@ -34,17 +34,39 @@ class Answer:
     """Natural log probability of each token, where asked for."""
 
 
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are chosen.
+
+    Args:
+        temperature: 0 is greedy.
+        seed: a prompt's draws follow from the seed, its ids and how often it stood in the list before.
+        stop: strings that end an answer, besides the template's stop tokens.
+        logprobs: whether :attr:`Answer.logprobs` is wanted.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    logprobs: bool = False
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether the same call gives the same answers."""
+        return self.temperature == 0 or self.seed is not None
+
+
+GREEDY = Sampling()
+
+
 def generate(
     model: Any,
     renderer: Renderer,
     prompts: Sequence[Sequence[int]],
     *,
     max_new_tokens: int,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
-    seed: int | None = None,
-    stop: Sequence[str] = (),
-    logprobs: bool = False,
+    sampling: Sampling = GREEDY,
     places: int = PLACES,
     kept: KeptAnswers | None = None,
     progress: Progress = no_progress,
@@ -54,46 +76,43 @@ def generate(
 
     Args:
         model: in evaluation mode; with PEFT, the adapter that is active answers.
-        temperature: 0 is greedy, and then the same prompt is asked once.
-        seed: of sampling. A prompt's draws follow from the seed, its ids and how often it stood in the list before.
-        stop: strings that end an answer, besides the template's stop tokens.
-        logprobs: whether :attr:`Answer.logprobs` is wanted.
+        sampling: greedy where not given; then the same prompt is asked once.
         places: rows in a batch.
         kept: answers of these weights from before; new ones are added.
         say: is told what is out of the ordinary: the model's slow path, answers cut shorter than asked for.
 
     Raises:
         ContextOverflow: prompts that leave no room for a single new token, all of them named.
-        AfinaError: the model's logits are no numbers.
+        AfinaError: the model's logits are NaN.
     """
     engine = Engine(model, renderer.tokenizer, renderer.stop_ids(), places=places, say=say)
     limits = _limits(prompts, max_new_tokens, engine.context, say)
-    settings = {"temperature": temperature, "top_p": top_p, "stop": list(stop), "logprobs": logprobs}
+    settings = asdict(sampling) | {"stop": list(sampling.stop)}
+    seed = settings.pop("seed")
     settings |= {"stop_ids": sorted(engine.stop_ids), "dtype": engine.dtype, "exact": engine.exact}
     answers: dict[str, Answer] = {}
     keys: list[str] = []
     requests: dict[str, Request] = {}
     seen: Counter[tuple[int, ...]] = Counter()
-    repeatable = temperature == 0 or seed is not None
     for prompt, limit in zip(prompts, limits, strict=True):
         ids = tuple(prompt)
-        drawn = None if temperature == 0 else [seed, seen[ids]]  # a prompt asked again draws again
+        drawn = None if sampling.temperature == 0 else [seed, seen[ids]]  # a prompt asked again draws again
         seen[ids] += 1
         key = hash_value(settings | {"prompt": ids, "max_new_tokens": limit, "drawn": drawn})
         keys.append(key)
         if key in answers or key in requests:
             continue
-        if kept is not None and repeatable and (found := kept.get(key)) is not None:
+        if kept is not None and sampling.repeatable and (found := kept.get(key)) is not None:
             answers[key] = Answer(**found | {"logprobs": tuple(found["logprobs"])})
             continue
         requests[key] = Request(
             prompt=ids,
             max_new_tokens=limit,
-            temperature=temperature,
-            top_p=top_p,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
             seed=None if seed is None else int(key[:15], 16),
-            stop=tuple(stop),
-            logprobs=0 if logprobs else None,
+            stop=sampling.stop,
+            logprobs=0 if sampling.logprobs else None,
         )
     # The longest first: the cache gets its full size at once, and rows of like length run together.
     order = sorted(requests, key=lambda key: len(requests[key].prompt) + requests[key].max_new_tokens, reverse=True)
@@ -102,12 +121,10 @@ def generate(
         for produced in engine.step():
             if produced.done:
                 if produced.done.finish == "failed":
-                    raise AfinaError(
-                        "the model's logits are no numbers", "the weights are damaged, or a layer overflows"
-                    )
+                    raise AfinaError("the model's logits are NaN", "the weights are damaged, or a layer overflows")
                 key = key_of[produced.id]
                 answers[key] = _answer(produced.done)
-                if kept is not None and repeatable:
+                if kept is not None and sampling.repeatable:
                     kept.put(key, asdict(answers[key]))
         progress(len(answers), len(answers) + engine.running + engine.waiting, "answers")
     return [answers[key] for key in keys]
