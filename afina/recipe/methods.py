@@ -98,7 +98,6 @@ def in_words(names: list[MethodName], last: str = "or") -> str:
     """Names as a sentence says them.
 
     >>> in_words(["dpo", "orpo"]), in_words(["sft", "dpo", "orpo"]), in_words(["sft"])
-    ('`dpo` or `orpo`', '`sft`, `dpo` or `orpo`', '`sft`')
+    ('dpo or orpo', 'sft, dpo or orpo', 'sft')
     """
-    shown = [f"`{name}`" for name in names] or ["none yet"]
-    return f" {last} ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
+    return f" {last} ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

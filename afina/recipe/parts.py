@@ -388,7 +388,9 @@ class Train(RecipePart):
         if self.first is None:
             return self
         if not self.facts.follows:
-            raise ValueError(f"`first` comes before method {in_words(methods_that(follows=True))}, not {self.method}")
+            raise ValueError(
+                f"`first` comes before method {in_words(methods_that(follows=True))}, not before {self.method}"
+            )
         if self.first.method == self.method:
             raise ValueError(f"`first` is of method {self.method} too: give one stage more epochs instead")
         return self

@@ -250,14 +250,14 @@ _PROBLEMS = {
     ),
     "preference": _Refusal(
         "{count} of {rows} rows hold a better and a worse answer, which the recipe's method does not learn",
-        f"set `train.method` to {in_words(methods_that(judged='preference'))}; or learn the better answers alone (the "
+        f"set `train.method: {in_words(methods_that(judged='preference'))}`; or learn the better answers alone (the "
         "worse ones are counted as dropped): on the source `columns: {prompt: prompt, completion: chosen}`, or "
         "`{messages: chosen}` for conversations",
     ),
     "rated": _Refusal(
         "{count} of {rows} rows say in `label` whether their answer is a good one, which the recipe's method does not "
         "learn",
-        f"set `train.method: {' or '.join(methods_that(judged='rated'))}`; or learn all answers alike and count the "
+        f"set `train.method: {in_words(methods_that(judged='rated'))}`; or learn all answers alike and count the "
         "labels as dropped: name the other columns alone on the source, "
         "`columns: {prompt: prompt, completion: completion}`",
     ),
