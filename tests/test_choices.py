@@ -19,7 +19,7 @@ from afina.model.choices import CHOSEN, Choices, Machine, choose, choose_precisi
 from afina.model.load_torch import attach_adapter, load_base, this_machine
 from afina.model.loss_torch import make_batch, target_loss
 from afina.recipe import Recipe, Train
-from afina.train.switches import products_in, training_mode
+from afina.train.switches_torch import products_in, training_mode
 
 GPU = Machine("cuda", bf16=True, liger=True, bitsandbytes=True, compiler=True)
 T4 = replace(GPU, bf16=False)

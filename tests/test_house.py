@@ -42,7 +42,7 @@ INSIDE: dict[str, set[str]] = {
     "dataset.audit": GROUND | {"text", "sandbox", "sources", "tokenizer", "dataset", "dataset.build"},
     "score": GROUND | {"text", "sources", "dataset.audit"},
     "model": GROUND | {"text", "tokenizer"},
-    "plan": GROUND | {"model.shape", "text.formats"},
+    "plan": GROUND | {"model.shape", "model.footprint", "text.formats"},
     "evaluate": GROUND
     | {"record", "endpoint", "text", "sandbox", "sources", "tokenizer", "dataset.build", "dataset.audit", "score"}
     | {"model"},
@@ -88,7 +88,7 @@ HEAVY |= {"ray", "gguf", "llama_cpp", "mlx", "mlx_lm", "httpx", "tenacity"}
 
 def loads_torch(module: str) -> bool:
     """Whether a module may import a heavy library when it is itself imported."""
-    return room_of(module) in ("train", "evaluate") or module.endswith("_torch")
+    return room_of(module) == "evaluate" or module.endswith("_torch")
 
 
 class Import:
@@ -100,7 +100,7 @@ class Import:
 
 
 def module_name(file: Path) -> str:
-    """`afina/train/loop_torch.py` -> `afina.train.loop_torch`; a package is called after its folder."""
+    """`afina/train/backend_torch.py` -> `afina.train.backend_torch`; a package is called after its folder."""
     parts = file.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
@@ -136,7 +136,7 @@ IMPORTS = {name: list(imports_of(file)) for name, file in MODULES.items()}
 
 
 def room_of(module: str) -> str:
-    """`afina.train.loop_torch` -> `train`; the package itself has no room: it holds the version and nothing else.
+    """`afina.train.backend_torch` -> `train`; the package itself has no room: it holds the version and nothing else.
     `python -m afina` is the command line. A folder within a room
     is a room where the table says so: `afina.dataset.build.split` -> `dataset.build`."""
     inner = ".".join(module.split(".")[1:3])
@@ -148,9 +148,9 @@ def room_of(module: str) -> str:
 def test_the_walk_over_the_imports_sees_them() -> None:
     """The tests below would pass on an empty list."""
     assert len(FILES) > 30
-    found = {each.module: each for each in IMPORTS["afina.train.loop_torch"]}
+    found = {each.module: each for each in IMPORTS["afina.train.backend_torch"]}
     assert found["torch"].at_load
-    assert "afina.train.schedule" in found
+    assert "afina.train.ranks" in found
     assert not next(
         each for each in IMPORTS["afina.cli.opened"] if each.module == "afina.walk" and not each.types_only
     ).at_load

@@ -37,7 +37,7 @@ from afina.run import Run, no_progress
 from afina.walk import Context, do_stages
 from afina.walk.lengths import estimate_lengths
 from afina.walk.plan_answers import PlanAsked, answer
-from afina.walk.planning import probe_plan
+from afina.walk.planning import trial_plan
 from tests.tiny import make_base
 
 # --- serving -------------------------------------------------------------------------------------
@@ -143,13 +143,13 @@ def test_runs_are_noted_and_read_again(tmp_path: Path, monkeypatch: pytest.Monke
     found = recorded("a card", "lora sft")
     assert found is not None and found.as_json() == {
         "runs": 2,
-        "probe": False,
+        "trial": False,
         "memory_ratio": pytest.approx((1.1 * 1.2) ** 0.5, rel=1e-3),
         "time_ratio": 2.0,
     }
     assert found.of_time(Interval(100, 60, 150)).point > 180
-    probe = Correction([MeasuredRun("a card", "lora sft", 1e9, 1.5e9, 100.0, 130.0, probe=True)])
-    narrowed = probe.of_memory(Interval(1e9, 0.87e9, 1.15e9))
+    trial = Correction([MeasuredRun("a card", "lora sft", 1e9, 1.5e9, 100.0, 130.0, trial=True)])
+    narrowed = trial.of_memory(Interval(1e9, 0.87e9, 1.15e9))
     assert narrowed.high / narrowed.low < 1.15 / 0.87
 
 
@@ -311,8 +311,8 @@ def test_a_long_job_is_asked_about_once(walked: Context, monkeypatch: pytest.Mon
 
 @pytest.mark.training
 def test_three_real_steps_narrow_the_plan(walked: Context) -> None:
-    plan = probe_plan(walked)
-    assert plan.correction is not None and plan.correction.as_json()["probe"]
+    plan = trial_plan(walked)
+    assert plan.correction is not None and plan.correction.as_json()["trial"]
     assert plan.memory.high / plan.memory.low < MEMORY_SPREAD["cpu"][1] / MEMORY_SPREAD["cpu"][0]
     training = plan.time_parts["training"]
     assert training.high / training.low < TIME_SPREAD["cpu"][1] / TIME_SPREAD["cpu"][0]

@@ -46,7 +46,7 @@ def plan(
     apply: Annotated[
         bool, typer.Option("--apply", help="Write the cheapest settings that fit into the recipe.")
     ] = False,
-    probe: Annotated[bool, typer.Option("--probe", help="Run three real steps here first.")] = False,
+    trial: Annotated[bool, typer.Option("--trial", "--probe", help="Run three trial steps here first.")] = False,
     serve: Annotated[str | None, typer.Option(help="Plan serving: vllm, transformers or mlx.")] = None,
     context: Annotated[int, typer.Option(help="With --serve: tokens of one user, prompt and answer.")] = 4096,
     users: Annotated[int, typer.Option(min=1, help="With --serve: how many at a time.")] = 1,
@@ -64,14 +64,14 @@ def plan(
 
     asked = PlanAsked(recipe, overrides or [], device or [], runs, all_devices, gpus, parallel, apply)
     asked.set_serving(serve, context=context, users=users, weights=weights, lora_slots=lora_slots)
-    if probe:
+    if trial:
         from afina.plan.check import describe
         from afina.walk import do_stages
-        from afina.walk.planning import probe_plan
+        from afina.walk.planning import trial_plan
 
         with walk_of(Path(recipe), overrides, runs) as walk:
             do_stages(walk, "recipe", "dataset", "tokenizer")
-            made = probe_plan(walk)
+            made = trial_plan(walk)
             show(made.as_json(), as_json, describe(made))
         return
     found = answer(asked, parameters=parameters, tokens=tokens)

@@ -20,6 +20,7 @@ from afina.evaluate.verdict import ProbeScore, judge
 from afina.model.generate.generate_torch import Answer
 from afina.model.generate.stored_answers import KeptAnswers
 from afina.recipe import Recipe
+from afina.recipe.methods import JUDGED
 from afina.run import Progress, no_progress, write_whole
 from afina.text.example import Example
 from afina.tokenizer.chat import Renderer
@@ -133,7 +134,7 @@ def _measure(
 ) -> Measured:
     tokenizer = renderer.tokenizer
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else renderer.end_id
-    plain, pairs = ([row for row in held_out if bool(row.rejected) is wanted] for wanted in (False, True))
+    plain, judged = ([row for row in held_out if (row.example.kind in JUDGED) is wanted] for wanted in (False, True))
     replay = [row for row in plain if row.example.replay]
     with open_model() as model:
         device = next(model.parameters()).device
@@ -145,7 +146,7 @@ def _measure(
         return Measured(
             loss=held_out_loss(model, plain, **options) if plain else None,
             replay_loss=held_out_loss(model, replay, **options) if replay else None,
-            pairs=held_out_pairs(model, pairs, **options) if pairs else None,
+            pairs=held_out_pairs(model, judged, **options) if judged else None,
             answers=ask(
                 model,
                 renderer,

@@ -6,11 +6,12 @@ tokens of the examples = tokens in the rows + tokens of conversations that the r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from afina.errors import DataError, Problem
-from afina.recipe import Recipe
+from afina.recipe import METHODS, Recipe
+from afina.recipe.methods import JUDGED
 from afina.run import Progress, no_progress
 from afina.text.document import Message
 from afina.text.example import Example
@@ -29,11 +30,15 @@ class Row:
     """UTF-8 bytes that its targets stand for; a text in several blocks is shared out by targets."""
     rejected: Row | None = None
     """For a preference: the same prompt with the worse answer. Both stand in the same batch."""
-    reference: tuple[float, float] | None = None
-    """Log-probabilities in nats of the better and the worse answer before training (for DPO)."""
+    mismatched: Row | None = None
+    """For KTO: the same question with another row's answer. It is computed in a batch of its own."""
+    reference: tuple[float, ...] | None = None
+    """Log-probabilities in nats before training, for a method that needs them: of the better and the worse answer."""
 
     def __len__(self) -> int:
         """Places that it takes in a batch: its tokens; of a preference twice those of its longer half."""
+        if self.mismatched is not None:
+            return max(len(self.ids), len(self.mismatched.ids))
         return len(self.ids) if self.rejected is None else 2 * max(len(self.ids), len(self.rejected.ids))
 
     @property
@@ -131,24 +136,59 @@ def encode_examples(
             ]
         )
     result.boundary_merges = renderer.boundary_merges
+    if recipe.train.facts.mismatched:
+        mismatch([row for row in result.rows if row.example.kind == "rated"], limit)
     return result
 
 
+def mismatch(rows: Sequence[Row], limit: int) -> None:
+    """Give every row the answer of the one before it (the first, that of the last) as well, or of the nearest before
+    that answers another question and fits into `limit` tokens. All rows of an example have the same.
+
+    Raises:
+        DataError: a row has none.
+    """
+    each = list({row.example.id: row for row in rows}.values())
+    found: dict[str, Row] = {}
+    for number, row in enumerate(each):
+        question = row.ids[: row.mask.index(True)]
+        for step in range(1, len(each)):
+            other = each[number - step]
+            start = other.mask.index(True)
+            answer, mask = other.ids[start:], other.mask[start:]
+            if other.ids[:start] != question and len(question) + len(answer) <= limit:
+                ids = question + answer
+                found[row.example.id] = Row(ids, [False] * len(question) + mask, row.example)
+                break
+        else:
+            raise DataError(
+                "kto compares a question with the answer to another one, and there is none (that would fit into "
+                "train.max_length)",
+                "give rows of two questions at least, among the held-out ones too (dataset.validation), or raise "
+                "train.max_length",
+                f"{row.example.path}:{row.example.line}",
+            )
+    for row in rows:
+        row.mismatched = found[row.example.id]
+
+
 def encode_conversation(example: Example, renderer: Renderer, recipe: Recipe) -> list[Encoded]:
-    """A conversation as its stage of training learns it; a preference as two, the better one first, of which the last
-    answers alone are learned."""
+    """A conversation as its stage of training learns it; a preference as two, the better one first. Of these and of
+    rated ones the last answers alone are learned."""
     where = f"{example.path}:{example.line}"
     if example.rejected is not None:
         worse = (*example.messages[:-1], Message(role="assistant", content=example.rejected))
         return [renderer.conversation(turns, where, last_only=True) for turns in (example.messages, worse)]
+    if example.label is not None:
+        return [renderer.conversation(example.messages, where, last_only=True)]
     encoded = renderer.conversation(example.messages, where)
-    if recipe.method_of(example.source, "messages") == "sft":
-        return [encoded]
-    return [Encoded(encoded.ids, [False, *[True] * (len(encoded.ids) - 1)])]
+    if METHODS[recipe.method_of(example.source, "messages")].every_token:
+        return [Encoded(encoded.ids, [False, *[True] * (len(encoded.ids) - 1)])]
+    return [encoded]
 
 
 def _learned_text(example: Example) -> Iterator[str]:
-    if example.rejected is not None:
+    if example.kind in JUDGED:
         yield example.answer
     elif example.messages:
         yield from (message["content"] for message in example.messages if message["role"] == "assistant")

@@ -62,7 +62,7 @@ def choose_here(context: Context) -> Choices:
         context.recipe,
         _machine(context),
         model_type=_model_type(context),
-        # Several processes make room by sharing the weights out, which 8-bit averages cannot follow.
+        # Several processes make room by sharing the weights out, which 8-bit moments cannot follow.
         fits="yes" if context.ranks else planned.get("fits", "yes"),
     )
 

@@ -48,8 +48,8 @@ def put_together(model: Any, ranks: Ranks | None) -> dict[str, torch.Tensor] | N
     """What was trained, whole, at rank 0; None where the model is whole anyway."""
     if ranks is None or not ranks.sharded:
         return None
-    from afina.train.checkpoint import trained_parameters
     from afina.train.shard_torch import gathered
+    from afina.train.snapshot_torch import trained_parameters
 
     kept = model.state_dict().keys()
     buffers = {name: buffer for name, buffer in model.named_buffers() if name in kept}

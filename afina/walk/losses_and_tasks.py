@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from afina.recipe.methods import JUDGED
 from afina.walk.base import pad_id, renderer
 from afina.walk.context import Context
 from afina.walk.models import OpenModel
@@ -33,7 +34,7 @@ def losses_and_tasks(
     from afina.evaluate.loss import compare_losses, row_losses
     from afina.evaluate.tasks import PREDICTIONS_FILE, measure_tasks
 
-    rows, losses = [row for row in held_out if row.rejected is None], []
+    rows, losses = [row for row in held_out if row.example.kind not in JUDGED], []
     for opened in models:
         with opened() as model:
             device, tokens = next(model.parameters()).device, context.recipe.train.batch_tokens

@@ -128,20 +128,20 @@ def note_measured(context: Context, result: dict[str, Any]) -> None:
         add_run(_measured(context, plain, result["peak_bytes"], result["train_seconds"]))
 
 
-def probe_plan(context: Context) -> Plan:
-    """Three steps of the real thing; the plan that they correct.
+def trial_plan(context: Context) -> Plan:
+    """Three trial steps of the real thing; the plan that they correct.
 
     Raises:
         DoesNotFit: memory ran out on the way.
     """
-    from afina.train.probe_torch import probe_training
+    from afina.train.trial_torch import try_steps
 
     made = plan_of(context)
     device: Device = made.plan.device
     choices = choose_here(context)
     model, place = fresh_model(context, choices.precision)
-    with context.open_progress("probe") as progress:
-        found = probe_training(
+    with context.open_progress("trial steps") as progress:
+        found = try_steps(
             model,
             encoded_rows(context)["train"][0].rows,
             choices.settings(context.recipe.train).model_copy(update={"compile": "off"}),  # three steps do not pay
@@ -157,11 +157,11 @@ def probe_plan(context: Context) -> Plan:
     plain = plan_run(context.recipe, made.shape, made.tokens, device)
     whole = plain.tokens.padded or 1
     seconds = found.seconds * whole / found.padded_tokens * context.recipe.train.epochs
-    measured = _measured(context, plain, found.peak_bytes, seconds, probe=True)
+    measured = _measured(context, plain, found.peak_bytes, seconds, trial=True)
     return plan_of(context, Correction([measured])).plan
 
 
-def _measured(context: Context, plain: Plan, peak: float, seconds: float, *, probe: bool = False) -> MeasuredRun:
+def _measured(context: Context, plain: Plan, peak: float, seconds: float, *, trial: bool = False) -> MeasuredRun:
     return MeasuredRun(
         device=plain.device.name,
         job=plain.job,
@@ -170,5 +170,5 @@ def _measured(context: Context, plain: Plan, peak: float, seconds: float, *, pro
         predicted_seconds=plain.time_parts["training"].point,
         measured_seconds=seconds,
         name=context.recipe.name,
-        probe=probe,
+        trial=trial,
     )

@@ -1,4 +1,4 @@
-"""The stage ``reference``, for DPO: the model before training judges every pair."""
+"""The stage ``reference``, for a method that needs it: the model before training judges every row."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ REFERENCE = "reference.jsonl"
 
 
 def judged_training(recipe: Recipe) -> Training | None:
-    """The training whose pairs are judged first; None where no method asks for it."""
+    """The training whose rows are judged first; None where no method asks for it."""
     return next((training for training in trainings_of(recipe) if training.needs_reference), None)
 
 
@@ -30,9 +30,9 @@ def reference_inputs(context: Context) -> dict[str, Any]:
 
 
 def judge_by_reference(context: Context) -> dict[str, Any]:
-    """Write ``reference.jsonl``: the log-probabilities of each pair."""
-    from afina.train.preference import write_reference
-    from afina.train.switches import products_in
+    """Write ``reference.jsonl``: the log-probabilities of each row."""
+    from afina.train.reference_torch import write_reference
+    from afina.train.switches_torch import products_in
 
     training = _training(context)
     precision = training_inputs(context, training)["computed"]["precision"]
@@ -43,12 +43,12 @@ def judge_by_reference(context: Context) -> dict[str, Any]:
             model,
             rows,
             context.folder / REFERENCE,
+            training.settings,
             pad_id=pad_id(context),
             device=device,
-            batch_tokens=training.settings.batch_tokens,
             progress=progress,
         )
-    return {"pairs": len(rows)}
+    return {"rows": len(rows)}
 
 
 def _training(context: Context) -> Training:

@@ -80,37 +80,38 @@ def _loop(
     peak_flops: float | None,
 ) -> LoopState:
     """The call of the trainer."""
-    from afina.train.loop_torch import train
-    from afina.train.preference import Preferences, read_reference
+    from afina.train.backend_torch import TorchBackend
+    from afina.train.loop import TrainingJob, train
+    from afina.train.reference_torch import read_reference
 
-    recipe, settings = context.recipe, training.settings
+    recipe, settings = context.recipe, choices.settings(training.settings)
     rows, validation = encoded_rows(context)[training.name]
     if training.needs_reference:
-        read_reference(context.folder / REFERENCE, [*rows.rows, *validation.rows])
+        read_reference(context.folder / REFERENCE, [*rows.rows, *validation.rows], training.settings)
+    backend = TorchBackend(
+        model,
+        settings,
+        pad_id=pad_id(context),
+        device=device,
+        say=context.run.say,
+        lora_plus_ratio=1.0 if outcome_kind(recipe) == "model" else recipe.adapter.lora_plus_ratio,
+        ranks=context.ranks,
+    )
+    job = TrainingJob(
+        context.folder / training.folder / "checkpoints",
+        fingerprint,
+        seed=recipe.seed,
+        budget=recipe.budget,
+        earlier_seconds=sum(
+            stage["seconds"]
+            for name, stage in context.run.stages.items()
+            if name in BEFORE_TRAINING and name != training.name
+        ),
+        peak_flops=peak_flops,
+    )
     with context.open_progress(training.name) as progress:
         return train(
-            model,
-            rows.rows,
-            validation.rows,
-            choices.settings(settings),
-            seed=recipe.seed,
-            pad_id=pad_id(context),
-            device=device,
-            checkpoints=context.folder / training.folder / "checkpoints",
-            fingerprint=fingerprint,
-            log=log,
-            say=context.run.say,
-            progress=progress,
-            lora_plus_ratio=1.0 if outcome_kind(recipe) == "model" else recipe.adapter.lora_plus_ratio,
-            budget=recipe.budget,
-            earlier_seconds=sum(
-                stage["seconds"]
-                for name, stage in context.run.stages.items()
-                if name in BEFORE_TRAINING and name != training.name
-            ),
-            peak_flops=peak_flops,
-            objective=Preferences(settings) if settings.learns_preferences else None,
-            ranks=context.ranks,
+            backend, rows.rows, validation.rows, settings, job, log=log, say=context.run.say, progress=progress
         )
 
 

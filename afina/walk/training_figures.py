@@ -13,7 +13,7 @@ def peak_flops_of(device: Any, precision: str) -> tuple[float | None, str]:
     """Floating-point operations per second that MFU is a share of, and where the figure comes from or why there is
     none."""
     from afina.plan.device import local_device
-    from afina.train.meter import measured_peak
+    from afina.train.flops_torch import measured_peak
 
     if device.type == "cpu":
         if precision != "fp32":
@@ -31,7 +31,7 @@ def what_it_took(model: Any, state: LoopState, device: Any, peak_flops: float | 
 
     import torch
 
-    from afina.train.meter import flops_per_token
+    from afina.train.flops_torch import flops_per_token
 
     flops_token, flops_target = flops_per_token(model)
     seconds = max(state.seconds, 1e-9)

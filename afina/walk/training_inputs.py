@@ -27,8 +27,7 @@ def training_inputs(context: Context, training: Training) -> dict[str, Any]:
     unused = NOT_IN_THE_RESULT | {"first"}  # of which the outcome counts
     if training.settings.patience:  # when it may end
         unused = unused - {"validate_per_epoch"}
-    if not training.settings.learns_preferences:
-        unused = unused | {"beta", "label_smoothing"}
+    unused |= training.settings.unused
     recipe["train"] = training.settings.model_dump(mode="json", exclude=unused)
     stages = context.run.stages
     if training != trainings_of(context.recipe)[0]:

@@ -27,8 +27,8 @@ class Training:
 
     @property
     def needs_reference(self) -> bool:
-        """Whether the model as it was before has to judge every pair."""
-        return self.settings.method == "dpo"
+        """Whether the model as it was before has to judge every row."""
+        return self.settings.facts.needs_reference
 
 
 def trainings_of(recipe: Recipe) -> list[Training]:
