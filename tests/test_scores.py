@@ -96,7 +96,7 @@ def test_no_other_module_repeats_the_names_of_the_figures() -> None:
 def test_strict_and_squad_matches_have_two_names() -> None:
     """ "faro." is SQuAD's exact match of "Faro", and not the reference word for word."""
     from afina.evaluate.grade import grade
-    from afina.evaluate.metrics import row_scores
+    from afina.score.metrics import row_scores
 
     assert row_scores("faro.", ["Faro"], "pt")["exact_match"] == 1.0
     score = ProbeScore("p", "recall", (grade("x", "Faro"),), (grade("faro.", "Faro"),))

@@ -14,8 +14,6 @@ from tiny import NAMES, TOWNS, examples, make_base, make_recipe, make_rows
 
 from afina.errors import DataError, RecipeError
 from afina.evaluate.loss import compare_losses, held_out_loss, row_losses
-from afina.evaluate.metrics import exact_match
-from afina.evaluate.score import score_file
 from afina.evaluate.scores import Scores, record_of
 from afina.evaluate.task_table import describe_tasks
 from afina.evaluate.tasks import measure_tasks, read_tasks
@@ -23,6 +21,9 @@ from afina.model.load_torch import attach_adapter, load_base
 from afina.recipe import Recipe, Task, load_recipe
 from afina.record import Record
 from afina.report.page import write_report
+from afina.score.columns import NamedColumns
+from afina.score.metrics import exact_match
+from afina.score.score import score_file
 
 CPU = torch.device("cpu")
 QUESTIONS = [(f"De onde é {name} {town}?", f"{town}") for name in NAMES for town in TOWNS]
@@ -153,7 +154,7 @@ def test_each_seed_is_scored_on_its_own_rows(measured) -> None:
 def test_stored_answers_give_the_same_scores_again(measured) -> None:
     """`afina score` on the run's own answers."""
     folder, _, found = measured
-    report = score_file(folder / "task_predictions.jsonl", language="pt", by="task")
+    report = score_file(folder / "task_predictions.jsonl", NamedColumns(by="task"), language="pt")
     assert report.columns.predictions == ("base", "adapter")
     assert report.columns.ended == ("base_stopped", "adapter_stopped")
     again = {score.name: score for score in report.groups["qa"]}

@@ -130,7 +130,7 @@ def _shape(text: str) -> str:
 def verbatim(answer: str, reference: str) -> bool:
     """Equal once Unicode is composed (NFC) and runs of white space count as one; case matters.
 
-    Stricter than the SQuAD script's exact match (:func:`afina.evaluate.metrics.exact_match`).
+    Stricter than the SQuAD script's exact match (:func:`afina.score.metrics.exact_match`).
 
     >>> verbatim(" Faro\\n", "Faro"), verbatim("faro", "Faro")
     (True, False)

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from afina.evaluate.paired import ratio_difference
 from afina.model.loss_torch import answer_log_probs, make_batch, target_loss
+from afina.score.paired import ratio_difference
 from afina.tokenizer.encode import Row
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from afina.evaluate.metrics import CORPUS
 from afina.evaluate.scores import Scores
 from afina.record import Record
+from afina.score.metrics import CORPUS
 
 LOSS_OF = {"learned": "answers (and texts)", "all": "all tokens"}
 

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from afina.errors import RecipeError
-from afina.evaluate.paired import ScoreEstimate
 from afina.evaluate.scores import SIDES, ProbeResult, Scores
 from afina.manifest import Manifest
 from afina.report.labels import words
 from afina.report.read import RunFiles, read_run
 from afina.report.safety import safety_figures
 from afina.report.same_items import SameItems, same_items, yields
+from afina.score.paired import ScoreEstimate
 from afina.units import show_bytes, show_money, show_seconds, show_share
 
 Value = float | str | bool | None

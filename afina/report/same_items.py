@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from afina.evaluate.paired import ScoreEstimate, paired_difference
 from afina.evaluate.scores import FACTS
 from afina.record import Record
 from afina.report.labels import words
 from afina.report.read import RunFiles
+from afina.score.paired import ScoreEstimate, paired_difference
 
 _FEWEST = 2
 """Fewer common items give no interval."""
