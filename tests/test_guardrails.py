@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tiny import ROWS, make_base, make_recipe, make_rows
 
 from afina.dataset.audit.audit import audit_files
-from afina.evaluate.evaluate import evaluate
+from afina.evaluate.evaluate import HeldOut, evaluate
 from afina.evaluate.guardrails import NAMES, GuardedAnswer, flaws, loops, misses, words_of
 from afina.evaluate.probes import ProbeSet, Question
 from afina.model.load_torch import load_base
@@ -125,12 +125,13 @@ def test_a_model_that_never_saw_an_end_token_never_stops(tmp_path, ends: bool):
     train(backend, rows, [], recipe.train, job, log=lambda event, **values: None, say=lambda text: None)
     questions = tuple(Question(({"role": "user", "content": asked},), answer, "rows:1") for asked, answer in ROWS)
     verdict = evaluate(
-        lambda: contextlib.nullcontext(load_base(base, recipe, cpu).eval()),
-        lambda: contextlib.nullcontext(model.eval()),
+        (
+            lambda: contextlib.nullcontext(load_base(base, recipe, cpu).eval()),
+            lambda: contextlib.nullcontext(model.eval()),
+        ),
         renderer,
         recipe,
-        [],
-        [],
+        HeldOut([], []),
         [ProbeSet("towns", "recall", questions)],
         tmp_path,
     )

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from afina.evaluate.probes import Question, ask
 from afina.evaluate.task_metrics import MODELS, metric_values
 from afina.evaluate.task_set import TaskSet
 from afina.model.generate.generate_torch import Answer
+from afina.model.open_model import OpenModel
 from afina.recipe import Recipe, Task
 from afina.run import Progress, no_progress, write_whole
 from afina.score.columns import NamedColumns, choose_columns, first_row, items_of, read_table
@@ -41,8 +41,6 @@ from afina.tokenizer.chat import Renderer
 
 PREDICTIONS_FILE = "task_predictions.jsonl"
 """Every answer with its scores, in the run's folder; `afina score` reads it too."""
-
-OpenModel = Callable[[], AbstractContextManager[Any]]
 
 
 def task_files(recipe: Recipe) -> list[Path]:

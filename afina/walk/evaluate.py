@@ -42,6 +42,7 @@ def evaluate(context: Context) -> dict[str, Any]:
     """
     from afina.evaluate.code_answers import check_compilers
     from afina.evaluate.derive import derive_probes
+    from afina.evaluate.evaluate import HeldOut, MeasuredBeside
     from afina.evaluate.evaluate import evaluate as judge
     from afina.evaluate.probes import read_probes
     from afina.evaluate.tasks import read_tasks
@@ -59,19 +60,16 @@ def evaluate(context: Context) -> dict[str, Any]:
     safety = measure_safety(context, models, kept)
     with context.open_progress("evaluate") as progress:
         verdict = judge(
-            *models,
+            models,
             chat,
             recipe,
-            held_out,
-            list(read_examples(folder / "dataset/validation.jsonl")),
+            HeldOut(held_out, list(read_examples(folder / "dataset/validation.jsonl"))),
             [*probes, *derived.probes],
             folder,
             progress,
             kept,
             context.tell,
-            notes=derived.notes,
-            more=more,
-            safety=safety,
+            MeasuredBeside(derived.notes, more, safety),
         )
     context.tell(describe_kept(kept))
     return verdict.as_json()

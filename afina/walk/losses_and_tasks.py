@@ -6,10 +6,10 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from afina.model.open_model import OpenModel
 from afina.recipe.methods import JUDGED
 from afina.walk.base import pad_id, renderer
 from afina.walk.context import Context
-from afina.walk.models import OpenModel
 from afina.walk.stored_answers import Kept
 
 if TYPE_CHECKING:

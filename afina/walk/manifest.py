@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import subprocess
 import time
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from afina import __version__
 from afina.manifest import Manifest, TrainedPart, record_of
 from afina.outcome import find_outcome
+from afina.recipe import Recipe
 from afina.run import hash_file, hash_folder, read_json, read_metrics
 from afina.walk.base import base_folder, identity
 from afina.walk.context import Context
@@ -22,9 +24,6 @@ LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "tokenizers", "saf
 
 def write_manifest(context: Context) -> dict[str, Any]:
     """Write ``manifest.json``: every input by hash, versions, device, times, cost."""
-    from afina.evaluate.probes import probe_files
-    from afina.evaluate.safety.known import strings_file
-    from afina.evaluate.tasks import task_files
     from afina.plan.device import local_device
 
     outcome = find_outcome(context.folder, context.recipe)
@@ -32,16 +31,6 @@ def write_manifest(context: Context) -> dict[str, Any]:
     trained = context.run.stages["train"]["result"]
     stages = [context.run.stages[training.name]["result"] for training in trainings_of(context.recipe)]
     summed = {key: sum(each[key] for each in stages) for key in ("train_seconds", "tokens", "target_tokens", "steps")}
-    root = Path(context.recipe.root)
-    inputs = [_traced(root, each["path"], each["sha256"]) for each in dataset["ledger"]["files"]]
-    inputs += [
-        _traced(root, str(file), hash_file(file)) | {"role": "probe"}
-        for file in probe_files(context.recipe)
-        if file.is_file()
-    ]
-    inputs += [_traced(root, str(file), hash_file(file)) | {"role": "task"} for file in task_files(context.recipe)]
-    if strings := strings_file(context.recipe):
-        inputs.append(_traced(root, str(strings), hash_file(strings)) | {"role": "known strings"})
     hours = sum(stage["seconds"] for stage in context.run.stages.values()) / 3600
     budget = context.recipe.budget
     events = read_metrics(context.folder)
@@ -70,7 +59,7 @@ def write_manifest(context: Context) -> dict[str, Any]:
         ),
         recipe_sha256=hash_file(context.folder / "recipe.yaml"),
         root=context.recipe.root,
-        inputs=[record_of(each) for each in inputs],
+        inputs=[record_of(each) for each in _inputs(context.recipe, dataset["ledger"]["files"])],
         base=record_of(
             identity(context).as_json()
             | {"parameters": trained["parameters"] - (0 if whole else trained["trained_parameters"])}
@@ -102,6 +91,23 @@ def write_manifest(context: Context) -> dict[str, Any]:
         ),
     ).write(context.folder)
     return {}
+
+
+def _inputs(recipe: Recipe, sources: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Every file that the run read, with its hash."""
+    from afina.evaluate.probes import probe_files
+    from afina.evaluate.safety.known import strings_file
+    from afina.evaluate.tasks import task_files
+
+    root = Path(recipe.root)
+    for each in sources:
+        yield _traced(root, each["path"], each["sha256"])
+    strings = strings_file(recipe)
+    roles = {"probe": [file for file in probe_files(recipe) if file.is_file()], "task": task_files(recipe)}
+    roles["known strings"] = [strings] if strings else []
+    for role, files in roles.items():
+        for file in files:
+            yield _traced(root, str(file), hash_file(file)) | {"role": role}
 
 
 def _traced(root: Path, path: str, sha256: str) -> dict[str, Any]:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 from afina.model.choices import Precision
+from afina.model.open_model import OpenModel
 from afina.outcome import find_outcome, outcome_kind
 from afina.walk.base import base_folder, identity, renderer
 from afina.walk.context import Context
 from afina.walk.trainings import Training, trainings_of
-
-OpenModel = Callable[[], contextlib.AbstractContextManager[Any]]
 
 
 def fresh_model(context: Context, precision: Precision | None = None, device: Any = None) -> tuple[Any, Any]:

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from afina.model.open_model import OpenModel
 from afina.recipe import Recipe
 from afina.run import hash_file, write_whole
 from afina.walk.base import pad_id, renderer
 from afina.walk.context import Context
-from afina.walk.models import OpenModel
 from afina.walk.stored_answers import Kept
 
 if TYPE_CHECKING:
