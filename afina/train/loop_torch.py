@@ -26,6 +26,7 @@ from afina.model.loss_torch import Batch, Totals, check_loss, make_batch, target
 from afina.recipe import Budget, Train
 from afina.run import Progress, no_progress
 from afina.tokenizer.encode import Row
+from afina.tokenizer.tokens import row_sizes
 from afina.train.batches import plan_epoch, plan_steps
 from afina.train.checkpoint import (
     LoopState,
@@ -147,7 +148,8 @@ def train(
     if not rows:
         raise DataError("there is nothing to train on", "look at dataset/dropped.jsonl for the reasons")
     objective, ranks = objective or Answers(), ranks or Ranks()
-    lengths = [len(row) for row in rows]
+    sizes = row_sizes(rows)
+    lengths = sizes.places
     epochs = [
         plan_steps(plan_epoch(lengths, batch_tokens=settings.batch_tokens, seed=seed, epoch=epoch), settings.accumulate)
         for epoch in range(math.ceil(settings.epochs))
@@ -184,7 +186,7 @@ def train(
             )
             state.ranks = ranks.world
     else:
-        log("train_started_anew", steps=steps, rows=len(rows), tokens=sum(row.tokens for row in rows))
+        log("train_started_anew", steps=steps, rows=len(rows), tokens=sum(sizes.tokens))
     ranks.check_same(parameters)
     one_epoch = [numbers for step in epochs[0] for numbers in step]
     share = not ranks.sharded and may_share(model, rows, one_epoch, settings, pad_id=pad_id, device=device, say=say)

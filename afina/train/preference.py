@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -115,9 +115,8 @@ def write_reference(
     write_whole(file, "".join(lines))
 
 
-def read_reference(file: Path, rows: Sequence[Row]) -> None:
-    """Give every pair what :func:`write_reference` wrote of it."""
+def read_reference(file: Path, rows: Sequence[Row]) -> list[Row]:
+    """Every pair with what :func:`write_reference` wrote of it."""
     with file.open(encoding="utf-8") as lines:
         found = {each["id"]: (each["chosen"], each["rejected"]) for each in map(json.loads, lines)}
-    for row in rows:
-        row.reference = found[row.example.id]
+    return [replace(row, reference=found[row.example.id]) for row in rows]

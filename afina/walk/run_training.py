@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from afina.model.choices import Choices
     from afina.train.checkpoint import LoopState
 
-BEFORE_TRAINING = ("dataset", "audit", "tokenizer", "plan", "first", "reference")
+BEFORE_TRAINING = ("dataset", "audit", "tokenizer", "tokens", "plan", "first", "reference")
 """Stages whose time counts against the budget when training begins."""
 
 
@@ -84,14 +84,14 @@ def _loop(
     from afina.train.preference import Preferences, read_reference
 
     recipe, settings = context.recipe, training.settings
-    rows, validation = encoded_rows(context)[training.name]
+    rows, validation = (encoded.rows for encoded in encoded_rows(context)[training.name])
     if training.needs_reference:
-        read_reference(context.folder / REFERENCE, [*rows.rows, *validation.rows])
+        rows, validation = (read_reference(context.folder / REFERENCE, each) for each in (rows, validation))
     with context.open_progress(training.name) as progress:
         return train(
             model,
-            rows.rows,
-            validation.rows,
+            rows,
+            validation,
             choices.settings(settings),
             seed=recipe.seed,
             pad_id=pad_id(context),
