@@ -9,6 +9,8 @@ few in memory.
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -144,6 +146,7 @@ def encode_each(
     seen = 0
     for batch in _batches(examples):
         texts = iter(renderer.texts([example.text for _, example in batch if not example.messages]))
+        _return_memory()
         for origin, example in batch:
             worse: Encoded | None = None
             if example.messages:
@@ -211,6 +214,13 @@ def _batches(
             batch, chars = [], 0
     if batch:
         yield batch
+
+
+def _return_memory() -> None:
+    """Give what the tokenizer's threads freed back to the system: glibc keeps it for each thread apart, and a novel in one
+    thread after another adds up (588 MiB after the works of Machado de Assis, 347 MiB with this)."""
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):  # musl has none
+        trim(0)
 
 
 def _too_long(places: list[tuple[str, int]], limit: int) -> DataError:

@@ -1,4 +1,4 @@
-"""The walk: sources -> dataset -> audit -> plan -> train -> evaluate -> report, into one folder.
+"""The walk: sources -> dataset -> audit -> tokens -> plan -> train -> evaluate -> report, into one folder.
 
 :data:`WALK` is its order. Every verb of the command line that works in a run's folder does some of these stages.
 """
