@@ -217,8 +217,8 @@ def _batches(
 
 
 def _return_memory() -> None:
-    """Give what the tokenizer's threads freed back to the system: glibc keeps it for each thread apart, and a novel in one
-    thread after another adds up (588 MiB after the works of Machado de Assis, 347 MiB with this)."""
+    """Give what the tokenizer's threads freed back to the system: glibc keeps it for each thread apart, and long texts
+    in one thread after another add up (588 MiB after the works of Machado de Assis, 347 MiB with this)."""
     if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):  # musl has none
         trim(0)
 
