@@ -73,7 +73,7 @@ def train(folder: Path, kind: str, method: str) -> dict[str, Any]:
     run = folder / "runs" / recipe.name
     with Run.open(run, recipe, lambda _: None) as opened:
         context = Context(opened, lambda _: contextlib.nullcontext(no_progress))
-        result = do_stages(context, "dataset", "plan", "train")
+        result = do_stages(context, "dataset", "tokens", "plan", "train")
     plan = read_json(run / "plan.json")
     return {
         "kind": kind,
@@ -97,7 +97,7 @@ def probe(folder: Path, kind: str, method: str) -> dict[str, Any]:
     recipe = load_recipe(write_recipe(folder, kind, method))
     with Run.open(folder / "probed" / recipe.name, recipe, lambda _: None) as opened:
         context = Context(opened, lambda _: contextlib.nullcontext(no_progress))
-        do_stages(context, "dataset")
+        do_stages(context, "dataset", "tokens")
         plan = trial_plan(context)
         do_stages(context, "plan")
     from afina.run import read_json

@@ -69,7 +69,7 @@ LIBRARIES: dict[str, set[str]] = {
     "sources": {"lxml", "markdown_it", "pypdf", "docling", "pyarrow", "datasets", "tree_sitter"},
     "dataset.build": {"numpy", "datatrove", "ray"},
     "dataset.audit": {"numpy"},
-    "tokenizer": {"tokenizers", "transformers", "jinja2"},
+    "tokenizer": {"tokenizers", "transformers", "jinja2", "numpy"},
     "model": {"torch", "transformers", "peft", "bitsandbytes", "safetensors", "tokenizers", "huggingface_hub", "numpy"}
     | {"liger_kernel"},
     "report": {"jinja2", "markupsafe", "ruamel"},

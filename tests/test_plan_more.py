@@ -274,7 +274,7 @@ def test_the_seeds_own_cases_stand_in_the_docs(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture
 def walked(tmp_path: Path) -> Iterator[Context]:
-    """A tiny job, its dataset built."""
+    """A tiny job, its dataset built and encoded."""
     base, file = make_base(tmp_path / "base"), tmp_path / "recipe.yaml"
     (tmp_path / "a.txt").write_text(" ".join(f"Faro {number} marcou." for number in range(200)))
     file.write_text(
@@ -283,7 +283,7 @@ def walked(tmp_path: Path) -> Iterator[Context]:
     )
     with Run.open(tmp_path / "runs/x", load_recipe(file), lambda _: None) as run:
         context = Context(run, lambda _: contextlib.nullcontext(no_progress))
-        do_stages(context, "dataset")
+        do_stages(context, "dataset", "tokens")
         yield context
 
 

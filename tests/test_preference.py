@@ -67,8 +67,7 @@ def judged(base, recipe, rows, tmp_path, model=None):
         return rows
     file = tmp_path / "reference.jsonl"
     write_reference(model or learning(base, recipe), rows, file, recipe.train, pad_id=0, device=CPU)
-    read_reference(file, rows, recipe.train)
-    return rows
+    return read_reference(file, rows, recipe.train)
 
 
 # ---- by hand
@@ -86,7 +85,7 @@ def test_dpo_and_orpo_of_one_pair_by_hand(base, tmp_path):
 
     with torch.no_grad():
         before = [sum(log_probs(start, half)) for half in (row, row.rejected)]
-        judged(base, recipe, rows, tmp_path, start)
+        row = judged(base, recipe, rows, tmp_path, start)[1]
         model = moved(start)
         better, worse = (log_probs(model, half) for half in (row, row.rejected))
         h = 0.3 * ((sum(better) - before[0]) - (sum(worse) - before[1]))
@@ -231,7 +230,7 @@ def test_accumulation_gives_the_same_update(base, tmp_path, method):
 
 def test_the_reference_is_the_model_with_its_adapter_switched_off(base, tmp_path):
     recipe, rows = make(base)
-    judged(base, recipe, rows, tmp_path)
+    rows = judged(base, recipe, rows, tmp_path)
     model = moved(learning(base, recipe)).eval()
     batch = make_batch(rows[:9], 0, CPU)
     with torch.no_grad(), model.disable_adapter():
@@ -247,7 +246,7 @@ def test_the_first_loss_is_ln_2_whatever_training_starts_from(base, tmp_path, ad
     def start():
         return load_base(base, recipe, CPU).requires_grad_(True) if adapter.get("kind") else learning(base, recipe)
 
-    judged(base, recipe, rows, tmp_path, start())
+    rows = judged(base, recipe, rows, tmp_path, start())
     _, _, log, _ = run_training(base, tmp_path, recipe, rows=rows, model=start(),
                                 held_out=rows[:4])  # fmt: skip
     assert log.losses()[0] == pytest.approx(math.log(2), abs=1e-5)
@@ -282,12 +281,12 @@ def test_it_learns_and_leaves_the_base_bitwise(base, tmp_path, method):
 
 def test_killed_and_resumed_with_dropout_is_bitwise_uninterrupted(base, tmp_path):
     recipe, rows = make(base, train=OFTEN, adapter={"dropout": 0.2})
-    judged(base, recipe, rows, tmp_path)
+    rows = judged(base, recipe, rows, tmp_path)
     whole = adapter_weights(trained(base, tmp_path / "whole", recipe, rows)[0])
     with pytest.raises(KeyboardInterrupt):
         trained(base, tmp_path / "killed", recipe, rows, Recorder(die_after=5))
     _, again = make(base, train=OFTEN, adapter={"dropout": 0.2})
-    read_reference(tmp_path / "reference.jsonl", again, recipe.train)  # what a new process has: the file
+    again = read_reference(tmp_path / "reference.jsonl", again, recipe.train)  # what a new process has: the file
     model, *_ = trained(base, tmp_path / "killed", recipe, again)
     assert all(torch.equal(weight, whole[name]) for name, weight in adapter_weights(model).items())
 
@@ -297,7 +296,7 @@ def test_a_pair_is_never_torn_apart_when_memory_is_short(base, tmp_path, monkeyp
     from afina.train.guard import halve
 
     recipe, rows = make(base)
-    judged(base, recipe, rows, tmp_path)
+    rows = judged(base, recipe, rows, tmp_path)
     model = moved(learning(base, recipe)).eval()
     objective, found = objective_of(recipe.train), []
     for splits in (0, 1, 2):

@@ -506,7 +506,7 @@ def test_patience_makes_the_measurements_part_of_what_is_learned(base, tmp_path)
 
     def inputs(**train):
         recipe = make_recipe(base, train=train, budget=Budget(hours=len(train) + 1))
-        run = Run(tmp_path, recipe, print, stages={"dataset": {"outputs": "hash"}})
+        run = Run(tmp_path, recipe, print, stages={"dataset": {"outputs": "hash"}, "tokens": {"outputs": "hash"}})
         return training_inputs(Context(run, lambda _: None), trainings_of(recipe)[-1])
 
     assert inputs() == inputs(validate_per_epoch=3) == inputs(tries=9) == inputs(checkpoint_activations=True)

@@ -32,7 +32,7 @@ def evaluate(
             show(rows, as_json, describe_benchmarks(rows))
         return
     with reopened(run) as walk:
-        verdict = do_stages(walk, "evaluate")
+        verdict = do_stages(walk, "tokens", "evaluate")
         show(verdict, as_json, describe_scores(run))
         end_by(verdict)
 

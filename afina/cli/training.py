@@ -70,7 +70,7 @@ def plan(
         from afina.walk.planning import trial_plan
 
         with walk_of(Path(recipe), overrides, runs) as walk:
-            do_stages(walk, "recipe", "dataset", "tokenizer")
+            do_stages(walk, "recipe", "dataset", "tokenizer", "tokens")
             made = trial_plan(walk)
             show(made.as_json(), as_json, describe(made))
         return

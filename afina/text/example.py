@@ -134,20 +134,48 @@ class Example:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class ExamplePlace:
+    """Where an example stands on the disk, for what refers to it without holding it."""
+
+    file: Path
+    offset: int
+    """Bytes before its line."""
+
+    def read(self) -> Example:
+        """The example.
+
+        Raises:
+            DataError: no example begins there.
+        """
+        with self.file.open("rb") as opened:
+            opened.seek(self.offset)
+            return _parse(opened.readline(), f"{self.file} at byte {self.offset}")
+
+
 def read_examples(file: Path) -> Iterator[Example]:
     """The examples of one file of a dataset folder, in order.
 
     Raises:
         DataError: for a line that is not an example, with its number.
     """
-    with file.open(encoding="utf-8") as lines:
+    return (example for _, example in read_placed_examples(file))
+
+
+def read_placed_examples(file: Path) -> Iterator[tuple[ExamplePlace, Example]]:
+    """The same, each with its place."""
+    offset = 0
+    with file.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
-            try:
-                yield Example.from_json(json.loads(line))
-            except (ValueError, KeyError, TypeError) as error:
-                raise DataError(
-                    f"not an example: {error!r}", "build the dataset again: `afina data build`", f"{file}:{number}"
-                ) from error
+            yield ExamplePlace(file, offset), _parse(line, f"{file}:{number}")
+            offset += len(line)
+
+
+def _parse(line: bytes, where: str) -> Example:
+    try:
+        return Example.from_json(json.loads(line))
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"not an example: {error!r}", "build the dataset again: `afina data build`", where) from error
 
 
 def has_prompt(messages: Sequence[Message]) -> bool:

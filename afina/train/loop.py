@@ -23,6 +23,7 @@ from afina.errors import DataError, DoesNotFit
 from afina.recipe import Budget, Train
 from afina.run import Progress, no_progress
 from afina.tokenizer.encode import Row
+from afina.tokenizer.tokens import row_sizes
 from afina.train.backend import Backend, StepSums
 from afina.train.batches import plan_epoch, plan_steps
 from afina.train.checkpoint import LoopState, forget_after
@@ -117,7 +118,8 @@ class Loop:
     ) -> None:
         self.backend, self.rows, self.held_out, self.settings, self.job = backend, rows, held_out, settings, job
         self.log, self.say, self.progress, self.ranks = log, say, progress, backend.ranks
-        self.lengths = [len(row) for row in rows]
+        self.sizes = row_sizes(rows)
+        self.lengths = self.sizes.places
         self.plan, self.steps, self.validation_steps = plan_training(self.lengths, settings, job.seed)
         self.state = LoopState(fingerprint=job.fingerprint, threads=backend.threads, ranks=self.ranks.world)
         self.good = LastGood(backend, job.checkpoints)
@@ -137,7 +139,7 @@ class Loop:
         if found:
             self._resume(found)
         else:
-            tokens = sum(row.tokens for row in self.rows)
+            tokens = sum(self.sizes.tokens)
             self.log("train_started_anew", steps=self.steps, rows=len(self.rows), tokens=tokens)
         backend.check_same()
         backend.share_beginnings(self.rows, [numbers for epoch, step in self.plan if not epoch for numbers in step])

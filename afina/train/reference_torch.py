@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -60,10 +61,9 @@ def write_reference(
     )
 
 
-def read_reference(file: Path, rows: Sequence[Row], settings: Train) -> None:
-    """Give every row what :func:`write_reference` wrote of it."""
+def read_reference(file: Path, rows: Sequence[Row], settings: Train) -> list[Row]:
+    """Every row with what :func:`write_reference` wrote of it."""
     names = cast(ReferenceObjective, objective_of(settings)).judgements
     with file.open(encoding="utf-8") as lines:
         found = {each["id"]: tuple(each[name] for name in names) for each in map(json.loads, lines)}
-    for row in rows:
-        row.reference = found[row.example.id]
+    return [replace(row, reference=found[row.example.id]) for row in rows]

@@ -14,6 +14,7 @@ from afina.model.loss_torch import check_loss, make_batch, target_loss
 from afina.recipe import Train
 from afina.run import Progress, no_progress
 from afina.tokenizer.encode import Row
+from afina.tokenizer.tokens import row_sizes
 from afina.train.batches import plan_epoch
 from afina.train.memory_torch import memory_errors
 from afina.train.optimizer_torch import make_optimizer
@@ -47,7 +48,7 @@ def try_steps(
 
     The model is changed by them and must not be used afterwards. None where memory runs out.
     """
-    lengths = [len(row) for row in rows]
+    lengths = row_sizes(rows).places
     batches = plan_epoch(lengths, batch_tokens=settings.batch_tokens, seed=seed, epoch=0)
 
     def padded(batch: Sequence[int]) -> int:

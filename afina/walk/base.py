@@ -47,14 +47,13 @@ def model_shape(context: Context) -> Shape:
     return read_shape(read_json(folder / "config.json"), str(folder))
 
 
-@once
-def renderer(context: Context) -> Renderer:
-    """What turns conversations into tokens, with the base's tokenizer or the one trained for a model from scratch.
+def tokenizer_folder(context: Context) -> Path:
+    """Where the tokenizer is: with the base, or in the run for a model from scratch.
 
     Raises:
         RecipeError: a model from scratch, whose tokenizer is not trained yet.
     """
-    recipe, folder = context.recipe, base_folder(context)
+    folder = base_folder(context)
     if folder is None:
         folder = context.folder / "tokenizer"
         if not folder.is_dir():
@@ -63,6 +62,17 @@ def renderer(context: Context) -> Renderer:
                 f"afina train {context.folder}/recipe.yaml",
                 "tokenizer",
             )
+    return folder
+
+
+@once
+def renderer(context: Context) -> Renderer:
+    """What turns conversations into tokens, with the base's tokenizer or the one trained for a model from scratch.
+
+    Raises:
+        RecipeError: a model from scratch, whose tokenizer is not trained yet.
+    """
+    recipe, folder = context.recipe, tokenizer_folder(context)
     tokenizer = load_tokenizer(
         str(folder), recipe.chat, root=Path(recipe.root), trust_remote_code=recipe.trust_remote_code
     )

@@ -54,6 +54,11 @@ class Context:
         """Hash of the built dataset."""
         return str(self.run.stages["dataset"]["outputs"])
 
+    @property
+    def tokens_hash(self) -> str:
+        """Hash of the encoded rows."""
+        return str(self.run.stages["tokens"]["outputs"])
+
     def tell(self, text: str) -> None:
         """Say what a stage found, indented below its name."""
         self.run.say("\n".join(f"    {line}" for line in text.splitlines()))

@@ -25,6 +25,7 @@ def evaluate_inputs(context: Context) -> dict[str, Any]:
     return {
         "trained": context.run.stages["train"]["outputs"],
         "dataset": context.dataset_hash,
+        "tokens": context.tokens_hash,
         "base": base_files(context),
         "evaluate": recipe.evaluate.model_dump(mode="json"),
         "from_dataset": [*recipe.roles_from_dataset, recipe.dataset.language],

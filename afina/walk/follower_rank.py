@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 from afina.errors import AfinaError, BaseError, DataError
 from afina.recipe import Recipe
 from afina.run import Run, hash_file, no_progress, read_json
+from afina.tokenizer.tokens import INDEX
 from afina.walk.base import base_files
 from afina.walk.context import Context
+from afina.walk.rows import TOKENS
 from afina.walk.run_training import run_training
 from afina.walk.training_inputs import training_inputs
 from afina.walk.trainings import trainings_of
@@ -40,10 +42,12 @@ def follow(recipe: Recipe, folder: Path, ranks: Ranks) -> None:
         witness = Witness(folder, recipe, lambda _: None, read_json(folder / "stages.json"))
         context = Context(witness, lambda _: contextlib.nullcontext(no_progress), ranks)
         if ranks.local == 0:  # once on each machine
-            if witness.outputs_hash(["dataset"]) != witness.stages["dataset"]["outputs"]:
-                raise DataError("the dataset is not the one that rank 0 has", "share the run's folder", str(folder))
+            for name in ("dataset", TOKENS):
+                if witness.outputs_hash([name]) != witness.stages[name]["outputs"]:
+                    raise DataError(f"{name}/ is not what rank 0 has", "share the run's folder", str(folder / name))
             if base_files(context) != news["base"]:
                 raise BaseError("is not rank 0's base", "copy the same folder to each machine", str(recipe.base))
+        _await_file(folder / TOKENS / INDEX, witness.stages[TOKENS]["result"]["index"])
         context = replace(context, base_files=news["base"])
         training = next(each for each in trainings_of(recipe) if each.name == news["training"])
         run_training(context, training, training_inputs(context, training))

@@ -19,6 +19,7 @@ from afina.plan.tokens import TokenCount
 from afina.recipe import Recipe, Train
 from afina.run import write_json
 from afina.tokenizer.encode import Row
+from afina.tokenizer.tokens import row_sizes
 from afina.walk.base import base_files, model_shape, pad_id
 from afina.walk.chosen_settings import choose_here
 from afina.walk.context import Context
@@ -47,6 +48,7 @@ def plan_inputs(context: Context) -> dict[str, Any]:
     """What the plan depends on."""
     return {
         "dataset": context.dataset_hash,
+        "tokens": context.tokens_hash,
         "base": base_files(context),
         "recipe": context.recipe.model_dump(mode="json", include={"adapter", "scratch", "train", "budget", "chat"}),
         **context.recipe.stages,
@@ -76,7 +78,7 @@ def look_ahead(context: Context) -> dict[str, Any]:
         "tokens": {
             name: {
                 "examples": train.tokens,
-                "rows": sum(row.tokens for row in train.rows),
+                "rows": sum(row_sizes(train.rows).tokens),
                 "targets": train.targets,
                 "repeated": train.repeated,
                 "dropped": train.dropped,
@@ -104,12 +106,9 @@ def plan_of(context: Context, correction: Correction | None = None) -> Made:
 
 def count_rows(rows: Sequence[Row], held_out: Sequence[Row], settings: Train, recipe: Recipe) -> TokenCount:
     """What a stage of training has to do with its rows; a preference is two of them side by side."""
-    places, targets = [len(row) for row in rows], [row.targets for row in rows]
-    counted = count_micro_batches(
-        places, targets, sum(row.tokens for row in held_out), recipe, batch_tokens=settings.batch_tokens
-    )
-    pairs = sum(row.rejected is not None for row in rows)
-    return replace(counted, tokens=sum(row.tokens for row in rows), rows=len(rows) + pairs)
+    sizes, aside = row_sizes(rows), sum(row_sizes(held_out).tokens)
+    counted = count_micro_batches(sizes.places, sizes.targets, aside, recipe, batch_tokens=settings.batch_tokens)
+    return replace(counted, tokens=sum(sizes.tokens), rows=len(rows) + sizes.pairs)
 
 
 def note_measured(context: Context, result: dict[str, Any]) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from afina.model.choices import Choices
     from afina.train.checkpoint import LoopState
 
-BEFORE_TRAINING = ("dataset", "audit", "tokenizer", "plan", "first", "reference")
+BEFORE_TRAINING = ("dataset", "audit", "tokenizer", "tokens", "plan", "first", "reference")
 """Stages whose time counts against the budget when training begins."""
 
 
@@ -85,9 +85,10 @@ def _loop(
     from afina.train.reference_torch import read_reference
 
     recipe, settings = context.recipe, choices.settings(training.settings)
-    rows, validation = encoded_rows(context)[training.name]
+    rows, validation = (encoded.rows for encoded in encoded_rows(context)[training.name])
     if training.needs_reference:
-        read_reference(context.folder / REFERENCE, [*rows.rows, *validation.rows], training.settings)
+        file = context.folder / REFERENCE
+        rows, validation = (read_reference(file, each, training.settings) for each in (rows, validation))
     backend = TorchBackend(
         model,
         settings,
@@ -110,9 +111,7 @@ def _loop(
         peak_flops=peak_flops,
     )
     with context.open_progress(training.name) as progress:
-        return train(
-            backend, rows.rows, validation.rows, settings, job, log=log, say=context.run.say, progress=progress
-        )
+        return train(backend, rows, validation, settings, job, log=log, say=context.run.say, progress=progress)
 
 
 def _tracking(context: Context, training: Training, fingerprint: str) -> AbstractContextManager[Callable[..., None]]:

@@ -39,5 +39,5 @@ def training_inputs(context: Context, training: Training) -> dict[str, Any]:
         del recipe["adapter"]
     else:
         del recipe["scratch"]
-    own = {"dataset": context.dataset_hash, "base": base_files(context), **recipe}
+    own = {"dataset": context.dataset_hash, "tokens": context.tokens_hash, "base": base_files(context), **recipe}
     return with_choices(context, training.name, own)

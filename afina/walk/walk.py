@@ -1,4 +1,4 @@
-"""The walk: sources -> dataset -> audit -> plan -> train -> evaluate -> report, into one folder.
+"""The walk: sources -> dataset -> audit -> tokens -> plan -> train -> evaluate -> report, into one folder.
 
 :data:`WALK` is its order. Every verb of the command line that works in a run's folder does some of these stages.
 """
@@ -20,6 +20,7 @@ from afina.walk.manifest import write_manifest
 from afina.walk.planning import look_ahead, plan_inputs
 from afina.walk.reference import REFERENCE, judge_by_reference, judged_training, reference_inputs
 from afina.walk.report import report
+from afina.walk.rows import TOKENS, tokens_inputs, write_tokens
 from afina.walk.safety import ROWS_FILE
 from afina.walk.stages import Stage, do_stage
 from afina.walk.tokenizer import tokenizer_inputs, train_tokenizer
@@ -41,6 +42,7 @@ WALK: tuple[Stage, ...] = (
         tokenizer_inputs,
         wanted=lambda recipe: recipe.base is None,
     ),
+    Stage(TOKENS, write_tokens, [TOKENS], tokens_inputs),
     Stage("plan", look_ahead, ["plan.json"], plan_inputs),
     Stage(
         "first",
