@@ -41,7 +41,7 @@ INSIDE: dict[str, set[str]] = {
     "dataset.audit": GROUND | {"text", "sandbox", "sources", "tokenizer", "dataset", "dataset.build"},
     "score": GROUND | {"text", "sources", "dataset.audit"},
     "model": GROUND | {"text", "tokenizer"},
-    "plan": GROUND | {"model.shape", "text.formats"},
+    "plan": GROUND | {"model.base", "model.shape", "text.formats"},
     "evaluate": GROUND
     | {"record", "endpoint", "text", "sandbox", "sources", "tokenizer", "dataset.build", "dataset.audit", "score"}
     | {"model"},

@@ -94,6 +94,7 @@ def train(
     """Up to and with training: dataset, audit, plan, train."""
     with training_walk(recipe, with_anyway(overrides, anyway), runs) as walk:
         walk.confirm = confirm(yes or as_json)
+        walk.check_base()
         walk.dataset()
         walk.audit()
         walk.plan()

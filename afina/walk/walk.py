@@ -83,7 +83,7 @@ class Walk:
         check_installed(self.recipe.train.trackers)
         if "evaluate" not in self.run.stages:  # what it needs is said before hours of training, not after
             check_compilers(self.recipe)
-        _ = self.base_folder  # a base that is not there is said before any work is done
+        self.check_base()
         self.dataset()
         self.audit()
         self.plan()
@@ -92,6 +92,17 @@ class Walk:
         self.manifest()
         self.report(verdict)
         return verdict
+
+    def check_base(self) -> None:
+        """Say what is wrong with the base, or with training over it, before any work is done and paid.
+
+        Raises:
+            RecipeError: with everything that is wrong.
+        """
+        from afina.model.base import check_trainable
+
+        if self.base_folder is not None:
+            check_trainable(self.base_folder, self.recipe)
 
     # ---- data
 
@@ -131,14 +142,12 @@ class Walk:
     @cached_property
     def base_folder(self) -> Path | None:
         """The base's folder, checked; None for a model from scratch."""
-        from afina.model.base import check_length, find_base
+        from afina.model.base import find_base
 
         recipe = self.recipe
         if recipe.base is None:
             return None
-        folder = find_base(recipe.base, revision=recipe.base_revision, trust_remote_code=recipe.trust_remote_code)
-        check_length(folder, recipe.train.max_length)
-        return folder
+        return find_base(recipe.base, revision=recipe.base_revision, trust_remote_code=recipe.trust_remote_code)
 
     @cached_property
     def base_files(self) -> dict[str, str]:
@@ -249,6 +258,7 @@ class Walk:
         """
         from afina.walk.planning import probe
 
+        self.check_base()
         self.dataset()
         return probe(self)
 
@@ -336,6 +346,7 @@ class Walk:
     def _train(self, training: Training, inputs: dict[str, Any]) -> dict[str, Any]:
         """Every rank does this, with a model and rows of its own; only the first one writes."""
         from afina.model.adapter_torch import save_trained
+        from afina.model.stops import set_stops
         from afina.train.loop_torch import train
         from afina.train.preference import Preferences, read_reference
         from afina.walk.together import model_of_rank, put_together
@@ -384,6 +395,7 @@ class Walk:
         if self.ranks and not self.ranks.first:
             return {}
         with whole_folder(self.folder / training.folder / self.outcome) as beside:
+            set_stops(model, self.renderer.stop_ids(), self.renderer.tokenizer)
             save_trained(model, beside, weights)
             self.renderer.tokenizer.save_pretrained(beside)
             if self.outcome == "adapter":
