@@ -345,7 +345,7 @@ def settings(kind: str) -> str:
 @pytest.mark.parametrize("kind", ["lora", "none"])
 def test_plan_and_training_refuse_alike_what_does_not_train_over_4_bits(kind: str, in_four_bits: Path, tmp_path: Path):
     file = recipe_file(tmp_path, in_four_bits, settings(kind))
-    for verb in (["plan", file], ["train", file, "--yes"], ["run", file, "--yes"]):
+    for verb in (["plan", file], ["plan", file, "--trial"], ["train", file, "--yes"], ["run", file, "--yes"]):
         code, said = afina(*verb, "--runs", tmp_path / "runs")
         assert code == 2 and "quantized to 4 bits by bitsandbytes" in said and "`adapter.kind: qlora`" in said, said
     assert not (tmp_path / "runs/tiny/dataset").exists()
