@@ -33,7 +33,7 @@ def run() -> Iterator[Path]:
     (made / "dataset/train.jsonl").write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
     for words in (["chat", str(made), "--ask", "Quem?"], ["data", "show", str(made), "--tokens"]):
         cli.app(words, standalone_mode=False)  # what is loaded here, no fork has to load, nor be allowed to
-    write_recipe(folder, folder / "base")
+    write_recipe(folder, folder / "runs/base")
     for place in (folder, *folder.rglob("*")):
         place.chmod(0o555 if place.is_dir() else 0o444)
     yield made
@@ -88,7 +88,7 @@ def test_verbs_that_write_say_which_folder_cannot_be_written(run: Path, words: s
 
 def test_runs_that_name_a_file_are_refused(run: Path, tmp_path: Path):
     (tmp_path / "runs").write_text("a file")
-    write_recipe(tmp_path, run.parents[1] / "base")
+    write_recipe(tmp_path, run.parent / "base")
     named(afina("run", "recipe.yaml", "--runs", "runs", folder=tmp_path), 2, "runs")
     assert (tmp_path / "runs").read_text() == "a file"
 
@@ -117,7 +117,7 @@ def test_a_reader_that_leaves_ends_it_quietly(run: Path):
         reads, writes = os.pipe()
         os.close(reads)
         ended = subprocess.run(
-            [sys.executable, "-m", "afina", *words], stdout=writes, stderr=subprocess.PIPE, check=False
+            [sys.executable, "-m", "afina", *given], stdout=writes, stderr=subprocess.PIPE, check=False
         )
         os.close(writes)
         assert (ended.returncode, ended.stderr) == (0, b"")
