@@ -61,10 +61,12 @@ class ExportComparison:
     perplexity_run: float | None = None
     perplexity: float | None = None
     problems: list[str] = field(default_factory=list)
+    identity_problem: str | None = None
+    """Why the run's own model is not the one that was measured, whatever became of it in the export."""
     notes: list[str] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self) | {"passed": not self.problems}
+        return asdict(self) | {"passed": not self.problems and not self.identity_problem}
 
     def describe(self) -> str:
         """A few lines for people."""
@@ -84,7 +86,7 @@ class ExportComparison:
             )
         lines += [f"rounding: {each}" for each in self.rounded]
         lines += [f"note: {each}" for each in self.notes]
-        lines += [f"wrong: {each}" for each in self.problems]
+        lines += [f"wrong: {each}" for each in (self.identity_problem, *self.problems) if each]
         return "\n".join(lines)
 
 
