@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
-from afina.cli.arguments import AsJson, RunFolder
+from afina.cli.arguments import AsJson, Places, RunFolder
 from afina.cli.opened import reopened
 from afina.cli.output import end_by, show
 
 
 def evaluate(
     run: RunFolder,
+    places: Places = None,
     lm_eval: Annotated[
         str | None, typer.Option(metavar="TASK,...", help="Only these benchmarks of lm-eval: names, or YAML files.")
     ] = None,
@@ -27,11 +28,11 @@ def evaluate(
         from afina.evaluate.benchmarks import describe_benchmarks
         from afina.walk.benchmarks import measure_benchmarks
 
-        with reopened(run) as walk:
+        with reopened(run, places) as walk:
             rows = measure_benchmarks(walk, lm_eval.split(","), limit)
             show(rows, as_json, describe_benchmarks(rows))
         return
-    with reopened(run) as walk:
+    with reopened(run, places) as walk:
         verdict = do_stages(walk, "tokens", "evaluate")
         show(verdict, as_json, describe_scores(run))
         end_by(verdict)

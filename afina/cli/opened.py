@@ -54,13 +54,15 @@ def training_walk(file: Path, overrides: list[str] | None, runs: Path, confirm: 
 
 
 @contextlib.contextmanager
-def reopened(folder: Path) -> Iterator[Context]:
-    """The context of a run that is there, by the recipe saved in it."""
-    from afina.errors import RecipeError
+def reopened(folder: Path, overrides: list[str] | None = None) -> Iterator[Context]:
+    """The context of a run that is there, by the recipe saved in it; its documents may be gone.
 
-    if not (folder / "recipe.yaml").is_file():
-        raise RecipeError(f"{folder} is no run: it holds no recipe.yaml", "name a folder such as runs/demo")
-    with opened(load(folder / "recipe.yaml", None), folder) as walk:
+    Args:
+        overrides: where the base is now, of a run that was moved.
+    """
+    from afina.recipe import read_saved_recipe
+
+    with opened(read_saved_recipe(folder, overrides or ()), folder) as walk:
         yield walk
 
 

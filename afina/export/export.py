@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -53,6 +53,8 @@ class ExportOptions:
     check: bool = True
     tolerance: float | None = None
     licence: str | None = None
+    places: Sequence[str] = ()
+    """Where base and root are now, as ``base=PATH``."""
 
 
 @dataclass
@@ -79,7 +81,7 @@ def export(
         DiskFull, DoesNotFit: there is no room, found before anything is read or written.
         ResultError: the export is not the trained model.
     """
-    origin = open_origin(run)
+    origin = open_origin(run, options.places)
     holds = _holds(origin, options)
     kind = _kind(origin, holds, options)
     out = options.out or run / "export" / options.to

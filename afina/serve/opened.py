@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from afina.errors import BaseError, RecipeError
 from afina.model.base import BaseIdentity, check_adapter_fits, find_base, identify_base
-from afina.outcome import find_outcome
+from afina.outcome import chat_of, find_outcome
 from afina.recipe import Chat, Recipe, Source, read_saved_recipe
 from afina.tokenizer.chat import Renderer
 from afina.tokenizer.load import load_tokenizer
@@ -37,21 +37,26 @@ class Target:
         return self.adapter is not None and self.recipe is not None and self.recipe.adapter.kind == "qlora"
 
 
-def find_target(given: str) -> Target:
+def find_target(given: str, places: Sequence[str] = ()) -> Target:
     """What `given` is: a run's folder (``runs/demo``), or the folder or hub id of a base.
+
+    Args:
+        places: where a run's base is now, as ``base=PATH``.
 
     Raises:
         RecipeError: a run that holds nothing trained by its recipe.
     """
     folder = Path(given)
     if not (folder / "recipe.yaml").is_file():
+        if places:
+            raise RecipeError(f"{given} is no run: {places[0]} has no place there", "name the base itself", places[0])
         return Target(Path(given).name, given, Chat(), Path())
-    recipe = read_saved_recipe(folder)
+    recipe = read_saved_recipe(folder, places)
     root = Path(recipe.root)
     outcome = find_outcome(folder, recipe)
     adapter = outcome.folder if outcome.kind == "adapter" else None
     base = str(recipe.base) if adapter else str(outcome.folder)
-    return Target(recipe.name, base, recipe.chat, root, recipe, folder, adapter)
+    return Target(recipe.name, base, chat_of(outcome.folder, recipe), root, recipe, folder, adapter)
 
 
 @dataclass(slots=True)
