@@ -92,7 +92,7 @@ class EncodedSet(EncodedCounts):
     rows: Sequence[Row] = ()
 
 
-class EncodedExample(NamedTuple):
+class ExampleRows(NamedTuple):
     """The rows of one example, once; training sees them `repeat` times."""
 
     rows: list[Row]
@@ -138,7 +138,7 @@ def encode_each(
     recipe: Recipe,
     counts: EncodedCounts,
     progress: Progress = no_progress,
-) -> Iterator[EncodedExample]:
+) -> Iterator[ExampleRows]:
     """Encode the examples of a split one after the other, each with what its rows are to refer to.
 
     Args:
@@ -186,7 +186,7 @@ def encode_each(
                 for block in blocks
             ]
             counts.targets += example.repeat * sum(row.targets for row in rows)
-            yield EncodedExample(rows, example.repeat)
+            yield ExampleRows(rows, example.repeat)
         seen += len(batch)
         progress(seen, None, "examples encoded")
     if too_long and recipe.dataset.on_too_long == "error":
