@@ -106,7 +106,7 @@ def encode_examples(
                 continue
             blocks = [encoded]
         else:
-            encoded = renderer.text(example.text)
+            encoded = renderer.text(example.text, where)
             result.tokens += len(encoded.ids)
             blocks = list(cut_blocks(encoded, limit))
             result.repeated += len(blocks) - 1

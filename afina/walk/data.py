@@ -59,10 +59,12 @@ def audit(walk: Walk) -> dict[str, Any]:
         DataError: a finding is fatal and the recipe does not accept it by name.
     """
     from afina.dataset.audit.audit import audit_dataset
+    from afina.train.measure import audited_settings, token_view
 
     def look() -> dict[str, Any]:
         with walk.stage_progress("audit"):
-            found = audit_dataset(walk.folder / "dataset", walk.recipe).as_json()
+            tokens = token_view(walk.base_folder, walk.recipe) if walk.base_folder else None
+            found = audit_dataset(walk.folder / "dataset", walk.recipe, tokens).as_json()
         write_json(walk.folder / "audit.json", found)
         walk.tell(
             "\n".join(f"{each['severity']} {each['name']}: {each['count']}" for each in found["findings"])
@@ -70,7 +72,7 @@ def audit(walk: Walk) -> dict[str, Any]:
         )
         return {"findings": [(each["name"], each["severity"], each["count"]) for each in found["findings"]]}
 
-    inputs = {"dataset": walk.dataset_hash, "accept": walk.recipe.dataset.accept}
+    inputs = {"dataset": walk.dataset_hash, "accept": walk.recipe.dataset.accept, **audited_settings(walk.recipe)}
     result = walk.run.stage("audit", inputs, ["audit.json"], look)
     fatal = [
         each
