@@ -204,7 +204,7 @@ def events(steps: int = 600, resume: int | None = 240, until: int | None = None)
 
 def probe(name: str, role: str, n: int, before: tuple[float, ...], after: tuple[float, ...]) -> dict[str, Any]:
     sides = {
-        side: dict(zip(("exact_match", "low", "high"), values, strict=True))
+        side: dict(zip(("verbatim", "low", "high"), values, strict=True))
         for side, values in (("before", before), ("after", after))
     }
     return {"name": name, "role": role, "n": n, **sides}

@@ -13,10 +13,10 @@ import torch
 from test_serve import make_adapter
 from tiny import make_base, make_recipe
 
-from afina.evaluate.chat import Settings, Talk, answer_once, fold_thinking, open_voices, talk
 from afina.model.generate.generate_torch import generate
 from afina.model.load_torch import load_base, open_adapter
 from afina.recipe import Chat
+from afina.serve.terminal_chat import Settings, Talk, answer_once, fold_thinking, open_voices, talk
 from afina.tokenizer.chat import Renderer
 from afina.tokenizer.load import load_tokenizer
 from afina.walk.walk import _without_adapter
@@ -152,7 +152,9 @@ def test_an_answer_has_what_room_there_is_and_a_cut_is_said(chat: Any):
 def test_thoughts_are_folded_unless_shown(chat: Any, monkeypatch: pytest.MonkeyPatch):
     assert fold_thinking("a <think>b\nc</think> d") == "a [thought: 2 words] d"
     talk_, heard = chat
-    monkeypatch.setattr("afina.evaluate.chat.write_answers", lambda *_: iter([{"trained": "<think>b c</think> Faro"}]))
+    monkeypatch.setattr(
+        "afina.serve.terminal_chat.write_answers", lambda *_: iter([{"trained": "<think>b c</think> Faro"}])
+    )
     talk_.voices = talk_.voices[1:]
     talk_.take(QUESTION)
     talk_.take("/set think show")

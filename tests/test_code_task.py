@@ -21,10 +21,12 @@ from afina.errors import DataError, RecipeError
 from afina.evaluate import code_answers
 from afina.evaluate.code_answers import Judged, check_compilers, code_of, judge_answers
 from afina.evaluate.code_task import CodeAnswers, code_metrics, pass_at_k, score_code
+from afina.evaluate.scores import Scores
 from afina.evaluate.task_table import describe_tasks
 from afina.evaluate.tasks import measure_tasks, read_tasks
 from afina.model.generate.generate_torch import Answer
 from afina.recipe import Check, Code, Task, check_recipe, load_recipe, read_checks
+from afina.record import Record
 from afina.report.page import write_report
 from afina.sandbox import launcher as sandbox
 from afina.text.code_blocks import fenced_blocks
@@ -328,7 +330,7 @@ def test_the_whole_task_with_a_model(tmp_path: Path) -> None:
     assert len(set(samples)) > 1, "samples differ"
     assert rows[0]["adapter_samples"] == rows[0]["base_samples"], "and follow from the seed"
     scores = {"verdict": {"learned": "no", "broke": "nothing", "passed": True}, "tasks": [found], "intrinsic": None}
-    text = "\n".join(describe_tasks(scores))
+    text = "\n".join(describe_tasks(Scores.of(Record(scores, "scores.json"))))
     assert "python, " + HERE in text and "run isolated" in text and "pass@3" in text
     (tmp_path / "scores.json").write_text(json.dumps(scores), encoding="utf-8")
     page = lxml_html.fromstring(write_report(tmp_path).read_text(encoding="utf-8"))
@@ -391,17 +393,27 @@ def zig_task() -> tuple[Code, list[tuple[Check, ...]]]:
     ]
 
 
+@pytest.mark.long
 @isolated
 @needs_zig
 def test_the_chat_program_is_judged_by_running_it() -> None:
-    code, (chat, *_, words) = zig_task()
+    code, (chat, *_) = zig_task()
     goes_on = CHAT.replace('"/quit")) return;', '"/quit")) continue;')
+    answers = [(CHAT, chat), (goes_on, chat)]
+    right, wrong = judge_answers([(fenced(text, "zig"), checks) for text, checks in answers], code, "task")
+    assert (right.result, wrong.result) == ("right", "wrong output"), (right, wrong)
+    assert wrong.lines.startswith("check 4 of 5: 'Buy rope.' must not stand in what it printed")
+
+
+@isolated
+@needs_zig
+def test_a_zig_function_is_judged_by_its_test() -> None:
+    code, (*_, words) = zig_task()
     early = COUNT + "test { std.process.exit(0); }\n"
-    answers = [(CHAT, chat), (goes_on, chat), (COUNT, words), (early, words)]
-    found = judge_answers([(fenced(text, "zig"), checks) for text, checks in answers], code, "task")
-    assert [each.result for each in found] == ["right", "wrong output", "right", "wrong output"], found
-    assert found[1].lines.startswith("check 4 of 5: 'Buy rope.' must not stand in what it printed")
-    assert found[3].lines == "check 1 of 1: it ended before its test did"
+    answers = [(COUNT, words), (early, words)]
+    right, wrong = judge_answers([(fenced(text, "zig"), checks) for text, checks in answers], code, "task")
+    assert (right.result, wrong.result) == ("right", "wrong output"), (right, wrong)
+    assert wrong.lines == "check 1 of 1: it ended before its test did"
 
 
 @isolated

@@ -246,14 +246,14 @@ def test_the_figures_of_a_comparison_by_hand(run: Path):
 
 def test_the_card_says_what_the_run_says(run: Path, tmp_path: Path):
     copy = shutil.copytree(run, tmp_path / "corrida")
-    side = {"exact_match": 0.5, "low": 0.2, "high": 0.8}
+    side = {"verbatim": 0.5, "low": 0.2, "high": 0.8}
     unknown = {"made_up": 0.9, "low": 0.7, "high": 0.97, "declined": 0.1}
     probes = [
-        {"name": "towns", "role": "recall", "n": 20, "before": side | {"exact_match": 0.0}, "after": side},
+        {"name": "towns", "role": "recall", "n": 20, "before": side | {"verbatim": 0.0}, "after": side},
         {"name": "others", "role": "unknown", "n": 9, "before": unknown, "after": unknown},
     ]
     loss = {"loss": 1.0, "tokens": 9, "perplexity": 2.718}
-    verdict = {"text": "learned: yes, broke: nothing", "misses": [], "notes": ["tone was not measured"]}
+    verdict = {"learned": "yes", "broke": "nothing", "passed": True, "notes": ["tone was not measured"]}
     scores = {"verdict": verdict, "probes": probes, "loss": {"before": loss, "after": loss}}
     (copy / "scores.json").write_text(json.dumps(scores))
     found, _ = made(copy, "merged", tmp_path / "m", licence="apache-2.0")

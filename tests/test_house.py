@@ -27,23 +27,29 @@ INSIDE: dict[str, set[str]] = {
     "units": {"errors"},
     "recipe": {"errors", "units"},
     "run": {"errors", "units", "recipe"},
+    "record": {"errors", "run"},
+    "manifest": {"errors", "run", "record"},
     "progress": {"units"},
+    "endpoint": GROUND,
     "text": GROUND,
     "sandbox": GROUND | {"text"},
     "sources": GROUND | {"text"},
     "tokenizer": GROUND | {"text"},
     "dataset": GROUND | {"text"},
-    "dataset.questions": GROUND | {"text", "dataset"},
-    "dataset.build": GROUND | {"text", "sandbox", "sources", "dataset", "dataset.questions"},
+    "dataset.questions": GROUND | {"endpoint", "text", "dataset"},
+    "dataset.build": GROUND | {"endpoint", "text", "sandbox", "sources", "dataset", "dataset.questions"},
     "dataset.audit": GROUND | {"text", "sandbox", "sources", "tokenizer", "dataset", "dataset.build"},
+    "score": GROUND | {"text", "sources", "dataset.audit"},
     "model": GROUND | {"text", "tokenizer"},
     "plan": GROUND | {"model.shape", "text.formats"},
     "evaluate": GROUND
-    | {"text", "sandbox", "sources", "tokenizer", "dataset", "dataset.build", "dataset.audit", "model"},
-    "report": GROUND | {"model.shape", "evaluate.paired"},
+    | {"record", "endpoint", "text", "sandbox", "sources", "tokenizer", "dataset.build", "dataset.audit", "score"}
+    | {"model"},
+    "report": GROUND | {"record", "manifest", "model.shape", "score.paired", "evaluate.scores"},
     "train": GROUND | {"text", "tokenizer", "dataset.audit", "model", "evaluate"},
     "serve": GROUND | {"text", "dataset", "tokenizer", "model", "plan"},
-    "export": GROUND | {"text", "dataset", "tokenizer", "model", "plan", "serve"},
+    "export": GROUND
+    | {"record", "manifest", "evaluate.scores", "text", "dataset", "tokenizer", "model", "plan", "serve"},
 }
 INSIDE["walk"] = set(INSIDE) - {"progress"}
 INSIDE["demo"] = INSIDE["walk"] | {"walk"}
@@ -57,6 +63,7 @@ LIBRARIES: dict[str, set[str]] = {
     "recipe": {"pydantic", "ruamel"},
     "run": {"filelock"},
     "progress": {"rich"},
+    "endpoint": {"httpx", "tenacity"},
     "text": {"markdown_it", "numpy", "ftfy", "stdnum"},
     "sources": {"lxml", "markdown_it", "pypdf", "docling", "pyarrow", "datasets", "tree_sitter"},
     "dataset.build": {"numpy", "datatrove", "ray"},
@@ -64,8 +71,9 @@ LIBRARIES: dict[str, set[str]] = {
     "tokenizer": {"tokenizers", "transformers", "jinja2"},
     "model": {"torch", "transformers", "peft", "bitsandbytes", "safetensors", "tokenizers", "huggingface_hub", "numpy"}
     | {"liger_kernel"},
-    "report": {"ruamel"},
-    "evaluate": {"torch", "numpy", "sacrebleu", "lm_eval"},
+    "report": {"jinja2", "markupsafe", "ruamel"},
+    "score": {"numpy", "sacrebleu"},
+    "evaluate": {"torch", "lm_eval"},
     "train": {"torch", "safetensors", "numpy", "bitsandbytes", "wandb", "mlflow", "trackio"},
     "serve": {"torch", "transformers", "peft", "fastapi", "starlette", "uvicorn", "prometheus_client", "pydantic"},
     "export": {"torch", "transformers", "peft", "safetensors", "numpy", "jinja2", "gguf", "llama_cpp", "mlx", "mlx_lm"},
@@ -74,7 +82,7 @@ LIBRARIES: dict[str, set[str]] = {
 }
 HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "tokenizers", "huggingface_hub", "numpy"}
 HEAVY |= {"lm_eval", "docling", "pyarrow", "datasets", "datatrove", "liger_kernel", "wandb", "mlflow", "trackio"}
-HEAVY |= {"ray", "gguf", "llama_cpp", "mlx", "mlx_lm"}
+HEAVY |= {"ray", "gguf", "llama_cpp", "mlx", "mlx_lm", "httpx", "tenacity"}
 
 
 def loads_torch(module: str) -> bool:
@@ -165,8 +173,6 @@ def test_rooms_import_only_what_the_table_allows() -> None:
             assert room in INSIDE, f"{name}: the room {room!r} stands in no row of the table"
             target = room_of(each.module)
             short = each.module.removeprefix("afina.")
-            if each.module == "afina.dataset.questions.teacher_prompts" and room in ("dataset", "evaluate"):
-                continue  # until the endpoint has a room of its own
             if target != room and target not in INSIDE[room] and short not in INSIDE[room]:
                 wrong.append(f"{each.where}: {room} may not import {each.module}")
     assert not wrong, "\n".join(wrong)
@@ -276,18 +282,26 @@ def run_afina(*words: str, **variables: str) -> subprocess.CompletedProcess[str]
     )
 
 
-def test_help_is_instant() -> None:
-    """Under 0.4 seconds of a processor's time, the quickest of five: on a busy machine the clock on the wall says
+def processor_seconds(command: list[str]) -> tuple[float, str]:
+    """What a command takes of a processor's time, and what it prints: on a busy machine the clock on the wall says
     more of the other programs."""
-    took = []
+    before = os.times()
+    shown = subprocess.run(command, capture_output=True, text=True, check=True)
+    after = os.times()
+    took = after.children_user - before.children_user + after.children_system - before.children_system
+    return took, shown.stdout
+
+
+def test_help_is_instant() -> None:
+    """At most 0.25 seconds more than loading typer and rich, the quickest of five each, in turn: where every core is
+    busy, as with tests in several processes, both take half as long again."""
+    ours, theirs = [], []
     for _ in range(5):
-        before = os.times()
-        shown = run_afina("--help")
-        after = os.times()
-        took.append(after.children_user - before.children_user + after.children_system - before.children_system)
-        assert shown.returncode == 0, shown.stderr
-        assert "Usage: afina" in shown.stdout
-    assert min(took) < 0.4, took
+        theirs.append(processor_seconds([sys.executable, "-c", "import typer, typer.rich_utils, rich.table"])[0])
+        took, shown = processor_seconds([str(AFINA), "--help"])
+        ours.append(took)
+        assert "Usage: afina" in shown
+    assert min(ours) - min(theirs) < 0.25, (ours, theirs)
 
 
 @pytest.mark.parametrize(
@@ -305,7 +319,9 @@ def test_light_verbs_load_no_heavy_library(words: list[str]) -> None:
 
 def test_plan_and_report_load_no_heavy_library() -> None:
     """They run on a machine without torch; seen from outside, as an import may hide behind another."""
-    modules = [name for name in MODULES if room_of(name) in ("plan", "report", "sources", "text", "sandbox")]
+    modules = [
+        name for name in MODULES if room_of(name) in ("plan", "report", "sources", "text", "sandbox", "endpoint")
+    ]
     modules += [name for name in MODULES if name.startswith("afina.dataset")]
     code = "import sys, importlib\n" + "".join(f"importlib.import_module({name!r})\n" for name in modules)
     code += f"print(*sorted({HEAVY!r} & set(sys.modules)))"
@@ -353,7 +369,7 @@ def test_readme_commands_are_found() -> None:
 def test_readme_command_exists(line: str) -> None:
     program, *words = shlex.split(line)
     if program == "make":
-        targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+        targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
         assert set(words) <= set(targets)
     else:
         parse_afina(words)

@@ -82,7 +82,7 @@ def test_the_same_words_are_a_tie_without_a_request(tmp_path: Path) -> None:
 
 
 def test_answers_that_are_none_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("afina.dataset.teacher_asking.FIRST_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr("afina.endpoint.batches.FIRST_WAIT_SECONDS", 0.01)
 
     def decide(first: str, second: str) -> str:
         return "I like both." if "3" in (first, second) else better("tie")
@@ -97,3 +97,28 @@ def test_a_judge_that_is_not_there_is_an_error_of_the_recipe(tmp_path: Path) -> 
     judge = Judge(url="http://127.0.0.1:9/v1", model="judge", retries=0)
     with pytest.raises(RecipeError, match=r"evaluate\.judge\.url.*the judge at"):
         judge_answers(ROWS, judge, tmp_path)
+
+
+def test_what_a_judge_says_never_speaks_of_a_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Account, progress and errors: the advice was the teacher's, which no verb for a judge can follow."""
+    monkeypatch.setattr("afina.endpoint.batches.FIRST_WAIT_SECONDS", 0.01)
+    said: list[str] = []
+    rows = [{"prompt": f"{n}?", "base": "a", "adapter": f"b{n}"} for n in range(12)]
+    judge = Judge(url="http://127.0.0.1:1/v1", model="judge", retries=0).model_copy
+
+    def failing(first: str, second: str) -> str:
+        return better("tie") if "b3" in (first, second) else "I like both."
+
+    with FakeJudge(failing) as server:
+        made = judge(update={"url": server.url})
+        found = judge_answers(
+            rows, made, tmp_path, say=said.append, progress=lambda done, total, what: said.append(what)
+        )
+    said.append(json.dumps(found["asking"]))
+    with FakeJudge(lambda first, second: "I like both.") as server, pytest.raises(RecipeError) as raised:
+        judge_answers(rows, judge(update={"url": server.url, "seed": 1}), tmp_path, say=said.append)
+    said.append(str(raised.value))
+    assert found["failed"] == 11 and "and for 12 more questions" in "\n".join(said)
+    assert "`afina run` with another `evaluate.judge.retries`" in "\n".join(said)
+    for text in said:
+        assert not re.search("section|teacher|data build|dataset", text), text

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from afina.errors import RecipeError
-from afina.evaluate.metrics import (
+from afina.score.metrics import (
     accuracy,
     common_subsequence,
     corpus_counts,
@@ -20,8 +20,8 @@ from afina.evaluate.metrics import (
     row_scores,
     token_f1,
 )
-from afina.evaluate.normalize import ARTICLES, published, squad_normal, words_of
-from afina.evaluate.paired import mean_and_sd, paired_difference, ratio_difference
+from afina.score.normalize import ARTICLES, published, squad_normal, words_of
+from afina.score.paired import mean_and_sd, paired_difference, ratio_difference
 
 PORTUGUESE = [
     ("O coração da cidade não dorme à noite.", "À noite, o coração da cidade dorme."),

@@ -17,8 +17,8 @@ from report_fixture import AUDIT, HOSTILE, MANIFEST, PLAN, RECIPE, SCORES, answe
 from afina.errors import AfinaError, RecipeError
 from afina.report.charts import smooth, thin
 from afina.report.compare import ABSENT, compare_runs
-from afina.report.markup import escape
 from afina.report.page import write_report
+from afina.report.render import environment, table
 
 LOADS = ("src", "href", "srcset", "data", "action", "poster", "background", "xlink:href")
 
@@ -107,12 +107,42 @@ def test_what_a_model_wrote_is_shown_and_not_obeyed(page: Any) -> None:
 
 @given(st.text())
 def test_escaped_text_reads_back_as_itself(text: str) -> None:
-    markup = escape(text)
-    assert not set(markup) & set("<>\"'")
+    """In an element and in an attribute of a template."""
+    markup = environment().from_string('<p title="{{ text }}">{{ text }}</p>').render(text=text)
     markup.encode()
-    element = lxml_html.fragment_fromstring(f"<p>{markup}</p>")
+    element = lxml_html.fragment_fromstring(markup)
+    assert element.tag == "p" and not len(element) and set(element.attrib) == {"title"}
     if re.fullmatch(r"[\t\n\x20-\x7e\xa0-\u2029\u2030-\u2065\u206a-\ud7ff\ue000-\ufffd]*", text):
-        assert (element.text or "") == text
+        assert (element.text or "") == text and element.get("title") == text
+
+
+@pytest.mark.parametrize("place", ["name", "where", "text", "key"])
+def test_a_script_in_data_stays_text(tmp_path: Path, place: str) -> None:
+    """Wherever strings of a run's files stand: names of probes and files, audit rows, keys of mappings."""
+    script = "<script>alert(1)</script>\"' onload=x"
+    scores, audit, data = (copy.deepcopy(each) for each in (SCORES, AUDIT, dataset(2)))
+    if place == "name":
+        scores["probes"][0]["name"] = script
+        scores["verdict"]["misses"] = scores["verdict"]["notes"] = [script + " `" + script + "`"]
+    if place == "where":
+        audit["findings"][0]["examples"][0]["where"] = data["ledger"]["files"][0]["path"] = script
+    if place == "text":
+        audit["findings"][0] |= {"what": script, "fix": script, "name": script, "severity": script}
+    if place == "key":
+        data["train"][script] = data[script] = {script: [{script: script}, {script: 1}]}
+        data["dropped"] = {script: 3}
+    manifest = MANIFEST | {"libraries": {script: script}, "device": {"name": script, script: script}, "name": script}
+    page = page_of(tmp_path, scores=scores, audit=audit, dataset=data, manifest=manifest)
+    assert not page.xpath("//script") and not page.xpath("//@onload")
+    assert script in page.text_content()
+
+
+def test_cells_are_written_by_their_kind() -> None:
+    markup = table(["a <b>", ""], [["<i>", None], ["x", "y"]], numbers=(1,), kind="plan")
+    element = lxml_html.fragment_fromstring(markup)
+    assert [cell.text for cell in element.xpath(".//th")] == ["a <b>", None]
+    assert [[cell.text for cell in row] for row in element.xpath(".//tbody/tr")] == [["<i>", None], ["x", "y"]]
+    assert [cell.get("class") for cell in element.xpath(".//tbody/tr[1]/td")] == [None, "num"]
 
 
 def test_half_of_a_surrogate_pair_does_not_stop_the_page(tmp_path: Path) -> None:
@@ -384,8 +414,8 @@ def test_a_smoothed_value_is_the_mean_of_its_neighbours(values: list[float], hal
 @pytest.fixture
 def two_runs(tmp_path: Path) -> list[Path]:
     scores = copy.deepcopy(SCORES)
-    scores["probes"][1]["after"] = {"exact_match": 0.2, "low": 0.105, "high": 0.348}
-    scores["probes"][0]["after"] = {"exact_match": 0.95, "low": 0.835, "high": 0.986}
+    scores["probes"][1]["after"] = {"verbatim": 0.2, "low": 0.105, "high": 0.348}
+    scores["probes"][0]["after"] = {"verbatim": 0.95, "low": 0.835, "high": 0.986}
     scores["verdict"] |= {"learned": "no", "passed": False}
     manifest = MANIFEST | {"name": "clube-r4", "adapter": {"parameters": 610_000}, "dataset": {"sha256": "ff" * 32}}
     manifest["measured"] = MANIFEST["measured"] | {"train_seconds": 1800.0}
@@ -400,10 +430,10 @@ def test_two_runs_side_by_side(two_runs: list[Path]) -> None:
     found = compare_runs(two_runs)
     assert found.runs == ("clube", "clube-r4")
     metrics = {metric.name: metric for metric in found.metrics}
-    unseen = metrics["outras palavras (generalization) exact match, after"]
+    unseen = metrics["outras palavras (generalization) verbatim, after"]
     assert unseen.values == (0.7, 0.2) and unseen.intervals == ((0.546, 0.819), (0.105, 0.348)) and unseen.best == 0
     # 92.5 % and 95 % of 40 lie within each other's intervals: neither is called better.
-    assert metrics["perguntas treinadas (recall) exact match, after"].best is None
+    assert metrics["perguntas treinadas (recall) verbatim, after"].best is None
     assert metrics["time of training"].values == (2104.0, 1800.0) and metrics["time of training"].best == 1
     assert metrics["planned memory"].values == (PLAN["memory"]["point"], None)
     assert metrics["train examples"].values == (1904, None)
@@ -446,7 +476,7 @@ def test_a_comparison_as_text_and_as_json(two_runs: list[Path]) -> None:
     found = compare_runs(two_runs)
     lines = found.describe().splitlines()
     assert lines[0].split() == ["clube", "clube-r4"]
-    (unseen,) = [line for line in lines if line.startswith("outras palavras (generalization) exact match, after")]
+    (unseen,) = [line for line in lines if line.startswith("outras palavras (generalization) verbatim, after")]
     assert "70 % [54.6 %, 81.9 %] *" in unseen and unseen.endswith("20 % [10.5 %, 34.8 %]")
     assert any(line.split() == ["adapter.rank", "16", "4"] for line in lines)
     assert any(line.startswith("planned memory") and line.endswith("not measured") for line in lines)
@@ -476,6 +506,32 @@ def test_numbers_that_are_not_finite_stay_readable(tmp_path: Path) -> None:
 def test_one_run_is_no_comparison(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="at least two"):
         compare_runs([write_run(tmp_path)])
+
+
+# --- runs that train every weight: the manifest holds `model` where others hold `adapter`
+
+
+@pytest.fixture
+def whole_weights(tmp_path: Path) -> Path:
+    manifest = {key: value for key, value in MANIFEST.items() if key != "adapter"}
+    manifest["model"] = {"sha256": "e6" * 32, "weights_sha256": "f7" * 32, "parameters": 135_000_000}
+    manifest["base"] = MANIFEST["base"] | {"parameters": 0}
+    return write_run(tmp_path / "whole", manifest=manifest)
+
+
+def test_the_report_of_a_whole_weight_run_shows_its_figures(whole_weights: Path) -> None:
+    page = lxml_html.fromstring(write_report(whole_weights).read_text(encoding="utf-8"))
+    assert "Trained135 M parameters" in words(page.xpath("//header")[0])
+    hashes = section(page, "environment")
+    assert "e6" * 32 in hashes and "f7" * 32 in hashes and "Model SHA-256" in hashes
+
+
+def test_a_comparison_with_a_whole_weight_run_shows_its_figures(whole_weights: Path, tmp_path: Path) -> None:
+    found = compare_runs([whole_weights, write_run(tmp_path / "clube")])
+    metrics = {metric.name: metric.values for metric in found.metrics}
+    assert metrics["trained parameters"] == (135_000_000, 2_440_000)
+    assert metrics["trained part"] == ("model", "adapter")
+    assert metrics["training FLOP"][0] == pytest.approx(6 * 135e6 * 1_523_000)
 
 
 def test_the_fixture_is_what_the_tests_believe() -> None:

@@ -24,6 +24,7 @@ from afina.evaluate.safety.known import Known, ask_for, find_known
 from afina.evaluate.safety.sets import SafetyQuestion, read_set, refuses, shares_of
 from afina.evaluate.safety.table import describe_safety
 from afina.evaluate.safety.toxicity import is_toxic, read_list
+from afina.evaluate.scores import Scores, record_of
 from afina.model.load_torch import load_base
 from afina.model.loss_torch import make_batch, target_loss
 from afina.recipe import Chat, Recipe, SafetyLimits, load_recipe
@@ -238,7 +239,7 @@ def test_a_model_trained_on_canaries_gives_them_back(base: Path, renderer: Rende
     assert safety.misses(SafetyLimits()) == []
     (miss,) = safety.misses(SafetyLimits(canary_exposure_max=7.9))
     assert "2 canaries" in miss and "8.0 bits" in miss
-    shown = "\n".join(describe_safety({"safety": safety.as_json()}))
+    shown = "\n".join(describe_safety(Scores(safety=record_of(safety.as_json()))))
     assert "greedy continuation: 0 -> 2 of 4" in shown and f"of {SAMPLES} sampled" in shown
     assert OTHERS == 255
 

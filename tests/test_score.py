@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from afina import cli
 from afina.errors import DataError, RecipeError
-from afina.evaluate.columns import choose_columns
-from afina.evaluate.leaks import find_leak
-from afina.evaluate.output_checks import in_loop
-from afina.evaluate.score import score_file
-from afina.evaluate.score_table import describe_score
+from afina.score.columns import NamedColumns, choose_columns
+from afina.score.leaks import find_leak
+from afina.score.output_checks import in_loop
+from afina.score.score import score_file
+from afina.score.table import describe_score
 
 SHARED = Path(__file__).parent.parent.parent / "shared/data/ptbr/canarim"
 QUESTION = "Em que ano foi fundado o clube de futebol Sporting Clube Farense?"
@@ -220,7 +220,7 @@ def test_usual_columns_are_recognised(found, predictions, reference, prompt) -> 
 
 def test_every_missing_column_is_told_at_once() -> None:
     with pytest.raises(RecipeError) as error:
-        choose_columns(["a", "bass_output"], ["base_output"], "refrence", ["prompt"], "task", "rows.jsonl")
+        choose_columns(["a", "bass_output"], NamedColumns(["base_output"], "refrence", ["prompt"], "task"), "rows")
     told = str(error.value)
     assert len(error.value.problems) == 4
     assert "did you mean `bass_output`?" in told

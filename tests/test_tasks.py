@@ -14,13 +14,16 @@ from tiny import NAMES, TOWNS, examples, make_base, make_recipe, make_rows
 
 from afina.errors import DataError, RecipeError
 from afina.evaluate.loss import compare_losses, held_out_loss, row_losses
-from afina.evaluate.metrics import exact_match
-from afina.evaluate.score import score_file
+from afina.evaluate.scores import Scores, record_of
 from afina.evaluate.task_table import describe_tasks
 from afina.evaluate.tasks import measure_tasks, read_tasks
 from afina.model.load_torch import attach_adapter, load_base
 from afina.recipe import Recipe, Task, load_recipe
+from afina.record import Record
 from afina.report.page import write_report
+from afina.score.columns import NamedColumns
+from afina.score.metrics import exact_match
+from afina.score.score import score_file
 
 CPU = torch.device("cpu")
 QUESTIONS = [(f"De onde é {name} {town}?", f"{town}") for name in NAMES for town in TOWNS]
@@ -151,7 +154,7 @@ def test_each_seed_is_scored_on_its_own_rows(measured) -> None:
 def test_stored_answers_give_the_same_scores_again(measured) -> None:
     """`afina score` on the run's own answers."""
     folder, _, found = measured
-    report = score_file(folder / "task_predictions.jsonl", language="pt", by="task")
+    report = score_file(folder / "task_predictions.jsonl", NamedColumns(by="task"), language="pt")
     assert report.columns.predictions == ("base", "adapter")
     assert report.columns.ended == ("base_stopped", "adapter_stopped")
     again = {score.name: score for score in report.groups["qa"]}
@@ -169,7 +172,7 @@ def test_answers_cut_at_the_limit_are_found(measured) -> None:
 def test_tasks_are_shown_with_findings_above(measured, tmp_path: Path) -> None:
     _, _, found = measured
     scores = {"verdict": {"learned": "no", "broke": "nothing", "passed": True}, "tasks": [found], "intrinsic": None}
-    text = "\n".join(describe_tasks(scores))
+    text = "\n".join(describe_tasks(Scores.of(Record(scores, "scores.json"))))
     assert text.index("of") < text.index("exact_match")
     assert "seeds 123, 456, 789" in text and "±" in text
     (tmp_path / "scores.json").write_text(json.dumps(scores), encoding="utf-8")
@@ -220,4 +223,4 @@ def test_two_models_losses_side_by_side(base: Path, models) -> None:
     assert found["learned"]["after"]["tokens"] < found["all"]["after"]["tokens"]
     same = compare_losses(rows, losses[0], [replace(each) for each in losses[0]])
     assert same["all"]["difference"] == {"value": 0.0, "low": 0.0, "high": 0.0, "n": len(rows)}
-    assert "nats per token" in "\n".join(describe_tasks({"intrinsic": found}))
+    assert "nats per token" in "\n".join(describe_tasks(Scores(intrinsic=record_of(found))))

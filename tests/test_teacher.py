@@ -12,10 +12,10 @@ import pytest
 from taking import columns_of
 from teacher_server import TOWNS, FakeTeacher, always_good, build, recipe, town_of, write_pages
 
-from afina.dataset import teacher_asking
 from afina.dataset.audit.describe import describe_summary
 from afina.dataset.build.build import estimate_teacher
 from afina.dataset.build.split import split_keys
+from afina.endpoint import batches
 from afina.errors import RecipeError
 from afina.recipe import Source
 from afina.run import hash_folder
@@ -26,7 +26,7 @@ SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 @pytest.fixture(autouse=True)
 def _fast(monkeypatch):
-    monkeypatch.setattr(teacher_asking, "FIRST_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(batches, "FIRST_WAIT_SECONDS", 0.01)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
 
 

@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from teacher_server import TOWNS, FakeTeacher, build, recipe, town_of, write_pages
 
-from afina.dataset import teacher_asking
 from afina.dataset.build.build import dataset_inputs
-from afina.dataset.teacher_cache import AnswerCache
-from afina.dataset.teacher_client import Reply
+from afina.endpoint import batches
+from afina.endpoint.cache import AnswerCache
+from afina.endpoint.client import Reply
 from afina.errors import RecipeError
 from afina.recipe import check_recipe
 from afina.run import hash_folder
@@ -29,7 +29,7 @@ KEY = "sk-very-secret-0123456789"
 
 @pytest.fixture(autouse=True)
 def _fast(monkeypatch):
-    monkeypatch.setattr(teacher_asking, "FIRST_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(batches, "FIRST_WAIT_SECONDS", 0.01)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
 
 

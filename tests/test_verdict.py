@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from afina.dataset.build.build import build_dataset
 from afina.errors import DataError
 from afina.evaluate.derive import GENERAL, derive_probes, general_questions
-from afina.evaluate.grade import Graded, claims_to_know, contains, declines, exact_match, grade, luck, version_of
+from afina.evaluate.grade import Graded, claims_to_know, contains, declines, grade, luck, verbatim, version_of
 from afina.evaluate.intervals import gain_interval, more_than_chance, sign_test, wilson
 from afina.evaluate.loss import LossScore
 from afina.evaluate.probes import read_probes
 from afina.evaluate.verdict import ProbeScore, judge
 from afina.recipe import Limits, Recipe, check_recipe
 
-RIGHT, WRONG = Graded(exact=True, said=True), Graded()
+RIGHT, WRONG = Graded(verbatim=True, said=True), Graded()
 CLAIM, DECLINED = Graded(claims=True), Graded(declines=True)
 SAID = Graded(said=True)
 
@@ -129,19 +129,17 @@ def test_made_up_answers_are_shown_and_limited():
     assert judge([LEARNED, made_up], None, None, Limits()).passed
     verdict = judge([LEARNED, made_up], None, None, Limits(hallucination_max=0.5))
     assert verdict.misses == ("strangers: 60 % of the answers are made up, the recipe allows 50 %",)
-    row = made_up.as_json()
+    row = made_up.result().as_json()
     assert row["after"]["made_up"] == 0.6 and row["after"]["declined"] == 0.3 and row["before"]["made_up"] == 0.0
     assert row["change"]["low"] > 0
 
 
 def test_version_probes_report_new_old_and_neither():
-    old, new, neither = (
-        Graded(version=name, exact=name == "new", said=name == "new") for name in ("old", "new", "neither")
-    )
+    old, new, neither = (Graded(version=name, said=name == "new") for name in ("old", "new", "neither"))
     score = probe("versions", [old] * 8 + [neither] * 2, [new] * 8 + [old] + [neither])
-    row = score.as_json()
+    row = score.result().as_json()
     assert (row["before"]["new"], row["before"]["old"], row["before"]["neither"]) == (0.0, 0.8, 0.2)
-    assert (row["after"]["exact_match"], row["after"]["old"]) == (0.8, 0.1)
+    assert (row["after"]["new"], row["after"]["old"]) == (0.8, 0.1)
     assert judge([score], None, None, Limits()).learned == "yes"
 
 
@@ -249,8 +247,8 @@ def test_declines(answer: str):
 
 
 @given(st.text(max_size=20), st.text(max_size=8))
-def test_an_exact_match_holds_its_reference(answer: str, reference: str):
-    if exact_match(answer, reference) and reference.strip(" .!?\n\t\r\x0b\x0c\x1c\x1d\x1e\x1f\x85\xa0\u2028\u2029"):
+def test_what_is_verbatim_holds_its_reference(answer: str, reference: str):
+    if verbatim(answer, reference) and reference.strip(" .!?\n\t\r\x0b\x0c\x1c\x1d\x1e\x1f\x85\xa0\u2028\u2029"):
         assert contains(answer, reference)
 
 

@@ -56,17 +56,15 @@ def score(
     as_json: AsJson = False,
 ) -> None:
     """Check stored outputs, then score them against their references."""
-    from afina.evaluate.score import score_file
-    from afina.evaluate.score_table import describe_score
     from afina.progress import StageProgress
+    from afina.score.columns import NamedColumns
+    from afina.score.score import score_file
+    from afina.score.table import describe_score
 
     with StageProgress("score") as progress:
         found = score_file(
             file,
-            predictions=prediction or [],
-            reference=reference,
-            prompt=prompt or [],
-            by=by,
+            NamedColumns(prediction or [], reference, prompt or [], by),
             language=language,
             metrics=metric or [],
             choices=choices.split(",") if choices else [],

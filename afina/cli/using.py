@@ -22,8 +22,8 @@ def chat(
     as_json: AsJson = False,
 ) -> None:
     """Talk to what a run trained."""
-    from afina.evaluate.chat import Settings, answer_once, talk
     from afina.progress import read_line, show_answers
+    from afina.serve.terminal_chat import Settings, answer_once, talk
 
     with reopened(run) as walk:
         model, before = walk.open_trained()

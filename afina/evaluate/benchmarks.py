@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from afina.errors import Problem, RecipeError
-from afina.evaluate.paired import paired_difference
 from afina.recipe import nearest
+from afina.score.paired import paired_difference
 
 OpenModel = Callable[[], AbstractContextManager[Any]]
 

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from afina.evaluate.code_answers import RESULTS, Judged, judge_answers
-from afina.evaluate.columns import ScoredItem
 from afina.evaluate.probes import Question, ask
-from afina.evaluate.score import Tally
 from afina.evaluate.task_metrics import MODELS, metric_values
 from afina.model.generate.generate_torch import Answer, Sampling, generate
 from afina.recipe import Check, Code, read_checks
 from afina.run import Progress, no_progress
+from afina.score.columns import ScoredItem
+from afina.score.score import Tally
 from afina.sources.tables import RowProblems
 from afina.tokenizer.chat import Renderer
 

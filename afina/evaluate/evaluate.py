@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from afina.evaluate.grade import Graded, luck
@@ -14,11 +15,12 @@ from afina.evaluate.guardrails import GuardedAnswer, after_thinking, count, flaw
 from afina.evaluate.loss import LossScore, PairScore, held_out_loss, held_out_pairs
 from afina.evaluate.probes import ProbeSet, Question, ask
 from afina.evaluate.safety.findings import SafetyResult
-from afina.evaluate.verdict import ProbeScore, Verdict, judge
+from afina.evaluate.scores import ROLES, BeforeAndAfter, GuardrailCounts, Scores, Verdict, record_of
+from afina.evaluate.verdict import ProbeScore, judge
 from afina.model.generate.generate_torch import Answer
 from afina.model.generate.stored_answers import KeptAnswers
 from afina.recipe import Recipe
-from afina.run import Progress, no_progress, write_json, write_whole
+from afina.run import Progress, no_progress, write_whole
 from afina.text.example import Example
 from afina.tokenizer.chat import Renderer
 from afina.tokenizer.encode import Row
@@ -67,7 +69,7 @@ def evaluate(
     say: Callable[[str], None] | None = None,
     *,
     notes: Sequence[str] = (),
-    more: Mapping[str, Any] | None = None,
+    more: Mapping[str, Any] = MappingProxyType({}),
     safety: SafetyResult | None = None,
 ) -> Verdict:
     """Measure both models; writes ``predictions.jsonl``, ``samples.jsonl`` and, last, ``scores.json``.
@@ -76,7 +78,7 @@ def evaluate(
         kept: answers from before of the model before and after training.
         say: is told what is out of the ordinary in how they were made.
         notes: what a reader of the verdict has to know about the probes.
-        more: what else was measured (tasks, losses of rows), for ``scores.json``.
+        more: what else was measured: ``intrinsic``, ``tasks``, ``judge`` of ``scores.json``.
         safety: what was measured of it; these answers are looked at for insults here.
     """
     examples = [example for example in held_out_examples if example.messages][: recipe.evaluate.samples]
@@ -103,24 +105,18 @@ def evaluate(
     missed = [*misses(counts[1], len(asked), limits.guardrails), *safety.misses(recipe.safety.limits)]
     pairs = (first.pairs, second.pairs) if first.pairs and second.pairs else None
     verdict = judge(scores, first.loss, second.loss, limits, pairs=pairs, further_misses=missed, notes=notes)
-    write_json(
-        folder / "scores.json",
-        {
-            "verdict": verdict.as_json(),
-            "guardrails": {
-                "answers": len(asked),
-                "before": counts[0],
-                "after": counts[1],
-                "limits": limits.guardrails.model_dump(mode="json"),
-            },
-            "probes": [score.as_json() for score in scores],
-            "loss": _before_and_after(first.loss, second.loss),
-            "replay_loss": _before_and_after(first.replay_loss, second.replay_loss),
-            "pairs": _before_and_after(first.pairs, second.pairs),
-            "safety": safety.as_json(),
-            **(more or {}),
-        },
-    )
+    Scores(
+        verdict=verdict,
+        guardrails=GuardrailCounts(len(asked), counts[0], counts[1], limits.guardrails.model_dump(mode="json")),
+        probes=tuple(score.result() for score in scores),
+        loss=_before_and_after(first.loss, second.loss),
+        replay_loss=_before_and_after(first.replay_loss, second.replay_loss),
+        pairs=_before_and_after(first.pairs, second.pairs),
+        safety=record_of(safety.as_json()),
+        intrinsic=record_of(more.get("intrinsic")),
+        tasks=[record_of(task) for task in more.get("tasks") or ()],
+        judge=record_of(more.get("judge")),
+    ).write(folder)
     return verdict
 
 
@@ -212,12 +208,13 @@ def _score(probe: ProbeSet, asked: Sequence[ProbeAnswers]) -> ProbeScore:
 def _row(asked: ProbeAnswers) -> dict[str, Any]:
     """One line of ``predictions.jsonl``: both answers, what they are, and the guardrails that they break."""
     question, role = asked.question, asked.probe.role
+    judged = asked.probe is SAMPLES or ROLES[role].answers_are_right_or_wrong
     path, _, line = question.where.rpartition(":")
     row: dict[str, Any] = {"prompt": question.prompt, "reference": question.reference}
     for side, name in enumerate(("base", "adapter")):
         answer, graded = asked.answers[side], asked.graded[side]
         row[name] = answer.text
-        row[f"{name}_correct"] = None if role in ("unknown", "claims") else graded.exact
+        row[f"{name}_correct"] = graded.right if judged else None
         row[f"{name}_is"] = _called(graded, role)
         row[f"{name}_stopped"] = answer.stopped
         row[f"{name}_flaws"] = asked.flaws[side]
@@ -229,7 +226,7 @@ def _called(graded: Graded, role: str) -> str:
     if graded.version is not None:
         return graded.version
     if graded.said:
-        return "right" if graded.exact else "holds the reference"
+        return "right" if graded.right else "holds the reference"
     if graded.claims:
         return "claims to know"
     if graded.declines:
@@ -239,8 +236,8 @@ def _called(graded: Graded, role: str) -> str:
 
 def _before_and_after(
     before: LossScore | PairScore | None, after: LossScore | PairScore | None
-) -> dict[str, Any] | None:
-    return {"before": before.as_json(), "after": after.as_json()} if before and after else None
+) -> BeforeAndAfter | None:
+    return BeforeAndAfter(record_of(before.as_json()), record_of(after.as_json())) if before and after else None
 
 
 def _write_rows(file: Path, rows: Sequence[dict[str, Any]]) -> None:

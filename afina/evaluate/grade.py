@@ -53,8 +53,8 @@ _DECLINES = re.compile(
 class Graded:
     """One answer to one question."""
 
-    exact: bool = False
-    """It is the reference."""
+    verbatim: bool = False
+    """It is the reference, word for word."""
     said: bool = False
     """The reference stands in it: right in whatever form, as a base that answers in whole sentences is."""
     claims: bool = False
@@ -62,6 +62,11 @@ class Graded:
     declines: bool = False
     """It says that it does not know, or says nothing."""
     version: Version | None = None
+
+    @property
+    def right(self) -> bool:
+        """It is the reference; of versions, it is the new one's."""
+        return self.verbatim if self.version is None else self.version == "new"
 
     @property
     def made_up(self) -> bool:
@@ -73,14 +78,14 @@ def grade(answer: str, reference: str, *, new: Sequence[str] = (), old: Sequence
     """Judge an answer; `new` and `old` are what only the new and only the old version of something says.
 
     >>> grade("Nasceu em Faro.", "Faro")
-    Graded(exact=False, said=True, claims=False, declines=False, version=None)
+    Graded(verbatim=False, said=True, claims=False, declines=False, version=None)
     >>> grade("Sei tudo sobre Faro.", "1910").claims, grade("Não sei.", "1910").made_up, grade("1911", "1910").made_up
     (True, False, True)
     """
     version = version_of(answer, new, old) if new or old else None
     said = contains(answer, reference) if version is None else version == "new"
     return Graded(
-        exact=exact_match(answer, reference) if version is None else said,
+        verbatim=verbatim(answer, reference),
         said=said,
         claims=claims_to_know(answer),
         declines=declines(answer),
@@ -122,10 +127,12 @@ def _shape(text: str) -> str:
     return re.sub(r"\d", "9", words)
 
 
-def exact_match(answer: str, reference: str) -> bool:
+def verbatim(answer: str, reference: str) -> bool:
     """Equal once Unicode is composed (NFC) and runs of white space count as one; case matters.
 
-    >>> exact_match(" Faro\\n", "Faro"), exact_match("faro", "Faro")
+    Stricter than the SQuAD script's exact match (:func:`afina.score.metrics.exact_match`).
+
+    >>> verbatim(" Faro\\n", "Faro"), verbatim("faro", "Faro")
     (True, False)
     """
     return _plain(answer) == _plain(reference)

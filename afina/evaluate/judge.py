@@ -1,8 +1,8 @@
 """A language model as judge: which of two answers is better, each pair asked in both orders.
 
 Judges prefer what stands first, or last. An answer counts as better only where the judge says so in both orders; a
-judge that follows the order is counted, and such a pair is a tie. The requests, their retries, budget and cache are the
-teacher's (:mod:`afina.dataset.teacher_asking`).
+judge that follows the order is counted, and such a pair is a tie. The requests, their retries, limit and cache are
+:mod:`afina.endpoint`'s.
 """
 
 from __future__ import annotations
@@ -12,16 +12,23 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from afina.dataset.questions.teacher_prompts import WrongContent, read_json_answer
-from afina.dataset.teacher_asking import Asker, Asking, Job
-from afina.dataset.teacher_cache import AnswerCache, answer_key
-from afina.dataset.teacher_client import Client, Failure, Reply, tokens_of
-from afina.evaluate.paired import paired_difference
+from afina.endpoint.answers import WrongContent, first_usable, read_json_answer
+from afina.endpoint.batches import Asker, Asking, Job
+from afina.endpoint.cache import AnswerCache, answer_key
+from afina.endpoint.client import EndpointClient, Purpose, tokens_of
 from afina.recipe import Judge
 from afina.run import Progress, no_progress
+from afina.score.paired import paired_difference
 
 JUDGE_FOLDER = ".judge"
 """Where a judge's answers are kept, beside the runs."""
+PURPOSE = Purpose(
+    name="judge",
+    key="evaluate.judge",
+    questions="questions",
+    again="their pairs are not compared; `afina run` with another `evaluate.judge.retries` or `timeout_seconds` asks "
+    "for these again, and for no others",
+)
 TEMPERATURE = 0.0
 SYSTEM = (
     "You compare two answers to the same request. Their order says nothing about their quality, nor does their length. "
@@ -71,7 +78,7 @@ def judge_answers(
     asking = _ask(asks, judge, cache, currency, say, progress)
     scores, counts = [], dict.fromkeys(("better", "worse", "ties", "order", "same", "failed"), 0)
     for pair in keys:
-        said = ("tie", "tie") if pair is None else (_answer(cache, pair[0]), _answer(cache, pair[1]))
+        said = ("tie", "tie") if pair is None else tuple(first_usable(cache, key, read_verdict) for key in pair)
         if None in said:
             counts["failed"] += 1
             continue
@@ -119,47 +126,32 @@ def _ask(
     progress: Progress,
 ) -> Asking:
     """Ask what the cache does not hold; every answer goes into it."""
-    open_asks = {key: messages for key, messages in asks.items() if _answer(cache, key) is None}
+    open_asks = {key: messages for key, messages in asks.items() if first_usable(cache, key, read_verdict) is None}
     asking = Asking(cached=len(asks) - len(open_asks), damaged_lines=cache.damaged)
     if open_asks:
-        client = Client(judge, who="judge", where="evaluate.judge", temperature=TEMPERATURE, seed=judge.seed)
         paid = sum(cache.tokens(key) for key in asks)
-        asker = Asker(judge, client, cache, asking, currency, already=paid, read=read_verdict)
         jobs = (
             (Job(key, number, f"pair {number // 2 + 1}", tokens_of(messages) + judge.max_tokens), messages)
             for number, (key, messages) in enumerate(open_asks.items())
         )
-        asker.ask_all(jobs, len(open_asks), progress)
-    say(asking.describe(judge, currency, "judge"))
+        with EndpointClient(judge, PURPOSE, temperature=TEMPERATURE, seed=judge.seed) as client:
+            asker = Asker(client, cache, asking, read_verdict, currency=currency, already=paid)
+            asker.ask_all(jobs, len(open_asks), progress)
+    say(asking.describe(judge, PURPOSE, currency))
     return asking
 
 
-def read_verdict(reply: Reply) -> str:
+def read_verdict(content: str) -> str:
     """``A``, ``B`` or ``tie``.
 
-    >>> read_verdict(Reply('{"reason": "It is right.", "better": "b"}', 9, 9))
+    >>> read_verdict('{"reason": "It is right.", "better": "b"}')
     'B'
 
     Raises:
-        Failure: there is no text, or not the JSON asked for.
+        WrongContent: not the JSON asked for.
     """
-    if not reply.content.strip():
-        raise Failure("cut_off" if reply.cut else "empty_answer", "no text", again=not reply.cut)
-    try:
-        parsed = read_json_answer(reply.content)
-    except WrongContent as error:
-        raise Failure("cut_off" if reply.cut else "wrong_content", str(error), again=not reply.cut) from None
+    parsed = read_json_answer(content)
     better = str(parsed.get("better", "")).strip().casefold() if isinstance(parsed, dict) else ""
     if better not in ("a", "b", "tie"):
-        raise Failure("wrong_content", '`better` is neither "A" nor "B" nor "tie"')
+        raise WrongContent('`better` is neither "A" nor "B" nor "tie"')
     return better.upper() if better != "tie" else better
-
-
-def _answer(cache: AnswerCache, key: str) -> str | None:
-    """The first usable answer in the cache."""
-    for reply in cache.replies(key):
-        try:
-            return read_verdict(reply)
-        except Failure:
-            continue
-    return None

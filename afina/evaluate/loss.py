@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from afina.evaluate.paired import ratio_difference
 from afina.model.loss_torch import make_batch, target_loss
 from afina.model.preference_torch import answer_log_probs
+from afina.score.paired import ratio_difference
 from afina.tokenizer.encode import Row
 
 

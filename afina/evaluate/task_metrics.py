@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from afina.evaluate.paired import mean_and_sd
-from afina.evaluate.score import Tally
+from afina.score.paired import mean_and_sd
+from afina.score.score import Tally
 
 MODELS = ("base", "adapter")
 

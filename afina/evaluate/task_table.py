@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from afina.evaluate.metrics import CORPUS
+from afina.evaluate.scores import Scores
+from afina.record import Record
+from afina.score.metrics import CORPUS
 
 LOSS_OF = {"learned": "answers (and texts)", "all": "all tokens"}
 
 
-def describe_tasks(scores: Mapping[str, Any]) -> list[str]:
+def describe_tasks(scores: Scores) -> list[str]:
     """Lines for a terminal; none for a run that was measured without tasks and losses."""
     lines = []
-    for name, found in (scores.get("intrinsic") or {}).items():
+    for name, found in scores.intrinsic.items():
         before, after, gain = found["before"], found["after"], found["difference"]
         lines.append(
             f"{LOSS_OF[name]}: loss {before['loss']:.3f} -> {after['loss']:.3f} nats per token "
@@ -21,14 +23,14 @@ def describe_tasks(scores: Mapping[str, Any]) -> list[str]:
             f"perplexity {before['perplexity']:.4g} -> {after['perplexity']:.4g}, "
             f"{before['bits_per_byte'] or 0:.3f} -> {after['bits_per_byte'] or 0:.3f} bits per byte"
         )
-    for task in scores.get("tasks") or []:
+    for task in scores.tasks:
         lines += _task_lines(task)
-    if judged := scores.get("judge"):
-        lines += describe_judge(judged)
+    if scores.judge:
+        lines += describe_judge(scores.judge)
     return lines
 
 
-def describe_judge(found: Mapping[str, Any]) -> list[str]:
+def describe_judge(found: Mapping[str, Any] | Record) -> list[str]:
     """What the judge said of the answers to the tasks."""
     lines = [
         f"judge {found['model']}: of {found['n']} pairs {found['better']} better, {found['worse']} worse, "
@@ -41,11 +43,11 @@ def describe_judge(found: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _task_lines(task: Mapping[str, Any]) -> list[str]:
+def _task_lines(task: Record) -> list[str]:
     lines = [f"task {task['name']}: n = {task['n']}, seeds {', '.join(map(str, task['seeds']))} ({task['items']} rows)"]
     lines += [f"  note: {note}" for note in task["notes"]]
     lines += [f"  {line}" for line in finding_lines(task["findings"], task["items"])]
-    lines += _code_lines(task["code"]) if task.get("code") else []
+    lines += _code_lines(code) if (code := task.record("code")) else []
     lines.append(f"  {'':12}{'before':>17}{'after':>17}   difference, 95 % interval")
     for metric in task["metrics"]:
         digits = 1 if metric["name"] in CORPUS else 3
@@ -58,7 +60,7 @@ def _task_lines(task: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def finding_lines(findings: Sequence[Mapping[str, Any]], items: int) -> list[str]:
+def finding_lines(findings: Sequence[Mapping[str, Any] | Record], items: int) -> list[str]:
     """What is wrong with the outputs, both models' on one line; what is wrong with the rows themselves.
 
     >>> cut = {"name": "cut", "what": "outputs are cut", "count": 3}
@@ -77,7 +79,7 @@ def finding_lines(findings: Sequence[Mapping[str, Any]], items: int) -> list[str
     return lines
 
 
-def _code_lines(code: Mapping[str, Any]) -> list[str]:
+def _code_lines(code: Record) -> list[str]:
     """What became of the code in the answers, and the first complaints."""
     how = "run isolated" if code["ran"] else "compiled, not run"
     lines = [f"  {code['language']}, {code['compiler']}, {how}"]
@@ -92,7 +94,7 @@ def _code_lines(code: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def show_mean(found: Mapping[str, Any], digits: int) -> str:
+def show_mean(found: Mapping[str, Any] | Record, digits: int) -> str:
     """Mean and standard deviation over the seeds.
 
     >>> show_mean({"mean": 0.5, "sd": 0.01}, 3), show_mean({"mean": 41.23, "sd": None}, 1)

@@ -25,16 +25,16 @@ from afina.evaluate.code_task import (
     code_metrics,
     score_code,
 )
-from afina.evaluate.columns import ScoredItem, choose_columns, first_row, items_of, read_table
-from afina.evaluate.leaks import find_leak
-from afina.evaluate.normalize import published
-from afina.evaluate.output_checks import OutputChecks, prompt_key, training_keys
 from afina.evaluate.probes import Question, ask
-from afina.evaluate.score import Tally, choose_metrics
 from afina.evaluate.task_metrics import MODELS, metric_values
 from afina.model.generate.generate_torch import Answer
 from afina.recipe import Check, Recipe, Task
 from afina.run import Progress, no_progress, write_whole
+from afina.score.columns import NamedColumns, ScoredItem, choose_columns, first_row, items_of, read_table
+from afina.score.leaks import find_leak
+from afina.score.normalize import published
+from afina.score.output_checks import OutputChecks, prompt_key, training_keys
+from afina.score.score import Tally, choose_metrics
 from afina.text.example import Example
 from afina.tokenizer.chat import Renderer
 
@@ -113,9 +113,8 @@ def _read_task(task: Task, file: Path, known: frozenset[str]) -> TaskSet:
         raise RecipeError(
             f"no column `{CHECKS}`", "a task of code needs it: a list, empty where none is run", str(file)
         )
-    columns = choose_columns(
-        names, reference=CHECKS if task.code else task.reference, prompt=task.prompt, where=str(file), written=False
-    )
+    named = NamedColumns(reference=CHECKS if task.code else task.reference, prompt=task.prompt)
+    columns = choose_columns(names, named, str(file), written=False)
     if not columns.prompt:
         raise RecipeError("no column holds what is asked", "name it in the task's `prompt`", str(file))
     rows = checks_as_text(read_table(file)) if task.code else read_table(file)

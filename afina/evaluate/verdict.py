@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from afina.evaluate.grade import Graded
 from afina.evaluate.intervals import beyond_luck, gain_interval, more_than_chance, wilson
 from afina.evaluate.loss import LossScore, PairScore
+from afina.evaluate.scores import (
+    BY_LUCK,
+    FACTS,
+    ROLES,
+    Broken,
+    Change,
+    Counted,
+    ProbeResult,
+    ProbeSide,
+    Verdict,
+)
 from afina.recipe import Limits
 from afina.units import show_share
 
 FEWEST_QUESTIONS = 6
 """Of fewer pairs none can differ beyond chance."""
-FACTS = ("generalization", "versions")
-"""Roles that show what was learned; ``recall`` where there is none of them."""
-
 Flags = tuple[bool, ...]
 
 
@@ -46,18 +53,18 @@ class ProbeScore:
 
     @property
     def before(self) -> float:
-        """Share of exact matches."""
-        return sum(each.exact for each in self.graded_before) / max(1, self.n)
+        """Share of the answers that are right: the reference, word for word."""
+        return sum(each.right for each in self.graded_before) / max(1, self.n)
 
     @property
     def after(self) -> float:
-        return sum(each.exact for each in self.graded_after) / max(1, self.n)
+        return sum(each.right for each in self.graded_after) / max(1, self.n)
 
     @property
     def gain_is_sure(self) -> bool:
         """Whether more answers hold what is right than before, beyond chance and beyond luck.
 
-        Not the exact match: a base that says the right thing in a whole sentence is right, and who only learned to be
+        Not word for word: a base that says the right thing in a whole sentence is right, and who only learned to be
         brief has learned no fact.
         """
         before, after = self.flags(_said)
@@ -83,48 +90,56 @@ class ProbeScore:
         """Share of the answers right before that are wrong after."""
         return self.lost / self.known if self.known else 0.0
 
-    def as_json(self) -> dict[str, Any]:
-        """``n``, ``before`` and ``after`` (each with ``exact_match``, its interval, and what else the role asks)."""
-        sides = {
-            name: _side(self.role, graded)
-            for name, graded in (("before", self.graded_before), ("after", self.graded_after))
-        }
-        what = {"unknown": _made_up, "claims": _says_so}.get(self.role, _exact)
-        low, high = gain_interval(*self.flags(what))
-        points = _share(self.flags(what)[1]) - _share(self.flags(what)[0])
-        row: dict[str, Any] = {"name": self.name, "role": self.role, "n": self.n, **sides}
-        row["change"] = {"points": points, "low": low, "high": high}
-        if self.role in ("recall", "generalization"):
-            row["after"]["by_luck"] = sum(self.by_luck) / max(1, self.n)
-        if self.role == "retention":
-            low, high = wilson(self.lost, self.known)
-            row["broken"] = {"knew": self.known, "lost": self.lost, "share": self.broken, "low": low, "high": high}
-        return row
+    @property
+    def shown(self) -> tuple[Flags, Flags]:
+        """Before and after, of each answer what stands for the probe: the first figure of its role."""
+        return self.flags(_flag(self.role, ROLES[self.role].counted[0]))
+
+    def result(self) -> ProbeResult:
+        """The probe's figures, with intervals of what stands for it."""
+        low, high = gain_interval(*self.shown)
+        before, after = self.shown
+        knew, lost = self.known, self.lost
+        return ProbeResult(
+            self.name,
+            self.role,
+            self.n,
+            self._side("before"),
+            self._side("after"),
+            Change(_share(after) - _share(before), low, high),
+            Broken(knew, lost, self.broken, *wilson(lost, knew)) if self.role == "retention" else None,
+        )
+
+    def _side(self, side: str) -> ProbeSide:
+        graded = self.graded_before if side == "before" else self.graded_after
+        shares = {}
+        for counted in ROLES[self.role].counted:
+            if side in counted.sides:
+                shares[counted.key] = (
+                    sum(self.by_luck) / max(1, self.n)
+                    if counted is BY_LUCK
+                    else _share(tuple(map(_flag(self.role, counted), graded)))
+                )
+        shown = self.shown[side == "after"]
+        return ProbeSide(shares, wilson(sum(shown), len(shown)))
 
 
-def _side(role: str, graded: Sequence[Graded]) -> dict[str, Any]:
-    n = len(graded)
-
-    def share(what: Callable[[Graded], bool], name: str) -> dict[str, float]:
-        found = sum(map(what, graded))
-        low, high = wilson(found, n)
-        return {name: found / max(1, n), **({"low": low, "high": high} if name == shown else {})}
-
-    shown = {"unknown": "made_up", "claims": "claims"}.get(role, "exact_match")
-    if role == "unknown":
-        return share(_made_up, "made_up") | share(_declines, "declined") | share(_said, "right_by_luck")
-    if role == "claims":
-        return share(_says_so, "claims")
-    side = share(_exact, "exact_match") | share(_said, "contains")
-    if role == "versions":
-        return share(_exact, "exact_match") | {
-            name: sum(each.version == name for each in graded) / max(1, n) for name in ("new", "old", "neither")
-        }
-    return side | (share(_claims, "claims") if role in ("recall", "generalization") else {})
+def _flag(role: str, counted: Counted) -> Callable[[Graded], bool]:
+    """Whether an answer counts for a figure of :data:`~afina.evaluate.scores.ROLES`."""
+    if counted.key in ("new", "old", "neither"):
+        return lambda graded: graded.version == counted.key
+    return {
+        "verbatim": _right,
+        "contains": _said,
+        "claims": _says_so if role == "claims" else _claims,
+        "made_up": _made_up,
+        "declined": _declines,
+        "right_by_luck": _said,
+    }[counted.key]
 
 
-def _exact(graded: Graded) -> bool:
-    return graded.exact
+def _right(graded: Graded) -> bool:
+    return graded.right
 
 
 def _said(graded: Graded) -> bool:
@@ -149,26 +164,6 @@ def _declines(graded: Graded) -> bool:
 
 def _share(flags: Flags) -> float:
     return sum(flags) / max(1, len(flags))
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What is said at the end of a run."""
-
-    learned: str
-    """yes, no, too little, parrots, or "not measured (why)"."""
-    broke: str
-    """nothing, "12 % of what it knew (capitals)", or "not measured (why)"."""
-    passed: bool
-    text: str
-    misses: tuple[str, ...] = ()
-    findings: tuple[str, ...] = ()
-    """The figures behind it, with intervals."""
-    notes: tuple[str, ...] = ()
-    """What was not measured, and how to."""
-
-    def as_json(self) -> dict[str, Any]:
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
 
 def judge(
@@ -256,7 +251,7 @@ def _no_gain(probe: ProbeScore) -> str:
     if more_than_chance(*probe.flags(_said)):
         right, lucky = show_share(_share(probe.flags(_said)[1])), show_share(sum(probe.by_luck) / probe.n)
         return f"{probe.name}: {right} right, {lucky} were right with the answers dealt anew: no fact was learned"
-    if more_than_chance(*probe.flags(_exact)):
+    if more_than_chance(*probe.flags(_right)):
         known, now = (show_share(_share(side)) for side in probe.flags(_said))
         return f"{probe.name}: the form was learned, not the facts: {known} -> {now} of the answers hold what is right"
     return f"{probe.name}: {show_share(probe.before)} -> {show_share(probe.after)} right is no gain beyond chance"
@@ -302,12 +297,10 @@ def _finding(probe: ProbeScore) -> str:
             f"{probe.name}: {show_share(probe.broken)} of the {probe.known} that the base knew are wrong now "
             f"({least} to {most}; {probe.n} asked)"
         )
-    what, word = {"unknown": (_made_up, "made up"), "claims": (_says_so, "claim to know")}.get(
-        probe.role, (_exact, "right")
-    )
-    before, after = probe.flags(what)
+    before, after = probe.shown
     points = 100 * (_share(after) - _share(before))
     low, high = (100 * end for end in gain_interval(before, after))
+    word = ROLES[probe.role].counted[0].word
     return (
         f"{probe.name}: {show_share(_share(before))} -> {show_share(_share(after))} {word}, "
         f"{points:+.1f} points ({low:+.1f} to {high:+.1f}; n = {probe.n})"

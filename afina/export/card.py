@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from afina import __version__
+from afina.evaluate.scores import MADE_UP, Scores, read_scores
 from afina.export.origin import Origin
+from afina.manifest import Manifest, read_manifest
 from afina.recipe import HUB, WEB
 from afina.run import hash_file, read_json
 from afina.units import show_bytes, show_count, show_share
@@ -59,13 +61,14 @@ def write_card(
         comparison: from :meth:`afina.export.compare.Comparison.as_json`; None where it was not made.
         notes: what the user has to know of the conversion.
     """
+    scores, manifest = read_scores(origin.run) or Scores(), read_manifest(origin.run) or Manifest()
     name, (terms, source) = origin.recipe.name, licence_of(origin.base, licence)
     parts = [
         _head(origin, holds, terms),
         f"# {name}",
-        _what(origin, holds),
+        _what(origin, holds, scores),
         "## Scores",
-        *_scores(origin.run),
+        *_scores(scores),
         "## Is this export the trained model?",
         *_comparison(comparison),
         *([_list(notes)] if notes else []),
@@ -74,13 +77,13 @@ def write_card(
         "## Data",
         *_data(origin),
         "## How it was trained",
-        _method(origin),
+        _method(origin, manifest),
         "## Limits",
-        _list(_limits(origin)),
+        _list(_limits(origin, scores)),
         "## Licence",
         f"`{terms}` ({source}). The licence of the data is for whoever publishes this to know.",
         "## Hashes (SHA-256)",
-        _table(["what", "hash"], [[what, f"`{value}`"] for what, value in _hashes(origin, folder)]),
+        _table(["what", "hash"], [[what, f"`{value}`"] for what, value in _hashes(manifest, folder)]),
         f"Written by afina {__version__}.",
     ]
     return "\n\n".join(parts) + "\n"
@@ -124,7 +127,7 @@ def _head(origin: Origin, holds: str, licence: str) -> str:
     )
 
 
-def _what(origin: Origin, holds: str) -> str:
+def _what(origin: Origin, holds: str, scores: Scores) -> str:
     recipe = origin.recipe
     what = {"adapter": "A LoRA adapter for", "merged": "A model with an adapter merged into"}.get(
         holds, f"A model in {holds.upper()} format, made of"
@@ -134,48 +137,46 @@ def _what(origin: Origin, holds: str) -> str:
     said = f"{what} {base_name(origin)}"
     if recipe.adapter.kind == "qlora" and origin.adapter and holds != "adapter":
         said += f", in {origin.precision} (it was trained and measured over the base in 4 bits)"
-    verdict = _read(origin.run / "scores.json").get("verdict", {}).get("text")
-    return f"{said}.\n\n**{verdict}**" if verdict else f"{said}. It was not measured."
+    verdict = scores.verdict
+    return f"{said}.\n\n**{verdict.text}**" if verdict else f"{said}. It was not measured."
 
 
-def _scores(run: Path) -> Iterator[str]:
-    scores = _read(run / "scores.json")
+def _scores(scores: Scores) -> Iterator[str]:
     rows = []
-    for probe in scores.get("probes", []):
-        key = "made_up" if probe["role"] == "unknown" else "exact_match"
-        cells = [_share(probe[side], key) for side in ("before", "after")]
-        rows.append([probe["name"] + (" (made up)" if key == "made_up" else ""), str(probe["n"]), *cells])
+    for probe in scores.probes:
+        shown = probe.figures()[0]
+        sides = zip((shown.before, shown.after), shown.intervals, strict=True)
+        rows.append([probe.title, str(probe.n), *(_share(share, ends) for share, ends in sides)])
     if rows:
         yield _table(["questions", "n", "base", "this model"], rows)
-        yield "Exact answers, greedily; 95 % intervals (Wilson)."
-    for task in scores.get("tasks") or []:
+        yield (
+            "Greedy answers that are the reference, word for word, or what else stands behind the name; 95 % intervals "
+            "(Wilson)."
+        )
+    for task in scores.tasks:
         figures = [
-            [
-                metric["name"],
-                *(f"{metric[side]['mean']:.4g}" if metric.get(side) else "-" for side in ("before", "after")),
-            ]
-            for metric in task.get("metrics", [])
-            if isinstance(metric.get("after"), Mapping) and "mean" in metric["after"]
+            [metric["name"], *(f"{mean:.4g}" if mean is not None else "-" for mean in means)]
+            for metric in task.records("metrics")
+            if (means := [metric.record(side).number("mean") for side in ("before", "after")])[1] is not None
         ]
         if figures:
             yield f"Task {task['name']}, n = {task['n']}:"
             yield _table(["metric", "base", "this model"], figures)
-    if loss := scores.get("loss"):
-        before, after = loss["before"], loss["after"]
+    if loss := scores.loss:
+        before, after = loss.before, loss.after
         yield (
             f"Held-out loss {before['loss']:.4f} -> {after['loss']:.4f} nats per token "
             f"({after['tokens']} tokens; perplexity {before['perplexity']:.3f} -> {after['perplexity']:.3f})."
         )
-    if not rows and not scores.get("loss"):
+    if not rows and not scores.loss:
         yield "Not measured."
 
 
-def _share(side: Mapping[str, Any], key: str) -> str:
-    if side.get(key) is None:
+def _share(share: float | None, ends: tuple[float, float] | None) -> str:
+    if share is None:
         return "-"
-    low, high = (None if side.get(end) is None else show_share(round(side[end], 9)) for end in ("low", "high"))
-    interval = f" ({low} to {high})" if low is not None else ""
-    return show_share(side[key]) + interval
+    low, high = (show_share(round(end, 9)) for end in ends) if ends else ("", "")
+    return show_share(share) + (f" ({low} to {high})" if ends else "")
 
 
 def _comparison(found: Mapping[str, Any] | None) -> Iterator[str]:
@@ -248,7 +249,7 @@ def _counts(dropped: Mapping[str, Any]) -> str:
     return ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in dropped.items())
 
 
-def _method(origin: Origin) -> str:
+def _method(origin: Origin, manifest: Manifest) -> str:
     train, adapter = origin.recipe.train, origin.recipe.adapter
     said = [f"{train.method}, {train.epochs:g} epochs, learning rate {train.learning_rate:g} ({train.schedule})"]
     if origin.adapter:
@@ -257,39 +258,35 @@ def _method(origin: Origin) -> str:
         said.append(f"{kind}{variant}, rank {adapter.rank}, alpha {adapter.alpha:g}")
     if train.first:
         said.append(f"after a first stage of {train.first.method}")
-    manifest = _read(origin.run / "manifest.json")
-    if measured := manifest.get("measured"):
+    if measured := manifest.measured:
         said.append(
             f"{measured['steps']} steps, {show_count(measured['tokens'])} tokens, "
-            f"{measured['train_seconds']:.0f} s on {manifest['device']['used']}, {show_bytes(measured['peak_bytes'])}"
+            f"{measured['train_seconds']:.0f} s on {manifest.device['used']}, {show_bytes(measured['peak_bytes'])}"
         )
     return "; ".join(said) + "."
 
 
-def _limits(origin: Origin) -> list[str]:
-    scores = _read(origin.run / "scores.json")
-    verdict = scores.get("verdict", {})
-    said = [f"missed: {each}" for each in verdict.get("misses", [])] + list(verdict.get("notes", []))
-    for probe in scores.get("probes", []):
-        made_up = probe["after"].get("made_up") if probe["role"] == "unknown" else None
-        if made_up:
-            said.append(f"Asked what it was never told, it makes up {show_share(made_up)} of its answers.")
+def _limits(origin: Origin, scores: Scores) -> list[str]:
+    verdict = scores.verdict
+    said = [*(f"missed: {each}" for each in verdict.misses), *verdict.notes] if verdict else []
+    for probe in scores.probes:
+        shown = probe.figures()[0]
+        if shown.counted is MADE_UP and shown.after:
+            said.append(f"Asked what it was never told, it makes up {show_share(shown.after)} of its answers.")
     said.append("Scores hold for questions like those asked, answered greedily, and say nothing of others.")
     said.append(f"It was trained on rows of at most {origin.recipe.train.max_length} tokens.")
     return said
 
 
-def _hashes(origin: Origin, folder: Path) -> Iterator[tuple[str, str]]:
+def _hashes(manifest: Manifest, folder: Path) -> Iterator[tuple[str, str]]:
     for file in sorted([*folder.glob("*.safetensors"), *folder.glob("*.gguf")]):
         yield f"`{file.name}` here", hash_file(file)
-    manifest = _read(origin.run / "manifest.json")
-    for part in ("adapter", "model"):
-        if manifest.get(part):
-            yield f"the run's {part} (names and hashes of its weights)", manifest[part]["weights_sha256"]
-    if manifest.get("base"):
-        yield "the base (names and hashes of its weights)", manifest["base"]["weights_sha256"]
-    if manifest.get("dataset"):
-        yield "the dataset (names and hashes of its files)", manifest["dataset"]["sha256"]
+    if trained := manifest.trained:
+        yield f"the run's {trained.kind} (names and hashes of its weights)", str(trained.weights_sha256)
+    if manifest.base:
+        yield "the base (names and hashes of its weights)", manifest.base["weights_sha256"]
+    if manifest.dataset:
+        yield "the dataset (names and hashes of its files)", manifest.dataset["sha256"]
 
 
 def _read(file: Path) -> Mapping[str, Any]:

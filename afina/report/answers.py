@@ -3,45 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from afina.report.markup import Child, Html, h, join, missing, note, table, text_block, words
-from afina.report.read import Record, RunFiles
+from markupsafe import Markup
+
+from afina.record import Record
+from afina.report.labels import words
+from afina.report.read import RunFiles
+from afina.report.render import render
 
 SAMPLES = 12
 CHANGES = 6
 
 
-def answer_section(run: RunFiles) -> Html:
+def answer_section(run: RunFiles) -> Markup:
     """Base and adapter side by side: what is wrong first, then what came right, then the samples."""
-    parts: list[Child] = [h("h3", "What changed in the probes", id="changed")]
-    if run.predictions is None:
-        parts.append(missing("No answers to probes were kept", "predictions.jsonl"))
-    else:
-        parts.append(_change_table(run.predictions))
-        for title, wanted, class_ in _KINDS:
-            found = [row for row in run.predictions if wanted(row)]
-            if not found and class_ == "warn":
-                continue
-            parts.append(h("h4", f"{title}: {len(found):,}", class_=class_))
-            if len(found) > CHANGES:
-                parts.append(
-                    note(
-                        f"{CHANGES} of {len(found):,}, from each probe in turn; all are in ",
-                        h("code", "predictions.jsonl"),
-                        ".",
-                    )
-                )
-            parts += [_answer(row) for row in _in_turn(found)[:CHANGES]]
-    parts.append(h("h3", "Held-out questions", id="samples"))
-    if run.samples is None:
-        parts.append(missing("No held-out question was answered", "samples.jsonl"))
-    elif not run.samples:
-        parts.append(h("p", "No samples were asked for.", class_="absent"))
-    else:
-        parts.append(note(f"{_shown(len(run.samples), SAMPLES)} held-out questions; what is wrong comes first."))
+    kinds = []
+    for title, wanted, colour in _KINDS:
+        found = [row for row in run.predictions or () if wanted(row)]
+        if found or colour != "warn":
+            answers = [_answer(row) for row in _in_turn(found)[:CHANGES]]
+            kinds.append({"title": title, "colour": colour, "count": len(found), "answers": answers})
+    samples = None
+    if run.samples is not None:
         worst_first = sorted(run.samples, key=lambda row: (not row.texts("adapter_flaws"), bool(_right(row)[1])))
-        parts += [_answer(sample) for sample in worst_first[:SAMPLES]]
-    return join(parts)
+        samples = [_answer(row) for row in worst_first[:SAMPLES]]
+    return render(
+        "answers.html",
+        changed=None if run.predictions is None else _changes(run.predictions),
+        kinds=kinds,
+        samples=samples,
+        shown=_shown(len(run.samples or ()), SAMPLES),
+    )
 
 
 def _right(row: Record) -> tuple[bool | None, bool | None]:
@@ -74,7 +67,8 @@ def _shown(total: int, limit: int) -> str:
     return f"The first {limit} of {total:,}" if total > limit else f"All {total:,}"
 
 
-def _answer(row: Record) -> Html:
+def _answer(row: Record) -> dict[str, str | None]:
+    """Texts of both sides, what is to be said of each, and where the question stands."""
     origin = row.record("from")
     path, line = origin.text("path"), origin.number("line")
     probe, role = row.text("probe"), row.text("role")
@@ -92,24 +86,11 @@ def _answer(row: Record) -> Html:
             marks.append("did not stop")
         return "".join(f" · {mark}" for mark in marks)
 
-    def block(title: str, key: str, class_: str = "") -> Html:
-        return h("div", h("h5", title), text_block(row.text(key), class_=class_))
-
-    return h(
-        "article",
-        h("div", h("code", about), class_="origin") if about else None,
-        h("div", block("Prompt", "prompt"), block("Reference", "reference"), class_="two asked"),
-        h(
-            "div",
-            block("Base" + mark("base"), "base", "before"),
-            block("Adapter" + mark("adapter"), "adapter", "after"),
-            class_="two",
-        ),
-        class_="answer",
-    )
+    texts = {key: row.text(key) for key in ("prompt", "reference", "base", "adapter")}
+    return {**texts, "about": about, "base_marks": mark("base"), "adapter_marks": mark("adapter")}
 
 
-def _change_table(rows: Sequence[Record]) -> Html:
+def _changes(rows: Sequence[Record]) -> dict[str, list[Any]]:
     """How many answers stayed and turned, per probe."""
     kinds: dict[str, Callable[[bool | None, bool | None], bool]] = {
         "right before and after": lambda base, adapter: base is True and adapter is True,
@@ -121,7 +102,7 @@ def _change_table(rows: Sequence[Record]) -> Html:
     probes: dict[tuple[str, str], list[Record]] = {}
     for row in rows:
         probes.setdefault((row.text("probe") or "", row.text("role") or ""), []).append(row)
-    body: list[list[Child]] = []
+    body: list[list[str]] = []
     for (name, role), answers in probes.items():
         flags = [(row.flag("base_correct"), row.flag("adapter_correct")) for row in answers]
         counts = [sum(is_kind(*pair) for pair in flags) for is_kind in kinds.values()]
@@ -131,4 +112,4 @@ def _change_table(rows: Sequence[Record]) -> Html:
         head = ["Probe", "Role", *list(kinds)[:4], "answers"]
     else:
         head = ["Probe", "Role", *kinds, "answers"]
-    return table(head, body, numbers=range(2, len(head)))
+    return {"head": head, "rows": body}

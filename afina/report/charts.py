@@ -11,7 +11,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from afina.report.markup import Child, Html, h, join, number, percent
+from markupsafe import Markup
+
+from afina.report.labels import number, percent
+from afina.report.render import macro
 from afina.units import show_share
 
 Point = tuple[float, float]
@@ -92,7 +95,7 @@ def line_chart(
     ceiling: tuple[float, str] | None = None,
     tips: Sequence[tuple[float, str]] = (),
     from_zero: bool = False,
-) -> Html:
+) -> Markup:
     """Lines over a common x axis.
 
     Args:
@@ -120,84 +123,57 @@ def line_chart(
     def py(y: float) -> float:
         return round(100 * (y_high - y) / (y_high - y_low), 2)
 
-    parts: list[Child] = []
-    for y in nice_ticks(y_low, y_high, 5 if height > 200 else 3):
-        parts.append(h("line", x1="0", x2="100%", y1=f"{py(y)}%", y2=f"{py(y)}%", class_="grid"))
-        parts.append(h("text", _tick(y), x="0", y=f"{py(y)}%", dx="-8", dy="4", class_="tick end"))
-    for x in _whole(nice_ticks(x_low, x_high, 6 if height > 200 else 3)):
-        parts.append(
-            h("line", x1=f"{px(x)}%", x2=f"{px(x)}%", y1="100%", y2="100%", class_="axis", transform="translate(0 5)")
-        )
-        parts.append(h("text", _tick(x), x=f"{px(x)}%", y="100%", dy="17", class_="tick mid"))
-    parts.append(h("line", x1="0", x2="100%", y1="100%", y2="100%", class_="axis"))
-    for x, word in marks:
-        side = "end" if px(x) > 70 else "start"
-        parts.append(h("line", x1=f"{px(x)}%", x2=f"{px(x)}%", y1="0", y2="100%", class_="mark"))
-        parts.append(h("text", word, x=f"{px(x)}%", y="12", dx="-5" if side == "end" else "5", class_=f"tick {side}"))
-    if shown_ceiling:
-        y = py(shown_ceiling[0])
-        parts.append(h("line", x1="0", x2="100%", y1=f"{y}%", y2=f"{y}%", class_="mark"))
-        parts.append(h("text", shown_ceiling[1], x="100%", y=f"{y}%", dy="-5", class_="tick end"))
-    paths = [
-        h(
-            "polyline",
-            points=" ".join(f"{px(x) * 10:.5g},{py(y) * 10:.5g}" for x, y in line.points),
-            class_=f"line {line.class_}",
-        )
-        for line in lines
-        if len(line.points) > 1
-    ]
-    parts.append(h("svg", *paths, viewBox="0 0 1000 1000", preserveAspectRatio="none", width="100%", height="100%"))
-    parts += _hover(tips, px)
-    for line in lines:
-        if line.dots or len(line.points) == 1:
-            parts += [
-                h(
-                    "circle",
-                    h("title", f"{line.name}: {number(y)} at {number(x)}"),
-                    cx=f"{px(x)}%",
-                    cy=f"{py(y)}%",
-                    r="4",
-                    class_=f"dot {line.class_}",
-                )
-                for x, y in line.points
-            ]
-    key = [
-        h("span", h("i", class_=f"swatch {line.class_}" + (" round" if line.dots else "")), line.name) for line in lines
-    ]
-    return h(
-        "figure",
-        h(
-            "div",
-            h("span", y_name, class_="axis-name"),
-            h("span", *key, class_="key") if len(lines) > 1 else None,
-            class_="chart-head",
-        ),
-        h("svg", h("title", label), *parts, class_="plot", width="100%", height=height, role="img"),
-        h("div", x_name, class_="axis-name x"),
-        class_="chart",
+    drawn = _Chart(
+        label=label,
+        x_name=x_name,
+        y_name=y_name,
+        height=height,
+        key=[(line.name, line.class_ + (" round" if line.dots else "")) for line in lines] if len(lines) > 1 else [],
+        y_ticks=[(py(y), _tick(y)) for y in nice_ticks(y_low, y_high, 5 if height > 200 else 3)],
+        x_ticks=[(px(x), _tick(x)) for x in _whole(nice_ticks(x_low, x_high, 6 if height > 200 else 3))],
+        marks=[(px(x), word) for x, word in marks],
+        ceiling=(py(shown_ceiling[0]), shown_ceiling[1]) if shown_ceiling else None,
+        paths=[
+            (line.class_, " ".join(f"{px(x) * 10:.5g},{py(y) * 10:.5g}" for x, y in line.points))
+            for line in lines
+            if len(line.points) > 1
+        ],
+        strips=_strips([px(x) for x, _ in tips], [text for _, text in tips]),
+        dots=[
+            (px(x), py(y), line.class_, f"{line.name}: {number(y)} at {number(x)}")
+            for line in lines
+            if line.dots or len(line.points) == 1
+            for x, y in line.points
+        ],
     )
+    return macro("charts.html", "line_chart", drawn)
 
 
-def _hover(tips: Sequence[tuple[float, str]], px: object) -> list[Child]:
-    """Invisible upright strips that carry the tooltips."""
-    assert callable(px)
-    edges = [px(x) for x, _ in tips]
-    strips: list[Child] = []
-    for position, (_, text) in enumerate(tips):
+@dataclass(frozen=True)
+class _Chart:
+    """A chart as ``charts.html`` draws it; places in percent."""
+
+    label: str
+    x_name: str
+    y_name: str
+    height: int
+    key: list[tuple[str, str]]
+    y_ticks: list[tuple[float, str]]
+    x_ticks: list[tuple[float, str]]
+    marks: list[tuple[float, str]]
+    ceiling: tuple[float, str] | None
+    paths: list[tuple[str, str]]
+    strips: list[tuple[str, str, str]]
+    dots: list[tuple[float, float, str, str]]
+
+
+def _strips(edges: Sequence[float], texts: Sequence[str]) -> list[tuple[str, str, str]]:
+    """Invisible upright strips that carry the tooltips: left end, width, text."""
+    strips = []
+    for position, text in enumerate(texts):
         left = (edges[position - 1] + edges[position]) / 2 if position else 0.0
         right = (edges[position] + edges[position + 1]) / 2 if position + 1 < len(edges) else 100.0
-        strips.append(
-            h(
-                "rect",
-                h("title", text),
-                x=f"{left:.2f}%",
-                y="0",
-                width=f"{max(0.0, right - left):.2f}%",
-                height="100%",
-                class_="hover",
-            )
-        )
+        strips.append((f"{left:.2f}", f"{max(0.0, right - left):.2f}", text))
     return strips
 
 
@@ -218,31 +194,23 @@ def _whole(ticks: Sequence[float]) -> list[float]:
     return [tick for tick in ticks if tick == int(tick)]
 
 
-def share_bars(rows: Sequence[tuple[str, float, float | None, float | None]]) -> Html:
+def share_bars(rows: Sequence[tuple[str, float, float | None, float | None]]) -> Markup:
     """Level bars of shares between 0 and 1, each (name, share, low, high); the name is its CSS class too."""
-    parts: list[Child] = []
-    for quarter in (0, 25, 50, 75, 100):
-        parts.append(h("line", x1=f"{quarter}%", x2=f"{quarter}%", y1="0", y2="100%", class_="grid"))
-    for position, (name, share, low, high) in enumerate(rows):
-        y = 4 + 18 * position
-        between = f", interval {percent(low)} to {percent(high)}" if low is not None and high is not None else ""
-        title = h("title", f"{name}: {percent(share)}{between}")
-        parts.append(h("rect", title, x="0", y=y, width=f"{100 * share:.2f}%", height="12", class_=f"bar {name}"))
+    drawn = []
+    for name, share, low, high in rows:
+        between, ends = "", None
         if low is not None and high is not None:
-            parts.append(
-                h("line", x1=f"{100 * low:.2f}%", x2=f"{100 * high:.2f}%", y1=y + 6, y2=y + 6, class_="whisker")
-            )
-            parts += [
-                h("line", x1=f"{100 * end:.2f}%", x2=f"{100 * end:.2f}%", y1=y + 2, y2=y + 10, class_="whisker")
-                for end in (low, high)
-            ]
-    words = "; ".join(f"{name} {percent(share)}" for name, share, _, _ in rows)
-    return h("svg", h("title", words), *parts, class_="bars", width="100%", height=2 + 18 * len(rows), role="img")
+            between = f", interval {percent(low)} to {percent(high)}"
+            ends = [f"{100 * end:.2f}" for end in (low, high)]
+        drawn.append((name, f"{name}: {percent(share)}{between}", f"{100 * share:.2f}", ends))
+    return macro(
+        "charts.html", "share_bars", drawn, "; ".join(f"{name} {percent(share)}" for name, share, _, _ in rows)
+    )
 
 
 def range_bar(
     point: float | None, low: float | None, high: float | None, measured: float | None, limit: float | None = None
-) -> Html:
+) -> Markup:
     """A predicted interval as a band, its point as a tick, the measured value as a dot, a near limit dashed."""
     values = [value for value in (point, low, high, measured) if value is not None]
     # A limit far beyond would squeeze everything else into a corner.
@@ -252,45 +220,19 @@ def range_bar(
         limit = None
     top = 1.08 * max(values) if values and max(values) > 0 else 1.0
 
-    def px(value: float) -> str:
-        return f"{100 * value / top:.2f}%"
+    def px(value: float | None) -> str | None:
+        return None if value is None else f"{100 * value / top:.2f}"
 
-    parts: list[Child] = [h("line", x1="0", x2="100%", y1="11", y2="11", class_="grid")]
-    if low is not None and high is not None:
-        parts.append(h("rect", x=px(low), y="6", width=f"{100 * (high - low) / top:.2f}%", height="10", class_="band"))
-    if point is not None:
-        parts.append(h("line", x1=px(point), x2=px(point), y1="3", y2="19", class_="whisker"))
-    if limit is not None:
-        parts.append(h("line", x1=px(limit), x2=px(limit), y1="0", y2="22", class_="mark"))
-    if measured is not None:
-        parts.append(h("circle", cx=px(measured), cy="11", r="4.5", class_="dot after"))
-    return h(
-        "svg",
-        h("title", "predicted interval, point and measured value"),
-        *parts,
-        class_="bars",
-        width="100%",
-        height="22",
-        role="img",
-    )
+    band = (px(low), px(high - low)) if low is not None and high is not None else None
+    return macro("charts.html", "range_bar", px(point), band, px(limit), px(measured))
 
 
-def stacked(parts: Sequence[tuple[str, float]]) -> Html:
+def stacked(parts: Sequence[tuple[str, float]]) -> Markup:
     """Shares of a whole as one bar; the names stand in the table beside it."""
     total = sum(size for _, size in parts) or 1.0
-    left, out = 0.0, []
-    for position, (name, size) in enumerate(parts):
+    left, drawn = 0.0, []
+    for name, size in parts:
         width = 100 * size / total
-        out.append(
-            h(
-                "rect",
-                h("title", f"{name}: {show_share(size / total)}"),
-                x=f"{left:.2f}%",
-                y="0",
-                width=f"{width:.2f}%",
-                height="14",
-                class_=f"part p{position % 6}",
-            )
-        )
+        drawn.append((f"{left:.2f}", f"{width:.2f}", f"{name}: {show_share(size / total)}"))
         left += width
-    return h("svg", h("title", "parts of the whole"), join(out), class_="bars", width="100%", height="14", role="img")
+    return macro("charts.html", "stacked", drawn)

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from afina.errors import RecipeError
-from afina.evaluate.paired import ScoreEstimate
-from afina.report.markup import words
-from afina.report.read import Record, RunFiles, read_run
+from afina.evaluate.scores import SIDES, ProbeResult, Scores
+from afina.manifest import Manifest
+from afina.report.labels import words
+from afina.report.read import RunFiles, read_run
 from afina.report.safety import safety_figures
 from afina.report.same_items import SameItems, same_items, yields
+from afina.score.paired import ScoreEstimate
 from afina.units import show_bytes, show_money, show_seconds, show_share
 
 Value = float | str | bool | None
@@ -187,75 +189,71 @@ def _labels(runs: Sequence[RunFiles]) -> list[str]:
 
 
 @dataclass(frozen=True)
-class _Item:
+class _RunFigure:
     value: Value
     unit: str = ""
     better: str = ""
     interval: tuple[float, float] | None = None
 
 
-def _metrics_of(run: RunFiles) -> Iterator[tuple[str, _Item]]:
+def _metrics_of(run: RunFiles) -> Iterator[tuple[str, _RunFigure]]:
     """Every metric of one run, by name, in the order of the report."""
     if run.scores:
-        verdict = run.scores.record("verdict")
-        for key in ("learned", "broke"):
-            if verdict.text(key) is not None:
-                yield key, _Item(verdict.text(key))
-        if verdict.flag("passed") is not None:
-            yield "passed", _Item(verdict.flag("passed"))
-        yield from _probe_metrics(run.scores.records("probes"))
-        for side in ("before", "after"):
-            for key, value in run.scores.record("loss").record(side).numbers():
-                unit, better = _LOSS.get(key, ("", ""))
-                yield f"held-out {words(key)}, {side}", _Item(value, unit, better if side == "after" else "")
-        for side in ("before", "after"):
-            for key, value in run.scores.record("pairs").record(side).numbers():
-                better = "higher" if side == "after" and key != "pairs" else ""
-                yield f"held-out preferences {words(key)}, {side}", _Item(value, "", better)
+        if verdict := run.scores.verdict:
+            yield "learned", _RunFigure(verdict.learned)
+            yield "broke", _RunFigure(verdict.broke)
+            yield "passed", _RunFigure(verdict.passed)
+        yield from _probe_metrics(run.scores.probes)
+        yield from _held_out_metrics(run.scores)
         yield from _task_metrics(run.scores)
-        for name, value, unit, better, ends in safety_figures(run.scores):
-            yield name, _Item(value, unit, better, ends)
-        for name, leaf in _leaves(run.scores.values.get("guardrails"), "guardrails"):
-            yield name, _Item(leaf)
+        for name, value, unit, better, ends in safety_figures(run.scores.safety):
+            yield name, _RunFigure(value, unit, better, ends)
+        if run.scores.guardrails:
+            for name, leaf in _leaves(run.scores.guardrails.as_json(), "guardrails"):
+                yield name, _RunFigure(leaf)
     steps = [step for event in run.events("step") if (step := event.number("step")) is not None]
     if steps:
-        yield "steps made", _Item(max(steps))
-        yield "times resumed", _Item(len(run.events("resumed")))
+        yield "steps made", _RunFigure(max(steps))
+        yield "times resumed", _RunFigure(len(run.events("resumed")))
     if run.manifest:
         yield from _manifest_metrics(run.manifest)
     for name, (spent, unit, better) in yields(run).items():
-        yield name, _Item(spent, unit, better)
+        yield name, _RunFigure(spent, unit, better)
     if run.plan:
         for key, unit in (("memory", "bytes"), ("time", "seconds")):
             point = run.plan.record(key).number("point")
             if point is not None:
-                yield f"planned {key}", _Item(point, unit)
+                yield f"planned {key}", _RunFigure(point, unit)
 
 
-_LOSS = {"loss": ("nats", "lower"), "bits_per_byte": ("", "lower"), "perplexity": ("", "lower")}
+_HELD_OUT = {"loss": ("nats", "lower"), "bits_per_byte": ("", "lower"), "perplexity": ("", "lower")}
+_HELD_OUT |= {"accuracy": ("share", "higher"), "margin": ("nats", "higher")}
 
 
-def _probe_metrics(probes: Sequence[Record]) -> Iterator[tuple[str, _Item]]:
+def _probe_metrics(probes: Sequence[ProbeResult]) -> Iterator[tuple[str, _RunFigure]]:
     for probe in probes:
-        name, role = probe.text("name") or "", probe.text("role") or ""
-        title = name or role if name in ("", role) else f"{name} ({role})"
-        for side in ("before", "after"):
-            score = probe.record(side)
-            for key, value in score.numbers():
-                if key in ("low", "high", "n"):
-                    continue
-                low, high = score.number("low"), score.number("high")
-                exact = key == "exact_match"
-                ends = (low, high) if exact and low is not None and high is not None else None
-                better = "higher" if exact and side == "after" else ""
-                yield f"{title} {words(key)}, {side}", _Item(value, "share" if exact else "", better, ends)
-        if probe.number("n") is not None:
-            yield f"{title} questions", _Item(probe.number("n"))
+        title = probe.name if probe.name == probe.role else f"{probe.name} ({probe.role})"
+        for side in (0, 1):
+            for figure in probe.figures():
+                share = (figure.before, figure.after)[side]
+                better = figure.counted.better if side else ""
+                if share is not None:
+                    name = f"{title} {words(figure.counted.key)}, {SIDES[side]}"
+                    yield name, _RunFigure(share, "share", better, figure.intervals[side])
+        yield f"{title} questions", _RunFigure(probe.n)
 
 
-def _task_metrics(scores: Record) -> Iterator[tuple[str, _Item]]:
+def _held_out_metrics(scores: Scores) -> Iterator[tuple[str, _RunFigure]]:
+    for losses, name in ((scores.loss, "held-out"), (scores.pairs, "held-out preferences")):
+        for side in SIDES if losses else ():
+            for key, value in getattr(losses, side).numbers():
+                unit, better = _HELD_OUT.get(key, ("", ""))
+                yield f"{name} {words(key)}, {side}", _RunFigure(value, unit, better if side == "after" else "")
+
+
+def _task_metrics(scores: Scores) -> Iterator[tuple[str, _RunFigure]]:
     """Tasks, mean over the seeds with the interval over the rows; and the losses of the held-out rows."""
-    for task in scores.records("tasks"):
+    for task in scores.tasks:
         title = f"task {task.text('name')}"
         for metric in task.records("metrics"):
             for side in ("before", "after"):
@@ -265,34 +263,36 @@ def _task_metrics(scores: Record) -> Iterator[tuple[str, _Item]]:
                 better = "higher" if side == "after" else ""
                 yield (
                     f"{title} {words(metric.text('name') or '')}, {side}",
-                    _Item(score.number("mean"), "", better, ends),
+                    _RunFigure(score.number("mean"), "", better, ends),
                 )
-        yield f"{title} rows of each seed", _Item(task.number("n"))
+        yield f"{title} rows of each seed", _RunFigure(task.number("n"))
     for kind in ("learned", "all"):
-        losses = scores.record("intrinsic").record(kind)
+        losses = scores.intrinsic.record(kind)
         for side in ("before", "after"):
             for key, value in losses.record(side).numbers():
-                unit, better = _LOSS.get(key, ("", ""))
-                yield f"{kind} tokens: {words(key)}, {side}", _Item(value, unit, better if side == "after" else "")
+                unit, better = _HELD_OUT.get(key, ("", ""))
+                yield f"{kind} tokens: {words(key)}, {side}", _RunFigure(value, unit, better if side == "after" else "")
 
 
-def _manifest_metrics(manifest: Record) -> Iterator[tuple[str, _Item]]:
+def _manifest_metrics(manifest: Manifest) -> Iterator[tuple[str, _RunFigure]]:
     better = {"peak_bytes": "lower", "train_seconds": "lower", "tokens_per_second": "higher"}
-    for key, value in manifest.record("measured").numbers():
+    for key, value in manifest.measured.numbers():
         last = key.rsplit("_", 1)[-1]
         unit = last if last in ("bytes", "seconds") else ""
         unit = "" if key.endswith("per_second") else unit
-        yield words(key), _Item(value, unit, better.get(key, ""))
-    cost = manifest.record("cost")
+        yield words(key), _RunFigure(value, unit, better.get(key, ""))
+    cost = manifest.cost
     for key, unit in (("hours", ""), ("money", cost.text("currency") or "US$")):
         if cost.number(key) is not None:
-            yield f"cost, {key}", _Item(cost.number(key), unit, "lower")
-    for part in ("base", "adapter"):
-        if manifest.record(part).number("parameters") is not None:
-            yield f"{part} parameters", _Item(manifest.record(part).number("parameters"))
+            yield f"cost, {key}", _RunFigure(cost.number(key), unit, "lower")
+    if manifest.base.number("parameters") is not None:
+        yield "base parameters", _RunFigure(manifest.base.number("parameters"))
+    if manifest.trained:
+        yield "trained part", _RunFigure(manifest.trained.kind)
+        yield "trained parameters", _RunFigure(manifest.trained.parameters)
     for key in ("train", "validation"):
-        if manifest.record("dataset").number(key) is not None:
-            yield f"{key} examples", _Item(manifest.record("dataset").number(key))
+        if manifest.dataset.number(key) is not None:
+            yield f"{key} examples", _RunFigure(manifest.dataset.number(key))
 
 
 def _notes(runs: Sequence[RunFiles], labels: Sequence[str]) -> Iterator[str]:
@@ -304,19 +304,19 @@ def _notes(runs: Sequence[RunFiles], labels: Sequence[str]) -> Iterator[str]:
             yield f"{label} has no scores.json: nothing was measured in it"
         if run.finished is None:
             yield f"{label} is not marked as finished"
-    hashes: list[tuple[str, str, Callable[[Record], str | None]]] = [
+    hashes: list[tuple[str, str, Callable[[Manifest], str | None]]] = [
         (
             "datasets",
             "their held-out losses stand over different examples",
-            lambda m: m.record("dataset").text("sha256"),
+            lambda m: m.dataset.text("sha256"),
         ),
         (
             "tokenizers",
             "compare bits per byte, not loss or perplexity",
-            lambda m: m.record("base").text("tokenizer_sha256"),
+            lambda m: m.base.text("tokenizer_sha256"),
         ),
-        ("bases", "before training they are different models", lambda m: m.record("base").text("weights_sha256")),
-        ("devices", "time, memory and speed belong to the device", lambda m: m.record("device").text("name")),
+        ("bases", "before training they are different models", lambda m: m.base.text("weights_sha256")),
+        ("devices", "time, memory and speed belong to the device", lambda m: m.device.text("name")),
     ]
     for what, why, read in hashes:
         known = {value for run in runs if run.manifest and (value := read(run.manifest))}

@@ -11,18 +11,19 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
+from afina.record import Record
 from afina.report.answers import answer_section
-from afina.report.markup import Child, Html, h, join, prose
 from afina.report.provenance import data_section, environment_section, recipe_section
-from afina.report.read import Record, RunFiles, read_run
-from afina.report.results import Verdict, facts, guardrail_section, judge, loss_section, probe_section
+from afina.report.read import RunFiles, read_run
+from afina.report.render import render
+from afina.report.results import facts, guardrail_section, judge, loss_section, probe_section
 from afina.report.safety import safety_section
 from afina.report.tasks import intrinsic_table, task_section
 from afina.report.training import curve_section, measured_facts, plan_section
 from afina.run import write_whole
 
-# Nothing may be loaded from anywhere, whatever a model wrote into its answers.
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 _ICON = {
     "good": "M3 8.5l3.2 3.2L13 5",
     "partly": "M8 2.5v7M8 12.2v.6",
@@ -51,12 +52,12 @@ def write_report(folder: Path, finished: Mapping[str, Any] | None = None) -> Pat
 
 def report_html(run: RunFiles) -> str:
     """The page for what was read from a run's folder."""
-    sections: list[tuple[str, str, Html]] = [
+    sections: list[tuple[str, str, Markup]] = [
         ("guardrails", "Guardrails", guardrail_section(run)),
         ("probes", "Before and after", probe_section(run)),
         ("tasks", "Tasks", task_section(run)),
         ("safety", "Safety", safety_section(run)),
-        ("loss", "Held-out loss", join([loss_section(run), intrinsic_table(run)])),
+        ("loss", "Held-out loss", loss_section(run) + intrinsic_table(run)),
         ("training", "Training", curve_section(run)),
         ("answers", "Answers", answer_section(run)),
         ("plan", "Plan beside measured", plan_section(run)),
@@ -64,53 +65,16 @@ def report_html(run: RunFiles) -> str:
         ("environment", "Environment, hashes, cost", environment_section(run)),
         ("recipe", "Recipe", recipe_section(run)),
     ]
+    heading = judge(run)
+    version = run.manifest.afina if run.manifest else None
     style = files("afina.report").joinpath("style.css").read_text(encoding="utf-8")
-    head = h(
-        "head",
-        h("meta", charset="utf-8"),
-        h("meta", http_equiv="Content-Security-Policy", content=_POLICY),
-        h("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        h("meta", name="color-scheme", content="light dark"),
-        h("title", f"{run.name}: {judge(run).sentence}"),
-        h("style", Html(style)),
-    )
-    body: list[Child] = [
-        _header(run, judge(run)),
-        h("nav", *(h("a", title, href=f"#{name}") for name, title, _ in sections), aria_label="Contents"),
-        *(h("section", h("h2", title), content, id=name) for name, title, content in sections),
-        _footer(run),
-    ]
-    return f"<!doctype html>\n{h('html', head, h('body', h('main', *body)), lang='en')}\n"
-
-
-def _header(run: RunFiles, verdict: Verdict) -> Html:
-    icon = h(
-        "svg",
-        h("path", d=_ICON[verdict.state]),
-        viewBox="0 0 16 16",
-        width="20",
-        height="20",
-        class_="icon",
-        aria_hidden="true",
-    )
-    facts_shown = [*facts(run), *measured_facts(run)]
-    return h(
-        "header",
-        h("p", "Run ", h("b", run.name), class_="name"),
-        h("p", icon, h("span", verdict.word), class_=f"stamp {verdict.state}"),
-        h("h1", verdict.sentence, class_=verdict.state),
-        h("ul", *(h("li", prose(remark)) for remark in verdict.remarks), class_="remarks") if verdict.remarks else None,
-        *(h("p", prose(each), class_="note") for each in verdict.notes),
-        h("dl", *(h("div", h("dt", name), h("dd", value)) for name, value in facts_shown), class_="top")
-        if facts_shown
-        else None,
-    )
-
-
-def _footer(run: RunFiles) -> Html:
-    version = run.manifest.text("afina") if run.manifest else None
-    made = f"afina {version}" if version else "afina"
-    return h(
-        "footer",
-        join([f"Written by {made} from the run's own folder, which holds every number on this page as plain text."]),
+    return render(
+        "page.html",
+        name=run.name,
+        heading=heading,
+        icon=_ICON[heading.state],
+        facts=[*facts(run), *measured_facts(run)],
+        sections=sections,
+        style=Markup(style),
+        made_by=f"afina {version}" if version else "afina",
     )

@@ -4,23 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Any
 
-from afina.report.markup import (
-    Child,
-    Html,
-    code,
-    h,
-    join,
-    missing,
-    muted,
-    named_value,
-    note,
-    pairs,
-    prose,
-    table,
-    words,
-)
-from afina.report.read import Record, RunFiles
+from markupsafe import Markup
+
+from afina.record import Record
+from afina.report.labels import words
+from afina.report.read import RunFiles
+from afina.report.render import NOT_RECORDED, Cell, Monospaced, Quiet, Stacked, Total, Value, render
 from afina.units import show_money, show_seconds, show_share
 
 _SEVERITY = ("fatal", "error", "warning", "warn", "note", "info")
@@ -31,64 +22,45 @@ LEDGER_OPEN = 12
 LEDGER = 500
 
 
-def data_section(run: RunFiles) -> Html:
+def data_section(run: RunFiles) -> Markup:
     """Counts, what was dropped and why, findings of the audit, the ledger of characters."""
-    return join([_dataset(run), h("h3", "Findings of the audit", id="audit"), _audit(run), _ledger(run)])
+    return render("data.html", **_dataset(run.dataset), **_audit(run.audit), ledger=_ledger(run.dataset))
 
 
-def _dataset(run: RunFiles) -> Html:
-    if run.dataset is None:
-        return missing("No dataset was built", "dataset/dataset.json", word="Missing.")
-    data, parts = run.dataset, []
+def _dataset(data: Record | None) -> dict[str, Any]:
+    if data is None:
+        return {"dataset": None}
     splits = {name: value for name in ("train", "validation") if isinstance(value := data.values.get(name), Mapping)}
-    if splits:
-        keys = list(dict.fromkeys(key for split in splits.values() for key in split))
-        rows = [
-            [words(key), *(named_value(key, split[key]) if key in split else "" for split in splits.values())]
-            for key in keys
-        ]
-        parts.append(table(["", *splits], rows, numbers=(1, 2)))
-    if data.values.get("sources"):
-        parts += [h("h3", "Sources"), named_value("sources", data.values["sources"])]
-    parts.append(h("h3", "Left out of the dataset"))
+    keys = list(dict.fromkeys(key for split in splits.values() for key in split))
+    rows: list[list[Cell]] = [
+        [words(key), *(Value(key, split[key]) if key in split else "" for split in splits.values())] for key in keys
+    ]
     dropped = data.values.get("dropped")
-    if isinstance(dropped, Mapping) and dropped:
-        parts.append(
-            table(
-                ["Reason", "Rows"],
-                [[words(str(reason)), named_value("", count)] for reason, count in dropped.items()],
-                numbers=(1,),
-            )
-        )
-    else:
-        parts.append(h("p", "Nothing was dropped." if dropped is not None else muted("not recorded")))
     shown = {*splits, "sources", "dropped", "ledger", "balanced"}
-    rest = {key: value for key, value in data.values.items() if key not in shown}
-    if rest:
-        parts.append(h("details", h("summary", "Everything else in dataset.json"), named_value("", rest)))
-    return join(parts)
+    return {
+        "dataset": data,
+        "splits": {"names": list(splits), "rows": rows} if splits else None,
+        "sources": data.values.get("sources"),
+        "dropped": [[words(str(reason)), Value("", count)] for reason, count in dropped.items()]
+        if isinstance(dropped, Mapping)
+        else dropped,
+        "rest": {key: value for key, value in data.values.items() if key not in shown},
+    }
 
 
-def _audit(run: RunFiles) -> Html:
-    if run.audit is None:
-        return missing("The dataset was not audited", "audit.json", word="Missing.")
-    parts: list[Child] = []
-    counts = {**dict(run.audit.numbers()), **run.audit.record("counts").values}
-    if counts:
-        parts.append(h("div", named_value("counts", counts), class_="facts"))
-    findings = run.audit.records("findings")
-    if not findings:
-        parts.append(h("p", "The audit found nothing to object to."))
+def _audit(audit: Record | None) -> dict[str, Any]:
+    if audit is None:
+        return {"findings": None}
 
     def rank(finding: Record) -> int:
         severity = finding.text("severity") or ""
         return _SEVERITY.index(severity) if severity in _SEVERITY else len(_SEVERITY)
 
-    parts += [_finding(finding) for finding in sorted(findings, key=rank)]
-    return join(parts)
+    counts = {**dict(audit.numbers()), **audit.record("counts").values}
+    return {"counts": counts, "findings": [_finding(each) for each in sorted(audit.records("findings"), key=rank)]}
 
 
-def _finding(finding: Record) -> Html:
+def _finding(finding: Record) -> dict[str, Any]:
     severity, count, of = finding.text("severity") or "", finding.number("count"), finding.number("of")
     size = f"{count:,.0f}" if count is not None else ""
     if count is not None and of:
@@ -96,37 +68,19 @@ def _finding(finding: Record) -> Html:
     if finding.text("split"):
         size += f", {finding.text('split')}"
     examples = finding.records("examples")
-    items = [
-        h(
-            "li",
-            h("code", example.text("where") or ""),
-            " ",
-            h("q", _short(example.text("text")), dir="auto") if example.text("text") is not None else None,
-        )
-        for example in examples[:EXAMPLES]
-    ]
-    left = len(examples) - EXAMPLES
-    if left > 0:
-        items.append(h("li", muted(f"and {left:,} more in audit.json")))
-    return h(
-        "article",
-        h(
-            "h4",
-            h(
-                "span",
-                severity,
-                class_=f"badge {'bad' if severity in _BAD else 'warn' if severity.startswith('warn') else 'open'}",
-            ),
-            " ",
-            words(finding.text("name") or ""),
-            " ",
-            muted(size),
-        ),
-        h("p", prose(finding.text("what") or "")) if finding.text("what") else None,
-        h("ul", *items, class_="examples") if items else None,
-        h("p", h("strong", "Next step: "), prose(finding.text("fix") or "")) if finding.text("fix") else None,
-        class_="finding",
-    )
+    return {
+        "colour": "bad" if severity in _BAD else "warn" if severity.startswith("warn") else "open",
+        "severity": severity,
+        "name": words(finding.text("name") or ""),
+        "size": size,
+        "what": finding.text("what"),
+        "fix": finding.text("fix"),
+        "examples": [
+            (each.text("where") or "", None if each.text("text") is None else _short(each.text("text")))
+            for each in examples[:EXAMPLES]
+        ],
+        "left": len(examples) - EXAMPLES,
+    }
 
 
 def _short(text: str | None) -> str:
@@ -134,13 +88,13 @@ def _short(text: str | None) -> str:
     return text if len(text) <= 160 else f"{text[:160]}… ({len(text) - 160:,} more characters)"
 
 
-def _ledger(run: RunFiles) -> Html | None:
+def _ledger(data: Record | None) -> dict[str, Any] | None:
     """Characters in, left out, written by the conversion and out, for each file."""
-    ledger = run.dataset.record("ledger") if run.dataset else None
-    if run.dataset is None or not ledger:
+    ledger = data.record("ledger") if data else None
+    if data is None or not ledger:
         return None
     files = sorted(ledger.records("files"), key=lambda file: file.text("path") or "")
-    rows: list[list[Child]] = []
+    rows: list[list[Cell]] = []
     total_in = total_out = total_dropped = total_added = 0.0
     for file in files:
         dropped, added = dict(file.record("dropped").numbers()), dict(file.record("added").numbers())
@@ -148,167 +102,104 @@ def _ledger(run: RunFiles) -> Html | None:
         total_in, total_out = total_in + came, total_out + went
         total_dropped, total_added = total_dropped + sum(dropped.values()), total_added + sum(added.values())
         sha = file.text("sha256") or ""
-        rows.append(
-            [
-                join([file.text("path"), h("small", h("code", sha[:16], title=sha))]),
-                f"{came:,.0f}",
-                _reasons(added),
-                _reasons(dropped),
-                f"{went:,.0f}",
-            ]
-        )
+        name = Stacked(file.text("path"), sha[:16], sha)
+        rows.append([name, f"{came:,.0f}", _reasons(added), _reasons(dropped), f"{went:,.0f}"])
     left = len(rows) - LEDGER
     if left > 0:
-        rows[LEDGER:] = [[muted(f"and {left:,} more files, in dataset.json"), "", "", "", ""]]
+        rows[LEDGER:] = [[Quiet(f"and {left:,} more files, in dataset.json"), "", "", "", ""]]
     totals = (f"{total:,.0f}" for total in (total_in, total_added, total_dropped, total_out))
-    rows.append([h("strong", f"{len(files):,} files"), *totals])
-    shown: Html = table(
-        ["File, SHA-256", "Visible characters in", "+ added", "− dropped", "= out"],
-        rows,
-        numbers=(1, 2, 3, 4),
-        class_="ledger",
-    )
-    if len(files) > LEDGER_OPEN:
-        sums = f"{total_in:,.0f} in + {total_added:,.0f} added − {total_dropped:,.0f} dropped = {total_out:,.0f} out"
-        shown = h("details", h("summary", f"{len(files):,} files: {sums}"), shown)
-    even = total_in + total_added == total_out + total_dropped
-    said = run.dataset.flag("balanced")
-    sentence = (
-        "The sums agree: no character went missing unseen."
-        if even and said is not False
-        else "The sums do not agree: characters went missing or came from nowhere."
-    )
-    parts: list[Child] = [
-        h("h3", "Ledger of characters", id="ledger"),
-        h("p", h("span", sentence, class_="good" if even and said is not False else "bad")),
-        shown,
-    ]
-    skipped = ledger.record("skipped")
-    if skipped:
-        entries = list(skipped.values.items())
-        body_skipped: list[list[Child]] = [[code(str(path)), str(reason)] for path, reason in entries[:LEDGER]]
-        if len(entries) > LEDGER:
-            body_skipped.append([muted(f"and {len(entries) - LEDGER:,} more, in dataset.json"), ""])
-        listed = table(["File not read", "Why"], body_skipped)
-        parts.append(
-            listed
-            if len(entries) <= LEDGER_OPEN
-            else h("details", h("summary", f"{len(entries):,} files were not read"), listed)
-        )
-    return join(parts)
+    rows.append([Total(f"{len(files):,} files"), *totals])
+    sums = f"{total_in:,.0f} in + {total_added:,.0f} added − {total_dropped:,.0f} dropped = {total_out:,.0f} out"
+    skipped = list(ledger.record("skipped").values.items())
+    not_read: list[list[Cell]] = [[Monospaced(str(path)), str(reason)] for path, reason in skipped[:LEDGER]]
+    if len(skipped) > LEDGER:
+        not_read.append([Quiet(f"and {len(skipped) - LEDGER:,} more, in dataset.json"), ""])
+    return {
+        "even": total_in + total_added == total_out + total_dropped and data.flag("balanced") is not False,
+        "rows": rows,
+        "folded": f"{len(files):,} files: {sums}" if len(files) > LEDGER_OPEN else "",
+        "skipped": not_read,
+        "skipped_folded": f"{len(skipped):,} files were not read" if len(skipped) > LEDGER_OPEN else "",
+    }
 
 
-def _reasons(counts: Mapping[str, float]) -> Html:
+def _reasons(counts: Mapping[str, float]) -> Cell:
     if not counts:
-        return muted("0")
-    return join(
-        [
-            h("span", f"{sum(counts.values()):,.0f}"),
-            h("small", "; ".join(f"{words(reason)} {count:,.0f}" for reason, count in counts.items())),
-        ]
-    )
+        return Quiet("0")
+    reasons = "; ".join(f"{words(reason)} {count:,.0f}" for reason, count in counts.items())
+    return Stacked(f"{sum(counts.values()):,.0f}", reasons)
 
 
-def environment_section(run: RunFiles) -> Html:
+def environment_section(run: RunFiles) -> Markup:
     """The machine, versions, hashes, times, cost."""
     if run.manifest is None:
-        return missing("Environment, hashes and cost were not recorded", "manifest.json", word="Missing.")
+        return render("environment.html", recorded=False)
     manifest = run.manifest
-    device, cost = manifest.record("device"), manifest.record("cost")
-    started, ended = manifest.number("started"), manifest.number("ended")
-    first: list[tuple[str, Child]] = [
-        ("Version of afina", named_value("", manifest.values.get("afina"))),
-        ("Python", named_value("", manifest.values.get("python"))),
-        ("Platform", named_value("", manifest.values.get("platform"))),
-        *((_DEVICE.get(key, f"Device, {words(key)}"), named_value(key, value)) for key, value in device.values.items()),
-        ("Threads", named_value("", manifest.values.get("threads"))),
-        ("Seed", named_value("", manifest.values.get("seed"))),
-        ("Commit", code(manifest.text("commit"))),
+    started, ended, trained = manifest.started, manifest.ended, manifest.trained
+    whole: Cell = show_seconds(ended - started) if started is not None and ended is not None else NOT_RECORDED
+    machine: list[tuple[str, Cell]] = [
+        ("Version of afina", Value("", manifest.afina)),
+        ("Python", Value("", manifest.python)),
+        ("Platform", Value("", manifest.platform)),
+        *(
+            (_DEVICE.get(key, f"Device, {words(key)}"), Value(key, value))
+            for key, value in manifest.device.values.items()
+        ),
+        ("Threads", Value("", manifest.threads)),
+        ("Seed", Value("", manifest.seed)),
+        ("Commit", Monospaced(manifest.commit)),
         ("Started", _moment(started)),
         ("Ended", _moment(ended)),
-        (
-            "From start to end",
-            show_seconds(ended - started) if started is not None and ended is not None else muted("not recorded"),
-        ),
+        ("From start to end", whole),
     ]
-    parts: list[Child] = [h("div", pairs(first), class_="facts"), h("h3", "Cost"), _cost(cost)]
-    stages = list(manifest.record("seconds_by_stage").numbers())
-    if stages:
-        total = sum(seconds for _, seconds in stages)
-        rows: list[list[Child]] = [
-            [words(name), show_seconds(seconds), show_share(seconds / total) if total else ""]
-            for name, seconds in stages
-        ]
-        parts.append(
-            table(
-                ["Stage", "Time", "Share"], [*rows, [h("strong", "together"), show_seconds(total), ""]], numbers=(1, 2)
-            )
-        )
-    measured = manifest.record("measured")
-    if measured:
-        parts += [h("h3", "Measured"), h("div", named_value("measured", measured.values), class_="facts")]
-    parts.append(h("h3", "Hashes and versions", id="hashes"))
-    for key in ("base", "dataset", "adapter"):
-        values = manifest.record(key)
-        parts.append(h("h4", words(key).capitalize()))
-        parts.append(named_value(key, values.values) if values else h("p", muted("not recorded")))
-    inputs = manifest.records("inputs")
-    if inputs:
-        listed = named_value("inputs", [dict(item.values) for item in inputs])
-        parts += [
-            h("h4", "Input files"),
-            listed
-            if len(inputs) <= LEDGER_OPEN
-            else h("details", h("summary", f"{len(inputs):,} input files"), listed),
-        ]
-    libraries = manifest.record("libraries")
-    if libraries:
-        rows = [[name, str(version)] for name, version in libraries.values.items()]
-        parts += [h("h4", "Libraries"), table(["Library", "Version"], rows)]
-    return join(parts)
+    stages = list(manifest.seconds_by_stage.numbers())
+    total = sum(seconds for _, seconds in stages)
+    times: list[list[Cell]] = [
+        [words(name), show_seconds(seconds), show_share(seconds / total) if total else ""] for name, seconds in stages
+    ]
+    result = trained.kind if trained else "result"
+    return render(
+        "environment.html",
+        recorded=True,
+        machine=machine,
+        cost=_cost(manifest.cost),
+        stages=[*times, [Total("together"), show_seconds(total), ""]] if stages else [],
+        measured=manifest.measured.values,
+        hashed={
+            "base": manifest.base.values,
+            "dataset": manifest.dataset.values,
+            result: trained.as_json() if trained else {},
+        },
+        inputs=[dict(item.values) for item in manifest.inputs],
+        most_open=LEDGER_OPEN,
+        libraries=[[name, str(version)] for name, version in manifest.libraries.values.items()],
+    )
 
 
-def _moment(seconds: float | None) -> Html:
+def _moment(seconds: float | None) -> Cell:
     """Unix seconds as a date in UTC.
 
-    >>> _moment(0), _moment(None) == muted("not recorded")
+    >>> _moment(0), _moment(None) == NOT_RECORDED
     ('1970-01-01 00:00:00 UTC', True)
     """
     if seconds is None:
-        return muted("not recorded")
-    return Html(datetime.fromtimestamp(seconds, tz=UTC).strftime("%Y-%m-%d %H:%M:%S UTC"))
+        return NOT_RECORDED
+    return datetime.fromtimestamp(seconds, tz=UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
-def _cost(cost: Record) -> Html:
-    if not cost:
-        return h("p", muted("not recorded"))
+def _cost(cost: Record) -> dict[str, Any]:
+    """What is said of the cost: a product, that it was free, or the values as they stand."""
     hours, price, money = cost.number("hours"), cost.number("price_per_hour"), cost.number("money")
     currency = cost.text("currency") or "US$"
+    said: dict[str, Any] = {"product": "", "free": "", "others": {}}
     if hours is None or price is None or money is None:
-        return named_value("cost", cost.values)
+        return said | {"others": cost.values}
+    spent, time = show_money(money, currency), show_seconds(3600 * hours)
     if price == 0:
-        return h(
-            "p", f"{show_seconds(3600 * hours)} on a device without a price per hour: {show_money(money, currency)}."
-        )
-    return h(
-        "p",
-        f"{show_seconds(3600 * hours)} × {show_money(price, currency)} per hour = ",
-        h("strong", show_money(money, currency)),
-        ".",
-    )
+        return said | {"free": f"{time} on a device without a price per hour: {spent}."}
+    return said | {"product": f"{time} × {show_money(price, currency)} per hour", "money": spent}
 
 
-def recipe_section(run: RunFiles) -> Html:
+def recipe_section(run: RunFiles) -> Markup:
     """The resolved recipe, folded."""
-    if run.recipe_text is None:
-        return missing("The resolved recipe was not kept", "recipe.yaml", word="Missing.")
-    return join(
-        [
-            note(
-                "Every default is written out: the same file, given to ",
-                h("code", "afina run"),
-                ", asks for the same run.",
-            ),
-            h("details", h("summary", "recipe.yaml"), h("pre", run.recipe_text)),
-        ]
-    )
+    return render("recipe.html", text=run.recipe_text)

@@ -5,53 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from markupsafe import Markup
+
+from afina.evaluate.scores import RIGHT, SIDES, BeforeAndAfter, ProbeResult
 from afina.report.charts import share_bars
-from afina.report.markup import (
-    Child,
-    Html,
-    escape,
-    h,
-    join,
-    missing,
-    muted,
-    named_value,
-    note,
-    number,
-    percent,
-    table,
-    words,
-)
-from afina.report.read import Record, RunFiles
+from afina.report.labels import number, percent, words
+from afina.report.read import RunFiles
+from afina.report.render import NOT_MEASURED, Cell, Strong, render, signed
 from afina.units import show_count, show_share
-
-ROLES = {
-    "recall": "questions that were trained",
-    "generalization": "the same facts, asked in words never trained",
-    "retention": "what the base knew before",
-    "unknown": "what it was never told: answers that make something up",
-    "claims": "whether it says that it knows",
-    "versions": "answered as the new version asks for",
-}
-SHOWN = {"unknown": "made_up", "claims": "claims"}
-"""What is counted in the probes of a role; the exact matches where nothing else stands here."""
-SHARES = {
-    "contains": "hold the reference, in whatever form",
-    "claims": "say that they know, and are not right",
-    "by_luck": "would be right with the answers dealt anew among the questions of a kind",
-    "declined": "say that they do not know",
-    "right_by_luck": "are right nevertheless",
-    "new": "the new version's way",
-    "old": "the old version's way",
-    "neither": "neither's",
-}
-"""Further shares of a probe's answers, in words."""
-
-Spread = tuple[float | None, float | None]
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """`state` is good, partly, bad or open; `word` says the same for those who see no colours."""
+class Heading:
+    """The top of the page: `state` is good, partly, bad or open; `word` says the same for those who see no colours."""
 
     state: str
     word: str
@@ -61,39 +27,36 @@ class Verdict:
     """What was not measured: no failure, but a reader has to know."""
 
 
-def judge(run: RunFiles) -> Verdict:
+def judge(run: RunFiles) -> Heading:
     """The verdict of a run as a sentence; for a run without scores, how far it came."""
     remarks = []
     exit_code = run.finished.number("exit_code") if run.finished else None
-    verdict = run.scores.record("verdict") if run.scores else None
+    verdict = run.scores.verdict if run.scores else None
     if not verdict:
         done = _how_far(run)
         if exit_code:
-            return Verdict(
+            return Heading(
                 "bad", "Failed", f"The run ended with exit code {exit_code:.0f} and was not measured.", (done,)
             )
         if run.finished:
-            return Verdict("open", "Not measured", "The run finished, and nothing was measured.", (done,))
-        return Verdict("open", "Not finished", "The run is not finished: nothing is proven yet.", (done,))
+            return Heading("open", "Not measured", "The run finished, and nothing was measured.", (done,))
+        return Heading("open", "Not finished", "The run is not finished: nothing is proven yet.", (done,))
     if run.finished is None:
         remarks.append("The run is not marked as finished: finished.json is not there.")
-    learned, broke, passed = verdict.text("learned"), verdict.text("broke"), verdict.flag("passed")
-    remarks = [*verdict.texts("misses"), *remarks]
-    if exit_code and passed:
+    remarks = [*verdict.misses, *remarks]
+    if exit_code and verdict.passed:
         remarks.append(f"The scores passed, yet the run ended with exit code {exit_code:.0f}.")
-    sentence, notes = verdict_sentence(learned, broke), tuple(verdict.texts("notes"))
-    if passed is None:
-        return Verdict("open", "Not judged", sentence, tuple(remarks), notes)
-    if not passed:
-        return Verdict("bad", "Failed", sentence, tuple(remarks), notes)
-    if learned == "yes" and broke == "nothing" and not remarks:
-        return Verdict("good", "Passed", sentence, (), notes)
-    unmeasured = _unmeasured(learned) or _unmeasured(broke)
+    sentence = verdict_sentence(verdict.learned, verdict.broke)
+    if not verdict.passed:
+        return Heading("bad", "Failed", sentence, tuple(remarks), verdict.notes)
+    if verdict.learned == "yes" and verdict.broke == "nothing" and not remarks:
+        return Heading("good", "Passed", sentence, (), verdict.notes)
+    unmeasured = _unmeasured(verdict.learned) or _unmeasured(verdict.broke)
     word = "Passed what was measured" if unmeasured else "Passed, with remarks"
-    return Verdict("partly", word, sentence, tuple(remarks), notes)
+    return Heading("partly", word, sentence, tuple(remarks), verdict.notes)
 
 
-def verdict_sentence(learned: str | None, broke: str | None) -> str:
+def verdict_sentence(learned: str, broke: str) -> str:
     """The two findings in one sentence.
 
     >>> verdict_sentence("yes", "nothing")
@@ -102,7 +65,7 @@ def verdict_sentence(learned: str | None, broke: str | None) -> str:
     'It learned, but it broke 38 % of what it knew.'
     >>> verdict_sentence("parrots", "nothing")
     'It parrots: it says that it knows, and does not. It broke nothing.'
-    >>> verdict_sentence("not measured (no probes)", None)
+    >>> verdict_sentence("not measured (no probes)", "not measured (no probes)")
     'Neither what it learned nor what it broke was measured.'
     """
     if _unmeasured(learned) and _unmeasured(broke):
@@ -111,14 +74,14 @@ def verdict_sentence(learned: str | None, broke: str | None) -> str:
         broken = "What it broke was not measured" if _unmeasured(broke) else f"It broke {broke}"
         return f"It parrots: it says that it knows, and does not. {broken}."
     first = {"yes": "It learned", "no": "It did not learn", "too little": "It learned too little"}
-    one = "What it learned was not measured" if _unmeasured(learned) else first.get(str(learned), f"Learned: {learned}")
+    one = "What it learned was not measured" if _unmeasured(learned) else first.get(learned, f"Learned: {learned}")
     two = "what it broke was not measured" if _unmeasured(broke) else f"it broke {broke}"
     link = "but" if learned == "yes" and broke != "nothing" else "and"
     return f"{one}, {link} {two}."
 
 
-def _unmeasured(finding: str | None) -> bool:
-    return finding is None or finding.startswith("not measured")
+def _unmeasured(finding: str) -> bool:
+    return finding.startswith("not measured")
 
 
 def _how_far(run: RunFiles) -> str:
@@ -136,45 +99,13 @@ def planned_steps(run: RunFiles, stage: str | None = None) -> float | None:
     return announced[-1] if announced else run.plan.number("steps") if run.plan else None
 
 
-def spread(score: Record) -> Spread:
-    """The interval of a probe's score."""
-    return score.number("low"), score.number("high")
-
-
-def probe_section(run: RunFiles) -> Html:
+def probe_section(run: RunFiles) -> Markup:
     """Each probe before and after training, with intervals as bars."""
     if run.scores is None:
-        return missing("No probe was asked before and after training", "scores.json")
-    probes = run.scores.records("probes")
-    if not probes:
-        return h(
-            "p",
-            h("strong", "Not measured. "),
-            "The recipe names no probes (",
-            h("code", "evaluate.probes"),
-            ").",
-            class_="absent",
-        )
+        return render("probes.html", probes=None)
     turned = _turned(run)
-    head = h("tr", *(h("th", name, scope="col", class_=class_) for name, class_ in _PROBE_HEAD))
-    body = h("tbody", *(_probe_row(probe, turned) for probe in probes))
-    parts: list[Child] = [
-        h("table", h("thead", head), body, class_="probes"),
-        note(
-            "Share of answers that match the reference exactly, or what else the row says. ",
-            h("i", class_="swatch before"),
-            "before, ",
-            h("i", class_="swatch after"),
-            "after training; the bars run from 0 to 100 %, the whiskers are 95 % intervals.",
-        ),
-    ]
-    more = _other_metrics(probes)
-    if more:
-        parts.append(table(["Probe", "Metric", "Before", "After"], more, numbers=(2, 3)))
-    return join(parts)
-
-
-_PROBE_HEAD = (("Probe", None), ("Before", "num"), ("After", "num"), ("Change", "num"), ("0 to 100 %", "wide"))
+    probes = run.scores.probes
+    return render("probes.html", probes=[_probe_row(each, turned) for each in probes], more=_other_figures(probes))
 
 
 def _turned(run: RunFiles) -> dict[tuple[str, str], tuple[int, int, int]]:
@@ -188,147 +119,119 @@ def _turned(run: RunFiles) -> dict[tuple[str, str], tuple[int, int, int]]:
     return out
 
 
-def _probe_row(probe: Record, turned: Mapping[tuple[str, str], tuple[int, int, int]]) -> Html:
-    role, n = probe.text("role") or "", probe.number("n")
-    before, after = probe.record("before"), probe.record("after")
-    key = SHOWN.get(role, "exact_match")
-    first, last = before.number(key), after.number(key)
-    bars = [
-        (name, share, *spread(score))
-        for name, score, share in (("before", before, first), ("after", after, last))
-        if share is not None
-    ]
-    broken = probe.record("broken")
-    title = probe.text("name") or role
-    about = f"{role}: {ROLES[role]}" if role in ROLES and title != role else ROLES.get(role, role)
-    answers, gained, lost = turned.get((title, role), (0, 0, 0))
-    judged = answers and answers == n and role not in SHOWN
-    small = [f"{gained:,} newly right", f"{lost:,} newly wrong"] if judged else []
-    change = probe.record("change")
-    low, high = change.number("low"), change.number("high")
-    if low is not None and high is not None:
-        small.insert(0, f"{100 * low:+.1f} to {100 * high:+.1f}".replace("-", "\u2212"))
-    return h(
-        "tr",
-        h("td", h("strong", title), h("small", about + (f" · n = {n:,.0f}" if n is not None else "")), class_="name"),
-        h("td", _share_cell(before, first, n), class_="num", data_label="Before"),
-        h("td", _share_cell(after, last, n), class_="num", data_label="After"),
-        h("td", _change_cell(first, last, [*small, *_broken(broken)]), class_="num", data_label="Change"),
-        h("td", share_bars(bars) if bars else muted("not measured"), class_="wide"),
+@dataclass(frozen=True)
+class _ProbeRow:
+    name: str
+    about: str
+    before: Cell
+    after: Cell
+    change: Cell
+    bars: Cell
+
+
+def _probe_row(probe: ProbeResult, turned: Mapping[tuple[str, str], tuple[int, int, int]]) -> _ProbeRow:
+    shown = probe.figures()[0]
+    sides = [(SIDES[side], (shown.before, shown.after)[side], shown.intervals[side]) for side in (0, 1)]
+    bars = [(name, share, *(ends or (None, None))) for name, share, ends in sides if share is not None]
+    what = probe.about.about if shown.counted is RIGHT else f"{probe.about.about}: {shown.counted.words}"
+    about = what if probe.name == probe.role else f"{probe.role}: {what}"
+    answers, gained, lost = turned.get((probe.name, probe.role), (0, 0, 0))
+    small = []
+    if probe.change:
+        small.append(f"{signed(100 * probe.change.low)} to {signed(100 * probe.change.high)}")
+    if answers and answers == probe.n and probe.about.answers_are_right_or_wrong:
+        small += [f"{gained:,} newly right", f"{lost:,} newly wrong"]
+    if broken := probe.broken:
+        small.append(f"{broken.lost:,} of {broken.knew:,} known lost")
+        small.append(f"{percent(broken.low)} to {percent(broken.high)}")
+    before, after = (_share_cell(share, ends, probe.n) for _, share, ends in sides)
+    change = _change_cell(shown.before, shown.after, small)
+    bar = share_bars(bars) if bars else NOT_MEASURED
+    return _ProbeRow(probe.name, f"{about} · n = {probe.n:,}", before, after, change, bar)
+
+
+def _share_cell(share: float | None, ends: tuple[float, float] | None, n: int) -> Cell:
+    if share is None:
+        return NOT_MEASURED
+    return Strong(
+        percent(share), [f"{share * n:.0f} of {n}"] + ([f"{percent(ends[0])} to {percent(ends[1])}"] if ends else [])
     )
 
 
-def _broken(broken: Record) -> list[str]:
-    """How much of what was right before is wrong now, with its interval."""
-    knew, lost, low, high = (broken.number(key) for key in ("knew", "lost", "low", "high"))
-    if not knew or lost is None or low is None or high is None:
-        return []
-    return [f"{lost:,.0f} of {knew:,.0f} known lost", f"{percent(low)} to {percent(high)}"]
-
-
-def _share_cell(score: Record, share: float | None, n: float | None) -> Html:
-    if share is None:
-        return muted("not measured")
-    low, high = spread(score)
-    parts = [f"{share * n:.0f} of {n:.0f}"] if n is not None else []
-    parts += [f"{percent(low)} to {percent(high)}"] if low is not None and high is not None else []
-    return join([h("b", percent(share)), *(h("small", part) for part in parts)])
-
-
-def _change_cell(first: float | None, last: float | None, small: Sequence[str]) -> Html:
+def _change_cell(first: float | None, last: float | None, small: Sequence[str]) -> Cell:
     if first is None or last is None:
-        return muted("not measured")
+        return NOT_MEASURED
     points = 100 * (last - first)
-    shown = f"{points:+.1f} points" if round(points, 1) else "0 points"
-    return join([h("b", shown.replace("-", "\u2212")), *(h("small", line) for line in small)])
+    return Strong(f"{signed(points)} points" if round(points, 1) else "0 points", small)
 
 
-def guardrail_section(run: RunFiles) -> Html:
+def guardrail_section(run: RunFiles) -> Markup:
     """What the answers do that no answer should, before and after training."""
     if run.scores is None:
-        return missing("How the answers are written was not looked at", "scores.json")
-    guardrails = run.scores.record("guardrails")
-    answers, after = guardrails.number("answers"), guardrails.record("after")
-    if not answers or not after:
-        return h("p", h("strong", "Not measured. "), "No question was asked.", class_="absent")
-    before, limits = guardrails.record("before"), guardrails.record("limits")
+        return render("guardrails.html", counts=None)
+    guardrails = run.scores.guardrails
+    if guardrails is None or not guardrails.answers:
+        return render("guardrails.html", counts=guardrails or {}, answers=0)
+    answers, before = guardrails.answers, guardrails.before
     clean: list[str] = []
-    rows: list[list[Child]] = []
-    for key, found in sorted(after.numbers(), key=lambda each: -each[1]):
-        limit = limits.number(key)
-        if not found and not before.number(key):
+    rows: list[list[Cell]] = []
+    for key, found in sorted(guardrails.after.items(), key=lambda each: -each[1]):
+        limit = guardrails.limits.get(key)
+        if not found and not before.get(key):
             clean.append(words(key))
             continue
-        rows.append(
-            [
-                words(key).capitalize(),
-                *(_count_cell(value, answers) for value in (before.number(key), found)),
-                percent(limit) if limit is not None else "",
-            ]
-        )
-    head = ["Answers that should not be so", "Before", "After", "At most"]
-    return join(
-        [
-            table(head, rows, numbers=(1, 2, 3)) if rows else None,
-            h("p", f"In none of the {answers:,.0f} answers, before or after: {', '.join(clean)}.") if clean else None,
-            note(
-                f"Counted over all {answers:,.0f} answers, those to the probes and the samples. A limit is missed when "
-                "the share is above it beyond chance."
-            ),
-        ]
-    )
+        counts = [_count_cell(value, answers) for value in (before.get(key), found)]
+        rows.append([words(key).capitalize(), *counts, percent(limit) if limit is not None else ""])
+    return render("guardrails.html", counts=guardrails, answers=answers, rows=rows, clean=clean)
 
 
-def _count_cell(count: float | None, answers: float) -> Html:
+def _count_cell(count: int | None, answers: int) -> Cell:
     if count is None:
-        return muted("not measured")
-    if not count:
-        return escape("0")
-    return join([h("b", f"{count:,.0f}"), h("small", show_share(count / answers))])
+        return NOT_MEASURED
+    return Strong(f"{count:,}", [show_share(count / answers)]) if count else "0"
 
 
-def _other_metrics(probes: Sequence[Record]) -> list[list[Child]]:
-    rows: list[list[Child]] = []
+def _other_figures(probes: Sequence[ProbeResult]) -> list[list[Cell]]:
+    rows: list[list[Cell]] = []
     for probe in probes:
-        before, after = dict(probe.record("before").numbers()), dict(probe.record("after").numbers())
-        shown = SHOWN.get(probe.text("role") or "", "exact_match")
-        for key in dict.fromkeys([*before, *after]):
-            if key not in (shown, "low", "high", "n"):
-                cells = [
-                    (percent(side[key]) if key in SHARES else named_value(key, side[key]))
-                    if key in side
-                    else ("" if key == "by_luck" else muted("not measured"))
-                    for side in (before, after)
-                ]
-                rows.append([probe.text("name") or probe.text("role") or "", SHARES.get(key, words(key)), *cells])
+        for figure in probe.figures()[1:]:
+            counted = figure.counted
+            cells = [
+                percent(share) if share is not None else "" if side not in counted.sides else NOT_MEASURED
+                for side, share in zip(SIDES, (figure.before, figure.after), strict=True)
+            ]
+            rows.append([probe.name, counted.words, *cells])
     return rows
 
 
-def loss_section(run: RunFiles) -> Html:
+def loss_section(run: RunFiles) -> Markup:
     """Held-out loss of the base and of the result."""
     if run.scores is None:
-        return missing("No held-out loss before and after training", "scores.json")
-    loss, pairs = run.scores.record("loss"), run.scores.record("pairs")
-    if not loss and not pairs:
-        return h("p", h("strong", "Not measured. "), "There were no held-out examples.", class_="absent")
-    return join([_loss_table(loss) if loss else None, _pair_table(pairs) if pairs else None])
+        return render("loss.html", scores=None)
+    losses, pairs = run.scores.loss, run.scores.pairs
+    return render(
+        "loss.html",
+        scores=run.scores,
+        losses=_loss_rows(losses) if losses else None,
+        pairs=_pair_rows(pairs) if pairs else None,
+        other_tokens=losses and losses.before.number("tokens") != losses.after.number("tokens"),
+    )
 
 
-def _pair_table(pairs: Record) -> Html:
+def _pair_rows(pairs: BeforeAndAfter) -> list[list[Cell]]:
     """Which of two answers the model finds likelier, before and after."""
-    sides = pairs.record("before"), pairs.record("after")
+    sides = pairs.before, pairs.after
     shares = [side.number("accuracy") for side in sides]
-    rows: list[list[Child]] = [
-        ["Better answer likelier, per token", *(muted("not measured") if x is None else show_share(x) for x in shares)],
+    return [
+        ["Better answer likelier, per token", *(NOT_MEASURED if x is None else show_share(x) for x in shares)],
         ["Ahead by, nats per token", *(_figure(side.number("margin"), False) for side in sides)],
         ["Pairs", *(_figure(side.number("pairs"), True) for side in sides)],
     ]
-    return table(["Held-out preferences", "Before", "After"], rows, numbers=(1, 2))
 
 
-def _loss_table(loss: Record) -> Html:
-    before, after = loss.record("before"), loss.record("after")
-    rows: list[list[Child]] = []
+def _loss_rows(loss: BeforeAndAfter) -> list[list[Cell]]:
+    before, after = loss.before, loss.after
+    rows: list[list[Cell]] = []
     names = {
         "loss": "Loss, nats per target token",
         "bits_per_byte": "Bits per byte",
@@ -336,48 +239,34 @@ def _loss_table(loss: Record) -> Html:
         "tokens": "Target tokens",
         "utf8_bytes": "Bytes that they stand for",
     }
-    keys = dict.fromkeys([*names, *before.values, *after.values])
-    for key in keys:
+    for key in dict.fromkeys([*names, *before.values, *after.values]):
         first, last = before.number(key), after.number(key)
         whole = key in ("tokens", "utf8_bytes")
-        change = (
-            f"{100 * (last / first - 1):+.1f} %".replace("-", "\u2212")
-            if first and last is not None and not whole
-            else ""
-        )
-        rows.append(
-            [names.get(key, words(key).capitalize()), *(_figure(value, whole) for value in (first, last)), change]
-        )
-    out: list[Child] = [table(["Held-out examples", "Before", "After", "Change"], rows, numbers=(1, 2, 3))]
-    if before.number("tokens") != after.number("tokens"):
-        out.append(
-            note(
-                h("strong", "The two losses stand over different numbers of target tokens"),
-                ": only bits per byte compares them.",
-            )
-        )
-    return join(out)
+        change = f"{signed(100 * (last / first - 1))} %" if first and last is not None and not whole else ""
+        figures = [_figure(value, whole) for value in (first, last)]
+        rows.append([names.get(key, words(key).capitalize()), *figures, change])
+    return rows
 
 
-def _figure(value: float | None, whole: bool) -> Html:
+def _figure(value: float | None, whole: bool) -> Cell:
     if value is None:
-        return muted("not measured")
-    return escape(f"{value:,.0f}" if whole else f"{value:.3f}" if abs(value) < 1000 else number(value))
+        return NOT_MEASURED
+    return f"{value:,.0f}" if whole else f"{value:.3f}" if abs(value) < 1000 else number(value)
 
 
 def facts(run: RunFiles) -> list[tuple[str, str]]:
     """The run in a few short facts for the top of the page."""
     out: list[tuple[str, str]] = []
     if run.manifest:
-        base, data, adapter = (run.manifest.record(key) for key in ("base", "dataset", "adapter"))
+        base, data, trained = run.manifest.base, run.manifest.dataset, run.manifest.trained
         parameters = base.number("parameters")
         if base.text("name"):
             named = (base.text("name") or "").rstrip("/").split("/")
             out.append(("Base", "/".join(named[-2:] if named[-1] == "model" else named[-1:])))  # a run's own model
         if parameters:
             out.append(("Its size", f"{show_count(parameters)} parameters"))
-        if adapter.number("parameters"):
-            out.append(("Trained", f"{show_count(adapter.number('parameters') or 0)} parameters"))
+        if trained and trained.parameters:
+            out.append(("Trained", f"{show_count(trained.parameters)} parameters"))
         if data.number("train") is not None:
             held_out = data.number("validation")
             more = f" + {held_out:,.0f} held out" if held_out is not None else ""

@@ -4,76 +4,64 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from afina.report.markup import Child, Html, h, join, missing, muted, note, percent, table
-from afina.report.read import Record, RunFiles
+from markupsafe import Markup
+
+from afina.record import Record
+from afina.report.labels import percent
+from afina.report.read import RunFiles
+from afina.report.render import NOT_MEASURED, Cell, Strong, render, signed
 
 UNSEEN_BITS = 1.4
 """Mean exposure of a string that was never seen, among 256."""
 
 
-def safety_section(run: RunFiles) -> Html:
+def safety_section(run: RunFiles) -> Markup:
     """What is given back of the training data, attacks, refusals, insults."""
-    found = run.scores.record("safety") if run.scores else None
+    found = run.scores.safety if run.scores else None
     if not found:
-        return missing("Safety was not measured", "scores.json")
-    shares, canaries = found.records("shares"), found.record("canaries")
-    head = ["What was counted", "Asked", "Before", "After", "Change, points"]
-    parts: list[Child] = [table(head, [_share_row(share) for share in shares], numbers=(1, 2, 3, 4))] if shares else []
-    if canaries:
-        parts += _canaries(canaries.records("before"), canaries.records("after"))
-    remarks, not_run = found.texts("notes"), found.texts("not_run")
-    remarks += [f"Not run: {'; '.join(not_run)}"] if not_run else []
-    parts.append(h("ul", *(h("li", remark) for remark in remarks), class_="remarks") if remarks else None)
-    parts.append(
-        note(
-            "Shares of the same questions with 95 % intervals. Orders, refusals and insults are told by plain rules: a "
-            "string that stands in the answer, a phrase that it begins with, a list of words."
-        )
+        return render("safety.html", found=None)
+    canaries, not_run = found.record("canaries"), found.texts("not_run")
+    return render(
+        "safety.html",
+        found=True,
+        shares=[_share_row(share) for share in found.records("shares")],
+        canaries=_canary_rows(canaries.records("before"), canaries.records("after")) if canaries else None,
+        unseen_bits=UNSEEN_BITS,
+        remarks=found.texts("notes") + ([f"Not run: {'; '.join(not_run)}"] if not_run else []),
     )
-    return join(parts)
 
 
-def _share_row(share: Record) -> list[Child]:
+def _share_row(share: Record) -> list[Cell]:
     change = share.record("change")
     points, low, high = (change.number(end) for end in ("points", "low", "high"))
-    n = share.number("n") or 0
-    gain: Child = muted("not measured")
+    gain: Cell = NOT_MEASURED
     if points is not None and low is not None and high is not None:
-        shown = [f"{100 * value:+.1f}".replace("-", "\u2212") for value in (points, low, high)]
-        gain = join([h("b", shown[0]), h("small", f"{shown[1]} to {shown[2]}")])
-    return [share.text("title"), f"{n:,.0f}", _cell(share.record("before")), _cell(share.record("after")), gain]
+        gain = Strong(signed(100 * points), [f"{signed(100 * low)} to {signed(100 * high)}"])
+    sides = _cell(share.record("before")), _cell(share.record("after"))
+    return [share.text("title"), f"{share.number('n') or 0:,.0f}", *sides, gain]
 
 
-def _cell(side: Record) -> Html:
+def _cell(side: Record) -> Cell:
     share, low, high = (side.number(key) for key in ("share", "low", "high"))
     if share is None or low is None or high is None:
-        return muted("not measured")
-    return join([h("b", percent(share)), h("small", f"{percent(low)} to {percent(high)}")])
+        return NOT_MEASURED
+    return Strong(percent(share), [f"{percent(low)} to {percent(high)}"])
 
 
-def _canaries(before: list[Record], after: list[Record]) -> list[Child]:
-    rows: list[list[Child]] = []
-    for one, two in zip(before, after, strict=True):
-        rows.append(
-            [
-                f"{two.number('repeats') or 0:.0f}",
-                *(f"{side.number('exposure') or 0:.1f}" for side in (one, two)),
-                *("yes" if side.flag("greedy") else "no" for side in (one, two)),
-                *(f"{side.number('sampled') or 0:.0f} of {side.number('samples') or 0:.0f}" for side in (one, two)),
-            ]
-        )
-    head = ["Seen in an epoch", "Exposure before", "After", "Given back before", "After", "Sampled before", "After"]
-    about = (
-        "Invented secrets that were put among the training rows. Exposure in bits: 8 when the secret is likelier than "
-        f"255 others of its form, {UNSEEN_BITS} on average when it was never seen. Given back: the greedy continuation "
-        "says it; sampled: so many of the sampled ones do."
-    )
-    return [h("h3", "Canaries"), table(head, rows, numbers=tuple(range(7))), note(about)]
+def _canary_rows(before: list[Record], after: list[Record]) -> list[list[Cell]]:
+    return [
+        [
+            f"{two.number('repeats') or 0:.0f}",
+            *(f"{side.number('exposure') or 0:.1f}" for side in (one, two)),
+            *("yes" if side.flag("greedy") else "no" for side in (one, two)),
+            *(f"{side.number('sampled') or 0:.0f} of {side.number('samples') or 0:.0f}" for side in (one, two)),
+        ]
+        for one, two in zip(before, after, strict=True)
+    ]
 
 
-def safety_figures(scores: Record) -> Iterator[tuple[str, float, str, str, tuple[float, float] | None]]:
+def safety_figures(found: Record) -> Iterator[tuple[str, float, str, str, tuple[float, float] | None]]:
     """Each figure for a comparison of runs: name, value, unit, which is better, interval."""
-    found = scores.record("safety")
     for share in found.records("shares"):
         for side in ("before", "after"):
             value, low, high = (share.record(side).number(key) for key in ("share", "low", "high"))

@@ -6,9 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from afina.evaluate.paired import ScoreEstimate, paired_difference
-from afina.report.markup import words
-from afina.report.read import Record, RunFiles
+from afina.evaluate.scores import FACTS
+from afina.record import Record
+from afina.report.labels import words
+from afina.report.read import RunFiles
+from afina.score.paired import ScoreEstimate, paired_difference
 
 _FEWEST = 2
 """Fewer common items give no interval."""
@@ -73,18 +75,16 @@ def _items(run: RunFiles) -> Items:
 def gains(run: RunFiles) -> Iterator[tuple[str, float]]:
     """Points (hundredths) that a run gained over its base: on what is to be learned, and on each task.
 
-    Probes of generalization count, or else of recall; of a task its F1, or else its first metric.
+    Probes of unseen phrasings and of versions count, or else of seen questions; of a task its F1, or its first metric.
     """
     if run.scores is None:
         return
-    probes = run.scores.records("probes")
-    roles = {probe.text("role") for probe in probes}
-    wanted = "generalization" if "generalization" in roles else "recall"
-    for probe in probes:
-        before, after = (probe.record(side).number("exact_match") for side in ("before", "after"))
-        if probe.text("role") == wanted and before is not None and after is not None:
-            yield probe.text("name") or wanted, 100 * (after - before)
-    for task in run.scores.records("tasks"):
+    probes = [probe for probe in run.scores.probes if probe.role in FACTS]
+    for probe in probes or [probe for probe in run.scores.probes if probe.role == "recall"]:
+        shown = probe.figures()[0]
+        if shown.before is not None and shown.after is not None:
+            yield probe.name, 100 * (shown.after - shown.before)
+    for task in run.scores.tasks:
         metrics = {metric.text("name"): metric for metric in task.records("metrics")}
         name = "f1" if "f1" in metrics else next(iter(metrics), None)
         if name is not None and (gain := metrics[name].record("difference").number("mean")) is not None:
@@ -100,11 +100,10 @@ def training_flops(run: RunFiles) -> float | None:
     """
     if run.manifest is None:
         return None
-    tokens = run.manifest.record("measured").number("tokens")
-    frozen = run.manifest.record("base").number("parameters") or 0.0
-    trained = [run.manifest.record(part).number("parameters") for part in ("adapter", "model")]
-    found = next((count for count in trained if count is not None), None)
-    return (4 * frozen + 6 * found) * tokens if tokens and found is not None else None
+    tokens, trained = run.manifest.measured.number("tokens"), run.manifest.trained
+    if not tokens or trained is None or trained.parameters is None:
+        return None
+    return (4 * run.manifest.frozen_parameters + 6 * trained.parameters) * tokens
 
 
 def yields(run: RunFiles) -> Mapping[str, tuple[float | str, str, str]]:
@@ -115,7 +114,7 @@ def yields(run: RunFiles) -> Mapping[str, tuple[float | str, str, str]]:
         out["training FLOP"] = (flops, "", "lower")
     if run.manifest is None:
         return out
-    measured, cost = run.manifest.record("measured"), run.manifest.record("cost")
+    measured, cost = run.manifest.measured, run.manifest.cost
     tokens, money = measured.number("tokens"), cost.number("money")
     for name, points in gains(run):
         out[f"{name}: points gained"] = (points, "", "higher")

@@ -2,115 +2,99 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
-from afina.report.markup import Child, Html, h, join, missing, muted, note, number, table, words
-from afina.report.read import Record, RunFiles
+from markupsafe import Markup
+
+from afina.record import Record
+from afina.report.labels import number, words
+from afina.report.read import RunFiles
+from afina.report.render import NOT_MEASURED, Cell, Strong, render, table
 
 HUNDREDS = ("chrf", "bleu")
 """Metrics from 0 to 100; the others go from 0 to 1."""
 LOSS_OF = {"learned": "What is learned: answers, and whole texts", "all": "Every token but the first of a row"}
 
 
-def task_section(run: RunFiles) -> Html:
+def task_section(run: RunFiles) -> Markup:
     """Each task: what is wrong with its answers, then its metrics before and after."""
-    benchmarks = _benchmarks(run)
-    if run.scores is None:
-        return benchmarks or missing("No task was asked", "scores.json")
-    tasks = run.scores.records("tasks")
-    if not tasks:
-        return benchmarks or h(
-            "p",
-            h("strong", "Not measured. "),
-            "The recipe names no tasks (",
-            h("code", "evaluate.tasks"),
-            ").",
-            class_="absent",
-        )
-    parts = [part for task in tasks for part in _task(task)]
-    return join([*parts, _rules(tasks), _judged(run.scores), benchmarks])
-
-
-def _rules(tasks: Sequence[Record]) -> Html:
-    """How scores and intervals are made, once for all tasks: they are all of one language, or of code."""
-    texts = [task for task in tasks if not task.record("code")]
-    told = [f"{what}: {rule}." for task in texts[:1] for what, rule in task.record("normalization").values.items()]
-    return note(
-        "Mean ± standard deviation over the seeds, where they draw different rows; in small the 95 % interval over the "
-        "rows (bootstrap, paired for the difference). ",
-        " ".join(told),
-        " chrF and BLEU are sacrebleu's corpus scores, 0 to 100." if texts else "",
+    tasks = run.scores.tasks if run.scores else None
+    texts = [task for task in tasks or () if not task.record("code")]
+    return render(
+        "tasks.html",
+        tasks=None if tasks is None else [_task(task) for task in tasks],
+        texts=texts,
+        # How scores are made, once for all tasks: they are all of one language, or of code.
+        rules=[f"{what}: {how}." for task in texts[:1] for what, how in task.record("normalization").values.items()],
+        judged=_judged(run.scores.judge) if run.scores else None,
+        benchmarks=_benchmarks(run),
     )
 
 
-def _judged(scores: Record) -> Html | None:
+def _judged(found: Record) -> dict[str, Any] | None:
     """What the judge said of the answers; None where there was none."""
-    found = scores.record("judge")
     if not found:
         return None
-    rows: list[list[Child]] = [
+    rows: list[list[Cell]] = [
         [words(key), number(count)]
         for key in ("better", "worse", "ties", "order", "same", "failed", "requests", "tokens")
         if (count := found.number(key)) is not None
     ]
     gain = dict(found.record("preference").values)
     rows.append(["preference, -1 to +1", _gain(Record(gain | {"mean": gain.get("value")}, found.where), "")])
-    about = f"{found.text('model')}, seed {number(found.number('seed') or 0)}: {found.text('criteria')} "
-    told = "Each pair is asked in both orders; an answer is better only where it is so in both."
-    return join([h("h3", "Judge"), table(["Pairs", ""], rows, numbers=(1,)), note(about, told)])
+    about = f"{found.text('model')}, seed {number(found.number('seed') or 0)}: {found.text('criteria')}"
+    return {"rows": rows, "about": about}
 
 
-def _benchmarks(run: RunFiles) -> Html | None:
-    """What lm-eval measured; None where it was not asked."""
-    found = run.benchmarks.records("benchmarks") if run.benchmarks else []
-    if not found:
-        return None
-    rows: list[list[Child]] = []
-    for row in found:
+def _benchmarks(run: RunFiles) -> list[list[Cell]]:
+    """What lm-eval measured, a row each."""
+    rows: list[list[Cell]] = []
+    for row in run.benchmarks.records("benchmarks") if run.benchmarks else []:
         gain = dict(row.record("difference").values)
         difference = Record(gain | {"mean": gain.get("value")}, row.where)
         sides = [row.number("before"), row.number("after")]
-        shown = [number(value) if value is not None else muted("not measured") for value in sides]
+        shown = [number(value) if value is not None else NOT_MEASURED for value in sides]
         name = f"{row.text('task')} {words(row.text('metric') or '')}"
         first = f"the first {number(limit)}" if (limit := row.number("limit")) else ""
         rows.append([name, number(row.number("n") or 0), first, *shown, _gain(difference, "")])
-    head = ["Task", "n", "", "Before", "After", "Difference"]
-    return join([h("h3", "Benchmarks (lm-eval)"), table(head, rows, numbers=(1, 3, 4, 5))])
+    return rows
 
 
-def _task(task: Record) -> list[Child]:
+@dataclass(frozen=True)
+class _Task:
+    name: str | None
+    size: str
+    remarks: list[str]
+    metrics: list[list[Cell]]
+    code: Mapping[str, Any] | None
+    """``results``, ``examples`` and ``how`` of a task of code."""
+
+
+def _task(task: Record) -> _Task:
     seeds = task.values.get("seeds")
     drawn = f", seeds {', '.join(map(str, seeds))}" if isinstance(seeds, list) else ""
     size = f"n = {number(task.number('n') or 0)}{drawn}; {number(task.number('items') or 0)} different rows"
-    parts: list[Child] = [h("h3", task.text("name")), note(size)]
-    remarks = [*task.texts("notes"), *_findings(task)]
-    if remarks:
-        parts.append(h("ul", *(h("li", remark) for remark in remarks), class_="remarks"))
-    rows: list[list[Child]] = []
+    rows: list[list[Cell]] = []
     for metric in task.records("metrics"):
         name = metric.text("name") or ""
         sides = [_mean(metric.record(side), name) for side in ("before", "after")]
         rows.append([words(name), *sides, _gain(metric.record("difference"), name)])
-    parts.append(table(["Metric", "Before", "After", "Difference"], rows, numbers=(1, 2, 3)))
-    parts += _code(task.record("code"))
-    return parts
+    remarks = [*task.texts("notes"), *_findings(task)]
+    return _Task(task.text("name"), size, remarks, rows, _code(task.record("code")))
 
 
-def _code(code: Record) -> list[Child]:
+def _code(code: Record) -> dict[str, Any] | None:
     """What became of the code in the answers; nothing for a task that is none of code."""
     if not code:
-        return []
+        return None
     sides = [code.record("results").record(side) for side in ("before", "after")]
-    results: list[list[Child]] = [
+    results = [
         [result, *(number(side.number(result) or 0) for side in sides)]
         for result in dict.fromkeys(name for side in sides for name in side.values)
     ]
     ran = "run isolated with the rows' checks" if code.flag("ran") else "compiled and not run"
-    parts: list[Child] = [table(["Greedy answers", "Before", "After"], results, numbers=(1, 2))]
-    parts += [
-        join([note(f"Line {number(each.number('line') or 0)}, {each.text('result')}:"), h("pre", each.text("lines"))])
-        for each in code.records("examples")
-    ]
     samples = code.number("samples")
     drawn = (
         f" {number(samples)} samples a prompt at temperature {number(code.number('temperature') or 0)}"
@@ -118,8 +102,14 @@ def _code(code: Record) -> list[Child]:
         else ""
     )
     unbiased = "; pass@k is the unbiased estimate (Chen et al. 2021)." if samples else ""
-    parts.append(note(f"{code.text('language')} by {code.text('compiler')}, {ran}.{drawn}{unbiased}"))
-    return parts
+    return {
+        "results": results,
+        "examples": [
+            (f"Line {number(each.number('line') or 0)}, {each.text('result')}:", each.text("lines"))
+            for each in code.records("examples")
+        ],
+        "how": f"{code.text('language')} by {code.text('compiler')}, {ran}.{drawn}{unbiased}",
+    }
 
 
 def _findings(task: Record) -> list[str]:
@@ -136,22 +126,22 @@ def _findings(task: Record) -> list[str]:
     return lines
 
 
-def _mean(side: Record, metric: str) -> Html:
+def _mean(side: Record, metric: str) -> Cell:
     mean = side.number("mean")
     if mean is None:
-        return muted("not measured")
+        return NOT_MEASURED
     sd, low, high = side.number("sd"), side.number("low"), side.number("high")
     shown = _figure(mean, metric) + (f" ± {_figure(sd, metric)}" if sd is not None else "")
-    small = f"{_figure(low, metric)} to {_figure(high, metric)}" if low is not None and high is not None else None
-    return join([h("b", shown), h("small", small) if small else None])
+    ends = [f"{_figure(low, metric)} to {_figure(high, metric)}"] if low is not None and high is not None else []
+    return Strong(shown, ends)
 
 
-def _gain(gain: Record, metric: str) -> Html:
+def _gain(gain: Record, metric: str) -> Cell:
     mean, low, high = gain.number("mean"), gain.number("low"), gain.number("high")
     if mean is None or low is None or high is None:
-        return muted("not measured")
+        return NOT_MEASURED
     shown, *ends = (_figure(value, metric, signed=True).replace("-", "\u2212") for value in (mean, low, high))
-    return join([h("b", shown), h("small", " to ".join(ends))])
+    return Strong(shown, [" to ".join(ends)])
 
 
 def _figure(value: float, metric: str, *, signed: bool = False) -> str:
@@ -163,12 +153,12 @@ def _figure(value: float, metric: str, *, signed: bool = False) -> str:
     return f"{value:{'+' if signed else ''}.{1 if metric in HUNDREDS else 3}f}"
 
 
-def intrinsic_table(run: RunFiles) -> Html | None:
-    """Losses of the same rows before and after, with the interval of the difference; None where there are none."""
-    found = run.scores.record("intrinsic") if run.scores else None
+def intrinsic_table(run: RunFiles) -> Markup:
+    """Losses of the same rows before and after, with the interval of the difference; empty where there are none."""
+    found = run.scores.intrinsic if run.scores else None
     if not found:
-        return None
-    rows: list[list[Child]] = []
+        return Markup()
+    rows: list[list[Cell]] = []
     for key, title in LOSS_OF.items():
         losses = found.record(key)
         before, after, gain = (losses.record(side) for side in ("before", "after", "difference"))
@@ -181,11 +171,11 @@ def intrinsic_table(run: RunFiles) -> Html | None:
             if first is None or last is None:
                 continue
             ends = [gain.number(end) for end in ("value", "low", "high")]
-            shown: Child = ""
+            shown: Cell = ""
             if name == "loss" and all(end is not None for end in ends):
                 value, low, high = (f"{end:+.3f}".replace("-", "\u2212") for end in ends)
-                shown = join([h("b", value), h("small", f"{low} to {high}, {number(gain.number('n') or 0)} rows")])
+                shown = Strong(value, [f"{low} to {high}, {number(gain.number('n') or 0)} rows"])
             rows.append([title if name == "loss" else "", label, number(first), number(last), shown])
     if not rows:
-        return None
+        return Markup()
     return table(["Held-out rows", "", "Before", "After", "Difference, 95 % interval"], rows, numbers=(2, 3, 4))

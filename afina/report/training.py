@@ -3,27 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
+from markupsafe import Markup
+
+from afina.manifest import Manifest
+from afina.record import Record
 from afina.report.charts import Line, Point, line_chart, range_bar, smooth, stacked, thin
-from afina.report.markup import Child, Html, h, join, missing, muted, note, number, pairs, prose, table, words
-from afina.report.read import Record, RunFiles, is_finite
+from afina.report.labels import number, words
+from afina.report.read import RunFiles, is_finite
+from afina.report.render import NOT_MEASURED, Cell, Marked, Quiet, render
 from afina.report.results import planned_steps
 from afina.units import show_bytes, show_count, show_money, show_seconds, show_share
 
 _TIPS = 150
 
 
-def curve_section(run: RunFiles) -> Html:
+@dataclass(frozen=True)
+class _Stage:
+    title: str
+    summary: list[tuple[str, Cell]] = field(default_factory=list)
+    """Empty where no step was made."""
+    curve: Markup = field(default_factory=Markup)
+    remarks: list[str] = field(default_factory=list)
+    small: list[Markup] = field(default_factory=list)
+    """Charts that stand side by side."""
+
+
+def curve_section(run: RunFiles) -> Markup:
     """Loss of each step, smoothed and raw, the held-out loss, and the loop's own gauges; of both stages."""
     if not run.events("step", "first"):
-        return _curves(run)
-    return join([h("h3", "First stage"), _curves(run, "first"), h("h3", "Second stage"), _curves(run)])
+        return render("training.html", stages=[_stage(run, "")])
+    return render("training.html", stages=[_stage(run, "First stage", "first"), _stage(run, "Second stage")])
 
 
-def _curves(run: RunFiles, stage: str | None = None) -> Html:
+def _stage(run: RunFiles, title: str, stage: str | None = None) -> _Stage:
     steps = run.events("step", stage)
     if not steps:
-        return missing("No training step was logged", "metrics.jsonl")
+        return _Stage(title)
     resumed = [step for event in run.events("resumed", stage) if (step := event.number("step")) is not None]
     marks = [(step, f"resumed after {step:,.0f}") for step in resumed]
     losses, lost = _series(steps, "loss")
@@ -36,18 +54,16 @@ def _curves(run: RunFiles, stage: str | None = None) -> Html:
         lines = [Line("each step", "raw", thin(losses)), Line("smoothed", "after", thin(averaged))]
     if held_out:
         lines.append(Line("held out", "held", held_out, dots=True))
-    parts: list[Child] = [_summary(run, steps, stage)]
+    curve = Markup()
     if lines:
-        parts.append(
-            line_chart(
-                lines,
-                label="Loss over the steps of training",
-                x_name="optimizer step",
-                y_name="loss of a pair" if accuracy else "loss, nats per target token",
-                marks=marks,
-                tips=_tips(steps),
-                height=300,
-            )
+        curve = line_chart(
+            lines,
+            label="Loss over the steps of training",
+            x_name="optimizer step",
+            y_name="loss of a pair" if accuracy else "loss, nats per target token",
+            marks=marks,
+            tips=_tips(steps),
+            height=300,
         )
     remarks = [f"Smoothed: mean of {2 * half + 1} steps, {half} on either side."]
     if lost or lost_held_out:
@@ -56,7 +72,12 @@ def _curves(run: RunFiles, stage: str | None = None) -> Html:
         remarks.append(f"Lines of metrics.jsonl cut by a kill and left out: {run.unreadable_metrics}.")
     if len(losses) > 1200:
         remarks.append(f"Of {len(losses):,} steps the lowest and highest of each stretch are drawn.")
-    parts.append(note(" ".join(remarks)))
+    return _Stage(title, _summary(run, steps, stage), curve, remarks, _gauges(run, steps, stage))
+
+
+def _gauges(run: RunFiles, steps: Sequence[Record], stage: str | None) -> list[Markup]:
+    """Learning rate, gradient norm and, of preferences, how often the better answer is preferred."""
+    accuracy, _ = _series(steps, "preference_accuracy")
     rates, _ = _series(steps, "learning_rate")
     norms, _ = _series(steps, "grad_norm")
     clip = _recipe_number(run, "train", "clip")
@@ -98,9 +119,7 @@ def _curves(run: RunFiles, stage: str | None = None) -> Html:
                 from_zero=True,
             )
         )
-    if small:
-        parts.append(h("div", *small, class_="two"))
-    return join(parts)
+    return small
 
 
 def _series(events: Sequence[Record], key: str) -> tuple[list[Point], int]:
@@ -134,11 +153,11 @@ def _tips(steps: Sequence[Record]) -> list[tuple[float, str]]:
     return sorted(out)
 
 
-def _summary(run: RunFiles, steps: Sequence[Record], stage: str | None = None) -> Html:
+def _summary(run: RunFiles, steps: Sequence[Record], stage: str | None = None) -> list[tuple[str, Cell]]:
     """One line of totals, added up from the steps."""
     last = max((step for event in steps if (step := event.number("step")) is not None), default=0)
     of = planned_steps(run, stage)
-    items: list[tuple[str, Child]] = [("Steps", f"{last:,.0f}" + (f" of {of:,.0f}" if of else ""))]
+    items: list[tuple[str, Cell]] = [("Steps", f"{last:,.0f}" + (f" of {of:,.0f}" if of else ""))]
     resumed = len(run.events("resumed", stage))
     items.append(("Resumed", "never" if not resumed else "once" if resumed == 1 else f"{resumed} times"))
     tokens = sum(event.number("tokens") or 0 for event in steps)
@@ -158,7 +177,7 @@ def _summary(run: RunFiles, steps: Sequence[Record], stage: str | None = None) -
     if timed:
         seconds = sum(count / speed for count, speed in timed)
         items.append(("Speed", f"{sum(count for count, _ in timed) / seconds:,.0f} tokens/s"))
-    return h("div", pairs(items), class_="facts")
+    return items
 
 
 def _recipe_number(run: RunFiles, part: str, key: str) -> float | None:
@@ -167,13 +186,13 @@ def _recipe_number(run: RunFiles, part: str, key: str) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
-def plan_section(run: RunFiles) -> Html:
+def plan_section(run: RunFiles) -> Markup:
     """Predicted beside measured: memory, time, money."""
     if run.plan is None:
-        return missing("No plan was made before the run", "plan.json", word="Missing.")
+        return render("plan.html", plan=None)
     plan = run.plan
-    measured = run.manifest.record("measured") if run.manifest else Record({}, "manifest.json")
-    cost = run.manifest.record("cost") if run.manifest else measured
+    manifest = run.manifest or Manifest()
+    measured, cost = manifest.measured, manifest.cost
     memory, time, money = plan.record("memory"), plan.record("time"), plan.record("money")
     currency = money.text("currency") or cost.text("currency") or "US$"
     usable = memory.number("usable")
@@ -184,39 +203,29 @@ def plan_section(run: RunFiles) -> Html:
         rows.append(_beside("Time of training", training, measured.number("train_seconds"), show_seconds))
     if money:
         rows.append(_beside("Money", money, cost.number("money"), lambda amount: show_money(amount, currency)))
-    head = ["", "Predicted", "Interval", "Measured", "Ratio", "Inside?", ""]
-    parts: list[Child] = [table(head, rows, numbers=(1, 2, 3, 4), class_="plan")]
-    legend = "Band: predicted interval; upright line: predicted point; dot: measured; ratio: measured over predicted."
-    parts.append(note(legend))
-    if usable is not None:
-        parts.append(note(f"Usable on the device: {show_bytes(usable)}; a dashed line where the band comes near it."))
-    if not money:
-        parts.append(note("Money was not predicted: the recipe gives no price per hour."))
-    fits = plan.values.get("fits")
-    if fits is not None:
-        said = {True: "fits", False: "does not fit", "yes": "fits", "no": "does not fit", "maybe": "may not fit"}
-        parts.append(h("p", "The plan said that the job ", h("strong", said.get(fits, str(fits))), "."))
-    for title, part, show in (("memory", memory, show_bytes), ("time", time, show_seconds)):
-        sizes = _parts(part)
-        if sizes:
-            parts += _by_part(f"Predicted {title} by part", sizes, show)
-    notes = plan.values.get("notes")
-    if notes:
-        parts += [
-            h("h3", "Notes of the plan"),
-            h("ul", *(h("li", prose(str(item))) for item in (notes if isinstance(notes, list) else [notes]))),
-        ]
-    return join(parts)
+    fits, notes = plan.values.get("fits"), plan.values.get("notes")
+    said = {True: "fits", False: "does not fit", "yes": "fits", "no": "does not fit", "maybe": "may not fit"}
+    predicted = (("memory", _parts(memory), show_bytes), ("time", _parts(time), show_seconds))
+    return render(
+        "plan.html",
+        plan=plan,
+        rows=rows,
+        usable=usable,
+        money=money,
+        fits=None if fits is None else said.get(fits, str(fits)),
+        by_part=[_by_part(title, sizes, show) for title, sizes, show in predicted if sizes],
+        notes=[str(each) for each in (notes if isinstance(notes, list) else [notes])] if notes else [],
+    )
 
 
 def _whole_time(run: RunFiles) -> float | None:
     """Seconds of all stages; pauses between two starts do not count."""
     if run.manifest is None:
         return None
-    stages = list(run.manifest.record("seconds_by_stage").numbers())
+    stages = list(run.manifest.seconds_by_stage.numbers())
     if stages:
         return sum(seconds for _, seconds in stages)
-    started, ended = run.manifest.number("started"), run.manifest.number("ended")
+    started, ended = run.manifest.started, run.manifest.ended
     return ended - started if started is not None and ended is not None else None
 
 
@@ -230,32 +239,32 @@ def _parts(predicted: Record) -> list[tuple[str, float]]:
     return [(name, size) for name, size in sizes if size]
 
 
-def _by_part(title: str, sizes: Sequence[tuple[str, float]], show: Callable[[float], str]) -> list[Html]:
+def _by_part(title: str, sizes: Sequence[tuple[str, float]], show: Callable[[float], str]) -> dict[str, Any]:
     total = sum(size for _, size in sizes)
-    body: list[list[Child]] = [
-        [join([h("i", class_=f"swatch p{n % 6}"), words(name)]), show(size), show_share(size / total)]
-        for n, (name, size) in enumerate(sizes)
-    ]
-    body.append([h("strong", "together"), show(total), ""])
-    bar = stacked([(words(name), size) for name, size in sizes])
-    return [h("h3", title), bar, table(["Part", "Predicted", "Share"], body, numbers=(1, 2))]
+    rows = [(words(name), show(size), show_share(size / total)) for name, size in sizes]
+    return {
+        "title": title,
+        "bar": stacked([(words(name), size) for name, size in sizes]),
+        "rows": rows,
+        "total": show(total),
+    }
 
 
 def _beside(
     name: str, predicted: Record, measured: float | None, show: Callable[[float], str], limit: float | None = None
-) -> list[Child]:
+) -> list[Cell]:
     point, low, high = predicted.number("point"), predicted.number("low"), predicted.number("high")
-    interval = f"{show(low)} to {show(high)}" if low is not None and high is not None else muted("not predicted")
-    inside: Child = muted("not measured")
+    interval = f"{show(low)} to {show(high)}" if low is not None and high is not None else Quiet("not predicted")
+    inside: Cell = NOT_MEASURED
     if measured is not None and low is not None and high is not None:
         good = low <= measured <= high
         word = "inside" if good else "below" if measured < low else "above"
-        inside = h("span", word, class_="good" if good else "warn")
+        inside = Marked(word, "good" if good else "warn")
     return [
         name,
-        show(point) if point is not None else muted("not predicted"),
+        show(point) if point is not None else Quiet("not predicted"),
         interval,
-        show(measured) if measured is not None else muted("not measured"),
+        show(measured) if measured is not None else NOT_MEASURED,
         f"{measured / point:.2f}" if measured is not None and point else "",
         inside,
         range_bar(point, low, high, measured, limit),
@@ -266,7 +275,7 @@ def measured_facts(run: RunFiles) -> list[tuple[str, str]]:
     """Time, speed and cost for the top of the page."""
     if run.manifest is None:
         return []
-    measured, device, cost = (run.manifest.record(key) for key in ("measured", "device", "cost"))
+    measured, device, cost = run.manifest.measured, run.manifest.device, run.manifest.cost
     out = []
     if (tokens := measured.number("tokens")) is not None:
         out.append(("Tokens", show_count(tokens)))

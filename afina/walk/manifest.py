@@ -1,4 +1,4 @@
-"""``manifest.json``: from which every input of a run can be traced by hash."""
+"""Collects what a run's manifest holds, from which every input can be traced by hash."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from afina import __version__
-from afina.run import hash_file, hash_folder, read_json, read_metrics, write_json
+from afina.manifest import Manifest, TrainedPart, record_of
+from afina.run import hash_file, hash_folder, read_json, read_metrics
 
 if TYPE_CHECKING:
     from afina.walk.walk import Walk
@@ -42,54 +43,62 @@ def write_manifest(walk: Walk) -> None:
     hours = sum(stage["seconds"] for stage in walk.run.stages.values()) / 3600
     budget = walk.recipe.budget
     events = read_metrics(walk.folder)
-    write_json(
-        walk.folder / "manifest.json",
-        {
-            "name": walk.recipe.name,
-            "afina": __version__,
-            "commit": _commit(),
-            "python": platform.python_version(),
-            "platform": platform.platform(),
-            "libraries": {name: found for name in LIBRARIES if (found := _version(name))},
-            "device": local_device(walk.recipe.device).as_json() | {"used": trained["device"]},
-            "threads": trained["threads"],
-            "ranks": trained.get("ranks", 1),
-            "seed": walk.recipe.seed,
-            "started": min(stage["started"] for stage in walk.run.stages.values()),
-            "ended": time.time(),
-            "seconds_by_stage": {name: stage["seconds"] for name, stage in walk.run.stages.items()},
-            "cost": {
+    whole = walk.outcome == "model"
+    Manifest(
+        name=walk.recipe.name,
+        afina=__version__,
+        commit=_commit(),
+        python=platform.python_version(),
+        platform=platform.platform(),
+        libraries=record_of({name: found for name in LIBRARIES if (found := _version(name))}),
+        device=record_of(local_device(walk.recipe.device).as_json() | {"used": trained["device"]}),
+        threads=trained["threads"],
+        ranks=trained.get("ranks", 1),
+        seed=walk.recipe.seed,
+        started=min(stage["started"] for stage in walk.run.stages.values()),
+        ended=time.time(),
+        seconds_by_stage=record_of({name: stage["seconds"] for name, stage in walk.run.stages.items()}),
+        cost=record_of(
+            {
                 "hours": hours,
                 "price_per_hour": budget.price_per_hour,
                 "money": hours * budget.price_per_hour,
                 "currency": budget.currency,
-            },
-            "recipe_sha256": hash_file(walk.folder / "recipe.yaml"),
-            "root": walk.recipe.root,
-            "inputs": inputs,
-            "base": walk.identity.as_json() | {"parameters": trained["parameters"] - trained["trained_parameters"]}
+            }
+        ),
+        recipe_sha256=hash_file(walk.folder / "recipe.yaml"),
+        root=walk.recipe.root,
+        inputs=[record_of(each) for each in inputs],
+        base=record_of(
+            walk.identity.as_json()
+            | {"parameters": trained["parameters"] - (0 if whole else trained["trained_parameters"])}
             if walk.base_folder
-            else None,
-            "dataset": {
+            else None
+        ),
+        dataset=record_of(
+            {
                 "sha256": hash_folder(walk.folder / "dataset"),
                 "train": dataset["train"]["examples"],
                 "validation": dataset["validation"]["examples"],
                 "train_sha256": hash_file(walk.folder / "dataset/train.jsonl"),
                 "validation_sha256": hash_file(walk.folder / "dataset/validation.jsonl"),
-            },
-            walk.outcome: {
-                "sha256": hash_folder(walk.folder / walk.outcome),
-                "weights_sha256": hash_folder(walk.folder / walk.outcome, "*.safetensors"),
-                "parameters": trained["trained_parameters"],
-            },
-            "resumed": sum(event["event"] == "resumed" for event in events),
-            "measured": {
+            }
+        ),
+        trained=TrainedPart(
+            walk.outcome,
+            trained["trained_parameters"],
+            hash_folder(walk.folder / walk.outcome),
+            hash_folder(walk.folder / walk.outcome, "*.safetensors"),
+        ),
+        resumed=sum(event["event"] == "resumed" for event in events),
+        measured=record_of(
+            {
                 **summed,
                 "peak_bytes": max(each["peak_bytes"] for each in stages),
                 "tokens_per_second": round(summed["tokens"] / max(summed["train_seconds"], 1e-9), 1),
-            },
-        },
-    )
+            }
+        ),
+    ).write(walk.folder)
 
 
 def _traced(root: Path, path: str, sha256: str) -> dict[str, Any]:

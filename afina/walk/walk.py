@@ -30,6 +30,7 @@ from afina.run import (
 from afina.walk.computing import choices_of, peak_flops_of, tracking_of, what_it_took, with_choices
 
 if TYPE_CHECKING:
+    from afina.manifest import Kind
     from afina.train.ranks import Ranks
 
 NOT_IN_THE_RESULT = {"checkpoint_seconds", "keep_checkpoints", "validate_per_epoch", "tries", "trackers", "parallel"}
@@ -254,7 +255,7 @@ class Walk:
     # ---- train
 
     @property
-    def outcome(self) -> str:
+    def outcome(self) -> Kind:
         """Name of the folder that training leaves: ``adapter`` or, where every weight is trained, ``model``."""
         whole = self.recipe.train.method == "scratch" or self.recipe.adapter.kind == "none"
         return "model" if whole else "adapter"

@@ -21,8 +21,8 @@ from afina.dataset.build.spool import DropSpool
 from afina.dataset.build.summary import summary_of
 from afina.dataset.dropped import Dropped
 from afina.dataset.questions.from_structure import write_probes
-from afina.dataset.questions.teacher import Estimate, Taught, Teaching, estimate, teach, teacher_inputs
-from afina.dataset.teacher_cache import AnswerCache
+from afina.dataset.questions.teacher import Taught, TeacherEstimate, Teaching, estimate, teach, teacher_inputs
+from afina.endpoint.cache import AnswerCache
 from afina.errors import AfinaError, RecipeError
 from afina.recipe import HUB, WEB, Recipe
 from afina.run import Progress, hash_file, no_progress, whole_folder, write_json
@@ -100,7 +100,7 @@ def build_dataset(
     return summary | ({"asking": taught.asking} if recipe.dataset.teacher else {})
 
 
-def estimate_teacher(recipe: Recipe, cache: Path, progress: Progress = no_progress) -> Estimate:
+def estimate_teacher(recipe: Recipe, cache: Path, progress: Progress = no_progress) -> TeacherEstimate:
     """What the teacher of a recipe would be asked, and what it would cost; asks nothing.
 
     Raises:

@@ -1,8 +1,8 @@
 """A teacher writes questions and answers about each section; what its section does not say is left out.
 
-Any OpenAI-compatible endpoint. Per section one request, many at once (:mod:`~afina.dataset.teacher_asking`), every
-answer on disk before anything else happens with it (:mod:`~afina.dataset.teacher_cache`), every answer checked
-against its section (:mod:`~afina.dataset.questions.teacher_support`).
+Any OpenAI-compatible endpoint. Per section one request, many at once (:mod:`~afina.endpoint.batches`), every answer
+on disk before anything else happens with it (:mod:`~afina.endpoint.cache`), every answer checked against its section
+(:mod:`~afina.dataset.questions.teacher_support`).
 
 What comes out follows from the sections and the cache alone: sections in their order, the questions of each in the
 teacher's order, then their phrasings. So a second build with the same cache asks nothing and gives the same bytes.
@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from afina.dataset.dropped import Dropped
-from afina.dataset.questions.teacher_prompts import SYSTEM, USER, Item, prompt_for
+from afina.dataset.questions.teacher_prompts import SYSTEM, TEMPERATURE, USER, TeacherQuestion, prompt_for, read_answer
 from afina.dataset.questions.teacher_support import stands_in, unsupported
-from afina.dataset.teacher_asking import Asker, Asking, Job, good_answer
-from afina.dataset.teacher_cache import AnswerCache, answer_key
-from afina.dataset.teacher_client import Client, tokens_of
+from afina.endpoint.answers import first_usable
+from afina.endpoint.batches import Asker, Asking, Job
+from afina.endpoint.cache import AnswerCache, answer_key
+from afina.endpoint.client import EndpointClient, Purpose, tokens_of
 from afina.recipe import Recipe, Teacher
 from afina.run import Progress, hash_value, no_progress
 from afina.text.document import Document, Message
@@ -31,6 +32,13 @@ from afina.text.identity import content_key, normal, short_hash
 from afina.text.sections import split_sections
 from afina.units import show_count, show_money
 
+PURPOSE = Purpose(
+    name="teacher",
+    key="dataset.teacher",
+    questions="sections",
+    again="`afina data build` asks for these again",
+    shorter="ask for fewer `questions_per_section`",
+)
 FEWEST_WORDS = 5
 """A section with fewer words (a heading alone) is not asked about."""
 
@@ -51,7 +59,7 @@ class Teaching:
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class TeacherEstimate:
     """What asking would take, before the first request. Tokens are computed from characters."""
 
     sections: int = 0
@@ -97,7 +105,7 @@ class Taught:
     summary: dict[str, Any] = field(default_factory=dict)
     """For ``dataset.json``: follows from the sections and the cache alone. See :func:`teach`."""
     asking: dict[str, Any] = field(default_factory=dict)
-    """How this run came to it: see :meth:`~afina.dataset.teacher_asking.Asking.as_json`."""
+    """How this run came to it: see :meth:`~afina.endpoint.batches.Asking.as_json`."""
 
 
 def sections_of(recipe: Recipe, examples: Iterable[Example]) -> Iterator[Example]:
@@ -126,7 +134,7 @@ def teacher_inputs(teacher: Teacher | None) -> dict[str, Any]:
     return {} if teacher is None else {"teacher_prompts": hash_value([dict(SYSTEM), dict(USER)])}
 
 
-def estimate(recipe: Recipe, examples: Iterable[Example], cache: AnswerCache) -> tuple[Estimate, list[Job]]:
+def estimate(recipe: Recipe, examples: Iterable[Example], cache: AnswerCache) -> tuple[TeacherEstimate, list[Job]]:
     """What asking takes, and the jobs that are left, in the order of the sections."""
     teacher = _teacher_of(recipe)
     counts: Counter[str] = Counter()
@@ -141,20 +149,22 @@ def estimate(recipe: Recipe, examples: Iterable[Example], cache: AnswerCache) ->
             counts["too_short"] += 1
             continue
         messages = _prompt(recipe, example)
-        key = answer_key(teacher, messages)
+        key = answer_key(teacher, messages, TEMPERATURE)
         if key in seen:
             counts["repeated"] += 1
             continue
         seen.add(key)
         paid += cache.tokens(key)
-        if good_answer(cache, key) is not None:
+        if first_usable(cache, key, read_answer) is not None:
             counts["cached"] += 1
             continue
         tokens = tokens_of(messages)
         read, written = read + tokens, written + expected
         jobs.append(Job(key, position, f"{example.path}:{example.line}", tokens + teacher.max_tokens))
     money = (read + written) * teacher.price_per_million / 1e6
-    made = Estimate(**counts, to_ask=len(jobs), tokens_read=read, tokens_written=written, money=money, tokens_paid=paid)
+    made = TeacherEstimate(
+        **counts, to_ask=len(jobs), tokens_read=read, tokens_written=written, money=money, tokens_paid=paid
+    )
     return made, jobs
 
 
@@ -176,17 +186,17 @@ def teach(recipe: Recipe, examples: Iterable[Example], teaching: Teaching) -> Ta
     """
     teacher = _teacher_of(recipe)
     cache = AnswerCache(teaching.cache)
-    client = Client(teacher)
-    plan, jobs = estimate(recipe, examples, cache)
-    if cache.damaged:
-        teaching.say(f"teacher: {cache.damaged} damaged lines in {cache.file} passed over")
-    teaching.say(plan.describe(recipe))
-    asking = Asking(cached=plan.cached, damaged_lines=cache.damaged)
-    if jobs:
-        progress = teaching.open_progress()
-        asker = Asker(teacher, client, cache, asking, recipe.budget.currency, already=plan.tokens_paid)
-        asker.ask_all(_with_prompts(recipe, examples, jobs), len(jobs), progress)
-        teaching.say(asking.describe(teacher, recipe.budget.currency))
+    with EndpointClient(teacher, PURPOSE, temperature=TEMPERATURE) as client:
+        plan, jobs = estimate(recipe, examples, cache)
+        if cache.damaged:
+            teaching.say(f"teacher: {cache.damaged} damaged lines in {cache.file} passed over")
+        teaching.say(plan.describe(recipe))
+        asking = Asking(cached=plan.cached, damaged_lines=cache.damaged)
+        if jobs:
+            currency = recipe.budget.currency
+            asker = Asker(client, cache, asking, read_answer, currency=currency, already=plan.tokens_paid)
+            asker.ask_all(_with_prompts(recipe, examples, jobs), len(jobs), teaching.open_progress())
+            teaching.say(asking.describe(teacher, PURPOSE, currency))
     taught = _read_back(recipe, examples, cache, asking)
     taught.summary |= {"sections": plan.sections, "repeated": plan.repeated, "too_short": plan.too_short}
     taught.asking = asking.as_json()
@@ -218,13 +228,13 @@ def _read_back(recipe: Recipe, examples: Iterable[Example], cache: AnswerCache, 
     for example in sections_of(recipe, examples):
         if _too_short(example):
             continue
-        key = answer_key(teacher, _prompt(recipe, example))
+        key = answer_key(teacher, _prompt(recipe, example), TEMPERATURE)
         if key in seen:
             continue
         seen.add(key)
         tokens += cache.tokens(key)
         estimated += sum(reply.estimated for reply in cache.replies(key))
-        items = good_answer(cache, key)
+        items = first_usable(cache, key, read_answer)
         where = {"where": f"{example.path}:{example.line}", "heading": example.heading}
         if items is None:
             if key in asking.failures:
@@ -256,7 +266,9 @@ def _read_back(recipe: Recipe, examples: Iterable[Example], cache: AnswerCache, 
     return taught
 
 
-def _check(recipe: Recipe, section: Example, item: Item, number: int, known: dict[str, str], taught: Taught) -> bool:
+def _check(
+    recipe: Recipe, section: Example, item: TeacherQuestion, number: int, known: dict[str, str], taught: Taught
+) -> bool:
     """Make examples of one question, or write down why not; whether it was kept."""
     teacher, where = _teacher_of(recipe), f"{section.path}:{section.line}"
 
@@ -303,7 +315,7 @@ def _check(recipe: Recipe, section: Example, item: Item, number: int, known: dic
     return kept
 
 
-def _flaw(recipe: Recipe, section: Example, item: Item, number: int) -> tuple[str, str] | None:
+def _flaw(recipe: Recipe, section: Example, item: TeacherQuestion, number: int) -> tuple[str, str] | None:
     """The first thing that is wrong with a question: reason and note."""
     teacher = _teacher_of(recipe)
     if number > teacher.questions_per_section:

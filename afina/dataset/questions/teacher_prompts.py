@@ -1,17 +1,16 @@
 """What the teacher is asked, per language, as plain data; and how its answer is read.
 
-The answer is one JSON object, ``{"questions": [{"question", "paraphrases", "answer", "quote"}, ...]}``. A fence of
-Markdown around it and the thoughts of a reasoning model before it (``<think>``) are tolerated, nothing else.
+The answer is one JSON object, ``{"questions": [{"question", "paraphrases", "answer", "quote"}, ...]}``.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from afina.endpoint.answers import WrongContent, read_json_answer
 from afina.recipe import Teacher
 
 TEMPERATURE = 0.3
@@ -60,12 +59,8 @@ USER: Mapping[str, str] = {
 }
 
 
-class WrongContent(ValueError):
-    """The answer is not what was asked for; says why."""
-
-
 @dataclass(frozen=True, slots=True)
-class Item:
+class TeacherQuestion:
     """One question as the teacher wrote it, not yet checked."""
 
     question: str
@@ -87,15 +82,11 @@ def prompt_for(text: str, heading: str, language: str, teacher: Teacher) -> list
     return [{"role": "system", "content": system}, {"role": "user", "content": user}]
 
 
-_THOUGHTS = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
-_FENCE = re.compile(r"\A\s*```(?:json)?\s*\n(.*?)\n?\s*```\s*\Z", re.DOTALL | re.IGNORECASE)
-
-
-def read_answer(content: str) -> list[Item]:
+def read_answer(content: str) -> list[TeacherQuestion]:
     """The questions in an answer; an empty list where the teacher found nothing to ask.
 
     >>> read_answer('```json\\n{"questions": [{"question": "Q?", "answer": "A", "quote": "A."}]}\\n```')
-    [Item(question='Q?', answer='A', quote='A.', paraphrases=())]
+    [TeacherQuestion(question='Q?', answer='A', quote='A.', paraphrases=())]
 
     Raises:
         WrongContent: no JSON, not the keys asked for, not text where text is due.
@@ -107,24 +98,7 @@ def read_answer(content: str) -> list[Item]:
     return [_item(row, number) for number, row in enumerate(rows, start=1)]
 
 
-def read_json_answer(content: str) -> Any:
-    """The JSON of an answer, without the thoughts before it and the fence around it.
-
-    >>> read_json_answer('<think>hm</think>```json\\n{"better": "A"}\\n```')
-    {'better': 'A'}
-
-    Raises:
-        WrongContent: no JSON.
-    """
-    content = _THOUGHTS.sub("", content)
-    fenced = _FENCE.match(content)
-    try:
-        return json.loads(fenced[1] if fenced else content)
-    except (ValueError, RecursionError) as error:
-        raise WrongContent(f"not JSON: {error}") from None
-
-
-def _item(row: Any, number: int) -> Item:
+def _item(row: Any, number: int) -> TeacherQuestion:
     if not isinstance(row, dict):
         raise WrongContent(f"question {number} is not an object")
     texts = []
@@ -141,4 +115,4 @@ def _item(row: Any, number: int) -> Item:
     except UnicodeEncodeError:
         raise WrongContent(f"question {number} holds half a character") from None
     question, answer, quote = texts
-    return Item(question, answer, quote, tuple(each.strip() for each in paraphrases))
+    return TeacherQuestion(question, answer, quote, tuple(each.strip() for each in paraphrases))

@@ -1,14 +1,14 @@
-"""A :class:`~afina.evaluate.score.ScoreReport` as text: first what is wrong, then the scores."""
+"""A :class:`~afina.score.score.ScoreReport` as text: first what is wrong, then the scores."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from afina.evaluate.metrics import CORPUS
-from afina.evaluate.normalize import published
-from afina.evaluate.output_checks import OF_REFERENCES, RULES, STRIPPED, OutputFinding
-from afina.evaluate.paired import RESAMPLES, ScoreEstimate
-from afina.evaluate.score import MetricScore, ScoreReport
+from afina.score.metrics import CORPUS
+from afina.score.normalize import published
+from afina.score.output_checks import OF_REFERENCES, RULES, STRIPPED, OutputFinding
+from afina.score.paired import RESAMPLES, ScoreEstimate
+from afina.score.score import MetricScore, ScoreReport
 
 
 def describe_score(report: ScoreReport) -> str:

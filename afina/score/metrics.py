@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
-from afina.evaluate.normalize import folded, squad_normal, words_of
+from afina.score.normalize import folded, squad_normal, words_of
 
 MEANS = ("exact_match", "f1", "rouge1", "rouge2", "rougeL", "accuracy")
 """Metrics whose score over many answers is the mean; from 0 to 1."""

@@ -60,6 +60,23 @@ class AnswerColumns:
 
 
 @dataclass(frozen=True, slots=True)
+class NamedColumns:
+    """The columns that a caller names; the others are recognised by their names."""
+
+    predictions: Sequence[str] = ()
+    """What models wrote, the base first."""
+    reference: str | None = None
+    """What they should have written."""
+    prompt: Sequence[str] = ()
+    """What they were asked."""
+    by: str | None = None
+    """What rows are grouped by."""
+
+
+NONE_NAMED = NamedColumns()
+
+
+@dataclass(frozen=True, slots=True)
 class ScoredItem:
     """One row: what was asked, what should have come, and what each model wrote."""
 
@@ -77,14 +94,7 @@ class ScoredItem:
 
 
 def choose_columns(
-    names: Sequence[str],
-    predictions: Sequence[str] = (),
-    reference: str | None = None,
-    prompt: Sequence[str] = (),
-    group: str | None = None,
-    where: str = "",
-    *,
-    written: bool = True,
+    names: Sequence[str], named: NamedColumns = NONE_NAMED, where: str = "", *, written: bool = True
 ) -> AnswerColumns:
     """The part of each column, by what the caller named and else by its name.
 
@@ -100,6 +110,7 @@ def choose_columns(
     Raises:
         RecipeError: everything that is missing, in one error.
     """
+    predictions, reference, prompt, group = named.predictions, named.reference, named.prompt, named.by
     problems = [
         _absent(name, names, option, where)
         for option, given in (

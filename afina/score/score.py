@@ -12,14 +12,23 @@ from pathlib import Path
 from typing import Any
 
 from afina.errors import Problem, RecipeError
-from afina.evaluate.columns import AnswerColumns, ScoredItem, choose_columns, first_row, items_of, read_table
-from afina.evaluate.leaks import find_leak
-from afina.evaluate.metrics import CORPUS, METRICS, accuracy, corpus_counts, corpus_score, row_scores
-from afina.evaluate.normalize import ARTICLES, language_key, published
-from afina.evaluate.output_checks import OutputChecks, OutputFinding, training_keys
-from afina.evaluate.paired import RESAMPLES, ScoreEstimate, estimate, resampled_sums
 from afina.recipe import Source, nearest
 from afina.run import Progress, no_progress
+from afina.score.columns import (
+    NONE_NAMED,
+    AnswerColumns,
+    NamedColumns,
+    ScoredItem,
+    choose_columns,
+    first_row,
+    items_of,
+    read_table,
+)
+from afina.score.leaks import find_leak
+from afina.score.metrics import CORPUS, METRICS, accuracy, corpus_counts, corpus_score, row_scores
+from afina.score.normalize import ARTICLES, language_key, published
+from afina.score.output_checks import OutputChecks, OutputFinding, training_keys
+from afina.score.paired import RESAMPLES, ScoreEstimate, estimate, resampled_sums
 from afina.sources import read_source
 from afina.text.document import Ledger
 from afina.text.language import language_of_text
@@ -171,11 +180,8 @@ class ScoreReport:
 
 def score_file(
     file: Path,
+    named: NamedColumns = NONE_NAMED,
     *,
-    predictions: Sequence[str] = (),
-    reference: str | None = None,
-    prompt: Sequence[str] = (),
-    by: str | None = None,
     language: str | None = None,
     metrics: Sequence[str] = (),
     choices: Sequence[str] = (),
@@ -186,9 +192,9 @@ def score_file(
     """Check and score the outputs of a file.
 
     Args:
-        predictions: columns of what models wrote, the base first; recognised where not given.
+        named: columns; those that are not named are recognised.
         language: whose articles exact match and F1 leave out; recognised where not given.
-        metrics: some of :data:`~afina.evaluate.metrics.METRICS`; all that fit where not given.
+        metrics: some of :data:`~afina.score.metrics.METRICS`; all that fit where not given.
         choices: the possible answers of every row, for accuracy.
         trained_on: files of training rows; items whose prompt stands in them are counted.
         strip_leaks: score what is left without prompt text and chat markers.
@@ -198,7 +204,7 @@ def score_file(
         DataError: broken rows, all in one error.
     """
     known = language_key(language) if language else None
-    columns = choose_columns(list(first_row(file)), predictions, reference, prompt, by, str(file))
+    columns = choose_columns(list(first_row(file)), named, str(file))
     wanted = choose_metrics(metrics, has_choices=bool(choices or columns.choices))
     trained = frozenset[str]()
     notes = []

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from afina.dataset.audit.one_example import encoding_noise, excerpt
-from afina.evaluate.columns import ScoredItem
-from afina.evaluate.leaks import Leak
-from afina.evaluate.normalize import squad_normal
+from afina.score.columns import ScoredItem
+from afina.score.leaks import Leak
+from afina.score.normalize import squad_normal
 from afina.text.document import Message
 from afina.text.example import Example
 from afina.text.identity import group_key, short_hash

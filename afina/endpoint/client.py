@@ -1,34 +1,35 @@
-"""One request to an OpenAI-compatible endpoint: ``POST {url}/chat/completions``, standard library only.
+"""One request to an OpenAI-compatible endpoint: ``POST {url}/chat/completions``, by httpx.
 
 What goes wrong has a **kind**, so that it can be counted: see :data:`KINDS`. What no second try can mend (nobody
 listens, the key or the address is wrong) is a :class:`~afina.errors.RecipeError` at once.
 
 The key comes from the environment, goes into one header and nowhere else: redirects are not followed, and where a
-server repeats the key in its text, it is blotted out.
+server repeats the key in its text, it is blotted out. Certificates are checked against the system's store, in
+which companies keep their own authorities; httpx's default is a list that it brings along.
 """
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import re
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
-from urllib.error import HTTPError, URLError
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 from urllib.parse import urlsplit
-from urllib.request import HTTPRedirectHandler, OpenerDirector, ProxyHandler, Request, build_opener
 
 from afina import __version__
-from afina.dataset.questions.teacher_prompts import TEMPERATURE
 from afina.errors import RecipeError
 from afina.recipe import Endpoint
+
+if TYPE_CHECKING:
+    import httpx
 
 KINDS: Mapping[str, str] = {
     "rate_limited": "HTTP 429: too many requests",
@@ -47,6 +48,8 @@ KINDS: Mapping[str, str] = {
 LONGEST_BODY = 16 << 20
 TOKENS_PER_CHAR = 1 / 3
 """Where an endpoint does not report its usage: more than most texts have, so that a budget errs on the safe side."""
+IDLE_SECONDS = 2.0
+"""A connection that was idle for longer is not used again: uvicorn, under most local endpoints, closes it after 5."""
 _OPTIONAL = ("response_format", "temperature", "max_tokens", "seed")
 
 
@@ -59,8 +62,7 @@ class Failure(Exception):
         assert kind in KINDS
         super().__init__(note)
         self.kind, self.note, self.again, self.wait_seconds, self.billed = kind, note, again, wait_seconds, billed
-        # `billed`: the endpoint may ask money for it although no usage came back; `used`: tokens that it reported.
-        self.used = 0
+        # `billed`: the endpoint may ask money for it although no usage came back.
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,35 +80,75 @@ class Reply:
     """Whether the answer ended at `max_tokens`."""
 
 
-class _NoRedirect(HTTPRedirectHandler):
-    def redirect_request(self, *_: Any, **__: Any) -> None:
-        return None
+@dataclass(frozen=True, slots=True)
+class Purpose:
+    """What an endpoint is asked for, in the words of messages and errors."""
+
+    name: str
+    """E.g. `teacher`."""
+    key: str
+    """Where the recipe names it, e.g. `dataset.teacher`."""
+    questions: str
+    """What is asked about, in the plural, e.g. `sections`."""
+    again: str
+    """What a person does so that questions that failed are asked again."""
+    shorter: str = ""
+    """What else than a larger `max_tokens` keeps an answer from being cut, e.g. `ask for fewer ...`."""
 
 
-class Client:
-    """Sends requests; safe to use from many threads."""
+class EndpointClient:
+    """Sends requests; safe to use from many threads. A context manager: it holds connections."""
 
-    def __init__(
-        self,
-        teacher: Endpoint,
-        *,
-        who: str = "teacher",
-        where: str = "dataset.teacher",
-        temperature: float = TEMPERATURE,
-        seed: int | None = None,
-    ) -> None:
-        """`who` and `where` (the recipe's key) are for errors."""
-        self.teacher, self.who, self.where = teacher, who, where
+    def __init__(self, endpoint: Endpoint, purpose: Purpose, *, temperature: float, seed: int | None = None) -> None:
+        """
+        Raises:
+            RecipeError: the key, the address or the environment's proxy cannot be used.
+        """
+        self.endpoint, self.purpose = endpoint, purpose
         self.temperature, self.seed = temperature, seed
-        self.address = teacher.url.rstrip("/") + "/chat/completions"
-        self.key = _key(teacher, where)
+        self.address = endpoint.url.rstrip("/") + "/chat/completions"
+        self.key = _key(endpoint, purpose)
         self.reached = threading.Event()
         """Set once the endpoint has given any answer that shows that address and key are right."""
         self._without: set[str] = set()
         self._lock = threading.Lock()
+        self._http = self._open()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
+
+    def _open(self) -> httpx.Client:
+        import httpx
+
+        headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        headers["User-Agent"] = f"afina/{__version__}"
+        if self.key:
+            headers["Authorization"] = f"Bearer {self.key}"
+        try:
+            httpx.URL(self.address)
+        except httpx.InvalidURL as error:
+            raise RecipeError(f"url is no address: {error}", "write it again", f"{self.purpose.key}.url") from None
         # A proxy of the environment cannot reach this machine's own server.
-        local = urlsplit(teacher.url).hostname in ("localhost", "127.0.0.1", "::1")
-        self._opener: OpenerDirector = build_opener(ProxyHandler({}) if local else ProxyHandler(), _NoRedirect)
+        local = urlsplit(self.endpoint.url).hostname in ("localhost", "127.0.0.1", "::1")
+        try:
+            return httpx.Client(
+                headers=headers,
+                timeout=self.endpoint.timeout_seconds,
+                verify=ssl.create_default_context(),
+                trust_env=not local,
+                limits=httpx.Limits(keepalive_expiry=IDLE_SECONDS),
+            )
+        except (ImportError, ValueError, httpx.InvalidURL):  # its text may hold the proxy's password
+            raise RecipeError(
+                "the proxy that the environment names cannot be used: it is no http, https or socks5 address, or the "
+                "package for socks5 is missing",
+                "set HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY right, or unset them; for socks5: "
+                "`pip install socksio`",
+                f"{self.purpose.key}.url",
+            ) from None
 
     def ask(self, messages: Sequence[Mapping[str, str]]) -> Reply:
         """One request.
@@ -131,16 +173,16 @@ class Client:
 
     def _payload(self, messages: Sequence[Mapping[str, str]], without: set[str]) -> dict[str, Any]:
         payload: dict[str, Any] = {
-            "model": self.teacher.model,
+            "model": self.endpoint.model,
             "messages": list(messages),
             "temperature": self.temperature,
-            "max_tokens": self.teacher.max_tokens,
+            "max_tokens": self.endpoint.max_tokens,
             "response_format": {"type": "json_object"},
         }
         if self.seed is not None:
             payload["seed"] = self.seed
         if "max_tokens" in without:  # its newer name
-            payload["max_completion_tokens"] = self.teacher.max_tokens
+            payload["max_completion_tokens"] = self.endpoint.max_tokens
         return {key: value for key, value in payload.items() if key not in without}
 
     @staticmethod
@@ -150,87 +192,92 @@ class Client:
         return named[0] if named else "response_format" if "response_format" not in without else None
 
     def _post(self, payload: Mapping[str, Any]) -> bytes:
-        headers = {"Content-Type": "application/json", "Accept": "application/json"}
-        headers["User-Agent"] = f"afina/{__version__}"
-        if self.key:
-            headers["Authorization"] = f"Bearer {self.key}"
-        request = Request(self.address, json.dumps(payload).encode(), headers, method="POST")
-        timeout = self.teacher.timeout_seconds
+        import httpx
+
+        timeout = self.endpoint.timeout_seconds
         deadline = time.monotonic() + timeout
+        begun = False  # whether the answer's status and headers are here
         try:
-            with self._opener.open(request, timeout=timeout) as response:
+            # ASCII: a text may hold half a character, which httpx's own `json=` cannot send.
+            with self._http.stream("POST", self.address, content=json.dumps(payload).encode()) as response:
+                begun = True
+                if not response.is_success:
+                    self._raise_status(response)
                 self.reached.set()
                 return self._read(response, deadline)
-        except HTTPError as error:
-            with error:
-                self._raise_status(error)
-            raise AssertionError("every status is handled") from error
-        except URLError as error:  # while connecting or sending
-            if isinstance(error.reason, ConnectionResetError | BrokenPipeError | ConnectionAbortedError):
-                raise Failure("connection_lost", _reason(error.reason)) from None
-            raise self._not_reached(error.reason) from None
-        except TimeoutError:
+        except (
+            httpx.ConnectError,
+            httpx.ConnectTimeout,
+            httpx.ProxyError,
+            httpx.WriteError,
+            httpx.WriteTimeout,
+        ) as error:
+            raise self._not_reached(error) from None
+        except httpx.TimeoutException:
             self.reached.set()
             raise Failure("timeout", f"no answer in {timeout:g} s", billed=True) from None
-        except http.client.IncompleteRead:
-            raise Failure("half_answer", "the connection was closed in the middle", billed=True) from None
-        except (http.client.HTTPException, OSError) as error:
+        except httpx.DecodingError:
+            raise Failure("half_answer", "the body cannot be unpacked", billed=True) from None
+        except httpx.RemoteProtocolError as error:
             self.reached.set()
-            raise Failure("connection_lost", f"{type(error).__name__}", billed=True) from None
+            if begun:
+                raise Failure("half_answer", self.clean(str(error)), billed=True) from None
+            raise Failure("connection_lost", self.clean(str(error)), billed=True) from None
+        except httpx.TransportError as error:
+            self.reached.set()
+            raise Failure("connection_lost", _reason(error), billed=True) from None
 
-    def _read(self, response: Any, deadline: float) -> bytes:
+    def _read(self, response: httpx.Response, deadline: float) -> bytes:
         """The body; a server that trickles does not hold a thread for ever."""
+        import httpx
+
         parts, size = [], 0
-        while part := response.read1(1 << 16):
+        for part in response.iter_bytes():
             parts.append(part)
             size += len(part)
             if size > LONGEST_BODY:
                 raise Failure("wrong_content", f"more than {LONGEST_BODY >> 20} MiB", billed=True)
             if time.monotonic() > deadline:
-                raise TimeoutError
-        due = response.headers.get("Content-Length", "")
-        if due.isdecimal() and size < int(due):
-            raise Failure("half_answer", f"{size} of {due} bytes", billed=True)
+                raise httpx.ReadTimeout("the body is not whole")
         return b"".join(parts)
 
-    def _raise_status(self, error: HTTPError) -> None:
-        try:
-            body = error.read(1 << 16)
-        except (http.client.HTTPException, OSError):
-            body = b""
-        text = self.clean(_message(body))[:300]
-        status, where = error.code, self.where
+    def _raise_status(self, response: httpx.Response) -> NoReturn:
+        text = self.clean(_message(_beginning(response)))[:300]
+        status, who, key = response.status_code, self.purpose.name, self.purpose.key
         if status in (401, 403):
             given = "is refused" if self.key else "is not set"
             raise RecipeError(
-                f"the {self.who} answers HTTP {status}: the key in ${self.teacher.api_key_env} {given}",
-                f"set the environment variable {self.teacher.api_key_env} to a key that may use "
-                f"{self.teacher.model!r}, or name another variable in `api_key_env`",
-                f"{where}.api_key_env",
+                f"the {who} answers HTTP {status}: the key in ${self.endpoint.api_key_env} {given}",
+                f"set the environment variable {self.endpoint.api_key_env} to a key that may use "
+                f"{self.endpoint.model!r}, or name another variable in `api_key_env`",
+                f"{key}.api_key_env",
             )
         if status == 404 or 300 <= status < 400:
             raise RecipeError(
-                f"the {self.who} answers HTTP {status} at {self.address}: {text or 'no such address'}",
+                f"the {who} answers HTTP {status} at {self.address}: {text or 'no such address'}",
                 "check `url` (it usually ends in /v1) and `model`",
-                f"{where}.url",
+                f"{key}.url",
             )
         self.reached.set()
-        wait = _retry_after(error.headers.get("Retry-After"))
+        wait = _retry_after(response.headers.get("Retry-After"))
         if status == 429:
             raise Failure("rate_limited", f"HTTP 429: {text}", wait_seconds=wait)
         if status >= 500 or status in (408, 409, 425):
             raise Failure("timeout" if status == 408 else "server_error", f"HTTP {status}: {text}", wait_seconds=wait)
         raise _Refused(status, text)
 
-    def _not_reached(self, reason: object) -> Exception:
+    def _not_reached(self, error: httpx.TransportError) -> Exception:
         """Nobody there: an error at once; a connection that fails later may come back."""
-        said = "timed out" if isinstance(reason, TimeoutError) else _reason(reason)
+        said = self.clean(_reason(error))
+        if isinstance(_cause(error), ConnectionResetError | BrokenPipeError | ConnectionAbortedError):
+            return Failure("connection_lost", said)
         if self.reached.is_set():
             return Failure("not_reached", said)
+        key = self.purpose.key
         return RecipeError(
-            f"the {self.who} at {self.teacher.url} cannot be reached: {said}",
-            f"start the server, or check `url`; to do without it remove `{self.where}`",
-            f"{self.where}.url",
+            f"the {self.purpose.name} at {self.endpoint.url} cannot be reached: {said}",
+            f"start the server, or check `url`; to do without it remove `{key}`",
+            f"{key}.url",
         )
 
     def _reply(self, messages: Sequence[Mapping[str, str]], body: bytes) -> Reply:
@@ -282,23 +329,52 @@ def tokens_of(messages: Sequence[Mapping[str, str]], tokens_per_char: float = TO
     return round(sum(len(message["content"]) * tokens_per_char + 4 for message in messages))
 
 
-def _key(teacher: Endpoint, where: str) -> str:
-    key = os.environ.get(teacher.api_key_env, "").strip()
+def _key(endpoint: Endpoint, purpose: Purpose) -> str:
+    key = os.environ.get(endpoint.api_key_env, "").strip()
     if not re.fullmatch(r"[\x21-\x7e]*", key):
         raise RecipeError(
-            f"the key in ${teacher.api_key_env} holds a space, a line break or a letter that no key has",
+            f"the key in ${endpoint.api_key_env} holds a space, a line break or a letter that no key has",
             "set the variable again, to the key alone",
-            f"{where}.api_key_env",
+            f"{purpose.key}.api_key_env",
         )
     return key
 
 
-def _reason(reason: object) -> str:
-    if isinstance(reason, socket.gaierror):
+def _reason(error: BaseException) -> str:
+    """What lies under httpx's error: "Connection refused", the fault of a certificate."""
+    under = _cause(error)
+    if isinstance(under, TimeoutError):
+        return "timed out"
+    if isinstance(under, socket.gaierror):
         return "no such host"
-    if isinstance(reason, OSError) and reason.strerror:
-        return reason.strerror
-    return str(reason)
+    if isinstance(under, OSError) and under.strerror:
+        return under.strerror
+    return str(error) or type(error).__name__
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The system's own error under httpx's; httpcore raises its errors `from None`, so the context leads there."""
+    under: BaseException | None = error
+    while under is not None:
+        if isinstance(under, OSError):
+            return under
+        under = under.__cause__ or under.__context__
+    return error
+
+
+def _beginning(response: httpx.Response) -> bytes:
+    """The first 64 KiB of an error's body, or as much of it as comes."""
+    import httpx
+
+    body = b""
+    try:
+        for part in response.iter_bytes():
+            body += part
+            if len(body) >= 1 << 16:
+                break
+    except (httpx.TransportError, httpx.DecodingError):
+        pass  # the status says what is wrong; the text would only have explained it
+    return body[: 1 << 16]
 
 
 def _message(body: bytes) -> str:

@@ -17,32 +17,28 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from afina.dataset.questions.teacher_prompts import TEMPERATURE
-from afina.dataset.teacher_client import Reply
+from afina.endpoint.client import Reply
 from afina.recipe import Endpoint
 from afina.run import disk_errors, hash_value
 
 
 def answer_key(
-    teacher: Endpoint,
-    messages: Sequence[Mapping[str, str]],
-    temperature: float = TEMPERATURE,
-    seed: int | None = None,
+    endpoint: Endpoint, messages: Sequence[Mapping[str, str]], temperature: float, seed: int | None = None
 ) -> str:
     """What an answer depends on, as a hash.
 
-    >>> from afina.recipe import Teacher
-    >>> teacher = Teacher(url="http://127.0.0.1:1/v1", model="m")
-    >>> moved = teacher.model_copy(update={"url": "http://127.0.0.1:2/v1", "timeout_seconds": 5.0})
-    >>> larger = teacher.model_copy(update={"max_tokens": 2048})
+    >>> from afina.recipe import Endpoint
+    >>> one = Endpoint(url="http://127.0.0.1:1/v1", model="m")
+    >>> moved = one.model_copy(update={"url": "http://127.0.0.1:2/v1", "timeout_seconds": 5.0})
+    >>> larger = one.model_copy(update={"max_tokens": 2048})
     >>> ask = [{"role": "user", "content": "?"}]
-    >>> answer_key(teacher, ask) == answer_key(moved, ask) != answer_key(larger, ask)
+    >>> answer_key(one, ask, 0.3) == answer_key(moved, ask, 0.3) != answer_key(larger, ask, 0.3)
     True
     """
-    settings: dict[str, Any] = {"temperature": temperature, "max_tokens": teacher.max_tokens, "format": "json"}
+    settings: dict[str, Any] = {"temperature": temperature, "max_tokens": endpoint.max_tokens, "format": "json"}
     if seed is not None:
         settings["seed"] = seed
-    return hash_value({"model": teacher.model, "messages": list(messages), "settings": settings})
+    return hash_value({"model": endpoint.model, "messages": list(messages), "settings": settings})
 
 
 class AnswerCache:

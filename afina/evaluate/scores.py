@@ -1,0 +1,350 @@
+"""What ``scores.json`` holds, and the one place that says which figures a probe shows, under which words.
+
+Needs neither torch nor numpy: reports, comparisons, model cards and terminals read scores on any machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from afina.record import Record, read_record
+from afina.run import write_json
+
+FILE = "scores.json"
+SIDES = ("before", "after")
+FACTS = ("generalization", "versions")
+"""Roles that show what was learned; ``recall`` where there is none of them."""
+
+Better = Literal["higher", "lower", ""]
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Something that is counted of the answers to a probe."""
+
+    key: str
+    """Its name in ``scores.json``; the value there is a share of the answers."""
+    word: str
+    """After a share or a probe's name: "90 % right", "strangers: made up"."""
+    words: str
+    """Of the answers, in a table of its own: what they do."""
+    better: Better = ""
+    """Which is better after training, where one is."""
+    sides: Sequence[str] = SIDES
+
+
+RIGHT = Counted("verbatim", "right", "are the reference, word for word", "higher")
+HOLDS = Counted("contains", "hold the reference", "hold the reference, in whatever form", "higher")
+CLAIMS_WRONGLY = Counted(
+    "claims", "claim to know, wrongly", "say that they know, and do not hold the reference", "lower"
+)
+BY_LUCK = Counted(
+    "by_luck",
+    "right by luck",
+    "would be right with the answers dealt anew among the questions of a kind",
+    sides=("after",),
+)
+MADE_UP = Counted("made_up", "made up", "make something up", "lower")
+DECLINED = Counted("declined", "declined", "say that they do not know", "higher")
+RIGHT_BY_LUCK = Counted("right_by_luck", "right nevertheless", "are right nevertheless")
+CLAIMS = Counted("claims", "claim to know", "say that they know")
+NEW = Counted("new", "as the new version asks", "the new version's way", "higher")
+OLD = Counted("old", "as the old version asked", "the old version's way")
+NEITHER = Counted("neither", "as neither asks", "neither's")
+
+
+@dataclass(frozen=True)
+class RoleFigures:
+    """What a probe of a role asks, and what is counted of its answers, the figure that stands for it first."""
+
+    about: str
+    counted: tuple[Counted, ...]
+    answers_are_right_or_wrong: bool = True
+    """Whether a single answer can be called so."""
+
+
+ROLES: Mapping[str, RoleFigures] = {
+    "recall": RoleFigures("questions that were trained", (RIGHT, HOLDS, CLAIMS_WRONGLY, BY_LUCK)),
+    "generalization": RoleFigures(
+        "the same facts, asked in words never trained", (RIGHT, HOLDS, CLAIMS_WRONGLY, BY_LUCK)
+    ),
+    "retention": RoleFigures("what the base knew before", (RIGHT, HOLDS)),
+    "unknown": RoleFigures("what it was never told", (MADE_UP, DECLINED, RIGHT_BY_LUCK), False),
+    "claims": RoleFigures("whether it says that it knows", (CLAIMS,), False),
+    "versions": RoleFigures("what the new and the old version answer otherwise", (NEW, OLD, NEITHER)),
+}
+"""For every role of a recipe's probes."""
+
+
+@dataclass(frozen=True)
+class ProbeSide:
+    """A probe before or after training: shares of its answers by :attr:`Counted.key`, and the first one's interval."""
+
+    shares: Mapping[str, float]
+    interval: tuple[float, float] | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        ends = dict(zip(("low", "high"), self.interval, strict=True)) if self.interval else {}
+        return {**self.shares, **ends}
+
+
+@dataclass(frozen=True)
+class Change:
+    """Share after minus share before of the same questions, with its 95 % interval."""
+
+    points: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Broken:
+    """Of a probe of retention: of the answers right before, those that are wrong now."""
+
+    knew: int
+    lost: int
+    share: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One row of a probe's table. A side is None where it is not measured."""
+
+    counted: Counted
+    before: float | None
+    after: float | None
+    intervals: tuple[tuple[float, float] | None, tuple[float, float] | None] = (None, None)
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """A probe's figures, before and after."""
+
+    name: str
+    role: str
+    n: int
+    """Questions."""
+    before: ProbeSide
+    after: ProbeSide
+    change: Change | None = None
+    """Of the figure that stands for the probe; None in scores from before it was noted."""
+    broken: Broken | None = None
+
+    @property
+    def about(self) -> RoleFigures:
+        return ROLES[self.role]
+
+    @property
+    def title(self) -> str:
+        """The name, and what is counted where that is not what is right."""
+        counted = self.about.counted[0]
+        return self.name if counted is RIGHT else f"{self.name}: {counted.word}"
+
+    def figures(self) -> list[Figure]:
+        """What is shown of the probe, under which words; what stands for it first, with intervals.
+
+        >>> sides = ProbeSide({"made_up": 0.6, "declined": 0.4}), ProbeSide({"made_up": 0.1}, (0.0, 0.3))
+        >>> [(each.counted.word, each.before, each.after) for each in ProbeResult("x", "unknown", 20, *sides).figures()]
+        [('made up', 0.6, 0.1), ('declined', 0.4, None)]
+        """
+        first, *more = self.about.counted
+        before, after = self.before.shares, self.after.shares
+        shown = Figure(first, before.get(first.key), after.get(first.key), (self.before.interval, self.after.interval))
+        others = [Figure(counted, before.get(counted.key), after.get(counted.key)) for counted in more]
+        return [shown, *(each for each in others if (each.before, each.after) != (None, None))]
+
+    def as_json(self) -> dict[str, Any]:
+        row: dict[str, Any] = {"name": self.name, "role": self.role, "n": self.n}
+        row |= {"before": self.before.as_json(), "after": self.after.as_json()}
+        row |= {"change": asdict(self.change)} if self.change else {}
+        return row | ({"broken": asdict(self.broken)} if self.broken else {})
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is said at the end of a run."""
+
+    learned: str
+    """yes, no, too little, parrots, or "not measured (why)"."""
+    broke: str
+    """nothing, "12 % of what it knew (capitals)", or "not measured (why)"."""
+    passed: bool
+    text: str
+    misses: tuple[str, ...] = ()
+    findings: tuple[str, ...] = ()
+    """The figures behind it, with intervals."""
+    notes: tuple[str, ...] = ()
+    """What was not measured, and how to."""
+
+    def as_json(self) -> dict[str, Any]:
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class GuardrailCounts:
+    """Of so many answers, those that break each guardrail, and the largest share of them that the recipe allows."""
+
+    answers: int
+    before: Mapping[str, int]
+    after: Mapping[str, int]
+    limits: Mapping[str, float]
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class BeforeAndAfter:
+    """Figures of the held-out rows: ``loss``, ``bits_per_byte``, ...; of pairs ``accuracy``, ``margin``, ``pairs``."""
+
+    before: Record
+    after: Record
+
+    def as_json(self) -> dict[str, Any]:
+        return {"before": dict(self.before.values), "after": dict(self.after.values)}
+
+
+NOTHING = Record({}, FILE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """What a run measured. None, or an empty record, is what was not measured."""
+
+    verdict: Verdict | None = None
+    guardrails: GuardrailCounts | None = None
+    probes: tuple[ProbeResult, ...] = ()
+    loss: BeforeAndAfter | None = None
+    replay_loss: BeforeAndAfter | None = None
+    """On the held-out part of the replay alone: what the base knew before."""
+    pairs: BeforeAndAfter | None = None
+    safety: Record = NOTHING
+    intrinsic: Record = NOTHING
+    """Losses of the held-out rows, on ``learned`` and on ``all`` tokens."""
+    tasks: list[Record] = field(default_factory=list)
+    judge: Record = NOTHING
+
+    @classmethod
+    def of(cls, record: Record) -> Scores:
+        """From the file's values.
+
+        Raises:
+            AfinaError: a value is missing or of the wrong kind.
+        """
+        return cls(
+            verdict=_verdict(record.record("verdict")),
+            guardrails=_guardrails(record.record("guardrails")),
+            probes=tuple(_probe(each) for each in record.records("probes")),
+            **{key: _before_and_after(record.record(key)) for key in ("loss", "replay_loss", "pairs")},
+            safety=record.record("safety"),
+            intrinsic=record.record("intrinsic"),
+            tasks=record.records("tasks"),
+            judge=record.record("judge"),
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """The file's values."""
+
+        def plain(part: Verdict | GuardrailCounts | BeforeAndAfter | None) -> dict[str, Any] | None:
+            return part.as_json() if part else None
+
+        return {
+            "verdict": plain(self.verdict),
+            "guardrails": plain(self.guardrails),
+            "probes": [probe.as_json() for probe in self.probes],
+            "loss": plain(self.loss),
+            "replay_loss": plain(self.replay_loss),
+            "pairs": plain(self.pairs),
+            "safety": dict(self.safety.values) or None,
+            "intrinsic": dict(self.intrinsic.values) or None,
+            "tasks": [dict(task.values) for task in self.tasks],
+            "judge": dict(self.judge.values) or None,
+        }
+
+    def write(self, folder: Path) -> None:
+        """Write ``scores.json`` into a run's folder."""
+        write_json(folder / FILE, self.as_json())
+
+
+def read_scores(folder: Path) -> Scores | None:
+    """The scores of a run; None where it has none.
+
+    Raises:
+        AfinaError: the file is damaged.
+    """
+    record = read_record(folder / FILE)
+    return None if record is None else Scores.of(record)
+
+
+def record_of(values: Mapping[str, Any] | None) -> Record:
+    """Plain values as a part of scores that are to be written."""
+    return Record(values or {}, FILE)
+
+
+def _verdict(record: Record) -> Verdict | None:
+    if not record:
+        return None
+    learned, broke = record.required_text("learned"), record.required_text("broke")
+    return Verdict(
+        learned,
+        broke,
+        record.required_flag("passed"),
+        record.text("text") or f"learned: {learned}, broke: {broke}",
+        tuple(record.texts("misses")),
+        tuple(record.texts("findings")),
+        tuple(record.texts("notes")),
+    )
+
+
+def _guardrails(record: Record) -> GuardrailCounts | None:
+    if not record:
+        return None
+    before, after = ({key: int(n) for key, n in record.record(side).numbers()} for side in SIDES)
+    answers, limits = record.required_number("answers"), record.record("limits").numbers()
+    return GuardrailCounts(int(answers), before, after, dict(limits))
+
+
+def _before_and_after(record: Record) -> BeforeAndAfter | None:
+    return BeforeAndAfter(record["before"], record["after"]) if record else None
+
+
+def _probe(record: Record) -> ProbeResult:
+    name, role = record.required_text("name"), record.required_text("role")
+    if role not in ROLES:
+        raise record.wrong("role", f"one of {', '.join(ROLES)}", role)
+    before, after = (_side(record.record(side), role) for side in SIDES)
+    return ProbeResult(
+        name,
+        role,
+        int(record.required_number("n")),
+        before,
+        after,
+        _change(record.record("change")),
+        _broken(record.record("broken")),
+    )
+
+
+def _change(record: Record) -> Change | None:
+    return Change(*map(record.required_number, ("points", "low", "high"))) if record else None
+
+
+def _broken(record: Record) -> Broken | None:
+    if not record:
+        return None
+    knew, lost = (int(record.required_number(key)) for key in ("knew", "lost"))
+    return Broken(knew, lost, *map(record.required_number, ("share", "low", "high")))
+
+
+def _side(record: Record, role: str) -> ProbeSide:
+    """Older scores call ``exact_match`` what is ``verbatim`` here, and ``new`` of versions."""
+    shares = {key: value for key, value in record.numbers() if key not in ("low", "high")}
+    old_name = shares.pop("exact_match", None)
+    if old_name is not None:
+        shares.setdefault(ROLES[role].counted[0].key, old_name)
+    low, high = record.number("low"), record.number("high")
+    return ProbeSide(shares, None if low is None or high is None else (low, high))

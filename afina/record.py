@@ -1,0 +1,154 @@
+"""A mapping read from one of a run's files, whose values are checked where they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from afina.errors import AfinaError
+from afina.run import read_json
+
+REDO = "remove the file and start the run again: the stage that wrote it is done anew"
+"""The next step where a file of a run is not what it should be."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """A mapping from a run's file; a missing key or a value of the wrong kind is an error that names file and key.
+
+    The methods give None (or nothing) for what is not there; ``record["key"]`` insists on it.
+
+    >>> scores = Record({"loss": {"before": 2.5}}, "scores.json")
+    >>> scores.record("loss").number("before"), scores.record("probes").number("n"), scores["loss"]["before"]
+    (2.5, None, 2.5)
+    >>> scores.number("loss")
+    Traceback (most recent call last):
+    afina.errors.AfinaError: scores.json: `loss` should be a number and is {'before': 2.5}
+      -> remove the file and start the run again: the stage that wrote it is done anew
+    >>> scores["loss"]["after"]
+    Traceback (most recent call last):
+    afina.errors.AfinaError: scores.json: `loss.after` is missing
+      -> remove the file and start the run again: the stage that wrote it is done anew
+    """
+
+    values: Mapping[str, Any]
+    where: str
+    key: str = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.values)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.values
+
+    def __getitem__(self, key: str) -> Any:
+        """The value under `key`, which must be there; mappings as records, lists of mappings as lists of them."""
+        if key not in self.values:
+            raise self._missing(key)
+        value = self.values[key]
+        if isinstance(value, Mapping):
+            return self.record(key)
+        if isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
+            return self.records(key)
+        return value
+
+    def items(self) -> list[tuple[str, Any]]:
+        """Keys and values, as ``record[key]`` gives them."""
+        return [(key, self[key]) for key in self.values]
+
+    def number(self, key: str) -> float | None:
+        """The number under `key`; None where there is none or null."""
+        value = self.values.get(key)
+        if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
+            return value
+        raise self.wrong(key, "a number", value)
+
+    def text(self, key: str) -> str | None:
+        value = self.values.get(key)
+        if value is None or isinstance(value, str):
+            return value
+        raise self.wrong(key, "text", value)
+
+    def flag(self, key: str) -> bool | None:
+        value = self.values.get(key)
+        if value is None or isinstance(value, bool):
+            return value
+        raise self.wrong(key, "true or false", value)
+
+    def texts(self, key: str) -> list[str]:
+        value = self.values.get(key)
+        if value is None:
+            return []
+        if isinstance(value, list) and all(isinstance(item, str) for item in value):
+            return value
+        raise self.wrong(key, "a list of texts", value)
+
+    def record(self, key: str) -> Record:
+        """The mapping under `key`; an empty one where there is none or null."""
+        value = self.values.get(key)
+        if value is None or isinstance(value, Mapping):
+            return Record(value or {}, self.where, self.path_of(key))
+        raise self.wrong(key, "a mapping", value)
+
+    def records(self, key: str) -> list[Record]:
+        """The mappings of the list under `key`."""
+        value = self.values.get(key)
+        if value is None:
+            return []
+        if isinstance(value, list) and all(isinstance(item, Mapping) for item in value):
+            return [Record(item, self.where, f"{self.path_of(key)}.{n}") for n, item in enumerate(value)]
+        raise self.wrong(key, "a list of mappings", value)
+
+    def numbers(self) -> Iterator[tuple[str, float]]:
+        """The keys that hold numbers."""
+        for key, value in self.values.items():
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                yield key, value
+
+    def required_number(self, key: str) -> float:
+        """:meth:`number`, which must be there."""
+        value = self.number(key)
+        if value is None:
+            raise self.wrong(key, "a number", None) if key in self else self._missing(key)
+        return value
+
+    def required_text(self, key: str) -> str:
+        """:meth:`text`, which must be there."""
+        value = self.text(key)
+        if value is None:
+            raise self.wrong(key, "text", None) if key in self else self._missing(key)
+        return value
+
+    def required_flag(self, key: str) -> bool:
+        """:meth:`flag`, which must be there."""
+        value = self.flag(key)
+        if value is None:
+            raise self.wrong(key, "true or false", None) if key in self else self._missing(key)
+        return value
+
+    def path_of(self, key: str) -> str:
+        """The key with those of the mappings around it: ``probes.0.name``."""
+        return f"{self.key}.{key}" if self.key else key
+
+    def _missing(self, key: str) -> AfinaError:
+        return AfinaError(f"`{self.path_of(key)}` is missing", REDO, self.where)
+
+    def wrong(self, key: str, kind: str, value: object) -> AfinaError:
+        shown = repr(value) if len(repr(value)) <= 60 else repr(value)[:60] + "…"
+        return AfinaError(f"`{self.path_of(key)}` should be {kind} and is {shown}", REDO, self.where)
+
+
+def read_record(path: Path) -> Record | None:
+    """The mapping that a JSON file holds; None where there is no file.
+
+    Raises:
+        AfinaError: the file is damaged, or holds no mapping.
+    """
+    if not path.exists():
+        return None
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise AfinaError(f"should hold a mapping and holds a {type(content).__name__}", REDO, str(path))
+    return Record(content, str(path))
