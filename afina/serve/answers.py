@@ -228,11 +228,12 @@ def completion_requests(served: Served, wanted: CompletionRequest, context: int 
 
     Raises:
         ContextOverflow: as :func:`chat_requests`.
+        DataError: a prompt holds a mark, and the recipe refuses them.
     """
-    tokenizer = served.renderer.tokenizer
     requests: list[Request] = []
     for prompt in wanted.prompts:
-        ids = (tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else prompt) or [served.renderer.end_id]
+        renderer = served.renderer
+        ids = renderer.completion_prompt(prompt) if isinstance(prompt, str) else prompt or [renderer.end_id]
         requests += [
             _request(served, ids, wanted, wanted.max_tokens or 16, wanted.logprobs, len(requests) + choice, context)
             for choice in range(wanted.n)

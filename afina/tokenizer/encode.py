@@ -152,7 +152,9 @@ def encode_each(
     too_long: list[tuple[str, int]] = []
     seen = 0
     for batch in _batches(examples):
-        texts = iter(renderer.texts([example.text for _, example in batch if not example.messages]))
+        plain = [example for _, example in batch if not example.messages]
+        places = [f"{example.path}:{example.line}" for example in plain]
+        texts = iter(renderer.texts([example.text for example in plain], places))
         _return_memory()
         for origin, example in batch:
             worse: Encoded | None = None
