@@ -42,7 +42,7 @@ INSIDE: dict[str, set[str]] = {
     "dataset.audit": GROUND | {"text", "sandbox", "sources", "tokenizer", "dataset", "dataset.build"},
     "score": GROUND | {"text", "sources", "dataset.audit"},
     "model": GROUND | {"text", "tokenizer"},
-    "plan": GROUND | {"model.shape", "model.footprint", "text.formats"},
+    "plan": GROUND | {"model.base", "model.shape", "model.footprint", "text.formats"},
     "evaluate": GROUND
     | {"record", "endpoint", "text", "sandbox", "sources", "tokenizer", "dataset.build", "dataset.audit", "score"}
     | {"model"},

@@ -77,8 +77,8 @@ def data_audit(
     if len(paths) == 1 and paths[0].suffix in (".yaml", ".yml"):
         chosen = [f"dataset.check_code.{language}={compiler!r}" for language, compiler in code.items()]
         with walk_of(paths[0], [*(settings or []), *chosen], runs) as walk:
+            tokens = token_view_of(base or base_of(walk), walk.recipe)  # before anything is built: it may be no base
             do_stages(walk, "recipe", "dataset")
-            tokens = token_view_of(base or base_of(walk), walk.recipe)
             audit = audit_dataset(walk.folder / "dataset", walk.recipe, tokens)
             accepted = walk.recipe.dataset.accept
     else:

@@ -7,6 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from afina.dataset.audit.token_audit import TokenView
+from afina.errors import BaseError
+from afina.model.base import look_at_base
+from afina.model.base_damage import TOKENIZERS
+from afina.model.base_kind import kind_of
 from afina.model.shape import read_shape
 from afina.recipe import Recipe
 from afina.run import read_json
@@ -22,8 +26,12 @@ def token_view(base: Path, recipe: Recipe) -> TokenView:
     """The view that every audit takes with a base's tokenizer and a recipe's settings. No weights are read.
 
     Raises:
-        BaseError: the tokenizer cannot be opened.
+        BaseError: it is no base that can be trained, or its tokenizer cannot be opened.
     """
+    if base.exists() and not (base.is_dir() and _holds_tokenizer_alone(base)):
+        kind = look_at_base(base, str(base), recipe.trust_remote_code, weights=False)
+        if not kind.trains:
+            raise BaseError(f"{kind.what}, over which nothing is trained", kind.instead, str(base))
     tokenizer = load_tokenizer(
         str(base), recipe.chat, root=Path(recipe.root), trust_remote_code=recipe.trust_remote_code
     )
@@ -75,6 +83,11 @@ def audited_settings(recipe: Recipe) -> dict[str, Any]:
         ),
         "on_too_long": recipe.dataset.on_too_long,
     }
+
+
+def _holds_tokenizer_alone(folder: Path) -> bool:
+    """Whether it is the tokenizer of a base whose other files are elsewhere."""
+    return any((folder / name).is_file() for name in TOKENIZERS) and kind_of(folder).name == "no-model"
 
 
 def _trained_parameters(base: Path, recipe: Recipe) -> int | None:
