@@ -56,7 +56,8 @@ class Asked:
 @contextmanager
 def serving(folder: Path, *, template: str | None = None, context: int = 1024, **options: Any) -> Iterator[Asked]:
     """A base named ``base`` with room for `context` tokens."""
-    base = make_base(folder / "base")
+    # Untied and drawn wide: it says something else to each prompt, where a tied one repeats the last token.
+    base = make_base(folder / "base", tie_word_embeddings=False, initializer_range=0.4)
     config = json.loads((base / "config.json").read_text())
     (base / "config.json").write_text(json.dumps(config | {"max_position_embeddings": context}))
     models, _ = open_models(find_target(str(base)), {})
