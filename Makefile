@@ -5,16 +5,19 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # Set PYTHON to use an interpreter of your own choice, e.g. `make test PYTHON=/opt/python/bin/python3`.
 PYTHON ?=
+# Processes that the tests run in; each computes with one thread.
+JOBS ?= auto
 CANDIDATES := $(if $(PYTHON),$(PYTHON),python3.11 python3.12 python3.13 python3)
 SUPPORTED := import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 
-.PHONY: help setup demo ladder test lint bench docs clean
+.PHONY: help setup demo ladder test test-long test-all tests lint bench docs clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    the whole walk on an invented world, in minutes, without network"
 	@echo "make ladder  five runs of known truth (one only parrots, two learn nothing): is each judged so?"
-	@echo "make test    style, types and tests, in under ten minutes on two cores"
+	@echo "make test    style, types and the tests of everything, in under eight minutes on two cores"
+	@echo "make test-all  the same and the long tests: more kills, more compilers, every shape"
 	@echo "make lint    style and types only"
 	@echo "make bench   the measurements in benchmarks/"
 	@echo "make docs    write docs/cli.md and docs/recipe.md again, from the options' and the recipe's own help"
@@ -50,8 +53,21 @@ demo: $(STAMP)
 ladder: $(STAMP)
 	$(BIN)/afina demo --ladder
 
-test: lint
-	$(BIN)/python -m pytest --durations=10
+# Types and tests at the same time: mypy alone would leave all cores but one without work.
+test: $(STAMP)
+	@$(MAKE) --no-print-directory -j2 lint tests
+
+test-all: test
+	@$(MAKE) --no-print-directory test-long
+
+# A file's tests stay in one process, which builds what they share once; the longest files begin (tests/conftest.py).
+PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations=10
+
+tests: $(STAMP)
+	$(PYTEST) -m "not long"
+
+test-long: $(STAMP)
+	$(PYTEST) -m long
 
 lint: $(STAMP)
 	$(BIN)/ruff check

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 
+import pytest
 from hypothesis import settings
 
 # Set before anything imports the libraries that read them.
@@ -21,3 +22,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A slow machine is no defect, and a test that fails must fail again tomorrow.
 settings.register_profile("house", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("house")
+
+LONGEST = ("test_ranks", "test_walk", "test_ladder", "test_plan_measured", "test_peers", "test_export", "test_stages")
+"""Files that take longest. They begin, so that no process of several is left alone with one of them at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -36,18 +35,22 @@ def test_the_rows_are_as_long_as_canarims(gpu):
     assert sum(answer for _, answer in gpu.CANARIM) / 40 == pytest.approx(37.2, abs=0.1)
 
 
-def test_without_a_gpu_it_says_so_and_tiny_shapes_run(tmp_path):
-    torch = pytest.importorskip("torch")
+def test_without_a_gpu_it_says_so(gpu, monkeypatch, capsys):
+    monkeypatch.setattr(gpu, "_has_cuda", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["gpu.py"])
+    gpu.main()
+    assert "there is no CUDA device here" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("lengths", ["canarim", pytest.param("2048", marks=pytest.mark.long)])
+def test_tiny_shapes_run(gpu, monkeypatch, tmp_path, lengths):
+    """Each contestant in a process of its own, as on a GPU."""
     pytest.importorskip("bitsandbytes")
-    script = [sys.executable, str(BENCHMARKS / "gpu.py")]
-    if not torch.cuda.is_available():
-        done = subprocess.run(script, capture_output=True, text=True, check=True)
-        assert "there is no CUDA device here" in done.stdout
-    tiny = ["--device", "cpu", "--tiny", "--models", "qwen3-8b", "--adapters", "qlora", "--rows", "16"]
-    done = subprocess.run([*script, *tiny, "--json", tmp_path / "out.json"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    records = json.loads((tmp_path / "out.json").read_text())
-    assert [(each["rows"], each["contestant"]) for each in records] == [("2048", "afina"), ("canarim", "afina")]
-    for each in records:
-        assert each["tokens_per_second"] > 0 and 0 < each["mfu"] < 2 and each["peak_bytes"] > 1e8
-        assert each["chosen"].startswith("fp32, torch kernels")
+    words = ["--device", "cpu", "--tiny", "--models", "qwen3-8b", "--adapters", "qlora", "--rows", "16"]
+    words += ["--lengths", lengths, "--json", str(tmp_path / "out.json")]
+    monkeypatch.setattr(sys, "argv", ["gpu.py", *words])
+    gpu.main()
+    (record,) = json.loads((tmp_path / "out.json").read_text())
+    assert (record["rows"], record["contestant"]) == (lengths, "afina")
+    assert record["tokens_per_second"] > 0 and 0 < record["mfu"] < 2 and record["peak_bytes"] > 1e8
+    assert record["chosen"].startswith("fp32, torch kernels")

@@ -393,17 +393,27 @@ def zig_task() -> tuple[Code, list[tuple[Check, ...]]]:
     ]
 
 
+@pytest.mark.long
 @isolated
 @needs_zig
 def test_the_chat_program_is_judged_by_running_it() -> None:
-    code, (chat, *_, words) = zig_task()
+    code, (chat, *_) = zig_task()
     goes_on = CHAT.replace('"/quit")) return;', '"/quit")) continue;')
+    answers = [(CHAT, chat), (goes_on, chat)]
+    right, wrong = judge_answers([(fenced(text, "zig"), checks) for text, checks in answers], code, "task")
+    assert (right.result, wrong.result) == ("right", "wrong output"), (right, wrong)
+    assert wrong.lines.startswith("check 4 of 5: 'Buy rope.' must not stand in what it printed")
+
+
+@isolated
+@needs_zig
+def test_a_zig_function_is_judged_by_its_test() -> None:
+    code, (*_, words) = zig_task()
     early = COUNT + "test { std.process.exit(0); }\n"
-    answers = [(CHAT, chat), (goes_on, chat), (COUNT, words), (early, words)]
-    found = judge_answers([(fenced(text, "zig"), checks) for text, checks in answers], code, "task")
-    assert [each.result for each in found] == ["right", "wrong output", "right", "wrong output"], found
-    assert found[1].lines.startswith("check 4 of 5: 'Buy rope.' must not stand in what it printed")
-    assert found[3].lines == "check 1 of 1: it ended before its test did"
+    answers = [(COUNT, words), (early, words)]
+    right, wrong = judge_answers([(fenced(text, "zig"), checks) for text, checks in answers], code, "task")
+    assert (right.result, wrong.result) == ("right", "wrong output"), (right, wrong)
+    assert wrong.lines == "check 1 of 1: it ended before its test did"
 
 
 @isolated

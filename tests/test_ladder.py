@@ -50,7 +50,7 @@ def league(tmp_path_factory: pytest.TempPathFactory) -> Path:
     values = base_recipe(folder / "world", "base").model_dump(mode="json")
     values["sources"].append({"path": "old/words.jsonl", "repeat": 4})
     values["scratch"] |= {"hidden": 64, "layers": 2, "vocab": 600}
-    verdict = walk(small(check_recipe(values), epochs=34, learning_rate=4e-3), folder / "base")
+    verdict = walk(small(check_recipe(values), epochs=20, learning_rate=4e-3), folder / "base")
     assert verdict["learned"] == "yes"
     return folder
 

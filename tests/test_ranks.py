@@ -19,7 +19,7 @@ from ranks_job import RAGGED
 from safetensors.torch import load_file
 from test_bad_input import call
 from test_train import CPU, Recorder, adapter_weights, run_training
-from test_walk import environment, write_project
+from test_walk import write_project
 from tiny import make_base, make_recipe
 from torch.distributed import HashStore
 
@@ -111,6 +111,10 @@ def folder(tmp_path_factory):
     (folder / "said").write_text(done.stderr)
     assert (folder / "killed.json").exists(), done.stderr[-4000:]
     return folder
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 
 def run_and_kill(folder: Path, scenarios: list[str]) -> None:

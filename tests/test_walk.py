@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
 import re
 import shutil
-import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from forked import Forked, run_afina
 from safetensors.torch import load_file
 from tiny import make_base
 
@@ -75,17 +73,7 @@ evaluate:
 
 
 def afina(folder: Path, *arguments: str | Path, check: int | None = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(command(*arguments), cwd=folder, capture_output=True, text=True, env=environment())
-    assert check is None or done.returncode == check, done.stdout + done.stderr
-    return done
-
-
-def command(*arguments: str | Path) -> list[str]:
-    return [sys.executable, "-m", "afina.cli", *map(str, arguments)]
-
-
-def environment() -> dict[str, str]:
-    return os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    return run_afina(*arguments, folder=folder, check=check)
 
 
 def adapter_of(run: Path) -> dict[str, torch.Tensor]:
@@ -180,14 +168,12 @@ def test_killed_at_random_moments_it_ends_bitwise_the_same(finished, tmp_path):
         source = finished / name
         shutil.copytree(source, tmp_path / name) if source.is_dir() else shutil.copy(source, tmp_path / name)
     pick = random.Random()
-    moments = [pick.uniform(2, 12) for _ in range(4)]
-    arguments = command("run", "recipe.yaml", f"base={finished}/base")
+    stages = json.loads((finished / "runs/clube/stages.json").read_text()).values()
+    moments = [pick.uniform(0.0, sum(stage["seconds"] for stage in stages)) for _ in range(4)]
     for moment in moments:
-        process = subprocess.Popen(
-            arguments, cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        process = Forked(["run", "recipe.yaml", f"base={finished}/base"], tmp_path)
         time.sleep(moment)
-        process.send_signal(signal.SIGKILL)
+        process.kill()
         process.wait()
     afina(tmp_path, "run", "recipe.yaml", f"base={finished}/base")
     expected, found = adapter_of(finished / "runs/clube"), adapter_of(tmp_path / "runs/clube")

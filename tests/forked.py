@@ -1,0 +1,88 @@
+"""The command line in a fork of the tests' own process.
+
+A process of its own: it has an exit code, its own working folder and environment, and can be killed at any moment.
+But it does not load torch, transformers and PEFT once more, which costs ten seconds of processor time each time.
+Where loading itself is the point, tests start `python -m afina`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+
+class Forked:
+    """`afina WORDS...` in a process that may still run. Its output goes to files, so that no pipe can fill up."""
+
+    def __init__(self, words: list[str], folder: Path, environment: Mapping[str, str] | None = None) -> None:
+        self.words = words
+        self.out, self.err = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115  # done() closes them
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self.pid = os.fork()
+        if self.pid == 0:
+            _become(words, folder, os.environ if environment is None else environment, self.out, self.err)
+
+    def kill(self) -> None:
+        """kill -9."""
+        os.kill(self.pid, signal.SIGKILL)
+
+    def wait(self) -> int:
+        """Its exit code; the negative signal where it was killed."""
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+    def done(self) -> subprocess.CompletedProcess[str]:
+        """What it said, when it has ended."""
+        code = self.wait()
+        said = []
+        for file in (self.out, self.err):
+            file.seek(0)
+            said.append(file.read().decode())
+            file.close()
+        return subprocess.CompletedProcess(["afina", *self.words], code, *said)
+
+
+def run_afina(*words: str | Path, folder: Path, check: int | None = 0) -> subprocess.CompletedProcess[str]:
+    """`afina WORDS...` in `folder`; `check` is the exit code that it has to end with."""
+    import peft  # noqa: F401  # loaded here once, not by every fork
+
+    done = Forked([*map(str, words)], folder).done()
+    assert check is None or done.returncode == check, done.stdout + done.stderr
+    return done
+
+
+def _become(words: list[str], folder: Path, environment: Mapping[str, str], out: BinaryIO, err: BinaryIO) -> None:
+    """Never returns: the child must not go on with the parent's tests."""
+    code: object = 1
+    try:
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        for number, file in enumerate((nothing, out.fileno(), err.fileno())):
+            os.dup2(file, number)
+        # pytest has put its own objects in these places.
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+        sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+        os.chdir(folder)
+        if environment is not os.environ:
+            os.environ.clear()
+            os.environ.update(environment)
+        sys.argv = ["afina", *words]
+        from afina import cli
+
+        cli.main()
+        code = 0
+    except SystemExit as ended:
+        code = ended.code
+    except BaseException:  # noqa: BLE001  # told on stderr, and the exit code says it
+        traceback.print_exc()
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(code if isinstance(code, int) else int(code is not None))
