@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import httpx
 import openai
 from test_serve import run_server, url_of
 from tiny import make_base
@@ -47,7 +49,12 @@ class Asked:
         self.url, self.driver, self.models = url, driver, models
         self.headers = {"Authorization": "Bearer key"}
 
-    @property
+    @cached_property
+    def http(self) -> httpx.Client:
+        """With the key, and the connection kept: a new client a request costs more than its answer."""
+        return httpx.Client(headers=self.headers, timeout=60)
+
+    @cached_property
     def client(self) -> openai.OpenAI:
         """OpenAI's own."""
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key="key", max_retries=0)

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from serving import TOOLS_TEMPLATE, Asked, serving
 
@@ -25,6 +24,8 @@ from afina.serve.answers import AnswerText
 FOLDER = Path(__file__).parent / "clients"
 CONVERSATIONS: list[list[str]] = json.loads((FOLDER / "conversations.json").read_text(encoding="utf-8"))
 LIMIT = 12
+SHAPES = 4
+"""Kinds of requests of a program; each takes its share of the twenty conversations."""
 Turns = list[dict[str, Any]]
 Ask = Callable[[Turns, bool], str]
 
@@ -62,9 +63,9 @@ def right(asked: Asked) -> list[list[str]]:
     return found
 
 
-def talk(ask: Ask, right: list[list[str]]) -> None:
-    """Twenty conversations of two turns, each turn whole and streamed."""
-    for conversation, expected in zip(CONVERSATIONS, right, strict=True):
+def talk(ask: Ask, right: list[list[str]], begin: int = 0, every: int = 1) -> None:
+    """Twenty conversations (or each `every`-th of them) of two turns, each turn whole and streamed."""
+    for conversation, expected in list(zip(CONVERSATIONS, right, strict=True))[begin::every]:
         turns: Turns = []
         for content, answer in zip(conversation, expected, strict=True):
             turns.append({"role": "user", "content": content})
@@ -79,10 +80,9 @@ def test_openais_client_in_python(asked: Asked, right: list[list[str]]):
     def ask(turns: Turns, stream: bool) -> str:
         wanted = {"model": "base", "messages": turns, "temperature": 0, "max_tokens": LIMIT, "n": 1, "store": False}
         if not stream:
-            message = client.chat.completions.create(**wanted).choices[0].message
-            return message.content
-        with client.chat.completions.stream(**wanted, stream_options={"include_usage": True}) as events:
-            return events.get_final_completion().choices[0].message.content
+            return client.chat.completions.create(**wanted).choices[0].message.content
+        pieces = client.chat.completions.create(**wanted, stream=True, stream_options={"include_usage": True})
+        return "".join(piece.choices[0].delta.content or "" for piece in pieces if piece.choices)
 
     talk(ask, right)
 
@@ -170,11 +170,12 @@ def test_litellms_message_goes_back_into_the_history(asked: Asked, monkeypatch: 
 
 def recorded(name: str) -> list[Any]:
     shapes = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
-    return [pytest.param(shape, id=f"{name}: {shape['what']}") for shape in shapes]
+    assert len(shapes) == SHAPES
+    return [pytest.param(shape, place, id=f"{name}: {shape['what']}") for place, shape in enumerate(shapes)]
 
 
-@pytest.mark.parametrize("shape", [*recorded("open_webui"), *recorded("continue")])
-def test_requests_as_programs_write_them(asked: Asked, right: list[list[str]], shape: dict[str, Any]):
+@pytest.mark.parametrize(("shape", "place"), [*recorded("open_webui"), *recorded("continue")])
+def test_requests_as_programs_write_them(asked: Asked, right: list[list[str]], shape: dict[str, Any], place: int):
     def ask(turns: Turns, stream: bool) -> str:
         sent = [dict(turn) for turn in turns]
         if shape.get("parts"):
@@ -183,7 +184,7 @@ def test_requests_as_programs_write_them(asked: Asked, right: list[list[str]], s
                 for turn in sent
             ]
         body = shape["body"] | {"messages": sent, "stream": stream}
-        answer = httpx.post(f"{asked.url}/v1/chat/completions", json=body, headers=asked.headers, timeout=60)
+        answer = asked.http.post(f"{asked.url}/v1/chat/completions", json=body)
         assert answer.status_code == 200, answer.text
         if not stream:
             return answer.json()["choices"][0]["message"]["content"]
@@ -195,7 +196,7 @@ def test_requests_as_programs_write_them(asked: Asked, right: list[list[str]], s
     if shape["body"].get("stop") == ["e"]:  # of another length: whole and streamed are compared with each other
         assert all(
             ask(turn, False) == ask(turn, True)
-            for turn in ([{"role": "user", "content": content}] for content, _ in CONVERSATIONS)
+            for turn in ([{"role": "user", "content": content}] for content, _ in CONVERSATIONS[place::SHAPES])
         )
     else:
-        talk(ask, right)
+        talk(ask, right, place, SHAPES)

@@ -24,7 +24,7 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asked]:
 
 
 def post(asked: Asked, body: dict[str, Any], path: str = "chat/completions") -> httpx.Response:
-    return httpx.post(f"{asked.url}/v1/{path}", json=body, headers=asked.headers, timeout=60)
+    return asked.http.post(f"{asked.url}/v1/{path}", json=body)
 
 
 def said(answer: httpx.Response) -> str:
