@@ -67,20 +67,6 @@ class SamplingOptions(StrictRequest):
     stop: Text | Annotated[list[Text], Field(max_length=16)] | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
-<<<<<<< HEAD
-=======
-    user: str | None = None
-    frequency_penalty: float | None = None
-    presence_penalty: float | None = None
-    logit_bias: dict[str, float] | None = None
-
-    @model_validator(mode="after")
-    def _nothing_unserved(self) -> SamplingOptions:
-        for name, neutral in NEUTRAL.items():
-            if name in type(self).model_fields and getattr(self, name) not in neutral:
-                raise ValueError(f"{name} is not served here")
-        return self
->>>>>>> main
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -93,34 +79,11 @@ class SamplingOptions(StrictRequest):
         return None if self.seed is None else (self.seed * 1_000_003 + choice) % (1 << 63)
 
 
-<<<<<<< HEAD
-class ChatRequest(Sampling):
-=======
-class TextPart(StrictRequest):
-    """A piece of a message's content."""
-
-    type: Literal["text"]
-    text: Text
-
-
-class ChatMessage(StrictRequest):
-    """One turn."""
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Text | list[TextPart]
-
-    def as_message(self) -> dict[str, str]:
-        """As the renderer takes it."""
-        content = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-        return {"role": "system" if self.role == "developer" else self.role, "content": content}
-
-
 class ChatRequest(SamplingOptions):
->>>>>>> main
     """``POST /v1/chat/completions``."""
 
     NEUTRAL: ClassVar[Mapping[str, tuple[Any, ...]]] = {
-        **Sampling.NEUTRAL,
+        **SamplingOptions.NEUTRAL,
         "audio": (),
         "function_call": ("none", "auto"),
         "functions": ([],),
@@ -165,7 +128,7 @@ class CompletionRequest(SamplingOptions):
     """``POST /v1/completions``: the text goes to the model as it is, without a template."""
 
     NEUTRAL: ClassVar[Mapping[str, tuple[Any, ...]]] = {
-        **Sampling.NEUTRAL,
+        **SamplingOptions.NEUTRAL,
         "best_of": (1,),
         "echo": (False,),
         "suffix": ("",),
