@@ -339,7 +339,7 @@ def test_as_json_and_describe() -> None:
     found = json.loads(json.dumps(plan.as_json()))
     assert found["memory"]["point"] == pytest.approx(sum(part["point"] for part in found["memory"]["parts"].values()))
     assert found["memory"]["usable"] == int(23.52 * 2**30)
-    assert set(found["time"]) == {"parts", "point", "low", "high"}
+    assert set(found["time"]) == {"parts", "point", "low", "high", "sure"}
     assert found["money"]["point"] == pytest.approx(found["time"]["point"] / 3600 * 0.39)
     assert "read 2026" in found["money"]["source"]
     assert (found["money"]["currency"], found["fits"], found["notes"]) == ("US$", "yes", [])
