@@ -7,6 +7,7 @@ import json
 import math
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -318,8 +319,9 @@ def test_more_of_anything_never_takes_less(batch: int, more: int, rank: int, kin
 
 def test_qlora_takes_less_than_lora_and_lora_less_than_everything() -> None:
     shape, device = find_shape("Qwen/Qwen3-8B"), find_device("RTX 4090")
+    counted = replace(COUNT, padded=100_000.0, micro_batches=100)
     small, middle, large = (
-        plan_run(recipe(adapter={"kind": kind}), shape, COUNT, device) for kind in ("qlora", "lora", "none")
+        plan_run(recipe(adapter={"kind": kind}), shape, counted, device) for kind in ("qlora", "lora", "none")
     )
     assert small.memory.point < middle.memory.point < large.memory.point
     assert (small.fits, middle.fits, large.fits) == ("yes", "maybe", "no")
