@@ -20,7 +20,7 @@ from afina.plan.interval import Interval
 Predicted = Literal["training peak", "training peak, settings guessed", "training time", "serving peak"]
 """What is predicted; each kind has intervals of its own."""
 CERTAIN = 0.8
-"""Share of the weights, the adapter and the averages that no error is looked for in. Of 0, 0.5, 0.8 and 0.9 this one
+"""Share of the weights, the adapter and the moments that no error is looked for in. Of 0, 0.5, 0.8 and 0.9 this one
 gives the narrowest intervals that hold nine of ten cases."""
 TABLE = Path(__file__).with_name("calibration.json")
 

@@ -48,7 +48,7 @@ class StreamOptions(StrictRequest):
     include_usage: bool = False
 
 
-class Sampling(StrictRequest):
+class SamplingOptions(StrictRequest):
     """What chat completions and completions have in common."""
 
     model: str
@@ -67,7 +67,7 @@ class Sampling(StrictRequest):
     logit_bias: dict[str, float] | None = None
 
     @model_validator(mode="after")
-    def _nothing_unserved(self) -> Sampling:
+    def _nothing_unserved(self) -> SamplingOptions:
         for name, neutral in NEUTRAL.items():
             if name in type(self).model_fields and getattr(self, name) not in neutral:
                 raise ValueError(f"{name} is not served here")
@@ -103,7 +103,7 @@ class ChatMessage(StrictRequest):
         return {"role": "system" if self.role == "developer" else self.role, "content": content}
 
 
-class ChatRequest(Sampling):
+class ChatRequest(SamplingOptions):
     """``POST /v1/chat/completions``."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
@@ -128,7 +128,7 @@ class ChatRequest(Sampling):
         return self.top_logprobs or (0 if self.logprobs else None)
 
 
-class CompletionRequest(Sampling):
+class CompletionRequest(SamplingOptions):
     """``POST /v1/completions``: the text goes to the model as it is, without a template."""
 
     prompt: Text | Prompts[Text] | Prompts[Token] | Prompts[list[Token]]

@@ -55,8 +55,8 @@ DEVICES = {
 }
 """Names of cases that are not ours."""
 NOT_MEASURED = {
-    "litgpt-hub-llama-3.2-1B-full": "below weights, gradients and averages: it cannot have been one GPU",
-    "litgpt-hub-llama-3.2-3B-full": "below weights, gradients and averages: it cannot have been one GPU",
+    "litgpt-hub-llama-3.2-1B-full": "below weights, gradients and moments: it cannot have been one GPU",
+    "litgpt-hub-llama-3.2-3B-full": "below weights, gradients and moments: it cannot have been one GPU",
     "mlx-mirobaldo-b1x256": "its author's estimate, not a measurement",
     "mlx-seed-mistral7b-m1-16": "its author's estimate, not a measurement",
     "torchtune-Llama3.18B-full-RTXA6000x1": "flags not stated",
