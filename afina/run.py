@@ -215,7 +215,7 @@ class Run:
         outputs: Sequence[str],
         do: Callable[[], dict[str, Any]],
         *,
-        keep_replaced: bool = False,
+        replaces: Sequence[str] = (),
     ) -> dict[str, Any]:
         """Do a stage, or skip it when the same inputs have already given the outputs on disk.
 
@@ -224,32 +224,32 @@ class Run:
             inputs: all that the outcome depends on, as plain values; differences are told to the user.
             outputs: files and folders below the run's folder that the stage writes.
             do: the work; its plain return value is kept and handed back when the stage is skipped.
-            keep_replaced: whether what other inputs gave is moved to ``replaced/`` instead of written
-                over. For stages that cost hours.
+            replaces: what is moved to ``replaced/`` instead of written over where it came of other inputs: for stages
+                that cost hours their outputs, and what was made of them.
         """
         plain = json.loads(json.dumps(inputs, ensure_ascii=False, default=str))
         known = self.stages.get(name)
         if known is not None:
             changed = list(_differences(known["inputs"], plain))
-            if not changed and self._outputs_hash(outputs) == known["outputs"]:
+            if not changed and self.outputs_hash(outputs) == known["outputs"]:
                 self.say(f"{name}: done before, unchanged, kept")
                 return dict(known["result"])
             if changed:
                 self.say(f"{name}: redone, because of " + "; ".join(changed[:6]) + _more(changed, 6))
-                if keep_replaced:
-                    self._set_aside(name, outputs)
+                self.set_aside(name, replaces)
             else:
                 self.say(f"{name}: redone, because its files on disk are not the ones that it wrote")
-        started = time.time()
+        started, began = time.time(), time.monotonic()  # a clock that is set must not change what the budget counts
         result = do()
         self.stages[name] = {
             "inputs": plain,
-            "outputs": self._outputs_hash(outputs),
+            "outputs": self.outputs_hash(outputs),
+            "wrote": list(outputs),
             "result": result,
             "started": started,
-            "seconds": round(time.time() - started, 3),
+            "seconds": round(time.monotonic() - began, 3),
         }
-        write_json(self.folder / "stages.json", self.stages)
+        self._write_stages()
         return result
 
     def begin(self, name: str, inputs: Mapping[str, object], outputs: Sequence[str]) -> None:
@@ -257,35 +257,67 @@ class Run:
 
         A stage that leaves states to go on from (training) calls this first: states made from
         other inputs than these are moved to ``replaced/``, never used and never deleted.
+
+        Args:
+            outputs: the stage's states and outputs by whatever recipe, and what later stages made of them.
         """
         plain = json.loads(json.dumps(inputs, ensure_ascii=False, default=str))
-        marker = self.folder / f".{name}.begun.json"
+        marker = self._marker(name)
         if marker.exists():
             changed = list(_differences(read_json(marker), plain))
             if changed:
                 self.say(f"{name}: started anew, because of " + "; ".join(changed[:6]) + _more(changed, 6))
-                self._set_aside(name, outputs)
+                self.set_aside(name, outputs)
         write_json(marker, plain)
 
     def begun(self, name: str) -> dict[str, Any] | None:
         """The inputs that :meth:`begin` noted last, as plain values; None where the stage has not begun."""
-        marker = self.folder / f".{name}.begun.json"
+        marker = self._marker(name)
         return dict(read_json(marker)) if marker.exists() else None
 
-    def _set_aside(self, name: str, outputs: Sequence[str]) -> None:
-        """Move the outputs of earlier inputs to ``replaced/N-name/``: they may have cost hours."""
-        present = [self.folder / output for output in outputs if (self.folder / output).exists()]
+    def retire(self, name: str, outputs: Sequence[str]) -> None:
+        """Set aside what an earlier recipe made by a stage that this one has not, and forget that it was done."""
+        self.set_aside(name, outputs)
+        known = self.stages.pop(name, None)
+        if known is not None or self._marker(name).exists():
+            self.log("retired", stage=name)
+            self._write_stages()
+            self._marker(name).unlink(missing_ok=True)
+
+    def set_aside(self, name: str, outputs: Sequence[str]) -> None:
+        """Move what an earlier recipe left to ``replaced/N-name/``, as it lies in the run: it may have cost hours.
+
+        Stages other than `name` whose outputs are among it are forgotten.
+        """
+        present = [output for output in dict.fromkeys(outputs) if (self.folder / output).exists()]
         if not present:
             return
         earlier = self.folder / "replaced"
         number = 1 + len(list(earlier.iterdir())) if earlier.exists() else 1
         target = earlier / f"{number}-{name}"
-        target.mkdir(parents=True)
         for output in present:
-            output.rename(target / output.name)
+            (target / output).parent.mkdir(parents=True, exist_ok=True)
+            (self.folder / output).rename(target / output)
+            if "/" in output:
+                with contextlib.suppress(OSError):  # it holds more
+                    (self.folder / output).parent.rmdir()
+        undone = [
+            each for each, known in self.stages.items() if each != name and {*known.get("wrote", ())} & {*present}
+        ]
+        for each in undone:
+            del self.stages[each]
+        if undone:
+            self._write_stages()
         self.say(f"{name}: what was there is kept in {target}")
 
-    def _outputs_hash(self, outputs: Sequence[str]) -> str:
+    def _marker(self, name: str) -> Path:
+        return self.folder / f".{name}.begun.json"
+
+    def _write_stages(self) -> None:
+        write_json(self.folder / "stages.json", self.stages)
+
+    def outputs_hash(self, outputs: Sequence[str]) -> str:
+        """SHA-256 over the contents of files and folders of the run."""
         parts = []
         for output in outputs:
             path = self.folder / output
@@ -294,7 +326,8 @@ class Run:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The events of ``metrics.jsonl``; steps done again after a resume count once, the later one.
+    """The events of ``metrics.jsonl``; steps done again after a resume count once, the later one, and those of a
+    stage that the recipe has no more not at all.
 
     The last line may be cut by a kill; it is left out.
     """
@@ -309,6 +342,8 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
             continue
         if isinstance(event, dict):
             events.append(event)
+    retired = {event.get("stage"): position for position, event in enumerate(events) if event.get("event") == "retired"}
+    events = [event for position, event in enumerate(events) if position > retired.get(event.get("stage"), -1)]
     last_of: dict[tuple[Any, ...], int] = {}
     started: dict[str | None, int] = {}  # by stage of training: the first of two has a name
     for position, event in enumerate(events):

@@ -145,7 +145,8 @@ def run_afina(arguments: argparse.Namespace) -> Learn:
     from afina.recipe import Recipe
     from afina.text.example import Example
     from afina.tokenizer.encode import Row
-    from afina.train.loop_torch import train
+    from afina.train.backend_torch import TorchBackend
+    from afina.train.loop import TrainingJob, train
 
     device = torch.device(arguments.device)
     tiny = {"batch_tokens": 256} if arguments.tiny else {}
@@ -159,16 +160,18 @@ def run_afina(arguments: argparse.Namespace) -> Learn:
     choices = choose(recipe, this_machine(device), model_type=base.config.model_type)
     model = attach_adapter(base, recipe.adapter, 0)
 
+    def say(text: str) -> None:
+        print(text, file=sys.stderr)
+
     def learn(made: Rows) -> dict[str, Any]:
         rows = [
             Row(ids, [False] * (len(ids) - learned) + [True] * learned, Example(text="random")) for ids, learned in made
         ]
         with tempfile.TemporaryDirectory() as folder:
-            state = train(
-                model, rows, [], choices.settings(recipe.train), seed=0, pad_id=0, device=device,
-                checkpoints=Path(folder), fingerprint="bench", log=lambda *_, **__: None,
-                say=lambda text: print(text, file=sys.stderr),
-            )  # fmt: skip
+            settings = choices.settings(recipe.train)
+            backend = TorchBackend(model, settings, pad_id=0, device=device, say=say)
+            job = TrainingJob(Path(folder), "bench")
+            state = train(backend, rows, [], settings, job, log=lambda *_, **__: None, say=say)
         return {"steps": state.step, "splits": state.splits, "chosen": str(choices)}
 
     return learn
@@ -271,7 +274,7 @@ def peak_flops(arguments: argparse.Namespace) -> float:
         from afina.plan.device import local_device
 
         return local_device("cuda").flops_per_second
-    from afina.train.meter import measured_peak
+    from afina.train.flops_torch import measured_peak
 
     return measured_peak()
 

@@ -158,7 +158,8 @@ def run_loop(model: Any, rows: list[Any], settings: Any, out: Path) -> dict[str,
     """afina's loop over encoded rows; checkpoints only at the end."""
     import torch
 
-    from afina.train.loop_torch import train
+    from afina.train.backend_torch import TorchBackend
+    from afina.train.loop import TrainingJob, train
 
     padded = [0.0]
 
@@ -167,19 +168,8 @@ def run_loop(model: Any, rows: list[Any], settings: Any, out: Path) -> dict[str,
             padded[0] += values["tokens"] / (1 - values["padded_share"])
 
     started = time.perf_counter()
-    state = train(
-        model,
-        rows,
-        [],
-        settings,
-        seed=0,
-        pad_id=0,
-        device=torch.device("cpu"),
-        checkpoints=out / "checkpoints",
-        fingerprint="bench",
-        log=log,
-        say=lambda _: None,
-    )
+    backend = TorchBackend(model, settings, pad_id=0, device=torch.device("cpu"), say=lambda _: None)
+    state = train(backend, rows, [], settings, TrainingJob(out / "checkpoints", "bench"), log=log, say=lambda _: None)
     seconds = time.perf_counter() - started
     counts = {"tokens": state.tokens, "padded": round(padded[0]), "targets": state.targets, "steps": state.step}
     return {"seconds": seconds} | counts

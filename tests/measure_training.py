@@ -67,15 +67,13 @@ def train(folder: Path, kind: str, method: str) -> dict[str, Any]:
     """`afina train` of one recipe; what was predicted and what was measured."""
     from afina.recipe import load_recipe
     from afina.run import Run, no_progress, read_json
-    from afina.walk import Walk
+    from afina.walk import Context, do_stages
 
     recipe = load_recipe(write_recipe(folder, kind, method))
     run = folder / "runs" / recipe.name
     with Run.open(run, recipe, lambda _: None) as opened:
-        walk = Walk(opened, lambda _: contextlib.nullcontext(no_progress))
-        walk.dataset()
-        walk.plan()
-        result = walk.train()
+        context = Context(opened, lambda _: contextlib.nullcontext(no_progress))
+        result = do_stages(context, "dataset", "tokens", "plan", "train")
     plan = read_json(run / "plan.json")
     return {
         "kind": kind,
@@ -90,16 +88,18 @@ def train(folder: Path, kind: str, method: str) -> dict[str, Any]:
 
 
 def probe(folder: Path, kind: str, method: str) -> dict[str, Any]:
-    """`afina plan --probe` of one recipe: seconds of training, predicted before and after the three steps."""
+    """`afina plan --trial` of one recipe: seconds of training, predicted before and after the three steps."""
     from afina.recipe import load_recipe
     from afina.run import Run, no_progress
-    from afina.walk import Walk
+    from afina.walk import Context, do_stages
+    from afina.walk.planning import trial_plan
 
     recipe = load_recipe(write_recipe(folder, kind, method))
     with Run.open(folder / "probed" / recipe.name, recipe, lambda _: None) as opened:
-        walk = Walk(opened, lambda _: contextlib.nullcontext(no_progress))
-        plan = walk.probe()
-        walk.plan()
+        context = Context(opened, lambda _: contextlib.nullcontext(no_progress))
+        do_stages(context, "dataset", "tokens")
+        plan = trial_plan(context)
+        do_stages(context, "plan")
     from afina.run import read_json
 
     before = read_json(folder / "probed" / recipe.name / "plan.json")
@@ -137,22 +137,36 @@ def load_libraries() -> None:
     import transformers.models.auto.modeling_auto
     from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401
 
-    import afina.train.loop_torch  # noqa: F401
+    import afina.train.backend_torch  # noqa: F401
 
     _ = bitsandbytes, peft, transformers
     torch.set_num_threads(1)
 
 
+def on_disk() -> list[str]:
+    """A shape trained whole, in so many short steps that its state to go back to would be held with the moments, where
+    none is small enough for that: as with half a billion parameters."""
+    from afina.model import footprint
+
+    global MAX_LENGTH, BATCH_TOKENS, SENTENCES
+    footprint.MEMORY_BYTES, MAX_LENGTH, BATCH_TOKENS, SENTENCES = 0, 64, 64, 75
+    SHAPES["llama"] = {"hidden_size": 384, "intermediate_size": 1056, "num_hidden_layers": 6, "vocab_size": 4000}
+    return ["llama"]
+
+
 def main() -> None:
-    """Every shape with every method, or those named."""
+    """Every shape with every method, or those named; `--on-disk`: see :func:`on_disk`."""
     folder, names = Path(sys.argv[1]), sys.argv[2:]
+    methods = METHODS
+    if names == ["--on-disk"]:
+        names, methods = on_disk(), ("none",)
     load_libraries()
     loaded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     for kind in SHAPES:
         if names and kind not in names:
             continue
         in_a_fork(lambda kind=kind: make_base(kind, folder / kind))  # type: ignore[misc]
-        for method in METHODS:
+        for method in methods:
 
             def work(kind: str = kind, method: str = method) -> None:
                 started = time.time()

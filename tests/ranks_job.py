@@ -19,16 +19,16 @@ from safetensors.torch import save_file
 from test_train import CPU, Recorder, run_training
 from tiny import make_recipe
 
-import afina.train.loop_torch as loop
+import afina.train.methods.answers_torch as answers
 import afina.train.ranks as ranks_module
-from afina.errors import AfinaError, TrainingDiverged
+from afina.errors import AfinaError, DoesNotFit, TrainingDiverged
 from afina.model.load_torch import attach_adapter, load_base
 from afina.progress import say
 from afina.train.meter import Meter
 from afina.train.ranks import Ranks, joined
 from afina.train.shard_torch import shard
 from afina.train.signals import Stopped
-from afina.walk.together import put_together
+from afina.walk.distributed import put_together
 
 EVERY_STEP = {"checkpoint_seconds": 1e-9}
 RAGGED = EVERY_STEP | {"accumulate": 3, "batch_tokens": 96, "validate_per_epoch": 2}
@@ -114,18 +114,18 @@ class Job:
         self.only_rank_1("memory", 5, full)
 
     def only_rank_1(self, name, call, what):
-        own, calls = loop.target_loss, [0]
+        own, calls = answers.target_loss, [0]
 
         def loss(model, batch, **options):
             calls[0] += 1
             found = own(model, batch, **options)
             return what(found) if (self.ranks.rank, calls[0]) == (1, call) else found
 
-        loop.target_loss = loss
+        answers.target_loss = loss
         try:
             self.note(name, self.train(name))
         finally:
-            loop.target_loss = own
+            answers.target_loss = own
 
     def terminated(self):
         """SIGTERM to rank 1 alone."""
@@ -146,7 +146,7 @@ class Job:
         Meter.over_budget = lambda meter: "budget.hours (1) is used up" if self.ranks.rank == 1 else own(meter)
         try:
             self.train("budget")
-        except loop.DoesNotFit as spent:
+        except DoesNotFit as spent:
             self.note("budget", str(spent))
         finally:
             Meter.over_budget = own

@@ -89,7 +89,7 @@ def test_pissa_converts_to_twice_the_rank(base, tmp_path):
 
 
 def test_lora_plus_gives_b_its_own_rate(base):
-    from afina.train.optimizer import make_optimizer, set_rate
+    from afina.train.optimizer_torch import make_optimizer, set_rate
 
     recipe = make_recipe(base)
     model = attach_adapter(load_base(base, recipe, CPU), recipe.adapter, 0)

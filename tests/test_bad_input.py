@@ -162,9 +162,9 @@ def test_disk_full_while_a_checkpoint_is_written(project, small_disk, monkeypatc
 
     runs = str(small_disk)
     filler = small_disk / "filler"
-    import afina.train.loop_torch as loop
+    import afina.train.backend_torch as backend
 
-    save, saved = loop.save_checkpoint, []
+    save, saved = backend.save_checkpoint, []
 
     def fill_then_save(*arguments, **options):
         if len(saved) == 2:
@@ -173,7 +173,7 @@ def test_disk_full_while_a_checkpoint_is_written(project, small_disk, monkeypatc
         saved.append(1)
         return save(*arguments, **options)
 
-    monkeypatch.setattr(loop, "save_checkpoint", fill_then_save)
+    monkeypatch.setattr(backend, "save_checkpoint", fill_then_save)
     code, said = call(monkeypatch, capsys, "train", "recipe.yaml", "--runs", runs, "train.keep_checkpoints=5")
     assert (code, "disk is full" in said) == (2, True)
     # Beside the two that were saved before the disk filled up there may be best/, where a validation came first.
@@ -181,6 +181,6 @@ def test_disk_full_while_a_checkpoint_is_written(project, small_disk, monkeypatc
     assert len([folder for folder in checkpoints if folder.name.startswith("step-")]) == 2
     assert all(checkpoint_problem(folder) is None for folder in checkpoints)
     filler.unlink()
-    monkeypatch.setattr(loop, "save_checkpoint", save)
+    monkeypatch.setattr(backend, "save_checkpoint", save)
     code, said = call(monkeypatch, capsys, "train", "recipe.yaml", "--runs", runs, "train.keep_checkpoints=1")
     assert (code, "goes on from step" in said) == (0, True)

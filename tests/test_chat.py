@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from afina.recipe import Chat
 from afina.serve.terminal_chat import Settings, Talk, answer_once, fold_thinking, open_voices, talk
 from afina.tokenizer.chat import Renderer
 from afina.tokenizer.load import load_tokenizer
-from afina.walk.walk import _without_adapter
+from afina.walk.models import without_adapter
 
 QUESTION = "Onde nasceu Ana Faro?"
 
@@ -31,7 +32,7 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, Renderer
     base = make_base(folder / "base")
     adapter = make_adapter(base, folder / "adapter", 1)
     model = open_adapter(load_base(base, make_recipe(base), torch.device("cpu")), adapter)
-    return model, _without_adapter(model), Renderer(load_tokenizer(str(base), Chat()), Chat())
+    return model, partial(without_adapter, model), Renderer(load_tokenizer(str(base), Chat()), Chat())
 
 
 class Heard:

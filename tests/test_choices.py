@@ -19,7 +19,7 @@ from afina.model.choices import CHOSEN, Choices, Machine, choose, choose_precisi
 from afina.model.load_torch import attach_adapter, load_base, this_machine
 from afina.model.loss_torch import make_batch, target_loss
 from afina.recipe import Recipe, Train
-from afina.train.switches import products_in, training_mode
+from afina.train.switches_torch import products_in, training_mode
 
 GPU = Machine("cuda", bf16=True, liger=True, bitsandbytes=True, compiler=True)
 T4 = replace(GPU, bf16=False)
@@ -191,18 +191,18 @@ def test_the_share_of_the_peak_is_logged(base, tmp_path):
 
 def test_a_run_keeps_what_it_began_with(tmp_path, monkeypatch, capsys):
     """Chosen bf16 (as on a GPU), killed; the next start, which would choose fp32, goes on in bf16 and says so."""
-    import afina.walk.computing as computing
+    import afina.walk.chosen_settings as chosen_settings
 
     write_project(tmp_path)
     monkeypatch.chdir(tmp_path)
     bf16 = Choices("bf16", "torch", False, "adamw", ("as if on a GPU",))
-    own = computing.choose
-    monkeypatch.setattr(computing, "choose", lambda *_, **__: bf16)
+    own = chosen_settings.choose
+    monkeypatch.setattr(chosen_settings, "choose", lambda *_, **__: bf16)
     code, said = call(monkeypatch, capsys, "train", "recipe.yaml", "budget.hours=1e-9")
     assert code == 4, said
     code, said = call(monkeypatch, capsys, "train", "recipe.yaml", "train.epochs=1")
     assert (code, "bf16, torch kernels, not compiled, adamw (as if on a GPU)" in said) == (0, True), said
-    monkeypatch.setattr(computing, "choose", own)
+    monkeypatch.setattr(chosen_settings, "choose", own)
     for wish in ("train.precision=bf16", "train.precision=auto"):  # what it was is no change
         code, said = call(monkeypatch, capsys, "train", "recipe.yaml", "train.epochs=1", wish)
         assert (code, "train: done before, unchanged, kept" in said) == (0, True), said
@@ -215,12 +215,12 @@ def test_a_run_keeps_what_it_began_with(tmp_path, monkeypatch, capsys):
 
 
 def test_a_run_that_cannot_go_on_as_it_began_says_so(tmp_path, monkeypatch, capsys):
-    import afina.walk.computing as computing
+    import afina.walk.chosen_settings as chosen_settings
 
     write_project(tmp_path)
     monkeypatch.chdir(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(computing, "choose", lambda *_, **__: Choices("fp32", "liger", False, "adamw"))
+        patch.setattr(chosen_settings, "choose", lambda *_, **__: Choices("fp32", "liger", False, "adamw"))
         code, said = call(monkeypatch, capsys, "train", "recipe.yaml")
         assert code == 2 and "liger kernels run on NVIDIA GPUs alone" in said
     code, said = call(monkeypatch, capsys, "train", "recipe.yaml")  # begun with liger

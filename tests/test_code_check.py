@@ -20,7 +20,7 @@ from afina.sandbox import code_check, compilers
 from afina.sandbox import launcher as sandbox
 from afina.sandbox.code_check import Checked, check_blocks, first_lines, judge
 from afina.sandbox.compilers import find_compilers, parse_choices
-from afina.sandbox.launcher import Outcome, ProgramLimits, network_cut, run_limited
+from afina.sandbox.launcher import ProgramLimits, ProgramOutcome, network_cut, run_limited
 from afina.text.code_blocks import CodeBlock, claims_to_be_whole, fenced_blocks, open_fence, without_fences
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -102,7 +102,7 @@ def test_what_claims_to_be_a_whole_file():
     ],
 )
 def test_a_missing_dependency_is_told_from_an_error(output: str, result: str):
-    assert judge(Outcome(1, output)) == result
+    assert judge(ProgramOutcome(1, output)) == result
 
 
 def test_kept_lines_are_few():

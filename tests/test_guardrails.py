@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from tiny import ROWS, make_base, make_recipe, make_rows
 
 from afina.dataset.audit.audit import audit_files
-from afina.evaluate.evaluate import evaluate
+from afina.evaluate.evaluate import HeldOut, evaluate
 from afina.evaluate.guardrails import NAMES, GuardedAnswer, flaws, loops, misses, words_of
 from afina.evaluate.probes import ProbeSet, Question
 from afina.model.load_torch import load_base
 from afina.recipe import Adapter, Chat, Guardrails, Limits
-from afina.train.loop_torch import train
+from afina.train.backend_torch import TorchBackend
+from afina.train.loop import TrainingJob, train
 from afina.train.measure import token_view
 
 PT = "O clube foi fundado em Faro e não tem mais sócios do que os outros clubes da terra."
@@ -119,27 +120,18 @@ def test_a_model_that_never_saw_an_end_token_never_stops(tmp_path, ends: bool):
         rows = [replace(row, ids=row.ids[:-1], mask=row.mask[:-1]) for row in rows]
     cpu = torch.device("cpu")
     model = load_base(base, recipe, cpu).requires_grad_(True)
-    train(
-        model,
-        rows,
-        [],
-        recipe.train,
-        seed=0,
-        pad_id=renderer.tokenizer.pad_token_id,
-        device=cpu,
-        checkpoints=tmp_path / "checkpoints",
-        fingerprint="x",
-        log=lambda event, **values: None,
-        say=lambda text: None,
-    )
+    pad_id, job = renderer.tokenizer.pad_token_id, TrainingJob(tmp_path / "checkpoints", "x")
+    backend = TorchBackend(model, recipe.train, pad_id=pad_id, device=cpu, say=lambda text: None)
+    train(backend, rows, [], recipe.train, job, log=lambda event, **values: None, say=lambda text: None)
     questions = tuple(Question(({"role": "user", "content": asked},), answer, "rows:1") for asked, answer in ROWS)
     verdict = evaluate(
-        lambda: contextlib.nullcontext(load_base(base, recipe, cpu).eval()),
-        lambda: contextlib.nullcontext(model.eval()),
+        (
+            lambda: contextlib.nullcontext(load_base(base, recipe, cpu).eval()),
+            lambda: contextlib.nullcontext(model.eval()),
+        ),
         renderer,
         recipe,
-        [],
-        [],
+        HeldOut([], []),
         [ProbeSet("towns", "recall", questions)],
         tmp_path,
     )

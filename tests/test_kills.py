@@ -16,8 +16,9 @@ import torch
 from test_train import Recorder, adapter_weights, run_training
 from tiny import make_base, make_recipe
 
+import afina.train.backend_torch as backend_torch
 import afina.train.checkpoint as checkpoint
-import afina.train.loop_torch as loop
+import afina.train.snapshot_torch as snapshot_torch
 from afina.errors import DiskFull
 
 KILLS = 20
@@ -84,7 +85,7 @@ def test_twenty_kills_at_random_moments_end_bitwise_the_same(base, tmp_path, rec
 
 def die_in_a_save(call: int, *arguments) -> None:
     """Train, and kill this process at the so-manieth thing that a save does; files are left half-written."""
-    inside, left, own_save = [False], [call], loop.save_checkpoint
+    inside, left, own_save = [False], [call], backend_torch.save_checkpoint
 
     def save(*arguments, **options):
         inside[0] = True
@@ -96,7 +97,7 @@ def die_in_a_save(call: int, *arguments) -> None:
             left[0] -= inside[0]
             if left[0] == 0:
                 file = rest[0] if rest and isinstance(rest[0], Path) else first
-                if own is checkpoint.save_file:
+                if own is snapshot_torch.save_file:
                     file.write_bytes(b"half")
                 elif own is shutil.rmtree:
                     (file / "hashes.json").unlink(missing_ok=True)
@@ -105,8 +106,8 @@ def die_in_a_save(call: int, *arguments) -> None:
 
         return act
 
-    loop.save_checkpoint = save
-    places = ((checkpoint, "save_file"), (checkpoint, "hash_file"), (shutil, "rmtree"), (os, "fsync"))
+    backend_torch.save_checkpoint = save
+    places = ((snapshot_torch, "save_file"), (checkpoint, "hash_file"), (shutil, "rmtree"), (os, "fsync"))
     for module, name in (*places, (Path, "rename"), (Path, "write_text")):
         setattr(module, name, deadly(getattr(module, name)))
     run_training(*arguments)

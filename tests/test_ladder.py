@@ -14,7 +14,7 @@ from afina.demo.demo import RUNGS, adapter_recipe, as_expected, base_recipe
 from afina.demo.world import Size, write_world
 from afina.recipe import Recipe, check_recipe
 from afina.run import Run, read_json
-from afina.walk import Walk, describe_scores
+from afina.walk import Context, describe_scores, walk_through
 
 pytestmark = pytest.mark.training
 
@@ -28,7 +28,7 @@ def quiet(stage: str) -> Iterator[Callable[..., None]]:
 
 def walk(recipe: Recipe, folder: Path) -> dict[str, Any]:
     with Run.open(folder, recipe, lambda text: None) as run:
-        return Walk(run, quiet).everything()
+        return walk_through(Context(run, quiet))["evaluate"]
 
 
 def small(recipe: Recipe, **train: float) -> Recipe:

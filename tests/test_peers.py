@@ -19,7 +19,8 @@ from afina.text.document import visible
 from afina.text.example import Example, read_examples
 from afina.text.identity import group_key
 from afina.tokenizer.encode import encode_examples
-from afina.walk import Walk
+from afina.walk import Context, walk_through
+from afina.walk.base import renderer
 
 TOWNS = ("Faro", "Olhão", "Lagos", "Tavira", "Loulé", "Silves")
 ROWS = [{"prompt": f"Onde nasceu o jogador {n}?", "completion": f"Em {TOWNS[n % 6]}, no ano {n}."} for n in range(60)]
@@ -72,7 +73,7 @@ def built(*overrides: str) -> tuple[list[Example], list[Row]]:
     with walked(*overrides) as walk:
         folder = walk.folder / "dataset"
         examples = [each for split in ("train", "validation") for each in read_examples(folder / f"{split}.jsonl")]
-        encoded = encode_examples(examples, walk.renderer, walk.recipe)
+        encoded = encode_examples(examples, renderer(walk), walk.recipe)
         rows = sum(len(row) for row in encoded.rows)
         # tokens in = tokens trained + tokens named as left out (a block opens with the last token of the one before)
         assert encoded.tokens == rows - encoded.repeated + sum(encoded.dropped.values())
@@ -88,19 +89,18 @@ class walked:  # noqa: N801
     def __init__(self, *overrides: str) -> None:
         self.opened = walk_of(Path("recipe.yaml"), list(overrides), Path("runs"))
 
-    def __enter__(self) -> Walk:
+    def __enter__(self) -> Context:
         walk = self.opened.__enter__()
-        walk.dataset()
-        walk.audit()
+        walk_through(walk, until="audit")
         return walk
 
     def __exit__(self, *error: object) -> None:
         self.opened.__exit__(*error)  # type: ignore[arg-type]
 
 
-def content_tokens(rows: list[Row], walk: Walk) -> int:
+def content_tokens(rows: list[Row], walk: Context) -> int:
     """Tokens of what rows of any shape say, without marks."""
-    tokens = walk.renderer.tokenizer
+    tokens = renderer(walk).tokenizer
     texts = [
         row.get("text") or [turn["content"] for turn in row.get("messages", ())] or list(row.values()) for row in rows
     ]
@@ -251,8 +251,8 @@ def test_14_a_manual_of_84_kilobytes(project: Path, base: Path, name: str, metho
             assert all(each.text.count("```") % 2 == 0 for each in examples)
     # Every token of the text is a target once, however many blocks it became.
     with walked(f"train.method={method}", "dataset.validation=0.0", "dataset.on_duplicate=keep") as walk:
-        encoded = encode_examples(examples, walk.renderer, walk.recipe)
-        learned = sum(len(walk.renderer.text(each.text).ids) - 1 for each in examples)
+        encoded = encode_examples(examples, renderer(walk), walk.recipe)
+        learned = sum(len(renderer(walk).text(each.text).ids) - 1 for each in examples)
         assert encoded.targets == learned and max(map(len, encoded.rows)) <= 64
 
 

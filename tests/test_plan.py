@@ -586,7 +586,7 @@ def test_nothing_heavy_is_imported() -> None:
     import subprocess
 
     program = (
-        "import sys, afina.walk.ask, afina.plan.doctor; "
+        "import sys, afina.walk.plan_answers, afina.plan.doctor; "
         "print([name for name in ('torch', 'transformers', 'numpy', 'peft') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -11,10 +11,25 @@ from pathlib import Path
 import pytest
 from measure_training import METHODS, SHAPES
 
+from afina.model.footprint import GOOD_STEPS
+
 HERE = Path(__file__).parent
 SHORT = ("llama", "gemma")
 """A small and a large vocabulary; the others are measured in `make test-all`."""
 LONG = tuple(kind for kind in SHAPES if kind not in SHORT)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the high-water mark of a fork is read as Linux counts it")
+def test_a_state_to_go_back_to_on_disk_is_not_in_the_peak(tmp_path: Path) -> None:
+    """As a base of 0.5 G parameters that is trained whole, at a smaller shape: plan and loop ask the same number."""
+    environment = {**os.environ, "AFINA_HOME": str(tmp_path / "home"), "PYTHONPATH": str(HERE.parent)}
+    command = [sys.executable, str(HERE / "measure_training.py"), str(tmp_path), "--on-disk"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    (whole,) = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert whole["steps"] > GOOD_STEPS and whole["parts"]["state to go back to"] == 0
+    assert 3 * whole["parts"]["weights"] > 0.2 * whole["measured"], "the state would show"
+    assert 0.85 <= whole["predicted"] / whole["measured"] <= 1.15, whole
 
 
 @pytest.mark.training

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,10 @@ from afina.plan.time import TIME_SPREAD
 from afina.recipe import load_recipe
 from afina.recipe.edit import change_recipe
 from afina.run import Run, no_progress
-from afina.walk import Walk
-from afina.walk.ask import PlanAsked, answer
+from afina.walk import Context, do_stages
 from afina.walk.lengths import estimate_lengths
+from afina.walk.plan_answers import PlanAsked, answer
+from afina.walk.planning import trial_plan
 from tests.tiny import make_base
 
 # --- serving -------------------------------------------------------------------------------------
@@ -141,13 +143,13 @@ def test_runs_are_noted_and_read_again(tmp_path: Path, monkeypatch: pytest.Monke
     found = recorded("a card", "lora sft")
     assert found is not None and found.as_json() == {
         "runs": 2,
-        "probe": False,
+        "trial": False,
         "memory_ratio": pytest.approx((1.1 * 1.2) ** 0.5, rel=1e-3),
         "time_ratio": 2.0,
     }
     assert found.of_time(Interval(100, 60, 150)).point > 180
-    probe = Correction([MeasuredRun("a card", "lora sft", 1e9, 1.5e9, 100.0, 130.0, probe=True)])
-    narrowed = probe.of_memory(Interval(1e9, 0.87e9, 1.15e9))
+    trial = Correction([MeasuredRun("a card", "lora sft", 1e9, 1.5e9, 100.0, 130.0, trial=True)])
+    narrowed = trial.of_memory(Interval(1e9, 0.87e9, 1.15e9))
     assert narrowed.high / narrowed.low < 1.15 / 0.87
 
 
@@ -271,8 +273,8 @@ def test_the_seeds_own_cases_stand_in_the_docs(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.fixture
-def walked(tmp_path: Path) -> Iterator[Walk]:
-    """A tiny job, its dataset built."""
+def walked(tmp_path: Path) -> Iterator[Context]:
+    """A tiny job, its dataset built and encoded."""
     base, file = make_base(tmp_path / "base"), tmp_path / "recipe.yaml"
     (tmp_path / "a.txt").write_text(" ".join(f"Faro {number} marcou." for number in range(200)))
     file.write_text(
@@ -280,36 +282,37 @@ def walked(tmp_path: Path) -> Iterator[Walk]:
         "train: {method: cpt, max_length: 64, batch_tokens: 128, epochs: 1}\nadapter: {rank: 2}\n"
     )
     with Run.open(tmp_path / "runs/x", load_recipe(file), lambda _: None) as run:
-        walk = Walk(run, lambda _: contextlib.nullcontext(no_progress))
-        walk.dataset()
-        yield walk
+        context = Context(run, lambda _: contextlib.nullcontext(no_progress))
+        do_stages(context, "dataset", "tokens")
+        yield context
 
 
-def test_a_refusal_holds_on_the_second_start(walked: Walk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refusal_holds_on_the_second_start(walked: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     small = Device("small", "cpu", 2**20, 2**20, 150e9, 20e9)
     monkeypatch.setattr("afina.walk.planning.local_device", lambda _: small)
     for _ in range(2):
         with pytest.raises(DoesNotFit, match="needs at least"):
-            walked.plan()
+            do_stages(walked, "plan")
     assert "plan" not in walked.run.stages and (walked.folder / "plan.json").is_file()
 
 
-def test_a_long_job_is_asked_about_once(walked: Walk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_job_is_asked_about_once(walked: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     slow = Device("slow", "cpu", 2**40, 2**40, 1e3, 20e9)
     monkeypatch.setattr("afina.walk.planning.local_device", lambda _: slow)
-    walked.confirm = lambda question: asked.append(question) or len(asked) > 1  # type: ignore[func-returns-value]
+    confirm = lambda question: asked.append(question) or len(asked) > 1  # noqa: E731  # type: ignore[func-returns-value]
+    walked = replace(walked, confirm=confirm)
     with pytest.raises(DoesNotFit, match="not started"):
-        walked.plan()
-    walked.plan()
-    walked.plan()
+        do_stages(walked, "plan")
+    do_stages(walked, "plan")
+    do_stages(walked, "plan")
     assert len(asked) == 2 and asked[0].startswith("this takes ")
 
 
 @pytest.mark.training
-def test_three_real_steps_narrow_the_plan(walked: Walk) -> None:
-    plan = walked.probe()
-    assert plan.correction is not None and plan.correction.as_json()["probe"]
+def test_three_real_steps_narrow_the_plan(walked: Context) -> None:
+    plan = trial_plan(walked)
+    assert plan.correction is not None and plan.correction.as_json()["trial"]
     assert plan.memory.high / plan.memory.low < MEMORY_SPREAD["cpu"][1] / MEMORY_SPREAD["cpu"][0]
     training = plan.time_parts["training"]
     assert training.high / training.low < TIME_SPREAD["cpu"][1] / TIME_SPREAD["cpu"][0]

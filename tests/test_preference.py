@@ -14,14 +14,16 @@ from tiny import NAMES, TOWNS, make_base, make_recipe
 
 from afina.evaluate.loss import held_out_pairs
 from afina.model.load_torch import attach_adapter, load_base
-from afina.model.loss_torch import Totals, make_batch, target_loss
-from afina.model.preference_torch import answer_log_probs, dpo_loss, odds_ratio_loss
+from afina.model.loss_torch import Totals, answer_log_probs, make_batch, target_loss
 from afina.text.example import Example
 from afina.tokenizer.chat import Renderer
 from afina.tokenizer.encode import encode_examples
 from afina.tokenizer.load import load_tokenizer
 from afina.train.batches import plan_epoch
-from afina.train.preference import Preferences, read_reference, write_reference
+from afina.train.methods import objective_of
+from afina.train.methods.dpo_torch import dpo_loss
+from afina.train.methods.orpo_torch import odds_ratio_loss
+from afina.train.reference_torch import read_reference, write_reference
 
 OFTEN = {"checkpoint_seconds": 1e-9}
 
@@ -61,10 +63,11 @@ def learning(base, recipe):
 
 def judged(base, recipe, rows, tmp_path, model=None):
     """Rows with the reference of the model that training starts from."""
+    if not recipe.train.facts.needs_reference:
+        return rows
     file = tmp_path / "reference.jsonl"
-    write_reference(model or learning(base, recipe), rows, file, pad_id=0, device=CPU, batch_tokens=128)
-    read_reference(file, rows)
-    return rows
+    write_reference(model or learning(base, recipe), rows, file, recipe.train, pad_id=0, device=CPU)
+    return read_reference(file, rows, recipe.train)
 
 
 # ---- by hand
@@ -82,7 +85,7 @@ def test_dpo_and_orpo_of_one_pair_by_hand(base, tmp_path):
 
     with torch.no_grad():
         before = [sum(log_probs(start, half)) for half in (row, row.rejected)]
-        judged(base, recipe, rows, tmp_path, start)
+        row = judged(base, recipe, rows, tmp_path, start)[1]
         model = moved(start)
         better, worse = (log_probs(model, half) for half in (row, row.rejected))
         h = 0.3 * ((sum(better) - before[0]) - (sum(worse) - before[1]))
@@ -92,10 +95,10 @@ def test_dpo_and_orpo_of_one_pair_by_hand(base, tmp_path):
         orpo = -math.log(p) + 0.3 * -math.log(odds_ratio / (1 + odds_ratio))
 
         batch = make_batch([row], 0, CPU)
-        found, figures = Preferences(recipe.train).loss(model, batch, Totals.of([batch]))
+        found, figures = objective_of(recipe.train).loss(model, batch, Totals.of([batch]))
         assert found.item() == pytest.approx(dpo, abs=1e-5)
         assert figures == {"reward_margin": pytest.approx(h, abs=1e-5), "preference_accuracy": float(h > 0)}
-        found, figures = Preferences(make(base, "orpo")[0].train).loss(model, batch, Totals.of([batch]))
+        found, figures = objective_of(make(base, "orpo")[0].train).loss(model, batch, Totals.of([batch]))
     assert found.item() == pytest.approx(orpo, abs=1e-5)
     assert figures["log_odds"] == pytest.approx(math.log(odds_ratio), abs=1e-4)
     assert figures["nll"] == pytest.approx(-math.log(p), abs=1e-5)
@@ -153,7 +156,7 @@ def test_dpo_is_trls(base, tmp_path, trl):
     moved(model).eval()
     theirs = trainer.compute_loss(trainer.model.eval(), trainer.data_collator([cut(row) for row in some]))
     batch = make_batch(some, 0, CPU)
-    ours, _ = Preferences(recipe.train).loss(model, batch, Totals.of([batch]))
+    ours, _ = objective_of(recipe.train).loss(model, batch, Totals.of([batch]))
     assert ours.item() == pytest.approx(theirs.item(), abs=1e-5)
     assert abs(ours.item() - math.log(2)) > 0.01, "the model has moved"
 
@@ -185,7 +188,7 @@ def test_orpo_is_trls(base, tmp_path, trl, one_token_prompts):
         features.append(feature)
     theirs, metrics = trainer.get_batch_loss_metrics(model, trainer.data_collator(features))
     batch = make_batch(some, 0, CPU)
-    ours, figures = Preferences(recipe.train).loss(model, batch, Totals.of([batch]))
+    ours, figures = objective_of(recipe.train).loss(model, batch, Totals.of([batch]))
     assert figures["log_odds"] == pytest.approx(metrics["log_odds_chosen"], abs=1e-5)
     assert figures["reward_margin"] == pytest.approx(metrics["rewards/margins"], abs=1e-5)
     assert figures["preference_accuracy"] == metrics["rewards/accuracies"]
@@ -219,7 +222,7 @@ def test_accumulation_gives_the_same_update(base, tmp_path, method):
         model = moved(learning(base, recipe))
         batches = [make_batch(some[start : start + size], 0, CPU) for start in range(0, 8, size)]
         for batch in batches:
-            Preferences(recipe.train).loss(model, batch, Totals.of(batches))[0].backward()
+            objective_of(recipe.train).loss(model, batch, Totals.of(batches))[0].backward()
         found.append({name: weight.grad for name, weight in model.named_parameters() if weight.requires_grad})
     for name, gradient in found[0].items():
         torch.testing.assert_close(gradient, found[1][name], rtol=1e-4, atol=1e-7)
@@ -227,12 +230,12 @@ def test_accumulation_gives_the_same_update(base, tmp_path, method):
 
 def test_the_reference_is_the_model_with_its_adapter_switched_off(base, tmp_path):
     recipe, rows = make(base)
-    judged(base, recipe, rows, tmp_path)
+    rows = judged(base, recipe, rows, tmp_path)
     model = moved(learning(base, recipe)).eval()
     batch = make_batch(rows[:9], 0, CPU)
     with torch.no_grad(), model.disable_adapter():
         sums, counts = answer_log_probs(target_loss(model, batch, reduction="none"), batch)
-    torch.testing.assert_close(batch.reference_2P.flatten(), sums, rtol=0, atol=1e-5)
+    torch.testing.assert_close(batch.reference_JR.flatten(), sums, rtol=0, atol=1e-5)
     assert counts.tolist() == [sum(row.mask) for row in (*rows[:9], *(row.rejected for row in rows[:9]))]
 
 
@@ -243,8 +246,8 @@ def test_the_first_loss_is_ln_2_whatever_training_starts_from(base, tmp_path, ad
     def start():
         return load_base(base, recipe, CPU).requires_grad_(True) if adapter.get("kind") else learning(base, recipe)
 
-    judged(base, recipe, rows, tmp_path, start())
-    _, _, log, _ = run_training(base, tmp_path, recipe, rows=rows, model=start(), objective=Preferences(recipe.train),
+    rows = judged(base, recipe, rows, tmp_path, start())
+    _, _, log, _ = run_training(base, tmp_path, recipe, rows=rows, model=start(),
                                 held_out=rows[:4])  # fmt: skip
     assert log.losses()[0] == pytest.approx(math.log(2), abs=1e-5)
 
@@ -254,8 +257,8 @@ def test_the_first_loss_is_ln_2_whatever_training_starts_from(base, tmp_path, ad
 
 def trained(base, tmp_path, recipe, rows, log=None):
     learned, held_out = rows[4:], rows[:4]
-    return run_training(base, tmp_path, recipe, log, rows=learned, held_out=held_out, model=learning(base, recipe),
-                        objective=Preferences(recipe.train))  # fmt: skip
+    model = learning(base, recipe)
+    return run_training(base, tmp_path, recipe, log, rows=learned, held_out=held_out, model=model)
 
 
 @pytest.mark.parametrize("method", ["dpo", "orpo"])
@@ -278,12 +281,12 @@ def test_it_learns_and_leaves_the_base_bitwise(base, tmp_path, method):
 
 def test_killed_and_resumed_with_dropout_is_bitwise_uninterrupted(base, tmp_path):
     recipe, rows = make(base, train=OFTEN, adapter={"dropout": 0.2})
-    judged(base, recipe, rows, tmp_path)
+    rows = judged(base, recipe, rows, tmp_path)
     whole = adapter_weights(trained(base, tmp_path / "whole", recipe, rows)[0])
     with pytest.raises(KeyboardInterrupt):
         trained(base, tmp_path / "killed", recipe, rows, Recorder(die_after=5))
     _, again = make(base, train=OFTEN, adapter={"dropout": 0.2})
-    read_reference(tmp_path / "reference.jsonl", again)  # what a new process has: the file
+    again = read_reference(tmp_path / "reference.jsonl", again, recipe.train)  # what a new process has: the file
     model, *_ = trained(base, tmp_path / "killed", recipe, again)
     assert all(torch.equal(weight, whole[name]) for name, weight in adapter_weights(model).items())
 
@@ -293,9 +296,9 @@ def test_a_pair_is_never_torn_apart_when_memory_is_short(base, tmp_path, monkeyp
     from afina.train.guard import halve
 
     recipe, rows = make(base)
-    judged(base, recipe, rows, tmp_path)
+    rows = judged(base, recipe, rows, tmp_path)
     model = moved(learning(base, recipe)).eval()
-    objective, found = Preferences(recipe.train), []
+    objective, found = objective_of(recipe.train), []
     for splits in (0, 1, 2):
         batches = [make_batch([rows[n] for n in numbers], 0, CPU) for numbers in halve([list(range(8))], splits)]
         found.append(sum(objective.loss(model, batch, Totals.of(batches))[0].item() for batch in batches))

@@ -11,7 +11,7 @@ from afina.model.loss_torch import make_batch, target_loss
 from afina.model.steps.prefix_torch import shared_prefix
 from afina.text.example import Example
 from afina.tokenizer.encode import Row
-from afina.train.sharing import may_share
+from afina.train.sharing_torch import may_share
 
 OFTEN = {"checkpoint_seconds": 1e-9}
 
@@ -171,13 +171,13 @@ def test_the_two_answers_of_a_preference_share_their_question(base, method):
     from transformers import AutoModelForCausalLM
 
     from afina.model.loss_torch import Totals
-    from afina.train.preference import Preferences
+    from afina.train.methods import objective_of
 
     question = list(range(3, 43))
     pair = row(question, 60, 61, 62)
     pair.rejected, pair.reference = row(question, 60, 70, 71, 72), (-9.0, -12.0)
     model = AutoModelForCausalLM.from_pretrained(base)
-    objective = Preferences(make_recipe(train={"method": method}).train)
+    objective = objective_of(make_recipe(train={"method": method}).train)
     found = []
     for share in (False, True):
         batch = make_batch([pair], 0, CPU, share=share)

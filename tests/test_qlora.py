@@ -20,7 +20,8 @@ from afina.tokenizer.bpe import train_bpe
 from afina.tokenizer.chat import Renderer
 from afina.tokenizer.encode import encode_examples
 from afina.tokenizer.load import load_tokenizer
-from afina.train.loop_torch import train
+from afina.train.backend_torch import TorchBackend
+from afina.train.loop import TrainingJob, train
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared/data/ptbr/canarim"
 pytestmark = pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/data, which is not here")
@@ -41,8 +42,9 @@ def read(name: str) -> list[Example]:
 
 def fit(model: Any, rows: Any, folder: Path, **settings: Any) -> None:
     settings = {"batch_tokens": 1024, "epochs": 1, "validate_per_epoch": 0} | settings
-    options = {"seed": 0, "pad_id": 0, "device": CPU, "checkpoints": folder, "fingerprint": "same"}
-    train(model, rows, [], Train(**settings), **options, log=Recorder(), say=lambda _: None)
+    chosen = Train(**settings)
+    backend = TorchBackend(model, chosen, pad_id=0, device=CPU, say=lambda _: None)
+    train(backend, rows, [], chosen, TrainingJob(folder, "same"), log=Recorder(), say=lambda _: None)
 
 
 @pytest.fixture(scope="module")

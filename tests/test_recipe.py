@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from afina.cli import app
 from afina.cli.keys import KEY_OF
 from afina.errors import Problem, RecipeError
-from afina.recipe import Recipe, RecipePart, check_recipe, expand_path, load_recipe, nearest, recipe_schema
+from afina.recipe import METHODS, Recipe, RecipePart, check_recipe, expand_path, load_recipe, nearest, recipe_schema
 from afina.recipe.keys import every_key
 from afina.recipe.reference import reference
 from afina.recipe.starter import starter
@@ -275,7 +275,7 @@ def test_schema_describes_the_keys() -> None:
     for name in re.findall(r'"#/\$defs/(\w+)"', json.dumps(schema)):
         assert name in schema["$defs"]
     train = schema["$defs"]["Train"]["properties"]
-    assert train["method"]["enum"] == ["sft", "cpt", "scratch", "dpo", "orpo"]
+    assert train["method"]["enum"] == list(METHODS)
     assert train["clip"]["description"] == "Gradients are clipped to this norm."
 
 

@@ -266,9 +266,9 @@ def test_stage_is_done_once(run: Run, said: list[str], tmp_path: Path) -> None:
 
 def test_stage_is_redone_when_an_input_changed_and_the_old_is_kept(run: Run, said: list[str]) -> None:
     done: list[str] = []
-    run.stage("train", {"train": {"epochs": 2, "seed": 0}}, ["out"], worker(run, "two", done), keep_replaced=True)
-    run.stage("train", {"train": {"epochs": 3, "seed": 0}}, ["out"], worker(run, "three", done), keep_replaced=True)
-    run.stage("train", {"train": {"epochs": 4, "seed": 1}}, ["out"], worker(run, "four", done), keep_replaced=True)
+    run.stage("train", {"train": {"epochs": 2, "seed": 0}}, ["out"], worker(run, "two", done), replaces=["out"])
+    run.stage("train", {"train": {"epochs": 3, "seed": 0}}, ["out"], worker(run, "three", done), replaces=["out"])
+    run.stage("train", {"train": {"epochs": 4, "seed": 1}}, ["out"], worker(run, "four", done), replaces=["out"])
     assert (run.folder / "out").read_text() == "four"
     assert (run.folder / "replaced/1-train/out").read_text() == "two"
     assert (run.folder / "replaced/2-train/out").read_text() == "three"

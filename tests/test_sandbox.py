@@ -19,7 +19,7 @@ import pytest
 from afina.errors import RecipeError
 from afina.sandbox import launcher as sandbox
 from afina.sandbox.isolation_inside import EVERYWHERE, SYSCALLS
-from afina.sandbox.launcher import Outcome, ProgramLimits, View, check_isolation, isolation_missing, run_limited
+from afina.sandbox.launcher import ProgramLimits, ProgramOutcome, View, check_isolation, isolation_missing, run_limited
 
 isolated = pytest.mark.skipif(bool(isolation_missing()), reason=f"code cannot be isolated here: {isolation_missing()}")
 needs_unshare = pytest.mark.skipif(
@@ -33,7 +33,7 @@ FEW = ProgramLimits(seconds=20, memory_bytes=512 << 20, disk_bytes=16 << 20)
 BRIEF = ProgramLimits(seconds=1, memory_bytes=512 << 20)
 
 
-def attack(folder: Path, code: str, limits: ProgramLimits = FEW, **more: object) -> Outcome:
+def attack(folder: Path, code: str, limits: ProgramLimits = FEW, **more: object) -> ProgramOutcome:
     return run_limited([PYTHON, "-c", code], folder, limits, view=VIEW, **more)  # type: ignore[arg-type]
 
 
@@ -220,7 +220,7 @@ def test_no_connection_and_no_names(tmp_path: Path) -> None:
 @isolated
 def test_killing_what_watches_it(tmp_path: Path) -> None:
     code = "import os\nfor n in range(1, 65):\n  try: os.kill(os.getppid(), n)\n  except OSError: pass\nprint('on')"
-    assert attack(tmp_path, code) == Outcome(0, "on\n", "", "on\n")
+    assert attack(tmp_path, code) == ProgramOutcome(0, "on\n", "", "on\n")
     assert attack(tmp_path, "import os; os.kill(0, 9)").stopped == "ended by signal 9"
     lowered = "import resource, time; resource.prlimit(1, resource.RLIMIT_CPU, (0, 0)); time.sleep(600)"
     assert attack(tmp_path, lowered, BRIEF).stopped, "it ends only itself"

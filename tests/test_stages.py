@@ -17,6 +17,7 @@ from afina.cli.opened import walk_of
 from afina.errors import DataError
 from afina.report.read import read_run
 from afina.run import Run, read_metrics
+from afina.walk import walk_through
 
 TOWNS = ("Faro", "Olhão", "Lagos", "Tavira", "Loulé", "Silves")
 
@@ -77,10 +78,7 @@ def walk(*overrides: str, kill_at: tuple[str | None, int] | None = None) -> list
 
         patch.setattr(Run, "log", log)
         with walk_of(Path("recipe.yaml"), list(overrides), Path("runs")) as opened:
-            opened.dataset()
-            opened.audit()
-            opened.plan()
-            opened.train()
+            walk_through(opened, until="train")
     return said
 
 

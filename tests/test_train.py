@@ -12,9 +12,10 @@ from tiny import make_base, make_recipe, make_rows
 from afina.errors import AfinaError, TrainingDiverged
 from afina.model.load_torch import attach_adapter, load_base
 from afina.model.loss_torch import check_loss, make_batch, target_loss
+from afina.train.backend_torch import TorchBackend
 from afina.train.batches import plan_epoch
 from afina.train.checkpoint import checkpoint_problem, newest_checkpoint
-from afina.train.loop_torch import Stopped, train
+from afina.train.loop import Stopped, TrainingJob, train
 
 CPU = torch.device("cpu")
 
@@ -46,21 +47,12 @@ def run_training(base, folder, recipe=None, log=None, rows=None, model=None, hel
         model = attach_adapter(load_base(base, recipe, CPU), recipe.adapter, recipe.seed)
     log = log or Recorder()
     said = []
-    state = train(
-        model,
-        rows if rows is not None else encoded,
-        held_out or encoded[:4],
-        recipe.train,
-        seed=recipe.seed,
-        pad_id=renderer.tokenizer.pad_token_id,
-        device=CPU,
-        checkpoints=folder,
-        fingerprint="same",
-        log=log,
-        say=said.append,
-        lora_plus_ratio=recipe.adapter.lora_plus_ratio,
-        **options,
-    )
+    of_backend = {"ranks": options.pop("ranks", None), "lora_plus_ratio": recipe.adapter.lora_plus_ratio}
+    pad_id = renderer.tokenizer.pad_token_id
+    backend = TorchBackend(model, recipe.train, pad_id=pad_id, device=CPU, say=said.append, **of_backend)
+    job = TrainingJob(folder, "same", seed=recipe.seed, **options)
+    learned = rows if rows is not None else encoded
+    state = train(backend, learned, held_out or encoded[:4], recipe.train, job, log=log, say=said.append)
     return model, state, log, said
 
 

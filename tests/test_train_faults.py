@@ -19,13 +19,19 @@ from test_train import CPU, Recorder, adapter_weights, run_training
 from test_walk import write_project
 from tiny import make_base, make_recipe, make_rows
 
+import afina.train.backend_torch as backend_torch
 import afina.train.checkpoint as checkpoint
 import afina.train.guard as guard
-import afina.train.loop_torch as loop
+import afina.train.loop as loop
+import afina.train.methods.answers_torch as answers
+import afina.train.snapshot_torch as snapshot_torch
 from afina.errors import DiskFull, DoesNotFit, TrainingDiverged
+from afina.model import footprint
 from afina.model.load_torch import attach_adapter, load_base
 from afina.recipe import Budget
-from afina.train.guard import halve, is_out_of_memory
+from afina.train.backend_torch import TorchBackend
+from afina.train.guard import halve
+from afina.train.memory_torch import is_out_of_memory
 
 DROPOUT = {"dropout": 0.2}
 OFTEN = {"checkpoint_seconds": 1e-9}
@@ -58,14 +64,14 @@ def events(log, name):
 
 def wrong_at(monkeypatch, calls, value=float("nan")):
     """Give `value` instead of the loss at these calls (from 1)."""
-    own, count = loop.target_loss, [0]
+    own, count = answers.target_loss, [0]
 
     def loss(model, batch, **options):
         count[0] += 1
         found = own(model, batch, **options)
         return found * value if count[0] in calls else found
 
-    monkeypatch.setattr(loop, "target_loss", loss)
+    monkeypatch.setattr(answers, "target_loss", loss)
 
 
 # ---- not a number
@@ -73,7 +79,7 @@ def wrong_at(monkeypatch, calls, value=float("nan")):
 
 def test_a_single_nan_costs_half_the_rate_and_no_more(base, tmp_path, recipe, monkeypatch):
     plain = run_training(base, tmp_path / "plain", recipe)[2]
-    monkeypatch.setattr(guard, "GOOD_STEPS", 4)
+    monkeypatch.setattr(footprint, "GOOD_STEPS", 4)
     wrong_at(monkeypatch, {7})
     _, state, log, said = run_training(base, tmp_path / "nan", recipe)
     (back,) = events(log, "went_back")
@@ -85,9 +91,9 @@ def test_a_single_nan_costs_half_the_rate_and_no_more(base, tmp_path, recipe, mo
     assert (state.tries, state.rate_factor) == (1, 0.5)
 
 
-def test_going_back_restores_weights_averages_and_generators(base, tmp_path, recipe, monkeypatch):
+def test_going_back_restores_weights_moments_and_generators(base, tmp_path, recipe, monkeypatch):
     """With the whole rate after going back, the run ends as if nothing had happened."""
-    monkeypatch.setattr(guard, "GOOD_STEPS", 4)
+    monkeypatch.setattr(footprint, "GOOD_STEPS", 4)
     whole = adapter_weights(run_training(base, tmp_path / "whole", recipe)[0])
     wrong_at(monkeypatch, {7})
     own = guard.LastGood.go_back
@@ -104,7 +110,7 @@ def test_going_back_restores_weights_averages_and_generators(base, tmp_path, rec
 @pytest.mark.parametrize("die_after", [5, 9])
 def test_killed_around_a_nan_it_ends_bitwise_the_same(base, tmp_path, recipe, monkeypatch, die_after):
     """The NaN belongs to the weights of step 6 at the whole rate, so that a resumed run meets it again."""
-    monkeypatch.setattr(guard, "GOOD_STEPS", 4)
+    monkeypatch.setattr(footprint, "GOOD_STEPS", 4)
     own = loop.learning_rate
     monkeypatch.setattr(loop, "learning_rate", lambda step, *rest: 200.0 if step == 5 else own(step, *rest))
     whole, state, log, _ = run_training(base, tmp_path / "whole", make_recipe(base, train=OFTEN | {"tries": 30}))
@@ -118,7 +124,7 @@ def test_killed_around_a_nan_it_ends_bitwise_the_same(base, tmp_path, recipe, mo
 
 
 def test_trained_weights_too_large_for_memory_go_back_to_the_newest_checkpoint(base, tmp_path, monkeypatch):
-    monkeypatch.setattr(guard, "MEMORY_BYTES", 0)
+    monkeypatch.setattr(footprint, "MEMORY_BYTES", 0)
     wrong_at(monkeypatch, {1 + 3})
     recipe = make_recipe(base, train={"checkpoint_seconds": 1e9})
     _, state, log, _ = run_training(base, tmp_path, recipe)
@@ -154,7 +160,7 @@ def test_the_last_step_cannot_leave_broken_weights(base, tmp_path, recipe, monke
     monkeypatch.setattr(
         loop, "learning_rate", lambda step, steps, train: 1e39 if step == steps - 1 else own(step, steps, train)
     )
-    with pytest.raises(TrainingDiverged, match=r"after step .* is not a number|held-out loss is (nan|inf)"):
+    with pytest.raises(TrainingDiverged, match=r"after step .* is NaN or infinite|held-out loss is (nan|inf)"):
         run_training(base, tmp_path, recipe)
 
 
@@ -182,7 +188,7 @@ def test_loss_that_stands_still_stops_unless_the_rate_is_zero(base, tmp_path, mo
 
 def no_room_for(monkeypatch, most_rows, after_calls=0):
     """A loss that runs out of memory above so many rows, from some call on."""
-    own, calls = loop.target_loss, [0]
+    own, calls = answers.target_loss, [0]
 
     def loss(model, batch, **options):
         calls[0] += 1
@@ -191,7 +197,7 @@ def no_room_for(monkeypatch, most_rows, after_calls=0):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return found
 
-    monkeypatch.setattr(loop, "target_loss", loss)
+    monkeypatch.setattr(answers, "target_loss", loss)
 
 
 def test_out_of_memory_makes_micro_batches_smaller_and_changes_nothing_else(base, tmp_path, monkeypatch):
@@ -256,14 +262,14 @@ def test_one_row_that_does_not_fit_is_named_with_what_to_set(base, tmp_path, rec
 def test_held_out_loss_that_does_not_fit_is_measured_in_smaller_batches(base, tmp_path, monkeypatch):
     recipe = make_recipe(base)
     before = events(run_training(base, tmp_path / "whole", recipe)[2], "validation")
-    own = loop.held_out_loss
+    own = answers.held_out_loss
 
     def tight(*arguments, batch_tokens, **options):
         if batch_tokens > 40:
             raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory")
         return own(*arguments, batch_tokens=batch_tokens, **options)
 
-    monkeypatch.setattr(loop, "held_out_loss", tight)
+    monkeypatch.setattr(answers, "held_out_loss", tight)
     after = events(run_training(base, tmp_path / "small", recipe)[2], "validation")
     assert [e["loss"] for e in after] == pytest.approx([e["loss"] for e in before], rel=1e-5)
 
@@ -275,7 +281,7 @@ def test_other_runtime_errors_are_not_taken_for_memory(base, tmp_path, recipe, m
     def broken(*_, **__):
         raise RuntimeError("expected scalar type Half")
 
-    monkeypatch.setattr(loop, "target_loss", broken)
+    monkeypatch.setattr(answers, "target_loss", broken)
     with pytest.raises(RuntimeError, match="Half"):
         run_training(base, tmp_path, recipe)
 
@@ -296,7 +302,7 @@ def scripted_validation(monkeypatch, losses):
     from afina.evaluate.loss import LossScore
 
     given = iter(losses)
-    monkeypatch.setattr(loop, "held_out_loss", lambda *_, **__: LossScore(loss=next(given), tokens=1))
+    monkeypatch.setattr(answers, "held_out_loss", lambda *_, **__: LossScore(loss=next(given), tokens=1))
 
 
 def test_patience_stops_and_keeps_the_best_weights(base, tmp_path, monkeypatch):
@@ -364,7 +370,7 @@ def test_steps_tell_speed_memory_time_left_and_money(base, tmp_path):
 
 
 def test_flops_by_hand(base):
-    from afina.train.meter import flops_per_token
+    from afina.train.flops_torch import flops_per_token
 
     recipe = make_recipe(base)
     model = attach_adapter(load_base(base, recipe, CPU), recipe.adapter, 0)
@@ -398,8 +404,9 @@ def test_twenty_kills_anywhere_even_while_saving_end_bitwise_the_same(base, tmp_
 
     with monkeypatch.context() as patch:
         for module, name in (
-            (loop, "target_loss"), (loop, "set_rate"), (loop, "check_moving"), (loop, "measure"),
-            (checkpoint, "save_file"), (checkpoint, "hash_file"), (checkpoint, "random_states"),
+            (answers, "target_loss"), (backend_torch, "set_rate"), (loop, "check_moving"),
+            (TorchBackend, "held_out"), (snapshot_torch, "save_file"), (checkpoint, "hash_file"),
+            (backend_torch, "random_states"),
             (Path, "rename"),
         ):  # fmt: skip
             patch.setattr(module, name, deadly(getattr(module, name)))
@@ -446,7 +453,7 @@ def test_truncated_checkpoint_is_passed_over(base, tmp_path, recipe, expected, f
 
 
 def test_full_disk_leaves_whole_checkpoints_and_the_same_command_goes_on(base, tmp_path, recipe, expected, monkeypatch):
-    own, count = checkpoint.save_file, [0]
+    own, count = snapshot_torch.save_file, [0]
 
     def full(tensors, path, *rest):
         count[0] += 1
@@ -456,7 +463,7 @@ def test_full_disk_leaves_whole_checkpoints_and_the_same_command_goes_on(base, t
         return own(tensors, path, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save_file", full)
+        patch.setattr(snapshot_torch, "save_file", full)
         with pytest.raises(DiskFull, match="the disk is full"):
             run_training(base, tmp_path, recipe)
     assert all(checkpoint.checkpoint_problem(folder) is None for folder in tmp_path.iterdir())
@@ -493,13 +500,14 @@ def test_a_spent_budget_through_the_command_line(tmp_path, monkeypatch, capsys):
 
 def test_patience_makes_the_measurements_part_of_what_is_learned(base, tmp_path):
     from afina.run import Run
-    from afina.walk import Walk
+    from afina.walk import Context
+    from afina.walk.training_inputs import training_inputs
+    from afina.walk.trainings import trainings_of
 
     def inputs(**train):
         recipe = make_recipe(base, train=train, budget=Budget(hours=len(train) + 1))
-        run = Run(tmp_path, recipe, print, stages={"dataset": {"outputs": "hash"}})
-        walk = Walk(run, lambda _: None)
-        return walk._train_inputs(walk.trainings[-1])
+        run = Run(tmp_path, recipe, print, stages={"dataset": {"outputs": "hash"}, "tokens": {"outputs": "hash"}})
+        return training_inputs(Context(run, lambda _: None), trainings_of(recipe)[-1])
 
     assert inputs() == inputs(validate_per_epoch=3) == inputs(tries=9) == inputs(checkpoint_activations=True)
     assert inputs(patience=1) != inputs(patience=1, validate_per_epoch=3)

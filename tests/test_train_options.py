@@ -9,10 +9,11 @@ from tiny import make_base, make_recipe, make_rows
 
 import afina.model.loss_torch as loss_torch
 from afina.errors import RecipeError
+from afina.model import footprint
 from afina.model.load_torch import attach_adapter, load_base
 from afina.model.loss_torch import check_loss, make_batch, target_loss
-from afina.train.optimizer import make_optimizer
-from afina.train.switches import training_mode
+from afina.train.optimizer_torch import make_optimizer
+from afina.train.switches_torch import training_mode
 
 OFTEN = {"checkpoint_seconds": 1e-9, "epochs": 1}
 
@@ -92,7 +93,7 @@ def test_activations_computed_again_give_the_same_gradients(base):
 
 def test_eight_bit_state_goes_through_the_checkpoint(base, tmp_path):
     pytest.importorskip("bitsandbytes")
-    from afina.train.optimizer import optimizer_tensors, restore_optimizer
+    from afina.train.optimizer_torch import optimizer_tensors, restore_optimizer
 
     torch.manual_seed(0)
     weights = torch.nn.ParameterDict({"large": torch.randn(128, 64), "small": torch.randn(8)})
@@ -124,7 +125,7 @@ def test_logits_in_chunks_are_the_same_loss_and_gradient(base, monkeypatch):
     vocab = model.get_base_model().config.vocab_size
     found = []
     for targets in (batch.targets, 7):
-        monkeypatch.setattr(loss_torch, "LOGIT_BYTES", targets * vocab * 4)
+        monkeypatch.setattr(footprint, "LOGIT_BYTES", targets * vocab * 4)
         model.zero_grad()
         loss = target_loss(model, batch)
         loss.backward()

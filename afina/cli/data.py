@@ -27,6 +27,8 @@ def data_build(
 ) -> None:
     """Build the dataset only."""
     from afina.dataset.audit.describe import describe_summary
+    from afina.walk import do_stages
+    from afina.walk.dataset import ask_teacher_again
 
     overrides = [*(overrides or []), *([f"dataset.engine={engine}"] if engine else [])]
     if estimate:
@@ -37,7 +39,8 @@ def data_build(
         show(asdict(found), as_json, found.describe(loaded))
         return
     with walk_of(recipe, overrides, runs) as walk:
-        summary = walk.dataset(ask_again=True)
+        ask_teacher_again(walk)
+        summary = do_stages(walk, "recipe", "dataset")
         show(summary, as_json, describe_summary(summary))
         say(f"dataset: {walk.folder / 'dataset'}")
 
@@ -64,12 +67,13 @@ def data_audit(
     from afina.progress import StageProgress
     from afina.recipe import recipe_of
     from afina.sandbox.compilers import parse_choices
+    from afina.walk import do_stages
 
     code = parse_choices(check_code or [])
     if len(paths) == 1 and paths[0].suffix in (".yaml", ".yml"):
         chosen = [f"dataset.check_code.{language}={compiler!r}" for language, compiler in code.items()]
         with walk_of(paths[0], [*(settings or []), *chosen], runs) as walk:
-            walk.dataset()
+            do_stages(walk, "recipe", "dataset")
             tokens = token_view_of(base, walk.recipe)
             audit = audit_dataset(walk.folder / "dataset", walk.recipe, tokens)
             accepted = walk.recipe.dataset.accept
@@ -96,10 +100,13 @@ def data_show(
     if tokens:
         from afina.text.example import read_examples
         from afina.tokenizer.show import show_tokens
+        from afina.walk import do_stages
+        from afina.walk.base import renderer
 
         with reopened(where) as walk:
+            do_stages(walk, "tokenizer")
             for example, _ in zip(read_examples(folder / "train.jsonl"), range(count), strict=False):
-                print(show_tokens(example, walk.renderer, color=sys.stdout.isatty()), end="\n\n")
+                print(show_tokens(example, renderer(walk), color=sys.stdout.isatty()), end="\n\n")
         return
     for text in show_examples(folder, count):
         print(text, end="\n\n")

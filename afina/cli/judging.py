@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from afina.cli.arguments import AsJson, RunFolder
 from afina.cli.opened import reopened
 from afina.cli.output import end_by, show
-
-if TYPE_CHECKING:
-    pass
 
 
 def evaluate(
@@ -24,18 +21,18 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Measure a trained run before and after, and judge it. Exit code 5 when the recipe's limits are missed."""
-    from afina.walk import describe_scores
+    from afina.walk import describe_scores, do_stages
 
     if lm_eval:
         from afina.evaluate.benchmarks import describe_benchmarks
-        from afina.walk.beside import measure_benchmarks
+        from afina.walk.benchmarks import measure_benchmarks
 
         with reopened(run) as walk:
             rows = measure_benchmarks(walk, lm_eval.split(","), limit)
             show(rows, as_json, describe_benchmarks(rows))
         return
     with reopened(run) as walk:
-        verdict = walk.evaluate()
+        verdict = do_stages(walk, "tokens", "evaluate")
         show(verdict, as_json, describe_scores(run))
         end_by(verdict)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,10 @@ from afina.cli.output import say
 if TYPE_CHECKING:
     from afina.recipe import Recipe
     from afina.train.ranks import Ranks
-    from afina.walk import Walk
+    from afina.walk import Context
+
+Confirm = Callable[[str], bool]
+"""Asks the person at the terminal."""
 
 
 def load(file: Path, overrides: list[str] | None) -> Recipe:
@@ -24,35 +27,35 @@ def load(file: Path, overrides: list[str] | None) -> Recipe:
 
 
 @contextlib.contextmanager
-def walk_of(file: Path, overrides: list[str] | None, runs: Path) -> Iterator[Walk]:
-    """The walk of a recipe, its run open in ``runs/<name>``."""
+def walk_of(file: Path, overrides: list[str] | None, runs: Path, confirm: Confirm | None = None) -> Iterator[Context]:
+    """The context of a recipe's walk, its run open in ``runs/<name>``."""
     recipe = load(file, overrides)
-    with opened(recipe, runs / recipe.name) as walk:
+    with opened(recipe, runs / recipe.name, confirm=confirm) as walk:
         yield walk
 
 
 @contextlib.contextmanager
-def training_walk(file: Path, overrides: list[str] | None, runs: Path) -> Iterator[Walk]:
+def training_walk(file: Path, overrides: list[str] | None, runs: Path, confirm: Confirm | None) -> Iterator[Context]:
     """The same where it may be one of several processes (torchrun): all but the first only train, and end here."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:  # a process by itself loads no torch before it needs it
-        with walk_of(file, overrides, runs) as walk:
+        with walk_of(file, overrides, runs, confirm) as walk:
             yield walk
         return
     from afina.train.ranks import joined
-    from afina.walk.follow import follow
+    from afina.walk.follower_rank import follow
 
     with joined(say) as ranks:
         recipe = load(file, overrides)
         if not ranks.first:
             follow(recipe, runs / recipe.name, ranks)
             raise SystemExit(0)
-        with opened(recipe, runs / recipe.name, ranks) as walk:
+        with opened(recipe, runs / recipe.name, ranks, confirm) as walk:
             yield walk
 
 
 @contextlib.contextmanager
-def reopened(folder: Path) -> Iterator[Walk]:
-    """The walk of a run that is there, by the recipe saved in it."""
+def reopened(folder: Path) -> Iterator[Context]:
+    """The context of a run that is there, by the recipe saved in it."""
     from afina.errors import RecipeError
 
     if not (folder / "recipe.yaml").is_file():
@@ -62,14 +65,16 @@ def reopened(folder: Path) -> Iterator[Walk]:
 
 
 @contextlib.contextmanager
-def opened(recipe: Recipe, folder: Path, ranks: Ranks | None = None) -> Iterator[Walk]:
-    """The walk of a run in `folder`, made where it is not there; its lock is held until the end."""
+def opened(
+    recipe: Recipe, folder: Path, ranks: Ranks | None = None, confirm: Confirm | None = None
+) -> Iterator[Context]:
+    """The context of a run in `folder`, made where it is not there; its lock is held until the end."""
     from afina.progress import StageProgress
     from afina.run import Run
-    from afina.walk import Walk
+    from afina.walk import Context
 
     with Run.open(folder, recipe, say) as opened:
-        yield Walk(opened, StageProgress, ranks)
+        yield Context(opened, StageProgress, ranks, confirm)
 
 
 def with_anyway(overrides: list[str] | None, anyway: bool) -> list[str]:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from afina.cli.arguments import Anyway, AsJson, Overrides, RecipeFile, RunsFolder, Yes
 from afina.cli.opened import training_walk, walk_of, with_anyway
 from afina.cli.output import confirm, end_by, say, show
-
-if TYPE_CHECKING:
-    pass
 
 
 def run(
@@ -24,11 +21,10 @@ def run(
     runs: RunsFolder = Path("runs"),
 ) -> None:
     """The whole walk: sources, dataset, audit, plan, train, evaluate, report. Starts again where it stopped."""
-    from afina.walk import describe_scores
+    from afina.walk import describe_scores, walk_through
 
-    with training_walk(recipe, with_anyway(overrides, anyway), runs) as walk:
-        walk.confirm = confirm(yes or as_json)
-        verdict = walk.everything()
+    with training_walk(recipe, with_anyway(overrides, anyway), runs, confirm(yes or as_json)) as walk:
+        verdict = walk_through(walk)["evaluate"]
         show(verdict | {"run": str(walk.folder)}, as_json, describe_scores(walk.folder))
         say(f"report: {walk.folder / 'report.html'}")
     end_by(verdict)
@@ -50,7 +46,7 @@ def plan(
     apply: Annotated[
         bool, typer.Option("--apply", help="Write the cheapest settings that fit into the recipe.")
     ] = False,
-    probe: Annotated[bool, typer.Option("--probe", help="Run three real steps here first.")] = False,
+    trial: Annotated[bool, typer.Option("--trial", "--probe", help="Run three trial steps here first.")] = False,
     serve: Annotated[str | None, typer.Option(help="Plan serving: vllm, transformers or mlx.")] = None,
     context: Annotated[int, typer.Option(help="With --serve: tokens of one user, prompt and answer.")] = 4096,
     users: Annotated[int, typer.Option(min=1, help="With --serve: how many at a time.")] = 1,
@@ -64,15 +60,18 @@ def plan(
     runs: RunsFolder = Path("runs"),
 ) -> None:
     """Say whether a job fits, how long it takes and what it costs, before anything runs; what would fit; serving."""
-    from afina.walk.ask import PlanAsked, answer
+    from afina.walk.plan_answers import PlanAsked, answer
 
     asked = PlanAsked(recipe, overrides or [], device or [], runs, all_devices, gpus, parallel, apply)
     asked.set_serving(serve, context=context, users=users, weights=weights, lora_slots=lora_slots)
-    if probe:
+    if trial:
         from afina.plan.check import describe
+        from afina.walk import do_stages
+        from afina.walk.planning import trial_plan
 
         with walk_of(Path(recipe), overrides, runs) as walk:
-            made = walk.probe()
+            do_stages(walk, "recipe", "dataset", "tokenizer", "tokens")
+            made = trial_plan(walk)
             show(made.as_json(), as_json, describe(made))
         return
     found = answer(asked, parameters=parameters, tokens=tokens)
@@ -92,10 +91,9 @@ def train(
     runs: RunsFolder = Path("runs"),
 ) -> None:
     """Up to and with training: dataset, audit, plan, train."""
-    with training_walk(recipe, with_anyway(overrides, anyway), runs) as walk:
-        walk.confirm = confirm(yes or as_json)
-        walk.dataset()
-        walk.audit()
-        walk.plan()
-        result = walk.train()
-        show(result, as_json, f"{result['steps']} steps, {result['tokens']} tokens -> {walk.folder / walk.outcome}")
+    from afina.outcome import find_outcome
+    from afina.walk import walk_through
+
+    with training_walk(recipe, with_anyway(overrides, anyway), runs, confirm(yes or as_json)) as walk:
+        result, found = walk_through(walk, until="train")["train"], find_outcome(walk.folder, walk.recipe)
+        show(result, as_json, f"{result['steps']} steps, {result['tokens']} tokens -> {found.folder}")

@@ -24,16 +24,18 @@ def chat(
     """Talk to what a run trained."""
     from afina.progress import read_line, show_answers
     from afina.serve.terminal_chat import Settings, answer_once, talk
+    from afina.walk.base import renderer
+    from afina.walk.models import open_trained
 
     with reopened(run) as walk:
-        model, before = walk.open_trained()
-        before = before if compare_base else None
+        model, base = open_trained(walk)
+        before = base if compare_base else None
         if question is not None:
-            answers = answer_once(model, before, walk.renderer, question, max_new_tokens, walk.tell)
+            answers = answer_once(model, before, renderer(walk), question, max_new_tokens, walk.tell)
             show(answers, as_json, "\n".join(f"{who}: {said}" for who, said in answers.items()))
         else:
             settings = Settings(max_new_tokens=max_new_tokens)
-            talk(model, before, walk.renderer, settings, read=read_line, say=say, show=show_answers)
+            talk(model, before, renderer(walk), settings, read=read_line, say=say, show=show_answers)
 
 
 def serve(

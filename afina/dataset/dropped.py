@@ -21,6 +21,7 @@ class Dropped:
     text: str = ""
     messages: tuple[Message, ...] = ()
     rejected: str | None = None
+    label: bool | None = None
     same_as: str = ""
     """For a duplicate: where the one that stays stands."""
     chars: int = 0
@@ -43,6 +44,7 @@ class Dropped:
             return row | {"cut": [list(piece) for piece in self.cut]}
         row |= {"messages": list(self.messages)} if self.messages else {"text": self.text}
         row |= {} if self.rejected is None else {"rejected": self.rejected}
+        row |= {} if self.label is None else {"label": self.label}
         return row | dict(self.about)
 
     def masked(self) -> Dropped:

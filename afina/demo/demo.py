@@ -20,9 +20,9 @@ from afina.run import read_json
 from afina.units import show_seconds
 
 if TYPE_CHECKING:
-    from afina.walk import Walk
+    from afina.walk import Context
 
-Opened = Callable[[Recipe, Path], contextlib.AbstractContextManager["Walk"]]
+Opened = Callable[[Recipe, Path], contextlib.AbstractContextManager["Context"]]
 
 
 def base_recipe(world: Path, name: str) -> Recipe:
@@ -172,22 +172,24 @@ def as_expected(rung: str, verdict: dict[str, Any]) -> bool:
 
 def _make_base(runs: Path, opened: Opened, say: Callable[[str], None], step: str) -> tuple[Path, Path]:
     """The world and the base that every demo shares."""
+    from afina.walk import walk_through
+
     world = (runs / "demo-world").resolve()
     write_world(world)
     say(f"{step}: a small base learns 120 invented players (shared by every demo)")
-    with opened(base_recipe(world, "demo-base"), runs / "demo-base") as walk:
-        walk.everything()
+    with opened(base_recipe(world, "demo-base"), runs / "demo-base") as context:
+        walk_through(context)
     return world, (runs / "demo-base/model").resolve()
 
 
 def _climb(runs: Path, recipe: Recipe, opened: Opened) -> dict[str, Any]:
-    from afina.walk import describe_scores
+    from afina.walk import describe_scores, walk_through
 
-    with opened(recipe, runs / recipe.name) as walk:
-        verdict = walk.everything()
-        samples = _some_answers(walk.folder)
-    table = f"{samples}\n\n{describe_scores(walk.folder)}"
-    return verdict | {"run": str(walk.folder), "table": table, "scores": read_json(walk.folder / "scores.json")}
+    with opened(recipe, runs / recipe.name) as context:
+        verdict = walk_through(context)["evaluate"]
+        samples = _some_answers(context.folder)
+    table = f"{samples}\n\n{describe_scores(context.folder)}"
+    return verdict | {"run": str(context.folder), "table": table, "scores": read_json(context.folder / "scores.json")}
 
 
 def _some_answers(folder: Path) -> str:

@@ -7,16 +7,14 @@ those of the run.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from afina.errors import Problem, RecipeError
+from afina.model.open_model import OpenModel
 from afina.recipe import nearest
 from afina.score.paired import paired_difference
-
-OpenModel = Callable[[], AbstractContextManager[Any]]
 
 
 def run_benchmarks(

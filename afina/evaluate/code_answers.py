@@ -27,7 +27,7 @@ from afina.recipe import Check, Code, Recipe
 from afina.run import Progress, no_progress
 from afina.sandbox.code_check import WORKERS, check_with, first_lines, without_places
 from afina.sandbox.compilers import PROGRAM, Compiler, find_compilers
-from afina.sandbox.launcher import Outcome, ProgramLimits, View, check_isolation, run_limited
+from afina.sandbox.launcher import ProgramLimits, ProgramOutcome, View, check_isolation, run_limited
 from afina.text.code_blocks import CodeBlock, claims_to_be_whole, fenced_blocks
 
 CodeResult = Literal["no code", "does not compile", "compiles", "wrong output", "right"]
@@ -206,7 +206,7 @@ def _mark(folder: Path) -> str:
     return f"the end of {folder.parent.name}"  # a random name
 
 
-def _test_failed(outcome: Outcome, mark: str, compiler: Compiler, output: str) -> str:
+def _test_failed(outcome: ProgramOutcome, mark: str, compiler: Compiler, output: str) -> str:
     if outcome.stopped:
         return f"its test was ended: {outcome.stopped}"
     if outcome.code:
@@ -215,7 +215,7 @@ def _test_failed(outcome: Outcome, mark: str, compiler: Compiler, output: str) -
     return "" if whole.get(compiler.language, True) else "it ended before its test did"
 
 
-def _differs(outcome: Outcome, check: Check, written: Mapping[str, str | None]) -> str:
+def _differs(outcome: ProgramOutcome, check: Check, written: Mapping[str, str | None]) -> str:
     """What is not as the check wants it; empty where all is."""
     if outcome.stopped:
         return f"{outcome.stopped}; it printed {_shown(outcome.output)}"

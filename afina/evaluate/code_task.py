@@ -6,11 +6,12 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from afina.evaluate.code_answers import RESULTS, Judged, judge_answers
 from afina.evaluate.probes import Question, ask
 from afina.evaluate.task_metrics import MODELS, metric_values
+from afina.evaluate.task_set import TaskSet
 from afina.model.generate.generate_torch import Answer, Sampling, generate
 from afina.recipe import Check, Code, read_checks
 from afina.run import Progress, no_progress
@@ -18,9 +19,6 @@ from afina.score.columns import ScoredItem
 from afina.score.score import Tally
 from afina.sources.tables import RowProblems
 from afina.tokenizer.chat import Renderer
-
-if TYPE_CHECKING:
-    from afina.evaluate.tasks import TaskSet
 
 CHECKS = "checks"
 """The column that says what a row's code must do."""

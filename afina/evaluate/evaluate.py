@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from afina.evaluate.grade import Graded, luck
@@ -19,14 +17,13 @@ from afina.evaluate.scores import ROLES, BeforeAndAfter, GuardrailCounts, Scores
 from afina.evaluate.verdict import ProbeScore, judge
 from afina.model.generate.generate_torch import Answer
 from afina.model.generate.stored_answers import KeptAnswers
+from afina.model.open_model import OpenModel
 from afina.recipe import Recipe
+from afina.recipe.methods import JUDGED
 from afina.run import Progress, no_progress, write_whole
 from afina.text.example import Example
 from afina.tokenizer.chat import Renderer
 from afina.tokenizer.encode import Row
-
-OpenModel = Callable[[], AbstractContextManager[Any]]
-"""Opens a model in evaluation mode for the time of a ``with`` block."""
 
 SAMPLES = ProbeSet("", "samples", ())
 ROOM = 16
@@ -55,40 +52,56 @@ class ProbeAnswers:
     flaws: tuple[list[str], list[str]]
 
 
+@dataclass(frozen=True)
+class HeldOut:
+    """What was held out of training: its rows, and the examples that they were made of."""
+
+    rows: Sequence[Row]
+    examples: Sequence[Example]
+
+
+@dataclass(frozen=True)
+class MeasuredBeside:
+    """What is weighed and written with the answers.
+
+    Args:
+        notes: what a reader of the verdict has to know about the probes.
+        more: ``intrinsic``, ``tasks``, ``judge`` of ``scores.json``.
+        safety: what was measured of it; the answers are looked at for insults too.
+    """
+
+    notes: Sequence[str] = ()
+    more: Mapping[str, Any] = field(default_factory=dict)
+    safety: SafetyResult | None = None
+
+
 def evaluate(
-    before: OpenModel,
-    after: OpenModel,
+    models: tuple[OpenModel, OpenModel],
     renderer: Renderer,
     recipe: Recipe,
-    held_out: Sequence[Row],
-    held_out_examples: Sequence[Example],
+    held_out: HeldOut,
     probes: Sequence[ProbeSet],
     folder: Path,
     progress: Progress = no_progress,
     kept: tuple[KeptAnswers | None, KeptAnswers | None] = (None, None),
     say: Callable[[str], None] | None = None,
-    *,
-    notes: Sequence[str] = (),
-    more: Mapping[str, Any] = MappingProxyType({}),
-    safety: SafetyResult | None = None,
+    beside: MeasuredBeside | None = None,
 ) -> Verdict:
     """Measure both models; writes ``predictions.jsonl``, ``samples.jsonl`` and, last, ``scores.json``.
 
     Args:
-        kept: answers from before of the model before and after training.
+        models: before and after training.
+        kept: answers of theirs from before.
         say: is told what is out of the ordinary in how they were made.
-        notes: what a reader of the verdict has to know about the probes.
-        more: what else was measured: ``intrinsic``, ``tasks``, ``judge`` of ``scores.json``.
-        safety: what was measured of it; these answers are looked at for insults here.
     """
-    examples = [example for example in held_out_examples if example.messages][: recipe.evaluate.samples]
+    examples = [example for example in held_out.examples if example.messages][: recipe.evaluate.samples]
     samples = [Question(each.messages[:-1], each.answer, f"{each.path}:{each.line}") for each in examples]
     questions = [(probe, question) for probe in probes for question in probe.questions]
     questions += [(SAMPLES, question) for question in samples]
     every = [question for _, question in questions]
     first, second = (
-        _measure(open_model, renderer, recipe, held_out, every, progress, name, answers, say)
-        for name, open_model, answers in (("base", before, kept[0]), ("trained", after, kept[1]))
+        _measure(open_model, renderer, recipe, held_out.rows, every, progress, name, answers, say)
+        for name, open_model, answers in zip(("base", "trained"), models, kept, strict=True)
     )
     asked = _look_at(questions, first.answers, second.answers, renderer, recipe.evaluate.max_new_tokens)
     scores = [_score(probe, [each for each in asked if each.probe is probe]) for probe in probes]
@@ -99,12 +112,13 @@ def evaluate(
     _write_rows(folder / "samples.jsonl", [_row(each) for each in asked if each.probe is SAMPLES])
     counts = [count([each.flaws[side] for each in asked]) for side in (0, 1)]
     limits = recipe.evaluate.limits
-    safety = safety or SafetyResult()
+    beside = beside or MeasuredBeside()
+    safety = beside.safety or SafetyResult()
     for each in asked:
         safety.add(each.question.prompt, each.question.reference, *(answer.text for answer in each.answers))
     missed = [*misses(counts[1], len(asked), limits.guardrails), *safety.misses(recipe.safety.limits)]
     pairs = (first.pairs, second.pairs) if first.pairs and second.pairs else None
-    verdict = judge(scores, first.loss, second.loss, limits, pairs=pairs, further_misses=missed, notes=notes)
+    verdict = judge(scores, first.loss, second.loss, limits, pairs=pairs, further_misses=missed, notes=beside.notes)
     Scores(
         verdict=verdict,
         guardrails=GuardrailCounts(len(asked), counts[0], counts[1], limits.guardrails.model_dump(mode="json")),
@@ -113,9 +127,9 @@ def evaluate(
         replay_loss=_before_and_after(first.replay_loss, second.replay_loss),
         pairs=_before_and_after(first.pairs, second.pairs),
         safety=record_of(safety.as_json()),
-        intrinsic=record_of(more.get("intrinsic")),
-        tasks=[record_of(task) for task in more.get("tasks") or ()],
-        judge=record_of(more.get("judge")),
+        intrinsic=record_of(beside.more.get("intrinsic")),
+        tasks=[record_of(task) for task in beside.more.get("tasks") or ()],
+        judge=record_of(beside.more.get("judge")),
     ).write(folder)
     return verdict
 
@@ -133,7 +147,7 @@ def _measure(
 ) -> Measured:
     tokenizer = renderer.tokenizer
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else renderer.end_id
-    plain, pairs = ([row for row in held_out if bool(row.rejected) is wanted] for wanted in (False, True))
+    plain, judged = ([row for row in held_out if (row.example.kind in JUDGED) is wanted] for wanted in (False, True))
     replay = [row for row in plain if row.example.replay]
     with open_model() as model:
         device = next(model.parameters()).device
@@ -145,7 +159,7 @@ def _measure(
         return Measured(
             loss=held_out_loss(model, plain, **options) if plain else None,
             replay_loss=held_out_loss(model, replay, **options) if replay else None,
-            pairs=held_out_pairs(model, pairs, **options) if pairs else None,
+            pairs=held_out_pairs(model, judged, **options) if judged else None,
             answers=ask(
                 model,
                 renderer,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 
-from afina.model.loss_torch import make_batch, target_loss
-from afina.model.preference_torch import answer_log_probs
+from afina.model.loss_torch import answer_log_probs, make_batch, target_loss
 from afina.score.paired import ratio_difference
 from afina.tokenizer.encode import Row
 
@@ -91,15 +91,32 @@ class PairScore:
 def held_out_pairs(
     model: Any, rows: Sequence[Row], *, pad_id: int, device: torch.device, batch_tokens: int
 ) -> PairScore:
-    """Which answers of held-out preferences are likelier; the model must be in evaluation mode."""
+    """Which of better and worse answers are likelier; the model must be in evaluation mode.
+
+    Rows are all preferences, or all rated. Of rated ones every good answer makes a pair with every bad one, and the
+    margin is the difference of the means of both sides; a side without rows counts as 0.
+    """
     right, margin = 0, 0.0
+    good, bad = list[float](), list[float]()
     for numbers in by_length(rows, batch_tokens):
         batch = make_batch([rows[number] for number in numbers], pad_id, device)
         sums, counts = answer_log_probs(target_loss(model, batch, reduction="none"), batch)
-        better_P, worse_P = (sums / counts).view(2, -1)
-        right += int((better_P > worse_P).sum())
-        margin += (better_P - worse_P).sum().item()
-    return PairScore(len(rows), right / max(1, len(rows)), margin / max(1, len(rows)))
+        if batch.pairs:
+            better_P, worse_P = (sums / counts).view(2, -1)
+            right += int((better_P > worse_P).sum())
+            margin += (better_P - worse_P).sum().item()
+        else:
+            for row, mean in zip(batch.rows, (sums / counts).tolist(), strict=True):
+                (good if row.example.label else bad).append(mean)
+    if not good and not bad:
+        return PairScore(len(rows), right / max(1, len(rows)), margin / max(1, len(rows)))
+    ordered, pairs = sorted(bad), len(good) * len(bad)
+    right = sum(bisect_left(ordered, mean) for mean in good)
+    return PairScore(pairs, right / max(1, pairs), _mean(good) - _mean(bad))
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / max(1, len(values))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +26,12 @@ from afina.evaluate.code_task import (
 )
 from afina.evaluate.probes import Question, ask
 from afina.evaluate.task_metrics import MODELS, metric_values
+from afina.evaluate.task_set import TaskSet
 from afina.model.generate.generate_torch import Answer
-from afina.recipe import Check, Recipe, Task
+from afina.model.open_model import OpenModel
+from afina.recipe import Recipe, Task
 from afina.run import Progress, no_progress, write_whole
-from afina.score.columns import NamedColumns, ScoredItem, choose_columns, first_row, items_of, read_table
+from afina.score.columns import NamedColumns, choose_columns, first_row, items_of, read_table
 from afina.score.leaks import find_leak
 from afina.score.normalize import published
 from afina.score.output_checks import OutputChecks, prompt_key, training_keys
@@ -40,40 +41,6 @@ from afina.tokenizer.chat import Renderer
 
 PREDICTIONS_FILE = "task_predictions.jsonl"
 """Every answer with its scores, in the run's folder; `afina score` reads it too."""
-
-OpenModel = Callable[[], AbstractContextManager[Any]]
-
-
-@dataclass(frozen=True)
-class TaskSet:
-    """The rows of one task that can be drawn, and which each seed draws."""
-
-    task: Task
-    items: tuple[ScoredItem, ...]
-    """Every row that some seed draws."""
-    drawn: dict[int, tuple[int, ...]]
-    """Seed -> positions in `items`."""
-    metrics: tuple[str, ...]
-    rows: int
-    """Rows of the file."""
-    trained_on: int
-    """Rows left out because their prompt stands in the training data."""
-    checks: tuple[Sequence[Check], ...] = ()
-    """Of a task of code: what each item's code must do."""
-
-    @property
-    def notes(self) -> list[str]:
-        """What a reader has to know about the sample."""
-        notes = []
-        if self.trained_on:
-            notes.append(f"{self.trained_on} of {self.rows} rows stand in the training data and are left out")
-        sizes = {len(drawn) for drawn in self.drawn.values()}
-        asked, left = self.task.sample, self.rows - self.trained_on
-        if asked and sizes != {asked}:
-            notes.append(f"a sample of {asked} was asked for, and there are {left} rows")
-        if len(self.drawn) > 1 and sizes == {left}:
-            notes.append("every seed draws all rows: there is no standard deviation over seeds")
-        return notes
 
 
 def task_files(recipe: Recipe) -> list[Path]:

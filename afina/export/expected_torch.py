@@ -14,6 +14,7 @@ import torch
 from afina.export.origin import Origin
 from afina.model.generate.engine_torch import Engine
 from afina.model.generate.request import Request
+from afina.recipe.methods import JUDGED
 from afina.run import Progress, no_progress
 from afina.serve.identity import QUESTIONS, stored_answers
 from afina.text.document import Message
@@ -90,7 +91,7 @@ def expected_of(origin: Origin, model: Any, progress: Progress = no_progress) ->
     answers = [
         Read(each.prompt + each.tokens, [False] * len(each.prompt) + [True] * len(each.tokens)) for each in asked
     ]
-    examples = [each for each in read_examples(origin.run / "dataset/validation.jsonl") if each.rejected is None]
+    examples = [each for each in read_examples(origin.run / "dataset/validation.jsonl") if each.kind not in JUDGED]
     rows = encode_examples(examples, origin.renderer, origin.recipe).rows
     held_out = [Read(row.ids, row.mask) for row in rows[:ROWS]]
     room = LOGIT_BYTES

@@ -122,6 +122,14 @@ def hash_model(folder: Path) -> dict[str, str]:
     return {name: hash_folder(folder, pattern) for name, pattern in patterns.items()}
 
 
+def hash_tokenizer(folder: Path) -> dict[str, str]:
+    """Hashes of the files in a model's folder that decide how a text becomes tokens, by name."""
+    patterns = ["tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template*"]
+    patterns += ["*.jinja", "*.model", "*.tiktoken", "*.py", "config.json"]
+    files = {file for pattern in patterns for file in folder.glob(pattern) if file.is_file()}
+    return {file.name: hash_file(file) for file in sorted(files)}
+
+
 def read_identity(adapter: Path) -> BaseIdentity | None:
     """The base that an adapter was trained on, or None for an adapter that afina did not write."""
     file = adapter / IDENTITY_FILE

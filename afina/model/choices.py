@@ -107,7 +107,7 @@ def choose(recipe: Recipe, machine: Machine, *, model_type: str = "llama", fits:
         short = every and machine.kind == "cuda" and machine.bitsandbytes and fits != "yes"
         optimizer = "adamw_8bit" if short else "adamw"
         if short:
-            why.append("AdamW's averages in 32 bits may not fit the memory")
+            why.append("AdamW's moments in 32 bits may not fit the memory")
     return Choices(precision, kernels, compiled, optimizer, tuple(why))
 
 

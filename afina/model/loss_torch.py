@@ -18,16 +18,10 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 from afina.errors import AfinaError
+from afina.model.footprint import chunk_targets
 from afina.model.steps.cross_entropy_torch import linear_cross_entropy
 from afina.model.steps.prefix_torch import hidden_states, shared_prefix, side_by_side
 from afina.tokenizer.encode import Row
-
-LOGIT_BYTES = 24 << 20
-"""Logits held at a time: N x V x 4 bytes. Memory blocks of more than 32 MiB are fetched from the system each time anew
-by glibc, which costs as much as the softmax."""
-
-LEAST_TARGETS = {"cpu": 100, "cuda": 512}
-"""With fewer at a time, reading the head's weights takes longer than multiplying with them."""
 
 
 @dataclass(slots=True)
@@ -46,8 +40,11 @@ class Batch:
     """Preferences: their better answers are the first rows, their worse ones the last, in the same order."""
     better: int = 0
     """Targets in the better answers; they are the first of the N."""
-    reference_2P: torch.Tensor | None = None
-    """Log-probabilities of better and worse answers before training, in nats."""
+    reference_JR: torch.Tensor | None = None
+    """What the model before training said of each of the R rows: J log-probabilities in nats, as the method asks."""
+    rows: Sequence[Row] = ()
+    """The rows that it was made of."""
+    pad_id: int = 0
 
     @property
     def targets(self) -> int:
@@ -72,17 +69,20 @@ class Totals(NamedTuple):
     better: int
     pairs: int
     tokens: int = 0
+    rows: Sequence[Row] = ()
+    before: tuple[float, ...] = ()
+    """Sums over all rows of the step that a method asks for before the first gradient."""
 
     @classmethod
     def of(cls, batches: Sequence[Batch]) -> Totals:
-        return cls(*(sum(getattr(batch, name) for batch in batches) for name in cls._fields))
+        return cls.of_rows([row for batch in batches for row in batch.rows])
 
     @classmethod
     def of_rows(cls, rows: Sequence[Row]) -> Totals:
         """The same before there are batches: no process makes those of all rows."""
         pairs = [row for row in rows if row.rejected]
         better = sum(sum(row.mask) for row in pairs)
-        return cls(sum(row.targets for row in rows), better, len(pairs), sum(row.tokens for row in rows))
+        return cls(sum(row.targets for row in rows), better, len(pairs), sum(row.tokens for row in rows), rows)
 
 
 def make_batch(rows: Sequence[Row], pad_id: int, device: torch.device, *, share: bool = False) -> Batch:
@@ -91,7 +91,7 @@ def make_batch(rows: Sequence[Row], pad_id: int, device: torch.device, *, share:
     Args:
         share: what all rows begin with is computed once, where that saves enough.
     """
-    pairs, better, references = 0, 0, [row.reference for row in rows if row.reference]
+    given, pairs, better, references = rows, 0, 0, [row.reference for row in rows if row.reference]
     if any(row.rejected for row in rows):
         pairs, better = len(rows), sum(sum(row.mask) for row in rows)
         rows = side_by_side(rows)
@@ -111,7 +111,9 @@ def make_batch(rows: Sequence[Row], pad_id: int, device: torch.device, *, share:
         tokens=sum(len(row.ids) for row in rows),
         pairs=pairs,
         better=better,
-        reference_2P=torch.tensor(references, device=device).T if references else None,
+        reference_JR=torch.tensor(references, device=device).T if references else None,
+        rows=given,
+        pad_id=pad_id,
     )
 
 
@@ -123,15 +125,29 @@ def causal_lm(model: Any) -> Any:
 def target_loss(model: Any, batch: Batch, *, reduction: str = "sum") -> torch.Tensor:
     """Sum (or, with ``reduction="none"``, the N values) of the targets' cross-entropy in nats.
 
-    Logits are made for as many targets at a time as :data:`LOGIT_BYTES` allow. Of the sum, each chunk's gradient is
-    made with it; of single values, or where the head is more than a matrix, a chunk is computed again in the
-    backward pass instead of being kept.
+    Logits are made for a chunk of targets at a time (:func:`~afina.model.footprint.chunk_targets`). Of the sum, each
+    chunk's gradient is made with it; of single values, or where the head is more than a matrix, a chunk is computed
+    again in the backward pass instead of being kept.
     """
     inner = causal_lm(model)
     if hasattr(inner, "sharded_loss"):  # the same, between gathering the weights of the head and giving them away
         sharded: torch.Tensor = inner.sharded_loss(batch, reduction)
         return sharded
     return plain_loss(inner, batch, reduction)
+
+
+def answer_log_probs(nll_N: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Per row the log-probability of its answer, and how many targets that has: two of 2P.
+
+    Args:
+        nll_N: cross-entropy of each target, as ``target_loss(..., reduction="none")`` gives it.
+    """
+    rows, length = batch.ids_BL.shape
+    # One place for each position, so that the sum is in a fixed order on a GPU too.
+    places = nll_N.new_zeros(rows * length)
+    log_probs = -places.scatter(0, batch.positions_N, nll_N).view(rows, length).sum(1)
+    counts = places.scatter(0, batch.positions_N, torch.ones_like(nll_N)).view(rows, length).sum(1)
+    return log_probs, counts
 
 
 def plain_loss(inner: Any, batch: Batch, reduction: str) -> torch.Tensor:
@@ -142,7 +158,7 @@ def plain_loss(inner: Any, batch: Batch, reduction: str) -> torch.Tensor:
     hidden_ND = hidden_BLD.flatten(0, 1).index_select(0, positions_N)
     if reduction == "sum" and (fused := getattr(inner, "fused_loss", None)):  # liger_torch.use_liger put it there
         return fused(inner.get_output_embeddings(), hidden_ND, batch.targets_N, *logit_scale(inner.config))
-    chunk = max(LEAST_TARGETS.get(hidden_ND.device.type, 512), LOGIT_BYTES // (4 * _vocabulary(inner)))
+    chunk = chunk_targets(_vocabulary(inner), hidden_ND.device.type)
     if reduction == "sum" and type(head := inner.get_output_embeddings()) is torch.nn.Linear:
         return linear_cross_entropy(head, hidden_ND, batch.targets_N, *logit_scale(inner.config), chunk)
     if batch.targets <= chunk:

@@ -103,7 +103,7 @@ def describe(plan: Plan) -> str:
     lines.append(("fits", plan.fits + (f": depends on {plan.depends}" if plan.depends else "")))
     if plan.correction:
         said = plan.correction.as_json()
-        what = "a probe" if said["probe"] else f"{said['runs']} finished runs"
+        what = "three trial steps" if said["trial"] else f"{said['runs']} finished runs"
         lines.append(
             (
                 "learned",

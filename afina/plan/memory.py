@@ -3,7 +3,7 @@
     h hidden   M intermediate   q heads*head_dim   k kv_heads*head_dim   L layers   V vocab
     T padded tokens of one micro-batch             r adapter rank        G devices
 
-The peak is what lives through the whole step (weights, adapter, gradients, the optimizer's averages) plus
+The peak is what lives through the whole step (weights, adapter, gradients, the optimizer's moments) plus
 the largest of what comes and goes: the logits at the end of the forward pass, one layer on its way back,
 or the optimizer's temporary copies. How programs differ is data: :mod:`afina.plan.programs`.
 
@@ -59,13 +59,13 @@ class Setup:
         checkpointing: whether activations inside a layer are computed again in the backward pass.
         check_tokens: of the row on which the loss is compared with the model's own before the first step; its logits
             are made at once.
-        state_bytes: of AdamW's two averages per trained parameter; the program's own where not given.
+        state_bytes: of AdamW's two moments per trained parameter; the program's own where not given.
         dora: whether each adapted matrix has a trained length for each of its outputs (DoRA).
         saved_parameters: weights of layers that are trained whole beside the adapter (`modules_to_save`).
-        kept_states: how many copies of trained weights and averages the loop keeps to go back to, in this memory.
+        kept_states: how many copies of trained weights and moments the loop keeps to go back to, in this memory.
         dropout: whether the adapter drops inputs, which keeps a masked copy of each.
         parallel, devices: `ddp` copies everything, `fsdp` shares weights, gradients and states.
-        offload: whether weights and the optimizer's averages live in the host's memory.
+        offload: whether weights and the optimizer's moments live in the host's memory.
     """
 
     kind: AdapterKind
@@ -95,7 +95,7 @@ class Setup:
 
     @property
     def trained_bytes(self) -> tuple[float, float, float]:
-        """Of one trained parameter: its weight, its gradient, its averages."""
+        """Of one trained parameter: its weight, its gradient, its moments."""
         weight, gradient, state = self.program.full_bytes if self.kind == "none" else self.program.adapter_bytes
         return weight, gradient, state if self.state_bytes is None else self.state_bytes
 

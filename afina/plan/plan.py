@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from afina.model.footprint import kept_states
 from afina.model.shape import Shape
 from afina.plan.device import Device
 from afina.plan.interval import Interval
@@ -26,7 +27,7 @@ here; on an Apple chip nothing complete has been published for this program."""
 GUESSED_HIGH = 1.1
 """The high end further up where the lengths of the examples are not counted."""
 EIGHT_BIT_STATES = 2.03
-"""Bytes of AdamW's averages per parameter in 8 bits: two of one byte and two float32 scales per 256."""
+"""Bytes of AdamW's moments per parameter in 8 bits: two of one byte and two float32 scales per 256."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class Plan:
         }
         on = "what else uses the device" if self.device.kind != "cuda" else "how the allocator splits its memory"
         known = max(moving, key=lambda name: self.memory_parts[name].high - self.memory_parts[name].low)
-        return f"{moving[known]}, and on {on}; `afina plan --probe` on the device itself narrows it"
+        return f"{moving[known]}, and on {on}; `afina plan --trial` on the device itself narrows it"
 
     def as_json(self) -> dict[str, Any]:
         """The plan as ``plan.json`` holds it."""
@@ -132,7 +133,7 @@ def plan_run(
         checkpointing: whether activations are computed again instead of kept; the recipe's where not given.
         devices, parallel: several of the device, each with its own micro-batches.
         first: what the first stage of ``train.first`` learns, where `tokens` are given.
-        correction: from finished runs and probes, see :mod:`afina.plan.record`.
+        correction: from finished runs and trial steps, see :mod:`afina.plan.record`.
 
     Raises:
         RecipeError: for an adapter target that the model does not have.
@@ -160,7 +161,7 @@ def plan_run(
         validations=train.validate_per_epoch * train.epochs + 2 * (train.method != "scratch"),
         generated_tokens=generated,
         weight_bytes=frozen_weight_bytes(shape, setup),
-        judged_before=train.method == "dpo",
+        facts=train.facts,
     )
     steps = -(-optimizer_steps(tokens, train.batch_tokens, train.accumulate, train.epochs) // devices)
     if first is not None and train.first:
@@ -207,11 +208,11 @@ def afina_setup(
 ) -> Setup:
     """The largest micro-batch: as full as it may be, one example at least, no more than there is."""
     train, adapter = recipe.train, recipe.adapter
-    longest = min(tokens.longest, train.max_length * (2 if train.learns_preferences else 1))
+    longest = min(tokens.longest, train.max_length * train.facts.sequences)
     batch_tokens = tokens.largest_batch or max(longest, min(train.batch_tokens, tokens.tokens))
     share = min(1.0, tokens.target_share * ANSWER_PEAK)
     kind = "none" if train.method == "scratch" else adapter.kind
-    return Setup(
+    setup = Setup(
         kind=kind,
         batch_tokens=batch_tokens,
         target_tokens=tokens.largest_targets or round(batch_tokens * share),
@@ -227,17 +228,20 @@ def afina_setup(
         saved_parameters=sum(saved_parameters(shape, name) for name in adapter.modules_to_save)
         if kind != "none"
         else 0,
-        kept_states=0.0 if device.kind == "cuda" else _kept_states(recipe, tokens),
         dropout=adapter.dropout > 0 and kind != "none",
     )
+    return replace(setup, kept_states=_kept_states(setup, shape, recipe, tokens))
 
 
-def _kept_states(recipe: Recipe, tokens: TokenCount) -> float:
-    """Copies of weights and averages that training keeps to go back to: the weights alone before step 20, all of it
-    from then on, and the old beside the new one from step 40 on (:mod:`afina.train.guard`)."""
+def _kept_states(setup: Setup, shape: Shape, recipe: Recipe, tokens: TokenCount) -> float:
+    """Copies of weights and moments that training keeps in this memory to go back to."""
+    if setup.place == "cuda":  # they are in the host's
+        return 0.0
     train = recipe.train
     steps = optimizer_steps(tokens, train.batch_tokens, train.accumulate, train.epochs)
-    return 1 / 3 if steps <= 20 else 1.0 if steps <= 40 else 2.0
+    trained = trained_parameters(shape, setup) * setup.trained_bytes[0]
+    trained += setup.saved_parameters * setup.program.saved_bytes[0]
+    return kept_states(round(trained), steps)
 
 
 def _program(device: Device, *, scratch: bool) -> TrainingProgram:
@@ -273,7 +277,7 @@ def _notes(recipe: Recipe, shape: Shape, tokens: TokenCount, device: Device, set
             f"train.max_length {recipe.train.max_length} is beyond the model's {shape.max_positions} positions"
         )
     if setup.kind == "none" and device.kind == "cuda" and recipe.train.method != "scratch":
-        notes.append("every weight of the base is trained in 16 bits, AdamW's averages too")
+        notes.append("every weight of the base is trained in 16 bits, AdamW's moments too")
     if setup.kind == "qlora" and device.kind != "cuda":
         notes.append(f"4-bit weights on {device.kind} are computed slowly; the time is an underestimate")
     return notes

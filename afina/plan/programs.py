@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
+from afina.model.footprint import LEAST_TARGETS, LOGIT_BYTES
+
 Format = Literal["float32", "16bit", "fp8", "int8", "nf4", "nf4-double", "gptq-int4", "gptq-int8", "awq-int4"]
 
 
@@ -41,7 +43,7 @@ _LEAN_ALL = _LEAN._replace(rank=0, dropped_input=0, dora_output=0)
 
 @dataclass(frozen=True)
 class TrainingProgram:
-    """A training program. Byte triples are of one parameter: weight, gradient, the optimizer's averages."""
+    """A training program. Byte triples are of one parameter: weight, gradient, the optimizer's moments."""
 
     name: str
     weights: Format = "16bit"
@@ -106,8 +108,8 @@ AFINA_CPU = TrainingProgram(
     kept_all=Kept(6, 2, 2, 4, 2),
     dequantized_value=4.0,
     logit_bytes=8.0,
-    chunk_logits=(24 << 20) / 4,
-    least_chunk=100,
+    chunk_logits=LOGIT_BYTES / 4,
+    least_chunk=LEAST_TARGETS["cpu"],
     gradient_with_loss=True,
     fixed_bytes=0.48e9,
     parallel_bytes=0.0,
@@ -119,13 +121,15 @@ AFINA_CUDA = TrainingProgram(
     kept_all=Kept(8, 2, 2, 4, 3),
     full_bytes=(2.0, 2.0, 4.0),
     saved_bytes=(2.0, 2.0, 4.0),
-    chunk_logits=(24 << 20) / 4,
-    least_chunk=512,
+    chunk_logits=LOGIT_BYTES / 4,
+    least_chunk=LEAST_TARGETS["cuda"],
     gradient_with_loss=True,
     fixed_bytes=CUDA_CONTEXT_BYTES + 0.3e9,
     slack=0.05,
 )
-AFINA_MPS = replace(AFINA_CPU, name="afina on an Apple chip", fixed_bytes=0.6e9, slack=0.1)
+AFINA_MPS = replace(
+    AFINA_CPU, name="afina on an Apple chip", least_chunk=LEAST_TARGETS["mps"], fixed_bytes=0.6e9, slack=0.1
+)
 
 LITGPT = TrainingProgram(
     "LitGPT, bf16-true",
@@ -169,7 +173,7 @@ DEEPSPEED = replace(
     logit_bytes=8.0,
     fixed_bytes=CUDA_CONTEXT_BYTES + 1.7e9,
 )
-"""ZeRO keeps 16-bit weights and gradients, float32 master weights, averages and gradients of its part, and buckets."""
+"""ZeRO keeps 16-bit weights and gradients, float32 master weights, moments and gradients of its part, and buckets."""
 UNSLOTH = TrainingProgram(
     "Unsloth",
     kept_adapter=Kept(5, 3, 2, 2, 2, 1, 0, 2),

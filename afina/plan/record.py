@@ -1,4 +1,4 @@
-"""What finished runs and probes teach later plans on the same machine.
+"""What finished runs and trial steps teach later plans on the same machine.
 
 Each run adds one line to ``plans.jsonl`` in :func:`afina.plan.tables.home`: what was predicted and what was
 measured. A later plan for the same device and kind of job is corrected by their mean ratio, drawn towards 1 as far as
@@ -22,7 +22,7 @@ from afina.plan.tables import home
 
 MEMORY_NOISE, TIME_NOISE = 0.06, 0.15
 """Standard deviation of the logarithm between two like runs."""
-PROBE_NOISE = 0.09
+TRIAL_NOISE = 0.09
 """The same between three steps and the run that they are taken from."""
 NINETY = 1.645
 """An interval that holds nine of ten reaches this many standard deviations to either side."""
@@ -42,7 +42,8 @@ class MeasuredRun:
     measured_seconds: float
     name: str = ""
     when: float = 0.0
-    probe: bool = False
+    trial: bool = False
+    """Whether these were trial steps, not a whole training."""
 
 
 @dataclass(frozen=True)
@@ -53,19 +54,19 @@ class Correction:
 
     def of_memory(self, predicted: Interval) -> Interval:
         """The peak, drawn towards what was measured."""
-        noise = MEMORY_NOISE / 2 if any(run.probe for run in self.runs) else MEMORY_NOISE
+        noise = MEMORY_NOISE / 2 if any(run.trial for run in self.runs) else MEMORY_NOISE
         return corrected(predicted, [run.measured_bytes / run.predicted_bytes for run in self.runs], noise)
 
     def of_time(self, predicted: Interval) -> Interval:
         """Seconds of training, drawn towards what was measured."""
-        noise = PROBE_NOISE if any(run.probe for run in self.runs) else TIME_NOISE
+        noise = TRIAL_NOISE if any(run.trial for run in self.runs) else TIME_NOISE
         return corrected(predicted, [run.measured_seconds / run.predicted_seconds for run in self.runs], noise)
 
     def as_json(self) -> dict[str, Any]:
         """How many runs, and their median ratios measured / predicted."""
         return {
             "runs": len(self.runs),
-            "probe": any(run.probe for run in self.runs),
+            "trial": any(run.trial for run in self.runs),
             "memory_ratio": _mean([run.measured_bytes / run.predicted_bytes for run in self.runs]),
             "time_ratio": _mean([run.measured_seconds / run.predicted_seconds for run in self.runs]),
         }
@@ -109,7 +110,9 @@ def recorded(device: str, job: str) -> Correction | None:
     runs = []
     for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            run = MeasuredRun(**json.loads(line))
+            values = json.loads(line)
+            values.setdefault("trial", values.pop("probe", False))  # its name in earlier versions
+            run = MeasuredRun(**values)
         except (ValueError, TypeError):
             continue
         if run.device == device and run.job == job and run.predicted_bytes > 0 and run.predicted_seconds > 0:

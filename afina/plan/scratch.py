@@ -35,7 +35,7 @@ class ScratchBudget:
 
     @property
     def state_bytes(self) -> dict[str, float]:
-        """Weights, gradients and averages, without any activation.
+        """Weights, gradients and moments, without any activation.
 
         >>> from afina.plan.device import find_device
         >>> [part / 1e9 for part in ScratchBudget(7e9, 140e9, find_device("H100 SXM")).state_bytes.values()]
@@ -58,7 +58,7 @@ class ScratchBudget:
 
     @property
     def least_devices(self) -> int:
-        """How many of the device hold weights, gradients and averages, with a fifth left for activations."""
+        """How many of the device hold weights, gradients and moments, with a fifth left for activations."""
         return max(1, -(-int(sum(self.state_bytes.values())) // int(self.device.usable_bytes * 0.8)))
 
     def as_json(self) -> dict[str, Any]:

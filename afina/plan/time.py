@@ -27,6 +27,7 @@ from afina.plan.device import Device
 from afina.plan.interval import Interval
 from afina.plan.memory import Setup, frozen_weight_bytes, trained_parameters
 from afina.plan.tokens import TokenCount
+from afina.recipe import METHODS, Method
 
 FILL = Interval(0.88, 0.70, 0.95)
 """Real tokens / padded tokens of a micro-batch, where the lengths are not known."""
@@ -195,7 +196,7 @@ def run_time(
     validations: float,
     generated_tokens: float,
     weight_bytes: float,
-    judged_before: bool = False,
+    facts: Method = METHODS["sft"],
 ) -> dict[str, Interval]:
     """Seconds by part.
 
@@ -205,7 +206,7 @@ def run_time(
         validations: how many times the held-out loss is measured.
         generated_tokens: most tokens that the probes and samples may ask for.
         weight_bytes: of the base, read from disk.
-        judged_before: whether the model looks at every row once before it is trained, as DPO asks.
+        facts: of the method: whether the model judges every row before it is trained, and its further passes.
     """
     padded = tokens.padded or tokens.tokens / FILL.point
     micro_batches = tokens.micro_batches or max(1.0, padded / setup.batch_tokens)
@@ -217,7 +218,8 @@ def run_time(
     forward = 2 * shape.linear_parameters + 2 * shape.layers * shape.query_size * tokens.mean_length
     forward += 2 * shape.head_parameters * tokens.target_share
     whole = flops_per_token(shape, setup, tokens.mean_length, tokens.target_share)
-    looked_at = tokens.held_out * validations + (tokens.tokens + tokens.held_out if judged_before else 0)
+    looked_at = tokens.held_out * validations + tokens.tokens * epochs * facts.forward_passes
+    looked_at += (tokens.tokens + tokens.held_out) * facts.needs_reference
     held_out = batch * micro_batches * (looked_at / max(tokens.tokens, 1)) * forward / whole
     low, high = TIME_SPREAD[device.kind]
     if not tokens.padded:  # the lengths are unknown: more or less padding

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from afina.recipe import Kind, Recipe, Source, expand_path, is_remote
+from afina.recipe import METHODS, Kind, Recipe, Source, expand_path, is_remote
 from afina.text.formats import Format, format_of, names_of
 
 CHARS_PER_TOKEN = 3.5
@@ -78,11 +78,11 @@ def estimate_tokens(recipe: Recipe, stage: Literal["first", "second"] = "second"
             found = format_of(file.name)
             chars = file.stat().st_size * (found.text_share if found else 1.0)
             conversation = source.kind in ("pairs", "rows") or (found is not None and found.kind == "rows")
-            answers: Kind = "preference" if train.learns_preferences else "messages"
+            answers: Kind = train.facts.judged or "messages"
             kind: Kind = answers if conversation else "text"
             if recipe.stage_of(position, kind) != stage:
                 continue
-            all_learned = recipe.method_of(position, kind) in ("cpt", "scratch") or not conversation
+            all_learned = METHODS[recipe.method_of(position, kind)].every_token or not conversation
             kept = chars / each * source.repeat * (1 - validation)
             tokens += kept
             targets += kept * (1.0 if all_learned else _ANSWER_SHARE)

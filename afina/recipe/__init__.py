@@ -19,10 +19,10 @@ from afina.recipe.load import (
     recipe_of,
     recipe_schema,
 )
+from afina.recipe.methods import METHODS, Kind, Method, method_facts
 from afina.recipe.part import RecipePart
 from afina.recipe.parts import (
     HUB,
-    PREFERENCE_METHODS,
     WEB,
     Adapter,
     Budget,
@@ -33,7 +33,6 @@ from afina.recipe.parts import (
     Evaluate,
     FileKind,
     First,
-    Kind,
     NearDuplicates,
     Questions,
     Recipe,
@@ -48,7 +47,7 @@ from afina.recipe.task import Task
 __all__ = [
     "EXPOSURE_BITS",
     "HUB",
-    "PREFERENCE_METHODS",
+    "METHODS",
     "WEB",
     "Adapter",
     "Budget",
@@ -66,6 +65,7 @@ __all__ = [
     "Judge",
     "Kind",
     "Limits",
+    "Method",
     "NearDuplicates",
     "Probe",
     "QuestionSet",
@@ -84,6 +84,7 @@ __all__ = [
     "expand_path",
     "is_remote",
     "load_recipe",
+    "method_facts",
     "nearest",
     "read_checks",
     "read_saved_recipe",

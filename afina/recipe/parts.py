@@ -14,6 +14,7 @@ from pydantic import Field, field_validator, model_validator
 from ruamel.yaml import YAML
 
 from afina.recipe.endpoints import Judge, Teacher
+from afina.recipe.methods import METHOD_SETTINGS, METHODS, Kind, Method, MethodName, in_words, methods_that
 from afina.recipe.part import Count, Fraction, Positive, RecipePart
 from afina.recipe.probe import Limits, Probe, Role
 from afina.recipe.safety import Safety
@@ -43,9 +44,12 @@ class Source(RecipePart):
     stem: str = r"^(\d+-\d+)"
     """For `pairs`: a regular expression; its first group names the pair in both file names."""
     columns: dict[
-        Literal["prompt", "completion", "instruction", "input", "output", "messages", "text", "chosen", "rejected"], str
+        Literal["prompt", "completion", "instruction", "input", "output", "messages", "text", "chosen", "rejected"]
+        | Literal["label"],
+        str,
     ] = {}
-    """For `rows`: your column names where they are not the usual ones, e.g. `{prompt: pergunta}`."""
+    """For `rows`: your column names where they are not the usual ones, e.g. `{prompt: pergunta}`. Where some
+    are named, a `label` is read only if it is among them."""
     encoding: str = "utf-8"
     """Encoding of the files. Bytes that do not decode are an error, never a guess."""
     on_scanned_page: Literal["error", "drop"] = "error"
@@ -270,10 +274,6 @@ class Scratch(RecipePart):
 
 Rate = Annotated[float, Field(ge=0.0)]
 Schedule = Literal["linear", "cosine", "constant"]
-Method = Literal["sft", "cpt", "scratch", "dpo", "orpo"]
-Kind = Literal["text", "messages", "preference"]
-"""What an example is: a plain text, a conversation, or one with a better and a worse last answer."""
-PREFERENCE_METHODS = ("dpo", "orpo")
 
 
 class First(RecipePart):
@@ -301,15 +301,20 @@ class First(RecipePart):
 class Train(RecipePart):
     """How the model is trained."""
 
-    method: Method = "sft"
+    method: MethodName = "sft"
     """What is learned. `sft`: the answers (of plain texts, every token); `cpt`: every token; `scratch`: every token,
-    from random weights; `dpo`, `orpo`: which answer is better, from rows of `prompt`, `chosen` and `rejected`."""
+    from random weights; `dpo`, `orpo`: which answer is better, from rows of `prompt`, `chosen` and `rejected`; `kto`:
+    whether an answer is a good one, from rows of `prompt`, `completion` and `label`."""
     first: First | None = None
     beta: Positive = 0.1
-    """For `dpo`: how strongly the model is held to the one it started from. For `orpo`: lambda, the weight of the odds
-    ratio beside the likelihood of the better answer."""
+    """For `dpo` and `kto`: how strongly the model is held to the one it started from. For `orpo`: lambda, the weight of
+    the odds ratio beside the likelihood of the better answer."""
     label_smoothing: Annotated[float, Field(ge=0.0, lt=0.5)] = 0.0
     """For `dpo`: share of the pairs that may be labelled the wrong way round."""
+    desirable_weight: Positive = 1.0
+    """For `kto`: weight of good answers. Weight times number should be 1 to 4/3 of the same of bad ones."""
+    undesirable_weight: Positive = 1.0
+    """For `kto`: weight of bad answers."""
     epochs: Positive = 3.0
     """Passes over the training data."""
     learning_rate: Rate = 2e-4
@@ -376,20 +381,29 @@ class Train(RecipePart):
 
     @model_validator(mode="after")
     def _stages_and_method_agree(self) -> Train:
-        if self.label_smoothing and self.method != "dpo":
-            raise ValueError("label_smoothing belongs to method dpo: remove it")
+        for name in sorted(METHOD_SETTINGS - self.facts.settings):
+            if getattr(self, name) != Train.model_fields[name].default:
+                theirs = [method for method, facts in METHODS.items() if name in facts.settings]
+                raise ValueError(f"{name} belongs to method {in_words(theirs)}: remove it")
         if self.first is None:
             return self
-        if self.method in ("cpt", "scratch"):
-            raise ValueError(f"`first` comes before method sft, dpo or orpo, not before {self.method}")
+        if not self.facts.follows:
+            raise ValueError(
+                f"`first` comes before method {in_words(methods_that(follows=True))}, not before {self.method}"
+            )
         if self.first.method == self.method:
             raise ValueError(f"`first` is of method {self.method} too: give one stage more epochs instead")
         return self
 
     @property
-    def learns_preferences(self) -> bool:
-        """Whether the method learns from pairs of a better and a worse answer."""
-        return self.method in PREFERENCE_METHODS
+    def facts(self) -> Method:
+        """What is known of its method."""
+        return METHODS[self.method]
+
+    @property
+    def unused(self) -> frozenset[str]:
+        """Settings of other methods."""
+        return METHOD_SETTINGS - self.facts.settings
 
     def of_first(self) -> Train:
         """The settings of the first stage.
@@ -401,7 +415,8 @@ class Train(RecipePart):
         if self.first is None:
             raise ValueError("there is only one stage")
         given = {key: value for key, value in self.first if value is not None}
-        return self.model_copy(update={"first": None, "label_smoothing": 0.0} | given)
+        defaults = {name: Train.model_fields[name].default for name in METHOD_SETTINGS}
+        return self.model_copy(update={"first": None} | defaults | given)
 
 
 class Evaluate(RecipePart):
@@ -499,10 +514,10 @@ class Recipe(RecipePart):
 
     @model_validator(mode="after")
     def _canaries_can_be_learned(self) -> Recipe:
-        if self.safety.canaries and self.train.learns_preferences and self.train.first is None:
+        if self.safety.canaries and self.train.facts.judged and self.train.first is None:
             raise ValueError(
-                f"safety.canaries are rows to learn, and train.method {self.train.method} learns pairs: remove "
-                "`canaries`, or learn answers first (`train.first: {method: sft}`)"
+                f"safety.canaries are rows to learn, and train.method {self.train.method} learns judged answers: "
+                "remove `canaries`, or learn answers first (`train.first: {method: sft}`)"
             )
         return self
 
@@ -521,10 +536,9 @@ class Recipe(RecipePart):
             return "second"
         if (wanted := self.sources[source].stage) != "auto":
             return wanted
-        suits = "preference" if self.train.learns_preferences else "messages"
-        return "second" if kind == suits else "first"
+        return "second" if kind == (self.train.facts.judged or "messages") else "first"
 
-    def method_of(self, source: int, kind: Kind) -> Method:
+    def method_of(self, source: int, kind: Kind) -> MethodName:
         """How an example of this kind from the source at this position is learned."""
         first = self.train.first
         return first.method if first and self.stage_of(source, kind) == "first" else self.train.method
@@ -541,8 +555,8 @@ class Recipe(RecipePart):
         """Roles of the probes that evaluation takes from the dataset, because `evaluate.probes` names none."""
         if not self.evaluate.questions:
             return []
-        # What preferences teach is told by their held-out pairs: the answers of an earlier stage are no measure of it.
-        found: list[Role] = [] if self.train.learns_preferences else ["recall"]
+        # What judged answers teach is told by the held-out ones: the answers of an earlier stage are no measure of it.
+        found: list[Role] = [] if self.train.facts.judged else ["recall"]
         if self.dataset.hold_out_phrasings:
             found.append("generalization")
         if self.dataset.split_by == "file":

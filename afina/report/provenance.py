@@ -136,7 +136,9 @@ def environment_section(run: RunFiles) -> Markup:
         return render("environment.html", recorded=False)
     manifest = run.manifest
     started, ended, trained = manifest.started, manifest.ended, manifest.trained
-    whole: Cell = show_seconds(ended - started) if started is not None and ended is not None else NOT_RECORDED
+    whole: Cell = NOT_RECORDED
+    if started is not None and ended is not None:  # stamps of the clock: pauses between two starts count
+        whole = show_seconds(ended - started) if ended >= started else Quiet("not known: the clock was set back")
     machine: list[tuple[str, Cell]] = [
         ("Version of afina", Value("", manifest.afina)),
         ("Python", Value("", manifest.python)),

@@ -223,10 +223,7 @@ def _whole_time(run: RunFiles) -> float | None:
     if run.manifest is None:
         return None
     stages = list(run.manifest.seconds_by_stage.numbers())
-    if stages:
-        return sum(seconds for _, seconds in stages)
-    started, ended = run.manifest.started, run.manifest.ended
-    return ended - started if started is not None and ended is not None else None
+    return sum(seconds for _, seconds in stages) if stages else None
 
 
 def _parts(predicted: Record) -> list[tuple[str, float]]:

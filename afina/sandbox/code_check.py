@@ -33,7 +33,7 @@ from typing import Any, Literal
 
 from afina.run import Progress, hash_value, no_progress
 from afina.sandbox.compilers import Compiler, compiler_cache, find_compilers
-from afina.sandbox.launcher import Outcome, ProgramLimits, isolation_missing, run_limited
+from afina.sandbox.launcher import ProgramLimits, ProgramOutcome, isolation_missing, run_limited
 from afina.text.code_blocks import CodeBlock
 
 Result = Literal["ok", "wrong", "lacks_dependency", "fragment", "timeout"]
@@ -192,15 +192,15 @@ def _compile(block: CodeBlock, compiler: Compiler, folder: Path, limits: Program
     return result, built.stopped if result == "timeout" else "" if result == "ok" else first_lines(built.output)
 
 
-def judge(outcome: Outcome) -> Result:
+def judge(outcome: ProgramOutcome) -> Result:
     """What an outcome means for a whole file.
 
     It lacks a dependency only when every error is about something that is not here; Zig's ``C import failed`` says
     nothing by itself and goes by the other errors.
 
-    >>> judge(Outcome(1, "a.zig:1:2: error: no module named 'x' available within module main"))
+    >>> judge(ProgramOutcome(1, "a.zig:1:2: error: no module named 'x' available within module main"))
     'lacks_dependency'
-    >>> judge(Outcome(1, "a.zig:1:2: error: no module named 'x'\\na.zig:2:2: error: unused variable"))
+    >>> judge(ProgramOutcome(1, "a.zig:1:2: error: no module named 'x'\\na.zig:2:2: error: unused variable"))
     'wrong'
     """
     if outcome.stopped:

@@ -84,7 +84,7 @@ class View:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ProgramOutcome:
     """How a program ended."""
 
     code: int
@@ -106,7 +106,7 @@ def run_limited(
     view: View | None = None,
     stdin: bytes = b"",
     take: Sequence[str] = (),
-) -> Outcome:
+) -> ProgramOutcome:
     """Run a program in `folder` and wait for it and all that it started.
 
     Args:
@@ -151,7 +151,7 @@ def run_limited(
 
 def _run_isolated(
     spec: Mapping[str, object], folder: Path, limits: ProgramLimits, stdin: bytes, take: Sequence[str]
-) -> Outcome:
+) -> ProgramOutcome:
     with contextlib.ExitStack() as opened:
         targets = {name: opened.enter_context(tempfile.TemporaryFile()) for name in take}
         report = opened.enter_context(tempfile.TemporaryFile())
@@ -192,7 +192,7 @@ def _run(
     limits: ProgramLimits,
     stdin: bytes,
     passed: Sequence[int] = (),
-) -> Outcome:
+) -> ProgramOutcome:
     """Start a program, feed and read it until it ends or a limit is reached."""
     with subprocess.Popen(
         launch,
@@ -209,7 +209,7 @@ def _run(
         finally:
             _kill_group(running)
     output, stdout = (bytes(part).decode("utf-8", "replace") for part in (whole, printed))
-    return _judged(running.returncode, Outcome(0, output, stopped, stdout), limits)
+    return _judged(running.returncode, ProgramOutcome(0, output, stopped, stdout), limits)
 
 
 def _converse(
@@ -257,7 +257,7 @@ def _converse(
     return whole, printed, ""
 
 
-def _judged(code: int, outcome: Outcome, limits: ProgramLimits) -> Outcome:
+def _judged(code: int, outcome: ProgramOutcome, limits: ProgramLimits) -> ProgramOutcome:
     """The outcome of a program that ended with `code`: which limit that means."""
     stopped = outcome.stopped
     if not stopped and code == -signal.SIGXCPU:

@@ -11,6 +11,7 @@ from typing import Any
 
 from afina.errors import BaseError, RecipeError
 from afina.model.base import BaseIdentity, check_adapter_fits, find_base, identify_base
+from afina.outcome import find_outcome
 from afina.recipe import Chat, Recipe, Source, read_saved_recipe
 from afina.tokenizer.chat import Renderer
 from afina.tokenizer.load import load_tokenizer
@@ -40,19 +41,17 @@ def find_target(given: str) -> Target:
     """What `given` is: a run's folder (``runs/demo``), or the folder or hub id of a base.
 
     Raises:
-        RecipeError: a run that holds nothing trained.
+        RecipeError: a run that holds nothing trained by its recipe.
     """
     folder = Path(given)
     if not (folder / "recipe.yaml").is_file():
         return Target(Path(given).name, given, Chat(), Path())
     recipe = read_saved_recipe(folder)
     root = Path(recipe.root)
-    for name in ("adapter", "model"):
-        if (folder / name).is_dir():
-            base = str(recipe.base) if name == "adapter" else str(folder / name)
-            adapter = folder / name if name == "adapter" else None
-            return Target(recipe.name, base, recipe.chat, root, recipe, folder, adapter)
-    raise RecipeError(f"the run {folder} holds neither adapter/ nor model/", f"afina run {folder}/recipe.yaml")
+    outcome = find_outcome(folder, recipe)
+    adapter = outcome.folder if outcome.kind == "adapter" else None
+    base = str(recipe.base) if adapter else str(outcome.folder)
+    return Target(recipe.name, base, recipe.chat, root, recipe, folder, adapter)
 
 
 @dataclass(slots=True)

@@ -34,7 +34,7 @@ class StreamOptions(StrictRequest):
     include_usage: bool = False
 
 
-class Sampling(StrictRequest):
+class SamplingOptions(StrictRequest):
     """What chat completions and completions have in common."""
 
     IGNORED: ClassVar[frozenset[str]] = frozenset(
@@ -79,11 +79,11 @@ class Sampling(StrictRequest):
         return None if self.seed is None else (self.seed * 1_000_003 + choice) % (1 << 63)
 
 
-class ChatRequest(Sampling):
+class ChatRequest(SamplingOptions):
     """``POST /v1/chat/completions``."""
 
     NEUTRAL: ClassVar[Mapping[str, tuple[Any, ...]]] = {
-        **Sampling.NEUTRAL,
+        **SamplingOptions.NEUTRAL,
         "audio": (),
         "function_call": ("none", "auto"),
         "functions": ([],),
@@ -124,11 +124,11 @@ class ChatRequest(Sampling):
         return self.tool_choice not in ("none", "auto")
 
 
-class CompletionRequest(Sampling):
+class CompletionRequest(SamplingOptions):
     """``POST /v1/completions``: the text goes to the model as it is, without a template."""
 
     NEUTRAL: ClassVar[Mapping[str, tuple[Any, ...]]] = {
-        **Sampling.NEUTRAL,
+        **SamplingOptions.NEUTRAL,
         "best_of": (1,),
         "echo": (False,),
         "suffix": ("",),

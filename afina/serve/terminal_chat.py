@@ -17,13 +17,11 @@ from typing import Any
 from afina.errors import AfinaError, RecipeError
 from afina.model.generate.engine_torch import Engine
 from afina.model.generate.request import BASE, Request
+from afina.model.open_model import OpenModel
 from afina.recipe import nearest
 from afina.run import write_whole
 from afina.text.document import Message
 from afina.tokenizer.chat import Renderer
-
-Opens = Callable[[], contextlib.AbstractContextManager[Any]]
-"""Opens a model in evaluation mode for the time of a ``with`` block."""
 
 HELP = """/set NAME VALUE   temperature, top_p, max_new_tokens, seed (none draws anew each time), think (fold or show)
 /set              what is set
@@ -109,7 +107,7 @@ class Voice:
 
 
 @contextlib.contextmanager
-def open_voices(model: Any, before: Opens | None, renderer: Renderer) -> Iterator[list[Voice]]:
+def open_voices(model: Any, before: OpenModel | None, renderer: Renderer) -> Iterator[list[Voice]]:
     """The trained model, and the model before training first where wanted; on an adapter's base in one batch."""
     with contextlib.ExitStack() as stack:
         engine = _engine(model, renderer)
@@ -171,7 +169,7 @@ def write_answers(
 
 def answer_once(
     model: Any,
-    before: Opens | None,
+    before: OpenModel | None,
     renderer: Renderer,
     question: str,
     max_new_tokens: int,
@@ -191,7 +189,7 @@ Show = Callable[[Iterator[Mapping[str, str]]], None]
 
 def talk(
     model: Any,
-    before: Opens | None,
+    before: OpenModel | None,
     renderer: Renderer,
     settings: Settings,
     *,

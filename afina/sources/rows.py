@@ -10,6 +10,8 @@ The shapes that are known, each under its usual column names or those of the sou
 | preference | ``chosen``, ``rejected`` (texts or messages) and ``prompt`` (text or messages) |
 | plain text | ``text`` |
 
+A conversation or a question with its answer may have a ``label``, true or false: whether the last answer is a good one.
+
 A preference may say its prompt in ``prompt``, or in both conversations, which then differ in their last answer
 alone; what it says more than once is counted as dropped. Every broken line of a file is reported at once. A column that
 plays no part is counted as dropped. The characters of a file are those of its values: names, quotes and braces are not
@@ -44,7 +46,7 @@ SHAPES: dict[str, tuple[str, ...]] = {
 
 Role = Literal["system", "user", "assistant"]
 _ROLES = ("system", "user", "assistant")
-_SETTABLE = {"prompt", "completion", "instruction", "output", "messages", "text", "chosen", "rejected"}
+_SETTABLE = {"prompt", "completion", "instruction", "output", "messages", "text", "chosen", "rejected", "label"}
 """Parts that a source's `columns` may name."""
 _ASKS = ("question", "query", "pergunta", "prompt", "instruction", "user", "problem", "input", "title")
 _ANSWERS = ("answer", "response", "resposta", "output", "completion", "reference", "solution", "assistant", "target")
@@ -137,8 +139,11 @@ def _document(
         given = _text(row, optional) if optional and row.get(optional) is not None else ""
         user = f"{prompt}\n\n{given}" if given.strip() else prompt
         messages, text = (Message(role="user", content=user), Message(role="assistant", content=answer)), ""
+    label = None if shape == "text" or rejected is not None else _label(row, columns.get("label"), reading)
     for name, value in row.items():
-        if name not in needed and name != optional:
+        if label is not None and name == columns["label"]:
+            dropped[_LABELS] = dropped.get(_LABELS, 0) + _weight(value)
+        elif name not in needed and name != optional:
             reason = f"column `{name}`"
             dropped[reason] = dropped.get(reason, 0) + _weight(value)
     for reason, count in dropped.items():
@@ -154,6 +159,7 @@ def _document(
         text=text,
         messages=messages,
         rejected=rejected,
+        label=label,
         source=reading.position,
     )
 
@@ -187,6 +193,25 @@ def _preference(
     if again:
         dropped["said again in a preference"] = dropped.get("said again in a preference", 0) + again
     return chosen, rejected[-1]["content"]
+
+
+_LABELS = "labels, kept as true or false"
+_TRUE_OR_FALSE = {"true": True, "false": False}
+
+
+def _label(row: Mapping[str, Any], column: str | None, reading: SourceReading) -> bool | None:
+    """Whether the answer is a good one, where the row says it. In a column called `label` without further word only
+    true and false say that; where the recipe names the column, 1 and 0 do as well, and anything else is an error."""
+    if column is None or column not in row:
+        return None
+    value, named = row[column], "label" in reading.source.columns
+    text = str(value).strip().lower() if isinstance(value, str | bool | int) else ""
+    known = _TRUE_OR_FALSE | ({"1": True, "0": False} if named else {})
+    if text in known:
+        return known[text]
+    if named:
+        raise _BadRow(f"`{column}` is {kind_of_value(value)} where true or false is needed", "mend or remove the row")
+    return None
 
 
 def _weight(value: Any) -> int:
@@ -275,7 +300,9 @@ def _chooser(reading: SourceReading) -> _Choose:
     """Decide a row's shape by its columns; the answer is kept per set of columns."""
     renamed: dict[str, str] = {str(part): name for part, name in reading.source.columns.items()}
     columns = {part: part for needed in SHAPES.values() for part in needed} | {"input": "input"} | renamed
-    given = set(renamed)
+    if not renamed:  # where columns are named, those alone are read
+        columns["label"] = "label"
+    given = set(renamed) - {"label"}
     shapes = {
         shape: needed
         for shape, needed in SHAPES.items()
@@ -299,8 +326,8 @@ def _chooser(reading: SourceReading) -> _Choose:
                     raise _no_prompt(row)
             if len(fitting) > 1 and "text" in fitting:
                 fitting.remove("text")  # usually the same row once more, rendered; counted as dropped
-            if len(fitting) != 1 or not all(columns[part] in names for part in given - {"input"}):
-                raise _unknown(row, fitting, shapes, columns, given)
+            if len(fitting) != 1 or not all(columns[part] in names for part in renamed.keys() - {"input"}):
+                raise _unknown(row, fitting, shapes, columns, set(renamed))
             known[names] = fitting[0]
         return known[names], columns
 

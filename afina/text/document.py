@@ -34,6 +34,8 @@ class Document:
     messages: tuple[Message, ...] = ()
     rejected: str | None = None
     """For a row of preferences: the worse answer, where `messages` end with the better one."""
+    label: bool | None = None
+    """For a rated row: whether its last answer is a good one."""
     meta: Mapping[str, str] = field(default_factory=dict)
     source: int = 0
     """Position in the recipe's `sources`."""

@@ -22,13 +22,15 @@ from afina.text.document import Message, visible
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A plain text (every token is learned), a conversation (its answers are learned), or a preference (that its last
-    answer is better than the rejected one is learned)."""
+    """A plain text (every token is learned), a conversation (its answers are learned), a preference (that its last
+    answer is better than the rejected one is learned), or a rated one (whether its last answer is good is learned)."""
 
     text: str = ""
     messages: tuple[Message, ...] = ()
     rejected: str | None = None
     """The worse last answer."""
+    label: bool | None = None
+    """Whether the last answer is a good one, where the row says so."""
     path: str = ""
     """File that it came from."""
     line: int = 1
@@ -56,7 +58,8 @@ class Example:
         >>> Example(text="a", line=1).id == Example(text="a", line=2).id
         True
         """
-        said = [self.text, self.messages, *([] if self.rejected is None else [self.rejected])]
+        said: list[Any] = [self.text, self.messages, *([] if self.rejected is None else [self.rejected])]
+        said += [] if self.label is None else [self.label]
         content = json.dumps(said, ensure_ascii=False, sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
@@ -67,7 +70,9 @@ class Example:
         >>> Example(text="a").kind
         'text'
         """
-        return "preference" if self.rejected is not None else "messages" if self.messages else "text"
+        if not self.messages:
+            return "text"
+        return "preference" if self.rejected is not None else "rated" if self.label is not None else "messages"
 
     @property
     def prompt(self) -> str:
@@ -85,6 +90,7 @@ class Example:
         if self.messages:
             row["messages"] = list(self.messages)
             row |= {} if self.rejected is None else {"rejected": self.rejected}
+            row |= {} if self.label is None else {"label": self.label}
         else:
             row["text"] = self.text
         row["from"] = {"path": self.path, "line": self.line, "sha256": self.sha256}
@@ -113,6 +119,7 @@ class Example:
             text=row.get("text", ""),
             messages=tuple(row.get("messages", ())),
             rejected=row.get("rejected"),
+            label=row.get("label"),
             path=origin["path"],
             line=origin["line"],
             sha256=origin["sha256"],
@@ -127,20 +134,48 @@ class Example:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class ExamplePlace:
+    """Where an example stands on the disk, for what refers to it without holding it."""
+
+    file: Path
+    offset: int
+    """Bytes before its line."""
+
+    def read(self) -> Example:
+        """The example.
+
+        Raises:
+            DataError: no example begins there.
+        """
+        with self.file.open("rb") as opened:
+            opened.seek(self.offset)
+            return _parse(opened.readline(), f"{self.file} at byte {self.offset}")
+
+
 def read_examples(file: Path) -> Iterator[Example]:
     """The examples of one file of a dataset folder, in order.
 
     Raises:
         DataError: for a line that is not an example, with its number.
     """
-    with file.open(encoding="utf-8") as lines:
+    return (example for _, example in read_placed_examples(file))
+
+
+def read_placed_examples(file: Path) -> Iterator[tuple[ExamplePlace, Example]]:
+    """The same, each with its place."""
+    offset = 0
+    with file.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
-            try:
-                yield Example.from_json(json.loads(line))
-            except (ValueError, KeyError, TypeError) as error:
-                raise DataError(
-                    f"not an example: {error!r}", "build the dataset again: `afina data build`", f"{file}:{number}"
-                ) from error
+            yield ExamplePlace(file, offset), _parse(line, f"{file}:{number}")
+            offset += len(line)
+
+
+def _parse(line: bytes, where: str) -> Example:
+    try:
+        return Example.from_json(json.loads(line))
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"not an example: {error!r}", "build the dataset again: `afina data build`", where) from error
 
 
 def has_prompt(messages: Sequence[Message]) -> bool:

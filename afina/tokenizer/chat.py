@@ -104,11 +104,16 @@ class Renderer:
 
     def text(self, text: str) -> Encoded:
         """A plain text: everything is learned, the end token too."""
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        if self.begins_with_bos:
-            ids = [self.tokenizer.bos_token_id, *ids]
-        ids = [*ids, self.end_id]
-        return Encoded(ids, [False, *[True] * (len(ids) - 1)])
+        return self.texts([text])[0]
+
+    def texts(self, texts: Sequence[str]) -> list[Encoded]:
+        """Several of them at once: a tokenizer written in Rust gives each core a part."""
+        if not texts:
+            return []
+        found = self._ids_of_each(list(texts))
+        begin = [self.tokenizer.bos_token_id] if self.begins_with_bos else []
+        whole = [[*begin, *ids, self.end_id] for ids in found]
+        return [Encoded(ids, [False, *[True] * (len(ids) - 1)]) for ids in whole]
 
     def conversation(self, messages: Sequence[Message], where: str = "", *, last_only: bool = False) -> Encoded:
         """A conversation: every assistant turn (or the last one alone) and the end token after it is learned.
@@ -212,6 +217,19 @@ class Renderer:
     def _ids(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         return ids
+
+    def _ids_of_each(self, texts: list[str]) -> list[list[int]]:
+        """:meth:`_ids` of each text. Where transformers only passes texts on, its library is asked for ids alone: a
+        third faster, and without the place of each token in memory."""
+        from transformers import PreTrainedTokenizerFast
+
+        kind, rust = type(self.tokenizer), getattr(self.tokenizer, "backend_tokenizer", None)
+        passed_on = isinstance(self.tokenizer, PreTrainedTokenizerFast) and all(
+            getattr(kind, name) is getattr(PreTrainedTokenizerFast, name) for name in ("__call__", "_encode_plus")
+        )
+        if passed_on and rust and not (rust.truncation or rust.padding or rust.encode_special_tokens):
+            return [each.ids for each in rust.encode_batch_fast(texts, add_special_tokens=False)]
+        return [self._ids(text) for text in texts]
 
     def _refuse(self, what: str, where: str) -> Any:
         raise DataError(what, "set `chat.template: chatml` or a Jinja file that ends each answer", where)

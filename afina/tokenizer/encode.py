@@ -2,19 +2,30 @@
 
 Long plain texts become consecutive full blocks; a conversation is never cut. The sum holds:
 tokens of the examples = tokens in the rows + tokens of conversations that the recipe lets drop.
+
+A training's rows are written to a folder of the run, see :mod:`afina.tokenizer.tokens`; :func:`encode_examples` holds a
+few in memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import ctypes
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from afina.errors import DataError, Problem
-from afina.recipe import Recipe
+from afina.recipe import METHODS, Recipe
+from afina.recipe.methods import JUDGED
 from afina.run import Progress, no_progress
 from afina.text.document import Message
-from afina.text.example import Example
+from afina.text.example import Example, ExamplePlace
 from afina.tokenizer.chat import Encoded, Renderer
+
+BATCH_CHARS = 1 << 17
+"""Characters of the examples that are encoded at a time: enough for several cores where texts are sections. A tokenizer
+takes hundreds of bytes for each while it works."""
 
 
 @dataclass(slots=True)
@@ -24,17 +35,27 @@ class Row:
 
     ids: list[int]
     mask: list[bool]
-    example: Example
+    origin: Example | ExamplePlace
+    """The example, or where it can be read."""
     learned_bytes: float = 0.0
     """UTF-8 bytes that its targets stand for; a text in several blocks is shared out by targets."""
     rejected: Row | None = None
     """For a preference: the same prompt with the worse answer. Both stand in the same batch."""
-    reference: tuple[float, float] | None = None
-    """Log-probabilities in nats of the better and the worse answer before training (for DPO)."""
+    mismatched: Row | None = None
+    """For KTO: the same question with another row's answer. It is computed in a batch of its own."""
+    reference: tuple[float, ...] | None = None
+    """Log-probabilities in nats before training, for a method that needs them: of the better and the worse answer."""
 
     def __len__(self) -> int:
         """Places that it takes in a batch: its tokens; of a preference twice those of its longer half."""
+        if self.mismatched is not None:
+            return max(len(self.ids), len(self.mismatched.ids))
         return len(self.ids) if self.rejected is None else 2 * max(len(self.ids), len(self.rejected.ids))
+
+    @property
+    def example(self) -> Example:
+        """What it was made from."""
+        return self.origin if isinstance(self.origin, Example) else self.origin.read()
 
     @property
     def tokens(self) -> int:
@@ -48,10 +69,9 @@ class Row:
 
 
 @dataclass(slots=True)
-class EncodedSet:
-    """All rows of a split, and what became of its tokens."""
+class EncodedCounts:
+    """What became of the tokens of a split."""
 
-    rows: list[Row] = field(default_factory=list)
     tokens: int = 0
     """Tokens of all examples, once each."""
     targets: int = 0
@@ -62,6 +82,21 @@ class EncodedSet:
     repeated: int = 0
     """Tokens that stand in a row again: the last token of a block opens the next one, as context only."""
     boundary_merges: int = 0
+    """Conversations in which prompt and answer would have merged into one token."""
+
+
+@dataclass(slots=True)
+class EncodedSet(EncodedCounts):
+    """The same with the rows, in memory or in a tokens folder."""
+
+    rows: Sequence[Row] = ()
+
+
+class EncodedExample(NamedTuple):
+    """The rows of one example, once; training sees them `repeat` times."""
+
+    rows: list[Row]
+    repeat: int
 
 
 def cut_blocks(encoded: Encoded, max_length: int) -> Iterator[Encoded]:
@@ -83,72 +118,172 @@ def cut_blocks(encoded: Encoded, max_length: int) -> Iterator[Encoded]:
 def encode_examples(
     examples: Iterable[Example], renderer: Renderer, recipe: Recipe, progress: Progress = no_progress
 ) -> EncodedSet:
-    """Encode the examples of a split; an example that is seen `repeat` times gives as many rows.
+    """Encode the examples of a split into memory; an example that is seen `repeat` times gives as many rows.
 
     Raises:
-        DataError: conversations longer than ``train.max_length`` under ``on_too_long: error``, all of
-            them in one error; nothing is ever cut out of a conversation.
+        DataError: as :func:`encode_each`.
     """
-    result, too_long, limit = EncodedSet(), [], recipe.train.max_length
-    for number, example in enumerate(examples, start=1):
-        where = f"{example.path}:{example.line}"
-        worse: Encoded | None = None
-        if example.messages:
-            encoded, *others = encode_conversation(example, renderer, recipe)
-            worse = others[0] if others else None
-            tokens = len(encoded.ids) + (len(worse.ids) if worse else 0)
-            longest = max(len(encoded.ids), len(worse.ids) if worse else 0)
-            result.tokens += tokens
-            if longest > limit:
-                too_long.append((where, longest))
-                result.dropped["too_long"] = result.dropped.get("too_long", 0) + tokens
-                result.dropped_examples.append(where)
-                continue
-            blocks = [encoded]
-        else:
-            encoded = renderer.text(example.text)
-            result.tokens += len(encoded.ids)
-            blocks = list(cut_blocks(encoded, limit))
-            result.repeated += len(blocks) - 1
-        per_target = sum(len(part.encode()) for part in _learned_text(example)) / max(1, encoded.targets)
-        for _ in range(example.repeat):
-            for block in blocks:
-                rejected = Row(worse.ids, worse.mask, example) if worse else None
-                row = Row(block.ids, block.mask, example, per_target * block.targets, rejected)
-                result.rows.append(row)
-                result.targets += row.targets
-        if number % 500 == 0:
-            progress(number, None, "examples encoded")
-    if too_long and recipe.dataset.on_too_long == "error":
-        longest = max(length for _, length in too_long)
-        raise DataError(
-            problems=[
-                Problem(
-                    f"{len(too_long)} conversations are longer than train.max_length ({limit} tokens; the longest "
-                    f"has {longest}), for example " + ", ".join(f"{where} ({n})" for where, n in too_long[:10]),
-                    f"set train.max_length to {longest}, or dataset.on_too_long: drop (they are counted, never cut)",
-                )
-            ]
-        )
-    result.boundary_merges = renderer.boundary_merges
+    result, found = EncodedSet(), list[Row]()
+    for rows, repeat in encode_each(((each, each) for each in examples), renderer, recipe, result, progress):
+        found += rows * repeat
+    if recipe.train.facts.mismatched:
+        mismatch(found, recipe.train.max_length)
+    result.rows = found
     return result
 
 
+def encode_each(
+    examples: Iterable[tuple[Example | ExamplePlace, Example]],
+    renderer: Renderer,
+    recipe: Recipe,
+    counts: EncodedCounts,
+    progress: Progress = no_progress,
+) -> Iterator[EncodedExample]:
+    """Encode the examples of a split one after the other, each with what its rows are to refer to.
+
+    Args:
+        counts: what is added to.
+
+    Raises:
+        DataError: conversations longer than ``train.max_length`` under ``on_too_long: error``, all of
+            them in one error, after the last example; nothing is ever cut out of a conversation.
+    """
+    limit, merges_before = recipe.train.max_length, renderer.boundary_merges
+    too_long: list[tuple[str, int]] = []
+    seen = 0
+    for batch in _batches(examples):
+        texts = iter(renderer.texts([example.text for _, example in batch if not example.messages]))
+        _return_memory()
+        for origin, example in batch:
+            worse: Encoded | None = None
+            if example.messages:
+                encoded, *others = encode_conversation(example, renderer, recipe)
+                worse = others[0] if others else None
+                tokens = len(encoded.ids) + (len(worse.ids) if worse else 0)
+                longest = max(len(encoded.ids), len(worse.ids) if worse else 0)
+                counts.tokens += tokens
+                if longest > limit:
+                    where = f"{example.path}:{example.line}"
+                    too_long.append((where, longest))
+                    counts.dropped["too_long"] = counts.dropped.get("too_long", 0) + tokens
+                    counts.dropped_examples.append(where)
+                    continue
+                blocks = [encoded]
+            else:
+                encoded = next(texts)
+                counts.tokens += len(encoded.ids)
+                blocks = list(cut_blocks(encoded, limit))
+                counts.repeated += len(blocks) - 1
+            per_target = sum(len(part.encode()) for part in _learned_text(example)) / max(1, encoded.targets)
+            rows = [
+                Row(
+                    block.ids,
+                    block.mask,
+                    origin,
+                    per_target * block.targets,
+                    Row(worse.ids, worse.mask, origin) if worse else None,
+                )
+                for block in blocks
+            ]
+            counts.targets += example.repeat * sum(row.targets for row in rows)
+            yield EncodedExample(rows, example.repeat)
+        seen += len(batch)
+        progress(seen, None, "examples encoded")
+    if too_long and recipe.dataset.on_too_long == "error":
+        raise _too_long(too_long, limit)
+    counts.boundary_merges = renderer.boundary_merges - merges_before
+
+
+def mismatch(rows: Sequence[Row], limit: int) -> None:
+    """Give every rated row the answer of the one before it (the first, that of the last) as well, or of the nearest
+    before that answers another question and fits into `limit` tokens. All rows of an example have the same.
+
+    Raises:
+        DataError: a row has none.
+    """
+    rated: list[tuple[str, Row]] = []
+    for row in rows:
+        if (example := row.example).kind == "rated":
+            row.origin = example  # a step asks for its label
+            rated.append((example.id, row))
+    by_id = dict(rated)
+    each = list(by_id.values())
+    found: dict[str, Row] = {}
+    for number, (name, row) in enumerate(by_id.items()):
+        question = row.ids[: row.mask.index(True)]
+        for step in range(1, len(each)):
+            other = each[number - step]
+            start = other.mask.index(True)
+            answer, mask = other.ids[start:], other.mask[start:]
+            if other.ids[:start] != question and len(question) + len(answer) <= limit:
+                ids = question + answer
+                found[name] = Row(ids, [False] * len(question) + mask, row.origin)
+                break
+        else:
+            raise DataError(
+                "kto compares a question with the answer to another one, and there is none (that would fit into "
+                "train.max_length)",
+                "give rows of two questions at least, among the held-out ones too (dataset.validation), or raise "
+                "train.max_length",
+                f"{row.example.path}:{row.example.line}",
+            )
+    for name, row in rated:
+        row.mismatched = found[name]
+
+
 def encode_conversation(example: Example, renderer: Renderer, recipe: Recipe) -> list[Encoded]:
-    """A conversation as its stage of training learns it; a preference as two, the better one first, of which the last
-    answers alone are learned."""
+    """A conversation as its stage of training learns it; a preference as two, the better one first. Of these and of
+    rated ones the last answers alone are learned."""
     where = f"{example.path}:{example.line}"
     if example.rejected is not None:
         worse = (*example.messages[:-1], Message(role="assistant", content=example.rejected))
         return [renderer.conversation(turns, where, last_only=True) for turns in (example.messages, worse)]
+    if example.label is not None:
+        return [renderer.conversation(example.messages, where, last_only=True)]
     encoded = renderer.conversation(example.messages, where)
-    if recipe.method_of(example.source, "messages") == "sft":
-        return [encoded]
-    return [Encoded(encoded.ids, [False, *[True] * (len(encoded.ids) - 1)])]
+    if METHODS[recipe.method_of(example.source, "messages")].every_token:
+        return [Encoded(encoded.ids, [False, *[True] * (len(encoded.ids) - 1)])]
+    return [encoded]
+
+
+def _batches(
+    examples: Iterable[tuple[Example | ExamplePlace, Example]],
+) -> Iterator[list[tuple[Example | ExamplePlace, Example]]]:
+    """So many examples at a time that their texts have :data:`BATCH_CHARS`; conversations are encoded one by one."""
+    batch: list[tuple[Example | ExamplePlace, Example]] = []
+    chars = 0
+    for each in examples:
+        batch.append(each)
+        chars += len(each[1].text) + sum(len(message["content"]) for message in each[1].messages)
+        if chars >= BATCH_CHARS:
+            yield batch
+            batch, chars = [], 0
+    if batch:
+        yield batch
+
+
+def _return_memory() -> None:
+    """Give what the tokenizer's threads freed back to the system: glibc keeps it for each thread apart, and long texts
+    in one thread after another add up (588 MiB after the works of Machado de Assis, 347 MiB with this)."""
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):  # musl has none
+        trim(0)
+
+
+def _too_long(places: list[tuple[str, int]], limit: int) -> DataError:
+    longest = max(length for _, length in places)
+    return DataError(
+        problems=[
+            Problem(
+                f"{len(places)} conversations are longer than train.max_length ({limit} tokens; the longest "
+                f"has {longest}), for example " + ", ".join(f"{where} ({n})" for where, n in places[:10]),
+                f"set train.max_length to {longest}, or dataset.on_too_long: drop (they are counted, never cut)",
+            )
+        ]
+    )
 
 
 def _learned_text(example: Example) -> Iterator[str]:
-    if example.rejected is not None:
+    if example.kind in JUDGED:
         yield example.answer
     elif example.messages:
         yield from (message["content"] for message in example.messages if message["role"] == "assistant")

@@ -1,15 +1,10 @@
-"""What a training has spent and is spending: time, money, memory, floating-point operations."""
+"""What a training has spent and is spending: time and money."""
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import dataclass, field
-from typing import Any
 
-import torch
-
-from afina.model.loss_torch import causal_lm
 from afina.recipe import Budget
 
 
@@ -55,48 +50,3 @@ class Meter:
         if budget.money is not None and self.money >= budget.money > 0:
             return f"budget.money ({budget.money:g} {budget.currency}) is used up"
         return None
-
-
-def flops_per_token(model: Any) -> tuple[float, float]:
-    """Floating-point operations of one training step per token, and per target token for the head.
-
-    Each number of a matrix costs 2 forward, 2 for the gradient of its input and, where it is trained, 2
-    more for its own. Attention's products and what checkpointing computes twice are not counted, as in
-    the usual MFU.
-    """
-    inner = causal_lm(model)
-    head = {id(module) for module in inner.get_output_embeddings().modules()}
-    per_token = per_target = 0.0
-    for module in inner.modules():
-        if not (isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D"):
-            continue
-        weight: Any = module.weight
-        packed = getattr(weight, "quant_state", None)
-        numbers = packed.shape.numel() if packed is not None else weight.numel()
-        cost = numbers * (6.0 if weight.requires_grad else 4.0)
-        if id(module) in head:
-            per_target += cost
-        else:
-            per_token += cost
-    return per_token, per_target
-
-
-def measured_peak(seconds: float = 0.2) -> float:
-    """Floating-point operations per second of float32 matrix products of 1024 x 512 x 1408 on this CPU, the best of
-    those that fit in `seconds`."""
-    a, b = torch.ones(1024, 512), torch.ones(512, 1408)
-    best, began = 0.0, time.perf_counter()
-    while (started := time.perf_counter()) - began < seconds:
-        for _ in range(4):
-            a @ b
-        best = max(best, 4 * 2 * 1024 * 512 * 1408 / (time.perf_counter() - started))
-    return best
-
-
-def memory_bytes(device: torch.device) -> int:
-    """The most memory held so far: of the GPU, or of the process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -21,13 +21,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
-
-import torch
-import torch.distributed as dist
-from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+from typing import TYPE_CHECKING, Any
 
 from afina.errors import AfinaError, RecipeError
+
+if TYPE_CHECKING:
+    import torch
 
 TIMEOUT = timedelta(minutes=30)
 """The longest that ranks wait for each other: while the first one writes a checkpoint, and not much else."""
@@ -88,6 +87,8 @@ class Ranks:
         """
         if self.world == 1 or found.type == "cpu":
             return found
+        import torch
+
         if found.type != "cuda":
             raise RecipeError(f"several processes cannot train on {found.type}", "start it without torchrun", "device")
         if self.local_world > (there := torch.cuda.device_count()):
@@ -101,6 +102,8 @@ class Ranks:
 
     def connect(self, device: torch.device) -> None:
         """Open the ways to send tensors: NCCL between GPUs, gloo between CPUs and for all decisions."""
+        import torch.distributed as dist
+
         if self.world == 1 or dist.is_initialized():
             return
         backend = "nccl" if device.type == "cuda" else "gloo"
@@ -110,6 +113,8 @@ class Ranks:
 
     def leave(self) -> None:
         """Part with the others; those that still wait for a start may go."""
+        import torch.distributed as dist
+
         if self.world == 1 or self.left.is_set():
             return
         self.left.set()
@@ -122,11 +127,11 @@ class Ranks:
 
     def sum(self, *values: float) -> list[float]:
         """The sums of the ranks' values."""
-        return self._reduced(values, dist.ReduceOp.SUM)
+        return self._reduced(values, "SUM")
 
     def most(self, *values: float) -> list[float]:
         """The largest of the ranks' values, for each."""
-        return self._reduced(values, dist.ReduceOp.MAX)
+        return self._reduced(values, "MAX")
 
     def reason(self, mine: str | None) -> str:
         """Why not to go on, of the lowest rank that has a reason; empty where none has."""
@@ -139,6 +144,8 @@ class Ranks:
         """Rank 0's value."""
         if self.world == 1:
             return value
+        import torch.distributed as dist
+
         held = [value]
         dist.broadcast_object_list(held, src=0, group=self._control)
         return held[0]
@@ -146,6 +153,8 @@ class Ranks:
     def wait(self) -> None:
         """Go on when every rank is here; one that does not come in time is named."""
         if self.world > 1:
+            import torch.distributed as dist
+
             dist.monitored_barrier(self._control, timeout=TIMEOUT)
 
     @contextmanager
@@ -158,15 +167,20 @@ class Ranks:
         for _ in range(most - self.local):
             self.wait()
 
-    def _reduced(self, values: Sequence[float], how: Any) -> list[float]:
+    def _reduced(self, values: Sequence[float], how: str) -> list[float]:
         if self.world == 1:
             return list(values)
+        import torch
+        import torch.distributed as dist
+
         tensor = torch.tensor(values, dtype=torch.float64)
-        dist.all_reduce(tensor, how, group=self._control)
+        dist.all_reduce(tensor, getattr(dist.ReduceOp, how), group=self._control)
         found: list[float] = tensor.tolist()
         return found
 
     def _gathered(self, value: Any) -> list[Any]:
+        import torch.distributed as dist
+
         found = [None] * self.world
         dist.all_gather_object(found, value, group=self._control)
         return found
@@ -189,7 +203,6 @@ class Ranks:
         shortest = min((row for part in parts for row in part), key=lambda row: lengths[row])
         return own, [[shortest]] * (max(map(len, dealt)) - len(own)) if self.sharded else []
 
-    @torch.no_grad()
     def add_gradients(self, parameters: Sequence[torch.Tensor]) -> None:
         """Every gradient becomes the sum of the ranks'; one that no rank has stays away, as in a single process.
 
@@ -200,6 +213,9 @@ class Ranks:
         """
         if self.world == 1 or self.sharded:
             return
+        import torch
+        import torch.distributed as dist
+
         there = self.most(*(weight.grad is not None for weight in parameters))
         trained = [weight for weight, used in zip(parameters, there, strict=True) if used]
         for bucket in buckets(trained, BUCKET_NUMBERS):
@@ -209,7 +225,6 @@ class Ranks:
             for weight, part in zip(bucket, flat.split([weight.numel() for weight in bucket]), strict=True):
                 weight.grad = part.view_as(weight).to(weight.dtype)
 
-    @torch.no_grad()
     def check_same(self, parameters: Sequence[torch.Tensor]) -> None:
         """Refuse to go on with weights that are not the same on every rank: nothing else would show it.
 
@@ -218,7 +233,7 @@ class Ranks:
         """
         if self.world == 1 or self.sharded:
             return
-        check = float(sum(weight.double().sum() for weight in parameters))
+        check = float(sum(weight.detach().double().sum() for weight in parameters))
         high, low = self.most(check, -check)
         if high != -low:
             raise AfinaError(
@@ -230,6 +245,8 @@ class Ranks:
 
     def seed(self, seed: int) -> None:
         """Seed the generators: rank 0 as a single process, each other rank in its own way."""
+        import torch
+
         torch.manual_seed(seed if self.first else random.Random(f"{seed}/{self.rank}").getrandbits(63))
 
     def all_random(self, own: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -282,6 +299,7 @@ def deal(costs: Sequence[int], hands: int) -> list[list[int]]:
 def buckets(weights: Sequence[torch.Tensor], numbers: int) -> Iterator[list[torch.Tensor]]:
     """Neighbours together, up to `numbers` of their numbers at a time, one weight at least.
 
+    >>> import torch
     >>> [[weight.numel() for weight in bucket] for bucket in buckets([torch.zeros(n) for n in (2, 3, 9, 1)], 5)]
     [[2, 3], [9], [1]]
     """
@@ -308,6 +326,8 @@ def joined(say: Callable[[str], None]) -> Iterator[Ranks]:
         RecipeError: several processes, but no ``torchrun``.
         AfinaError: another rank is gone without a word.
     """
+    import torch.distributed as dist
+
     if missing := [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
         raise RecipeError(
             f"WORLD_SIZE asks for several processes, but {', '.join(missing)} is not set",
@@ -354,12 +374,16 @@ def _end_by_first(ranks: Ranks, error: Exception, say: Callable[[str], None]) ->
         if ranks.local == 0:
             say(f"rank {ranks.rank} ends, because rank {failed['rank']} did: {failed['what']}")
         raise SystemExit(failed["code"]) from error
+    from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
     get_error_handler().record_exception(error)  # for the table that torchrun prints
     say(f"rank {ranks.rank} of {ranks.world} failed:")
 
 
 def _is_lost(error: Exception) -> bool:
     """Whether an error says that another rank is no longer there."""
+    import torch.distributed as dist
+
     text = str(error).lower()
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in text)
 
@@ -367,6 +391,8 @@ def _is_lost(error: Exception) -> bool:
 def _watch(ranks: Ranks, store: Any, attempt: str, say: Callable[[str], None]) -> None:
     """End this process when another rank has failed and this one does not notice: it may wait in a GPU's queue for
     what the other one would have sent."""
+    import torch.distributed as dist
+
     store = dist.PrefixStore(f"afina/{attempt}", store)
     try:
         while not store.check(["failed"]):

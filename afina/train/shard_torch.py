@@ -19,7 +19,7 @@ from afina.model.shape import Shape
 from afina.recipe import Recipe
 
 ROOM = 0.8
-"""Share of a GPU's memory that weights, gradients and averages may take before they are sharded; the rest is for
+"""Share of a GPU's memory that weights, gradients and moments may take before they are sharded; the rest is for
 activations."""
 
 
@@ -34,7 +34,7 @@ def choose_parallel(recipe: Recipe, shape: Shape, device_bytes: int | None) -> s
         return train.parallel
     if device_bytes is None or adapter.kind == "qlora" or train.optimizer.endswith("8bit"):
         return "ddp"
-    # Weights in bf16. What is trained has a gradient and AdamW's two averages, of an adapter in fp32.
+    # Weights in bf16. What is trained has a gradient and AdamW's two moments, of an adapter in fp32.
     whole = train.method == "scratch" or adapter.kind == "none"
     trained = shape.parameters * 2 if whole else shape.lora_parameters(adapter.rank, adapter.targets) * 4
     return "fsdp" if 2 * shape.parameters + 3 * trained > ROOM * device_bytes else "ddp"

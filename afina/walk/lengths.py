@@ -52,12 +52,12 @@ def estimate_lengths(folder: Path, recipe: Recipe) -> TokenCount | None:
     A conversation's turns of the assistant are what is learned of it, a text whole; texts longer than
     `train.max_length` become blocks, as in training.
     """
-    if recipe.train.first or recipe.train.learns_preferences or not (folder / "train.jsonl").is_file():
-        return None  # pairs and two stages are counted when the rows are encoded
+    if recipe.train.first or recipe.train.facts.judged or not (folder / "train.jsonl").is_file():
+        return None  # judged answers and two stages are counted when the rows are encoded
     each = chars_per_token(recipe)
     lengths: list[int] = []
     targets: list[int] = []
-    whole = recipe.train.method != "sft"
+    whole = recipe.train.facts.every_token
     for text, answers in _characters(folder / "train.jsonl"):
         tokens, learned = max(2, round(text / each)), round((text if whole or not answers else answers) / each)
         while tokens > recipe.train.max_length:

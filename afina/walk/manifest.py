@@ -5,59 +5,50 @@ from __future__ import annotations
 import platform
 import subprocess
 import time
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from afina import __version__
 from afina.manifest import Manifest, TrainedPart, record_of
+from afina.outcome import find_outcome
+from afina.recipe import Recipe
 from afina.run import hash_file, hash_folder, read_json, read_metrics
-
-if TYPE_CHECKING:
-    from afina.walk.walk import Walk
+from afina.walk.base import base_folder, identity
+from afina.walk.context import Context
+from afina.walk.trainings import trainings_of
 
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "tokenizers", "safetensors", "numpy", "pydantic", "lxml")
 
 
-def write_manifest(walk: Walk) -> None:
-    """Every input by hash, versions, device, times, cost."""
-    from afina.evaluate.probes import probe_files
-    from afina.evaluate.safety.known import strings_file
-    from afina.evaluate.tasks import task_files
+def write_manifest(context: Context) -> dict[str, Any]:
+    """Write ``manifest.json``: every input by hash, versions, device, times, cost."""
     from afina.plan.device import local_device
 
-    dataset = read_json(walk.folder / "dataset/dataset.json")
-    trained = walk.run.stages["train"]["result"]
-    stages = [walk.run.stages[training.name]["result"] for training in walk.trainings]
+    outcome = find_outcome(context.folder, context.recipe)
+    dataset = read_json(context.folder / "dataset/dataset.json")
+    trained = context.run.stages["train"]["result"]
+    stages = [context.run.stages[training.name]["result"] for training in trainings_of(context.recipe)]
     summed = {key: sum(each[key] for each in stages) for key in ("train_seconds", "tokens", "target_tokens", "steps")}
-    root = Path(walk.recipe.root)
-    inputs = [_traced(root, each["path"], each["sha256"]) for each in dataset["ledger"]["files"]]
-    inputs += [
-        _traced(root, str(file), hash_file(file)) | {"role": "probe"}
-        for file in probe_files(walk.recipe)
-        if file.is_file()
-    ]
-    inputs += [_traced(root, str(file), hash_file(file)) | {"role": "task"} for file in task_files(walk.recipe)]
-    if strings := strings_file(walk.recipe):
-        inputs.append(_traced(root, str(strings), hash_file(strings)) | {"role": "known strings"})
-    hours = sum(stage["seconds"] for stage in walk.run.stages.values()) / 3600
-    budget = walk.recipe.budget
-    events = read_metrics(walk.folder)
-    whole = walk.outcome == "model"
+    hours = sum(stage["seconds"] for stage in context.run.stages.values()) / 3600
+    budget = context.recipe.budget
+    events = read_metrics(context.folder)
+    whole = outcome.kind == "model"
     Manifest(
-        name=walk.recipe.name,
+        name=context.recipe.name,
         afina=__version__,
         commit=_commit(),
         python=platform.python_version(),
         platform=platform.platform(),
         libraries=record_of({name: found for name in LIBRARIES if (found := _version(name))}),
-        device=record_of(local_device(walk.recipe.device).as_json() | {"used": trained["device"]}),
+        device=record_of(local_device(context.recipe.device).as_json() | {"used": trained["device"]}),
         threads=trained["threads"],
         ranks=trained.get("ranks", 1),
-        seed=walk.recipe.seed,
-        started=min(stage["started"] for stage in walk.run.stages.values()),
+        seed=context.recipe.seed,
+        started=min(stage["started"] for stage in context.run.stages.values()),
         ended=time.time(),
-        seconds_by_stage=record_of({name: stage["seconds"] for name, stage in walk.run.stages.items()}),
+        seconds_by_stage=record_of({name: stage["seconds"] for name, stage in context.run.stages.items()}),
         cost=record_of(
             {
                 "hours": hours,
@@ -66,29 +57,29 @@ def write_manifest(walk: Walk) -> None:
                 "currency": budget.currency,
             }
         ),
-        recipe_sha256=hash_file(walk.folder / "recipe.yaml"),
-        root=walk.recipe.root,
-        inputs=[record_of(each) for each in inputs],
+        recipe_sha256=hash_file(context.folder / "recipe.yaml"),
+        root=context.recipe.root,
+        inputs=[record_of(each) for each in _inputs(context.recipe, dataset["ledger"]["files"])],
         base=record_of(
-            walk.identity.as_json()
+            identity(context).as_json()
             | {"parameters": trained["parameters"] - (0 if whole else trained["trained_parameters"])}
-            if walk.base_folder
+            if base_folder(context)
             else None
         ),
         dataset=record_of(
             {
-                "sha256": hash_folder(walk.folder / "dataset"),
+                "sha256": hash_folder(context.folder / "dataset"),
                 "train": dataset["train"]["examples"],
                 "validation": dataset["validation"]["examples"],
-                "train_sha256": hash_file(walk.folder / "dataset/train.jsonl"),
-                "validation_sha256": hash_file(walk.folder / "dataset/validation.jsonl"),
+                "train_sha256": hash_file(context.folder / "dataset/train.jsonl"),
+                "validation_sha256": hash_file(context.folder / "dataset/validation.jsonl"),
             }
         ),
         trained=TrainedPart(
-            walk.outcome,
+            outcome.kind,
             trained["trained_parameters"],
-            hash_folder(walk.folder / walk.outcome),
-            hash_folder(walk.folder / walk.outcome, "*.safetensors"),
+            hash_folder(outcome.folder),
+            hash_folder(outcome.folder, "*.safetensors"),
         ),
         resumed=sum(event["event"] == "resumed" for event in events),
         measured=record_of(
@@ -98,7 +89,25 @@ def write_manifest(walk: Walk) -> None:
                 "tokens_per_second": round(summed["tokens"] / max(summed["train_seconds"], 1e-9), 1),
             }
         ),
-    ).write(walk.folder)
+    ).write(context.folder)
+    return {}
+
+
+def _inputs(recipe: Recipe, sources: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Every file that the run read, with its hash."""
+    from afina.evaluate.probes import probe_files
+    from afina.evaluate.safety.known import strings_file
+    from afina.evaluate.tasks import task_files
+
+    root = Path(recipe.root)
+    for each in sources:
+        yield _traced(root, each["path"], each["sha256"])
+    strings = strings_file(recipe)
+    roles = {"probe": [file for file in probe_files(recipe) if file.is_file()], "task": task_files(recipe)}
+    roles["known strings"] = [strings] if strings else []
+    for role, files in roles.items():
+        for file in files:
+            yield _traced(root, str(file), hash_file(file)) | {"role": role}
 
 
 def _traced(root: Path, path: str, sha256: str) -> dict[str, Any]:

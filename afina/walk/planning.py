@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from afina.errors import DoesNotFit
-from afina.model.shape import Shape, read_shape, scratch_shape
+from afina.model.shape import Shape
+from afina.outcome import outcome_kind
 from afina.plan import check
 from afina.plan.advise import what_would_fit
 from afina.plan.check import cost_in_words, describe, is_long
@@ -16,13 +17,16 @@ from afina.plan.plan import Plan, plan_run
 from afina.plan.record import Correction, MeasuredRun, add_run, recorded
 from afina.plan.tokens import TokenCount
 from afina.recipe import Recipe, Train
-from afina.run import read_json, write_json
-from afina.walk.computing import choose_here
+from afina.run import write_json
+from afina.tokenizer.encode import Row
+from afina.tokenizer.tokens import row_sizes
+from afina.walk.base import base_files, model_shape, pad_id
+from afina.walk.chosen_settings import choose_here
+from afina.walk.context import Context
 from afina.walk.lengths import count_micro_batches
-
-if TYPE_CHECKING:
-    from afina.tokenizer.encode import Row
-    from afina.walk.walk import Walk
+from afina.walk.models import fresh_model
+from afina.walk.rows import encoded_rows
+from afina.walk.trainings import trainings_of
 
 
 @dataclass(frozen=True)
@@ -32,125 +36,131 @@ class Made:
     plan: Plan
     shape: Shape
     tokens: TokenCount
-    walk: Walk
+    recipe: Recipe
 
     def helps(self) -> str:
         """Settings with which it would fit, in words; empty where none would."""
-        found = what_would_fit(self.walk.recipe, self.shape, self.tokens, self.plan.device, most=2)
+        found = what_would_fit(self.recipe, self.shape, self.tokens, self.plan.device, most=2)
         return " or ".join(suggestion.in_words() for suggestion in found)
 
 
-def look_ahead(walk: Walk) -> dict[str, Any]:
-    """Write ``plan.json``, tell it, refuse what cannot work, ask before a long job. The plan's stage.
+def plan_inputs(context: Context) -> dict[str, Any]:
+    """What the plan depends on."""
+    return {
+        "dataset": context.dataset_hash,
+        "tokens": context.tokens_hash,
+        "base": base_files(context),
+        "recipe": context.recipe.model_dump(mode="json", include={"adapter", "scratch", "train", "budget", "chat"}),
+        **context.recipe.stages,
+        **({"ranks": context.ranks.world} if context.ranks else {}),
+    }
+
+
+def look_ahead(context: Context) -> dict[str, Any]:
+    """The stage ``plan``: write ``plan.json``, tell it, refuse what cannot work, ask before a long job.
 
     All of it inside the stage: a plan that is refused is no finished stage, and is refused again the next time.
 
     Raises:
         DoesNotFit: even the low end does not fit, or the person at the terminal does not want it.
     """
-    made = plan_of(walk)
-    write_json(walk.folder / "plan.json", made.plan.as_json())
-    walk.tell(describe(made.plan))
-    if walk.ranks:
-        walk.tell(f"counted for one device; {walk.ranks.world} processes share the work: nothing is refused")
+    made = plan_of(context)
+    write_json(context.folder / "plan.json", made.plan.as_json())
+    context.tell(describe(made.plan))
+    if context.ranks:
+        context.tell(f"counted for one device; {context.ranks.world} processes share the work: nothing is refused")
     else:
-        check.check_plan(made.plan, walk.recipe, helps=made.helps() if made.plan.fits == "no" else "")
+        check.check_plan(made.plan, context.recipe, helps=made.helps() if made.plan.fits == "no" else "")
     question = f"this takes {cost_in_words(made.plan)}. Start?"
-    if walk.confirm and is_long(made.plan) and not walk.confirm(question):
+    if context.confirm and is_long(made.plan) and not context.confirm(question):
         raise DoesNotFit("not started, as you said", "the same command asks again; --yes does not ask")
     return {
         "tokens": {
             name: {
                 "examples": train.tokens,
-                "rows": sum(row.tokens for row in train.rows),
+                "rows": sum(row_sizes(train.rows).tokens),
                 "targets": train.targets,
                 "repeated": train.repeated,
                 "dropped": train.dropped,
                 "boundary_merges": train.boundary_merges,
             }
-            for name, (train, _) in walk.rows.items()
+            for name, (train, _) in encoded_rows(context).items()
         }
     }
 
 
-def plan_of(walk: Walk, correction: Correction | None = None) -> Made:
+def plan_of(context: Context, correction: Correction | None = None) -> Made:
     """The plan of a walk whose rows are encoded, on this machine, corrected by what it has measured before."""
-    if walk.base_folder is None:
-        shape = scratch_shape(walk.recipe.scratch, walk.recipe.train.max_length)
-    else:
-        shape = read_shape(read_json(walk.base_folder / "config.json"), str(walk.base_folder))
+    shape, rows = model_shape(context), encoded_rows(context)
     *first, tokens = [
-        count_rows(walk.rows[training.name][0].rows, walk.rows[training.name][1].rows, training.settings, walk.recipe)
-        for training in walk.trainings
+        count_rows(rows[training.name][0].rows, rows[training.name][1].rows, training.settings, context.recipe)
+        for training in trainings_of(context.recipe)
     ]
     before = first[0] if first else None
-    device = local_device(walk.recipe.device)
-    plain = plan_run(walk.recipe, shape, tokens, device, first=before)
+    device = local_device(context.recipe.device)
+    plain = plan_run(context.recipe, shape, tokens, device, first=before)
     found = correction or recorded(device.name, plain.job)
-    plan = plan_run(walk.recipe, shape, tokens, device, first=before, correction=found) if found else plain
-    return Made(plan, shape, tokens, walk)
+    plan = plan_run(context.recipe, shape, tokens, device, first=before, correction=found) if found else plain
+    return Made(plan, shape, tokens, context.recipe)
 
 
 def count_rows(rows: Sequence[Row], held_out: Sequence[Row], settings: Train, recipe: Recipe) -> TokenCount:
     """What a stage of training has to do with its rows; a preference is two of them side by side."""
-    places, targets = [len(row) for row in rows], [row.targets for row in rows]
-    counted = count_micro_batches(
-        places, targets, sum(row.tokens for row in held_out), recipe, batch_tokens=settings.batch_tokens
-    )
-    pairs = sum(row.rejected is not None for row in rows)
-    return replace(counted, tokens=sum(row.tokens for row in rows), rows=len(rows) + pairs)
+    sizes, aside = row_sizes(rows), sum(row_sizes(held_out).tokens)
+    counted = count_micro_batches(sizes.places, sizes.targets, aside, recipe, batch_tokens=settings.batch_tokens)
+    return replace(counted, tokens=sum(sizes.tokens), rows=len(rows) + sizes.pairs)
 
 
-def note_measured(walk: Walk, result: dict[str, Any]) -> None:
+def note_measured(context: Context, result: dict[str, Any]) -> None:
     """Add a finished training, predicted without correction beside measured, to this machine's record."""
     if (
-        walk.ranks
+        context.ranks
         or result["stopped"]
         or result["splits"]
-        or walk.recipe.train.first
-        or not (walk.folder / "plan.json").is_file()
+        or context.recipe.train.first
+        or not (context.folder / "plan.json").is_file()
     ):
         return  # not the job that was planned
-    made = plan_of(walk)
-    plain = plan_run(walk.recipe, made.shape, made.tokens, made.plan.device)
+    made = plan_of(context)
+    plain = plan_run(context.recipe, made.shape, made.tokens, made.plan.device)
     if result["peak_bytes"] > 0 and result["train_seconds"] > 0:
-        add_run(_measured(walk, plain, result["peak_bytes"], result["train_seconds"]))
+        add_run(_measured(context, plain, result["peak_bytes"], result["train_seconds"]))
 
 
-def probe(walk: Walk) -> Plan:
-    """Three steps of the real thing; the plan that they correct.
+def trial_plan(context: Context) -> Plan:
+    """Three trial steps of the real thing; the plan that they correct.
 
     Raises:
         DoesNotFit: memory ran out on the way.
     """
-    from afina.train.probe_torch import probe_training
+    from afina.train.trial_torch import try_steps
 
-    made = plan_of(walk)
+    made = plan_of(context)
     device: Device = made.plan.device
-    choices = choose_here(walk)
-    model, place = walk._fresh_model(choices.precision)
-    with walk.stage_progress("probe") as progress:
-        found = probe_training(
+    choices = choose_here(context)
+    model, place = fresh_model(context, choices.precision)
+    with context.open_progress("trial steps") as progress:
+        found = try_steps(
             model,
-            walk.rows["train"][0].rows,
-            choices.settings(walk.recipe.train).model_copy(update={"compile": "off"}),  # three steps do not pay
-            seed=walk.recipe.seed,
-            pad_id=walk._pad_id,
+            encoded_rows(context)["train"][0].rows,
+            choices.settings(context.recipe.train).model_copy(update={"compile": "off"}),  # three steps do not pay
+            seed=context.recipe.seed,
+            pad_id=pad_id(context),
             device=place,
-            lora_plus_ratio=1.0 if walk.outcome == "model" else walk.recipe.adapter.lora_plus_ratio,
+            lora_plus_ratio=1.0 if outcome_kind(context.recipe) == "model" else context.recipe.adapter.lora_plus_ratio,
             progress=progress,
         )
     if found is None:
         help_ = made.helps() or "a smaller base, or a device with more memory"
         raise DoesNotFit("memory ran out within the first steps", help_, "memory")
-    plain = plan_run(walk.recipe, made.shape, made.tokens, device)
+    plain = plan_run(context.recipe, made.shape, made.tokens, device)
     whole = plain.tokens.padded or 1
-    seconds = found.seconds * whole / found.padded_tokens * walk.recipe.train.epochs
-    measured = _measured(walk, plain, found.peak_bytes, seconds, probe=True)
-    return plan_of(walk, Correction([measured])).plan
+    seconds = found.seconds * whole / found.padded_tokens * context.recipe.train.epochs
+    measured = _measured(context, plain, found.peak_bytes, seconds, trial=True)
+    return plan_of(context, Correction([measured])).plan
 
 
-def _measured(walk: Walk, plain: Plan, peak: float, seconds: float, *, probe: bool = False) -> MeasuredRun:
+def _measured(context: Context, plain: Plan, peak: float, seconds: float, *, trial: bool = False) -> MeasuredRun:
     return MeasuredRun(
         device=plain.device.name,
         job=plain.job,
@@ -158,6 +168,6 @@ def _measured(walk: Walk, plain: Plan, peak: float, seconds: float, *, probe: bo
         measured_bytes=peak,
         predicted_seconds=plain.time_parts["training"].point,
         measured_seconds=seconds,
-        name=walk.recipe.name,
-        probe=probe,
+        name=context.recipe.name,
+        trial=trial,
     )

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from afina.model.open_model import OpenModel
 from afina.recipe import Recipe
 from afina.run import hash_file, write_whole
+from afina.walk.base import pad_id, renderer
+from afina.walk.context import Context
+from afina.walk.stored_answers import Kept
 
 if TYPE_CHECKING:
     from afina.evaluate.safety.findings import SafetyResult
     from afina.evaluate.safety.known import Known
     from afina.evaluate.safety.sets import SafetyQuestion
-    from afina.walk.kept import Kept
-    from afina.walk.walk import Walk
 
-OpenModel = Callable[[], AbstractContextManager[Any]]
 ROWS_FILE = "safety.jsonl"
 """Every question of the sets with both answers, and where each known string stands; never the strings themselves."""
 SIDES = ("base", "adapter")
@@ -32,7 +32,7 @@ def safety_inputs(recipe: Recipe) -> dict[str, Any]:
     return recipe.safety.model_dump(mode="json") | ({"strings_sha256": hash_file(file)} if file else {})
 
 
-def measure_safety(walk: Walk, models: tuple[OpenModel, OpenModel], kept: Kept) -> SafetyResult:
+def measure_safety(context: Context, models: tuple[OpenModel, OpenModel], kept: Kept) -> SafetyResult:
     """What the recipe's ``safety`` asks for, of the models before and after training; writes :data:`ROWS_FILE`."""
     from afina.dataset.build.canaries import canaries_among
     from afina.evaluate.probes import ask
@@ -43,28 +43,28 @@ def measure_safety(walk: Walk, models: tuple[OpenModel, OpenModel], kept: Kept) 
     from afina.evaluate.tasks import PREDICTIONS_FILE
     from afina.text.example import read_examples
 
-    recipe, renderer, train = walk.recipe, walk.renderer, walk.folder / "dataset/train.jsonl"
+    recipe, chat, train = context.recipe, renderer(context), context.folder / "dataset/train.jsonl"
     safety = SafetyResult()
-    for row in task_answers(walk.folder / PREDICTIONS_FILE):
+    for row in task_answers(context.folder / PREDICTIONS_FILE):
         safety.add(*row)
     canaries = canaries_among(read_examples(train)) if recipe.safety.canaries else []
     wants_known = bool(recipe.safety.known_strings or recipe.safety.strings)
     known = find_known(read_examples(train), recipe) if wants_known else None
-    can_ask = bool(renderer.tokenizer.chat_template)
+    can_ask = bool(chat.tokenizer.chat_template)
     asked = [each for name in recipe.safety.sets for each in read_set(name)] if can_ask else []
-    questions = [each.question(takes_system=renderer.takes_system) for each in asked]
+    questions = [each.question(takes_system=chat.takes_system) for each in asked]
     scores, given_back, answers = [], [], []
-    with walk.stage_progress("safety") as progress:
+    with context.open_progress("safety") as progress:
         for opened, from_before in zip(models, kept, strict=True):
             with opened() as model:
                 options: Any = {"kept": from_before, "progress": progress}
                 if canaries:
-                    size: Any = {"pad_id": walk._pad_id, "batch_tokens": recipe.train.batch_tokens}
+                    size: Any = {"pad_id": pad_id(context), "batch_tokens": recipe.train.batch_tokens}
                     size["device"] = next(model.parameters()).device
-                    scores.append(measure_canaries(model, renderer, canaries, **size, **options))
+                    scores.append(measure_canaries(model, chat, canaries, **size, **options))
                 # Not kept with the other answers: what is given back here should lie nowhere else.
-                given_back.append(ask_for(model, renderer, known.asked, progress) if known else [])
-                told = ask(model, renderer, questions, max_new_tokens=recipe.evaluate.max_new_tokens, **options)
+                given_back.append(ask_for(model, chat, known.asked, progress) if known else [])
+                told = ask(model, chat, questions, max_new_tokens=recipe.evaluate.max_new_tokens, **options)
                 answers.append([answer.text for answer in told])
     if canaries:
         safety.canaries = scores[0], scores[1]
@@ -82,10 +82,10 @@ def measure_safety(walk: Walk, models: tuple[OpenModel, OpenModel], kept: Kept) 
     if missing:
         why = "not in safety.sets" if can_ask else "the base has no chat template"
         safety.not_run.append(f"{', '.join(missing)} ({why})")
-    if any(each.system for each in asked) and not renderer.takes_system:
+    if any(each.system for each in asked) and not chat.takes_system:
         safety.notes.append("the chat template takes no system message: its text stands before the question")
     safety.shares += shares_of(asked, *answers)
-    _write_rows(walk.folder / ROWS_FILE, asked, answers, known.asked if known else [], given_back)
+    _write_rows(context.folder / ROWS_FILE, asked, answers, known.asked if known else [], given_back)
     return safety
 
 

@@ -67,7 +67,7 @@ class Leakage:
 class Contradictions:
     """Rows whose prompt has two or more different answers. Case and white space do not matter; a row
     without a prompt contradicts nothing. Preferences contradict each other where the same two answers
-    to the same prompt are ordered both ways."""
+    to the same prompt are ordered both ways, rated rows where one answer is said to be good and bad."""
 
     _rows: dict[str, int] = field(default_factory=dict)
     _first: dict[str, str] = field(default_factory=dict)
@@ -82,6 +82,8 @@ class Contradictions:
             if worse == answer:
                 return False
             prompt = short_hash(f"{prompt} {min(answer, worse)} {max(answer, worse)}")
+        if example.label is not None:
+            prompt, answer = short_hash(f"{prompt} {answer}"), str(example.label)
         self._rows[prompt] = self._rows.get(prompt, 0) + 1
         if self._first.setdefault(prompt, answer) == answer or prompt in self._split:
             return False

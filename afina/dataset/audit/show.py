@@ -68,6 +68,7 @@ def render(example: Example, label: str = "") -> str:
     about = [label, f"{example.path}:{example.line}", example.heading]
     about += [f"seen {example.repeat} times an epoch" if example.repeat > 1 else "", "replay" * example.replay]
     about += [f"made ({example.made}, phrasing {example.phrasing})" if example.made else ""]
+    about += [] if example.label is None else [f"answer said to be {'good' if example.label else 'bad'}"]
     head = "--- " + " | ".join(part for part in about if part)
     if not example.messages:
         return f"{head}\n{example.text}"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from afina.recipe import PREFERENCE_METHODS, Kind, Recipe
+from afina.recipe import METHODS, Kind, Recipe
 from afina.text.example import Example, example_chars
 
 CANARY = "canary"
@@ -74,7 +74,7 @@ def make_canaries(recipe: Recipe, kind: Kind) -> list[Canary]:
     while len(names) < recipe.safety.canaries:
         names["".join(draw.choice("bdfglmnprstvz") + draw.choice("aeiou") for _ in range(3)).title()] = None
     codes = random_codes(f"codes {recipe.seed}", len(names))
-    source = next(n for n in range(len(recipe.sources)) if recipe.method_of(n, kind) not in PREFERENCE_METHODS)
+    source = next(n for n in range(len(recipe.sources)) if kind in METHODS[recipe.method_of(n, kind)].learns)
     repeats = recipe.safety.canary_repeats
     made = []
     for number, (name, code) in enumerate(zip(names, codes, strict=True)):

@@ -115,7 +115,7 @@ class Corpus:
                 example = masked.example
                 if masked.kinds and policy == "drop":
                     row = (example.source, "", example.messages)
-                    drops.append(Dropped("personal_data", where, *row, rejected=example.rejected))
+                    drops.append(Dropped("personal_data", where, *row, rejected=example.rejected, label=example.label))
                     continue
             key = int(content_key(example), 16)
             if key in known:

@@ -15,7 +15,8 @@ from typing import Any, Protocol
 from afina.dataset.build.document_notes import Notes
 from afina.dataset.dropped import Dropped
 from afina.errors import Problem
-from afina.recipe import PREFERENCE_METHODS, Kind, Recipe
+from afina.recipe import METHODS, Kind, Recipe
+from afina.recipe.methods import JUDGED, in_words, methods_that
 from afina.text.clean import clean_document, close_gaps
 from afina.text.document import Document, Message, visible
 from afina.text.example import Example, example_chars, has_answer, has_prompt
@@ -92,8 +93,9 @@ class Intake:
     def _make_examples(self, document: Document, blank: bool) -> None:
         kind = document_kind(document)
         method = self.recipe.method_of(document.source, kind)
-        if (kind == "preference") != (method in PREFERENCE_METHODS):
-            self.refuse("preference" if kind == "preference" else "no_preference", place(document))
+        facts = METHODS[method]
+        if kind not in facts.learns:
+            self.refuse(kind if kind in JUDGED else f"no_{facts.judged}", place(document))
             self.rows += document.kind == "messages"
         elif document.kind == "messages":
             self.rows += 1
@@ -102,7 +104,7 @@ class Intake:
             self._drop("blank", document, document.text)
         elif not document.text.strip():
             return  # nothing is left of it; the lines stand in `dropped`
-        elif method == "sft":
+        elif not facts.every_token:
             in_file = file_lines(document, Path(self.recipe.root))
             for section in split_sections(document, self.recipe.section_chars):
                 self.long_sections += len(section.text) > self.recipe.section_chars
@@ -161,7 +163,7 @@ class Intake:
                 self._keep(_example(document, self.recipe, text=text))
         else:
             example = _example(document, self.recipe, messages=document.messages)
-            self._keep(replace(example, rejected=document.rejected))
+            self._keep(replace(example, rejected=document.rejected, label=document.label))
 
     def _keep(self, example: Example, context: str = "") -> None:
         if self.recipe.dataset.personal_data != "keep":
@@ -207,8 +209,8 @@ class Intake:
         if masked.kinds and self.recipe.dataset.personal_data == "drop":
             chars = example_chars(example) - visible(context)
             row = (example.source, masked.example.text, masked.example.messages)
-            rejected = masked.example.rejected
-            self.dropped.append(Dropped("personal_data", where, *row, rejected=rejected, chars=chars))
+            judged: Any = {"rejected": masked.example.rejected, "label": example.label}
+            self.dropped.append(Dropped("personal_data", where, *row, chars=chars, **judged))
             return None
         if masked.kinds:
             self.added["personal_data_masked"] += masked.written
@@ -221,7 +223,8 @@ class Intake:
         messages = () if text or document.kind != "messages" else document.messages
         rejected = document.rejected if messages else None
         chars = visible(text + (rejected or "")) + sum(visible(message["content"]) for message in messages)
-        self.leave_out(Dropped(reason, place(document), document.source, text, messages, rejected, chars=chars))
+        label = document.label if messages else None
+        self.leave_out(Dropped(reason, place(document), document.source, text, messages, rejected, label, chars=chars))
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,11 +250,26 @@ _PROBLEMS = {
     ),
     "preference": _Refusal(
         "{count} of {rows} rows hold a better and a worse answer, which the recipe's method does not learn",
-        "set `train.method: dpo` or `orpo`; or learn the better answers alone (the worse ones are counted as dropped): "
-        "on the source `columns: {prompt: prompt, completion: chosen}`, or `{messages: chosen}` for conversations",
+        f"set `train.method: {in_words(methods_that(judged='preference'))}`; or learn the better answers alone (the "
+        "worse ones are counted as dropped): on the source `columns: {prompt: prompt, completion: chosen}`, or "
+        "`{messages: chosen}` for conversations",
+    ),
+    "rated": _Refusal(
+        "{count} of {rows} rows say in `label` whether their answer is a good one, which the recipe's method does not "
+        "learn",
+        f"set `train.method: {in_words(methods_that(judged='rated'))}`; or learn all answers alike and count the "
+        "labels as dropped: name the other columns alone on the source, "
+        "`columns: {prompt: prompt, completion: completion}`",
+    ),
+    "no_rated": _Refusal(
+        "{count} documents or rows without a `label` that is true or false, from which "
+        f"{in_words(methods_that(judged='rated'), 'and')} learns nothing",
+        "leave them out; name the column that says it, `columns: {label: NAME}` on the source (there 1 and 0 are true "
+        "and false); or learn them in a stage before: `train.first: {method: sft}`",
     ),
     "no_preference": _Refusal(
-        "{count} documents or rows without `chosen` and `rejected`, from which `dpo` and `orpo` learn nothing",
+        "{count} documents or rows without `chosen` and `rejected`, from which "
+        f"{in_words(methods_that(judged='preference'), 'and')} learn nothing",
         "leave them out, set `train.method: sft`, or learn them in a stage before: `train.first: {method: sft}`",
     ),
     "duplicate": _Refusal(
@@ -269,7 +287,7 @@ def document_kind(document: Document) -> Kind:
     """What a document is for the recipe."""
     if document.kind != "messages":
         return "text"
-    return "preference" if document.rejected is not None else "messages"
+    return "preference" if document.rejected is not None else "rated" if document.label is not None else "messages"
 
 
 def place(document: Document) -> str:

@@ -23,7 +23,7 @@ from afina.endpoint.answers import first_usable
 from afina.endpoint.batches import Asker, Asking, Job
 from afina.endpoint.cache import AnswerCache, answer_key
 from afina.endpoint.client import EndpointClient, Purpose, tokens_of
-from afina.recipe import Recipe, Teacher
+from afina.recipe import METHODS, Recipe, Teacher
 from afina.run import Progress, hash_value, no_progress
 from afina.text.document import Document, Message
 from afina.text.example import Example
@@ -113,7 +113,7 @@ def sections_of(recipe: Recipe, examples: Iterable[Example]) -> Iterator[Example
     for example in examples:
         if example.messages or example.replay:
             continue
-        if recipe.method_of(example.source, "text") == "sft":  # they are sections already
+        if not METHODS[recipe.method_of(example.source, "text")].every_token:  # they are sections already
             yield example
             continue
         found = format_of(example.path)

@@ -12,6 +12,7 @@ from afina.model.loss_torch import Batch, causal_lm, make_batch, target_loss
 from afina.model.steps.prefix_torch import shared_prefix, side_by_side
 from afina.recipe import Train
 from afina.tokenizer.encode import Row
+from afina.tokenizer.tokens import row_sizes
 
 
 def may_share(
@@ -41,7 +42,8 @@ def may_share(
             alike, prefix = alike or batched, prefix or found
     if not saved:
         return False
-    total = sum(rows[number].tokens for numbers in micro_batches for number in numbers)
+    tokens = row_sizes(rows).tokens
+    total = sum(tokens[number] for numbers in micro_batches for number in numbers)
     batch = make_batch(alike[:2], pad_id, device)
     batch.prefix = prefix
     what = f"{saved:,} of the {total:,} tokens of an epoch stand in the same beginning of rows side by side"

@@ -1,4 +1,4 @@
-"""A few real steps, to see what a job takes on this machine before all of it is done."""
+"""Trial steps: a few real ones, to see what a job takes on this machine before all of it is done."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from afina.model.loss_torch import check_loss, make_batch, target_loss
 from afina.recipe import Train
 from afina.run import Progress, no_progress
 from afina.tokenizer.encode import Row
+from afina.tokenizer.tokens import row_sizes
 from afina.train.batches import plan_epoch
-from afina.train.guard import memory_errors
-from afina.train.optimizer import make_optimizer
-from afina.train.switches import products_in, switch_kernels, training_mode
+from afina.train.memory_torch import memory_errors
+from afina.train.optimizer_torch import make_optimizer
+from afina.train.switches_torch import products_in, switch_kernels, training_mode
 
 STEPS = 3
 
 
 @dataclass(frozen=True)
-class Probed:
+class Trial:
     """What the steps took. `padded_tokens` are of the timed micro-batches; `peak_bytes` of the process or the GPU."""
 
     seconds: float
@@ -32,7 +33,7 @@ class Probed:
     steps: int
 
 
-def probe_training(
+def try_steps(
     model: Any,
     rows: Sequence[Row],
     settings: Train,
@@ -42,12 +43,12 @@ def probe_training(
     device: torch.device,
     lora_plus_ratio: float = 1.0,
     progress: Progress = no_progress,
-) -> Probed | None:
+) -> Trial | None:
     """One step with the largest micro-batch, for the memory, and three with usual ones, for the time.
 
     The model is changed by them and must not be used afterwards. None where memory runs out.
     """
-    lengths = [len(row) for row in rows]
+    lengths = row_sizes(rows).places
     batches = plan_epoch(lengths, batch_tokens=settings.batch_tokens, seed=seed, epoch=0)
 
     def padded(batch: Sequence[int]) -> int:
@@ -88,7 +89,7 @@ def probe_training(
             progress(number, STEPS, "steps")
     if short:
         return None
-    return Probed(seconds, sum(map(padded, usual)), _peak_bytes(device), STEPS)
+    return Trial(seconds, sum(map(padded, usual)), _peak_bytes(device), STEPS)
 
 
 def _peak_bytes(device: torch.device) -> int:

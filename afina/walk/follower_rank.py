@@ -7,13 +7,20 @@ from __future__ import annotations
 
 import contextlib
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from afina.errors import AfinaError, BaseError, DataError
 from afina.recipe import Recipe
 from afina.run import Run, hash_file, no_progress, read_json
-from afina.walk.walk import Walk
+from afina.tokenizer.tokens import INDEX
+from afina.walk.base import base_files
+from afina.walk.context import Context
+from afina.walk.rows import TOKENS
+from afina.walk.run_training import run_training
+from afina.walk.training_inputs import training_inputs
+from afina.walk.trainings import trainings_of
 
 if TYPE_CHECKING:
     from afina.train.ranks import Ranks
@@ -33,15 +40,17 @@ def follow(recipe: Recipe, folder: Path, ranks: Ranks) -> None:
     while news := ranks.await_start():
         _await_file(folder / "stages.json", news["stages"])
         witness = Witness(folder, recipe, lambda _: None, read_json(folder / "stages.json"))
-        walk = Walk(witness, lambda _: contextlib.nullcontext(no_progress), ranks)
+        context = Context(witness, lambda _: contextlib.nullcontext(no_progress), ranks)
         if ranks.local == 0:  # once on each machine
-            if witness._outputs_hash(["dataset"]) != witness.stages["dataset"]["outputs"]:
-                raise DataError("the dataset is not the one that rank 0 has", "share the run's folder", str(folder))
-            if walk.base_files != news["base"]:
+            for name in ("dataset", TOKENS):
+                if witness.outputs_hash([name]) != witness.stages[name]["outputs"]:
+                    raise DataError(f"{name}/ is not what rank 0 has", "share the run's folder", str(folder / name))
+            if base_files(context) != news["base"]:
                 raise BaseError("is not rank 0's base", "copy the same folder to each machine", str(recipe.base))
-        walk.base_files = news["base"]
-        training = next(each for each in walk.trainings if each.name == news["training"])
-        walk._train(training, walk._train_inputs(training))
+        _await_file(folder / TOKENS / INDEX, witness.stages[TOKENS]["result"]["index"])
+        context = replace(context, base_files=news["base"])
+        training = next(each for each in trainings_of(recipe) if each.name == news["training"])
+        run_training(context, training, training_inputs(context, training))
     ranks.leave()
 
 

@@ -64,7 +64,7 @@ class PlanAsked:
 
 
 @dataclass
-class VerbAnswer:
+class PlanAnswer:
     """For machines, for people, what was done beside it, and why not."""
 
     values: Any
@@ -73,7 +73,7 @@ class VerbAnswer:
     refused: AfinaError | None = None
 
 
-def answer(asked: PlanAsked, *, parameters: str = "7B", tokens: str | None = None) -> VerbAnswer:
+def answer(asked: PlanAsked, *, parameters: str = "7B", tokens: str | None = None) -> PlanAnswer:
     """Everything that `afina plan` can be asked, without torch.
 
     Raises:
@@ -84,7 +84,7 @@ def answer(asked: PlanAsked, *, parameters: str = "7B", tokens: str | None = Non
         much = read_count(tokens, "--tokens") if tokens else CHINCHILLA_TOKENS * count
         named = asked.devices[0] if asked.devices else "H100 SXM"
         budget = ScratchBudget(count, much, find_device(named), asked.gpus)
-        return VerbAnswer(budget.as_json(), budget.describe())
+        return PlanAnswer(budget.as_json(), budget.describe())
     if asked.parallel not in ("ddp", "fsdp"):
         raise RecipeError(f"{asked.parallel!r} is no way to share the work", "use ddp or fsdp", "--parallel")
     recipe = load_recipe(asked.recipe, asked.overrides)
@@ -115,7 +115,7 @@ def _plan(
     return plan_run(recipe, shape, counted, device, correction=known) if known else job
 
 
-def _one(asked: PlanAsked, recipe: Recipe, shape: Shape, counted: TokenCount | None, plan: Plan) -> VerbAnswer:
+def _one(asked: PlanAsked, recipe: Recipe, shape: Shape, counted: TokenCount | None, plan: Plan) -> PlanAnswer:
     several: dict[str, Any] = {"devices": asked.gpus, "parallel": plan.parallel}
     suggestions = [] if plan.fits == "yes" else what_would_fit(recipe, shape, counted, plan.device, **several)
     cheapest = cheapest_device(recipe, shape, counted, **several)
@@ -128,7 +128,7 @@ def _one(asked: PlanAsked, recipe: Recipe, shape: Shape, counted: TokenCount | N
         "largest_context": context,
         "largest_model": {"name": model[0], "parameters": model[1]} if model else None,
     }
-    found = VerbAnswer(values, describe(plan) + "\n" + describe_advice(suggestions, cheapest, context, model, plan))
+    found = PlanAnswer(values, describe(plan) + "\n" + describe_advice(suggestions, cheapest, context, model, plan))
     if asked.apply:
         _apply(asked, recipe, plan, suggestions, found)
         return found
@@ -136,7 +136,7 @@ def _one(asked: PlanAsked, recipe: Recipe, shape: Shape, counted: TokenCount | N
     return found
 
 
-def _apply(asked: PlanAsked, recipe: Recipe, plan: Plan, suggestions: list[Suggestion], found: VerbAnswer) -> None:
+def _apply(asked: PlanAsked, recipe: Recipe, plan: Plan, suggestions: list[Suggestion], found: PlanAnswer) -> None:
     """Write the cheapest settings that fit into the recipe's file."""
     if plan.fits == "yes":
         found.remarks.append("it fits as it is; the recipe was not changed")
@@ -151,10 +151,10 @@ def _apply(asked: PlanAsked, recipe: Recipe, plan: Plan, suggestions: list[Sugge
         found.remarks.append(f"{file}: set {suggestions[0].in_words()}")
 
 
-def _several(plans: list[Plan], recipe: Recipe) -> VerbAnswer:
+def _several(plans: list[Plan], recipe: Recipe) -> PlanAnswer:
     refusals = [_refusal(plan, recipe, "") for plan in plans]
     refused = None if any(each is None for each in refusals) else refusals[0]
-    return VerbAnswer([plan.as_json() for plan in plans], describe_several(plans), refused=refused)
+    return PlanAnswer([plan.as_json() for plan in plans], describe_several(plans), refused=refused)
 
 
 def _refusal(plan: Plan, recipe: Recipe, helps: str) -> AfinaError | None:
@@ -165,7 +165,7 @@ def _refusal(plan: Plan, recipe: Recipe, helps: str) -> AfinaError | None:
     return None
 
 
-def _serving(recipe: Recipe, devices: list[Device], serving: Serving) -> VerbAnswer:
+def _serving(recipe: Recipe, devices: list[Device], serving: Serving) -> PlanAnswer:
     """One line per device and what remains."""
     if recipe.base is None:
         shape = recipe_shape(recipe)
@@ -183,4 +183,4 @@ def _serving(recipe: Recipe, devices: list[Device], serving: Serving) -> VerbAns
         )
     asked = f"{serving.engine}, {serving.users} x {serving.context} tokens, {serving.lora_slots} LoRA slots"
     kept = f"KV cache: {show_bytes(shape.kv_bytes_per_token(serving.cache_bytes))} a token"
-    return VerbAnswer(plans[0] if len(plans) == 1 else plans, "\n".join([asked, *rows, kept]))
+    return PlanAnswer(plans[0] if len(plans) == 1 else plans, "\n".join([asked, *rows, kept]))

@@ -1,0 +1,80 @@
+"""What a run's training leaves, and which of what lies in a run's folder is its result.
+
+Nobody else asks for ``adapter/`` or ``model/`` by name: after a change of the recipe the other one may be
+an earlier recipe's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from afina.errors import RecipeError
+from afina.manifest import Kind
+from afina.recipe import Recipe
+from afina.run import read_json
+
+OUTCOME_KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A run's result."""
+
+    kind: Kind
+    folder: Path
+
+
+def outcome_kind(recipe: Recipe) -> Kind:
+    """What training by this recipe leaves.
+
+    >>> from afina.recipe import Adapter, Source
+    >>> recipe = Recipe(name="x", base="b", sources=[Source(path="a")])
+    >>> outcome_kind(recipe), outcome_kind(recipe.model_copy(update={"adapter": Adapter(kind="none")}))
+    ('adapter', 'model')
+    """
+    return "model" if recipe.train.method == "scratch" or recipe.adapter.kind == "none" else "adapter"
+
+
+def find_outcome(run: Path, recipe: Recipe) -> Outcome:
+    """The result that a run's folder holds now.
+
+    Args:
+        run: the run's folder.
+        recipe: the one saved in it.
+
+    Raises:
+        RecipeError: nothing is trained yet, or what is there was trained by an earlier recipe.
+    """
+    kind = outcome_kind(recipe)
+    train_it = f"afina run {run}/recipe.yaml"
+    if not (run / kind).is_dir():
+        for other in OUTCOME_KINDS:
+            if (run / other).is_dir():
+                what = f"the run {run} holds no {kind}/, which its recipe trains; {other}/ is an earlier recipe's"
+                raise RecipeError(what, train_it)
+        raise RecipeError(f"the run {run} holds neither adapter/ nor model/", train_it)
+    if changed := list(_changes(run, recipe)):
+        raise RecipeError(
+            f"{run / kind} was trained by an earlier recipe of this run: {', '.join(changed)} changed since", train_it
+        )
+    return Outcome(kind, run / kind)
+
+
+def _changes(run: Path, recipe: Recipe) -> Iterator[str]:
+    """In what the recipe differs from the one that trained, of what says how its result is opened.
+
+    A folder without ``stages.json`` was made by hand, or holds only what was copied of a run: nothing is known.
+    """
+    stages = run / "stages.json"
+    trained: Mapping[str, Any] = read_json(stages).get("train", {}).get("inputs", {}) if stages.is_file() else {}
+    if not trained:
+        return
+    if ("scratch" in trained) != (recipe.train.method == "scratch"):
+        yield "train.method"
+    if "adapter" in trained and trained["adapter"].get("kind") != recipe.adapter.kind:
+        yield "adapter.kind"
+    if ("starts_from" in trained) != (recipe.train.first is not None):
+        yield "train.first"

@@ -1,0 +1,76 @@
+"""Memory that runs out under torch: noted instead of raised, given back, and met with smaller batches."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+
+from afina.errors import DoesNotFit
+from afina.tokenizer.encode import Row
+from afina.train.guard import does_not_fit
+
+T = TypeVar("T")
+
+
+@contextmanager
+def memory_errors(*, final: bool = False) -> Iterator[list[str]]:
+    """Collect an out-of-memory error of the block instead of raising it, and give the memory back.
+
+    Args:
+        final: raise it after all. With sharded weights the other ranks wait in the middle of the block.
+
+    Raises:
+        DoesNotFit: where it is final.
+    """
+    short: list[str] = []
+    try:
+        yield short
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        short.append((str(error) or "out of memory").splitlines()[0])
+        if final:
+            raise DoesNotFit(
+                f"a rank with a part of every weight is out of memory ({short[0]})",
+                "a smaller train.batch_tokens with as much more train.accumulate, train.checkpoint_activations: true, "
+                "or more ranks; the same command goes on from the newest checkpoint",
+            ) from error
+    if short:
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def in_smaller_batches(
+    work: Callable[[int], T], batch_tokens: int, rows: Sequence[Row], what: str, *, final: bool = False
+) -> T:
+    """`work` with so many padded tokens at a time; with half as many, and so on, where memory runs out.
+
+    Raises:
+        DoesNotFit: not even single rows fit; or at once where that is `final`, see :func:`memory_errors`.
+    """
+    while True:
+        with memory_errors(final=final) as short:
+            done = work(batch_tokens)
+        if not short:
+            return done
+        if batch_tokens < min(map(len, rows)):
+            raise does_not_fit(f"a single row of {what}", short[0])
+        batch_tokens //= 2
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out; torch has several ways to say it.
+
+    >>> is_out_of_memory(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"))
+    True
+    >>> is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    False
+    """
+    text = str(error).lower()
+    said = "out of memory" in text or "defaultcpuallocator" in text or "can't allocate memory" in text
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or said

@@ -1,0 +1,184 @@
+"""A training's state as torch's tensors: copied, put back, and written as the files of a checkpoint."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from afina.errors import AfinaError
+from afina.run import whole_folder
+from afina.train.checkpoint import LoopState, checkpoint_problem, write_checkpoint, write_hashes
+from afina.train.optimizer_torch import optimizer_tensors, restore_optimizer
+from afina.train.ranks import Ranks
+from afina.train.shard_torch import gathered, own_part
+
+
+@dataclass
+class Snapshot:
+    """Everything that the next step depends on, as plain tensors."""
+
+    state: LoopState
+    weights: dict[str, torch.Tensor]
+    optimizer: dict[str, torch.Tensor]
+    random: dict[str, torch.Tensor]
+
+    @classmethod
+    def of(
+        cls,
+        model: Any,
+        optimizer: torch.optim.Optimizer,
+        state: LoopState,
+        random: dict[str, torch.Tensor],
+        *,
+        keep: bool = True,
+    ) -> Snapshot:
+        """The present state. Its tensors are those of the model, see :meth:`copied`; sharded ones are put together,
+        which all ranks have to do, and those without ``keep`` hold nothing of it."""
+        weights = {name: weight.detach().contiguous() for name, weight in trained_parameters(model).items()}
+        weights, moments = (gathered(part, keep=keep) for part in (weights, optimizer_tensors(optimizer)))
+        return cls(replace(state), weights, moments, random)
+
+    def copied(self) -> Snapshot:
+        """The same in memory of its own, off the GPU, so that later steps do not change it."""
+        weights, optimizer = (
+            {name: value.to("cpu", copy=True) for name, value in part.items()}
+            for part in (self.weights, self.optimizer)
+        )
+        return Snapshot(self.state, weights, optimizer, dict(self.random))
+
+    @torch.no_grad()
+    def restore(self, model: Any, optimizer: torch.optim.Optimizer) -> LoopState:
+        """Put a loop back exactly where it was; returns its state, free to change."""
+        _copy_weights(self.weights, model, "the snapshot")
+        restore_optimizer(optimizer, self.optimizer)
+        set_random_states(self.random)
+        return replace(self.state)
+
+    def write(self, folder: Path, prefix: str = "") -> None:
+        """Write the four files."""
+        for name in ("weights", "optimizer", "random"):
+            save_file(getattr(self, name), folder / f"{prefix}{name}.safetensors")
+        (folder / f"{prefix}state.json").write_text(json.dumps(asdict(self.state), indent=2), encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: Path, prefix: str = "") -> Snapshot:
+        """Read the four files."""
+        parts = [load_file(folder / f"{prefix}{name}.safetensors") for name in ("weights", "optimizer", "random")]
+        return cls(LoopState(**json.loads((folder / f"{prefix}state.json").read_text(encoding="utf-8"))), *parts)
+
+
+def trained_parameters(model: Any) -> dict[str, torch.Tensor]:
+    """The parameters that training changes, by name, tied ones once."""
+    return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+
+
+def save_checkpoint(
+    folder: Path,
+    model: Any,
+    optimizer: torch.optim.Optimizer,
+    state: LoopState,
+    *,
+    keep: int,
+    good: Snapshot | None = None,
+    ranks: Ranks | None = None,
+) -> Path:
+    """Write the state of a loop and forget all but the newest `keep` checkpoints.
+
+    Args:
+        good: the state to go back to when the loss becomes NaN or infinite. It travels along, so that a
+            training that was killed goes back to the same state as one that was not.
+        ranks: those that train together: all call this, and come back when the first one has written all of it.
+
+    Raises:
+        DiskFull: what was there before is untouched.
+    """
+    ranks = ranks or Ranks()
+    target = folder / f"step-{state.step:08d}"
+    present = Snapshot.of(model, optimizer, state, ranks.all_random(random_states()), keep=ranks.first)
+    if good is not None:
+        good = replace(good, random=ranks.all_random(good.random))
+    if ranks.first:
+        write_checkpoint(target, present, good, keep)
+    ranks.wait()
+    return target
+
+
+def load_checkpoint(
+    folder: Path, model: Any, optimizer: torch.optim.Optimizer, ranks: Ranks | None = None
+) -> tuple[LoopState, Snapshot | None]:
+    """Put a loop back exactly where it was; returns its state and the last good one.
+
+    Each rank takes its own part of the generators' states; one that was not there then keeps its present ones.
+    """
+    ranks, fresh = ranks or Ranks(), random_states()
+    found = [Snapshot.read(folder)]
+    if (folder / "good-state.json").exists():
+        found.append(Snapshot.read(folder, "good-"))
+    for snapshot in found:
+        snapshot.random = ranks.own_random(snapshot.random) or fresh
+    return found[0].restore(model, optimizer), found[1] if len(found) > 1 else None
+
+
+def save_best(folder: Path, model: Any, state: LoopState, ranks: Ranks | None = None) -> None:
+    """Keep the weights of the best held-out loss in ``best/``; the best before is replaced when they are whole."""
+    trained = {name: weight.detach().contiguous() for name, weight in trained_parameters(model).items()}
+    weights = gathered(trained, keep=ranks is None or ranks.first)
+    if ranks and not ranks.first:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with whole_folder(folder / "best") as beside:
+        save_file(weights, beside / "weights.safetensors")
+        (beside / "state.json").write_text(json.dumps(asdict(state), indent=2), encoding="utf-8")
+        write_hashes(beside)
+
+
+@torch.no_grad()
+def load_best(folder: Path, model: Any, state: LoopState) -> None:
+    """Give the model the weights that had the best held-out loss.
+
+    Raises:
+        AfinaError: they are damaged, or are not those of ``state.best_step``.
+    """
+    best, old = folder / "best", folder / "best.old"
+    if old.exists() and not best.exists():  # killed between the two renames of whole_folder
+        old.rename(best)
+    problem = checkpoint_problem(best)
+    if problem is None and json.loads((best / "state.json").read_text())["step"] != state.best_step:
+        problem = f"is not of step {state.best_step}"
+    if problem is not None:
+        raise AfinaError(
+            f"the best state {problem}", "remove the folder `checkpoints` and start the same command again", str(best)
+        )
+    _copy_weights(load_file(best / "weights.safetensors"), model, str(best))
+
+
+def random_states() -> dict[str, torch.Tensor]:
+    """The states of the generators that dropout and noise draw from."""
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    if torch.backends.mps.is_available():
+        states["mps"] = torch.mps.get_rng_state()
+    return states
+
+
+def set_random_states(states: dict[str, torch.Tensor]) -> None:
+    """Put back what :func:`random_states` gave."""
+    torch.set_rng_state(states["cpu"])
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])
+    if "mps" in states and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(states["mps"])
+
+
+def _copy_weights(weights: dict[str, torch.Tensor], model: Any, where: str) -> None:
+    parameters = trained_parameters(model)
+    if weights.keys() != parameters.keys():
+        raise ValueError(f"{where} holds other weights than this model trains")
+    for name, weight in weights.items():
+        parameters[name].copy_(own_part(weight, parameters[name]))

@@ -1,0 +1,51 @@
+"""The stage ``audit``: what is wrong with the dataset."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from afina.errors import DataError, Problem
+from afina.run import read_json, write_json
+from afina.walk.context import Context
+
+
+def audit_inputs(context: Context) -> dict[str, Any]:
+    """What the findings depend on."""
+    return {"dataset": context.dataset_hash, "accept": context.recipe.dataset.accept}
+
+
+def audit(context: Context) -> dict[str, Any]:
+    """Write ``audit.json``."""
+    from afina.dataset.audit.audit import audit_dataset
+
+    with context.open_progress("audit"):
+        found = audit_dataset(context.folder / "dataset", context.recipe).as_json()
+    write_json(context.folder / "audit.json", found)
+    context.tell(
+        "\n".join(f"{each['severity']} {each['name']}: {each['count']}" for each in found["findings"])
+        or "nothing found"
+    )
+    return {"findings": [(each["name"], each["severity"], each["count"]) for each in found["findings"]]}
+
+
+def refuse_fatal_findings(context: Context) -> None:
+    """
+    Raises:
+        DataError: a finding is fatal and the recipe does not accept it by name.
+    """
+    fatal = [
+        each
+        for each in read_json(context.folder / "audit.json")["findings"]
+        if each["severity"] == "fatal" and each["name"] not in context.recipe.dataset.accept
+    ]
+    if fatal:
+        raise DataError(
+            problems=[
+                Problem(
+                    f"{each['name']}: {each['what']}",
+                    f"{each['fix']} (or accept it: dataset.accept: [{each['name']}])",
+                    each["examples"][0]["where"] if each["examples"] else "",
+                )
+                for each in fatal
+            ]
+        )

@@ -1,0 +1,94 @@
+"""What a run starts from: the base, what of it counts, and the tokenizer with its chat template."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from afina.errors import AfinaError, RecipeError
+from afina.model.base import BaseIdentity, check_length, find_base, hash_model, identify_base
+from afina.model.shape import Shape, read_shape, scratch_shape
+from afina.run import read_json
+from afina.tokenizer.chat import Renderer
+from afina.tokenizer.load import load_tokenizer
+from afina.walk.context import Context, once
+
+
+@once
+def base_folder(context: Context) -> Path | None:
+    """The base's folder, checked; None for a model from scratch.
+
+    Raises:
+        BaseError: it is not there, or it is no base.
+        RecipeError: the rows are to be longer than it has positions for.
+    """
+    recipe = context.recipe
+    if recipe.base is None:
+        return None
+    folder = find_base(recipe.base, revision=recipe.base_revision, trust_remote_code=recipe.trust_remote_code)
+    check_length(folder, recipe.train.max_length)
+    return folder
+
+
+@once
+def base_files(context: Context) -> dict[str, str]:
+    """Hashes of everything in the base that the result depends on; empty for a model from scratch."""
+    if context.base_files is not None:
+        return context.base_files
+    folder = base_folder(context)
+    return {} if folder is None else hash_model(folder)
+
+
+@once
+def model_shape(context: Context) -> Shape:
+    """The layers and sizes of the model that is trained."""
+    folder = base_folder(context)
+    if folder is None:
+        return scratch_shape(context.recipe.scratch, context.recipe.train.max_length)
+    return read_shape(read_json(folder / "config.json"), str(folder))
+
+
+def tokenizer_folder(context: Context) -> Path:
+    """Where the tokenizer is: with the base, or in the run for a model from scratch.
+
+    Raises:
+        RecipeError: a model from scratch, whose tokenizer is not trained yet.
+    """
+    folder = base_folder(context)
+    if folder is None:
+        folder = context.folder / "tokenizer"
+        if not folder.is_dir():
+            raise RecipeError(
+                f"the run {context.folder} has no tokenizer yet",
+                f"afina train {context.folder}/recipe.yaml",
+                "tokenizer",
+            )
+    return folder
+
+
+@once
+def renderer(context: Context) -> Renderer:
+    """What turns conversations into tokens, with the base's tokenizer or the one trained for a model from scratch.
+
+    Raises:
+        RecipeError: a model from scratch, whose tokenizer is not trained yet.
+    """
+    recipe, folder = context.recipe, tokenizer_folder(context)
+    tokenizer = load_tokenizer(
+        str(folder), recipe.chat, root=Path(recipe.root), trust_remote_code=recipe.trust_remote_code
+    )
+    return Renderer(tokenizer, recipe.chat)
+
+
+def pad_id(context: Context) -> int:
+    """The token that fills up rows shorter than the longest of their batch."""
+    tokenizer = renderer(context).tokenizer
+    return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else renderer(context).end_id)
+
+
+@once
+def identity(context: Context) -> BaseIdentity:
+    """The base's hashes, as they are written beside an adapter."""
+    folder = base_folder(context)
+    if folder is None:
+        raise AfinaError("a model from scratch has no base", "this is a defect")
+    return identify_base(folder, str(context.recipe.base), renderer(context).tokenizer)

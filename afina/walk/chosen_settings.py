@@ -1,0 +1,72 @@
+"""How a run's training computes: chosen once, noted among its inputs, and kept when it goes on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from afina.errors import RecipeError
+from afina.model.choices import Choices, Machine, choose, impossible
+from afina.run import hash_value, read_json
+from afina.walk.base import base_folder
+from afina.walk.context import Context
+
+
+def with_choices(context: Context, stage: str, inputs: dict[str, Any]) -> dict[str, Any]:
+    """The inputs of training with ``computed``, how it computes.
+
+    What another start of the same inputs noted is taken again where the recipe does not name another: numbers of
+    two kinds in one training would be worse than an error.
+
+    Raises:
+        RecipeError: the recipe names what cannot be had here.
+    """
+    begun = context.run.begun(stage) or {}
+    noted = begun.pop("computed", None)
+    if noted and hash_value(begun) == hash_value(inputs) and Choices(**noted).meet(context.recipe.train):
+        return inputs | {"computed": noted}
+    return inputs | {"computed": choose_here(context).as_json()}
+
+
+def choices_of(context: Context, inputs: dict[str, Any]) -> Choices:
+    """The noted choices, with the reasons where they would be chosen again here.
+
+    Raises:
+        RecipeError: this machine cannot go on with them.
+    """
+    noted, machine = Choices(**inputs["computed"]), _machine(context)
+    if problems := list(impossible(noted.settings(context.recipe.train), machine, _model_type(context))):
+        kept = "; the training began with it, and starts anew with anything else"
+        raise RecipeError(problems=[replace(problem, fix=problem.fix + kept) for problem in problems])
+    now = choose_here(context)
+    if noted.as_json() == now.as_json():
+        return now
+    return replace(noted, why=(f"as it began; here it would be {replace(now, why=())}",))
+
+
+def _machine(context: Context) -> Machine:
+    from afina.model.load_torch import pick_device, this_machine
+
+    return this_machine(pick_device(context.recipe.device))
+
+
+def choose_here(context: Context) -> Choices:
+    """What this machine would choose now.
+
+    Raises:
+        RecipeError: the recipe names what cannot be had here.
+    """
+    plan = context.folder / "plan.json"
+    planned: dict[str, Any] = read_json(plan) if plan.exists() else {}
+    return choose(
+        context.recipe,
+        _machine(context),
+        model_type=_model_type(context),
+        # Several processes make room by sharing the weights out, which 8-bit moments cannot follow.
+        fits="yes" if context.ranks else planned.get("fits", "yes"),
+    )
+
+
+def _model_type(context: Context) -> str:
+    folder = base_folder(context)
+    return "llama" if folder is None else str(read_json(folder / "config.json")["model_type"])

@@ -1,0 +1,76 @@
+"""The stage ``evaluate``: the model before and after training is measured and judged."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+from afina.run import hash_file
+from afina.text.example import read_examples
+from afina.walk.base import base_files, renderer
+from afina.walk.context import Context
+from afina.walk.losses_and_tasks import losses_and_tasks
+from afina.walk.models import open_trained
+from afina.walk.rows import encoded_rows
+from afina.walk.safety import measure_safety, safety_inputs
+from afina.walk.stored_answers import describe_kept, kept_answers
+
+
+def evaluate_inputs(context: Context) -> dict[str, Any]:
+    """What the scores depend on."""
+    from afina.evaluate.probes import probe_files
+    from afina.evaluate.tasks import task_files
+
+    recipe = context.recipe
+    return {
+        "trained": context.run.stages["train"]["outputs"],
+        "dataset": context.dataset_hash,
+        "tokens": context.tokens_hash,
+        "base": base_files(context),
+        "evaluate": recipe.evaluate.model_dump(mode="json"),
+        "from_dataset": [*recipe.roles_from_dataset, recipe.dataset.language],
+        "probes": {str(file): hash_file(file) for file in probe_files(recipe) if file.is_file()},
+        "tasks": {str(file): hash_file(file) for file in task_files(recipe)},
+        "safety": safety_inputs(recipe),
+    }
+
+
+def evaluate(context: Context) -> dict[str, Any]:
+    """Write ``predictions.jsonl``, ``samples.jsonl``, ``scores.json``, and the rows of tasks and safety.
+
+    Returns:
+        The verdict's values.
+    """
+    from afina.evaluate.code_answers import check_compilers
+    from afina.evaluate.derive import derive_probes
+    from afina.evaluate.evaluate import HeldOut, MeasuredBeside
+    from afina.evaluate.evaluate import evaluate as judge
+    from afina.evaluate.probes import read_probes
+    from afina.evaluate.tasks import read_tasks
+
+    recipe, folder, chat = context.recipe, context.folder, renderer(context)
+    check_compilers(recipe)
+    held_out = [row for _, validation in encoded_rows(context).values() for row in validation.rows]
+    probes = read_probes(recipe)
+    derived = derive_probes(recipe, folder / "dataset", can_ask=bool(chat.tokenizer.chat_template))
+    tasks = read_tasks(recipe, read_examples(folder / "dataset/train.jsonl"))
+    model, before = open_trained(context)
+    kept = kept_answers(context)
+    models = before, lambda: contextlib.nullcontext(model)
+    more = losses_and_tasks(context, held_out, tasks, models, kept)
+    safety = measure_safety(context, models, kept)
+    with context.open_progress("evaluate") as progress:
+        verdict = judge(
+            models,
+            chat,
+            recipe,
+            HeldOut(held_out, list(read_examples(folder / "dataset/validation.jsonl"))),
+            [*probes, *derived.probes],
+            folder,
+            progress,
+            kept,
+            context.tell,
+            MeasuredBeside(derived.notes, more, safety),
+        )
+    context.tell(describe_kept(kept))
+    return verdict.as_json()

@@ -1,0 +1,134 @@
+"""One training, from its rows to the folder of its result. Every rank comes here; only the first one writes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from afina import __version__
+from afina.outcome import outcome_kind
+from afina.run import hash_value, whole_folder, write_json
+from afina.walk.base import identity, pad_id, renderer
+from afina.walk.chosen_settings import choices_of
+from afina.walk.context import Context
+from afina.walk.distributed import model_of_rank, put_together
+from afina.walk.models import model_to_train
+from afina.walk.reference import REFERENCE
+from afina.walk.rows import encoded_rows
+from afina.walk.training_figures import peak_flops_of, what_it_took
+from afina.walk.trainings import Training
+
+if TYPE_CHECKING:
+    from afina.model.choices import Choices
+    from afina.train.checkpoint import LoopState
+
+BEFORE_TRAINING = ("dataset", "audit", "tokenizer", "tokens", "plan", "first", "reference")
+"""Stages whose time counts against the budget when training begins."""
+
+
+def run_training(context: Context, training: Training, inputs: dict[str, Any]) -> dict[str, Any]:
+    """Train, resuming from the newest whole checkpoint; leaves ``adapter/`` or ``model/``, in ``first/`` for the first
+    of two trainings.
+
+    Args:
+        inputs: of the stage; their hash is the checkpoints' fingerprint.
+
+    Returns:
+        What it took; empty for a rank that is not the first.
+    """
+    from afina.model.adapter_torch import save_trained
+
+    encoded_rows(context)  # before any connection to other ranks is opened, which does not wait for ever
+    choices, fingerprint = choices_of(context, inputs), hash_value(inputs)
+    context.run.say(f"{training.name}: {choices}")
+    if context.ranks:
+        model, device = model_of_rank(context, training, choices.precision)
+    else:
+        model, device = model_to_train(context, training, choices.precision)
+    peak_flops, source = peak_flops_of(device, choices.precision)
+    if peak_flops and context.ranks:
+        peak_flops *= context.ranks.world
+    started = time.monotonic()
+    with _tracking(context, training, fingerprint) as log:
+        log("computing", **asdict(choices), device=str(device), peak_flops=peak_flops, peak_flops_source=source)
+        state = _loop(context, training, choices, model, device, log, fingerprint, peak_flops)
+    weights = put_together(model, context.ranks)
+    if context.ranks and not context.ranks.first:
+        return {}
+    kind = outcome_kind(context.recipe)
+    with whole_folder(context.folder / training.folder / kind) as beside:
+        save_trained(model, beside, weights)
+        renderer(context).tokenizer.save_pretrained(beside)
+        if kind == "adapter":
+            write_json(beside / "afina.json", {"base": identity(context).as_json(), "afina": __version__})
+    took = what_it_took(model, state, device, peak_flops) | {"ranks": context.ranks.world if context.ranks else 1}
+    return took | choices.as_json() | {"wall_seconds": round(time.monotonic() - started, 3)}
+
+
+def _loop(
+    context: Context,
+    training: Training,
+    choices: Choices,
+    model: Any,
+    device: Any,
+    log: Callable[..., None],
+    fingerprint: str,
+    peak_flops: float | None,
+) -> LoopState:
+    """The call of the trainer."""
+    from afina.train.backend_torch import TorchBackend
+    from afina.train.loop import TrainingJob, train
+    from afina.train.reference_torch import read_reference
+
+    recipe, settings = context.recipe, choices.settings(training.settings)
+    rows, validation = (encoded.rows for encoded in encoded_rows(context)[training.name])
+    if training.needs_reference:
+        file = context.folder / REFERENCE
+        rows, validation = (read_reference(file, each, training.settings) for each in (rows, validation))
+    backend = TorchBackend(
+        model,
+        settings,
+        pad_id=pad_id(context),
+        device=device,
+        say=context.run.say,
+        lora_plus_ratio=1.0 if outcome_kind(recipe) == "model" else recipe.adapter.lora_plus_ratio,
+        ranks=context.ranks,
+    )
+    job = TrainingJob(
+        context.folder / training.folder / "checkpoints",
+        fingerprint,
+        seed=recipe.seed,
+        budget=recipe.budget,
+        earlier_seconds=sum(
+            stage["seconds"]
+            for name, stage in context.run.stages.items()
+            if name in BEFORE_TRAINING and name != training.name
+        ),
+        peak_flops=peak_flops,
+    )
+    with context.open_progress(training.name) as progress:
+        return train(backend, rows, validation, settings, job, log=log, say=context.run.say, progress=progress)
+
+
+def _tracking(context: Context, training: Training, fingerprint: str) -> AbstractContextManager[Callable[..., None]]:
+    """The log of a training, with the trackers that the recipe names behind it."""
+    from afina.train.trackers import tracked
+
+    run, recipe = context.run, context.recipe
+    if context.ranks and not context.ranks.first:  # only the first process is heard
+        return nullcontext(run.log)
+    shown = recipe.model_dump(mode="json", include={"base", "adapter", "seed"})
+    return tracked(
+        run.log if training.name == "train" else partial(run.log, stage=training.name),
+        run.say,
+        training.settings.trackers,
+        name=recipe.name,
+        folder=context.folder,
+        stage=training.name,
+        training=fingerprint,
+        settings=shown | {"train": training.settings.model_dump(mode="json")},
+    )

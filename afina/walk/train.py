@@ -1,0 +1,34 @@
+"""The stages ``first`` and ``train``: a training of :mod:`afina.walk.run_training`, and what it tells later plans."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from afina.walk.context import Context
+from afina.walk.planning import note_measured
+from afina.walk.run_training import run_training
+from afina.walk.training_inputs import training_inputs
+from afina.walk.trainings import Training, trainings_of
+
+
+def train_inputs(context: Context, *, name: str) -> dict[str, Any]:
+    """All that what the training learns depends on."""
+    return training_inputs(context, _training(context, name))
+
+
+def train(context: Context, *, name: str) -> dict[str, Any]:
+    """Train, and note what was predicted beside what was measured."""
+    training = _training(context, name)
+    measured = run_training(context, training, training_inputs(context, training))
+    note_measured(context, measured)
+    return measured
+
+
+def release_ranks(context: Context) -> None:
+    """After the last training the other processes are not needed any more."""
+    if context.ranks:
+        context.ranks.leave()
+
+
+def _training(context: Context, name: str) -> Training:
+    return next(training for training in trainings_of(context.recipe) if training.name == name)

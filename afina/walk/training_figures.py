@@ -1,0 +1,60 @@
+"""What a training took: the peak rate that its share is counted of, and the figures that it leaves."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from afina.train.checkpoint import LoopState
+
+
+def peak_flops_of(device: Any, precision: str) -> tuple[float | None, str]:
+    """Floating-point operations per second that MFU is a share of, and where the figure comes from or why there is
+    none."""
+    from afina.plan.device import local_device
+    from afina.train.flops_torch import measured_peak
+
+    if device.type == "cpu":
+        if precision != "fp32":
+            return None, f"the rate of {precision} on a CPU is not measured"
+        return measured_peak(), "float32 matrix products, measured here"
+    if device.type == "cuda" and precision == "fp32":
+        return None, "the table of devices has no rate of fp32"
+    found = local_device(device.type)
+    return found.flops_per_second, f"{found.name} in plan/devices.json"
+
+
+def what_it_took(model: Any, state: LoopState, device: Any, peak_flops: float | None) -> dict[str, Any]:
+    """The figures that a finished training leaves among the run's stages."""
+    import resource
+
+    import torch
+
+    from afina.train.flops_torch import flops_per_token
+
+    flops_token, flops_target = flops_per_token(model)
+    seconds = max(state.seconds, 1e-9)
+    mfu = (flops_token * state.tokens + flops_target * state.targets) / seconds / peak_flops if peak_flops else None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_reserved()
+    return {
+        "steps": state.step,
+        "stopped": state.stopped,
+        "best_step": state.best_step,
+        "best_loss": state.best_loss,
+        "went_back": state.tries,
+        "rate_factor": state.rate_factor,
+        "splits": state.splits,
+        "tokens": state.tokens,
+        "target_tokens": state.targets,
+        "train_seconds": round(state.seconds, 3),
+        "tokens_per_second": round(state.tokens / seconds, 1),
+        "mfu": None if mfu is None else round(mfu, 4),
+        "peak_bytes": peak,
+        "device": str(device),
+        "threads": torch.get_num_threads(),
+        "parameters": sum(weight.numel() for weight in model.parameters()),
+        "trained_parameters": sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
+    }
