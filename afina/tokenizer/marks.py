@@ -80,7 +80,7 @@ class Guard:
 NO_GUARD = Guard()
 
 
-class Marks:
+class TokenMarks:
     """The strings that a tokenizer reads as a mark: its special tokens, and the tokens that its template writes.
 
     Args:
@@ -201,7 +201,7 @@ class Marks:
 
 
 def guard_messages(
-    messages: Sequence[Message], arguments: Mapping[str, Any], marks: Marks, *, borders: Container[int] = ()
+    messages: Sequence[Message], arguments: Mapping[str, Any], marks: TokenMarks, *, borders: Container[int] = ()
 ) -> tuple[list[Message], Mapping[str, Any], Guard]:
     """Messages and arguments of a template with a private character for each mark in them; roles stay.
 
