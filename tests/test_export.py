@@ -203,7 +203,7 @@ def test_a_base_in_4_bits_is_refused(run: Path, tmp_path: Path):
     (copy / "base/config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "gptq"}}))
     recipe = (copy / "corrida/recipe.yaml").read_text(encoding="utf-8").replace(str(run.parent), str(copy))
     (copy / "corrida/recipe.yaml").write_text(recipe, encoding="utf-8")
-    with pytest.raises(BaseError, match="quantized by gptq"):
+    with pytest.raises(BaseError, match="quantized by GPTQ"):
         made(copy / "corrida", "merged", tmp_path / "m")
 
 

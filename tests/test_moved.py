@@ -109,3 +109,19 @@ def test_a_base_named_beside_the_run_is_found_from_every_folder(
                   ("export", there, "--to", "merged", "--no-check")):  # fmt: skip
         code, _, err = afina(*words, capsys=capsys, monkeypatch=monkeypatch)
         assert code == 0, err
+
+
+def test_a_result_that_was_copied_alone_is_asked_served_and_written_and_eval_says_what_is_missing(
+    elsewhere: Path, capsys: Any, monkeypatch: Any
+):
+    alone = Path("alone")
+    alone.mkdir()
+    shutil.copy(elsewhere / "recipe.yaml", alone)
+    kind = "model" if (elsewhere / "model").is_dir() else "adapter"
+    shutil.copytree(elsewhere / kind, alone / kind)
+    for words in (("chat", "--ask", "Onde?", "--max-new-tokens", "2"), ("serve", "--dry-run"),
+                  ("export", "--to", "merged", "--no-check")):  # fmt: skip
+        code, _, err = afina(words[0], "alone", "base=model", *words[1:], capsys=capsys, monkeypatch=monkeypatch)
+        assert code == 0, err
+    code, _, err = afina("eval", "alone", "base=model", capsys=capsys, monkeypatch=monkeypatch)
+    assert code == 2 and "holds no dataset" in err and "export --no-check" in err

@@ -198,7 +198,7 @@ def test_a_base_in_a_folder_or_in_the_cache(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="not known here"):
         find_shape("someone/small", "other", tmp_path)
     (cached / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "gptq"}}))
-    with pytest.raises(RecipeError, match="already quantized"):
+    with pytest.raises(RecipeError, match="quantized by GPTQ"):
         find_shape(str(cached))
     (cached / "config.json").write_text("{")
     with pytest.raises(RecipeError, match="damaged"):

@@ -67,9 +67,11 @@ def plan(
     if trial:
         from afina.plan.check import describe
         from afina.walk import do_stages
+        from afina.walk.base import check_base
         from afina.walk.planning import trial_plan
 
         with walk_of(Path(recipe), overrides, runs) as walk:
+            check_base(walk)
             do_stages(walk, "recipe", "dataset", "tokenizer", "tokens")
             made = trial_plan(walk)
             show(made.as_json(), as_json, describe(made))

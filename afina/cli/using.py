@@ -56,6 +56,10 @@ def serve(
     change_adapters: Annotated[
         bool, typer.Option("--change-adapters", help="Let clients load and unload adapters of this machine.")
     ] = False,
+    cors: Annotated[
+        list[str] | None,
+        typer.Option("--cors", metavar="ORIGIN", help="A page that may ask by browser; * for any."),
+    ] = None,
     check: Annotated[bool, typer.Option(help="Compare the answers with the run's once it serves.")] = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only look, and print what would be run.")] = False,
     config: Annotated[str | None, typer.Option(help="Print a client's settings: aider, continue or openai.")] = None,
@@ -78,6 +82,7 @@ def serve(
         max_model_len=max_model_len,
         anyway=anyway,
         change_adapters=change_adapters,
+        origins=tuple(cors or ()),
         check=check,
     )
     if check_url is not None:

@@ -135,7 +135,8 @@ def _answers(
     stored = stored_model = 0
     known = [each for each in expected.asked if each.stored is not None]
     for number, (each, read) in enumerate(zip(expected.asked, expected.answers, strict=True), start=1):
-        prompt = program.prompt(each.messages) if each.messages else each.prompt
+        own = each.messages and not each.holds_marks
+        prompt = program.prompt(each.messages) if own else each.prompt
         if prompt == each.prompt:
             found.same_prompts += 1
         elif found.same_prompts == number - 1:  # the first of them
@@ -150,6 +151,11 @@ def _answers(
             stored += texts[0] == each.stored
             stored_model += texts[1] == each.stored
         tell(number)
+    if marked := sum(each.holds_marks for each in expected.asked):
+        found.notes.append(
+            f"{marked} questions hold marks of the base: asked in the run's tokens, where they are words; to other "
+            "programs they are marks (docs/safety.md)"
+        )
     if known:
         found.as_stored, found.model_as_stored = stored, stored_model
 

@@ -46,6 +46,8 @@ class ExpectedAnswer:
     stopped: bool = False
     stored: str | None = None
     """What stands in the run."""
+    holds_marks: bool = False
+    """Whether the messages hold marks of the base, which other programs do not read as words."""
 
 
 @dataclass
@@ -110,7 +112,9 @@ def _questions(origin: Origin) -> tuple[list[ExpectedAnswer], int]:
         found = []
         for each in stored:
             messages = cast(list[Message], [dict(turn) for turn in each.messages])
-            found.append(ExpectedAnswer(tuple(messages), renderer.prompt(messages), stored=each.trained))
+            marked = bool(renderer.marks_in(messages))
+            prompt = renderer.prompt(messages)
+            found.append(ExpectedAnswer(tuple(messages), prompt, stored=each.trained, holds_marks=marked))
         return found, limit
     given, limit = TEXT_TOKENS
     texts = [each.text for each in read_examples(origin.run / "dataset/train.jsonl") if each.text][:QUESTIONS]

@@ -238,6 +238,10 @@ def _check_memory(origin: Origin, *, compared: bool) -> None:
 
 
 def _before(origin: Origin, holds: str) -> list[str]:
+    if origin.in_four_bits and origin.adapter and holds != "adapter":
+        return [
+            f"the base is in 4 bits; they are dequantized to {origin.precision}, and the adapter is merged into that"
+        ]
     if origin.recipe.adapter.kind == "qlora" and origin.adapter and holds != "adapter":
         return [
             f"the adapter was trained over a base in 4 bits; it is merged into the same base in {origin.precision}, "
@@ -290,7 +294,8 @@ def _make_adapter(origin: Origin, folder: Path, *, scrub: bool) -> WrittenExport
     """PEFT's folder as it is; for the hub without the names of this machine's folders."""
     assert origin.adapter is not None
     shutil.copytree(origin.adapter, folder, dirs_exist_ok=True)
-    made = WrittenExport("adapter", "f32", lambda _: (Transformers(origin.base, adapter=folder), None))
+    kind = SHORT[origin.precision] if origin.in_four_bits else "f32"  # a base in 4 bits computes in its own precision
+    made = WrittenExport("adapter", kind, lambda _: (Transformers(origin.base, adapter=folder), None))
     if scrub:
         file = folder / "adapter_config.json"
         content = json.loads(file.read_text(encoding="utf-8"))

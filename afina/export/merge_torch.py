@@ -16,11 +16,13 @@ from afina.export.origin import Origin
 from afina.export.template import baked_tokenizer
 from afina.model.choices import Precision
 from afina.model.load_torch import DTYPES, load_base, open_adapter
+from afina.model.stops import set_stops
 
 
 def open_unmerged(origin: Origin, device: torch.device, precision: Precision | None = None) -> Any:
-    """The trained model as evaluation had it, but never on a 4-bit base: what an export has to answer like."""
-    model = load_base(origin.base, origin.recipe, device, precision=precision)
+    """The trained model as evaluation had it, but never on 4 bits: what an export has to answer like. A base that is in
+    4 bits already has the values that they stand for."""
+    model = load_base(origin.base, origin.recipe, device, precision=precision, dequantized=True)
     return open_adapter(model, origin.adapter) if origin.adapter else model
 
 
@@ -44,7 +46,8 @@ def merge(origin: Origin, precision: Precision | None = None) -> Any:
     if precision not in (None, origin.precision):
         model = model.to(DTYPES[precision])
         _check_finite(model, precision)
-    _set_stops(model, origin)
+    set_stops(model, origin.renderer.stop_ids(), origin.tokenizer)
+    model.config.bos_token_id = origin.tokenizer.bos_token_id
     return model
 
 
@@ -60,17 +63,6 @@ def save_merged(model: Any, origin: Origin, folder: Path) -> None:
 def save_tokenizer(origin: Origin, folder: Path) -> None:
     """The tokenizer, its template with the recipe's chat settings inside."""
     baked_tokenizer(origin.renderer).save_pretrained(folder)
-
-
-def _set_stops(model: Any, origin: Origin) -> None:
-    """Every token that ends an answer stands where programs look: vLLM and transformers read the generation config,
-    mlx-lm and older ones the config."""
-    stops = origin.renderer.stop_ids()
-    tokenizer = origin.tokenizer
-    for settings in (model.generation_config, model.config):
-        settings.eos_token_id = stops if len(stops) > 1 else stops[0]
-        settings.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stops[0]
-        settings.bos_token_id = tokenizer.bos_token_id
 
 
 def _check_finite(model: Any, precision: str | None) -> None:

@@ -11,12 +11,16 @@ from typing import Any
 
 from afina.errors import BaseError, RecipeError
 from afina.model.base import check_adapter_fits, find_base, identify_base
+from afina.model.base_kind import kind_of_config
 from afina.model.choices import Precision
+from afina.model.shape import read_shape
 from afina.recipe import Recipe
 from afina.serve.opened import Target, find_target
 from afina.tokenizer.chat import Renderer
 from afina.tokenizer.load import load_tokenizer
 
+MERGED_INTO = ("causal", "bnb-4bit")
+"""Kinds of bases that an adapter can be merged into; 4 bits are dequantized."""
 STORED: Mapping[str, Precision] = {"F32": "fp32", "BF16": "bf16", "F16": "fp16"}
 """What a safetensors file calls the precisions that weights are merged in."""
 
@@ -57,9 +61,17 @@ class Origin:
         return stored_precision(self.base, self.config)
 
     @property
+    def in_four_bits(self) -> bool:
+        """Whether the base's folder holds 4 bits, which are dequantized before anything is merged."""
+        return kind_of_config(self.config).name == "bnb-4bit"
+
+    @property
     def weight_bytes(self) -> int:
-        """Size of the base's weights on the disk."""
-        return sum(file.stat().st_size for file in self.base.glob("*.safetensors"))
+        """Size of the base's weights; of those in 4 bits, once they are dequantized."""
+        files = sum(file.stat().st_size for file in self.base.glob("*.safetensors"))
+        if not self.in_four_bits:
+            return files
+        return read_shape(self.config, str(self.base)).parameters * (4 if self.precision == "fp32" else 2)
 
 
 def open_origin(run: Path, places: Sequence[str] = ()) -> Origin:
@@ -86,28 +98,29 @@ def open_origin(run: Path, places: Sequence[str] = ()) -> Origin:
 
 
 def stored_precision(base: Path, config: Mapping[str, Any]) -> Precision:
-    """The precision of a folder's matrices, by the bytes they take.
+    """The precision of a folder's matrices, by how many values there are of each; of a base in 4 bits, of its others.
 
     Raises:
         BaseError: they are quantized, or in a precision that nothing is merged in.
     """
     from safetensors import safe_open
 
-    if quantized := config.get("quantization_config"):
-        raise BaseError(
-            f"the base holds weights quantized by {quantized.get('quant_method', 'some method')}",
-            "an adapter is merged into 16 or 32 bits: name the base that this one was made of",
-            str(base),
-        )
+    kind = kind_of_config(config)
+    if kind.name not in MERGED_INTO:
+        raise BaseError(f"the base {kind.what}", "an adapter is merged into 16 or 32 bits: " + kind.instead, str(base))
     sizes: dict[str, int] = {}
     for file in base.glob("*.safetensors"):
         with safe_open(file, framework="pt") as opened:
             for name in opened.keys():  # noqa: SIM118 (it is no dictionary)
+                if ".weight." in name:
+                    continue  # what bitsandbytes keeps beside a matrix in 4 bits
                 piece = opened.get_slice(name)
                 count = 1
                 for length in piece.get_shape():
                     count *= length
                 sizes[piece.get_dtype()] = sizes.get(piece.get_dtype(), 0) + count
+    if kind.name == "bnb-4bit":
+        sizes.pop("U8", None)  # they become what the matrices are that were left whole
     most = max(sizes, key=lambda dtype: sizes[dtype])
     if most not in STORED:
         raise BaseError(

@@ -53,7 +53,8 @@ def start_variant(model: Any, adapter: Adapter) -> None:
 
 
 def save_trained(model: Any, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
-    """Write an adapter, or a whole model, in its libraries' own format.
+    """Write an adapter, or a whole model, in its libraries' own format, with the generation config of either: where
+    an answer ends may differ from the base's.
 
     Args:
         weights: what was trained, by the names of its parameters, where `model` holds only a part of it.
@@ -65,6 +66,8 @@ def save_trained(model: Any, folder: Path, weights: dict[str, torch.Tensor] | No
 
     logging.disable_progress_bar()  # transformers draws one of its own for one shard
     model.save_pretrained(folder, **({"state_dict": weights} if weights else {}))
+    if hasattr(model, "peft_config"):
+        model.generation_config.save_pretrained(folder)
     if not hasattr(model, "taken_from_base"):
         return
     from safetensors.torch import load_file, save_file

@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from afina.errors import BaseError, RecipeError
+from afina.errors import BaseError, Problem, RecipeError
+from afina.model.base_damage import find_damage
+from afina.model.base_kind import KINDS, BaseKind, Program, kind_of, read_object
+from afina.model.shape import Shape, read_shape
+from afina.recipe import Adapter, Recipe
 from afina.run import hash_file, hash_folder, hash_value
 
 IDENTITY_FILE = "afina.json"
+TIED = ("lm_head", "embed_out", "embed_tokens", "wte", "embed_in", "word_embeddings")
+"""How models call their output matrix and their embedding, which are one where they are tied."""
 
 
 @dataclass(frozen=True)
@@ -40,43 +46,132 @@ class BaseIdentity:
         ]
 
 
-def find_base(base: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Path:
+def find_base(
+    base: str, *, revision: str | None = None, trust_remote_code: bool = False, program: Program = "transformers"
+) -> Path:
     """The folder of a base: itself, or the hub's snapshot (downloaded when needed), checked.
 
+    Args:
+        program: what is to open it.
+
     Raises:
-        BaseError: it does not exist, holds no safetensors, or wants its own code to run.
+        BaseError: it does not exist, is no model that `program` answers with, is damaged, or wants its own code to
+            run; with everything that is wrong.
     """
-    folder = Path(base)
-    if not folder.is_dir():
-        if folder.is_absolute():
+    place = Path(base).expanduser()
+    if not place.exists():
+        if place.is_absolute() or base.startswith((".", "~")) or base.count("/") > 1:
             fix = (
                 "name a folder with a model, or a hub id; of a run that was moved, base=PATH says where its base is now"
             )
             raise BaseError("there is no such folder", fix, base)
-        folder = _from_hub(base, revision)
-    config = folder / "config.json"
-    if (folder / "adapter_config.json").exists() and not config.exists():
-        raise BaseError("is an adapter, not a base", "name the base that it was trained on", base)
-    if not config.exists():
-        names = ", ".join(sorted(file.name for file in folder.iterdir())[:12]) or "nothing"
-        raise BaseError(f"holds no config.json (it holds: {names})", "name the folder of a Hugging Face model", base)
-    if not list(folder.glob("*.safetensors")):
-        pickles = [file.name for file in sorted(folder.iterdir()) if file.suffix in (".bin", ".pt", ".pth", ".ckpt")]
-        if pickles:
-            raise BaseError(
-                f"holds its weights as a pickle ({', '.join(pickles[:3])}), which can run code when it is opened",
-                "only safetensors are opened: convert it once where you trust it, with save_pretrained()",
+        place = _from_hub(base, revision, lambda small: look_at_base(small, base, trust_remote_code, weights=False))
+    look_at_base(place, base, trust_remote_code, program=program)
+    return place
+
+
+def look_at_base(
+    place: Path,
+    base: str,
+    trust_remote_code: bool = False,
+    *,
+    program: Program | None = None,
+    weights: bool = True,
+) -> BaseKind:
+    """What a folder or file holds, where it is a model, and whole.
+
+    Args:
+        base: what the user calls it.
+        program: what is to open it; None where any will do.
+        weights: whether they and the tokenizer have to be there; to plan, ``config.json`` is enough.
+
+    Raises:
+        BaseError: with everything that is wrong.
+    """
+    kind = kind_of(place)
+    if not kind.opens:
+        raise BaseError(kind.what, kind.instead, base)
+    problems = find_damage(place, weights=weights)
+    if program is not None and program not in kind.opens:
+        others = " or ".join(f"--engine {each}" for each in kind.opens if each != "transformers")
+        problems.append(Problem(kind.what, f"{kind.instead}; `afina serve {others}` opens it as it is", base))
+    if "auto_map" in (read_object(place / "config.json") or {}) and not trust_remote_code:
+        problems.append(
+            Problem(
+                "wants to run code that comes with it (auto_map in config.json)",
+                "read that code; if you trust it, write `trust_remote_code: true` into the recipe",
                 base,
             )
-        raise BaseError("holds no weights (*.safetensors)", "copy the whole model folder", base)
-    content = json.loads(config.read_text(encoding="utf-8"))
-    if "auto_map" in content and not trust_remote_code:
-        raise BaseError(
-            "wants to run code that comes with it (auto_map in config.json)",
-            "read that code; if you trust it, write `trust_remote_code: true` into the recipe",
-            base,
         )
-    return folder
+    if problems:
+        raise BaseError(problems=problems)
+    return kind
+
+
+def check_trainable(folder: Path, recipe: Recipe) -> Shape:
+    """Refuse a base over which this recipe's adapter cannot be trained, or not be used afterwards.
+
+    Args:
+        folder: looked at by :func:`look_at_base`; its weights need not be there.
+
+    Raises:
+        BaseError: with everything that is wrong.
+        RecipeError: the same, where it is the recipe's settings alone.
+    """
+    kind, adapter = kind_of(folder), recipe.adapter
+    problems: list[Problem] = []
+    if adapter.kind not in kind.trains:
+        possible = " or ".join(f"`adapter.kind: {each}` trains over it" for each in kind.trains)
+        fix = f"{possible}; or {kind.instead}" if possible else kind.instead
+        problems.append(
+            Problem(f"{kind.what}, over which adapter.kind {adapter.kind} does not train", fix, str(folder))
+        )
+    elif kind.name == "bnb-4bit" and adapter.variant == "loftq":
+        problems.append(
+            Problem(
+                "variant loftq starts from what 4 bits lost of the whole weights, and this base holds only the 4 bits",
+                "adapter.variant: lora, or name the unquantized model",
+                "adapter.variant",
+            )
+        )
+    wrong_base = bool(problems)
+    shape: Shape | None = None
+    try:
+        shape = read_shape(read_object(folder / "config.json") or {}, str(folder / "config.json"))
+        check_targets(shape, adapter)
+    except RecipeError as error:
+        problems += error.problems
+    try:
+        check_length(folder, recipe.train.max_length)
+    except RecipeError as error:
+        problems += error.problems
+    if problems or shape is None:
+        raise (BaseError if wrong_base or shape is None else RecipeError)(problems=problems)
+    return shape
+
+
+def check_targets(shape: Shape, adapter: Adapter) -> None:
+    """Refuse ``adapter.targets`` that the model has not, or shares with another of its layers.
+
+    Tied, output and embedding are one matrix. LoRA on one of them gives two, W + B A and W, and a merged model has
+    only one place for them: it would answer otherwise than what was trained.
+
+    Raises:
+        RecipeError: for each of them.
+    """
+    if adapter.kind == "none" or isinstance(adapter.targets, str):
+        return
+    shared = [name for name in adapter.targets if name.rpartition(".")[2] in TIED]
+    if shape.tied_embeddings and shared:
+        named = ", ".join(shared)
+        raise RecipeError(
+            f"{named} is one matrix with the {'embedding' if shared[0].endswith('lm_head') else 'output'} in this base "
+            "(tie_word_embeddings): an adapter of one side could be merged nowhere",
+            f"leave {named} out of adapter.targets; `adapter.modules_to_save: [lm_head]` trains the output whole and "
+            "apart from the embedding, and is merged",
+            "adapter.targets",
+        )
+    shape.lora_parameters(adapter.rank, adapter.targets)
 
 
 def check_length(folder: Path, max_length: int) -> None:
@@ -94,13 +189,19 @@ def check_length(folder: Path, max_length: int) -> None:
         )
 
 
-def _from_hub(base: str, revision: str | None) -> Path:
+def _from_hub(base: str, revision: str | None, look: Callable[[Path], object]) -> Path:
+    """The snapshot of a hub id; `look` sees what is small of it before gigabytes of weights come."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    wanted = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
+    small = ["*.json", "*.model", "*.txt", "*.jinja"]
     try:
-        return Path(snapshot_download(base, revision=revision, allow_patterns=wanted))
+        folder = Path(snapshot_download(base, revision=revision, allow_patterns=small))
+        if not any(folder.glob("*.safetensors")):
+            if "gguf" in base.lower() and not (folder / "config.json").exists():
+                raise BaseError(KINDS["gguf"].what, KINDS["gguf"].instead, base)
+            look(folder)
+        return Path(snapshot_download(base, revision=revision, allow_patterns=[*small, "*.safetensors"]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise BaseError(
             f"is neither a folder nor a model that the hub gives: {str(error).splitlines()[0]}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import logging as log
 import os
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 
 from afina.errors import BaseError, RecipeError
+from afina.model.base_kind import kind_of
 from afina.model.choices import Machine, Precision, choose_precision
 from afina.recipe import Adapter, Recipe
 
@@ -59,13 +61,16 @@ def load_base(
     *,
     four_bit: bool = False,
     precision: Precision | None = None,
+    dequantized: bool = False,
 ) -> Any:
     """A causal language model with every weight frozen, in evaluation mode.
 
     Args:
         folder: checked by :func:`afina.model.base.find_base`.
-        four_bit: NF4 with double quantization through bitsandbytes.
+        four_bit: NF4 with double quantization through bitsandbytes. A base that is in 4 or 8 bits already stays as it
+            is.
         precision: of the weights; what the recipe asks for on this device where not given.
+        dequantized: a base that is in 4 bits already, with the values that those bits stand for.
 
     Raises:
         BaseError: transformers cannot open it, or a weight is missing or not finite.
@@ -76,8 +81,12 @@ def load_base(
     dtype = DTYPES[precision or choose_precision(recipe, this_machine(device))]
     arguments: dict[str, Any] = {"dtype": dtype, "use_safetensors": True}
     arguments |= {"trust_remote_code": recipe.trust_remote_code}
-    if four_bit:
+    held = kind_of(folder).name in ("bnb-4bit", "bnb-8bit")
+    if held:
+        arguments["config"] = _computing_in(folder, dtype, trust_remote_code=recipe.trust_remote_code)
+    elif four_bit:
         arguments["quantization_config"] = _nf4(dtype)
+    if held or four_bit:
         arguments["device_map"] = {"": device}
     logging.disable_progress_bar()
     try:
@@ -97,12 +106,36 @@ def load_base(
     for name, weight in model.named_parameters():
         if weight.is_floating_point() and not torch.isfinite(weight).all():
             raise BaseError(f"weight {name} holds values that are not finite", "this copy is damaged", str(folder))
-    model.requires_grad_(False)
-    if four_bit:
+    if held and dequantized:
+        model = _dequantized(model, dtype).to(device)
+    elif held or four_bit:
         _keep_differentiable(model)
     else:
         model = model.to(device)
-    return model.eval()
+    return model.requires_grad_(False).eval()
+
+
+def _computing_in(folder: Path, dtype: torch.dtype, *, trust_remote_code: bool) -> Any:
+    """The config of a base that is quantized already, which computes in our precision and not in its maker's."""
+    from transformers import AutoConfig
+
+    _need_bitsandbytes("base")
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    config.quantization_config = dict(config.quantization_config) | {"bnb_4bit_compute_dtype": str(dtype)[6:]}
+    return config
+
+
+def _dequantized(model: Any, dtype: torch.dtype) -> Any:
+    """A plain model of the same values. transformers' own `dequantize` leaves one that cannot be saved."""
+    from transformers import AutoModelForCausalLM
+
+    whole = model.dequantize(dtype)
+    config = copy.deepcopy(whole.config)
+    plain = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    plain.load_state_dict(whole.state_dict())
+    plain.generation_config = whole.generation_config
+    plain.name_or_path = whole.name_or_path
+    return plain
 
 
 def _keep_differentiable(model: Any) -> None:
@@ -118,13 +151,13 @@ def _keep_differentiable(model: Any) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
+def _need_bitsandbytes(where: str) -> None:
+    if find_spec("bitsandbytes") is None:
+        raise RecipeError("4 and 8 bits need bitsandbytes, which is not installed", "pip install 'afina[qlora]'", where)
+
+
 def _nf4(dtype: torch.dtype) -> Any:
-    try:
-        import bitsandbytes  # noqa: F401
-    except ImportError:
-        raise RecipeError(
-            "qlora needs bitsandbytes, which is not installed", "pip install 'afina[qlora]'", "adapter.kind"
-        ) from None
+    _need_bitsandbytes("adapter.kind")
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from afina.errors import RecipeError
+from afina.errors import BaseError, RecipeError
+from afina.model.base import check_targets, check_trainable, look_at_base
 from afina.model.shape import Shape, read_shape, scratch_shape
 from afina.plan.tables import table
 from afina.recipe import Recipe, nearest
+from afina.run import read_json
 
 
 def known_bases() -> dict[str, dict[str, Any]]:
@@ -23,11 +23,18 @@ def recipe_shape(recipe: Recipe) -> Shape:
     """The shape of what the recipe trains.
 
     Raises:
-        RecipeError: as :func:`find_shape`.
+        RecipeError: as :func:`find_shape`, and where the base cannot be trained by this recipe.
     """
     if recipe.train.method == "scratch":
         return scratch_shape(recipe.scratch, recipe.train.max_length)
-    return find_shape(recipe.base or "", recipe.base_revision)
+    base = recipe.base or ""
+    folder = local_base(base, recipe.base_revision)
+    if folder is not None:
+        look_at_base(folder, base, recipe.trust_remote_code, weights=False)
+        return check_trainable(folder, recipe)
+    shape = find_shape(base, recipe.base_revision)
+    check_targets(shape, recipe.adapter)
+    return shape
 
 
 def find_shape(
@@ -48,12 +55,9 @@ def find_shape(
         RecipeError: when the model is nowhere to be found, with the nearest known id; when its
             config cannot be read; when its weights are already quantized.
     """
-    folder = Path(base).expanduser()
-    if folder.is_dir():
-        return _shape_in(folder, quantized)
-    for snapshot in _snapshots(base, revision, cache_folder or _hub_cache()):
-        if (snapshot / "config.json").is_file():
-            return _shape_in(snapshot, quantized)
+    folder = local_base(base, revision, cache_folder)
+    if folder is not None:
+        return _shape_in(folder, base, quantized)
     config = known_bases().get(base)
     if config is None:
         guess = nearest(base, list(known_bases()))
@@ -66,25 +70,21 @@ def find_shape(
     return read_shape(config, base)
 
 
-def _shape_in(folder: Path, quantized: bool) -> Shape:
-    file = folder / "config.json"
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RecipeError(
-            "the base has no config.json", "name a folder that a model was saved in", str(folder)
-        ) from None
-    except (ValueError, UnicodeDecodeError) as error:
-        raise RecipeError(f"damaged: {error}", "get the file again", str(file)) from None
-    if not isinstance(config, Mapping):
-        raise RecipeError("a config is a mapping of keys to values", "get the file again", str(file))
-    if config.get("quantization_config") and not quantized:
-        raise RecipeError(
-            "the weights are already quantized, so their size does not follow from the shape",
-            "start from the unquantized model; `adapter.kind: qlora` loads it in 4 bits",
-            str(file),
-        )
-    return read_shape(config, str(file))
+def local_base(base: str, revision: str | None = None, cache_folder: Path | None = None) -> Path | None:
+    """Where a base, or its ``config.json`` at least, is on this machine: the path itself, or a snapshot of the hub's
+    cache; None where it is not."""
+    place = Path(base).expanduser()
+    if place.exists():
+        return place
+    snapshots = _snapshots(base, revision, cache_folder or _hub_cache())
+    return next((snapshot for snapshot in snapshots if (snapshot / "config.json").is_file()), None)
+
+
+def _shape_in(folder: Path, base: str, quantized: bool) -> Shape:
+    kind = look_at_base(folder, base, trust_remote_code=True, weights=False)  # no code of it runs here
+    if not kind.trains and not quantized:
+        raise BaseError(f"{kind.what}, over which nothing is trained", kind.instead, base)
+    return read_shape(read_json(folder / "config.json"), str(folder / "config.json"))
 
 
 def _hub_cache() -> Path:

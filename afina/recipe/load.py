@@ -297,7 +297,7 @@ def _missing_paths(raw: Mapping[str, Any], where: str) -> Iterator[Problem]:
                 f"nothing matches {value!r} below {root}", "check the path, or set `root`", _place(raw, where, location)
             )
     base = raw.get("base")
-    if isinstance(base, str) and Path(base).is_absolute() and not Path(base).is_dir():
+    if isinstance(base, str) and Path(base).is_absolute() and not Path(base).exists():
         yield Problem(
             f"there is no base {base}",
             "name a folder with config.json and *.safetensors, or a hub id such as Qwen/Qwen3-8B",

@@ -209,6 +209,9 @@ class Chat(RecipePart):
     """Arguments of the template, e.g. `{enable_thinking: false}`."""
     system: str | None = None
     """System message for every conversation that has none."""
+    marks_in_text: Literal["words", "error"] = "words"
+    """Marks of the base, such as `<|im_end|>`, inside texts, messages and prompts: encoded as words, so that no text
+    ends a turn or begins one; or refused."""
 
 
 class Adapter(RecipePart):

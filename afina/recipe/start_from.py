@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from ruamel.yaml.error import YAMLError
 from afina.errors import Problem
 
 CONFIG = "adapter_config.json"
+_NUMBERED = re.compile(r"\D+\.(\d+)\.(\D+)")
+"""``model.layers.3.mlp.up_proj``: the layer's number, and the matrix within it."""
 
 
 def resolve_start(raw: CommentedMap, anchor: Path, where: str) -> list[Problem]:
@@ -82,6 +85,26 @@ def _settings_of(folder: Path) -> dict[str, Any] | None:
         "rank": config["r"],
         "alpha": config["lora_alpha"],
         "dropout": config.get("lora_dropout", 0.0),
-        "targets": sorted(targets) if isinstance(targets, list) else targets,
+        "targets": _short(targets) if isinstance(targets, list) else targets,
         "modules_to_save": list(config.get("modules_to_save") or []),
     }
+
+
+def _short(targets: list[str]) -> list[str]:
+    """PEFT may write the name of every matrix in every layer; those of all layers alike are one name.
+
+    >>> _short([f"model.layers.{layer}.mlp.{name}" for layer in (0, 1) for name in ("up", "down")])
+    ['down', 'up']
+    >>> _short(["model.layers.1.mlp.up", "q_proj"])
+    ['model.layers.1.mlp.up', 'q_proj']
+    """
+    found = [_NUMBERED.fullmatch(name) for name in targets]
+    layers: dict[str, set[int]] = {}
+    for each in found:
+        if each is None:
+            return sorted(targets)
+        layers.setdefault(each[2], set()).add(int(each[1]))
+    number = 1 + max(max(each) for each in layers.values())
+    if any(each != set(range(number)) for each in layers.values()):
+        return sorted(targets)
+    return sorted({name.rpartition(".")[2] for name in layers})

@@ -81,6 +81,15 @@ Ask = Callable[[str, Sequence[Mapping[str, str]], int], str]
 """The greedy answer of a model, by name."""
 
 
+def compared(text: str) -> str:
+    """An answer as it is compared: white space at its ends and a character cut in half by the limit left out.
+
+    >>> compared(" Faro \N{REPLACEMENT CHARACTER}")
+    'Faro'
+    """
+    return text.strip().rstrip("\N{REPLACEMENT CHARACTER}").rstrip()
+
+
 def check_identity(
     ask: Ask, run: Path, trained: str, base: str | None, *, allowed: float = 0.0, most: int = QUESTIONS
 ) -> Identity:
@@ -96,9 +105,9 @@ def check_identity(
     """
     stored, limit = stored_answers(run, most)
     found = Identity(asked=len(stored))
-    answers = {name: [ask(name, each.messages, limit).strip() for each in stored] for name in (base, trained) if name}
+    answers = {name: [compared(ask(name, each.messages, limit)) for each in stored] for name in (base, trained) if name}
     for name, given in answers.items():
-        right = [each.base if name == base else each.trained for each in stored]
+        right = [compared(each.base if name == base else each.trained) for each in stored]
         found.same[name] = sum(one == other for one, other in zip(given, right, strict=True))
         if found.same[name] < len(stored) * (1 - allowed):
             first = next(n for n, (one, other) in enumerate(zip(given, right, strict=True)) if one != other)

@@ -145,6 +145,7 @@ def open_models(target: Target, adapters: Mapping[str, Target], device: str = "a
     tokenizer = load_tokenizer(str(folder), target.chat, root=target.root, trust_remote_code=remote_code)
     recipe = target.recipe or Recipe(name="served", base=str(folder), sources=[Source(path=".")])
     model = load_base(folder, recipe, pick_device(device), four_bit=target.four_bit)
+    in_four_bits = bool(getattr(model, "is_loaded_in_4bit", False))  # by its own files, or for this run
     identity = identify_base(folder, target.base, tokenizer)
     # A model trained whole is the run; an adapter's base goes by its own name.
     name = target.name if target.adapter is None else Path(target.base).name
@@ -158,7 +159,7 @@ def open_models(target: Target, adapters: Mapping[str, Target], device: str = "a
             raise RecipeError(
                 f"{each.base} is no adapter", "give --adapter NAME=RUN of an adapter's run", f"--adapter {name}"
             )
-        if each.four_bit != target.four_bit:
+        if each.four_bit != in_four_bits:
             warnings.append(
                 f"{name} was trained on a base in {'4' if each.four_bit else '16 or 32'} bits; this one is not"
             )

@@ -73,7 +73,9 @@ def look_before(
             Problem(f"something listens on {host}:{port} already", "choose another --port, or end it", "--port")
         )
     remote_code = bool(target.recipe and target.recipe.trust_remote_code)
-    base = find_base(target.base, trust_remote_code=remote_code)  # without it nothing else can be looked at
+    revision = target.recipe.base_revision if target.recipe and target.adapter else None
+    # without it nothing else can be looked at
+    base = find_base(target.base, revision=revision, trust_remote_code=remote_code, program=engine)
     ranks = [0]
     own = {target.name: target} if target.adapter else {}
     for name, each in (own | dict(adapters)).items():

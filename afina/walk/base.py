@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from afina.errors import AfinaError, RecipeError
-from afina.model.base import BaseIdentity, check_length, find_base, hash_model, identify_base
+from afina.model.base import BaseIdentity, check_trainable, find_base, hash_model, identify_base
 from afina.model.shape import Shape, read_shape, scratch_shape
 from afina.outcome import chat_of, outcome_kind
 from afina.run import read_json
@@ -20,14 +20,22 @@ def base_folder(context: Context) -> Path | None:
 
     Raises:
         BaseError: it is not there, or it is no base.
-        RecipeError: the rows are to be longer than it has positions for.
     """
     recipe = context.recipe
     if recipe.base is None:
         return None
-    folder = find_base(recipe.base, revision=recipe.base_revision, trust_remote_code=recipe.trust_remote_code)
-    check_length(folder, recipe.train.max_length)
-    return folder
+    return find_base(recipe.base, revision=recipe.base_revision, trust_remote_code=recipe.trust_remote_code)
+
+
+def check_base(context: Context) -> None:
+    """Say what is wrong with the base, or with training over it by this recipe, before any work is done and paid.
+
+    Raises:
+        RecipeError: with everything that is wrong.
+    """
+    folder = base_folder(context)
+    if folder is not None:
+        check_trainable(folder, context.recipe)
 
 
 @once

@@ -41,6 +41,7 @@ def run_training(context: Context, training: Training, inputs: dict[str, Any]) -
         What it took; empty for a rank that is not the first.
     """
     from afina.model.adapter_torch import save_trained
+    from afina.model.stops import set_stops
 
     encoded_rows(context)  # before any connection to other ranks is opened, which does not wait for ever
     choices, fingerprint = choices_of(context, inputs), hash_value(inputs)
@@ -61,6 +62,7 @@ def run_training(context: Context, training: Training, inputs: dict[str, Any]) -
         return {}
     kind = outcome_kind(context.recipe)
     with whole_folder(context.folder / training.folder / kind) as beside:
+        set_stops(model, renderer(context).stop_ids(), renderer(context).tokenizer)
         save_trained(model, beside, weights)
         renderer(context).tokenizer.save_pretrained(beside)
         if kind == "adapter":

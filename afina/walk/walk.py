@@ -11,7 +11,7 @@ from typing import Any
 from afina.outcome import OUTCOME_KINDS, outcome_kind
 from afina.recipe import Recipe
 from afina.walk.audit import audit, audit_inputs, refuse_fatal_findings
-from afina.walk.base import base_folder
+from afina.walk.base import check_base
 from afina.walk.benchmarks import BENCHMARKS
 from afina.walk.context import Context
 from afina.walk.dataset import build, build_inputs, write_recipe
@@ -92,7 +92,9 @@ def walk_through(context: Context, *, until: str = "report") -> dict[str, dict[s
     """
     names = [stage.name for stage in WALK]
     last = names.index(until)
-    start_of(context)  # before a dataset is built, and a teacher paid
+    if last >= names.index("plan"):  # before the dataset is built and a teacher paid
+        check_base(context)
+        start_of(context)
     if until == names[-1]:
         _check_before(context)
     return {
@@ -118,4 +120,3 @@ def _check_before(context: Context) -> None:
     check_installed(context.recipe.train.trackers)
     if "evaluate" not in context.run.stages:
         check_compilers(context.recipe)
-    base_folder(context)

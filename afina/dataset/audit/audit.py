@@ -197,7 +197,7 @@ RULES: dict[str, Rule] = {
     ),
     "end_token_missing": Rule("rows that do not end with an end token", "end each answer in the chat template", 0.0),
     "end_token_doubled": Rule(
-        "rows that end with two end tokens: the text holds one itself", "take it out of the data; afina writes it", 0.05
+        "rows that end with two end tokens: the chat template writes both", "write one in the chat template", 0.05
     ),
     "bos_doubled": Rule(
         "rows that begin with two begin tokens", "take it out of the chat template or of the data", 0.05
@@ -208,7 +208,14 @@ RULES: dict[str, Rule] = {
         note=True,
     ),
     "special_token_in_text": Rule(
-        "special tokens inside the text: they are read as marks, not as words", "take them out of the data", 0.05
+        "marks of the base inside the text: they are learned as words, and end or begin no turn",
+        "give rows as `messages`, which afina writes the marks for; where the text is about such marks, accept it",
+        0.05,
+    ),
+    "plain_turn_mark": Rule(
+        "conversations that hold what the chat template writes between turns; the base knows it as text only, and "
+        "cannot tell their turns from real ones",
+        "take it out, or choose a template whose marks are tokens: `chat.template: chatml`",
     ),
     "too_little_data": Rule(
         "too little data for what is trained", "give more data, or a smaller `adapter.rank`; expect it by heart"

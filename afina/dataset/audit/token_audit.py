@@ -20,6 +20,7 @@ PARAMETERS_PER_TOKEN = 1000
 FEWEST_STEPS = 10
 WASTE_WORTH_A_WARNING = 0.25
 EXAMPLES_SHOWN = 5
+REFUSED_MARKS = "marks of the base inside the text, which the recipe refuses (chat.marks_in_text: error)"
 
 
 class EncodedExample(Protocol):
@@ -41,8 +42,12 @@ class TokenView:
     batches: Callable[[Sequence[int]], Sequence[Sequence[int]]]
     """Lengths of rows -> the micro-batches of one epoch, as lists of row numbers."""
     end_ids: Sequence[int]
-    special: Sequence[str]
-    """Texts of the special tokens: in the data they would be read as marks, not as words."""
+    marks_in: Callable[[Example], Sequence[str]]
+    """The marks of the base that stand in its text."""
+    marks_in_text: Literal["words", "error"] = "words"
+    """What becomes of them."""
+    plain_turn_marks: Sequence[str] = ()
+    """What the chat template writes between turns that is no mark to the tokenizer."""
     bos_id: int | None = None
     begins_with_bos: bool = False
     max_length: int = 1024
@@ -76,15 +81,19 @@ class TokenAudit:
         self.counts: dict[str, int] = {}
         self.shown: dict[str, list[dict[str, str]]] = {}
         self.reasons: dict[str, str] = {}
-        self.special = re.compile("|".join(map(re.escape, sorted(view.special, key=len, reverse=True))) or r"(?!)")
+        self.plain = re.compile("|".join(map(re.escape, view.plain_turn_marks)) or r"(?!)")
 
     def add(self, example: Example) -> None:
         """Count one example."""
         view = self.view
         self.examples += 1
         text = whole(example)
-        if found := self.special.search(text):
-            self._hit("special_token_in_text", example, excerpt(text, found.start()))
+        if marks := view.marks_in(example):
+            self._hit("special_token_in_text", example, excerpt(text, text.find(marks[0])))
+            if view.marks_in_text == "error":
+                return
+        if example.messages and (found := self.plain.search(text)):
+            self._hit("plain_turn_mark", example, excerpt(text, found.start()))
         try:
             encoded = view.encode(example)
         except DataError as error:
@@ -138,9 +147,10 @@ class TokenAudit:
             if name == "over_length":
                 yield self._over_length()
             else:
-                yield TokenFinding(
-                    name, self.counts[name], self.examples, self.reasons.get(name, ""), None, self.shown[name]
-                )
+                refused = name == "special_token_in_text" and self.view.marks_in_text == "error"
+                what = REFUSED_MARKS if refused else self.reasons.get(name, "")
+                severity: Literal["fatal"] | None = "fatal" if refused else None
+                yield TokenFinding(name, self.counts[name], self.examples, what, severity, self.shown[name])
         if self.lengths:
             yield self._lengths()
             yield from self._padding()

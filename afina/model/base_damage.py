@@ -1,0 +1,221 @@
+"""What is damaged in a base's folder, or does not fit together: all of it at once, without opening any weights.
+
+Files are pointers of Git LFS, cut short or empty; shards are missing; config, weights and tokenizer are of
+different models. transformers would say so minutes later, in a traceback, or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from afina.errors import Problem
+from afina.model.base_kind import read_object
+
+GET_AGAIN = "get the file again: hf download, or git lfs pull in the folder"
+TOKENIZERS = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "vocab.json",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tekken.json",
+)
+EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
+"""How published models call their table of token embeddings."""
+NOT_IN_THE_MODEL: Mapping[str, frozenset[str]] = {"gemma3_text": frozenset({"<image_soft_token>"})}
+"""Tokens that a family's tokenizer has and its text model, as published, has no row for."""
+_POINTER = b"version https://git-lfs"
+_SHARD = re.compile(r"-\d{5}-of-(\d{5})\.safetensors$")
+_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
+
+Shapes = Mapping[str, list[int]]
+
+
+def find_damage(folder: Path, *, weights: bool = True) -> list[Problem]:
+    """Everything that is wrong with a causal model's folder.
+
+    Args:
+        weights: whether they, and the tokenizer, have to be there. What is there is looked at in any case.
+    """
+    problems: list[Problem] = []
+    config = _read_json(folder / "config.json", problems, required=True)
+    for name in ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"):
+        _read_json(folder / name, problems)
+    ids = _token_ids(folder, problems)
+    if weights and ids is None and not any((folder / name).exists() for name in TOKENIZERS):
+        problems.append(
+            Problem(
+                "holds no tokenizer (" + ", ".join(TOKENIZERS[:3]) + ")",
+                "copy the base's tokenizer files beside its weights",
+                str(folder),
+            )
+        )
+    shapes = _weights(folder, problems, required=weights)
+    if config is not None and shapes:
+        problems += _misfits(folder, config, shapes, ids or {})
+    return problems
+
+
+def read_shapes(file: Path) -> dict[str, list[int]]:
+    """Name and shape of each tensor in a safetensors file, from its header.
+
+    Raises:
+        ValueError: the file is no safetensors, or is not whole; with how much of it is there.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    with file.open("rb") as opened:
+        begins = opened.read(len(_POINTER))
+    if begins == _POINTER:
+        raise ValueError("is a pointer of Git LFS, not the weights")
+    if not begins:
+        raise ValueError("is empty")
+    try:
+        with safe_open(file, framework="np") as held:
+            return {name: list(held.get_slice(name).get_shape()) for name in held.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"is damaged or not whole ({file.stat().st_size} bytes): {error}") from error
+
+
+def _read_json(file: Path, problems: list[Problem], *, required: bool = False) -> dict[str, Any] | None:
+    if not file.exists():
+        if required:
+            problems.append(Problem("is missing", "name a folder that a model was saved in", str(file)))
+        return None
+    begins = file.read_bytes()[: len(_POINTER)]
+    if begins == _POINTER:
+        problems.append(Problem("is a pointer of Git LFS, not the file", GET_AGAIN, str(file)))
+        return None
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        problems.append(Problem(f"damaged: {error}", GET_AGAIN, str(file)))
+        return None
+    if not isinstance(content, dict):
+        problems.append(Problem("damaged: it holds no mapping of keys to values", GET_AGAIN, str(file)))
+        return None
+    return content
+
+
+def _token_ids(folder: Path, problems: list[Problem]) -> dict[str, int] | None:
+    """Every token with its id, as ``tokenizer.json`` and the files beside it say; None where there is no such file."""
+    content = _read_json(folder / "tokenizer.json", problems)
+    if content is None:
+        return None
+    model, added = content.get("model"), content.get("added_tokens") or []
+    vocab = model.get("vocab") if isinstance(model, dict) else None
+    if not isinstance(vocab, dict | list) or not isinstance(added, list):
+        problems.append(Problem("damaged: it holds no vocabulary", GET_AGAIN, str(folder / "tokenizer.json")))
+        return None
+    if isinstance(vocab, list):  # Unigram: pairs of a piece and its score
+        vocab = {str(pair[0]): number for number, pair in enumerate(vocab) if isinstance(pair, list) and pair}
+    ids = {str(token): number for token, number in vocab.items() if isinstance(number, int)}
+    marks = [each for each in added if isinstance(each, dict) and isinstance(each.get("id"), int)]
+    ids |= {str(each.get("content")): each["id"] for each in marks}
+    ids |= {
+        token: number
+        for token, number in (read_object(folder / "added_tokens.json") or {}).items()
+        if isinstance(number, int)
+    }
+    decoder = (read_object(folder / "tokenizer_config.json") or {}).get("added_tokens_decoder")
+    for number, each in (decoder if isinstance(decoder, dict) else {}).items():
+        if isinstance(each, dict) and "content" in each and str(number).isdigit():
+            ids[str(each["content"])] = int(number)
+    return ids
+
+
+def _weights(folder: Path, problems: list[Problem], *, required: bool) -> dict[str, list[int]]:
+    """The shapes in the files that transformers would read, and what is wrong with those."""
+    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
+    shapes: dict[str, list[int]] = {}
+    if single.exists() or not index.exists():
+        files: Iterable[Path] = [single] if single.exists() else []
+        if not files and (required or any(folder.glob("*.safetensors"))):
+            problems.append(_no_weights(folder))
+        return shapes | _shapes_of(files, problems)
+    content = _read_json(index, problems)
+    named = (content or {}).get("weight_map")
+    if content is not None and not isinstance(named, dict):
+        problems.append(Problem("damaged: it names no weights (weight_map)", GET_AGAIN, str(index)))
+    if not isinstance(named, dict):
+        return shapes
+    shards = sorted({str(shard) for shard in named.values()})
+    missing = [shard for shard in shards if not (folder / shard).exists()]
+    if missing and (required or len(missing) < len(shards)):
+        several = f"{len(missing)} of {len(shards)} files of weights are missing"
+        problems.append(Problem(f"{several}: {', '.join(missing[:3])}", "copy the whole model folder", str(folder)))
+    shapes = _shapes_of([folder / shard for shard in shards if shard not in missing], problems)
+    if not missing and shapes and (lost := sorted(set(named) - set(shapes))) and not _any_file_damaged(problems):
+        problems.append(
+            Problem(f"names {len(lost)} weights that no file holds: {', '.join(lost[:3])}", GET_AGAIN, str(index))
+        )
+    return shapes
+
+
+def _any_file_damaged(problems: Iterable[Problem]) -> bool:
+    return any(problem.where.endswith(".safetensors") for problem in problems)
+
+
+def _shapes_of(files: Iterable[Path], problems: list[Problem]) -> dict[str, list[int]]:
+    shapes: dict[str, list[int]] = {}
+    for file in files:
+        try:
+            shapes |= read_shapes(file)
+        except ValueError as error:
+            problems.append(Problem(str(error), GET_AGAIN, str(file)))
+    return shapes
+
+
+def _no_weights(folder: Path) -> Problem:
+    there = sorted(file.name for file in folder.glob("*.safetensors"))
+    if any(_SHARD.search(name) for name in there):
+        return Problem(
+            "holds shards of weights without their index (model.safetensors.index.json)",
+            "copy the whole model folder",
+            str(folder),
+        )
+    if there:
+        return Problem(
+            f"holds weights under names that transformers does not open ({', '.join(there[:3])})",
+            "it opens model.safetensors, or shards with model.safetensors.index.json",
+            str(folder),
+        )
+    return Problem("holds no weights (*.safetensors)", "copy the whole model folder", str(folder))
+
+
+def _misfits(folder: Path, config: Mapping[str, Any], shapes: Shapes, ids: Mapping[str, int]) -> Iterator[Problem]:
+    """Where config, weights and tokenizer are not of one model."""
+    where = str(folder)
+    held = {int(found[1]) for name in shapes if (found := _LAYER.search(name))}
+    layers = config.get("num_hidden_layers", config.get("n_layer"))
+    if isinstance(layers, int) and held and (lost := sorted(set(range(layers)) - held)):
+        yield Problem(
+            f"config.json says {layers} layers, the weights hold {len(held)} (layer {lost[0]} is missing)",
+            "copy the whole model folder",
+            where,
+        )
+    rows = next((shape[0] for name, shape in shapes.items() if name.endswith(EMBEDDINGS)), None)
+    if rows is None:
+        return
+    vocab = config.get("vocab_size")
+    if isinstance(vocab, int) and vocab != rows:
+        yield Problem(
+            f"config.json says a vocabulary of {vocab}, the weights hold {rows} embeddings",
+            "copy config.json and weights of one model",
+            where,
+        )
+    allowed = NOT_IN_THE_MODEL.get(str(config.get("model_type")), frozenset())
+    beyond = sorted((number, token) for token, number in ids.items() if number >= rows and token not in allowed)
+    if beyond:
+        first = ", ".join(token for _, token in beyond[:3])
+        yield Problem(
+            f"the tokenizer has {len(beyond)} tokens that the model has no embedding for ({first}: "
+            f"{rows} embeddings, ids up to {beyond[-1][0]})",
+            "whoever added them has to call model.resize_token_embeddings(len(tokenizer)) and save the model again; "
+            "or take the tokenizer that the model came with",
+            where,
+        )

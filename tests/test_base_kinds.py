@@ -1,0 +1,478 @@
+"""What somebody gives as a base is told apart at second 0, by one table for every verb, and damage is named at once."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from exported import SHAPE
+from safetensors.torch import load_file, save_file
+from tiny import ROWS, make_base, make_recipe
+
+from afina.errors import BaseError, RecipeError
+from afina.export.export import ExportOptions, export
+from afina.model.base import check_trainable, find_base
+from afina.model.base_kind import KINDS
+from afina.model.generate.generate_torch import generate
+from afina.model.load_torch import load_base, open_adapter
+from afina.plan.bases import recipe_shape
+from afina.plan.device import local_device
+from afina.recipe import Chat, load_recipe
+from afina.serve.opened import Target, open_models
+from afina.serve.preflight import look_before
+from afina.tokenizer.chat import Renderer
+from afina.tokenizer.load import load_tokenizer
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 988097824\n"
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_base(tmp_path_factory.mktemp("plain") / "base", **SHAPE)
+
+
+@pytest.fixture(scope="module")
+def in_four_bits(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The base as people publish it for QLoRA: weights in NF4, the rest in bf16."""
+    pytest.importorskip("bitsandbytes")
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    four = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+    folder = shutil.copytree(base, tmp_path_factory.mktemp("four") / "base-bnb-4bit")
+    options: dict[str, Any] = {"quantization_config": four, "dtype": torch.bfloat16, "device_map": {"": "cpu"}}
+    AutoModelForCausalLM.from_pretrained(base, **options).save_pretrained(folder)
+    return folder
+
+
+def changed(base: Path, to: Path, name: str = "config.json", **parts: Any) -> Path:
+    """A copy of the base whose JSON file says something else."""
+    folder = shutil.copytree(base, to)
+    file = folder / name
+    content = json.loads(file.read_text()) if file.exists() else {}
+    file.write_text(json.dumps(content | parts))
+    return folder
+
+
+def write(folder: Path, **files: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / name.replace("__", ".")).write_text(text)
+    return folder
+
+
+def given(kind: str, base: Path, tmp: Path) -> Path:
+    """Something of each kind that is no base."""
+    to = tmp / "given"
+    if kind == "gguf-file":
+        file = tmp / "model.gguf"
+        file.write_bytes(b"GGUF" + bytes(60))
+        return file
+    if kind == "one-file":
+        return base / "model.safetensors"
+    configs: dict[str, dict[str, Any]] = {
+        "gptq": {"quantization_config": {"quant_method": "gptq", "bits": 4}},
+        "mxfp4": {"quantization_config": {"quant_method": "mxfp4"}},
+        "fp8": {"quantization_config": {"quant_method": "fp8"}},
+        "bnb-8bit": {"quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": True}},
+        "mlx": {"quantization": {"group_size": 64, "bits": 4}},
+        "encoder": {"model_type": "bert", "architectures": ["BertForMaskedLM"]},
+        "headless": {"model_type": "mistral", "architectures": ["MistralModel"]},
+        "speech": {"model_type": "whisper", "architectures": ["WhisperForConditionalGeneration"]},
+        "image": {"model_type": "vit", "architectures": ["ViTForImageClassification"]},
+        "encoder-decoder": {
+            "model_type": "t5",
+            "architectures": ["T5ForConditionalGeneration"],
+            "is_encoder_decoder": True,
+        },
+        "classifier": {"architectures": ["LlamaForSequenceClassification"]},
+        "multimodal": {"model_type": "qwen2_vl", "vision_config": {}},
+        "unknown": {"model_type": "brandnew", "architectures": ["BrandnewForCausalLM"]},
+    }
+    if kind in configs:
+        return changed(base, to, **configs[kind])
+    if kind == "sentence-transformers":
+        return changed(base, to, "modules.json")
+    if kind == "adapter-beside-model":
+        return changed(base, to, "adapter_config.json")
+    if kind == "pickle":
+        (shutil.copytree(base, to) / "model.safetensors").rename(to / "pytorch_model.bin")
+        return to
+    made = {
+        "adapter": {
+            "adapter_config__json": '{"base_model_name_or_path": "Qwen/Qwen3-8B"}',
+            "adapter_model__safetensors": "",
+        },
+        "gguf-folder": {"model-q4__gguf": "GGUF"},
+        "run": {"recipe__yaml": "name: x", "stages__json": "{}"},
+        "dataset": {"dataset__json": "{}", "train__jsonl": ""},
+        "diffusion": {"model_index__json": "{}"},
+        "empty": {},
+    }
+    return write(to, **made[kind])
+
+
+SAID = {
+    "gguf-file": "is GGUF, which llama.cpp",
+    "gguf-folder": "is GGUF, which llama.cpp",
+    "one-file": r"is one file \(model.safetensors\)",
+    "gptq": "quantized by GPTQ",
+    "mxfp4": "quantized by MXFP4",
+    "fp8": "quantized by FP8",
+    "bnb-8bit": "quantized to 8 bits by bitsandbytes",
+    "mlx": "quantized by MLX",
+    "encoder": r"is an encoder \(BertForMaskedLM\)",
+    "headless": r"has no output head \(MistralModel\)",
+    "speech": "is a model of speech",
+    "image": "is a model of images",
+    "encoder-decoder": "is an encoder-decoder",
+    "classifier": "is a classifier or reward model",
+    "multimodal": "reads images or sound",
+    "unknown": "the shape of a 'brandnew' model is not known",
+    "sentence-transformers": "is an embedding model",
+    "adapter": r"is an adapter, not a base\n  -> name the base that it was trained on: Qwen/Qwen3-8B",
+    "adapter-beside-model": "holds a model and an adapter_config",
+    "pickle": "holds its weights as a pickle",
+    "run": "is a run of afina",
+    "dataset": "is a dataset",
+    "diffusion": "is a diffusion pipeline",
+    "empty": "holds no config.json",
+}
+
+
+def recipe_file(tmp: Path, base: Path, more: str = "") -> Path:
+    rows = "".join(json.dumps({"prompt": one, "completion": two}, ensure_ascii=False) + "\n" for one, two in ROWS)
+    (tmp / "rows.jsonl").write_text(rows)
+    file = tmp / "recipe.yaml"
+    text = f"name: tiny\nbase: {base}\nroot: {tmp}\nsources: [{{path: rows.jsonl}}]\n"
+    text += "train: {max_length: 64, batch_tokens: 256, epochs: 1, learning_rate: 0.01, validate_per_epoch: 0}\n"
+    file.write_text(text + (more or "adapter: {rank: 4, alpha: 8}\n"))
+    return file
+
+
+def afina(*words: object) -> tuple[int, str]:
+    """A command line; its exit code and what it said."""
+    import contextlib
+    import io
+    import sys
+    from unittest.mock import patch
+
+    from afina.cli.verbs import main
+
+    out, code = io.StringIO(), 0
+    words = ("afina", *map(str, words))
+    with patch.object(sys, "argv", list(words)), contextlib.redirect_stderr(out), contextlib.redirect_stdout(out):
+        try:
+            main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+    return code, out.getvalue()
+
+
+@pytest.mark.parametrize("kind", SAID)
+def test_what_is_no_base_is_named_by_every_verb_before_any_work(kind: str, base: Path, tmp_path: Path):
+    place = given(kind, base, tmp_path)
+    file = recipe_file(tmp_path, place)
+    for verb in (
+        ["run", file, "--yes"],
+        ["train", file, "--yes"],
+        ["plan", file],
+        ["data", "audit", "--base", place, file],
+    ):
+        if verb[0] == "data" and kind == "unknown":
+            continue  # its tokenizer counts: nothing of the shape is needed
+        code, said = afina(*verb, "--runs", tmp_path / "runs")
+        assert code == 2, (verb, said)
+        with pytest.raises(BaseError, match=SAID[kind]):
+            raise BaseError(said)
+        assert "Traceback" not in said
+    assert not (tmp_path / "runs/tiny/dataset").exists(), "said before the dataset is built"
+    with pytest.raises(RecipeError, match=SAID[kind]):
+        target = Target("x", str(place), Chat(), Path())
+        engine = "mlx" if kind in ("bnb-8bit",) else "transformers"
+        look_before(target, {}, engine=engine, host="127.0.0.1", port=None, device=local_device("cpu"))
+
+
+def test_a_word_with_slashes_that_is_no_folder_is_no_hub_id(tmp_path: Path):
+    for word in ("./models/x", "~/models/x", "models/deep/x", str(tmp_path / "none")):
+        with pytest.raises(BaseError, match="there is no such folder"):
+            find_base(word)
+
+
+def test_every_kind_says_what_it_is_and_what_to_give_instead():
+    for kind in KINDS.values():
+        assert kind.what.startswith(("is ", "has ", "holds ", "reads ")), kind
+        assert kind.instead or kind.name == "causal"
+        assert not kind.trains or "transformers" in kind.opens, "training opens it with transformers"
+
+
+# ---- damage
+
+
+def break_it(how: str, folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    if how == "pointer":
+        weights.write_text(POINTER)
+    elif how == "half":
+        weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+    elif how == "header cut":
+        weights.write_bytes(weights.read_bytes()[:40])
+    elif how == "empty weights":
+        weights.write_bytes(b"")
+    elif how == "no weights":
+        weights.unlink()
+    elif how == "odd name":
+        weights.rename(folder / "consolidated.safetensors")
+    elif how in ("shard missing", "no index", "index broken", "index lies"):
+        tensors = load_file(weights)
+        names = sorted(tensors)
+        weights.unlink()
+        shards = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+        where = {name: shards[number % 2] for number, name in enumerate(names)}
+        for shard in shards:
+            part = {name: tensors[name] for name in names if where[name] == shard}
+            save_file(part, folder / shard, metadata={"format": "pt"})
+        index = folder / "model.safetensors.index.json"
+        index.write_text(
+            json.dumps({"weight_map": where | ({"lost.weight": shards[0]} if how == "index lies" else {})})
+        )
+        if how == "shard missing":
+            (folder / shards[1]).unlink()
+        if how == "no index":
+            index.unlink()
+        if how == "index broken":
+            index.write_text("[")
+    elif how == "config pointer":
+        (folder / "config.json").write_text(POINTER)
+    elif how == "config broken":
+        (folder / "config.json").write_text('{"model_type": "llama",')
+    elif how == "config no object":
+        (folder / "config.json").write_text("[]")
+    elif how == "generation broken":
+        (folder / "generation_config.json").write_text("{,")
+    elif how == "no tokenizer":
+        (folder / "tokenizer.json").unlink()
+    elif how == "tokenizer pointer":
+        (folder / "tokenizer.json").write_text(POINTER)
+    elif how == "tokenizer empty":
+        (folder / "tokenizer.json").write_text("{}")
+    elif how == "not resized":
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+        tokenizer.save_pretrained(folder)
+    else:
+        config = json.loads((folder / "config.json").read_text())
+        said = {"layers": {"num_hidden_layers": 3}, "vocab": {"vocab_size": 900}}[how]
+        (folder / "config.json").write_text(json.dumps(config | said))
+
+
+DAMAGED = {
+    "pointer": "model.safetensors: is a pointer of Git LFS",
+    "half": "model.safetensors: is damaged or not whole",
+    "header cut": "model.safetensors: is damaged or not whole",
+    "empty weights": "model.safetensors: is empty",
+    "no weights": "holds no weights",
+    "odd name": "names that transformers does not open",
+    "shard missing": r"1 of 2 files of weights are missing: model-00002-of-00002",
+    "no index": "without their index",
+    "index broken": "index.json: damaged",
+    "index lies": "names 1 weights that no file holds: lost.weight",
+    "config pointer": "config.json: is a pointer of Git LFS",
+    "config broken": "config.json: damaged",
+    "config no object": "config.json: damaged: it holds no mapping",
+    "generation broken": "generation_config.json: damaged",
+    "no tokenizer": "holds no tokenizer",
+    "tokenizer pointer": "tokenizer.json: is a pointer of Git LFS",
+    "tokenizer empty": "tokenizer.json: damaged: it holds no vocabulary",
+    "not resized": r"2 tokens that the model has no embedding for \(<\|im_start\|>, <\|im_end\|>",
+    "layers": "config.json says 3 layers, the weights hold 2",
+    "vocab": "config.json says a vocabulary of 900, the weights hold",
+}
+
+
+@pytest.mark.parametrize("how", DAMAGED)
+def test_a_damaged_base_is_named_before_the_dataset_is_built(how: str, base: Path, tmp_path: Path):
+    folder = shutil.copytree(base, tmp_path / "base")
+    break_it(how, folder)
+    file = recipe_file(tmp_path, folder)
+    for verb in ("run", "train"):
+        code, said = afina(verb, file, "--yes", "--runs", tmp_path / "runs")
+        assert code == 2 and "Traceback" not in said, said
+        with pytest.raises(BaseError, match=DAMAGED[how]):
+            raise BaseError(said)
+        assert "\n  -> " in said, "with a next step"
+    assert not (tmp_path / "runs/tiny/dataset").exists()
+    with pytest.raises(BaseError, match=DAMAGED[how]):
+        find_base(str(folder))
+
+
+def test_all_that_is_wrong_with_a_base_is_said_at_once(base: Path, tmp_path: Path):
+    folder = shutil.copytree(base, tmp_path / "base")
+    for how in ("pointer", "generation broken", "no tokenizer"):
+        break_it(how, folder)
+    with pytest.raises(BaseError) as found:
+        find_base(str(folder))
+    assert len(found.value.problems) == 3
+
+
+def test_a_whole_base_has_no_findings_and_config_alone_is_enough_for_a_plan(base: Path, tmp_path: Path):
+    assert find_base(str(base)) == base
+    assert check_trainable(base, make_recipe(base)).layers == 2
+    alone = write(tmp_path / "alone", config__json=(base / "config.json").read_text())
+    assert recipe_shape(make_recipe(alone)) == recipe_shape(make_recipe(base))
+    with pytest.raises(BaseError) as found:
+        find_base(str(alone))
+    assert len(found.value.problems) == 2, "weights and tokenizer"
+
+
+# ---- a base that is in 4 bits already
+
+
+def settings(kind: str) -> str:
+    return f"adapter: {{kind: {kind}, rank: 4, alpha: 8}}\n"
+
+
+@pytest.mark.parametrize("kind", ["lora", "none"])
+def test_plan_and_training_refuse_alike_what_does_not_train_over_4_bits(kind: str, in_four_bits: Path, tmp_path: Path):
+    file = recipe_file(tmp_path, in_four_bits, settings(kind))
+    for verb in (["plan", file], ["plan", file, "--trial"], ["train", file, "--yes"], ["run", file, "--yes"]):
+        code, said = afina(*verb, "--runs", tmp_path / "runs")
+        assert code == 2 and "quantized to 4 bits by bitsandbytes" in said and "`adapter.kind: qlora`" in said, said
+    assert not (tmp_path / "runs/tiny/dataset").exists()
+
+
+def test_loftq_needs_the_whole_weights(in_four_bits: Path):
+    recipe = make_recipe(in_four_bits, adapter={"kind": "qlora", "variant": "loftq"})
+    with pytest.raises(RecipeError, match="loftq starts from what 4 bits lost"):
+        check_trainable(in_four_bits, recipe)
+
+
+def store_answers(run: Path) -> None:
+    """What an evaluation over the base in 4 bits stores."""
+    recipe, device = load_recipe(run / "recipe.yaml"), torch.device("cpu")
+    renderer = Renderer(load_tokenizer(str(recipe.base), recipe.chat), recipe.chat)
+    prompts = [renderer.prompt([{"role": "user", "content": question}]) for question, _ in ROWS[:8]]
+    model = load_base(Path(str(recipe.base)), recipe, device, four_bit=True)
+    before = generate(model, renderer, prompts, max_new_tokens=recipe.evaluate.max_new_tokens)
+    model = open_adapter(model, run / "adapter")
+    after = generate(model, renderer, prompts, max_new_tokens=recipe.evaluate.max_new_tokens)
+    rows = [
+        {"prompt": question, "base": one.text, "adapter": two.text, "adapter_stopped": two.stopped}
+        for (question, _), one, two in zip(ROWS[:8], before, after, strict=True)
+    ]
+    (run / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_a_base_in_4_bits_is_planned_trained_served_and_exported(in_four_bits: Path, tmp_path: Path):
+    """Merged, it is W + s B A with the W that its 4 bits stand for: what was trained, not a neighbour of it."""
+    from bitsandbytes.functional import dequantize_4bit
+    from transformers import AutoModelForCausalLM
+
+    file = recipe_file(tmp_path, in_four_bits, settings("qlora") + "evaluate: {max_new_tokens: 12}\n")
+    assert afina("plan", file, "--runs", tmp_path / "runs")[0] == 0
+    code, said = afina("run", file, "train.epochs=40", "--yes", "--runs", tmp_path / "runs")
+    run = tmp_path / "runs/tiny"
+    assert code in (0, 5) and (run / "finished.json").is_file(), said
+    target = Target("x", str(in_four_bits), Chat(), Path())
+    assert open_models(target, {})[0].model.is_loaded_in_4bit
+
+    store_answers(run)
+    found = export(run, ExportOptions("merged", tmp_path / "m"), say=lambda _: None)
+    assert found["comparison"]["same_answers"] >= found["comparison"]["asked"] - 1
+    assert found["comparison"]["model_as_stored"] == found["comparison"]["asked"], (
+        "opened again, it is what was trained"
+    )
+    merged, config = load_file(tmp_path / "m/model.safetensors"), json.loads((tmp_path / "m/config.json").read_text())
+    assert "quantization_config" not in config and found["weights"] == "bf16"
+    held = AutoModelForCausalLM.from_pretrained(in_four_bits, device_map={"": "cpu"}).model.layers[0].mlp.up_proj.weight
+    whole = dequantize_4bit(held.data, held.quant_state).float()
+    adapter = load_file(run / "adapter/adapter_model.safetensors")
+    stem = "base_model.model.model.layers.0.mlp.up_proj"
+    right = whole + 8 / 4 * adapter[f"{stem}.lora_B.weight"] @ adapter[f"{stem}.lora_A.weight"]
+    torch.testing.assert_close(merged["model.layers.0.mlp.up_proj.weight"].float(), right, rtol=2**-8, atol=2**-10)
+    found = export(run, ExportOptions("adapter", tmp_path / "a"), say=lambda _: None)
+    assert found["comparison"]["same_answers"] >= found["comparison"]["asked"] - 2
+
+
+# ---- what the run's own folder says of its end
+
+
+@pytest.mark.parametrize("kind", ["lora", "none"])
+def test_transformers_generate_stops_where_the_runs_own_folder_says(kind: str, base: Path, tmp_path: Path):
+    """The base's config ends at <|end|>, the recipe's template with another token."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+    template = tmp_path / "t.jinja"
+    template.write_text(
+        "{%- for m in messages -%}<|{{ m.role }}|>{{ m.content }}{%- if m.role == 'assistant' -%}<|user|>{%- endif -%}"
+        "{%- endfor -%}{%- if add_generation_prompt -%}<|assistant|>{%- endif -%}"
+    )
+    more = "chat: {template: t.jinja}\n" + settings(kind)
+    file = recipe_file(tmp_path, base, more.replace(", rank", ", rank"))
+    code, said = afina("train", file, "--yes", "--runs", tmp_path / "runs")
+    assert code == 0, said
+    folder = tmp_path / "runs/tiny" / ("adapter" if kind == "lora" else "model")
+    recipe = load_recipe(file)
+    stops = Renderer(load_tokenizer(str(base), recipe.chat, root=tmp_path), recipe.chat).stop_ids()
+    assert len(stops) == 2
+    assert GenerationConfig.from_pretrained(folder).eos_token_id == stops
+    if kind == "none":
+        assert json.loads((folder / "config.json").read_text())["eos_token_id"] == stops
+        model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+        with torch.no_grad():  # a model that says the template's end token at once
+            model.get_input_embeddings().weight.mul_(0)
+            model.get_input_embeddings().weight[stops[1]] = 1.0
+        ids = tokenizer("Onde", return_tensors="pt")
+        model.model.norm.forward = lambda hidden: torch.ones_like(hidden)
+        assert model.generate(**ids, do_sample=False, max_new_tokens=9)[0, -1] == stops[1]
+        assert model.generate(**ids, do_sample=False, max_new_tokens=9).shape[1] == ids["input_ids"].shape[1] + 1
+
+
+# ---- adapters of tied matrices
+
+
+@pytest.mark.parametrize("name", ["lm_head", "embed_tokens", "model.embed_tokens"])
+def test_an_adapter_of_one_side_of_tied_embeddings_is_refused_before_training(name: str, base: Path, tmp_path: Path):
+    file = recipe_file(tmp_path, base, f"adapter: {{rank: 4, alpha: 8, targets: [q_proj, {name}]}}\n")
+    for verb in (["plan", file], ["train", file, "--yes"]):
+        code, said = afina(*verb, "--runs", tmp_path / "runs")
+        assert code == 2 and "could be merged nowhere" in said and "modules_to_save: [lm_head]" in said, said
+    assert not (tmp_path / "runs/tiny/dataset").exists()
+
+
+def test_an_adapter_of_an_untied_output_is_taken(tmp_path: Path):
+    base = make_base(tmp_path / "untied", tie_word_embeddings=False)
+    check_trainable(base, make_recipe(base, adapter={"targets": ["q_proj", "lm_head"]}))
+
+
+def test_targets_that_the_base_has_not_are_named_before_training(base: Path):
+    with pytest.raises(RecipeError, match=r"did you mean q_proj\?"):
+        check_trainable(base, make_recipe(base, adapter={"targets": ["q_pro"]}))
+
+
+# ---- from the hub
+
+
+def test_nothing_large_is_downloaded_of_what_is_no_base(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    small = changed(base, tmp_path / "snapshot", model_type="bert", architectures=["BertModel"])
+    (small / "model.safetensors").unlink()
+    asked: list[list[str]] = []
+
+    def snapshot_download(_: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.append(allow_patterns)
+        return str(small)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    with pytest.raises(BaseError, match="is an encoder"):
+        find_base("someone/encoder")
+    assert len(asked) == 1 and not any("safetensors" in pattern for pattern in asked[0])
