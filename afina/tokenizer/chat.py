@@ -24,7 +24,7 @@ from jinja2.exceptions import TemplateError
 from afina.errors import DataError
 from afina.recipe import Chat
 from afina.text.document import Message
-from afina.tokenizer.marks import IN_ANSWERS, NO_GUARD, Guard, Marks, guard_messages
+from afina.tokenizer.marks import IN_ANSWERS, NO_GUARD, Guard, TokenMarks, guard_messages
 
 ROLES: frozenset[str] = frozenset(get_args(get_type_hints(Message)["role"]))
 """Some templates build a mark from a role: another one could be any mark."""
@@ -70,7 +70,7 @@ class Renderer:
         probe = tokenizer("a", add_special_tokens=True)["input_ids"]
         self.begins_with_bos: bool = tokenizer.bos_token_id is not None and probe[:1] == [tokenizer.bos_token_id]
 
-    def with_arguments(self, arguments: Mapping[str, bool | str | int]) -> Renderer:
+    def with_arguments(self, arguments: Mapping[str, Any]) -> Renderer:
         """The same with further arguments of the template, over the recipe's; itself without any."""
         if not arguments:
             return self
@@ -255,9 +255,9 @@ class Renderer:
         return self._ids(answer, guard)
 
     @cached_property
-    def marks(self) -> Marks:
+    def marks(self) -> TokenMarks:
         """What the tokenizer reads as marks."""
-        return Marks(self.tokenizer, "\n".join([str(self.tokenizer.chat_template or ""), *self._probes]))
+        return TokenMarks(self.tokenizer, "\n".join([str(self.tokenizer.chat_template or ""), *self._probes]))
 
     @cached_property
     def plain_turn_marks(self) -> list[str]:

@@ -80,7 +80,7 @@ class Guard:
 NO_GUARD = Guard()
 
 
-class Marks:
+class TokenMarks:
     """The strings that a tokenizer reads as a mark: its special tokens, and the tokens that its template writes.
 
     Args:
@@ -201,7 +201,7 @@ class Marks:
 
 
 def guard_messages(
-    messages: Sequence[Message], arguments: Mapping[str, Any], marks: Marks, *, borders: Container[int] = ()
+    messages: Sequence[Message], arguments: Mapping[str, Any], marks: TokenMarks, *, borders: Container[int] = ()
 ) -> tuple[list[Message], Mapping[str, Any], Guard]:
     """Messages and arguments of a template with a private character for each mark in them; roles stay.
 
@@ -230,8 +230,11 @@ def guard_messages(
 
     turns: list[Any] = []
     for number, turn in enumerate(messages):
-        options = turn["role"] == "assistant", number in borders
-        turns.append({name: value if name == "role" else guarded(value, *options) for name, value in turn.items()})
+        made: dict[str, Any] = {}
+        for name, value in turn.items():  # the arguments of a call are text inside the template's marks
+            answer = turn["role"] == "assistant" and name in ("content", "reasoning_content")
+            made[name] = value if name == "role" else guarded(value, answer, number in borders)
+        turns.append(made)
     given = {name: guarded(value, False, False) for name, value in arguments.items()}
     if not found:
         return list(messages), arguments, NO_GUARD
