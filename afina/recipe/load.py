@@ -65,6 +65,9 @@ def read_saved_recipe(run: Path) -> Recipe:
         raise RecipeError(f"{run} is not a run: it has no recipe.yaml", "name a folder such as runs/demo")
     try:
         return Recipe.model_validate(YAML(typ="safe", pure=True).load(file.read_text(encoding="utf-8")))
+    except (YAMLError, UnicodeDecodeError) as error:
+        fix = "copy the recipe again, or write it anew: afina run with the recipe that you gave"
+        raise RecipeError(f"damaged: {str(error).splitlines()[0]}", fix, str(file)) from error
     except ValidationError as error:
         raise RecipeError(problems=[_as_problem({}, str(file), item) for item in error.errors()]) from None
 
