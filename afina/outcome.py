@@ -14,7 +14,7 @@ from typing import Any, get_args
 from afina.errors import RecipeError
 from afina.manifest import Kind
 from afina.recipe import Chat, Recipe
-from afina.run import read_json
+from afina.run import read_stages
 
 OUTCOME_KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -86,7 +86,7 @@ def _changes(run: Path, recipe: Recipe) -> Iterator[str]:
     A folder without ``stages.json`` was made by hand, or holds only what was copied of a run: nothing is known.
     """
     stages = run / "stages.json"
-    trained: Mapping[str, Any] = read_json(stages).get("train", {}).get("inputs", {}) if stages.is_file() else {}
+    trained: Mapping[str, Any] = read_stages(stages).get("train", {}).get("inputs", {}) if stages.is_file() else {}
     if not trained:
         return
     if ("scratch" in trained) != (recipe.train.method == "scratch"):

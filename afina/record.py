@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from afina.errors import AfinaError
-from afina.run import read_json
-
-REDO = "remove the file and start the run again: the stage that wrote it is done anew"
-"""The next step where a file of a run is not what it should be."""
+from afina.run import REDO, read_mapping
 
 
 @dataclass(frozen=True)
@@ -148,7 +146,29 @@ def read_record(path: Path) -> Record | None:
     """
     if not path.exists():
         return None
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise AfinaError(f"should hold a mapping and holds a {type(content).__name__}", REDO, str(path))
-    return Record(content, str(path))
+    return Record(read_mapping(path), str(path))
+
+
+def read_rows(path: Path) -> list[Record] | None:
+    """The rows of a JSONL file of a run that is written whole; None where there is none.
+
+    Raises:
+        AfinaError: a line is damaged, or holds no mapping.
+    """
+    if not path.exists():
+        return None
+    if not path.is_file():
+        raise AfinaError("damaged: it is a folder", REDO, str(path))
+    rows = []
+    # Not splitlines(): a model's answer may hold U+2028, which is no end of a row.
+    for line_number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line.decode("utf-8"))
+        except ValueError as error:
+            raise AfinaError(f"damaged: {error}", REDO, f"{path}:{line_number}") from error
+        if not isinstance(row, dict):
+            raise AfinaError(f"a row should be a mapping and is {row!r:.60}", REDO, f"{path}:{line_number}")
+        rows.append(Record(row, f"{path}:{line_number}"))
+    return rows

@@ -24,9 +24,12 @@ from typing import Any, TextIO
 
 from filelock import FileLock, Timeout
 
-from afina.errors import AfinaError, DiskFull, RecipeError
+from afina.errors import AfinaError, DiskFull, Problem, RecipeError
 from afina.recipe import Recipe
 from afina.units import show_bytes
+
+REDO = "remove the file and start the run again: the stage that wrote it is done anew"
+"""The next step where a file of a run is not what it should be."""
 
 Progress = Callable[[int, int | None, str], None]
 """Called by a long stage as ``progress(done, total, what)``; `total` is None where it is not known."""
@@ -80,11 +83,23 @@ def write_json(path: Path, content: object) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON; a file that is damaged is named."""
+    """Read JSON; a file that is damaged, missing or no file is named."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
-        raise AfinaError(f"damaged: {error}", "remove the file and start again", str(path)) from error
+    except (ValueError, RecursionError, OSError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise AfinaError(f"damaged: {why}", REDO, str(path)) from error
+
+
+def read_mapping(path: Path, *keys: str) -> dict[str, Any]:
+    """:func:`read_json` where it has to be a mapping that holds `keys`."""
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise AfinaError(f"should hold a mapping and holds a {type(content).__name__}", REDO, str(path))
+    for key in keys:
+        if key not in content:
+            raise AfinaError(f"`{key}` is missing", REDO, str(path))
+    return content
 
 
 @contextlib.contextmanager
@@ -166,24 +181,34 @@ class Run:
     _metrics: TextIO | None = None
 
     @classmethod
-    def open(cls, folder: Path, recipe: Recipe, say: Callable[[str], None]) -> Run:
+    def open(cls, folder: Path, recipe: Recipe, say: Callable[[str], None], *, writes: bool = True) -> Run:
         """Open or create a run's folder.
 
+        Args:
+            writes: whether anything will be written into it. Nothing else needs a folder that can be written.
+
         Raises:
-            RecipeError: when another process works in it.
+            RecipeError: when another process works in it, or it cannot be written.
+            AfinaError: when ``stages.json`` is not what was written.
         """
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock")
+        lock: FileLock | None = None
         try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(folder / ".lock")
             lock.acquire(timeout=0)
         except Timeout:
             raise RecipeError(
                 "another afina works in this run", "wait for it, or give this one a name=", str(folder)
             ) from None
+        except OSError as error:
+            if writes or not folder.is_dir():
+                what = f"the run's folder cannot be written: {error.strerror or error}"
+                raise RecipeError(what, "name a folder that can be with --runs, or allow it", str(folder)) from error
+            lock = None
         run = cls(folder, recipe, say, _lock=lock)
         stages = folder / "stages.json"
         if stages.exists():
-            run.stages = read_json(stages)
+            run.stages = read_stages(stages)
         return run
 
     def close(self) -> None:
@@ -319,6 +344,8 @@ class Run:
         return self.folder / f".{name}.begun.json"
 
     def _write_stages(self) -> None:
+        for known in self.stages.values():
+            known.setdefault("check", _check_of(known))
         write_json(self.folder / "stages.json", self.stages)
 
     def outputs_hash(self, outputs: Sequence[str]) -> str:
@@ -328,6 +355,32 @@ class Run:
             path = self.folder / output
             parts.append(hash_folder(path) if path.is_dir() else hash_file(path) if path.exists() else "missing")
         return hash_value(parts)
+
+
+def _check_of(known: Mapping[str, Any]) -> str:
+    """The hash of what is noted of a stage, by which a change from outside is seen."""
+    noted = {key: value for key, value in known.items() if key != "check"}
+    return hash_value(json.loads(json.dumps(noted, default=str)))  # as it is read again: keys are texts
+
+
+def read_stages(file: Path) -> dict[str, dict[str, Any]]:
+    """What ``stages.json`` notes of each stage. It is believed where it is what was written, and only there: later
+    stages take their figures from it without looking twice.
+
+    Raises:
+        AfinaError: with every stage whose note is another.
+    """
+    stages, problems = read_mapping(file), []
+    again = f"remove the file, then: afina run {file.parent}/recipe.yaml (training goes on from its last checkpoint)"
+    for name, known in stages.items():
+        whole = isinstance(known, dict) and {"inputs", "outputs", "result"} <= {*known}
+        if not whole or ("check" in known and known["check"] != _check_of(known)):
+            problems.append(
+                Problem(f"damaged: what it notes of the stage `{name}` is not what was written", again, str(file))
+            )
+    if problems:
+        raise AfinaError(problems=problems)
+    return stages
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

@@ -21,14 +21,16 @@ from typing import BinaryIO
 class Forked:
     """`afina WORDS...` in a process that may still run. Its output goes to files, so that no pipe can fill up."""
 
-    def __init__(self, words: list[str], folder: Path, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, words: list[str], folder: Path, environment: Mapping[str, str] | None = None, user: int | None = None
+    ) -> None:
         self.words = words
         self.out, self.err = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115  # done() closes them
         sys.stdout.flush()
         sys.stderr.flush()
         self.pid = os.fork()
         if self.pid == 0:
-            _become(words, folder, os.environ if environment is None else environment, self.out, self.err)
+            _become(words, folder, os.environ if environment is None else environment, self.out, self.err, user)
 
     def kill(self) -> None:
         """kill -9."""
@@ -44,7 +46,7 @@ class Forked:
         said = []
         for file in (self.out, self.err):
             file.seek(0)
-            said.append(file.read().decode())
+            said.append(file.read().decode(errors="replace"))
             file.close()
         return subprocess.CompletedProcess(["afina", *self.words], code, *said)
 
@@ -58,7 +60,14 @@ def run_afina(*words: str | Path, folder: Path, check: int | None = 0) -> subpro
     return done
 
 
-def _become(words: list[str], folder: Path, environment: Mapping[str, str], out: BinaryIO, err: BinaryIO) -> None:
+def _become(
+    words: list[str],
+    folder: Path,
+    environment: Mapping[str, str],
+    out: BinaryIO,
+    err: BinaryIO,
+    user: int | None = None,
+) -> None:
     """Never returns: the child must not go on with the parent's tests."""
     code: object = 1
     try:
@@ -67,12 +76,18 @@ def _become(words: list[str], folder: Path, environment: Mapping[str, str], out:
             os.dup2(file, number)
         # pytest has put its own objects in these places.
         sys.stdin = open(0, closefd=False)  # noqa: SIM115
-        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
-        sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+        encoding = environment.get("PYTHONIOENCODING", "utf-8")
+        sys.stdout = open(1, "w", encoding=encoding, closefd=False)  # noqa: SIM115
+        sys.stderr = open(2, "w", encoding=encoding, closefd=False)  # noqa: SIM115
         os.chdir(folder)
         if environment is not os.environ:
             os.environ.clear()
             os.environ.update(environment)
+        if user is not None:
+            os.setgroups([])
+            os.setgid(user)
+            os.setuid(user)
+            tempfile.tempdir = None  # the parent's
         sys.argv = ["afina", *words]
         from afina import cli
 

@@ -187,7 +187,9 @@ def test_an_adapter_that_is_nearly_the_one_that_was_measured_is_not_explained_aw
 def test_answers_that_were_measured_in_fewer_bits_are_proven_to_be_the_runs(tmp_path: Path):
     """The run's precision, not a word about it: opened again as it was measured, it gives every stored answer."""
     copy = make_run(tmp_path / "corrida", steps=2)
-    write_json(copy / "stages.json", {"train": {"inputs": {"computed": {"precision": "bf16"}}}})
+    write_json(
+        copy / "stages.json", {"train": {"inputs": {"computed": {"precision": "bf16"}}, "outputs": "", "result": {}}}
+    )
     whole, half = (
         measured(copy, open_unmerged(open_origin(copy), torch.device("cpu"), each)) for each in ("fp32", "bf16")
     )

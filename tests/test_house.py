@@ -48,7 +48,7 @@ INSIDE: dict[str, set[str]] = {
     | {"model"},
     "report": GROUND | {"record", "manifest", "model.shape", "score.paired", "evaluate.scores"},
     "train": GROUND | {"text", "tokenizer", "dataset.audit", "model", "evaluate"},
-    "serve": GROUND | {"outcome", "text", "dataset", "tokenizer", "model", "plan"},
+    "serve": GROUND | {"outcome", "record", "text", "dataset", "tokenizer", "model", "plan"},
     "export": GROUND
     | {"record", "manifest", "evaluate.scores", "text", "dataset", "tokenizer", "model", "plan", "serve"},
 }

@@ -107,7 +107,7 @@ def data_show(
         from afina.walk import do_stages
         from afina.walk.base import renderer
 
-        with reopened(where) as walk:
+        with reopened(where, writes=False) as walk:
             do_stages(walk, "tokenizer")
             for example, _ in zip(read_examples(folder / "train.jsonl"), range(count), strict=False):
                 print(show_tokens(example, renderer(walk), color=sys.stdout.isatty()), end="\n\n")

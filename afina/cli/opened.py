@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from afina.cli.output import say
+from afina.errors import RecipeError
 
 if TYPE_CHECKING:
     from afina.recipe import Recipe
@@ -37,7 +38,7 @@ def walk_of(file: Path, overrides: list[str] | None, runs: Path, confirm: Confir
 @contextlib.contextmanager
 def training_walk(file: Path, overrides: list[str] | None, runs: Path, confirm: Confirm | None) -> Iterator[Context]:
     """The same where it may be one of several processes (torchrun): all but the first only train, and end here."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:  # a process by itself loads no torch before it needs it
+    if _processes() == 1:  # a process by itself loads no torch before it needs it
         with walk_of(file, overrides, runs, confirm) as walk:
             yield walk
         return
@@ -53,29 +54,47 @@ def training_walk(file: Path, overrides: list[str] | None, runs: Path, confirm: 
             yield walk
 
 
+def _processes() -> int:
+    """How many processes train together, as torchrun says it.
+
+    Raises:
+        RecipeError: something else has left no number there.
+    """
+    said = os.environ.get("WORLD_SIZE", "").strip()
+    if not said:
+        os.environ.pop("WORLD_SIZE", None)  # the libraries below take what is there for a number
+        return 1
+    if not said.isdecimal() or int(said) < 1:
+        raise RecipeError(
+            f"WORLD_SIZE is {said!r}, which is no number of processes", "unset WORLD_SIZE, or start with torchrun"
+        )
+    return int(said)
+
+
 @contextlib.contextmanager
-def reopened(folder: Path, overrides: list[str] | None = None) -> Iterator[Context]:
+def reopened(folder: Path, overrides: list[str] | None = None, *, writes: bool = True) -> Iterator[Context]:
     """The context of a run that is there, by the recipe saved in it; its documents may be gone.
 
     Args:
         overrides: where the base is now, of a run that was moved.
+        writes: whether the verb writes into the run; one that does not works on a folder that cannot be written.
     """
     from afina.recipe import read_saved_recipe
 
-    with opened(read_saved_recipe(folder, overrides or ()), folder) as walk:
+    with opened(read_saved_recipe(folder, overrides or ()), folder, writes=writes) as walk:
         yield walk
 
 
 @contextlib.contextmanager
 def opened(
-    recipe: Recipe, folder: Path, ranks: Ranks | None = None, confirm: Confirm | None = None
+    recipe: Recipe, folder: Path, ranks: Ranks | None = None, confirm: Confirm | None = None, *, writes: bool = True
 ) -> Iterator[Context]:
     """The context of a run in `folder`, made where it is not there; its lock is held until the end."""
     from afina.progress import StageProgress
     from afina.run import Run
     from afina.walk import Context
 
-    with Run.open(folder, recipe, say) as opened:
+    with Run.open(folder, recipe, say, writes=writes) as opened:
         yield Context(opened, StageProgress, ranks, confirm)
 
 

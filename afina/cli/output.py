@@ -3,11 +3,31 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import typer
+
+
+def open_streams() -> None:
+    """Make printing safe: characters that the terminal's encoding lacks are written as escapes, and a stream that was
+    closed before we began swallows what it is given."""
+    for name, mode, errors in (("stdin", "r", "replace"), ("stdout", "w", "backslashreplace"), ("stderr", "w", "")):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115  # for good
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors=errors or "backslashreplace")
+
+
+def nobody_reads() -> None:
+    """Whoever read our output has left (``| head``): what is still to be written is for nobody."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(nothing, stream.fileno())
 
 
 def say(text: str) -> None:

@@ -28,7 +28,7 @@ def chat(
     from afina.walk.base import renderer
     from afina.walk.models import open_trained
 
-    with reopened(run, places) as walk:
+    with reopened(run, places, writes=False) as walk:
         model, base = open_trained(walk)
         before = base if compare_base else None
         if question is not None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,7 +18,10 @@ from afina import __version__
 from afina.cli import data, judging, machine, recipes, training, using
 from afina.cli.export import export
 from afina.cli.keys import KeyCommand
-from afina.cli.output import say
+from afina.cli.output import nobody_reads, open_streams, say
+
+if TYPE_CHECKING:
+    from afina.errors import AfinaError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -66,8 +69,8 @@ def show_version(
 
 def main() -> None:
     """Entry point: run the command line and turn errors into messages and exit codes."""
-    from afina.errors import AfinaError
 
+    open_streams()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Threads of OpenMP that wait in a loop starve each other as soon as another program wants a core; threads that
     # sleep at once make short steps a third slower on an idle machine. They wait shortly, then sleep. It must be set
@@ -75,13 +78,43 @@ def main() -> None:
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
+        code = _ended()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        nobody_reads()
+        code = 0
+    sys.exit(code)
+
+
+def _ended() -> int:
+    """Do what the command line says; the exit code."""
+    from afina.errors import AfinaError, RecipeError
+
+    try:
         app()
+    except SystemExit as ended:
+        if isinstance(ended.__context__, BrokenPipeError):
+            raise ended.__context__ from None
+        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     except AfinaError as error:
-        if "--json" in sys.argv:
-            print(json.dumps(error.as_json(), ensure_ascii=False, indent=2))
-        count = f" ({len(error.problems)} problems)" if len(error.problems) > 1 else ""
-        say(f"afina: {type(error).__name__}{count}\n{error}")
-        sys.exit(error.exit_code)
+        return _tell(error)
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # a path that the person named or allowed; the system says which
+        if error.filename is None:
+            raise
+        what = f"cannot be read or written: {error.strerror}"
+        return _tell(RecipeError(what, "look at what is there and at its permissions", os.fsdecode(error.filename)))
     except KeyboardInterrupt:
         say("afina: interrupted; the same command goes on from the last whole state")
-        sys.exit(130)
+        return 130
+    return 0
+
+
+def _tell(error: AfinaError) -> int:
+    """Say what is wrong and what to do; its exit code."""
+    if "--json" in sys.argv:
+        print(json.dumps(error.as_json(), ensure_ascii=False, indent=2))
+    count = f" ({len(error.problems)} problems)" if len(error.problems) > 1 else ""
+    say(f"afina: {type(error).__name__}{count}\n{error}")
+    return error.exit_code

@@ -17,7 +17,7 @@ from afina.model.generate.engine_torch import Engine
 from afina.model.generate.request import Request
 from afina.model.load_torch import load_base, open_adapter, pick_device, this_machine
 from afina.recipe.methods import JUDGED
-from afina.run import Progress, no_progress, read_json
+from afina.run import Progress, no_progress, read_stages
 from afina.serve.identity import QUESTIONS, stored_answers
 from afina.text.document import Message
 from afina.text.example import read_examples
@@ -158,7 +158,7 @@ def _as_measured(origin: Origin) -> Iterator[tuple[str, Any]]:
     device = pick_device(recipe.device) if recipe.device == "auto" or _is_there(recipe.device) else torch.device("cpu")
     four_bit = recipe.adapter.kind == "qlora" and origin.adapter is not None
     stages = origin.run / "stages.json"
-    trained = read_json(stages).get("train", {}).get("inputs", {}) if stages.is_file() else {}
+    trained = read_stages(stages).get("train", {}).get("inputs", {}) if stages.is_file() else {}
     here, noted = choose_precision(recipe, this_machine(device)), trained.get("computed", {}).get("precision")
     for precision in dict.fromkeys([noted or here, here]):
         if precision == "fp32" and device.type == "cpu" and not four_bit:

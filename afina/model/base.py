@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,11 @@ from afina.model.base_damage import find_damage
 from afina.model.base_kind import KINDS, BaseKind, Program, kind_of, read_object
 from afina.model.shape import Shape, read_shape
 from afina.recipe import Adapter, Recipe
-from afina.run import hash_file, hash_folder, hash_value
+from afina.run import hash_file, hash_folder, hash_value, read_mapping
 
 IDENTITY_FILE = "afina.json"
+TRAIN_AGAIN = "copy the adapter's folder again, or start its run again: training goes on from its last checkpoint"
+"""The next step where a trained adapter is damaged."""
 TIED = ("lm_head", "embed_out", "embed_tokens", "wte", "embed_in", "word_embeddings")
 """How models call their output matrix and their embedding, which are one where they are tied."""
 
@@ -240,7 +242,11 @@ def read_identity(adapter: Path) -> BaseIdentity | None:
     file = adapter / IDENTITY_FILE
     if not file.exists():
         return None
-    return BaseIdentity(**json.loads(file.read_text(encoding="utf-8"))["base"])
+    known = read_mapping(file, "base")["base"]
+    names = [each.name for each in fields(BaseIdentity)]
+    if not isinstance(known, dict) or not all(isinstance(known.get(name), str) for name in names):
+        raise BaseError("damaged: it does not say which base the adapter was trained on", TRAIN_AGAIN, str(file))
+    return BaseIdentity(**{name: known[name] for name in names})
 
 
 def check_adapter_fits(adapter: Path, base: BaseIdentity) -> str | None:

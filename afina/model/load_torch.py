@@ -16,9 +16,12 @@ from typing import Any
 import torch
 
 from afina.errors import BaseError, RecipeError
+from afina.model.base import TRAIN_AGAIN
+from afina.model.base_damage import read_shapes
 from afina.model.base_kind import kind_of
 from afina.model.choices import Machine, Precision, choose_precision
 from afina.recipe import Adapter, Recipe
+from afina.run import read_mapping
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -200,16 +203,28 @@ def open_adapter(model: Any, folder: Path, name: str = "default", *, trainable: 
     """A PEFT model with a trained adapter, called `name` in it, ready to answer, or to be trained further.
 
     Raises:
-        BaseError: its weights are a pickle or are missing.
+        BaseError: its weights are a pickle or are missing, or it is damaged.
     """
     _quiet_libraries()
     from peft import PeftModel
 
-    if not (folder / "adapter_model.safetensors").exists():
+    weights = folder / "adapter_model.safetensors"
+    if not weights.exists():
         raise BaseError("holds no adapter_model.safetensors", "only safetensors are opened", str(folder))
-    if trainable:
-        return PeftModel.from_pretrained(model, folder, adapter_name=name, is_trainable=True)
-    return PeftModel.from_pretrained(model, folder, adapter_name=name, is_trainable=False).eval()
+    read_mapping(folder / "adapter_config.json")
+    try:
+        read_shapes(weights)
+    except (ValueError, OSError) as error:
+        raise BaseError(str(error), TRAIN_AGAIN, str(weights)) from error
+    try:
+        opened = PeftModel.from_pretrained(model, folder, adapter_name=name, is_trainable=trainable)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, TypeError, ValueError, KeyError, AttributeError) as error:
+        # PEFT looks at no value of its configuration before it computes with it.
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BaseError(f"is damaged, or of another base: {said}", TRAIN_AGAIN, str(folder)) from error
+    return opened if trainable else opened.eval()
 
 
 def _quiet_libraries() -> None:

@@ -18,7 +18,12 @@ def home() -> Path:
     """Where the user's tables and the record of finished runs are: ``$AFINA_HOME``, or ``~/.config/afina``."""
     if named := os.environ.get("AFINA_HOME"):
         return Path(named).expanduser()
-    return Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser() / "afina"
+    if config := os.environ.get("XDG_CONFIG_HOME"):
+        return Path(config) / "afina"
+    try:
+        return Path("~/.config").expanduser() / "afina"
+    except RuntimeError:  # HOME is unset, and the system knows no such user, as in a container: there is no such folder
+        return Path(os.devnull) / "afina"
 
 
 def table(name: str) -> dict[str, Any]:

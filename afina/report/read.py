@@ -15,7 +15,7 @@ from ruamel.yaml.error import YAMLError
 from afina.errors import AfinaError, RecipeError
 from afina.evaluate.scores import Scores, read_scores
 from afina.manifest import Manifest, read_manifest
-from afina.record import REDO, Record, read_record
+from afina.record import REDO, Record, read_record, read_rows
 from afina.run import read_metrics
 
 _KNOWN = (
@@ -99,7 +99,7 @@ def read_run(folder: Path) -> RunFiles:
     rows: dict[str, list[Record] | None] = {}
     for name in ("samples", "predictions", "task_predictions"):
         try:
-            rows[name] = _read_rows(folder / f"{name}.jsonl")
+            rows[name] = read_rows(folder / f"{name}.jsonl")
         except AfinaError as error:
             damaged.append(error)
     recipe_text: str | None = None
@@ -127,25 +127,6 @@ def read_run(folder: Path) -> RunFiles:
         **found,  # type: ignore[arg-type]
         **rows,  # type: ignore[arg-type]
     )
-
-
-def _read_rows(path: Path) -> list[Record] | None:
-    """The rows of a JSONL file that is written whole: every line must be good."""
-    if not path.exists():
-        return None
-    rows = []
-    # Not splitlines(): a model's answer may hold U+2028, which is no end of a row.
-    for line_number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line.decode("utf-8"))
-        except ValueError as error:
-            raise AfinaError(f"damaged: {error}", REDO, f"{path}:{line_number}") from error
-        if not isinstance(row, dict):
-            raise AfinaError(f"a row should be a mapping and is {row!r:.60}", REDO, f"{path}:{line_number}")
-        rows.append(Record(row, f"{path}:{line_number}"))
-    return rows
 
 
 def _read_events(folder: Path) -> tuple[list[Record], int]:

@@ -111,7 +111,13 @@ def compiler_cache() -> Path:
     """Where fetched compilers and results are kept: ``$AFINA_CACHE``, else ``afina`` in the user's cache folder."""
     if own := os.environ.get("AFINA_CACHE"):
         return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "afina"
+    if cache := os.environ.get("XDG_CACHE_HOME"):
+        return Path(cache) / "afina"
+    try:
+        return Path.home() / ".cache/afina"
+    except RuntimeError as error:
+        what = "there is no place to keep compilers: HOME is unset and the system knows no such user"
+        raise RecipeError(what, "set HOME, or AFINA_CACHE to a folder") from error
 
 
 def _ziglang(version: str, progress: Progress, where: str) -> Path:

@@ -14,6 +14,7 @@ from typing import Any
 
 from afina.errors import AfinaError, RecipeError, ResultError
 from afina.recipe import Chat, read_saved_recipe
+from afina.record import Record, read_rows
 
 QUESTIONS = 20
 """Asked at most."""
@@ -58,16 +59,13 @@ def stored_answers(run: Path, most: int = QUESTIONS) -> tuple[list[Stored], int]
     Raises:
         RecipeError: the run was never measured, so that there is nothing to compare with.
     """
-    rows = []
+    rows: list[Record] = []
     for name in ("predictions.jsonl", "samples.jsonl"):
-        if (run / name).is_file():
-            rows += [json.loads(line) for line in (run / name).read_text(encoding="utf-8").splitlines()]
+        rows += read_rows(run / name) or []
     found = {
-        (row["prompt"]): Stored(
-            tuple(row.get("messages") or [{"role": "user", "content": row["prompt"]}]), row["base"], row["adapter"]
-        )
+        row.required_text("prompt"): Stored(_turns(row), row.required_text("base"), row.required_text("adapter"))
         for row in rows
-        if row.get("adapter_stopped", True)
+        if row.flag("adapter_stopped") is not False
     }
     if not found:
         raise RecipeError(
@@ -75,6 +73,14 @@ def stored_answers(run: Path, most: int = QUESTIONS) -> tuple[list[Stored], int]
         )
     ordered = sorted(found.values(), key=lambda each: each.base == each.trained)
     return ordered[:most], read_saved_recipe(run).evaluate.max_new_tokens
+
+
+def _turns(row: Record) -> tuple[dict[str, str], ...]:
+    turns = [
+        {"role": turn.required_text("role"), "content": turn.required_text("content")}
+        for turn in row.records("messages")
+    ]
+    return tuple(turns) or ({"role": "user", "content": row.required_text("prompt")},)
 
 
 Ask = Callable[[str, Sequence[Mapping[str, str]], int], str]

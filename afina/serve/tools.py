@@ -34,8 +34,7 @@ PROBE: dict[str, Any] = {
 
 def with_tools(renderer: Renderer, tools: Sequence[Mapping[str, Any]]) -> Renderer:
     """The same renderer, whose template is given the tools."""
-    arguments = renderer.chat.template_args | {"tools": list(tools)}
-    return Renderer(renderer.tokenizer, renderer.chat.model_copy(update={"template_args": arguments}))
+    return renderer.with_arguments({"tools": list(tools)})
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,7 +70,7 @@ class Renderer:
         probe = tokenizer("a", add_special_tokens=True)["input_ids"]
         self.begins_with_bos: bool = tokenizer.bos_token_id is not None and probe[:1] == [tokenizer.bos_token_id]
 
-    def with_arguments(self, arguments: Mapping[str, bool | str | int]) -> Renderer:
+    def with_arguments(self, arguments: Mapping[str, Any]) -> Renderer:
         """The same with further arguments of the template, over the recipe's; itself without any."""
         if not arguments:
             return self

@@ -29,9 +29,10 @@ def load_tokenizer(
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(base, revision=revision, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # the tokenizers library raises nothing narrower for a damaged file
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BaseError(
-            f"no tokenizer can be opened there: {str(error).splitlines()[0]}",
+            f"no tokenizer can be opened there: {said}",
             "a folder must hold tokenizer.json or tokenizer.model; a hub id needs the network or the cache",
             base,
         ) from error

@@ -230,8 +230,11 @@ def guard_messages(
 
     turns: list[Any] = []
     for number, turn in enumerate(messages):
-        options = turn["role"] == "assistant", number in borders
-        turns.append({name: value if name == "role" else guarded(value, *options) for name, value in turn.items()})
+        made: dict[str, Any] = {}
+        for name, value in turn.items():  # the arguments of a call are text inside the template's marks
+            answer = turn["role"] == "assistant" and name in ("content", "reasoning_content")
+            made[name] = value if name == "role" else guarded(value, answer, number in borders)
+        turns.append(made)
     given = {name: guarded(value, False, False) for name, value in arguments.items()}
     if not found:
         return list(messages), arguments, NO_GUARD

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from afina.errors import AfinaError, BaseError, DataError
 from afina.recipe import Recipe
-from afina.run import Run, hash_file, no_progress, read_json
+from afina.run import Run, hash_file, no_progress, read_stages
 from afina.tokenizer.tokens import INDEX
 from afina.walk.base import base_files
 from afina.walk.context import Context
@@ -39,7 +39,7 @@ def follow(recipe: Recipe, folder: Path, ranks: Ranks) -> None:
     """
     while news := ranks.await_start():
         _await_file(folder / "stages.json", news["stages"])
-        witness = Witness(folder, recipe, lambda _: None, read_json(folder / "stages.json"))
+        witness = Witness(folder, recipe, lambda _: None, read_stages(folder / "stages.json"))
         context = Context(witness, lambda _: contextlib.nullcontext(no_progress), ranks)
         if ranks.local == 0:  # once on each machine
             for name in ("dataset", TOKENS):

@@ -11,7 +11,7 @@ from afina.manifest import Kind
 from afina.model.base import check_adapter_fits, check_same_base
 from afina.outcome import Outcome, find_outcome, outcome_kind
 from afina.recipe import read_saved_recipe
-from afina.run import hash_folder, hash_value, read_json
+from afina.run import hash_folder, hash_value, read_stages
 from afina.walk.base import base_files, identity
 from afina.walk.context import Context, once
 
@@ -61,7 +61,7 @@ def start_of(context: Context) -> Start | None:
             context.run.say(f"start_from: {warning}")
     else:
         stages = given / "stages.json"
-        inputs = read_json(stages).get("train", {}).get("inputs", {}) if stages.is_file() else {}
+        inputs = read_stages(stages).get("train", {}).get("inputs", {}) if stages.is_file() else {}
         if "base" not in inputs:
             what = f"{given} does not say which base it was trained from: it holds no stages.json of its training"
             raise RecipeError(what, f"go on from it with `base: {found.folder}`", "start_from")

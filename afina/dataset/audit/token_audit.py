@@ -1,6 +1,6 @@
 """What an audit sees with a base's tokenizer: lengths, what a limit would cost, padding, end tokens, too little data.
 
-The tokenizer is handed in as a :class:`TokenView`, so that this room needs no tokenizer of its own.
+:class:`TokenView` is handed in by who knows the base, the batches and the size of what is trained.
 """
 
 from __future__ import annotations
@@ -8,11 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal
 
 from afina.dataset.audit.one_example import excerpt, whole
 from afina.errors import DataError
 from afina.text.example import Example
+from afina.tokenizer.chat import Encoded
 from afina.units import show_count, show_share
 
 PARAMETERS_PER_TOKEN = 1000
@@ -23,21 +24,11 @@ EXAMPLES_SHOWN = 5
 REFUSED_MARKS = "marks of the base inside the text, which the recipe refuses (chat.marks_in_text: error)"
 
 
-class EncodedExample(Protocol):
-    """Token ids and which of them are learned."""
-
-    @property
-    def ids(self) -> list[int]: ...
-
-    @property
-    def mask(self) -> list[bool]: ...
-
-
 @dataclass(frozen=True)
 class TokenView:
     """A base's tokenizer and the settings that decide what becomes of the tokens."""
 
-    encode: Callable[[Example], EncodedExample]
+    encode: Callable[[Example], Encoded]
     """As for training; a DataError where the chat template cannot be trained on."""
     batches: Callable[[Sequence[int]], Sequence[Sequence[int]]]
     """Lengths of rows -> the micro-batches of one epoch, as lists of row numbers."""
@@ -123,7 +114,7 @@ class TokenAudit:
             if not self.conversations_over:
                 self._hit("over_length", example, f"{length} tokens: {excerpt(text)[:100]}")
 
-    def _ends(self, example: Example, encoded: EncodedExample) -> None:
+    def _ends(self, example: Example, encoded: Encoded) -> None:
         """Beginning and end of a row: what a model starts from, and what it learns to stop with."""
         view, ids, end = self.view, encoded.ids, set(self.view.end_ids)
         if not (encoded.mask and encoded.mask[-1] and ids[-1] in end):

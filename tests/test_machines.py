@@ -1,0 +1,128 @@
+"""What terminals, disks and environments do to the command line: odd encodings, folders that cannot be written, what
+other programs left in the environment."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+from exported import make_run
+from forked import Forked
+
+from afina import cli
+from afina.text.example import Example
+
+NOBODY = 65534
+SAID = "Golo de Zé 😀 em Olhão"
+
+
+@pytest.fixture(scope="module")
+def run() -> Iterator[Path]:
+    """A trained run that nobody but its owner may write, in a folder that everybody may enter."""
+    folder = Path(tempfile.mkdtemp(prefix="afina-machines-"))
+    made = make_run(folder / "runs/small", steps=4)
+    turns = ({"role": "user", "content": "Quem?"}, {"role": "assistant", "content": SAID})
+    row = Example(messages=turns, path="a.jsonl", line=1).as_json()
+    (made / "dataset/train.jsonl").write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
+    for words in (["chat", str(made), "--ask", "Quem?"], ["data", "show", str(made), "--tokens"]):
+        cli.app(words, standalone_mode=False)  # what is loaded here, no fork has to load, nor be allowed to
+    write_recipe(folder, folder / "base")
+    for place in (folder, *folder.rglob("*")):
+        place.chmod(0o555 if place.is_dir() else 0o444)
+    yield made
+    for place in (folder, *folder.rglob("*")):
+        place.chmod(0o755 if place.is_dir() else 0o644)
+    shutil.rmtree(folder)
+
+
+def write_recipe(folder: Path, base: Path) -> None:
+    (folder / "rows.jsonl").write_text('{"prompt": "a?", "completion": "b"}\n', encoding="utf-8")
+    text = f"name: small\nbase: {base}\nsources: [{{path: rows.jsonl}}]\ntrain: {{max_length: 64}}\n"
+    (folder / "recipe.yaml").write_text(text, encoding="utf-8")
+
+
+def afina(*words: object, folder: Path, user: int | None = None, **environment: str | None):
+    """`afina WORDS...`, by another user where the tests are run by root, whom no mode stops."""
+    values: Mapping[str, str | None] = {**os.environ, **environment}
+    user = user if os.geteuid() == 0 else None
+    given = {name: value for name, value in values.items() if value is not None}
+    return Forked([str(word) for word in words], folder, given, user=user).done()
+
+
+def named(ended: subprocess.CompletedProcess[str], code: int, what: str) -> None:
+    assert ended.returncode == code and "Traceback" not in ended.stderr, ended.stderr
+    assert what in ended.stderr and "->" in ended.stderr, ended.stderr
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "latin-1"])
+@pytest.mark.parametrize(
+    "words", ["data show RUN", "data show RUN --tokens", "compare RUN RUN", "--help", "run --help"]
+)
+def test_what_the_terminal_has_no_character_for_is_escaped(run: Path, tmp_path: Path, encoding: str, words: str):
+    ended = afina(*words.replace("RUN", str(run)).split(), folder=tmp_path, PYTHONIOENCODING=encoding)
+    assert ended.returncode == 0 and "Traceback" not in ended.stderr, ended.stderr
+    if words == "data show RUN":
+        assert "\\U0001f600" in ended.stdout
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["chat RUN --ask Quem? --max-new-tokens 2", "data show RUN --tokens", "compare RUN RUN", "serve RUN --dry-run"],
+)
+def test_verbs_that_write_nothing_work_on_a_folder_that_cannot_be_written(run: Path, words: str):
+    ended = afina(*words.replace("RUN", str(run)).split(), folder=Path("/"), user=NOBODY)
+    assert ended.returncode == 0 and "Traceback" not in ended.stderr, ended.stderr
+
+
+@pytest.mark.parametrize("words", ["report RUN", "run recipe.yaml --yes --runs RUN/.."])
+def test_verbs_that_write_say_which_folder_cannot_be_written(run: Path, words: str):
+    named(afina(*words.replace("RUN", str(run)).split(), folder=run.parents[1], user=NOBODY), 2, "runs/small")
+
+
+def test_runs_that_name_a_file_are_refused(run: Path, tmp_path: Path):
+    (tmp_path / "runs").write_text("a file")
+    write_recipe(tmp_path, run.parents[1] / "base")
+    named(afina("run", "recipe.yaml", "--runs", "runs", folder=tmp_path), 2, "runs")
+    assert (tmp_path / "runs").read_text() == "a file"
+
+
+@pytest.mark.parametrize("left", ["x", "0", "-1", "2.5"])
+def test_a_world_size_that_is_no_number_is_named(tmp_path: Path, left: str):
+    named(afina("run", "recipe.yaml", folder=tmp_path, WORLD_SIZE=left), 2, "WORLD_SIZE")
+
+
+def test_an_empty_world_size_is_none(tmp_path: Path):
+    named(afina("run", "recipe.yaml", folder=tmp_path, WORLD_SIZE=""), 2, "recipe.yaml")
+
+
+@pytest.mark.parametrize(
+    "left", [{"HOME": None}, {"HOME": "/nonexistent"}, {"TMPDIR": "/nonexistent"}, {"COLUMNS": "0"}]
+)
+@pytest.mark.parametrize("words", ["--help", "chat RUN --ask Quem? --max-new-tokens 2", "doctor"])
+def test_an_environment_without_home_temporary_folder_or_columns_is_enough(run: Path, left: dict, words: str):
+    ended = afina(*words.replace("RUN", str(run)).split(), folder=Path("/"), user=12345, **left)
+    assert ended.returncode == 0 and "Traceback" not in ended.stderr, ended.stderr
+
+
+def test_a_reader_that_leaves_ends_it_quietly(run: Path):
+    """`afina recipe schema | head -1`: the pipe breaks; with little to say only at the very end."""
+    for words in (["recipe", "schema"], ["--version"]):
+        reads, writes = os.pipe()
+        os.close(reads)
+        ended = subprocess.run(
+            [sys.executable, "-m", "afina", *words], stdout=writes, stderr=subprocess.PIPE, check=False
+        )
+        os.close(writes)
+        assert (ended.returncode, ended.stderr) == (0, b"")
+
+
+def test_closed_streams_are_no_error():
+    ended = subprocess.run(f"{sys.executable} -m afina recipe schema >&- 2>&- <&-", shell=True, check=False)
+    assert ended.returncode == 0
