@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from afina.errors import AfinaError
-from afina.record import REDO, Record, read_record
-from afina.run import write_json
+from afina.record import Record, read_record
+from afina.run import REDO, write_json
 
 FILE = "manifest.json"
 Kind = Literal["adapter", "model"]
