@@ -117,7 +117,7 @@ def test_a_reader_that_leaves_ends_it_quietly(run: Path):
         reads, writes = os.pipe()
         os.close(reads)
         ended = subprocess.run(
-            [sys.executable, "-m", "afina", *words], stdout=writes, stderr=subprocess.PIPE, check=False
+            [sys.executable, "-m", "afina", *given], stdout=writes, stderr=subprocess.PIPE, check=False
         )
         os.close(writes)
         assert (ended.returncode, ended.stderr) == (0, b"")
