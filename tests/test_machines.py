@@ -113,7 +113,7 @@ def test_an_environment_without_home_temporary_folder_or_columns_is_enough(run: 
 
 def test_a_reader_that_leaves_ends_it_quietly(run: Path):
     """`afina recipe schema | head -1`: the pipe breaks; with little to say only at the very end."""
-    for words in (["recipe", "schema"], ["--version"]):
+    for given in (["recipe", "schema"], ["--version"]):
         reads, writes = os.pipe()
         os.close(reads)
         ended = subprocess.run(
