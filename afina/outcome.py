@@ -57,7 +57,7 @@ def find_outcome(run: Path, recipe: Recipe) -> Outcome:
     if not (run / kind).is_dir():
         for other in OUTCOME_KINDS:
             if (run / other).is_dir():
-                what = f"the run {run} holds no {kind}/, which its recipe trains; {other}/ is an earlier recipe's"
+                what = f"the run {run} has no {kind}/, which its recipe trains; {other}/ is an earlier recipe's"
                 raise RecipeError(what, train_it)
         raise RecipeError(f"the run {run} holds neither adapter/ nor model/", train_it)
     if changed := list(_changes(run, recipe)):

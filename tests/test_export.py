@@ -356,7 +356,7 @@ def test_system_text_and_arguments_travel_in_the_template(tmp_path: Path):
 def test_what_cannot_be_is_said_before_any_work(run: Path, tmp_path: Path, monkeypatch: Any):
     with pytest.raises(RecipeError, match="use merged"):
         made(run, "mergd", tmp_path / "m")
-    with pytest.raises(RecipeError, match="is no run"):
+    with pytest.raises(RecipeError, match="is not a run"):
         made(tmp_path, "merged", tmp_path / "m")
     with pytest.raises(RecipeError, match="belongs to --to hub-folder"):
         made(run, "gguf", tmp_path / "m", merged=True)
@@ -364,7 +364,7 @@ def test_what_cannot_be_is_said_before_any_work(run: Path, tmp_path: Path, monke
         made(run, "merged", tmp_path / "m", quantize="q8_0")
     with pytest.raises(RecipeError, match="kept as it was trained"):
         made(run, "adapter", tmp_path / "m", quantize="f16")
-    with pytest.raises(RecipeError, match="holds no convert"):
+    with pytest.raises(RecipeError, match="has no convert"):
         made(run, "gguf", tmp_path / "m", llama_cpp=tmp_path)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.txt").write_text("all of it")

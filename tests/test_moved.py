@@ -124,4 +124,4 @@ def test_a_result_that_was_copied_alone_is_asked_served_and_written_and_eval_say
         code, _, err = afina(words[0], "alone", "base=model", *words[1:], capsys=capsys, monkeypatch=monkeypatch)
         assert code == 0, err
     code, _, err = afina("eval", "alone", "base=model", capsys=capsys, monkeypatch=monkeypatch)
-    assert code == 2 and "holds no dataset" in err and "export --no-check" in err
+    assert code == 2 and "has no dataset" in err and "export --no-check" in err

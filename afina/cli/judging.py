@@ -18,7 +18,7 @@ def evaluate(
     lm_eval: Annotated[
         str | None, typer.Option(metavar="TASK,...", help="Only these benchmarks of lm-eval: names, or YAML files.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="With --lm-eval: the first so many items of each task.")] = None,
+    limit: Annotated[int | None, typer.Option(help="With --lm-eval: only the first N items of each task.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure a trained run before and after, and judge it. Exit code 5 when the recipe's limits are missed."""

@@ -66,7 +66,7 @@ def _processes() -> int:
         return 1
     if not said.isdecimal() or int(said) < 1:
         raise RecipeError(
-            f"WORLD_SIZE is {said!r}, which is no number of processes", "unset WORLD_SIZE, or start with torchrun"
+            f"WORLD_SIZE is {said!r}, which is not a number of processes", "unset WORLD_SIZE, or start with torchrun"
         )
     return int(said)
 

@@ -185,7 +185,7 @@ def _look_before(origin: Origin, holds: str, kind: str, options: ExportOptions) 
             check_architecture(origin.config)
         elif not (options.llama_cpp / "convert_hf_to_gguf.py").is_file():
             raise RecipeError(
-                f"{options.llama_cpp} holds no convert_hf_to_gguf.py", "name a checkout of llama.cpp", "--llama-cpp"
+                f"{options.llama_cpp} has no convert_hf_to_gguf.py", "name a checkout of llama.cpp", "--llama-cpp"
             )
         if kind not in ROUNDED_HERE:
             find_rounder(kind, options.llama_cpp)

@@ -81,11 +81,11 @@ def open_origin(run: Path, places: Sequence[str] = ()) -> Origin:
         places: where its base is now, as ``base=PATH``, of a run that was moved.
 
     Raises:
-        RecipeError: `run` is no run, or nothing was trained in it.
+        RecipeError: `run` is not a run, or nothing was trained in it.
         BaseError: the base is missing, or is not the one that the adapter was trained on.
     """
     if not (run / "recipe.yaml").is_file():
-        raise RecipeError(f"{run} is no run: it holds no recipe.yaml", "name a folder such as runs/demo")
+        raise RecipeError(f"{run} is not a run: it has no recipe.yaml", "name a folder such as runs/demo")
     target = find_target(str(run), places)
     assert target.recipe is not None
     recipe = target.recipe

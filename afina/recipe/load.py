@@ -74,14 +74,14 @@ def read_saved_recipe(run: Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     file = run / "recipe.yaml"
     if not file.is_file():
-        raise RecipeError(f"{run} is no run: it holds no recipe.yaml", "name a folder such as runs/demo")
+        raise RecipeError(f"{run} is not a run: it has no recipe.yaml", "name a folder such as runs/demo")
     again = "copy the recipe again, or write it anew: afina run with the recipe that you gave"
     try:
         raw = YAML(typ="rt", pure=True).load(file.read_text(encoding="utf-8"))
     except (YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"damaged: {str(error).splitlines()[0]}", again, str(file)) from error
     if not isinstance(raw, CommentedMap):
-        raise RecipeError("damaged: it holds no mapping of keys to values", again, str(file))
+        raise RecipeError("damaged: it is not a mapping of keys to values", again, str(file))
     if other := [each for each in overrides if each.partition("=")[0] not in PLACES]:
         raise RecipeError(
             f"{other[0]}: only {', '.join(PLACES[:-1])} and {PLACES[-1]} may be another for a run that is there",

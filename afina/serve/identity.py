@@ -69,7 +69,7 @@ def stored_answers(run: Path, most: int = QUESTIONS) -> tuple[list[Stored], int]
     }
     if not found:
         raise RecipeError(
-            f"the run {run} holds no answers to compare with", "measure it first: afina eval RUN", "--check"
+            f"the run {run} has no answers to compare with", "measure it first: afina eval RUN", "--check"
         )
     ordered = sorted(found.values(), key=lambda each: each.base == each.trained)
     return ordered[:most], read_saved_recipe(run).evaluate.max_new_tokens

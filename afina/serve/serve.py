@@ -161,10 +161,10 @@ def check_running(target: Target, url: str, options: ServeOptions) -> Identity:
     """Compare a server that runs already with a run.
 
     Raises:
-        RecipeError: `target` is no run.
+        RecipeError: `target` is not a run.
     """
     if target.run is None:
-        raise RecipeError(f"{target.base} is no run: there is nothing to compare with", "name a run's folder")
+        raise RecipeError(f"{target.base} is not a run: there is nothing to compare with", "name a run's folder")
     from pathlib import Path
 
     ask = ask_over_http(url, options.api_key, target.chat)

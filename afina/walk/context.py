@@ -59,7 +59,7 @@ class Context:
         """
         if "dataset" not in self.run.stages or not (self.folder / "dataset").is_dir():
             raise RecipeError(
-                f"the run {self.folder} holds no dataset (dataset/ with stages.json), which is asked and measured",
+                f"the run {self.folder} has no dataset (dataset/ with stages.json), which is asked and measured",
                 f"copy the whole run, or build it again: afina run {self.folder}/recipe.yaml; `afina chat`, `serve` "
                 "and `export --no-check` need only its result and the base",
                 "dataset",
