@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from afina.errors import AfinaError
-from afina.record import REDO, Record, read_record
-from afina.run import write_json
+from afina.record import Record, read_record
+from afina.run import REDO, write_json
 
 FILE = "manifest.json"
 Kind = Literal["adapter", "model"]
@@ -59,6 +59,8 @@ class Manifest:
     """``path``, ``sha256``, ``bytes`` of every file that was read."""
     base: Record = NOTHING
     """Hashes, name and number of ``parameters`` of the base."""
+    started_from: Record = NOTHING
+    """``kind``, ``path`` and ``sha256`` of the weights that `start_from` names; empty where it was the base alone."""
     dataset: Record = NOTHING
     trained: TrainedPart | None = None
     resumed: float | None = None
@@ -91,7 +93,7 @@ class Manifest:
     def as_json(self) -> dict[str, Any]:
         """The file's values; the trained part stands under its kind, ``adapter`` or ``model``."""
         values = {key: _plain(value) for key, value in vars(self).items() if key != "trained"}
-        values["base"] = values["base"] or None
+        values |= {key: values[key] or None for key in ("base", "started_from")}
         if self.trained:
             values[self.trained.kind] = self.trained.as_json()
         return values
@@ -101,7 +103,7 @@ class Manifest:
         write_json(folder / FILE, self.as_json())
 
 
-_RECORDS = ("libraries", "device", "seconds_by_stage", "cost", "base", "dataset", "measured")
+_RECORDS = ("libraries", "device", "seconds_by_stage", "cost", "base", "started_from", "dataset", "measured")
 
 
 def record_of(values: Mapping[str, Any] | None) -> Record:

@@ -13,10 +13,14 @@ from typing import Any, get_args
 
 from afina.errors import RecipeError
 from afina.manifest import Kind
-from afina.recipe import Recipe
+from afina.recipe import Chat, Recipe
 from afina.run import read_stages
 
 OUTCOME_KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+KEPT_TEMPLATE = "chat_template.jinja"
+"""Where transformers writes the chat template beside a model's weights, as it was read."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ def find_outcome(run: Path, recipe: Recipe) -> Outcome:
     if not (run / kind).is_dir():
         for other in OUTCOME_KINDS:
             if (run / other).is_dir():
-                what = f"the run {run} holds no {kind}/, which its recipe trains; {other}/ is an earlier recipe's"
+                what = f"the run {run} has no {kind}/, which its recipe trains; {other}/ is an earlier recipe's"
                 raise RecipeError(what, train_it)
         raise RecipeError(f"the run {run} holds neither adapter/ nor model/", train_it)
     if changed := list(_changes(run, recipe)):
@@ -61,6 +65,19 @@ def find_outcome(run: Path, recipe: Recipe) -> Outcome:
             f"{run / kind} was trained by an earlier recipe of this run: {', '.join(changed)} changed since", train_it
         )
     return Outcome(kind, run / kind)
+
+
+def chat_of(result: Path, recipe: Recipe) -> Chat:
+    """How a result is asked. A template file of the recipe that is gone lies with what it trained.
+
+    Args:
+        result: the adapter's or the model's folder.
+    """
+    chat = recipe.chat
+    if chat.template in (None, "chatml") or (Path(recipe.root) / chat.template).is_file():
+        return chat
+    kept = result / KEPT_TEMPLATE
+    return chat.model_copy(update={"template": str(kept.resolve())}) if kept.is_file() else chat
 
 
 def _changes(run: Path, recipe: Recipe) -> Iterator[str]:

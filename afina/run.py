@@ -277,7 +277,7 @@ class Run:
         self._write_stages()
         return result
 
-    def begin(self, name: str, inputs: Mapping[str, object], outputs: Sequence[str]) -> None:
+    def begin(self, name: str, inputs: Mapping[str, object], outputs: Sequence[str]) -> Path | None:
         """Note that a resumable stage has begun, and set aside what an older recipe left of it.
 
         A stage that leaves states to go on from (training) calls this first: states made from
@@ -285,15 +285,19 @@ class Run:
 
         Args:
             outputs: the stage's states and outputs by whatever recipe, and what later stages made of them.
+
+        Returns:
+            Where what was set aside lies; None where nothing was.
         """
         plain = json.loads(json.dumps(inputs, ensure_ascii=False, default=str))
-        marker = self._marker(name)
+        marker, kept = self._marker(name), None
         if marker.exists():
             changed = list(_differences(read_json(marker), plain))
             if changed:
                 self.say(f"{name}: started anew, because of " + "; ".join(changed[:6]) + _more(changed, 6))
-                self.set_aside(name, outputs)
+                kept = self.set_aside(name, outputs)
         write_json(marker, plain)
+        return kept
 
     def begun(self, name: str) -> dict[str, Any] | None:
         """The inputs that :meth:`begin` noted last, as plain values; None where the stage has not begun."""
@@ -309,14 +313,14 @@ class Run:
             self._write_stages()
             self._marker(name).unlink(missing_ok=True)
 
-    def set_aside(self, name: str, outputs: Sequence[str]) -> None:
+    def set_aside(self, name: str, outputs: Sequence[str]) -> Path | None:
         """Move what an earlier recipe left to ``replaced/N-name/``, as it lies in the run: it may have cost hours.
 
-        Stages other than `name` whose outputs are among it are forgotten.
+        Stages other than `name` whose outputs are among it are forgotten. Returns the folder, None for nothing.
         """
         present = [output for output in dict.fromkeys(outputs) if (self.folder / output).exists()]
         if not present:
-            return
+            return None
         earlier = self.folder / "replaced"
         number = 1 + len(list(earlier.iterdir())) if earlier.exists() else 1
         target = earlier / f"{number}-{name}"
@@ -334,6 +338,7 @@ class Run:
         if undone:
             self._write_stages()
         self.say(f"{name}: what was there is kept in {target}")
+        return target
 
     def _marker(self, name: str) -> Path:
         return self.folder / f".{name}.begun.json"

@@ -1,16 +1,19 @@
-"""How far the planner is from published, measured runs.
+"""How far the planner is from published, measured runs, and how wide its intervals have to be for that.
 
-    python benchmarks/plan_accuracy.py [--rows] [--cases FILE] [--docs]
+    python benchmarks/plan_accuracy.py [--rows] [--cases FILE] [--calibrate] [--docs]
 
-Reads ``../shared/planner/cases.json`` (or another file of the same form). Memory and time of training on cases of
-quality A (settings complete) and a known shape, serving, fits or does not. Beside each figure stands the one with the
-case's own source left out: its program's fitted numbers are then those of the other programs, and the constants of time
-are fitted again. ``--docs`` writes the figures and the seeds' own cases into ``docs/planning.md``.
+Reads ``../shared/planner/cases.json`` (or another file of the same form, whose cases nothing is fitted to). Memory
+and time of training on cases of quality A (settings complete) and a known shape, serving, fits or does not. Beside
+each figure stands the one with the case's own source left out: the fitted numbers of its programs are then those of
+the other programs, the constants of time are fitted again, and the interval is as wide as the other sources ask for.
+``--calibrate`` writes ``afina/plan/calibration.json``, ``--docs`` the figures and the seeds' own cases into
+``docs/planning.md``.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import math
@@ -22,13 +25,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from published.calibration import LEVEL, Residual, groups, left_out_reach
 from published.cases import (
+    NOT_MEASURED,
     Case,
+    kind_of,
     program_of,
     published_shape,
     serving_device_of,
     serving_of,
     setup_of,
+    source_of,
     usable_of,
 )
 from published.seeds import seeds_table
@@ -38,12 +46,11 @@ from afina.errors import RecipeError
 from afina.model.shape import Shape
 from afina.plan import programs
 from afina.plan import time as time_module
+from afina.plan.calibration import CERTAIN, TABLE, Predicted, Sureness, sureness
 from afina.plan.interval import Interval
-from afina.plan.memory import training_memory
-from afina.plan.plan import GUESSED_HIGH, MEMORY_SPREAD
-from afina.plan.programs import TrainingProgram
+from afina.plan.memory import certain_bytes, peak_interval, training_memory
+from afina.plan.programs import AFINA_CPU, TrainingProgram
 from afina.plan.serving import largest_context, serves, serving_peak
-from afina.plan.time import TIME_SPREAD
 
 SHARED = Path(__file__).parents[2] / "shared" / "planner"
 DOCS = Path(__file__).parents[1] / "docs" / "planning.md"
@@ -59,12 +66,16 @@ UNSURE = ("upper bound", "not stated", "largest", "none fits", "Alpaca", "assume
 
 @dataclass(frozen=True)
 class Compared:
-    """One measured value, its prediction, and the prediction with its source left out."""
+    """One measured value, its prediction as shipped, and the one that does not know its source."""
 
     case: Case
+    kind: Predicted
     measured: float
     predicted: Interval
     left_out: Interval
+    program: str
+    least: float = 0.0
+    """What the left-out prediction cannot be below."""
 
     @property
     def error(self) -> float:
@@ -81,10 +92,33 @@ class Compared:
         """Whether the interval holds the measurement."""
         return self.predicted.low <= self.measured <= self.predicted.high
 
+    @property
+    def inside_left_out(self) -> bool:
+        """The same with its source left out."""
+        return self.left_out.low <= self.measured <= self.left_out.high
 
-def without_source(program: TrainingProgram) -> TrainingProgram:
-    """A program whose fitted numbers are the median of the others'."""
-    others = [each for each in PROGRAMS if each.name != program.name and each.fixed_bytes]
+    @property
+    def width(self) -> float:
+        """How far the interval reaches above the point, as a share of it."""
+        return self.left_out.high / self.left_out.point - 1
+
+    @property
+    def residual(self) -> Residual:
+        """What the intervals of others may learn from it."""
+        certain = CERTAIN * self.least
+        error = math.log(max(self.measured - certain, 1.0) / (self.left_out.point - certain))
+        return Residual(source_of(self.case), self.program, kind_of(self.case), error)
+
+
+def without_source(program: TrainingProgram, source: str, owners: Mapping[str, str]) -> TrainingProgram:
+    """A program whose fitted numbers are the median of those that are fitted to other sources.
+
+    Unchanged where its own numbers come from another source than the one that is left out.
+    """
+    if owners.get(program.name, source) != source:
+        return program
+    others = [each for each in PROGRAMS if owners.get(each.name) != source and each.name != program.name]
+    others = [each for each in others if each.fixed_bytes]
     changes: dict[str, Any] = {}
     for name in FITTED:
         values = [getattr(each, name) for each in others]
@@ -99,6 +133,15 @@ def without_source(program: TrainingProgram) -> TrainingProgram:
     return replace(program, **changes)
 
 
+def owners_of(cases: Iterable[Case]) -> dict[str, str]:
+    """The source that each program's fitted numbers come from: the one with most of its measured peaks."""
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for case in cases:
+        if case["kind"] == "train" and "peak_memory_gb" in case["measured"]:
+            counts[program_of(case).name][source_of(case)] += 1
+    return {program: found.most_common(1)[0][0] for program, found in counts.items()}
+
+
 def complete(case: Case) -> bool:
     """Whether nothing has to be guessed: length reached, targets and batch stated."""
     length = case["seq_len_is"] or "not stated"
@@ -106,42 +149,79 @@ def complete(case: Case) -> bool:
     return bool(case["micro_batch"] and case["seq_len"] and targets) and not length.startswith(UNSURE[:3])
 
 
-def predicted_bytes(case: Case, shape: Shape, program: TrainingProgram | None = None) -> Interval:
-    """The peak as the case's program reports it, with the interval that a plan gives."""
-    setup = setup_of(case, shape, program)
-    total = sum(part.point for part in training_memory(shape, setup).values())
-    if "total over GPUs" in (case["mem_metric"] or ""):
-        total *= case["device"]["count"]
-    low, high = MEMORY_SPREAD["cuda"]
-    return Interval.around(
-        total, low if complete(case) else low * 0.85, high * (1 if complete(case) else GUESSED_HIGH**3)
-    )
+def predicted_parts(case: Case, shape: Shape, program: TrainingProgram | None = None) -> dict[str, Interval]:
+    """The peak's parts, as the case's program reports it."""
+    count = case["device"]["count"] if "total over GPUs" in (case["mem_metric"] or "") else 1
+    return {name: part * count for name, part in training_memory(shape, setup_of(case, shape, program)).items()}
 
 
-def training_cases(cases: Iterable[Case], shapes: Mapping[str, Any], left_out: Counter[str]) -> list[Compared]:
-    """Peak memory of quality A."""
-    found = []
+def predicted_peak(case: Case, shape: Shape) -> Interval:
+    """The peak with the interval that a plan gives."""
+    kind: Predicted = "training peak" if known(case) else "training peak, settings guessed"
+    return peak_interval(predicted_parts(case, shape), sureness(kind, kind_of(case), program_of(case).name))
+
+
+def known(case: Case) -> bool:
+    """Whether everything that the peak depends on is: quality A, or, on devices that no case of quality A comes from,
+    a length that is said to be the real one."""
+    length = case["seq_len_is"] or ""
+    if kind_of(case) != "cuda":
+        return length.startswith(("fixed", "longest")) and bool(case["micro_batch"])
+    return case["quality"] == "A" and complete(case)
+
+
+def training_cases(
+    cases: Sequence[Case], shapes: Mapping[str, Any], left_out: Counter[str], *, guessed: bool = False
+) -> list[Compared]:
+    """Peak memory of training: where the settings are known, or the others."""
+    found, owners = [], owners_of(cases)
+    kind: Predicted = "training peak, settings guessed" if guessed else "training peak"
     for case in cases:
-        if case["kind"] != "train" or case["quality"] != "A" or "peak_memory_gb" not in case["measured"]:
+        if case["kind"] != "train" or "peak_memory_gb" not in case["measured"] or known(case) == guessed:
+            continue
+        if reason := NOT_MEASURED.get(case["id"]):
+            left_out[f"memory: {reason}"] += 1
             continue
         if case["model"] not in shapes:
             left_out["memory: shape not known (a mixture of experts, or no transformer)"] += 1
             continue
         shape = published_shape(case["model"], shapes[case["model"]])
+        other = without_source(program_of(case), source_of(case), owners)
         try:
-            plain, other = predicted_bytes(case, shape), predicted_bytes(case, shape, without_source(program_of(case)))
+            plain, blind = predicted_peak(case, shape), predicted_parts(case, shape, other)
         except RecipeError as error:
             left_out[f"memory: {error.problems[0].what}"] += 1
             continue
-        found.append(Compared(case, case["measured"]["peak_memory_gb"] * 1e9, plain, other))
+        measured = case["measured"]["peak_memory_gb"] * 1e9
+        point = Interval.total(blind.values()).point
+        found.append(Compared(case, kind, measured, plain, exactly(point), program_of(case).name, certain_bytes(blind)))
+    return nested(found)
+
+
+def exactly(point: float) -> Interval:
+    """A point that has no width yet."""
+    return Interval(point, point, point)
+
+
+def nested(compared: Sequence[Compared]) -> list[Compared]:
+    """Intervals around the points that do not know a source, as wide as the other sources' errors ask for.
+
+    Where there is no other source the interval stays as narrow as its point, and holds nothing.
+    """
+    residuals = [each.residual for each in compared]
+    found = []
+    for each, own in zip(compared, residuals, strict=True):
+        reach = left_out_reach(residuals, own) or 0.0
+        sure = Sureness(own.program, own.device, 0, 0, 0, math.exp(reach))
+        found.append(replace(each, left_out=sure.around(each.left_out.point, each.least)))
     return found
 
 
 def time_cases(cases: Iterable[Case], shapes: Mapping[str, Any], left_out: Counter[str]) -> list[Compared]:
-    """Seconds of training of quality A."""
+    """Seconds of training, where the settings are known."""
     found = []
     for case in cases:
-        if case["kind"] != "train" or case["quality"] != "A":
+        if case["kind"] != "train" or not (case["quality"] == "A" or (kind_of(case) != "cuda" and known(case))):
             continue
         if case["model"] not in shapes:
             continue
@@ -154,9 +234,9 @@ def time_cases(cases: Iterable[Case], shapes: Mapping[str, Any], left_out: Count
         if pair is None:
             continue
         predicted, measured = pair
-        interval = Interval.around(predicted, *TIME_SPREAD["cuda"])
-        found.append(Compared(case, measured, interval, interval))
-    return [replace(each, left_out=other) for each, other in zip(found, refitted(found, shapes), strict=True)]
+        interval = sureness("training time", kind_of(case), program_of(case).name).around(predicted)
+        found.append(Compared(case, "training time", measured, interval, interval, program_of(case).name))
+    return nested([replace(each, left_out=other) for each, other in zip(found, refitted(found, shapes), strict=True)])
 
 
 def refitted(found: Sequence[Compared], shapes: Mapping[str, Any]) -> list[Interval]:
@@ -164,11 +244,11 @@ def refitted(found: Sequence[Compared], shapes: Mapping[str, Any]) -> list[Inter
     known = {name: getattr(time_module, name) for name in TIME_START}
     left_out: dict[str, Interval] = {}
     try:
-        for name, group in by_source(found).items():
-            others = [each for other, members in by_source(found).items() if other != name for each in members]
-            _fit(others, shapes)
-            for each in group:
-                left_out[each.case["id"]] = Interval.around(_again(each, shapes), *TIME_SPREAD["cuda"])
+        for source in {source_of(each.case) for each in found}:
+            _fit([each for each in found if source_of(each.case) != source and kind_of(each.case) == "cuda"], shapes)
+            for each in found:
+                if source_of(each.case) == source:
+                    left_out[each.case["id"]] = exactly(_again(each, shapes))
     finally:
         for constant, value in known.items():
             setattr(time_module, constant, value)
@@ -220,10 +300,10 @@ def serving_cases(cases: Iterable[Case], shapes: Mapping[str, Any], left_out: Co
             continue
         measured = case["measured"]
         if "peak_memory_gb" in measured:
-            guess = serving_peak(shape, serving)
-            guess = Interval(*(end * case["device"]["count"] for end in (guess.point, guess.low, guess.high)))
-            found.append(Compared(case, measured["peak_memory_gb"] * 1e9, guess, guess))
-    return found
+            guess = serving_peak(shape, serving) * case["device"]["count"]
+            bytes_, program = measured["peak_memory_gb"] * 1e9, serving.program or serving.engine
+            found.append(Compared(case, "serving peak", bytes_, guess, exactly(guess.point), program))
+    return nested(found)
 
 
 def room_cases(cases: Iterable[Case], shapes: Mapping[str, Any]) -> list[Compared]:
@@ -239,7 +319,7 @@ def room_cases(cases: Iterable[Case], shapes: Mapping[str, Any]) -> list[Compare
         except RecipeError:
             continue
         if room.point:
-            found.append(Compared(case, tokens, room, room))
+            found.append(Compared(case, "serving peak", tokens, room, room, "vllm"))
     return found
 
 
@@ -268,7 +348,7 @@ def fits_cases(
                 if usable is None or not case["seq_len"]:
                     left_out["fits: the device or the length is not stated"] += 1
                     continue
-                peak = predicted_bytes({**case, "micro_batch": case["micro_batch"] or 1}, shape)
+                peak = predicted_peak({**case, "micro_batch": case["micro_batch"] or 1}, shape)
                 said = judged(
                     peak, usable * (case["device"]["count"] if "total over" in (case["mem_metric"] or "") else 1)
                 )
@@ -291,43 +371,63 @@ def rate(compared: Sequence[Compared], name: str, *, rows: bool = False) -> None
     errors = sorted(abs(each.error) for each in compared)
     out = statistics.median(abs(each.error_left_out) for each in compared)
     inside = sum(each.inside for each in compared) / len(compared)
-    width = statistics.median(
-        (each.predicted.high - each.predicted.low) / 2 / each.predicted.point for each in compared
-    )
+    blind = sum(each.inside_left_out for each in compared)
+    width = statistics.median(each.width for each in compared)
     worst = max((each.error for each in compared), key=abs)
     ninetieth = errors[int(0.9 * (len(errors) - 1))]
     print(
-        f"| {name} | {len(compared)} | {statistics.median(errors):.1%} | {out:.1%} | {ninetieth:.1%} | {worst:+.0%} "
-        f"| {inside:.0%} | {width:.1%} |"
+        f"| {name} | {len(compared)} | {statistics.median(errors):.1%} | {ninetieth:.1%} | {worst:+.0%} | {inside:.0%} "
+        f"| {out:.1%} | {blind} of {len(compared)} ({blind / len(compared):.0%}) | +{width:.0%} |"
     )
     if rows:
         for each in compared:
             where = "in " if each.inside else "OUT"
-            print(f"    {each.error:>+8.1%} {each.error_left_out:>+8.1%} {where} {each.case['id']}")
+            there = "in " if each.inside_left_out else "OUT"
+            print(f"    {each.error:>+8.1%} {where} {each.error_left_out:>+8.1%} {there} {each.case['id']}")
 
 
-def by_source(compared: Sequence[Compared]) -> dict[str, list[Compared]]:
-    """Grouped by program and publication."""
-    groups: dict[str, list[Compared]] = defaultdict(list)
+def by_program(compared: Sequence[Compared]) -> dict[str, list[Compared]]:
+    """Grouped by kind of device, program and publication."""
+    found: dict[str, list[Compared]] = defaultdict(list)
     for each in compared:
-        source = each.case["source"].removeprefix("github:").split()[0]
-        groups[f"{source}, {each.case['framework']}"].append(each)
-    return groups
+        found[f"{kind_of(each.case)}: {each.program}, {source_of(each.case)}"].append(each)
+    return found
 
 
 def table(title: str, compared: Sequence[Compared], *, rows: bool, groups: bool = True) -> None:
-    """A Markdown table: all, then source by source."""
+    """A Markdown table: all, then each kind of device, then program by program."""
     print(f"\n{title}\n")
-    print("| | cases | median \\|error\\| | its source left out | 90 % below | worst | in interval | half-width |")
-    print("|---|---|---|---|---|---|---|---|")
+    print(
+        "| | cases | median \\|error\\| | 90 % below | worst | in interval | error, source left out "
+        "| in interval, source left out | interval reaches |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
     rate(compared, "all")
-    for name, group in sorted(by_source(compared).items()) if groups else ():
+    kinds = sorted({kind_of(each.case) for each in compared})
+    for kind in kinds if len(kinds) > 1 else ():
+        rate([each for each in compared if kind_of(each.case) == kind], f"{kind}, all")
+    for name, group in sorted(by_program(compared).items()) if groups else ():
         rate(group, name, rows=rows)
 
 
-def read(name: str, folder: Path = SHARED) -> Any:
+def calibration(cases_file: Path, compared: Mapping[str, Sequence[Compared]]) -> dict[str, Any]:
+    """What ``afina/plan/calibration.json`` holds: for each kind of prediction its groups.
+
+    A CPU's peaks come from this project's own tests, which fail beyond the bound that stands here.
+    """
+    from tests.measure_training import BOUND, METHODS, SHAPES
+
+    found = {kind: groups([each.residual for each in members]) for kind, members in compared.items()}
+    count = len(SHAPES) * len(METHODS)
+    own = {"device": "cpu", "program": AFINA_CPU.name, "cases": count, "sources": 1, "inside": count}
+    found["training peak"].append({**own, "factor": round(1 / (1 - BOUND), 4), "own_tests": True})
+    digest = hashlib.sha256(cases_file.read_bytes()).hexdigest()
+    return {"cases_sha256": digest, "level": LEVEL, "groups": found}
+
+
+def read(name: str) -> Any:
     """A JSON file."""
-    return json.loads((folder / name).read_text(encoding="utf-8"))
+    return json.loads((SHARED / name).read_text(encoding="utf-8"))
 
 
 def factor(compared: Sequence[Compared], value: Callable[[Compared], float] = lambda each: each.error) -> float:
@@ -337,7 +437,13 @@ def factor(compared: Sequence[Compared], value: Callable[[Compared], float] = la
 
 def figures(cases: Sequence[Case], shapes: Mapping[str, Any], left_out: Counter[str], *, rows: bool) -> None:
     """Print every table."""
-    table("Peak memory of training, quality A, known shape", training_cases(cases, shapes, left_out), rows=rows)
+    table("Peak memory of training, settings known", training_cases(cases, shapes, left_out), rows=rows)
+    guessed = training_cases(cases, shapes, left_out, guessed=True)
+    table(
+        "Peak memory of training, settings guessed (quality B and C: mostly an upper bound of the length)",
+        guessed,
+        rows=rows,
+    )
     table("Peak memory of serving, quality A and B", serving_cases(cases, shapes, left_out), rows=rows)
     table("Tokens in vLLM's cache", room_cases(cases, shapes), rows=rows, groups=rows)
     timed = time_cases(cases, shapes, left_out)
@@ -377,6 +483,15 @@ def main() -> None:
     chosen = Path(sys.argv[sys.argv.index("--cases") + 1]) if "--cases" in sys.argv else SHARED / "cases.json"
     cases: list[Case] = json.loads(chosen.read_text(encoding="utf-8"))
     left_out: Counter[str] = Counter()
+    if "--calibrate" in sys.argv:
+        compared = {
+            "training peak": training_cases(cases, shapes, left_out),
+            "training peak, settings guessed": training_cases(cases, shapes, left_out, guessed=True),
+            "training time": time_cases(cases, shapes, left_out),
+            "serving peak": serving_cases(cases, shapes, left_out),
+        }
+        TABLE.write_text(json.dumps(calibration(chosen, compared), indent=1) + "\n", encoding="utf-8")
+        return
     if "--docs" in sys.argv:
         with contextlib.redirect_stdout(io.StringIO()) as printed:
             figures(cases, shapes, left_out, rows=False)

@@ -28,6 +28,8 @@ SHAPES: dict[str, dict[str, Any]] = {
     "phi3": {"hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 2, "vocab_size": 1000},
 }
 METHODS = ("lora", "qlora", "none")
+BOUND = 0.15
+"""How far the predicted peak may be from the measured one: the interval that a plan on a CPU gives."""
 MAX_LENGTH, BATCH_TOKENS = 256, 1024
 SENTENCES = 110
 """Of the text that is learned: three steps; with fewer, the averages are not there at the peak."""

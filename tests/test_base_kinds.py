@@ -144,7 +144,7 @@ SAID = {
     "run": "is a run of afina",
     "dataset": "is a dataset",
     "diffusion": "is a diffusion pipeline",
-    "empty": "holds no config.json",
+    "empty": "has no config.json",
 }
 
 
@@ -281,7 +281,7 @@ DAMAGED = {
     "half": "model.safetensors: is damaged or not whole",
     "header cut": "model.safetensors: is damaged or not whole",
     "empty weights": "model.safetensors: is empty",
-    "no weights": "holds no weights",
+    "no weights": "has no weights",
     "odd name": "names that transformers does not open",
     "shard missing": r"1 of 2 files of weights are missing: model-00002-of-00002",
     "no index": "without their index",
@@ -289,7 +289,7 @@ DAMAGED = {
     "index lies": "names 1 weights that no file holds: lost.weight",
     "config pointer": "config.json: is a pointer of Git LFS",
     "config broken": "config.json: damaged",
-    "config no object": "config.json: damaged: it holds no mapping",
+    "config no object": "config.json: damaged: it is not a mapping",
     "generation broken": "generation_config.json: damaged",
     "no tokenizer": "holds no tokenizer",
     "tokenizer pointer": "tokenizer.json: is a pointer of Git LFS",

@@ -29,7 +29,10 @@ from afina.export.merge_torch import open_unmerged
 from afina.export.origin import open_origin
 from afina.export.programs import Transformers
 from afina.export.template import baked_template
+from afina.model.generate.generate_torch import generate
+from afina.model.load_torch import load_base, open_adapter
 from afina.recipe import Chat
+from afina.run import write_json
 from afina.text.example import Example
 from afina.tokenizer.chat import Renderer
 from afina.tokenizer.load import load_tokenizer
@@ -122,17 +125,78 @@ def test_trained_embeddings_are_untied(tmp_path: Path):
     assert found["comparison"]["kl_mean"] < 1e-6
 
 
-def test_qlora_is_merged_into_the_base_in_its_own_precision_and_that_is_said(run: Path, tmp_path: Path):
-    copy = shutil.copytree(run, tmp_path / "corrida")
+def measured(run: Path, model: Any) -> list[str]:
+    """Store as the run's answers what a model says to its questions, each asked alone."""
+    renderer = open_origin(run).renderer
+    file = run / "predictions.jsonl"
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    for row in rows:
+        prompt = renderer.prompt([{"role": "user", "content": row["prompt"]}])
+        row |= {"adapter": generate(model, renderer, [prompt], max_new_tokens=16)[0].text, "adapter_stopped": True}
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return [row["adapter"] for row in rows]
+
+
+def test_qlora_is_merged_into_the_base_in_its_own_precision_and_that_is_said(tmp_path: Path):
+    copy = make_run(tmp_path / "corrida", steps=2)  # has hardly learned: its answers turn with every rounding
     recipe = copy / "recipe.yaml"
     recipe.write_text(recipe.read_text(encoding="utf-8").replace("kind: lora", "kind: qlora"), encoding="utf-8")
-    rows = (copy / "predictions.jsonl").read_text(encoding="utf-8").replace('"adapter": "', '"adapter": "outra ')
-    (copy / "predictions.jsonl").write_text(rows, encoding="utf-8")
+    origin = open_origin(copy)
+    whole = measured(copy, open_unmerged(origin, torch.device("cpu"), "fp32"))
+    four = load_base(origin.base, origin.recipe, torch.device("cpu"), four_bit=True)
+    assert whole != measured(copy, open_adapter(four, copy / "adapter")), "else nothing is shown"
     found, said = made(copy, "merged", tmp_path / "m")
     assert "merged into the same base in fp32" in said[0] and "4 bits" in said[0]
-    assert found["comparison"]["model_as_stored"] == 0, "what was stored was measured on 4 bits"
-    assert any("no longer in 4 bits" in note for note in found["comparison"]["notes"])
+    comparison = found["comparison"]
+    assert comparison["model_as_stored"] < comparison["asked"], "what was stored was measured on 4 bits"
+    assert any("its base in 4 bits it gives all of them" in note for note in comparison["notes"])
     assert "over the base in 4 bits" in (tmp_path / "m/README.md").read_text(encoding="utf-8")
+    rows = (copy / "predictions.jsonl").read_text(encoding="utf-8").replace('"adapter": "', '"adapter": "outra ', 1)
+    (copy / "predictions.jsonl").write_text(rows, encoding="utf-8")
+    with pytest.raises(ResultError, match=r"4 bits: to .* in the run it was 'outra"):
+        made(copy, "merged", tmp_path / "m2")
+    assert not (tmp_path / "m2").exists()
+
+
+def test_an_adapter_that_is_nearly_the_one_that_was_measured_is_not_explained_away(run: Path, tmp_path: Path):
+    """2 of 20 other answers are another model, not another device: an identity check below its limit fails."""
+    copy = shutil.copytree(run, tmp_path / "corrida")
+    stored = measured(copy, open_unmerged(open_origin(copy), torch.device("cpu"), "fp32"))
+    found, _ = made(copy, "merged", tmp_path / "right")
+    assert found["comparison"]["model_as_stored"] == found["comparison"]["asked"] == 20
+    file = copy / "adapter/adapter_model.safetensors"
+    right = load_file(file)
+
+    def swapped(scale: float) -> int:
+        """How many answers another adapter parts from the run's."""
+        torch.manual_seed(1)
+        save_file({n: w + scale * w.std() * torch.randn_like(w) for n, w in right.items()}, file)
+        again = shutil.copytree(copy, tmp_path / f"at-{scale}")
+        answers = measured(again, open_unmerged(open_origin(again), torch.device("cpu"), "fp32"))
+        return sum(one != other for one, other in zip(answers, stored, strict=True))
+
+    low, high = 0.0, 1.0
+    while (other := swapped((low + high) / 2)) not in (1, 2, 3):
+        low, high = ((low + high) / 2, high) if other < 1 else (low, (low + high) / 2)
+    with pytest.raises(ResultError, match=f"{other} of 20 of the run's stored answers are not this model's") as raised:
+        made(copy, "merged", tmp_path / "m")
+    assert raised.value.exit_code == 5 and "afina eval" in str(raised.value)
+    assert not (tmp_path / "m").exists()
+
+
+def test_answers_that_were_measured_in_fewer_bits_are_proven_to_be_the_runs(tmp_path: Path):
+    """The run's precision, not a word about it: opened again as it was measured, it gives every stored answer."""
+    copy = make_run(tmp_path / "corrida", steps=2)
+    write_json(
+        copy / "stages.json", {"train": {"inputs": {"computed": {"precision": "bf16"}}, "outputs": "", "result": {}}}
+    )
+    whole, half = (
+        measured(copy, open_unmerged(open_origin(copy), torch.device("cpu"), each)) for each in ("fp32", "bf16")
+    )
+    assert whole != half, "else nothing is shown"
+    found, _ = made(copy, "merged", tmp_path / "m")
+    assert found["comparison"]["model_as_stored"] < 20 and found["comparison"]["passed"]
+    assert any("opened again in bf16 on cpu it gives all of them" in note for note in found["comparison"]["notes"])
 
 
 def test_a_base_in_4_bits_is_refused(run: Path, tmp_path: Path):
@@ -292,7 +356,7 @@ def test_system_text_and_arguments_travel_in_the_template(tmp_path: Path):
 def test_what_cannot_be_is_said_before_any_work(run: Path, tmp_path: Path, monkeypatch: Any):
     with pytest.raises(RecipeError, match="use merged"):
         made(run, "mergd", tmp_path / "m")
-    with pytest.raises(RecipeError, match="is no run"):
+    with pytest.raises(RecipeError, match="is not a run"):
         made(tmp_path, "merged", tmp_path / "m")
     with pytest.raises(RecipeError, match="belongs to --to hub-folder"):
         made(run, "gguf", tmp_path / "m", merged=True)
@@ -300,7 +364,7 @@ def test_what_cannot_be_is_said_before_any_work(run: Path, tmp_path: Path, monke
         made(run, "merged", tmp_path / "m", quantize="q8_0")
     with pytest.raises(RecipeError, match="kept as it was trained"):
         made(run, "adapter", tmp_path / "m", quantize="f16")
-    with pytest.raises(RecipeError, match="holds no convert"):
+    with pytest.raises(RecipeError, match="has no convert"):
         made(run, "gguf", tmp_path / "m", llama_cpp=tmp_path)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.txt").write_text("all of it")

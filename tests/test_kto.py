@@ -68,7 +68,7 @@ def test_by_hand(base, tmp_path, shift):
         return sum(log_probs_LV[at - 1, row.ids[at]].item() for at, learned in enumerate(row.mask) if learned)
 
     before = [(log_prob(start, row), log_prob(start, row.mismatched) + shift) for row in some]
-    judged(base, recipe, rows, tmp_path, start)
+    some = judged(base, recipe, some, tmp_path, start)
     for row in some:
         row.reference = (row.reference[0], row.reference[1] + shift)
     model = moved(start)
@@ -174,9 +174,9 @@ def test_it_learns_and_a_killed_one_is_bitwise_an_uninterrupted(base, tmp_path):
     def go(folder, log=None, again=False):
         recipe, rows = make(base, train=settings, adapter={"dropout": 0.2})
         if again:
-            read_reference(tmp_path / "reference.jsonl", rows, recipe.train)
+            rows = read_reference(tmp_path / "reference.jsonl", rows, recipe.train)
         else:
-            judged(base, recipe, rows, tmp_path)
+            rows = judged(base, recipe, rows, tmp_path)
         model = learning(base, recipe)
         before = held_out_pairs(model.eval(), rows[:6], pad_id=0, device=CPU, batch_tokens=128)
         out = run_training(base, folder, recipe, log, rows=rows[6:], held_out=rows[:6], model=model)
@@ -198,7 +198,7 @@ def test_memory_that_runs_out_before_the_first_gradient_makes_batches_smaller(ba
     import afina.train.methods.kto_torch as kto
 
     recipe, rows = make(base)
-    judged(base, recipe, rows, tmp_path)
+    rows = judged(base, recipe, rows, tmp_path)
     plain = run_training(base, tmp_path / "plain", recipe, rows=rows, held_out=rows[:4], model=learning(base, recipe))
     own = kto.target_loss
 

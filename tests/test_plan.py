@@ -7,6 +7,7 @@ import json
 import math
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -318,8 +319,9 @@ def test_more_of_anything_never_takes_less(batch: int, more: int, rank: int, kin
 
 def test_qlora_takes_less_than_lora_and_lora_less_than_everything() -> None:
     shape, device = find_shape("Qwen/Qwen3-8B"), find_device("RTX 4090")
+    counted = replace(COUNT, padded=100_000.0, micro_batches=100)
     small, middle, large = (
-        plan_run(recipe(adapter={"kind": kind}), shape, COUNT, device) for kind in ("qlora", "lora", "none")
+        plan_run(recipe(adapter={"kind": kind}), shape, counted, device) for kind in ("qlora", "lora", "none")
     )
     assert small.memory.point < middle.memory.point < large.memory.point
     assert (small.fits, middle.fits, large.fits) == ("yes", "maybe", "no")
@@ -339,7 +341,7 @@ def test_as_json_and_describe() -> None:
     found = json.loads(json.dumps(plan.as_json()))
     assert found["memory"]["point"] == pytest.approx(sum(part["point"] for part in found["memory"]["parts"].values()))
     assert found["memory"]["usable"] == int(23.52 * 2**30)
-    assert set(found["time"]) == {"parts", "point", "low", "high"}
+    assert set(found["time"]) == {"parts", "point", "low", "high", "sure"}
     assert found["money"]["point"] == pytest.approx(found["time"]["point"] / 3600 * 0.39)
     assert "read 2026" in found["money"]["source"]
     assert (found["money"]["currency"], found["fits"], found["notes"]) == ("US$", "yes", [])

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from measure_training import METHODS, SHAPES
+from measure_training import BOUND, METHODS, SHAPES
 
 from afina.model.footprint import GOOD_STEPS
 
@@ -46,7 +46,7 @@ def test_the_peak_of_a_training_is_within_fifteen_per_cent(tmp_path: Path, kinds
     wrong = {
         f"{row['kind']} {row['method']}": round(row["predicted"] / row["measured"], 3)
         for row in rows
-        if not 0.85 <= row["predicted"] / row["measured"] <= 1.15
+        if not 1 - BOUND <= row["predicted"] / row["measured"] <= 1 + BOUND
     }
     assert not wrong, wrong
     records = (tmp_path / "home/plans.jsonl").read_text().splitlines()

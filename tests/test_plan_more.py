@@ -18,7 +18,6 @@ from afina.model.shape import read_shape
 from afina.plan.bases import find_shape
 from afina.plan.device import Device, find_device
 from afina.plan.interval import Interval
-from afina.plan.plan import MEMORY_SPREAD
 from afina.plan.record import Correction, MeasuredRun, add_run, corrected, recorded
 from afina.plan.scratch import ScratchBudget, read_count
 from afina.plan.serving import (
@@ -30,7 +29,6 @@ from afina.plan.serving import (
     serves,
     serving_peak,
 )
-from afina.plan.time import TIME_SPREAD
 from afina.recipe import load_recipe
 from afina.recipe.edit import change_recipe
 from afina.run import Run, no_progress
@@ -313,7 +311,7 @@ def test_a_long_job_is_asked_about_once(walked: Context, monkeypatch: pytest.Mon
 def test_three_real_steps_narrow_the_plan(walked: Context) -> None:
     plan = trial_plan(walked)
     assert plan.correction is not None and plan.correction.as_json()["trial"]
-    assert plan.memory.high / plan.memory.low < MEMORY_SPREAD["cpu"][1] / MEMORY_SPREAD["cpu"][0]
+    assert plan.memory.high / plan.memory.low < plan.memory_sureness.factor**2
     training = plan.time_parts["training"]
-    assert training.high / training.low < TIME_SPREAD["cpu"][1] / TIME_SPREAD["cpu"][0]
+    assert training.high / training.low < plan.time_sureness.factor**2
     assert "train" not in walked.run.stages

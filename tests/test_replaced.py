@@ -98,7 +98,7 @@ def test_before_the_new_recipe_has_trained_nothing_is_taken_for_its_result(proje
     saved = (RUN / "recipe.yaml").read_text(encoding="utf-8")
     (RUN / "recipe.yaml").write_text(saved.replace("kind: lora", "kind: none"), encoding="utf-8")
     for look in (lambda: find_target(str(RUN)), lambda: open_origin(RUN), open_again):
-        with pytest.raises(RecipeError, match="holds no model/, which its recipe trains; adapter/ is an earlier"):
+        with pytest.raises(RecipeError, match="has no model/, which its recipe trains; adapter/ is an earlier"):
             look()
     (RUN / "recipe.yaml").write_text(saved.replace("kind: lora", "kind: qlora"), encoding="utf-8")
     with pytest.raises(RecipeError, match=r"trained by an earlier recipe of this run: adapter\.kind changed since"):
@@ -159,7 +159,7 @@ def test_every_file_of_the_evaluation_is_written_by_its_stage_alone():
 
     [stage] = [stage for stage in WALK if stage.name == "evaluate"]
     assert PREDICTIONS_FILE in stage.writes
-    order = "recipe dataset audit tokenizer plan first reference train evaluate manifest report"
+    order = "recipe dataset audit tokenizer tokens plan first reference train evaluate manifest report"
     assert " ".join(stage.name for stage in WALK) == order
 
 

@@ -35,7 +35,7 @@ def view(**options: object) -> TokenView:
         "encode": lambda example: Words(example.text or example.answer),
         "batches": lambda lengths: [list(range(len(lengths)))],
         "end_ids": [1],
-        "special": ["<end>"],
+        "marks_in": lambda example: ["<end>"] if "<end>" in (example.text or example.answer) else [],
         "bos_id": 0,
         "max_length": 6,
     }
@@ -172,7 +172,7 @@ def test_no_template_is_fatal_too(tmp_path: Path):
 def test_an_end_token_inside_the_data_is_found(tmp_path: Path, base: Path):
     audit = audited(rows(tmp_path, [("Onde?", "Faro.<|end|>")]), base)
     found = {item.name for item in audit.findings}
-    assert {"end_token_doubled", "special_token_in_text"} <= found
+    assert "special_token_in_text" in found and "end_token_doubled" not in found  # it is learned as words
 
 
 def test_the_command_line(tmp_path: Path, base: Path, monkeypatch, capsys):

@@ -24,7 +24,7 @@ from afina.recipe import load_recipe
 from afina.run import Run, no_progress, whole_folder
 from afina.text.example import Example, read_examples, read_placed_examples
 from afina.tokenizer.chat import Renderer
-from afina.tokenizer.encode import EncodedCounts, EncodedExample, Row, encode_each, encode_examples
+from afina.tokenizer.encode import EncodedCounts, ExampleRows, Row, encode_each, encode_examples
 from afina.tokenizer.load import load_tokenizer
 from afina.tokenizer.tokens import TokenRows, open_set, row_sizes, write_index, write_set
 from afina.walk import Context, do_stages
@@ -111,8 +111,8 @@ def test_the_files_by_hand(tmp_path):
     lines.write_bytes(Example(text="a").as_line() + Example(text="b").as_line())
     (first, _), (second, _) = read_placed_examples(lines)
     counts = EncodedCounts()
-    rows = [EncodedExample([Row([5, 6, 7], [False, True, True], first, 1.5)], 1),
-            EncodedExample([Row([8, 70_000], [False, True], second, 2.0)], 2)]  # fmt: skip
+    rows = [ExampleRows([Row([5, 6, 7], [False, True, True], first, 1.5)], 1),
+            ExampleRows([Row([8, 70_000], [False, True], second, 2.0)], 2)]  # fmt: skip
     described = write_set(tmp_path / "set", iter(rows), counts, 80_000)
     assert described["rows"] == 3
     ids, bits, table = (np.load(tmp_path / f"set/{name}.npy") for name in ("ids", "mask", "rows"))
@@ -124,7 +124,7 @@ def test_the_files_by_hand(tmp_path):
 
 def test_an_id_outside_the_vocabulary_is_refused(tmp_path):
     place = next(read_placed_examples(_one_line(tmp_path)))[0]
-    row = EncodedExample([Row([1, 70_000], [False, True], place)], 1)
+    row = ExampleRows([Row([1, 70_000], [False, True], place)], 1)
     with pytest.raises(OverflowError):
         write_set(tmp_path / "set", iter([row]), EncodedCounts(), 400)
 

@@ -12,6 +12,9 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Overrides, e.g. train.epochs=2 base=./model")
 ]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, e.g. runs/demo.")]
+Places = Annotated[
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Where things are now, e.g. base=./model; root, device.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for machines.")]
 Anyway = Annotated[bool, typer.Option("--anyway")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask before a long job.")]

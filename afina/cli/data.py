@@ -15,6 +15,7 @@ from afina.cli.output import say, show
 
 if TYPE_CHECKING:
     from afina.recipe import Recipe
+    from afina.walk.context import Context
 
 
 def data_build(
@@ -50,7 +51,10 @@ def data_audit(
     validation: Annotated[Path | None, typer.Option(help="Held-out file, to look for leakage.")] = None,
     accept: Annotated[list[str] | None, typer.Option(help="Name of a fatal finding that is accepted.")] = None,
     base: Annotated[
-        Path | None, typer.Option(help="A base's folder: its tokenizer counts, no weights are read.")
+        Path | None,
+        typer.Option(
+            help="A base's folder, for files: its tokenizer counts, no weights are read. A recipe names its own."
+        ),
     ] = None,
     check_code: Annotated[
         list[str] | None, typer.Option(help="Language and compiler, e.g. zig=ziglang==0.14.0 or python=3.11.")
@@ -73,7 +77,7 @@ def data_audit(
     if len(paths) == 1 and paths[0].suffix in (".yaml", ".yml"):
         chosen = [f"dataset.check_code.{language}={compiler!r}" for language, compiler in code.items()]
         with walk_of(paths[0], [*(settings or []), *chosen], runs) as walk:
-            tokens = token_view_of(base, walk.recipe)  # before anything is built: it may be no base
+            tokens = token_view_of(base or base_of(walk), walk.recipe)  # before anything is built: it may be no base
             do_stages(walk, "recipe", "dataset")
             audit = audit_dataset(walk.folder / "dataset", walk.recipe, tokens)
             accepted = walk.recipe.dataset.accept
@@ -110,6 +114,18 @@ def data_show(
         return
     for text in show_examples(folder, count):
         print(text, end="\n\n")
+
+
+def base_of(context: Context) -> Path | None:
+    """The recipe's base; None, and said, where it is not here."""
+    from afina.errors import BaseError
+    from afina.walk.base import base_folder
+
+    try:
+        return base_folder(context)
+    except BaseError as error:
+        say(f"nothing is said about tokens: {error}")
+        return None
 
 
 def token_view_of(base: Path | None, recipe: Recipe) -> Any:

@@ -8,10 +8,13 @@ from typing import Annotated
 
 import typer
 
+from afina.cli.arguments import Places
+
 
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, e.g. runs/demo.")],
     to: Annotated[str, typer.Option(help="merged, gguf, ollama, mlx, adapter or hub-folder.")],
+    places: Places = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write; RUN/export/FORMAT where not given.")] = None,
     quantize: Annotated[
         str | None, typer.Option(metavar="KIND", help="f32, f16, bf16, q8_0, q4_k_m, ...; the base's own if not given.")
@@ -32,7 +35,7 @@ def export(
     from afina.export.export import export as start
     from afina.progress import StageProgress, say
 
-    options = ExportOptions(to, out, quantize, llama_cpp, merged, check, tolerance, licence)
+    options = ExportOptions(to, out, quantize, llama_cpp, merged, check, tolerance, licence, places or ())
     with StageProgress("export") as progress:
         made = start(run, options, say=say, progress=progress)
     written = f"{made['folder']}: {', '.join(made['files'])}"

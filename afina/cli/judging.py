@@ -7,17 +7,18 @@ from typing import Annotated
 
 import typer
 
-from afina.cli.arguments import AsJson, RunFolder
+from afina.cli.arguments import AsJson, Places, RunFolder
 from afina.cli.opened import reopened
 from afina.cli.output import end_by, show
 
 
 def evaluate(
     run: RunFolder,
+    places: Places = None,
     lm_eval: Annotated[
         str | None, typer.Option(metavar="TASK,...", help="Only these benchmarks of lm-eval: names, or YAML files.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="With --lm-eval: the first so many items of each task.")] = None,
+    limit: Annotated[int | None, typer.Option(help="With --lm-eval: only the first N items of each task.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure a trained run before and after, and judge it. Exit code 5 when the recipe's limits are missed."""
@@ -27,11 +28,11 @@ def evaluate(
         from afina.evaluate.benchmarks import describe_benchmarks
         from afina.walk.benchmarks import measure_benchmarks
 
-        with reopened(run) as walk:
+        with reopened(run, places) as walk:
             rows = measure_benchmarks(walk, lm_eval.split(","), limit)
             show(rows, as_json, describe_benchmarks(rows))
         return
-    with reopened(run) as walk:
+    with reopened(run, places) as walk:
         verdict = do_stages(walk, "tokens", "evaluate")
         show(verdict, as_json, describe_scores(run))
         end_by(verdict)

@@ -66,25 +66,22 @@ def _processes() -> int:
         return 1
     if not said.isdecimal() or int(said) < 1:
         raise RecipeError(
-            f"WORLD_SIZE is {said!r}, which is no number of processes", "unset WORLD_SIZE, or start with torchrun"
+            f"WORLD_SIZE is {said!r}, which is not a number of processes", "unset WORLD_SIZE, or start with torchrun"
         )
     return int(said)
 
 
 @contextlib.contextmanager
-def reopened(folder: Path, *, writes: bool = True) -> Iterator[Context]:
-    """The context of a run that is there, by the recipe saved in it.
+def reopened(folder: Path, overrides: list[str] | None = None, *, writes: bool = True) -> Iterator[Context]:
+    """The context of a run that is there, by the recipe saved in it; its documents may be gone.
 
     Args:
+        overrides: where the base is now, of a run that was moved.
         writes: whether the verb writes into the run; one that does not works on a folder that cannot be written.
     """
-    if not (folder / "recipe.yaml").is_file():
-        raise RecipeError(f"{folder} is no run: it holds no recipe.yaml", "name a folder such as runs/demo")
     from afina.recipe import read_saved_recipe
 
-    # Who writes may do stages again, from the sources; who does not needs only what was trained.
-    recipe = load(folder / "recipe.yaml", None) if writes else read_saved_recipe(folder)
-    with opened(recipe, folder, writes=writes) as walk:
+    with opened(read_saved_recipe(folder, overrides or ()), folder, writes=writes) as walk:
         yield walk
 
 

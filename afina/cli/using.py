@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from afina.cli.arguments import AsJson, RunFolder
+from afina.cli.arguments import AsJson, Places, RunFolder
 from afina.cli.opened import reopened
 from afina.cli.output import choice, end_by, say, show
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 def chat(
     run: RunFolder,
+    places: Places = None,
     question: Annotated[str | None, typer.Option("--ask", help="Ask one question and end.")] = None,
     compare_base: Annotated[bool, typer.Option("--compare", help="Show the base's answer too.")] = False,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer in tokens.")] = 200,
@@ -27,7 +28,7 @@ def chat(
     from afina.walk.base import renderer
     from afina.walk.models import open_trained
 
-    with reopened(run, writes=False) as walk:
+    with reopened(run, places, writes=False) as walk:
         model, base = open_trained(walk)
         before = base if compare_base else None
         if question is not None:
@@ -40,6 +41,7 @@ def chat(
 
 def serve(
     model: Annotated[str, typer.Argument(metavar="RUN|BASE", help="A run's folder, or a base's folder or hub id.")],
+    places: Places = None,
     adapters: Annotated[
         list[str] | None, typer.Option("--adapter", metavar="NAME=RUN", help="A further adapter of the same base.")
     ] = None,
@@ -54,6 +56,10 @@ def serve(
     change_adapters: Annotated[
         bool, typer.Option("--change-adapters", help="Let clients load and unload adapters of this machine.")
     ] = False,
+    cors: Annotated[
+        list[str] | None,
+        typer.Option("--cors", metavar="ORIGIN", help="A page that may ask by browser; * for any."),
+    ] = None,
     check: Annotated[bool, typer.Option(help="Compare the answers with the run's once it serves.")] = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only look, and print what would be run.")] = False,
     config: Annotated[str | None, typer.Option(help="Print a client's settings: aider, continue or openai.")] = None,
@@ -67,7 +73,7 @@ def serve(
     from afina.serve.serve import ServeOptions, check_running, look_text, named_adapters, settings_text
     from afina.serve.serve import serve as start
 
-    target, others = find_target(model), named_adapters(adapters or [])
+    target, others = find_target(model, places or ()), named_adapters(adapters or [])
     options = ServeOptions(
         engine=choice("--engine", engine, ("auto", "local", "vllm", "mlx")),
         host=host,
@@ -76,6 +82,7 @@ def serve(
         max_model_len=max_model_len,
         anyway=anyway,
         change_adapters=change_adapters,
+        origins=tuple(cors or ()),
         check=check,
     )
     if check_url is not None:

@@ -3,7 +3,7 @@
 First a small base is trained from random weights on 120 players. Then the other 20 are the user's
 private documents: their biographies, and questions in two of five phrasings. The base is adapted
 with LoRA, and four probes are asked before and after: the phrasings trained, the three never
-trained, everything about the 120 old players, and players of whom nobody ever told.
+trained, everything about the 120 old players, and players it was never told of.
 """
 
 from __future__ import annotations

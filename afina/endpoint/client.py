@@ -294,7 +294,7 @@ class EndpointClient:
         message = choice.get("message") if isinstance(choice, dict) else None
         if not isinstance(choice, dict) or not isinstance(message, dict):
             said = self.clean(_message(body))[:300]
-            raise Failure("wrong_content", f"the body holds no `choices`: {said}")
+            raise Failure("wrong_content", f"the body has no `choices`: {said}")
         content = message.get("content")
         if isinstance(content, list):  # some endpoints send parts
             content = "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))

@@ -31,7 +31,7 @@ def run_benchmarks(
 
     Args:
         tasks: names of lm-eval's tasks, or YAML files of tasks.
-        limit: the first so many items of each task only.
+        limit: only the first N items of each task.
         shots: examples in the prompt, where not the task's own number.
 
     Returns:

@@ -94,7 +94,7 @@ def _not_measured(recipe: Recipe, derived: Derived) -> Iterator[str]:
     asked = {probe.role for probe in recipe.evaluate.probes} | {probe.role for probe in derived.probes}
     if "recall" in asked and not asked & {"generalization", "versions"}:
         yield (
-            "only questions that were trained were asked, so this cannot tell learned from learned by heart: set "
+            "only questions that were trained were asked, so this cannot tell learned from memorized: set "
             "`dataset.hold_out_phrasings`, or name questions in other words in `evaluate.probes` (role generalization)"
         )
     if "unknown" not in asked:

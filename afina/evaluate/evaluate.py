@@ -68,11 +68,13 @@ class MeasuredBeside:
         notes: what a reader of the verdict has to know about the probes.
         more: ``intrinsic``, ``tasks``, ``judge`` of ``scores.json``.
         safety: what was measured of it; the answers are looked at for insults too.
+        not_measured: what the recipe asks for and could not be measured: limits that are missed.
     """
 
     notes: Sequence[str] = ()
     more: Mapping[str, Any] = field(default_factory=dict)
     safety: SafetyResult | None = None
+    not_measured: Sequence[str] = ()
 
 
 def evaluate(
@@ -117,6 +119,7 @@ def evaluate(
     for each in asked:
         safety.add(each.question.prompt, each.question.reference, *(answer.text for answer in each.answers))
     missed = [*misses(counts[1], len(asked), limits.guardrails), *safety.misses(recipe.safety.limits)]
+    missed += beside.not_measured
     pairs = (first.pairs, second.pairs) if first.pairs and second.pairs else None
     verdict = judge(scores, first.loss, second.loss, limits, pairs=pairs, further_misses=missed, notes=beside.notes)
     Scores(

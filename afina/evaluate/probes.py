@@ -1,9 +1,9 @@
 """Questions with known answers, asked of the model before and after training.
 
 recall          questions that stood in the training data
-generalization  the same facts in phrasings never trained: was it learned, or learned by heart?
+generalization  the same facts in phrasings never trained: was it learned, or memorized?
 retention       what the base knew before: was something broken?
-unknown         facts that nobody ever told it: what it says of them is made up
+unknown         facts that it was never told: what it says of them is made up
 claims          questions that can be answered with "I know": does it only say so?
 versions        questions with one answer for the new and another for the old version of something
 

@@ -61,10 +61,12 @@ class ExportComparison:
     perplexity_run: float | None = None
     perplexity: float | None = None
     problems: list[str] = field(default_factory=list)
+    identity_problem: str | None = None
+    """Why the run's own model is not the one that was measured, whatever became of it in the export."""
     notes: list[str] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self) | {"passed": not self.problems}
+        return asdict(self) | {"passed": not self.problems and not self.identity_problem}
 
     def describe(self) -> str:
         """A few lines for people."""
@@ -84,7 +86,7 @@ class ExportComparison:
             )
         lines += [f"rounding: {each}" for each in self.rounded]
         lines += [f"note: {each}" for each in self.notes]
-        lines += [f"wrong: {each}" for each in self.problems]
+        lines += [f"wrong: {each}" for each in (self.identity_problem, *self.problems) if each]
         return "\n".join(lines)
 
 
@@ -133,7 +135,8 @@ def _answers(
     stored = stored_model = 0
     known = [each for each in expected.asked if each.stored is not None]
     for number, (each, read) in enumerate(zip(expected.asked, expected.answers, strict=True), start=1):
-        prompt = program.prompt(each.messages) if each.messages else each.prompt
+        own = each.messages and not each.holds_marks
+        prompt = program.prompt(each.messages) if own else each.prompt
         if prompt == each.prompt:
             found.same_prompts += 1
         elif found.same_prompts == number - 1:  # the first of them
@@ -148,6 +151,11 @@ def _answers(
             stored += texts[0] == each.stored
             stored_model += texts[1] == each.stored
         tell(number)
+    if marked := sum(each.holds_marks for each in expected.asked):
+        found.notes.append(
+            f"{marked} questions hold marks of the base: asked in the run's tokens, where they are words; to other "
+            "programs they are marks (docs/safety.md)"
+        )
     if known:
         found.as_stored, found.model_as_stored = stored, stored_model
 

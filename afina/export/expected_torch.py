@@ -5,17 +5,19 @@ B prompts    T tokens of a row    V vocabulary
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
 from afina.export.origin import Origin
+from afina.model.choices import choose_precision
 from afina.model.generate.engine_torch import Engine
 from afina.model.generate.request import Request
+from afina.model.load_torch import load_base, open_adapter, pick_device, this_machine
 from afina.recipe.methods import JUDGED
-from afina.run import Progress, no_progress
+from afina.run import Progress, no_progress, read_stages
 from afina.serve.identity import QUESTIONS, stored_answers
 from afina.text.document import Message
 from afina.text.example import read_examples
@@ -44,6 +46,8 @@ class ExpectedAnswer:
     stopped: bool = False
     stored: str | None = None
     """What stands in the run."""
+    holds_marks: bool = False
+    """Whether the messages hold marks of the base, which other programs do not read as words."""
 
 
 @dataclass
@@ -108,14 +112,77 @@ def _questions(origin: Origin) -> tuple[list[ExpectedAnswer], int]:
         found = []
         for each in stored:
             messages = cast(list[Message], [dict(turn) for turn in each.messages])
-            found.append(ExpectedAnswer(tuple(messages), renderer.prompt(messages), stored=each.trained))
+            marked = bool(renderer.marks_in(messages))
+            prompt = renderer.prompt(messages)
+            found.append(ExpectedAnswer(tuple(messages), prompt, stored=each.trained, holds_marks=marked))
         return found, limit
     given, limit = TEXT_TOKENS
     texts = [each.text for each in read_examples(origin.run / "dataset/train.jsonl") if each.text][:QUESTIONS]
     return [ExpectedAnswer((), renderer.text(text).ids[:given]) for text in texts], limit
 
 
+@dataclass
+class GivenAgain:
+    """Whether the run's model gives the stored answers where it computes as it was measured."""
+
+    tried: list[str]
+    """How it was opened."""
+    missing: list[tuple[str, str, str]]
+    """Answers that it gave in none of these ways: the question, what is stored, what it says."""
+
+
+def given_again(origin: Origin, expected: Expected, progress: Progress = no_progress) -> GivenAgain:
+    """Ask the run's model for the stored answers that it did not give in 32 bits, in the run's own precision.
+
+    Once all together and once each alone: in few bits it also rounds by what stands beside it in a batch.
+    """
+    open_ones = [each for each in expected.asked if each.stored is not None and _text(each, origin) != each.stored]
+    first, tried = {id(each): _text(each, origin) for each in open_ones}, ["32 bits"]
+    for how, model in _as_measured(origin):
+        tried.append(how)
+        for together in (open_ones, *([each] for each in open_ones)):
+            together = [each for each in together if any(each is left for left in open_ones)]
+            again = [replace(each) for each in together]
+            _answer(again, expected.limit, model, origin, progress)
+            right = [each for each, new in zip(together, again, strict=True) if _text(new, origin) == each.stored]
+            open_ones = [each for each in open_ones if not any(each is given for given in right)]
+        if not open_ones:
+            return GivenAgain(tried[1:], [])
+    missing = [(_question(each, origin), each.stored or "", first[id(each)]) for each in open_ones]
+    return GivenAgain(tried, missing)
+
+
+def _as_measured(origin: Origin) -> Iterator[tuple[str, Any]]:
+    """The run's model on the device and in the precisions that it was measured in, one after the other."""
+    recipe = origin.recipe
+    device = pick_device(recipe.device) if recipe.device == "auto" or _is_there(recipe.device) else torch.device("cpu")
+    four_bit = recipe.adapter.kind == "qlora" and origin.adapter is not None
+    stages = origin.run / "stages.json"
+    trained = read_stages(stages).get("train", {}).get("inputs", {}) if stages.is_file() else {}
+    here, noted = choose_precision(recipe, this_machine(device)), trained.get("computed", {}).get("precision")
+    for precision in dict.fromkeys([noted or here, here]):
+        if precision == "fp32" and device.type == "cpu" and not four_bit:
+            continue  # that is what was compared
+        model = load_base(origin.base, recipe, device, four_bit=four_bit, precision=precision)
+        on = f"{precision} on {device.type}" + (", its base in 4 bits" if four_bit else "")
+        yield on, open_adapter(model, origin.adapter) if origin.adapter else model
+
+
+def _is_there(device: str) -> bool:
+    return {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}.get(device, True)
+
+
+def _text(each: ExpectedAnswer, origin: Origin) -> str:
+    return str(origin.tokenizer.decode(each.tokens, skip_special_tokens=True)).strip()
+
+
+def _question(each: ExpectedAnswer, origin: Origin) -> str:
+    return each.messages[-1]["content"] if each.messages else str(origin.tokenizer.decode(each.prompt))
+
+
 def _answer(asked: Sequence[ExpectedAnswer], limit: int, model: Any, origin: Origin, progress: Progress) -> None:
+    if not asked:
+        return
     engine = Engine(model, origin.tokenizer, origin.renderer.stop_ids())
     of = {engine.submit(Request(prompt=each.prompt, max_new_tokens=limit)): each for each in asked}
     done = 0

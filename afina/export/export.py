@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -53,6 +53,8 @@ class ExportOptions:
     check: bool = True
     tolerance: float | None = None
     licence: str | None = None
+    places: Sequence[str] = ()
+    """Where base and root are now, as ``base=PATH``."""
 
 
 @dataclass
@@ -79,7 +81,7 @@ def export(
         DiskFull, DoesNotFit: there is no room, found before anything is read or written.
         ResultError: the export is not the trained model.
     """
-    origin = open_origin(run)
+    origin = open_origin(run, options.places)
     holds = _holds(origin, options)
     kind = _kind(origin, holds, options)
     out = options.out or run / "export" / options.to
@@ -96,6 +98,13 @@ def export(
         if expected is not None:
             comparison = _compare(origin, made, expected, options, progress)
             say(comparison.describe())
+            if comparison.identity_problem:
+                raise ResultError(
+                    f"the run's folder does not hold the model that was measured: {comparison.identity_problem}",
+                    f"put back the {'adapter' if origin.adapter else 'model'} that was measured; or measure this one, "
+                    f"on this machine: remove {run / 'scores.json'}, `afina eval {run}`, then export again",
+                    str(run),
+                )
             if comparison.problems:
                 raise _wrong(origin, made, comparison, expected, beside, progress)
             write_json(beside / COMPARISON, comparison.as_json())
@@ -176,7 +185,7 @@ def _look_before(origin: Origin, holds: str, kind: str, options: ExportOptions) 
             check_architecture(origin.config)
         elif not (options.llama_cpp / "convert_hf_to_gguf.py").is_file():
             raise RecipeError(
-                f"{options.llama_cpp} holds no convert_hf_to_gguf.py", "name a checkout of llama.cpp", "--llama-cpp"
+                f"{options.llama_cpp} has no convert_hf_to_gguf.py", "name a checkout of llama.cpp", "--llama-cpp"
             )
         if kind not in ROUNDED_HERE:
             find_rounder(kind, options.llama_cpp)
@@ -374,13 +383,26 @@ def _compare(
     if caveat:
         found.notes.append(caveat)
     if found.model_as_stored is not None and found.model_as_stored < found.asked:
-        four = origin.recipe.adapter.kind == "qlora" and origin.adapter is not None
-        why = "its base is no longer in 4 bits" if four else "another device or precision than where it was measured"
-        found.notes.append(
-            f"the run's own model, opened again, gives {found.model_as_stored} of {found.asked} of the stored answers: "
-            + why
-        )
+        _explain_stored(origin, found, expected, progress)
     return found
+
+
+def _explain_stored(origin: Origin, found: ExportComparison, expected: Expected, progress: Progress) -> None:
+    """The run's own model gave other answers than are stored: rounding where that is proven, else another model."""
+    from afina.export.expected_torch import given_again
+
+    proven = given_again(origin, expected, progress)
+    if proven.missing:
+        question, stored, given = proven.missing[0]
+        found.identity_problem = (
+            f"{len(proven.missing)} of {found.asked} of the run's stored answers are not this model's, in "
+            f"{' or '.join(proven.tried)}: to {question!r} it says {given!r}, in the run it was {stored!r}"
+        )
+        return
+    found.notes.append(
+        f"in 32 bits the run's own model gives {found.model_as_stored} of {found.asked} of the stored answers; opened "
+        f"again in {' and '.join(proven.tried)} it gives all of them: the difference is rounding"
+    )
 
 
 def _wrong(

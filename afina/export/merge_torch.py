@@ -33,7 +33,7 @@ def merge(origin: Origin, precision: Precision | None = None) -> Any:
         precision: of the result; the base's own where not given. The sum is taken in the base's own.
 
     Raises:
-        BaseError: the kind of adapter cannot be merged, or a merged weight is no number.
+        BaseError: the kind of adapter cannot be merged, or a merged weight is NaN.
     """
     model = open_unmerged(origin, torch.device("cpu"), origin.precision)
     if origin.adapter:

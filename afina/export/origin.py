@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -43,7 +43,7 @@ class Origin:
 
     @cached_property
     def renderer(self) -> Renderer:
-        return Renderer(self.tokenizer, self.recipe.chat)
+        return Renderer(self.tokenizer, self.target.chat)
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -74,21 +74,24 @@ class Origin:
         return read_shape(self.config, str(self.base)).parameters * (4 if self.precision == "fp32" else 2)
 
 
-def open_origin(run: Path) -> Origin:
+def open_origin(run: Path, places: Sequence[str] = ()) -> Origin:
     """Look at a run without loading any weights.
 
+    Args:
+        places: where its base is now, as ``base=PATH``, of a run that was moved.
+
     Raises:
-        RecipeError: `run` is no run, or nothing was trained in it.
+        RecipeError: `run` is not a run, or nothing was trained in it.
         BaseError: the base is missing, or is not the one that the adapter was trained on.
     """
     if not (run / "recipe.yaml").is_file():
-        raise RecipeError(f"{run} is no run: it holds no recipe.yaml", "name a folder such as runs/demo")
-    target = find_target(str(run))
+        raise RecipeError(f"{run} is not a run: it has no recipe.yaml", "name a folder such as runs/demo")
+    target = find_target(str(run), places)
     assert target.recipe is not None
     recipe = target.recipe
     revision = recipe.base_revision if target.adapter else None
     base = find_base(target.base, revision=revision, trust_remote_code=recipe.trust_remote_code)
-    tokenizer = load_tokenizer(str(base), recipe.chat, root=target.root, trust_remote_code=recipe.trust_remote_code)
+    tokenizer = load_tokenizer(str(base), target.chat, root=target.root, trust_remote_code=recipe.trust_remote_code)
     if target.adapter is not None:
         check_adapter_fits(target.adapter, identify_base(base, target.base, tokenizer))
     return Origin(run, target, recipe, base, tokenizer)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,10 @@ def find_base(
     place = Path(base).expanduser()
     if not place.exists():
         if place.is_absolute() or base.startswith((".", "~")) or base.count("/") > 1:
-            raise BaseError("there is no such folder", "name a folder with a model, or a hub id", base)
+            fix = (
+                "name a folder with a model, or a hub id; of a run that was moved, base=PATH says where its base is now"
+            )
+            raise BaseError("there is no such folder", fix, base)
         place = _from_hub(base, revision, lambda small: look_at_base(small, base, trust_remote_code, weights=False))
     look_at_base(place, base, trust_remote_code, program=program)
     return place
@@ -259,7 +262,26 @@ def check_adapter_fits(adapter: Path, base: BaseIdentity) -> str | None:
     if different:
         raise BaseError(
             f"this adapter was trained on {trained_on.name}, whose {' and '.join(different)} differ from {base.name}",
-            "open it on the base it was trained on",
+            "open it on the base it was trained on: base=PATH says where that is now",
             str(adapter),
         )
     return None
+
+
+def check_same_base(files: Mapping[str, str], trained_on: Mapping[str, str] | None, base: str | None) -> None:
+    """A model of which every weight was trained says nothing of its base; the run's stages do.
+
+    Args:
+        trained_on: hashes of what it was trained on; None where a run's folder was copied without them.
+
+    Raises:
+        BaseError: this is another one.
+    """
+    if trained_on is None:
+        return
+    if different := [name for name, value in trained_on.items() if files.get(name) != value]:
+        raise BaseError(
+            f"the model was trained from another base: {' and '.join(different)} differ",
+            "name the base that it was trained from: base=PATH",
+            str(base),
+        )

@@ -96,7 +96,7 @@ def _read_json(file: Path, problems: list[Problem], *, required: bool = False) -
         problems.append(Problem(f"damaged: {error}", GET_AGAIN, str(file)))
         return None
     if not isinstance(content, dict):
-        problems.append(Problem("damaged: it holds no mapping of keys to values", GET_AGAIN, str(file)))
+        problems.append(Problem("damaged: it is not a mapping of keys to values", GET_AGAIN, str(file)))
         return None
     return content
 
@@ -184,7 +184,7 @@ def _no_weights(folder: Path) -> Problem:
             "it opens model.safetensors, or shards with model.safetensors.index.json",
             str(folder),
         )
-    return Problem("holds no weights (*.safetensors)", "copy the whole model folder", str(folder))
+    return Problem("has no weights (*.safetensors)", "copy the whole model folder", str(folder))
 
 
 def _misfits(folder: Path, config: Mapping[str, Any], shapes: Shapes, ids: Mapping[str, int]) -> Iterator[Problem]:

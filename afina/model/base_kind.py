@@ -76,7 +76,7 @@ KINDS: Mapping[str, BaseKind] = {
             "reads images or sound beside text ({detail})",
             "name its text-only sibling; such models are not trained here",
         ),
-        BaseKind("no-model", "holds no config.json (it holds: {detail})", "name the folder of a Hugging Face model"),
+        BaseKind("no-model", "has no config.json (it holds: {detail})", "name the folder of a Hugging Face model"),
     )
 }
 

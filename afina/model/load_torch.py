@@ -210,7 +210,7 @@ def open_adapter(model: Any, folder: Path, name: str = "default", *, trainable: 
 
     weights = folder / "adapter_model.safetensors"
     if not weights.exists():
-        raise BaseError("holds no adapter_model.safetensors", "only safetensors are opened", str(folder))
+        raise BaseError("has no adapter_model.safetensors", "only safetensors are opened", str(folder))
     read_mapping(folder / "adapter_config.json")
     try:
         read_shapes(weights)

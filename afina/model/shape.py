@@ -275,7 +275,7 @@ def read_shape(config: Mapping[str, Any], where: str) -> Shape:
     kv_heads = heads if kind == "gpt2" else number("num_key_value_heads", heads if kind in ("llama", "phi3") else None)
     head_dim = number("head_dim", _HEAD_DIM_BY_DEFAULT.get(kind, max(hidden // heads, 1)))
     if heads % kv_heads:
-        problems.append(Problem(f"{heads} heads cannot share {kv_heads} key-value heads", "mend the config", where))
+        problems.append(Problem(f"{heads} heads cannot share {kv_heads} key-value heads", "fix the config", where))
     if problems:
         raise RecipeError(problems=problems)
 

@@ -94,8 +94,12 @@ def describe(plan: Plan) -> str:
         ("memory", f"{show_bytes(memory.point)} ({show_bytes(memory.low)} to {show_bytes(memory.high)})"),
     ]
     largest = sorted(plan.memory_parts.items(), key=lambda item: -item[1].point)
+    if not plan.correction:  # what was measured on the device itself stands below
+        lines.append(("", f"how sure: {plan.memory_sureness.in_words}"))
     lines += [("", f"{name:<20}{show_bytes(part.point):>10}") for name, part in largest if part.point >= 2**20]
     lines.append(("time", f"{show_seconds(time.point)} ({show_seconds(time.low)} to {show_seconds(time.high)})"))
+    if not plan.correction:
+        lines.append(("", f"how sure: {plan.time_sureness.in_words}"))
     if plan.money:
         low, high = (show_money(amount, plan.currency) for amount in (plan.money.low, plan.money.high))
         price = f"{show_money(plan.price_per_hour or 0.0, plan.currency)} an hour, {plan.price_source}"

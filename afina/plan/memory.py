@@ -15,10 +15,12 @@ counts it again), or what published slopes over the length say.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from afina.model.shape import Shape
+from afina.plan.calibration import Sureness
 from afina.plan.interval import Interval
 from afina.plan.programs import AFINA_CPU, Format, TrainingProgram
 
@@ -65,7 +67,10 @@ class Setup:
         kept_states: how many copies of trained weights and moments the loop keeps to go back to, in this memory.
         dropout: whether the adapter drops inputs, which keeps a masked copy of each.
         parallel, devices: `ddp` copies everything, `fsdp` shares weights, gradients and states.
-        offload: whether weights and the optimizer's moments live in the host's memory.
+        offload: whether weights, the optimizer's moments and the gradients of a base trained whole live in the host's
+            memory.
+        step_in_backward: whether each gradient is applied and freed as soon as it is made.
+        adapted_layers: how many of the last layers have adapters, and so a backward pass; all where not given.
     """
 
     kind: AdapterKind
@@ -87,6 +92,8 @@ class Setup:
     parallel: Parallel = "none"
     devices: int = 1
     offload: bool = False
+    step_in_backward: bool = False
+    adapted_layers: int | None = None
 
     @property
     def shards(self) -> int:
@@ -117,7 +124,8 @@ def training_memory(shape: Shape, setup: Setup) -> dict[str, Interval]:
     kept, passing = activation_bytes(shape, setup), passing_bytes(shape, setup)
     step = trained * setup.program.step_bytes[0 if full else 1] + saved * setup.program.step_bytes[0]
     moving = kept + passing
-    states = (trained * gradient + saved * saved_gradient) / setup.shards
+    graded = largest_gradient(shape) if full and setup.step_in_backward else trained
+    states = (graded * gradient + saved * saved_gradient) * (on_device if full else 1.0 / setup.shards)
     check = CHECK_BYTES * setup.check_tokens * shape.vocab - states - max(moving, step / setup.shards)
     parts = {
         "weights": (trained * weight if full else frozen_weight_bytes(shape, setup)) * on_device,
@@ -136,12 +144,35 @@ def training_memory(shape: Shape, setup: Setup) -> dict[str, Interval]:
     return found | {"overhead": overhead_bytes(shape, setup, max(moving, step / setup.shards))}
 
 
+def certain_bytes(parts: Mapping[str, Interval]) -> float:
+    """What a peak cannot be below: weights, adapter and moments, which are counted and not estimated."""
+    return sum(parts[name].low for name in ("weights", "adapter", "optimizer"))
+
+
+def peak_interval(parts: Mapping[str, Interval], sure: Sureness) -> Interval:
+    """The sum of the parts, with the interval that measured cases ask for."""
+    return sure.around(sum(part.point for part in parts.values()), certain_bytes(parts))
+
+
 def trained_parameters(shape: Shape, setup: Setup) -> int:
     """All of them, or the adapter's; layers trained whole beside it are not among them."""
     if setup.kind == "none":
         return shape.parameters
     lengths = shape.layers * sum(linear.outputs for linear in shape.adapted(setup.targets)) if setup.dora else 0
-    return shape.lora_parameters(setup.rank, setup.targets) + lengths
+    everywhere = shape.lora_parameters(setup.rank, setup.targets) + lengths
+    return everywhere * backward_layers(shape, setup) // shape.layers
+
+
+def backward_layers(shape: Shape, setup: Setup) -> int:
+    """How many layers keep anything for a backward pass: those above the lowest one that is trained."""
+    if setup.kind == "none" or setup.adapted_layers is None:
+        return shape.layers
+    return min(shape.layers, setup.adapted_layers)
+
+
+def largest_gradient(shape: Shape) -> int:
+    """Parameters whose gradients are alive at once where each layer steps as soon as it has them."""
+    return max(shape.head_parameters, shape.linear_parameters // shape.layers)
 
 
 def frozen_weight_bytes(shape: Shape, setup: Setup) -> float:
@@ -206,18 +237,20 @@ def activation_bytes(shape: Shape, setup: Setup) -> float:
     the program moves them to the host); `selective` keeps the share of the layers that is not computed again.
     """
     layer, program = layer_bytes(shape, setup), setup.program
+    layers = backward_layers(shape, setup)
     if not setup.checkpointing:
-        return shape.layers * layer
+        return layers * layer
     if setup.checkpointing == "selective":
-        return shape.layers * layer * program.selective_share
+        return layers * layer * program.selective_share
     inputs = setup.batch_tokens * shape.hidden * program.residual_bytes
-    return (2 if program.offloads_inputs else shape.layers) * inputs
+    return (2 if program.offloads_inputs else layers) * inputs
 
 
 def passing_bytes(shape: Shape, setup: Setup) -> float:
     """The larger of the logits and one layer on its way back (computed again first, with checkpointing)."""
     back = 1.0 * setup.batch_tokens * (3 * shape.intermediate + 2 * shape.hidden) * setup.program.value_bytes
     back += 2 * score_bytes(shape, setup)
+    back += setup.program.backward_score_bytes * setup.batch_tokens * setup.length * shape.heads
     if setup.checkpointing:
         back += layer_bytes(shape, setup)
     return max(logit_bytes(shape, setup, setup.target_tokens), back)

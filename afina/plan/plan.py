@@ -9,21 +9,19 @@ from typing import Any, Literal
 
 from afina.model.footprint import kept_states
 from afina.model.shape import Shape
+from afina.plan.calibration import Sureness, sureness
 from afina.plan.device import Device
 from afina.plan.interval import Interval
-from afina.plan.memory import Parallel, Setup, frozen_weight_bytes, trained_parameters, training_memory
+from afina.plan.memory import Parallel, Setup, frozen_weight_bytes, peak_interval, trained_parameters, training_memory
 from afina.plan.programs import AFINA_CPU, AFINA_CUDA, AFINA_MPS, TrainingProgram
 from afina.plan.record import Correction
-from afina.plan.time import optimizer_steps, run_time
+from afina.plan.time import optimizer_steps, run_time, time_sureness
 from afina.plan.tokens import TokenCount, estimate_tokens, unsized_sources
 from afina.recipe import Recipe, expand_path
 from afina.units import show_count
 
 ANSWER_PEAK = 1.5
 """The micro-batch with most answers holds this many times the mean share of learned tokens."""
-MEMORY_SPREAD = {"cpu": (0.87, 1.15), "mps": (0.75, 1.35), "cuda": (0.88, 1.17)}
-"""Ends of the peak's interval as factors of the point. cuda: nine of ten published cases lie within; cpu: measured
-here; on an Apple chip nothing complete has been published for this program."""
 GUESSED_HIGH = 1.1
 """The high end further up where the lengths of the examples are not counted."""
 EIGHT_BIT_STATES = 2.03
@@ -45,6 +43,8 @@ class Plan:
     """What runs are compared by: kind of adapter and method."""
     memory: Interval
     time: Interval
+    memory_sureness: Sureness
+    time_sureness: Sureness
     devices: int = 1
     parallel: Parallel = "none"
     price_per_hour: float | None = None
@@ -94,8 +94,13 @@ class Plan:
                 "parts": {name: part.as_json() for name, part in self.memory_parts.items()},
                 **self.memory.as_json(),
                 "usable": self.device.usable_bytes,
+                "sure": self.memory_sureness.as_json(),
             },
-            "time": {"parts": {name: part.as_json() for name, part in self.time_parts.items()}, **self.time.as_json()},
+            "time": {
+                "parts": {name: part.as_json() for name, part in self.time_parts.items()},
+                **self.time.as_json(),
+                "sure": self.time_sureness.as_json(),
+            },
             "steps": self.steps,
             "money": {
                 **money.as_json(),
@@ -147,38 +152,23 @@ def plan_run(
     setup = afina_setup(recipe, shape, tokens, device, checkpointing=checkpointing)
     setup = replace(setup, devices=devices, parallel=parallel if devices > 1 else "none")
     notes += _notes(recipe, shape, tokens, device, setup)
-    generated, unread = _generated_tokens(recipe)
-    notes += unread
     train = recipe.train
     memory_parts = training_memory(shape, setup)
-    time_parts = run_time(
-        shape,
-        setup,
-        device,
-        tokens,
-        epochs=train.epochs,
-        accumulate=train.accumulate,
-        validations=train.validate_per_epoch * train.epochs + 2 * (train.method != "scratch"),
-        generated_tokens=generated,
-        weight_bytes=frozen_weight_bytes(shape, setup),
-        facts=train.facts,
-    )
+    time_parts, unread = _time_parts(recipe, shape, setup, device, tokens)
+    notes += unread
     steps = -(-optimizer_steps(tokens, train.batch_tokens, train.accumulate, train.epochs) // devices)
     if first is not None and train.first:
         alone = recipe.model_copy(update={"train": train.of_first()})
         before = plan_run(alone, shape, first, device, checkpointing=checkpointing, devices=devices, parallel=parallel)
-        time_parts |= {name: time_parts[name] + before.time_parts[name] for name in ("training", "validation")}
-        memory_parts = max(memory_parts, before.memory_parts, key=lambda parts: Interval.total(parts.values()).point)
+        memory_parts, time_parts = _after(before, memory_parts, time_parts)
         notes.append(
             f"two stages: {before.steps} steps of {train.first.method} over {show_count(first.tokens)} tokens "
             f"an epoch, then {steps} steps of {train.method}"
         )
         steps += before.steps
-    low, high = MEMORY_SPREAD[device.kind]
-    peak = sum(part.point for part in memory_parts.values())
-    memory = Interval.around(peak, low, high * (1.0 if tokens.padded else GUESSED_HIGH))
+    sure = sureness("training peak", device.kind, setup.program.name)
+    memory = _predicted_memory(memory_parts, sure, tokens, correction)
     if correction:
-        memory = correction.of_memory(memory)
         for part in ("training", "validation"):
             time_parts[part] = correction.of_time(time_parts[part])
     own_price = recipe.budget.price_per_hour
@@ -193,6 +183,8 @@ def plan_run(
         job=f"{setup.kind} {train.method}",
         memory=memory,
         time=Interval.total(time_parts.values()),
+        memory_sureness=sure,
+        time_sureness=time_sureness(setup, device),
         devices=devices,
         parallel=setup.parallel,
         price_per_hour=own_price or device.price_per_hour,
@@ -201,6 +193,45 @@ def plan_run(
         correction=correction,
         notes=tuple(notes),
     )
+
+
+def _time_parts(
+    recipe: Recipe, shape: Shape, setup: Setup, device: Device, tokens: TokenCount
+) -> tuple[dict[str, Interval], list[str]]:
+    """Seconds of the recipe by part, and what is not in them."""
+    train = recipe.train
+    generated, unread = _generated_tokens(recipe)
+    parts = run_time(
+        shape,
+        setup,
+        device,
+        tokens,
+        epochs=train.epochs,
+        accumulate=train.accumulate,
+        validations=train.validate_per_epoch * train.epochs + 2 * (train.method != "scratch"),
+        generated_tokens=generated,
+        weight_bytes=frozen_weight_bytes(shape, setup),
+        facts=train.facts,
+    )
+    return parts, unread
+
+
+def _after(
+    before: Plan, memory_parts: dict[str, Interval], time_parts: dict[str, Interval]
+) -> tuple[dict[str, Interval], dict[str, Interval]]:
+    """Memory and time of two stages one after the other: the larger peak, and the sum of what each trains."""
+    total = time_parts | {name: time_parts[name] + before.time_parts[name] for name in ("training", "validation")}
+    return max(memory_parts, before.memory_parts, key=lambda parts: Interval.total(parts.values()).point), total
+
+
+def _predicted_memory(
+    parts: dict[str, Interval], sure: Sureness, tokens: TokenCount, correction: Correction | None
+) -> Interval:
+    """The peak with the interval that measured cases ask for, corrected by runs on the same device."""
+    memory = peak_interval(parts, sure)
+    if not tokens.padded:
+        memory = replace(memory, high=memory.high * GUESSED_HIGH)
+    return correction.of_memory(memory) if correction else memory
 
 
 def afina_setup(

@@ -19,12 +19,14 @@ from typing import Any, Literal
 
 from afina.errors import RecipeError
 from afina.model.shape import Shape
+from afina.plan.calibration import Sureness, sureness
 from afina.plan.device import Device
 from afina.plan.interval import Interval
 from afina.plan.memory import WEIGHT_BYTES
 
 Engine = Literal["transformers", "vllm", "mlx"]
 
+LITGPT = "LitGPT"
 BLOCK_TOKENS = 16
 """vLLM hands out its cache in blocks of so many tokens."""
 GPU_SHARE = 0.9
@@ -41,8 +43,6 @@ CONTEXT_BYTES = Interval(0.45e9, 0.15e9, 0.7e9)
 PREFILL_STEP = 2048
 """Tokens that mlx-lm prefills at once."""
 MLX_BYTES = 0.08e9
-SERVE_SPREAD = (0.95, 1.06)
-"""Ends of the interval of the peak as factors: nine of ten published cases of transformers and mlx-lm lie within."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ class Serving:
         users: sequences at a time.
         cache_bytes: of one value of the KV cache: 2, or 1 for fp8.
         lora_slots, lora_rank: adapters that vLLM holds at once, and the rank that it makes room for.
+        program: what its measured cases are filed under; the engine where not given.
         devices: over which weights and cache are divided (tensor parallel).
         allocated: whether only what torch's allocator gave is counted, without the driver's context.
     """
@@ -70,11 +71,16 @@ class Serving:
     lora_rank: int = 16
     devices: int = 1
     gpu_share: float = GPU_SHARE
-    separate_head: bool = False
+    program: str = ""
     allocated: bool = False
 
+    @property
+    def litgpt(self) -> bool:
+        """Whether it is LitGPT, which holds a tied output matrix apart and has it in 4 bits too."""
+        return self.program == LITGPT
 
-def served_weight_bytes(shape: Shape, weights: str, *, separate_head: bool = False) -> float:
+
+def served_weight_bytes(shape: Shape, weights: str, *, litgpt: bool = False) -> float:
     """Bytes of the weights as they are served.
 
     >>> tiny = Shape("llama", layers=2, hidden=8, intermediate=24, heads=2, kv_heads=1, head_dim=4, vocab=10,
@@ -85,7 +91,7 @@ def served_weight_bytes(shape: Shape, weights: str, *, separate_head: bool = Fal
     Raises:
         RecipeError: a format that is not known.
     """
-    head = shape.head_parameters if separate_head and shape.tied_embeddings else 0
+    head = shape.head_parameters if litgpt and shape.tied_embeddings else 0
     if found := re.fullmatch(r"mlx-(\d)-(\d+)", weights):
         each = int(found[1]) / 8 + 4 / int(found[2])
         quantized = shape.linear_parameters + shape.embedding_parameters
@@ -96,7 +102,16 @@ def served_weight_bytes(shape: Shape, weights: str, *, separate_head: bool = Fal
             f"weights in {weights!r} are not known", "known are " + ", ".join([*WEIGHT_BYTES, "mlx-4-64"]), "weights"
         )
     rest = each if each >= 2 else 2.0
-    return shape.linear_parameters * each + (shape.parameters - shape.linear_parameters + head) * rest
+    packed = shape.linear_parameters + (shape.head_parameters if litgpt else 0)
+    return packed * each + (shape.parameters + head - packed) * rest
+
+
+def unpacked_bytes(shape: Shape, serving: Serving) -> float:
+    """The largest NF4 matrix in 16 bits while a prompt is read; LitGPT holds it twice, in two types."""
+    if not serving.weights.startswith("nf4"):
+        return 0.0
+    largest = max(linear.inputs * linear.outputs for linear in shape.linears)
+    return 2 * 2.0 * max(largest, shape.head_parameters) if serving.litgpt else 2.0 * largest
 
 
 def lora_slot_bytes(shape: Shape, slots: int, rank: int) -> float:
@@ -115,7 +130,7 @@ def serving_memory(shape: Shape, serving: Serving) -> dict[str, Interval]:
     Raises:
         RecipeError: a weight format that is not known.
     """
-    weights = served_weight_bytes(shape, serving.weights, separate_head=serving.separate_head)
+    weights = served_weight_bytes(shape, serving.weights, litgpt=serving.litgpt)
     prompt = serving.context if serving.prompt is None else serving.prompt
     tokens = serving.context
     if serving.engine == "vllm":
@@ -126,7 +141,7 @@ def serving_memory(shape: Shape, serving: Serving) -> dict[str, Interval]:
     elif serving.engine == "vllm":
         working, fixed = profile_bytes(shape, SCHEDULED_TOKENS[False]), ENGINE_BYTES + GRAPH_BYTES
     else:
-        working = prefill_bytes(shape, prompt * serving.users)
+        working = prefill_bytes(shape, prompt * serving.users) + unpacked_bytes(shape, serving)
         fixed = Interval(0.0, 0.0, 0.1e9) if serving.allocated else CONTEXT_BYTES
     parts = {
         "weights": weights,
@@ -140,9 +155,19 @@ def serving_memory(shape: Shape, serving: Serving) -> dict[str, Interval]:
 def serving_peak(shape: Shape, serving: Serving) -> Interval:
     """The sum, with the interval of published cases."""
     parts = serving_memory(shape, serving)
-    total = Interval.total(parts.values())
-    low, high = SERVE_SPREAD
-    return Interval(total.point, min(total.low, total.point * low), max(total.high, total.point * high))
+    return widened(Interval.total(parts.values()), serving_sureness(serving))
+
+
+def widened(total: Interval, sure: Sureness) -> Interval:
+    """A sum of parts, no narrower than measured cases ask for."""
+    measured = sure.around(total.point)
+    return Interval(total.point, min(total.low, measured.low), max(total.high, measured.high))
+
+
+def serving_sureness(serving: Serving) -> Sureness:
+    """How sure the peak is, by what is counted for the program and its usual kind of device."""
+    kind = "mps" if serving.engine == "mlx" else "cuda"
+    return sureness("serving peak", kind, serving.program or serving.engine)
 
 
 def profile_bytes(shape: Shape, scheduled: int) -> float:
@@ -152,7 +177,7 @@ def profile_bytes(shape: Shape, scheduled: int) -> float:
 
 def cache_room(shape: Shape, device: Device, serving: Serving) -> Interval:
     """Bytes that are left for the KV cache of one device; negative where not even the weights fit."""
-    weights = served_weight_bytes(shape, serving.weights, separate_head=serving.separate_head) / serving.devices
+    weights = served_weight_bytes(shape, serving.weights, litgpt=serving.litgpt) / serving.devices
     lora = lora_slot_bytes(shape, serving.lora_slots, serving.lora_rank) / serving.devices
     if serving.engine != "vllm":
         parts = serving_memory(shape, serving)
@@ -217,6 +242,7 @@ def plan_serving(shape: Shape, device: Device, serving: Serving) -> dict[str, An
         "memory": {
             "parts": {name: part.as_json() for name, part in serving_memory(shape, serving).items()},
             **peak.as_json(),
+            "sure": serving_sureness(serving).as_json(),
         },
         "kv_bytes_per_token": shape.kv_bytes_per_token(serving.cache_bytes),
         "max_model_len": longest.as_json(),

@@ -40,10 +40,10 @@ def table(name: str) -> dict[str, Any]:
     try:
         theirs = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, UnicodeDecodeError) as error:
-        raise RecipeError(f"not JSON: {error}", "mend the file, or remove it", str(file)) from None
+        raise RecipeError(f"not JSON: {error}", "fix the file, or remove it", str(file)) from None
     theirs = theirs.get("entries", theirs) if isinstance(theirs, dict) else None
     if not isinstance(theirs, dict) or not all(isinstance(facts, dict) for facts in theirs.values()):
-        raise RecipeError("holds no mapping of names to facts", f"write it like {name}.json of afina", str(file))
+        raise RecipeError("is not a mapping of names to facts", f"write it like {name}.json of afina", str(file))
     for key, facts in theirs.items():
         found[key] = {**found.get(key, {}), **facts}
     return found

@@ -23,6 +23,7 @@ import math
 from dataclasses import dataclass
 
 from afina.model.shape import Shape
+from afina.plan.calibration import Sureness, sureness
 from afina.plan.device import Device
 from afina.plan.interval import Interval
 from afina.plan.memory import Setup, frozen_weight_bytes, trained_parameters
@@ -95,8 +96,6 @@ EFFICIENCY = {
 }
 CUDA_FLOAT32_SHARE = 0.15
 """float32 rate / bfloat16 rate of a GPU: a half on gaming cards, a sixteenth on data-centre ones."""
-TIME_SPREAD = {"cpu": (0.6, 1.5), "mps": (0.6, 1.8), "cuda": (0.65, 1.5)}
-"""Ends of the interval as factors of the point, from the residuals of the cases (sources left out in turn)."""
 
 
 def passes(setup: Setup) -> float:
@@ -221,7 +220,8 @@ def run_time(
     looked_at = tokens.held_out * validations + tokens.tokens * epochs * facts.forward_passes
     looked_at += (tokens.tokens + tokens.held_out) * facts.needs_reference
     held_out = batch * micro_batches * (looked_at / max(tokens.tokens, 1)) * forward / whole
-    low, high = TIME_SPREAD[device.kind]
+    reach = time_sureness(setup, device).factor
+    low, high = 1 / reach, reach
     if not tokens.padded:  # the lengths are unknown: more or less padding
         low, high = low * FILL.point / FILL.high, high * FILL.point / FILL.low
     low, high = low / tokens.spread, high * tokens.spread
@@ -231,6 +231,11 @@ def run_time(
         "validation": Interval.around(held_out, low, high),
         "generation": _generation(shape, device, generated_tokens, weight_bytes),
     }
+
+
+def time_sureness(setup: Setup, device: Device) -> Sureness:
+    """How sure the seconds of training are."""
+    return sureness("training time", device.kind, setup.program.name)
 
 
 def optimizer_steps(tokens: TokenCount, batch_tokens: int, accumulate: int, epochs: float) -> int:

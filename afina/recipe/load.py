@@ -15,6 +15,7 @@ from ruamel.yaml.reader import ReaderError
 
 from afina.errors import Problem, RecipeError
 from afina.recipe.parts import HUB, WEB, Recipe
+from afina.recipe.start_from import resolve_start
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -51,25 +52,52 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raw["root"] = str((anchor / raw.get("root", ".")).resolve())
     _resolve_base(raw, Path.cwd() if "base" in overridden else path.parent)
     _resolve_tasks(raw, path.parent)
+    unlike = resolve_start(raw, Path.cwd() if "start_from" in overridden else path.parent, str(path))
+    if unlike:
+        raise RecipeError(problems=unlike)
     return check_recipe(raw, str(path))
 
 
-def read_saved_recipe(run: Path) -> Recipe:
+PLACES = ("base", "root", "device")
+"""What may be another on a machine that a run was moved to; all else says what was trained."""
+
+
+def read_saved_recipe(run: Path, overrides: Sequence[str] = ()) -> Recipe:
     """The resolved recipe in a run's folder. Its sources need not be there any more: what was trained is.
 
+    Args:
+        overrides: where things are now, of :data:`PLACES`. A `base` or `root` given here counts from the current
+            folder, one in the file from the run's.
+
     Raises:
-        RecipeError: there is none, or it was changed by hand into something wrong.
+        RecipeError: there is none, or it was changed by hand into something wrong; an override of something else.
     """
     file = run / "recipe.yaml"
     if not file.is_file():
         raise RecipeError(f"{run} is not a run: it has no recipe.yaml", "name a folder such as runs/demo")
+    again = "copy the recipe again, or write it anew: afina run with the recipe that you gave"
     try:
-        return Recipe.model_validate(YAML(typ="safe", pure=True).load(file.read_text(encoding="utf-8")))
+        raw = YAML(typ="rt", pure=True).load(file.read_text(encoding="utf-8"))
     except (YAMLError, UnicodeDecodeError) as error:
-        fix = "copy the recipe again, or write it anew: afina run with the recipe that you gave"
-        raise RecipeError(f"damaged: {str(error).splitlines()[0]}", fix, str(file)) from error
+        raise RecipeError(f"damaged: {str(error).splitlines()[0]}", again, str(file)) from error
+    if not isinstance(raw, CommentedMap):
+        raise RecipeError("damaged: it is not a mapping of keys to values", again, str(file))
+    if other := [each for each in overrides if each.partition("=")[0] not in PLACES]:
+        raise RecipeError(
+            f"{other[0]}: only {', '.join(PLACES[:-1])} and {PLACES[-1]} may be another for a run that is there",
+            f"change the recipe and run it again: afina run {file} {other[0]}",
+            "command line",
+        )
+    set_here = _apply_overrides(raw, overrides)
+    if isinstance(raw.get("root", "."), str):
+        raw["root"] = str(((Path.cwd() if "root" in set_here else run) / raw.get("root", ".")).resolve())
+    _resolve_base(raw, Path.cwd() if "base" in set_here else run)
+    if "base" in set_here:
+        raw["base_revision"] = None  # it was the named one's; this one is known by its hashes
+    try:
+        return Recipe.model_validate(_plain(raw))
     except ValidationError as error:
-        raise RecipeError(problems=[_as_problem({}, str(file), item) for item in error.errors()]) from None
+        raise RecipeError(problems=[_as_problem(raw, str(file), item) for item in error.errors()]) from None
 
 
 def check_recipe(raw: Mapping[str, Any], where: str = "recipe") -> Recipe:

@@ -209,6 +209,9 @@ class Chat(RecipePart):
     """Arguments of the template, e.g. `{enable_thinking: false}`."""
     system: str | None = None
     """System message for every conversation that has none."""
+    marks_in_text: Literal["words", "error"] = "words"
+    """Marks of the base, such as `<|im_end|>`, inside texts, messages and prompts: encoded as words, so that no text
+    ends a turn or begins one; or refused."""
 
 
 class Adapter(RecipePart):
@@ -476,6 +479,9 @@ class Recipe(RecipePart):
     """Folder or hub id of the model to start from; null for `train.method: scratch`."""
     base_revision: str | None = None
     """Hub revision of the base; a commit hash for a run that can be repeated."""
+    start_from: str | None = None
+    """Folder of a finished run, or of an adapter, whose weights are trained on instead of fresh ones. It has to stand
+    on the same base; settings of `adapter` that are left out are its own. Steps and learning rate begin anew."""
     trust_remote_code: bool = False
     """Let code that comes with the base run."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -503,6 +509,11 @@ class Recipe(RecipePart):
     @model_validator(mode="after")
     def _method_and_base_agree(self) -> Recipe:
         if self.train.method == "scratch":
+            if self.start_from is not None:
+                raise ValueError(
+                    "train.method scratch starts from random weights: remove `start_from`; to go on with a model from "
+                    "scratch, name its folder as `base` (RUN/model), with method cpt or sft"
+                )
             if self.base is not None:
                 raise ValueError("train.method scratch starts from random weights: remove `base`, or use cpt or sft")
         elif self.base is None:

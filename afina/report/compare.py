@@ -139,7 +139,7 @@ def compare_runs(folders: Sequence[Path]) -> RunComparison:
     """Every metric of at least two runs side by side.
 
     Raises:
-        RecipeError: for fewer than two folders, or one that is no run.
+        RecipeError: for fewer than two folders, or one that is not a run.
         AfinaError: naming the files that are damaged.
     """
     if len(folders) < 2:

@@ -169,6 +169,7 @@ def environment_section(run: RunFiles) -> Markup:
         measured=manifest.measured.values,
         hashed={
             "base": manifest.base.values,
+            **({"started from": manifest.started_from.values} if manifest.started_from else {}),
             "dataset": manifest.dataset.values,
             result: trained.as_json() if trained else {},
         },

@@ -15,8 +15,8 @@ from ruamel.yaml.error import YAMLError
 from afina.errors import AfinaError, RecipeError
 from afina.evaluate.scores import Scores, read_scores
 from afina.manifest import Manifest, read_manifest
-from afina.record import REDO, Record, read_record, read_rows
-from afina.run import read_metrics
+from afina.record import Record, read_record, read_rows
+from afina.run import REDO, read_metrics
 
 _KNOWN = (
     "recipe.yaml",

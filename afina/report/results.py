@@ -263,6 +263,9 @@ def facts(run: RunFiles) -> list[tuple[str, str]]:
         if base.text("name"):
             named = (base.text("name") or "").rstrip("/").split("/")
             out.append(("Base", "/".join(named[-2:] if named[-1] == "model" else named[-1:])))  # a run's own model
+        if path := run.manifest.started_from.text("path"):
+            named = path.rstrip("/").split("/")
+            out.append(("Trained on from", "/".join(named[-2:])))
         if parameters:
             out.append(("Its size", f"{show_count(parameters)} parameters"))
         if trained and trained.parameters:

@@ -31,6 +31,10 @@ class _Stage:
     """Charts that stand side by side."""
 
 
+HOW_SURE = (("peak", "memory"), ("time of training", "time"))
+"""What is predicted with an interval that is calibrated, and where it stands in plan.json."""
+
+
 def curve_section(run: RunFiles) -> Markup:
     """Loss of each step, smoothed and raw, the held-out loss, and the loop's own gauges; of both stages."""
     if not run.events("step", "first"):
@@ -211,11 +215,20 @@ def plan_section(run: RunFiles) -> Markup:
         plan=plan,
         rows=rows,
         usable=usable,
+        sure=_how_sure(plan),
         money=money,
         fits=None if fits is None else said.get(fits, str(fits)),
         by_part=[_by_part(title, sizes, show) for title, sizes, show in predicted if sizes],
         notes=[str(each) for each in (notes if isinstance(notes, list) else [notes])] if notes else [],
     )
+
+
+def _how_sure(plan: Record) -> list[str]:
+    """What measured cases say about the intervals; nothing in plans of older versions, which did not say it."""
+    if plan.values.get("corrected_by"):
+        return ["The intervals are narrowed by what was measured on this device before."]
+    said = [(name, plan.record(key).record("sure").text("in_words")) for name, key in HOW_SURE]
+    return [f"How sure the {name} is: {words}." for name, words in said if words]
 
 
 def _whole_time(run: RunFiles) -> float | None:

@@ -214,7 +214,7 @@ def items_of(
                 tuple(turns) if whole or not asked else (Message(role="user", content="\n\n".join(asked)),),
             )
         except ValueError as error:
-            problems.group(str(error), "mend or remove these rows, or name another column", line)
+            problems.group(str(error), "fix or remove these rows, or name another column", line)
     problems.check()
 
 
@@ -284,4 +284,4 @@ def first_row(path: Path) -> Mapping[str, Any]:
     """
     for _, row in read_table(path):
         return row
-    raise DataError("the file holds no row", "name the file with the outputs", str(path))
+    raise DataError("the file has no rows", "name the file with the outputs", str(path))

@@ -21,7 +21,7 @@ from afina.text.identity import group_key, short_hash
 RULES: dict[str, tuple[str, str]] = {
     "prompt_in_output": (
         "outputs begin with prompt text or chat markers",
-        "score with --strip-leaks, and mend what cuts the prompt off (cut by the padded length, stop tokens)",
+        "score with --strip-leaks, and fix what cuts the prompt off (cut by the padded length, stop tokens)",
     ),
     "next_turn_in_output": (
         "outputs go on after the answer with chat markers or another turn",
@@ -45,7 +45,7 @@ RULES: dict[str, tuple[str, str]] = {
     ),
     "noisy_reference": (
         "references are noisy: lost characters, or a loop",
-        "mend or remove the rows: no answer can match them",
+        "fix or remove the rows: no answer can match them",
     ),
     "repeated_row": ("rows ask what an earlier row asks", "remove them: they count twice"),
     "trained_on": ("rows stand in the training data too", "remove them: they measure memory"),

@@ -9,15 +9,18 @@ import json
 import time
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from afina.errors import AfinaError, ContextOverflow, RecipeError
+from afina.model.generate.grammar import json_grammar
 from afina.model.generate.request import BASE, Finished, Produced, Request, TokenLogprob
 from afina.serve.driver import Busy, Driver, EngineStopped
+from afina.serve.messages import JsonObjectFormat, JsonSchemaFormat, NamedTool
 from afina.serve.metrics import Metrics
 from afina.serve.opened import Served
 from afina.serve.protocol import (
+    AnswerCall,
     AnswerMessage,
     ChatAnswer,
     ChatChoice,
@@ -31,8 +34,60 @@ from afina.serve.protocol import (
     Top,
     Usage,
 )
+from afina.serve.tools import CLOSE, Call, CallReader, Template, call_grammar, check_template, with_tools
 
 DONE = "data: [DONE]\n\n"
+
+
+class AnswerFailed(Exception):
+    """The model could not go on: its logits were NaN, or nothing fits the form that was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the model could not go on: its numbers were NaN, or no token fits the form that was asked for"
+        )
+
+
+class AnswerText:
+    """An answer's text as it comes, as a client gets it: calls apart, nothing that stands there by accident.
+
+    One space before the first word is the template's or the tokenizer's, not the answer's (two are an indentation), and
+    of a character that the limit cut in half there is nothing to show.
+
+    Args:
+        chat: whether it is a chat's answer; the text of a completion goes on where its prompt ended, space and all.
+        names: of the tools that it may call.
+
+    >>> text = AnswerText(chat=True)
+    >>> text.add(" "), text.add("Faro"), text.add(" é\N{REPLACEMENT CHARACTER}", last=True)
+    ([], ['Faro'], [' é'])
+    """
+
+    def __init__(self, *, chat: bool, names: set[str] = frozenset()) -> None:  # type: ignore[assignment]
+        self._begun = not chat
+        self._held = ""
+        self._reader = CallReader(names) if names else None
+
+    @property
+    def called(self) -> bool:
+        """Whether it has made a call."""
+        return self._reader is not None and self._reader.calls > 0
+
+    def add(self, text: str, *, last: bool = False) -> list[str | Call]:
+        """What this text makes ready."""
+        if last:
+            text = text.rstrip("\N{REPLACEMENT CHARACTER}")
+        if not self._begun:
+            text = self._held + text
+            if text in ("", " ") and not last:
+                self._held = text
+                return []
+            self._begun = True
+            if text.startswith(" ") and not text.startswith("  "):
+                text = text[1:]
+        if self._reader is None:
+            return [text] if text else []
+        return self._reader.add(text) + (self._reader.finish() if last else [])
 
 
 @dataclass(slots=True)
@@ -65,20 +120,12 @@ class ClientRequest:
             await asyncio.gather(*tasks, return_exceptions=True)
         usage = self._usage(done)
         if isinstance(self.wanted, ChatRequest):
-            choices = [
-                ChatChoice(
-                    index=place,
-                    message=AnswerMessage(content=each.text),
-                    logprobs=self._chat_logprobs(each.logprobs),
-                    finish_reason="stop" if each.finish == "stop" else "length",
-                )
-                for place, each in enumerate(done)
-            ]
+            choices = [self._chat_choice(place, each) for place, each in enumerate(done)]
             return ChatAnswer(id=self.id, created=self.created, model=self.served.name, choices=choices, usage=usage)
         texts = [
             TextChoice(
                 index=place,
-                text=each.text,
+                text="".join(map(str, self._text().add(each.text, last=True))),
                 logprobs=self._text_logprobs(each.logprobs, 0),
                 finish_reason="stop" if each.finish == "stop" else "length",
             )
@@ -86,12 +133,31 @@ class ClientRequest:
         ]
         return CompletionAnswer(id=self.id, created=self.created, model=self.served.name, choices=texts, usage=usage)
 
+    def _text(self) -> AnswerText:
+        if not isinstance(self.wanted, ChatRequest):
+            return AnswerText(chat=False)
+        return AnswerText(chat=True, names={tool.function.name for tool in self.wanted.offered})
+
+    def _chat_choice(self, place: int, done: Finished) -> ChatChoice:
+        text = self._text()
+        pieces = text.add(done.text, last=True)
+        calls = [AnswerCall.model_validate(each.as_json()) for each in pieces if isinstance(each, Call)]
+        said = "".join(each for each in pieces if isinstance(each, str))
+        return ChatChoice(
+            index=place,
+            message=AnswerMessage(content=said if said or not calls else None, tool_calls=calls or None),
+            logprobs=self._chat_logprobs(done.logprobs),
+            finish_reason=_reason(done, text),
+        )
+
     async def _one(self, request: Request) -> Finished:
         with self.metrics.request(self.served.name) as seen:
             async with contextlib.aclosing(self.driver.answer(request)) as pieces:
                 async for piece in pieces:
                     seen(piece)
                     if piece.done is not None:
+                        if piece.done.finish == "failed":
+                            raise AnswerFailed
                         return piece.done
         raise AssertionError("an answer ends with its last piece")
 
@@ -102,7 +168,8 @@ class ClientRequest:
         merged: asyncio.Queue[tuple[int, Produced | BaseException]] = asyncio.Queue()
         tasks = [asyncio.create_task(self._into(merged, place, request)) for place, request in enumerate(self.requests)]
         done: list[Finished] = []
-        written = [0] * len(tasks)
+        texts = [self._text() for _ in tasks]
+        calls, written = [0] * len(tasks), [0] * len(tasks)
         try:
             if isinstance(self.wanted, ChatRequest):
                 for place in range(len(tasks)):
@@ -111,17 +178,24 @@ class ClientRequest:
                 place, piece = await merged.get()
                 if isinstance(piece, BaseException):
                     raise piece
-                if piece.text or piece.logprobs:
-                    yield self._event(place, self._delta(piece, written[place]))
-                    written[place] += len(piece.text)
+                ready = texts[place].add(piece.text, last=piece.done is not None)
+                if not ready and piece.logprobs:
+                    ready = [""]
+                for number, each in enumerate(ready):
+                    values = self._delta(each, calls[place], () if number else piece.logprobs, written[place])
+                    yield self._event(place, values)
+                    calls[place] += isinstance(each, Call)
+                    written[place] += len(each) if isinstance(each, str) else 0
                 if piece.done is not None:
                     done.append(piece.done)
                     last: dict[str, Any] = {"delta": {}} if isinstance(self.wanted, ChatRequest) else {"text": ""}
-                    yield self._event(place, last, "stop" if piece.done.finish == "stop" else "length")
+                    yield self._event(place, last, _reason(piece.done, texts[place]))
             options = self.wanted.stream_options
             if options and options.include_usage:
                 yield self._line({"choices": [], "usage": self._usage(done).model_dump()})
             yield DONE
+        except (AfinaError, AnswerFailed, Busy, EngineStopped) as error:  # the status went out with the first event
+            yield f"data: {json.dumps({'error': _error_of(error)}, ensure_ascii=False)}\n\n"
         finally:
             for task in tasks:
                 task.cancel()
@@ -135,16 +209,21 @@ class ClientRequest:
                 async with contextlib.aclosing(self.driver.answer(request)) as pieces:
                     async for piece in pieces:
                         seen(piece)
+                        if piece.done is not None and piece.done.finish == "failed":
+                            raise AnswerFailed
                         merged.put_nowait((place, piece))
-        except (AfinaError, Busy, EngineStopped) as error:
+        except (AfinaError, AnswerFailed, Busy, EngineStopped) as error:
             merged.put_nowait((place, error))
 
-    def _delta(self, piece: Produced, offset: int) -> dict[str, Any]:
-        if isinstance(self.wanted, ChatRequest):
-            logprobs = self._chat_logprobs(piece.logprobs)
-            return {"delta": {"content": piece.text}, "logprobs": logprobs.model_dump() if logprobs else None}
-        texts = self._text_logprobs(piece.logprobs, offset)
-        return {"text": piece.text, "logprobs": texts.model_dump() if texts else None}
+    def _delta(self, piece: str | Call, call: int, found: Sequence[TokenLogprob], offset: int) -> dict[str, Any]:
+        if not isinstance(self.wanted, ChatRequest):
+            texts = self._text_logprobs(found, offset)
+            return {"text": piece, "logprobs": texts.model_dump() if texts else None}
+        logprobs = self._chat_logprobs(found)
+        said: dict[str, Any] = {"content": piece}
+        if isinstance(piece, Call):
+            said = {"tool_calls": [{"index": call, **piece.as_json()}]}
+        return {"delta": said, "logprobs": logprobs.model_dump() if logprobs else None}
 
     def _event(self, place: int, values: dict[str, Any], finish: str | None = None) -> str:
         return self._line({"choices": [{"index": place, **values, "finish_reason": finish}]})
@@ -163,15 +242,15 @@ class ClientRequest:
         return Usage.of(read, sum(finished.written for finished in done))
 
     def _token(self, token: int) -> str:
-        return str(self.served.renderer.tokenizer.decode([token]))
+        return self.driver.engine.grammars.token_bytes(token).decode(errors="replace")
 
     def _chat_logprobs(self, found: Sequence[TokenLogprob]) -> ChatLogprobs | None:
         if not isinstance(self.wanted, ChatRequest) or self.wanted.top is None:
             return None
 
         def top(token: int, logprob: float) -> Top:
-            text = self._token(token)
-            return Top(token=text, logprob=max(logprob, LEAST), bytes=list(text.encode()))
+            read = self.driver.engine.grammars.token_bytes(token)  # half a character's too: clients put them together
+            return Top(token=read.decode(errors="replace"), logprob=max(logprob, LEAST), bytes=list(read))
 
         return ChatLogprobs(
             content=[
@@ -203,13 +282,75 @@ def chat_requests(served: Served, wanted: ChatRequest, context: int | None) -> l
     """The engine's requests for a chat: one a choice.
 
     Raises:
-        ContextOverflow: prompt and answer are longer than the model sees.
+        ContextOverflow: the prompt leaves no room.
         DataError: the base has no chat template, or the template refuses the messages.
+        RecipeError: keys that do not go together, or tools where the template has none.
     """
     _check_arguments(served, wanted.chat_template_kwargs)
     renderer = served.renderer.with_arguments(wanted.chat_template_kwargs)
-    prompt = renderer.prompt([message.as_message() for message in wanted.messages])  # type: ignore[misc]
-    return [_request(served, prompt, wanted, wanted.limit, wanted.top, choice, context) for choice in range(wanted.n)]
+    replayed = any(message.role == "tool" or message.tool_calls for message in wanted.messages)
+    if wanted.must_call and not wanted.offered:
+        raise RecipeError("a call is demanded and there are no tools", "give some, or tool_choice: auto", "tool_choice")
+    if wanted.offered or replayed:
+        template = Template.of(renderer)
+        check_template(template, offered=bool(wanted.offered), replayed=replayed, must_call=wanted.must_call)
+    turns: list[Any] = []
+    called: dict[str, str] = {}
+    for place, message in enumerate(wanted.messages):
+        turns.append(message.as_turn(f"messages.{place}", called))
+        called |= {call.id: call.function.name for call in message.tool_calls or ()}
+    if wanted.offered:
+        renderer = with_tools(renderer, [tool.as_schema() for tool in wanted.offered])
+    prompt, grammar = renderer.prompt(turns), _grammar(served, wanted)
+    stops = wanted.stops
+    if wanted.offered and not wanted.must_call and wanted.parallel_tool_calls is False:
+        stops = (*stops, CLOSE)
+    return [
+        replace(_request(served, prompt, wanted, wanted.top, choice, context), grammar=grammar, stop=stops)
+        for choice in range(wanted.n)
+    ]
+
+
+def _grammar(served: Served, wanted: ChatRequest) -> str | None:
+    """The form that the answer is held to.
+
+    Raises:
+        RecipeError: two forms at once, or a call of a tool that is not there.
+    """
+    form = wanted.response_format
+    held = isinstance(form, JsonObjectFormat | JsonSchemaFormat)
+    if held and wanted.offered:
+        raise RecipeError(
+            "an answer cannot both have a form and call tools", "leave response_format or tools out", "response_format"
+        )
+    if isinstance(form, JsonObjectFormat):
+        return json_grammar({"type": "object"})
+    if isinstance(form, JsonSchemaFormat):
+        return json_grammar(form.json_schema.schema_)
+    if not wanted.must_call:
+        return None
+    chosen = wanted.tool_choice if isinstance(wanted.tool_choice, NamedTool) else None
+    several = bool(wanted.parallel_tool_calls)
+    return call_grammar(wanted.offered, chosen, served.renderer.tokenizer, several=several)
+
+
+def limit_shown(wanted: ChatRequest | CompletionRequest, requests: Sequence[Request]) -> int | None:
+    """Tokens that an answer may have where fewer fit than were asked for; None where all fit."""
+    limit = min(request.max_new_tokens for request in requests)
+    return limit if wanted.limit is not None and limit < wanted.limit else None
+
+
+def _reason(done: Finished, text: AnswerText) -> Literal["stop", "length", "tool_calls"]:
+    if done.finish != "stop":
+        return "length"
+    return "tool_calls" if text.called else "stop"
+
+
+def _error_of(error: Exception) -> dict[str, Any]:
+    """An error in OpenAI's shape, for a stream that has begun."""
+    kind = "invalid_request_error" if isinstance(error, AfinaError) else "server_error"
+    said = str(error) or "too many requests are waiting already; try again shortly"
+    return {"message": said, "type": kind, "param": None, "code": None}
 
 
 def _check_arguments(served: Served, arguments: Mapping[str, Any]) -> None:
@@ -228,13 +369,14 @@ def completion_requests(served: Served, wanted: CompletionRequest, context: int 
 
     Raises:
         ContextOverflow: as :func:`chat_requests`.
+        DataError: a prompt holds a mark, and the recipe refuses them.
     """
-    tokenizer = served.renderer.tokenizer
     requests: list[Request] = []
     for prompt in wanted.prompts:
-        ids = (tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else prompt) or [served.renderer.end_id]
+        renderer = served.renderer
+        ids = renderer.completion_prompt(prompt) if isinstance(prompt, str) else prompt or [renderer.end_id]
         requests += [
-            _request(served, ids, wanted, wanted.max_tokens or 16, wanted.logprobs, len(requests) + choice, context)
+            _request(served, ids, wanted, wanted.logprobs, len(requests) + choice, context)
             for choice in range(wanted.n)
         ]
     return requests
@@ -244,21 +386,22 @@ def _request(
     served: Served,
     prompt: Sequence[int],
     wanted: ChatRequest | CompletionRequest,
-    limit: int | None,
     logprobs: int | None,
     choice: int,
     context: int | None,
 ) -> Request:
     room = None if context is None else context - len(prompt)
-    if room is not None and (room < 1 or (limit is not None and limit > room)):
+    if room is not None and room < 1:
         raise ContextOverflow(
-            f"this model's maximum context length is {context} tokens; the prompt has {len(prompt)} and "
-            f"{limit or 'at least 1'} are asked for",
-            "shorten the messages, or ask for fewer tokens",
+            f"this model's maximum context length is {context} tokens; the prompt has {len(prompt)}, and at least 1 is "
+            "needed for the answer",
+            "shorten the messages",
         )
+    wished = (wanted.limit, room)
+    limit = min((each for each in wished if each is not None), default=1024)
     return Request(
         prompt=prompt,
-        max_new_tokens=limit or room or 1024,
+        max_new_tokens=limit,
         adapter=served.inside or BASE,
         stop=wanted.stops,
         temperature=wanted.temperature,

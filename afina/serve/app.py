@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -19,7 +20,7 @@ from starlette.exceptions import HTTPException
 
 from afina import __version__
 from afina.errors import AfinaError, ContextOverflow
-from afina.serve.answers import ClientRequest, chat_requests, completion_requests
+from afina.serve.answers import AnswerFailed, ClientRequest, chat_requests, completion_requests, limit_shown
 from afina.serve.driver import Busy, Driver, EngineStopped
 from afina.serve.metrics import Metrics
 from afina.serve.opened import Models, Served, Target, find_target
@@ -43,6 +44,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     401: {"model": ErrorAnswer, "description": "The key is missing or wrong."},
     404: {"model": ErrorAnswer, "description": "There is no such model."},
     429: {"model": ErrorAnswer, "description": "The queue is full."},
+    500: {"model": ErrorAnswer, "description": "The model could not go on."},
     503: {"model": ErrorAnswer, "description": "The engine has stopped."},
 }
 PLAIN: dict[int | str, dict[str, Any]] = {
@@ -53,6 +55,15 @@ STREAM: dict[int | str, dict[str, Any]] = {
 }
 
 
+IGNORED = "X-Afina-Ignored"
+"""Header that names the keys of a request that mean nothing here."""
+LIMIT = "X-Afina-Max-Tokens"
+"""Header that says how many tokens an answer may have where fewer fit than were asked for."""
+SERVED = ("/v1/chat/completions", "/v1/completions", "/v1/models")
+OTHERS = {"assistants", "audio", "batches", "containers", "conversations", "embeddings", "evals", "files"}
+OTHERS |= {"fine_tuning", "images", "moderations", "organization", "realtime", "rerank", "responses", "threads"}
+OTHERS |= {"uploads", "vector_stores", "videos"}
+"""What else OpenAI's API has below ``/v1``."""
 BEARER = Depends(HTTPBearer(auto_error=False))
 
 
@@ -110,12 +121,19 @@ class Server:
         """Both kinds of request, whole or streamed."""
         model, context = self.served(wanted.model), self.driver.engine.context
         requests = make(model, wanted, context)
+        if (grammar := requests[0].grammar) is not None:  # before a stream's status goes out
+            await asyncio.to_thread(self.driver.engine.grammars.matcher, grammar)
+        headers = {}
+        if ignored := sorted(set(wanted.ignored())):
+            headers[IGNORED] = ", ".join(ignored)
+        if (limit := limit_shown(wanted, requests)) is not None:
+            headers[LIMIT] = str(limit)
         if not self.driver.has_room(len(requests)):
             raise Busy
         asked = ClientRequest(model, wanted, requests, self.driver, self.metrics, context)
         if wanted.stream:
-            return StreamingResponse(asked.stream(), media_type="text/event-stream")
-        return JSONResponse((await _unless_gone(request, asked.whole())).model_dump())
+            return StreamingResponse(asked.stream(), media_type="text/event-stream", headers=headers)
+        return JSONResponse(_as_json(await _unless_gone(request, asked.whole())), headers=headers)
 
     async def change(self, what: Callable[[], Answered]) -> Answered:
         """Change the adapters between two steps of the engine."""
@@ -126,8 +144,19 @@ class Server:
         return await self.driver.call(what)
 
 
-def make_app(models: Models, driver: Driver, *, api_key: str | None = None, change_adapters: bool = False) -> FastAPI:
-    """The application; see :class:`Server` for the arguments."""
+def make_app(
+    models: Models,
+    driver: Driver,
+    *,
+    api_key: str | None = None,
+    change_adapters: bool = False,
+    origins: Sequence[str] = (),
+) -> FastAPI:
+    """The application; see :class:`Server` for the arguments.
+
+    Args:
+        origins: pages that may ask from a browser (``http://localhost:3000``, or ``*`` for any).
+    """
     engine = driver.engine
     metrics = Metrics(lambda: engine.running, lambda: max(0, driver.open - engine.running))
     server = Server(models, driver, metrics, api_key, change_adapters)
@@ -142,6 +171,14 @@ def make_app(models: Models, driver: Driver, *, api_key: str | None = None, chan
         app.include_router(routes, prefix="/v1", dependencies=[Depends(server.check_key)])
     app.include_router(_state_routes(server))
     _add_errors(app)
+    if origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=[IGNORED, LIMIT, "Retry-After"],
+        )
     _describe(app)
     return app
 
@@ -270,6 +307,30 @@ async def _unless_gone(request: Request, answer: Awaitable[Any]) -> Any:
         await asyncio.gather(working, watching, return_exceptions=True)
 
 
+def _as_json(answer: ChatAnswer | CompletionAnswer) -> dict[str, Any]:
+    """As OpenAI's servers write it: an answer without calls has no key for them."""
+    made = answer.model_dump()
+    for choice in made["choices"]:
+        if "message" in choice and choice["message"]["tool_calls"] is None:
+            del choice["message"]["tool_calls"]
+    return made
+
+
+def _no_route(path: str) -> str:
+    """What is wrong with a path that is none of ours.
+
+    >>> _no_route("/v1/embeddings")
+    '/v1/embeddings is not served here; there are /v1/chat/completions, /v1/completions, /v1/models'
+    >>> _no_route("/chat/completions")
+    "/chat/completions is not there: the client's base URL ends with /v1"
+    """
+    parts = path.strip("/").split("/")
+    if f"/v1/{'/'.join(parts)}" in SERVED:
+        return f"{path} is not there: the client's base URL ends with /v1"
+    known = len(parts) > 1 and parts[0] == "v1" and parts[1] in OTHERS
+    return f"{path} is {'not served' if known else 'nothing'} here; there are {', '.join(SERVED)}"
+
+
 def _add_errors(app: FastAPI) -> None:
     """Every error in OpenAI's shape."""
 
@@ -293,24 +354,34 @@ def _add_errors(app: FastAPI) -> None:
     async def stopped(_: Request, error: EngineStopped) -> JSONResponse:
         return answer(503, f"the engine has stopped: {error}", code="engine_stopped")
 
+    @app.exception_handler(AnswerFailed)
+    async def failed(_: Request, error: AnswerFailed) -> JSONResponse:
+        return answer(500, str(error), code="answer_failed")
+
     @app.exception_handler(ContextOverflow)
     async def overflow(_: Request, error: ContextOverflow) -> JSONResponse:
         return answer(400, str(error), code="context_length_exceeded", param="messages")
 
     @app.exception_handler(AfinaError)
     async def unfit(_: Request, error: AfinaError) -> JSONResponse:
-        return answer(400, str(error))
+        return answer(400, str(error), param=error.problems[0].where or None)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        problems = [(".".join(map(str, each["loc"][1:])), each["msg"]) for each in error.errors()]
+        problems = []
+        for each in error.errors():
+            place = [*each["loc"][1:], *([each["ctx"]["key"]] if "key" in each.get("ctx", {}) else [])]
+            problems.append((".".join(map(str, place)), each["msg"]))
         return answer(
             400, "; ".join(f"{where}: {what}" if where else what for where, what in problems), param=problems[0][0]
         )
 
     @app.exception_handler(HTTPException)
-    async def http(_: Request, error: HTTPException) -> JSONResponse:
-        made = answer(error.status_code, str(error.detail))
+    async def http(request: Request, error: HTTPException) -> JSONResponse:
+        said, code = str(error.detail), None
+        if error.status_code == 404:
+            said, code = _no_route(request.url.path), "unknown_url"
+        made = answer(error.status_code, said, code=code)
         made.headers.update(error.headers or {})
         return made
 

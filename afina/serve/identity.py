@@ -69,7 +69,7 @@ def stored_answers(run: Path, most: int = QUESTIONS) -> tuple[list[Stored], int]
     }
     if not found:
         raise RecipeError(
-            f"the run {run} holds no answers to compare with", "measure it first: afina eval RUN", "--check"
+            f"the run {run} has no answers to compare with", "measure it first: afina eval RUN", "--check"
         )
     ordered = sorted(found.values(), key=lambda each: each.base == each.trained)
     return ordered[:most], read_saved_recipe(run).evaluate.max_new_tokens
@@ -87,6 +87,15 @@ Ask = Callable[[str, Sequence[Mapping[str, str]], int], str]
 """The greedy answer of a model, by name."""
 
 
+def compared(text: str) -> str:
+    """An answer as it is compared: white space at its ends and a character cut in half by the limit left out.
+
+    >>> compared(" Faro \N{REPLACEMENT CHARACTER}")
+    'Faro'
+    """
+    return text.strip().rstrip("\N{REPLACEMENT CHARACTER}").rstrip()
+
+
 def check_identity(
     ask: Ask, run: Path, trained: str, base: str | None, *, allowed: float = 0.0, most: int = QUESTIONS
 ) -> Identity:
@@ -102,9 +111,9 @@ def check_identity(
     """
     stored, limit = stored_answers(run, most)
     found = Identity(asked=len(stored))
-    answers = {name: [ask(name, each.messages, limit).strip() for each in stored] for name in (base, trained) if name}
+    answers = {name: [compared(ask(name, each.messages, limit)) for each in stored] for name in (base, trained) if name}
     for name, given in answers.items():
-        right = [each.base if name == base else each.trained for each in stored]
+        right = [compared(each.base if name == base else each.trained) for each in stored]
         found.same[name] = sum(one == other for one, other in zip(given, right, strict=True))
         if found.same[name] < len(stored) * (1 - allowed):
             first = next(n for n, (one, other) in enumerate(zip(given, right, strict=True)) if one != other)

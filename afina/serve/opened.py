@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from afina.errors import BaseError, RecipeError
 from afina.model.base import BaseIdentity, check_adapter_fits, find_base, identify_base
-from afina.outcome import find_outcome
+from afina.outcome import chat_of, find_outcome
 from afina.recipe import Chat, Recipe, Source, read_saved_recipe
 from afina.tokenizer.chat import Renderer
 from afina.tokenizer.load import load_tokenizer
@@ -37,21 +37,28 @@ class Target:
         return self.adapter is not None and self.recipe is not None and self.recipe.adapter.kind == "qlora"
 
 
-def find_target(given: str) -> Target:
+def find_target(given: str, places: Sequence[str] = ()) -> Target:
     """What `given` is: a run's folder (``runs/demo``), or the folder or hub id of a base.
+
+    Args:
+        places: where a run's base is now, as ``base=PATH``.
 
     Raises:
         RecipeError: a run that holds nothing trained by its recipe.
     """
     folder = Path(given)
     if not (folder / "recipe.yaml").is_file():
+        if places:
+            raise RecipeError(
+                f"{given} is not a run: {places[0]} has no place there", "name the base itself", places[0]
+            )
         return Target(Path(given).name, given, Chat(), Path())
-    recipe = read_saved_recipe(folder)
+    recipe = read_saved_recipe(folder, places)
     root = Path(recipe.root)
     outcome = find_outcome(folder, recipe)
     adapter = outcome.folder if outcome.kind == "adapter" else None
     base = str(recipe.base) if adapter else str(outcome.folder)
-    return Target(recipe.name, base, recipe.chat, root, recipe, folder, adapter)
+    return Target(recipe.name, base, chat_of(outcome.folder, recipe), root, recipe, folder, adapter)
 
 
 @dataclass(slots=True)
@@ -96,13 +103,13 @@ class Models:
             raise RecipeError(f"the name {name!r} is taken", "choose another, or unload it first")
         if not (folder / "adapter_config.json").is_file():
             raise BaseError(
-                "is no adapter: it holds no adapter_config.json", "name a run or PEFT's folder", str(folder)
+                "is not an adapter: it has no adapter_config.json", "name a run or PEFT's folder", str(folder)
             )
         warning = check_adapter_fits(folder, self.identity)
         inside = f"adapter{next(self.numbers)}"  # PEFT's names are those of modules: no dots
         if hasattr(self.model, "peft_config"):
             if not (folder / "adapter_model.safetensors").exists():
-                raise BaseError("holds no adapter_model.safetensors", "only safetensors are opened", str(folder))
+                raise BaseError("has no adapter_model.safetensors", "only safetensors are opened", str(folder))
             self.model.load_adapter(folder, inside, is_trainable=False)
             self.model.eval()
         else:
@@ -130,7 +137,7 @@ def open_models(target: Target, adapters: Mapping[str, Target], device: str = "a
 
     Raises:
         BaseError: an adapter was trained on another base.
-        RecipeError: a name is taken, or an adapter is no adapter.
+        RecipeError: a name is taken, or an adapter is not an adapter.
     """
     from afina.model.load_torch import load_base, pick_device
 
@@ -152,7 +159,7 @@ def open_models(target: Target, adapters: Mapping[str, Target], device: str = "a
     for name, each in wanted.items():
         if each.adapter is None and not (Path(each.base) / "adapter_config.json").is_file():
             raise RecipeError(
-                f"{each.base} is no adapter", "give --adapter NAME=RUN of an adapter's run", f"--adapter {name}"
+                f"{each.base} is not an adapter", "give --adapter NAME=RUN of an adapter's run", f"--adapter {name}"
             )
         if each.four_bit != in_four_bits:
             warnings.append(

@@ -149,14 +149,12 @@ def _adapter_config(folder: Path, name: str, problems: list[Problem]) -> dict[st
     file = folder / "adapter_config.json"
     if not file.is_file():
         problems.append(
-            Problem(f"{name}: {folder} holds no adapter", "give a run, or PEFT's own folder", f"--adapter {name}")
+            Problem(f"{name}: {folder} has no adapter", "give a run, or PEFT's own folder", f"--adapter {name}")
         )
         return {}
     if not (folder / "adapter_model.safetensors").is_file():
         problems.append(
-            Problem(
-                f"{name}: {folder} holds no adapter_model.safetensors", "copy the whole folder", f"--adapter {name}"
-            )
+            Problem(f"{name}: {folder} has no adapter_model.safetensors", "copy the whole folder", f"--adapter {name}")
         )
     content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return content

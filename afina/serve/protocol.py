@@ -1,59 +1,65 @@
-"""OpenAI's requests and answers, as far as they are served. What is not served is refused by name, never ignored.
+"""OpenAI's requests and answers, as far as they are served. What is not served is refused by name; what means nothing
+here is named in a header, see :mod:`afina.serve.strict`.
 
 Source: OpenAI's API reference (chat completions, completions, models), read 2026-11.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field
 
-Text = Annotated[str, Field(max_length=4_000_000)]
+from afina.serve.messages import (
+    ChatMessage,
+    JsonObjectFormat,
+    JsonSchemaFormat,
+    NamedTool,
+    Text,
+    TextFormat,
+    Tool,
+)
+from afina.serve.strict import StrictRequest
+
 Token = Annotated[int, Field(ge=0)]
 Each = TypeVar("Each")
 Prompts = Annotated[list[Each], Field(min_length=1)]
-NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "frequency_penalty": (None, 0),
-    "presence_penalty": (None, 0),
-    "logit_bias": (None, {}),
-    "tools": (None, []),
-    "tool_choice": (None, "none", "auto"),
-    "parallel_tool_calls": (None, True, False),
-    "response_format": (None, {"type": "text"}),
-    "best_of": (None, 1),
-    "echo": (None, False),
-    "suffix": (None, ""),
-}
-"""What clients send along though it is not served, with the values that change nothing; others are refused."""
-
-
-def _say_neutral(schema: dict[str, Any]) -> None:
-    """The server's OpenAPI names the values that are taken, too."""
-    for name, neutral in NEUTRAL.items():
-        if name in schema.get("properties", {}):
-            title = schema["properties"][name].get("title", name)
-            schema["properties"][name] = {"title": title, "enum": list(neutral), "default": None}
-
-
-class StrictRequest(BaseModel):
-    """A request in which every key is known."""
-
-    model_config = ConfigDict(extra="forbid", json_schema_extra=_say_neutral)
 
 
 class StreamOptions(StrictRequest):
     """What a stream holds besides the answer. Whole answers have their usage always."""
 
+    IGNORED: ClassVar[frozenset[str]] = frozenset({"include_obfuscation"})
     include_usage: bool = False
 
 
 class SamplingOptions(StrictRequest):
     """What chat completions and completions have in common."""
 
+    IGNORED: ClassVar[frozenset[str]] = frozenset(
+        {
+            "metadata",
+            "prediction",
+            "prompt_cache_key",
+            "prompt_cache_retention",
+            "reasoning_effort",
+            "safety_identifier",
+            "service_tier",
+            "store",
+            "user",
+            "verbosity",
+        }
+    )
+    NEUTRAL: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        "frequency_penalty": (0,),
+        "presence_penalty": (0,),
+        "logit_bias": ({},),
+    }
+
     model: str
     max_tokens: Annotated[int, Field(ge=1)] | None = None
-    """Longest answer in tokens; as far as the model can see where not given."""
+    """Longest answer in tokens; as far as the model can see where not given, or where more is asked for."""
     temperature: Annotated[float, Field(ge=0.0, le=2.0)] = 1.0
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     n: Annotated[int, Field(ge=1, le=128)] = 1
@@ -61,17 +67,6 @@ class SamplingOptions(StrictRequest):
     stop: Text | Annotated[list[Text], Field(max_length=16)] | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
-    user: str | None = None
-    frequency_penalty: float | None = None
-    presence_penalty: float | None = None
-    logit_bias: dict[str, float] | None = None
-
-    @model_validator(mode="after")
-    def _nothing_unserved(self) -> SamplingOptions:
-        for name, neutral in NEUTRAL.items():
-            if name in type(self).model_fields and getattr(self, name) not in neutral:
-                raise ValueError(f"{name} is not served here")
-        return self
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -84,38 +79,29 @@ class SamplingOptions(StrictRequest):
         return None if self.seed is None else (self.seed * 1_000_003 + choice) % (1 << 63)
 
 
-class TextPart(StrictRequest):
-    """A piece of a message's content."""
-
-    type: Literal["text"]
-    text: Text
-
-
-class ChatMessage(StrictRequest):
-    """One turn."""
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Text | list[TextPart]
-
-    def as_message(self) -> dict[str, str]:
-        """As the renderer takes it."""
-        content = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-        return {"role": "system" if self.role == "developer" else self.role, "content": content}
-
-
 class ChatRequest(SamplingOptions):
     """``POST /v1/chat/completions``."""
+
+    NEUTRAL: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        **SamplingOptions.NEUTRAL,
+        "audio": (),
+        "function_call": ("none", "auto"),
+        "functions": ([],),
+        "modalities": (["text"],),
+        "web_search_options": (),
+    }
 
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool = False
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    chat_template_kwargs: dict[str, bool | int | str] = {}
+    chat_template_kwargs: dict[str, bool | int | str] = Field(default_factory=dict)
     """Arguments of the template, e.g. ``{"enable_thinking": false}``, over those of the run."""
-    tools: list[Any] | None = None
-    tool_choice: Any = None
+    tools: list[Tool] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool = "auto"
     parallel_tool_calls: bool | None = None
-    response_format: Any = None
+    """False: an answer ends after its first call. An answer that must call makes one, several where this is true."""
+    response_format: TextFormat | JsonObjectFormat | JsonSchemaFormat | None = None
 
     @property
     def limit(self) -> int | None:
@@ -127,16 +113,35 @@ class ChatRequest(SamplingOptions):
         """How many likeliest tokens are told at each place; None for no probabilities."""
         return self.top_logprobs or (0 if self.logprobs else None)
 
+    @property
+    def offered(self) -> list[Tool]:
+        """The tools that the model is told of: none where it may not call any."""
+        return [] if self.tool_choice == "none" else self.tools or []
+
+    @property
+    def must_call(self) -> bool:
+        """Whether the answer has to be a call."""
+        return self.tool_choice not in ("none", "auto")
+
 
 class CompletionRequest(SamplingOptions):
     """``POST /v1/completions``: the text goes to the model as it is, without a template."""
 
+    NEUTRAL: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        **SamplingOptions.NEUTRAL,
+        "best_of": (1,),
+        "echo": (False,),
+        "suffix": ("",),
+    }
+
     prompt: Text | Prompts[Text] | Prompts[Token] | Prompts[list[Token]]
     """A text, several, or token ids; an empty one is the beginning of a document."""
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    best_of: int | None = None
-    echo: bool | None = None
-    suffix: str | None = None
+
+    @property
+    def limit(self) -> int:
+        """Tokens that the answer may have: OpenAI's default is 16."""
+        return self.max_tokens or 16
 
     @property
     def prompts(self) -> list[str | list[int]]:
@@ -196,11 +201,30 @@ class ChatLogprobs(BaseModel):
     content: list[TokenInfo]
 
 
+class AnswerCalled(BaseModel):
+    """A function's name and its arguments, as JSON."""
+
+    name: str
+    arguments: str
+
+
+class AnswerCall(BaseModel):
+    """A call that the answer makes."""
+
+    id: str
+    type: Literal["function"] = "function"
+    function: AnswerCalled
+
+
 class AnswerMessage(BaseModel):
     """The answer's message."""
 
     role: Literal["assistant"] = "assistant"
-    content: str
+    content: str | None
+    """None where the answer is calls alone."""
+    refusal: None = None
+    tool_calls: list[AnswerCall] | None = None
+    """Not there where there are none."""
 
 
 class ChatChoice(BaseModel):
@@ -209,7 +233,7 @@ class ChatChoice(BaseModel):
     index: int
     message: AnswerMessage
     logprobs: ChatLogprobs | None = None
-    finish_reason: Literal["stop", "length"]
+    finish_reason: Literal["stop", "length", "tool_calls"]
 
 
 class ChatAnswer(BaseModel):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -36,6 +37,8 @@ class ServeOptions:
     queue_limit: int = 256
     anyway: bool = False
     change_adapters: bool = False
+    origins: tuple[str, ...] = ()
+    """Pages that may ask from a browser; see :func:`check_origins`."""
     check: bool = True
     device: str = "auto"
 
@@ -66,6 +69,28 @@ def named_adapters(given: Sequence[str]) -> dict[str, Target]:
     return found
 
 
+def check_origins(origins: Sequence[str], engine: str) -> None:
+    """Refuse what no browser sends as a page's origin.
+
+    Raises:
+        RecipeError: an origin with a path or without a scheme, or an engine that has switches of its own.
+
+    >>> check_origins(["http://localhost:3000/"], "local")
+    Traceback (most recent call last):
+    ...
+    afina.errors.RecipeError: --cors http://localhost:3000/ is no origin
+      -> write scheme, host and port: --cors http://localhost:3000, or --cors '*' for every page
+    """
+    if origins and engine != "local":
+        raise RecipeError(f"--cors is a switch of afina's own server, not of {engine}", "--engine local", "--cors")
+    for origin in origins:
+        if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#\s]+", origin):
+            raise RecipeError(
+                f"--cors {origin} is no origin",
+                "write scheme, host and port: --cors http://localhost:3000, or --cors '*' for every page",
+            )
+
+
 def pick_engine(wanted: EngineName) -> Literal["local", "vllm", "mlx"]:
     """`auto`: vLLM where it is installed beside a CUDA device, else ours."""
     if wanted != "auto":
@@ -85,6 +110,7 @@ def look(target: Target, adapters: Mapping[str, Target], options: ServeOptions) 
     """
     check_address(options.host, options.api_key)
     engine = pick_engine(options.engine)
+    check_origins(options.origins, engine)
     program: Any = "transformers" if engine == "local" else engine
     looked = look_before(
         target,
@@ -135,10 +161,10 @@ def check_running(target: Target, url: str, options: ServeOptions) -> Identity:
     """Compare a server that runs already with a run.
 
     Raises:
-        RecipeError: `target` is no run.
+        RecipeError: `target` is not a run.
     """
     if target.run is None:
-        raise RecipeError(f"{target.base} is no run: there is nothing to compare with", "name a run's folder")
+        raise RecipeError(f"{target.base} is not a run: there is nothing to compare with", "name a run's folder")
     from pathlib import Path
 
     ask = ask_over_http(url, options.api_key, target.chat)
@@ -184,7 +210,13 @@ def _serve_here(
         engine = loader.submit(Engine, models.model, models.tokenizer, stops, places=places, say=say).result()
     engine.context = looked.context
     driver = Driver(engine, options.queue_limit)
-    app = make_app(models, driver, api_key=options.api_key, change_adapters=options.change_adapters)
+    app = make_app(
+        models,
+        driver,
+        api_key=options.api_key,
+        change_adapters=options.change_adapters,
+        origins=options.origins,
+    )
     server = uvicorn.Server(
         uvicorn.Config(app, host=options.host, port=options.port, log_level="warning", timeout_graceful_shutdown=60)
     )

@@ -196,7 +196,7 @@ def _nothing(reading: SourceReading, files: int) -> Problem:
 
 def _raise(problems: Sequence[Problem]) -> None:
     if len(problems) > _SHOWN:
-        rest = Problem(f"and {len(problems) - _SHOWN} more problems", "mend these first", "")
+        rest = Problem(f"and {len(problems) - _SHOWN} more problems", "fix these first", "")
         problems = [*problems[:_SHOWN], rest]
     if problems:
         raise DataError(problems=problems)

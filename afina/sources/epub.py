@@ -365,7 +365,7 @@ def _decoded(raw: bytes, place: str) -> str:
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         what = f"not {encoding}: byte 0x{raw[error.start]:02x} at offset {error.start}"
-        raise DataError(what, "mend the page's encoding, or exclude the book", f"{place}:{line}") from None
+        raise DataError(what, "fix the page's encoding, or exclude the book", f"{place}:{line}") from None
     except LookupError:
         raise DataError(f"{encoding!r} is not a known text encoding", _AGAIN, f"{place}:1") from None
     if "\0" in text:

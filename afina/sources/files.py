@@ -356,7 +356,7 @@ def _undecodable(raw: bytes, path: str, reading: SourceReading, start: int) -> D
         if encoding.lower().replace("_", "-") in ("utf-8", "utf8") and well > 2 * bad:
             return DataError(
                 f"{what} (`{word}` as {shown}); {bad} such bytes beside {well} letters in good UTF-8",
-                "the file mixes two encodings: mend these lines and save it as UTF-8",
+                "the file mixes two encodings: fix these lines and save it as UTF-8",
                 f"{path}:{line}",
             )
         return DataError(

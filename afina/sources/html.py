@@ -152,7 +152,7 @@ def parse(text: str, path: str) -> Any:
         if problem.level_name == "FATAL":
             raise DataError(
                 f"the page cannot be read to its end: {problem.message}",
-                "elements are nested deeper than any page needs: mend the page, or exclude it",
+                "elements are nested deeper than any page needs: fix the page, or exclude it",
                 f"{path}:{problem.line}",
             )
     return root

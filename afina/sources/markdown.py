@@ -148,7 +148,7 @@ def _include(
         included.entry.chars_in += visible(included.text)
         chosen = _select(included.text, selector)
         if chosen is None:
-            problems.append(Problem(f"{found[1]!r} selects no lines of {name!r}", "mend the line numbers", where))
+            problems.append(Problem(f"{found[1]!r} selects no lines of {name!r}", "fix the line numbers", where))
             return ""
         if selector:
             outside = visible(included.text) - visible(chosen)

@@ -70,7 +70,7 @@ def match_pairs(reading: SourceReading) -> list[Pair]:
         raise DataError(
             f"no problem in {source.path!r} ({len(problems)} files) has a solution in {source.solutions!r}"
             f" ({len(solutions)} files) by the pattern {source.stem!r}",
-            "mend `stem`: its first group must give the same text on both file names",
+            "fix `stem`: its first group must give the same text on both file names",
             f"sources.{reading.position}.stem",
         )
     used = {solution.path for _, solution in pairs}

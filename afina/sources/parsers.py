@@ -64,12 +64,12 @@ def read_with_docling(file: SourceFile, reading: SourceReading) -> Iterator[Docu
         result = converter.convert(file.full, raises_on_error=False)
     except Exception as error:
         raise DataError(
-            f"docling: {type(error).__name__}: {error}", "mend the file, or exclude it", file.path
+            f"docling: {type(error).__name__}: {error}", "fix the file, or exclude it", file.path
         ) from error
     status = getattr(result.status, "value", result.status)
     if status != "success":
         said = "; ".join(str(each.error_message) for each in result.errors[:5]) or "no reason given"
-        raise DataError(f"docling could not read it whole ({status}): {said}", "mend it, or exclude it", file.path)
+        raise DataError(f"docling could not read it whole ({status}): {said}", "fix it, or exclude it", file.path)
     text, starts = "", {}
     for number in sorted(result.document.pages):
         page = result.document.export_to_markdown(page_no=number, **_EXPORT).strip()

@@ -115,7 +115,7 @@ def row_documents(
         problems.first += error.problems
     problems.check()
     if not count:
-        raise DataError("the file holds no row", "put rows into it, or exclude it", entry.path)
+        raise DataError("the file has no rows", "put rows into it, or exclude it", entry.path)
 
 
 def _document(
@@ -210,7 +210,7 @@ def _label(row: Mapping[str, Any], column: str | None, reading: SourceReading) -
     if text in known:
         return known[text]
     if named:
-        raise _BadRow(f"`{column}` is {kind_of_value(value)} where true or false is needed", "mend or remove the row")
+        raise _BadRow(f"`{column}` is {kind_of_value(value)} where true or false is needed", "fix or remove the row")
     return None
 
 
@@ -358,7 +358,7 @@ def _unknown(
     absent = sorted(columns[part] for part in given if columns[part] not in row)
     if absent:
         named = ", ".join(f"`{name}`" for name in absent)
-        return _UnknownColumns(f"no column {named}, which `columns` names; found: {found}", "mend `columns`")
+        return _UnknownColumns(f"no column {named}, which `columns` names; found: {found}", "fix `columns`")
     settable = {shape: needed for shape, needed in shapes.items() if set(needed) <= _SETTABLE} or shapes
     nearest = max(settable, key=lambda shape: sum(columns[part] in row for part in settable[shape]))
     if not any(columns[part] in row for part in shapes[nearest]):

@@ -50,7 +50,7 @@ class RowProblems:
             Problem(f"{what} ({len(lines)} rows, first line {lines[0]})", fix, f"{self.path}:{lines[0]}")
             for (what, fix), lines in self.grouped.items()
         ]
-        rest = [Problem(f"and {self.more} more rows like these", "mend the file", self.path)] if self.more else []
+        rest = [Problem(f"and {self.more} more rows like these", "fix the file", self.path)] if self.more else []
         if self.first or alike:
             raise DataError(problems=[*alike, *self.first, *rest])
 
@@ -155,9 +155,9 @@ def jsonl_rows(lines: Iterator[str], problems: RowProblems) -> Iterator[Row]:
         try:
             row = _checked(DECODER.decode(line), line)
         except json.JSONDecodeError as error:
-            problems.add(f"not JSON: {error.msg}: {_snippet(line, error.pos)}", "mend or remove the line", number)
+            problems.add(f"not JSON: {error.msg}: {_snippet(line, error.pos)}", "fix or remove the line", number)
         except (ValueError, RecursionError) as error:
-            problems.add(f"{error}: {_snippet(line, 0)}", "mend or remove the line", number)
+            problems.add(f"{error}: {_snippet(line, 0)}", "fix or remove the line", number)
         else:
             yield number, row
 
@@ -177,15 +177,15 @@ def list_rows(text: str, problems: RowProblems) -> Iterator[Row]:
             ends = _after(text, end, "")
         except json.JSONDecodeError as error:
             what = f"not JSON: {error.msg}: {_snippet(text, error.pos)}"
-            problems.add(what, "mend the list; what follows was not read", error.lineno)
+            problems.add(what, "fix the list; what follows was not read", error.lineno)
             return
         except (ValueError, RecursionError) as error:
-            problems.add(f"{error}: {_snippet(text, position)}", "mend the list; what follows was not read", line)
+            problems.add(f"{error}: {_snippet(text, position)}", "fix the list; what follows was not read", line)
             return
         try:
             yield line, _checked(value, text[position:end])
         except ValueError as error:
-            problems.add(f"{error}: {_snippet(text, position)}", "mend or remove the item", line)
+            problems.add(f"{error}: {_snippet(text, position)}", "fix or remove the item", line)
         position, first = ends, False
         if text[position : position + 1] == "]":
             break
@@ -224,7 +224,7 @@ def csv_rows(lines: Iterator[str], problems: RowProblems, wanted: Collection[str
         except StopIteration:
             return
         except csv.Error as error:
-            problems.add(f"not CSV: {error}", "mend the quotes; what follows was not read", start)
+            problems.add(f"not CSV: {error}", "fix the quotes; what follows was not read", start)
             return
         if values:
             if len(values) == len(names):

@@ -8,9 +8,9 @@ from typing import Literal, TypedDict
 
 
 class Message(TypedDict):
-    """One turn of a conversation."""
+    """One turn of a conversation; results of tools come from a server's clients, not yet from data."""
 
-    role: Literal["system", "user", "assistant"]
+    role: Literal["system", "user", "assistant", "tool"]
     content: str
 
 

@@ -92,7 +92,7 @@ class EncodedSet(EncodedCounts):
     rows: Sequence[Row] = ()
 
 
-class EncodedExample(NamedTuple):
+class ExampleRows(NamedTuple):
     """The rows of one example, once; training sees them `repeat` times."""
 
     rows: list[Row]
@@ -138,7 +138,7 @@ def encode_each(
     recipe: Recipe,
     counts: EncodedCounts,
     progress: Progress = no_progress,
-) -> Iterator[EncodedExample]:
+) -> Iterator[ExampleRows]:
     """Encode the examples of a split one after the other, each with what its rows are to refer to.
 
     Args:
@@ -152,7 +152,9 @@ def encode_each(
     too_long: list[tuple[str, int]] = []
     seen = 0
     for batch in _batches(examples):
-        texts = iter(renderer.texts([example.text for _, example in batch if not example.messages]))
+        plain = [example for _, example in batch if not example.messages]
+        places = [f"{example.path}:{example.line}" for example in plain]
+        texts = iter(renderer.texts([example.text for example in plain], places))
         _return_memory()
         for origin, example in batch:
             worse: Encoded | None = None
@@ -186,7 +188,7 @@ def encode_each(
                 for block in blocks
             ]
             counts.targets += example.repeat * sum(row.targets for row in rows)
-            yield EncodedExample(rows, example.repeat)
+            yield ExampleRows(rows, example.repeat)
         seen += len(batch)
         progress(seen, None, "examples encoded")
     if too_long and recipe.dataset.on_too_long == "error":

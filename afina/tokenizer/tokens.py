@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, overload
 from afina.errors import AfinaError
 from afina.run import read_json, write_json
 from afina.text.example import ExamplePlace
-from afina.tokenizer.encode import EncodedCounts, EncodedExample, EncodedSet, Row
+from afina.tokenizer.encode import EncodedCounts, EncodedSet, ExampleRows, Row
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -87,7 +87,7 @@ class TokenWriter:
         self._pending_rows: list[tuple[int | float, ...]] = []
         self._start = 0
 
-    def add(self, encoded: EncodedExample) -> None:
+    def add(self, encoded: ExampleRows) -> None:
         """The rows of one example; those that are seen several times stand in ``ids.npy`` once."""
         made = []
         for row in encoded.rows:
@@ -193,9 +193,7 @@ def row_sizes(rows: Sequence[Row]) -> RowSizes:
     return RowSizes(places.tolist(), tokens.tolist(), targets.tolist(), int(pair.sum()))
 
 
-def write_set(
-    folder: Path, encoded: Iterable[EncodedExample], counts: EncodedCounts, vocabulary: int
-) -> dict[str, Any]:
+def write_set(folder: Path, encoded: Iterable[ExampleRows], counts: EncodedCounts, vocabulary: int) -> dict[str, Any]:
     """Write a set as it is encoded; what the index says of it.
 
     Args:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from afina.dataset.audit.token_audit import TokenView
 from afina.errors import BaseError
@@ -13,6 +14,7 @@ from afina.model.base_kind import kind_of
 from afina.model.shape import read_shape
 from afina.recipe import Recipe
 from afina.run import read_json
+from afina.text.document import Message
 from afina.text.example import Example
 from afina.tokenizer.chat import Encoded, Renderer
 from afina.tokenizer.encode import encode_conversation
@@ -21,7 +23,7 @@ from afina.train.batches import plan_epoch
 
 
 def token_view(base: Path, recipe: Recipe) -> TokenView:
-    """The view that an audit takes with a base's tokenizer and a recipe's settings. No weights are read.
+    """The view that every audit takes with a base's tokenizer and a recipe's settings. No weights are read.
 
     Raises:
         BaseError: it is no base that can be trained, or its tokenizer cannot be opened.
@@ -41,6 +43,13 @@ def token_view(base: Path, recipe: Recipe) -> TokenView:
             return renderer.text(example.text)
         return max(encode_conversation(example, renderer, recipe), key=lambda encoded: len(encoded.ids))
 
+    def marks_in(example: Example) -> list[str]:
+        """Of a preference those of the worse answer too."""
+        if example.rejected is None:
+            return renderer.marks_in(example.messages, example.text)
+        worse: Message = {"role": "assistant", "content": example.rejected}
+        return renderer.marks_in((*example.messages, worse))
+
     def batches(lengths: Sequence[int]) -> list[list[int]]:
         return plan_epoch(lengths, batch_tokens=recipe.train.batch_tokens, seed=recipe.seed, epoch=0)
 
@@ -48,7 +57,9 @@ def token_view(base: Path, recipe: Recipe) -> TokenView:
         encode=encode,
         batches=batches,
         end_ids=renderer.stop_ids(),
-        special=sorted({token.content for token in tokenizer.added_tokens_decoder.values() if token.special}),
+        marks_in=marks_in,
+        marks_in_text=recipe.chat.marks_in_text,
+        plain_turn_marks=renderer.plain_turn_marks,
         bos_id=tokenizer.bos_token_id,
         begins_with_bos=renderer.begins_with_bos,
         max_length=recipe.train.max_length,
@@ -57,6 +68,21 @@ def token_view(base: Path, recipe: Recipe) -> TokenView:
         accumulate=recipe.train.accumulate,
         trained_parameters=_trained_parameters(base, recipe),
     )
+
+
+def audited_settings(recipe: Recipe) -> dict[str, Any]:
+    """What an audit's findings about tokens depend on, beside the dataset."""
+    if recipe.base is None:
+        return {}
+    return {
+        "base": [recipe.base, recipe.base_revision],
+        "chat": recipe.chat.model_dump(mode="json"),
+        "adapter": recipe.adapter.model_dump(mode="json", include={"kind", "rank", "targets"}),
+        "train": recipe.train.model_dump(
+            mode="json", include={"method", "max_length", "batch_tokens", "accumulate", "epochs"}
+        ),
+        "on_too_long": recipe.dataset.on_too_long,
+    }
 
 
 def _holds_tokenizer_alone(folder: Path) -> bool:

@@ -6,20 +6,25 @@ from typing import Any
 
 from afina.errors import DataError, Problem
 from afina.run import read_json, write_json
+from afina.train.measure import audited_settings, token_view
+from afina.walk.base import base_folder
 from afina.walk.context import Context
 
 
 def audit_inputs(context: Context) -> dict[str, Any]:
     """What the findings depend on."""
-    return {"dataset": context.dataset_hash, "accept": context.recipe.dataset.accept}
+    recipe = context.recipe
+    return {"dataset": context.dataset_hash, "accept": recipe.dataset.accept, **audited_settings(recipe)}
 
 
 def audit(context: Context) -> dict[str, Any]:
     """Write ``audit.json``."""
     from afina.dataset.audit.audit import audit_dataset
 
+    base = base_folder(context)
     with context.open_progress("audit"):
-        found = audit_dataset(context.folder / "dataset", context.recipe).as_json()
+        tokens = token_view(base, context.recipe) if base else None
+        found = audit_dataset(context.folder / "dataset", context.recipe, tokens).as_json()
     write_json(context.folder / "audit.json", found)
     context.tell(
         "\n".join(f"{each['severity']} {each['name']}: {each['count']}" for each in found["findings"])

@@ -7,6 +7,7 @@ from pathlib import Path
 from afina.errors import AfinaError, RecipeError
 from afina.model.base import BaseIdentity, check_trainable, find_base, hash_model, identify_base
 from afina.model.shape import Shape, read_shape, scratch_shape
+from afina.outcome import chat_of, outcome_kind
 from afina.run import read_json
 from afina.tokenizer.chat import Renderer
 from afina.tokenizer.load import load_tokenizer
@@ -81,10 +82,9 @@ def renderer(context: Context) -> Renderer:
         RecipeError: a model from scratch, whose tokenizer is not trained yet.
     """
     recipe, folder = context.recipe, tokenizer_folder(context)
-    tokenizer = load_tokenizer(
-        str(folder), recipe.chat, root=Path(recipe.root), trust_remote_code=recipe.trust_remote_code
-    )
-    return Renderer(tokenizer, recipe.chat)
+    chat = chat_of(context.folder / outcome_kind(recipe), recipe)
+    tokenizer = load_tokenizer(str(folder), chat, root=Path(recipe.root), trust_remote_code=recipe.trust_remote_code)
+    return Renderer(tokenizer, chat)
 
 
 def pad_id(context: Context) -> int:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from afina.errors import RecipeError
 from afina.recipe import Recipe
 from afina.run import Progress, Run
 
@@ -51,7 +52,18 @@ class Context:
 
     @property
     def dataset_hash(self) -> str:
-        """Hash of the built dataset."""
+        """Hash of the built dataset.
+
+        Raises:
+            RecipeError: the run holds none, as where only its result was copied.
+        """
+        if "dataset" not in self.run.stages or not (self.folder / "dataset").is_dir():
+            raise RecipeError(
+                f"the run {self.folder} has no dataset (dataset/ with stages.json), which is asked and measured",
+                f"copy the whole run, or build it again: afina run {self.folder}/recipe.yaml; `afina chat`, `serve` "
+                "and `export --no-check` need only its result and the base",
+                "dataset",
+            )
         return str(self.run.stages["dataset"]["outputs"])
 
     @property

@@ -5,22 +5,19 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
-from afina.run import hash_file
 from afina.text.example import read_examples
 from afina.walk.base import base_files, renderer
 from afina.walk.context import Context
+from afina.walk.gone import files_read, still_there
 from afina.walk.losses_and_tasks import losses_and_tasks
 from afina.walk.models import open_trained
 from afina.walk.rows import encoded_rows
-from afina.walk.safety import measure_safety, safety_inputs
+from afina.walk.safety import measure_safety
 from afina.walk.stored_answers import describe_kept, kept_answers
 
 
 def evaluate_inputs(context: Context) -> dict[str, Any]:
     """What the scores depend on."""
-    from afina.evaluate.probes import probe_files
-    from afina.evaluate.tasks import task_files
-
     recipe = context.recipe
     return {
         "trained": context.run.stages["train"]["outputs"],
@@ -29,9 +26,8 @@ def evaluate_inputs(context: Context) -> dict[str, Any]:
         "base": base_files(context),
         "evaluate": recipe.evaluate.model_dump(mode="json"),
         "from_dataset": [*recipe.roles_from_dataset, recipe.dataset.language],
-        "probes": {str(file): hash_file(file) for file in probe_files(recipe) if file.is_file()},
-        "tasks": {str(file): hash_file(file) for file in task_files(recipe)},
-        "safety": safety_inputs(recipe),
+        "read": files_read(context),
+        "safety": recipe.safety.model_dump(mode="json"),
     }
 
 
@@ -51,14 +47,17 @@ def evaluate(context: Context) -> dict[str, Any]:
     recipe, folder, chat = context.recipe, context.folder, renderer(context)
     check_compilers(recipe)
     held_out = [row for _, validation in encoded_rows(context).values() for row in validation.rows]
-    probes = read_probes(recipe)
+    there = still_there(context)
+    for line in there.not_measured:
+        context.tell(line)
+    probes = read_probes(there.recipe)
     derived = derive_probes(recipe, folder / "dataset", can_ask=bool(chat.tokenizer.chat_template))
-    tasks = read_tasks(recipe, read_examples(folder / "dataset/train.jsonl"))
+    tasks = read_tasks(there.recipe, read_examples(folder / "dataset/train.jsonl"))
     model, before = open_trained(context)
     kept = kept_answers(context)
     models = before, lambda: contextlib.nullcontext(model)
     more = losses_and_tasks(context, held_out, tasks, models, kept)
-    safety = measure_safety(context, models, kept)
+    safety = measure_safety(context, there.recipe, models, kept)
     with context.open_progress("evaluate") as progress:
         verdict = judge(
             models,
@@ -70,7 +69,7 @@ def evaluate(context: Context) -> dict[str, Any]:
             progress,
             kept,
             context.tell,
-            MeasuredBeside(derived.notes, more, safety),
+            MeasuredBeside(derived.notes, more, safety, there.not_measured),
         )
     context.tell(describe_kept(kept))
     return verdict.as_json()

@@ -17,6 +17,7 @@ from afina.recipe import Recipe
 from afina.run import hash_file, hash_folder, read_json, read_metrics
 from afina.walk.base import base_folder, identity
 from afina.walk.context import Context
+from afina.walk.start import start_of
 from afina.walk.trainings import trainings_of
 
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "tokenizers", "safetensors", "numpy", "pydantic", "lxml")
@@ -34,7 +35,7 @@ def write_manifest(context: Context) -> dict[str, Any]:
     hours = sum(stage["seconds"] for stage in context.run.stages.values()) / 3600
     budget = context.recipe.budget
     events = read_metrics(context.folder)
-    whole = outcome.kind == "model"
+    whole, start = outcome.kind == "model", start_of(context)
     Manifest(
         name=context.recipe.name,
         afina=__version__,
@@ -66,6 +67,7 @@ def write_manifest(context: Context) -> dict[str, Any]:
             if base_folder(context)
             else None
         ),
+        started_from=record_of(start.as_json() if start else None),
         dataset=record_of(
             {
                 "sha256": hash_folder(context.folder / "dataset"),

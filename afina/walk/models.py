@@ -10,8 +10,9 @@ from typing import Any
 from afina.model.choices import Precision
 from afina.model.open_model import OpenModel
 from afina.outcome import find_outcome, outcome_kind
-from afina.walk.base import base_folder, identity, renderer
+from afina.walk.base import base_files, base_folder, identity, renderer
 from afina.walk.context import Context
+from afina.walk.start import start_of
 from afina.walk.trainings import Training, trainings_of
 
 
@@ -39,14 +40,18 @@ def fresh_model(context: Context, precision: Precision | None = None, device: An
 def model_to_train(
     context: Context, training: Training, precision: Precision | None = None, device: Any = None
 ) -> tuple[Any, Any]:
-    """The model before the first step of a training, and its device; the second goes on from what the first left."""
+    """The model before the first step of a training, and its device: the first goes on from what `start_from` names,
+    the second from what the first left."""
     from afina.model.load_torch import load_base, open_adapter, pick_device
 
     recipe = context.recipe
+    kind, before = outcome_kind(recipe), context.folder / "first" / outcome_kind(recipe)
     if training == trainings_of(recipe)[0]:
-        return fresh_model(context, precision, device)
-    kind = outcome_kind(recipe)
-    before, device = context.folder / "first" / kind, device or pick_device(recipe.device)
+        start = start_of(context)
+        if start is None:
+            return fresh_model(context, precision, device)
+        before = start.folder
+    device = device or pick_device(recipe.device)
     if kind == "model":
         return load_base(before, recipe, device, precision=precision).requires_grad_(True), device
     folder = base_folder(context)
@@ -63,7 +68,7 @@ def open_trained(context: Context) -> tuple[Any, OpenModel]:
         RecipeError: the run does not hold what its recipe trains.
         BaseError: the adapter belongs to another base.
     """
-    from afina.model.base import check_adapter_fits
+    from afina.model.base import check_adapter_fits, check_same_base
     from afina.model.load_torch import load_base, open_adapter, pick_device
 
     recipe, outcome = context.recipe, find_outcome(context.folder, context.recipe)
@@ -74,6 +79,7 @@ def open_trained(context: Context) -> tuple[Any, OpenModel]:
         base = load_base(folder, recipe, device, four_bit=recipe.adapter.kind == "qlora")
         model = open_adapter(base, outcome.folder)
         return model, partial(without_adapter, model)
+    check_same_base(base_files(context), context.run.stages.get("train", {}).get("inputs", {}).get("base"), recipe.base)
     return load_base(outcome.folder, recipe, device), partial(_untrained, context)
 
 

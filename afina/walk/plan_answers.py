@@ -25,7 +25,7 @@ from afina.plan.memory import Parallel
 from afina.plan.plan import Plan, plan_run
 from afina.plan.record import recorded
 from afina.plan.scratch import CHINCHILLA_TOKENS, ScratchBudget, read_count
-from afina.plan.serving import Engine, Serving, plan_serving
+from afina.plan.serving import Engine, Serving, plan_serving, serving_sureness
 from afina.plan.tokens import TokenCount
 from afina.recipe import Recipe, load_recipe
 from afina.recipe.edit import change_recipe
@@ -183,4 +183,5 @@ def _serving(recipe: Recipe, devices: list[Device], serving: Serving) -> PlanAns
         )
     asked = f"{serving.engine}, {serving.users} x {serving.context} tokens, {serving.lora_slots} LoRA slots"
     kept = f"KV cache: {show_bytes(shape.kv_bytes_per_token(serving.cache_bytes))} a token"
-    return PlanAnswer(plans[0] if len(plans) == 1 else plans, "\n".join([asked, *rows, kept]))
+    sure = f"how sure the memory is: {serving_sureness(serving).in_words}"
+    return PlanAnswer(plans[0] if len(plans) == 1 else plans, "\n".join([asked, *rows, kept, sure]))

@@ -8,6 +8,7 @@ from typing import Any
 
 from afina.errors import DataError, RecipeError
 from afina.model.base import hash_tokenizer
+from afina.outcome import chat_of, outcome_kind
 from afina.run import hash_file, whole_folder
 from afina.text.example import Example, ExamplePlace, read_placed_examples
 from afina.tokenizer.encode import EncodedCounts, EncodedSet, encode_each, mismatch
@@ -23,7 +24,8 @@ SPLITS = ("train", "validation")
 def tokens_inputs(context: Context) -> dict[str, Any]:
     """What the rows depend on."""
     recipe = context.recipe
-    template = None if recipe.chat.template is None else Path(recipe.root) / recipe.chat.template
+    chat = chat_of(context.folder / outcome_kind(recipe), recipe)
+    template = None if chat.template is None else Path(recipe.root) / chat.template
     return {
         "dataset": context.dataset_hash,
         "tokenizer": hash_tokenizer(tokenizer_folder(context)),

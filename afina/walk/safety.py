@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from afina.model.open_model import OpenModel
 from afina.recipe import Recipe
-from afina.run import hash_file, write_whole
+from afina.run import write_whole
 from afina.walk.base import pad_id, renderer
 from afina.walk.context import Context
 from afina.walk.stored_answers import Kept
@@ -24,16 +24,12 @@ ROWS_FILE = "safety.jsonl"
 SIDES = ("base", "adapter")
 
 
-def safety_inputs(recipe: Recipe) -> dict[str, Any]:
-    """What the figures depend on, besides the models and the dataset."""
-    from afina.evaluate.safety.known import strings_file
+def measure_safety(context: Context, recipe: Recipe, models: tuple[OpenModel, OpenModel], kept: Kept) -> SafetyResult:
+    """What a recipe's ``safety`` asks for, of the models before and after training; writes :data:`ROWS_FILE`.
 
-    file = strings_file(recipe)
-    return recipe.safety.model_dump(mode="json") | ({"strings_sha256": hash_file(file)} if file else {})
-
-
-def measure_safety(context: Context, models: tuple[OpenModel, OpenModel], kept: Kept) -> SafetyResult:
-    """What the recipe's ``safety`` asks for, of the models before and after training; writes :data:`ROWS_FILE`."""
+    Args:
+        recipe: the run's, without what cannot be measured now.
+    """
     from afina.dataset.build.canaries import canaries_among
     from afina.evaluate.probes import ask
     from afina.evaluate.safety.canaries import measure_canaries
@@ -43,7 +39,7 @@ def measure_safety(context: Context, models: tuple[OpenModel, OpenModel], kept: 
     from afina.evaluate.tasks import PREDICTIONS_FILE
     from afina.text.example import read_examples
 
-    recipe, chat, train = context.recipe, renderer(context), context.folder / "dataset/train.jsonl"
+    chat, train = renderer(context), context.folder / "dataset/train.jsonl"
     safety = SafetyResult()
     for row in task_answers(context.folder / PREDICTIONS_FILE):
         safety.add(*row)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from afina.recipe import Recipe
@@ -65,10 +66,24 @@ def do_stage(context: Context, stage: Stage, later: Sequence[Stage] = ()) -> dic
     inputs, writes = stage.inputs(context), stage.written(recipe)
     if stage.costs_hours:
         made_of_it = [path for each in later for path in each.owned(recipe)]
-        run.begin(stage.name, inputs, [*stage.owned(recipe), *made_of_it])
+        earlier = run.begun(stage.name) or {}
+        kept = run.begin(stage.name, inputs, [*stage.owned(recipe), *made_of_it])
+        if kept and all(earlier.get(key) == inputs.get(key) for key in ("adapter", "base", "chat")):
+            _say_how_to_go_on(context, stage, kept)
     run.set_aside(stage.name, [path for path in stage.others if path not in writes])
     replaces = writes if stage.costs_hours else []  # never the states that it goes on from: `begin` has looked at them
     result = run.stage(stage.name, inputs, writes, lambda: stage.do(context), replaces=replaces)
     if stage.then:
         stage.then(context)
     return result
+
+
+def _say_how_to_go_on(context: Context, stage: Stage, kept: Path) -> None:
+    """Other epochs, rows or rates are another training, from the base on: what to write where the earlier one's weights
+    were meant to be trained further."""
+    for path in stage.written(context.recipe):
+        if (kept / path / "adapter_config.json").is_file():
+            context.run.say(
+                f"{stage.name}: this training begins at the base; to train the earlier weights further (more epochs, "
+                f"new rows), stop it and give start_from={kept / path}"
+            )

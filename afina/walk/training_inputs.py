@@ -8,6 +8,7 @@ from afina.model.choices import CHOSEN
 from afina.walk.base import base_files
 from afina.walk.chosen_settings import with_choices
 from afina.walk.context import Context
+from afina.walk.start import start_of
 from afina.walk.trainings import Training, trainings_of
 
 NOT_IN_THE_RESULT = {"checkpoint_seconds", "keep_checkpoints", "validate_per_epoch", "tries", "trackers", "parallel"}
@@ -32,6 +33,8 @@ def training_inputs(context: Context, training: Training) -> dict[str, Any]:
     stages = context.run.stages
     if training != trainings_of(context.recipe)[0]:
         recipe["starts_from"] = stages["first"]["outputs"]
+    elif start := start_of(context):
+        recipe["start_from"] = start.sha256
     if training.needs_reference and "reference" in stages:
         recipe["reference"] = stages["reference"]["outputs"]
     recipe["on_too_long"] = recipe.pop("dataset")["on_too_long"]  # `dataset` is the hash of what was built

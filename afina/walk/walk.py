@@ -23,6 +23,7 @@ from afina.walk.report import report
 from afina.walk.rows import TOKENS, tokens_inputs, write_tokens
 from afina.walk.safety import ROWS_FILE
 from afina.walk.stages import Stage, do_stage
+from afina.walk.start import start_of
 from afina.walk.tokenizer import tokenizer_inputs, train_tokenizer
 from afina.walk.train import release_ranks, train, train_inputs
 
@@ -91,8 +92,9 @@ def walk_through(context: Context, *, until: str = "report") -> dict[str, dict[s
     """
     names = [stage.name for stage in WALK]
     last = names.index(until)
-    if last >= names.index("plan"):
-        check_base(context)  # before the dataset is built and a teacher paid
+    if last >= names.index("plan"):  # before the dataset is built and a teacher paid
+        check_base(context)
+        start_of(context)
     if until == names[-1]:
         _check_before(context)
     return {

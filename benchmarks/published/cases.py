@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from afina.errors import RecipeError
 from afina.model.shape import Shape
 from afina.plan.device import Device, find_device
-from afina.plan.memory import Checkpointing, Parallel, Setup
+from afina.plan.memory import Checkpointing, Parallel, Place, Setup
 from afina.plan.programs import (
     AXOLOTL,
     CUDA_CONTEXT_BYTES,
@@ -17,8 +18,10 @@ from afina.plan.programs import (
     FSDP_QLORA,
     LITGPT,
     MLX,
+    MLX_EAGER,
     TORCHTITAN,
     TORCHTUNE,
+    TORCHTUNE_WHOLE,
     TRANSFORMERS,
     TRANSFORMERS_UPCAST,
     UNSLOTH,
@@ -26,6 +29,7 @@ from afina.plan.programs import (
     TrainingProgram,
 )
 from afina.plan.serving import GPU_SHARE, Engine, Serving
+from afina.plan.serving import LITGPT as LITGPT_SERVING
 from afina.plan.time import COMPILED_MOVES, FUSED_MOVES
 
 Case = Mapping[str, Any]
@@ -50,7 +54,18 @@ DEVICES = {
     "Apple M-series 32GB": "Apple M1 Max 32GB",
 }
 """Names of cases that are not ours."""
+NOT_MEASURED = {
+    "litgpt-hub-llama-3.2-1B-full": "below weights, gradients and moments: it cannot have been one GPU",
+    "litgpt-hub-llama-3.2-3B-full": "below weights, gradients and moments: it cannot have been one GPU",
+    "mlx-mirobaldo-b1x256": "its author's estimate, not a measurement",
+    "mlx-seed-mistral7b-m1-16": "its author's estimate, not a measurement",
+    "torchtune-Llama3.18B-full-RTXA6000x1": "flags not stated",
+    "torchtune-Llama3.18B-lora-RTXA6000x1": "flags not stated",
+}
+"""Rows that say themselves, or by arithmetic, that they are no measurement of their settings."""
 TARGETS = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "o_proj", "lm_head": "lm_head"}
+MLX_LAYERS = 16
+"""``num_layers`` of mlx-lm's own settings."""
 FORMATS: dict[str, Format] = {
     "nf4-dq": "nf4-double",
     "gptq-int4": "gptq-int4",
@@ -84,6 +99,16 @@ def published_shape(name: str, facts: Mapping[str, Any]) -> Shape:
     )
 
 
+def source_of(case: Case) -> str:
+    """The publication: a repository, or whoever reported it."""
+    return str(case["source"].removeprefix("github:").split()[0])
+
+
+def kind_of(case: Case) -> Place:
+    """The kind of device. No published case is of a CPU."""
+    return "mps" if "Apple" in case["device"]["name"] else "cuda"
+
+
 def program_of(case: Case) -> TrainingProgram:
     """What ran: by its name and its kernels, and for the Qwen scripts by the launcher that each method has there."""
     name, kernels = case["framework"].lower(), (case["kernels"] or "").lower()
@@ -92,11 +117,11 @@ def program_of(case: Case) -> TrainingProgram:
     if "fsdp_qlora" in name:
         return FSDP_QLORA
     if "torchtune" in name:
-        return TORCHTUNE
+        return TORCHTUNE if "chunked" in kernels else TORCHTUNE_WHOLE
     if "torchtitan" in name:
         return TORCHTITAN
     if "mlx" in name:
-        return MLX
+        return MLX_EAGER if "mlx-examples" in case["source"] else MLX  # the repository that it left in 2024
     if "unsloth" in kernels:
         return UNSLOTH
     if "axolotl" in name:
@@ -123,7 +148,7 @@ def setup_of(case: Case, shape: Shape, program: TrainingProgram | None = None) -
         program = replace(program, fixed_bytes=max(0.1e9, program.fixed_bytes - CUDA_CONTEXT_BYTES))
     if "allocated" in metric:
         program = replace(program, slack=0.0)
-    if case["flash_attention"] is False and program.name != MLX.name:
+    if case["flash_attention"] is False and "mlx" not in program.name:
         program = replace(program, eager_attention=True)
     compiled = "torch.compile" in (case["kernels"] or "")
     fused = "fused" in (case["kernels"] or "") or "liger" in (case["kernels"] or "") or program.name == UNSLOTH.name
@@ -143,7 +168,7 @@ def setup_of(case: Case, shape: Shape, program: TrainingProgram | None = None) -
         target_tokens=tokens,
         rank=case["lora_rank"] or 16,
         targets=targets_of(case, shape) if kind != "none" else (),
-        place="cuda",
+        place=kind_of(case),
         program=program,
         length=case["seq_len"],
         weights=format_of(case),
@@ -153,8 +178,18 @@ def setup_of(case: Case, shape: Shape, program: TrainingProgram | None = None) -
         dropout="litgpt" in case["framework"],
         parallel=parallel,
         devices=case["device"]["count"],
-        offload="CPU offload" in note,
+        offload="CPU offload" in note + (case["optimizer"] or ""),
+        step_in_backward="in_backward" in (case["optimizer"] or ""),
+        adapted_layers=adapted_layers_of(case),
     )
+
+
+def adapted_layers_of(case: Case) -> int | None:
+    """mlx-lm adapts the last 16 layers where its user does not say otherwise."""
+    if not case["framework"].startswith("mlx-lm") or case["method"] not in ("lora", "qlora"):
+        return None
+    stated = re.search(r"(\d+) (?:LoRA )?layers", case["measured"].get("note", ""))
+    return int(stated[1]) if stated else MLX_LAYERS
 
 
 def targets_of(case: Case, shape: Shape) -> str | tuple[str, ...]:
@@ -253,7 +288,7 @@ def serving_of(case: Case) -> Serving:
         lora_slots=1 if "lora" in case["id"] and engine == "vllm" else 0,
         devices=case["device"]["count"],
         gpu_share=case.get("gpu_memory_utilization") or GPU_SHARE,
-        separate_head=name.startswith("litgpt"),
+        program=LITGPT_SERVING if name.startswith("litgpt") else "",
         allocated="allocated" in (case["mem_metric"] or ""),
     )
 

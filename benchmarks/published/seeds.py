@@ -6,14 +6,14 @@ from dataclasses import replace
 from typing import Literal
 
 from afina.plan.bases import find_shape
+from afina.plan.calibration import sureness
 from afina.plan.device import Device, find_device
 from afina.plan.interval import Interval
-from afina.plan.memory import Setup, frozen_weight_bytes, training_memory
-from afina.plan.plan import MEMORY_SPREAD
+from afina.plan.memory import Setup, frozen_weight_bytes, peak_interval, training_memory
 from afina.plan.programs import CUDA_CONTEXT_BYTES, TRANSFORMERS_UPCAST, UNSLOTH, TrainingProgram
 from afina.plan.scratch import ScratchBudget
 from afina.plan.serving import Serving, largest_context, served_weight_bytes, serves
-from afina.plan.time import TIME_SPREAD, micro_batch_seconds, optimizer_seconds
+from afina.plan.time import micro_batch_seconds, optimizer_seconds, time_sureness
 
 
 def seeds_table() -> str:
@@ -28,9 +28,8 @@ def _peak(base: str, tokens: int, program: TrainingProgram) -> Interval:
     shape = find_shape(base)
     program = replace(program, fixed_bytes=program.fixed_bytes + CUDA_CONTEXT_BYTES)
     setup = Setup("lora", tokens, tokens, place="cuda", program=program, checkpointing=True, state_bytes=2.03)
-    total = sum(part.point for part in training_memory(shape, setup).values())
-    low, high = MEMORY_SPREAD["cuda"]
-    return Interval.around(total, low, high * 1.2)  # the lengths and the rank are not stated
+    sure = sureness("training peak, settings guessed", "cuda", UNSLOTH.name)  # the lengths and the rank are not stated
+    return peak_interval(training_memory(shape, setup), sure)
 
 
 def _gb(interval: Interval) -> str:
@@ -85,7 +84,7 @@ def _portuguese() -> list[tuple[str, str, str]]:
     ):
         batch = 2 * length
         each = micro_batch_seconds(shape, setup, device, batch, length) + optimizer_seconds(shape, setup, device) / 8
-        spent = Interval.around(each * tokens / batch / 3600, *TIME_SPREAD["cuda"])
+        spent = time_sureness(setup, device).around(each * tokens / batch / 3600)
         text = f"{spent.point:.2f} h ({spent.low:.2f} to {spent.high:.2f}), US$ {spent.point * 0.30:.2f}"
         rows.append((f"Llama-3.1-8B QLoRA {name}, RTX 4090", text, f"{hours} h, US$ {money}"))
     return rows
@@ -96,7 +95,8 @@ def _others() -> list[tuple[str, str, str]]:
     weights = served_weight_bytes(mistral, "gptq-int4") / 1e9
     setup = Setup("qlora", 512, 512, place="cuda", program=UNSLOTH, checkpointing=True, state_bytes=2.03)
     held = frozen_weight_bytes(mistral, setup) / 1e9
-    peak = Interval.around(sum(part.point for part in training_memory(mistral, setup).values()), *MEMORY_SPREAD["cuda"])
+    sure = sureness("training peak", "cuda", UNSLOTH.name)
+    peak = peak_interval(training_memory(mistral, setup), sure)
     budget = ScratchBudget(7e9, 140e9, find_device("H100 SXM"))
     parts = " + ".join(f"{size / 1e9:.0f}" for size in budget.state_bytes.values())
     return [

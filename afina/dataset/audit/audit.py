@@ -87,20 +87,20 @@ class Rule:
 
 
 RULES: dict[str, Rule] = {
-    "unreadable": Rule("files or rows that cannot be read", "mend them; the place is named", 0.0),
+    "unreadable": Rule("files or rows that cannot be read", "fix them; the place is named", 0.0),
     "empty_prompt": Rule(
         "conversations without a prompt: their answers are learned as answers to nothing",
-        "mend them, or set `dataset.on_empty_prompt: drop` or `text`",
+        "fix them, or set `dataset.on_empty_prompt: drop` or `text`",
         0.01,
     ),
     "empty_answer": Rule(
         "conversations without an answer: they teach to stop at once",
-        "mend them, or set `dataset.on_empty_answer: drop`",
+        "fix them, or set `dataset.on_empty_answer: drop`",
         0.01,
     ),
     "same_answers": Rule(
         "preferences whose better and worse answers are the same: they teach nothing",
-        "leave these rows out, or mend one of the answers",
+        "leave these rows out, or fix one of the answers",
         0.01,
     ),
     "length_bias": Rule(
@@ -151,7 +151,7 @@ RULES: dict[str, Rule] = {
     ),
     "ocr_noise": Rule(
         "what reading a scan leaves behind: digits or marks inside words, letters set apart, words broken at line ends",
-        "scan it again, or mend the text; it is learned as it stands",
+        "scan it again, or fix the text; it is learned as it stands",
         0.10,
     ),
     "control_characters": Rule("characters that nobody sees", "remove them from the source"),
@@ -172,7 +172,7 @@ RULES: dict[str, Rule] = {
     ),
     "code_wrong": Rule(
         "code that its compiler refuses: the model would learn to write it so",
-        "mend it, or set `dataset.on_wrong_code: drop` (left out, counted)",
+        "fix it, or set `dataset.on_wrong_code: drop` (left out, counted)",
         0.25,
     ),
     "code_timeout": Rule("code whose compiler did not answer within its limits", "look at it: nothing is proven"),
@@ -197,7 +197,7 @@ RULES: dict[str, Rule] = {
     ),
     "end_token_missing": Rule("rows that do not end with an end token", "end each answer in the chat template", 0.0),
     "end_token_doubled": Rule(
-        "rows that end with two end tokens: the text holds one itself", "take it out of the data; afina writes it", 0.05
+        "rows that end with two end tokens: the chat template writes both", "write one in the chat template", 0.05
     ),
     "bos_doubled": Rule(
         "rows that begin with two begin tokens", "take it out of the chat template or of the data", 0.05
@@ -208,10 +208,17 @@ RULES: dict[str, Rule] = {
         note=True,
     ),
     "special_token_in_text": Rule(
-        "special tokens inside the text: they are read as marks, not as words", "take them out of the data", 0.05
+        "marks of the base inside the text: they are learned as words, and end or begin no turn",
+        "give rows as `messages`, which afina writes the marks for; where the text is about such marks, accept it",
+        0.05,
+    ),
+    "plain_turn_mark": Rule(
+        "conversations that hold what the chat template writes between turns; the base knows it as text only, and "
+        "cannot tell their turns from real ones",
+        "take it out, or choose a template whose marks are tokens: `chat.template: chatml`",
     ),
     "too_little_data": Rule(
-        "too little data for what is trained", "give more data, or a smaller `adapter.rank`; expect it by heart"
+        "too little data for what is trained", "give more data, or a smaller `adapter.rank`; expect memorization"
     ),
     "padding": Rule("padding", "nothing to do; a larger `train.batch_tokens` sorts better", note=True),
     "token_lengths": Rule("lengths in tokens", "nothing to do", note=True),

@@ -1,6 +1,6 @@
 """What an audit sees with a base's tokenizer: lengths, what a limit would cost, padding, end tokens, too little data.
 
-The tokenizer is handed in as a :class:`TokenView`, so that this room needs no tokenizer of its own.
+:class:`TokenView` is handed in by who knows the base, the batches and the size of what is trained.
 """
 
 from __future__ import annotations
@@ -8,11 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal
 
 from afina.dataset.audit.one_example import excerpt, whole
 from afina.errors import DataError
 from afina.text.example import Example
+from afina.tokenizer.chat import Encoded
 from afina.units import show_count, show_share
 
 PARAMETERS_PER_TOKEN = 1000
@@ -20,29 +21,24 @@ PARAMETERS_PER_TOKEN = 1000
 FEWEST_STEPS = 10
 WASTE_WORTH_A_WARNING = 0.25
 EXAMPLES_SHOWN = 5
-
-
-class EncodedExample(Protocol):
-    """Token ids and which of them are learned."""
-
-    @property
-    def ids(self) -> list[int]: ...
-
-    @property
-    def mask(self) -> list[bool]: ...
+REFUSED_MARKS = "marks of the base inside the text, which the recipe refuses (chat.marks_in_text: error)"
 
 
 @dataclass(frozen=True)
 class TokenView:
     """A base's tokenizer and the settings that decide what becomes of the tokens."""
 
-    encode: Callable[[Example], EncodedExample]
+    encode: Callable[[Example], Encoded]
     """As for training; a DataError where the chat template cannot be trained on."""
     batches: Callable[[Sequence[int]], Sequence[Sequence[int]]]
     """Lengths of rows -> the micro-batches of one epoch, as lists of row numbers."""
     end_ids: Sequence[int]
-    special: Sequence[str]
-    """Texts of the special tokens: in the data they would be read as marks, not as words."""
+    marks_in: Callable[[Example], Sequence[str]]
+    """The marks of the base that stand in its text."""
+    marks_in_text: Literal["words", "error"] = "words"
+    """What becomes of them."""
+    plain_turn_marks: Sequence[str] = ()
+    """What the chat template writes between turns that is no mark to the tokenizer."""
     bos_id: int | None = None
     begins_with_bos: bool = False
     max_length: int = 1024
@@ -76,15 +72,19 @@ class TokenAudit:
         self.counts: dict[str, int] = {}
         self.shown: dict[str, list[dict[str, str]]] = {}
         self.reasons: dict[str, str] = {}
-        self.special = re.compile("|".join(map(re.escape, sorted(view.special, key=len, reverse=True))) or r"(?!)")
+        self.plain = re.compile("|".join(map(re.escape, view.plain_turn_marks)) or r"(?!)")
 
     def add(self, example: Example) -> None:
         """Count one example."""
         view = self.view
         self.examples += 1
         text = whole(example)
-        if found := self.special.search(text):
-            self._hit("special_token_in_text", example, excerpt(text, found.start()))
+        if marks := view.marks_in(example):
+            self._hit("special_token_in_text", example, excerpt(text, text.find(marks[0])))
+            if view.marks_in_text == "error":
+                return
+        if example.messages and (found := self.plain.search(text)):
+            self._hit("plain_turn_mark", example, excerpt(text, found.start()))
         try:
             encoded = view.encode(example)
         except DataError as error:
@@ -114,7 +114,7 @@ class TokenAudit:
             if not self.conversations_over:
                 self._hit("over_length", example, f"{length} tokens: {excerpt(text)[:100]}")
 
-    def _ends(self, example: Example, encoded: EncodedExample) -> None:
+    def _ends(self, example: Example, encoded: Encoded) -> None:
         """Beginning and end of a row: what a model starts from, and what it learns to stop with."""
         view, ids, end = self.view, encoded.ids, set(self.view.end_ids)
         if not (encoded.mask and encoded.mask[-1] and ids[-1] in end):
@@ -138,9 +138,10 @@ class TokenAudit:
             if name == "over_length":
                 yield self._over_length()
             else:
-                yield TokenFinding(
-                    name, self.counts[name], self.examples, self.reasons.get(name, ""), None, self.shown[name]
-                )
+                refused = name == "special_token_in_text" and self.view.marks_in_text == "error"
+                what = REFUSED_MARKS if refused else self.reasons.get(name, "")
+                severity: Literal["fatal"] | None = "fatal" if refused else None
+                yield TokenFinding(name, self.counts[name], self.examples, what, severity, self.shown[name])
         if self.lengths:
             yield self._lengths()
             yield from self._padding()

@@ -99,7 +99,7 @@ def _blocks(recipe: Recipe, rows: Iterable[tuple[int, Example]], owners: list[se
 
 
 def _problems(wrong: Sequence[Checked], blocks: int) -> list[Problem]:
-    fix = "mend the code, or set `dataset.on_wrong_code: drop` (left out, counted) or `keep`"
+    fix = "fix the code, or set `dataset.on_wrong_code: drop` (left out, counted) or `keep`"
     shown = [
         Problem(f"{item.compiler} refuses this code:\n    " + item.lines.replace("\n", "\n    "), fix, item.block.where)
         for item in wrong[:SHOWN]

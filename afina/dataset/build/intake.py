@@ -242,11 +242,11 @@ class _Refusal:
 _PROBLEMS = {
     "empty_prompt": _Refusal(
         "no prompt in {count} of {rows} rows",
-        "mend them, or set `dataset.on_empty_prompt: drop` (left out, counted) or `text` (the answer as a plain text)",
+        "fix them, or set `dataset.on_empty_prompt: drop` (left out, counted) or `text` (the answer as a plain text)",
     ),
     "empty_answer": _Refusal(
         "no answer in {count} of {rows} rows",
-        "mend them, or set `dataset.on_empty_answer: drop` (left out, counted)",
+        "fix them, or set `dataset.on_empty_answer: drop` (left out, counted)",
     ),
     "preference": _Refusal(
         "{count} of {rows} rows hold a better and a worse answer, which the recipe's method does not learn",

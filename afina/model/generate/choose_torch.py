@@ -24,6 +24,17 @@ def greedy(logits: torch.Tensor) -> tuple[list[int], list[float], list[float]]:
     return top.indices.tolist(), top.values.tolist(), (top.values - second_n).tolist()
 
 
+def allow_only(logits: torch.Tensor, allowed: bytes) -> torch.Tensor:
+    """Logits V with minus infinity for every token whose bit in `allowed` (the lowest bit first) is 0.
+
+    >>> allow_only(torch.tensor([1.0, 2.0, 3.0]), bytes([0b011]))
+    tensor([1., 2., -inf])
+    """
+    bytes_B = torch.frombuffer(bytearray(allowed), dtype=torch.uint8)
+    bits = (bytes_B[:, None] >> torch.arange(8, dtype=torch.uint8)) & 1
+    return logits.masked_fill(bits.flatten()[: len(logits)].to(logits.device) == 0, -torch.inf)
+
+
 def sample(logits: torch.Tensor, temperature: float, top_p: float, generator: torch.Generator) -> int:
     """One token from logits V: the cumulative distribution inverted at one number of the request's own generator.
 

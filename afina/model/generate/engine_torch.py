@@ -25,7 +25,8 @@ import torch
 from afina.errors import ContextOverflow, DoesNotFit, RecipeError
 from afina.model.generate.ability_torch import ability_of
 from afina.model.generate.call_torch import Caller
-from afina.model.generate.choose_torch import TextStream, greedy, logprobs, sample
+from afina.model.generate.choose_torch import TextStream, allow_only, greedy, logprobs, sample
+from afina.model.generate.grammar import Grammars
 from afina.model.generate.paths_torch import READ_TOKENS, ActiveRow, Alone, Slots
 from afina.model.generate.request import Finish, Finished, Produced, Request, Stats, TokenLogprob
 
@@ -47,6 +48,8 @@ class _Running(ActiveRow):
     request: Request
     generator: torch.Generator | None
     stream: TextStream | None
+    matcher: Any = None
+    """Of the grammar that the answer is held to."""
     logprobs: list[TokenLogprob] = field(default_factory=list)
     lead: float | None = None
 
@@ -102,6 +105,7 @@ class Engine:
         text = self._call.config.get_text_config(decoder=True)
         self.context: int | None = getattr(text, "max_position_embeddings", None)
         """Longest prompt and answer together, in tokens; None where the model sets no limit."""
+        self.grammars = Grammars(tokenizer, text.vocab_size, stop_ids)
         self._ids = itertools.count()
         self._waiting: deque[_Running] = deque()
         self._shared: dict[str, Slots] = {}
@@ -152,9 +156,10 @@ class Engine:
         Raises:
             ContextOverflow: prompt and ``max_new_tokens`` are longer than the model can see.
             DoesNotFit: or than ``max_tokens_in_cache``.
-            RecipeError: no such adapter, an empty prompt, or a setting out of range.
+            RecipeError: no such adapter, an empty prompt, a setting out of range, or a grammar that cannot be compiled.
         """
         adapter = self._check(request)
+        matcher = self.grammars.matcher(request.grammar) if request.grammar is not None else None
         ids = list(request.prompt)
         generator = None
         if request.temperature > 0:
@@ -173,6 +178,7 @@ class Engine:
             request=request,
             generator=generator,
             stream=TextStream(self.tokenizer, request.stop, keep_special=self.keep_special) if streamed else None,
+            matcher=matcher,
         )
         self._waiting.append(running)
         self.stats.requests += 1
@@ -282,18 +288,19 @@ class Engine:
     def _advance(self, path: Slots | Alone) -> list[Produced]:
         logits_nV = path.step().float()
         rows = [row for row in path.rows if isinstance(row, _Running)]
-        tokens, tops, leads = greedy(logits_nV)
+        chosen_nV = _held_to_grammars(rows, logits_nV)
+        tokens, tops, leads = greedy(chosen_nV)
         produced: list[Produced] = []
         leaving: list[ActiveRow] = []
         for place, row in enumerate(rows):
             token = tokens[place]
-            if not tops[place] < float("inf"):  # the others go on
+            if not float("-inf") < tops[place] < float("inf"):  # the others go on
                 produced.append(self._last(row, "failed"))
                 path.wipe(row)
                 leaving.append(row)
                 continue
             if row.generator is not None:
-                token = sample(logits_nV[place], row.request.temperature, row.request.top_p, row.generator)
+                token = sample(chosen_nV[place], row.request.temperature, row.request.top_p, row.generator)
             elif self.exact and path is not self._alone and leads[place] < TIE * max(1.0, abs(tops[place])):
                 self.stats.near_ties += 1
                 leaving.append(row)
@@ -315,13 +322,16 @@ class Engine:
         if token in self.stop_ids:
             return self._last(row, "stop", stop_token=True)
         row.ids.append(token)
+        # Nothing can follow: the form is complete, and the stop token would be all that is allowed.
+        complete = row.matcher is not None and row.matcher.consume_token(token) and row.matcher.is_stopped()
         new = []
         if row.request.logprobs is not None:
             new = [logprobs(logits, token, row.request.logprobs)]
             row.logprobs += new
         text, stopped = row.stream.add(token) if row.stream else ("", False)
-        if stopped or len(row.ids) == row.limit:
-            return self._last(row, "stop" if stopped else "length", [token], new, text, stopped=stopped)
+        if stopped or complete or len(row.ids) == row.limit:
+            finish: Finish = "stop" if stopped or complete else "length"
+            return self._last(row, finish, [token], new, text, stopped=stopped)
         return Produced(row.id, [token], text if row.request.stream else "", new)
 
     def _last(
@@ -351,3 +361,16 @@ class Engine:
             lead=row.lead,
         )
         return Produced(row.id, tokens or [], text if row.request.stream else "", new or [], done)
+
+
+def _held_to_grammars(rows: Sequence[_Running], logits_nV: torch.Tensor) -> torch.Tensor:
+    """The logits that tokens are chosen from: minus infinity for what a row's grammar does not allow, everywhere where
+    it has failed. Rows without a grammar stay bit by bit; probabilities that are told are those of `logits_nV`."""
+    held = [(place, row.matcher) for place, row in enumerate(rows) if row.matcher is not None]
+    if not held:
+        return logits_nV
+    chosen_nV = logits_nV.clone()
+    for place, matcher in held:
+        allowed = matcher.compute_bitmask()
+        chosen_nV[place] = -torch.inf if matcher.is_error() else allow_only(logits_nV[place], allowed)
+    return chosen_nV

@@ -133,7 +133,7 @@ class SlotCache(Cache):  # type: ignore[misc]
             layer.values[target, :, :length] = layer.values[source, :, :length]
 
     def wipe(self, place: int) -> None:
-        """Zeros instead of what is no number; see ``lazy_initialization``."""
+        """Zeros instead of what is NaN; see ``lazy_initialization``."""
         for layer in self._filled():
             layer.keys[place], layer.values[place] = 0, 0
 
@@ -204,7 +204,7 @@ class Slots:
         )
 
     def wipe(self, row: ActiveRow) -> None:
-        """Leave nothing of a row that is no number for the one that gets its place."""
+        """Leave nothing of a row that is NaN for the one that gets its place."""
         self.cache.wipe(next(place for place, each in enumerate(self.rows) if each is row))
 
     def remove(self, gone: Sequence[ActiveRow]) -> None:

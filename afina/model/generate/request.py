@@ -42,6 +42,8 @@ class Request:
     """Of sampling; None draws another answer every time."""
     logprobs: int | None = None
     """None: none. 0: of the tokens written. k: of the k likeliest at each place, too."""
+    grammar: str | None = None
+    """What the answer must look like, see :mod:`afina.model.generate.grammar`; it ends where nothing can follow."""
     stream: bool = False
     """Whether :attr:`Produced.text` is wanted at every step; the text at the end is always there."""
 
@@ -55,8 +57,8 @@ class Finished:
     text: str
     """Its text, cut before a stop string."""
     finish: Finish
-    """``stop`` at a stop token or string, ``length`` at ``max_new_tokens``, ``cancelled``; ``failed``: logits were no
-    numbers."""
+    """``stop`` at a stop token or string, ``length`` at ``max_new_tokens``, ``cancelled``; ``failed``: logits were
+    NaN, or no token fits the grammar (any more)."""
     prompt_tokens: int
     written: int
     """Tokens that the model wrote, the stop token included."""

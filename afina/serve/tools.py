@@ -1,0 +1,204 @@
+"""Tools: whether a chat template takes them, how a call is asked for, and calls read back from an answer.
+
+The one way of writing calls that is read is Hermes' (Qwen's, too)::
+
+    <tool_call>
+    {"name": "weather", "arguments": {"place": "Faro"}}
+    </tool_call>
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2.exceptions import TemplateError
+
+from afina.errors import DataError, RecipeError
+from afina.model.generate.grammar import lark_grammar, spaced
+from afina.serve.messages import NamedTool, Tool
+from afina.tokenizer.chat import Renderer
+
+OPEN, CLOSE = "<tool_call>", "</tool_call>"
+MOST_CALLS = 16
+"""Of an answer that must call, where it may call several times."""
+PROBE: dict[str, Any] = {
+    "type": "function",
+    "function": {"name": "afina_probe", "description": "", "parameters": {"type": "object", "properties": {}}},
+}
+
+
+def with_tools(renderer: Renderer, tools: Sequence[Mapping[str, Any]]) -> Renderer:
+    """The same renderer, whose template is given the tools."""
+    return renderer.with_arguments({"tools": list(tools)})
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """What a chat template does with tools, found by asking it."""
+
+    offers: bool
+    """It tells the model which tools there are."""
+    replays: bool
+    """It writes calls of earlier answers and their results."""
+    hermes: bool
+    """It writes calls as Hermes does."""
+
+    @classmethod
+    def of(cls, renderer: Renderer) -> Template:
+        """Ask the template."""
+        asked: list[Any] = [{"role": "user", "content": "a"}]
+        call = {"id": "call00001", "type": "function", "function": {"name": "afina_probe", "arguments": {"x": "said"}}}
+        result = {"role": "tool", "content": "afina_result", "name": "afina_probe", "tool_call_id": "call00001"}
+        turns = [*asked, {"role": "assistant", "content": "", "tool_calls": [call]}, result]
+        offered, replayed = _rendered(with_tools(renderer, [PROBE]), asked), _rendered(renderer, turns)
+        bodies = re.findall(f"{OPEN}(.*?){CLOSE}", replayed, re.DOTALL)
+        return cls(
+            offers="afina_probe" in offered,
+            replays="afina_probe" in replayed and "afina_result" in replayed,
+            hermes=any(_read_call(body) == ("afina_probe", '{"x": "said"}') for body in bodies),
+        )
+
+
+def _rendered(renderer: Renderer, turns: Sequence[Any]) -> str:
+    """Nothing, where the template refuses."""
+    try:
+        return renderer.prompt_text(turns)
+    except (TemplateError, DataError, TypeError):  # TypeError: it joins what it does not know to a text
+        return ""
+
+
+def check_template(template: Template, *, offered: bool, replayed: bool, must_call: bool) -> None:
+    """Refuse what the template would leave out.
+
+    Raises:
+        RecipeError: tools are offered, used before, or must be called, and the template has no place for that.
+    """
+    if offered and not template.offers:
+        raise RecipeError("the chat template of this model has no place for tools", "leave them out", "tools")
+    if replayed and not template.replays:
+        raise RecipeError(
+            "the chat template of this model has no place for calls of tools and their results",
+            "put them into the text of a message",
+            "messages",
+        )
+    if must_call and not template.hermes:
+        raise RecipeError(
+            f"this model's template does not write calls between {OPEN} and {CLOSE}, so none can be demanded",
+            "tool_choice: auto",
+            "tool_choice",
+        )
+
+
+def call_grammar(tools: Sequence[Tool], chosen: NamedTool | None, tokenizer: Any, *, several: bool) -> str:
+    """The form of an answer that calls: one of the tools, or the one that was chosen.
+
+    Raises:
+        RecipeError: the chosen one is none of them.
+    """
+    offered = [tool for tool in tools if chosen is None or tool.function.name == chosen.function.name]
+    if not offered:
+        there = ", ".join(tool.function.name for tool in tools)
+        raise RecipeError("tool_choice names none of the tools", f"there are: {there or 'none'}", "tool_choice")
+    special = {str(token.content) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    opens, closes = (each if each in special else json.dumps(each) for each in (OPEN, CLOSE))
+    more = f' ("\\n" call){{0,{MOST_CALLS - 1}}}' if several else ""
+    rules = [f"start: call{more}", f'call: {opens} "\\n" body "\\n" {closes}']
+    rules.append("body: " + " | ".join(f"body_{place}" for place in range(len(offered))))
+    for place, tool in enumerate(offered):
+        begin = json.dumps(f'{{"name": {json.dumps(tool.function.name)}, "arguments": ')
+        rules.append(f'body_{place}: {begin} arguments_{place} "}}"')
+        rules.append(f"arguments_{place}: %json {json.dumps(spaced(tool.parameters))}")
+    return lark_grammar("\n".join(rules))
+
+
+def _read_call(body: str) -> tuple[str, str] | None:
+    """Name and arguments of a call, the arguments as JSON; None for anything else.
+
+    >>> _read_call(' {"name": "f", "arguments": {"a": 1}} '), _read_call("{")
+    (('f', '{"a": 1}'), None)
+    """
+    try:
+        read = json.loads(body)
+    except ValueError:
+        return None
+    if not isinstance(read, dict) or not isinstance(read.get("name"), str):
+        return None
+    arguments = read.get("arguments", read.get("parameters", {}))
+    return read["name"], json.dumps(arguments, ensure_ascii=False) if isinstance(arguments, dict) else str(arguments)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call that an answer makes."""
+
+    id: str
+    name: str
+    arguments: str
+
+    def as_json(self) -> dict[str, Any]:
+        """As OpenAI's answers have it."""
+        return {"id": self.id, "type": "function", "function": {"name": self.name, "arguments": self.arguments}}
+
+
+class CallReader:
+    """Splits an answer, as it comes, into text and calls. What reads like a call and is none stays text.
+
+    Args:
+        names: of the tools that were offered.
+
+    >>> reader = CallReader({"f"})
+    >>> reader.add('Wait.\\n<tool'), reader.add('_call>{"name": "f", "argu')
+    (['Wait.'], [])
+    >>> [(each.name, each.arguments) for each in reader.add('ments": {}}</tool_call>')], reader.finish()
+    ([('f', '{}')], [])
+    """
+
+    def __init__(self, names: set[str]) -> None:
+        self.names, self.calls = names, 0
+        self._space = ""
+        """White space that is text only if text follows: it also stands around calls."""
+        self._held = ""
+        self._inside = False
+
+    def add(self, text: str) -> list[str | Call]:
+        """What this text makes ready."""
+        from afina.model.generate.choose_torch import held_back
+
+        self._held += text
+        ready: list[str | Call] = []
+        while (found := self._held.find(CLOSE if self._inside else OPEN)) >= 0:
+            before, self._held = self._held[:found], self._held[found + len(CLOSE if self._inside else OPEN) :]
+            ready += self._call(before, CLOSE) if self._inside else self._text(before)
+            self._inside = not self._inside
+        if not self._inside:
+            free = len(self._held) - held_back(self._held, [OPEN])
+            ready += self._text(self._held[:free])
+            self._held = self._held[free:]
+        return ready
+
+    def finish(self) -> list[str | Call]:
+        """The rest; a call whose end was cut off is one if it can be read."""
+        ready = self._call(self._held, "") if self._inside else self._text(self._held)
+        if self._space and not self.calls:
+            ready.append(self._space)
+        self._held = self._space = ""
+        return ready
+
+    def _text(self, text: str) -> list[str | Call]:
+        whole = self._space + text
+        seen = whole.rstrip()
+        self._space = whole[len(seen) :]
+        return [seen] if seen else []
+
+    def _call(self, body: str, close: str) -> list[str | Call]:
+        read = _read_call(body)
+        if read is None or read[0] not in self.names:
+            return self._text(f"{OPEN}{body}{close}")
+        self.calls += 1
+        self._space = ""
+        return [Call(f"call_{uuid.uuid4().hex[:24]}", *read)]
