@@ -46,7 +46,7 @@ def base(tmp_path_factory):
         (T4, "qlora", {"compile": "off"}, "yes", "fp16, liger kernels, not compiled, adamw"),
         (T4, "none", {"compile": "off"}, "yes", "fp32, liger kernels, not compiled, adamw"),
         (GPU, "none", {"compile": "off"}, "maybe",
-         "bf16, liger kernels, not compiled, adamw_8bit (AdamW's averages in 32 bits may not fit the memory)"),
+         "bf16, liger kernels, not compiled, adamw_8bit (AdamW's moments in 32 bits may not fit the memory)"),
         (GPU, "lora", {"compile": "off"}, "maybe", "bf16, liger kernels, not compiled, adamw"),
         (GPU, "none", {"compile": "off", "optimizer": "adamw"}, "no", "bf16, liger kernels, not compiled, adamw"),
         (replace(GPU, liger=False), "lora", {"compile": "off"}, "yes",

@@ -212,8 +212,11 @@ ROWS = [
     ("row", "said"),
     [
         ({"prompt": "x", "checks": [{"stdot": "1"}]}, "checks.0.stdot: no such key"),
-        ({"prompt": "x", "checks": [{"files": {"../x": "1"}}]}, "'../x' is no name of a file in the working folder"),
-        ({"prompt": "x", "checks": [{"files": {"/etc/x": "1"}}]}, "is no name of a file"),
+        (
+            {"prompt": "x", "checks": [{"files": {"../x": "1"}}]},
+            "'../x' is not the name of a file in the working folder",
+        ),
+        ({"prompt": "x", "checks": [{"files": {"/etc/x": "1"}}]}, "is not the name of a file"),
         ({"prompt": "x", "checks": [{"writes": {"a/b": "1"}}]}, "only files of the working folder itself"),
         ({"prompt": "x", "checks": [{"test": "t", "stdout": "1"}]}, "a check with `test` has no stdout"),
         ({"prompt": "x"}, "no column `checks`"),
@@ -239,7 +242,7 @@ def test_a_task_of_code_needs_checks(tmp_path: Path) -> None:
         ({"samples": 2, "pass_at": [1, 5]}, "pass@5 needs as many samples, there are 2"),
         ({"compiler": "gcc {file}", "run": True}, "`start` says how"),
         ({"start": "python main.py"}, "`start` belongs to a compiler that is a command line"),
-        ({"readable": ["lib"]}, "'lib' is no absolute path"),
+        ({"readable": ["lib"]}, "'lib' is not an absolute path"),
     ],
 )
 def test_what_a_recipe_may_not_say(values: dict, said: str) -> None:

@@ -478,7 +478,7 @@ def test_the_users_own_tables_come_on_top(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(RecipeError, match="has no memory_gib, tflops, gb_per_second"):
         find_device("half a card")
     (tmp_path / "devices.json").write_text("[]")
-    with pytest.raises(RecipeError, match="no mapping"):
+    with pytest.raises(RecipeError, match="not a mapping"):
         find_device("RTX 4090")
 
 

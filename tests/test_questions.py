@@ -27,7 +27,7 @@ from afina.dataset.questions.phrasings import TEMPLATES, phrase
 from afina.dataset.questions.values import calm, clean_value, date_and_place, quiet_text, read_date, words_of
 from afina.errors import DataError, RecipeError
 from afina.recipe import Dataset, Recipe, Source, Train, check_recipe, load_recipe
-from afina.recipe import QuestionMaker as Settings
+from afina.recipe import Questions as Settings
 from afina.text.document import Document, Message
 from afina.text.example import Example, read_examples
 from afina.text.identity import normal

@@ -193,7 +193,7 @@ def test_canaries_are_added_counted_and_found_again(kind: str, tmp_path: Path) -
 
 
 def test_canaries_need_a_stage_that_learns_rows() -> None:
-    with pytest.raises(ValueError, match="learns pairs"):
+    with pytest.raises(ValueError, match="learns judged answers"):
         make_recipe(train={"method": "dpo"}, safety={"canaries": 1})
     recipe = make_recipe(train={"method": "dpo", "first": {"method": "sft"}}, safety={"canaries": 1})
     assert recipe.stage_of(make_canaries(recipe, "messages")[0].example.source, "messages") == "first"

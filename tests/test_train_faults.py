@@ -504,6 +504,8 @@ def test_patience_makes_the_measurements_part_of_what_is_learned(base, tmp_path)
     from afina.walk.training_inputs import training_inputs
     from afina.walk.trainings import trainings_of
 
+    (tmp_path / "dataset").mkdir()
+
     def inputs(**train):
         recipe = make_recipe(base, train=train, budget=Budget(hours=len(train) + 1))
         run = Run(tmp_path, recipe, print, stages={"dataset": {"outputs": "hash"}, "tokens": {"outputs": "hash"}})

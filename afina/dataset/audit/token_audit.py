@@ -105,6 +105,8 @@ class TokenAudit:
         self.cut_tokens += length - view.max_length
         if example.messages:
             self.conversations_over += 1
+            if self.conversations_over == 1:  # texts are split without loss; what stops a run is named first
+                self.shown.pop("over_length", None)
             self._hit("over_length", example, f"{length} tokens: {excerpt(text)[:100]}")
         else:
             self.texts_over += 1
