@@ -16,7 +16,7 @@ SUPPORTED := import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_in
 help:
 	@echo "make demo    the whole walk on an invented world, in minutes, without network"
 	@echo "make ladder  five runs of known truth (one only parrots, two learn nothing): is each judged so?"
-	@echo "make test    style, types and the tests of everything, in under eight minutes on two cores"
+	@echo "make test    style, types and the tests of everything, in about ten minutes on two idle cores"
 	@echo "make test-all  the same and the long tests: more kills, more compilers, every shape"
 	@echo "make mutations  500 damaged run and base folders: does every verb say what is wrong? (an hour or so)"
 	@echo "make lint    style and types only"
