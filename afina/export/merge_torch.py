@@ -15,6 +15,7 @@ from afina.errors import BaseError
 from afina.export.origin import Origin
 from afina.export.template import baked_tokenizer
 from afina.model.choices import Precision
+from afina.model.kept_torch import keep_rest, restore_rest
 from afina.model.load_torch import DTYPES, load_base, open_adapter
 from afina.model.stops import set_stops
 
@@ -46,17 +47,21 @@ def merge(origin: Origin, precision: Precision | None = None) -> Any:
     if precision not in (None, origin.precision):
         model = model.to(DTYPES[precision])
         _check_finite(model, precision)
+    else:
+        restore_rest(model, origin.base)
     set_stops(model, origin.renderer.stop_ids(), origin.tokenizer)
     model.config.bos_token_id = origin.tokenizer.bos_token_id
     return model
 
 
 def save_merged(model: Any, origin: Origin, folder: Path) -> None:
-    """Weights as safetensors, config, generation config with every stop token, tokenizer with the template in use."""
+    """Weights as safetensors, with what of the base was not opened; config, generation config with every stop token,
+    tokenizer with the template in use."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     model.save_pretrained(folder)
+    keep_rest(model, origin.base, folder)
     save_tokenizer(origin, folder)
 
 
