@@ -17,7 +17,7 @@ from tiny import make_recipe
 from transformers import AutoModelForImageTextToText
 
 from afina.export.export import ExportOptions, export
-from afina.export.merge_torch import open_unmerged
+from afina.export.merge_torch import merge, open_unmerged, save_merged
 from afina.export.origin import open_origin
 from afina.model.adapter_torch import save_trained
 from afina.model.base_kind import KINDS, TRAINED_ON_TEXT, kind_of
@@ -32,13 +32,13 @@ MTP = "mtp.layers.0.proj.weight"
 
 
 def as_published(folder: Path, kind: str) -> Path:
-    """A checkpoint with what published ones have: a tower in another precision, tensors that no class opens, and the
-    settings by which pictures are read."""
+    """A checkpoint with what published ones have: some of the tower in another precision, tensors that no class opens,
+    and the settings by which pictures are read."""
     make_seeing(folder, kind)
     model = AutoModelForImageTextToText.from_pretrained(folder)
-    towers = {name for name in beside_text(model) if "tower" in name or "visual" in name or "vision" in name}
+    beside = beside_text(model)
     for name, weight in model.named_parameters():
-        if name in towers:
+        if name in beside and weight.dim() == 1:
             weight.data = weight.data.to(torch.bfloat16)
     model.save_pretrained(folder)
     file = folder / "model.safetensors"
@@ -67,38 +67,40 @@ def adapted(adapter: Mapping[str, torch.Tensor]) -> set[str]:
 @pytest.mark.parametrize(
     "kind", [pytest.param(kind, marks=() if kind in FAST else pytest.mark.long) for kind in TRAINED_ON_TEXT]
 )
-def test_a_seeing_model_is_trained_on_text_and_exported_with_its_eyes(kind: str, tmp_path: Path):
+def test_a_seeing_model_is_trained_on_text_and_merged_with_its_eyes(kind: str, tmp_path: Path):
     """Before, Qwen3.5's export left 33 of 88 tensors out, and its adapter changed nothing in the class people serve."""
     base = as_published(tmp_path / "base", kind)
-    run = make_run(tmp_path / "run", base, steps=3)
-    found = export(run, ExportOptions("merged", tmp_path / "out"), say=lambda _: None)
+    origin = open_origin(make_run(tmp_path / "run", base, steps=3, asked=0))
+    save_merged(merge(origin), origin, tmp_path / "out")
     before, after = tensors(base), tensors(tmp_path / "out")
     changed = {name for name in before if name not in after or not same_bits(before[name], after[name])}
-    adapter = load_file(run / "adapter/adapter_model.safetensors")
+    adapter = load_file(origin.run / "adapter/adapter_model.safetensors")
     assert after.keys() == before.keys()
     assert 0 < len(changed) <= len(adapter) // 2, "no more than one tensor for each pair of A and B"
     assert not any(word in name for name in [*changed, *adapter] for word in ("vision", "visual", "projector", "mtp"))
     assert (tmp_path / "out/preprocessor_config.json").is_file()
-    assert found["comparison"]["same_answers"] == found["comparison"]["asked"] > 0
 
-    run_model = open_unmerged(open_origin(run), torch.device("cpu"))
+    run_model = open_unmerged(origin, torch.device("cpu"))
     full = AutoModelForImageTextToText.from_pretrained(tmp_path / "out", dtype=torch.float32)
     untrained = AutoModelForImageTextToText.from_pretrained(base, dtype=torch.float32)
     assert type(full).__name__.endswith("ForConditionalGeneration")
     torch.testing.assert_close(logits(full), logits(run_model), rtol=1e-4, atol=1e-5)
     assert (logits(full) - logits(untrained)).abs().max() > 1e-2, "three steps were seen"
 
-    served = PeftModel.from_pretrained(untrained, run / "adapter")  # as people serve an adapter: plain PEFT, full class
+    served = PeftModel.from_pretrained(
+        untrained, origin.run / "adapter"
+    )  # as people serve an adapter: plain PEFT, full class
     torch.testing.assert_close(logits(served), logits(run_model), rtol=1e-4, atol=1e-5)
     assert adapted(adapter) <= {name for name, _ in full.named_modules()}
-    settings = json.loads((run / "adapter/adapter_config.json").read_text())
+    settings = json.loads((origin.run / "adapter/adapter_config.json").read_text())
     ends = {name.rpartition(".")[2] for name in adapted(adapter)}
     assert {target.rpartition(".")[2] for target in settings["target_modules"]} == ends, "names of text layers alone"
 
 
-def test_the_files_of_an_exported_seeing_model_name_what_was_kept(tmp_path: Path):
-    run = make_run(tmp_path / "run", as_published(tmp_path / "base", "qwen3_5"), steps=1)
-    export(run, ExportOptions("merged", tmp_path / "out"), say=lambda _: None)
+def test_an_exported_seeing_model_answers_as_the_run_and_names_what_was_kept(tmp_path: Path):
+    run = make_run(tmp_path / "run", as_published(tmp_path / "base", "qwen3_5"), steps=40, asked=4)
+    found = export(run, ExportOptions("merged", tmp_path / "out"), say=lambda _: None)
+    assert found["comparison"]["same_answers"] == found["comparison"]["asked"] > 0
     index = json.loads((tmp_path / "out/model.safetensors.index.json").read_text())
     assert [name for name, file in index["weight_map"].items() if file == KEPT_FILE] == [MTP]
     assert index["weight_map"].keys() == tensors(tmp_path / "base").keys()

@@ -47,8 +47,6 @@ def merge(origin: Origin, precision: Precision | None = None) -> Any:
     if precision not in (None, origin.precision):
         model = model.to(DTYPES[precision])
         _check_finite(model, precision)
-    else:
-        restore_rest(model, origin.base)
     set_stops(model, origin.renderer.stop_ids(), origin.tokenizer)
     model.config.bos_token_id = origin.tokenizer.bos_token_id
     return model
@@ -60,6 +58,8 @@ def save_merged(model: Any, origin: Origin, folder: Path) -> None:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    if model.dtype == DTYPES[origin.precision]:
+        restore_rest(model, origin.base)
     model.save_pretrained(folder)
     keep_rest(model, origin.base, folder)
     save_tokenizer(origin, folder)

@@ -121,7 +121,9 @@ def stored_precision(base: Path, config: Mapping[str, Any]) -> Precision:
                     count *= length
                 sizes[piece.get_dtype()] = sizes.get(piece.get_dtype(), 0) + count
     if kind.name in IN_FEW_BITS:  # they become what the matrices are that were left whole
-        sizes = {dtype: size for dtype, size in sizes.items() if dtype not in ("U8", "I8") and not dtype.startswith("F8")}
+        sizes = {
+            dtype: size for dtype, size in sizes.items() if dtype not in ("U8", "I8") and not dtype.startswith("F8")
+        }
     most = max(sizes, key=lambda dtype: sizes[dtype])
     if most not in STORED:
         raise BaseError(

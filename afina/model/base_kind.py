@@ -110,7 +110,7 @@ TRAINED_ON_TEXT = (
 """Values of ``model_type`` that read images beside text, and whose text model is trained, exported and opened again by
 their full class; ``tests/test_eyes.py`` does so with each."""
 ROUNDED = {"fp8": "FP8", "mxfp4": "MXFP4"}
-"""Methods of quantization that transformers undoes by itself, whatever the machine; as ``quant_method`` and in words."""
+"""Methods of quantization that transformers undoes by itself on any machine: as ``quant_method``, and in words."""
 _MULTIMODAL_KEYS = ("vision_config", "audio_config", "vision_tower", "mm_vision_tower")
 _MULTIMODAL_KEYS += ("vit_config", "vq_config", "thinker_config")
 _OF_RUNS = ("stages.json", "adapter", "model")

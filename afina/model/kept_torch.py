@@ -1,8 +1,8 @@
 """What of a base is neither trained nor opened, and goes along into what is made of it, bit for bit.
 
 transformers leaves out tensors that its classes have no place for (heads that predict several tokens at once,
-``mtp.*``), casts towers that a checkpoint holds in another precision to the text model's, and knows nothing of the
-files by which pictures are read. A merged model without them would be another model for whoever serves it.
+``mtp.*``), casts towers and norms that a checkpoint holds in another precision than its matrices, and knows nothing of
+the files by which pictures are read. A merged model without them would be another model for whoever serves it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from typing import Any
 import torch
 
 from afina.model.base_damage import read_shapes
-from afina.model.decoder_torch import beside_text
 from afina.run import read_mapping, write_json
 
 READERS = (
@@ -70,14 +69,14 @@ def not_opened(model: Any, base: Path) -> Iterator[tuple[Path, str]]:
 
 @torch.no_grad()
 def restore_rest(model: Any, base: Path) -> None:
-    """Give everything beside the text model the values and the precision that its base's files hold."""
-    beside = set(beside_text(model))
-    if not beside:
-        return
+    """Give what was not trained the precision in which its base's files hold it: towers, and norms kept in 32 bits."""
     parameters, renamed = dict(model.named_parameters()), _renaming(model)
     for file, name in _tensors(base):
-        if renamed(name) in beside and parameters[renamed(name)].shape == (held := _read(file, name)).shape:
-            parameters[renamed(name)].data = held
+        if (weight := parameters.get(renamed(name))) is None:
+            continue
+        held = _read(file, name)
+        if held.dtype != weight.dtype and held.shape == weight.shape and torch.equal(held.to(weight.dtype), weight):
+            weight.data = held
 
 
 def _renaming(model: Any) -> Any:
