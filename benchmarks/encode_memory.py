@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -89,18 +90,17 @@ def watch(folder: Path, kill_at: int | None = None) -> Watched:
         started, peak = time.monotonic(), 0
         process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT)
         while True:
-            done, status, usage = os.wait4(process.pid, os.WNOHANG)
-            if done:
+            status = process.poll()
+            if status is not None:
                 break
-            peak = max(peak, sum(map(resident, family(process.pid))))
+            peak = max(peak, largest(process.pid), sum(map(resident, family(process.pid))))
             ids = folder / "run/tokens.partial/train/ids.npy"
             if kill_at is not None and ids.exists() and ids.stat().st_size >= kill_at:
                 process.send_signal(signal.SIGKILL)
                 kill_at = None
             time.sleep(0.02)
         said.seek(0)
-        unit = 1 if sys.platform == "darwin" else 1024
-        return Watched(max(peak, usage.ru_maxrss * unit), time.monotonic() - started, said.read(), status)
+        return Watched(peak, time.monotonic() - started, said.read(), status)
 
 
 def family(process: int) -> list[int]:
@@ -118,6 +118,16 @@ def resident(process: int) -> int:
         return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * PAGE
     except (OSError, IndexError):
         return 0
+
+
+def largest(process: int) -> int:
+    """The kernel's own maximum of a process, in bytes; 0 of one that has ended. Not `ru_maxrss`, which counts whoever
+    started it as well."""
+    try:
+        found = re.search(r"^VmHWM:\s+(\d+) kB$", Path(f"/proc/{process}/status").read_text(), re.MULTILINE)
+    except OSError:
+        return 0
+    return int(found[1]) * 1024 if found else 0
 
 
 def measure(data: Path, folder: Path, copies: int) -> dict[str, Any]:

@@ -22,7 +22,6 @@ import argparse
 import json
 import os
 import random
-import resource
 import statistics
 import sys
 import tempfile
@@ -235,6 +234,8 @@ def contestant(arguments: argparse.Namespace) -> None:
     """One contestant in this process: each kind of rows, a few first, then all of them against the clock."""
     import torch
 
+    from afina.train.flops_torch import process_peak_bytes
+
     learn = (run_afina if arguments.contestant == "afina" else run_trl)(arguments)
     cuda, results = arguments.device == "cuda", {}
     for lengths in arguments.lengths:
@@ -248,7 +249,7 @@ def contestant(arguments: argparse.Namespace) -> None:
         if cuda:
             torch.cuda.synchronize()
         result["seconds"] = time.perf_counter() - started
-        peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        peak = torch.cuda.max_memory_allocated() if cuda else process_peak_bytes()
         results[lengths] = result | {"peak_bytes": peak}
     print_result(results)
 

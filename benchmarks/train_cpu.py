@@ -22,7 +22,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -330,6 +329,8 @@ def required_flops(result: dict[str, Any]) -> float:
 
 def contestant(name: str, arguments: argparse.Namespace) -> None:
     """One contestant in this process; prints one line of JSON."""
+    from afina.train.flops_torch import process_peak_bytes
+
     out = Path(arguments.out)
     rows = read_rows(arguments.data / "train.jsonl", arguments.rows)
     if name.startswith("afina"):
@@ -338,7 +339,7 @@ def contestant(name: str, arguments: argparse.Namespace) -> None:
         result = run_monograph(arguments.base, rows, out)
     else:
         result = run_trl(arguments.base, rows, out, packing=name == "trl-packing")
-    result["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    result["peak_mib"] = process_peak_bytes() / (1 << 20)
     print("RESULT " + json.dumps(result))
 
 
