@@ -15,7 +15,6 @@ import argparse
 import contextlib
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -24,6 +23,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from contestants import peak_bytes
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -93,7 +94,7 @@ def watch(folder: Path, kill_at: int | None = None) -> Watched:
             status = process.poll()
             if status is not None:
                 break
-            peak = max(peak, largest(process.pid), sum(map(resident, family(process.pid))))
+            peak = max(peak, peak_bytes(process.pid), sum(map(resident, family(process.pid))))
             ids = folder / "run/tokens.partial/train/ids.npy"
             if kill_at is not None and ids.exists() and ids.stat().st_size >= kill_at:
                 process.send_signal(signal.SIGKILL)
@@ -118,16 +119,6 @@ def resident(process: int) -> int:
         return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * PAGE
     except (OSError, IndexError):
         return 0
-
-
-def largest(process: int) -> int:
-    """The kernel's own maximum of a process, in bytes; 0 of one that has ended. Not `ru_maxrss`, which counts whoever
-    started it as well."""
-    try:
-        found = re.search(r"^VmHWM:\s+(\d+) kB$", Path(f"/proc/{process}/status").read_text(), re.MULTILINE)
-    except OSError:
-        return 0
-    return int(found[1]) * 1024 if found else 0
 
 
 def measure(data: Path, folder: Path, copies: int) -> dict[str, Any]:
@@ -161,7 +152,7 @@ def measure(data: Path, folder: Path, copies: int) -> dict[str, Any]:
 def main() -> None:
     """Measure and print; exit code 1 above the limit."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=MACHADO)
+    parser.add_argument("--data", type=lambda text: Path(text).resolve(), default=MACHADO)
     parser.add_argument("--copies", type=int, default=100)
     parser.add_argument("--limit-mib", type=int, default=700)
     parser.add_argument("--prepare", type=Path, help=argparse.SUPPRESS)

@@ -30,7 +30,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from contestants import print_result, run_contestant
+from contestants import peak_bytes, print_result, run_contestant
 from train_cpu import ALPHA, MODULES, RANK, RATE
 
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -234,8 +234,6 @@ def contestant(arguments: argparse.Namespace) -> None:
     """One contestant in this process: each kind of rows, a few first, then all of them against the clock."""
     import torch
 
-    from afina.train.flops_torch import process_peak_bytes
-
     learn = (run_afina if arguments.contestant == "afina" else run_trl)(arguments)
     cuda, results = arguments.device == "cuda", {}
     for lengths in arguments.lengths:
@@ -249,7 +247,7 @@ def contestant(arguments: argparse.Namespace) -> None:
         if cuda:
             torch.cuda.synchronize()
         result["seconds"] = time.perf_counter() - started
-        peak = torch.cuda.max_memory_allocated() if cuda else process_peak_bytes()
+        peak = torch.cuda.max_memory_allocated() if cuda else peak_bytes()
         results[lengths] = result | {"peak_bytes": peak}
     print_result(results)
 
