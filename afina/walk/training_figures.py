@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -27,18 +26,14 @@ def peak_flops_of(device: Any, precision: str) -> tuple[float | None, str]:
 
 def what_it_took(model: Any, state: LoopState, device: Any, peak_flops: float | None) -> dict[str, Any]:
     """The figures that a finished training leaves among the run's stages."""
-    import resource
-
     import torch
 
-    from afina.train.flops_torch import flops_per_token
+    from afina.train.flops_torch import flops_per_token, process_peak_bytes
 
     flops_token, flops_target = flops_per_token(model)
     seconds = max(state.seconds, 1e-9)
     mfu = (flops_token * state.tokens + flops_target * state.targets) / seconds / peak_flops if peak_flops else None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    if device.type == "cuda":
-        peak = torch.cuda.max_memory_reserved()
+    peak = torch.cuda.max_memory_reserved() if device.type == "cuda" else process_peak_bytes()
     return {
         "steps": state.step,
         "stopped": state.stopped,
@@ -58,3 +53,14 @@ def what_it_took(model: Any, state: LoopState, device: Any, peak_flops: float | 
         "parameters": sum(weight.numel() for weight in model.parameters()),
         "trained_parameters": sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
     }
+
+
+def what_is_adapted(model: Any) -> tuple[dict[str, Any], str]:
+    """What an adapter adapts and leaves out, as plain values and in words; nothing of a model without one."""
+    if not hasattr(model, "peft_config"):
+        return {}, ""
+    from afina.model.targets_torch import adapted, share_in_4_bits
+
+    found, share = adapted(model), share_in_4_bits(model)
+    text = f"{found}; {share:.1%} of the base's numbers are in 4 bits" if share else str(found)
+    return {"adapted": found.as_json() | {"share_in_4_bits": round(share, 4)}}, text
