@@ -8,10 +8,10 @@ from typing import Any
 
 from afina.errors import BaseError, RecipeError
 from afina.model.base import check_targets, check_trainable, look_at_base
+from afina.model.base_damage import read_config
 from afina.model.shape import Shape, read_shape, scratch_shape
 from afina.plan.tables import table
 from afina.recipe import Recipe, nearest
-from afina.run import read_json
 
 
 def known_bases() -> dict[str, dict[str, Any]]:
@@ -84,7 +84,7 @@ def _shape_in(folder: Path, base: str, quantized: bool) -> Shape:
     kind = look_at_base(folder, base, trust_remote_code=True, weights=False)  # no code of it runs here
     if not kind.trains and not quantized:
         raise BaseError(f"{kind.what}, over which nothing is trained", kind.instead, base)
-    return read_shape(read_json(folder / "config.json"), str(folder / "config.json"))
+    return read_shape(read_config(folder), str(folder / "config.json"))
 
 
 def _hub_cache() -> Path:

@@ -9,11 +9,10 @@ from typing import Any
 from afina.dataset.audit.token_audit import TokenView
 from afina.errors import BaseError
 from afina.model.base import look_at_base
-from afina.model.base_damage import TOKENIZERS
+from afina.model.base_damage import TOKENIZERS, read_config
 from afina.model.base_kind import kind_of
 from afina.model.shape import read_shape
 from afina.recipe import Recipe
-from afina.run import read_json
 from afina.text.document import Message
 from afina.text.example import Example
 from afina.tokenizer.chat import Encoded, Renderer
@@ -95,7 +94,7 @@ def _trained_parameters(base: Path, recipe: Recipe) -> int | None:
     config = base / "config.json"
     if not config.is_file():
         return None
-    shape = read_shape(read_json(config), str(base))
+    shape = read_shape(read_config(base), str(base))
     if recipe.adapter.kind == "none" or recipe.train.method == "scratch":
         return shape.parameters
     return shape.lora_parameters(recipe.adapter.rank, recipe.adapter.targets)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from afina.errors import AfinaError, RecipeError
 from afina.model.base import BaseIdentity, check_trainable, find_base, hash_model, identify_base
+from afina.model.base_damage import read_config
 from afina.model.shape import Shape, read_shape, scratch_shape
 from afina.outcome import chat_of, outcome_kind
-from afina.run import read_json
 from afina.tokenizer.chat import Renderer
 from afina.tokenizer.load import load_tokenizer
 from afina.walk.context import Context, once
@@ -53,7 +53,7 @@ def model_shape(context: Context) -> Shape:
     folder = base_folder(context)
     if folder is None:
         return scratch_shape(context.recipe.scratch, context.recipe.train.max_length)
-    return read_shape(read_json(folder / "config.json"), str(folder))
+    return read_shape(read_config(folder), str(folder))
 
 
 def tokenizer_folder(context: Context) -> Path:
