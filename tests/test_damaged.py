@@ -270,12 +270,17 @@ def losses(whole: dict[str, bytes], before: dict[str, bytes], after: dict[str, b
                 yield f"{file} has lost events"
 
 
-def outcome(project: Path, number: int) -> list[str]:
-    """What went wrong with one damage, on two verbs."""
+def fresh(project: Path) -> None:
+    """The project as it was before any damage."""
+    shutil.rmtree(project)
+    shutil.copytree(project.parent / "pristine", project)
+
+
+def outcome(project: Path, number: int, verbs: int) -> list[str]:
+    """What went wrong with one damage, on so many verbs."""
     wrong, whole = [], contents(project.parent / "pristine")
-    for name in random.Random(number).sample(list(VERBS), 2):
-        shutil.rmtree(project)
-        shutil.copytree(project.parent / "pristine", project)
+    for name in random.Random(number).sample(list(VERBS), verbs):
+        fresh(project)
         done = damage(project, number)
         user = _nobody(project) if done.startswith("forbid") and os.geteuid() == 0 else None
         before = contents(project)
@@ -297,7 +302,38 @@ def _nobody(project: Path) -> int:
 
 
 def test_every_verb_on_a_damaged_run_or_base_ends_well_or_says_what_is_wrong(finished: Path):
-    """Two dozen mutations, or as many as AFINA_MUTATIONS says (`make mutations`: 500)."""
-    count = int(os.environ.get("AFINA_MUTATIONS", "24"))
-    wrong = [each for number in range(count) for each in outcome(finished, number)]
-    assert not wrong, f"{len(wrong)} of {2 * count}:\n" + "\n".join(wrong)
+    """Two dozen mutations and a verb each; as many as AFINA_MUTATIONS says (`make mutations`: 500), two verbs each."""
+    asked = os.environ.get("AFINA_MUTATIONS")
+    count, verbs = (int(asked), 2) if asked else (24, 1)
+    wrong = [each for number in range(count) for each in outcome(finished, number, verbs)]
+    assert not wrong, f"{len(wrong)} of {count * verbs}:\n" + "\n".join(wrong)
+
+
+ROW = '{"text": 3, "from": {"path": "a.md", "line": 1, "sha256": ""}, "source": 0}\n'
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "verb", "code", "said"),
+    [
+        ("base/chat_template.jinja", "{% if %}", "eval", 2, "the chat template is no Jinja (line 1)"),
+        ("base/chat_template.jinja", "{{ raise_exception('no') }}", "train", 3, "refuses the conversation: no"),
+        (f"{RUN}/recipe.yaml", "[" * 3000, "report", 1, "recipe.yaml: damaged: brackets in brackets"),
+        (f"{RUN}/plan.json", f'{{"fits": {"1" * 400}}}', "report", 1, "plan.json: damaged: a number of 400 digits"),
+        (f"{RUN}/.train.begun.json", '{"check": "x"}', "train", 1, "what it notes of the stage `train` is not"),
+        (f"{RUN}/dataset/train.jsonl", ROW, "plan", 3, "train.jsonl:1: not an example: TypeError('3 where str belongs"),
+        (f"{RUN}/adapter/adapter_config.json", '{"r": "x"}', "serve", 2, "damaged: `r` is 'x'"),
+        (f"{RUN}/adapter/tokenizer_config.json", None, "export hub-folder", 2, "cannot be copied"),
+    ],
+)
+def test_what_is_damaged_is_named(
+    finished: Path, file: str, content: str | None, verb: str, code: int, said: str
+) -> None:
+    """Kinds of damage that ended in a traceback, or that cost a training; None is a link to nowhere."""
+    fresh(finished)
+    if content is None:
+        lead_nowhere(finished / file, random.Random())
+    else:
+        (finished / file).write_text(content, encoding="utf-8")
+    ended = Forked(VERBS[verb][0], finished).done()
+    assert ended.returncode == code and said in ended.stderr and "->" in ended.stderr, ended.stderr
+    assert not (finished / RUN / "replaced").exists()

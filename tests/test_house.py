@@ -77,8 +77,8 @@ LIBRARIES: dict[str, set[str]] = {
     "evaluate": {"torch", "lm_eval"},
     "train": {"torch", "safetensors", "numpy", "bitsandbytes", "wandb", "mlflow", "trackio"},
     "serve": {"torch", "transformers", "peft", "fastapi", "starlette", "uvicorn", "prometheus_client", "pydantic"}
-    | {"jinja2", "pydantic_core"},
-    "export": {"torch", "transformers", "peft", "safetensors", "numpy", "jinja2", "gguf", "llama_cpp", "mlx", "mlx_lm"},
+    | {"pydantic_core"},
+    "export": {"torch", "transformers", "peft", "safetensors", "numpy", "gguf", "llama_cpp", "mlx", "mlx_lm"},
     "walk": {"torch", "transformers"},
     "cli": {"typer"},
 }
