@@ -41,7 +41,7 @@ from contestants import peak_bytes, print_result, run_contestant
 MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 RANK, ALPHA, MAX_LENGTH = 16, 32, 512
 RATE, BATCH_TOKENS = 3e-3, 1024
-RATES, SIZES = (1.5e-3, 3e-3, 6e-3, 1.2e-2), (1024, 640)
+RATES, SIZES = (1.5e-3, 3e-3, 6e-3), (1024, 640)
 """What `--tune` tries: rates for everybody, tokens of a batch for afina."""
 TEMPLATE = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' }}{% endfor %}"
