@@ -317,7 +317,7 @@ ROW = '{"text": 3, "from": {"path": "a.md", "line": 1, "sha256": ""}, "source": 
     [
         ("base/chat_template.jinja", "{% if %}", "eval", 2, "the chat template is no Jinja (line 1)"),
         ("base/chat_template.jinja", "{{ raise_exception('no') }}", "train", 3, "refuses the conversation: no"),
-        (f"{RUN}/recipe.yaml", "[" * 3000, "report", 1, "recipe.yaml: damaged: brackets in brackets"),
+        (f"{RUN}/recipe.yaml", "[" * 500, "report", 1, "recipe.yaml: damaged: brackets in brackets"),
         (f"{RUN}/plan.json", f'{{"fits": {"1" * 400}}}', "report", 1, "plan.json: damaged: a number of 400 digits"),
         (f"{RUN}/.train.begun.json", '{"check": "x"}', "train", 1, "what it notes of the stage `train` is not"),
         (f"{RUN}/dataset/train.jsonl", ROW, "plan", 3, "train.jsonl:1: not an example: TypeError('3 where str belongs"),
