@@ -186,7 +186,7 @@ def check_length(folder: Path, max_length: int) -> None:
     if positions is not None and max_length > positions:
         raise RecipeError(
             f"train.max_length is {max_length}, the base sees {positions} tokens at most",
-            f"set train.max_length to {positions} or less",
+            f"set train.max_length to {positions} or less, and dataset.on_too_long: drop for longer conversations",
             "train.max_length",
         )
 

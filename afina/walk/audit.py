@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from afina.dataset.audit.audit import STOPS_THE_TOKENS, audit_dataset
+from afina.dataset.audit.token_audit import REFUSED_MARKS
 from afina.errors import DataError, Problem
 from afina.run import read_json, write_json
 from afina.train.measure import audited_settings, token_view
@@ -19,8 +22,6 @@ def audit_inputs(context: Context) -> dict[str, Any]:
 
 def audit(context: Context) -> dict[str, Any]:
     """Write ``audit.json``."""
-    from afina.dataset.audit.audit import audit_dataset
-
     base = base_folder(context)
     with context.open_progress("audit"):
         tokens = token_view(base, context.recipe) if base else None
@@ -48,9 +49,16 @@ def refuse_fatal_findings(context: Context) -> None:
             problems=[
                 Problem(
                     f"{each['name']}: {each['what']}",
-                    f"{each['fix']} (or accept it: dataset.accept: [{each['name']}])",
+                    each["fix"] + _accepted(each),
                     each["examples"][0]["where"] if each["examples"] else "",
                 )
                 for each in fatal
             ]
         )
+
+
+def _accepted(finding: Mapping[str, Any]) -> str:
+    """How it is accepted; nothing where the next stage would stop at the same rows."""
+    if finding["name"] in STOPS_THE_TOKENS or finding["what"] == REFUSED_MARKS.what:
+        return ""
+    return f" (or accept it: dataset.accept: [{finding['name']}])"
