@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,29 +14,33 @@ from afina.cli.opened import walk_of
 from afina.errors import AfinaError, Problem
 from afina.walk import walk_through
 
-PAIRS = [{"prompt": f"Onde nasceu {a} {b}?", "completion": f"{b} de {a}"} for a in "ABCDEF" for b in "GHIJK"]
-VALUE = r"(?:: |=)(\[[^\]]*\]|\{[^}]*\}|[^\s`,;)]+)"
+PAIRS = [{"prompt": f"Onde nasceu {a} {b}?", "completion": f"{b} de {a}"} for a in "ABCD" for b in "GHIJ"]
+RECIPE = "adapter|base|budget|chat|dataset|device|evaluate|root|safety|scratch|train"
+SETTING = re.compile(
+    rf"(?<![\w./-])((?:{RECIPE})(?:\.\w+)*|kind|columns|replay|encoding|on_scanned_page|stage)"
+    r"(?:: |=| to (?=\d))(\[[^\]]*\]|\{[^}]*\}|[^\s`,;)]+)"
+)
 
 
 def lines(rows: Sequence[Mapping[str, Any]]) -> str:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-def settings_in(advice: str, source: int = 0) -> list[str]:
-    """The settings that a piece of advice names, as overrides: those of the recipe, then those of a source.
+def ways_in(advice: str) -> list[str]:
+    """The ways that a piece of advice offers, each as the overrides that it names, with a space between them.
 
-    >>> settings_in("fix it, or set `dataset.on_wrong_code: drop` (left out) or `keep`")
+    >>> ways_in("fix it, or set `dataset.on_wrong_code: drop` (left out) or `keep`")
     ['dataset.on_wrong_code=drop', 'dataset.on_wrong_code=keep']
+    >>> ways_in("set train.max_length to 64 or less, and dataset.on_too_long: drop; or `replay: true` on a source")
+    ['train.max_length=64 dataset.on_too_long=drop', 'sources.0.replay=true']
     """
-    parts = "adapter|base|budget|chat|dataset|device|evaluate|root|safety|scratch|train"
-    found = []
-    pattern = rf"(?<![\w./-])((?:{parts})(?:\.\w+)*){VALUE}((?:[^`]*` (?:\([^)]*\) )?or `\w+`)?)"
-    for key, value, other in re.findall(pattern, advice):
-        found.append(f"{key}={value}")
-        found += [f"{key}={each}" for each in re.findall(r"or `(\w+)`$", other)]
-    for key, value in re.findall(rf"(?<![\w./-])(kind|columns|replay|encoding|on_scanned_page|stage){VALUE}", advice):
-        found.append(f"sources.{source}.{key}={value}")
-    return found
+    written = re.sub(r"`([\w.]+): (\w+)`((?: \([^)]*\))?),? or `(\w+)`", r"`\1: \2`\3; `\1: \4`", advice)
+    ways = []
+    for way in re.split(r"; |,? or (?!less)", written):
+        named = [(key if key.partition(".")[0] in RECIPE.split("|") else f"sources.0.{key}", value)
+                 for key, value in SETTING.findall(way)]  # fmt: skip
+        ways += [" ".join(f"{key}={value.replace(' ', '')}" for key, value in named)] if named else []
+    return ways
 
 
 @dataclass
@@ -73,10 +77,10 @@ class Project:
         with walk_of(self.write(), [*self.settings, *more], self.folder / "runs") as walk:
             walk_through(walk, until="plan")
 
-    def problems(self, *more: str) -> list[Problem]:
-        """What is said; nothing where all is well."""
+    def problems(self, way: str = "") -> list[Problem]:
+        """What is said where this is set, too; nothing where all is well."""
         try:
-            self.walk(*more)
+            self.walk(*way.split())
         except AfinaError as error:
             return list(error.problems)
         return []
@@ -89,8 +93,3 @@ def same(one: Problem, other: Problem) -> bool:
         return re.sub(r"[\d.]+", "N", problem.what) + problem.fix
 
     return words(one) == words(other)
-
-
-def steps_of(advice: str) -> Iterator[str]:
-    """Each way that a piece of advice offers, one after the other."""
-    yield from settings_in(advice)

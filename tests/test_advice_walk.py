@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from advised import PAIRS, Project, lines, same, settings_in
+from advised import PAIRS, Project, lines, same, ways_in
 from tiny import ROWS, make_base
 
 from afina.errors import AfinaError, Problem
@@ -26,7 +26,7 @@ WITH_SYSTEM = [
 ]  # fmt: skip
 JUDGED = [{"prompt": f"{n}?", "chosen": f"É {n}.", "rejected": "Não sei."} for n in range(20)]
 RATED = [{"prompt": f"{n}?", "completion": f"É {n}.", "label": bool(n % 2)} for n in range(20)]
-LONG = [*PAIRS, {"prompt": "Conta.", "completion": "um dois três quatro " * 6}]
+LONG = [*PAIRS, {"prompt": "Conta.", "completion": "um dois três " * 4}]
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +54,8 @@ def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+ONLY = "only"
+"""First of the steps: the advice is these alone, what it names belongs to one of them."""
 CASES: dict[str, tuple[str, dict[str, Any], list[str], list[str]]] = {
     # name: what is said, files, settings that cause it, steps that the advice names in words
     "a template that ends no answer": (
@@ -65,38 +67,48 @@ CASES: dict[str, tuple[str, dict[str, Any], list[str], list[str]]] = {
         "marks of the base inside the text", {"rows.jsonl": lines(MARKED)}, ["chat.marks_in_text=error"], []),
     "marks in the text, accepted and refused": (
         "is a mark of the base", {"rows.jsonl": lines(MARKED)},
-        ["chat.marks_in_text=error", "dataset.accept=[special_token_in_text]"], []),
+        ["chat.marks_in_text=error", "dataset.accept=[chat_markers,special_token_in_text]"], []),
     "marks in most texts": (
-        "special_token_in_text", {"rows.jsonl": lines(MARKED)}, [], ["dataset.accept=[special_token_in_text]"]),
+        "special_token_in_text", {"rows.jsonl": lines(MARKED)}, ["dataset.accept=[chat_markers]"],
+        ["dataset.accept=[chat_markers,special_token_in_text]"]),
     "a template that is not there": (
         "there is no template", {}, ["chat.template=gone.jinja"], ["chat.template=chatml"]),
     "no prompt": ("no prompt in", {"rows.jsonl": lines([*PAIRS, {"prompt": "", "completion": "Faro"}])}, [], []),
     "no answer": ("no answer in", {"rows.jsonl": lines([*PAIRS, {"prompt": "Onde?", "completion": ""}])}, [], []),
     "a duplicate": (
         "stand there again", {"rows.jsonl": lines([*PAIRS, PAIRS[0]])}, ["dataset.on_duplicate=error"], []),
-    "many duplicates, kept": (
-        "exact_duplicate", {"rows.jsonl": lines(PAIRS * 2)}, ["dataset.on_duplicate=keep"], []),
+    "answers that contradict each other": (
+        "contradictory_answers", {"rows.jsonl": lines([*PAIRS, *({**row, "completion": "Não."} for row in PAIRS)])},
+        [], []),
     "near duplicates": (
         "almost the same", {"a.md": "# A\n\n" + "um dois três quatro cinco seis sete oito " * 9,
                             "b.md": "# B\n\n" + "um dois três quatro cinco seis sete oito " * 9 + "nove."},
         ["dataset.near_duplicates.on=error"], []),
     "preferences for a method of answers": (
         "better and a worse answer", {"rows.jsonl": lines(JUDGED)}, [],
-        ["train.method=dpo", "train.method=orpo", "sources.0.columns={prompt: prompt, completion: chosen}"]),
+        ["train.method=dpo", "train.method=orpo",
+         "sources.0.columns.prompt=prompt sources.0.columns.completion=chosen"]),
     "rated answers for a method of answers": (
         "whether their answer is a good one", {"rows.jsonl": lines(RATED)}, [],
-        ["train.method=kto", "sources.0.columns={prompt: prompt, completion: completion}"]),
+        ["train.method=kto", "sources.0.columns.prompt=prompt sources.0.columns.completion=completion"]),
     "answers for a method of preferences": ("without `chosen`", {}, ["train.method=dpo"], []),
     "answers for a method of rated ones": ("without a `label`", {}, ["train.method=kto"], []),
     "a first stage without rows": (
         "has nothing to learn", {"rows.jsonl": lines(JUDGED)},
         ["train.method=dpo", "train.first={method: sft}"], ["train.first=null"]),
-    "a share of replay, and no source of it": ("nothing to mix", {}, ["dataset.replay_share=0.2"], []),
+    "a share of replay, and no source of it": (
+        "no source is marked", {"old.jsonl": lines(WITH_SYSTEM)},
+        ["dataset.replay_share=0.2", "sources=[{path: rows.jsonl}, {path: old.jsonl}]"], []),
     "a share of replay, and nothing else": (
-        "every source is marked", {}, ["dataset.replay_share=0.2", "sources.0.replay=true"],
+        "the only source is to be learned", {"old.jsonl": lines(WITH_SYSTEM)},
+        ["dataset.replay_share=0.2", "sources=[{path: rows.jsonl, replay: true}]"],
+        [ONLY, """sources=[{"path":"rows.jsonl"},{"path":"old.jsonl","replay":true}]""", "dataset.replay_share=null"]),
+    "a share of replay, and nothing else in two": (
+        "every source is marked", {"old.jsonl": lines(WITH_SYSTEM)},
+        ["dataset.replay_share=0.2", "sources=[{path: rows.jsonl, replay: true}, {path: old.jsonl, replay: true}]"],
         ["sources.0.replay=false"]),
     "a source of replay that is held out whole": (
-        "no example of a replay source", {"old.jsonl": lines(PAIRS[:3])},
+        "no example of a replay source", {"old.jsonl": lines(WITH_SYSTEM)},
         ["dataset.replay_share=0.2",
          "sources=[{path: rows.jsonl}, {path: old.jsonl, replay: true, validation: 1.0}]"],
         ["sources.1.validation=0.1"]),
@@ -104,8 +116,7 @@ CASES: dict[str, tuple[str, dict[str, Any], list[str], list[str]]] = {
     "all of a source held out": (
         "all of them held out", {}, ["sources.0.validation=1.0"], ["sources.0.validation=0.1"]),
     "a conversation that is too long": (
-        "longer than 32 tokens", {"rows.jsonl": lines(LONG)}, ["train.max_length=32", "train.batch_tokens=128"],
-        ["train.max_length=64"]),
+        "longer than 32 tokens", {"rows.jsonl": lines(LONG)}, ["train.max_length=32"], []),
     "longer than the base sees": ("the base sees 64", {}, ["train.max_length=100"], []),
     "a finding that does not exist": (
         "no finding is called", {}, ["dataset.accept=[exact_duplicates]"], ["dataset.accept=[exact_duplicate]"]),
@@ -115,7 +126,8 @@ CASES: dict[str, tuple[str, dict[str, Any], list[str], list[str]]] = {
     "targets that the base has not": (
         "has no linear layer", {}, ["adapter.targets=[q_prj]"], ["adapter.targets=[q_proj]"]),
     "an output that is the embedding": (
-        "is one matrix with the embedding", {}, ["adapter.targets=[q_proj, lm_head]"], ["adapter.targets=[q_proj]"]),
+        "is one matrix with the embedding", {}, ["adapter.targets=[q_proj, lm_head]"],
+        [ONLY, "adapter.targets=[q_proj]", "adapter.targets=[q_proj] adapter.modules_to_save=[lm_head]"]),
 }  # fmt: skip
 
 
@@ -128,7 +140,7 @@ def test_what_is_advised_makes_the_message_go_away(name: str, base: Path, tmp_pa
     said, files, settings, steps = CASES[name]
     project = Project(tmp_path, base, tuple(settings), files)
     problem = found(project.problems(), said)
-    ways = [*settings_in(problem.fix), *steps]
+    ways = steps[1:] if steps[:1] == [ONLY] else [*ways_in(problem.fix), *steps]
     assert ways, f"nothing to do is told: {problem}"
     for way in ways:
         left = project.problems(way)
@@ -155,7 +167,7 @@ def test_chatml_is_advised_only_where_it_helps(which: str, base: Path, gpt2: Pat
 def test_a_base_without_a_template_is_told_of_one_that_it_can_learn(gpt2: Path, tmp_path: Path):
     project = Project(tmp_path, gpt2)
     problem = found(project.problems(), "no chat template")
-    assert settings_in(problem.fix) == ["chat.template=chatml"]
+    assert ways_in(problem.fix) == ["chat.template=chatml"]
     assert project.problems("chat.template=chatml") == []
 
 
@@ -166,10 +178,9 @@ def test_who_has_set_chatml_is_never_told_to(base: Path, tmp_path: Path):
     from afina.tokenizer.load import load_tokenizer
 
     renderer = Renderer(load_tokenizer(str(base), Chat(template="chatml")), Chat(template="chatml"))
-    for turns in ([{"role": "user", "content": "Onde?"}], []):
-        with pytest.raises(AfinaError) as raised:
-            renderer.conversation(turns)
-        assert "chatml" not in str(raised.value) and "assistant" in str(raised.value)
+    with pytest.raises(AfinaError, match="role assistant") as raised:
+        renderer.conversation([{"role": "user", "content": "Onde?"}])
+    assert "chatml" not in str(raised.value)
 
 
 def test_a_length_and_the_bases_own_do_not_send_each_other_round(base: Path, tmp_path: Path):
@@ -179,4 +190,4 @@ def test_a_length_and_the_bases_own_do_not_send_each_other_round(base: Path, tmp
     first = found(project.problems(), "longer than")
     assert "dataset.on_too_long: drop" in first.fix and project.problems("dataset.on_too_long=drop") == []
     second = found(project.problems("train.max_length=1000"), "the base sees 64")
-    assert project.problems(*settings_in(second.fix)) == []
+    assert project.problems(*ways_in(second.fix)[:1]) == []

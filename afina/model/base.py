@@ -169,8 +169,8 @@ def check_targets(shape: Shape, adapter: Adapter) -> None:
         raise RecipeError(
             f"{named} is one matrix with the {'embedding' if shared[0].endswith('lm_head') else 'output'} in this base "
             "(tie_word_embeddings): an adapter of one side could be merged nowhere",
-            f"leave {named} out of adapter.targets; `adapter.modules_to_save: [lm_head]` trains the output whole and "
-            "apart from the embedding, and is merged",
+            f"leave {named} out of adapter.targets; with `adapter.modules_to_save: [lm_head]` instead the output is "
+            "trained whole and apart from the embedding, and is merged",
             "adapter.targets",
         )
     shape.lora_parameters(adapter.rank, adapter.targets)

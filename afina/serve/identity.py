@@ -71,9 +71,9 @@ def stored_answers(run: Path, most: int = QUESTIONS) -> tuple[list[Stored], int]
     if not found:
         measure = f"measure it first: afina eval {run}"
         if (run / "scores.json").is_file():
-            measure = (
-                f"it was measured without a question: {again(run)} evaluate.samples=8, or give it `evaluate.probes`"
-            )
+            asked = read_saved_recipe(run).evaluate.samples
+            more = "name some under `evaluate.probes`, then " if asked else ""  # no held-out conversation is there
+            measure = f"it was measured without a question: {more}{again(run)}{'' if asked else ' evaluate.samples=8'}"
         raise RecipeError(f"the run {run} has no answers to compare with", measure, "--check")
     ordered = sorted(found.values(), key=lambda each: each.base == each.trained)
     return ordered[:most], read_saved_recipe(run).evaluate.max_new_tokens

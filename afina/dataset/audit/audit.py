@@ -193,7 +193,7 @@ RULES: dict[str, Rule] = {
     ),
     "over_length": Rule(
         "examples longer than the limit",
-        "set `train.max_length` to the longest, or `dataset.on_too_long: drop`; plain texts are split without loss",
+        "nothing to do: plain texts are split without loss",
     ),
     "end_token_missing": Rule("rows that do not end with an end token", "end each answer in the chat template", 0.0),
     "end_token_doubled": Rule(
@@ -209,7 +209,7 @@ RULES: dict[str, Rule] = {
     ),
     "special_token_in_text": Rule(
         "marks of the base inside the text: they are learned as words, and end or begin no turn",
-        "take them out of the texts: afina writes the marks itself; where the text is about such marks, accept it",
+        "take them out of the texts: afina writes the marks itself",
         0.05,
     ),
     "plain_turn_mark": Rule(

@@ -72,6 +72,8 @@ class TokenAudit:
     def __init__(self, view: TokenView) -> None:
         self.view = view
         self.lengths: list[int] = []
+        self.longest = 0
+        """Of the conversations over the limit."""
         self.rows: list[int] = []
         self.targets = self.characters = self.examples = 0
         self.texts_over = self.conversations_over = self.cut_tokens = self.over_tokens = 0
@@ -111,6 +113,7 @@ class TokenAudit:
         self.cut_tokens += length - view.max_length
         if example.messages:
             self.conversations_over += 1
+            self.longest = max(self.longest, length)
             if self.conversations_over == 1:  # texts are split without loss; what stops a run is named first
                 self.shown.pop("over_length", None)
             self._hit("over_length", example, f"{length} tokens: {excerpt(text)[:100]}")
@@ -170,7 +173,8 @@ class TokenAudit:
         severity: Literal["fatal", "warning", "note"] = "fatal" if stops else "warning" if conversations else "note"
         count = conversations + texts
         words = " ".join(part for part in by_policy if part)
-        return TokenFinding("over_length", count, self.examples, words, severity, self.shown["over_length"])
+        fix = f"set `train.max_length: {self.longest}`, or `dataset.on_too_long: drop`" if conversations else ""
+        return TokenFinding("over_length", count, self.examples, words, severity, self.shown["over_length"], fix)
 
     def _lengths(self) -> TokenFinding:
         ordered, total = sorted(self.lengths), sum(self.lengths)

@@ -42,7 +42,10 @@ def times_seen(columns: ExampleColumns, fate: np.ndarray, recipe: Recipe) -> np.
     own, there = int(seen[train & ~replay].sum()), int(seen[train & replay].sum())
     if not there or not own:
         missing, fix = "every source is marked as replay", "leave `replay` out on those that are to be learned"
-        if not there and any(each.replay for each in recipe.sources):
+        if len(recipe.sources) == 1:
+            missing = "the only source is to be learned or replayed, not both"
+            fix = "name a second source and set `replay: true` on one of them, or leave dataset.replay_share out"
+        elif not there and any(each.replay for each in recipe.sources):
             missing, fix = (
                 "no example of a replay source is left to train on",
                 "give it more, or a smaller `validation`",
