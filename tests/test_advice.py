@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 import typer
+from advice_register import FOLLOWED, NOT_FOLLOWED
 from advice_sites import HOLE, Advice, every_advice, every_text
+from advised import SETTING
 from ruamel.yaml import YAML
 
 from afina.cli.verbs import app
@@ -44,6 +46,8 @@ def verbs() -> dict[str, Any]:
 
 def commands_in(text: str) -> list[list[str]]:
     """The command lines of afina that a text names, without `afina`."""
+    if "afina " not in text:
+        return []
     found = re.findall(r"`afina ([^`]*)`", text)
     known = "|".join(sorted(verbs(), key=len, reverse=True))
     found += re.findall(rf"(?<![`\w])afina ((?:{known})\b(?: (?:{HOLE}|-|[A-Z/])[^,;()`]*)?)", text)
@@ -296,7 +300,7 @@ def test_a_message_of_a_room_goes_away_with_what_it_asks_for(advice: str):
     with pytest.raises(AfinaError) as raised:
         cause()
     problem = raised.value.problems[0]
-    assert site_of(problem.fix, module), f"{problem.fix!r} is no advice of {module}"
+    assert any("followed" in registered(each) for each in site_of(problem.fix, module)), problem
     for each in done:
         try:
             each()
@@ -340,6 +344,22 @@ def test_the_epochs_that_a_plan_says_fit_do():
             assert refused(hours, float(numbers[-1])) == "", fix
     assert len(numbers) in (2, 3), "where the rest alone takes longer, no number is named"
     assert "train.epochs" not in refused(1e-4, 3)
+
+
+def test_a_price_makes_a_budget_in_money_a_bound():
+    from test_plan import COUNT, CPU, recipe
+
+    from afina.plan.bases import find_shape
+    from afina.plan.check import check_plan
+    from afina.plan.plan import plan_run
+
+    def check(budget: dict[str, float]) -> None:
+        given = recipe(budget=budget)
+        check_plan(plan_run(given, find_shape("Qwen/Qwen3-0.6B"), COUNT, CPU), given)
+
+    with pytest.raises(AfinaError, match=r"budget\.price_per_hour"):
+        check({"money": 1e6})
+    check({"money": 1e6, "price_per_hour": 0.1})
 
 
 def test_a_run_that_lies_elsewhere_is_named_with_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -391,3 +411,36 @@ def test_what_a_plan_needs_of_an_unknown_base_is_said_with_what_it_is_enough_for
     with pytest.raises(AfinaError) as raised:
         find_shape("nobody/strange-7b")
     assert all(kind in raised.value.problems[0].fix for kind in KNOWN)
+
+
+def registered(advice: Advice) -> list[str]:
+    """Where the register has a piece of advice: among the followed, or why it is not."""
+    texts = FOLLOWED.get(advice.module, ())
+    found = ["followed"] if any(text in advice.text for text in texts) else []
+    names_a_setting = bool(SETTING.search(advice.text) or keys_in(advice.text))
+    for why, patterns in NOT_FOLLOWED.items():
+        for module, text in patterns:
+            if (text or not names_a_setting) and re.match(module, advice.module) and re.search(text, advice.text):
+                found.append(why)
+    return found
+
+
+def test_every_piece_of_advice_is_followed_or_it_is_said_why_not():
+    """A new one: follow it in test_advice_walk.py or above, and note it in advice_register.py."""
+    assert [str(each) for each in every_advice() if not registered(each)] == []
+
+
+def test_the_register_holds_nothing_that_is_no_advice_any_more():
+    stale = [
+        f"{module}: {text}"
+        for module, texts in FOLLOWED.items()
+        for text in texts
+        if not any(each.module == module and text in each.text for each in every_advice())
+    ]
+    stale += [
+        f"{why}: {module} {text}"
+        for why, patterns in NOT_FOLLOWED.items()
+        for module, text in patterns
+        if not any(re.match(module, each.module) and re.search(text, each.text) for each in every_advice())
+    ]
+    assert stale == []

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from advised import PAIRS, Project, lines, same, ways_in
+from test_advice import registered, site_of
 from tiny import ROWS, make_base
 
 from afina.errors import AfinaError, Problem
@@ -131,6 +132,48 @@ CASES: dict[str, tuple[str, dict[str, Any], list[str], list[str]]] = {
 }  # fmt: skip
 
 
+BAD_FILES: dict[str, bytes] = {
+    "bad.pdf": b"%PDF-1.4 broken", "bad.docx": b"PK\x03\x04 broken", "bad.epub": b"PK\x03\x04 broken",
+    "bad.txt": b"a\x00b", "bad.jsonl": b"{\"prompt\": \"a\"", "bad.json": b"{\"a\": 1}", "bad.csv": b"a,a\n1,2\n",
+    "bad.html": b"<div>" * 5000, "bad.md": b"caf\xe9", "bad.parquet": b"PAR1", "bad.doc": b"\xd0\xcf\x11\xe0",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_a_file_that_cannot_be_read_can_be_left_out(name: str, base: Path, tmp_path: Path):
+    """`exclude`, and each setting that the message names."""
+    project = Project(tmp_path, base, (), {name: BAD_FILES[name]})
+    problems = project.problems()
+    if not problems:
+        assert name in ("bad.doc",), "counted, and named by the audit"
+        return
+    problem = problems[0]
+    assert name in problem.where and project.problems(f"sources.0.exclude=['{name}']") == []
+    for way in ways_in(problem.fix):
+        assert not any(same(problem, each) for each in project.problems(way)), way
+
+
+def test_layers_are_named_as_the_base_names_them(gpt2: Path):
+    """`embed_tokens` is told to nobody whose base calls it `wte`."""
+    import torch
+
+    from afina.model.load_torch import attach_adapter, load_base
+    from afina.recipe import Adapter, Recipe, Source
+
+    recipe = Recipe(name="x", base=str(gpt2), sources=[Source(path=".")])
+
+    def attach(**settings: Any) -> None:
+        attach_adapter(load_base(gpt2, recipe, torch.device("cpu")), Adapter(**settings), 0)
+
+    with pytest.raises(AfinaError, match="no layer embed_tokens") as raised:
+        attach(rank=2, modules_to_save=["embed_tokens"])
+    assert "wte" in raised.value.problems[0].fix and "embed_tokens" not in raised.value.problems[0].fix
+    attach(rank=2, modules_to_save=["wte"])
+    with pytest.raises(AfinaError, match="fewer than the rank") as raised:
+        attach(rank=64, variant="pissa")
+    attach(rank=int(ways_in(raised.value.problems[0].fix)[0].partition("=")[2]), variant="pissa")
+
+
 def found(problems: list[Problem], said: str) -> Problem:
     return next(each for each in problems if said in each.what)
 
@@ -142,6 +185,7 @@ def test_what_is_advised_makes_the_message_go_away(name: str, base: Path, tmp_pa
     problem = found(project.problems(), said)
     ways = steps[1:] if steps[:1] == [ONLY] else [*ways_in(problem.fix), *steps]
     assert ways, f"nothing to do is told: {problem}"
+    assert any("followed" in registered(each) for each in site_of(problem.fix)), f"not in the register: {problem}"
     for way in ways:
         left = project.problems(way)
         assert not any(same(problem, each) for each in left), f"{way}: still\n{problem}"
