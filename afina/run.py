@@ -15,6 +15,8 @@ import errno
 import hashlib
 import json
 import os
+import re
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,6 +32,23 @@ from afina.units import show_bytes
 
 REDO = "remove the file and start the run again: the stage that wrote it is done anew"
 """The next step where a file of a run is not what it should be."""
+
+
+def again(run: Path, verb: str = "run") -> str:
+    """The command that goes on with a run's folder, wherever it lies and whatever it is called now.
+
+    >>> again(Path("runs/demo"))
+    'afina run runs/demo/recipe.yaml'
+    >>> again(Path("/data/demo"), "train")
+    'afina train /data/demo/recipe.yaml --runs /data'
+    """
+    recipe, place = run / "recipe.yaml", run.parent
+    text = recipe.read_text(encoding="utf-8", errors="replace") if recipe.is_file() else ""
+    named = re.search(r"(?m)^name: *['\"]?([^\s'\"]+)", text)
+    elsewhere = f" --runs {shlex.quote(str(place))}" if place.resolve() != Path("runs").resolve() else ""
+    renamed = f" name={run.name}" if named and named[1] != run.name else ""
+    return f"afina {verb} {shlex.quote(str(recipe))}{elsewhere}{renamed}"
+
 
 Progress = Callable[[int, int | None, str], None]
 """Called by a long stage as ``progress(done, total, what)``; `total` is None where it is not known."""
@@ -349,7 +368,7 @@ class Run:
         check = noted.pop("check", None)  # None: begun before notes had one
         if check is not None and check != hash_value(noted):
             what = f"damaged: what it notes of the stage `{name}` is not what was written"
-            raise AfinaError(what, _again(self.folder), str(marker))
+            raise AfinaError(what, _after_removal(self.folder), str(marker))
         return noted
 
     def retire(self, name: str, outputs: Sequence[str]) -> None:
@@ -411,8 +430,8 @@ def _check_of(known: Mapping[str, Any]) -> str:
     return hash_value(json.loads(json.dumps(noted, default=str)))  # as it is read again: keys are texts
 
 
-def _again(run: Path) -> str:
-    return f"remove the file, then: afina run {run}/recipe.yaml (training goes on from its last checkpoint)"
+def _after_removal(run: Path) -> str:
+    return f"remove the file, then: {again(run)} (training goes on from its last checkpoint)"
 
 
 def read_stages(file: Path) -> dict[str, dict[str, Any]]:
@@ -423,12 +442,12 @@ def read_stages(file: Path) -> dict[str, dict[str, Any]]:
         AfinaError: with every stage whose note is another.
     """
     stages, problems = read_mapping(file), []
-    again = _again(file.parent)
+    fix = _after_removal(file.parent)
     for name, known in stages.items():
         whole = isinstance(known, dict) and {"inputs", "outputs", "result"} <= {*known}
         if not whole or ("check" in known and known["check"] != _check_of(known)):
             problems.append(
-                Problem(f"damaged: what it notes of the stage `{name}` is not what was written", again, str(file))
+                Problem(f"damaged: what it notes of the stage `{name}` is not what was written", fix, str(file))
             )
     if problems:
         raise AfinaError(problems=problems)

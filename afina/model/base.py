@@ -168,8 +168,8 @@ def check_targets(shape: Shape, adapter: Adapter) -> None:
         raise RecipeError(
             f"{named} is one matrix with the {'embedding' if shared[0].endswith('lm_head') else 'output'} in this base "
             "(tie_word_embeddings): an adapter of one side could be merged nowhere",
-            f"leave {named} out of adapter.targets; `adapter.modules_to_save: [lm_head]` trains the output whole and "
-            "apart from the embedding, and is merged",
+            f"leave {named} out of adapter.targets; with `adapter.modules_to_save: [lm_head]` instead the output is "
+            "trained whole and apart from the embedding, and is merged",
             "adapter.targets",
         )
     shape.lora_parameters(adapter.rank, adapter.targets)
@@ -185,7 +185,7 @@ def check_length(folder: Path, max_length: int) -> None:
     if isinstance(positions, int) and max_length > positions:
         raise RecipeError(
             f"train.max_length is {max_length}, the base sees {positions} tokens at most",
-            f"set train.max_length to {positions} or less",
+            f"set train.max_length to {positions} or less, and dataset.on_too_long: drop for longer conversations",
             "train.max_length",
         )
 

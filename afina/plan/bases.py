@@ -9,7 +9,7 @@ from typing import Any
 from afina.errors import BaseError, RecipeError
 from afina.model.base import check_targets, check_trainable, look_at_base
 from afina.model.base_damage import read_config
-from afina.model.shape import Shape, read_shape, scratch_shape
+from afina.model.shape import KNOWN, Shape, read_shape, scratch_shape
 from afina.plan.tables import table
 from afina.recipe import Recipe, nearest
 
@@ -64,7 +64,8 @@ def find_shape(
         meant = f"did you mean {guess}? otherwise " if guess else ""
         raise RecipeError(
             f"the shape of {base!r} is not known here and it is not on this machine",
-            f"{meant}download it first (`hf download {base} config.json` is enough for a plan), or name its folder",
+            f"{meant}name its folder, or download it (of {', '.join(KNOWN)} config.json is enough for a plan: "
+            f"`hf download {base} config.json`)",
             "base",
         )
     return read_shape(config, base)

@@ -153,25 +153,26 @@ def _apply_overrides(raw: CommentedMap, overrides: Sequence[str]) -> set[str]:
         try:
             parsed = parse_yaml(value) if value else None
         except YAMLError:
+            quoted = f"'{key}={value}...'" if value[0] in "{[" else f"{key}='\"...\"'"
             problems.append(
-                Problem(f"{key}: {value!r} is not a YAML value", f"put it in quotes: {key}='\"...\"'", "command line")
+                Problem(f"{key}: {value!r} is not a YAML value", f"put it in quotes: {quoted}", "command line")
             )
             continue
         *parents, last = key.split(".")
         place: Any = raw
         for step in parents:
-            if isinstance(place, CommentedSeq) and step.isdigit() and int(step) < len(place):
+            if isinstance(place, list) and step.isdigit() and int(step) < len(place):
                 place = place[int(step)]
-            elif isinstance(place, CommentedMap):
+            elif isinstance(place, dict):
                 if place.get(step) is None:
                     place[step] = CommentedMap()
                 place = place[step]
             else:
                 place = None
                 break
-        if isinstance(place, CommentedSeq) and last.isdigit() and int(last) < len(place):
+        if isinstance(place, list) and last.isdigit() and int(last) < len(place):
             place[int(last)] = parsed
-        elif isinstance(place, CommentedMap):
+        elif isinstance(place, dict):
             place[last] = parsed
         else:
             problems.append(Problem(f"there is no {key!r} in the recipe", "see `afina recipe schema`", "command line"))

@@ -208,7 +208,7 @@ class Renderer:
             mask += [False] * len(prompt_ids) + [learned] * len(answer_ids)
             done = whole[:answer_end]
         if not any(mask):
-            self._refuse("there is no answer in it", where)
+            raise DataError("there is no answer in it", "give it a message of role assistant, or remove the row", where)
         return Encoded(ids, [False, *mask[1:]])
 
     def _end_text(self, turns: Guarded, prompt: str, answer: str, where: str) -> tuple[str, int]:
@@ -313,7 +313,7 @@ class Renderer:
             return Guarded(*guard_messages(turns, arguments, marks, borders=borders))
 
         def count(borders: set[int]) -> int:
-            return len(marks.places(self._apply(guard(borders), generation=False)))
+            return len(marks.places(self._apply(guard(borders), generation=False, where=where)))
 
         guarded = guard(set())
         near = {number for number, turn in enumerate(turns) if marks.borders(turn["content"])}
@@ -365,12 +365,15 @@ class Renderer:
                 )
             )
         except TemplateSyntaxError as error:
-            what, fix = f"the chat template is no Jinja (line {error.lineno}): {error.message}", "set `chat.template`"
-            raise BaseError(what, f"get the base's files again, or {fix}: chatml, or a Jinja file", where) from error
+            raise BaseError(
+                f"the chat template is no Jinja (line {error.lineno}): {error.message}",
+                "get the base's files again, or set `chat.template: chatml` (or a Jinja file)",
+                where,
+            ) from error
         except Exception as error:  # a template is a program that came with the base
             raise TemplateRefusal(
                 f"the chat template refuses the conversation: {error or type(error).__name__}",
-                "write it as the template wants it, or set `chat.template`: chatml, or a Jinja file of your own",
+                "give it the turns that it takes, or set `chat.template: chatml` (or a Jinja file)",
                 where,
             ) from error
 
@@ -394,4 +397,7 @@ class Renderer:
         return [self._ids(text) for text in texts]
 
     def _refuse(self, what: str, where: str) -> Any:
-        raise DataError(what, "set `chat.template: chatml` or a Jinja file that ends each answer", where)
+        fix = "set `chat.template: chatml` or a Jinja file that ends each answer"
+        if self.chat.template == "chatml":
+            fix = "this tokenizer needs a template of its own: a Jinja file that ends each answer with a token of it"
+        raise DataError(what, fix, where)

@@ -9,6 +9,7 @@ from afina.model.base import BaseIdentity, check_trainable, find_base, hash_mode
 from afina.model.base_damage import read_config
 from afina.model.shape import Shape, read_shape, scratch_shape
 from afina.outcome import chat_of, outcome_kind
+from afina.run import again
 from afina.tokenizer.chat import Renderer
 from afina.tokenizer.load import load_tokenizer
 from afina.walk.context import Context, once
@@ -68,7 +69,7 @@ def tokenizer_folder(context: Context) -> Path:
         if not folder.is_dir():
             raise RecipeError(
                 f"the run {context.folder} has no tokenizer yet",
-                f"afina train {context.folder}/recipe.yaml",
+                again(context.folder, "train"),
                 "tokenizer",
             )
     return folder
