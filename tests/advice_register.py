@@ -47,7 +47,7 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
     "serve/terminal_chat.py": ("use …",),
     "tokenizer/chat.py": (
         "set `chat.template: chatml` or a Jinja file", "set `chat.template: chatml` (or a Jinja file)",
-        "or set `chat.marks_in_text: words`", "give it a message of role assistant"),
+        "give it the turns that it takes", "or set `chat.marks_in_text: words`", "give it a message of role assistant"),
     "tokenizer/encode.py": ("set `train.max_length: …`, or `dataset.on_too_long: drop`",),
     "tokenizer/load.py": ("name a Jinja file, or `chatml`",),
     "walk/audit.py": ("… (or accept it: dataset.accept: […])",),

@@ -15,7 +15,8 @@ HOLE = "\N{HORIZONTAL ELLIPSIS}"
 
 ADVICE_AT = {
     **dict.fromkeys(("AfinaError", "RecipeError", "BaseError", "DiskFull", "DataError", "ContextOverflow"), 1),
-    **dict.fromkeys(("DoesNotFit", "ResultError", "TrainingDiverged", "Problem", "_BadRow", "Rule"), 1),
+    **dict.fromkeys(("DoesNotFit", "ResultError", "TrainingDiverged", "TemplateRefusal"), 1),
+    **dict.fromkeys(("Problem", "_BadRow", "Rule"), 1),
     "add": 1,
     "group": 1,
     "BaseKind": 2,
