@@ -14,7 +14,7 @@ from typing import Any, get_args
 from afina.errors import RecipeError
 from afina.manifest import Kind
 from afina.recipe import Chat, Recipe
-from afina.run import read_stages
+from afina.run import again, read_stages
 
 OUTCOME_KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -53,7 +53,7 @@ def find_outcome(run: Path, recipe: Recipe) -> Outcome:
         RecipeError: nothing is trained yet, or what is there was trained by an earlier recipe.
     """
     kind = outcome_kind(recipe)
-    train_it = f"afina run {run}/recipe.yaml"
+    train_it = again(run)
     if not (run / kind).is_dir():
         for other in OUTCOME_KINDS:
             if (run / other).is_dir():

@@ -150,9 +150,15 @@ def _check_modules_to_save(model: Any, adapter: Adapter) -> None:
     if missing := [name for name in adapter.modules_to_save if name.rpartition(".")[2] not in layers]:
         raise RecipeError(
             f"the base has no layer {', '.join(missing)}",
-            "usual are embed_tokens and lm_head",
+            "its embedding and its output are " + " and ".join(_ends_of(model.get_base_model())),
             "adapter.modules_to_save",
         )
+
+
+def _ends_of(base: Any) -> list[str]:
+    """Names of the embedding and the output layer, as this architecture calls them."""
+    ends = {id(base.get_input_embeddings()), id(base.get_output_embeddings())}
+    return [name.rpartition(".")[2] for name, part in base.named_modules() if id(part) in ends and name]
 
 
 def _check_rank(model: Any, rank: int) -> None:

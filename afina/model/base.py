@@ -7,14 +7,13 @@ unless the recipe names it (``trust_remote_code: true``).
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from afina.errors import BaseError, Problem, RecipeError
-from afina.model.base_damage import find_damage
+from afina.errors import AfinaError, BaseError, Problem, RecipeError
+from afina.model.base_damage import find_damage, read_config
 from afina.model.base_kind import KINDS, BaseKind, Program, kind_of, read_object
 from afina.model.shape import Shape
 from afina.model.shape_read import shape_of_folder
@@ -170,8 +169,8 @@ def check_targets(shape: Shape, adapter: Adapter) -> None:
         raise RecipeError(
             f"{named} is one matrix with the {'embedding' if shared[0].endswith('lm_head') else 'output'} in this base "
             "(tie_word_embeddings): an adapter of one side could be merged nowhere",
-            f"leave {named} out of adapter.targets; `adapter.modules_to_save: [lm_head]` trains the output whole and "
-            "apart from the embedding, and is merged",
+            f"leave {named} out of adapter.targets; with `adapter.modules_to_save: [lm_head]` instead the output is "
+            "trained whole and apart from the embedding, and is merged",
             "adapter.targets",
         )
     shape.lora_parameters(adapter.rank, adapter.targets)
@@ -183,11 +182,11 @@ def check_length(folder: Path, max_length: int) -> None:
     Raises:
         RecipeError: with both lengths.
     """
-    positions = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("max_position_embeddings")
-    if positions is not None and max_length > positions:
+    positions = read_config(folder).get("max_position_embeddings")
+    if isinstance(positions, int) and max_length > positions:
         raise RecipeError(
             f"train.max_length is {max_length}, the base sees {positions} tokens at most",
-            f"set train.max_length to {positions} or less",
+            f"set train.max_length to {positions} or less, and dataset.on_too_long: drop for longer conversations",
             "train.max_length",
         )
 
@@ -238,12 +237,46 @@ def hash_tokenizer(folder: Path) -> dict[str, str]:
     return {file.name: hash_file(file) for file in sorted(files)}
 
 
+ADAPTER_VALUES: Mapping[str, tuple[type, ...]] = {
+    "r": (int,),
+    "lora_alpha": (int, float),
+    "lora_dropout": (int, float),
+    "rank_pattern": (dict,),
+    "target_modules": (list, str),
+    "modules_to_save": (list,),
+    "base_model_name_or_path": (str,),
+    "bias": (str,),
+    "layer_replication": (list,),
+}
+"""What is computed with of PEFT's configuration, and of which kind it is where it is there and not null."""
+
+
+def read_adapter_config(adapter: Path) -> dict[str, Any]:
+    """PEFT's ``adapter_config.json`` in an adapter's folder.
+
+    Raises:
+        BaseError: it is damaged: PEFT itself looks at no value before it computes with it.
+    """
+    file = adapter / "adapter_config.json"
+    try:
+        config = read_mapping(file)
+    except AfinaError as error:
+        raise BaseError(problems=[replace(each, fix=TRAIN_AGAIN) for each in error.problems]) from error
+    patterns = config.get("rank_pattern")
+    ranks = [*patterns.values()] if isinstance(patterns, dict) else []
+    values = [(key, config[key], kinds) for key, kinds in ADAPTER_VALUES.items() if config.get(key) is not None]
+    values += [("rank_pattern", rank, (int,)) for rank in ranks]
+    if wrong := [f"`{key}` is {value!r:.60}" for key, value, kinds in values if not isinstance(value, kinds)]:
+        raise BaseError(f"damaged: {', '.join(wrong)}", TRAIN_AGAIN, str(file))
+    return config
+
+
 def read_identity(adapter: Path) -> BaseIdentity | None:
     """The base that an adapter was trained on, or None for an adapter that afina did not write."""
     file = adapter / IDENTITY_FILE
     if not file.exists():
         return None
-    known = read_mapping(file, "base")["base"]
+    known = (read_object(file) or {}).get("base")
     names = [each.name for each in fields(BaseIdentity)]
     if not isinstance(known, dict) or not all(isinstance(known.get(name), str) for name in names):
         raise BaseError("damaged: it does not say which base the adapter was trained on", TRAIN_AGAIN, str(file))

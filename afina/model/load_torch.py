@@ -16,12 +16,11 @@ from typing import Any
 import torch
 
 from afina.errors import BaseError, RecipeError
-from afina.model.base import TRAIN_AGAIN
-from afina.model.base_damage import read_shapes
+from afina.model.base import TRAIN_AGAIN, read_adapter_config
+from afina.model.base_damage import read_config, read_shapes
 from afina.model.base_kind import kind_of, reads_images
 from afina.model.choices import Machine, Precision, choose_precision
 from afina.recipe import Adapter, Recipe
-from afina.run import read_mapping
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -97,8 +96,10 @@ def load_base(
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             model, info = opening_class(folder).from_pretrained(folder, output_loading_info=True, **arguments)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        raise BaseError(f"cannot be opened: {str(error).splitlines()[0]}", "see config.json", str(folder)) from error
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # each architecture computes with its configuration's values before it looks at them
+        raise BaseError(f"cannot be opened: {_said(error)}", "see config.json", str(folder)) from error
     tied = set(getattr(model, "_tied_weights_keys", None) or ())
     missing = [name for name in info["missing_keys"] if name not in tied]
     if missing or info.get("mismatched_keys"):
@@ -132,7 +133,7 @@ def opening_class(folder: Path) -> Any:
     """transformers' class that opens a base as people serve it: of a model that also reads images, with its eyes."""
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
-    return AutoModelForImageTextToText if reads_images(read_mapping(folder / "config.json")) else AutoModelForCausalLM
+    return AutoModelForImageTextToText if reads_images(read_config(folder)) else AutoModelForCausalLM
 
 
 def undone(folder: Path) -> dict[str, Any]:
@@ -142,9 +143,14 @@ def undone(folder: Path) -> dict[str, Any]:
     """
     from transformers import FineGrainedFP8Config, Mxfp4Config
 
-    settings = dict(read_mapping(folder / "config.json")["quantization_config"])
+    settings = dict(read_config(folder)["quantization_config"])
     made = Mxfp4Config if settings.pop("quant_method") == "mxfp4" else FineGrainedFP8Config
     return {"quantization_config": made.from_dict(settings | {"dequantize": True}), "dtype": torch.bfloat16}
+
+
+def _said(error: Exception) -> str:
+    """What a library said, in one line."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _computing_in(folder: Path, dtype: torch.dtype, *, trust_remote_code: bool) -> Any:
@@ -260,19 +266,21 @@ def open_adapter(model: Any, folder: Path, name: str = "default", *, trainable: 
     weights = folder / "adapter_model.safetensors"
     if not weights.exists():
         raise BaseError("has no adapter_model.safetensors", "only safetensors are opened", str(folder))
-    read_mapping(folder / "adapter_config.json")
+    read_adapter_config(folder)
     try:
         read_shapes(weights)
     except (ValueError, OSError) as error:
         raise BaseError(str(error), TRAIN_AGAIN, str(weights)) from error
     try:
-        opened = PeftModel.from_pretrained(model, folder, adapter_name=name, is_trainable=trainable)
+        if hasattr(model, "peft_config"):  # beside those that it has
+            model.load_adapter(folder, name, is_trainable=trainable)
+            opened = model
+        else:
+            opened = PeftModel.from_pretrained(model, folder, adapter_name=name, is_trainable=trainable)
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, TypeError, ValueError, KeyError, AttributeError) as error:
-        # PEFT looks at no value of its configuration before it computes with it.
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BaseError(f"is damaged, or of another base: {said}", TRAIN_AGAIN, str(folder)) from error
+    except Exception as error:  # PEFT looks at no value of its configuration before it computes with it
+        raise BaseError(f"is damaged, or of another base: {_said(error)}", TRAIN_AGAIN, str(folder)) from error
     return opened if trainable else opened.eval()
 
 

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from afina.errors import BaseError, DiskFull
+from afina.model.base_damage import read_config
 from afina.model.shape import Shape, shape_from
 from afina.model.shape_table import KNOWN, in_table, table_shape
-from afina.run import hash_file, hash_value, read_mapping, write_whole
+from afina.run import hash_file, hash_value, write_whole
 
 READ_BY = ("shape.py", "shape_walk_torch.py", "adapter_torch.py", "targets_torch.py", "decoder_torch.py")
 """What a shape depends on, beside the libraries' versions."""
@@ -70,7 +71,7 @@ def read_shape(
 def shape_of_folder(folder: Path, *, trust_remote_code: bool = False) -> Shape:
     """:func:`read_shape` of a model's folder."""
     file = folder / "config.json"
-    return read_shape(read_mapping(file), str(file), folder=folder, trust_remote_code=trust_remote_code)
+    return read_shape(read_config(folder), str(file), folder=folder, trust_remote_code=trust_remote_code)
 
 
 def _walk_here(config: Mapping[str, Any], folder: Path | None, where: str) -> Shape:

@@ -71,7 +71,8 @@ def find_shape(
         meant = f"did you mean {guess}? otherwise " if guess else ""
         raise RecipeError(
             f"the shape of {base!r} is not known here and it is not on this machine",
-            f"{meant}download it first (`hf download {base} config.json` is enough for a plan), or name its folder",
+            f"{meant}name its folder, or download it (config.json is enough for a plan: "
+            f"`hf download {base} config.json`)",
             "base",
         )
     return read_shape(config, base)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from afina.errors import DoesNotFit, Problem, RecipeError
 from afina.plan.plan import Plan
 from afina.recipe import Recipe
@@ -45,8 +47,7 @@ def check_plan(plan: Plan, recipe: Recipe, *, helps: str = "") -> None:
             Problem(
                 f"takes at least {show_seconds(plan.time.low)}, {show_seconds(plan.time.low - budget.hours * 3600)} "
                 f"more than `budget.hours` {budget.hours:g} allows",
-                f"train.epochs: {recipe.train.epochs * budget.hours / hours:.2g} would fit; so would a faster device "
-                "or a smaller base",
+                f"{_epochs_within(plan, recipe, budget.hours * 3600)}a faster device or a smaller base",
                 "budget.hours",
             )
         )
@@ -55,13 +56,27 @@ def check_plan(plan: Plan, recipe: Recipe, *, helps: str = "") -> None:
             Problem(
                 f"costs at least {show_money(plan.money.low, plan.currency)}, "
                 f"{show_money(plan.money.low - budget.money, plan.currency)} more than `budget.money` allows",
-                f"train.epochs: {recipe.train.epochs * budget.money / plan.money.low:.2g} would fit; so would a "
-                "cheaper device or a smaller base",
+                f"{_epochs_within(plan, recipe, plan.time.low * budget.money / plan.money.low)}a cheaper device or a "
+                "smaller base",
                 "budget.money",
             )
         )
     if problems and not budget.anyway:
         raise DoesNotFit(problems=problems)
+
+
+def _epochs_within(plan: Plan, recipe: Recipe, seconds: float) -> str:
+    """The epochs that fit, in words before other advice; empty where the rest of the run takes that long alone.
+
+    Evaluation, a first stage and the start cost the same whatever the epochs are.
+    """
+    training = plan.time_parts["training"].low
+    left = (seconds - (plan.time.low - training)) / training
+    if left <= 0 or recipe.train.first:
+        return ""
+    epochs = recipe.train.epochs * left
+    digits = 1 - math.floor(math.log10(epochs))
+    return f"train.epochs: {math.floor(epochs * 10**digits) / 10**digits:g} fits; so does "
 
 
 def is_long(plan: Plan) -> bool:

@@ -204,7 +204,8 @@ class Chat(RecipePart):
     """The chat template; the same for training, evaluation and serving."""
 
     template: str | None = None
-    """`chatml`, or a Jinja file; null: the base's own."""
+    """`chatml`, or a Jinja file; null: the base's own. On a base without `<|im_end|>`, `chatml` ends each turn with the
+    base's own end token."""
     template_args: dict[str, bool | str | int] = {}
     """Arguments of the template, e.g. `{enable_thinking: false}`."""
     system: str | None = None

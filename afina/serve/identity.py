@@ -15,6 +15,7 @@ from typing import Any
 from afina.errors import AfinaError, RecipeError, ResultError
 from afina.recipe import Chat, read_saved_recipe
 from afina.record import Record, read_rows
+from afina.run import again
 
 QUESTIONS = 20
 """Asked at most."""
@@ -62,15 +63,18 @@ def stored_answers(run: Path, most: int = QUESTIONS) -> tuple[list[Stored], int]
     rows: list[Record] = []
     for name in ("predictions.jsonl", "samples.jsonl"):
         rows += read_rows(run / name) or []
-    found = {
+    whole = [row for row in rows if row.flag("adapter_stopped") is not False]
+    found = {  # cut at the limit, as each server cuts them: where no answer is whole, they are all there is
         row.required_text("prompt"): Stored(_turns(row), row.required_text("base"), row.required_text("adapter"))
-        for row in rows
-        if row.flag("adapter_stopped") is not False
+        for row in whole or rows
     }
     if not found:
-        raise RecipeError(
-            f"the run {run} has no answers to compare with", "measure it first: afina eval RUN", "--check"
-        )
+        measure = f"measure it first: afina eval {run}"
+        if (run / "scores.json").is_file():
+            asked = read_saved_recipe(run).evaluate.samples
+            more = "name some under `evaluate.probes`, then " if asked else ""  # no held-out conversation is there
+            measure = f"it was measured without a question: {more}{again(run)}{'' if asked else ' evaluate.samples=8'}"
+        raise RecipeError(f"the run {run} has no answers to compare with", measure, "--check")
     ordered = sorted(found.values(), key=lambda each: each.base == each.trained)
     return ordered[:most], read_saved_recipe(run).evaluate.max_new_tokens
 

@@ -293,7 +293,7 @@ def _too_long(places: list[tuple[str, int]], limit: int) -> DataError:
             Problem(
                 f"{len(places)} conversations are longer than train.max_length ({limit} tokens; the longest "
                 f"has {longest}), for example " + ", ".join(f"{where} ({n})" for where, n in places[:10]),
-                f"set train.max_length to {longest}, or dataset.on_too_long: drop (they are counted, never cut)",
+                f"set `train.max_length: {longest}`, or `dataset.on_too_long: drop` (they are counted, never cut)",
             )
         ]
     )

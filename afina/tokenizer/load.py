@@ -8,12 +8,22 @@ from typing import Any
 from afina.errors import BaseError, RecipeError
 from afina.recipe import Chat
 
+IM_END = "<|im_end|>"
 CHATML = (
     "{%- for message in messages -%}"
     "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\n' }}{%- endif -%}"
 )
+
+
+def chatml_for(tokenizer: Any) -> str:
+    """ChatML as a model of this tokenizer can learn to end it: where ``<|im_end|>`` is no token of it (GPT-2, Llama),
+    its own end token closes each turn, and what opens a turn is text."""
+    if any(token.special and token.content == IM_END for token in tokenizer.added_tokens_decoder.values()):
+        return CHATML
+    own = str(tokenizer.eos_token).replace("\\", "\\\\").replace("'", "\\'")
+    return CHATML.replace(IM_END, own)
 
 
 def load_tokenizer(
@@ -43,10 +53,19 @@ def load_tokenizer(
             base,
         )
     if chat.template == "chatml":
-        tokenizer.chat_template = CHATML
+        tokenizer.chat_template = chatml_for(tokenizer)
     elif chat.template is not None:
         file = (root or Path()) / chat.template
         if not file.is_file():
             raise RecipeError(f"there is no template {file}", "name a Jinja file, or `chatml`", "chat.template")
         tokenizer.chat_template = file.read_text(encoding="utf-8")
+    if not isinstance(tokenizer.chat_template, str | None):
+        several = isinstance(tokenizer.chat_template, dict)
+        raise BaseError(
+            f"holds several chat templates ({', '.join(map(str, tokenizer.chat_template))})"
+            if several
+            else f"its chat template is no text: {tokenizer.chat_template!r:.60}",
+            "write the one that is meant into a file and name it in `chat.template`",
+            base,
+        )
     return tokenizer

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from afina.dataset.audit.audit import STOPS_THE_TOKENS, audit_dataset
+from afina.dataset.audit.token_audit import REFUSED_MARKS
 from afina.errors import DataError, Problem
-from afina.run import read_json, write_json
+from afina.record import Record
+from afina.run import read_mapping, write_json
 from afina.train.measure import audited_settings, token_view
 from afina.walk.base import base_folder
 from afina.walk.context import Context
@@ -19,8 +22,6 @@ def audit_inputs(context: Context) -> dict[str, Any]:
 
 def audit(context: Context) -> dict[str, Any]:
     """Write ``audit.json``."""
-    from afina.dataset.audit.audit import audit_dataset
-
     base = base_folder(context)
     with context.open_progress("audit"):
         tokens = token_view(base, context.recipe) if base else None
@@ -38,19 +39,27 @@ def refuse_fatal_findings(context: Context) -> None:
     Raises:
         DataError: a finding is fatal and the recipe does not accept it by name.
     """
+    found = Record(read_mapping(context.folder / "audit.json", "findings"), str(context.folder / "audit.json"))
     fatal = [
         each
-        for each in read_json(context.folder / "audit.json")["findings"]
-        if each["severity"] == "fatal" and each["name"] not in context.recipe.dataset.accept
+        for each in found.records("findings")
+        if each.required_text("severity") == "fatal" and each["name"] not in context.recipe.dataset.accept
     ]
     if fatal:
         raise DataError(
             problems=[
                 Problem(
                     f"{each['name']}: {each['what']}",
-                    f"{each['fix']} (or accept it: dataset.accept: [{each['name']}])",
-                    each["examples"][0]["where"] if each["examples"] else "",
+                    each["fix"] + _accepted(each),
+                    next((shown.required_text("where") for shown in each.records("examples")), ""),
                 )
                 for each in fatal
             ]
         )
+
+
+def _accepted(finding: Record) -> str:
+    """How it is accepted; nothing where the next stage would stop at the same rows."""
+    if finding["name"] in STOPS_THE_TOKENS or finding["what"] == REFUSED_MARKS.what:
+        return ""
+    return f" (or accept it: dataset.accept: [{finding['name']}])"

@@ -10,6 +10,7 @@ from afina.model.shape import Shape
 from afina.model.shape_read import shape_of_folder
 from afina.model.shape_table import scratch_shape
 from afina.outcome import chat_of, outcome_kind
+from afina.run import again
 from afina.tokenizer.chat import Renderer
 from afina.tokenizer.load import load_tokenizer
 from afina.walk.context import Context, once
@@ -69,7 +70,7 @@ def tokenizer_folder(context: Context) -> Path:
         if not folder.is_dir():
             raise RecipeError(
                 f"the run {context.folder} has no tokenizer yet",
-                f"afina train {context.folder}/recipe.yaml",
+                again(context.folder, "train"),
                 "tokenizer",
             )
     return folder

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from afina.errors import RecipeError
 from afina.recipe import Recipe
-from afina.run import Progress, Run
+from afina.run import Progress, Run, again
 
 if TYPE_CHECKING:
     from afina.train.ranks import Ranks
@@ -60,7 +60,7 @@ class Context:
         if "dataset" not in self.run.stages or not (self.folder / "dataset").is_dir():
             raise RecipeError(
                 f"the run {self.folder} has no dataset (dataset/ with stages.json), which is asked and measured",
-                f"copy the whole run, or build it again: afina run {self.folder}/recipe.yaml; `afina chat`, `serve` "
+                f"copy the whole run, or build it again: {again(self.folder)}; `afina chat`, `serve` "
                 "and `export --no-check` need only its result and the base",
                 "dataset",
             )

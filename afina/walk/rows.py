@@ -9,7 +9,7 @@ from typing import Any
 from afina.errors import DataError, RecipeError
 from afina.model.base import hash_tokenizer
 from afina.outcome import chat_of, outcome_kind
-from afina.run import hash_file, whole_folder
+from afina.run import again, hash_file, whole_folder
 from afina.text.example import Example, ExamplePlace, read_placed_examples
 from afina.tokenizer.encode import EncodedCounts, EncodedSet, encode_each, mismatch
 from afina.tokenizer.tokens import INDEX, open_set, write_index, write_set
@@ -84,9 +84,7 @@ def encoded_rows(context: Context) -> dict[str, tuple[EncodedSet, EncodedSet]]:
     """
     folder = context.folder / TOKENS
     if TOKENS not in context.run.stages or not (folder / INDEX).is_file():
-        raise RecipeError(
-            f"the run {context.folder} has no tokens yet", f"afina train {context.folder}/recipe.yaml", TOKENS
-        )
+        raise RecipeError(f"the run {context.folder} has no tokens yet", again(context.folder, "train"), TOKENS)
 
     def opened(training: Training, split: str) -> EncodedSet:
         found = open_set(folder, training.folder + split, context.folder / f"dataset/{split}.jsonl")

@@ -6,7 +6,6 @@ says what to do. What is **fatal** stops a run unless the recipe's `dataset.acce
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -27,7 +26,8 @@ from afina.dataset.audit.read_files import AuditReading, read_files
 from afina.dataset.audit.token_audit import TokenAudit, TokenView
 from afina.errors import Problem, RecipeError
 from afina.recipe import Recipe, nearest
-from afina.run import Progress, no_progress, read_json
+from afina.record import Record, read_rows
+from afina.run import Progress, no_progress, read_mapping
 from afina.sandbox.code_check import check_blocks
 from afina.text.example import Example, read_examples
 from afina.text.personal_data import find_personal_data
@@ -158,7 +158,7 @@ RULES: dict[str, Rule] = {
     "placeholder": Rule("answers or texts that were never written", "write them, or leave these rows out", 0.10),
     "chat_markers": Rule(
         "marks of a chat format, or JSON, inside the text: they are learned as words",
-        "give rows as `messages` or `prompt` and `completion`; afina writes the marks itself",
+        "take them out of the texts: afina writes the marks itself, around `messages` or `prompt` and `completion`",
         0.05,
     ),
     "template_leftover": Rule("marks of a template that nobody filled in", "render the pages first"),
@@ -193,7 +193,7 @@ RULES: dict[str, Rule] = {
     ),
     "over_length": Rule(
         "examples longer than the limit",
-        "set `train.max_length` to the longest, or `dataset.on_too_long: drop`; plain texts are split without loss",
+        "nothing to do: plain texts are split without loss",
     ),
     "end_token_missing": Rule("rows that do not end with an end token", "end each answer in the chat template", 0.0),
     "end_token_doubled": Rule(
@@ -209,13 +209,13 @@ RULES: dict[str, Rule] = {
     ),
     "special_token_in_text": Rule(
         "marks of the base inside the text: they are learned as words, and end or begin no turn",
-        "give rows as `messages`, which afina writes the marks for; where the text is about such marks, accept it",
+        "take them out of the texts: afina writes the marks itself",
         0.05,
     ),
     "plain_turn_mark": Rule(
         "conversations that hold what the chat template writes between turns; the base knows it as text only, and "
         "cannot tell their turns from real ones",
-        "take it out, or choose a template whose marks are tokens: `chat.template: chatml`",
+        "take it out, or name a Jinja file as `chat.template` whose marks are tokens of this base",
     ),
     "too_little_data": Rule(
         "too little data for what is trained", "give more data, or a smaller `adapter.rank`; expect memorization"
@@ -234,6 +234,10 @@ RULES: dict[str, Rule] = {
     ),
     "left_out": Rule("left out while the dataset was built", "`dropped.jsonl` holds each with its reason", note=True),
 }
+
+
+STOPS_THE_TOKENS = frozenset({"not_rendered", "stop_not_trained", "over_length"})
+"""Findings that no recipe can accept: rows like these have no tokens to learn."""
 
 
 class _Across(Protocol):
@@ -343,7 +347,14 @@ class _SplitAudit:
             yield make_finding("length_bias", self.lengths.longer, pairs, [], self.split, what=what, severity=severity)
         for item in self.tokens.findings() if self.tokens else ():
             yield make_finding(
-                item.name, item.count, item.of, item.examples, self.split, what=item.what, severity=item.severity
+                item.name,
+                item.count,
+                item.of,
+                item.examples,
+                self.split,
+                what=item.what,
+                severity=item.severity,
+                fix=item.fix,
             )
 
 
@@ -357,6 +368,7 @@ def make_finding(
     what: str = "",
     warn_only: bool = False,
     severity: Severity | None = None,
+    fix: str = "",
 ) -> Finding:
     """A finding with the words and the severity of its :data:`RULES` entry.
 
@@ -364,12 +376,11 @@ def make_finding(
     ('warning', 'fatal')
     """
     rule = RULES[name]
-    if severity is not None:
-        return Finding(name, severity, count, of, examples, what or rule.what, rule.fix, split)
-    severity = "note" if rule.note else "warning"
-    if rule.fatal_above is not None and count > rule.fatal_above * of and not warn_only:
-        severity = "fatal"
-    return Finding(name, severity, count, of, examples, what or rule.what, rule.fix, split)
+    if severity is None:
+        severity = "note" if rule.note else "warning"
+        if rule.fatal_above is not None and count > rule.fatal_above * of and not warn_only:
+            severity = "fatal"
+    return Finding(name, severity, count, of, examples, what or rule.what, fix or rule.fix, split)
 
 
 def audit_dataset(folder: Path, recipe: Recipe, tokens: TokenView | None = None) -> Audit:
@@ -392,8 +403,8 @@ def audit_dataset(folder: Path, recipe: Recipe, tokens: TokenView | None = None)
             f"no dataset folder: {', '.join(missing)} missing", "`afina data build` writes one", str(folder)
         )
     extra = []
-    dropped: dict[str, int] = read_json(files[2])["dropped"]
-    cut: dict[str, int] = read_json(files[2])["cut"]
+    summary = Record(read_mapping(files[2], "dropped", "cut"), str(files[2]))
+    dropped, cut = ({reason: int(n) for reason, n in summary.record(key).numbers()} for key in ("dropped", "cut"))
     if cut:
         rows = [{"where": str(folder / "dropped.jsonl"), "text": f"{reason}: {n}"} for reason, n in cut.items()]
         extra.append(make_finding("cut_out", sum(cut.values()), sum(cut.values()), rows[:EXAMPLES_SHOWN]))
@@ -403,7 +414,8 @@ def audit_dataset(folder: Path, recipe: Recipe, tokens: TokenView | None = None)
     # Duplicates that the recipe keeps on purpose are told, but do not stop it.
     warn_only = ["exact_duplicate"] if recipe.dataset.on_duplicate == "keep" else []
     if (folder / "code.jsonl").exists():
-        rows = [json.loads(line) for line in (folder / "code.jsonl").read_text(encoding="utf-8").splitlines()]
+        checked = read_rows(folder / "code.jsonl") or []
+        rows = [{key: each.text(key) or "" for key in ("result", "where", "lines")} for each in checked]
         if recipe.dataset.on_wrong_code == "drop":  # those are left out, and told as that
             rows = [row for row in rows if row["result"] != "wrong"]
         extra += code_findings(rows)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from afina.dataset.audit.one_example import excerpt, whole
-from afina.errors import DataError
+from afina.errors import DataError, Problem
 from afina.text.example import Example
 from afina.tokenizer.chat import Encoded
 from afina.units import show_count, show_share
@@ -21,7 +21,11 @@ PARAMETERS_PER_TOKEN = 1000
 FEWEST_STEPS = 10
 WASTE_WORTH_A_WARNING = 0.25
 EXAMPLES_SHOWN = 5
-REFUSED_MARKS = "marks of the base inside the text, which the recipe refuses (chat.marks_in_text: error)"
+REFUSED_MARKS = Problem(
+    "marks of the base inside the text, which the recipe refuses (chat.marks_in_text: error)",
+    "take them out, or set `chat.marks_in_text: words`",
+)
+FATAL: Literal["fatal"] = "fatal"
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,8 @@ class TokenFinding:
     what: str = ""
     severity: Literal["fatal", "warning", "note"] | None = None
     examples: list[dict[str, str]] = field(default_factory=list)
+    fix: str = ""
+    """What to do, where it is not what the rule says."""
 
 
 class TokenAudit:
@@ -66,12 +72,14 @@ class TokenAudit:
     def __init__(self, view: TokenView) -> None:
         self.view = view
         self.lengths: list[int] = []
+        self.longest = 0
+        """Of the conversations over the limit."""
         self.rows: list[int] = []
         self.targets = self.characters = self.examples = 0
         self.texts_over = self.conversations_over = self.cut_tokens = self.over_tokens = 0
         self.counts: dict[str, int] = {}
         self.shown: dict[str, list[dict[str, str]]] = {}
-        self.reasons: dict[str, str] = {}
+        self.reasons: dict[str, Problem] = {}
         self.plain = re.compile("|".join(map(re.escape, view.plain_turn_marks)) or r"(?!)")
 
     def add(self, example: Example) -> None:
@@ -90,7 +98,7 @@ class TokenAudit:
         except DataError as error:
             problem = error.problems[0]
             name = "stop_not_trained" if "end token" in problem.what else "not_rendered"
-            self.reasons.setdefault(name, problem.what)
+            self.reasons.setdefault(name, problem)
             self._hit(name, example, problem.what)
             return
         length = len(encoded.ids)
@@ -105,6 +113,7 @@ class TokenAudit:
         self.cut_tokens += length - view.max_length
         if example.messages:
             self.conversations_over += 1
+            self.longest = max(self.longest, length)
             if self.conversations_over == 1:  # texts are split without loss; what stops a run is named first
                 self.shown.pop("over_length", None)
             self._hit("over_length", example, f"{length} tokens: {excerpt(text)[:100]}")
@@ -140,10 +149,11 @@ class TokenAudit:
             if name == "over_length":
                 yield self._over_length()
             else:
-                refused = name == "special_token_in_text" and self.view.marks_in_text == "error"
-                what = REFUSED_MARKS if refused else self.reasons.get(name, "")
-                severity: Literal["fatal"] | None = "fatal" if refused else None
-                yield TokenFinding(name, self.counts[name], self.examples, what, severity, self.shown[name])
+                reason, severity = self.reasons.get(name), None
+                if name == "special_token_in_text" and self.view.marks_in_text == "error":
+                    reason, severity = REFUSED_MARKS, FATAL
+                what, fix = (reason.what, reason.fix) if reason else ("", "")
+                yield TokenFinding(name, self.counts[name], self.examples, what, severity, self.shown[name], fix)
         if self.lengths:
             yield self._lengths()
             yield from self._padding()
@@ -163,7 +173,8 @@ class TokenAudit:
         severity: Literal["fatal", "warning", "note"] = "fatal" if stops else "warning" if conversations else "note"
         count = conversations + texts
         words = " ".join(part for part in by_policy if part)
-        return TokenFinding("over_length", count, self.examples, words, severity, self.shown["over_length"])
+        fix = f"set `train.max_length: {self.longest}`, or `dataset.on_too_long: drop`" if conversations else ""
+        return TokenFinding("over_length", count, self.examples, words, severity, self.shown["over_length"], fix)
 
     def _lengths(self) -> TokenFinding:
         ordered, total = sorted(self.lengths), sum(self.lengths)

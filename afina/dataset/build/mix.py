@@ -41,10 +41,18 @@ def times_seen(columns: ExampleColumns, fate: np.ndarray, recipe: Recipe) -> np.
     train = fate == TRAIN
     own, there = int(seen[train & ~replay].sum()), int(seen[train & replay].sum())
     if not there or not own:
-        missing = "no source is marked as replay" if not there else "every source is marked as replay"
-        raise DataError(
-            f"{missing}, so there is nothing to mix", "set `replay: true` on a source", "dataset.replay_share"
-        )
+        missing, fix = "every source is marked as replay", "leave `replay` out on those that are to be learned"
+        if len(recipe.sources) == 1:
+            missing = "the only source is to be learned or replayed, not both"
+            fix = "name a second source and set `replay: true` on one of them, or leave dataset.replay_share out"
+        elif not there and any(each.replay for each in recipe.sources):
+            missing, fix = (
+                "no example of a replay source is left to train on",
+                "give it more, or a smaller `validation`",
+            )
+        elif not there:
+            missing, fix = "no source is marked as replay", "set `replay: true` on a source"
+        raise DataError(f"{missing}, so there is nothing to mix", fix, "dataset.replay_share")
     wanted = own * share / (1 - share)
     whole = int(wanted // there)
     rest = wanted - whole * there

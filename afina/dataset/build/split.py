@@ -83,7 +83,7 @@ def held_out(group: np.ndarray, source: np.ndarray, recipe: Recipe, names: Seque
             f"nothing is left to train on: {len(group)} examples, all of them held out"
             if len(group)
             else "nothing is left to train on: the sources gave no example",
-            "give more data, or a smaller `dataset.validation`"
+            "give more data, or a smaller `dataset.validation` (or the source's own `validation`)"
             if len(group)
             else "check `sources` and what was dropped",
             "sources",

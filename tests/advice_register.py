@@ -1,0 +1,120 @@
+"""Which advice of the package a test follows, and why the rest is not followed. A new piece has to be in one."""
+
+from __future__ import annotations
+
+FOLLOWED: dict[str, tuple[str, ...]] = {
+    # module -> a part of the text, as it stands in the source (… for what is filled in)
+    "dataset/audit/audit.py": (
+        "take them out of the texts: afina writes the marks itself", "keep one answer, or make the prompts differ",
+        "did you mean `…`?"),
+    "dataset/audit/token_audit.py": (
+        "or set `chat.marks_in_text: words`", "set `train.max_length: …`, or `dataset.on_too_long: drop`"),
+    "dataset/build/gather.py": ("set `dataset.engine: own`",),
+    "dataset/build/intake.py": (
+        "`dataset.on_empty_prompt: drop`", "`dataset.on_empty_answer: drop`", "`dataset.on_duplicate: drop`",
+        "`dataset.near_duplicates.on: drop`", "learn the better answers alone", "learn all answers alike",
+        "`columns: {label: NAME}`", "set `train.method: sft`"),
+    "dataset/build/mix.py": (
+        "leave `replay` out", "name a second source", "or a smaller `validation`", "set `replay: true` on a source"),
+    "dataset/build/split.py": ("give more data, or a smaller `dataset.validation`",),
+    "export/export.py": (
+        "use …", "--to … says what is written already", "use --to merged", "leave --quantize out",
+        "use --to gguf or mlx", "use …, q8 or q4"),
+    "model/adapter_torch.py": ("its embedding and its output are …", "adapter.rank: … or less"),
+    "model/base.py": ("leave … out of adapter.targets", "set train.max_length to … or less"),
+    "model/shape.py": ("did you mean …?",),
+    "plan/bases.py": ("name its folder, or download it",),
+    "plan/check.py": ("…a faster device or a smaller base", "…a cheaper device or a smaller base",
+                      "give `budget.price_per_hour`"),
+    "plan/device.py": ("did you mean …?", "write one of them"),
+    "plan/scratch.py": ("write it like 7B, 350M or 140e9 as 140B",),
+    "recipe/load.py": (
+        "did you mean `…`?", "`afina recipe schema` lists what is allowed", "set `root` to the folder of your files",
+        "check the path, or set `root`", "name a folder with config.json", "write it as train.epochs=2",
+        "put it in quotes", "see `afina recipe schema`"),
+    "recipe/methods.py": ("one of …",),
+    "recipe/starter.py": ("docs: you have documents",),
+    "report/compare.py": ("name two folders: `afina compare RUN RUN`",),
+    "run.py": ("remove the file, then: …",),
+    "sandbox/compilers.py": ("write zig=ziglang==0.14.0",),
+    "score/columns.py": ("name it: --prediction COLUMN", "name it: --reference COLUMN", "its columns: …"),
+    "score/normalize.py": ("choose … (none leaves every word in)",),
+    "score/score.py": ("did you mean `…`?", "name them (--choices A,B,C,D)"),
+    "serve/identity.py": ("measure it first: afina eval …", "it was measured without a question"),
+    "serve/preflight.py": ("give --api-key (or AFINA_API_KEY), or stay with 127.0.0.1",),
+    "serve/serve.py": ("write --adapter NAME=RUN", "choose another name", "write scheme, host and port",
+                       "--engine local"),
+    "serve/terminal_chat.py": ("use …",),
+    "tokenizer/chat.py": (
+        "set `chat.template: chatml` or a Jinja file", "set `chat.template: chatml` (or a Jinja file)",
+        "give it the turns that it takes", "or set `chat.marks_in_text: words`", "give it a message of role assistant"),
+    "tokenizer/encode.py": ("set `train.max_length: …`, or `dataset.on_too_long: drop`",),
+    "tokenizer/load.py": ("name a Jinja file, or `chatml`",),
+    "walk/audit.py": ("… (or accept it: dataset.accept: […])",),
+    "walk/rows.py": ("or remove `train.first`",),
+}  # fmt: skip
+
+NOT_FOLLOWED: dict[str, tuple[tuple[str, str], ...]] = {
+    # why -> (module, text) as regular expressions; an empty text holds for advice that names no setting alone
+    "it lists what there is; the tests of its module choose from the list": (
+        ("", r"^(known|there are|use one of|layers here|it has|known here)\b.*…"), ("", r"^did you mean"),
+        ("sources/files.py", "are the usual ones$"), ("sources/rows.py", "^name the columns of one shape"),
+        ("(cli/output|plan/shape|model/shape)", "^(use …|known are)"),
+    ),
+    "a file, a row or a text is mended by hand: there is no setting to follow": (
+        ("sources/", ""), ("text/example.py", ""), ("score/output_checks.py", ""), ("score/(columns|score).py", ""),
+        ("evaluate/(probes|tasks|code_task|safety/known).py", ""), ("dataset/audit/(audit|show).py", ""),
+        ("dataset/build/(split|code_policy|build).py", ""), ("plan/tables.py", ""), ("recipe/(load|edit).py", ""),
+        ("tokenizer/(marks|load).py", ""), ("tokenizer/load.py", "name it in `chat.template`"),
+        ("export/(ollama|template).py", ""), ("export/template.py", "a Jinja file of your own"), ("model/shape.py", ""),
+        ("sources/files.py", "set `encoding"), ("sources/(rows|__init__).py", "`kind: text`"),
+        ("sources/pdf.py", "`on_scanned_page: drop`"), ("evaluate/safety/known.py", "remove safety.strings"),
+        ("dataset/build/code_policy.py", "`dataset.on_wrong_code: drop`"),
+    ),
+    "it is printed with a finding that stops nothing, or that stops other settings followed here": (
+        ("dataset/audit/audit.py", "^(nothing to do|give more data|`dataset|decode|fix|set|end|write one)"),
+        ("dataset/audit/audit.py", "whose marks are tokens of this base$"),
+    ),
+    "a package, a program, a device or a network is needed that a test has not": (
+        ("", "pip install"), ("dataset/build/datatrove_tasks.py", ""), ("endpoint/", ""), ("sources/(hub|web).py", ""),
+        ("evaluate/benchmarks.py", ""), ("export/(converters|gguf_vocab|gguf_write).py", ""), ("plan/doctor.py", ""),
+        ("model/choices.py", "^(train|install)"), ("model/steps/liger_torch.py", "^train.kernels: torch"),
+        ("sandbox/", ""), ("train/(ranks|shard_torch|trackers).py", ""), ("walk/follower_rank.py", ""),
+        ("plan/device.py", ""), ("plan/device.py", "device: (auto|cpu)"),
+        ("train/ranks.py", "device=cpu$"), ("train/trackers.py", "remove it from train.trackers"),
+        ("model/load_torch.py", "^use one of"), ("model/generate/grammar.py", ""),
+        ("cli/opened.py", "^unset WORLD_SIZE"),
+        ("dataset/build/build.py", "^set `dataset.teacher.url`"),
+        ("dataset/build/datatrove_tasks.py", "dataset.datatrove"),
+    ),
+    "a folder was damaged: it is copied again, or the run started again (test_damaged.py)": (
+        ("model/base_damage.py", ""), ("model/load_torch.py", ""), ("model/base.py", "^copy the adapter"),
+        ("run.py", "^remove the file and start"), ("report/read.py", ""), ("train/snapshot_torch.py", ""),
+        ("tokenizer/tokens.py", ""), ("walk/context.py", "^copy the whole run"), ("recipe/load.py", "^copy the recipe"),
+        ("model/generate/generate_torch.py", "^the weights are damaged"), ("serve/terminal_chat.py", "^the weights"),
+    ),
+    "it names another model or run; test_base_kinds.py, test_start_from.py and test_moved.py open that one": (
+        ("model/base_kind.py", ""), ("model/base.py", ""), ("model/base_kind.py", "^name the unquantized"),
+        ("model/base.py", "^adapter.variant: lora"), ("recipe/start_from.py", ""), ("walk/start.py", ""),
+        ("recipe/start_from.py", "(`base: …`|^leave adapter)"), ("walk/start.py", "(`base: …`|adapter.kind out|name=)"),
+        ("export/(origin|export|merge_torch).py", ""), ("serve/(opened|preflight|serve|commands).py", ""),
+        ("walk/describe.py", ""), ("run.py", ""), ("cli/(recipes|verbs).py", ""), ("model/base.py", "base=PATH"),
+        ("model/base_kind.py", "`sources`"), ("walk/base.py", "^this is a defect"),
+    ),
+    "a client is to ask otherwise: the tests of serving and of chat ask in each way": (
+        ("serve/(answers|messages|tools|identity|terminal_chat).py", ""), ("model/generate/", ""),
+    ),
+    "it takes a training that goes wrong, and another to see it go right": (
+        ("train/guard.py", "train\\."), ("train/loop.py", ""), ("train/loop.py", "budget.hours"),
+        ("train/memory_torch.py", "train.batch_tokens"), ("train/switches_torch.py", "train.checkpoint_activations"),
+        ("tokenizer/encode.py", "^give rows of two questions"), ("walk/chosen_settings.py", ""),
+        ("model/adapter_torch.py", "^use variant lora"),
+    ),
+    "the way out is a larger device or a smaller base": (
+        ("plan/check.py", "^a smaller base"), ("walk/(planning|plan_answers).py", ""),
+    ),
+    "only a tokenizer that cannot write ChatML gets there, and none is known": (
+        ("tokenizer/chat.py", "^this tokenizer needs a template of its own"),
+    ),
+    "nobody outside of afina can do anything about it": (("", "(defect of afina|please report)"),),
+}  # fmt: skip
