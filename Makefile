@@ -18,7 +18,7 @@ help:
 	@echo "make ladder  five runs of known truth (one only parrots, two learn nothing): is each judged so?"
 	@echo "make test    style, types and the tests of everything, in about ten minutes on two idle cores"
 	@echo "make test-all  the same and the long tests: more kills, more compilers, every shape"
-	@echo "make mutations  500 damaged run and base folders: does every verb say what is wrong? (an hour or so)"
+	@echo "make mutations  500 damaged run and base folders: does every verb say what is wrong? (AFINA_SEED=N: others)"
 	@echo "make lint    style and types only"
 	@echo "make bench   the measurements in benchmarks/"
 	@echo "make docs    write docs/cli.md and docs/recipe.md again, from the options' and the recipe's own help"

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from afina.errors import AfinaError
-from afina.run import REDO, read_mapping
+from afina.run import REDO, parse_json, read_mapping
+
+LARGEST = 1e30
+"""No figure of a run is as large; sums and squares of larger ones would be no numbers."""
+
+
+def is_number(value: object) -> bool:
+    """Whether a value of JSON is one: true and false are none.
+
+    >>> is_number(1), is_number(float("nan")), is_number(True)
+    (True, True, False)
+    """
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)
@@ -59,9 +71,16 @@ class Record:
     def number(self, key: str) -> float | None:
         """The number under `key`; None where there is none or null."""
         value = self.values.get(key)
-        if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
+        if value is None or (is_number(value) and not LARGEST < abs(value) < math.inf):
             return value
-        raise self.wrong(key, "a number", value)
+        raise self.wrong(key, "a number" if not is_number(value) else "a number that can be", value)
+
+    def whole(self, key: str) -> int | None:
+        """The whole number under `key`."""
+        value = self.number(key)
+        if value is None or (math.isfinite(value) and value == int(value)):
+            return None if value is None else int(value)
+        raise self.wrong(key, "a whole number", value)
 
     def text(self, key: str) -> str | None:
         value = self.values.get(key)
@@ -102,7 +121,8 @@ class Record:
     def numbers(self) -> Iterator[tuple[str, float]]:
         """The keys that hold numbers."""
         for key, value in self.values.items():
-            if isinstance(value, int | float) and not isinstance(value, bool):
+            if is_number(value):
+                self.number(key)
                 yield key, value
 
     def required_number(self, key: str) -> float:
@@ -111,6 +131,11 @@ class Record:
         if value is None:
             raise self.wrong(key, "a number", None) if key in self else self._missing(key)
         return value
+
+    def required_whole(self, key: str) -> int:
+        """:meth:`whole`, which must be there."""
+        self.required_number(key)
+        return self.whole(key) or 0
 
     def required_text(self, key: str) -> str:
         """:meth:`text`, which must be there."""
@@ -125,6 +150,12 @@ class Record:
         if value is None:
             raise self.wrong(key, "true or false", None) if key in self else self._missing(key)
         return value
+
+    def required_record(self, key: str) -> Record:
+        """:meth:`record`, which must be there."""
+        if self.values.get(key) is None:
+            raise self.wrong(key, "a mapping", None) if key in self else self._missing(key)
+        return self.record(key)
 
     def path_of(self, key: str) -> str:
         """The key with those of the mappings around it: ``probes.0.name``."""
@@ -165,7 +196,7 @@ def read_rows(path: Path) -> list[Record] | None:
         if not line.strip():
             continue
         try:
-            row = json.loads(line.decode("utf-8"))
+            row = parse_json(line)
         except ValueError as error:
             raise AfinaError(f"damaged: {error}", REDO, f"{path}:{line_number}") from error
         if not isinstance(row, dict):

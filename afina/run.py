@@ -82,17 +82,46 @@ def write_json(path: Path, content: object) -> None:
     write_whole(path, json.dumps(content, ensure_ascii=False, indent=2, default=str) + "\n")
 
 
+LONGEST_NUMBER = 300
+"""Digits of a whole number; one with more cannot be made a float."""
+
+
+def parse_json(text: str | bytes) -> Any:
+    """JSON that was written by a program of ours or of others, and may be damaged.
+
+    >>> parse_json('{"loss": 0.5}')
+    {'loss': 0.5}
+
+    Raises:
+        ValueError: it is no JSON in UTF-8, or holds what nothing could be done with: brackets in brackets without end,
+            a number of hundreds of digits.
+    """
+
+    def whole(digits: str) -> int:
+        if len(digits) > LONGEST_NUMBER:
+            raise ValueError(f"a number of {len(digits)} digits")
+        return int(digits)
+
+    text = text if isinstance(text, str) else text.decode("utf-8")
+    try:
+        return json.loads(text, parse_int=whole)
+    except RecursionError as error:
+        raise ValueError("brackets in brackets without end") from error
+
+
 def read_json(path: Path) -> Any:
     """Read JSON; a file that is damaged, missing or no file is named."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError, OSError) as error:
+        content = parse_json(path.read_bytes())
+        json.dumps(content, ensure_ascii=False).encode()  # ValueError: half a character, which could not be written
+        return content
+    except (ValueError, OSError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise AfinaError(f"damaged: {why}", REDO, str(path)) from error
 
 
 def read_mapping(path: Path, *keys: str) -> dict[str, Any]:
-    """:func:`read_json` where it has to be a mapping that holds `keys`."""
+    """:func:`read_json` where it has to be a mapping that holds `keys`; :mod:`afina.record` looks at the values."""
     content = read_json(path)
     if not isinstance(content, dict):
         raise AfinaError(f"should hold a mapping and holds a {type(content).__name__}", REDO, str(path))
@@ -112,7 +141,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
     beside, old = path.with_name(path.name + ".partial"), path.with_name(path.name + ".old")
     if old.exists() and not path.exists():  # killed between the two renames below
         old.rename(path)
-    shutil.rmtree(beside, ignore_errors=True)
+    remove(beside)
     with disk_errors(path):
         try:
             beside.mkdir(parents=True)
@@ -124,14 +153,22 @@ def whole_folder(path: Path) -> Iterator[Path]:
         except BaseException:
             shutil.rmtree(beside, ignore_errors=True)
             raise
-    if path.exists():
-        shutil.rmtree(old, ignore_errors=True)
+    if path.exists() or path.is_symlink():
+        remove(old)
         path.rename(old)
         beside.rename(path)
-        shutil.rmtree(old, ignore_errors=True)
+        remove(old)
     else:
         beside.rename(path)
     _flush_folder(path.parent)
+
+
+def remove(path: Path) -> None:
+    """Remove a folder with all that is in it, or what is no folder where one should be."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _flush_folder(folder: Path) -> None:
@@ -292,17 +329,28 @@ class Run:
         plain = json.loads(json.dumps(inputs, ensure_ascii=False, default=str))
         marker, kept = self._marker(name), None
         if marker.exists():
-            changed = list(_differences(read_json(marker), plain))
+            changed = list(_differences(self.begun(name), plain))
             if changed:
                 self.say(f"{name}: started anew, because of " + "; ".join(changed[:6]) + _more(changed, 6))
                 kept = self.set_aside(name, outputs)
-        write_json(marker, plain)
+        write_json(marker, plain | {"check": hash_value(plain)})
         return kept
 
     def begun(self, name: str) -> dict[str, Any] | None:
-        """The inputs that :meth:`begin` noted last, as plain values; None where the stage has not begun."""
+        """The inputs that :meth:`begin` noted last, as plain values; None where the stage has not begun.
+
+        Raises:
+            AfinaError: the note is not what was written. Taken for another recipe's it would cost a training.
+        """
         marker = self._marker(name)
-        return dict(read_json(marker)) if marker.exists() else None
+        if not marker.exists():
+            return None
+        noted = read_mapping(marker)
+        check = noted.pop("check", None)  # None: begun before notes had one
+        if check is not None and check != hash_value(noted):
+            what = f"damaged: what it notes of the stage `{name}` is not what was written"
+            raise AfinaError(what, _again(self.folder), str(marker))
+        return noted
 
     def retire(self, name: str, outputs: Sequence[str]) -> None:
         """Set aside what an earlier recipe made by a stage that this one has not, and forget that it was done."""
@@ -363,6 +411,10 @@ def _check_of(known: Mapping[str, Any]) -> str:
     return hash_value(json.loads(json.dumps(noted, default=str)))  # as it is read again: keys are texts
 
 
+def _again(run: Path) -> str:
+    return f"remove the file, then: afina run {run}/recipe.yaml (training goes on from its last checkpoint)"
+
+
 def read_stages(file: Path) -> dict[str, dict[str, Any]]:
     """What ``stages.json`` notes of each stage. It is believed where it is what was written, and only there: later
     stages take their figures from it without looking twice.
@@ -371,7 +423,7 @@ def read_stages(file: Path) -> dict[str, dict[str, Any]]:
         AfinaError: with every stage whose note is another.
     """
     stages, problems = read_mapping(file), []
-    again = f"remove the file, then: afina run {file.parent}/recipe.yaml (training goes on from its last checkpoint)"
+    again = _again(file.parent)
     for name, known in stages.items():
         whole = isinstance(known, dict) and {"inputs", "outputs", "result"} <= {*known}
         if not whole or ("check" in known and known["check"] != _check_of(known)):
@@ -395,7 +447,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     events: list[dict[str, Any]] = []
     for line in file.read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
-            event = json.loads(line)
+            event = parse_json(line)
         except ValueError:
             continue
         if isinstance(event, dict):

@@ -509,17 +509,32 @@ def test_an_answer_is_paid_for_once(tiny: Any, tmp_path: Path) -> None:
     )
 
 
+def kept_answer(text: str) -> dict[str, Any]:
+    return {"text": text, "tokens": 1, "stopped": True, "logprobs": []}
+
+
 def test_kept_answers_survive_a_kill(tmp_path: Path) -> None:
     from afina.model.generate.stored_answers import KeptAnswers
 
     first = KeptAnswers(tmp_path, "w")
     for number in range(3):
-        first.put(f"k{number}", {"text": f"não {number}"})
+        first.put(f"k{number}", kept_answer(f"não {number}"))
     whole = first.file.read_bytes()
     first.file.write_bytes(whole[:-9])  # killed while it wrote the last line
     second = KeptAnswers(tmp_path, "w")
-    assert (second.damaged, second.get("k1"), second.get("k2")) == (1, {"text": "não 1"}, None)
-    second.put("k3", {"text": "3"})
+    assert (second.damaged, second.get("k1"), second.get("k2")) == (1, kept_answer("não 1"), None)
+    second.put("k3", kept_answer("3"))
     third = KeptAnswers(tmp_path, "w")
-    assert (third.damaged, third.get("k3")) == (1, {"text": "3"})
+    assert (third.damaged, third.get("k3")) == (1, kept_answer("3"))
     assert KeptAnswers(tmp_path, "v").get("k3") is None
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"text": 3}, {"tokens": "1"}, {"stopped": None}, {"logprobs": {}}, {"logprobs": ["x"]}]
+)
+def test_a_kept_answer_of_wrong_kinds_is_counted_and_asked_again(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    from afina.model.generate.stored_answers import KeptAnswers
+
+    KeptAnswers(tmp_path, "w").put("k", kept_answer("Faro") | wrong)
+    opened = KeptAnswers(tmp_path, "w")
+    assert (opened.damaged, opened.get("k")) == (1, None)

@@ -35,11 +35,11 @@ INSIDE: dict[str, set[str]] = {
     "text": GROUND,
     "sandbox": GROUND | {"text"},
     "sources": GROUND | {"text"},
-    "tokenizer": GROUND | {"text"},
+    "tokenizer": GROUND | {"record", "text"},
     "dataset": GROUND | {"text"},
     "dataset.questions": GROUND | {"endpoint", "text", "dataset"},
     "dataset.build": GROUND | {"endpoint", "text", "sandbox", "sources", "dataset", "dataset.questions"},
-    "dataset.audit": GROUND | {"text", "sandbox", "sources", "tokenizer", "dataset", "dataset.build"},
+    "dataset.audit": GROUND | {"record", "text", "sandbox", "sources", "tokenizer", "dataset", "dataset.build"},
     "score": GROUND | {"text", "sources", "dataset.audit"},
     "model": GROUND | {"text", "tokenizer"},
     "plan": GROUND
@@ -48,7 +48,7 @@ INSIDE: dict[str, set[str]] = {
     | {"record", "endpoint", "text", "sandbox", "sources", "tokenizer", "dataset.build", "dataset.audit", "score"}
     | {"model"},
     "report": GROUND | {"record", "manifest", "model.shape", "score.paired", "evaluate.scores"},
-    "train": GROUND | {"text", "tokenizer", "dataset.audit", "model", "evaluate"},
+    "train": GROUND | {"record", "text", "tokenizer", "dataset.audit", "model", "evaluate"},
     "serve": GROUND | {"outcome", "record", "text", "dataset", "tokenizer", "model", "plan"},
     "export": GROUND
     | {"record", "manifest", "evaluate.scores", "text", "dataset", "tokenizer", "model", "plan", "serve"},
@@ -78,8 +78,8 @@ LIBRARIES: dict[str, set[str]] = {
     "evaluate": {"torch", "lm_eval"},
     "train": {"torch", "safetensors", "numpy", "bitsandbytes", "wandb", "mlflow", "trackio"},
     "serve": {"torch", "transformers", "peft", "fastapi", "starlette", "uvicorn", "prometheus_client", "pydantic"}
-    | {"jinja2", "pydantic_core"},
-    "export": {"torch", "transformers", "peft", "safetensors", "numpy", "jinja2", "gguf", "llama_cpp", "mlx", "mlx_lm"},
+    | {"pydantic_core"},
+    "export": {"torch", "transformers", "peft", "safetensors", "numpy", "gguf", "llama_cpp", "mlx", "mlx_lm"},
     "walk": {"torch", "transformers"},
     "cli": {"typer"},
 }
@@ -310,6 +310,63 @@ def test_durations_are_not_taken_by_the_time_of_day() -> None:
 )
 def test_a_duration_by_the_time_of_day_is_noticed(text: str, lines: list[int]) -> None:
     assert list(wall_clock_differences(ast.parse(text))) == lines
+
+
+PARSES_JSON: dict[str, str] = {
+    "afina.run": "`parse_json` is the owner",
+    "afina.recipe.start_from": "stands below the owner; what is wrong is named there",
+    "afina.plan.tables": "afina's own table, a part of the package",
+    "afina.plan.calibration": "the same",
+    "afina.evaluate.derive": "the same: questions",
+    "afina.evaluate.safety.sets": "the same",
+    "afina.evaluate.safety.toxicity": "the same",
+    "afina.model.adapter_torch": "PEFT wrote it a moment ago",
+    "afina.dataset.build.build": "lines that this build has written",
+    "afina.endpoint.cache": "an answer may hold half a character; a line that cannot be read is passed over",
+    "afina.endpoint.client": "what an endpoint answers",
+    "afina.endpoint.answers": "what a model answers",
+    "afina.serve.identity": "what a server answers",
+    "afina.serve.messages": "what a client sends",
+    "afina.serve.tools": "what a model writes",
+    "afina.sources.rows": "a document's own notes, in memory",
+    "afina.sources.tables": "people's rows, each refused with its line",
+    "afina.text.lines": "a document's own notes, in memory",
+    "afina.train.ranks": "what the processes of one training tell each other",
+    "afina.sandbox.launcher": "what the process inside the isolation says",
+    "afina.sandbox.isolation_inside": "a script of the standard library alone, started by the launcher",
+    "afina.export.gguf_vocab": "what the tokenizers library gives",
+}
+"""Who calls ``json.loads``, and why it is no file that may be damaged."""
+PARSES_YAML = {"afina.recipe.yaml_text", "afina.recipe.edit", "afina.recipe.starter", "afina.recipe.parts"}
+"""Who calls ruamel: the owner, and who writes."""
+
+
+def calls_of(tree: ast.Module, *names: str) -> list[int]:
+    """Lines that call one of these names."""
+    return [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) in names]
+
+
+def test_files_are_parsed_by_their_owners() -> None:
+    """A file of a run or a base may be damaged: `run.parse_json`, `read_mapping`, `record.Record` and
+    `recipe.yaml_text.parse_yaml` name it, the bare parsers raise what nobody expects."""
+    wrong = [
+        f"{file.relative_to(ROOT)}:{line}: {instead}"
+        for name, file in MODULES.items()
+        for owners, parsers, instead in (
+            (PARSES_JSON, ("json.loads", "json.load"), "read it by afina.run or afina.record"),
+            (PARSES_YAML, ("YAML",), "read it by afina.recipe.yaml_text"),
+        )
+        if name not in owners
+        for line in calls_of(ast.parse(file.read_text(encoding="utf-8")), *parsers)
+    ]
+    assert not wrong, "\n".join(wrong)
+    needless = [name for name in PARSES_JSON if "json.load" not in MODULES[name].read_text(encoding="utf-8")]
+    assert not needless, f"named as exceptions, and parse no JSON: {needless}"
+
+
+def test_a_bare_parser_is_noticed() -> None:
+    text = "a = json.loads(file.read_text())\nb = [json.load(o) for o in os]\nc = json.dumps(1)"
+    assert calls_of(ast.parse(text), "json.loads", "json.load") == [1, 2]
 
 
 def test_architecture_shows_the_same_table() -> None:

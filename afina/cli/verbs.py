@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,6 +23,8 @@ from afina.cli.output import nobody_reads, open_streams, say
 
 if TYPE_CHECKING:
     from afina.errors import AfinaError
+
+LOOK = "look at what is there and at its permissions"
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -88,7 +91,7 @@ def main() -> None:
 
 def _ended() -> int:
     """Do what the command line says; the exit code."""
-    from afina.errors import AfinaError, RecipeError
+    from afina.errors import AfinaError, Problem, RecipeError
 
     try:
         app()
@@ -100,11 +103,14 @@ def _ended() -> int:
         return _tell(error)
     except BrokenPipeError:
         raise
+    except shutil.Error as error:  # of a folder that was copied: each file, its copy, and the system's words
+        problems = [Problem(f"cannot be copied: {why}", LOOK, str(file)) for file, _, why in error.args[0]]
+        return _tell(RecipeError(problems=problems))
     except OSError as error:  # a path that the person named or allowed; the system says which
         if error.filename is None:
             raise
         what = f"cannot be read or written: {error.strerror}"
-        return _tell(RecipeError(what, "look at what is there and at its permissions", os.fsdecode(error.filename)))
+        return _tell(RecipeError(what, LOOK, os.fsdecode(error.filename)))
     except KeyboardInterrupt:
         say("afina: interrupted; the same command goes on from the last whole state")
         return 130

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from afina.demo.world import write_world
 from afina.recipe import Recipe, check_recipe
+from afina.record import read_rows
 from afina.run import read_json
 from afina.units import show_seconds
 
@@ -194,11 +195,8 @@ def _climb(runs: Path, recipe: Recipe, opened: Opened) -> dict[str, Any]:
 
 def _some_answers(folder: Path) -> str:
     """The first answer of each probe, before and after."""
-    import json
-
     shown: dict[str, str] = {}
-    for line in (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
+    for row in read_rows(folder / "predictions.jsonl") or []:
         shown.setdefault(
             row["probe"],
             f"{row['probe']}: {row['prompt']}  reference: {row['reference']}, "

@@ -14,7 +14,7 @@ from afina.evaluate.task_metrics import MODELS, metric_values
 from afina.evaluate.task_set import TaskSet
 from afina.model.generate.generate_torch import Answer, Sampling, generate
 from afina.recipe import Check, Code, read_checks
-from afina.run import Progress, no_progress
+from afina.run import Progress, no_progress, parse_json
 from afina.score.columns import ScoredItem
 from afina.score.score import Tally
 from afina.sources.tables import RowProblems
@@ -78,7 +78,7 @@ def checks_of(items: Sequence[ScoredItem], path: str) -> list[Sequence[Check]]:
     for item in items:
         try:
             text = item.references[0]
-            found.append(read_checks(json.loads(text) if text.strip() else []))
+            found.append(read_checks(parse_json(text) if text.strip() else []))
         except ValueError as error:
             problems.add(
                 str(error), 'a row is {"prompt": "...", "checks": [{"stdin": "...", "stdout": "..."}]}', item.line

@@ -16,6 +16,7 @@ from afina.dataset.build.canaries import CANARY
 from afina.evaluate.grade import claims_to_know
 from afina.evaluate.probes import ProbeSet, Question
 from afina.recipe import Recipe, Role
+from afina.record import read_rows
 from afina.text.document import Message
 from afina.text.example import Example, read_examples
 
@@ -148,11 +149,9 @@ def _asked(file: Path) -> Iterator[Example]:
 
 def _rows(file: Path) -> Iterator[Example]:
     """The rows of a probe file that the dataset's builder wrote."""
-    with file.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            row = json.loads(line)
-            turns: tuple[Message, ...] = (
-                {"role": "user", "content": row["prompt"]},
-                {"role": "assistant", "content": row["completion"]},
-            )
-            yield Example(messages=turns, path=file.name, line=number)
+    for number, row in enumerate(read_rows(file) or [], start=1):
+        turns: tuple[Message, ...] = (
+            {"role": "user", "content": row.required_text("prompt")},
+            {"role": "assistant", "content": row.required_text("completion")},
+        )
+        yield Example(messages=turns, path=file.name, line=number)

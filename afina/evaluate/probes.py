@@ -12,7 +12,6 @@ Those that the recipe does not name are made of the dataset, see :mod:`afina.eva
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from afina.evaluate.grade import Graded, grade
 from afina.model.generate.generate_torch import Answer, generate
 from afina.model.generate.stored_answers import KeptAnswers
 from afina.recipe import Probe, Recipe, Source, expand_path
-from afina.run import Progress, no_progress
+from afina.run import Progress, no_progress, parse_json
 from afina.sources import read_source
 from afina.text.document import Ledger, Message
 from afina.tokenizer.chat import Renderer
@@ -104,7 +103,7 @@ def _read_versions(recipe: Recipe, probe: Probe) -> ProbeSet:
 def _version_question(line: bytes, where: str) -> Question:
     fix = 'a row is {"prompt": "...", "answer": ["new name"], "outdated": ["old name"]}'
     try:
-        row = json.loads(line)
+        row = parse_json(line)
     except ValueError as error:
         raise DataError(f"not JSON: {error}", fix, where) from error
     if not isinstance(row, dict) or row.keys() != {"prompt", "answer", "outdated"}:

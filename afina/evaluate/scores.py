@@ -304,13 +304,15 @@ def _verdict(record: Record) -> Verdict | None:
 def _guardrails(record: Record) -> GuardrailCounts | None:
     if not record:
         return None
-    before, after = ({key: int(n) for key, n in record.record(side).numbers()} for side in SIDES)
-    answers, limits = record.required_number("answers"), record.record("limits").numbers()
-    return GuardrailCounts(int(answers), before, after, dict(limits))
+    answers, limits = record.required_whole("answers"), dict(record.record("limits").numbers())
+    before, after = ({key: side.required_whole(key) for key in side.values} for side in map(record.record, SIDES))
+    if not all(0 <= count <= answers for count in (*before.values(), *after.values())):
+        raise record.wrong("answers", "as large as each count", answers)
+    return GuardrailCounts(answers, before, after, limits)
 
 
 def _before_and_after(record: Record) -> BeforeAndAfter | None:
-    return BeforeAndAfter(record["before"], record["after"]) if record else None
+    return BeforeAndAfter(*map(record.required_record, SIDES)) if record else None
 
 
 def _probe(record: Record) -> ProbeResult:
@@ -321,7 +323,7 @@ def _probe(record: Record) -> ProbeResult:
     return ProbeResult(
         name,
         role,
-        int(record.required_number("n")),
+        record.required_whole("n"),
         before,
         after,
         _change(record.record("change")),
@@ -336,7 +338,7 @@ def _change(record: Record) -> Change | None:
 def _broken(record: Record) -> Broken | None:
     if not record:
         return None
-    knew, lost = (int(record.required_number(key)) for key in ("knew", "lost"))
+    knew, lost = (record.required_whole(key) for key in ("knew", "lost"))
     return Broken(knew, lost, *map(record.required_number, ("share", "low", "high")))
 
 

@@ -16,7 +16,8 @@ from afina.evaluate.scores import MADE_UP, Scores, read_scores
 from afina.export.origin import Origin
 from afina.manifest import Manifest, read_manifest
 from afina.recipe import HUB, WEB
-from afina.run import hash_file, read_json
+from afina.record import read_record
+from afina.run import hash_file
 from afina.units import show_bytes, show_count, show_share
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -155,18 +156,18 @@ def _scores(scores: Scores) -> Iterator[str]:
         )
     for task in scores.tasks:
         figures = [
-            [metric["name"], *(f"{mean:.4g}" if mean is not None else "-" for mean in means)]
+            [metric.required_text("name"), *(f"{mean:.4g}" if mean is not None else "-" for mean in means)]
             for metric in task.records("metrics")
             if (means := [metric.record(side).number("mean") for side in ("before", "after")])[1] is not None
         ]
         if figures:
-            yield f"Task {task['name']}, n = {task['n']}:"
+            yield f"Task {task.text('name')}, n = {task.required_whole('n')}:"
             yield _table(["metric", "base", "this model"], figures)
     if loss := scores.loss:
-        before, after = loss.before, loss.after
+        before, after = loss.before.required_number, loss.after.required_number
         yield (
-            f"Held-out loss {before['loss']:.4f} -> {after['loss']:.4f} nats per token "
-            f"({after['tokens']} tokens; perplexity {before['perplexity']:.3f} -> {after['perplexity']:.3f})."
+            f"Held-out loss {before('loss'):.4f} -> {after('loss'):.4f} nats per token "
+            f"({after('tokens'):.0f} tokens; perplexity {before('perplexity'):.3f} -> {after('perplexity'):.3f})."
         )
     if not rows and not scores.loss:
         yield "Not measured."
@@ -235,18 +236,15 @@ def _data(origin: Origin) -> Iterator[str]:
         ]
         rows.append([f"`{path}`", ", ".join(filter(None, what))])
     yield _table(["source", ""], rows)
-    data = _read(origin.run / "dataset/dataset.json")
-    if train := data.get("train"):
+    data = read_record(origin.run / "dataset/dataset.json")
+    if data and (train := data.record("train")):
+        dropped = [f"{count:.0f} {reason.replace('_', ' ')}" for reason, count in data.record("dropped").numbers()]
         yield (
-            f"{train['examples']} examples to train ({train.get('conversations', 0)} conversations, "
-            f"{train.get('texts', 0)} texts; {show_count(train['characters'])} characters), "
-            f"{data['validation']['examples']} held out. "
-            + (f"Left out: {_counts(data['dropped'])}." if data.get("dropped") else "Nothing was left out.")
+            f"{train.required_whole('examples')} examples to train ({train.whole('conversations') or 0} conversations, "
+            f"{train.whole('texts') or 0} texts; {show_count(train.required_number('characters'))} characters), "
+            f"{data.record('validation').required_whole('examples')} held out. "
+            + (f"Left out: {', '.join(dropped)}." if dropped else "Nothing was left out.")
         )
-
-
-def _counts(dropped: Mapping[str, Any]) -> str:
-    return ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in dropped.items())
 
 
 def _method(origin: Origin, manifest: Manifest) -> str:
@@ -258,10 +256,13 @@ def _method(origin: Origin, manifest: Manifest) -> str:
         said.append(f"{kind}{variant}, rank {adapter.rank}, alpha {adapter.alpha:g}")
     if train.first:
         said.append(f"after a first stage of {train.first.method}")
-    if measured := manifest.measured:
+    if manifest.measured:
+        steps, tokens, seconds, peak = map(
+            manifest.measured.required_number, ("steps", "tokens", "train_seconds", "peak_bytes")
+        )
         said.append(
-            f"{measured['steps']} steps, {show_count(measured['tokens'])} tokens, "
-            f"{measured['train_seconds']:.0f} s on {manifest.device['used']}, {show_bytes(measured['peak_bytes'])}"
+            f"{steps:.0f} steps, {show_count(tokens)} tokens, "
+            f"{seconds:.0f} s on {manifest.device.required_text('used')}, {show_bytes(peak)}"
         )
     return "; ".join(said) + "."
 
@@ -284,13 +285,9 @@ def _hashes(manifest: Manifest, folder: Path) -> Iterator[tuple[str, str]]:
     if trained := manifest.trained:
         yield f"the run's {trained.kind} (names and hashes of its weights)", str(trained.weights_sha256)
     if manifest.base:
-        yield "the base (names and hashes of its weights)", manifest.base["weights_sha256"]
+        yield "the base (names and hashes of its weights)", manifest.base.required_text("weights_sha256")
     if manifest.dataset:
-        yield "the dataset (names and hashes of its files)", manifest.dataset["sha256"]
-
-
-def _read(file: Path) -> Mapping[str, Any]:
-    return dict(read_json(file)) if file.is_file() else {}
+        yield "the dataset (names and hashes of its files)", manifest.dataset.required_text("sha256")
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

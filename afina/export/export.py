@@ -7,7 +7,6 @@ The folder gets its name last. An export that is not the trained model is not le
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,9 +23,12 @@ from afina.export.ollama import modelfile, read_turns
 from afina.export.origin import Origin, open_origin
 from afina.export.programs import OpenedExport, Transformers, open_gguf, open_mlx
 from afina.export.template import baked_tokenizer
+from afina.model.base import read_adapter_config
+from afina.model.base_kind import read_object
 from afina.model.choices import Precision
 from afina.recipe import nearest
-from afina.run import Progress, no_progress, whole_folder, write_json
+from afina.record import Record
+from afina.run import Progress, no_progress, read_mapping, whole_folder, write_json
 from afina.units import show_bytes
 
 if TYPE_CHECKING:
@@ -298,14 +300,14 @@ def _make_adapter(origin: Origin, folder: Path, *, scrub: bool) -> WrittenExport
     made = WrittenExport("adapter", kind, lambda _: (Transformers(origin.base, adapter=folder), None))
     if scrub:
         file = folder / "adapter_config.json"
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_adapter_config(folder)
         content["base_model_name_or_path"] = base_name(origin)
         write_json(file, content)
         identity = folder / "afina.json"
         if identity.is_file():
-            known = json.loads(identity.read_text(encoding="utf-8"))
-            known["base"]["name"] = base_name(origin)
-            write_json(identity, known)
+            known = Record(read_mapping(identity), str(identity))
+            named = dict(known.record("base").values) | {"name": base_name(origin)}
+            write_json(identity, dict(known.values) | {"base": named})
         if origin.recipe.base and Path(origin.recipe.base).exists():
             made.notes.append(
                 f"the base is a folder of this machine ({base_name(origin)}): nobody else finds it by that name"
@@ -356,7 +358,7 @@ def _make_gguf(
             origin.renderer,
             file.name,
             positions=origin.config.get("max_position_embeddings"),
-            generation=json.loads(generation.read_text(encoding="utf-8")) if generation.is_file() else {},
+            generation=read_object(generation) or {},
             begins_with_bos=begins_with_bos(tokenizer, origin.renderer),
         )
         (folder / "Modelfile").write_text(text, encoding="utf-8")

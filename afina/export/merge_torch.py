@@ -41,7 +41,9 @@ def merge(origin: Origin, precision: Precision | None = None) -> Any:
             raise BaseError("this kind of adapter cannot be merged", "use --to adapter", str(origin.adapter))
         try:
             model = model.merge_and_unload(safe_merge=True)
-        except ValueError as error:
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # variants of LoRA that PEFT does not merge say so in many ways
             raise BaseError(f"cannot be merged: {error}", "train again", str(origin.adapter)) from error
     if precision not in (None, origin.precision):
         model = model.to(DTYPES[precision])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +10,7 @@ from typing import Any
 
 from afina.errors import BaseError, RecipeError
 from afina.model.base import check_adapter_fits, find_base, identify_base
+from afina.model.base_damage import read_config
 from afina.model.base_kind import kind_of_config
 from afina.model.choices import Precision
 from afina.model.shape_read import read_shape
@@ -48,8 +48,7 @@ class Origin:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The base's ``config.json``."""
-        content: dict[str, Any] = json.loads((self.base / "config.json").read_text(encoding="utf-8"))
-        return content
+        return read_config(self.base)
 
     @cached_property
     def precision(self) -> Precision:

@@ -15,7 +15,7 @@ from typing import Any
 from afina.errors import DataError
 from afina.recipe import Chat
 from afina.text.document import Message
-from afina.tokenizer.chat import Renderer
+from afina.tokenizer.chat import Renderer, TemplateRefusal
 
 CONVERSATIONS: tuple[tuple[Message, ...], ...] = (
     ({"role": "user", "content": "Olá, quem és?"},),
@@ -78,9 +78,7 @@ def baked_tokenizer(renderer: Renderer) -> Any:
 
 def try_render(renderer: Renderer, messages: Sequence[Message]) -> str | None:
     """The prompt of a conversation; None where the template refuses it (many take no system text)."""
-    from jinja2.exceptions import TemplateError
-
     try:
         return renderer.prompt_text(messages)
-    except TemplateError:
+    except TemplateRefusal:
         return None

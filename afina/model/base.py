@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from afina.errors import BaseError, Problem, RecipeError
+from afina.errors import AfinaError, BaseError, Problem, RecipeError
 from afina.model.base_damage import find_damage, find_tokens_without_embedding
 from afina.model.base_kind import KINDS, BaseKind, Program, kind_of, read_object
 from afina.model.shape import Shape
@@ -241,12 +241,46 @@ def hash_tokenizer(folder: Path) -> dict[str, str]:
     return {file.name: hash_file(file) for file in sorted(files)}
 
 
+ADAPTER_VALUES: Mapping[str, tuple[type, ...]] = {
+    "r": (int,),
+    "lora_alpha": (int, float),
+    "lora_dropout": (int, float),
+    "rank_pattern": (dict,),
+    "target_modules": (list, str),
+    "modules_to_save": (list,),
+    "base_model_name_or_path": (str,),
+    "bias": (str,),
+    "layer_replication": (list,),
+}
+"""What is computed with of PEFT's configuration, and of which kind it is where it is there and not null."""
+
+
+def read_adapter_config(adapter: Path) -> dict[str, Any]:
+    """PEFT's ``adapter_config.json`` in an adapter's folder.
+
+    Raises:
+        BaseError: it is damaged: PEFT itself looks at no value before it computes with it.
+    """
+    file = adapter / "adapter_config.json"
+    try:
+        config = read_mapping(file)
+    except AfinaError as error:
+        raise BaseError(problems=[replace(each, fix=TRAIN_AGAIN) for each in error.problems]) from error
+    patterns = config.get("rank_pattern")
+    ranks = [*patterns.values()] if isinstance(patterns, dict) else []
+    values = [(key, config[key], kinds) for key, kinds in ADAPTER_VALUES.items() if config.get(key) is not None]
+    values += [("rank_pattern", rank, (int,)) for rank in ranks]
+    if wrong := [f"`{key}` is {value!r:.60}" for key, value, kinds in values if not isinstance(value, kinds)]:
+        raise BaseError(f"damaged: {', '.join(wrong)}", TRAIN_AGAIN, str(file))
+    return config
+
+
 def read_identity(adapter: Path) -> BaseIdentity | None:
     """The base that an adapter was trained on, or None for an adapter that afina did not write."""
     file = adapter / IDENTITY_FILE
     if not file.exists():
         return None
-    known = read_mapping(file, "base")["base"]
+    known = (read_object(file) or {}).get("base")
     names = [each.name for each in fields(BaseIdentity)]
     if not isinstance(known, dict) or not all(isinstance(known.get(name), str) for name in names):
         raise BaseError("damaged: it does not say which base the adapter was trained on", TRAIN_AGAIN, str(file))

@@ -6,14 +6,14 @@ different models. transformers would say so minutes later, in a traceback, or no
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from afina.errors import Problem
+from afina.errors import BaseError, Problem
 from afina.model.base_kind import read_object
+from afina.run import parse_json
 
 GET_AGAIN = "get the file again: hf download, or git lfs pull in the folder"
 TOKENIZERS = (
@@ -76,9 +76,25 @@ def read_shapes(file: Path) -> dict[str, list[int]]:
         raise ValueError("is empty")
     try:
         with safe_open(file, framework="np") as held:
-            return {name: list(held.get_slice(name).get_shape()) for name in held.keys()}  # noqa: SIM118
+            shapes = {name: list(held.get_slice(name).get_shape()) for name in held.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(f"is damaged or not whole ({file.stat().st_size} bytes): {error}") from error
+    if not shapes:
+        raise ValueError("holds no weights")
+    return shapes
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The ``config.json`` of a model's folder.
+
+    Raises:
+        BaseError: it is missing or damaged.
+    """
+    problems: list[Problem] = []
+    config = _read_json(folder / "config.json", problems, required=True)
+    if config is None:
+        raise BaseError(problems=problems)
+    return config
 
 
 def _read_json(file: Path, problems: list[Problem], *, required: bool = False) -> dict[str, Any] | None:
@@ -86,14 +102,15 @@ def _read_json(file: Path, problems: list[Problem], *, required: bool = False) -
         if required:
             problems.append(Problem("is missing", "name a folder that a model was saved in", str(file)))
         return None
-    begins = file.read_bytes()[: len(_POINTER)]
-    if begins == _POINTER:
-        problems.append(Problem("is a pointer of Git LFS, not the file", GET_AGAIN, str(file)))
-        return None
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        problems.append(Problem(f"damaged: {error}", GET_AGAIN, str(file)))
+        whole = file.read_bytes()
+        if whole.startswith(_POINTER):
+            problems.append(Problem("is a pointer of Git LFS, not the file", GET_AGAIN, str(file)))
+            return None
+        content = parse_json(whole)
+    except (ValueError, OSError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        problems.append(Problem(f"damaged: {why}", GET_AGAIN, str(file)))
         return None
     if not isinstance(content, dict):
         problems.append(Problem("damaged: it is not a mapping of keys to values", GET_AGAIN, str(file)))
@@ -165,8 +182,9 @@ def _shapes_of(files: Iterable[Path], problems: list[Problem]) -> dict[str, list
     for file in files:
         try:
             shapes |= read_shapes(file)
-        except ValueError as error:
-            problems.append(Problem(str(error), GET_AGAIN, str(file)))
+        except (ValueError, OSError) as error:
+            what = f"cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
+            problems.append(Problem(what, GET_AGAIN, str(file)))
     return shapes
 
 

@@ -6,11 +6,12 @@ what another one refuses.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
+
+from afina.run import parse_json
 
 AdapterKind = Literal["lora", "qlora", "none"]
 Program = Literal["transformers", "vllm", "mlx"]
@@ -108,7 +109,7 @@ def kind_of(place: Path) -> BaseKind:
 def read_object(file: Path) -> dict[str, Any] | None:
     """The JSON object in a file; None where there is no such file or it is no object."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = parse_json(file.read_bytes())
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None

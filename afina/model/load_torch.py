@@ -16,12 +16,11 @@ from typing import Any
 import torch
 
 from afina.errors import BaseError, RecipeError
-from afina.model.base import TRAIN_AGAIN
+from afina.model.base import TRAIN_AGAIN, read_adapter_config
 from afina.model.base_damage import read_shapes
 from afina.model.base_kind import kind_of
 from afina.model.choices import Machine, Precision, choose_precision
 from afina.recipe import Adapter, Recipe
-from afina.run import read_mapping
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -95,8 +94,10 @@ def load_base(
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             model, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **arguments)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        raise BaseError(f"cannot be opened: {str(error).splitlines()[0]}", "see config.json", str(folder)) from error
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # each architecture computes with its configuration's values before it looks at them
+        raise BaseError(f"cannot be opened: {_said(error)}", "see config.json", str(folder)) from error
     tied = set(getattr(model, "_tied_weights_keys", None) or ())
     missing = [name for name in info["missing_keys"] if name not in tied]
     if missing or info.get("mismatched_keys"):
@@ -116,6 +117,11 @@ def load_base(
     else:
         model = model.to(device)
     return model.requires_grad_(False).eval()
+
+
+def _said(error: Exception) -> str:
+    """What a library said, in one line."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _computing_in(folder: Path, dtype: torch.dtype, *, trust_remote_code: bool) -> Any:
@@ -211,19 +217,21 @@ def open_adapter(model: Any, folder: Path, name: str = "default", *, trainable: 
     weights = folder / "adapter_model.safetensors"
     if not weights.exists():
         raise BaseError("has no adapter_model.safetensors", "only safetensors are opened", str(folder))
-    read_mapping(folder / "adapter_config.json")
+    read_adapter_config(folder)
     try:
         read_shapes(weights)
     except (ValueError, OSError) as error:
         raise BaseError(str(error), TRAIN_AGAIN, str(weights)) from error
     try:
-        opened = PeftModel.from_pretrained(model, folder, adapter_name=name, is_trainable=trainable)
+        if hasattr(model, "peft_config"):  # beside those that it has
+            model.load_adapter(folder, name, is_trainable=trainable)
+            opened = model
+        else:
+            opened = PeftModel.from_pretrained(model, folder, adapter_name=name, is_trainable=trainable)
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, TypeError, ValueError, KeyError, AttributeError) as error:
-        # PEFT looks at no value of its configuration before it computes with it.
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BaseError(f"is damaged, or of another base: {said}", TRAIN_AGAIN, str(folder)) from error
+    except Exception as error:  # PEFT looks at no value of its configuration before it computes with it
+        raise BaseError(f"is damaged, or of another base: {_said(error)}", TRAIN_AGAIN, str(folder)) from error
     return opened if trainable else opened.eval()
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from afina.plan.interval import Interval
 from afina.plan.tables import home
+from afina.run import parse_json
 
 MEMORY_NOISE, TIME_NOISE = 0.06, 0.15
 """Standard deviation of the logarithm between two like runs."""
@@ -110,12 +111,14 @@ def recorded(device: str, job: str) -> Correction | None:
     runs = []
     for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            values = json.loads(line)
+            values = dict(parse_json(line))
             values.setdefault("trial", values.pop("probe", False))  # its name in earlier versions
             run = MeasuredRun(**values)
+            usable = run.predicted_bytes > 0 and run.predicted_seconds > 0
+            usable = usable and run.measured_bytes > 0 and run.measured_seconds > 0
         except (ValueError, TypeError):
             continue
-        if run.device == device and run.job == job and run.predicted_bytes > 0 and run.predicted_seconds > 0:
+        if run.device == device and run.job == job and usable:
             runs.append(run)
     return Correction(runs[-NEWEST:]) if runs else None
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from afina.errors import RecipeError
+from afina.run import parse_json
 
 
 def home() -> Path:
@@ -38,8 +39,8 @@ def table(name: str) -> dict[str, Any]:
     if not file.is_file():
         return found
     try:
-        theirs = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
+        theirs = parse_json(file.read_bytes())
+    except ValueError as error:
         raise RecipeError(f"not JSON: {error}", "fix the file, or remove it", str(file)) from None
     theirs = theirs.get("entries", theirs) if isinstance(theirs, dict) else None
     if not isinstance(theirs, dict) or not all(isinstance(facts, dict) for facts in theirs.values()):

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
-from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.reader import ReaderError
@@ -16,6 +15,7 @@ from ruamel.yaml.reader import ReaderError
 from afina.errors import Problem, RecipeError
 from afina.recipe.parts import HUB, WEB, Recipe
 from afina.recipe.start_from import resolve_start
+from afina.recipe.yaml_text import parse_yaml
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -37,13 +37,15 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     except OSError as error:
         raise RecipeError(f"cannot be read: {error.strerror}", "name a YAML file", str(path)) from None
     try:
-        raw = YAML(typ="rt", pure=True).load(text)
+        raw = parse_yaml(text, round_trip=True)
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise RecipeError(f"not YAML: {error.problem}", "correct the line", f"{path}:{line}") from None
     except ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise RecipeError(f"not YAML: {error.reason}", "remove the character", f"{path}:{line}") from None
+    except YAMLError as error:
+        raise RecipeError(f"not YAML: {error}", "correct the value", str(path)) from None
     if not isinstance(raw, CommentedMap):
         raise RecipeError("a recipe is a mapping of keys to values", "`afina recipe init docs` shows one", str(path))
     overridden = _apply_overrides(raw, overrides)
@@ -77,7 +79,7 @@ def read_saved_recipe(run: Path, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError(f"{run} is not a run: it has no recipe.yaml", "name a folder such as runs/demo")
     again = "copy the recipe again, or write it anew: afina run with the recipe that you gave"
     try:
-        raw = YAML(typ="rt", pure=True).load(file.read_text(encoding="utf-8"))
+        raw = parse_yaml(file.read_text(encoding="utf-8"), round_trip=True)
     except (YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"damaged: {str(error).splitlines()[0]}", again, str(file)) from error
     if not isinstance(raw, CommentedMap):
@@ -149,7 +151,7 @@ def _apply_overrides(raw: CommentedMap, overrides: Sequence[str]) -> set[str]:
             problems.append(Problem(f"{override!r} is not an override", "write it as train.epochs=2", "command line"))
             continue
         try:
-            parsed = YAML(typ="safe", pure=True).load(value) if value else None
+            parsed = parse_yaml(value) if value else None
         except YAMLError:
             problems.append(
                 Problem(f"{key}: {value!r} is not a YAML value", f"put it in quotes: {key}='\"...\"'", "command line")

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import YAMLError
 
 from afina.errors import Problem
+from afina.recipe.yaml_text import parse_yaml
 
 CONFIG = "adapter_config.json"
 _NUMBERED = re.compile(r"\D+\.(\d+)\.(\D+)")
@@ -36,7 +36,7 @@ def resolve_start(raw: CommentedMap, anchor: Path, where: str) -> list[Problem]:
         return [Problem(f"there is no folder {folder}", "name a run's folder, or an adapter's", place)]
     try:
         settings = _settings_of(folder)
-    except (OSError, ValueError, KeyError, YAMLError) as error:
+    except (OSError, ValueError, KeyError, RecursionError, YAMLError) as error:
         return [Problem(f"what is in {folder} cannot be read: {error}", "name another run or adapter", place)]
     if settings is None:
         fix = f"go on from a whole model with `base: {folder}`" if (folder / "config.json").is_file() else "train it"
@@ -72,14 +72,18 @@ def _settings_of(folder: Path) -> dict[str, Any] | None:
     run = folder if (folder / "recipe.yaml").is_file() else None
     saved: Mapping[str, Any] = {}
     if run is not None:
-        saved = YAML(typ="safe", pure=True).load((run / "recipe.yaml").read_text(encoding="utf-8"))["adapter"]
+        whole = parse_yaml((run / "recipe.yaml").read_text(encoding="utf-8"))
+        saved = _mapping(_mapping(whole, "recipe.yaml")["adapter"], "`adapter` in recipe.yaml")
         if saved["kind"] == "none":
             return {"kind": "none"}
     file = (folder / "adapter" if run else folder) / CONFIG
     if not file.is_file():
         return None
-    config = json.loads(file.read_text(encoding="utf-8"))
+    config = _mapping(json.loads(file.read_text(encoding="utf-8")), CONFIG)
     targets = saved.get("targets") or config["target_modules"]
+    for key, value in (("target_modules", targets), ("modules_to_save", config.get("modules_to_save") or [])):
+        if not isinstance(value, str) and not (isinstance(value, list) and all(isinstance(n, str) for n in value)):
+            raise ValueError(f"{CONFIG}: {key} is {value!r:.60}")
     return ({"kind": saved["kind"]} if saved else {}) | {
         "variant": "dora" if config.get("use_dora") else "rslora" if config.get("use_rslora") else "lora",
         "rank": config["r"],
@@ -88,6 +92,16 @@ def _settings_of(folder: Path) -> dict[str, Any] | None:
         "targets": _short(targets) if isinstance(targets, list) else targets,
         "modules_to_save": list(config.get("modules_to_save") or []),
     }
+
+
+def _mapping(value: Any, what: str) -> dict[str, Any]:
+    """
+    Raises:
+        ValueError: it is none.
+    """
+    if not isinstance(value, dict):
+        raise ValueError(f"{what} is no mapping of keys to values")
+    return value
 
 
 def _short(targets: list[str]) -> list[str]:

@@ -20,6 +20,8 @@ _DEVICE = {"name": "Device", "device": "Kind of device", "kind": "Kind of device
 EXAMPLES = 5
 LEDGER_OPEN = 12
 LEDGER = 500
+_NO_DATE = 253402300800
+"""Unix seconds at the end of the year 9999, after which no date is written."""
 
 
 def data_section(run: RunFiles) -> Markup:
@@ -187,6 +189,8 @@ def _moment(seconds: float | None) -> Cell:
     """
     if seconds is None:
         return NOT_RECORDED
+    if not 0 <= seconds < _NO_DATE:
+        return Quiet(f"{seconds:g}, which is no moment")
     return datetime.fromtimestamp(seconds, tz=UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from afina.errors import AfinaError, RecipeError
 from afina.evaluate.scores import Scores, read_scores
 from afina.manifest import Manifest, read_manifest
+from afina.recipe.yaml_text import parse_yaml
 from afina.record import Record, read_record, read_rows
-from afina.run import REDO, read_metrics
+from afina.run import REDO, parse_json, read_metrics
 
 _KNOWN = (
     "recipe.yaml",
@@ -139,7 +138,7 @@ def _read_events(folder: Path) -> tuple[list[Record], int]:
         if not line.strip():
             continue
         try:
-            event = json.loads(line.decode("utf-8"))
+            event = parse_json(line)
         except ValueError:
             cut += 1
             continue
@@ -154,7 +153,7 @@ def _read_recipe(path: Path) -> tuple[str | None, Mapping[str, Any] | None]:
         return None, None
     try:
         text = path.read_text(encoding="utf-8")
-        content = YAML(typ="safe", pure=True).load(text)
+        content = parse_yaml(text)
     except (UnicodeDecodeError, YAMLError) as error:
         raise AfinaError(
             f"damaged: {error}", "write the resolved recipe again: start the run again", str(path)

@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from afina.run import Progress, hash_value, no_progress
+from afina.run import Progress, hash_value, no_progress, parse_json
 from afina.sandbox.compilers import Compiler, compiler_cache, find_compilers
 from afina.sandbox.launcher import ProgramLimits, ProgramOutcome, isolation_missing, run_limited
 from afina.text.code_blocks import CodeBlock
@@ -145,7 +145,7 @@ class _Kept:
         if self.file.exists():
             for line in self.file.read_text(encoding="utf-8", errors="replace").splitlines():
                 try:
-                    row = json.loads(line)
+                    row = parse_json(line)
                     self.known[row["key"]] = (row["result"], row["lines"])
                 except (ValueError, KeyError, TypeError):
                     continue  # a line cut by a kill: that block is checked again

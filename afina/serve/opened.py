@@ -107,13 +107,7 @@ class Models:
             )
         warning = check_adapter_fits(folder, self.identity)
         inside = f"adapter{next(self.numbers)}"  # PEFT's names are those of modules: no dots
-        if hasattr(self.model, "peft_config"):
-            if not (folder / "adapter_model.safetensors").exists():
-                raise BaseError("has no adapter_model.safetensors", "only safetensors are opened", str(folder))
-            self.model.load_adapter(folder, inside, is_trainable=False)
-            self.model.eval()
-        else:
-            self.model = open_adapter(self.model, folder, inside)
+        self.model = open_adapter(self.model, folder, inside)
         self.served[name] = Served(name, Renderer(self.tokenizer, chat or self.chat), inside, folder, run)
         return warning
 

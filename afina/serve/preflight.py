@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from afina.errors import AfinaError, Problem, RecipeError
-from afina.model.base import find_base, read_identity
+from afina.model.base import find_base, read_adapter_config, read_identity
 from afina.model.shape_read import shape_of_folder
 from afina.plan.device import Device, local_device
 from afina.plan.interval import Interval
@@ -156,8 +155,7 @@ def _adapter_config(folder: Path, name: str, problems: list[Problem]) -> dict[st
         problems.append(
             Problem(f"{name}: {folder} has no adapter_model.safetensors", "copy the whole folder", f"--adapter {name}")
         )
-    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return content
+    return read_adapter_config(folder)
 
 
 PLAIN_STARTS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")

@@ -16,8 +16,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jinja2.exceptions import TemplateError
-
 from afina.errors import DataError, RecipeError
 from afina.model.generate.grammar import lark_grammar, spaced
 from afina.serve.messages import NamedTool, Tool
@@ -68,7 +66,7 @@ def _rendered(renderer: Renderer, turns: Sequence[Any]) -> str:
     """Nothing, where the template refuses."""
     try:
         return renderer.prompt_text(turns)
-    except (TemplateError, DataError, TypeError):  # TypeError: it joins what it does not know to a text
+    except DataError:
         return ""
 
 

@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 from urllib.robotparser import RobotFileParser
 
 from afina import __version__
-from afina.run import hash_file, write_whole
+from afina.run import hash_file, parse_json, write_whole
 from afina.text.formats import format_of_content
 
 AGENT = f"afina/{__version__}"
@@ -155,7 +155,7 @@ class Fetcher:
             file = self.folder / f"{host}.jsonl"
             for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
                 try:
-                    page = Page(**json.loads(line))
+                    page = Page(**parse_json(line))
                 except (ValueError, TypeError):  # cut by a kill: the page is fetched again
                     continue
                 pages[page.asked] = page

@@ -17,6 +17,7 @@ from typing import Any
 
 from afina.errors import DataError
 from afina.recipe import Kind
+from afina.run import parse_json
 from afina.text.document import Message, visible
 
 
@@ -113,9 +114,13 @@ class Example:
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Example:
-        """The opposite of :meth:`as_json`."""
+        """The opposite of :meth:`as_json`.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is no such row.
+        """
         origin, made = row["from"], row.get("made", {})
-        return cls(
+        example = cls(
             text=row.get("text", ""),
             messages=tuple(row.get("messages", ())),
             rejected=row.get("rejected"),
@@ -132,6 +137,28 @@ class Example:
             group=made.get("group", ""),
             teacher=origin.get("teacher", ""),
         )
+        example.check()
+        return example
+
+    def check(self) -> None:
+        """
+        Raises:
+            TypeError: a value is of another kind than an example's.
+            ValueError: half a character stands in it.
+        """
+        texts = [self.text, self.path, self.sha256, self.heading, self.made, self.group, self.teacher]
+        texts += [] if self.rejected is None else [self.rejected]
+        for turn in self.messages:
+            texts += [turn["role"], turn["content"]]
+        numbers = [self.line, self.source, self.repeat, self.phrasing]
+        flags = [self.replay] if self.label is None else [self.replay, self.label]
+        for kind, values in ((str, texts), (int, numbers), (bool, flags)):
+            for value in values:
+                if type(value) is not kind:
+                    raise TypeError(f"{value!r:.60} where {kind.__name__} belongs")
+        "".join(texts).encode()
+        if self.repeat < 1 or self.source < 0:
+            raise TypeError(f"repeat {self.repeat}, source {self.source}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,8 +200,8 @@ def read_placed_examples(file: Path) -> Iterator[tuple[ExamplePlace, Example]]:
 
 def _parse(line: bytes, where: str) -> Example:
     try:
-        return Example.from_json(json.loads(line))
-    except (ValueError, KeyError, TypeError) as error:
+        return Example.from_json(parse_json(line))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"not an example: {error!r}", "build the dataset again: `afina data build`", where) from error
 
 

@@ -19,15 +19,19 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, get_args, get_type_hints
 
-from jinja2.exceptions import TemplateError
+from jinja2.exceptions import TemplateSyntaxError
 
-from afina.errors import DataError
+from afina.errors import BaseError, DataError
 from afina.recipe import Chat
 from afina.text.document import Message
 from afina.tokenizer.marks import IN_ANSWERS, NO_GUARD, Guard, TokenMarks, guard_messages
 
 ROLES: frozenset[str] = frozenset(get_args(get_type_hints(Message)["role"]))
 """Some templates build a mark from a role: another one could be any mark."""
+
+
+class TemplateRefusal(DataError):
+    """The chat template takes no such conversation: many know no system text, or want turns to alternate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +143,7 @@ class Renderer:
         turns: list[Message] = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "a"}]
         try:
             return "be brief" in self._apply(Guarded(turns, self.chat.template_args), generation=True)
-        except TemplateError:
+        except TemplateRefusal:
             return False
 
     def text(self, text: str, where: str = "") -> Encoded:
@@ -176,19 +180,19 @@ class Renderer:
         """A conversation: every assistant turn (or the last one alone) and the end token after it is learned.
 
         Raises:
-            DataError: the tokenizer has no chat template, or the template changes what was said,
+            DataError: the tokenizer has no chat template, or the template refuses the turns, changes what was said,
                 puts no end token after an answer, or rewrites earlier turns.
         """
         guarded = self._guarded(messages, where)
         turns, guard = guarded.turns, guarded.guard
-        whole = self._apply(guarded, generation=False)
+        whole = self._apply(guarded, generation=False, where=where)
         ids: list[int] = []
         mask: list[bool] = []
         done = ""
         for position, message in enumerate(turns):
             if message["role"] != "assistant":
                 continue
-            prompt = self._apply(guarded.first(position), generation=True)
+            prompt = self._apply(guarded.first(position), generation=True, where=where)
             if not whole.startswith(prompt):
                 self._refuse("the chat template renders a turn differently once an answer follows it", where)
             end_text, end_id = self._end_text(guarded.first(position + 1), prompt, message["content"], where)
@@ -209,7 +213,7 @@ class Renderer:
 
     def _end_text(self, turns: Guarded, prompt: str, answer: str, where: str) -> tuple[str, int]:
         """What the template writes after the prompt up to and including the end token, and that token's id."""
-        tail = self._apply(turns, generation=False)[len(prompt) :]
+        tail = self._apply(turns, generation=False, where=where)[len(prompt) :]
         if answer.strip() not in tail:
             self._refuse("the chat template does not give the answer back word for word", where)
         for stop in self._stop_tokens():
@@ -290,7 +294,7 @@ class Renderer:
             try:
                 found.append(self._apply(Guarded(each, self.chat.template_args), generation=False))
                 found.append(self._apply(Guarded(each[:-1], self.chat.template_args), generation=True))
-            except TemplateError:  # takes no system text
+            except TemplateRefusal:  # takes no system text
                 continue
         return found
 
@@ -347,18 +351,28 @@ class Renderer:
             return [{"role": "system", "content": self.chat.system}, *messages]
         return list(messages)
 
-    def _apply(self, turns: Guarded, *, generation: bool) -> str:
+    def _apply(self, turns: Guarded, *, generation: bool, where: str = "") -> str:
         if not self.tokenizer.chat_template:
             raise DataError(
                 "the base's tokenizer has no chat template, and the data holds conversations",
                 "set `chat.template: chatml` (or a Jinja file), or start from an instruct model",
                 "chat.template",
             )
-        return str(
-            self.tokenizer.apply_chat_template(
-                list(turns.turns), tokenize=False, add_generation_prompt=generation, **turns.arguments
+        try:
+            return str(
+                self.tokenizer.apply_chat_template(
+                    list(turns.turns), tokenize=False, add_generation_prompt=generation, **turns.arguments
+                )
             )
-        )
+        except TemplateSyntaxError as error:
+            what, fix = f"the chat template is no Jinja (line {error.lineno}): {error.message}", "set `chat.template`"
+            raise BaseError(what, f"get the base's files again, or {fix}: chatml, or a Jinja file", where) from error
+        except Exception as error:  # a template is a program that came with the base
+            raise TemplateRefusal(
+                f"the chat template refuses the conversation: {error or type(error).__name__}",
+                "write it as the template wants it, or set `chat.template`: chatml, or a Jinja file of your own",
+                where,
+            ) from error
 
     def _ids(self, text: str, guard: Guard = NO_GUARD) -> list[int]:
         if guard:

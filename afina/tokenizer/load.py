@@ -49,4 +49,13 @@ def load_tokenizer(
         if not file.is_file():
             raise RecipeError(f"there is no template {file}", "name a Jinja file, or `chatml`", "chat.template")
         tokenizer.chat_template = file.read_text(encoding="utf-8")
+    if not isinstance(tokenizer.chat_template, str | None):
+        several = isinstance(tokenizer.chat_template, dict)
+        raise BaseError(
+            f"holds several chat templates ({', '.join(map(str, tokenizer.chat_template))})"
+            if several
+            else f"its chat template is no text: {tokenizer.chat_template!r:.60}",
+            "write the one that is meant into a file and name it in `chat.template`",
+            base,
+        )
     return tokenizer

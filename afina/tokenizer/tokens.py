@@ -20,7 +20,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, overload
 
 from afina.errors import AfinaError
-from afina.run import read_json, write_json
+from afina.record import Record
+from afina.run import read_mapping, write_json
 from afina.text.example import ExamplePlace
 from afina.tokenizer.encode import EncodedCounts, EncodedSet, ExampleRows, Row
 
@@ -137,8 +138,12 @@ class TokenRows(Sequence[Row]):
 
         self.examples = examples
         self.ids, self.bits, self.rows = (
-            np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in ("ids", "mask", "rows")
+            np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False))
+            for name in ("ids", "mask", "rows")
         )
+        kinds = (self.ids.dtype.kind, self.bits.dtype.name, self.rows.dtype)
+        if kinds != ("u", "uint8", np.dtype(ROW)) or {self.ids.ndim, self.bits.ndim, self.rows.ndim} != {1}:
+            raise ValueError("the arrays are not those of a set of rows")
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -203,6 +208,7 @@ def write_set(folder: Path, encoded: Iterable[ExampleRows], counts: EncodedCount
     with TokenWriter(folder, vocabulary) as writer:
         for each in encoded:
             writer.add(each)
+            del each  # a whole book's rows would be kept while the next book is encoded
     return {"rows": writer.rows, "counts": asdict(counts)}
 
 
@@ -220,14 +226,17 @@ def open_set(folder: Path, name: str, examples: Path) -> EncodedSet:
     Raises:
         AfinaError: the folder is damaged, or of another version.
     """
-    index = read_json(folder / INDEX)
-    if index["version"] != VERSION:
+    index = Record(read_mapping(folder / INDEX), str(folder / INDEX))
+    if index.required_whole("version") != VERSION:
         raise AfinaError(f"its format is {index['version']}, this afina reads {VERSION}", REMOVE, str(folder))
-    described = index["sets"][name]
+    described = index.record("sets").record(name)
     try:
         rows = TokenRows(folder / name, examples)
     except (OSError, ValueError) as error:
         raise AfinaError(f"damaged: {error}", REMOVE, str(folder / name)) from error
-    if len(rows) != described["rows"]:
+    if len(rows) != described.required_whole("rows"):
         raise AfinaError(f"holds {len(rows)} rows of {described['rows']}", REMOVE, str(folder / name))
-    return EncodedSet(**described["counts"], rows=rows)
+    counts = described.record("counts")
+    numbers = {key: counts.required_whole(key) for key in ("tokens", "targets", "repeated", "boundary_merges")}
+    dropped = {reason: int(tokens) for reason, tokens in counts.record("dropped").numbers()}
+    return EncodedSet(**numbers, dropped=dropped, dropped_examples=counts.texts("dropped_examples"), rows=rows)

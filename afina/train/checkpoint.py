@@ -18,13 +18,13 @@ of them is in :mod:`afina.train.snapshot_torch`.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from afina.run import hash_file, whole_folder
+from afina.errors import AfinaError
+from afina.run import hash_file, read_mapping, remove, whole_folder
 
 STEPS = "step-????????"
 
@@ -86,23 +86,23 @@ def write_checkpoint(target: Path, present: Writes, good: Writes | None, keep: i
             good.write(beside, "good-")
         write_hashes(beside)
     for old in sorted(folder.glob(STEPS))[:-keep]:
-        shutil.rmtree(old)
+        remove(old)
     for begun in (*folder.glob(STEPS + ".partial"), *folder.glob(STEPS + ".old")):  # left by a kill
-        shutil.rmtree(begun)
+        remove(begun)
 
 
 def forget_after(folder: Path, step: int) -> None:
     """Remove the checkpoints of steps that training went back behind."""
     for checkpoint in folder.glob(STEPS):
         if int(checkpoint.name.removeprefix("step-")) > step:
-            shutil.rmtree(checkpoint)
+            remove(checkpoint)
 
 
 def newest_checkpoint(folder: Path, fingerprint: str, say: Callable[[str], None]) -> Path | None:
     """The newest whole checkpoint that belongs to `fingerprint`; others are named and passed over."""
     for candidate in sorted(folder.glob(STEPS), reverse=True):
         problem = checkpoint_problem(candidate)
-        if problem is None and json.loads((candidate / "state.json").read_text())["fingerprint"] != fingerprint:
+        if problem is None and read_state(candidate).fingerprint != fingerprint:
             problem = "belongs to another recipe, other data or another base"
         if problem is None:
             return candidate
@@ -113,17 +113,20 @@ def newest_checkpoint(folder: Path, fingerprint: str, say: Callable[[str], None]
 def checkpoint_problem(folder: Path) -> str | None:
     """What is wrong with a checkpoint, or None when every file has the hash that was noted."""
     try:
-        hashes = json.loads((folder / "hashes.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return "has no readable hashes.json"
-    if not isinstance(hashes, dict) or not {"weights.safetensors", "state.json"} <= hashes.keys():
+        hashes = read_mapping(folder / "hashes.json", "weights.safetensors", "state.json")
+    except AfinaError:
         return "has no readable hashes.json"
     for name, expected in hashes.items():
-        if not (folder / name).exists():
+        if not (folder / name).is_file():
             return f"lacks {name}"
         if hash_file(folder / name) != expected:
             return f"is damaged ({name})"
     return None
+
+
+def read_state(folder: Path, prefix: str = "") -> LoopState:
+    """Where the loop stood, of a checkpoint that :func:`checkpoint_problem` finds nothing wrong with."""
+    return LoopState(**read_mapping(folder / f"{prefix}state.json"))
 
 
 def write_hashes(folder: Path) -> None:

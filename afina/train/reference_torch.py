@@ -13,6 +13,7 @@ import torch
 from afina.evaluate.loss import by_length
 from afina.model.loss_torch import make_batch
 from afina.recipe import Train
+from afina.record import read_rows
 from afina.run import Progress, no_progress, write_whole
 from afina.tokenizer.encode import Row
 from afina.train.memory_torch import in_smaller_batches
@@ -64,6 +65,7 @@ def write_reference(
 def read_reference(file: Path, rows: Sequence[Row], settings: Train) -> list[Row]:
     """Every row with what :func:`write_reference` wrote of it."""
     names = cast(ReferenceObjective, objective_of(settings)).judgements
-    with file.open(encoding="utf-8") as lines:
-        found = {each["id"]: tuple(each[name] for name in names) for each in map(json.loads, lines)}
+    found = {
+        each.required_text("id"): tuple(each.required_number(name) for name in names) for each in read_rows(file) or []
+    }
     return [replace(row, reference=found[row.example.id]) for row in rows]

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from afina.errors import AfinaError
 from afina.run import whole_folder
-from afina.train.checkpoint import LoopState, checkpoint_problem, write_checkpoint, write_hashes
+from afina.train.checkpoint import LoopState, checkpoint_problem, read_state, write_checkpoint, write_hashes
 from afina.train.optimizer_torch import optimizer_tensors, restore_optimizer
 from afina.train.ranks import Ranks
 from afina.train.shard_torch import gathered, own_part
@@ -69,7 +69,7 @@ class Snapshot:
     def read(cls, folder: Path, prefix: str = "") -> Snapshot:
         """Read the four files."""
         parts = [load_file(folder / f"{prefix}{name}.safetensors") for name in ("weights", "optimizer", "random")]
-        return cls(LoopState(**json.loads((folder / f"{prefix}state.json").read_text(encoding="utf-8"))), *parts)
+        return cls(read_state(folder, prefix), *parts)
 
 
 def trained_parameters(model: Any) -> dict[str, torch.Tensor]:
@@ -148,7 +148,7 @@ def load_best(folder: Path, model: Any, state: LoopState) -> None:
     if old.exists() and not best.exists():  # killed between the two renames of whole_folder
         old.rename(best)
     problem = checkpoint_problem(best)
-    if problem is None and json.loads((best / "state.json").read_text())["step"] != state.best_step:
+    if problem is None and read_state(best).step != state.best_step:
         problem = f"is not of step {state.best_step}"
     if problem is not None:
         raise AfinaError(

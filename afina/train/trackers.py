@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from afina.errors import Problem, RecipeError
-from afina.run import read_json, write_json
+from afina.record import Record, read_record
+from afina.run import write_json
 
 GIVE_UP = 3
 """After so many failures in a row a tracker is left alone: each may have waited for a network."""
@@ -212,9 +213,10 @@ def tracked(
     """
     check_installed(names)
     notes = folder / "trackers.json"
-    noted: dict[str, Any] = read_json(notes) if notes.exists() else {}
-    before = noted.get(stage, {})
-    ids = dict(before["ids"]) if before.get("training") == training else {}
+    noted = read_record(notes) or Record({}, str(notes))
+    before = noted.record(stage)
+    known = before.record("ids") if before.text("training") == training else Record({}, str(notes))
+    ids = {which: known.required_text(which) for which in known.values}
     name = name if stage == "train" else f"{name}-{stage}"
     opened: dict[str, _Open] = {}
     done = False
@@ -242,7 +244,7 @@ def tracked(
                 ) from error
             opened[which] = _Open(tracker)
             ids[which] = tracker.id
-            write_json(notes, noted | {stage: {"training": training, "ids": ids}})
+            write_json(notes, dict(noted.values) | {stage: {"training": training, "ids": ids}})
         yield send
         done = True
     finally:

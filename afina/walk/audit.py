@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from afina.errors import DataError, Problem
-from afina.run import read_json, write_json
+from afina.record import Record
+from afina.run import read_mapping, write_json
 from afina.train.measure import audited_settings, token_view
 from afina.walk.base import base_folder
 from afina.walk.context import Context
@@ -38,10 +39,11 @@ def refuse_fatal_findings(context: Context) -> None:
     Raises:
         DataError: a finding is fatal and the recipe does not accept it by name.
     """
+    found = Record(read_mapping(context.folder / "audit.json", "findings"), str(context.folder / "audit.json"))
     fatal = [
         each
-        for each in read_json(context.folder / "audit.json")["findings"]
-        if each["severity"] == "fatal" and each["name"] not in context.recipe.dataset.accept
+        for each in found.records("findings")
+        if each.required_text("severity") == "fatal" and each["name"] not in context.recipe.dataset.accept
     ]
     if fatal:
         raise DataError(
@@ -49,7 +51,7 @@ def refuse_fatal_findings(context: Context) -> None:
                 Problem(
                     f"{each['name']}: {each['what']}",
                     f"{each['fix']} (or accept it: dataset.accept: [{each['name']}])",
-                    each["examples"][0]["where"] if each["examples"] else "",
+                    next((shown.required_text("where") for shown in each.records("examples")), ""),
                 )
                 for each in fatal
             ]

@@ -6,7 +6,8 @@ import contextlib
 from collections.abc import Sequence
 from typing import Any
 
-from afina.run import read_json, write_json
+from afina.record import read_record
+from afina.run import write_json
 from afina.walk.base import renderer
 from afina.walk.context import Context
 from afina.walk.models import open_trained
@@ -25,7 +26,9 @@ def measure_benchmarks(context: Context, tasks: Sequence[str], limit: int | None
         )
     rows = [row | {"limit": limit} for row in rows]
     file = context.folder / BENCHMARKS
-    known = read_json(file)["benchmarks"] if file.exists() else []
+    there = read_record(file)
+    known = there.records("benchmarks") if there else []
     asked = {row["task"] for row in rows}
-    write_json(file, {"benchmarks": [row for row in known if row["task"] not in asked] + rows})
+    kept = [dict(row.values) for row in known if row.required_text("task") not in asked]
+    write_json(file, {"benchmarks": kept + rows})
     return rows

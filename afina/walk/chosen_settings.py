@@ -6,8 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 from afina.errors import RecipeError
+from afina.model.base_damage import read_config
 from afina.model.choices import Choices, Machine, choose, impossible
-from afina.run import hash_value, read_json
+from afina.record import read_record
+from afina.run import hash_value
 from afina.walk.base import base_folder
 from afina.walk.context import Context
 
@@ -57,16 +59,16 @@ def choose_here(context: Context) -> Choices:
         RecipeError: the recipe names what cannot be had here.
     """
     plan = context.folder / "plan.json"
-    planned: dict[str, Any] = read_json(plan) if plan.exists() else {}
+    planned = read_record(plan)
     return choose(
         context.recipe,
         _machine(context),
         model_type=_model_type(context),
         # Several processes make room by sharing the weights out, which 8-bit moments cannot follow.
-        fits="yes" if context.ranks else planned.get("fits", "yes"),
+        fits="yes" if context.ranks or not planned else planned.required_text("fits"),
     )
 
 
 def _model_type(context: Context) -> str:
     folder = base_folder(context)
-    return "llama" if folder is None else str(read_json(folder / "config.json")["model_type"])
+    return "llama" if folder is None else str(read_config(folder)["model_type"])

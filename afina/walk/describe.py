@@ -60,16 +60,16 @@ def _probe_lines(probes: tuple[ProbeResult, ...]) -> Iterator[str]:
 def _loss_lines(scores: Scores) -> Iterator[str]:
     for name, losses in (("held-out loss", scores.loss), ("of the replay alone", scores.replay_loss)):
         if losses:
-            before, after = losses.before, losses.after
+            before, after = losses.before.required_number, losses.after.required_number
             yield (
-                f"{name} {before['loss']:.3f} -> {after['loss']:.3f} nats per token, "
-                f"{before['bits_per_byte']:.3f} -> {after['bits_per_byte']:.3f} bits per byte "
-                f"({after['tokens']} tokens)"
+                f"{name} {before('loss'):.3f} -> {after('loss'):.3f} nats per token, "
+                f"{before('bits_per_byte'):.3f} -> {after('bits_per_byte'):.3f} bits per byte "
+                f"({after('tokens'):.0f} tokens)"
             )
     if pairs := scores.pairs:
-        before, after = pairs.before, pairs.after
+        before, after = pairs.before.required_number, pairs.after.required_number
         yield (
-            f"held-out preferences: the better answer is the likelier in {show_share(before['accuracy'])} -> "
-            f"{show_share(after['accuracy'])} of {after['pairs']} pairs, by {before['margin']:.3f} -> "
-            f"{after['margin']:.3f} nats per token"
+            f"held-out preferences: the better answer is the likelier in {show_share(before('accuracy'))} -> "
+            f"{show_share(after('accuracy'))} of {after('pairs'):.0f} pairs, by {before('margin'):.3f} -> "
+            f"{after('margin'):.3f} nats per token"
         )

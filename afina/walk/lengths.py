@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from afina.plan.tokens import ESTIMATE_SPREAD, TokenCount, chars_per_token
 from afina.recipe import Recipe
+from afina.text.example import read_examples
 from afina.train.batches import plan_epoch
 
 
@@ -75,13 +75,11 @@ def _characters(file: Path) -> list[tuple[int, int]]:
     found: list[tuple[int, int]] = []
     if not file.is_file():
         return found
-    with file.open(encoding="utf-8") as lines:
-        for line in lines:
-            example = json.loads(line)
-            if messages := example.get("messages"):
-                turns = [(turn["role"], len(turn["content"]) + 12) for turn in messages]
-                answers = sum(length for role, length in turns if role == "assistant")
-                found.append((sum(length for _, length in turns), answers))
-            else:
-                found.append((len(example.get("text") or ""), 0))
+    for example in read_examples(file):
+        if example.messages:
+            turns = [(turn["role"], len(turn["content"]) + 12) for turn in example.messages]
+            answers = sum(length for role, length in turns if role == "assistant")
+            found.append((sum(length for _, length in turns), answers))
+        else:
+            found.append((len(example.text), 0))
     return found

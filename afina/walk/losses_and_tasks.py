@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from afina.model.open_model import OpenModel
 from afina.recipe.methods import JUDGED
+from afina.record import read_rows
 from afina.walk.base import pad_id, renderer
 from afina.walk.context import Context
 from afina.walk.stored_answers import Kept
@@ -57,8 +57,7 @@ def _judge(context: Context, judge: Judge) -> dict[str, Any]:
     from afina.evaluate.judge import JUDGE_FOLDER, judge_answers
     from afina.evaluate.tasks import PREDICTIONS_FILE
 
-    with (context.folder / PREDICTIONS_FILE).open(encoding="utf-8") as lines:
-        rows = [json.loads(line) for line in lines]
+    rows = [dict(row.values) for row in read_rows(context.folder / PREDICTIONS_FILE) or []]
     with context.open_progress("judge") as progress:
         return judge_answers(
             rows,

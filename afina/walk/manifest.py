@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from afina import __version__
 from afina.manifest import Manifest, TrainedPart, record_of
 from afina.outcome import find_outcome
 from afina.recipe import Recipe
-from afina.run import hash_file, hash_folder, read_json, read_metrics
+from afina.record import Record
+from afina.run import hash_file, hash_folder, read_mapping, read_metrics
 from afina.walk.base import base_folder, identity
 from afina.walk.context import Context
 from afina.walk.start import start_of
@@ -28,7 +29,8 @@ def write_manifest(context: Context) -> dict[str, Any]:
     from afina.plan.device import local_device
 
     outcome = find_outcome(context.folder, context.recipe)
-    dataset = read_json(context.folder / "dataset/dataset.json")
+    summary = context.folder / "dataset/dataset.json"
+    dataset = Record(read_mapping(summary), str(summary))
     trained = context.run.stages["train"]["result"]
     stages = [context.run.stages[training.name]["result"] for training in trainings_of(context.recipe)]
     summed = {key: sum(each[key] for each in stages) for key in ("train_seconds", "tokens", "target_tokens", "steps")}
@@ -60,7 +62,7 @@ def write_manifest(context: Context) -> dict[str, Any]:
         ),
         recipe_sha256=hash_file(context.folder / "recipe.yaml"),
         root=context.recipe.root,
-        inputs=[record_of(each) for each in _inputs(context.recipe, dataset["ledger"]["files"])],
+        inputs=[record_of(each) for each in _inputs(context.recipe, dataset.record("ledger").records("files"))],
         base=record_of(
             identity(context).as_json()
             | {"parameters": trained["parameters"] - (0 if whole else trained["trained_parameters"])}
@@ -95,7 +97,7 @@ def write_manifest(context: Context) -> dict[str, Any]:
     return {}
 
 
-def _inputs(recipe: Recipe, sources: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+def _inputs(recipe: Recipe, sources: Sequence[Record]) -> Iterator[dict[str, Any]]:
     """Every file that the run read, with its hash."""
     from afina.evaluate.probes import probe_files
     from afina.evaluate.safety.known import strings_file
@@ -103,7 +105,7 @@ def _inputs(recipe: Recipe, sources: Sequence[Mapping[str, Any]]) -> Iterator[di
 
     root = Path(recipe.root)
     for each in sources:
-        yield _traced(root, each["path"], each["sha256"])
+        yield _traced(root, each.required_text("path"), each.required_text("sha256"))
     strings = strings_file(recipe)
     roles = {"probe": [file for file in probe_files(recipe) if file.is_file()], "task": task_files(recipe)}
     roles["known strings"] = [strings] if strings else []

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from afina.model.open_model import OpenModel
 from afina.recipe import Recipe
+from afina.record import read_rows
 from afina.run import write_whole
 from afina.walk.base import pad_id, renderer
 from afina.walk.context import Context
@@ -119,9 +120,7 @@ def _write_rows(
 
 def task_answers(file: Path) -> Iterator[tuple[str, str, str, str]]:
     """Question, reference and both answers of each row of the tasks; none where there is no file."""
-    if file.is_file():
-        with file.open(encoding="utf-8") as lines:
-            for line in lines:
-                row = json.loads(line)
-                references = row["reference"] if isinstance(row["reference"], list) else [row["reference"]]
-                yield row["prompt"], "\n".join(references), row["base"], row["adapter"]
+    for row in read_rows(file) or []:
+        references = row.texts("reference") if isinstance(row["reference"], list) else [row.required_text("reference")]
+        asked, before, after = (row.required_text(key) for key in ("prompt", *SIDES))
+        yield asked, "\n".join(references), before, after

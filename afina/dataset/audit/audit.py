@@ -6,7 +6,6 @@ says what to do. What is **fatal** stops a run unless the recipe's `dataset.acce
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -27,7 +26,8 @@ from afina.dataset.audit.read_files import AuditReading, read_files
 from afina.dataset.audit.token_audit import TokenAudit, TokenView
 from afina.errors import Problem, RecipeError
 from afina.recipe import Recipe, nearest
-from afina.run import Progress, no_progress, read_json
+from afina.record import Record, read_rows
+from afina.run import Progress, no_progress, read_mapping
 from afina.sandbox.code_check import check_blocks
 from afina.text.example import Example, read_examples
 from afina.text.personal_data import find_personal_data
@@ -392,8 +392,8 @@ def audit_dataset(folder: Path, recipe: Recipe, tokens: TokenView | None = None)
             f"no dataset folder: {', '.join(missing)} missing", "`afina data build` writes one", str(folder)
         )
     extra = []
-    dropped: dict[str, int] = read_json(files[2])["dropped"]
-    cut: dict[str, int] = read_json(files[2])["cut"]
+    summary = Record(read_mapping(files[2], "dropped", "cut"), str(files[2]))
+    dropped, cut = ({reason: int(n) for reason, n in summary.record(key).numbers()} for key in ("dropped", "cut"))
     if cut:
         rows = [{"where": str(folder / "dropped.jsonl"), "text": f"{reason}: {n}"} for reason, n in cut.items()]
         extra.append(make_finding("cut_out", sum(cut.values()), sum(cut.values()), rows[:EXAMPLES_SHOWN]))
@@ -403,7 +403,8 @@ def audit_dataset(folder: Path, recipe: Recipe, tokens: TokenView | None = None)
     # Duplicates that the recipe keeps on purpose are told, but do not stop it.
     warn_only = ["exact_duplicate"] if recipe.dataset.on_duplicate == "keep" else []
     if (folder / "code.jsonl").exists():
-        rows = [json.loads(line) for line in (folder / "code.jsonl").read_text(encoding="utf-8").splitlines()]
+        checked = read_rows(folder / "code.jsonl") or []
+        rows = [{key: each.text(key) or "" for key in ("result", "where", "lines")} for each in checked]
         if recipe.dataset.on_wrong_code == "drop":  # those are left out, and told as that
             rows = [row for row in rows if row["result"] != "wrong"]
         extra += code_findings(rows)

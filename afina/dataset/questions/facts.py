@@ -6,7 +6,6 @@ document is about (its title, before a colon). :mod:`afina.dataset.questions.fro
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from afina.dataset.questions.fact import Fact, typed
 from afina.dataset.questions.labels import LABELS, NAMES, PERSONAL, fold, label_key
 from afina.dataset.questions.records import record_facts
 from afina.dataset.questions.values import RULE, clean_value, date_and_place, is_position, plain, words_of
+from afina.run import parse_json
 from afina.text.document import Document
 
 _HEADING = re.compile(r"(#{1,6})\s+(.*?)\s*#*$")
@@ -68,7 +68,7 @@ def find_facts(document: Document, language: str) -> Iterator[Fact]:
     stripped = document.text.lstrip("\ufeff \n")
     if stripped.startswith("{"):
         try:
-            record = json.loads(stripped)
+            record = parse_json(stripped)
         except ValueError:
             return
         yield from record_facts(record, language, document)

@@ -15,10 +15,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from afina.run import disk_errors, hash_value
+from afina.run import disk_errors, hash_value, parse_json
 
 ANSWERS_FOLDER = "_answers"
 """Its name beside the runs."""
+
+
+_KINDS: Mapping[str, type] = {"text": str, "tokens": int, "stopped": bool, "logprobs": list}
+"""What an answer consists of."""
+
+
+def _answer(values: Any) -> dict[str, Any]:
+    """
+    Raises:
+        KeyError, TypeError: it is none.
+    """
+    answer = {key: values[key] for key in _KINDS}
+    if wrong := [key for key, kind in _KINDS.items() if type(answer[key]) is not kind]:
+        raise TypeError(f"{wrong[0]} is {answer[wrong[0]]!r:.60}")
+    if not all(type(each) is float for each in answer["logprobs"]):
+        raise TypeError("logprobs are numbers")
+    return answer
 
 
 class KeptAnswers:
@@ -45,10 +62,10 @@ class KeptAnswers:
             for line in lines:
                 self._cut = not line.endswith(b"\n")
                 try:
-                    row = json.loads(line)
+                    row = parse_json(line)
                     if row["weights"] == self.weights:
-                        self._rows[str(row["key"])] = dict(row["answer"])
-                except (ValueError, KeyError, TypeError, RecursionError):
+                        self._rows[str(row["key"])] = _answer(row["answer"])
+                except (ValueError, KeyError, TypeError):
                     self.damaged += bool(line.strip())
 
     def key(self, settings: Mapping[str, Any]) -> str:
