@@ -136,7 +136,7 @@ SAID = {
     "encoder-decoder": "is an encoder-decoder",
     "classifier": "is a classifier or reward model",
     "multimodal": "reads images or sound",
-    "unknown": "the shape of a 'brandnew' model is not known",
+    "unknown": "knows no model of type 'brandnew'",
     "sentence-transformers": "is an embedding model",
     "adapter": r"is an adapter, not a base\n  -> name the base that it was trained on: Qwen/Qwen3-8B",
     "adapter-beside-model": "holds a model and an adapter_config",

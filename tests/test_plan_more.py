@@ -254,7 +254,8 @@ def test_a_family_that_nobody_has_is_refused(tmp_path: Path, job: Path) -> None:
 def test_lengths_of_a_built_dataset(tmp_path: Path, job: Path) -> None:
     assert estimate_lengths(tmp_path, load_recipe(job)) is None
     question, reply = {"role": "user", "content": "q" * 58}, {"role": "assistant", "content": "a" * 93}
-    rows = [{"messages": [question, reply]}] * 3 + [{"text": "x" * 3500}]
+    origin = {"source": 0, "from": {"path": "a.md", "line": 1, "sha256": ""}}
+    rows = [{"messages": [question, reply]} | origin] * 3 + [{"text": "x" * 3500} | origin]
     (tmp_path / "train.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     found = estimate_lengths(tmp_path, load_recipe(job))
     assert found is not None

@@ -21,7 +21,7 @@ from afina.errors import BaseError, DiskFull
 from afina.model.base_damage import read_config
 from afina.model.shape import Shape, shape_from
 from afina.model.shape_table import KNOWN, in_table, table_shape
-from afina.run import hash_file, hash_value, write_whole
+from afina.run import hash_file, hash_value, parse_json, write_whole
 
 READ_BY = ("shape.py", "shape_walk_torch.py", "adapter_torch.py", "targets_torch.py", "decoder_torch.py")
 """What a shape depends on, beside the libraries' versions."""
@@ -50,7 +50,7 @@ def read_shape(
     kept = _cache_file(config, own_code)
     if kept is not None and kept.is_file():
         try:
-            return shape_from(json.loads(kept.read_text(encoding="utf-8")))
+            return shape_from(parse_json(kept.read_bytes()))
         except (ValueError, KeyError, TypeError, AttributeError):  # half a file, or another version's: made again
             kept.unlink(missing_ok=True)
     missing = [name for name in ("torch", "transformers", "peft") if find_spec(name) is None]
@@ -106,7 +106,7 @@ def _walk_apart(config: Mapping[str, Any], folder: Path | None, where: str) -> S
     if done.returncode or not lines:
         said = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise BaseError(f"its shape could not be read: {said}", again, where)
-    found = json.loads(lines[-1])
+    found = parse_json(lines[-1])
     if "shape" not in found:
         raise BaseError(found["what"], found["fix"], where)
     return shape_from(found["shape"])

@@ -31,6 +31,7 @@ from afina.model.base_kind import A_MODEL
 from afina.model.decoder_torch import beside_text, text_decoder
 from afina.model.shape import KeptValues, Layer, Linear, Mixer, Role, Shape
 from afina.recipe import Adapter
+from afina.run import parse_json
 
 LENGTHS = (64, 256, 1024)
 """Tokens of the rows with which kept values are counted: scans work in chunks of 64 to 256."""
@@ -74,7 +75,7 @@ def walk(config: Mapping[str, Any], folder: Path | None = None) -> Shape:
     observed, uncertain = _observe(model, decoder, layers, max(firsts) + 1)
     if any(one.role == "expert" for kind in kinds for one in kind.linears) and _active_experts(text) is None:
         uncertain = (*uncertain, "its configuration does not say how many experts one token goes through")
-    around = _around(model, text, decoder, uncertain)
+    around = _around(model, text, decoder, layers, uncertain)
     refused = _adapt(model)
     described: dict[Structure, Layer] = {}
     for first in firsts:
@@ -560,23 +561,26 @@ def _compressed(text: Any) -> int | None:
     return int(rank) + int(rotary) if rank and rotary else None
 
 
-def _around(model: Any, text: Any, decoder: Any, uncertain: tuple[str, ...]) -> Shape:
-    """The model without its layers."""
+def _around(model: Any, text: Any, decoder: Any, layers: Any, uncertain: tuple[str, ...]) -> Shape:
+    """The model without its layers.
+
+    Raises:
+        BaseError: it has no output matrix.
+    """
     outer = []
-    in_layers = {
-        id(part) for each in decoder.modules() if isinstance(each, torch.nn.ModuleList) for part in each.modules()
-    }
-    head = model.get_output_embeddings()
-    table = decoder.get_input_embeddings()
+    in_layers, of_layers = {id(part) for part in layers.modules()}, {id(each) for each in layers.parameters()}
+    head, table = model.get_output_embeddings(), decoder.get_input_embeddings()
+    if head is None:
+        raise BaseError("has no output head, as embedding models: it writes no text", A_MODEL)
     whole = decoder if beside_text(model) else model
     for path, part in whole.named_modules():
         if part is not head and id(part) not in in_layers:
             outer += [found for found in _linears_of(path, part, None) if found.module]
-    tables = {id(part.weight): part.weight for part in decoder.modules() if isinstance(part, torch.nn.Embedding)}
-    tied = head is not None and id(head.weight) in tables
-    if head is not None:
-        tables[id(head.weight)] = head.weight
-    around = {id(each): each for each in model.parameters() if id(each) not in _parameters_in(decoder, in_layers)}
+    embeddings = [part.weight for part in decoder.modules() if isinstance(part, torch.nn.Embedding)]
+    tables = {id(each): each for each in embeddings if id(each) not in of_layers}
+    tied = id(head.weight) in tables
+    tables[id(head.weight)] = head.weight
+    around = {id(each): each for each in model.parameters() if id(each) not in of_layers}
     read = {id(each) for each in (*decoder.parameters(), *tables.values())}
     unread = sum(each.numel() for key, each in around.items() if key not in read)
     embedding = sum(each.numel() for each in tables.values())
@@ -598,19 +602,16 @@ def _around(model: Any, text: Any, decoder: Any, uncertain: tuple[str, ...]) -> 
     )
 
 
-def _parameters_in(decoder: Any, modules: set[int]) -> set[int]:
-    return {id(each) for part in decoder.modules() if id(part) in modules for each in part.parameters(recurse=False)}
-
-
 def _head_name(model: Any, head: Any) -> str:
     return next((path.rpartition(".")[2] for path, part in model.named_modules() if part is head), "lm_head")
 
 
 def main() -> None:
     """Read a configuration, write its shape."""
+    sys.modules["bitsandbytes"] = None  # type: ignore[assignment]  # not needed here, and brings torch's compiler along
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else None
     try:
-        found: dict[str, Any] = {"shape": walk(json.load(sys.stdin), folder).as_json()}
+        found: dict[str, Any] = {"shape": walk(parse_json(sys.stdin.read()), folder).as_json()}
     except BaseError as error:
         found = {"what": error.problems[0].what, "fix": error.problems[0].fix}
     sys.stdout.write(json.dumps(found) + "\n")
