@@ -458,7 +458,7 @@ def _adapt(model: Any) -> str:
     from peft import get_peft_model
 
     try:
-        get_peft_model(model, adapter_config(Adapter(kind="lora", rank=1)))
+        get_peft_model(model, adapter_config(model, Adapter(kind="lora", rank=1)))
     except (ValueError, TypeError, KeyError, NotImplementedError) as error:
         return f"PEFT puts no adapter on all-linear of it ({_first_line(error)})"
     return ""
