@@ -360,7 +360,7 @@ ADAPTED = [
     ("Qwen3MoeConfig", 8, 4, {OUTPUT: 1, ROUTER: 2}),
     ("PhimoeConfig", 8, 4, {OUTPUT: 1, OTHER_FORM: 2}),
     ("Llama4TextConfig", 14, 2, {OUTPUT: 1, OTHER_FORM: 1}),
-    ("Gemma3nTextConfig", 41, 0, {OUTPUT: 1, COEFFICIENTS: 8}),
+    ("Gemma3nTextConfig", 51, 0, {OUTPUT: 1, COEFFICIENTS: 8}),
     ("MambaConfig", 4, 0, {OUTPUT: 1, STATE_SPACE: 4, CONVOLUTION: 2}),
     ("Mamba2Config", 2, 0, {OUTPUT: 1, STATE_SPACE: 2, CONVOLUTION: 2}),
 ]
