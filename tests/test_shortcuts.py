@@ -206,6 +206,23 @@ def test_a_model_that_reads_padding_reads_rows_apart() -> None:
     assert any("do not share a forward" in said for said in remarks(model, batch))
 
 
+def test_answers_that_cross_the_original_length_are_those_of_generate() -> None:
+    """Each prompt answered by a model that has read nothing before; here they are asked together. With dynamic
+    positions the original length is all that a model sees, and more is refused."""
+    model = model_of(phi3())
+    prompts = [row(length, length).ids for length in (12, 28, 40, 60)]
+    tokenizer = SimpleNamespace(decode=lambda *_, **__: "")
+    engine = Engine(model, tokenizer, [], keep_special=True)
+    numbers = [engine.submit(Request(prompt=ids, max_new_tokens=10)) for ids in prompts]
+    done = {piece.id: piece.done for _ in range(30) for piece in engine.step() if piece.done}
+    for number, ids in zip(numbers, prompts, strict=True):
+        prompt = torch.tensor([ids])
+        options = {"max_new_tokens": 10, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+        fresh = copy.deepcopy(model.fresh[0])
+        expected = fresh.generate(input_ids=prompt, attention_mask=torch.ones_like(prompt), **options)
+        assert done[number].tokens == expected[0, len(ids) :].tolist()
+
+
 # ---- 2: recognised by class name
 
 
