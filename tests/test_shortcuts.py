@@ -26,6 +26,7 @@ from afina.model.load_torch import attach_adapter, load_base
 from afina.model.loss_torch import check_loss, make_batch, remarks, target_loss
 from afina.model.steps.lora_torch import short_lora
 from afina.model.targets_torch import (
+    COEFFICIENTS,
     CONVOLUTION,
     EXPERTS_FORM,
     EXPERTS_NAMED,
@@ -205,6 +206,23 @@ def test_a_model_that_reads_padding_reads_rows_apart() -> None:
     assert any("do not share a forward" in said for said in remarks(model, batch))
 
 
+def test_answers_that_cross_the_original_length_are_those_of_generate() -> None:
+    """Each prompt answered by a model that has read nothing before; here they are asked together. With dynamic
+    positions the original length is all that a model sees, and more is refused."""
+    model = model_of(phi3())
+    prompts = [row(length, length).ids for length in (12, 28, 40, 60)]
+    tokenizer = SimpleNamespace(decode=lambda *_, **__: "")
+    engine = Engine(model, tokenizer, [], keep_special=True)
+    numbers = [engine.submit(Request(prompt=ids, max_new_tokens=10)) for ids in prompts]
+    done = {piece.id: piece.done for _ in range(30) for piece in engine.step() if piece.done}
+    for number, ids in zip(numbers, prompts, strict=True):
+        prompt = torch.tensor([ids])
+        options = {"max_new_tokens": 10, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+        fresh = copy.deepcopy(model.fresh[0])
+        expected = fresh.generate(input_ids=prompt, attention_mask=torch.ones_like(prompt), **options)
+        assert done[number].tokens == expected[0, len(ids) :].tolist()
+
+
 # ---- 2: recognised by class name
 
 
@@ -347,7 +365,9 @@ def small(kind: str) -> Any:
         "MambaConfig": states,
         "Mamba2Config": states | {"head_dim": 8, "num_heads": 8, "n_groups": 2, "chunk_size": 8},
     }
-    return writing("llama4_text") if kind == "Llama4TextConfig" else getattr(transformers, kind)(**more[kind])
+    if kind in ("Llama4TextConfig", "Gemma3nTextConfig"):
+        return writing(getattr(transformers, kind).model_type)
+    return getattr(transformers, kind)(**more[kind])
 
 
 ADAPTED = [
@@ -357,6 +377,7 @@ ADAPTED = [
     ("Qwen3MoeConfig", 8, 4, {OUTPUT: 1, ROUTER: 2}),
     ("PhimoeConfig", 8, 4, {OUTPUT: 1, OTHER_FORM: 2}),
     ("Llama4TextConfig", 14, 2, {OUTPUT: 1, OTHER_FORM: 1}),
+    ("Gemma3nTextConfig", 51, 0, {OUTPUT: 1, COEFFICIENTS: 8}),
     ("MambaConfig", 4, 0, {OUTPUT: 1, STATE_SPACE: 4, CONVOLUTION: 2}),
     ("Mamba2Config", 2, 0, {OUTPUT: 1, STATE_SPACE: 2, CONVOLUTION: 2}),
 ]
@@ -432,7 +453,7 @@ def test_the_experts_of_a_4_bit_base_are_in_4_bits(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["LlamaConfig", "MixtralConfig", "Qwen2MoeConfig"])
 def test_rows_of_base_and_adapter_are_answered_as_alone(kind: str) -> None:
-    """On mixtures PEFT's own mixing fails, or gives one row's adapter to another's tokens."""
+    """On mixtures PEFT's own mixing fails, and leaves its hooks."""
     targets: Any = "all-linear" if kind != "Qwen2MoeConfig" else ["q_proj", "up_proj"]
     model = attach_adapter(model_of(small(kind)), Adapter(rank=2, alpha=16, targets=targets), 0).eval()
     for name, weight in model.named_parameters():

@@ -11,6 +11,7 @@ import torch
 
 from afina.model.anatomy_torch import CANNOT, in_short
 from afina.model.generate.request import BASE
+from afina.model.lengths_torch import lengths_of
 from afina.model.loss_torch import causal_lm
 
 
@@ -23,7 +24,7 @@ class Caller:
 
     def __init__(self, model: Any) -> None:
         self.model, self.inner = model, causal_lm(model)
-        self.config = self.inner.config
+        self.config, self.lengths = self.inner.config, lengths_of(self.inner)
         taken = inspect.signature(self.inner.forward).parameters
         self.keeps_last, self.takes_positions = "logits_to_keep" in taken, "position_ids" in taken
         self._cache_name = "cache_params" if "cache_params" in taken else "past_key_values"  # the former: Mamba's
@@ -47,6 +48,7 @@ class Caller:
     def _output(self, adapters: Sequence[str], inputs: dict[str, Any]) -> Any:
         if self.keeps_last:
             inputs["logits_to_keep"] = 1
+        self.lengths.forget()  # or a longer row that was read before would turn this one's positions
         with self._adapters(adapters) as names:
             return self.model(**inputs, **names)
 
