@@ -80,8 +80,8 @@ def given(kind: str, base: Path, tmp: Path) -> Path:
         return base / "model.safetensors"
     configs: dict[str, dict[str, Any]] = {
         "gptq": {"quantization_config": {"quant_method": "gptq", "bits": 4}},
-        "mxfp4": {"quantization_config": {"quant_method": "mxfp4"}},
-        "fp8": {"quantization_config": {"quant_method": "fp8"}},
+        "awq": {"quantization_config": {"quant_method": "awq", "bits": 4}},
+        "fbgemm": {"quantization_config": {"quant_method": "fbgemm_fp8"}},
         "bnb-8bit": {"quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": True}},
         "mlx": {"quantization": {"group_size": 64, "bits": 4}},
         "encoder": {"model_type": "bert", "architectures": ["BertForMaskedLM"]},
@@ -94,7 +94,7 @@ def given(kind: str, base: Path, tmp: Path) -> Path:
             "is_encoder_decoder": True,
         },
         "classifier": {"architectures": ["LlamaForSequenceClassification"]},
-        "multimodal": {"model_type": "qwen2_vl", "vision_config": {}},
+        "multimodal": {"model_type": "qwen2_audio", "audio_config": {}},
         "unknown": {"model_type": "brandnew", "architectures": ["BrandnewForCausalLM"]},
     }
     if kind in configs:
@@ -125,8 +125,8 @@ SAID = {
     "gguf-folder": "is GGUF, which llama.cpp",
     "one-file": r"is one file \(model.safetensors\)",
     "gptq": "quantized by GPTQ",
-    "mxfp4": "quantized by MXFP4",
-    "fp8": "quantized by FP8",
+    "awq": "quantized by AWQ",
+    "fbgemm": r"quantized by FP8 \(FBGEMM\)",
     "bnb-8bit": "quantized to 8 bits by bitsandbytes",
     "mlx": "quantized by MLX",
     "encoder": r"is an encoder \(BertForMaskedLM\)",
@@ -210,7 +210,7 @@ def test_a_word_with_slashes_that_is_no_folder_is_no_hub_id(tmp_path: Path):
 def test_every_kind_says_what_it_is_and_what_to_give_instead():
     for kind in KINDS.values():
         assert kind.what.startswith(("is ", "has ", "holds ", "reads ")), kind
-        assert kind.instead or kind.name == "causal"
+        assert kind.instead or kind.name in ("causal", "sees")
         assert not kind.trains or "transformers" in kind.opens, "training opens it with transformers"
 
 
