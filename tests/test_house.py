@@ -335,8 +335,6 @@ PARSES_JSON: dict[str, str] = {
     "afina.sandbox.launcher": "what the process inside the isolation says",
     "afina.sandbox.isolation_inside": "a script of the standard library alone, started by the launcher",
     "afina.export.gguf_vocab": "what the tokenizers library gives",
-    "afina.model.shape_read": "what the process that walks a model says, and a cache that is made again where damaged",
-    "afina.model.shape_walk_torch": "what the process that starts it says",
 }
 """Who calls ``json.loads``, and why it is no file that may be damaged."""
 PARSES_YAML = {"afina.recipe.yaml_text", "afina.recipe.edit", "afina.recipe.starter", "afina.recipe.parts"}
