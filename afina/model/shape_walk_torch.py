@@ -15,6 +15,7 @@ import contextlib
 import json
 import re
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -116,7 +117,9 @@ def build(config: Mapping[str, Any], folder: Path | None) -> Any:
                     f"transformers {transformers.__version__} knows no model of type {kind!r}",
                     f"a newer one may: pip install -U transformers{own if 'auto_map' in config else ''}",
                 )
-            read = AutoConfig.for_model(**values)
+            with tempfile.TemporaryDirectory() as written:  # infinities are read of a file alone
+                Path(written, "config.json").write_text(json.dumps(values), encoding="utf-8")
+                read = AutoConfig.from_pretrained(written)
         auto = _auto_class(read, config, AutoModelForCausalLM, AutoModelForImageTextToText, own_code=folder is not None)
         options = {"trust_remote_code": True} if folder is not None else {}
         with torch.device("meta"), warnings.catch_warnings():
@@ -173,6 +176,8 @@ def _decoder_layers(model: Any, depth: int) -> tuple[Any, Any]:
         BaseError: there is no list of layers.
     """
     decoder = text_decoder(model)
+    if not any(isinstance(part, torch.nn.ModuleList) for part in decoder.modules()):  # a head that is called decoder
+        decoder = model.base_model
     lists = [
         (path, part)
         for path, part in decoder.named_modules()
