@@ -62,11 +62,12 @@ def stored_answers(run: Path, most: int = QUESTIONS) -> tuple[list[Stored], int]
     rows: list[Record] = []
     for name in ("predictions.jsonl", "samples.jsonl"):
         rows += read_rows(run / name) or []
-    found = {
-        row.required_text("prompt"): Stored(_turns(row), row.required_text("base"), row.required_text("adapter"))
+    asked = [
+        Stored(_turns(row), row.required_text("base"), row.required_text("adapter"))
         for row in rows
         if row.flag("adapter_stopped") is not False
-    }
+    ]
+    found = {tuple((turn["role"], turn["content"]) for turn in each.messages): each for each in asked}
     if not found:
         raise RecipeError(
             f"the run {run} has no answers to compare with", "measure it first: afina eval RUN", "--check"
