@@ -43,6 +43,7 @@ INSIDE: dict[str, set[str]] = {
     "score": GROUND | {"text", "sources", "dataset.audit"},
     "model": GROUND | {"text", "tokenizer"},
     "plan": GROUND | {"model.base", "model.shape", "model.footprint", "text.formats"},
+    "base_page": GROUND | {"tokenizer", "model", "plan"},
     "evaluate": GROUND
     | {"record", "endpoint", "text", "sandbox", "sources", "tokenizer", "dataset.build", "dataset.audit", "score"}
     | {"model"},

@@ -119,7 +119,7 @@ class Case:
 
     def adapted(self, seed: int = 0) -> Any:
         """With a LoRA on every linear layer whose B is drawn, as if it had learned something."""
-        model = attach_adapter(self.opened(), self.recipe().adapter, seed)
+        model = attach_adapter(self.opened(), self.recipe().adapter, seed).eval()
         torch.manual_seed(seed)
         with torch.no_grad():
             for name, weight in model.named_parameters():

@@ -11,7 +11,6 @@ import io
 import json
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from afina.export.export import ExportOptions, export
 from afina.model.generate.engine_torch import Engine
 from afina.model.generate.request import BASE, Request
 from afina.model.load_torch import open_adapter
+from afina.model.proven import COLUMNS, Cell
 from afina.record import read_rows
 from afina.serve.app import make_app
 from afina.serve.driver import Driver
@@ -31,6 +31,7 @@ from afina.serve.preflight import look_before
 from afina.tokenizer.encode import Row
 from architectures.case import Case
 from architectures.families import Family
+from architectures.llama_cpp import CONVERTED
 
 NEW_TOKENS = 24
 LOSS, GRADIENT, LOGITS = 1e-5, 2e-3, 1e-4
@@ -39,18 +40,6 @@ LOSS, GRADIENT, LOGITS = 1e-5, 2e-3, 1e-4
 
 class Wrong(Exception):
     """A number that is not the reference's."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """What a column says of a family."""
-
-    state: str
-    """``right``, ``refused`` (at second 0, with the reason) or ``wrong``."""
-    said: str = ""
-
-    def as_json(self) -> dict[str, str]:
-        return asdict(self)
 
 
 # ---- references that are not ours
@@ -261,8 +250,17 @@ def merge(case: Case) -> str:
 
 
 def gguf(case: Case) -> str:
-    """Written, opened and compared."""
-    said = export(case.run, ExportOptions("gguf", case.folder / "gguf"), say=lambda _: None)
+    """Written, opened and compared; where it cannot be written here, who can."""
+    try:
+        said = export(case.run, ExportOptions("gguf", case.folder / "gguf"), say=lambda _: None)
+    except BaseError as error:
+        if "cannot be written as GGUF here" not in str(error):
+            raise
+        known = case.family.model_type in CONVERTED
+        who = (
+            "llama.cpp's converter takes it: --llama-cpp" if known else "llama.cpp's converter does not take it either"
+        )
+        raise BaseError(f"not written here; {who}", error.problems[0].fix, "--to gguf") from error
     return f"opened by {said['comparison']['program']}"
 
 
@@ -292,19 +290,10 @@ def served(case: Case) -> str:
     return f"{found.asked} answers"
 
 
-COLUMNS: dict[str, tuple[str, Callable[[Case], str]]] = {
-    "plan": ("plan", plan),
-    "lora": ("LoRA", lora),
-    "qlora": ("QLoRA", qlora),
-    "full": ("full", full),
-    "loss": ("loss equal", loss),
-    "greedy": ("greedy equal", greedy),
-    "sharing": ("sharing", sharing),
-    "merge": ("merge", merge),
-    "gguf": ("GGUF", gguf),
-    "served": ("served", served),
-}
-"""Name -> its head in the page, and what measures it."""
+MEASURES: dict[str, Callable[[Case], str]] = dict(
+    zip(COLUMNS, (plan, lora, qlora, full, loss, greedy, sharing, merge, gguf, served), strict=True)
+)
+"""A column's head -> what measures it."""
 
 
 def losses_of(run: Path) -> list[float]:
@@ -328,7 +317,7 @@ def first_line(error: BaseException) -> str:
 def measure_column(case: Case, column: str) -> Cell:
     """One cell; a defect is a finding here, too."""
     try:
-        return Cell("right", COLUMNS[column][1](case))
+        return Cell("right", MEASURES[column](case))
     except Wrong as error:
         return Cell("wrong", str(error))
     except (BaseError, RecipeError) as error:
