@@ -27,8 +27,8 @@ KNOWN = ROWS[::6]
 HELD_OUT = ROWS[1:9]
 
 
-def make_run(folder: Path, base: Path | None = None, steps: int = 60, **parts: Any) -> Path:
-    """A run's folder with recipe, adapter, stored answers of base and adapter, and held-out rows."""
+def make_run(folder: Path, base: Path | None = None, steps: int = 60, asked: int = 20, **parts: Any) -> Path:
+    """A run's folder with recipe, adapter, as many stored answers of base and adapter, and held-out rows."""
     base = base or make_base(folder.parent / "base", **SHAPE)
     adapter = Adapter(**{"rank": 8, "alpha": 16, "kind": "lora"} | parts.pop("adapter", {}))
     recipe = make_recipe(base, evaluate=Evaluate(max_new_tokens=16), **parts)
@@ -37,13 +37,13 @@ def make_run(folder: Path, base: Path | None = None, steps: int = 60, **parts: A
     (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
     renderer = Renderer(load_tokenizer(str(base), recipe.chat, root=Path(recipe.root)), recipe.chat)
     _train(base, recipe, renderer, folder / "adapter", steps)
-    prompts = [renderer.prompt([{"role": "user", "content": question}]) for question, _ in ROWS[:20]]
+    prompts = [renderer.prompt([{"role": "user", "content": question}]) for question, _ in ROWS[:asked]]
     model = load_base(base, recipe, torch.device("cpu"))
     before = generate(model, renderer, prompts, max_new_tokens=16)
     after = generate(open_adapter(model, folder / "adapter"), renderer, prompts, max_new_tokens=16)
     rows = [
         {"prompt": question, "base": one.text, "adapter": two.text, "adapter_stopped": two.stopped}
-        for (question, _), one, two in zip(ROWS[:20], before, after, strict=True)
+        for (question, _), one, two in zip(ROWS[:asked], before, after, strict=True)
     ]
     (folder / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     (folder / "dataset").mkdir()

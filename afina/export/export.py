@@ -238,9 +238,9 @@ def _check_memory(origin: Origin, *, compared: bool) -> None:
 
 
 def _before(origin: Origin, holds: str) -> list[str]:
-    if origin.in_four_bits and origin.adapter and holds != "adapter":
+    if origin.in_few_bits and origin.adapter and holds != "adapter":
         return [
-            f"the base is in 4 bits; they are dequantized to {origin.precision}, and the adapter is merged into that"
+            f"the base is in few bits; they are dequantized to {origin.precision}, and the adapter is merged into that"
         ]
     if origin.recipe.adapter.kind == "qlora" and origin.adapter and holds != "adapter":
         return [
@@ -294,7 +294,7 @@ def _make_adapter(origin: Origin, folder: Path, *, scrub: bool) -> WrittenExport
     """PEFT's folder as it is; for the hub without the names of this machine's folders."""
     assert origin.adapter is not None
     shutil.copytree(origin.adapter, folder, dirs_exist_ok=True)
-    kind = SHORT[origin.precision] if origin.in_four_bits else "f32"  # a base in 4 bits computes in its own precision
+    kind = SHORT[origin.precision] if origin.in_few_bits else "f32"  # a base in few bits computes in its own precision
     made = WrittenExport("adapter", kind, lambda _: (Transformers(origin.base, adapter=folder), None))
     if scrub:
         file = folder / "adapter_config.json"

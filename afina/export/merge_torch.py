@@ -15,6 +15,7 @@ from afina.errors import BaseError
 from afina.export.origin import Origin
 from afina.export.template import baked_tokenizer
 from afina.model.choices import Precision
+from afina.model.kept_torch import keep_rest, restore_rest
 from afina.model.load_torch import DTYPES, load_base, open_adapter
 from afina.model.stops import set_stops
 
@@ -52,11 +53,15 @@ def merge(origin: Origin, precision: Precision | None = None) -> Any:
 
 
 def save_merged(model: Any, origin: Origin, folder: Path) -> None:
-    """Weights as safetensors, config, generation config with every stop token, tokenizer with the template in use."""
+    """Weights as safetensors, with what of the base was not opened; config, generation config with every stop token,
+    tokenizer with the template in use."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    if model.dtype == DTYPES[origin.precision]:
+        restore_rest(model, origin.base)
     model.save_pretrained(folder)
+    keep_rest(model, origin.base, folder)
     save_tokenizer(origin, folder)
 
 

@@ -19,8 +19,9 @@ from afina.serve.opened import Target, find_target
 from afina.tokenizer.chat import Renderer
 from afina.tokenizer.load import load_tokenizer
 
-MERGED_INTO = ("causal", "bnb-4bit")
-"""Kinds of bases that an adapter can be merged into; 4 bits are dequantized."""
+MERGED_INTO = ("causal", "sees", "bnb-4bit", "rounded")
+"""Kinds of bases that an adapter can be merged into; of those in few bits, the numbers that they stand for."""
+IN_FEW_BITS = ("bnb-4bit", "rounded")
 STORED: Mapping[str, Precision] = {"F32": "fp32", "BF16": "bf16", "F16": "fp16"}
 """What a safetensors file calls the precisions that weights are merged in."""
 
@@ -61,15 +62,15 @@ class Origin:
         return stored_precision(self.base, self.config)
 
     @property
-    def in_four_bits(self) -> bool:
-        """Whether the base's folder holds 4 bits, which are dequantized before anything is merged."""
-        return kind_of_config(self.config).name == "bnb-4bit"
+    def in_few_bits(self) -> bool:
+        """Whether the base's folder holds 4 or 8 bits, which are dequantized before anything is merged."""
+        return kind_of_config(self.config).name in IN_FEW_BITS
 
     @property
     def weight_bytes(self) -> int:
-        """Size of the base's weights; of those in 4 bits, once they are dequantized."""
+        """Size of the base's weights; of those in few bits, once they are dequantized."""
         files = sum(file.stat().st_size for file in self.base.glob("*.safetensors"))
-        if not self.in_four_bits:
+        if not self.in_few_bits:
             return files
         return read_shape(self.config, str(self.base)).parameters * (4 if self.precision == "fp32" else 2)
 
@@ -98,7 +99,7 @@ def open_origin(run: Path, places: Sequence[str] = ()) -> Origin:
 
 
 def stored_precision(base: Path, config: Mapping[str, Any]) -> Precision:
-    """The precision of a folder's matrices, by how many values there are of each; of a base in 4 bits, of its others.
+    """The precision of a folder's matrices, by how many values there are of each; of a base in few bits, of its others.
 
     Raises:
         BaseError: they are quantized, or in a precision that nothing is merged in.
@@ -119,8 +120,10 @@ def stored_precision(base: Path, config: Mapping[str, Any]) -> Precision:
                 for length in piece.get_shape():
                     count *= length
                 sizes[piece.get_dtype()] = sizes.get(piece.get_dtype(), 0) + count
-    if kind.name == "bnb-4bit":
-        sizes.pop("U8", None)  # they become what the matrices are that were left whole
+    if kind.name in IN_FEW_BITS:  # they become what the matrices are that were left whole
+        sizes = {
+            dtype: size for dtype, size in sizes.items() if dtype not in ("U8", "I8") and not dtype.startswith("F8")
+        }
     most = max(sizes, key=lambda dtype: sizes[dtype])
     if most not in STORED:
         raise BaseError(

@@ -68,6 +68,8 @@ class Transformers:
         from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
         from transformers.utils import logging
 
+        from afina.model.load_torch import opening_class
+
         logging.disable_progress_bar()
         more: dict[str, Any] = {"gguf_file": gguf_file} if gguf_file else {}
         with _quiet():
@@ -77,7 +79,8 @@ class Transformers:
                 said["tie_word_embeddings"] = not _holds_output(folder / gguf_file)
                 kind = said.pop("model_type")  # to GGUF, Mistral is a Llama
                 more["config"] = AutoConfig.for_model("llama" if kind == "mistral" else kind, **said)
-            self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **more).eval()
+            opened_by = AutoModelForCausalLM if gguf_file else opening_class(folder)
+            self.model = opened_by.from_pretrained(folder, dtype=torch.float32, **more).eval()
         self.name = f"transformers {version('transformers')}"
         if adapter is not None:
             from peft import PeftModel

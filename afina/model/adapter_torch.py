@@ -16,11 +16,17 @@ from typing import Any
 import torch
 
 from afina.errors import RecipeError
+from afina.model.kept_torch import keep_rest
 from afina.recipe import Adapter
 
 
-def adapter_config(adapter: Adapter) -> Any:
-    """PEFT's configuration of a fresh adapter."""
+def adapter_config(adapter: Adapter, exclude: str | None = None) -> Any:
+    """PEFT's configuration of a fresh adapter.
+
+    Args:
+        exclude: a regular expression of the modules that it leaves alone
+            (:func:`afina.model.decoder_torch.not_text`).
+    """
     from peft import LoraConfig
 
     return LoraConfig(
@@ -28,6 +34,7 @@ def adapter_config(adapter: Adapter) -> Any:
         lora_alpha=adapter.alpha,
         lora_dropout=adapter.dropout,
         target_modules=adapter.targets,
+        exclude_modules=exclude,
         modules_to_save=adapter.modules_to_save or None,
         use_rslora=adapter.variant == "rslora",
         use_dora=adapter.variant == "dora",
@@ -68,6 +75,8 @@ def save_trained(model: Any, folder: Path, weights: dict[str, torch.Tensor] | No
     model.save_pretrained(folder, **({"state_dict": weights} if weights else {}))
     if hasattr(model, "peft_config"):
         model.generation_config.save_pretrained(folder)
+    elif (base := Path(model.name_or_path)).is_dir():
+        keep_rest(model, base, folder)
     if not hasattr(model, "taken_from_base"):
         return
     from safetensors.torch import load_file, save_file

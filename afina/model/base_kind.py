@@ -40,8 +40,22 @@ KINDS: Mapping[str, BaseKind] = {
     kind.name: kind
     for kind in (
         BaseKind("causal", "is a model that writes text", "", ("lora", "qlora", "none"), _EVERY),
+        BaseKind(
+            "sees",
+            "reads images or sound beside text ({detail}); it is trained on text, and the rest is kept as it is",
+            "",
+            ("lora", "qlora", "none"),
+            _EVERY[:2],
+        ),
         BaseKind("bnb-4bit", "holds weights quantized to 4 bits by bitsandbytes", UNQUANTIZED, ("qlora",), _EVERY[:2]),
         BaseKind("bnb-8bit", "holds weights quantized to 8 bits by bitsandbytes", UNQUANTIZED, (), _EVERY[:2]),
+        BaseKind(
+            "rounded",
+            "holds weights in {detail}; they are opened as the 16-bit numbers that those bits stand for",
+            "`adapter.kind: lora` trains over those; or name the unquantized model",
+            ("lora", "none"),
+            _EVERY[:2],
+        ),
         BaseKind("mlx", "holds weights quantized by MLX", UNQUANTIZED, (), ("mlx",)),
         BaseKind("quantized", "holds weights quantized by {detail}", UNQUANTIZED, (), ("vllm",)),
         BaseKind("adapter", "is an adapter, not a base", "name the base that it was trained on{detail}"),
@@ -74,7 +88,7 @@ KINDS: Mapping[str, BaseKind] = {
         BaseKind(
             "multimodal",
             "reads images or sound beside text ({detail})",
-            "name its text-only sibling; such models are not trained here",
+            "name its text-only sibling, or a family that is trained on its text here: {families}",
         ),
         BaseKind("no-model", "has no config.json (it holds: {detail})", "name the folder of a Hugging Face model"),
     )
@@ -88,10 +102,20 @@ _ENCODERS = frozenset(
     {"bert", "roberta", "xlm-roberta", "camembert", "distilbert", "albert", "electra", "deberta", "deberta-v2", "mpnet"}
     | {"modernbert", "nomic_bert", "new", "esm", "longformer", "big_bird", "funnel", "rembert", "xlm", "eurobert"}
 )
+TRAINED_ON_TEXT = (
+    *("aya_vision", "cohere2_vision", "gemma3", "gemma4", "glm4v", "glm4v_moe", "idefics3", "internvl", "lfm2_vl"),
+    *("llama4", "llava", "llava_next", "llava_onevision", "mistral3", "mllama", "qwen2_5_vl", "qwen2_vl"),
+    *("qwen3_5", "qwen3_5_moe", "qwen3_vl", "qwen3_vl_moe", "smolvlm"),
+)
+"""Values of ``model_type`` that read images beside text, and whose text model is trained, exported and opened again by
+their full class; ``tests/test_eyes.py`` does so with each."""
+ROUNDED = {"fp8": "FP8", "mxfp4": "MXFP4"}
+"""Methods of quantization that transformers undoes by itself on any machine: as ``quant_method``, and in words."""
 _MULTIMODAL_KEYS = ("vision_config", "audio_config", "vision_tower", "mm_vision_tower")
+_MULTIMODAL_KEYS += ("vit_config", "vq_config", "thinker_config")
 _OF_RUNS = ("stages.json", "adapter", "model")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-_METHODS = {"gptq": "GPTQ", "awq": "AWQ", "fp8": "FP8", "mxfp4": "MXFP4", "fbgemm_fp8": "FP8 (FBGEMM)"}
+_METHODS = {"gptq": "GPTQ", "awq": "AWQ", "fbgemm_fp8": "FP8 (FBGEMM)", "compressed-tensors": "compressed-tensors"}
 
 
 def kind_of(place: Path) -> BaseKind:
@@ -101,8 +125,13 @@ def kind_of(place: Path) -> BaseKind:
     :mod:`afina.model.base_damage`'s to say.
     """
     name, detail = _tell(place)
-    kind = KINDS[name]
-    return replace(kind, what=kind.what.format(detail=detail), instead=kind.instead.format(detail=detail))
+    return _worded(name, detail)
+
+
+def _worded(name: str, detail: str) -> BaseKind:
+    kind, families = KINDS[name], ", ".join(TRAINED_ON_TEXT)
+    what, instead = (text.format(detail=detail, families=families) for text in (kind.what, kind.instead))
+    return replace(kind, what=what, instead=instead)
 
 
 def read_object(file: Path) -> dict[str, Any] | None:
@@ -120,9 +149,7 @@ def kind_of_config(config: Mapping[str, Any]) -> BaseKind:
     >>> kind_of_config({"model_type": "llama", "quantization_config": {"quant_method": "awq"}}).what
     'holds weights quantized by AWQ'
     """
-    name, detail = _by_config(config)
-    kind = KINDS[name]
-    return replace(kind, what=kind.what.format(detail=detail))
+    return _worded(*_by_config(config))
 
 
 def _tell(place: Path) -> tuple[str, str]:
@@ -145,7 +172,7 @@ def _tell(place: Path) -> tuple[str, str]:
     if config is None:
         return "causal", ""
     name, detail = _by_config(config)
-    if name == "causal" and not any(place.glob("*.safetensors")):
+    if name in ("causal", "sees") and not any(place.glob("*.safetensors")):
         if any(place.glob("*.gguf")):
             return "gguf", ""
         if pickles := list(_pickles(place)):
@@ -181,9 +208,22 @@ def _instead_of_run(run: Path) -> str:
     return f"`afina export {run} --to merged --out FOLDER`, and name that folder"
 
 
+def reads_images(config: Mapping[str, Any]) -> bool:
+    """Whether this is a model of :data:`TRAINED_ON_TEXT` with its eyes, however its weights are held.
+
+    >>> reads_images({"model_type": "gemma3", "vision_config": {}}), reads_images({"model_type": "gemma3_text"})
+    (True, False)
+    """
+    return _by_architecture(config)[0] == "sees"
+
+
 def _by_config(config: Mapping[str, Any]) -> tuple[str, str]:
-    if (quantized := _quantization(config)) is not None:
-        return quantized
+    what = _by_architecture(config)
+    quantized = _quantization(config) if KINDS[what[0]].opens else None
+    return quantized or what
+
+
+def _by_architecture(config: Mapping[str, Any]) -> tuple[str, str]:
     kind = str(config.get("model_type", ""))
     named = config.get("architectures")
     architecture = str(named[0]) if isinstance(named, list) and named else ""
@@ -194,8 +234,8 @@ def _by_config(config: Mapping[str, Any]) -> tuple[str, str]:
         return "image", said
     if kind in _ENCODERS or architecture.endswith("ForMaskedLM"):
         return "encoder", said
-    if any(key in config for key in _MULTIMODAL_KEYS):
-        return "multimodal", said
+    if kind == "fuyu" or any(key in config for key in _MULTIMODAL_KEYS):
+        return "sees" if kind in TRAINED_ON_TEXT else "multimodal", said
     if config.get("is_encoder_decoder"):
         return "encoder-decoder", said
     if architecture.endswith(("ForSequenceClassification", "ForTokenClassification", "ForRewardModel", "RewardModel")):
@@ -220,4 +260,6 @@ def _quantization(config: Mapping[str, Any]) -> tuple[str, str] | None:
         return "bnb-8bit", ""
     if not method and "group_size" in settings and "bits" in settings:
         return "mlx", ""
+    if method in ROUNDED:
+        return "rounded", ROUNDED[method]
     return "quantized", _METHODS.get(method, method or "a method that config.json does not name")

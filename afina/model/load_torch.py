@@ -18,8 +18,9 @@ import torch
 from afina.errors import BaseError, RecipeError
 from afina.model.base import TRAIN_AGAIN
 from afina.model.base_damage import read_shapes
-from afina.model.base_kind import kind_of
+from afina.model.base_kind import kind_of, reads_images
 from afina.model.choices import Machine, Precision, choose_precision
+from afina.model.decoder_torch import not_text
 from afina.recipe import Adapter, Recipe
 from afina.run import read_mapping
 
@@ -78,13 +79,15 @@ def load_base(
     Raises:
         BaseError: transformers cannot open it, or a weight is missing or not finite.
     """
-    from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     dtype = DTYPES[precision or choose_precision(recipe, this_machine(device))]
     arguments: dict[str, Any] = {"dtype": dtype, "use_safetensors": True}
     arguments |= {"trust_remote_code": recipe.trust_remote_code}
-    held = kind_of(folder).name in ("bnb-4bit", "bnb-8bit")
+    kind = kind_of(folder).name
+    held = kind in ("bnb-4bit", "bnb-8bit")
+    if kind == "rounded":
+        arguments["quantization_config"] = _undone(folder)
     if held:
         arguments["config"] = _computing_in(folder, dtype, trust_remote_code=recipe.trust_remote_code)
     elif four_bit:
@@ -94,7 +97,7 @@ def load_base(
     logging.disable_progress_bar()
     try:
         with contextlib.redirect_stderr(io.StringIO()):
-            model, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **arguments)
+            model, info = opening_class(folder).from_pretrained(folder, output_loading_info=True, **arguments)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise BaseError(f"cannot be opened: {str(error).splitlines()[0]}", "see config.json", str(folder)) from error
     tied = set(getattr(model, "_tied_weights_keys", None) or ())
@@ -118,6 +121,22 @@ def load_base(
     return model.requires_grad_(False).eval()
 
 
+def opening_class(folder: Path) -> Any:
+    """transformers' class that opens a base as people serve it: of a model that also reads images, with its eyes."""
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+    return AutoModelForImageTextToText if reads_images(read_mapping(folder / "config.json")) else AutoModelForCausalLM
+
+
+def _undone(folder: Path) -> Any:
+    """The setting by which transformers opens a base of few bits as the numbers that those stand for."""
+    from transformers import FineGrainedFP8Config, Mxfp4Config
+
+    settings = dict(read_mapping(folder / "config.json")["quantization_config"])
+    made = Mxfp4Config if settings.pop("quant_method") == "mxfp4" else FineGrainedFP8Config
+    return made.from_dict(settings | {"dequantize": True})
+
+
 def _computing_in(folder: Path, dtype: torch.dtype, *, trust_remote_code: bool) -> Any:
     """The config of a base that is quantized already, which computes in our precision and not in its maker's."""
     from transformers import AutoConfig
@@ -130,11 +149,9 @@ def _computing_in(folder: Path, dtype: torch.dtype, *, trust_remote_code: bool) 
 
 def _dequantized(model: Any, dtype: torch.dtype) -> Any:
     """A plain model of the same values. transformers' own `dequantize` leaves one that cannot be saved."""
-    from transformers import AutoModelForCausalLM
-
     whole = model.dequantize(dtype)
     config = copy.deepcopy(whole.config)
-    plain = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    plain = type(whole)._from_config(config, dtype=dtype)
     plain.load_state_dict(whole.state_dict())
     plain.generation_config = whole.generation_config
     plain.name_or_path = whole.name_or_path
@@ -185,14 +202,23 @@ def attach_adapter(model: Any, adapter: Adapter, seed: int) -> Any:
 
     torch.manual_seed(seed)
     try:
-        adapted = get_peft_model(model, adapter_config(adapter))
+        adapted = get_peft_model(model, adapter_config(adapter, not_text(model)))
     except ValueError as error:
         layers = sorted({name.rsplit(".", 1)[-1] for name, part in model.named_modules() if _is_linear(part)})
         raise RecipeError(
             f"{str(error).splitlines()[0]}", "layers here: " + ", ".join(layers), "adapter.targets"
         ) from error
+    _name_targets(adapted)
     start_variant(adapted, adapter)
     return adapted
+
+
+def _name_targets(adapted: Any) -> None:
+    """Leave in the adapter's configuration only names of layers that it adapts, none of those that it leaves alone."""
+    config, found = adapted.peft_config["default"], adapted.base_model.targeted_module_names
+    if config.exclude_modules and not isinstance(config.target_modules, str):
+        ends = [f".{name}" for name in found]
+        config.target_modules = {each for each in config.target_modules if any(e.endswith(f".{each}") for e in ends)}
 
 
 def _is_linear(module: Any) -> bool:

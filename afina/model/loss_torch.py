@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 from afina.errors import AfinaError
+from afina.model.decoder_torch import text_config
 from afina.model.footprint import chunk_targets
 from afina.model.steps.cross_entropy_torch import linear_cross_entropy
 from afina.model.steps.prefix_torch import hidden_states, shared_prefix, side_by_side
@@ -157,10 +158,10 @@ def plain_loss(inner: Any, batch: Batch, reduction: str) -> torch.Tensor:
     hidden_BLD = hidden_states(inner, batch.ids_BL, batch.prefix, positions_N)
     hidden_ND = hidden_BLD.flatten(0, 1).index_select(0, positions_N)
     if reduction == "sum" and (fused := getattr(inner, "fused_loss", None)):  # liger_torch.use_liger put it there
-        return fused(inner.get_output_embeddings(), hidden_ND, batch.targets_N, *logit_scale(inner.config))
+        return fused(inner.get_output_embeddings(), hidden_ND, batch.targets_N, *logit_scale(text_config(inner)))
     chunk = chunk_targets(_vocabulary(inner), hidden_ND.device.type)
     if reduction == "sum" and type(head := inner.get_output_embeddings()) is torch.nn.Linear:
-        return linear_cross_entropy(head, hidden_ND, batch.targets_N, *logit_scale(inner.config), chunk)
+        return linear_cross_entropy(head, hidden_ND, batch.targets_N, *logit_scale(text_config(inner)), chunk)
     if batch.targets <= chunk:
         return _chunk_loss(inner, hidden_ND, batch.targets_N, reduction)
     losses = []
@@ -174,12 +175,12 @@ def plain_loss(inner: Any, batch: Batch, reduction: str) -> torch.Tensor:
 
 
 def _vocabulary(inner: Any) -> int:
-    return int(inner.config.get_text_config().vocab_size)
+    return int(text_config(inner).vocab_size)
 
 
 def _chunk_loss(inner: Any, hidden: torch.Tensor, targets: torch.Tensor, reduction: str) -> torch.Tensor:
     """Cross-entropy of N targets, from hidden states N x D; the logits do not outlive it."""
-    factor, cap = logit_scale(inner.config)
+    factor, cap = logit_scale(text_config(inner))
     logits_NV = inner.get_output_embeddings()(hidden).float()
     if factor != 1.0:
         logits_NV = logits_NV * factor

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from afina.model.decoder_torch import text_decoder
 from afina.model.loss_torch import causal_lm
 
 
@@ -21,7 +22,7 @@ def flops_per_token(model: Any) -> tuple[float, float]:
     inner = causal_lm(model)
     head = {id(module) for module in inner.get_output_embeddings().modules()}
     per_token = per_target = 0.0
-    for module in inner.modules():
+    for module in (*text_decoder(inner).modules(), *inner.get_output_embeddings().modules()):
         if not (isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D"):
             continue
         weight: Any = module.weight

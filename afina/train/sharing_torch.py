@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from afina.model.decoder_torch import text_config
 from afina.model.loss_torch import Batch, causal_lm, make_batch, target_loss
 from afina.model.steps.prefix_torch import shared_prefix, side_by_side
 from afina.recipe import Train
@@ -61,7 +62,7 @@ def _random(model: Any, settings: Train) -> str | None:
     if settings.neftune_alpha:
         return "train.neftune_alpha draws noise for each row"
     dropout = any(isinstance(part, torch.nn.Dropout) and part.p > 0 for part in model.modules())
-    of_attention = getattr(causal_lm(model).config, "attention_dropout", 0.0)
+    of_attention = getattr(text_config(causal_lm(model)), "attention_dropout", 0.0)
     if dropout or of_attention:
         return "dropout draws for each row"
     return None

@@ -23,6 +23,7 @@ def fresh_model(context: Context, precision: Precision | None = None, device: An
         precision: of the base; what suits here where not given.
         device: the recipe's where not given.
     """
+    from afina.model.decoder_torch import train_text
     from afina.model.load_torch import attach_adapter, load_base, make_model, pick_device
 
     recipe, device, folder = context.recipe, device or pick_device(context.recipe.device), base_folder(context)
@@ -32,8 +33,7 @@ def fresh_model(context: Context, precision: Precision | None = None, device: An
     four_bit = recipe.adapter.kind == "qlora"
     model = load_base(folder, recipe, device, four_bit=four_bit, precision=precision)
     if recipe.adapter.kind == "none":
-        model.requires_grad_(True)
-        return model, device
+        return train_text(model), device
     return attach_adapter(model, recipe.adapter, recipe.seed), device
 
 
@@ -42,6 +42,7 @@ def model_to_train(
 ) -> tuple[Any, Any]:
     """The model before the first step of a training, and its device: the first goes on from what `start_from` names,
     the second from what the first left."""
+    from afina.model.decoder_torch import train_text
     from afina.model.load_torch import load_base, open_adapter, pick_device
 
     recipe = context.recipe
@@ -53,7 +54,7 @@ def model_to_train(
         before = start.folder
     device = device or pick_device(recipe.device)
     if kind == "model":
-        return load_base(before, recipe, device, precision=precision).requires_grad_(True), device
+        return train_text(load_base(before, recipe, device, precision=precision)), device
     folder = base_folder(context)
     assert folder is not None
     four_bit = recipe.adapter.kind == "qlora"

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from afina.model.decoder_torch import text_decoder
 from afina.model.steps.forward_torch import other_forwards
 
 WORTH = 0.9
@@ -23,8 +24,8 @@ WORTH = 0.9
 
 
 def layers(inner: Any) -> torch.nn.ModuleList | tuple[()]:
-    """The repeated blocks of a transformers model, first to last; empty where it has none."""
-    stacks = [part for part in inner.base_model.modules() if isinstance(part, torch.nn.ModuleList)]
+    """The repeated blocks of the text model, first to last; empty where it has none."""
+    stacks = [part for part in text_decoder(inner).modules() if isinstance(part, torch.nn.ModuleList)]
     return max(stacks, key=lambda stack: sum(weight.numel() for weight in stack.parameters()), default=())
 
 

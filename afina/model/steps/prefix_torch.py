@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from afina.model.decoder_torch import text_decoder
 from afina.model.steps.last_layer_torch import last_layer_at
 from afina.tokenizer.encode import Row
 
@@ -60,15 +61,15 @@ def hidden_states(inner: Any, ids: torch.Tensor, prefix: int, positions_N: torch
     length = ids.shape[1] - prefix
     if not prefix:
         with last_layer_at(inner, positions_N, ids.shape[0] * length):
-            whole: torch.Tensor = inner.base_model(input_ids=ids, use_cache=False).last_hidden_state
+            whole: torch.Tensor = text_decoder(inner)(input_ids=ids, use_cache=False).last_hidden_state
         return whole
     from transformers import DynamicCache
 
     seen = DynamicCache(config=inner.config)
-    inner.base_model(input_ids=ids[:1, :prefix], past_key_values=seen, use_cache=True)
+    text_decoder(inner)(input_ids=ids[:1, :prefix], past_key_values=seen, use_cache=True)
     seen.batch_repeat_interleave(ids.shape[0])
     with last_layer_at(inner, positions_N, ids.shape[0] * length):
-        rest: torch.Tensor = inner.base_model(
+        rest: torch.Tensor = text_decoder(inner)(
             input_ids=ids[:, prefix:], past_key_values=seen, use_cache=True
         ).last_hidden_state
     return rest
