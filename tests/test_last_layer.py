@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from test_prefix import llama, rows_of
 from test_train import CPU, architectures
 
+from afina.model.anatomy_torch import anatomy_of
 from afina.model.loss_torch import make_batch, target_loss
 from afina.model.steps import last_layer_torch
 from afina.model.steps.last_layer_torch import last_layer_at, layers
@@ -32,6 +33,7 @@ def test_loss_and_gradients_are_those_of_all_positions(config, share, monkeypatc
     model = model_of(config)
     batch = make_batch(rows_of(), 0, CPU, share=share)
     results = []
+    assert anatomy_of(model, batch.ids_BL).last_layer
     for worth in (-1.0, 0.9):  # nothing is worth it; what is asked of a recipe
         monkeypatch.setattr(last_layer_torch, "WORTH", worth)
         loss = target_loss(model, batch)

@@ -93,12 +93,18 @@ def test_loss_is_transformers_own_for_other_architectures(base, config):
 
 
 def test_a_wrong_loss_is_caught(base):
-    """A head that scales its logits in a way that the loop does not know must stop the run."""
+    """A model whose own loss is not that of its own logits must stop the run."""
     recipe = make_recipe(base)
     rows, _ = make_rows(base, recipe)
     model = load_base(base, recipe, CPU)
     own = model.forward
-    model.forward = lambda *a, **k: type("Out", (), {"loss": own(*a, **k).loss * 1.1})()
+
+    def forward(*arguments, labels=None, **options):
+        found = own(*arguments, labels=labels, **options)
+        found.loss = None if labels is None else found.loss * 1.1
+        return found
+
+    model.forward = forward
     with pytest.raises(AfinaError, match="not the model's own"):
         check_loss(model, make_batch(rows[:7], 0, CPU))
 

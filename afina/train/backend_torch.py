@@ -9,7 +9,10 @@ from typing import Any
 
 import torch
 
-from afina.model.loss_torch import Batch, Totals, check_loss, make_batch
+from afina.errors import RecipeError
+from afina.model.lengths_torch import lengths_of
+from afina.model.loss_torch import Batch, Totals, causal_lm, check_loss, make_batch, remarks, try_padding
+from afina.model.steps.prefix_torch import side_by_side
 from afina.recipe import Train
 from afina.tokenizer.encode import Row
 from afina.train.backend import Score, StepSums
@@ -20,7 +23,7 @@ from afina.train.methods import objective_of
 from afina.train.optimizer_torch import make_optimizer, set_rate
 from afina.train.ranks import Ranks
 from afina.train.shard_torch import local, whole
-from afina.train.sharing_torch import may_share
+from afina.train.sharing_torch import may_share, prefix_of
 from afina.train.snapshot_torch import (
     Snapshot,
     load_best,
@@ -55,6 +58,7 @@ class TorchBackend:
     ) -> None:
         self.model, self.settings, self.pad_id, self.device, self.say = model, settings, pad_id, device, say
         self.objective, self.ranks, self.share = objective_of(settings), ranks or Ranks(), False
+        self.lengths = lengths_of(causal_lm(model))
         self.parameters = [weight for weight in model.parameters() if weight.requires_grad]
         self.optimizer = make_optimizer(model, settings, device, lora_plus_ratio=lora_plus_ratio)
         self.flops = flops_per_token(model)
@@ -78,15 +82,26 @@ class TorchBackend:
 
     def begin(self, row: Row) -> str:
         with memory_errors(final=self.ranks.sharded) as short:
-            check_loss(self.model, self._batch([row]), lambda: switch_kernels(self.model, self.settings, self.say))
+            batch = self._batch([row])
+            check_loss(self.model, batch, lambda: switch_kernels(self.model, self.settings, self.say))
+            for remark in remarks(self.model, batch):
+                self.say(f"train: {remark}")
         return "".join(short)
 
     def seed(self, seed: int) -> None:
         self.ranks.seed(seed)
 
     def share_beginnings(self, rows: Sequence[Row], micro_batches: Sequence[Sequence[int]]) -> None:
-        """Shared where that is exact and saves enough; not of sharded weights."""
-        self.share = not self.ranks.sharded and may_share(
+        """Shared where that is exact and saves enough; not of sharded weights. Padding is tried before."""
+        if self.ranks.sharded:
+            self._check_sharded(rows)
+            return
+        before = remarks(self.model, self._batch(rows[:1]))
+        try_padding(self.model, rows, micro_batches, self.pad_id, self.device)
+        for remark in remarks(self.model, self._batch(rows[:1])):
+            if remark not in before:
+                self.say(f"train: {remark}")
+        self.share = may_share(
             self.model, rows, micro_batches, self.settings, pad_id=self.pad_id, device=self.device, say=self.say
         )
 
@@ -106,7 +121,7 @@ class TorchBackend:
     ) -> StepSums:
         totals, final = Totals.of_rows(step), self.ranks.sharded
         with memory_errors(final=final) as short:
-            batches = [self._batch(rows, share=self.share) for rows in (*own, *idle)]
+            batches = [self._batch(rows, share=self._shares(rows)) for rows in (*own, *idle)]
             sums = self._sums_before(batches, len(idle))
         if self.objective.before:  # the ranks add these up: one that is short of memory must not leave the rest waiting
             if why := self.ranks.reason("".join(short)):
@@ -152,8 +167,21 @@ class TorchBackend:
             figures = {name: figures.get(name, 0.0) + value for name, value in more.items()}
         return loss_sum, figures
 
+    def _shares(self, rows: Sequence[Row]) -> bool:
+        return self.share and (not self.lengths.scaled or prefix_of(rows, self.lengths) > 0)
+
     def _batch(self, rows: Sequence[Row], *, share: bool = False) -> Batch:
         return make_batch(rows, self.pad_id, self.device, share=share)
+
+    def _check_sharded(self, rows: Sequence[Row]) -> None:
+        """Refuse rows of which ranks would read different numbers of groups, and wait for each other for ever."""
+        if len({self.lengths.turn(length) for row in rows for length in map(len, side_by_side([row]))}) > 1:
+            raise RecipeError(
+                f"positions of this model are scaled by length beyond {self.lengths.original} tokens, and rows on both "
+                "sides cannot be read by sharded weights",
+                f"train.parallel: ddp, or train.max_length: {self.lengths.original}",
+                "train.parallel",
+            )
 
     def drop_gradients(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)

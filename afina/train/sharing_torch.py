@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 
+from afina.model.anatomy_torch import CANNOT, anatomy_of, in_short
 from afina.model.decoder_torch import text_config
+from afina.model.lengths_torch import Lengths, keeps_only_keys, lengths_of
 from afina.model.loss_torch import Batch, causal_lm, make_batch, target_loss
 from afina.model.steps.prefix_torch import shared_prefix, side_by_side
 from afina.recipe import Train
@@ -26,33 +28,52 @@ def may_share(
     device: torch.device,
     say: Callable[[str], None],
 ) -> bool:
-    """Whether micro-batches are to share what they begin with, after a try on two rows of the first that could.
+    """Whether micro-batches are to share what they begin with: allowed by what the model keeps of each position, and
+    tried on the longest micro-batch of each kind of lengths, see :meth:`afina.model.lengths_torch.Lengths.kind`.
 
     Args:
         micro_batches: of one epoch, as row numbers.
     """
     if not settings.share_prefix:
         return False
-    saved, prefix = 0, 0
-    alike: list[Row] = []
+    lengths = lengths_of(causal_lm(model))
+    saved, longest = 0, dict[tuple[bool, ...], Batch]()
     for numbers in micro_batches:
         batched = [rows[number] for number in numbers]
-        together = side_by_side(batched)
-        if found := shared_prefix(together):
-            saved += (len(together) - 1) * found
-            alike, prefix = alike or batched, prefix or found
+        if prefix := prefix_of(batched, lengths):
+            together = [len(row.ids) for row in side_by_side(batched)]
+            saved += (len(together) - 1) * prefix
+            kind, most = lengths.kind(prefix, min(together), max(together)), max(together)
+            if kind not in longest or most > longest[kind].ids_BL.shape[1]:
+                by_length = sorted(batched, key=lambda row: max(len(each.ids) for each in side_by_side([row])))
+                few = [by_length[0], by_length[-1]] if len(batched) > 1 else batched
+                longest[kind] = replace(make_batch(few, pad_id, device), prefix=prefix)
     if not saved:
         return False
     tokens = row_sizes(rows).tokens
     total = sum(tokens[number] for numbers in micro_batches for number in numbers)
-    batch = make_batch(alike[:2], pad_id, device)
-    batch.prefix = prefix
     what = f"{saved:,} of the {total:,} tokens of an epoch stand in the same beginning of rows side by side"
-    if reason := _random(model, settings) or _difference(model, batch):
-        say(f"train: {what}, and are computed for each row: {reason}")
-        return False
-    say(f"train: {what}, and are computed once")
-    return True
+    reason = _not_built_for_it(model, next(iter(longest.values()))) or _random(model, settings)
+    for batch in longest.values():
+        reason = reason or _difference(model, batch)
+    say(f"train: {what}, and are computed {f'for each row: {reason}' if reason else 'once'}")
+    return not reason
+
+
+def prefix_of(rows: Sequence[Row], lengths: Lengths) -> int:
+    """How many first tokens a micro-batch computes once; 0 where that saves too little, or where the model's positions
+    would turn otherwise than in whole rows."""
+    together = side_by_side(rows)
+    prefix = shared_prefix(together)
+    return prefix if prefix and lengths.may_share(prefix, [len(row.ids) for row in together]) else 0
+
+
+def _not_built_for_it(model: Any, batch: Batch) -> str | None:
+    inner = causal_lm(model)
+    anatomy = anatomy_of(inner, batch.ids_BL)
+    if anatomy.slower or anatomy.alone:
+        return anatomy.slower or "rows of different lengths do not share a forward"
+    return keeps_only_keys(inner) or None
 
 
 def _random(model: Any, settings: Train) -> str | None:
@@ -72,8 +93,10 @@ def _difference(model: Any, batch: Batch) -> str | None:
     """Compare loss and gradients of the embedded tokens with those of whole rows; None where they agree."""
     try:
         shared, once, rest = _with_gradients(model, batch)
-    except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError, IndexError) as error:
-        return f"this architecture cannot ({(str(error) or type(error).__name__).splitlines()[0][:200]})"
+    except torch.OutOfMemoryError:
+        raise
+    except CANNOT as error:
+        return f"this architecture cannot ({in_short(error)})"
     plain, whole = _with_gradients(model, replace(batch, prefix=0))
     expected = torch.cat([whole[:, : batch.prefix].sum(0, keepdim=True).flatten(), whole[:, batch.prefix :].flatten()])
     found = torch.cat([once.flatten(), rest.flatten()])
@@ -89,6 +112,8 @@ def _with_gradients(model: Any, batch: Batch) -> tuple[Any, ...]:
     embedded: list[torch.Tensor] = []
 
     def note(_: Any, __: Any, output: torch.Tensor) -> torch.Tensor:
+        if not torch.is_grad_enabled():  # something is only being tried
+            return output
         embedded.append(output if output.requires_grad else output.requires_grad_())
         return output
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from inspect import signature
 from typing import Any
 
 import torch
@@ -38,7 +39,8 @@ def last_layer_at(inner: Any, positions_N: torch.Tensor | None, positions: int) 
         positions: B x L.
 
     None is shortened where layers are compiled, or compute their activations again without :func:`again_there`, nor
-    where the last layer has other parts than those known here, as a mixture of experts has.
+    where the last layer has other parts than those known here, as a mixture of experts has. Whether it is exact for a
+    model is for the caller to know (:attr:`afina.model.anatomy_torch.Anatomy.last_layer`).
     """
     parts = [] if positions_N is None or positions_N.numel() > WORTH * positions else _pointwise(inner)
     outside, inner.looked_at = getattr(inner, "looked_at", None), (positions_N, positions)
@@ -69,9 +71,19 @@ def _pointwise(inner: Any) -> list[Any]:
     if not blocks or again or blocks[-1]._compiled_call_impl is not None:
         return []
     mlp, attention = getattr(blocks[-1], "mlp", None), getattr(blocks[-1], "self_attn", None)
-    if not type(mlp).__name__.endswith("MLP"):
+    if mlp is None or not _one_by_one(mlp):
         return []
     return [part for part in (mlp, getattr(attention, "q_proj", None), getattr(attention, "o_proj", None)) if part]
+
+
+def _one_by_one(mlp: Any) -> bool:
+    """Whether this may turn each position into one result by itself: it takes nothing else, and has no experts, whose
+    router may look at all positions. That it does so is tried (:mod:`afina.model.anatomy_torch`)."""
+    takes = signature(mlp.forward).parameters.values()
+    needed = [each for each in takes if each.default is each.empty and each.kind is each.POSITIONAL_OR_KEYWORD]
+    experts = any(isinstance(part, torch.nn.ModuleList) for part in mlp.modules())
+    experts = experts or any(weight.dim() > 2 for weight in mlp.parameters())
+    return len(needed) == 1 and not experts
 
 
 def _at(own: Callable[[torch.Tensor], torch.Tensor], positions_N: torch.Tensor | None) -> Callable[..., torch.Tensor]:

@@ -37,10 +37,11 @@ class _LoraLinear(torch.autograd.Function):  # type: ignore[misc]
     ) -> torch.Tensor:
         seen_NI = (x if dropped is None else dropped).reshape(-1, x.shape[-1])
         h_NR = (seen_NI @ a.t()).mul_(scale)
-        y_NO = F.linear(x.reshape(-1, x.shape[-1]), weight, bias).addmm_(h_NR, b.t())
+        y = F.linear(x, weight, bias)  # and no view of it: some models write into what a layer gives them
+        y.view(-1, y.shape[-1]).addmm_(h_NR, b.t())
         ctx.save_for_backward(seen_NI, h_NR, weight, a, b)
         ctx.scale, ctx.shape = scale, x.shape
-        return y_NO.view(*x.shape[:-1], -1)
+        return y
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 
-from afina.model.decoder_torch import text_decoder
 from afina.model.steps.last_layer_torch import last_layer_at
 from afina.tokenizer.encode import Row
 
@@ -52,24 +51,25 @@ def shared_prefix(rows: Sequence[Row]) -> int:
     return prefix if worth else 0
 
 
-def hidden_states(inner: Any, ids: torch.Tensor, prefix: int, positions_N: torch.Tensor | None = None) -> torch.Tensor:
+def hidden_states(
+    inner: Any, body: Any, ids: torch.Tensor, prefix: int, positions_N: torch.Tensor | None = None
+) -> torch.Tensor:
     """Last hidden states B x (L - P) x D of the positions after a prefix that all rows of `ids`, B x L, share.
 
     Args:
+        body: the part of `inner` that gives them.
         positions_N: flat positions in B x (L - P); the result is right there and undefined elsewhere. None for all.
     """
     length = ids.shape[1] - prefix
     if not prefix:
         with last_layer_at(inner, positions_N, ids.shape[0] * length):
-            whole: torch.Tensor = text_decoder(inner)(input_ids=ids, use_cache=False).last_hidden_state
+            whole: torch.Tensor = body(input_ids=ids, use_cache=False).last_hidden_state
         return whole
     from transformers import DynamicCache
 
     seen = DynamicCache(config=inner.config)
-    text_decoder(inner)(input_ids=ids[:1, :prefix], past_key_values=seen, use_cache=True)
+    body(input_ids=ids[:1, :prefix], past_key_values=seen, use_cache=True)
     seen.batch_repeat_interleave(ids.shape[0])
     with last_layer_at(inner, positions_N, ids.shape[0] * length):
-        rest: torch.Tensor = text_decoder(inner)(
-            input_ids=ids[:, prefix:], past_key_values=seen, use_cache=True
-        ).last_hidden_state
+        rest: torch.Tensor = body(input_ids=ids[:, prefix:], past_key_values=seen, use_cache=True).last_hidden_state
     return rest
