@@ -39,7 +39,8 @@ ANSWERS = {
 }
 """With the same beginning and of several lengths: longer than every window, and on both sides of 64 tokens, where
 longrope changes its frequencies."""
-TRAIN = {"method": "sft", "max_length": 128, "batch_tokens": 1024, "epochs": 25, "learning_rate": 1e-2}
+TRAIN = {"method": "sft", "max_length": 128, "batch_tokens": 1024, "epochs": 16, "learning_rate": 1e-2}
+PROBE = {"path": "probes.jsonl", "role": "retention"}
 
 
 def conversation(question: str, answer: str = "") -> list[dict[str, str]]:
@@ -60,6 +61,7 @@ class Case:
         self.base = make_base(family, folder / "base")
         rows = [json.dumps({"messages": conversation(*each)}, ensure_ascii=False) for each in ANSWERS.items()]
         (folder / "rows.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+        (folder / "probes.jsonl").write_text("\n".join(rows[:2]) + "\n", encoding="utf-8")
 
     def recipe(self, name: str = "lora", **parts: Any) -> Recipe:
         return Recipe.model_validate(
@@ -71,7 +73,7 @@ class Case:
                 "dataset": {"validation": 0.2},
                 "adapter": {"rank": 8, "alpha": 16} | parts.pop("adapter", {}),
                 "train": TRAIN | parts.pop("train", {}),
-                "evaluate": {"questions": 4, "samples": 4, "max_new_tokens": 24},
+                "evaluate": {"questions": 3, "samples": 2, "max_new_tokens": 12, "probes": [PROBE]},
             }
         )
 
@@ -107,8 +109,8 @@ class Case:
 
     @cached_property
     def prompts(self) -> list[list[int]]:
-        """Of lengths from a few tokens to more than a window."""
-        beginnings = [SYSTEM[: 13 * number] for number in range(5)]
+        """Of lengths from a few tokens to more than a window, the last to be continued beyond longrope's 64."""
+        beginnings = [SYSTEM[: 17 * number] for number in range(4)]
         return [
             self.renderer.prompt([{"role": "system", "content": system}, {"role": "user", "content": question}])
             for system, question in zip(beginnings, ANSWERS, strict=False)

@@ -33,7 +33,7 @@ from architectures.case import Case
 from architectures.families import Family
 from architectures.llama_cpp import CONVERTED
 
-NEW_TOKENS = 24
+NEW_TOKENS = 20
 LOSS, GRADIENT, LOGITS = 1e-5, 2e-3, 1e-4
 """Largest differences, relative, in 32 bits: sums in another order are a hundredth of it."""
 
@@ -146,7 +146,7 @@ def lora(case: Case) -> str:
 
 def qlora(case: Case) -> str:
     """Trained over 4 bits."""
-    learned(losses_of(case.walked("qlora", until="train", adapter={"kind": "qlora"}, train={"epochs": 6})))
+    learned(losses_of(case.walked("qlora", until="train", adapter={"kind": "qlora"}, train={"epochs": 4})))
     held = [weight.numel() * 2 for weight in case.opened(four_bit=True).parameters() if hasattr(weight, "quant_state")]
     whole = sum(weight.numel() for weight in case.opened().parameters())
     if not held:
@@ -156,7 +156,7 @@ def qlora(case: Case) -> str:
 
 def full(case: Case) -> str:
     """Every weight trained."""
-    settings = {"epochs": 6, "learning_rate": 1e-3}
+    settings = {"epochs": 4, "learning_rate": 3e-3}
     learned(losses_of(case.walked("full", until="train", adapter={"kind": "none"}, train=settings)))
     return ""
 
