@@ -68,11 +68,13 @@ def drain(engine: Engine) -> list[Produced]:
 def architectures() -> list[Any]:
     """Small models of many kinds, with the path that each is expected to take."""
     from transformers import (
+        BambaConfig,
         BloomConfig,
         Gemma2Config,
         GPT2Config,
         GptOssConfig,
         MambaConfig,
+        MiniMaxConfig,
         MistralConfig,
         MixtralConfig,
         OPTConfig,
@@ -97,7 +99,31 @@ def architectures() -> list[Any]:
         (GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=300, n_positions=64), "slots"),
         (OPTConfig(**small, ffn_dim=64, word_embed_proj_dim=32), None),
         (BloomConfig(hidden_size=32, n_layer=2, n_head=4, vocab_size=300), None),
-        (MambaConfig(hidden_size=32, num_hidden_layers=2, vocab_size=300, state_size=8), "whole"),
+        (MambaConfig(hidden_size=32, num_hidden_layers=2, vocab_size=300, state_size=8), "equal"),
+        (
+            BambaConfig(
+                **grouped, attn_layer_indices=[1], mamba_n_heads=4, mamba_d_head=16, mamba_d_state=8, mamba_n_groups=1,
+                mamba_chunk_size=8,
+            ),
+            "equal",
+        ),
+        (
+            MiniMaxConfig(
+                **grouped, head_dim=8, layer_types=["linear_attention", "full_attention"], num_local_experts=4,
+                block_size=8,
+            ),
+            "alone",
+        ),
+        (  # crosses the length at which all of its frequencies change
+            Phi3Config(
+                **grouped, original_max_position_embeddings=20,
+                rope_parameters={
+                    "rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4,
+                    "long_factor": [2.0, 3.0, 4.0, 5.0], "original_max_position_embeddings": 20,
+                },
+            ),
+            "slots",
+        ),
         (
             Qwen3NextConfig(
                 **grouped, head_dim=8, layer_types=["linear_attention", "full_attention"], num_experts=4,
@@ -105,7 +131,7 @@ def architectures() -> list[Any]:
                 moe_intermediate_size=16, shared_expert_intermediate_size=16, linear_num_key_heads=2,
                 linear_num_value_heads=2, linear_key_head_dim=8, linear_value_head_dim=8,
             ),
-            "alone",
+            "equal",
         ),
     ]  # fmt: skip
 
@@ -116,13 +142,13 @@ def test_other_architectures_answer_as_one_by_one(config: Any, path: str | None,
 
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config).eval()
-    prompts = prompts_of([1, 3, 9, 14, 2, 30])
+    prompts = prompts_of([1, 3, 9, 14, 9, 2, 14, 9, 30])
     said: list[str] = []
     engine = Engine(model, tiny[1].tokenizer, [2], places=4, say=said.append)
     done = run(engine, [Request(prompt=prompt, max_new_tokens=12) for prompt in prompts])
     assert [each.tokens for each in done] == one_by_one(model, prompts, 12, [2])
     ability = ability_of(Caller(model))
-    taken = "slots" if ability.slots else "alone" if ability.cached else "whole"
+    taken = "slots" if ability.slots else "equal" if ability.equal else "alone" if ability.cached else "whole"
     assert path in (taken, None)
     assert len(said) == (engine.stats.alone > 0)  # the slow path is never silent
     assert (engine.stats.alone > 0) == (taken != "slots" or ability.longest is not None)

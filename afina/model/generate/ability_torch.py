@@ -1,4 +1,4 @@
-"""Which of the three paths gives a model's own logits: found by running them, never assumed."""
+"""Which of the paths give a model's own logits: found by running them, never assumed."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import DummyLayer, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from afina.model.generate.call_torch import Caller
-from afina.model.generate.paths_torch import ActiveRow, Alone, Slots
+from afina.model.generate.paths_torch import ActiveRow, Equal, Slots, ropes
 
-PROBE_LENGTHS, PROBE_STEPS = (3, 6), 2
+PROBE_LENGTHS, PROBE_STEPS = (3, 6, 6), 2
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,11 @@ class Ability:
     """What was found out about a model."""
 
     slots: bool
+    equal: bool
+    """Whether rows of one length may share a forward and its cache."""
     cached: bool
     longest: int | None
-    """Longest row that may share a forward; None where there is no such limit."""
+    """Longest row that may share a forward with rows of other lengths; None where there is no such limit."""
     bytes_per_token: int
     """Of the cache; 0 without one."""
     why: str = ""
@@ -34,7 +36,7 @@ _KNOWN: WeakKeyDictionary[Any, Ability] = WeakKeyDictionary()
 
 
 def ability_of(call: Caller) -> Ability:
-    """Which paths give the model's own logits; found once for a model, in about ten small forwards."""
+    """Which paths give the model's own logits; found once for a model, in about twenty small forwards."""
     if call.model not in _KNOWN:
         _KNOWN[call.model] = _find_ability(call)
     return _KNOWN[call.model]
@@ -44,36 +46,38 @@ def ability_of(call: Caller) -> Ability:
 def _find_ability(call: Caller) -> Ability:
     text = call.config.get_text_config(decoder=True)
     generator = torch.Generator().manual_seed(0)
-    rows = [torch.randint(text.vocab_size, (n + PROBE_STEPS,), generator=generator).tolist() for n in PROBE_LENGTHS]
+    lengths = [n + PROBE_STEPS + 1 for n in PROBE_LENGTHS]
+    rows = [torch.randint(text.vocab_size, (n,), generator=generator).tolist() for n in lengths]
 
-    def run(path: Slots | Alone) -> torch.Tensor:
-        """Logits of all rows at the end of the prompt and at each step after it."""
-        probes = [
-            ActiveRow(ids[:-PROBE_STEPS], n, len(ids), call.standing)
-            for n, ids in zip(PROBE_LENGTHS, rows, strict=True)
-        ]
+    def run(path: Slots | Equal) -> torch.Tensor:
+        """Logits of all rows at the end of the prompt and at each step after it; and once more after one has left."""
+        probes = [ActiveRow(ids[:n], n, len(ids), call.standing) for n, ids in zip(PROBE_LENGTHS, rows, strict=True)]
         path.add(probes)
         logits = [path.step()]
-        for step in range(PROBE_STEPS):
+        for step in range(PROBE_STEPS + 1):
+            if step == PROBE_STEPS:
+                path.remove([probes[1]])
             for probe, ids in zip(probes, rows, strict=True):
                 probe.ids.append(ids[probe.prompt + step])
             logits.append(path.step())
-        return torch.stack(logits).float()
+        return torch.cat(logits).float()
 
-    truth = run(Alone(call, cached=False))
+    truth = run(Equal(call, cached=False, most=1))
     tolerance = (5e-2 if call.dtype in (torch.bfloat16, torch.float16) else 1e-3) * truth.abs().max().clamp(min=1e-3)
-    alone = Alone(call, cached=True)
-    cached, why = _agrees(lambda: run(alone), truth, tolerance, "a cache of keys and values")
+    alone, slots, together = Equal(call, most=1), Slots(call), Equal(call)
+    cached, why = _agrees(lambda: run(alone), truth, tolerance, "what it keeps for the next token")
     if not cached:
-        return Ability(False, False, None, 0, f"{why}: every token reads the whole text again")
+        return Ability(False, False, False, None, 0, f"{why}: every token reads the whole text again")
     longest, why = _longest(call.config)
-    slots = Slots(call)
+    right = False
     if longest != 0:
         right, why_not = _agrees(lambda: run(slots), truth, tolerance, "rows of different lengths in one batch")
-        if right:
-            return Ability(True, True, longest, slots.cache.bytes_per_token(), why)
-        why = f"{why_not}: one row at a time"
-    return Ability(False, True, None, alone.bytes_per_token(), why)
+        why = why if right else why_not
+    equal, why_not = _agrees(lambda: run(together), truth, tolerance, "rows of one length in one batch")
+    if why:
+        why += ": rows of one length share a forward" if equal else f", and {why_not}: one row at a time"
+    held = slots.cache.bytes_per_token() if right else alone.bytes_per_token()
+    return Ability(right, equal, True, longest if right else None, held, why)
 
 
 def _agrees(
@@ -93,17 +97,16 @@ def _longest(config: Any) -> tuple[int | None, str]:
     """Longest row whose values do not depend on a window or on its neighbours; 0 where there is none."""
     limits: list[tuple[int, str]] = []
     for layer in DynamicCache(config=config).layers:
+        if hasattr(layer, "recurrent_states"):
+            return 0, "linear attention or a state space keeps one state for all that it has read, padding too"
         if type(layer) is DynamicSlidingWindowLayer:
             limits.append((layer.sliding_window, "its attention has a window"))
-        elif type(layer) is not DynamicLayer:
-            return 0, f"layers of the kind {type(layer).__name__}: one row at a time"
-    text = config.get_text_config(decoder=True)
-    rope = getattr(text, "rope_parameters", None) or {}
-    for each in (rope, *(part for part in rope.values() if isinstance(part, dict))):
-        if each.get("rope_type") in ("dynamic", "longrope"):  # frequencies that follow the longest row of a batch
-            original = each.get("original_max_position_embeddings") or text.max_position_embeddings
-            limits.append((original, "its positions are scaled by length"))
+        elif type(layer) not in (DynamicLayer, DummyLayer):  # the latter sees the keys of another layer
+            return 0, f"its layers keep more than keys and values ({type(layer).__name__})"
+    for rope in ropes(config):
+        if rope["rope_type"] in ("dynamic", "longrope"):  # frequencies that follow the longest row of a batch
+            limits.append((rope["original_max_position_embeddings"], "its positions are scaled by length"))
     if not limits:
         return None, ""
     longest, why = min(limits)
-    return longest, f"{why}: rows that may pass {longest} tokens run one at a time"
+    return longest, f"{why}; of rows that may pass {longest} tokens"

@@ -23,17 +23,29 @@ class Caller:
     def __init__(self, model: Any) -> None:
         self.model, self.inner = model, causal_lm(model)
         self.config = self.inner.config
-        self.keeps_last = "logits_to_keep" in inspect.signature(self.inner.forward).parameters
+        taken = inspect.signature(self.inner.forward).parameters
+        self.keeps_last, self.takes_positions = "logits_to_keep" in taken, "position_ids" in taken
+        self._cache_name = "cache_params" if "cache_params" in taken else "past_key_values"  # the former: Mamba's
         weight = next(self.inner.parameters())
         self.device, self.dtype = weight.device, self.inner.dtype
         self.standing = _standing(model)
 
     def __call__(self, adapters: Sequence[str], **inputs: Any) -> torch.Tensor:
+        logits: torch.Tensor = self._output(adapters, inputs).logits
+        return logits[:, -1]
+
+    def with_cache(self, adapters: Sequence[str], cache: Any, **inputs: Any) -> tuple[torch.Tensor, Any]:
+        """The same, and what the model keeps for the next token; `cache` is what it gave before, None at first."""
+        if cache is not None:
+            inputs[self._cache_name] = cache
+        output = self._output(adapters, inputs | {"use_cache": True})
+        return output.logits[:, -1], getattr(output, self._cache_name)
+
+    def _output(self, adapters: Sequence[str], inputs: dict[str, Any]) -> Any:
         if self.keeps_last:
             inputs["logits_to_keep"] = 1
         with self._adapters(adapters) as names:
-            logits: torch.Tensor = self.model(**inputs, **names).logits
-        return logits[:, -1]
+            return self.model(**inputs, **names)
 
     def names(self) -> list[str]:
         """Adapters that a request may ask for, :data:`BASE` first."""

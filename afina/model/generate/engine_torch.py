@@ -27,7 +27,7 @@ from afina.model.generate.ability_torch import ability_of
 from afina.model.generate.call_torch import Caller
 from afina.model.generate.choose_torch import TextStream, allow_only, greedy, logprobs, sample
 from afina.model.generate.grammar import Grammars
-from afina.model.generate.paths_torch import READ_TOKENS, ActiveRow, Alone, Slots
+from afina.model.generate.paths_torch import READ_TOKENS, ActiveRow, Equal, Slots
 from afina.model.generate.request import Finish, Finished, Produced, Request, Stats, TokenLogprob
 
 PLACES = 128
@@ -109,7 +109,8 @@ class Engine:
         self._ids = itertools.count()
         self._waiting: deque[_Running] = deque()
         self._shared: dict[str, Slots] = {}
-        self._alone = Alone(self._call, cached=self._ability.cached)
+        self._alone = Equal(self._call, cached=self._ability.cached, most=1)
+        self._equal = Equal(self._call) if self._ability.equal else self._alone
 
     def _default_tokens(self) -> int | None:
         if not self._ability.bytes_per_token:
@@ -214,13 +215,13 @@ class Engine:
     # ---- inside
 
     def _explain(self) -> None:
-        """Say, once, why requests do not share a forward."""
+        """Say, once, why requests of different lengths do not share a forward."""
         if self._say:
             self._say(f"generation: {self._ability.why}")
         self._say = None
 
-    def _paths(self) -> list[Slots | Alone]:
-        return [*self._shared.values(), self._alone]
+    def _paths(self) -> list[Slots | Equal]:
+        return [*self._shared.values(), self._alone, *([self._equal] if self._ability.equal else [])]
 
     def _check(self, request: Request) -> str:
         adapter = self._default if request.adapter is None else request.adapter
@@ -251,14 +252,14 @@ class Engine:
             )
         return adapter
 
-    def _path_for(self, row: _Running) -> Slots | Alone:
+    def _path_for(self, row: _Running) -> Slots | Equal:
         """The batch that a request can share; adapters that PEFT cannot mix have one each."""
         longest = self._ability.longest
         if not self._ability.slots:
-            return self._alone
+            return self._equal
         if longest is not None and row.limit > longest:
             self._explain()
-            return self._alone
+            return self._equal
         name = "" if self._call.mixes(row.adapter) else row.adapter
         if name not in self._shared:
             self._shared[name] = Slots(self._call, self.max_tokens_in_cache)
@@ -267,7 +268,7 @@ class Engine:
     def _admit(self) -> None:
         """Let waiting requests in, first come first served, as many as have a place and READ_TOKENS to read."""
         running, read = self.running, 0
-        coming: dict[Slots | Alone, list[ActiveRow]] = {}
+        coming: dict[Slots | Equal, list[ActiveRow]] = {}
         while self._waiting and running < self.places and (not read or read + self._waiting[0].prompt <= READ_TOKENS):
             row = self._waiting[0]
             path = self._path_for(row)
@@ -275,17 +276,17 @@ class Engine:
                 break
             coming.setdefault(path, []).append(self._waiting.popleft())
             running, read = running + 1, read + row.prompt
-            self.stats.alone += path is self._alone
+            self.stats.alone += not isinstance(path, Slots)
         for path, rows in coming.items():
             path.add(rows)
 
-    def _fits(self, path: Slots | Alone, row: ActiveRow, coming: dict[Slots | Alone, list[ActiveRow]]) -> bool:
+    def _fits(self, path: Slots | Equal, row: ActiveRow, coming: dict[Slots | Equal, list[ActiveRow]]) -> bool:
         if self.max_tokens_in_cache is None:
             return True
         with_row = coming | {path: [*coming.get(path, []), row]}
         return sum(each.tokens(with_row.get(each, ())) for each in self._paths()) <= self.max_tokens_in_cache
 
-    def _advance(self, path: Slots | Alone) -> list[Produced]:
+    def _advance(self, path: Slots | Equal) -> list[Produced]:
         logits_nV = path.step().float()
         rows = [row for row in path.rows if isinstance(row, _Running)]
         chosen_nV = _held_to_grammars(rows, logits_nV)

@@ -5,11 +5,11 @@ Shapes: n rows in one forward, L tokens, H heads of keys, C columns, D head size
 slots   n rows share a forward. Row r keeps its keys and values in ``keys[r, :, :length_r]``: a token's column is its
         position, and nothing is ever padded on the left. A prompt is read with plain causal attention, and a step
         masks the columns behind each row's own end. Rows leave by moving the last row into their place.
-alone   one row a forward, with the cache that transformers makes for the model: operation by operation what
-        ``model.generate`` does with one prompt.
+equal   rows of one length share a forward and the cache that the model makes by itself. Alone, a row goes operation by
+        operation through what ``model.generate`` does with one prompt.
 whole   one row a forward, all of its tokens again at every step, no cache. Slow, and right for any causal model.
 
-``generate_ability_torch`` runs all three on a few tokens and compares their logits. An architecture whose masks or
+``ability_torch`` runs them on a few tokens and compares their logits. An architecture whose masks or
 positions work in a way that the slots do not know falls back to the next one, and the reason is told; it is never
 silently wrong.
 """
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
+from transformers.cache_utils import Cache, CacheLayerMixin
 
 from afina.model.generate.call_torch import Caller
 
@@ -235,16 +235,36 @@ def _groups(rows: Sequence[ActiveRow]) -> Iterator[list[ActiveRow]]:
         yield group
 
 
-# ---- one row at a time
+# ---- rows of one length
 
 
-class Alone:
-    """Rows that each get a forward of their own, with transformers' own cache or (`cached` false) without any."""
+@dataclass(eq=False, slots=True)
+class _Group:
+    """Rows of one length, and what the model keeps of them."""
 
-    def __init__(self, call: Caller, *, cached: bool) -> None:
-        self.call, self.cached = call, cached
-        self.rows: list[ActiveRow] = []
-        self._caches: dict[int, DynamicCache] = {}
+    rows: list[ActiveRow]
+    cache: Any = None
+    read: int = 0
+    """Tokens of each row that are in the cache."""
+
+
+class Equal:
+    """Rows of one length share a forward and the cache that the model itself makes for them: nothing is padded.
+
+    Args:
+        cached: false where the model has no cache that gives its own values; all of a row is read at every step.
+        most: rows in a forward; one is operation by operation what ``model.generate`` does with one prompt.
+    """
+
+    def __init__(self, call: Caller, *, cached: bool = True, most: int | None = None) -> None:
+        self.call, self.cached, self.most = call, cached, most
+        self._groups: list[_Group] = []
+        self._switches = switching_lengths(call.config)
+
+    @property
+    def rows(self) -> list[ActiveRow]:
+        """All rows here, in the order of the logits of :meth:`step`."""
+        return [row for group in self._groups for row in group.rows]
 
     def tokens(self, coming: Sequence[ActiveRow] = ()) -> int:
         """Tokens that the caches have to hold for the rows here and those that come."""
@@ -252,40 +272,93 @@ class Alone:
 
     def add(self, rows: Sequence[ActiveRow]) -> None:
         """Take rows in; they are read at the next step."""
-        self.rows += rows
+        alike: dict[tuple[int, int, str], list[ActiveRow]] = {}
+        for row in rows:
+            adapter = "" if self.call.mixes(row.adapter) else row.adapter
+            alike.setdefault((len(row.ids), row.prompt, adapter), []).append(row)
+        for (length, *_), group in alike.items():
+            most = self.most or max(1, READ_TOKENS // length)
+            self._groups += [_Group(group[at : at + most]) for at in range(0, len(group), most)]
 
     def step(self) -> torch.Tensor:
         """Logits after the last token of every row, n x V."""
-        return torch.cat([self._next(row) for row in self.rows])
+        return torch.cat([self._next(group) for group in self._groups])
 
-    def _next(self, row: ActiveRow) -> torch.Tensor:
+    def _next(self, group: _Group) -> torch.Tensor:
+        length = len(group.rows[0].ids)
         if not self.cached:
-            return self._forward(row, row.ids, None)
-        if (cache := self._caches.get(id(row))) is not None:
-            return self._forward(row, row.ids[-1:], cache)
-        cache = self._caches[id(row)] = DynamicCache(config=self.call.config)
-        logits = self._forward(row, row.ids[: row.prompt], cache)
-        for token in row.ids[row.prompt :]:  # written before it came here
-            logits = self._forward(row, [token], cache)
+            return self._forward(group, 0, length)
+        if any(group.read <= switch < length for switch in self._switches):
+            group.cache, group.read = None, 0  # the frequencies of all positions change here: keys are made anew
+        if group.cache is None:
+            prompt = length if any(switch < length for switch in self._switches) else group.rows[0].prompt
+            logits = self._forward(group, 0, prompt)
+        while group.read < length:  # more than once where it was written before the rows came here
+            logits = self._forward(group, group.read, group.read + 1)
         return logits
 
-    def _forward(self, row: ActiveRow, ids: Sequence[int], cache: DynamicCache | None) -> torch.Tensor:
-        inputs = {"past_key_values": cache} if cache is not None else {}
-        tokens = torch.tensor([list(ids)], device=self.call.device)
-        return self.call([row.adapter], input_ids=tokens, use_cache=cache is not None, **inputs)
+    def _forward(self, group: _Group, start: int, end: int) -> torch.Tensor:
+        """Logits after the tokens from `start` to `end`, which go into the cache."""
+        device = self.call.device
+        inputs = {"input_ids": torch.tensor([row.ids[start:end] for row in group.rows], device=device)}
+        if self.call.takes_positions:
+            inputs["position_ids"] = torch.arange(start, end, device=device).expand(len(group.rows), -1)
+        adapters = [row.adapter for row in group.rows]
+        if not self.cached:
+            return self.call(adapters, **inputs, use_cache=False)
+        logits, group.cache = self.call.with_cache(adapters, group.cache, **inputs)
+        group.read = end
+        return logits
 
     def bytes_per_token(self) -> int:
         """Of all caches here; states that do not grow with the text count as if they did."""
-        layers = [layer for cache in self._caches.values() for layer in cache.layers]
-        held = [value for layer in layers for value in vars(layer).values() if isinstance(value, torch.Tensor)]
-        return sum(value.nbytes for value in held) // max(1, self.tokens())
+        held = sum(_tensor_bytes(group.cache) for group in self._groups)
+        return held // max(1, self.tokens())
 
     def wipe(self, row: ActiveRow) -> None:
-        """Nothing: its cache goes with it."""
+        """Nothing: what is kept of it goes with it."""
 
     def remove(self, gone: Sequence[ActiveRow]) -> None:
         """Free the places of rows."""
         leaving = set(map(id, gone))
-        self.rows = [row for row in self.rows if id(row) not in leaving]
-        for row in gone:
-            self._caches.pop(id(row), None)
+        for group in self._groups:
+            staying = [place for place, row in enumerate(group.rows) if id(row) not in leaving]
+            if staying and len(staying) < len(group.rows) and group.cache is not None:
+                group.cache.reorder_cache(torch.tensor(staying, device=self.call.device))
+            group.rows = [group.rows[place] for place in staying]
+        self._groups = [group for group in self._groups if group.rows]
+
+
+def switching_lengths(config: Any) -> list[int]:
+    """Lengths beyond which all positions turn by other frequencies (longrope), in tokens.
+
+    >>> from types import SimpleNamespace
+    >>> phi = SimpleNamespace(rope_parameters={"rope_type": "longrope", "original_max_position_embeddings": 4096})
+    >>> switching_lengths(SimpleNamespace(get_text_config=lambda decoder: phi))
+    [4096]
+    """
+    return [int(each["original_max_position_embeddings"]) for each in ropes(config) if each["rope_type"] == "longrope"]
+
+
+def ropes(config: Any) -> list[dict[str, Any]]:
+    """The settings of a model's rotary positions, one for each kind of layer that has its own."""
+    text = config.get_text_config(decoder=True)
+    found = getattr(text, "rope_parameters", None) or {}
+    each = [found, *(part for part in found.values() if isinstance(part, dict))]
+    original = getattr(text, "original_max_position_embeddings", None) or getattr(text, "max_position_embeddings", None)
+    return [{"original_max_position_embeddings": original} | part for part in each if part.get("rope_type")]
+
+
+def _tensor_bytes(kept: Any) -> int:
+    """Bytes of all tensors in a cache: in its layers, their attributes, lists and tables."""
+    if isinstance(kept, torch.Tensor):
+        return kept.nbytes
+    if isinstance(kept, dict):
+        return sum(map(_tensor_bytes, kept.values()))
+    if isinstance(kept, list | tuple):
+        return sum(map(_tensor_bytes, kept))
+    return (
+        _tensor_bytes(vars(kept))
+        if isinstance(kept, Cache | CacheLayerMixin) or hasattr(kept, "recurrent_states")
+        else 0
+    )

@@ -93,4 +93,4 @@ class Stats:
     near_ties: int = 0
     """Greedy choices too near to call in a batch, decided alone."""
     alone: int = 0
-    """Requests that could not share a forward from the start."""
+    """Requests that could not share a forward with rows of other lengths from the start."""
