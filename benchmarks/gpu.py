@@ -258,7 +258,7 @@ def contestant(arguments: argparse.Namespace) -> None:
 
 def required_flops(arguments: argparse.Namespace, model: str, rows: Rows) -> float:
     """4 per body weight and token, 4 per head weight and learned token, 6 per adapter weight and token."""
-    from afina.model.shape import read_shape
+    from afina.model.shape_read import read_shape
 
     shape = read_shape(shape_of(arguments, model), model)
     tokens, learned = sum(len(ids) for ids, _ in rows), sum(learned for _, learned in rows)

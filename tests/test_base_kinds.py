@@ -327,7 +327,7 @@ def test_all_that_is_wrong_with_a_base_is_said_at_once(base: Path, tmp_path: Pat
 
 def test_a_whole_base_has_no_findings_and_config_alone_is_enough_for_a_plan(base: Path, tmp_path: Path):
     assert find_base(str(base)) == base
-    assert check_trainable(base, make_recipe(base)).layers == 2
+    assert check_trainable(base, make_recipe(base)).depth == 2
     alone = write(tmp_path / "alone", config__json=(base / "config.json").read_text())
     assert recipe_shape(make_recipe(alone)) == recipe_shape(make_recipe(base))
     with pytest.raises(BaseError) as found:

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from afina.model.shape import Shape
+from afina.model.shape_table import dense_shape
 from afina.plan.bases import find_shape
 from afina.plan.calibration import TABLE, shipped, sureness
 from afina.plan.check import describe
@@ -30,7 +31,7 @@ from afina.recipe import Recipe
 ROOT = Path(__file__).resolve().parent.parent
 CPU = Device("two cores", "cpu", 8 * 2**30, 7 * 2**30, flops_per_second=150e9, bytes_per_second=20e9)
 COUNT = TokenCount(88_000, 44_000, 1000, 200, padded=100_000.0, micro_batches=100)
-LLAMA_70B = Shape("llama", 80, 8192, 28672, 64, 8, 128, 32000, tied_embeddings=False, max_positions=4096)
+LLAMA_70B = dense_shape("llama", 80, 8192, 28672, 64, 8, 128, 32000, tied_embeddings=False, max_positions=4096)
 PEAKS = ("training peak", "training peak, settings guessed", "serving peak")
 
 
@@ -201,7 +202,7 @@ def test_a_step_in_the_backward_pass_holds_one_layers_gradients() -> None:
     apart = training_memory(shape, setup)["gradients"].point
     at_once = training_memory(shape, Setup(**{**vars(setup), "step_in_backward": True}))["gradients"].point
     assert apart == 2 * shape.parameters
-    assert at_once == 2 * max(shape.head_parameters, shape.linear_parameters / shape.layers)
+    assert at_once == 2 * max(shape.head_parameters, shape.linear_parameters / shape.depth)
 
 
 def test_whole_logits_cost_what_their_copies_do() -> None:

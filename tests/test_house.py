@@ -42,7 +42,8 @@ INSIDE: dict[str, set[str]] = {
     "dataset.audit": GROUND | {"text", "sandbox", "sources", "tokenizer", "dataset", "dataset.build"},
     "score": GROUND | {"text", "sources", "dataset.audit"},
     "model": GROUND | {"text", "tokenizer"},
-    "plan": GROUND | {"model.base", "model.shape", "model.footprint", "text.formats"},
+    "plan": GROUND
+    | {"model.base", "model.shape", "model.shape_read", "model.shape_table", "model.footprint", "text.formats"},
     "base_page": GROUND | {"tokenizer", "model", "plan"},
     "evaluate": GROUND
     | {"record", "endpoint", "text", "sandbox", "sources", "tokenizer", "dataset.build", "dataset.audit", "score"}

@@ -15,7 +15,7 @@ import pytest
 import afina
 from afina.errors import RecipeError
 from afina.model import footprint
-from afina.model.shape import Shape
+from afina.model.shape_table import dense_shape
 from afina.plan import plan as plan_module
 from afina.plan import programs
 from afina.plan.device import Device
@@ -135,7 +135,7 @@ def test_the_plans_chunk_of_logits_is_the_losss(monkeypatch):
 def _kept(parameters, steps, kind="none", place="cpu"):
     """The plan's bytes to go back to, of a model of about so many parameters."""
     hidden = round((parameters / 12 / 12) ** 0.5 / 8) * 8
-    shape = Shape("llama", layers=12, hidden=hidden, intermediate=8 * hidden // 3, heads=8, kv_heads=8,
+    shape = dense_shape("llama", layers=12, hidden=hidden, intermediate=8 * hidden // 3, heads=8, kv_heads=8,
                   head_dim=hidden // 8, vocab=100, tied_embeddings=True, max_positions=4096)  # fmt: skip
     tokens = TokenCount(tokens=100 * steps, targets=100 * steps, rows=steps, longest=100, padded=100 * steps,
                         micro_batches=steps)  # fmt: skip

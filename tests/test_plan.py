@@ -16,7 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from afina.errors import DoesNotFit, RecipeError
-from afina.model.shape import Shape, read_shape, scratch_shape
+from afina.model.shape import Shape
+from afina.model.shape_read import read_shape
+from afina.model.shape_table import dense_shape, scratch_shape
 from afina.plan import device as device_module
 from afina.plan import doctor
 from afina.plan.advise import cheapest_device, largest_context, what_would_fit, with_settings
@@ -49,7 +51,7 @@ from afina.recipe import Recipe, Scratch, load_recipe
 
 SHARED = Path(__file__).parents[2] / "shared"
 
-TINY = Shape(
+TINY = dense_shape(
     "llama",
     layers=2,
     hidden=8,
@@ -155,7 +157,7 @@ def test_several_devices_share_what_can_be_shared() -> None:
 
 def test_checkpointing_keeps_the_inputs_and_one_layer() -> None:
     setup = Setup("lora", batch_tokens=16, target_tokens=4, rank=2, checkpointing=True)
-    layer = values_per_layer(TINY, setup)
+    layer = values_per_layer(TINY.layers[0], setup)
     assert activation_bytes(TINY, setup) == 4 * 16 * 2 * 8
     back = 4 * 16 * (layer + 3 * 24 + 2 * 8)
     assert training_memory(TINY, setup)["logits and backward"].point == max(back, 12 * 4 * 100 + 4 * 8 * 4 * 2)
@@ -174,11 +176,11 @@ def test_nf4_weights_by_hand() -> None:
     [
         (find_shape("meta-llama/Llama-2-7b-hf"), 4.26e9),
         (
-            Shape("llama", 48, 8192, 22016, 64, 8, 128, 32000, tied_embeddings=False, max_positions=16384),
+            dense_shape("llama", 48, 8192, 22016, 64, 8, 128, 32000, tied_embeddings=False, max_positions=16384),
             18.95e9,  # CodeLlama-34b
         ),
         (
-            Shape("llama", 80, 8192, 28672, 64, 8, 128, 32000, tied_embeddings=False, max_positions=4096),
+            dense_shape("llama", 80, 8192, 28672, 64, 8, 128, 32000, tied_embeddings=False, max_positions=4096),
             37.21e9,  # Llama-2-70b
         ),
     ],
@@ -231,7 +233,7 @@ def test_kept_values_as_torch_counts_them(kind: str, program: TrainingProgram, a
     deep, shape = kept(4)
     shallow, _ = kept(2)
     # The norms' scales and attention's sums, one value per row or head, are left out of the formula.
-    assert values_per_layer(shape, setup) == pytest.approx((deep - shallow) / 2, rel=0.015)
+    assert values_per_layer(shape.layers[0], setup) == pytest.approx((deep - shallow) / 2, rel=0.015)
 
 
 # --- time by hand --------------------------------------------------------------------------------

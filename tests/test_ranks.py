@@ -24,7 +24,7 @@ from tiny import make_base, make_recipe
 from torch.distributed import HashStore
 
 from afina.model.load_torch import load_base
-from afina.model.shape import Shape
+from afina.model.shape_table import dense_shape
 from afina.recipe import Recipe
 from afina.run import read_json
 from afina.train.ranks import Ranks, _end_by_first, cut, deal
@@ -83,7 +83,7 @@ def test_with_sharded_weights_every_rank_makes_as_many_passes():
 )
 def test_auto_shards_what_a_gpu_cannot_hold(kind, room, chosen):
     """Eight billion parameters in bf16: 16 GB, and 64 GB where each is trained."""
-    shape = Shape("llama", 32, 4096, 14336, 32, 8, 128, 128256, tied_embeddings=False, max_positions=8192)
+    shape = dense_shape("llama", 32, 4096, 14336, 32, 8, 128, 128256, tied_embeddings=False, max_positions=8192)
     recipe = Recipe(name="x", base="b", sources=[{"path": "x"}], adapter={"kind": kind})
     assert choose_parallel(recipe, shape, room) == chosen
 

@@ -13,7 +13,7 @@ from afina.errors import BaseError, RecipeError
 from afina.model.base import check_adapter_fits, find_base, identify_base
 from afina.model.base_kind import kind_of_config
 from afina.model.choices import Precision
-from afina.model.shape import read_shape
+from afina.model.shape_read import read_shape
 from afina.recipe import Recipe
 from afina.serve.opened import Target, find_target
 from afina.tokenizer.chat import Renderer

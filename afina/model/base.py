@@ -16,7 +16,8 @@ from typing import Any
 from afina.errors import BaseError, Problem, RecipeError
 from afina.model.base_damage import find_damage
 from afina.model.base_kind import KINDS, BaseKind, Program, kind_of, read_object
-from afina.model.shape import Shape, read_shape
+from afina.model.shape import Shape
+from afina.model.shape_read import shape_of_folder
 from afina.recipe import Adapter, Recipe
 from afina.run import hash_file, hash_folder, hash_value, read_mapping
 
@@ -139,7 +140,7 @@ def check_trainable(folder: Path, recipe: Recipe) -> Shape:
     wrong_base = bool(problems)
     shape: Shape | None = None
     try:
-        shape = read_shape(read_object(folder / "config.json") or {}, str(folder / "config.json"))
+        shape = shape_of_folder(folder, trust_remote_code=recipe.trust_remote_code)
         check_targets(shape, adapter)
     except RecipeError as error:
         problems += error.problems

@@ -1,62 +1,150 @@
-"""The shape of a decoder-only transformer and what follows from it by counting. No torch.
+"""The shape of a causal language model and what follows from it by counting. No torch.
 
-    h hidden    M intermediate    L layers    V vocab
-    H heads     K kv_heads        d head_dim  q = H*d    k = K*d    r adapter rank
+    h hidden    V vocab    r adapter rank    q heads*head_dim    k kv_heads*head_dim
 
-Shapes come from a Hugging Face ``config.json``. A kind of model that is not known here is
-refused: a count that is nearly right is worse than none.
+A shape is a list of kinds of layers, each with how many there are of it, its matrices and what it keeps of the tokens
+before. Two sources give one: the table of common families (:mod:`afina.model.shape_table`) and the model itself, built
+without memory (:mod:`afina.model.shape_walk_torch`); :func:`afina.model.shape_read.read_shape` asks one of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from afina.errors import Problem, RecipeError
-from afina.recipe import Scratch, nearest
+from afina.recipe import nearest
 
-KNOWN = ("gemma", "gemma2", "gpt2", "llama", "mistral", "phi3", "qwen2", "qwen3")
-"""The values of ``model_type`` that :func:`read_shape` understands."""
-
-_TIED_BY_DEFAULT = ("gemma", "gemma2", "gpt2")
-_HEAD_DIM_BY_DEFAULT = {"gemma": 256, "gemma2": 256, "qwen3": 128}
-_BIAS_BY_CONFIG = ("gemma", "gemma2", "llama", "qwen3")
-"""Kinds whose code reads ``attention_bias``; the others ignore the key (Qwen2 always has its own)."""
-_WINDOW_OFF = ("qwen2", "qwen3")
-"""Kinds that use their `sliding_window` only where `use_sliding_window` says so, from `max_window_layers` on."""
-_MIXTURE_KEYS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_intermediate_size")
-_PLAIN_LAYERS = {"full_attention", "sliding_attention"}
-_GPT2_NAMES = {
-    "num_hidden_layers": "n_layer",
-    "hidden_size": "n_embd",
-    "num_attention_heads": "n_head",
-    "intermediate_size": "n_inner",
-    "max_position_embeddings": "n_positions",
-}
+Role = Literal["linear", "expert", "shared expert", "router", "convolution", "head"]
+Mixer = Literal["full attention", "sliding window", "linear attention", "hybrid", "none"]
+"""How a layer looks at the tokens before: all, the last ones, through a state, both ways at once, or not at all."""
 
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """One matrix of a layer, under its published name: ``inputs x outputs`` and perhaps a bias."""
+    """Matrices of a layer under their published name, each ``inputs x outputs`` and perhaps with a bias."""
 
     name: str
     inputs: int
     outputs: int
     bias: bool = False
+    role: Role = "linear"
+    count: int = 1
+    """How many there are: the experts of a mixture."""
+    active: float = 1.0
+    """How many of them one token goes through."""
+    module: bool = True
+    """Whether each is a linear module, which 4-bit loading quantizes and adapters are named by. Experts in one tensor,
+    most routers and convolutions are not."""
+    ranks: int = 1
+    """How many times the adapter's rank ``all-linear`` gives it: none, one, or one for each matrix that was fused."""
+
+    @property
+    def matrix_parameters(self) -> int:
+        """count * inputs * outputs: without biases."""
+        return self.count * self.inputs * self.outputs
 
     @property
     def parameters(self) -> int:
-        """inputs * outputs (+ outputs)."""
-        return self.inputs * self.outputs + self.outputs * self.bias
+        """count * (inputs * outputs (+ outputs))."""
+        return self.matrix_parameters + self.count * self.outputs * self.bias
+
+    def times(self, layers: int) -> Linear:
+        """The same matrices of several layers together."""
+        return replace(self, count=self.count * layers, active=self.active * layers)
+
+
+@dataclass(frozen=True, slots=True)
+class KeptValues:
+    """What one layer was seen to keep for its backward pass in float32, in values per token of a row of `length`."""
+
+    length: int
+    adapter: float
+    """With adapters on every linear module, without what the adapters themselves keep."""
+    whole: float
+    """With every weight trained."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One kind of layer, and how many of the model's layers are of it."""
+
+    count: int
+    linears: tuple[Linear, ...]
+    other_parameters: int
+    """Of one layer beside its matrices: biases, norms, convolutions' kernels, decays."""
+    hidden: int = 0
+    mixer: Mixer = "full attention"
+    query: int = 0
+    """q = heads * head_dim, which need not be h."""
+    key: int = 0
+    """k = kv_heads * head_dim."""
+    heads: int = 0
+    intermediate: int = 0
+    """Width of the MLP that one token goes through, all of its experts together."""
+    gated: bool = True
+    """Whether the MLP multiplies a gate: three matrices instead of two."""
+    norms: int = 2
+    qk_norm: bool = False
+    capped: bool = False
+    """Whether attention's scores go through a tanh, which fused kernels mostly cannot."""
+    window: int | None = None
+    """Tokens that are seen, where the mixer has a window."""
+    cache_values: int = 0
+    """Kept of each token before, as transformers does."""
+    compressed_values: int | None = None
+    """The same in engines that keep what multi-head latent attention compresses it to."""
+    state_values: int = 0
+    """Kept of a sequence, however long it is."""
+    counted: tuple[KeptValues, ...] = ()
+    """By growing length; empty where the sizes alone say what is kept."""
+
+    @property
+    def matrix_parameters(self) -> int:
+        """Of one layer."""
+        return sum(linear.matrix_parameters for linear in self.linears)
+
+    @property
+    def parameters(self) -> int:
+        """Of one layer."""
+        return self.matrix_parameters + self.other_parameters
+
+    @property
+    def routed(self) -> bool:
+        """Whether a router chooses the experts of each token."""
+        return any(linear.role == "expert" for linear in self.linears)
+
+    def seen(self, tokens: float) -> float:
+        """Tokens before that it still keeps keys and values of."""
+        return min(tokens, self.window or tokens)
+
+    def kept(self, length: float, *, whole: bool) -> float | None:
+        """Values per token that were counted, between and beyond the counted lengths in a straight line; None where
+        nothing was counted.
+
+        >>> counted = (KeptValues(64, 40, 50), KeptValues(128, 20, 30), KeptValues(256, 22, 32))
+        >>> chunked = Layer(1, (), 0, counted=counted)
+        >>> [chunked.kept(length, whole=False) for length in (32, 96, 256, 512)]
+        [40, 30.0, 22.0, 26.0]
+        """
+        points = [(one.length, one.whole if whole else one.adapter) for one in self.counted]
+        if not points:
+            return None
+        if len(points) == 1 or length <= points[0][0]:
+            return points[0][1]
+        upper = next((place for place, (at, _) in enumerate(points) if at >= length), len(points) - 1)
+        (left, low), (right, high) = points[max(upper, 1) - 1], points[max(upper, 1)]
+        return max(0.0, low + (high - low) * (length - left) / (right - left))
 
 
 @dataclass(frozen=True)
 class Shape:
     """All that memory and time depend on.
 
-    >>> tiny = Shape("llama", layers=2, hidden=8, intermediate=24, heads=2, kv_heads=1, head_dim=4, vocab=10,
-    ...              tied_embeddings=True, max_positions=32)
+    >>> from afina.model.shape_table import dense_shape
+    >>> tiny = dense_shape("llama", layers=2, hidden=8, intermediate=24, heads=2, kv_heads=1, head_dim=4, vocab=10,
+    ...                    tied_embeddings=True, max_positions=32)
     >>> tiny.parameters == 2 * (8*8 + 2*8*4 + 8*8 + 3*8*24 + 2*8) + 10*8 + 8
     True
     >>> tiny.lora_parameters(2, ["q_proj"]), tiny.kv_bytes_per_token(2)
@@ -64,259 +152,178 @@ class Shape:
     """
 
     model_type: str
-    layers: int
     hidden: int
-    intermediate: int
-    heads: int
-    kv_heads: int
-    head_dim: int
     vocab: int
+    """Rows of the embedding."""
+    layers: tuple[Layer, ...]
+    """Kinds of layers in the order in which they first stand in the model."""
+    head: Linear
+    """The output matrix: what one token costs there, tied or not."""
     tied_embeddings: bool
     max_positions: int
-    mlp_matrices: Literal[2, 3] = 3
-    """3: gate, up, down. 2: up, down."""
-    qkv_bias: bool = False
-    output_bias: bool = False
-    """Whether the attention's output matrix has a bias."""
-    mlp_bias: bool = False
-    qk_norm: bool = False
-    """RMSNorm over each head of queries and keys (Qwen3)."""
-    fused: bool = False
-    """Query, key and value in one matrix, and gate and up in one (Phi-3, GPT-2)."""
-    norms: int = 2
-    """Normalizing layers per block (Gemma 2 has four)."""
-    norm_bias: bool = False
-    learned_positions: bool = False
-    sliding_window: int | None = None
-    sliding_layers: int = 0
-    """How many layers see `sliding_window` tokens only."""
-    capped_attention: bool = False
-    """Whether scores go through a tanh (Gemma 2), which fused attention kernels mostly cannot."""
+    """0 where nothing bounds the length."""
+    embedding_parameters: int
+    """Tables of tokens and learned positions, and the output's matrix where it is not one of them."""
+    other_parameters: int
+    """Outside of layers and tables: the last norm, and what stands under `outer`."""
+    outer: tuple[Linear, ...] = ()
+    """Matrices outside of the layers, but the output's."""
+    unread_parameters: int = 0
+    """Of `other_parameters`, those that no text goes through: the vision half of a multimodal model."""
+    uncertain: tuple[str, ...] = ()
+    """What could not be counted, in words; a plan's intervals are wider for each."""
 
     @property
-    def query_size(self) -> int:
-        """q = H*d, which need not be h."""
-        return self.heads * self.head_dim
-
-    @property
-    def kv_size(self) -> int:
-        """k = K*d."""
-        return self.kv_heads * self.head_dim
+    def depth(self) -> int:
+        """How many layers it has."""
+        return sum(layer.count for layer in self.layers)
 
     @property
     def linears(self) -> tuple[Linear, ...]:
-        """The matrices of one layer: what ``all-linear`` adapts and what 4-bit loading quantizes."""
-        h, m, q, k = self.hidden, self.intermediate, self.query_size, self.kv_size
-        if self.model_type == "gpt2":
-            return (
-                Linear("attn.c_attn", h, q + 2 * k, self.qkv_bias),
-                Linear("attn.c_proj", q, h, self.output_bias),
-                Linear("mlp.c_fc", h, m, self.mlp_bias),
-                Linear("mlp.c_proj", m, h, self.mlp_bias),
-            )
-        if self.fused:
-            return (
-                Linear("self_attn.qkv_proj", h, q + 2 * k, self.qkv_bias),
-                Linear("self_attn.o_proj", q, h, self.output_bias),
-                Linear("mlp.gate_up_proj", h, 2 * m, self.mlp_bias),
-                Linear("mlp.down_proj", m, h, self.mlp_bias),
-            )
-        attention = (
-            Linear("self_attn.q_proj", h, q, self.qkv_bias),
-            Linear("self_attn.k_proj", h, k, self.qkv_bias),
-            Linear("self_attn.v_proj", h, k, self.qkv_bias),
-            Linear("self_attn.o_proj", q, h, self.output_bias),
-        )
-        gate = (Linear("mlp.gate_proj", h, m, self.mlp_bias),) if self.mlp_matrices == 3 else ()
-        return (
-            *attention,
-            *gate,
-            Linear("mlp.up_proj", h, m, self.mlp_bias),
-            Linear("mlp.down_proj", m, h, self.mlp_bias),
-        )
+        """Every matrix of the model but embedding and output: those alike are one, with how many there are of them."""
+        found: dict[Linear, Linear] = {}
+        for linear, times in [(each, kind.count) for kind in self.layers for each in kind.linears] + [
+            (each, 1) for each in self.outer
+        ]:
+            before = found.get(linear)
+            more = linear.times(times)
+            if before is not None:
+                more = replace(more, count=before.count + more.count, active=before.active + more.active)
+            found[linear] = more
+        return tuple(found.values())
 
     @property
     def linear_parameters(self) -> int:
-        """L * sum of inputs * outputs: the matrices alone, without biases, embeddings and lm_head."""
-        return self.layers * sum(linear.inputs * linear.outputs for linear in self.linears)
+        """The matrices alone, experts of a mixture all of them, without biases, embeddings and output."""
+        return sum(linear.matrix_parameters for linear in self.linears)
 
     @property
-    def embedding_parameters(self) -> int:
-        """V*h, twice where lm_head has its own, and positions * h where those are learned."""
-        tables = 1 if self.tied_embeddings else 2
-        return (tables * self.vocab + self.max_positions * self.learned_positions) * self.hidden
+    def active_parameters(self) -> float:
+        """Of :attr:`linear_parameters`, those that one token goes through."""
+        return sum(linear.active * linear.inputs * linear.outputs for linear in self.linears)
+
+    @property
+    def module_parameters(self) -> int:
+        """Of :attr:`linear_parameters`, those in linear modules: what 4-bit loading quantizes."""
+        return sum(linear.matrix_parameters for linear in self.linears if linear.module)
+
+    @property
+    def expert_parameters(self) -> int:
+        """Of :attr:`linear_parameters`, those of experts that a router chooses among."""
+        return sum(linear.matrix_parameters for linear in self.linears if linear.role == "expert")
+
+    @property
+    def largest_matrix(self) -> int:
+        """Numbers in the largest linear module of a layer."""
+        return max((linear.inputs * linear.outputs for linear in self.linears if linear.module), default=0)
 
     @property
     def head_parameters(self) -> int:
-        """V*h: what one token costs at the output, tied or not."""
-        return self.vocab * self.hidden
+        """V*h."""
+        return self.head.matrix_parameters
 
     @property
     def parameters(self) -> int:
-        """Every number of the model, exactly: matrices, biases, norms, embeddings; a tied head counts once."""
-        biases = sum(linear.outputs for linear in self.linears if linear.bias)
-        norm = self.hidden * (1 + self.norm_bias)
-        per_layer = biases + self.norms * norm + 2 * self.head_dim * self.qk_norm
-        return self.linear_parameters + self.layers * per_layer + norm + self.embedding_parameters
+        """Every number of the model, exactly; what is tied counts once."""
+        in_layers = sum(layer.count * layer.parameters for layer in self.layers)
+        return in_layers + self.embedding_parameters + self.other_parameters
+
+    @property
+    def trainable_parameters(self) -> int:
+        """Those that get a gradient from text."""
+        return self.parameters - self.unread_parameters
 
     def adapted(self, targets: str | Sequence[str]) -> tuple[Linear, ...]:
-        """The matrices of one layer that `targets` names, by the rule of PEFT: the name or its end.
+        """The matrices that `targets` names, by the rule of PEFT: the name or its end; ``all-linear``: what PEFT makes
+        of it for this model, which mostly is every linear module but the output.
 
         Raises:
             RecipeError: for each target that names no matrix of this model.
         """
-        if isinstance(targets, str):
-            targets = [linear.name for linear in self.linears] if targets == "all-linear" else [targets]
-        found = {
-            target: [one for one in self.linears if one.name == target or one.name.endswith("." + target)]
-            for target in targets
-            if target != "lm_head"
-        }
-        known = [linear.name.rpartition(".")[2] for linear in self.linears] + ["lm_head"]
+        if targets == "all-linear":
+            return tuple(linear for linear in self.linears if linear.ranks)
+        linears = tuple(replace(linear, ranks=1) for linear in self.linears if linear.module)
+        wanted = [targets] if isinstance(targets, str) else targets
+        named = {target: named_by(linears, target) for target in wanted if target != self.head.name}
+        known = [*dict.fromkeys(linear.name.rpartition(".")[2] for linear in linears), self.head.name]
         problems = [
             Problem(
                 f"{self.model_type} has no linear layer {target!r}",
                 f"did you mean {guess}?" if (guess := nearest(target, known)) else "it has " + ", ".join(known),
                 "adapter.targets",
             )
-            for target, matching in found.items()
+            for target, matching in named.items()
             if not matching
         ]
         if problems:
             raise RecipeError(problems=problems)
-        chosen = {linear.name for matching in found.values() for linear in matching}
-        return tuple(linear for linear in self.linears if linear.name in chosen)
+        chosen = {linear for matching in named.values() for linear in matching}
+        return tuple(linear for linear in linears if linear in chosen)
 
     def lora_parameters(self, rank: int, targets: str | Sequence[str] = "all-linear") -> int:
-        """r * L * sum of (inputs + outputs) over the adapted matrices (+ r * (h + V) for lm_head).
+        """r * sum of (inputs + outputs) over the adapted matrices (the output among them where it is named).
 
         Raises:
             RecipeError: for a target that names no matrix of this model.
         """
-        per_rank = self.layers * sum(linear.inputs + linear.outputs for linear in self.adapted(targets))
-        if not isinstance(targets, str) and "lm_head" in targets:
-            per_rank += self.hidden + self.vocab
+        per_rank = sum(each.ranks * each.count * (each.inputs + each.outputs) for each in self.adapted(targets))
+        if not isinstance(targets, str) and self.head.name in targets:
+            per_rank += self.head.inputs + self.head.outputs
         return rank * per_rank
 
-    def kv_bytes_per_token(self, bytes_per_value: float = 2) -> int:
-        """2 * L * K * d * bytes: keys and values of one token, all layers, without a sliding window's saving."""
-        return int(2 * self.layers * self.kv_size * bytes_per_value)
+    def kv_bytes_per_token(self, bytes_per_value: float = 2, *, compressed: bool = False) -> int:
+        """Keys and values of one token, all layers, without a sliding window's saving.
 
-    def kv_bytes(self, tokens: float, bytes_per_value: float = 2) -> float:
-        """Keys and values of one sequence; layers with a sliding window keep no more than the window.
+        Args:
+            compressed: whether latent attention is kept as it is compressed, which transformers does not.
+        """
+        return int(bytes_per_value * sum(layer.count * _cached(layer, compressed) for layer in self.layers))
 
-        >>> tiny = Shape("gemma2", layers=4, hidden=8, intermediate=24, heads=2, kv_heads=1, head_dim=4, vocab=10,
-        ...              tied_embeddings=True, max_positions=64, sliding_window=16, sliding_layers=2)
+    def kv_bytes(self, tokens: float, bytes_per_value: float = 2, *, compressed: bool = False) -> float:
+        """Kept of one sequence: its keys and values, of a layer with a sliding window no more than the window, and
+        the states of layers that have one, in 16 bits at least.
+
+        >>> from afina.model.shape_table import dense_shape
+        >>> tiny = dense_shape("gemma2", layers=4, hidden=8, intermediate=24, heads=2, kv_heads=1, head_dim=4, vocab=10,
+        ...                    tied_embeddings=True, max_positions=64, sliding_window=16, sliding_layers=2)
         >>> tiny.kv_bytes(10) == 10 * tiny.kv_bytes_per_token(), tiny.kv_bytes(64) == 2 * 4 * 2 * (2 * 64 + 2 * 16)
         (True, True)
         """
-        within = min(tokens, self.sliding_window or tokens)
-        seen = (self.layers - self.sliding_layers) * tokens + self.sliding_layers * within
-        return 2 * self.kv_size * bytes_per_value * seen
+        kept = sum(layer.count * _cached(layer, compressed) * layer.seen(tokens) for layer in self.layers)
+        states = sum(layer.count * layer.state_values for layer in self.layers)
+        return kept * bytes_per_value + states * max(2.0, bytes_per_value)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, for :func:`shape_from`."""
+        return asdict(self)
 
 
-def scratch_shape(scratch: Scratch, max_length: int) -> Shape:
-    """The Llama that `train.method: scratch` starts: tied embeddings, no biases.
-
-    >>> scratch_shape(Scratch(), 256).parameters
-    2206656
-    """
-    return Shape(
-        model_type="llama",
-        layers=scratch.layers,
-        hidden=scratch.hidden,
-        intermediate=scratch.intermediate or 3 * scratch.hidden,
-        heads=scratch.heads,
-        kv_heads=scratch.kv_heads or scratch.heads,
-        head_dim=scratch.hidden // scratch.heads,
-        vocab=scratch.vocab,
-        tied_embeddings=True,
-        max_positions=max_length,
-    )
+def named_by(linears: Iterable[Linear], target: str) -> tuple[Linear, ...]:
+    """Those whose name is `target` or ends with it."""
+    return tuple(one for one in linears if one.name == target or one.name.endswith("." + target))
 
 
-def read_shape(config: Mapping[str, Any], where: str) -> Shape:
-    """The shape that a Hugging Face ``config.json`` describes.
-
-    Args:
-        config: the file's content.
-        where: the file or hub id, for errors.
+def shape_from(values: Mapping[str, Any]) -> Shape:
+    """What :meth:`Shape.as_json` wrote.
 
     Raises:
-        RecipeError: for a kind of model that is not known here (mixtures of experts and hybrids
-            among them) and for every number that is missing or does not fit the others.
+        KeyError, TypeError: it is something else.
     """
-    kind = config.get("model_type")
-    if kind not in KNOWN:
-        raise RecipeError(f"the shape of a {kind!r} model is not known", _known_text(), where)
-    mixture = [key for key in _MIXTURE_KEYS if config.get(key)]
-    if mixture:
-        raise RecipeError(f"a mixture of experts ({mixture[0]}) is not known", _known_text(), where)
-    strange = sorted(set(config.get("layer_types") or ()) - _PLAIN_LAYERS)
-    if strange:
-        raise RecipeError(f"a hybrid with layers of type {', '.join(strange)} is not known", _known_text(), where)
-
-    problems: list[Problem] = []
-
-    def number(key: str, otherwise: int | None = None) -> int:
-        name = _GPT2_NAMES.get(key, key) if kind == "gpt2" else key
-        value = config.get(name)
-        if value is None and otherwise is not None:
-            return otherwise
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            said = "is missing" if value is None else f"is {value!r}"
-            problems.append(Problem(f"`{name}` {said}", "it must be a whole number of at least 1", where))
-            return 1
-        return value
-
-    hidden, heads = number("hidden_size"), number("num_attention_heads")
-    layers, vocab, positions = number("num_hidden_layers"), number("vocab_size"), number("max_position_embeddings")
-    intermediate = number("intermediate_size", 4 * hidden if kind == "gpt2" else None)
-    kv_heads = heads if kind == "gpt2" else number("num_key_value_heads", heads if kind in ("llama", "phi3") else None)
-    head_dim = number("head_dim", _HEAD_DIM_BY_DEFAULT.get(kind, max(hidden // heads, 1)))
-    if heads % kv_heads:
-        problems.append(Problem(f"{heads} heads cannot share {kv_heads} key-value heads", "fix the config", where))
-    if problems:
-        raise RecipeError(problems=problems)
-
-    bias = kind == "gpt2" or (kind in _BIAS_BY_CONFIG and bool(config.get("attention_bias", False)))
-    window = config.get("sliding_window") if config.get("use_sliding_window", kind not in _WINDOW_OFF) else None
-    return Shape(
-        model_type=kind,
-        layers=layers,
-        hidden=hidden,
-        intermediate=intermediate,
-        heads=heads,
-        kv_heads=kv_heads,
-        head_dim=head_dim,
-        vocab=vocab,
-        tied_embeddings=bool(config.get("tie_word_embeddings", kind in _TIED_BY_DEFAULT)),
-        max_positions=positions,
-        mlp_matrices=2 if kind == "gpt2" else 3,
-        qkv_bias=bias or kind == "qwen2",
-        output_bias=bias,
-        mlp_bias=kind == "gpt2" or (kind == "llama" and bool(config.get("mlp_bias", False))),
-        qk_norm=kind == "qwen3",
-        fused=kind in ("phi3", "gpt2"),
-        norms=4 if kind == "gemma2" else 2,
-        norm_bias=kind == "gpt2",
-        learned_positions=kind == "gpt2",
-        sliding_window=window,
-        sliding_layers=_sliding_layers(config, kind, layers) if window else 0,
-        capped_attention=kind == "gemma2" and config.get("attn_logit_softcapping", 50.0) is not None,
-    )
+    layers = [
+        Layer(
+            **layer
+            | {
+                "linears": tuple(Linear(**linear) for linear in layer["linears"]),
+                "counted": tuple(KeptValues(**counted) for counted in layer["counted"]),
+            }
+        )
+        for layer in values["layers"]
+    ]
+    parts = {"head": Linear(**values["head"]), "outer": tuple(Linear(**linear) for linear in values["outer"])}
+    return Shape(**{**values, **parts, "layers": tuple(layers), "uncertain": tuple(values["uncertain"])})
 
 
-def _sliding_layers(config: Mapping[str, Any], kind: str, layers: int) -> int:
-    """How many layers use the window: what the config lists, or else what the kind's own code does."""
-    if listed := config.get("layer_types"):
-        return sum(each == "sliding_attention" for each in listed)
-    if kind == "gemma2":
-        return (layers + 1) // 2  # every other one, from the first
-    if kind in _WINDOW_OFF:
-        return max(0, layers - int(config.get("max_window_layers", 28)))
-    return layers
-
-
-def _known_text() -> str:
-    return "known are " + ", ".join(KNOWN) + "; nothing is guessed for others"
+def _cached(layer: Layer, compressed: bool) -> int:
+    if compressed and layer.compressed_values is not None:
+        return layer.compressed_values
+    return layer.cache_values

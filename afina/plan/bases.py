@@ -8,10 +8,11 @@ from typing import Any
 
 from afina.errors import BaseError, RecipeError
 from afina.model.base import check_targets, check_trainable, look_at_base
-from afina.model.shape import Shape, read_shape, scratch_shape
+from afina.model.shape import Shape
+from afina.model.shape_read import read_shape, shape_of_folder
+from afina.model.shape_table import scratch_shape
 from afina.plan.tables import table
 from afina.recipe import Recipe, nearest
-from afina.run import read_json
 
 
 def known_bases() -> dict[str, dict[str, Any]]:
@@ -32,13 +33,18 @@ def recipe_shape(recipe: Recipe) -> Shape:
     if folder is not None:
         look_at_base(folder, base, recipe.trust_remote_code, weights=False)
         return check_trainable(folder, recipe)
-    shape = find_shape(base, recipe.base_revision)
+    shape = find_shape(base, recipe.base_revision, trust_remote_code=recipe.trust_remote_code)
     check_targets(shape, recipe.adapter)
     return shape
 
 
 def find_shape(
-    base: str, revision: str | None = None, cache_folder: Path | None = None, *, quantized: bool = False
+    base: str,
+    revision: str | None = None,
+    cache_folder: Path | None = None,
+    *,
+    quantized: bool = False,
+    trust_remote_code: bool = False,
 ) -> Shape:
     """The shape of a base: its folder's ``config.json``, the Hugging Face cache's, or the table's.
 
@@ -50,6 +56,7 @@ def find_shape(
         revision: hub revision to look for in the cache; any snapshot where not given.
         cache_folder: the Hugging Face cache; its usual place where not given.
         quantized: whether a base that is already quantized is taken, for a plan of serving it.
+        trust_remote_code: whether code that comes with it may run.
 
     Raises:
         RecipeError: when the model is nowhere to be found, with the nearest known id; when its
@@ -57,7 +64,7 @@ def find_shape(
     """
     folder = local_base(base, revision, cache_folder)
     if folder is not None:
-        return _shape_in(folder, base, quantized)
+        return _shape_in(folder, base, quantized, trust_remote_code)
     config = known_bases().get(base)
     if config is None:
         guess = nearest(base, list(known_bases()))
@@ -80,11 +87,11 @@ def local_base(base: str, revision: str | None = None, cache_folder: Path | None
     return next((snapshot for snapshot in snapshots if (snapshot / "config.json").is_file()), None)
 
 
-def _shape_in(folder: Path, base: str, quantized: bool) -> Shape:
-    kind = look_at_base(folder, base, trust_remote_code=True, weights=False)  # no code of it runs here
+def _shape_in(folder: Path, base: str, quantized: bool, trust_remote_code: bool) -> Shape:
+    kind = look_at_base(folder, base, trust_remote_code=True, weights=False)  # read_shape asks before code of it runs
     if not kind.trains and not quantized:
         raise BaseError(f"{kind.what}, over which nothing is trained", kind.instead, base)
-    return read_shape(read_json(folder / "config.json"), str(folder / "config.json"))
+    return shape_of_folder(folder, trust_remote_code=trust_remote_code)
 
 
 def _hub_cache() -> Path:

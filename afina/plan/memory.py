@@ -16,13 +16,13 @@ counts it again), or what published slopes over the length say.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from afina.model.shape import Shape
+from afina.model.shape import Layer, Linear, Shape, named_by
 from afina.plan.calibration import Sureness
 from afina.plan.interval import Interval
-from afina.plan.programs import AFINA_CPU, Format, TrainingProgram
+from afina.plan.programs import AFINA_CPU, Format, Kept, TrainingProgram
 
 AdapterKind = Literal["lora", "qlora", "none"]
 Place = Literal["cpu", "cuda", "mps"]
@@ -34,6 +34,7 @@ WEIGHT_BYTES: dict[Format, float] = {
     "16bit": 2.0,
     "fp8": 1.0,
     "int8": 1.0,
+    "mxfp4": 0.5 + 1 / 32,
     "nf4": 0.5 + 4 / 64,
     "nf4-double": 0.5 + 1 / 64 + 4 / (64 * 256),
     "gptq-int4": 0.5 + 2.5 / 128,
@@ -41,7 +42,8 @@ WEIGHT_BYTES: dict[Format, float] = {
     "awq-int4": 0.5 + 2.5 / 128,
 }
 """Bytes of one value of a matrix with its scales. nf4: 4 bits and one float32 scale per 64 values; double: an 8-bit
-scale per 64 and a float32 one per 256 of those; GPTQ and AWQ: a 16-bit scale and a packed zero per group of 128."""
+scale per 64 and a float32 one per 256 of those; GPTQ and AWQ: a 16-bit scale and a packed zero per group of 128;
+MXFP4: an 8-bit exponent per 32."""
 CHECK_BYTES = 8.0
 """Of one logit where the model computes its own loss without a gradient: the logits and their log-softmax."""
 ROUNDED_SPREAD = (0.99, 1.02)
@@ -110,8 +112,9 @@ class Setup:
 def training_memory(shape: Shape, setup: Setup) -> dict[str, Interval]:
     """Bytes of one device by part at the moment of the peak; their sum is the peak.
 
-    >>> tiny = Shape("llama", layers=2, hidden=8, intermediate=24, heads=2, kv_heads=2, head_dim=4, vocab=10,
-    ...              tied_embeddings=True, max_positions=32)
+    >>> from afina.model.shape_table import dense_shape
+    >>> tiny = dense_shape("llama", layers=2, hidden=8, intermediate=24, heads=2, kv_heads=2, head_dim=4, vocab=10,
+    ...                    tied_embeddings=True, max_positions=32)
     >>> parts = training_memory(tiny, Setup("none", batch_tokens=16, target_tokens=16))
     >>> parts["weights"].point == 4 * tiny.parameters, parts["optimizer"].point == 8 * tiny.parameters
     (True, True)
@@ -157,77 +160,95 @@ def peak_interval(parts: Mapping[str, Interval], sure: Sureness) -> Interval:
 def trained_parameters(shape: Shape, setup: Setup) -> int:
     """All of them, or the adapter's; layers trained whole beside it are not among them."""
     if setup.kind == "none":
-        return shape.parameters
-    lengths = shape.layers * sum(linear.outputs for linear in shape.adapted(setup.targets)) if setup.dora else 0
+        return shape.trainable_parameters
+    lengths = sum(each.count * each.outputs for each in shape.adapted(setup.targets)) if setup.dora else 0
     everywhere = shape.lora_parameters(setup.rank, setup.targets) + lengths
-    return everywhere * backward_layers(shape, setup) // shape.layers
+    return everywhere * backward_layers(shape, setup) // shape.depth
 
 
 def backward_layers(shape: Shape, setup: Setup) -> int:
     """How many layers keep anything for a backward pass: those above the lowest one that is trained."""
     if setup.kind == "none" or setup.adapted_layers is None:
-        return shape.layers
-    return min(shape.layers, setup.adapted_layers)
+        return shape.depth
+    return min(shape.depth, setup.adapted_layers)
 
 
 def largest_gradient(shape: Shape) -> int:
     """Parameters whose gradients are alive at once where each layer steps as soon as it has them."""
-    return max(shape.head_parameters, shape.linear_parameters // shape.layers)
+    return max(shape.head_parameters, *(layer.matrix_parameters for layer in shape.layers))
 
 
 def frozen_weight_bytes(shape: Shape, setup: Setup) -> float:
     """The base's bytes: matrices in the setup's format, the rest as its program holds it.
 
+    Experts that stand in one tensor are no matrices to most quantizers, and stay as they are.
     Llama-2-7B in NF4, double quantization, the rest in 16 bits: 6.476e9 * 0.5159 + 0.262e9 * 2 = 3.87e9.
     """
     program = setup.program
     matrices = WEIGHT_BYTES[setup.weights or (program.four_bit if setup.kind == "qlora" else program.weights)]
     rest = program.rest_bytes if matrices < 2 else matrices
     head = shape.head_parameters if program.separate_head and shape.tied_embeddings else 0
-    return shape.linear_parameters * matrices + (shape.parameters - shape.linear_parameters + head) * rest
+    packed = shape.module_parameters + (shape.expert_parameters if program.packs_experts else 0)
+    if matrices >= 2:
+        packed = shape.linear_parameters
+    return packed * matrices + (shape.parameters - packed + head) * rest
 
 
-def values_per_layer(shape: Shape, setup: Setup) -> float:
-    """Values that one layer keeps for its backward pass, per token: the program's counts times the sizes.
+def values_per_layer(layer: Layer, setup: Setup) -> float:
+    """Values that one layer keeps for its backward pass, per token: the program's counts times the sizes, and what a
+    layer that was counted has beyond what its sizes explain.
 
     In float32 with adapters 4h + 2q + 2k + 4M + r per adapted matrix: the two inputs of the norms and
     their outputs, what attention reads and writes, the MLP's gate, up, activation and product.
     """
     full = setup.kind == "none"
-    kept = setup.program.kept_all if full else setup.program.kept_adapter
-    parallel_block = shape.norms < 2 or shape.mlp_matrices == 2
-    hidden = kept.parallel_hidden if parallel_block and kept.parallel_hidden else kept.hidden + shape.norms - 2
-    intermediate = max(1, kept.intermediate - 2 * (3 - shape.mlp_matrices))
-    values = (
-        hidden * shape.hidden
-        + kept.query * shape.query_size
-        + kept.key * shape.kv_size
-        + intermediate * shape.intermediate
-        + kept.normalized_qk * (shape.query_size + shape.kv_size) * shape.qk_norm
-    )
+    values = _explained(layer, setup.program.kept_all if full else setup.program.kept_adapter)
+    seen = layer.kept(setup.length, whole=full)
+    if seen is not None:  # in float32, as afina computes on a CPU
+        values += seen - _explained(layer, AFINA_CPU.kept_all if full else AFINA_CPU.kept_adapter)
     if setup.kind == "qlora" and setup.program.keeps_4bit_inputs:
-        values += 2 * shape.hidden + shape.query_size + shape.intermediate
+        values += 2 * layer.hidden + layer.query + layer.intermediate
     if full:
         return float(values)
-    adapted = shape.adapted(setup.targets)
-    values += kept.rank * setup.rank * len(adapted)
+    kept, adapted = setup.program.kept_adapter, adapted_in(layer, setup.targets)
+    values += kept.rank * setup.rank * sum(linear.active * linear.ranks for linear in adapted)
     if setup.dropout:  # a masked copy of each input and one byte of mask for two of value
-        values += kept.dropped_input * sum(linear.inputs for linear in adapted)
+        values += kept.dropped_input * sum(linear.active * linear.inputs for linear in adapted)
     if setup.dora:
-        values += kept.dora_output * sum(linear.outputs for linear in adapted)
+        values += kept.dora_output * sum(linear.active * linear.outputs for linear in adapted)
     return float(values)
 
 
-def score_bytes(shape: Shape, setup: Setup) -> float:
+def _explained(layer: Layer, kept: Kept) -> float:
+    """What the sizes of a layer say that a program keeps."""
+    parallel_block = layer.norms < 2 or not layer.gated
+    hidden = kept.parallel_hidden if parallel_block and kept.parallel_hidden else kept.hidden + layer.norms - 2
+    intermediate = max(1, kept.intermediate - 2 * (not layer.gated))
+    values = hidden * layer.hidden + kept.query * layer.query + kept.key * layer.key
+    return values + intermediate * layer.intermediate + kept.normalized_qk * (layer.query + layer.key) * layer.qk_norm
+
+
+def adapted_in(layer: Layer, targets: str | tuple[str, ...]) -> tuple[Linear, ...]:
+    """The matrices of one layer that have an adapter."""
+    if targets == "all-linear":
+        return tuple(linear for linear in layer.linears if linear.ranks)
+    linears = tuple(replace(linear, ranks=1) for linear in layer.linears if linear.module)
+    named = (targets,) if isinstance(targets, str) else targets
+    return tuple(one for one in linears if any(named_by([one], target) for target in named))
+
+
+def score_bytes(layer: Layer, setup: Setup) -> float:
     """Attention's scores of one layer, T * s * heads, where the program makes them or the model caps them."""
-    makes = setup.program.eager_attention or (shape.capped_attention and setup.program.capped_is_eager)
-    return setup.batch_tokens * setup.length * shape.heads * setup.program.value_bytes if makes else 0.0
+    makes = setup.program.eager_attention or (layer.capped and setup.program.capped_is_eager)
+    counted = bool(layer.counted)  # they are among what was counted
+    values = setup.batch_tokens * setup.length * layer.heads
+    return values * setup.program.value_bytes if makes and not counted else 0.0
 
 
-def layer_bytes(shape: Shape, setup: Setup) -> float:
+def layer_bytes(layer: Layer, setup: Setup) -> float:
     """What one layer keeps for its backward pass."""
-    values = setup.batch_tokens * values_per_layer(shape, setup) * setup.program.value_bytes
-    return values + 3 * score_bytes(shape, setup)
+    values = setup.batch_tokens * values_per_layer(layer, setup) * setup.program.value_bytes
+    return values + 3 * score_bytes(layer, setup)
 
 
 def activation_bytes(shape: Shape, setup: Setup) -> float:
@@ -236,24 +257,28 @@ def activation_bytes(shape: Shape, setup: Setup) -> float:
     Without checkpointing L layers in full; with it the layers' inputs, L * T * h * bytes (none where
     the program moves them to the host); `selective` keeps the share of the layers that is not computed again.
     """
-    layer, program = layer_bytes(shape, setup), setup.program
-    layers = backward_layers(shape, setup)
+    program, layers = setup.program, backward_layers(shape, setup)
+    whole = sum(layer.count * layer_bytes(layer, setup) for layer in shape.layers) * layers / shape.depth
     if not setup.checkpointing:
-        return layers * layer
+        return whole
     if setup.checkpointing == "selective":
-        return layers * layer * program.selective_share
+        return whole * program.selective_share
     inputs = setup.batch_tokens * shape.hidden * program.residual_bytes
     return (2 if program.offloads_inputs else layers) * inputs
 
 
 def passing_bytes(shape: Shape, setup: Setup) -> float:
     """The larger of the logits and one layer on its way back (computed again first, with checkpointing)."""
-    back = 1.0 * setup.batch_tokens * (3 * shape.intermediate + 2 * shape.hidden) * setup.program.value_bytes
-    back += 2 * score_bytes(shape, setup)
-    back += setup.program.backward_score_bytes * setup.batch_tokens * setup.length * shape.heads
-    if setup.checkpointing:
-        back += layer_bytes(shape, setup)
+    back = max(_backward_bytes(layer, setup) for layer in shape.layers)
     return max(logit_bytes(shape, setup, setup.target_tokens), back)
+
+
+def _backward_bytes(layer: Layer, setup: Setup) -> float:
+    """One layer on its way back."""
+    back = 1.0 * setup.batch_tokens * (3 * layer.intermediate + 2 * layer.hidden) * setup.program.value_bytes
+    back += 2 * score_bytes(layer, setup)
+    back += setup.program.backward_score_bytes * setup.batch_tokens * setup.length * layer.heads
+    return back + layer_bytes(layer, setup) if setup.checkpointing else back
 
 
 def logit_bytes(shape: Shape, setup: Setup, targets: int) -> float:
@@ -273,7 +298,7 @@ def gathered_bytes(shape: Shape, setup: Setup) -> float:
     if setup.program.gathers_all and setup.kind != "none":
         return frozen_weight_bytes(shape, setup)
     each = frozen_weight_bytes(shape, setup) if setup.kind != "none" else shape.parameters * setup.program.gather_bytes
-    share = shape.linear_parameters / shape.layers / shape.parameters
+    share = max(layer.matrix_parameters for layer in shape.layers) / shape.parameters
     outside = shape.head_parameters * max(2.0, setup.program.gather_bytes)
     return 2 * each * share + outside
 
@@ -282,7 +307,7 @@ def dequantized_bytes(shape: Shape, setup: Setup) -> float:
     """The largest matrix in 16 bits, for the moment of its product; 0 without quantized weights."""
     if setup.kind != "qlora":
         return 0.0
-    return float(max(linear.inputs * linear.outputs for linear in shape.linears) * setup.program.dequantized_value)
+    return shape.largest_matrix * setup.program.dequantized_value
 
 
 def overhead_bytes(shape: Shape, setup: Setup, moving: float) -> Interval:

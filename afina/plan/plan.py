@@ -287,8 +287,9 @@ def _program(device: Device, *, scratch: bool) -> TrainingProgram:
 def saved_parameters(shape: Shape, name: str) -> int:
     """Weights of the layers that `modules_to_save` means by a name.
 
-    >>> tiny = Shape("llama", layers=2, hidden=8, intermediate=24, heads=2, kv_heads=1, head_dim=4, vocab=10,
-    ...              tied_embeddings=True, max_positions=32)
+    >>> from afina.model.shape_table import dense_shape
+    >>> tiny = dense_shape("llama", layers=2, hidden=8, intermediate=24, heads=2, kv_heads=1, head_dim=4, vocab=10,
+    ...                    tied_embeddings=True, max_positions=32)
     >>> saved_parameters(tiny, "embed_tokens"), saved_parameters(tiny, "q_proj"), saved_parameters(tiny, "norm")
     (80, 128, 8)
     """
@@ -296,14 +297,14 @@ def saved_parameters(shape: Shape, name: str) -> int:
     if last in ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out"):
         return shape.head_parameters
     matching = [linear for linear in shape.linears if linear.name.rpartition(".")[2] == last]
-    return shape.layers * sum(linear.parameters for linear in matching) if matching else shape.hidden
+    return sum(linear.parameters for linear in matching) if matching else shape.hidden
 
 
 def _notes(recipe: Recipe, shape: Shape, tokens: TokenCount, device: Device, setup: Setup) -> list[str]:
     notes = []
     if setup.batch_tokens > recipe.train.batch_tokens:
         notes.append(f"one example of {tokens.longest} tokens is longer than train.batch_tokens and sets the peak")
-    if recipe.train.max_length > shape.max_positions:
+    if 0 < shape.max_positions < recipe.train.max_length:
         notes.append(
             f"train.max_length {recipe.train.max_length} is beyond the model's {shape.max_positions} positions"
         )

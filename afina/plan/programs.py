@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 from afina.model.footprint import LEAST_TARGETS, LOGIT_BYTES
 
-Format = Literal["float32", "16bit", "fp8", "int8", "nf4", "nf4-double", "gptq-int4", "gptq-int8", "awq-int4"]
+Format = Literal["float32", "16bit", "fp8", "int8", "mxfp4", "nf4", "nf4-double", "gptq-int4", "gptq-int8", "awq-int4"]
 
 
 class Kept(NamedTuple):
@@ -73,6 +73,8 @@ class TrainingProgram:
     """Whether a chunk's gradient is made with its loss; otherwise its logits are made again in the backward pass."""
     whole_logit_bytes: float = 0.0
     """Of every logit, beside the chunk's."""
+    packs_experts: bool = False
+    """Whether a mixture's experts are held in fewer bits too, though they stand in one tensor."""
     separate_head: bool = False
     """Whether a tied output matrix is held a second time."""
     keeps_4bit_inputs: bool = False

@@ -75,6 +75,11 @@ class Serving:
     allocated: bool = False
 
     @property
+    def compresses(self) -> bool:
+        """Whether latent attention's cache is kept compressed."""
+        return self.engine != "transformers"
+
+    @property
     def litgpt(self) -> bool:
         """Whether it is LitGPT, which holds a tied output matrix apart and has it in 4 bits too."""
         return self.program == LITGPT
@@ -83,8 +88,9 @@ class Serving:
 def served_weight_bytes(shape: Shape, weights: str, *, litgpt: bool = False) -> float:
     """Bytes of the weights as they are served.
 
-    >>> tiny = Shape("llama", layers=2, hidden=8, intermediate=24, heads=2, kv_heads=1, head_dim=4, vocab=10,
-    ...              tied_embeddings=True, max_positions=32)
+    >>> from afina.model.shape_table import dense_shape
+    >>> tiny = dense_shape("llama", layers=2, hidden=8, intermediate=24, heads=2, kv_heads=1, head_dim=4, vocab=10,
+    ...                    tied_embeddings=True, max_positions=32)
     >>> served_weight_bytes(tiny, "16bit") == 2 * tiny.parameters
     True
 
@@ -102,15 +108,23 @@ def served_weight_bytes(shape: Shape, weights: str, *, litgpt: bool = False) -> 
             f"weights in {weights!r} are not known", "known are " + ", ".join([*WEIGHT_BYTES, "mlx-4-64"]), "weights"
         )
     rest = each if each >= 2 else 2.0
-    packed = shape.linear_parameters + (shape.head_parameters if litgpt else 0)
+    packed = packed_parameters(shape, weights) + (shape.head_parameters if litgpt else 0)
     return packed * each + (shape.parameters + head - packed) * rest
+
+
+def packed_parameters(shape: Shape, weights: str) -> int:
+    """How many parameters are in the fewer bits of a format: MXFP4 is of experts alone, bitsandbytes' NF4 of linear
+    modules, the others of every matrix of the layers."""
+    if weights == "mxfp4":
+        return shape.expert_parameters
+    return shape.module_parameters if weights.startswith("nf4") else shape.linear_parameters
 
 
 def unpacked_bytes(shape: Shape, serving: Serving) -> float:
     """The largest NF4 matrix in 16 bits while a prompt is read; LitGPT holds it twice, in two types."""
     if not serving.weights.startswith("nf4"):
         return 0.0
-    largest = max(linear.inputs * linear.outputs for linear in shape.linears)
+    largest = shape.largest_matrix
     return 2 * 2.0 * max(largest, shape.head_parameters) if serving.litgpt else 2.0 * largest
 
 
@@ -121,7 +135,7 @@ def lora_slot_bytes(shape: Shape, slots: int, rank: int) -> float:
 
 def prefill_bytes(shape: Shape, tokens: float) -> float:
     """The MLP of so many tokens at once, and the residual stream beside it, in 16 bits."""
-    return tokens * (3 * shape.intermediate + 3 * shape.hidden) * 2
+    return tokens * (3 * max(layer.intermediate for layer in shape.layers) + 3 * shape.hidden) * 2
 
 
 def serving_memory(shape: Shape, serving: Serving) -> dict[str, Interval]:
@@ -135,7 +149,7 @@ def serving_memory(shape: Shape, serving: Serving) -> dict[str, Interval]:
     tokens = serving.context
     if serving.engine == "vllm":
         tokens = -(-tokens // BLOCK_TOKENS) * BLOCK_TOKENS
-    cache = serving.users * shape.kv_bytes(tokens, serving.cache_bytes)
+    cache = serving.users * shape.kv_bytes(tokens, serving.cache_bytes, compressed=serving.compresses)
     if serving.engine == "mlx":
         working, fixed = 2.0 * min(prompt, PREFILL_STEP) * shape.vocab * serving.users, Interval(MLX_BYTES, 0.0, 0.3e9)
     elif serving.engine == "vllm":
@@ -208,7 +222,8 @@ def largest_context(shape: Shape, device: Device, serving: Serving) -> Interval:
         low, high = 0, min(1 << 24, max(shape.max_positions, 1 << 17))
         while low < high:
             middle = (low + high + 1) // 2
-            needed = serving.users * shape.kv_bytes(middle, serving.cache_bytes) / serving.devices
+            each = shape.kv_bytes(middle, serving.cache_bytes, compressed=serving.compresses)
+            needed = serving.users * each / serving.devices
             low, high = (middle, high) if needed <= space else (low, middle - 1)
         return float(low // BLOCK_TOKENS * BLOCK_TOKENS)
 
@@ -244,7 +259,7 @@ def plan_serving(shape: Shape, device: Device, serving: Serving) -> dict[str, An
             **peak.as_json(),
             "sure": serving_sureness(serving).as_json(),
         },
-        "kv_bytes_per_token": shape.kv_bytes_per_token(serving.cache_bytes),
+        "kv_bytes_per_token": shape.kv_bytes_per_token(serving.cache_bytes, compressed=serving.compresses),
         "max_model_len": longest.as_json(),
         "positions": shape.max_positions,
         "fits": serves(shape, device, serving),

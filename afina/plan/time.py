@@ -113,8 +113,8 @@ def flops_per_token(shape: Shape, setup: Setup, mean_length: float, target_share
     """
     full = setup.kind == "none"
     again = 2 * (passes(setup) - 3)
-    matrices = ((6 if full else 4) + again) * shape.linear_parameters
-    adapter = 0 if full else (6 + again) * trained_parameters(shape, setup)
+    matrices = ((6 if full else 4) + again) * shape.active_parameters
+    adapter = 0 if full else (6 + again) * trained_parameters(shape, setup) * active_share(shape, setup)
     attention = attention_flops(shape, setup, mean_length)
     twice = 2 if setup.program.chunk_logits is not None and not setup.program.gradient_with_loss else 0
     head = ((6 if full else 4) + twice) * shape.head_parameters * target_share
@@ -122,11 +122,21 @@ def flops_per_token(shape: Shape, setup: Setup, mean_length: float, target_share
 
 
 def attention_flops(shape: Shape, setup: Setup, mean_length: float) -> float:
-    """Of one token: causal, 6*L*q*s, and 2 more for what is computed again; a sliding window bounds s."""
-    seen = shape.layers * mean_length
-    if shape.sliding_window:
-        seen -= shape.sliding_layers * max(0.0, mean_length - 2 * shape.sliding_window)
-    return (6 + 2 * (passes(setup) - 3)) * shape.query_size * seen
+    """Of one token: causal, 6*L*q*s, and 2 more for what is computed again; a sliding window bounds s. A state is
+    updated and read once, whatever s is."""
+    work = 0.0
+    for layer in shape.layers:
+        seen = min(mean_length, 2 * layer.window) if layer.window else mean_length
+        work += layer.count * (layer.query * seen + 2 * layer.state_values)
+    return (6 + 2 * (passes(setup) - 3)) * work
+
+
+def active_share(shape: Shape, setup: Setup) -> float:
+    """Of the adapter, what one token goes through: not those of experts that its router leaves out."""
+    adapted = shape.adapted(setup.targets)
+    whole = sum(each.ranks * each.count * (each.inputs + each.outputs) for each in adapted)
+    used = sum(each.ranks * each.active * (each.inputs + each.outputs) for each in adapted)
+    return used / whole if whole else 1.0
 
 
 def micro_batch_seconds(
@@ -142,13 +152,16 @@ def micro_batch_seconds(
     rate = device.flops_per_second * MATRIX_CEILING * times.get("rate", 1.0)
     if setup.program.weights == "float32" and setup.kind != "qlora":
         rate *= CUDA_FLOAT32_SHARE
-    layer = (8 * shape.hidden + 3 * shape.query_size + shape.kv_size + 3 * shape.intermediate) * 2
-    moved = shape.layers * tokens * layer * MOVES_PER_PASS * passes(setup) * times.get("moves", 1.0)
+    made = sum(
+        layer.count * (8 * layer.hidden + 3 * layer.query + layer.key + 3 * layer.intermediate)
+        for layer in shape.layers
+    )
+    moved = tokens * made * 2 * MOVES_PER_PASS * passes(setup) * times.get("moves", 1.0)
     read = frozen_weight_bytes(shape, setup) * (passes(setup) - 1)
     attention = attention_flops(shape, setup, mean_length) * tokens
     seconds = (flops - attention) / rate + attention / (rate * ATTENTION_CEILING / MATRIX_CEILING)
     seconds += (moved + read) / device.bytes_per_second + unpack_seconds(shape, setup, device)
-    launches = shape.layers * passes(setup) * LAUNCH_SECONDS * times.get("launch", 1.0)
+    launches = shape.depth * passes(setup) * LAUNCH_SECONDS * times.get("launch", 1.0)
     launches *= QUANTIZED_LAUNCHES if setup.kind == "qlora" else 1.0
     return max(seconds, launches)
 
@@ -159,7 +172,7 @@ def unpack_seconds(shape: Shape, setup: Setup, device: Device) -> float:
         return 0.0
     factor = GPTQ_UNPACK if setup.weights and setup.weights.startswith("gptq") else 1.0
     times = passes(setup) - 1  # the backward pass unpacks once
-    return shape.linear_parameters * times * 4.5 * UNPACK_MOVES * factor / device.bytes_per_second
+    return shape.module_parameters * times * 4.5 * UNPACK_MOVES * factor / device.bytes_per_second
 
 
 def exchange_seconds(shape: Shape, setup: Setup, device: Device) -> float:
@@ -214,7 +227,7 @@ def run_time(
     batch += exchange_seconds(shape, setup, device)
     batch += optimizer_seconds(shape, setup, device) / accumulate
     training = batch * micro_batches * epochs / setup.devices
-    forward = 2 * shape.linear_parameters + 2 * shape.layers * shape.query_size * tokens.mean_length
+    forward = 2 * shape.active_parameters + attention_flops(shape, setup, tokens.mean_length) / passes(setup)
     forward += 2 * shape.head_parameters * tokens.target_share
     whole = flops_per_token(shape, setup, tokens.mean_length, tokens.target_share)
     looked_at = tokens.held_out * validations + tokens.tokens * epochs * facts.forward_passes
@@ -258,7 +271,7 @@ def _divide(amount: float, per_second: Interval) -> Interval:
 def _generation(shape: Shape, device: Device, tokens: float, weight_bytes: float) -> Interval:
     """Decoding reads every weight once for each step of a batch. Answers mostly end before the limit."""
     step = _divide(weight_bytes, GENERATION_SHARE * device.bytes_per_second)
-    dispatch = shape.layers * 0.5e-3  # a step of a small model costs its launches, not its bytes
+    dispatch = shape.depth * 0.5e-3  # a step of a small model costs its launches, not its bytes
     steps = tokens / GENERATION_BATCH
     return Interval(
         (step.point + dispatch) * steps * 0.5,

@@ -11,7 +11,7 @@ from typing import Any
 
 from afina.errors import AfinaError, Problem, RecipeError
 from afina.model.base import find_base, read_identity
-from afina.model.shape import read_shape
+from afina.model.shape_read import shape_of_folder
 from afina.plan.device import Device, local_device
 from afina.plan.interval import Interval
 from afina.plan.serving import Engine, Serving, largest_context
@@ -96,7 +96,7 @@ def look_before(
                         str(folder),
                     )
                 )
-    shape = read_shape(json.loads((base / "config.json").read_text(encoding="utf-8")), str(base))
+    shape = shape_of_folder(base, trust_remote_code=remote_code)
     device = device or local_device()
     serving = Serving(
         engine=engine, users=users, lora_slots=len(ranks) - 1 if engine == "vllm" else 0, lora_rank=max(max(ranks), 1)

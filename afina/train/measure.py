@@ -11,9 +11,8 @@ from afina.errors import BaseError
 from afina.model.base import look_at_base
 from afina.model.base_damage import TOKENIZERS
 from afina.model.base_kind import kind_of
-from afina.model.shape import read_shape
+from afina.model.shape_read import shape_of_folder
 from afina.recipe import Recipe
-from afina.run import read_json
 from afina.text.document import Message
 from afina.text.example import Example
 from afina.tokenizer.chat import Encoded, Renderer
@@ -95,7 +94,7 @@ def _trained_parameters(base: Path, recipe: Recipe) -> int | None:
     config = base / "config.json"
     if not config.is_file():
         return None
-    shape = read_shape(read_json(config), str(base))
+    shape = shape_of_folder(base, trust_remote_code=recipe.trust_remote_code)
     if recipe.adapter.kind == "none" or recipe.train.method == "scratch":
         return shape.parameters
     return shape.lora_parameters(recipe.adapter.rank, recipe.adapter.targets)

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from afina.errors import AfinaError, RecipeError
 from afina.model.base import BaseIdentity, check_trainable, find_base, hash_model, identify_base
-from afina.model.shape import Shape, read_shape, scratch_shape
+from afina.model.shape import Shape
+from afina.model.shape_read import shape_of_folder
+from afina.model.shape_table import scratch_shape
 from afina.outcome import chat_of, outcome_kind
-from afina.run import read_json
 from afina.tokenizer.chat import Renderer
 from afina.tokenizer.load import load_tokenizer
 from afina.walk.context import Context, once
@@ -53,7 +54,7 @@ def model_shape(context: Context) -> Shape:
     folder = base_folder(context)
     if folder is None:
         return scratch_shape(context.recipe.scratch, context.recipe.train.max_length)
-    return read_shape(read_json(folder / "config.json"), str(folder))
+    return shape_of_folder(folder, trust_remote_code=context.recipe.trust_remote_code)
 
 
 def tokenizer_folder(context: Context) -> Path:

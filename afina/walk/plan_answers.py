@@ -170,7 +170,9 @@ def _serving(recipe: Recipe, devices: list[Device], serving: Serving) -> PlanAns
     if recipe.base is None:
         shape = recipe_shape(recipe)
     else:
-        shape = find_shape(recipe.base, recipe.base_revision, quantized=True)
+        shape = find_shape(
+            recipe.base, recipe.base_revision, quantized=True, trust_remote_code=recipe.trust_remote_code
+        )
     plans = [plan_serving(shape, device, serving) for device in devices]
     order: dict[Literal["yes", "no", "maybe"], int] = {"yes": 0, "maybe": 1, "no": 2}
     rows = [f"{'device':<22}{'fits':<7}{'weights':>10}{'KV cache':>10}{'longest max_model_len':>30}"]

@@ -9,6 +9,7 @@ from typing import Any
 
 from afina.errors import RecipeError
 from afina.model.shape import Shape
+from afina.model.shape_table import dense_shape
 from afina.plan.device import Device, find_device
 from afina.plan.memory import Checkpointing, Parallel, Place, Setup
 from afina.plan.programs import (
@@ -81,7 +82,7 @@ def published_shape(name: str, facts: Mapping[str, Any]) -> Shape:
     """A row of ``architectures.json``, with what is known of its family; biases are left out there, and so here."""
     known = name.lower()
     parallel = facts["mlp_matrices"] == 2 and "gpt2" not in known
-    return Shape(
+    return dense_shape(
         model_type="llama",
         layers=facts["num_layers"],
         hidden=facts["hidden"],

@@ -257,9 +257,7 @@ def gguf(case: Case) -> str:
         if "cannot be written as GGUF here" not in str(error):
             raise
         known = case.family.model_type in CONVERTED
-        who = (
-            "llama.cpp's converter takes it (--llama-cpp)" if known else "nor does llama.cpp's converter take it"
-        )
+        who = "llama.cpp's converter takes it (--llama-cpp)" if known else "nor does llama.cpp's converter take it"
         raise BaseError(f"not written here; {who}", error.problems[0].fix, "--to gguf") from error
     return f"opened by {said['comparison']['program']}"
 

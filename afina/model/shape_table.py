@@ -1,0 +1,253 @@
+"""The shapes of the most common families from their ``config.json`` alone, so that they are planned without torch.
+
+Where torch is, tests compare each with the model that transformers builds (:mod:`afina.model.shape_walk_torch`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from afina.errors import Problem, RecipeError
+from afina.model.shape import Layer, Linear, Shape
+from afina.recipe import Scratch
+
+KNOWN = ("gemma", "gemma2", "gpt2", "llama", "mistral", "phi3", "qwen2", "qwen3")
+"""The values of ``model_type`` that :func:`table_shape` understands."""
+
+_TIED_BY_DEFAULT = ("gemma", "gemma2", "gpt2")
+_HEAD_DIM_BY_DEFAULT = {"gemma": 256, "gemma2": 256, "qwen3": 128}
+_BIAS_BY_CONFIG = ("gemma", "gemma2", "llama", "qwen3")
+"""Kinds whose code reads ``attention_bias``; the others ignore the key (Qwen2 always has its own)."""
+_WINDOW_OFF = ("qwen2", "qwen3")
+"""Kinds that use their `sliding_window` only where `use_sliding_window` says so, from `max_window_layers` on."""
+_MIXTURE_KEYS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_intermediate_size")
+_PLAIN_LAYERS = {"full_attention", "sliding_attention"}
+_GPT2_NAMES = {
+    "num_hidden_layers": "n_layer",
+    "hidden_size": "n_embd",
+    "num_attention_heads": "n_head",
+    "intermediate_size": "n_inner",
+    "max_position_embeddings": "n_positions",
+}
+
+
+@dataclass(frozen=True)
+class Dense:
+    """What distinguishes the layers of these families."""
+
+    model_type: str
+    hidden: int
+    intermediate: int
+    query: int
+    key: int
+    mlp_matrices: Literal[2, 3] = 3
+    """3: gate, up, down. 2: up, down."""
+    qkv_bias: bool = False
+    output_bias: bool = False
+    """Whether the attention's output matrix has a bias."""
+    mlp_bias: bool = False
+    qk_norm: bool = False
+    """RMSNorm over each head of queries and keys (Qwen3)."""
+    fused: bool = False
+    """Query, key and value in one matrix, and gate and up in one (Phi-3, GPT-2)."""
+    norms: int = 2
+    """Normalizing layers per block (Gemma 2 has four)."""
+    norm_bias: bool = False
+    learned_positions: bool = False
+    sliding_window: int | None = None
+    sliding_layers: int = 0
+    """How many layers see `sliding_window` tokens only."""
+    capped_attention: bool = False
+    """Whether scores go through a tanh (Gemma 2), which fused attention kernels mostly cannot."""
+
+    @property
+    def linears(self) -> tuple[Linear, ...]:
+        """The matrices of one layer."""
+        h, m, q, k = self.hidden, self.intermediate, self.query, self.key
+        if self.model_type == "gpt2":
+            return (
+                Linear("attn.c_attn", h, q + 2 * k, self.qkv_bias),
+                Linear("attn.c_proj", q, h, self.output_bias),
+                Linear("mlp.c_fc", h, m, self.mlp_bias),
+                Linear("mlp.c_proj", m, h, self.mlp_bias),
+            )
+        if self.fused:
+            return (
+                Linear("self_attn.qkv_proj", h, q + 2 * k, self.qkv_bias),
+                Linear("self_attn.o_proj", q, h, self.output_bias),
+                Linear("mlp.gate_up_proj", h, 2 * m, self.mlp_bias),
+                Linear("mlp.down_proj", m, h, self.mlp_bias),
+            )
+        attention = (
+            Linear("self_attn.q_proj", h, q, self.qkv_bias),
+            Linear("self_attn.k_proj", h, k, self.qkv_bias),
+            Linear("self_attn.v_proj", h, k, self.qkv_bias),
+            Linear("self_attn.o_proj", q, h, self.output_bias),
+        )
+        gate = (Linear("mlp.gate_proj", h, m, self.mlp_bias),) if self.mlp_matrices == 3 else ()
+        return (
+            *attention,
+            *gate,
+            Linear("mlp.up_proj", h, m, self.mlp_bias),
+            Linear("mlp.down_proj", m, h, self.mlp_bias),
+        )
+
+
+def dense_shape(
+    model_type: str,
+    layers: int,
+    hidden: int,
+    intermediate: int,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    vocab: int,
+    *,
+    tied_embeddings: bool,
+    max_positions: int,
+    **options: Any,
+) -> Shape:
+    """A decoder whose layers are all alike: attention and one MLP.
+
+    Args:
+        heads, kv_heads, head_dim: of attention.
+        options: see :class:`Dense`.
+    """
+    dense = Dense(model_type, hidden, intermediate, heads * head_dim, kv_heads * head_dim, **options)
+    linears = dense.linears
+    biases = sum(linear.outputs for linear in linears if linear.bias)
+    norm = hidden * (1 + dense.norm_bias)
+    kind = Layer(
+        count=layers - dense.sliding_layers,
+        linears=linears,
+        other_parameters=biases + dense.norms * norm + 2 * head_dim * dense.qk_norm,
+        hidden=hidden,
+        query=dense.query,
+        key=dense.key,
+        heads=heads,
+        intermediate=intermediate,
+        gated=dense.mlp_matrices == 3,
+        norms=dense.norms,
+        qk_norm=dense.qk_norm,
+        capped=dense.capped_attention,
+        cache_values=2 * dense.key,
+    )
+    sliding = replace(kind, count=dense.sliding_layers, mixer="sliding window", window=dense.sliding_window)
+    tables = 1 if tied_embeddings else 2
+    return Shape(
+        model_type=model_type,
+        hidden=hidden,
+        vocab=vocab,
+        layers=tuple(each for each in (kind, sliding) if each.count),
+        head=Linear("lm_head", hidden, vocab, role="head"),
+        tied_embeddings=tied_embeddings,
+        max_positions=max_positions,
+        embedding_parameters=(tables * vocab + max_positions * dense.learned_positions) * hidden,
+        other_parameters=norm,
+    )
+
+
+def scratch_shape(scratch: Scratch, max_length: int) -> Shape:
+    """The Llama that `train.method: scratch` starts: tied embeddings, no biases.
+
+    >>> scratch_shape(Scratch(), 256).parameters
+    2206656
+    """
+    return dense_shape(
+        model_type="llama",
+        layers=scratch.layers,
+        hidden=scratch.hidden,
+        intermediate=scratch.intermediate or 3 * scratch.hidden,
+        heads=scratch.heads,
+        kv_heads=scratch.kv_heads or scratch.heads,
+        head_dim=scratch.hidden // scratch.heads,
+        vocab=scratch.vocab,
+        tied_embeddings=True,
+        max_positions=max_length,
+    )
+
+
+def in_table(config: Mapping[str, Any]) -> bool:
+    """Whether :func:`table_shape` reads it: one of these families, as their own code builds them.
+
+    >>> in_table({"model_type": "llama"}), in_table({"model_type": "llama", "num_local_experts": 8}), in_table({})
+    (True, False, False)
+    """
+    mixture = any(config.get(key) for key in _MIXTURE_KEYS)
+    plain = set(config.get("layer_types") or ()) <= _PLAIN_LAYERS
+    return config.get("model_type") in KNOWN and plain and not mixture
+
+
+def table_shape(config: Mapping[str, Any], where: str) -> Shape:
+    """The shape that the ``config.json`` of one of these families describes.
+
+    Args:
+        config: the file's content.
+        where: the file or hub id, for errors.
+
+    Raises:
+        RecipeError: for every number that is missing or does not fit the others.
+    """
+    kind = config["model_type"]
+    problems: list[Problem] = []
+
+    def number(key: str, otherwise: int | None = None) -> int:
+        name = _GPT2_NAMES.get(key, key) if kind == "gpt2" else key
+        value = config.get(name)
+        if value is None and otherwise is not None:
+            return otherwise
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            said = "is missing" if value is None else f"is {value!r}"
+            problems.append(Problem(f"`{name}` {said}", "it must be a whole number of at least 1", where))
+            return 1
+        return value
+
+    hidden, heads = number("hidden_size"), number("num_attention_heads")
+    layers, vocab, positions = number("num_hidden_layers"), number("vocab_size"), number("max_position_embeddings")
+    intermediate = number("intermediate_size", 4 * hidden if kind == "gpt2" else None)
+    kv_heads = heads if kind == "gpt2" else number("num_key_value_heads", heads if kind in ("llama", "phi3") else None)
+    head_dim = number("head_dim", _HEAD_DIM_BY_DEFAULT.get(kind, max(hidden // heads, 1)))
+    if heads % kv_heads:
+        problems.append(Problem(f"{heads} heads cannot share {kv_heads} key-value heads", "fix the config", where))
+    if problems:
+        raise RecipeError(problems=problems)
+
+    bias = kind == "gpt2" or (kind in _BIAS_BY_CONFIG and bool(config.get("attention_bias", False)))
+    window = config.get("sliding_window") if config.get("use_sliding_window", kind not in _WINDOW_OFF) else None
+    return dense_shape(
+        model_type=kind,
+        layers=layers,
+        hidden=hidden,
+        intermediate=intermediate,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        vocab=vocab,
+        tied_embeddings=bool(config.get("tie_word_embeddings", kind in _TIED_BY_DEFAULT)),
+        max_positions=positions,
+        mlp_matrices=2 if kind == "gpt2" else 3,
+        qkv_bias=bias or kind == "qwen2",
+        output_bias=bias,
+        mlp_bias=kind == "gpt2" or (kind == "llama" and bool(config.get("mlp_bias", False))),
+        qk_norm=kind == "qwen3",
+        fused=kind in ("phi3", "gpt2"),
+        norms=4 if kind == "gemma2" else 2,
+        norm_bias=kind == "gpt2",
+        learned_positions=kind == "gpt2",
+        sliding_window=window,
+        sliding_layers=_sliding_layers(config, kind, layers) if window else 0,
+        capped_attention=kind == "gemma2" and config.get("attn_logit_softcapping", 50.0) is not None,
+    )
+
+
+def _sliding_layers(config: Mapping[str, Any], kind: str, layers: int) -> int:
+    """How many layers use the window: what the config lists, or else what the kind's own code does."""
+    if listed := config.get("layer_types"):
+        return sum(each == "sliding_attention" for each in listed)
+    if kind == "gemma2":
+        return (layers + 1) // 2  # every other one, from the first
+    if kind in _WINDOW_OFF:
+        return max(0, layers - int(config.get("max_window_layers", 28)))
+    return layers
