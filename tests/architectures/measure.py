@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from fastapi.testclient import TestClient
 
 from afina.errors import AfinaError, BaseError, RecipeError
 from afina.export.export import ExportOptions, export
@@ -146,7 +147,8 @@ def lora(case: Case) -> str:
 
 def qlora(case: Case) -> str:
     """Trained over 4 bits."""
-    learned(losses_of(case.walked("qlora", until="train", adapter={"kind": "qlora"}, train={"epochs": 4})))
+    settings = {"epochs": 4, "learning_rate": 1e-2}
+    learned(losses_of(case.walked("qlora", until="train", adapter={"kind": "qlora"}, train=settings)))
     held = [weight.numel() * 2 for weight in case.opened(four_bit=True).parameters() if hasattr(weight, "quant_state")]
     whole = sum(weight.numel() for weight in case.opened().parameters())
     if not held:
@@ -264,8 +266,6 @@ def gguf(case: Case) -> str:
 
 def served(case: Case) -> str:
     """The server's answers are the run's, of the base and of the adapter."""
-    from fastapi.testclient import TestClient
-
     target = find_target(str(case.run))
     looked = look_before(target, {}, engine="transformers", host="127.0.0.1", port=None)
     models, _ = open_models(target, {}, "cpu")
