@@ -35,20 +35,18 @@ class OpenedExport(Protocol):
     def logits(self, ids: Sequence[int]) -> np.ndarray[Any, Any]:
         """float32, one row a place."""
 
-    def greedy(self, ids: Sequence[int]) -> Iterator[int]:
-        """The likeliest next token, again and again."""
+    def greedy(self, ids: Sequence[int], limit: int) -> Iterator[int]:
+        """The likeliest next token, again and again, `limit` times unless a stop token ends it before."""
 
 
 def answer(program: OpenedExport, prompt: Sequence[int], limit: int) -> tuple[list[int], bool]:
     """Greedy tokens up to a stop token of the program's own, and whether one came."""
     tokens: list[int] = []
     stops = program.stops()
-    for token in program.greedy(prompt):
+    for token in program.greedy(prompt, limit):
         if token in stops:
             return tokens, True
         tokens.append(token)
-        if len(tokens) >= limit:
-            break
     return tokens, False
 
 
@@ -87,13 +85,16 @@ class Transformers:
 
             self.model = PeftModel.from_pretrained(self.model, adapter).eval()
             self.name = f"peft {version('peft')}"
-        self._stops = {self.tokenizer.eos_token_id}
+        self._stops = {each for each in (self.tokenizer.eos_token_id,) if each is not None}
         if gguf_file:
             self.name += f" (gguf {version('gguf')})"
             self._stops = gguf_stops(folder / gguf_file)
         elif (folder / "generation_config.json").exists() and adapter is None:
             found = GenerationConfig.from_pretrained(folder).eos_token_id
             self._stops = set(found if isinstance(found, list) else [found])
+        # Greedy and nothing else: a base's file may ask for penalties that the run's answers were not measured with.
+        pad = self.tokenizer.pad_token_id or 0
+        self.model.generation_config = GenerationConfig(eos_token_id=sorted(self._stops), pad_token_id=pad)
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         text = self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
@@ -109,15 +110,12 @@ class Transformers:
             found: np.ndarray[Any, Any] = self.model(torch.tensor([list(ids)])).logits[0].float().numpy()
         return found
 
-    def greedy(self, ids: Sequence[int]) -> Iterator[int]:
+    def greedy(self, ids: Sequence[int], limit: int) -> Iterator[int]:
         import torch
 
-        given, cache = list(ids), None
-        while True:
-            with torch.no_grad():
-                out = self.model(torch.tensor([given]), past_key_values=cache, use_cache=True)
-            cache, given = out.past_key_values, [int(out.logits[0, -1].argmax())]
-            yield given[0]
+        # The library's own loop: it knows which positions and which cache each kind of model needs.
+        written = self.model.generate(input_ids=torch.tensor([list(ids)]), max_new_tokens=limit)
+        yield from written[0, len(ids) :].tolist()
 
 
 class LlamaCpp:
@@ -163,10 +161,10 @@ class LlamaCpp:
         self.llama.eval(list(ids))
         return np.array(self.llama.scores[: len(ids)], dtype=np.float32)
 
-    def greedy(self, ids: Sequence[int]) -> Iterator[int]:
+    def greedy(self, ids: Sequence[int], limit: int) -> Iterator[int]:
         self.llama.reset()
         given = list(ids)
-        while True:
+        for _ in range(limit):
             self.llama.eval(given)
             given = [int(self.llama.scores[self.llama.n_tokens - 1].argmax())]
             yield given[0]
@@ -194,12 +192,12 @@ class Mlx:
 
         return np.array(self.model(mx.array([list(ids)]))[0].astype(mx.float32))
 
-    def greedy(self, ids: Sequence[int]) -> Iterator[int]:
+    def greedy(self, ids: Sequence[int], limit: int) -> Iterator[int]:
         import mlx.core as mx
         from mlx_lm.models.cache import make_prompt_cache
 
         given, cache = list(ids), make_prompt_cache(self.model)
-        while True:
+        for _ in range(limit):
             given = [int(mx.argmax(self.model(mx.array([given]), cache=cache)[0, -1]).item())]
             yield given[0]
 
