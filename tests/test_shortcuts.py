@@ -7,16 +7,39 @@ The reference is the model's own forward of one row with labels, on a copy that 
 from __future__ import annotations
 
 import copy
+import re
 from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from tiny import make_recipe
 
+from afina.errors import RecipeError
 from afina.model.anatomy_torch import anatomy_of
+from afina.model.generate.call_torch import Caller
+from afina.model.generate.engine_torch import Engine
+from afina.model.generate.request import BASE, Request
+from afina.model.load_torch import attach_adapter, load_base
 from afina.model.loss_torch import check_loss, make_batch, remarks, target_loss
 from afina.model.steps.lora_torch import short_lora
+from afina.model.targets_torch import (
+    CONVOLUTION,
+    EXPERTS_FORM,
+    EXPERTS_NAMED,
+    NOT_NAMED,
+    OTHER_FORM,
+    OUTPUT,
+    ROUTER,
+    STATE_SPACE,
+    adapted,
+    all_linear,
+    share_in_4_bits,
+    without_gradient,
+)
+from afina.recipe import Adapter
 from afina.text.example import Example
 from afina.tokenizer.encode import Row
 from afina.train.sharing_torch import may_share
@@ -303,3 +326,149 @@ def writing(kind: str) -> Any:
         hidden_size_per_layer_input=8, num_kv_shared_layers=0, laurel_rank=8, altup_num_inputs=2,
         layer_types=["sliding_attention", "full_attention"] * 2, activation_sparsity_pattern=[0.0] * 4,
     )  # fmt: skip
+
+
+# ---- 5: what `all-linear` adapts
+
+
+def small(kind: str) -> Any:
+    """Mixtures and state spaces, by the name of their configuration."""
+    import transformers
+
+    few = SMALL | {"initializer_range": 0.02}
+    mixture = few | {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+    states = {"hidden_size": 32, "num_hidden_layers": 2, "vocab_size": VOCABULARY, "state_size": 8}
+    more: dict[str, dict[str, Any]] = {
+        "LlamaConfig": few,
+        "MixtralConfig": few | {"num_local_experts": 4},
+        "Qwen2MoeConfig": mixture | {"shared_expert_intermediate_size": 16},
+        "Qwen3MoeConfig": mixture | {"head_dim": 8},
+        "PhimoeConfig": few | {"num_local_experts": 4},
+        "MambaConfig": states,
+        "Mamba2Config": states | {"head_dim": 8, "num_heads": 8, "n_groups": 2, "chunk_size": 8},
+    }
+    return writing("llama4_text") if kind == "Llama4TextConfig" else getattr(transformers, kind)(**more[kind])
+
+
+ADAPTED = [
+    ("LlamaConfig", 14, 0, {OUTPUT: 1}),
+    ("MixtralConfig", 8, 4, {OUTPUT: 1, ROUTER: 2}),
+    ("Qwen2MoeConfig", 14, 4, {OUTPUT: 1, ROUTER: 4}),
+    ("Qwen3MoeConfig", 8, 4, {OUTPUT: 1, ROUTER: 2}),
+    ("PhimoeConfig", 8, 4, {OUTPUT: 1, OTHER_FORM: 2}),
+    ("Llama4TextConfig", 14, 2, {OUTPUT: 1, OTHER_FORM: 1}),
+    ("MambaConfig", 4, 0, {OUTPUT: 1, STATE_SPACE: 4, CONVOLUTION: 2}),
+    ("Mamba2Config", 2, 0, {OUTPUT: 1, STATE_SPACE: 2, CONVOLUTION: 2}),
+]
+
+
+@pytest.mark.parametrize(("kind", "matrices", "stacks", "left_out"), ADAPTED, ids=[each[0] for each in ADAPTED])
+def test_all_linear_adapts_what_learns_and_says_the_rest(
+    kind: str, matrices: int, stacks: int, left_out: Any, tmp_path: Path
+) -> None:
+    """Every tensor of the adapter has a gradient, and plain PEFT opens what was saved."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    config, adapter = small(kind), Adapter(rank=2, alpha=4)
+    model = model_of(config)
+    found = all_linear(model, adapter)
+    assert found.as_json() == {"matrices": matrices, "expert_stacks": stacks, "left_out": left_out}
+    with torch.device("meta"):
+        assert all_linear(AutoModelForCausalLM.from_config(config), adapter) == found
+    adapted_model = attach_adapter(copy.deepcopy(model), adapter, 0)
+    assert adapted(adapted_model) == found
+    rows = [row(length, length) for length in (20, 33)]
+    assert without_gradient(adapted_model, target_loss(adapted_model, make_batch(rows, 0, CPU))) == []
+    for name, weight in adapted_model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.1)
+    adapted_model.save_pretrained(tmp_path)
+    plain = PeftModel.from_pretrained(model, tmp_path).eval()
+    ids = torch.tensor([rows[1].ids])
+    with torch.no_grad():
+        torch.testing.assert_close(plain(ids).logits, adapted_model.eval()(ids).logits)
+
+
+def test_experts_and_routers_are_adapted_when_they_are_named() -> None:
+    model = model_of(small("MixtralConfig"))
+    named = attach_adapter(model, Adapter(rank=2, targets=["q_proj", "experts"]), 0)
+    assert adapted(named).as_json() == {
+        "matrices": 2, "expert_stacks": 4, "left_out": {NOT_NAMED: 6, OUTPUT: 1, ROUTER: 2},
+    }  # fmt: skip
+    only = attach_adapter(model_of(small("MixtralConfig")), Adapter(rank=2, targets=["q_proj"]), 0)
+    assert adapted(only).left_out[EXPERTS_NAMED]
+    dropped = all_linear(model_of(small("MixtralConfig")), Adapter(rank=2, dropout=0.1))
+    assert not dropped.parameters and len(dropped.left_out[EXPERTS_FORM]) == 4
+    with pytest.raises(RecipeError, match="Llama4Router"):
+        attach_adapter(model_of(small("Llama4TextConfig")), Adapter(rank=2, targets=["router"]), 0)
+
+
+def test_the_experts_of_a_4_bit_base_are_in_4_bits(tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    from transformers import MixtralConfig
+
+    wide = SMALL | {"hidden_size": 64, "intermediate_size": 128, "initializer_range": 0.02}
+    whole = model_of(MixtralConfig(**wide, num_local_experts=4))
+    del whole.fresh
+    whole.save_pretrained(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    recipe = make_recipe(tmp_path, adapter={"kind": "qlora"})
+    model = load_base(tmp_path, recipe, CPU, four_bit=True)
+    numbers = sum(weight.numel() for weight in whole.parameters())
+    kept = sum(weight.numel() for name, weight in whole.named_parameters() if not re.search("proj", name))
+    assert share_in_4_bits(model) == pytest.approx(1 - kept / numbers)
+    rows = [row(length, length) for length in (20, 33)]
+    batch = make_batch(rows, 0, CPU)
+    assert target_loss(model, batch).item() == pytest.approx(target_loss(whole, batch).item(), rel=0.05)
+    learning = attach_adapter(model, recipe.adapter, 0)
+    assert adapted(learning).as_json()["left_out"][EXPERTS_FORM] == 4
+    assert share_in_4_bits(learning) == pytest.approx(1 - kept / numbers)
+    assert without_gradient(learning, target_loss(learning.train(), batch)) == []
+
+
+# ---- 8: rows of the base and of adapters in one batch
+
+
+@pytest.mark.parametrize("kind", ["LlamaConfig", "MixtralConfig", "Qwen2MoeConfig"])
+def test_rows_of_base_and_adapter_are_answered_as_alone(kind: str) -> None:
+    """On mixtures PEFT's own mixing fails, or gives one row's adapter to another's tokens."""
+    targets: Any = "all-linear" if kind != "Qwen2MoeConfig" else ["q_proj", "up_proj"]
+    model = attach_adapter(model_of(small(kind)), Adapter(rank=2, alpha=16, targets=targets), 0).eval()
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.3)
+    said: list[str] = []
+    prompts = [row(length, length).ids for length in (4, 9, 14)]
+    asked = [(prompt, adapter) for prompt in prompts for adapter in (BASE, "default")]
+    tokenizer = SimpleNamespace(decode=lambda *_, **__: "")
+    engine = Engine(model, tokenizer, [], keep_special=True, say=said.append)
+    numbers = [engine.submit(Request(prompt=ids, max_new_tokens=6, adapter=adapter)) for ids, adapter in asked]
+    done = {piece.id: piece.done for _ in range(20) for piece in engine.step() if piece.done}
+    for number, (ids, adapter) in zip(numbers, asked, strict=True):
+        with model.disable_adapter() if adapter == BASE else nullcontext():
+            prompt = torch.tensor([ids])
+            options = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+            expected = model.generate(input_ids=prompt, attention_mask=torch.ones_like(prompt), **options)
+        assert done[number].tokens == expected[0, len(ids) :].tolist()
+    assert any("answered apart" in each for each in said) == (kind != "LlamaConfig")
+    assert not _peft_hooks(model)
+
+
+def _peft_hooks(model: Any) -> list[Any]:
+    return [
+        hook
+        for part in model.modules()
+        for hook in part._forward_pre_hooks.values()
+        if "adapter_names" in getattr(hook, "keywords", {})
+    ]
+
+
+def test_a_forward_that_fails_leaves_no_hooks_of_peft() -> None:
+    model = attach_adapter(model_of(small("LlamaConfig")), Adapter(rank=2), 0).eval()
+    call = Caller(model)
+    assert call.mixes("default") and not _peft_hooks(model)
+    with pytest.raises(IndexError):
+        call([BASE, "default"], input_ids=torch.tensor([[1], [10**6]]), use_cache=False)
+    assert not _peft_hooks(model)
+    model(input_ids=torch.tensor([[1, 2, 3]]))

@@ -16,31 +16,68 @@ from typing import Any
 import torch
 
 from afina.errors import RecipeError
+from afina.model.decoder_torch import not_text
 from afina.model.kept_torch import keep_rest
+from afina.model.targets_torch import OTHER_FORM, OUTPUT, all_linear, expert_stacks, matrices
 from afina.recipe import Adapter
 
 
-def adapter_config(adapter: Adapter, exclude: str | None = None) -> Any:
-    """PEFT's configuration of a fresh adapter.
+def adapter_config(model: Any, adapter: Adapter) -> Any:
+    """PEFT's configuration of a fresh adapter for a model without one.
 
-    Args:
-        exclude: a regular expression of the modules that it leaves alone
-            (:func:`afina.model.decoder_torch.not_text`).
+    Raises:
+        RecipeError: ``adapter.targets`` names a layer that is no plain matrix.
     """
     from peft import LoraConfig
 
+    modules, parameters = _targets(model, adapter)
     return LoraConfig(
         r=adapter.rank,
         lora_alpha=adapter.alpha,
         lora_dropout=adapter.dropout,
-        target_modules=adapter.targets,
-        exclude_modules=exclude,
+        target_modules=modules,
+        target_parameters=parameters or None,
+        exclude_modules=not_text(model) if adapter.targets != "all-linear" else None,
         modules_to_save=adapter.modules_to_save or None,
         use_rslora=adapter.variant == "rslora",
         use_dora=adapter.variant == "dora",
         init_lora_weights="pissa" if adapter.variant == "pissa" else True,
         task_type="CAUSAL_LM",
     )
+
+
+def _targets(model: Any, adapter: Adapter) -> tuple[str | list[str], list[str]]:
+    """PEFT's target modules and target parameters."""
+    if adapter.targets == "all-linear":
+        found = all_linear(model, adapter, four_bit=adapter.kind == "qlora")
+        # What PEFT finds by itself is left to it: adapters then name their targets as everybody's do. Of mixtures it
+        # would take routers too.
+        as_peft = set(found.left_out) <= {OUTPUT} and not found.parameters
+        return "all-linear" if as_peft else list(found.modules), list(found.parameters)
+    names = list(adapter.targets)
+    for full, why in matrices(model):
+        if why == OTHER_FORM and any(_named(full, name) for name in names):
+            raise RecipeError(
+                f"{full} is a {type(model.get_submodule(full)).__name__}, which PEFT cannot adapt",
+                f"remove {full.rpartition('.')[2]} from adapter.targets",
+                "adapter.targets",
+            )
+    stacks = [full for full, _, _ in expert_stacks(model)]
+    of_experts = [name for name in names if any(_named(full, name) or _held_in(full, name) for full in stacks)]
+    parameters = [full for full in stacks if any(_named(full, name) or _held_in(full, name) for name in of_experts)]
+    modules = [
+        name for name in names if name not in of_experts or any(_named(full, name) for full, _ in matrices(model))
+    ]
+    return modules, parameters
+
+
+def _named(full: str, name: str) -> bool:
+    return f".{full}".endswith(f".{name}")
+
+
+def _held_in(full: str, name: str) -> bool:
+    """Whether a name is that of the module that holds a parameter."""
+    return _named(full.rpartition(".")[0], name)
 
 
 def start_variant(model: Any, adapter: Adapter) -> None:

@@ -18,6 +18,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
+from afina.model.decoder_torch import text_decoder
 from afina.model.lengths_torch import Lengths, lengths_of
 from afina.model.steps.last_layer_torch import last_layer_at
 
@@ -142,9 +143,9 @@ def _find_parts(inner: Any, ids_1L: torch.Tensor, found: Anatomy) -> None:
 
 
 def _bodies(inner: Any) -> list[Any]:
-    """Modules that may give the hidden states; of a multimodal model the whole, then its text half."""
+    """Modules that may give the hidden states; of a model that reads images its text half, then all of it."""
     bodies: list[Any] = []
-    for body in (inner.base_model, inner.get_decoder()):
+    for body in (text_decoder(inner), inner.base_model):
         if body is not inner and not any(body is other for other in bodies):
             bodies.append(body)
     return bodies

@@ -20,7 +20,6 @@ from afina.model.base import TRAIN_AGAIN
 from afina.model.base_damage import read_shapes
 from afina.model.base_kind import kind_of, reads_images
 from afina.model.choices import Machine, Precision, choose_precision
-from afina.model.decoder_torch import not_text
 from afina.recipe import Adapter, Recipe
 from afina.run import read_mapping
 
@@ -115,6 +114,8 @@ def load_base(
     if held and dequantized:
         model = _dequantized(model, dtype).to(device)
     elif held or four_bit:
+        if not held:
+            _quantize_experts(model)
         _keep_differentiable(model)
     else:
         model = model.to(device)
@@ -156,6 +157,19 @@ def _dequantized(model: Any, dtype: torch.dtype) -> Any:
     plain.generation_config = whole.generation_config
     plain.name_or_path = whole.name_or_path
     return plain
+
+
+def _quantize_experts(model: Any) -> None:
+    """Bring experts to 4 bits too: transformers leaves them, as they are no linear layers."""
+    from afina.model.targets_torch import expert_stacks
+
+    stacks = list(expert_stacks(model))
+    if not stacks:
+        return
+    from bitsandbytes.nn.parametrize import replace_parameter_4bit
+
+    for _, part, own in stacks:
+        replace_parameter_4bit(part, own, compress_statistics=True, quant_type="nf4")
 
 
 def _keep_differentiable(model: Any) -> None:
@@ -202,7 +216,7 @@ def attach_adapter(model: Any, adapter: Adapter, seed: int) -> Any:
 
     torch.manual_seed(seed)
     try:
-        adapted = get_peft_model(model, adapter_config(adapter, not_text(model)))
+        adapted = get_peft_model(model, adapter_config(model, adapter))
     except ValueError as error:
         layers = sorted({name.rsplit(".", 1)[-1] for name, part in model.named_modules() if _is_linear(part)})
         raise RecipeError(

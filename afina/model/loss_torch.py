@@ -347,7 +347,7 @@ def _mean_loss(model: Any, batch: Batch) -> float:
 
 
 def _agree(model: Any, own: float, ours: float) -> bool:
-    tolerance = 2e-2 if next(model.parameters()).dtype in (torch.bfloat16, torch.float16) else 1e-3
+    tolerance = 2e-2 if next(model.parameters()).dtype in (torch.bfloat16, torch.float16) else 1e-4
     return abs(own - ours) <= tolerance * max(1.0, abs(own))
 
 

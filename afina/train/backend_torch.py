@@ -11,8 +11,9 @@ import torch
 
 from afina.errors import RecipeError
 from afina.model.lengths_torch import lengths_of
-from afina.model.loss_torch import Batch, Totals, causal_lm, check_loss, make_batch, remarks, try_padding
+from afina.model.loss_torch import Batch, Totals, causal_lm, check_loss, make_batch, remarks, target_loss, try_padding
 from afina.model.steps.prefix_torch import side_by_side
+from afina.model.targets_torch import without_gradient
 from afina.recipe import Train
 from afina.tokenizer.encode import Row
 from afina.train.backend import Score, StepSums
@@ -86,7 +87,18 @@ class TorchBackend:
             check_loss(self.model, batch, lambda: switch_kernels(self.model, self.settings, self.say))
             for remark in remarks(self.model, batch):
                 self.say(f"train: {remark}")
+            if not self.ranks.sharded:
+                self._say_untouched(batch)
         return "".join(short)
+
+    def _say_untouched(self, batch: Batch) -> None:
+        """Count what is to be trained and has no gradient: it would be saved as it began."""
+        loss = target_loss(self.model, batch)
+        if loss.requires_grad and (names := without_gradient(self.model, loss)):
+            self.say(
+                f"train: {len(names):,} of {len(self.parameters):,} trained tensors have no gradient on the first row "
+                f"({', '.join(names[:3])}{', ...' if names[3:] else ''})"
+            )
 
     def seed(self, seed: int) -> None:
         self.ranks.seed(seed)

@@ -20,9 +20,10 @@ def flops_per_token(model: Any) -> tuple[float, float]:
     the usual MFU.
     """
     inner = causal_lm(model)
-    head = {id(module) for module in inner.get_output_embeddings().modules()}
+    output = inner.get_output_embeddings()
+    head = {id(module): module for module in (output.modules() if output is not None else ())}
     per_token = per_target = 0.0
-    for module in (*text_decoder(inner).modules(), *inner.get_output_embeddings().modules()):
+    for module in ({id(module): module for module in text_decoder(inner).modules()} | head).values():
         if not (isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D"):
             continue
         weight: Any = module.weight

@@ -87,6 +87,7 @@ def write_manifest(context: Context) -> dict[str, Any]:
         measured=record_of(
             {
                 **summed,
+                **({"adapted": trained["adapted"]} if "adapted" in trained else {}),
                 "peak_bytes": max(each["peak_bytes"] for each in stages),
                 "tokens_per_second": round(summed["tokens"] / max(summed["train_seconds"], 1e-9), 1),
             }

@@ -19,7 +19,7 @@ from afina.walk.distributed import model_of_rank, put_together
 from afina.walk.models import model_to_train
 from afina.walk.reference import REFERENCE
 from afina.walk.rows import encoded_rows
-from afina.walk.training_figures import peak_flops_of, what_it_took
+from afina.walk.training_figures import peak_flops_of, what_is_adapted, what_it_took
 from afina.walk.trainings import Training
 
 if TYPE_CHECKING:
@@ -53,6 +53,9 @@ def run_training(context: Context, training: Training, inputs: dict[str, Any]) -
     peak_flops, source = peak_flops_of(device, choices.precision)
     if peak_flops and context.ranks:
         peak_flops *= context.ranks.world
+    is_adapted, text = what_is_adapted(model)
+    if text:
+        context.run.say(f"{training.name}: {text}")
     started = time.monotonic()
     with _tracking(context, training, fingerprint) as log:
         log("computing", **asdict(choices), device=str(device), peak_flops=peak_flops, peak_flops_source=source)
@@ -68,7 +71,7 @@ def run_training(context: Context, training: Training, inputs: dict[str, Any]) -
         if kind == "adapter":
             write_json(beside / "afina.json", {"base": identity(context).as_json(), "afina": __version__})
     took = what_it_took(model, state, device, peak_flops) | {"ranks": context.ranks.world if context.ranks else 1}
-    return took | choices.as_json() | {"wall_seconds": round(time.monotonic() - started, 3)}
+    return took | is_adapted | choices.as_json() | {"wall_seconds": round(time.monotonic() - started, 3)}
 
 
 def _loop(

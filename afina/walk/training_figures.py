@@ -58,3 +58,14 @@ def what_it_took(model: Any, state: LoopState, device: Any, peak_flops: float | 
         "parameters": sum(weight.numel() for weight in model.parameters()),
         "trained_parameters": sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
     }
+
+
+def what_is_adapted(model: Any) -> tuple[dict[str, Any], str]:
+    """What an adapter adapts and leaves out, as plain values and in words; nothing of a model without one."""
+    if not hasattr(model, "peft_config"):
+        return {}, ""
+    from afina.model.targets_torch import adapted, share_in_4_bits
+
+    found, share = adapted(model), share_in_4_bits(model)
+    text = f"{found}; {share:.1%} of the base's numbers are in 4 bits" if share else str(found)
+    return {"adapted": found.as_json() | {"share_in_4_bits": round(share, 4)}}, text

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from afina.model.anatomy_torch import CANNOT, in_short
 from afina.model.generate.request import BASE
 from afina.model.loss_torch import causal_lm
 
@@ -29,6 +30,8 @@ class Caller:
         weight = next(self.inner.parameters())
         self.device, self.dtype = weight.device, self.inner.dtype
         self.standing = _standing(model)
+        self._mixed: dict[str, tuple[Any, str]] = {}
+        """Of each adapter its configuration when it was tried, and why its rows stay apart."""
 
     def __call__(self, adapters: Sequence[str], **inputs: Any) -> torch.Tensor:
         logits: torch.Tensor = self._output(adapters, inputs).logits
@@ -56,7 +59,50 @@ class Caller:
         adapters = getattr(self.model, "peft_config", {})
         if self.standing == BASE or not all(map(_is_lora, adapters.values())):
             return False
-        return adapter == BASE or (adapter in adapters and _is_plain_lora(adapters[adapter]))
+        if adapter == BASE:
+            return any(map(self.mixes, adapters))
+        if adapter not in adapters or not _is_plain_lora(adapters[adapter]):
+            return False
+        tried, why = self._mixed.get(adapter, (None, ""))
+        if tried is not adapters[adapter]:  # another one of that name, or the first
+            why = self._why_apart(adapter)
+            self._mixed[adapter] = adapters[adapter], why
+        return not why
+
+    def why_apart(self) -> str:
+        """Why rows of an adapter do not share a forward with rows of others, in words; empty where they do."""
+        return next((why for _, why in self._mixed.values() if why), "")
+
+    @torch.no_grad()
+    def _why_apart(self, adapter: str) -> str:
+        """Ask the model: one row of the base and one of the adapter, and all that is adapted has to see both of them.
+
+        A layer that gets tokens without their rows, as experts and much around them do, would give the one row's
+        adapter to the tokens of the other.
+        """
+        torn: list[str] = []
+
+        def look(name: str) -> Any:
+            def hook(_: Any, inputs: tuple[Any, ...]) -> None:
+                if inputs and (inputs[0].dim() < 3 or inputs[0].shape[0] != 2):
+                    torn.append(name)
+
+            return hook
+
+        layers = [(name, part) for name, part in self.inner.named_modules() if adapter in getattr(part, "lora_A", ())]
+        hooks = [part.register_forward_pre_hook(look(name)) for name, part in layers]
+        ids = torch.tensor([[1, 2, 3], [1, 2, 3]], device=self.device)
+        try:
+            with _peft_hooks_removed(self.model):
+                self.model(input_ids=ids, use_cache=False, adapter_names=[BASE, adapter])
+        except torch.OutOfMemoryError:
+            raise
+        except CANNOT as error:
+            return f"the model does not take rows of several adapters ({in_short(error)})"
+        finally:
+            for each in hooks:
+                each.remove()
+        return f"{torn[0]} gets tokens without their rows" if torn else ""
 
     @contextlib.contextmanager
     def _adapters(self, adapters: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -64,7 +110,8 @@ class Caller:
         if wanted == {self.standing}:
             yield {}
         elif all(self.mixes(name) for name in wanted):
-            yield {"adapter_names": list(adapters)}
+            with _peft_hooks_removed(self.model):
+                yield {"adapter_names": list(adapters)}
         elif wanted == {BASE}:
             with self.model.disable_adapter():
                 yield {}
@@ -88,6 +135,21 @@ def _is_lora(config: Any) -> bool:
 def _is_plain_lora(config: Any) -> bool:
     """PEFT refuses a mixed batch with DoRA, and the invocation tokens of aLoRA need the whole prompt."""
     return _is_lora(config) and not config.use_dora and not getattr(config, "alora_invocation_tokens", None)
+
+
+@contextlib.contextmanager
+def _peft_hooks_removed(model: Any) -> Iterator[None]:
+    """PEFT hooks every adapted layer for a forward of several adapters, and leaves that there when the forward fails:
+    all later ones would be of those adapters. Within, a failure takes it back."""
+    try:
+        yield
+    except BaseException:
+        for part in model.modules():
+            for key, hook in list(part._forward_pre_hooks.items()):
+                if "adapter_names" in getattr(hook, "keywords", {}):
+                    del part._forward_pre_hooks[key]
+                    part._forward_pre_hooks_with_kwargs.pop(key, None)
+        raise
 
 
 @contextlib.contextmanager

@@ -96,7 +96,7 @@ class Engine:
         self._call = Caller(model)
         self._default = self._call.standing
         self._ability = ability_of(self._call)
-        self._say = say
+        self._say = self._say_apart = say
         if not self._ability.slots:
             self._explain()
         self.exact = self._call.dtype == torch.float32 if exact is None else exact
@@ -261,6 +261,9 @@ class Engine:
             self._explain()
             return self._equal
         name = "" if self._call.mixes(row.adapter) else row.adapter
+        if name and self._say_apart and (why := self._call.why_apart()):
+            self._say_apart(f"generation: rows of different adapters are answered apart: {why}")
+            self._say_apart = None
         if name not in self._shared:
             self._shared[name] = Slots(self._call, self.max_tokens_in_cache)
         return self._shared[name]
