@@ -34,7 +34,7 @@ def test_loss_gradients_and_answers_are_those_of_plain_rows(name: str, tmp_path:
 
 @pytest.mark.long
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-def test_every_family_is_what_the_page_says(family: Family, tmp_path: Path):
+def test_every_family_in_its_long_form(family: Family, tmp_path: Path):
     """Loss, gradients and answers; `make architectures` measures every column."""
     said = {each.name: each for each in read_proven().families}[family.name]
     found = measure(family, tmp_path, QUICK)

@@ -39,7 +39,7 @@ ANSWERS = {
 }
 """With the same beginning and of several lengths: longer than every window, and on both sides of 64 tokens, where
 longrope changes its frequencies."""
-TRAIN = {"method": "sft", "max_length": 128, "batch_tokens": 1024, "epochs": 30, "learning_rate": 2e-2}
+TRAIN = {"method": "sft", "max_length": 128, "batch_tokens": 1024, "epochs": 20, "learning_rate": 2e-2}
 PROBE = {"path": "probes.jsonl", "role": "retention"}
 
 

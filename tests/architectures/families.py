@@ -383,7 +383,14 @@ FAMILIES = (
         original_max_position_embeddings=64,
         rope_parameters=LONGROPE,
     ),
-    _plain("phimoe", "mixture, head with a bias", num_local_experts=4, num_experts_per_tok=2, lm_head_bias=True),
+    _plain(
+        "phimoe",
+        "mixture, head with a bias",
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        lm_head_bias=True,
+        router_jitter_noise=0.0,
+    ),
     _plain("cohere", "scaled logits, attention beside the MLP", logit_scale=0.25),
     _plain(
         "cohere2",
