@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from contestants import peak_bytes
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 MACHADO = ROOT.parent / "shared/data/ptbr/machado"
@@ -89,18 +91,17 @@ def watch(folder: Path, kill_at: int | None = None) -> Watched:
         started, peak = time.monotonic(), 0
         process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT)
         while True:
-            done, status, usage = os.wait4(process.pid, os.WNOHANG)
-            if done:
+            status = process.poll()
+            if status is not None:
                 break
-            peak = max(peak, sum(map(resident, family(process.pid))))
+            peak = max(peak, peak_bytes(process.pid), sum(map(resident, family(process.pid))))
             ids = folder / "run/tokens.partial/train/ids.npy"
             if kill_at is not None and ids.exists() and ids.stat().st_size >= kill_at:
                 process.send_signal(signal.SIGKILL)
                 kill_at = None
             time.sleep(0.02)
         said.seek(0)
-        unit = 1 if sys.platform == "darwin" else 1024
-        return Watched(max(peak, usage.ru_maxrss * unit), time.monotonic() - started, said.read(), status)
+        return Watched(peak, time.monotonic() - started, said.read(), status)
 
 
 def family(process: int) -> list[int]:
@@ -151,7 +152,7 @@ def measure(data: Path, folder: Path, copies: int) -> dict[str, Any]:
 def main() -> None:
     """Measure and print; exit code 1 above the limit."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=MACHADO)
+    parser.add_argument("--data", type=lambda text: Path(text).resolve(), default=MACHADO)
     parser.add_argument("--copies", type=int, default=100)
     parser.add_argument("--limit-mib", type=int, default=700)
     parser.add_argument("--prepare", type=Path, help=argparse.SUPPRESS)

@@ -22,7 +22,6 @@ import argparse
 import json
 import os
 import random
-import resource
 import statistics
 import sys
 import tempfile
@@ -31,7 +30,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from contestants import print_result, run_contestant
+from contestants import peak_bytes, print_result, run_contestant
 from train_cpu import ALPHA, MODULES, RANK, RATE
 
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -248,7 +247,7 @@ def contestant(arguments: argparse.Namespace) -> None:
         if cuda:
             torch.cuda.synchronize()
         result["seconds"] = time.perf_counter() - started
-        peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        peak = torch.cuda.max_memory_allocated() if cuda else peak_bytes()
         results[lengths] = result | {"peak_bytes": peak}
     print_result(results)
 

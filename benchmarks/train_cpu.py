@@ -9,6 +9,12 @@ before, so that a loss means something; it is made once and kept in --base.
     python benchmarks/train_cpu.py --base /tmp/bench-base --make-base-only
     python benchmarks/train_cpu.py --base /tmp/bench-base --peer-python PATH/TO/python-with-trl
 
+With --tune every contestant's held-out loss is noted at several rates, and with --equal-loss the seconds are compared
+that each takes to the same loss: the peer at its best rate, afina at a setting that ends no higher.
+
+    python benchmarks/train_cpu.py --base /tmp/bench-base --peer-python PYTHON --tune
+    python benchmarks/train_cpu.py --base /tmp/bench-base --peer-python PYTHON --equal-loss --rounds 2
+
     afina          rows sorted by length within a window, padded micro-batches of about 1,024 tokens
     trl            SFTTrainer as it comes, batches of 8
     trl-packing    SFTTrainer with packing, 2 x 512
@@ -22,22 +28,33 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from contestants import peak_bytes, print_result, run_contestant
+
 MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 RANK, ALPHA, MAX_LENGTH = 16, 32, 512
-RATE, BATCH_TOKENS = float(os.environ.get("BENCH_RATE", "3e-3")), int(os.environ.get("BENCH_BATCH_TOKENS", "1024"))
+RATE, BATCH_TOKENS = 3e-3, 1024
+RATES, SIZES = (1.5e-3, 3e-3, 6e-3), (1024, 640)
+"""What `--tune` tries: rates for everybody, tokens of a batch for afina."""
 TEMPLATE = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is tuned; `batch_tokens` is afina's alone, the others have batches of rows."""
+
+    rate: float = RATE
+    batch_tokens: int = BATCH_TOKENS
 
 
 def read_rows(file: Path, limit: int) -> list[dict[str, str]]:
@@ -93,7 +110,7 @@ def make_base(folder: Path, data: Path, rows_before: slice) -> None:
         model.save_pretrained(folder)
 
 
-def encode(base: Path, rows: list[dict[str, str]]) -> tuple[list[Any], Any]:
+def encode(base: Path, rows: list[dict[str, str]], setting: Setting = Setting()) -> tuple[list[Any], Any]:
     """Rows of token ids; those longer than MAX_LENGTH are left out for every contestant."""
     from afina.recipe import Chat, Recipe, Source, Train
     from afina.text.example import Example
@@ -107,11 +124,11 @@ def encode(base: Path, rows: list[dict[str, str]]) -> tuple[list[Any], Any]:
         sources=[Source(path="x")],
         train=Train(
             max_length=MAX_LENGTH,
-            learning_rate=RATE,
+            learning_rate=setting.rate,
             warmup=0.0,
             final_rate=0.0,
             epochs=1,
-            batch_tokens=BATCH_TOKENS,
+            batch_tokens=setting.batch_tokens,
             checkpoint_seconds=1e9,
         ),
         dataset={"on_too_long": "drop"},  # type: ignore[arg-type]
@@ -175,13 +192,15 @@ def run_loop(model: Any, rows: list[Any], settings: Any, out: Path) -> dict[str,
     return {"seconds": seconds} | counts
 
 
-def run_afina(base: Path, rows: list[dict[str, str]], out: Path, *, four_bit: bool = False) -> dict[str, Any]:
+def run_afina(
+    base: Path, rows: list[dict[str, str]], out: Path, setting: Setting, *, four_bit: bool = False
+) -> dict[str, Any]:
     import torch
 
     from afina.model.load_torch import attach_adapter, load_base
     from afina.recipe import Adapter
 
-    encoded, recipe = encode(base, rows)
+    encoded, recipe = encode(base, rows, setting)
     if four_bit:
         adapter = Adapter(kind="qlora", rank=RANK, alpha=ALPHA, targets=MODULES, dropout=0.0)
         model = attach_adapter(load_base(base, recipe, torch.device("cpu"), four_bit=True), adapter, 0)
@@ -192,7 +211,7 @@ def run_afina(base: Path, rows: list[dict[str, str]], out: Path, *, four_bit: bo
     return result
 
 
-def run_monograph(base: Path, rows: list[dict[str, str]], out: Path) -> dict[str, Any]:
+def run_monograph(base: Path, rows: list[dict[str, str]], out: Path, setting: Setting) -> dict[str, Any]:
     """The published loop's settings, as plain as they can be written."""
     import torch
 
@@ -200,7 +219,7 @@ def run_monograph(base: Path, rows: list[dict[str, str]], out: Path) -> dict[str
     model = load_with_adapter(base)
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model.train()
-    optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], lr=RATE)
+    optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], lr=setting.rate)
     steps, padded = -(-len(encoded) // 16), 0
     falling = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
     started = time.perf_counter()
@@ -228,7 +247,7 @@ def run_monograph(base: Path, rows: list[dict[str, str]], out: Path) -> dict[str
     return {"seconds": seconds, "tokens": tokens, "padded": padded, "targets": targets, "steps": steps}
 
 
-def run_trl(base: Path, rows: list[dict[str, str]], out: Path, *, packing: bool) -> dict[str, Any]:
+def run_trl(base: Path, rows: list[dict[str, str]], out: Path, setting: Setting, *, packing: bool) -> dict[str, Any]:
     """TRL's trainer on the same rows, as conversations of prompt and completion.
 
     As it comes, but for what would slow it down here: gradient checkpointing and bfloat16, its defaults, are off.
@@ -261,7 +280,7 @@ def run_trl(base: Path, rows: list[dict[str, str]], out: Path, *, packing: bool)
         report_to="none",
         use_cpu=True,
         bf16=False,
-        learning_rate=RATE,
+        learning_rate=setting.rate,
     )
     padded = [0]
 
@@ -330,35 +349,98 @@ def required_flops(result: dict[str, Any]) -> float:
 
 def contestant(name: str, arguments: argparse.Namespace) -> None:
     """One contestant in this process; prints one line of JSON."""
-    out = Path(arguments.out)
+    out, setting = Path(arguments.out), Setting(arguments.rate, arguments.batch_tokens)
     rows = read_rows(arguments.data / "train.jsonl", arguments.rows)
     if name.startswith("afina"):
-        result = run_afina(arguments.base, rows, out, four_bit=name == "afina-qlora")
+        result = run_afina(arguments.base, rows, out, setting, four_bit=name == "afina-qlora")
     elif name == "monograph":
-        result = run_monograph(arguments.base, rows, out)
+        result = run_monograph(arguments.base, rows, out, setting)
     else:
-        result = run_trl(arguments.base, rows, out, packing=name == "trl-packing")
-    result["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print("RESULT " + json.dumps(result))
+        result = run_trl(arguments.base, rows, out, setting, packing=name == "trl-packing")
+    result["peak_mib"] = peak_bytes() / (1 << 20)
+    print_result(result)
 
 
-def turns(arguments: argparse.Namespace, names: list[str], folder: Path) -> tuple[dict[str, Any], float]:
+def run_one(arguments: argparse.Namespace, name: str, out: Path, setting: Setting) -> dict[str, Any]:
+    """One contestant in a process of its own. `afina for PEER` is afina with the setting found against that peer."""
+    kind = name.partition(" ")[0]
+    command = [arguments.peer_python if kind.startswith("trl") else sys.executable, __file__, "--contestant", kind]
+    command += ["--base", arguments.base, "--out", out, "--data", arguments.data, "--rows", arguments.rows]
+    result, said = run_contestant([*command, "--rate", setting.rate, "--batch-tokens", setting.batch_tokens])
+    if result is None:
+        sys.exit(f"{name} failed:\n{said}")
+    return dict(result)
+
+
+def turns(arguments: argparse.Namespace, settings: dict[str, Setting], folder: Path) -> tuple[dict[str, Any], float]:
     """Every contestant once per round; gives their results and the best rate of the matrix product."""
-    results: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    results: dict[str, list[dict[str, Any]]] = {name: [] for name in settings}
     flops = 0.0
     for turn in range(arguments.rounds):
         flops = max(flops, matmul_flops())
-        for name in names:
-            python = arguments.peer_python if name.startswith("trl") else sys.executable
-            command = [python, __file__, "--contestant", name, "--base", arguments.base]
-            command += ["--out", folder / f"{name}-{turn}", "--data", arguments.data, "--rows", arguments.rows]
-            done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
-            line = next((line for line in done.stdout.splitlines() if line.startswith("RESULT ")), None)
-            if line is None:
-                sys.exit(f"{name} failed:\n{done.stderr[-2000:]}")
-            results[name].append(json.loads(line.removeprefix("RESULT ")))
+        for name, setting in settings.items():
+            results[name].append(run_one(arguments, name, folder / f"{name}-{turn}", setting))
             print(f"  round {turn + 1} {name}: {results[name][-1]}", flush=True)
     return results, flops
+
+
+# ---- time to the same loss
+
+
+def tune(arguments: argparse.Namespace, names: list[str], folder: Path) -> None:
+    """The held-out loss of every contestant at every rate, noted line by line in `tuned.jsonl` beside the base.
+
+    Losses do not depend on what else the machine does; a second start goes on where the first one ended.
+    """
+    file, rows = arguments.base / "tuned.jsonl", read_rows(arguments.data / "val.jsonl", 200)
+    known = {(each["name"], each["rate"], each["batch_tokens"]) for each in read_tuned(file)}
+    for name in names:
+        for size in SIZES if name == "afina" else (BATCH_TOKENS,):
+            for rate in RATES:
+                if (name, rate, size) in known:
+                    continue
+                out = folder / f"{name}-{rate}-{size}"
+                done = run_one(arguments, name, out, Setting(rate, size))
+                line = {"name": name, "rate": rate, "batch_tokens": size, "steps": done["steps"]}
+                line["loss"] = held_out(arguments.base, out / "adapter", rows)
+                with file.open("a", encoding="utf-8") as lines:
+                    lines.write(json.dumps(line) + "\n")
+                print(f"  {line}", flush=True)
+
+
+def read_tuned(file: Path) -> list[dict[str, Any]]:
+    """What `--tune` has noted so far."""
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+
+
+def equal_loss(tuned: list[dict[str, Any]], peers: list[str]) -> dict[str, Setting]:
+    """Each peer at its best rate, and before it the largest batches with which afina ends no higher than it."""
+    settings: dict[str, Setting] = {}
+    for peer in peers:
+        best = min((each for each in tuned if each["name"] == peer), key=lambda each: each["loss"])
+        low = [each for each in tuned if each["name"] == "afina" and each["loss"] <= best["loss"]]
+        if not low:
+            print(f"afina ends no setting as low as {peer} ({best['loss']:.4f}): no time to the same loss")
+            continue
+        ours = max(low, key=lambda each: (each["batch_tokens"], -each["loss"]))
+        settings[f"afina for {peer}"] = Setting(ours["rate"], ours["batch_tokens"])
+        settings[peer] = Setting(best["rate"])
+    return settings
+
+
+def report_equal_loss(arguments: argparse.Namespace, results: dict[str, Any], folder: Path) -> None:
+    """Seconds to the same held-out loss, round by round."""
+    rows = read_rows(arguments.data / "val.jsonl", 200)
+    print("\n| | seconds, each round | held-out loss | steps | peak MiB | time to the same loss |")
+    print("|---|---|---|---|---|---|")
+    for name, done in results.items():
+        loss = held_out(arguments.base, folder / f"{name}-0/adapter", rows)
+        ours = results.get(f"afina for {name}")
+        seconds = ", ".join(f"{each['seconds']:.1f}" for each in done)
+        ours = results.get(f"afina for {name}", [])
+        ratios = ", ".join(f"{peer['seconds'] / own['seconds']:.2f} x" for peer, own in zip(done, ours, strict=False))
+        peak = max(each["peak_mib"] for each in done)
+        print(f"| {name} | {seconds} | {loss:.4f} | {done[0]['steps']} | {peak:.0f} | {ratios} |")
 
 
 def report(arguments: argparse.Namespace, results: dict[str, Any], flops: float, folder: Path) -> None:
@@ -396,6 +478,10 @@ def main() -> None:
     parser.add_argument("--peer-python", help="a Python that has trl, transformers, peft and datasets")
     parser.add_argument("--base", type=Path, help="folder of the base; made where it is missing")
     parser.add_argument("--make-base-only", action="store_true")
+    parser.add_argument("--tune", action="store_true", help="note everybody's held-out loss at several rates")
+    parser.add_argument("--equal-loss", action="store_true", help="time to the same held-out loss, rates as tuned")
+    parser.add_argument("--rate", type=float, default=RATE, help=argparse.SUPPRESS)
+    parser.add_argument("--batch-tokens", type=int, default=BATCH_TOKENS, help=argparse.SUPPRESS)
     parser.add_argument("--contestant", help=argparse.SUPPRESS)
     parser.add_argument("--out", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -416,8 +502,20 @@ def main() -> None:
             print(f"making the base in {arguments.base}", flush=True)
             make_base(arguments.base, arguments.data, slice(arguments.rows, arguments.rows + arguments.rows_before))
         if not arguments.make_base_only:
-            print(f"{arguments.threads} threads, {arguments.rows} rows", flush=True)
-            report(arguments, *turns(arguments, names, Path(folder)), Path(folder))
+            compare(arguments, names, Path(folder))
+
+
+def compare(arguments: argparse.Namespace, names: list[str], folder: Path) -> None:
+    """What was asked for: rates tried, times to the same loss, or tokens per second at one rate."""
+    print(f"{arguments.threads} threads, {arguments.rows} rows", flush=True)
+    tuned = [name for name in names if name != "afina-qlora"]
+    if arguments.tune:
+        tune(arguments, tuned, folder)
+    elif arguments.equal_loss:
+        settings = equal_loss(read_tuned(arguments.base / "tuned.jsonl"), [name for name in tuned if name != "afina"])
+        report_equal_loss(arguments, turns(arguments, settings, folder)[0], folder)
+    else:
+        report(arguments, *turns(arguments, {name: Setting() for name in names}, folder), folder)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import resource
 import sys
 import time
 import traceback
@@ -162,8 +161,10 @@ def main() -> None:
     methods = METHODS
     if names == ["--on-disk"]:
         names, methods = on_disk(), ("none",)
+    from afina.train.flops_torch import process_peak_bytes
+
     load_libraries()
-    loaded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    loaded = process_peak_bytes()
     for kind in SHAPES:
         if names and kind not in names:
             continue

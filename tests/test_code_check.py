@@ -320,6 +320,7 @@ def test_zig_results():
 
 @needs_zig
 @needs_shared
+@pytest.mark.long
 def test_the_cookbook_builds_but_for_five_that_lack_something():
     """`zig ast-check` passes all 35; the audit's own report of the folder and of the model's program."""
     zig = SHARED / "zig"

@@ -20,6 +20,7 @@ LONG = tuple(kind for kind in SHAPES if kind not in SHORT)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the high-water mark of a fork is read as Linux counts it")
+@pytest.mark.long
 def test_a_state_to_go_back_to_on_disk_is_not_in_the_peak(tmp_path: Path) -> None:
     """As a base of 0.5 G parameters that is trained whole, at a smaller shape: plan and loop ask the same number."""
     environment = {**os.environ, "AFINA_HOME": str(tmp_path / "home"), "PYTHONPATH": str(HERE.parent)}

@@ -162,7 +162,7 @@ def of_each(folder: Path, name: str) -> list:
     return [json.loads((folder / f"{name}.{rank}.json").read_text()) for rank in range(2)]
 
 
-def test_ddp_is_the_single_process(folder, alone):
+def assert_same_training(folder: Path, alone: tuple[dict[str, torch.Tensor], list[dict]]) -> None:
     """The same weights but for the order in which numbers are added, over ragged rows with accumulation."""
     weights, events = alone
     assert furthest(load_file(folder / "ddp.safetensors"), weights) < 1e-6
@@ -172,12 +172,30 @@ def test_ddp_is_the_single_process(folder, alone):
         assert [step[name] for name in ("tokens", "target_tokens")] == [other[n] for n in ("tokens", "target_tokens")]
 
 
+def test_two_processes_are_one(tmp_path):
+    """The fast form of all that follows: one training under torchrun, one here."""
+    make_base(tmp_path / "base")
+    done = subprocess.run(
+        torchrun(JOB, tmp_path, "ddp"), env=environment(), capture_output=True, text=True, timeout=300, check=False
+    )
+    assert (tmp_path / "ddp.json").exists(), done.stderr[-4000:]
+    model, _, log, _ = run_training(tmp_path / "base", tmp_path / "alone", recipe_of(tmp_path))
+    assert_same_training(tmp_path, (adapter_weights(model), log.events))
+
+
+@pytest.mark.long
+def test_ddp_is_the_single_process(folder, alone):
+    assert_same_training(folder, alone)
+
+
+@pytest.mark.long
 def test_ddp_and_fsdp_of_every_weight_are_the_single_process(folder, alone_whole):
     """With tied embeddings; under FSDP also with activations computed again."""
     for name in ("ddp_whole", "fsdp_whole"):
         assert furthest(load_file(folder / f"{name}.safetensors"), alone_whole) < 1e-5
 
 
+@pytest.mark.long
 def test_a_killed_job_ends_bitwise_as_if_it_had_not_been(folder):
     """With dropout, drawn by each rank for itself."""
     whole, killed = (load_file(folder / f"{name}.safetensors") for name in ("dropout", "killed"))
@@ -185,6 +203,7 @@ def test_a_killed_job_ends_bitwise_as_if_it_had_not_been(folder):
     assert left(folder, "killed")[0] == {"event": "resumed", "step": 4}
 
 
+@pytest.mark.long
 def test_a_sharded_checkpoint_goes_on_in_a_single_process(folder, alone):
     model, _, log, said = run_training(folder / "base", folder / "fsdp_begun", recipe_of(folder))
     assert log.events[0] == {"event": "resumed", "step": 5}
@@ -192,11 +211,13 @@ def test_a_sharded_checkpoint_goes_on_in_a_single_process(folder, alone):
     assert furthest(adapter_weights(model), alone[0]) < 1e-6
 
 
+@pytest.mark.long
 def test_a_checkpoint_of_a_single_process_goes_on_sharded(folder, alone):
     assert left(folder, "single_begun")[0] == {"event": "resumed", "step": 5}
     assert furthest(load_file(folder / "single_begun.safetensors"), alone[0]) < 1e-6
 
 
+@pytest.mark.long
 def test_what_one_rank_meets_all_answer(folder):
     first, second = ([e for e in events if e["event"] == "went_back"] for events in of_each(folder, "nan"))
     assert first == second and len(first) == 1
@@ -208,6 +229,7 @@ def test_what_one_rank_meets_all_answer(folder):
     assert first == second and "(rank 1)" in first
 
 
+@pytest.mark.long
 def test_an_error_in_one_rank_ends_all_with_its_exit_code_and_reason(folder):
     """Even a rank that hangs in the middle of something."""
     said = (folder / "said").read_text()
@@ -230,6 +252,7 @@ def test_a_rank_that_fails_after_another_one_leaves_the_word_to_it():
 # ---- the command
 
 
+@pytest.mark.long
 def test_torchrun_trains_a_recipe_and_a_single_process_finds_it_done(folder, monkeypatch, capsys):
     from peft import PeftModel
     from transformers import AutoModelForCausalLM

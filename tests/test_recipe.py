@@ -376,7 +376,12 @@ def test_shipped_recipe_finds_its_files(path: Path) -> None:
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/data, which is not here")
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path",
+    # The biographies alone take as long as the others together; tests/test_questions.py builds them as well.
+    [pytest.param(each, marks=[pytest.mark.long] if "biografias" in each.name else []) for each in RECIPES],
+    ids=lambda path: path.name,
+)
 def test_shipped_recipe_builds_a_dataset_that_passes_the_audit(path: Path, tmp_path: Path) -> None:
     from afina.dataset.audit.audit import audit_dataset
     from afina.dataset.build.build import build_dataset

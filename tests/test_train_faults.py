@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -380,6 +381,17 @@ def test_flops_by_hand(base):
     vocab = model.get_base_model().config.vocab_size
     assert vocab <= v + 10
     assert flops_per_token(model) == (4 * frozen + 6 * lora, 4 * h * vocab)
+
+
+def test_peak_memory_is_not_that_of_whoever_started_the_process():
+    """`ru_maxrss` goes through fork and exec: a run started from a notebook of 10 GB said 10 GB."""
+    begun = (
+        "import resource, subprocess, sys; kept = bytearray(b'x') * (1600 << 20)\n"
+        "code = 'from afina.train.flops_torch import process_peak_bytes; print(process_peak_bytes())'\n"
+        "print(subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout)"
+    )
+    said = subprocess.run([sys.executable, "-c", begun], capture_output=True, text=True, check=True).stdout
+    assert 50 << 20 < int(said) < 1000 << 20
 
 
 # ---- kills and disks

@@ -162,14 +162,15 @@ def test_a_change_is_told_and_what_it_replaces_is_kept(finished, tmp_path):
     assert "train: started anew, because of dataset changed" in data.stderr
 
 
-def test_killed_at_random_moments_it_ends_bitwise_the_same(finished, tmp_path):
-    """kill -9 four times, anywhere between the start and the end, then let it finish."""
+@pytest.mark.parametrize("kills", [1, pytest.param(8, marks=pytest.mark.long)])
+def test_killed_at_random_moments_it_ends_bitwise_the_same(finished, tmp_path, kills):
+    """kill -9 so many times, anywhere between the start and the end, then let it finish."""
     for name in ("docs", "base", "rows.jsonl", "probes.jsonl", "task.jsonl", "recipe.yaml"):
         source = finished / name
         shutil.copytree(source, tmp_path / name) if source.is_dir() else shutil.copy(source, tmp_path / name)
     pick = random.Random()
     stages = json.loads((finished / "runs/clube/stages.json").read_text()).values()
-    moments = [pick.uniform(0.0, sum(stage["seconds"] for stage in stages)) for _ in range(4)]
+    moments = [pick.uniform(0.0, sum(stage["seconds"] for stage in stages)) for _ in range(kills)]
     for moment in moments:
         process = Forked(["run", "recipe.yaml", f"base={finished}/base"], tmp_path)
         time.sleep(moment)

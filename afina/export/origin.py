@@ -72,7 +72,8 @@ class Origin:
         files = sum(file.stat().st_size for file in self.base.glob("*.safetensors"))
         if not self.in_few_bits:
             return files
-        return read_shape(self.config, str(self.base)).parameters * (4 if self.precision == "fp32" else 2)
+        parameters = read_shape(self.config, str(self.base)).parameters
+        return parameters * (4 if self.precision == "fp32" else 2)
 
 
 def open_origin(run: Path, places: Sequence[str] = ()) -> Origin:

@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from afina.model.base_kind import kind_of
 from afina.text.document import Message
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class Transformers:
         from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
         from transformers.utils import logging
 
-        from afina.model.load_torch import opening_class
+        from afina.model.load_torch import opening_class, undone
 
         logging.disable_progress_bar()
         more: dict[str, Any] = {"gguf_file": gguf_file} if gguf_file else {}
@@ -78,7 +79,11 @@ class Transformers:
                 kind = said.pop("model_type")  # to GGUF, Mistral is a Llama
                 more["config"] = AutoConfig.for_model("llama" if kind == "mistral" else kind, **said)
             opened_by = AutoModelForCausalLM if gguf_file else opening_class(folder)
-            self.model = opened_by.from_pretrained(folder, dtype=torch.float32, **more).eval()
+            if not gguf_file and kind_of(folder).name == "rounded":
+                more |= undone(folder)
+            self.model = opened_by.from_pretrained(folder, **({"dtype": torch.float32} | more)).eval()
+            if "quantization_config" in more:
+                self.model = self.model.float()
         self.name = f"transformers {version('transformers')}"
         if adapter is not None:
             from peft import PeftModel

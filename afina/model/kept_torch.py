@@ -75,7 +75,12 @@ def restore_rest(model: Any, base: Path) -> None:
         if (weight := parameters.get(renamed(name))) is None:
             continue
         held = _read(file, name)
-        if held.dtype != weight.dtype and held.shape == weight.shape and torch.equal(held.to(weight.dtype), weight):
+        if (
+            held.dtype != weight.dtype
+            and held.itemsize > 1
+            and held.shape == weight.shape
+            and torch.equal(held.to(weight.dtype), weight)
+        ):
             weight.data = held
 
 

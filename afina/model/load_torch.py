@@ -86,7 +86,7 @@ def load_base(
     kind = kind_of(folder).name
     held = kind in ("bnb-4bit", "bnb-8bit")
     if kind == "rounded":
-        arguments["quantization_config"] = _undone(folder)
+        arguments |= undone(folder)
     if held:
         arguments["config"] = _computing_in(folder, dtype, trust_remote_code=recipe.trust_remote_code)
     elif four_bit:
@@ -118,7 +118,7 @@ def load_base(
             _quantize_experts(model)
         _keep_differentiable(model)
     else:
-        model = model.to(device)
+        model = model.to(device, dtype) if kind == "rounded" else model.to(device)
     return model.requires_grad_(False).eval()
 
 
@@ -129,13 +129,16 @@ def opening_class(folder: Path) -> Any:
     return AutoModelForImageTextToText if reads_images(read_mapping(folder / "config.json")) else AutoModelForCausalLM
 
 
-def _undone(folder: Path) -> Any:
-    """The setting by which transformers opens a base of few bits as the numbers that those stand for."""
+def undone(folder: Path) -> dict[str, Any]:
+    """The arguments by which transformers opens a base of the kind ``rounded`` as the numbers that its bits stand for.
+
+    Always in bf16, whatever is computed in later, so that every verb sees the same numbers.
+    """
     from transformers import FineGrainedFP8Config, Mxfp4Config
 
     settings = dict(read_mapping(folder / "config.json")["quantization_config"])
     made = Mxfp4Config if settings.pop("quant_method") == "mxfp4" else FineGrainedFP8Config
-    return made.from_dict(settings | {"dequantize": True})
+    return {"quantization_config": made.from_dict(settings | {"dequantize": True}), "dtype": torch.bfloat16}
 
 
 def _computing_in(folder: Path, dtype: torch.dtype, *, trust_remote_code: bool) -> Any:

@@ -28,6 +28,7 @@ from huggingface_hub.errors import StrictDataclassError
 from afina.errors import BaseError
 from afina.model.adapter_torch import adapter_config
 from afina.model.base_kind import A_MODEL
+from afina.model.decoder_torch import beside_text, not_text, text_decoder
 from afina.model.shape import KeptValues, Layer, Linear, Mixer, Role, Shape
 from afina.recipe import Adapter
 
@@ -86,7 +87,8 @@ def walk(config: Mapping[str, Any], folder: Path | None = None) -> Shape:
     grouped = tuple(replace(layer, count=count) for layer, count in counts.items())
     if refused:
         return replace(around, layers=grouped, uncertain=(*uncertain, refused))
-    return replace(around, layers=grouped, outer=_ranked(around.outer, model))
+    whole = decoder if beside_text(model) else model
+    return replace(around, layers=grouped, outer=_ranked(around.outer, whole))
 
 
 def build(config: Mapping[str, Any], folder: Path | None) -> Any:
@@ -169,7 +171,7 @@ def _decoder_layers(model: Any, depth: int) -> tuple[Any, Any]:
     Raises:
         BaseError: there is no list of layers.
     """
-    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
+    decoder = text_decoder(model)
     lists = [
         (path, part)
         for path, part in decoder.named_modules()
@@ -458,7 +460,7 @@ def _adapt(model: Any) -> str:
     from peft import get_peft_model
 
     try:
-        get_peft_model(model, adapter_config(Adapter(kind="lora", rank=1)))
+        get_peft_model(model, adapter_config(Adapter(kind="lora", rank=1), not_text(model)))
     except (ValueError, TypeError, KeyError, NotImplementedError) as error:
         return f"PEFT puts no adapter on all-linear of it ({_first_line(error)})"
     return ""
@@ -566,7 +568,7 @@ def _around(model: Any, text: Any, decoder: Any, uncertain: tuple[str, ...]) -> 
     }
     head = model.get_output_embeddings()
     table = decoder.get_input_embeddings()
-    whole = decoder if hasattr(model.config, "vision_config") else model
+    whole = decoder if beside_text(model) else model
     for path, part in whole.named_modules():
         if part is not head and id(part) not in in_layers:
             outer += [found for found in _linears_of(path, part, None) if found.module]

@@ -148,52 +148,67 @@ def encode_each(
         DataError: conversations longer than ``train.max_length`` under ``on_too_long: error``, all of
             them in one error, after the last example; nothing is ever cut out of a conversation.
     """
-    limit, merges_before = recipe.train.max_length, renderer.boundary_merges
-    too_long: list[tuple[str, int]] = []
-    seen = 0
+    merges_before, too_long, seen = renderer.boundary_merges, list[tuple[str, int]](), 0
     for batch in _batches(examples):
-        plain = [example for _, example in batch if not example.messages]
-        places = [f"{example.path}:{example.line}" for example in plain]
-        texts = iter(renderer.texts([example.text for example in plain], places))
+        yield from _encode_batch(batch, renderer, recipe, counts, too_long)
         _return_memory()
-        for origin, example in batch:
-            worse: Encoded | None = None
-            if example.messages:
-                encoded, *others = encode_conversation(example, renderer, recipe)
-                worse = others[0] if others else None
-                tokens = len(encoded.ids) + (len(worse.ids) if worse else 0)
-                longest = max(len(encoded.ids), len(worse.ids) if worse else 0)
-                counts.tokens += tokens
-                if longest > limit:
-                    where = f"{example.path}:{example.line}"
-                    too_long.append((where, longest))
-                    counts.dropped["too_long"] = counts.dropped.get("too_long", 0) + tokens
-                    counts.dropped_examples.append(where)
-                    continue
-                blocks = [encoded]
-            else:
-                encoded = next(texts)
-                counts.tokens += len(encoded.ids)
-                blocks = list(cut_blocks(encoded, limit))
-                counts.repeated += len(blocks) - 1
-            per_target = sum(len(part.encode()) for part in _learned_text(example)) / max(1, encoded.targets)
-            rows = [
-                Row(
-                    block.ids,
-                    block.mask,
-                    origin,
-                    per_target * block.targets,
-                    Row(worse.ids, worse.mask, origin) if worse else None,
-                )
-                for block in blocks
-            ]
-            counts.targets += example.repeat * sum(row.targets for row in rows)
-            yield ExampleRows(rows, example.repeat)
         seen += len(batch)
         progress(seen, None, "examples encoded")
     if too_long and recipe.dataset.on_too_long == "error":
-        raise _too_long(too_long, limit)
+        raise _too_long(too_long, recipe.train.max_length)
     counts.boundary_merges = renderer.boundary_merges - merges_before
+
+
+def _encode_batch(
+    batch: Sequence[tuple[Example | ExamplePlace, Example]],
+    renderer: Renderer,
+    recipe: Recipe,
+    counts: EncodedCounts,
+    too_long: list[tuple[str, int]],
+) -> Iterator[ExampleRows]:
+    """The rows of a batch's examples; a function of its own, so that nothing of it is kept while the next is encoded.
+
+    Args:
+        too_long: takes the place and tokens of each conversation that is left out.
+    """
+    limit = recipe.train.max_length
+    plain = [example for _, example in batch if not example.messages]
+    places = [f"{example.path}:{example.line}" for example in plain]
+    texts = iter(renderer.texts([example.text for example in plain], places))
+    _return_memory()
+    for origin, example in batch:
+        worse: Encoded | None = None
+        if example.messages:
+            encoded, *others = encode_conversation(example, renderer, recipe)
+            worse = others[0] if others else None
+            tokens = len(encoded.ids) + (len(worse.ids) if worse else 0)
+            longest = max(len(encoded.ids), len(worse.ids) if worse else 0)
+            counts.tokens += tokens
+            if longest > limit:
+                where = f"{example.path}:{example.line}"
+                too_long.append((where, longest))
+                counts.dropped["too_long"] = counts.dropped.get("too_long", 0) + tokens
+                counts.dropped_examples.append(where)
+                continue
+            blocks = [encoded]
+        else:
+            encoded = next(texts)
+            counts.tokens += len(encoded.ids)
+            blocks = list(cut_blocks(encoded, limit))
+            counts.repeated += len(blocks) - 1
+        per_target = sum(len(part.encode()) for part in _learned_text(example)) / max(1, encoded.targets)
+        rows = [
+            Row(
+                block.ids,
+                block.mask,
+                origin,
+                per_target * block.targets,
+                Row(worse.ids, worse.mask, origin) if worse else None,
+            )
+            for block in blocks
+        ]
+        counts.targets += example.repeat * sum(row.targets for row in rows)
+        yield ExampleRows(rows, example.repeat)
 
 
 def mismatch(rows: Sequence[Row], limit: int) -> None:

@@ -203,6 +203,7 @@ def write_set(folder: Path, encoded: Iterable[ExampleRows], counts: EncodedCount
     with TokenWriter(folder, vocabulary) as writer:
         for each in encoded:
             writer.add(each)
+            del each  # a whole book's rows would be kept while the next book is encoded
     return {"rows": writer.rows, "counts": asdict(counts)}
 
 

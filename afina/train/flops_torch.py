@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -51,8 +53,19 @@ def measured_peak(seconds: float = 0.2) -> float:
 
 def memory_bytes(device: torch.device) -> int:
     """The most memory held so far: of the GPU, or of the process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else process_peak_bytes()
+
+
+def process_peak_bytes() -> int:
+    """The most memory that this process itself has held so far.
+
+    Linux's own maximum of the address space. `getrusage` would count who started the process: its `ru_maxrss` goes
+    through fork and exec, so that a run started from a notebook that holds 10 GB says at least 10 GB.
+    """
+    status = Path("/proc/self/status")
+    told = status.read_text(encoding="ascii") if status.exists() else ""
+    if found := re.search(r"^VmHWM:\s+(\d+) kB$", told, re.MULTILINE):
+        return int(found[1]) * 1024
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from afina.run import Progress, no_progress
 from afina.tokenizer.encode import Row
 from afina.tokenizer.tokens import row_sizes
 from afina.train.batches import plan_epoch
+from afina.train.flops_torch import process_peak_bytes
 from afina.train.memory_torch import memory_errors
 from afina.train.optimizer_torch import make_optimizer
 from afina.train.switches_torch import products_in, switch_kernels, training_mode
@@ -98,6 +98,4 @@ def _peak_bytes(device: torch.device) -> int:
         free, total = torch.cuda.mem_get_info(device)
         context = max(0, total - free - torch.cuda.memory_reserved(device))
         return torch.cuda.max_memory_reserved(device) + min(context, 2 << 30)
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return process_peak_bytes()

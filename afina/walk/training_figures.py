@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -27,18 +26,14 @@ def peak_flops_of(device: Any, precision: str) -> tuple[float | None, str]:
 
 def what_it_took(model: Any, state: LoopState, device: Any, peak_flops: float | None) -> dict[str, Any]:
     """The figures that a finished training leaves among the run's stages."""
-    import resource
-
     import torch
 
-    from afina.train.flops_torch import flops_per_token
+    from afina.train.flops_torch import flops_per_token, process_peak_bytes
 
     flops_token, flops_target = flops_per_token(model)
     seconds = max(state.seconds, 1e-9)
     mfu = (flops_token * state.tokens + flops_target * state.targets) / seconds / peak_flops if peak_flops else None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    if device.type == "cuda":
-        peak = torch.cuda.max_memory_reserved()
+    peak = torch.cuda.max_memory_reserved() if device.type == "cuda" else process_peak_bytes()
     return {
         "steps": state.step,
         "stopped": state.stopped,
