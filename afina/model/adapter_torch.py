@@ -49,7 +49,7 @@ def adapter_config(model: Any, adapter: Adapter) -> Any:
 def _targets(model: Any, adapter: Adapter) -> tuple[str | list[str], list[str]]:
     """PEFT's target modules and target parameters."""
     if adapter.targets == "all-linear":
-        found = all_linear(model, adapter, four_bit=adapter.kind == "qlora")
+        found = all_linear(model, adapter)
         # What PEFT finds by itself is left to it: adapters then name their targets as everybody's do. Of mixtures it
         # would take routers too.
         as_peft = set(found.left_out) <= {OUTPUT} and not found.parameters

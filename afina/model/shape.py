@@ -260,13 +260,18 @@ class Shape:
         chosen = {linear for matching in named.values() for linear in matching}
         return tuple(linear for linear in linears if linear in chosen)
 
-    def lora_parameters(self, rank: int, targets: str | Sequence[str] = "all-linear") -> int:
+    def lora_parameters(self, rank: int, targets: str | Sequence[str] = "all-linear", *, experts: bool = True) -> int:
         """r * sum of (inputs + outputs) over the adapted matrices (the output among them where it is named).
+
+        Args:
+            experts: whether those that are one parameter are among them
+                (:attr:`afina.recipe.parts.Adapter.adapts_experts`).
 
         Raises:
             RecipeError: for a target that names no matrix of this model.
         """
-        per_rank = sum(each.ranks * each.count * (each.inputs + each.outputs) for each in self.adapted(targets))
+        matrices = [each for each in self.adapted(targets) if experts or each.module or each.role != "expert"]
+        per_rank = sum(each.ranks * each.count * (each.inputs + each.outputs) for each in matrices)
         if not isinstance(targets, str) and self.head.name in targets:
             per_rank += self.head.inputs + self.head.outputs
         return rank * per_rank

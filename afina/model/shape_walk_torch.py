@@ -28,7 +28,7 @@ from huggingface_hub.errors import StrictDataclassError
 from afina.errors import BaseError
 from afina.model.adapter_torch import adapter_config
 from afina.model.base_kind import A_MODEL
-from afina.model.decoder_torch import beside_text, not_text, text_decoder
+from afina.model.decoder_torch import beside_text, text_decoder
 from afina.model.shape import KeptValues, Layer, Linear, Mixer, Role, Shape
 from afina.recipe import Adapter
 
@@ -460,7 +460,7 @@ def _adapt(model: Any) -> str:
     from peft import get_peft_model
 
     try:
-        get_peft_model(model, adapter_config(Adapter(kind="lora", rank=1), not_text(model)))
+        get_peft_model(model, adapter_config(model, Adapter(kind="lora", rank=1)))
     except (ValueError, TypeError, KeyError, NotImplementedError) as error:
         return f"PEFT puts no adapter on all-linear of it ({_first_line(error)})"
     return ""

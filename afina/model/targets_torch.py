@@ -54,18 +54,13 @@ class Targets:
         return text + (f"; leaves out {'; '.join(kept)}" if kept else "")
 
 
-def all_linear(model: Any, adapter: Adapter, *, four_bit: bool = False) -> Targets:
-    """What `all-linear` adapts of a model without an adapter.
-
-    Args:
-        four_bit: experts are in 4 bits, where a library can hold them so.
-    """
-    modules = [(name, why) for name, why in matrices(model)]
+def all_linear(model: Any, adapter: Adapter) -> Targets:
+    """What `all-linear` adapts of a model without an adapter."""
     stacks = tuple(name for name, _, _ in expert_stacks(model))
-    possible = adapter.dropout == 0 and adapter.variant in ("lora", "rslora") and not four_bit
-    return _sorted_out(
-        modules, stacks if possible else (), _others(model) | ({} if possible else {EXPERTS_FORM: stacks})
-    )
+    others = _others(model)
+    if not adapter.adapts_experts:
+        stacks, others = (), others | {EXPERTS_FORM: stacks}
+    return _sorted_out(list(matrices(model)), stacks, others)
 
 
 def adapted(model: Any) -> Targets:

@@ -136,6 +136,7 @@ def training_memory(shape: Shape, setup: Setup) -> dict[str, Interval]:
         "gradients": states,
         "optimizer": (trained * state + saved * saved_state) * on_device,
         "gathered": gathered_bytes(shape, setup),
+        "experts as computed": expert_copies(shape, setup),
         "state to go back to": (trained * (weight + state) + saved * (copy + saved_state)) * setup.kept_states,
         "activations": kept,
         "logits and backward": passing,
@@ -162,8 +163,25 @@ def trained_parameters(shape: Shape, setup: Setup) -> int:
     if setup.kind == "none":
         return shape.trainable_parameters
     lengths = sum(each.count * each.outputs for each in shape.adapted(setup.targets)) if setup.dora else 0
-    everywhere = shape.lora_parameters(setup.rank, setup.targets) + lengths
+    everywhere = shape.lora_parameters(setup.rank, setup.targets, experts=adapts_experts(setup)) + lengths
     return everywhere * backward_layers(shape, setup) // shape.depth
+
+
+def adapts_experts(setup: Setup) -> bool:
+    """Whether adapters reach experts that stand in one tensor."""
+    return setup.program.adapts_experts and setup.kind == "lora" and not setup.dropout and not setup.dora
+
+
+def expert_copies(shape: Shape, setup: Setup) -> float:
+    """Bytes of what is made of experts in one tensor in each forward, their adapters folded in or out of 4 bits, and
+    kept for the backward pass: of all layers, or of one where layers compute again; and the gradient of one layer's."""
+    stacks = [each for each in shape.linears if each.role == "expert" and not each.module]
+    reached = adapts_experts(setup) and any(each in stacks for each in shape.adapted(setup.targets))
+    if not reached and not (setup.kind == "qlora" and setup.program.packs_experts):
+        return 0.0
+    numbers = sum(each.matrix_parameters for each in stacks)
+    layers = (1 if setup.checkpointing else shape.depth) + reached
+    return setup.program.rest_bytes * numbers * layers / shape.depth
 
 
 def backward_layers(shape: Shape, setup: Setup) -> int:

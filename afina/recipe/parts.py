@@ -229,11 +229,18 @@ class Adapter(RecipePart):
     dropout: Fraction = 0.0
     """Dropout on the adapter's inputs while training."""
     targets: Literal["all-linear"] | list[str] = "all-linear"
-    """Which linear layers get an adapter: `all-linear`, or a list of names."""
+    """Which layers get an adapter: `all-linear`, every matrix that learns from text (routed experts too where PEFT can;
+    no routers, no output), or a list of names, e.g. `[q_proj, v_proj, experts]`."""
     lora_plus_ratio: Annotated[float, Field(ge=1.0)] = 1.0
     """LoRA+: the B matrices train at this multiple of `train.learning_rate`, e.g. 16."""
     modules_to_save: list[str] = []
     """Layers trained in full and saved with the adapter, e.g. `[embed_tokens, lm_head]`."""
+
+    @property
+    def adapts_experts(self) -> bool:
+        """Whether `all-linear` reaches the routed experts of a mixture, which are one parameter of many matrices: PEFT
+        cannot adapt them with dropout, in 4 bits, or by the other variants."""
+        return self.kind == "lora" and self.variant in ("lora", "rslora") and not self.dropout
 
     @model_validator(mode="after")
     def _variant_and_kind_agree(self) -> Adapter:

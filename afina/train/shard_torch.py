@@ -36,7 +36,11 @@ def choose_parallel(recipe: Recipe, shape: Shape, device_bytes: int | None) -> s
         return "ddp"
     # Weights in bf16. What is trained has a gradient and AdamW's two moments, of an adapter in fp32.
     whole = train.method == "scratch" or adapter.kind == "none"
-    trained = shape.parameters * 2 if whole else shape.lora_parameters(adapter.rank, adapter.targets) * 4
+    trained = (
+        shape.parameters * 2
+        if whole
+        else 4 * shape.lora_parameters(adapter.rank, adapter.targets, experts=adapter.adapts_experts)
+    )
     return "fsdp" if 2 * shape.parameters + 3 * trained > ROOM * device_bytes else "ddp"
 
 
