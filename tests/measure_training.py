@@ -26,6 +26,29 @@ SHAPES: dict[str, dict[str, Any]] = {
     "gemma": {"hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 4, "vocab_size": 32000},
     "phi3": {"hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 2, "vocab_size": 1000},
 }
+ROUTED = {"moe_intermediate_size": 128, "num_experts_per_tok": 2}
+LATENT = {"q_lora_rank": 64, "kv_lora_rank": 32, "qk_rope_head_dim": 16, "qk_nope_head_dim": 48, "v_head_dim": 64}
+WALKED: dict[str, dict[str, Any]] = {
+    "qwen3_moe": ROUTED | {"hidden_size": 256, "num_hidden_layers": 4, "vocab_size": 8000, "num_experts": 16},
+    "gemma3_text": {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 6, "vocab_size": 32000}
+    | {"sliding_window": 64},
+    "qwen3_5_text": {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 4, "vocab_size": 8000}
+    | {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 64, "linear_value_head_dim": 64},
+    "deepseek_v3": ROUTED
+    | LATENT
+    | {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 4}
+    | {"vocab_size": 8000, "n_routed_experts": 16, "n_group": 2, "topk_group": 1, "first_k_dense_replace": 1},
+    "smollm3": {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 6, "vocab_size": 8000},
+    "olmo3": {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 6, "vocab_size": 8000}
+    | {"sliding_window": 64},
+    "lfm2": {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 6, "vocab_size": 8000}
+    | {"layer_types": ["conv", "conv", "full_attention"] * 2},
+    "gpt_neox": {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 6, "vocab_size": 8000},
+    "granitemoe": {"hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 4, "vocab_size": 8000}
+    | {"num_local_experts": 8, "num_experts_per_tok": 2},
+}
+"""Families whose shape is read from the model itself."""
+SHAPES |= WALKED
 METHODS = ("lora", "qlora", "none")
 BOUND = 0.15
 """How far the predicted peak may be from the measured one: the interval that a plan on a CPU gives."""
@@ -43,7 +66,7 @@ def make_base(kind: str, folder: Path) -> None:
 
     tokenizer = make_tokenizer(folder)
     sizes = SHAPES[kind] | {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512}
-    sizes |= {"head_dim": 64} if kind in ("gemma", "qwen3") else {}
+    sizes |= {"head_dim": 64} if kind in ("gemma", "qwen3", *WALKED) and kind != "deepseek_v3" else {}
     ids = {"pad_token_id": 0, "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes, **ids)).save_pretrained(folder)

@@ -9,14 +9,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from measure_training import BOUND, METHODS, SHAPES
+from measure_training import BOUND, METHODS, SHAPES, WALKED
 
 from afina.model.footprint import GOOD_STEPS
 
 HERE = Path(__file__).parent
-SHORT = ("llama",)
-"""One shape; the others, with large vocabularies too, are measured in `make test-all`."""
+SHORT = ("llama", "qwen3_moe")
+"""One shape of the table and one read from its model; the others are measured in `make test-all`."""
 LONG = tuple(kind for kind in SHAPES if kind not in SHORT)
+assert len(WALKED) >= 8
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the high-water mark of a fork is read as Linux counts it")

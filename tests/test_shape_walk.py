@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from afina.errors import BaseError
+from afina.errors import BaseError, RecipeError
 from afina.model import shape_read
 from afina.model.shape import Shape, shape_from
 from afina.model.shape_read import read_shape
 from afina.model.shape_table import KNOWN, table_shape
-from afina.plan.bases import known_bases
+from afina.plan.bases import known_bases, recipe_shape
+from afina.recipe import Recipe
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("peft")
@@ -127,9 +128,8 @@ def test_what_each_kind_of_layer_keeps_of_the_tokens_before() -> None:
     recurrent, convolution = 4 * 16 * 16, 4 * (2 * 2 * 16 + 4 * 16)
     assert linear.state_values == recurrent + convolution
     assert state.kv_bytes(10, 2) == 2 * (3 * (recurrent + convolution) + 64 * 10)
-    latent = walk(tiny("deepseek_v3"))
-    assert latent.kv_bytes_per_token(2, compressed=True) == 2 * 4 * (16 + 8)
-    assert latent.kv_bytes_per_token(2) == 2 * 4 * 4 * (16 + 16)
+    latent = walk(tiny("deepseek_v3"))  # kept as it is compressed, in transformers too since 5
+    assert latent.kv_bytes_per_token(2, compressed=True) == latent.kv_bytes_per_token(2) == 2 * 4 * (16 + 8)
 
 
 @pytest.mark.parametrize(
@@ -173,3 +173,68 @@ def test_without_torch_a_family_that_is_not_in_the_table_is_refused(monkeypatch:
     with pytest.raises(BaseError, match="torch and transformers and peft must be installed") as caught:
         read_shape(tiny("mixtral"), "x")
     assert "pip install torch" in caught.value.problems[0].fix and "qwen3" in caught.value.problems[0].fix
+
+
+# --- positions and vocabulary that do not fit, before anything is built ---------------------------
+
+
+def asked(folder: Path, **train: Any) -> Recipe:
+    """A recipe over a base in a folder."""
+    raw = {"name": "x", "sources": [{"path": "a.md"}], "base": str(folder), "train": train}
+    return Recipe.model_validate(raw)
+
+
+def base_with(folder: Path, config: dict[str, Any], *, tokens: int = 5) -> Path:
+    """A config.json and a tokenizer.json with so many tokens."""
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    vocab = {f"t{number}": number for number in range(tokens)}
+    (folder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": vocab}, "added_tokens": []}))
+    return folder
+
+
+def wide(text: dict[str, Any]) -> dict[str, Any]:
+    """A configuration that nests the one of its text model."""
+    return {"model_type": "qwen3_5", "architectures": ["Qwen3_5ForConditionalGeneration"], "text_config": text}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        small("gpt2") | {"n_positions": 96},
+        tiny("mixtral", max_position_embeddings=96),
+        tiny("gpt_neox", max_position_embeddings=96),
+    ],
+    ids=["GPT-2's n_positions", "a mixture", "another family"],
+)
+def test_rows_longer_than_the_positions_are_refused(tmp_path: Path, config: dict[str, Any]) -> None:
+    folder = base_with(tmp_path / "base", config)
+    with pytest.raises(RecipeError, match="the base sees 96 tokens at most"):
+        recipe_shape(asked(folder, max_length=128))
+    assert recipe_shape(asked(folder, max_length=96)).max_positions == 96
+
+
+def test_positions_and_vocabulary_of_a_nested_configuration() -> None:
+    text = tiny("qwen3_5_text", max_position_embeddings=96, vocab_size=77, num_hidden_layers=4)
+    vision = {"depth": 1, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": 64}
+    shape = walk(wide(text) | {"vision_config": vision})
+    assert (shape.max_positions, shape.vocab) == (96, 77)
+    alone = walk(text)
+    assert shape.parameters - shape.unread_parameters == alone.parameters == shape.trainable_parameters
+    assert shape.lora_parameters(4) == alone.lora_parameters(4) and shape.unread_parameters > 0
+
+
+def test_a_model_without_positions_takes_any_length() -> None:
+    shape = walk(dict(transformers.AutoConfig.for_model("falcon_mamba", hidden_size=32, num_hidden_layers=2,
+                                                        vocab_size=99, state_size=4).to_dict()))  # fmt: skip
+    assert shape.max_positions == 0
+    assert {(layer.mixer, layer.cache_values) for layer in shape.layers} == {("linear attention", 0)}
+
+
+@pytest.mark.parametrize("config", [small("gpt2"), tiny("mixtral")], ids=["gpt2", "mixtral"])
+def test_a_tokenizer_larger_than_the_embedding_is_refused(tmp_path: Path, config: dict[str, Any]) -> None:
+    """Without any weights, as a plan is made."""
+    rows = config["vocab_size"]
+    recipe_shape(asked(base_with(tmp_path / "base", config, tokens=rows), max_length=32))
+    with pytest.raises(BaseError, match="the tokenizer has 3 tokens that the model has no embedding for"):
+        recipe_shape(asked(base_with(tmp_path / "base", config, tokens=rows + 3), max_length=32))

@@ -7,14 +7,14 @@ unless the recipe names it (``trust_remote_code: true``).
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from afina.errors import BaseError, Problem, RecipeError
-from afina.model.base_damage import find_damage
+from afina.model.base_damage import find_damage, find_tokens_without_embedding
 from afina.model.base_kind import KINDS, BaseKind, Program, kind_of, read_object
 from afina.model.shape import Shape
 from afina.model.shape_read import shape_of_folder
@@ -141,13 +141,17 @@ def check_trainable(folder: Path, recipe: Recipe) -> Shape:
     shape: Shape | None = None
     try:
         shape = shape_of_folder(folder, trust_remote_code=recipe.trust_remote_code)
-        check_targets(shape, adapter)
     except RecipeError as error:
         problems += error.problems
-    try:
-        check_length(folder, recipe.train.max_length)
-    except RecipeError as error:
-        problems += error.problems
+    if shape is not None:
+        missing = find_tokens_without_embedding(folder, shape.vocab)
+        wrong_base = wrong_base or bool(missing)
+        problems += missing
+        for check in (partial(check_targets, shape, adapter), partial(check_length, shape, recipe.train.max_length)):
+            try:
+                check()
+            except RecipeError as error:
+                problems += error.problems
     if problems or shape is None:
         raise (BaseError if wrong_base or shape is None else RecipeError)(problems=problems)
     return shape
@@ -177,17 +181,16 @@ def check_targets(shape: Shape, adapter: Adapter) -> None:
     shape.lora_parameters(adapter.rank, adapter.targets)
 
 
-def check_length(folder: Path, max_length: int) -> None:
+def check_length(shape: Shape, max_length: int) -> None:
     """Refuse rows longer than the base has positions for: it would read them, and answer with noise.
 
     Raises:
         RecipeError: with both lengths.
     """
-    positions = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("max_position_embeddings")
-    if positions is not None and max_length > positions:
+    if 0 < shape.max_positions < max_length:
         raise RecipeError(
-            f"train.max_length is {max_length}, the base sees {positions} tokens at most",
-            f"set train.max_length to {positions} or less",
+            f"train.max_length is {max_length}, the base sees {shape.max_positions} tokens at most",
+            f"set train.max_length to {shape.max_positions} or less",
             "train.max_length",
         )
 

@@ -208,6 +208,17 @@ def _misfits(folder: Path, config: Mapping[str, Any], shapes: Shapes, ids: Mappi
             "copy config.json and weights of one model",
             where,
         )
+    yield from _without_embedding(where, config, ids, rows)
+
+
+def find_tokens_without_embedding(folder: Path, rows: int) -> list[Problem]:
+    """The same as :func:`find_damage` says of the tokenizer, for a model of `rows` embeddings whose weights are not
+    there, or hold them under a name of their own."""
+    config, ids = read_object(folder / "config.json") or {}, _token_ids(folder, []) or {}
+    return list(_without_embedding(str(folder), config, ids, rows))
+
+
+def _without_embedding(where: str, config: Mapping[str, Any], ids: Mapping[str, int], rows: int) -> Iterator[Problem]:
     allowed = NOT_IN_THE_MODEL.get(str(config.get("model_type")), frozenset())
     beyond = sorted((number, token) for token, number in ids.items() if number >= rows and token not in allowed)
     if beyond:

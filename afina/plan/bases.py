@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from afina.errors import BaseError, RecipeError
-from afina.model.base import check_targets, check_trainable, look_at_base
+from afina.model.base import check_length, check_targets, check_trainable, look_at_base
 from afina.model.shape import Shape
 from afina.model.shape_read import read_shape, shape_of_folder
 from afina.model.shape_table import scratch_shape
@@ -35,6 +35,7 @@ def recipe_shape(recipe: Recipe) -> Shape:
         return check_trainable(folder, recipe)
     shape = find_shape(base, recipe.base_revision, trust_remote_code=recipe.trust_remote_code)
     check_targets(shape, recipe.adapter)
+    check_length(shape, recipe.train.max_length)
     return shape
 
 

@@ -48,6 +48,8 @@ CHECK_BYTES = 8.0
 """Of one logit where the model computes its own loss without a gradient: the logits and their log-softmax."""
 ROUNDED_SPREAD = (0.99, 1.02)
 """Parts that follow from counting: block sizes of the allocator."""
+UNCERTAIN_SPREAD = (0.4, 2.5)
+"""What layers keep where it is estimated from their sizes: hybrids keep several times what a transformer does."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,8 @@ def training_memory(shape: Shape, setup: Setup) -> dict[str, Interval]:
         "first check": max(0.0, check),
     }
     spread = {"activations": (0.9, 1.15), "logits and backward": (0.8, 1.3), "first check": (0.5, 1.3)}
+    if shape.uncertain:
+        spread |= {"activations": UNCERTAIN_SPREAD, "logits and backward": UNCERTAIN_SPREAD}
     found = {name: Interval.around(part, *spread.get(name, ROUNDED_SPREAD)) for name, part in parts.items()}
     return found | {"overhead": overhead_bytes(shape, setup, max(moving, step / setup.shards))}
 
@@ -153,9 +157,17 @@ def certain_bytes(parts: Mapping[str, Interval]) -> float:
     return sum(parts[name].low for name in ("weights", "adapter", "optimizer"))
 
 
-def peak_interval(parts: Mapping[str, Interval], sure: Sureness) -> Interval:
-    """The sum of the parts, with the interval that measured cases ask for."""
-    return sure.around(sum(part.point for part in parts.values()), certain_bytes(parts))
+def peak_interval(parts: Mapping[str, Interval], sure: Sureness, *, uncertain: bool = False) -> Interval:
+    """The sum of the parts, with the interval that measured cases ask for.
+
+    Args:
+        uncertain: whether a part could not be counted; then it is no narrower than the parts' own.
+    """
+    peak = sure.around(sum(part.point for part in parts.values()), certain_bytes(parts))
+    if not uncertain:
+        return peak
+    whole = Interval.total(parts.values())
+    return Interval(peak.point, min(peak.low, whole.low), max(peak.high, whole.high))
 
 
 def trained_parameters(shape: Shape, setup: Setup) -> int:

@@ -15,7 +15,7 @@ from afina.plan.interval import Interval
 from afina.plan.memory import Parallel, Setup, frozen_weight_bytes, peak_interval, trained_parameters, training_memory
 from afina.plan.programs import AFINA_CPU, AFINA_CUDA, AFINA_MPS, TrainingProgram
 from afina.plan.record import Correction
-from afina.plan.time import optimizer_steps, run_time, time_sureness
+from afina.plan.time import optimizer_steps, run_time, slow_parts, time_sureness
 from afina.plan.tokens import TokenCount, estimate_tokens, unsized_sources
 from afina.recipe import Recipe, expand_path
 from afina.units import show_count
@@ -167,7 +167,7 @@ def plan_run(
         )
         steps += before.steps
     sure = sureness("training peak", device.kind, setup.program.name)
-    memory = _predicted_memory(memory_parts, sure, tokens, correction)
+    memory = _predicted_memory(memory_parts, sure, tokens, correction, uncertain=bool(shape.uncertain))
     if correction:
         for part in ("training", "validation"):
             time_parts[part] = correction.of_time(time_parts[part])
@@ -225,10 +225,10 @@ def _after(
 
 
 def _predicted_memory(
-    parts: dict[str, Interval], sure: Sureness, tokens: TokenCount, correction: Correction | None
+    parts: dict[str, Interval], sure: Sureness, tokens: TokenCount, correction: Correction | None, *, uncertain: bool
 ) -> Interval:
     """The peak with the interval that measured cases ask for, corrected by runs on the same device."""
-    memory = peak_interval(parts, sure)
+    memory = peak_interval(parts, sure, uncertain=uncertain)
     if not tokens.padded:
         memory = replace(memory, high=memory.high * GUESSED_HIGH)
     return correction.of_memory(memory) if correction else memory
@@ -310,6 +310,10 @@ def _notes(recipe: Recipe, shape: Shape, tokens: TokenCount, device: Device, set
         )
     if setup.kind == "none" and device.kind == "cuda" and recipe.train.method != "scratch":
         notes.append("every weight of the base is trained in 16 bits, AdamW's moments too")
+    if setup.kind == "qlora" and shape.module_parameters < shape.linear_parameters:
+        share = shape.module_parameters / shape.linear_parameters
+        notes.append(f"4 bits hold {share:.0%} of the matrices: experts that stand in one tensor stay as they are")
+    notes += [f"less sure, and wider for it: {reason}" for reason in (*shape.uncertain, *slow_parts(shape))]
     if setup.kind == "qlora" and device.kind != "cuda":
         notes.append(f"4-bit weights on {device.kind} are computed slowly; the time is an underestimate")
     return notes

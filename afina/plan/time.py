@@ -59,6 +59,9 @@ GPTQ_UNPACK = 2.0
 """The same for GPTQ's kernel, beside NF4's."""
 LINK_BYTES_PER_SECOND = {"pcie": 7e9, "nvlink": 150e9}
 """What one GPU gets from the others, measured with FSDP."""
+ROUTED_HIGH = 2.0
+STATE_HIGH = 8.0
+"""The high end further up for experts and for layers with a state: neither is among the measured cases."""
 OPTIMIZER_BYTES = 30.0
 """Read and written per trained parameter in an optimizer step."""
 
@@ -234,7 +237,7 @@ def run_time(
     looked_at += (tokens.tokens + tokens.held_out) * facts.needs_reference
     held_out = batch * micro_batches * (looked_at / max(tokens.tokens, 1)) * forward / whole
     reach = time_sureness(setup, device).factor
-    low, high = 1 / reach, reach
+    low, high = 1 / reach, reach * math.prod(slow_parts(shape).values())
     if not tokens.padded:  # the lengths are unknown: more or less padding
         low, high = low * FILL.point / FILL.high, high * FILL.point / FILL.low
     low, high = low / tokens.spread, high * tokens.spread
@@ -244,6 +247,21 @@ def run_time(
         "validation": Interval.around(held_out, low, high),
         "generation": _generation(shape, device, generated_tokens, weight_bytes),
     }
+
+
+def slow_parts(shape: Shape) -> dict[str, float]:
+    """Why training may take longer than arithmetic and moved bytes say, and how many times at most.
+
+    >>> from afina.plan.bases import find_shape
+    >>> slow_parts(find_shape("Qwen/Qwen3-8B"))
+    {}
+    """
+    found = {}
+    if any(layer.routed for layer in shape.layers):
+        found["how its router spreads the tokens decides how fast its experts compute"] = ROUTED_HIGH
+    if any(layer.state_values for layer in shape.layers):
+        found["layers with a state have fast kernels on some GPUs only, and plain code elsewhere"] = STATE_HIGH
+    return found
 
 
 def time_sureness(setup: Setup, device: Device) -> Sureness:
