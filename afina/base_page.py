@@ -22,7 +22,7 @@ from afina.units import show_count
 
 
 @dataclass(frozen=True, slots=True)
-class Talk:
+class ChatForm:
     """How a base is talked to."""
 
     has_template: bool
@@ -40,7 +40,7 @@ class BasePage:
     config: Mapping[str, Any]
     kind: BaseKind
     shape: Shape
-    talk: Talk | None
+    talk: ChatForm | None
     """None where its tokenizer is not on this machine."""
     proven: Proven
     """What was measured of every architecture."""
@@ -146,13 +146,13 @@ def base_page(base: str) -> BasePage:
         config = known_bases()[base]
         return BasePage(base, config, kind_of_config(config), shape, None, read_proven())
     kind = look_at_base(folder, base, trust_remote_code=True, weights=False)  # no code of it runs here
-    return BasePage(base, read_json(folder / "config.json"), kind, shape, _talk(folder), read_proven())
+    return BasePage(base, read_json(folder / "config.json"), kind, shape, _chat_form(folder), read_proven())
 
 
-def _talk(folder: Path) -> Talk | None:
+def _chat_form(folder: Path) -> ChatForm | None:
     """None where the folder holds no tokenizer, as where only ``config.json`` was downloaded for a plan."""
     if not any(folder.glob("tokenizer*")):
         return None
     tokenizer = load_tokenizer(str(folder), Chat())
     stops = Renderer(tokenizer, Chat()).stop_ids()
-    return Talk(bool(tokenizer.chat_template), tuple(tokenizer.convert_ids_to_tokens(stops)), len(tokenizer))
+    return ChatForm(bool(tokenizer.chat_template), tuple(tokenizer.convert_ids_to_tokens(stops)), len(tokenizer))

@@ -182,7 +182,7 @@ def _look_before(origin: Origin, holds: str, kind: str, options: ExportOptions) 
         if options.llama_cpp is None:
             if find_spec("gguf") is None:
                 raise RecipeError("the package gguf is not installed", "pip install 'afina[gguf]'", "--to")
-            check_architecture(origin.config)
+            check_architecture(origin.config, origin.recipe.train.max_length)
         elif not (options.llama_cpp / "convert_hf_to_gguf.py").is_file():
             raise RecipeError(
                 f"{options.llama_cpp} has no convert_hf_to_gguf.py", "name a checkout of llama.cpp", "--llama-cpp"

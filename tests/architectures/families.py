@@ -541,7 +541,7 @@ def make_model(family: Family, tokenizer: Any, seed: int = 0) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     special = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
-    config = AutoConfig.for_model(family.model_type, vocab_size=len(tokenizer), **special, **family.config)
+    config = AutoConfig.for_model(family.model_type, vocab_size=len(tokenizer) + 1, **special, **family.config)
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config).eval()
     with torch.no_grad():
