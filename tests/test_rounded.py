@@ -126,5 +126,5 @@ def test_a_base_of_few_bits_is_trained_and_merged_in_16(make: Callable[[Path], P
 def test_a_base_of_few_bits_is_not_rounded_again(make: Callable[[Path], Path], tmp_path: Path):
     base = make(tmp_path)
     assert check_trainable(base, make_recipe(base)).vocab
-    with pytest.raises(BaseError, match=r"adapter\.kind qlora does not train"):
+    with pytest.raises(BaseError, match="kind qlora does not train"):
         check_trainable(base, make_recipe(base, adapter={"kind": "qlora"}))

@@ -16,10 +16,11 @@ from afina.model.shape import Shape, shape_from
 from afina.model.shape_read import read_shape
 from afina.model.shape_table import KNOWN, table_shape
 from afina.plan.bases import known_bases, recipe_shape
-from afina.recipe import Recipe
+from afina.recipe import Adapter, Recipe
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("peft")
+from afina.model.adapter_torch import adapter_config  # noqa: E402
 from afina.model.shape_walk_torch import build, walk  # noqa: E402
 
 SIZES: dict[str, Any] = {"num_hidden_layers": 4, "hidden_size": 64, "intermediate_size": 96, "head_dim": 16}
@@ -95,7 +96,7 @@ def test_counts_are_those_of_transformers_and_peft(kind: str) -> None:
     shape, model = walk(config), build(config, None)
     assert not shape.uncertain
     assert shape.parameters == sum(each.numel() for each in model.parameters())
-    adapted = peft.get_peft_model(model, peft.LoraConfig(r=3, target_modules="all-linear", task_type="CAUSAL_LM"))
+    adapted = peft.get_peft_model(model, adapter_config(model, Adapter(kind="lora", rank=3)))
     assert shape.lora_parameters(3) == sum(each.numel() for each in adapted.parameters() if each.requires_grad)
 
 

@@ -111,8 +111,9 @@ TRAINED_ON_TEXT = (
 their full class; ``tests/test_eyes.py`` does so with each."""
 ROUNDED = {"fp8": "FP8", "mxfp4": "MXFP4"}
 """Methods of quantization that transformers undoes by itself on any machine: as ``quant_method``, and in words."""
-_MULTIMODAL_KEYS: tuple[str, ...] = ("vision_config", "audio_config", "vision_tower", "mm_vision_tower")
-_MULTIMODAL_KEYS += ("vit_config", "vq_config", "thinker_config")
+_MULTIMODAL_KEYS = (
+    *("vision_config", "audio_config", "vision_tower", "mm_vision_tower", "vit_config", "vq_config", "thinker_config"),
+)
 _OF_RUNS = ("stages.json", "adapter", "model")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _METHODS = {"gptq": "GPTQ", "awq": "AWQ", "fbgemm_fp8": "FP8 (FBGEMM)", "compressed-tensors": "compressed-tensors"}

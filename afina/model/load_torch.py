@@ -118,7 +118,13 @@ def load_base(
             _quantize_experts(model)
         _keep_differentiable(model)
     else:
-        model = model.to(device, dtype) if kind == "rounded" else model.to(device)
+        if kind == "rounded":
+            from transformers.conversion_mapping import get_model_conversion_mapping
+
+            # It would be saved under the names of blocks and scales that it no longer has.
+            model._weight_conversions = get_model_conversion_mapping(model, add_legacy=False)
+            model = model.to(dtype)
+        model = model.to(device)
     return model.requires_grad_(False).eval()
 
 

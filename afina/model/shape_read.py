@@ -22,7 +22,7 @@ from afina.model.shape import Shape, shape_from
 from afina.model.shape_table import KNOWN, in_table, table_shape
 from afina.run import hash_file, hash_value, read_mapping, write_whole
 
-READ_BY = ("shape.py", "shape_walk_torch.py", "adapter_torch.py", "decoder_torch.py")
+READ_BY = ("shape.py", "shape_walk_torch.py", "adapter_torch.py", "targets_torch.py", "decoder_torch.py")
 """What a shape depends on, beside the libraries' versions."""
 LONGEST_WALK = 300.0
 """Seconds after which a walk is given up."""
