@@ -432,7 +432,7 @@ def test_the_experts_of_a_4_bit_base_are_in_4_bits(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["LlamaConfig", "MixtralConfig", "Qwen2MoeConfig"])
 def test_rows_of_base_and_adapter_are_answered_as_alone(kind: str) -> None:
-    """On mixtures PEFT's own mixing fails, or gives one row's adapter to another's tokens."""
+    """On mixtures PEFT's own mixing fails, and leaves its hooks."""
     targets: Any = "all-linear" if kind != "Qwen2MoeConfig" else ["q_proj", "up_proj"]
     model = attach_adapter(model_of(small(kind)), Adapter(rank=2, alpha=16, targets=targets), 0).eval()
     for name, weight in model.named_parameters():

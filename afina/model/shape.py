@@ -242,7 +242,7 @@ class Shape:
         """
         if targets == "all-linear":
             return tuple(linear for linear in self.linears if linear.ranks)
-        linears = tuple(replace(linear, ranks=1) for linear in self.linears if linear.module)
+        linears = tuple(replace(each, ranks=1) for each in self.linears if each.module or each.role == "expert")
         wanted = [targets] if isinstance(targets, str) else targets
         named = {target: named_by(linears, target) for target in wanted if target != self.head.name}
         known = [*dict.fromkeys(linear.name.rpartition(".")[2] for linear in linears), self.head.name]
@@ -304,8 +304,13 @@ class Shape:
 
 
 def named_by(linears: Iterable[Linear], target: str) -> tuple[Linear, ...]:
-    """Those whose name is `target` or ends with it."""
-    return tuple(one for one in linears if one.name == target or one.name.endswith("." + target))
+    """Those whose name is `target` or ends with it; of experts in one tensor also by the name of what holds them."""
+
+    def named(one: Linear) -> bool:
+        holder = one.name.rpartition(".")[0] if one.role == "expert" and not one.module else ""
+        return any(f".{name}".endswith(f".{target}") for name in (one.name, holder) if name)
+
+    return tuple(filter(named, linears))
 
 
 def shape_from(values: Mapping[str, Any]) -> Shape:

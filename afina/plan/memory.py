@@ -15,7 +15,7 @@ counts it again), or what published slopes over the length say.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -187,11 +187,14 @@ def adapts_experts(setup: Setup) -> bool:
 def expert_copies(shape: Shape, setup: Setup) -> float:
     """Bytes of what is made of experts in one tensor in each forward, their adapters folded in or out of 4 bits, and
     kept for the backward pass: of all layers, or of one where layers compute again; and the gradient of one layer's."""
-    stacks = [each for each in shape.linears if each.role == "expert" and not each.module]
-    reached = adapts_experts(setup) and any(each in stacks for each in shape.adapted(setup.targets))
+
+    def stacked(linears: Sequence[Linear]) -> list[Linear]:
+        return [each for each in linears if each.role == "expert" and not each.module]
+
+    reached = adapts_experts(setup) and bool(stacked(shape.adapted(setup.targets)))
     if not reached and not (setup.kind == "qlora" and setup.program.packs_experts):
         return 0.0
-    numbers = sum(each.matrix_parameters for each in stacks)
+    numbers = sum(each.matrix_parameters for each in stacked(shape.linears))
     layers = (1 if setup.checkpointing else shape.depth) + reached
     return setup.program.rest_bytes * numbers * layers / shape.depth
 
