@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from architectures.families import FAMILIES, Family, make_base
+from architectures.families import FAMILIES, Family, family_of, make_base
 from architectures.measure import measure
 from architectures.page import PAGE, page_of
 from forked import run_afina
@@ -20,10 +20,6 @@ from afina.model.proven import COLUMNS, read_proven
 OFTEN = ("gpt_oss", "qwen3_moe", "qwen3_5_text", "gemma3n_text", "phi3 longrope", "bloom")
 """One of each kind: a mixture, linear attention, shared keys, positions by length, ALiBi."""
 QUICK = ("loss equal", "greedy equal")
-
-
-def family_of(name: str) -> Family:
-    return next(each for each in FAMILIES if each.name == name)
 
 
 @pytest.mark.parametrize("name", OFTEN)

@@ -26,6 +26,7 @@ from afina.model.load_torch import attach_adapter, load_base
 from afina.model.loss_torch import check_loss, make_batch, remarks, target_loss
 from afina.model.steps.lora_torch import short_lora
 from afina.model.targets_torch import (
+    COEFFICIENTS,
     CONVOLUTION,
     EXPERTS_FORM,
     EXPERTS_NAMED,
@@ -347,7 +348,9 @@ def small(kind: str) -> Any:
         "MambaConfig": states,
         "Mamba2Config": states | {"head_dim": 8, "num_heads": 8, "n_groups": 2, "chunk_size": 8},
     }
-    return writing("llama4_text") if kind == "Llama4TextConfig" else getattr(transformers, kind)(**more[kind])
+    if kind in ("Llama4TextConfig", "Gemma3nTextConfig"):
+        return writing(getattr(transformers, kind).model_type)
+    return getattr(transformers, kind)(**more[kind])
 
 
 ADAPTED = [
@@ -357,6 +360,7 @@ ADAPTED = [
     ("Qwen3MoeConfig", 8, 4, {OUTPUT: 1, ROUTER: 2}),
     ("PhimoeConfig", 8, 4, {OUTPUT: 1, OTHER_FORM: 2}),
     ("Llama4TextConfig", 14, 2, {OUTPUT: 1, OTHER_FORM: 1}),
+    ("Gemma3nTextConfig", 41, 0, {OUTPUT: 1, COEFFICIENTS: 8}),
     ("MambaConfig", 4, 0, {OUTPUT: 1, STATE_SPACE: 4, CONVOLUTION: 2}),
     ("Mamba2Config", 2, 0, {OUTPUT: 1, STATE_SPACE: 2, CONVOLUTION: 2}),
 ]

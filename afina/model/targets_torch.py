@@ -23,6 +23,7 @@ OUTPUT, BESIDE = "the output layer", "beside the text model"
 ROUTER, INDEXER = "routers, which choose experts", "indexers, which choose what attention sees and have no gradient"
 OTHER_FORM = "matrices (routers or grouped ones) of a form that PEFT does not know"
 STATE_SPACE = "matrices of state spaces, whose kernels read the weights past the layer"
+COEFFICIENTS = "coefficients that the model bounds itself while it learns"
 CONVOLUTION = "convolutions"
 EXPERTS_FORM = "experts, which PEFT cannot adapt with dropout, in 4 bits or as dora, pissa or loftq"
 EXPERTS_NAMED = "experts, which are not named"
@@ -129,6 +130,8 @@ def matrices(inner: Any) -> Iterator[tuple[str, str]]:
             yield name, ROUTER if _is_plain(layer) else OTHER_FORM
         elif re.search(r"(^|\.)indexer(\.|$)", name):
             yield name, INDEXER
+        elif name.endswith(("prediction_coefs", "correction_coefs")):  # of AltUp, in Gemma 3n
+            yield name, COEFFICIENTS
         elif not _is_plain(layer):
             yield name, OTHER_FORM
         elif name.endswith(("out_proj", "dt_proj")) and _is_state_space(inner.get_submodule(name.rpartition(".")[0])):

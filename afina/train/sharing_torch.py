@@ -83,6 +83,9 @@ def _random(model: Any, settings: Train) -> str | None:
     if settings.neftune_alpha:
         return "train.neftune_alpha draws noise for each row"
     dropout = any(isinstance(part, torch.nn.Dropout) and part.p > 0 for part in model.modules())
+    jitter = [value for name, value in vars(text_config(causal_lm(model))).items() if "jitter" in name and value]
+    if jitter:
+        return "the router draws noise for each row"
     of_attention = getattr(text_config(causal_lm(model)), "attention_dropout", 0.0)
     if dropout or of_attention:
         return "dropout draws for each row"

@@ -535,6 +535,11 @@ FAMILIES = (
 )
 
 
+def family_of(name: str) -> Family:
+    """The one of that name."""
+    return next(family for family in FAMILIES if family.name == name)
+
+
 def make_model(family: Family, tokenizer: Any, seed: int = 0) -> Any:
     """The model with random weights, in evaluation mode: norms, biases and tables drawn too, so that one that is left
     out is seen."""

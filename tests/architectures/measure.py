@@ -212,7 +212,9 @@ def sharing(case: Case) -> str:
     said: list[str] = []
     backend = case.backend(case.adapted(), said)
     backend.share_beginnings(case.rows, [range(len(case.rows))])
-    return "taken" if backend.share else "not taken: " + said[-1].split("for each row: ")[-1]
+    if backend.share:
+        return "taken"
+    return "not taken: " + (said[-1].split("for each row: ")[-1] if said else "no rows could share a beginning")
 
 
 def greedy(case: Case) -> str:
