@@ -245,7 +245,7 @@ def test_a_tokenizer_larger_than_the_embedding_is_refused(tmp_path: Path, config
 
 @pytest.mark.parametrize("name", ["gemma3n_text", "mamba2"])
 def test_what_stands_beside_the_layers_and_what_is_written_as_infinity_is_read(name: str, tmp_path: Path) -> None:
-    """Gemma 3n has lists of projections around its layers; Mamba 2's limit is ``{"__float__": "Infinity"}`` in its file."""
+    """Gemma 3n has lists of projections around its layers; Mamba 2 a limit written ``{"__float__": "Infinity"}``."""
     config = json.loads((make_base(family_of(name), tmp_path) / "config.json").read_text())
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
     shape = read_shape(config, name)
