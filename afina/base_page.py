@@ -114,8 +114,11 @@ class BasePage:
         for family in self.families:
             yield f"  {family.name}: {family.what}"
             for head in COLUMNS:
-                cell = family.cells[head]
-                said = "yes" if cell.state == "right" and not cell.said else f"{cell.state}: {cell.said}"
+                cell = family.cells.get(head)
+                if cell is None:
+                    said = "not measured"
+                else:
+                    said = "yes" if cell.state == "right" and not cell.said else f"{cell.state}: {cell.said}"
                 yield f"    {head:13} {said}"
 
     def as_json(self) -> dict[str, Any]:

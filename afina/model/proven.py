@@ -53,7 +53,7 @@ class ProvenFamily:
     @property
     def right(self) -> bool:
         """Whether every column is; a format of other programs that has no place for it is no fault."""
-        return all(
+        return set(self.cells) == set(COLUMNS) and all(
             cell.state == "right" for head, cell in self.cells.items() if head != "GGUF" or cell.state == "wrong"
         )
 
