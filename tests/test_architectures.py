@@ -77,7 +77,7 @@ def test_a_page_without_its_tokenizer_says_so(mixture: Path, tmp_path: Path):
 def test_an_architecture_that_was_not_tried_is_not_called_proven(mixture: Path, tmp_path: Path):
     folder = shutil.copytree(mixture, tmp_path / "base")
     config = json.loads((folder / "config.json").read_text())
-    config |= {"model_type": "granite_swa", "architectures": ["GraniteSWAForCausalLM"]}
+    config |= {"model_type": "granite_swa", "architectures": ["GraniteSWAForCausalLM"], "head_dim": 8}
     (folder / "config.json").write_text(json.dumps(config))
     page = base_page(str(folder))
     assert page.families == [] and "not proven here: granite_swa" in page.describe()
