@@ -10,7 +10,7 @@ JOBS ?= auto
 CANDIDATES := $(if $(PYTHON),$(PYTHON),python3.11 python3.12 python3.13 python3)
 SUPPORTED := import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 
-.PHONY: mutations help setup demo ladder test test-long test-all tests lint bench docs clean
+.PHONY: architectures mutations help setup demo ladder test test-long test-all tests lint bench docs clean
 .DEFAULT_GOAL := help
 
 help:
@@ -19,6 +19,7 @@ help:
 	@echo "make test    style, types and the tests of everything, in about ten minutes on two idle cores"
 	@echo "make test-all  the same and the long tests: more kills, more compilers, every shape"
 	@echo "make mutations  500 damaged run and base folders: does every verb say what is wrong? (AFINA_SEED=N: others)"
+	@echo "make architectures  a tiny base of every family through every door; writes docs/architectures.md (half an hour)"
 	@echo "make lint    style and types only"
 	@echo "make bench   the measurements in benchmarks/"
 	@echo "make docs    write docs/cli.md and docs/recipe.md again, from the options' and the recipe's own help"
@@ -72,6 +73,9 @@ test-long: $(STAMP)
 
 mutations: $(STAMP)
 	AFINA_MUTATIONS=500 $(BIN)/python -m pytest -n0 tests/test_damaged.py
+
+architectures: $(STAMP)
+	PYTHONPATH=. $(BIN)/python tests/architectures/__main__.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check

@@ -211,13 +211,18 @@ def test_rows_that_fill_no_block_are_counted(tokenizer: Any, tmp_path: Path):
         ({"model_type": "gemma2"}, "models of type gemma2"),
         ({"model_type": "llama", "hidden_act": "gelu"}, "the activation gelu"),
         ({"model_type": "qwen2", "use_sliding_window": True}, "sliding window"),
+        ({"model_type": "mistral", "sliding_window": 63}, "a window of 63 tokens, where rows have up to 64"),
         ({"model_type": "llama", "rope_scaling": {"type": "dynamic", "factor": 2}}, "scaled by dynamic"),
         ({"model_type": "qwen3", "rope_parameters": {"rope_type": "yarn", "factor": 4}}, "scaled by yarn"),
     ],
 )
 def test_what_the_file_could_not_say_is_refused(config: dict[str, Any], why: str):
     with pytest.raises(BaseError, match=why):
-        check_architecture(config)
+        check_architecture(config, longest=64)
+
+
+def test_a_window_that_no_row_passes_is_no_reason():
+    check_architecture({"model_type": "mistral", "sliding_window": 64}, longest=64)
 
 
 # ---- tokenizers

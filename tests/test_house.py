@@ -44,6 +44,7 @@ INSIDE: dict[str, set[str]] = {
     "model": GROUND | {"text", "tokenizer"},
     "plan": GROUND
     | {"model.base", "model.shape", "model.shape_read", "model.shape_table", "model.footprint", "text.formats"},
+    "base_page": GROUND | {"tokenizer", "model", "plan"},
     "evaluate": GROUND
     | {"record", "endpoint", "text", "sandbox", "sources", "tokenizer", "dataset.build", "dataset.audit", "score"}
     | {"model"},

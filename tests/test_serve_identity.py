@@ -15,11 +15,13 @@ from test_serve import Running, make_adapter, run_server, url_of
 from tiny import NAMES, TOWNS, make_base, make_recipe
 
 from afina.errors import AfinaError, RecipeError, ResultError
-from afina.model.generate.generate_torch import generate
+from afina.evaluate.evaluate import SAMPLES, ProbeAnswers, _row
+from afina.evaluate.probes import Question
+from afina.model.generate.generate_torch import Answer, generate
 from afina.model.load_torch import load_base, open_adapter
 from afina.recipe import Chat, Evaluate
 from afina.serve.commands import client_settings
-from afina.serve.identity import ask_over_http, check_identity, refuse_wrong
+from afina.serve.identity import ask_over_http, check_identity, refuse_wrong, stored_answers
 from afina.serve.opened import Target, find_target, open_models
 from afina.serve.preflight import look_before
 from afina.serve.serve import ServeOptions, serve
@@ -155,3 +157,20 @@ def test_settings_of_clients_are_valid(run: Path):
     assert (
         YAML(typ="safe").load(client_settings("continue", "c", "http://x", 64))["models"][0]["apiBase"] == "http://x/v1"
     )
+
+
+def test_what_stood_before_a_question_is_stored_and_asked_again(run: Path, tmp_path: Path):
+    """Two conversations that end in the same words are two questions; the turns before make the answer."""
+    (tmp_path / "recipe.yaml").write_text((run / "recipe.yaml").read_text(), encoding="utf-8")
+    conversations: list[Any] = [
+        ({"role": "system", "content": system}, {"role": "user", "content": "Onde nasceu Ana?"})
+        for system in ("Fala de Faro", "Fala de Lagos")
+    ]
+    conversations.append(({"role": "user", "content": "Onde nasceu Rui?"},))
+    asked = [Question(turns, "Faro", "rows.jsonl:1") for turns in conversations]
+    rows = [
+        _row(ProbeAnswers(SAMPLES, each, (answer, answer), (each.grade("Faro"), each.grade("Faro")), ([], [])))
+        for each, answer in zip(asked, [Answer("Faro", 1, True)] * 3, strict=True)
+    ]
+    (tmp_path / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    assert [each.messages for each in stored_answers(tmp_path)[0]] == conversations

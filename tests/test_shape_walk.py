@@ -20,6 +20,8 @@ from afina.recipe import Adapter, Recipe
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("peft")
+from architectures.families import family_of, make_base  # noqa: E402
+
 from afina.model.adapter_torch import adapter_config  # noqa: E402
 from afina.model.shape_walk_torch import build, walk  # noqa: E402
 
@@ -239,3 +241,12 @@ def test_a_tokenizer_larger_than_the_embedding_is_refused(tmp_path: Path, config
     recipe_shape(asked(base_with(tmp_path / "base", config, tokens=rows), max_length=32))
     with pytest.raises(BaseError, match="the tokenizer has 3 tokens that the model has no embedding for"):
         recipe_shape(asked(base_with(tmp_path / "base", config, tokens=rows + 3), max_length=32))
+
+
+@pytest.mark.parametrize("name", ["gemma3n_text", "mamba2"])
+def test_what_stands_beside_the_layers_and_what_is_written_as_infinity_is_read(name: str, tmp_path: Path) -> None:
+    """Gemma 3n has lists of projections around its layers; Mamba 2 a limit written ``{"__float__": "Infinity"}``."""
+    config = json.loads((make_base(family_of(name), tmp_path) / "config.json").read_text())
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    shape = read_shape(config, name)
+    assert shape.parameters == sum(weight.numel() for weight in model.parameters())

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from afina import __version__
-from afina.cli import data, judging, machine, recipes, training, using
+from afina.cli import bases, data, judging, machine, recipes, training, using
 from afina.cli.export import export
 from afina.cli.keys import KeyCommand
 from afina.cli.output import nobody_reads, open_streams, say
@@ -34,8 +34,10 @@ app = typer.Typer(
     help="Documents in, a proven language-model adapter out.",
 )
 data_app = typer.Typer(no_args_is_help=True, help="Build, audit and look at a dataset.")
+base_app = typer.Typer(no_args_is_help=True, help="Look at a base.")
 recipe_app = typer.Typer(no_args_is_help=True, help="Write a starter recipe; print the schema.")
 app.add_typer(data_app, name="data")
+app.add_typer(base_app, name="base")
 app.add_typer(recipe_app, name="recipe")
 
 app.command(cls=KeyCommand)(training.run)
@@ -53,6 +55,7 @@ app.command()(export)
 app.command()(judging.report)
 app.command()(machine.doctor)
 app.command()(machine.demo)
+base_app.command("show")(bases.base_show)
 recipe_app.command("init")(recipes.recipe_init)
 recipe_app.command("schema")(recipes.recipe_schema)
 

@@ -228,6 +228,8 @@ def _row(asked: ProbeAnswers) -> dict[str, Any]:
     judged = asked.probe is SAMPLES or ROLES[role].answers_are_right_or_wrong
     path, _, line = question.where.rpartition(":")
     row: dict[str, Any] = {"prompt": question.prompt, "reference": question.reference}
+    if len(question.messages) > 1:  # the turns before it, for whoever asks it again: server and export
+        row["messages"] = list(question.messages)
     for side, name in enumerate(("base", "adapter")):
         answer, graded = asked.answers[side], asked.graded[side]
         row[name] = answer.text

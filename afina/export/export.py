@@ -191,7 +191,7 @@ def _look_before(origin: Origin, holds: str, kind: str, options: ExportOptions) 
         if options.llama_cpp is None:
             if find_spec("gguf") is None:
                 raise RecipeError("the package gguf is not installed", "pip install 'afina[gguf]'", "--to")
-            check_architecture(origin.config)
+            check_architecture(origin.config, origin.recipe.train.max_length)
         else:
             check_converter(options.llama_cpp, origin.config)
             if options.check:

@@ -39,11 +39,12 @@ class Written:
     notes: list[str] = field(default_factory=list)
 
 
-def check_architecture(config: Mapping[str, Any]) -> None:
+def check_architecture(config: Mapping[str, Any], longest: int = 0) -> None:
     """Refuse before any weights are read what the file could not say.
 
     Args:
         config: the content of ``config.json``.
+        longest: tokens of the longest row that it will be compared by.
 
     Raises:
         BaseError: every reason at once.
@@ -56,6 +57,9 @@ def check_architecture(config: Mapping[str, Any]) -> None:
         reasons.append(f"the activation {config['hidden_act']}")
     if kind in ("qwen2", "qwen3") and config.get("use_sliding_window"):
         reasons.append("a sliding window in some layers")
+    window = config.get("sliding_window")
+    if kind == "mistral" and window and window < longest:
+        reasons.append(f"a window of {window} tokens, where rows have up to {longest} and llama.cpp sees all of them")
     scaling = _rope(config).get("rope_type", "default")
     if scaling not in ("default", "linear", "llama3") or (scaling != "default" and kind.startswith("qwen")):
         reasons.append(f"positions scaled by {scaling}")

@@ -64,16 +64,18 @@ def stored_answers(run: Path, most: int = QUESTIONS) -> tuple[list[Stored], int]
     for name in ("predictions.jsonl", "samples.jsonl"):
         rows += read_rows(run / name) or []
     whole = [row for row in rows if row.flag("adapter_stopped") is not False]
-    found = {  # cut at the limit, as each server cuts them: where no answer is whole, they are all there is
-        row.required_text("prompt"): Stored(_turns(row), row.required_text("base"), row.required_text("adapter"))
-        for row in whole or rows
-    }
+    asked = [  # cut at the limit, as each server cuts them: where no answer is whole, they are all there is
+        Stored(_turns(row), row.required_text("base"), row.required_text("adapter")) for row in whole or rows
+    ]
+    found = {tuple((turn["role"], turn["content"]) for turn in each.messages): each for each in asked}
     if not found:
         measure = f"measure it first: afina eval {run}"
         if (run / "scores.json").is_file():
-            asked = read_saved_recipe(run).evaluate.samples
-            more = "name some under `evaluate.probes`, then " if asked else ""  # no held-out conversation is there
-            measure = f"it was measured without a question: {more}{again(run)}{'' if asked else ' evaluate.samples=8'}"
+            samples = read_saved_recipe(run).evaluate.samples
+            more = "name some under `evaluate.probes`, then " if samples else ""  # no held-out conversation is there
+            measure = (
+                f"it was measured without a question: {more}{again(run)}{'' if samples else ' evaluate.samples=8'}"
+            )
         raise RecipeError(f"the run {run} has no answers to compare with", measure, "--check")
     ordered = sorted(found.values(), key=lambda each: each.base == each.trained)
     return ordered[:most], read_saved_recipe(run).evaluate.max_new_tokens

@@ -103,6 +103,9 @@ def _longest(config: Any) -> tuple[int | None, str]:
             limits.append((layer.sliding_window, "its attention has a window"))
         elif type(layer) not in (DynamicLayer, DummyLayer):  # the latter sees the keys of another layer
             return 0, f"its layers keep more than keys and values ({type(layer).__name__})"
+    text = config.get_text_config(decoder=True)
+    if "local" in getattr(text, "attention_layers", ()):  # GPT-Neo's window stands in no layer of its cache
+        limits.append((text.window_size, "its attention has a window"))
     for rope in ropes(config):
         if rope["rope_type"] in ("dynamic", "longrope"):  # frequencies that follow the longest row of a batch
             limits.append((rope["original_max_position_embeddings"], "its positions are scaled by length"))
