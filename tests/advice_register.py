@@ -66,7 +66,8 @@ NOT_FOLLOWED: dict[str, tuple[tuple[str, str], ...]] = {
         ("evaluate/(probes|tasks|code_task|safety/known).py", ""), ("dataset/audit/(audit|show).py", ""),
         ("dataset/build/(split|code_policy|build).py", ""), ("plan/tables.py", ""), ("recipe/(load|edit).py", ""),
         ("tokenizer/(marks|load).py", ""), ("tokenizer/load.py", "name it in `chat.template`"),
-        ("export/(ollama|template).py", ""), ("export/template.py", "a Jinja file of your own"), ("model/shape.py", ""),
+        ("export/(ollama|template).py", ""), ("export/template.py", "a Jinja file of your own"),
+        ("model/shape(_table)?.py", ""),
         ("sources/files.py", "set `encoding"), ("sources/(rows|__init__).py", "`kind: text`"),
         ("sources/pdf.py", "`on_scanned_page: drop`"), ("evaluate/safety/known.py", "remove safety.strings"),
         ("dataset/build/code_policy.py", "`dataset.on_wrong_code: drop`"),
@@ -109,6 +110,10 @@ NOT_FOLLOWED: dict[str, tuple[tuple[str, str], ...]] = {
         ("train/memory_torch.py", "train.batch_tokens"), ("train/switches_torch.py", "train.checkpoint_activations"),
         ("tokenizer/encode.py", "^give rows of two questions"), ("walk/chosen_settings.py", ""),
         ("model/adapter_torch.py", "^use variant lora"),
+    ),
+    "it is followed where its module is tested (test_shortcuts, test_rounded, test_shape_walk)": (
+        ("model/adapter_torch.py", "^remove … from adapter.targets"), ("model/base_kind.py", "trains over those"),
+        ("train/backend_torch.py", "^train.parallel: ddp"), ("model/shape_(read|walk_torch).py", ""),
     ),
     "the way out is a larger device or a smaller base": (
         ("plan/check.py", "^a smaller base"), ("walk/(planning|plan_answers).py", ""),

@@ -403,14 +403,19 @@ def test_a_run_without_answers_is_told_what_makes_some(tmp_path: Path):
     assert [each.trained for each in stored_answers(tmp_path)[0]] == ["Fa"], "cut at the limit, as a server cuts it"
 
 
-def test_what_a_plan_needs_of_an_unknown_base_is_said_with_what_it_is_enough_for():
-    """`config.json` alone is no plan for a shape that is not known."""
-    from afina.model.shape import KNOWN
+def test_a_config_alone_is_enough_for_a_plan_of_a_family_in_no_table(tmp_path):
+    """As it is advised to who names a base that is not on this machine."""
+    from transformers import OlmoConfig
+
     from afina.plan.bases import find_shape
 
     with pytest.raises(AfinaError) as raised:
         find_shape("nobody/strange-7b")
-    assert all(kind in raised.value.problems[0].fix for kind in KNOWN)
+    assert "config.json is enough for a plan" in raised.value.problems[0].fix
+    OlmoConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2).save_pretrained(
+        tmp_path
+    )
+    assert find_shape(str(tmp_path)).depth == 2
 
 
 def registered(advice: Advice) -> list[str]:

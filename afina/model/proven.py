@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from afina.run import parse_json
 
 FILE = Path(__file__).with_name("proven.json")
 COLUMNS: Mapping[str, str] = {
@@ -82,7 +83,7 @@ def read_proven(file: Path = FILE) -> Proven:
     >>> any(family.model_type == "llama" for family in read_proven().families)
     True
     """
-    said = json.loads(file.read_text(encoding="utf-8"))
+    said = parse_json(file.read_text(encoding="utf-8"))
     families = tuple(
         ProvenFamily(row["name"], row["what"], {head: Cell(**cell) for head, cell in row["cells"].items()})
         for row in said["families"]

@@ -181,7 +181,7 @@ def trained_parameters(shape: Shape, setup: Setup) -> int:
 
 def adapts_experts(setup: Setup) -> bool:
     """Whether adapters reach experts that stand in one tensor."""
-    return setup.program.adapts_experts and setup.kind == "lora" and not setup.dropout and not setup.dora
+    return setup.program.remakes_experts and setup.kind == "lora" and not setup.dropout and not setup.dora
 
 
 def expert_copies(shape: Shape, setup: Setup) -> float:
@@ -192,7 +192,7 @@ def expert_copies(shape: Shape, setup: Setup) -> float:
         return [each for each in linears if each.role == "expert" and not each.module]
 
     reached = adapts_experts(setup) and bool(stacked(shape.adapted(setup.targets)))
-    if not reached and not (setup.kind == "qlora" and setup.program.packs_experts):
+    if not reached and not (setup.kind == "qlora" and setup.program.remakes_experts):
         return 0.0
     numbers = sum(each.matrix_parameters for each in stacked(shape.linears))
     layers = (1 if setup.checkpointing else shape.depth) + reached

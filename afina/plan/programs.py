@@ -75,8 +75,8 @@ class TrainingProgram:
     """Of every logit, beside the chunk's."""
     packs_experts: bool = False
     """Whether a mixture's experts are held in fewer bits too, though they stand in one tensor."""
-    adapts_experts: bool = False
-    """Whether its adapters reach experts that stand in one tensor, whose matrices are then made anew with them."""
+    remakes_experts: bool = False
+    """Whether experts that stand in one tensor are made anew in each forward: with their adapters, or out of 4 bits."""
     separate_head: bool = False
     """Whether a tied output matrix is held a second time."""
     keeps_4bit_inputs: bool = False
@@ -118,7 +118,7 @@ AFINA_CPU = TrainingProgram(
     least_chunk=LEAST_TARGETS["cpu"],
     gradient_with_loss=True,
     packs_experts=True,
-    adapts_experts=True,
+    remakes_experts=True,
     fixed_bytes=0.48e9,
     parallel_bytes=0.0,
     slack=0.12,
@@ -133,7 +133,7 @@ AFINA_CUDA = TrainingProgram(
     least_chunk=LEAST_TARGETS["cuda"],
     gradient_with_loss=True,
     packs_experts=True,
-    adapts_experts=True,
+    remakes_experts=True,
     fixed_bytes=CUDA_CONTEXT_BYTES + 0.3e9,
     slack=0.05,
 )

@@ -60,7 +60,14 @@ def _compare(case: Mapping[str, Any]) -> Compared:
     program = PROGRAMS[case["program"]]
     offloads = program.offloads_inputs or case.get("offloads", False)
     fixed = max(0.1e9, program.fixed_bytes - CUDA_CONTEXT_BYTES)
-    program = replace(program, packs_experts=case["kind"] == "qlora", offloads_inputs=offloads, fixed_bytes=fixed)
+    adapted = "experts adapted" in case.get("assumed", "")
+    program = replace(
+        program,
+        packs_experts=case["kind"] == "qlora",
+        remakes_experts=adapted,
+        offloads_inputs=offloads,
+        fixed_bytes=fixed,
+    )
     if case.get("whole_logits"):
         program = replace(program, chunk_logits=None)
     rows, length = case["rows"], case["length"]
