@@ -42,7 +42,8 @@ def test_without_a_gpu_it_says_so(gpu, monkeypatch, capsys):
     assert "there is no CUDA device here" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("lengths", ["canarim", pytest.param("2048", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("lengths", ["canarim", "2048"])
 def test_tiny_shapes_run(gpu, monkeypatch, tmp_path, lengths):
     """Each contestant in a process of its own, as on a GPU."""
     pytest.importorskip("bitsandbytes")

@@ -250,6 +250,7 @@ def test_farense():
     assert ("control_characters", "train_full.jsonl:72") in places
 
 
+@pytest.mark.long
 @needs_shared
 def test_canarim_has_flaws_but_none_that_is_fatal():
     audit = audit_files([SHARED / "ptbr" / "canarim" / "train.jsonl"])

@@ -32,7 +32,7 @@ def run(monkeypatch, *arguments: str | Path) -> int:
 
 
 @pytest.mark.training
-@pytest.mark.parametrize("name", ["zig-0.14", "farense"])
+@pytest.mark.parametrize("name", ["zig-0.14", pytest.param("farense", marks=pytest.mark.long)])
 def test_the_whole_walk_on_real_files(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     recipes = ROOT / "recipes"
@@ -74,6 +74,7 @@ def plain_peft_opens(base: Path, adapter: Path) -> None:
     assert not torch.equal(PeftModel.from_pretrained(model, adapter)(ids).logits, before)
 
 
+@pytest.mark.long
 @pytest.mark.training
 def test_the_monographs_tasks_on_few_rows(tmp_path, monkeypatch, capsys):
     """recipes/ptbr-eval.yaml as its head says it runs without a GPU, on the first rows of the real files."""

@@ -378,8 +378,11 @@ def test_shipped_recipe_finds_its_files(path: Path) -> None:
 @pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/data, which is not here")
 @pytest.mark.parametrize(
     "path",
-    # The biographies alone take as long as the others together; tests/test_questions.py builds them as well.
-    [pytest.param(each, marks=[pytest.mark.long] if "biografias" in each.name else []) for each in RECIPES],
+    # They take ten times as long as the others; tests/test_questions.py builds the biographies as well.
+    [
+        pytest.param(each, marks=[pytest.mark.long] if "biografias" in each.name or "ptbr" in each.name else [])
+        for each in RECIPES
+    ],
     ids=lambda path: path.name,
 )
 def test_shipped_recipe_builds_a_dataset_that_passes_the_audit(path: Path, tmp_path: Path) -> None:

@@ -36,7 +36,9 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Driv
     server.should_exit = True
 
 
-@pytest.mark.parametrize("settings", ["", KNOWN], ids=["as it comes", "a known model"])
+@pytest.mark.parametrize(
+    "settings", [pytest.param("", marks=pytest.mark.long), KNOWN], ids=["as it comes", "a known model"]
+)
 def test_what_the_openapi_says_is_what_the_server_does(served: tuple[str, Driver], tmp_path: Path, settings: str):
     url, driver = served
     (tmp_path / "schemathesis.toml").write_text(settings, encoding="utf-8")

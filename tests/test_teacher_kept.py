@@ -159,6 +159,7 @@ def afina(folder: Path, *words: str | Path, check: int = 0, **more: str) -> subp
     return done
 
 
+@pytest.mark.long
 def test_killed_in_the_middle_nothing_is_paid_for_twice(tmp_path):
     towns = [f"Town{chr(97 + n // 26)}{chr(97 + n % 26)}" for n in range(30)]
     write_pages(tmp_path, towns)
