@@ -27,8 +27,9 @@ from afina.export.expected_torch import expected_of
 from afina.export.export import ExportOptions, export
 from afina.export.merge_torch import open_unmerged
 from afina.export.origin import open_origin
-from afina.export.programs import Transformers
+from afina.export.programs import Transformers, text_of
 from afina.export.template import baked_template
+from afina.model.generate.choose_torch import TextStream
 from afina.model.generate.generate_torch import generate
 from afina.model.load_torch import load_base, open_adapter
 from afina.recipe import Chat
@@ -434,3 +435,16 @@ def test_a_run_that_learned_plain_texts(run: Path, tmp_path: Path):
         assert comparison["as_stored"] is None and comparison["kl_mean"] < 1e-6
     with pytest.raises(BaseError, match="no chat template"):
         made(copy / "corrida", "ollama", tmp_path / "o")
+
+
+def test_an_answer_that_holds_marks_is_compared_as_it_was_stored(tmp_path):
+    """Evaluation shows marks that a model writes; without them a right run was not "the model that was measured"."""
+    tokenizer = load_tokenizer(str(make_base(tmp_path / "base")), Chat())
+    mark = tokenizer.all_special_ids[-1]
+    tokens = [*tokenizer("Faro", add_special_tokens=False)["input_ids"], mark]
+    stored = TextStream(tokenizer, (), keep_special=True)
+    for token in tokens:
+        stored.add(token)
+    stored.finish()
+    assert text_of(tokenizer, tokens) == stored.text.strip()
+    assert tokenizer.convert_ids_to_tokens(mark) in stored.text

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from afina.export.programs import OpenedExport, answer
+from afina.export.programs import OpenedExport, answer, text_of
 from afina.run import Progress, no_progress
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def _answers(
         elif prompt == each.prompt:
             _part(tokens, each.tokens, read, len(prompt), stop_ids, tokenizer, found)
         if each.stored is not None:
-            texts = [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in (tokens, each.tokens)]
+            texts = [text_of(tokenizer, ids) for ids in (tokens, each.tokens)]
             stored += texts[0] == each.stored
             stored_model += texts[1] == each.stored
         tell(number)

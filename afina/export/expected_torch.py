@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from afina.export.origin import Origin
+from afina.export.programs import text_of
 from afina.model.choices import choose_precision
 from afina.model.generate.engine_torch import Engine
 from afina.model.generate.request import Request
@@ -136,15 +137,23 @@ def given_again(origin: Origin, expected: Expected, progress: Progress = no_prog
 
     Once all together and once each alone: in few bits it also rounds by what stands beside it in a batch.
     """
-    open_ones = [each for each in expected.asked if each.stored is not None and _text(each, origin) != each.stored]
-    first, tried = {id(each): _text(each, origin) for each in open_ones}, ["32 bits"]
+    open_ones = [
+        each
+        for each in expected.asked
+        if each.stored is not None and text_of(origin.tokenizer, each.tokens) != each.stored
+    ]
+    first, tried = {id(each): text_of(origin.tokenizer, each.tokens) for each in open_ones}, ["32 bits"]
     for how, model in _as_measured(origin):
         tried.append(how)
         for together in (open_ones, *([each] for each in open_ones)):
             together = [each for each in together if any(each is left for left in open_ones)]
             again = [replace(each) for each in together]
             _answer(again, expected.limit, model, origin, progress)
-            right = [each for each, new in zip(together, again, strict=True) if _text(new, origin) == each.stored]
+            right = [
+                each
+                for each, new in zip(together, again, strict=True)
+                if text_of(origin.tokenizer, new.tokens) == each.stored
+            ]
             open_ones = [each for each in open_ones if not any(each is given for given in right)]
         if not open_ones:
             return GivenAgain(tried[1:], [])
@@ -170,10 +179,6 @@ def _as_measured(origin: Origin) -> Iterator[tuple[str, Any]]:
 
 def _is_there(device: str) -> bool:
     return {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}.get(device, True)
-
-
-def _text(each: ExpectedAnswer, origin: Origin) -> str:
-    return str(origin.tokenizer.decode(each.tokens, skip_special_tokens=True)).strip()
 
 
 def _question(each: ExpectedAnswer, origin: Origin) -> str:

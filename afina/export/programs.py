@@ -45,6 +45,11 @@ class OpenedExport(Protocol):
         """The likeliest next token, again and again, `limit` times unless a stop token ends it before."""
 
 
+def text_of(tokenizer: Any, tokens: Sequence[int]) -> str:
+    """The text of an answer as evaluation stores it: marks that the model wrote stand in it."""
+    return str(tokenizer.decode(list(tokens))).strip()
+
+
 def answer(program: OpenedExport, prompt: Sequence[int], limit: int) -> tuple[list[int], bool]:
     """Greedy tokens up to a stop token of the program's own, and whether one came."""
     tokens: list[int] = []

@@ -7,6 +7,7 @@ right. Both show when the run's answers are compared word for word.
 from __future__ import annotations
 
 import json
+import string
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -96,10 +97,10 @@ Ask = Callable[[str, Sequence[Mapping[str, str]], int], str]
 def compared(text: str) -> str:
     """An answer as it is compared: white space at its ends and a character cut in half by the limit left out.
 
-    >>> compared(" Faro \N{REPLACEMENT CHARACTER}")
-    'Faro'
+    >>> compared(" Faro \N{REPLACEMENT CHARACTER}"), compared("Faro\N{REPLACEMENT CHARACTER} \N{REPLACEMENT CHARACTER}")
+    ('Faro', 'Faro')
     """
-    return text.strip().rstrip("\N{REPLACEMENT CHARACTER}").rstrip()
+    return text.strip().rstrip(string.whitespace + "\N{REPLACEMENT CHARACTER}")
 
 
 def check_identity(
