@@ -89,7 +89,7 @@ def load_base(
     if held:
         arguments["config"] = _computing_in(folder, dtype, trust_remote_code=recipe.trust_remote_code)
     elif four_bit:
-        arguments["quantization_config"] = _nf4(dtype)
+        arguments["quantization_config"] = _nf4(dtype, str(read_config(folder).get("model_type")))
     if held or four_bit:
         arguments["device_map"] = {"": device}
     logging.disable_progress_bar()
@@ -205,12 +205,20 @@ def _need_bitsandbytes(where: str) -> None:
         raise RecipeError("4 and 8 bits need bitsandbytes, which is not installed", "pip install 'afina[qlora]'", where)
 
 
-def _nf4(dtype: torch.dtype) -> Any:
+READ_AS_NUMBERS = {"gemma3n_text": ["lm_head", "prediction_coefs", "correction_coefs"]}
+"""Of a family, the layers whose weights its own code reads: they stay out of 4 bits, beside the head."""
+
+
+def _nf4(dtype: torch.dtype, model_type: str) -> Any:
     _need_bitsandbytes("adapter.kind")
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=READ_AS_NUMBERS.get(model_type),
     )
 
 
