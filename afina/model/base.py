@@ -14,13 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from afina.errors import AfinaError, BaseError, Problem, RecipeError
-from afina.model.base_damage import find_damage, find_tokens_without_embedding
+from afina.model.base_damage import find_damage, find_tokens_without_embedding, read_config
 from afina.model.base_kind import KINDS, BaseKind, Program, kind_of, read_object
 from afina.model.shape import Shape
 from afina.model.shape_read import shape_of_folder
 from afina.recipe import Adapter, Recipe
 from afina.run import hash_file, hash_folder, hash_value, read_mapping
 
+NOT_IN_FOUR_BITS = {
+    "rwkv": "RWKV divides its own weights while it answers, which they do not bear in 4 bits under an adapter",
+    "falcon": "bitsandbytes knows Falcon's matrices by no name and would hold none of them in 4 bits",
+}
+"""Families over which QLoRA is refused: seen in docs/architectures.md."""
 IDENTITY_FILE = "afina.json"
 TRAIN_AGAIN = "copy the adapter's folder again, or start its run again: training goes on from its last checkpoint"
 """The next step where a trained adapter is damaged."""
@@ -137,6 +142,8 @@ def check_trainable(folder: Path, recipe: Recipe) -> Shape:
                 "adapter.variant",
             )
         )
+    elif adapter.kind == "qlora" and (why := NOT_IN_FOUR_BITS.get(str(read_config(folder).get("model_type")))):
+        problems.append(Problem(why, "adapter.kind: lora", "adapter.kind"))
     wrong_base = bool(problems)
     shape: Shape | None = None
     try:

@@ -205,7 +205,10 @@ def _need_bitsandbytes(where: str) -> None:
         raise RecipeError("4 and 8 bits need bitsandbytes, which is not installed", "pip install 'afina[qlora]'", where)
 
 
-READ_AS_NUMBERS = {"gemma3n_text": ["lm_head", "prediction_coefs", "correction_coefs"]}
+READ_AS_NUMBERS = {
+    "gemma3n_text": ["lm_head", "prediction_coefs", "correction_coefs"],
+    "mamba": ["lm_head", "dt_proj"],
+}
 """Of a family, the layers whose weights its own code reads: they stay out of 4 bits, beside the head."""
 
 

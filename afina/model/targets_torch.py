@@ -24,6 +24,7 @@ ROUTER, INDEXER = "routers, which choose experts", "indexers, which choose what 
 OTHER_FORM = "matrices (routers or grouped ones) of a form that PEFT does not know"
 STATE_SPACE = "matrices of state spaces, whose kernels read the weights past the layer"
 COEFFICIENTS = "coefficients that the model bounds itself while it learns"
+OF_LAYERS = "small matrices of the model's own, by which layers that share a block differ"
 CONVOLUTION = "convolutions"
 EXPERTS_FORM = "experts, which PEFT cannot adapt with dropout, in 4 bits or as dora, pissa or loftq"
 EXPERTS_NAMED = "experts, which are not named"
@@ -132,6 +133,8 @@ def matrices(inner: Any) -> Iterator[tuple[str, str]]:
             yield name, INDEXER
         elif name.endswith(("prediction_coefs", "correction_coefs")):  # of AltUp, in Gemma 3n
             yield name, COEFFICIENTS
+        elif "_adapter_list." in name:  # Zamba2's, of which a block that few layers share has some that none reads
+            yield name, OF_LAYERS
         elif not _is_plain(layer):
             yield name, OTHER_FORM
         elif name.endswith(("out_proj", "dt_proj")) and _is_state_space(inner.get_submodule(name.rpartition(".")[0])):

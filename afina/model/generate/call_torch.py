@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -80,19 +80,22 @@ class Caller:
         """Ask the model: one row of the base and one of the adapter, and all that is adapted has to see both of them.
 
         A layer that gets tokens without their rows, as experts and much around them do, would give the one row's
-        adapter to the tokens of the other.
+        adapter to the tokens of the other. One that is not told at all, as in MPT, to which PEFT passes no names on,
+        would give the adapter to both.
         """
         torn: list[str] = []
 
         def look(name: str) -> Any:
-            def hook(_: Any, inputs: tuple[Any, ...]) -> None:
-                if inputs and (inputs[0].dim() < 3 or inputs[0].shape[0] != 2):
-                    torn.append(name)
+            def hook(_layer: Any, inputs: tuple[Any, ...], named: Mapping[str, Any], _output: Any) -> None:
+                if "adapter_names" not in named:
+                    torn.append(f"{name} is not told which row wants which adapter")
+                elif inputs and (inputs[0].dim() < 3 or inputs[0].shape[0] != 2):
+                    torn.append(f"{name} gets tokens without their rows")
 
             return hook
 
         layers = [(name, part) for name, part in self.inner.named_modules() if adapter in getattr(part, "lora_A", ())]
-        hooks = [part.register_forward_pre_hook(look(name)) for name, part in layers]
+        hooks = [part.register_forward_hook(look(name), with_kwargs=True) for name, part in layers]
         ids = torch.tensor([[1, 2, 3], [1, 2, 3]], device=self.device)
         try:
             with _peft_hooks_removed(self.model):
@@ -104,7 +107,7 @@ class Caller:
         finally:
             for each in hooks:
                 each.remove()
-        return f"{torn[0]} gets tokens without their rows" if torn else ""
+        return torn[0] if torn else ""
 
     @contextlib.contextmanager
     def _adapters(self, adapters: Sequence[str]) -> Iterator[dict[str, Any]]:
