@@ -21,7 +21,7 @@ OFTEN = ("gpt_oss", "qwen3_moe", "qwen3_5_text", "gemma3n_text", "phi3 longrope"
 """One of each kind: a mixture, linear attention, shared keys, positions by length, ALiBi."""
 QUICK = ("loss equal", "greedy equal")
 OPEN = {("zamba2", "merge"), ("doge", "served")}
-"""Not mended: the check of an export refuses Zamba2's shared blocks, and Doge's mask looks at the neighbours of a row."""
+"""Not mended: an export's check refuses Zamba2's shared blocks, and Doge's mask looks at the neighbours of a row."""
 
 
 @pytest.mark.parametrize("name", OFTEN)
