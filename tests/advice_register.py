@@ -111,7 +111,7 @@ NOT_FOLLOWED: dict[str, tuple[tuple[str, str], ...]] = {
         ("tokenizer/encode.py", "^give rows of two questions"), ("walk/chosen_settings.py", ""),
         ("model/adapter_torch.py", "^use variant lora"),
     ),
-    "it is followed where its module is tested (test_shortcuts, test_rounded, test_shape_walk)": (
+    "it is followed where its module is tested (test_shortcuts, test_rounded, test_shape_walk, architectures)": (
         ("model/adapter_torch.py", "^remove … from adapter.targets"), ("model/base_kind.py", "trains over those"),
         ("train/backend_torch.py", "^train.parallel: ddp"), ("model/shape_(read|walk_torch).py", ""),
     ),
