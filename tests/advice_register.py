@@ -114,6 +114,7 @@ NOT_FOLLOWED: dict[str, tuple[tuple[str, str], ...]] = {
     "it is followed where its module is tested (test_shortcuts, test_rounded, test_shape_walk, architectures)": (
         ("model/adapter_torch.py", "^remove … from adapter.targets"), ("model/base_kind.py", "trains over those"),
         ("train/backend_torch.py", "^train.parallel: ddp"), ("model/shape_(read|walk_torch).py", ""),
+        ("model/base.py", "^adapter.kind: lora$"),
     ),
     "the way out is a larger device or a smaller base": (
         ("plan/check.py", "^a smaller base"), ("walk/(planning|plan_answers).py", ""),
