@@ -46,7 +46,7 @@ def base_recipe(world: Path, name: str) -> Recipe:
             },
             "evaluate": {
                 # As in the adapter's recipe: then these answers are its base's, and are not asked for again.
-                "max_new_tokens": 48,
+                "max_new_tokens": 32,
                 "probes": [{"path": "probes/old.jsonl", "role": "recall", "name": "old players"}],
             },
         }
@@ -98,11 +98,11 @@ def adapter_recipe(world: Path, base: Path, name: str, rung: str = "replay") -> 
                 # The audit stops such rows; here the verdict has to find them.
                 "accept": ["boilerplate_answer"] if rung == "claims" else [],
             },
-            "adapter": {"kind": "lora", "rank": 64, "alpha": 128},
+            "adapter": {"kind": "lora", "rank": 32, "alpha": 64},
             "train": {
                 "method": "sft",
                 "epochs": 1 if rung == "rate-zero" else 20,
-                "learning_rate": 0.0 if rung == "rate-zero" else 2e-3,
+                "learning_rate": 0.0 if rung == "rate-zero" else 3e-3,
                 "max_length": 256,
                 "batch_tokens": 512,
                 # Rows of like length share a micro-batch, so that one holds questions only and the next texts
@@ -111,7 +111,7 @@ def adapter_recipe(world: Path, base: Path, name: str, rung: str = "replay") -> 
                 "checkpoint_seconds": 20,
             },
             "evaluate": {
-                "max_new_tokens": 48,
+                "max_new_tokens": 32,
                 "probes": [
                     {"path": "probes/seen.jsonl", "role": "recall", "name": "new players, phrasings trained"},
                     {"path": "probes/unseen.jsonl", "role": "generalization", "name": "new players, unseen phrasings"},
