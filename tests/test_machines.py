@@ -94,7 +94,7 @@ def test_runs_that_name_a_file_are_refused(run: Path, tmp_path: Path):
 
 
 @pytest.mark.parametrize("left", ["x", "0", "-1", "2.5"])
-def test_a_world_size_that_is_no_number_is_named(tmp_path: Path, left: str):
+def test_a_world_size_that_is_not_a_whole_number_is_named(tmp_path: Path, left: str):
     named(afina("run", "recipe.yaml", folder=tmp_path, WORLD_SIZE=left), 2, "WORLD_SIZE")
 
 
