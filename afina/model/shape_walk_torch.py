@@ -297,7 +297,7 @@ class _FusedAttention(torch.autograd.Function):  # type: ignore[misc]
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        raise AssertionError("what a forward keeps is counted; nothing on `meta` goes back")
+        raise NotImplementedError  # never reached: what a forward keeps is counted, and nothing on `meta` goes back
 
 
 @contextlib.contextmanager
