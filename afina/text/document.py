@@ -2,16 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
+
+
+class FunctionCall(TypedDict):
+    """Which function, and with what."""
+
+    name: str
+    arguments: dict[str, Any]
+    """Values of JSON by parameter."""
+
+
+class ToolCall(TypedDict):
+    """A call that an answer makes, as OpenAI and chat templates have it; the arguments always as an object."""
+
+    type: Literal["function"]
+    function: FunctionCall
+    id: NotRequired[str]
 
 
 class Message(TypedDict):
-    """One turn of a conversation; results of tools come from a server's clients, not yet from data."""
+    """One turn of a conversation, with the keys that chat templates read; `learned` alone is afina's own."""
 
     role: Literal["system", "user", "assistant", "tool"]
     content: str
+    """Empty in an answer that only calls."""
+    reasoning_content: NotRequired[str]
+    """What an answer thinks before it says something; learned with it."""
+    tool_calls: NotRequired[list[ToolCall]]
+    """Calls that an answer makes; learned with it."""
+    tool_call_id: NotRequired[str]
+    """Of a tool's result: the call that it answers."""
+    name: NotRequired[str]
+    """Of a tool's result: the function that was called."""
+    learned: NotRequired[bool]
+    """False: this answer is context of later ones, and no target."""
+
+
+Tool = Mapping[str, Any]
+"""A function that may be called: ``{"type": "function", "function": {"name", "description", "parameters"}}``, the
+parameters as a JSON schema."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +65,8 @@ class Document:
     title: str = ""
     text: str = ""
     messages: tuple[Message, ...] = ()
+    tools: tuple[Tool, ...] = ()
+    """Functions that the conversation's answers may call; the chat template puts them into the prompt."""
     rejected: str | None = None
     """For a row of preferences: the worse answer, where `messages` end with the better one."""
     label: bool | None = None
@@ -88,3 +123,43 @@ def visible(text: str) -> int:
     3
     """
     return len("".join(text.split()))
+
+
+def message_texts(message: Message) -> Iterator[str]:
+    """All that a turn says: its thoughts, its content, and the names and values of its calls.
+
+    >>> call = {"type": "function", "function": {"name": "tide", "arguments": {"port": "Faro", "days": 2}}}
+    >>> list(message_texts({"role": "assistant", "content": "Wait.", "tool_calls": [call]}))
+    ['Wait.', 'tide', 'Faro', '2']
+    """
+    if reasoning := message.get("reasoning_content"):
+        yield reasoning
+    if message["content"]:
+        yield message["content"]
+    for call in message.get("tool_calls", ()):
+        yield call["function"]["name"]
+        yield from value_texts(call["function"]["arguments"])
+
+
+def value_texts(value: Any) -> Iterator[str]:
+    """Every value in nested ones, as a text; the names of keys are none.
+
+    >>> list(value_texts({"a": ["x", 1, True, None], "b": {}}))
+    ['x', '1', 'true']
+    """
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for each in value.values():
+            yield from value_texts(each)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from value_texts(each)
+    elif value is not None and not isinstance(value, bytes):  # an image or a sound has no characters
+        yield json.dumps(value, default=str)
+
+
+def conversation_chars(messages: Sequence[Message], tools: Sequence[Tool] = ()) -> int:
+    """Visible characters of all that a conversation says, and of the functions that it may call."""
+    said = sum(visible(text) for message in messages for text in message_texts(message))
+    return said + sum(visible(text) for text in value_texts(list(tools)))

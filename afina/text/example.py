@@ -18,7 +18,7 @@ from typing import Any
 from afina.errors import DataError
 from afina.recipe import Kind
 from afina.run import parse_json
-from afina.text.document import Message, visible
+from afina.text.document import Message, Tool, conversation_chars, visible
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,8 @@ class Example:
 
     text: str = ""
     messages: tuple[Message, ...] = ()
+    tools: tuple[Tool, ...] = ()
+    """Functions that its answers may call."""
     rejected: str | None = None
     """The worse last answer."""
     label: bool | None = None
@@ -61,6 +63,7 @@ class Example:
         """
         said: list[Any] = [self.text, self.messages, *([] if self.rejected is None else [self.rejected])]
         said += [] if self.label is None else [self.label]
+        said += [self.tools] if self.tools else []
         content = json.dumps(said, ensure_ascii=False, sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
@@ -92,6 +95,7 @@ class Example:
             row["messages"] = list(self.messages)
             row |= {} if self.rejected is None else {"rejected": self.rejected}
             row |= {} if self.label is None else {"label": self.label}
+            row |= {"tools": list(self.tools)} if self.tools else {}
         else:
             row["text"] = self.text
         row["from"] = {"path": self.path, "line": self.line, "sha256": self.sha256}
@@ -123,6 +127,7 @@ class Example:
         example = cls(
             text=row.get("text", ""),
             messages=tuple(row.get("messages", ())),
+            tools=tuple(row.get("tools", ())),
             rejected=row.get("rejected"),
             label=row.get("label"),
             path=origin["path"],
@@ -150,13 +155,20 @@ class Example:
         texts += [] if self.rejected is None else [self.rejected]
         for turn in self.messages:
             texts += [turn["role"], turn["content"]]
+            texts += [turn[key] for key in ("reasoning_content", "tool_call_id", "name") if key in turn]  # type: ignore[literal-required]
+            for call in turn.get("tool_calls", ()):
+                texts.append(call["function"]["name"])
+                if not isinstance(call["function"]["arguments"], dict):
+                    raise TypeError(f"{call['function']['arguments']!r:.60} where arguments belong")
         numbers = [self.line, self.source, self.repeat, self.phrasing]
         flags = [self.replay] if self.label is None else [self.replay, self.label]
+        flags += [turn["learned"] for turn in self.messages if "learned" in turn]
         for kind, values in ((str, texts), (int, numbers), (bool, flags)):
             for value in values:
                 if type(value) is not kind:
                     raise TypeError(f"{value!r:.60} where {kind.__name__} belongs")
         "".join(texts).encode()
+        json.dumps([*self.messages, *self.tools], ensure_ascii=False).encode()
         if self.repeat < 1 or self.source < 0:
             raise TypeError(f"repeat {self.repeat}, source {self.source}")
 
@@ -216,13 +228,15 @@ def has_prompt(messages: Sequence[Message]) -> bool:
 
 
 def has_answer(messages: Sequence[Message], rejected: str | None = None) -> bool:
-    """Whether the conversation ends with an answer, and none of its answers is blank, nor the worse one beside it."""
-    answers = [message["content"] for message in messages if message["role"] == "assistant"]
-    answers += [] if rejected is None else [rejected]
-    return bool(answers) and messages[-1]["role"] == "assistant" and all(content.strip() for content in answers)
+    """Whether the conversation ends with an answer, and none of its answers is blank, nor the worse one beside it. An
+    answer may be a call alone, not a thought alone."""
+    answers = [message for message in messages if message["role"] == "assistant"]
+    said = all(message["content"].strip() or message.get("tool_calls") for message in answers)
+    return (
+        bool(answers) and messages[-1]["role"] == "assistant" and said and (rejected is None or bool(rejected.strip()))
+    )
 
 
 def example_chars(example: Example) -> int:
     """Visible characters of an example."""
-    said = visible(example.text + (example.rejected or ""))
-    return said + sum(visible(message["content"]) for message in example.messages)
+    return visible(example.text + (example.rejected or "")) + conversation_chars(example.messages, example.tools)

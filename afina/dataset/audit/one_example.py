@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from afina.text.clean import UNSEEN
 from afina.text.code_blocks import open_fence, without_fences
+from afina.text.document import message_texts
 from afina.text.example import Example, has_answer, has_prompt
 from afina.text.formats import ending, format_of, has_own_lines
 from afina.text.identity import normal
@@ -319,7 +320,7 @@ def body(example: Example) -> str:
 def whole(example: Example) -> str:
     """All that an example says, without the path of headings put before it."""
     if example.messages:
-        said = [message["content"] for message in example.messages]
+        said = [text for message in example.messages for text in message_texts(message)]
         return "\n".join(said if example.rejected is None else [*said, example.rejected])
     return body(example)
 

@@ -68,7 +68,8 @@ def read_files(path: Path, reading: AuditReading, progress: Progress = no_progre
 def _examples(document: Document, reading: AuditReading) -> Iterator[Example]:
     origin = Example(path=document.path, sha256=document.sha256, line=document.line)
     if document.kind == "messages":
-        yield replace(origin, messages=document.messages, rejected=document.rejected, label=document.label)
+        judged = {"rejected": document.rejected, "label": document.label}
+        yield replace(origin, messages=document.messages, tools=document.tools, **judged)
         return
     if kind_of(document.path) in ("text", "markdown"):
         _count_lines(document, reading)

@@ -18,7 +18,7 @@ from afina.errors import Problem
 from afina.recipe import METHODS, Kind, Recipe
 from afina.recipe.methods import JUDGED, in_words, methods_that
 from afina.text.clean import clean_document, close_gaps
-from afina.text.document import Document, Message, visible
+from afina.text.document import Document, Message, conversation_chars, visible
 from afina.text.example import Example, example_chars, has_answer, has_prompt
 from afina.text.lines import file_lines
 from afina.text.masking import mask_example
@@ -163,7 +163,8 @@ class Intake:
                 self._keep(_example(document, self.recipe, text=text))
         else:
             example = _example(document, self.recipe, messages=document.messages)
-            self._keep(replace(example, rejected=document.rejected, label=document.label))
+            judged = {"rejected": document.rejected, "label": document.label}
+            self._keep(replace(example, tools=document.tools, **judged))
 
     def _keep(self, example: Example, context: str = "") -> None:
         if self.recipe.dataset.personal_data != "keep":
@@ -222,7 +223,7 @@ class Intake:
     def _drop(self, reason: str, document: Document, text: str = "") -> None:
         messages = () if text or document.kind != "messages" else document.messages
         rejected = document.rejected if messages else None
-        chars = visible(text + (rejected or "")) + sum(visible(message["content"]) for message in messages)
+        chars = visible(text + (rejected or "")) + conversation_chars(messages, document.tools if messages else ())
         label = document.label if messages else None
         self.leave_out(Dropped(reason, place(document), document.source, text, messages, rejected, label, chars=chars))
 
@@ -298,7 +299,7 @@ def place(document: Document) -> str:
 def document_chars(document: Document) -> int:
     """Visible characters of a document."""
     said = visible(document.text + (document.rejected or ""))
-    return said + sum(visible(message["content"]) for message in document.messages)
+    return said + conversation_chars(document.messages, document.tools)
 
 
 def _example(
