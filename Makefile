@@ -59,6 +59,7 @@ ladder: $(STAMP)
 test: $(STAMP)
 	@$(MAKE) --no-print-directory -j2 lint tests
 
+test-all: export AFINA_THOROUGH = 1
 test-all: test
 	@$(MAKE) --no-print-directory test-long
 

@@ -7,6 +7,7 @@ import tempfile
 
 import pytest
 from hypothesis import settings
+from thorough import times
 
 # Set before anything imports the libraries that read them.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -20,7 +21,7 @@ os.environ["AFINA_HOME"] = tempfile.mkdtemp(prefix="afina-home-")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A slow machine is no defect, and a test that fails must fail again tomorrow.
-settings.register_profile("house", deadline=None, derandomize=True, max_examples=60)
+settings.register_profile("house", deadline=None, derandomize=True, max_examples=times(25, 60))
 settings.load_profile("house")
 
 LONGEST = ("test_ranks", "test_walk", "test_ladder", "test_plan_measured", "test_peers", "test_export", "test_stages")

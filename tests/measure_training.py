@@ -1,6 +1,6 @@
 """Measure the peak memory of whole trainings, each in a process of its own; run by ``test_plan_measured.py``.
 
-    python tests/measure_training.py FOLDER [NAME...]
+    python tests/measure_training.py FOLDER [NAME...] [METHOD...]
 
 The libraries are loaded once and every training runs in a fork, whose high-water mark starts at what was
 loaded: what `afina train` has in a fresh process too. Prints one JSON object per training.
@@ -180,8 +180,8 @@ def on_disk() -> list[str]:
 
 def main() -> None:
     """Every shape with every method, or those named; `--on-disk`: see :func:`on_disk`."""
-    folder, names = Path(sys.argv[1]), sys.argv[2:]
-    methods = METHODS
+    folder, names = Path(sys.argv[1]), [name for name in sys.argv[2:] if name not in METHODS]
+    methods = tuple(name for name in METHODS if name in sys.argv[2:]) or METHODS
     if names == ["--on-disk"]:
         names, methods = on_disk(), ("none",)
     from afina.train.flops_torch import process_peak_bytes

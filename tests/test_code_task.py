@@ -410,6 +410,7 @@ def test_the_chat_program_is_judged_by_running_it() -> None:
 
 @isolated
 @needs_zig
+@pytest.mark.long
 def test_a_zig_function_is_judged_by_its_test() -> None:
     code, (*_, words) = zig_task()
     early = COUNT + "test { std.process.exit(0); }\n"

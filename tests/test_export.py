@@ -138,6 +138,7 @@ def measured(run: Path, model: Any) -> list[str]:
     return [row["adapter"] for row in rows]
 
 
+@pytest.mark.long
 def test_qlora_is_merged_into_the_base_in_its_own_precision_and_that_is_said(tmp_path: Path):
     copy = make_run(tmp_path / "corrida", steps=2)  # has hardly learned: its answers turn with every rounding
     recipe = copy / "recipe.yaml"

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from test_train import Recorder, adapter_weights, run_training
+from thorough import times
 from tiny import make_base, make_recipe
 
 import afina.train.backend_torch as backend_torch
@@ -21,7 +22,7 @@ import afina.train.checkpoint as checkpoint
 import afina.train.snapshot_torch as snapshot_torch
 from afina.errors import DiskFull
 
-KILLS = 20
+KILLS = times(8, 20)
 FORK = multiprocessing.get_context("fork")
 
 
@@ -65,7 +66,7 @@ class Tells(Recorder):
             self.pipe.send(values["step"])
 
 
-def test_twenty_kills_at_random_moments_end_bitwise_the_same(base, tmp_path, recipe, whole):
+def test_kills_at_random_moments_end_bitwise_the_same(base, tmp_path, recipe, whole):
     expected, steps, _ = whole
     pick, told = random.Random(), []
     for _ in range(KILLS):
@@ -113,7 +114,7 @@ def die_in_a_save(call: int, *arguments) -> None:
     run_training(*arguments)
 
 
-def test_twenty_kills_during_a_save_end_bitwise_the_same(base, tmp_path, recipe, whole):
+def test_kills_during_a_save_end_bitwise_the_same(base, tmp_path, recipe, whole):
     expected, _, _ = whole
     pick, begun = random.Random(11), 0
     for _ in range(KILLS):

@@ -463,6 +463,7 @@ def test_phrasings_held_out_become_probes_of_what_is_trained(tmp_path: Path):
 
 
 @needs_shared
+@pytest.mark.long
 def test_the_biographies_of_a_club(tmp_path: Path):
     own = load_recipe(ROOT / "recipes" / "farense-biografias.yaml")
     summary = build_dataset(own, tmp_path / "dataset")

@@ -215,6 +215,7 @@ def test_the_beginning_of_an_answer_is_that_of_its_row(renderer: Renderer) -> No
     assert renderer.begun((), "Faro") == renderer.text("Faro").ids[:-1]
 
 
+@pytest.mark.long
 def test_a_model_trained_on_canaries_gives_them_back(base: Path, renderer: Renderer) -> None:
     recipe = safe_recipe(base, canaries=4, canary_repeats=[1])
     canaries = make_canaries(recipe, "messages")

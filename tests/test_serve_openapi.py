@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from test_serve import make_adapter, run_server, url_of
+from thorough import times
 from tiny import make_base
 
 from afina.recipe import Chat
@@ -43,8 +44,8 @@ def test_what_the_openapi_says_is_what_the_server_does(served: tuple[str, Driver
     url, driver = served
     (tmp_path / "schemathesis.toml").write_text(settings, encoding="utf-8")
     words = [Path(sys.executable).parent / "schemathesis", "--config-file", tmp_path / "schemathesis.toml", "run"]
-    words += [f"{url}/openapi.json", "--header", "Authorization: Bearer key", "--no-color", "--max-examples", "20"]
-    words += ["--seed", "1", "--generation-database", "none"]
+    words += [f"{url}/openapi.json", "--header", "Authorization: Bearer key", "--no-color"]
+    words += ["--max-examples", str(times(8, 20)), "--seed", "1", "--generation-database", "none"]
     done = subprocess.run([str(word) for word in words], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr
     assert driver.failure is None and not driver.open

@@ -151,6 +151,7 @@ def test_what_writes_no_text_is_refused_by_what_it_is(config: dict[str, Any], sa
         read_shape(config, "here/config.json")
 
 
+@pytest.mark.long
 def test_a_walk_is_kept_and_made_in_a_process_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AFINA_CACHE", str(tmp_path))
     config = tiny("mixtral")

@@ -127,7 +127,13 @@ def test_the_second_stage_starts_from_the_first(project: Path):
     assert same(first, result()) and any(weight.abs().sum() > 0 for name, weight in first.items() if "lora_B" in name)
 
 
-@pytest.mark.parametrize("adapter", ["rank: 4, dropout: 0.1", "kind: none", "kind: qlora, rank: 4, dropout: 0.1"])
+@pytest.mark.parametrize(
+    "adapter",
+    [
+        "rank: 4, dropout: 0.1",
+        *(pytest.param(each, marks=pytest.mark.long) for each in ("kind: none", "kind: qlora, rank: 4, dropout: 0.1")),
+    ],
+)
 def test_killed_in_either_stage_it_ends_bitwise_the_same(project: Path, base: Path, adapter: str):
     if "qlora" in adapter:
         pytest.importorskip("bitsandbytes")
