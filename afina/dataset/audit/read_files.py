@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from afina.errors import DataError, Problem
 from afina.recipe import Recipe, Source, Train
@@ -68,7 +69,7 @@ def read_files(path: Path, reading: AuditReading, progress: Progress = no_progre
 def _examples(document: Document, reading: AuditReading) -> Iterator[Example]:
     origin = Example(path=document.path, sha256=document.sha256, line=document.line)
     if document.kind == "messages":
-        judged = {"rejected": document.rejected, "label": document.label}
+        judged: Any = {"rejected": document.rejected, "label": document.label}
         yield replace(origin, messages=document.messages, tools=document.tools, **judged)
         return
     if kind_of(document.path) in ("text", "markdown"):
