@@ -50,12 +50,6 @@ def side_turns(
     """
     if isinstance(value, str):
         turns = transcript(value, tally) if alone else None
-        if turns is None and alone:
-            raise BadRow(
-                f"`{name}` is an answer to no prompt",
-                "name the prompt: `columns: {prompt: NAME}` on the source; or give conversations",
-                alike=True,
-            )
         return turns or ({"role": "assistant", "content": value},)
     if isinstance(value, list | tuple) and value and all(isinstance(each, str) for each in value):
         text_of(list(value), name)

@@ -229,10 +229,6 @@ def _refuse(row: Mapping[str, Any], names: tuple[str, ...], renamed: Mapping[str
     if absent:
         what = f"no column {names_shown(absent)}, which `columns` names; found: {found}"
         raise BadRow(what, "fix `columns`", alike=True)
-    if {name.strip().lower() for name in names} >= {"chosen", "rejected"}:
-        raise BadRow(
-            f"a better and a worse answer to no prompt; found: {found}", _name_them(row, ["prompt"], set()), alike=True
-        )
     if any(len(name) > 40 or name.rstrip().endswith((".", "?", "!")) for name in names):
         raise BadRow(
             f"the first line looks like a row, not like names of columns: {found}",
@@ -241,6 +237,12 @@ def _refuse(row: Mapping[str, Any], names: tuple[str, ...], renamed: Mapping[str
         )
     what = f"unknown columns: {found}; known: {'; '.join(SHAPES)}"
     raise BadRow(what, _proposal(row, renamed), alike=True)
+
+
+def no_prompt(row: Mapping[str, Any]) -> BadRow:
+    """The refusal of a preference without a question."""
+    what = f"a better and a worse answer to no prompt; found: {names_shown(row)}"
+    return BadRow(what, _name_them(row, ["prompt"], {"chosen", "rejected"}), alike=True)
 
 
 def _proposal(row: Mapping[str, Any], renamed: Mapping[str, str]) -> str:

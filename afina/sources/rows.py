@@ -42,7 +42,17 @@ from afina.sources.row_fields import (
     text_of,
     unpacked,
 )
-from afina.sources.row_shapes import ANSWERS, ASKS, CONVERSATIONS, PAIRS, Choose, RowShape, pairs_in, shape_chooser
+from afina.sources.row_shapes import (
+    ANSWERS,
+    ASKS,
+    CONVERSATIONS,
+    PAIRS,
+    Choose,
+    RowShape,
+    no_prompt,
+    pairs_in,
+    shape_chooser,
+)
 from afina.sources.tables import DECODER, Row, RowProblems, json_shape
 from afina.sources.text import read_plain
 from afina.sources.tool_calls import read_tools
@@ -120,18 +130,18 @@ def row_documents(
         raise DataError("the file has no rows", "put rows into it, or exclude it", entry.path)
 
 
-def large_columns(entry: FileLedger) -> dict[str, float]:
-    """The columns that were left out though their names say nothing of why, and hold much of the file's text: name ->
-    share.
+def large_columns(chars_in: float, dropped: Mapping[str, float]) -> dict[str, float]:
+    """The columns of a file that were left out though their names say nothing of why, and that hold much of its text:
+    name -> share.
 
-    >>> large_columns(FileLedger("a.jsonl", "", chars_in=10, dropped={"column `essay`": 5, "column `id`": 5}))
+    >>> large_columns(10, {"column `essay`": 5, "column `id`": 5})
     {'essay': 0.5}
     """
-    left = {reason[8:-1]: count for reason, count in entry.dropped.items() if reason.startswith("column `")}
+    left = {reason[8:-1]: n for reason, n in dropped.items() if reason.startswith("column `") and reason.endswith("`")}
     return {
-        name: count / entry.chars_in
+        name: count / chars_in
         for name, count in left.items()
-        if count > LARGE_SHARE * entry.chars_in and name.lower() not in NOT_LEARNED_FROM
+        if count > LARGE_SHARE * chars_in and name.lower() not in NOT_LEARNED_FROM
     }
 
 
@@ -210,7 +220,7 @@ class _RowReader:
             row = {name: value for name, value in row.items() if name not in self.leave_out}
         shape = self.choose(row)
         given = {part: row[name] for part, name in shape.parts.items() if name in row}
-        columns = _Columns(shape, given, tally, self.leave_out)
+        columns = _Columns(row, shape, given, tally, self.leave_out)
         read = columns.read()
         read.label = columns.label(named="label" in self.reading.source.columns)
         _check_again(row, shape, read, tally, self.leave_out)
@@ -282,7 +292,15 @@ def _several(row: Mapping[str, Any], shapes: Sequence[str]) -> BadRow:
 class _Columns:
     """The columns of one row that play a part, while they are read."""
 
-    def __init__(self, shape: RowShape, given: Mapping[str, Any], tally: RowTally, leave_out: frozenset[str]) -> None:
+    def __init__(
+        self,
+        row: Mapping[str, Any],
+        shape: RowShape,
+        given: Mapping[str, Any],
+        tally: RowTally,
+        leave_out: frozenset[str],
+    ) -> None:
+        self.row = row
         self.shape, self.given, self.tally, self.leave_out = shape, given, tally, leave_out
 
     def read(self) -> _Read:
@@ -436,6 +454,8 @@ class _Columns:
         elif "messages" in parts:
             asked_name = parts["messages"]
             asked, _ = read_turns(given["messages"], asked_name, tally, self.leave_out)
+        if not asked and isinstance(given["chosen"], str) and transcript(given["chosen"], RowTally()) is None:
+            raise no_prompt(self.row)
         sides = {
             parts[part]: side_turns(given[part], parts[part], tally, self.leave_out, alone=not asked)
             for part in ("chosen", "rejected")
