@@ -454,7 +454,8 @@ class _Columns:
         elif "messages" in parts:
             asked_name = parts["messages"]
             asked, _ = read_turns(given["messages"], asked_name, tally, self.leave_out)
-        if not asked and isinstance(given["chosen"], str) and transcript(given["chosen"], RowTally()) is None:
+        better_side = given.get("chosen")
+        if not asked and isinstance(better_side, str) and transcript(better_side, RowTally()) is None:
             raise no_prompt(self.row)
         sides = {
             parts[part]: side_turns(given[part], parts[part], tally, self.leave_out, alone=not asked)
