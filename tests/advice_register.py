@@ -74,7 +74,7 @@ NOT_FOLLOWED: dict[str, tuple[tuple[str, str], ...]] = {
         ("dataset/build/code_policy.py", "`dataset.on_wrong_code: drop`"),
     ),
     "it is printed with a finding that stops nothing, or that stops other settings followed here": (
-        ("dataset/audit/audit.py", "^(convert them|nothing to do|give more data|`dataset|decode|fix|set|end|write one)"),
+        ("dataset/audit/audit.py", "^(convert|nothing to do|give more data|`dataset|decode|fix|set|end|write one)"),
         ("dataset/audit/audit.py", "whose marks are tokens of this base$"),
     ),
     "a package, a program, a device or a network is needed that a test has not": (
