@@ -45,6 +45,7 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
     "serve/serve.py": ("write --adapter NAME=RUN", "choose another name", "write scheme, host and port",
                        "--engine local"),
     "serve/terminal_chat.py": ("use …",),
+    "sources/rows.py": ("`columns: {label: …}`",),
     "tokenizer/chat.py": (
         "set `chat.template: chatml` or a Jinja file", "set `chat.template: chatml` (or a Jinja file)",
         "give it the turns that it takes", "or set `chat.marks_in_text: words`", "give it a message of role assistant"),
@@ -58,7 +59,7 @@ NOT_FOLLOWED: dict[str, tuple[tuple[str, str], ...]] = {
     # why -> (module, text) as regular expressions; an empty text holds for advice that names no setting alone
     "it lists what there is; the tests of its module choose from the list": (
         ("", r"^(known|there are|use one of|layers here|it has|known here)\b.*…"), ("", r"^did you mean"),
-        ("sources/files.py", "are the usual ones$"), ("sources/rows.py", "^name the columns of one shape"),
+        ("sources/files.py", "are the usual ones$"), ("sources/row_shapes.py", "^name the columns of one shape"),
         ("(cli/output|plan/shape|model/shape)", "^(use …|known are)"),
     ),
     "a file, a row or a text is mended by hand: there is no setting to follow": (
