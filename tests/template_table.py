@@ -188,7 +188,7 @@ def table(folder: Path) -> str:
         renderer = renderer_of(family, folder / family.file)
         stops = [f"`{token}`" for token in renderer.tokenizer.convert_ids_to_tokens(renderer.stop_ids())]
         lines += ["", f"## {family.name}", "", f"Ends an answer: {', '.join(stops)}."]
-        if own := renderer.abilities.own_system:
+        if own := renderer.template.abilities.own_system:
             lines.append(f"Own system text: `{own.splitlines()[0]}`.")
         lines += ["", "| shape | rows | learned | which, or why not |", "|---|---|---|---|"]
         lines += [f"| {shape} | {' | '.join(cell(renderer, shape))} |" for shape in SHAPES]

@@ -66,7 +66,7 @@ def collected(stream: Any) -> tuple[str, list[tuple[str, str]], str | None]:
 
 
 def test_the_template_is_asked_what_it_does_with_tools(asked: Asked, plain: Asked):
-    able, none = asked.models.base.renderer.abilities, plain.models.base.renderer.abilities
+    able, none = asked.models.base.renderer.template.abilities, plain.models.base.renderer.template.abilities
     assert able.offers and able.replays and able.hermes and able.calls == "object"
     assert none == Abilities()
 

@@ -19,7 +19,8 @@ from template_table import (
 
 from afina.errors import DataError
 from afina.text.document import Message
-from afina.tokenizer.chat import Encoded, NotRendered, Renderer
+from afina.tokenizer.chat import Encoded, Renderer
+from afina.tokenizer.template import NotRendered
 
 DOCS = Path(__file__).parent.parent / "docs/templates.md"
 
@@ -145,9 +146,9 @@ def test_a_call_ended_by_a_token_of_its_own(renderers: dict[str, Renderer]):
 
 def test_arguments_as_each_template_wants_them(renderers: dict[str, Renderer]):
     """DeepSeek-V3 joins the arguments to a text."""
-    assert renderers["deepseek-v3"].abilities.calls == "text"
-    assert renderers["qwen2.5"].abilities.calls == "object"
-    assert renderers["gemma-3"].abilities.calls is None
+    assert renderers["deepseek-v3"].template.abilities.calls == "text"
+    assert renderers["qwen2.5"].template.abilities.calls == "object"
+    assert renderers["gemma-3"].template.abilities.calls is None
     (row,) = renderers["deepseek-v3"].rows(SHAPES["tools"]).rows
     learned = learned_text(renderers["deepseek-v3"], row)
     assert '```json\n{"port": "Faro"}\n```' in learned and "None" not in learned

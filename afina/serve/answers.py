@@ -293,7 +293,9 @@ def chat_requests(served: Served, wanted: ChatRequest, context: int | None) -> l
     if wanted.must_call and not wanted.offered:
         raise RecipeError("a call is demanded and there are no tools", "give some, or tool_choice: auto", "tool_choice")
     if wanted.offered or replayed:
-        check_template(renderer.abilities, offered=bool(wanted.offered), replayed=replayed, must_call=wanted.must_call)
+        check_template(
+            renderer.template.abilities, offered=bool(wanted.offered), replayed=replayed, must_call=wanted.must_call
+        )
     turns: list[Any] = []
     called: dict[str, str] = {}
     for place, message in enumerate(wanted.messages):

@@ -23,6 +23,17 @@ class AnswerEnd:
     stop: str
 
 
+def behind(prompt: str, whole: str, turns: Sequence[Message]) -> str | None:
+    """What a template writes after the prompt: behind it, or behind the last turn's words and what asks for an answer
+    where it writes the turns before otherwise once an answer follows (Mistral moves the system text). None where that
+    is not found, once."""
+    if whole.startswith(prompt):
+        return whole[len(prompt) :]
+    last = turns[-1]["content"].strip() if turns else ""
+    asks = prompt[prompt.rfind(last) :]
+    return whole.partition(asks)[2] if last and last in prompt and whole.count(asks) == 1 else None
+
+
 def left_out(answer: Message, tail: str) -> str:
     """What of an answer a template does not give back, in words; empty where all is there.
 

@@ -21,7 +21,8 @@ from afina.recipe.methods import JUDGED
 from afina.run import Progress, no_progress
 from afina.text.document import Message, message_texts
 from afina.text.example import Example, ExamplePlace
-from afina.tokenizer.chat import Encoded, NotRendered, Renderer
+from afina.tokenizer.chat import Encoded, Renderer
+from afina.tokenizer.template import NotRendered
 
 BATCH_CHARS = 1 << 17
 """Characters of the examples that are encoded at a time: enough for several cores where texts are sections. A tokenizer
@@ -125,7 +126,7 @@ class EncodedExample(NamedTuple):
 
 
 @dataclass(slots=True)
-class LeftOut:
+class NotEncoded:
     """Conversations that have no rows, and why."""
 
     too_long: list[tuple[str, int]] = field(default_factory=list)
@@ -204,7 +205,7 @@ def encode_each(
             template cannot render under ``on_not_rendered: error``, all of them in one error, after the last example;
             nothing is ever cut out of a conversation.
     """
-    merges_before, left_out, seen = renderer.boundary_merges, LeftOut(), 0
+    merges_before, left_out, seen = renderer.boundary_merges, NotEncoded(), 0
     for batch in _batches(examples):
         yield from _encode_batch(batch, renderer, recipe, counts, left_out)
         _return_memory()
@@ -219,7 +220,7 @@ def _encode_batch(
     renderer: Renderer,
     recipe: Recipe,
     counts: EncodedCounts,
-    left_out: LeftOut,
+    left_out: NotEncoded,
 ) -> Iterator[ExampleRows]:
     """The rows of a batch's examples; a function of its own, so that nothing of it is kept while the next is encoded.
 
@@ -250,7 +251,7 @@ def _encode_batch(
 
 
 def _encode_or_leave_out(
-    example: Example, renderer: Renderer, recipe: Recipe, counts: EncodedCounts, left_out: LeftOut
+    example: Example, renderer: Renderer, recipe: Recipe, counts: EncodedCounts, left_out: NotEncoded
 ) -> EncodedExample | None:
     """A conversation's rows, counted; None where it has none."""
     where = f"{example.path}:{example.line}"
