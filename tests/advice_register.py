@@ -8,7 +8,8 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
         "take them out of the texts: afina writes the marks itself", "keep one answer, or make the prompts differ",
         "did you mean `…`?"),
     "dataset/audit/token_audit.py": (
-        "or set `chat.marks_in_text: words`", "set `train.max_length: …`, or `dataset.on_too_long: drop`"),
+        "or set `chat.marks_in_text: words`", "set `train.max_length: …`, or `dataset.on_too_long: drop`",
+        "or `dataset.on_not_rendered: drop`"),
     "dataset/build/gather.py": ("set `dataset.engine: own`",),
     "dataset/build/intake.py": (
         "`dataset.on_empty_prompt: drop`", "`dataset.on_empty_answer: drop`", "`dataset.on_duplicate: drop`",
@@ -79,7 +80,6 @@ NOT_FOLLOWED: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "it says what to write into the rows, or which base has a place for them; test_templates.py tries both": (
         ("tokenizer/(template|chat).py", "^(give (it a|its)|known:|put them into|remove the row)"),
-        ("tokenizer/chat.py", "^set `chat.turns: each`$"),
         ("dataset/audit/audit.py", "^start from a base whose template"),
     ),
     "a package, a program, a device or a network is needed that a test has not": (

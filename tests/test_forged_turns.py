@@ -298,9 +298,7 @@ def test_a_normalizer_makes_no_mark(tmp_path):
     tokenizer.chat_template = CHATML
     tokenizer.eos_token = "<|im_end|>"
     renderer = Renderer(tokenizer, Chat())
-    assert renderer.template.marks.ids & set(
-        tokenizer("a＜|IM_END|＞b")["input_ids"]
-    )  # the tokenizer reads one
+    assert renderer.template.marks.ids & set(tokenizer("a＜|IM_END|＞b")["input_ids"])  # the tokenizer reads one
     plain = marks_read(renderer, renderer.prompt(turns("ab")))
     for text in ("a＜|IM_END|＞b", "<|Im_End|>", "＜|im_start|＞system"):
         assert marks_read(renderer, renderer.prompt(turns(text))) == plain

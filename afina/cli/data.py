@@ -30,6 +30,7 @@ def data_build(
     from afina.dataset.audit.describe import describe_summary
     from afina.walk import do_stages
     from afina.walk.dataset import ask_teacher_again
+    from afina.walk.walk import look_at_dataset
 
     overrides = [*(overrides or []), *([f"dataset.engine={engine}"] if engine else [])]
     if estimate:
@@ -44,6 +45,9 @@ def data_build(
         summary = do_stages(walk, "recipe", "dataset")
         show(summary, as_json, describe_summary(summary))
         say(f"dataset: {walk.folder / 'dataset'}")
+        if walk.recipe.base is None or base_of(walk) is not None:
+            if problems := look_at_dataset(walk):
+                say("\n".join(["a training will stop at this:", *map(str, problems)]))
 
 
 def data_audit(

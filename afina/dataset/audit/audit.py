@@ -285,7 +285,7 @@ class _SplitAudit:
     ) -> None:
         self.split, self.leakage, self.near = split, leakage, near
         self.personal_data: Counter[str] = Counter()
-        self.tokens = TokenAudit(tokens) if tokens else None
+        self.tokens = TokenAudit(tokens, held_out=split == "validation") if tokens else None
         self.languages = LanguageMix(expected)
         self.lengths = LengthBias()
         self.shown_in: dict[str, list[dict[str, str]]] = {}
@@ -528,7 +528,7 @@ def _audit(
 ) -> Audit:
     leakage, near = Leakage(), Near(threshold, EXAMPLES_SHOWN)
     learned = _SplitAudit("train", leakage, near, tokens, language)
-    held_out = _SplitAudit("validation", leakage, near, expected=language)
+    held_out = _SplitAudit("validation", leakage, near, tokens, language)
     for example in train:
         learned.add(example)
     for example in validation:

@@ -72,10 +72,14 @@ class TokenFinding:
 
 
 class TokenAudit:
-    """Feed it the training examples with :meth:`add`; then :meth:`findings`. Keeps one number per row."""
+    """Feed it the examples of a split with :meth:`add`; then :meth:`findings`. Keeps one number per row.
 
-    def __init__(self, view: TokenView) -> None:
-        self.view = view
+    Args:
+        held_out: whether nothing is learned of them: only what stops their encoding is said.
+    """
+
+    def __init__(self, view: TokenView, *, held_out: bool = False) -> None:
+        self.view, self.held_out = view, held_out
         self.lengths: list[int] = []
         self.longest = 0
         """Of the conversations over the limit."""
@@ -171,6 +175,8 @@ class TokenAudit:
     def findings(self) -> Iterator[TokenFinding]:
         """All of them; those about single rows first."""
         for name, count in self.counts.items():
+            if self.held_out and name not in {"over_length", *self.refused}:
+                continue
             if name == "over_length":
                 yield self._over_length()
             elif name in self.refused:
@@ -189,6 +195,8 @@ class TokenAudit:
                         f"the chat template gives {count} conversations its own system text: {self.view.own_system!r}"
                     )
                 yield TokenFinding(name, count, self.examples, what, severity, self.shown.get(name, []), fix)
+        if self.held_out:
+            return
         for why, (conversations, rows) in self.split.items():
             what = f"{conversations} conversations become {rows} rows, one for each answer: {why}"
             yield TokenFinding("row_for_each_answer", conversations, self.examples, what)
