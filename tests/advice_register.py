@@ -46,6 +46,7 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
     "serve/serve.py": ("write --adapter NAME=RUN", "choose another name", "write scheme, host and port",
                        "--engine local"),
     "serve/terminal_chat.py": ("use …",),
+    "sources/rows.py": ("`columns: {label: …}`",),
     "tokenizer/encode.py": ("set `train.max_length: …`, or `dataset.on_too_long: drop`",
                             "or `dataset.on_not_rendered: drop`"),
     "tokenizer/load.py": ("name a Jinja file, or `chatml`",),
@@ -60,7 +61,7 @@ NOT_FOLLOWED: dict[str, tuple[tuple[str, str], ...]] = {
     # why -> (module, text) as regular expressions; an empty text holds for advice that names no setting alone
     "it lists what there is; the tests of its module choose from the list": (
         ("", r"^(known|there are|use one of|layers here|it has|known here)\b.*…"), ("", r"^did you mean"),
-        ("sources/files.py", "are the usual ones$"), ("sources/rows.py", "^name the columns of one shape"),
+        ("sources/files.py", "are the usual ones$"), ("sources/row_shapes.py", "^name the columns of one shape"),
         ("(cli/output|plan/shape|model/shape)", "^(use …|known are)"),
     ),
     "a file, a row or a text is mended by hand: there is no setting to follow": (

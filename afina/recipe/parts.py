@@ -45,11 +45,14 @@ class Source(RecipePart):
     """For `pairs`: a regular expression; its first group names the pair in both file names."""
     columns: dict[
         Literal["prompt", "completion", "instruction", "input", "output", "messages", "text", "chosen", "rejected"]
-        | Literal["label"],
+        | Literal["label", "system", "history", "tools"],
         str,
     ] = {}
     """For `rows`: your column names where they are not the usual ones, e.g. `{prompt: pergunta}`. Where some
     are named, a `label` is read only if it is among them."""
+    leave_out: list[str] = []
+    """For `rows`: columns and keys of turns that are left out on purpose (counted), also those that decide what is
+    learned and would stop the build, e.g. `[images, weight]`."""
     encoding: str = "utf-8"
     """Encoding of the files. Bytes that do not decode are an error, never a guess."""
     on_scanned_page: Literal["error", "drop"] = "error"
@@ -157,6 +160,9 @@ class Dataset(RecipePart):
     """A row without a prompt: stop (`error`), `drop` it (counted), or train its answer as plain `text`."""
     on_empty_answer: Literal["error", "drop"] = "error"
     """A row without an answer: stop (`error`), or `drop` it (counted)."""
+    on_unreadable: Literal["error", "drop"] = "error"
+    """A row that cannot be used (no JSON, no answer at its end, an unknown role, a field that training does not know):
+    stop with all of them (`error`), or `drop` them (counted, each with its reason). A file that breaks off stops."""
     on_duplicate: Literal["drop", "keep", "error"] = "drop"
     """The same example twice: `drop` the second (counted), `keep` both, or stop (`error`)."""
     on_too_long: Literal["error", "drop"] = "error"
