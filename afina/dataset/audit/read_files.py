@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from afina.errors import DataError, Problem
 from afina.recipe import Dataset, Recipe, Source, Train
