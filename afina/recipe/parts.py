@@ -167,6 +167,9 @@ class Dataset(RecipePart):
     """The same example twice: `drop` the second (counted), `keep` both, or stop (`error`)."""
     on_too_long: Literal["error", "drop"] = "error"
     """A conversation longer than `train.max_length`: stop (`error`), or `drop` it (counted). It is never truncated."""
+    on_not_rendered: Literal["error", "drop"] = "error"
+    """A conversation that the base's chat template refuses or cannot give back: stop (`error`), or `drop` it
+    (counted)."""
     split_by: Literal["content", "file"] = "content"
     """What is held out together: equal questions (`content`), or whole files with all files on the same subject
     (`file`)."""
@@ -216,6 +219,13 @@ class Chat(RecipePart):
     """Arguments of the template, e.g. `{enable_thinking: false}`."""
     system: str | None = None
     """System message for every conversation that has none."""
+    system_turn: Literal["error", "fold"] = "error"
+    """A system text on a base whose template has no place for one: refused, or put before the first question, in
+    training and in serving."""
+    turns: Literal["all", "last", "each"] | None = None
+    """What is learned of a conversation of several answers: `all` of them in one row, the `last`, or `each` in a row of
+    its own, its history as it is when that answer is asked for. Null: `all` where the template writes every answer as
+    it does when asked for it, else `each` (Qwen3 takes thoughts out of earlier turns)."""
     marks_in_text: Literal["words", "error"] = "words"
     """Marks of the base, such as `<|im_end|>`, inside texts, messages and prompts: encoded as words, so that no text
     ends a turn or begins one; or refused."""

@@ -248,6 +248,20 @@ RULES: dict[str, Rule] = {
         "set `chat.template: chatml`, or a Jinja file that gives every turn back word for word",
         0.0,
     ),
+    "thoughts_not_learned": Rule(
+        "thoughts that the chat template leaves out",
+        "start from a base whose template has a place for them, set `chat.turns: each`, or leave them out of the rows",
+    ),
+    "row_for_each_answer": Rule(
+        "conversations that become a row for each answer",
+        "nothing to do; `chat.turns` chooses otherwise",
+        note=True,
+    ),
+    "template_system": Rule(
+        "conversations without a system text, to which the chat template gives its own",
+        "nothing to do; `chat.system` sets another",
+        note=True,
+    ),
     "over_length": Rule(
         "examples longer than the limit",
         "nothing to do: plain texts are split without loss",
@@ -328,7 +342,7 @@ class _SplitAudit:
     ) -> None:
         self.split, self.leakage, self.near = split, leakage, near
         self.personal_data: Counter[str] = Counter()
-        self.tokens = TokenAudit(tokens) if tokens else None
+        self.tokens = TokenAudit(tokens, held_out=split == "validation") if tokens else None
         self.languages = LanguageMix(expected)
         self.lengths = LengthBias()
         self.thinking = Thinking()
@@ -603,7 +617,7 @@ def _audit(
 ) -> Audit:
     leakage, near = Leakage(), Near(threshold, EXAMPLES_SHOWN)
     learned = _SplitAudit("train", leakage, near, tokens, language)
-    held_out = _SplitAudit("validation", leakage, near, expected=language)
+    held_out = _SplitAudit("validation", leakage, near, tokens, language)
     for example in train:
         learned.add(example)
     for example in validation:

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from afina.errors import DataError, Problem
 from afina.recipe import Dataset, Recipe, Source, Train
@@ -103,8 +102,8 @@ def read_files(path: Path, reading: AuditReading, progress: Progress = no_progre
 def _examples(document: Document, reading: AuditReading) -> Iterator[Example]:
     origin = Example(path=document.path, sha256=document.sha256, line=document.line)
     if document.kind == "messages":
-        judged: Any = {"rejected": document.rejected, "label": document.label}
-        yield replace(origin, messages=document.messages, tools=document.tools, **judged)
+        said = replace(origin, messages=document.messages, tools=document.tools)
+        yield replace(said, rejected=document.rejected, label=document.label)
         return
     if kind_of(document.path) in ("text", "markdown"):
         _count_lines(document, reading)
