@@ -405,6 +405,7 @@ def test_a_file_that_breaks_off_stops_whatever_the_policy(tmp_path: Path) -> Non
             '{"prompt": "a", "completion": "b"},\n{"prompt": "c", "completion": "d"},',
             "a comma behind the object (2 rows",
         ),
+        ('{"prompt": "a", "completion": "b",}', "a comma behind the last key"),
         ('{"prompt": "a", "completion": "b"} {"prompt": "c", "completion": "d"}', "several objects on one line"),
         ('{"prompt": "a", "completion": "b", "completion": "c"}', "'completion' stands twice"),
         ('{"prompt": "a", "completion": NaN}', "is NaN, an empty cell"),
@@ -452,6 +453,13 @@ def test_cells_that_were_written_as_nan_are_found(tmp_path: Path) -> None:
         {"prompt": "Say it.", "completion": "None of them."},
     ]
     assert audited(tmp_path, *rows)["stringified_null"].count == 2
+
+
+def test_texts_that_are_conversations_are_found(tmp_path: Path) -> None:
+    """Guanaco's, Vicuna's and Anthropic's marks are no tokens of any base."""
+    texts = ["### Human: Who?\n### Assistant: Ana.", "USER: Who? ASSISTANT: Ana.", "\n\nHuman: Who?\n\nAssistant: Ana."]
+    rows = [{"text": text} for text in (*texts, "A: is the first letter.\nQ: is another.")]
+    assert audited(tmp_path, *rows)["transcript_in_text"].count == 3
 
 
 def test_texts_that_a_template_wrote_already_are_found() -> None:

@@ -7,6 +7,7 @@ import json
 import re
 
 _PYTHON = re.compile(r"[{\[,:]\s*(?:'|None\b|True\b|False\b)")
+_COMMA_LAST = re.compile(r",\s*[}\]]")
 ONE_A_LINE = "write one object per line, e.g. by `jq -c . FILE`; or name the file .json if it is one list"
 """What to do with an object that goes over several lines."""
 
@@ -26,6 +27,8 @@ def mistake(line: str, error: json.JSONDecodeError) -> tuple[str, str, bool]:
         return "a comma behind the object", "each line is one object, with nothing behind it: remove the commas", True
     if error.msg == "Extra data" and line[error.pos :].lstrip().startswith("{"):
         return "several objects on one line", ONE_A_LINE, True
+    if (last := _COMMA_LAST.search(line, max(0, error.pos - 8))) and last.start() <= error.pos:
+        return "a comma behind the last key or item", "remove it: JSON has none there", True
     if looks_like_python(line):
         what = "a Python dictionary, not JSON: single quotes, None, True"
         return what, "write each row by `json.dumps(row, ensure_ascii=False)`", True

@@ -61,6 +61,11 @@ def side_turns(
     return turns
 
 
+def _words(turns: tuple[Message, ...]) -> list[tuple[str, str]]:
+    """Who says what, white space at the ends aside."""
+    return [(turn["role"], turn["content"].strip()) for turn in turns]
+
+
 def join_preference(
     asked: tuple[Message, ...],
     first: tuple[Message, ...],
@@ -84,7 +89,7 @@ def join_preference(
     for name, turns in sides.items():
         if len(turns) == 1:
             turns = (*asked, *turns)
-        elif asked and turns[-1 - len(asked) : -1] != asked:
+        elif asked and _words(turns[-1 - len(asked) : -1]) != _words(asked):
             raise BadRow(f"`{name}` is a conversation that does not ask `{asked_name}`", "make them agree")
         if turns[0]["role"] == "system" and first and first[0]["role"] == "system":
             raise BadRow(f"`{name}` has a system turn, and the row a system text beside it", "keep one of them")

@@ -230,7 +230,9 @@ def _refuse(row: Mapping[str, Any], names: tuple[str, ...], renamed: Mapping[str
     if absent:
         what = f"no column {names_shown(absent)}, which `columns` names; found: {found}"
         raise BadRow(what, "fix `columns`", alike=True)
-    if any(len(name) > 40 or name.rstrip().endswith((".", "?", "!")) for name in names):
+    if any(len(name) > 40 or name.rstrip().endswith((".", "?", "!")) for name in names) or all(
+        " " in name.strip() for name in names
+    ):
         raise BadRow(
             f"the first line looks like a row, not like names of columns: {found}",
             "write the names of the columns into the first line, e.g. prompt,completion",

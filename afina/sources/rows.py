@@ -223,6 +223,10 @@ class _RowReader:
         columns = _Columns(row, shape, given, tally, self.leave_out)
         read = columns.read()
         read.label = columns.label(named="label" in self.reading.source.columns)
+        if read.label is not None and read.messages[-1].get("learned") is False:
+            raise BadRow(
+                "a rated answer is marked as not to learn", "take out one of the marks", finding="unlearned_field"
+            )
         _check_again(row, shape, read, tally, self.leave_out)
         for name, value in row.items():
             if name not in shape.played:

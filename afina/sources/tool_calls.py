@@ -126,6 +126,8 @@ def _arguments(value: Any, where: str, function: str) -> dict[str, Any]:
                 raise BadRow(what, "write them as an object", finding="broken_call") from None
     if found is None or found in ("", []):
         return {}
+    if isinstance(found, list) and all(isinstance(each, tuple) and len(each) == 2 for each in found):
+        found = dict(found)  # a map of Parquet
     if not isinstance(found, Mapping):
         what = f"`{where}` calls {function} with arguments that are no object"
         raise BadRow(what, 'name each: {"parameter": value}', finding="broken_call")

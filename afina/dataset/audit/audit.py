@@ -123,6 +123,11 @@ RULES: dict[str, Rule] = {
         "take it out: afina ends each answer itself",
         0.05,
     ),
+    "transcript_in_text": Rule(
+        "plain texts that are a conversation: every word of it is learned, the questions too, and no end of a turn",
+        "write them as `messages`; by the marks at the beginning of their lines they are easily taken apart",
+        0.05,
+    ),
     "tool_unknown": Rule(
         "rows that call a function which they do not define", "add it to the row's `tools`, or fix the name", 0.05
     ),

@@ -45,6 +45,8 @@ def think_unbalanced(example: Example) -> Spot | None:
     """A thought that is opened in an answer and never closed, or closed and never opened. Code is not looked at."""
     for message in learned_answers(example):
         content = message["content"]
+        if found := _THINK.search(message.get("reasoning_content", "")):
+            return Spot(excerpt(f"{found[0]} stands in a thought that has marks of its own: {found.string}"))
         if "think>" not in content and "thought>" not in content and "reasoning>" not in content:
             continue
         text = _CODE_SPAN.sub("", without_fences(content))
@@ -76,6 +78,19 @@ def end_mark_in_answer(example: Example) -> Spot | None:
         if _END_MARK.search(message["content"]):
             return Spot(excerpt(message["content"], max(0, len(message["content"]) - 80)))
     return None
+
+
+_ASKS_AT_START = re.compile(r"^(?:#{1,3} ?)?(?:Human|User|USER|Usuário|Question|Pergunta|Q) ?:", re.MULTILINE)
+_SAYS_AT_START = re.compile(
+    r"^(?:#{1,3} ?)?(?:Assistant|ASSISTANT|Assistente|Bot|AI|GPT|Answer|Resposta|A) ?:|\sASSISTANT: ", re.MULTILINE
+)
+
+
+def transcript_in_text(example: Example) -> Spot | None:
+    """A row's plain text that is a conversation: paragraphs that begin with who asks and who answers."""
+    if example.messages or example.heading or not _ASKS_AT_START.match(example.text.lstrip()):
+        return None
+    return Spot(excerpt(example.text)) if _SAYS_AT_START.search(example.text) else None
 
 
 def _calls(example: Example) -> Iterator[ToolCall]:
@@ -210,6 +225,7 @@ TURN_CHECKS: dict[str, Check] = {
     "think_unbalanced": think_unbalanced,
     "stringified_null": stringified_null,
     "end_mark_in_answer": end_mark_in_answer,
+    "transcript_in_text": transcript_in_text,
     "tool_unknown": tool_unknown,
     "tool_missing_argument": tool_missing_argument,
     "tool_wrong_argument": tool_wrong_argument,

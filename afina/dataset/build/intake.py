@@ -256,7 +256,8 @@ _PROBLEMS = {
     ),
     "empty_answer": _Refusal(
         "no answer in {count} of {rows} rows",
-        "fix them, or set `dataset.on_empty_answer: drop` (left out, counted)",
+        "fix them (a row whose answers are all marked as not to learn has none), or set `dataset.on_empty_answer: drop` "
+        "(left out, counted)",
     ),
     "preference": _Refusal(
         "{count} of {rows} rows hold a better and a worse answer, which the recipe's method does not learn",
