@@ -399,7 +399,6 @@ def test_a_file_that_breaks_off_stops_whatever_the_policy(tmp_path: Path) -> Non
     ("text", "said"),
     [
         ('{\n  "prompt": "a",\n  "completion": "b"\n}\n', "an object over several lines"),
-        ("[\n  {\n", "over several lines"),
         ("{'prompt': 'One?', 'completion': None}", "a Python dictionary"),
         (
             '{"prompt": "a", "completion": "b"},\n{"prompt": "c", "completion": "d"},',

@@ -256,7 +256,7 @@ _PROBLEMS = {
     ),
     "empty_answer": _Refusal(
         "no answer in {count} of {rows} rows",
-        "fix them (where all answers are marked as not to learn, there is none), or set `dataset.on_empty_answer: drop` "
+        "fix them (one that is marked as not to learn is none), or set `dataset.on_empty_answer: drop` "
         "(left out, counted)",
     ),
     "preference": _Refusal(
