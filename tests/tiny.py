@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -21,6 +22,11 @@ ROWS = [(f"Onde nasceu {a} {b}?", f"{b} de {a}") for a in NAMES for b in TOWNS]
 def make_tokenizer(folder: Path) -> Any:
     train_bpe([f"{question} {answer}" for question, answer in ROWS], 400, folder, 64)
     return load_tokenizer(str(folder), Chat())
+
+
+def asking(template: str | None = "any") -> Any:
+    """Stands for a renderer where questions are made and none is asked: its template takes every conversation."""
+    return SimpleNamespace(tokenizer=SimpleNamespace(chat_template=template), prompt_text=lambda *_: "")
 
 
 def make_base(folder: Path, seed: int = 0, **config: Any) -> Path:

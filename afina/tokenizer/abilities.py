@@ -33,6 +33,7 @@ _THINKING = [
     {"role": "user", "content": "a"},
     {"role": "assistant", "content": "afina_said", "reasoning_content": "afina_thought"},
 ]
+_SAYING = [_THINKING[0], {"role": "assistant", "content": "afina_said"}]
 
 Render = Callable[[Sequence[Mapping[str, Any]], Mapping[str, Any], bool], str]
 """Turns, further arguments, whether an answer is asked for -> what the template writes. Raises a DataError."""
@@ -40,6 +41,28 @@ Render = Callable[[Sequence[Mapping[str, Any]], Mapping[str, Any], bool], str]
 
 Arguments = Literal["object", "text"]
 """How a template wants a call's arguments: as an object, or as JSON text."""
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenCall:
+    """How a template writes an answer that calls, its marks among it: ``before NAME between ARGUMENTS after``, and a
+    further call behind ``more``. The call's id in it is :data:`PROBE_ID`."""
+
+    before: str
+    between: str
+    after: str
+    more: str = ""
+
+    @classmethod
+    def of(cls, said: Callable[..., str], calling: Callable[..., list[dict[str, Any]]]) -> WrittenCall | None:
+        """Ask the template, by one call and by two; None where the arguments stand there in another form than JSON."""
+        one, two = _behind(said, calling("afina_probe")), _behind(said, calling("afina_probe", "afina_other"))
+        read = re.fullmatch(r"(.*?)afina_probe(.*?)(\{\s*\"x\":\s*\"said\"\s*\})(.*)", one, re.DOTALL)
+        if not read:
+            return None
+        before, between, arguments, after = read.groups()
+        further = two.partition(arguments)[2].partition("afina_other")[0] if "afina_other" in two else ""
+        return cls(before, between, after, further)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +77,14 @@ class Abilities:
     """It writes calls of earlier answers and their results."""
     hermes: bool = False
     """It writes calls as Hermes does."""
+    written: WrittenCall | None = None
+    """How it writes them otherwise; None: as Hermes does, or in no form that could be read back."""
     thinks: bool = False
     """It writes the thought of an answer."""
     thought_marks: tuple[str, str] | None = None
     """What it writes before and after a thought, where the two are text."""
+    opens: str = ""
+    """What it writes before an answer that does not think (gpt-oss: the channel)."""
     own_system: str = ""
     """The system text that it writes where a conversation has none."""
 
@@ -76,19 +103,21 @@ class Abilities:
         call: Message = {"role": "assistant", "content": "", "tool_calls": [PROBE_CALL]}
         forms: tuple[Arguments, ...] = ("object", "text")
         form = next((each for each in forms if _writes_call(said([*asked, _formed(call, each)]))), None)
+        hermes = _is_hermes(said([*asked, _formed(call, form)])) if form else False
         result = {"role": "tool", "content": "afina_result", "name": "afina_probe", "tool_call_id": PROBE_ID}
         replayed = said([*asked, _formed(call, form), result], generation=True) if form else ""
-        bodies = re.findall(f"{OPEN}(.*?){CLOSE}", replayed, re.DOTALL)
         thinking = said(_THINKING)
         return cls(
             offers="afina_probe" in said(asked, generation=True, tools=[FUNCTION]),
             calls=form,
             replays="afina_probe" in replayed and "afina_result" in replayed,
-            hermes=any(
-                read_call(body) == ("afina_probe", json.dumps(PROBE_CALL["function"]["arguments"])) for body in bodies
-            ),
+            hermes=hermes,
+            written=None if hermes or not form else WrittenCall.of(said, lambda *names: _calling(form, *names)),
             thinks="afina_thought" in thinking,
             thought_marks=_marks(thinking, said(_THINKING[:1], generation=True)),
+            opens=_behind(said, [_THINKING[0], {"role": "assistant", "content": "afina_said"}])
+            .partition("afina_said")[0]
+            .strip(),
             own_system=_own_system(said),
         )
 
@@ -120,6 +149,25 @@ def _formed(turn: Message, arguments: Arguments | None) -> dict[str, Any]:
         for call in made["tool_calls"] if arguments == "text" else ():
             call["function"]["arguments"] = json.dumps(call["function"]["arguments"], ensure_ascii=False)
     return made
+
+
+def _calling(form: Arguments, *names: str) -> list[dict[str, Any]]:
+    """A question and an answer that calls these functions."""
+    calls: list[ToolCall] = [
+        {**PROBE_CALL, "function": {"name": name, "arguments": PROBE_CALL["function"]["arguments"]}} for name in names
+    ]
+    return [{"role": "user", "content": "a"}, _formed({"role": "assistant", "content": "", "tool_calls": calls}, form)]
+
+
+def _behind(said: Callable[..., str], turns: list[dict[str, Any]]) -> str:
+    """What the template writes behind the prompt; nothing where that is not one."""
+    whole, prompt = said(turns), said(turns[:-1], generation=True)
+    return whole[len(prompt) :] if whole.startswith(prompt) else ""
+
+
+def _is_hermes(rendered: str) -> bool:
+    bodies = re.findall(f"{OPEN}(.*?){CLOSE}", rendered, re.DOTALL)
+    return any(read_call(body) == ("afina_probe", '{"x": "said"}') for body in bodies)
 
 
 def read_call(body: str) -> tuple[str, str] | None:
