@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +97,8 @@ def evaluate(
         kept: answers of theirs from before.
         say: is told what is out of the ordinary in how they were made.
     """
-    asked = (example for example in held_out.examples if example.messages and askable(example, renderer))
-    examples = [example for example, _ in zip(asked, range(recipe.evaluate.samples), strict=False)]
+    conversations = (each for each in held_out.examples if each.messages and askable(each, renderer))
+    examples = list(islice(conversations, recipe.evaluate.samples))
     samples = [question_of(each, renderer) for each in examples]
     questions = [(probe, question) for probe in probes for question in probe.questions]
     questions += [(SAMPLES, question) for question in samples]

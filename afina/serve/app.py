@@ -20,7 +20,14 @@ from starlette.exceptions import HTTPException
 
 from afina import __version__
 from afina.errors import AfinaError, ContextOverflow
-from afina.serve.answers import AnswerFailed, ClientRequest, chat_requests, completion_requests, limit_shown
+from afina.serve.answers import (
+    AnswerFailed,
+    ClientRequest,
+    chat_requests,
+    completion_requests,
+    limit_shown,
+    unread_thoughts,
+)
 from afina.serve.driver import Busy, Driver, EngineStopped
 from afina.serve.metrics import Metrics
 from afina.serve.opened import Models, Served, Target, find_target
@@ -119,7 +126,8 @@ class Server:
 
     async def ask(self, wanted: Wanted, request: Request, make: Callable[..., Any]) -> Response:
         """Both kinds of request, whole or streamed."""
-        model, context = self.served(wanted.model), self.driver.engine.context
+        model: Served = self.served(wanted.model)
+        context = self.driver.engine.context
         requests = make(model, wanted, context)
         if (grammar := requests[0].grammar) is not None:  # before a stream's status goes out
             await asyncio.to_thread(self.driver.engine.grammars.matcher, grammar)

@@ -85,6 +85,11 @@ class Call:
         return {"id": self.id, "type": "function", "function": {"name": self.name, "arguments": self.arguments}}
 
 
+def new_id() -> str:
+    """The id of a call that is given out: one that Mistral's templates take when it comes back."""
+    return uuid.uuid4().hex[: len(PROBE_ID)]
+
+
 class CallReader:
     """Splits an answer, as it comes, into text and calls. What reads like a call and is none stays text.
 
@@ -141,7 +146,7 @@ class CallReader:
             return self._text(f"{OPEN}{body}{close}")
         self.calls += 1
         self._space = ""
-        return [Call(f"call_{uuid.uuid4().hex[:24]}", *read)]
+        return [Call(new_id(), *read)]
 
 
 class WrittenCallReader:
@@ -191,7 +196,7 @@ class WrittenCallReader:
                 arguments, end = json.JSONDecoder().raw_decode(text, len(found))
             except ValueError:
                 break
-            calls.append(Call(f"call_{uuid.uuid4().hex[:24]}", heads[found], json.dumps(arguments, ensure_ascii=False)))
+            calls.append(Call(new_id(), heads[found], json.dumps(arguments, ensure_ascii=False)))
             text = text[end:]
             if not (self.form.more and (more := self._more.match(text))):
                 break

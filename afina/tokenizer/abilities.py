@@ -23,6 +23,7 @@ FUNCTION: dict[str, Any] = {
 }
 PROBE_ID = "call00001"
 """Nine letters and digits: Mistral's templates take no others."""
+_SHORT = re.compile("[A-Za-z0-9]{9}")
 PROBE_CALL: ToolCall = {
     "id": PROBE_ID,
     "type": "function",
@@ -73,6 +74,8 @@ class Abilities:
     """It tells the model which functions there are."""
     calls: Arguments | None = None
     """How it wants the arguments of calls; None: it has no place for calls."""
+    short_ids: bool = False
+    """It takes no ids of calls but such as :data:`PROBE_ID`."""
     replays: bool = False
     """It writes calls of earlier answers and their results."""
     hermes: bool = False
@@ -103,6 +106,7 @@ class Abilities:
         call: Message = {"role": "assistant", "content": "", "tool_calls": [PROBE_CALL]}
         forms: tuple[Arguments, ...] = ("object", "text")
         form = next((each for each in forms if _writes_call(said([*asked, _formed(call, each)]))), None)
+        other: Message = {**call, "tool_calls": [{**PROBE_CALL, "id": "c1"}]}
         hermes = _is_hermes(said([*asked, _formed(call, form)])) if form else False
         result = {"role": "tool", "content": "afina_result", "name": "afina_probe", "tool_call_id": PROBE_ID}
         replayed = said([*asked, _formed(call, form), result], generation=True) if form else ""
@@ -110,14 +114,13 @@ class Abilities:
         return cls(
             offers="afina_probe" in said(asked, generation=True, tools=[FUNCTION]),
             calls=form,
+            short_ids=bool(form) and not said([*asked, _formed(other, form)]),
             replays="afina_probe" in replayed and "afina_result" in replayed,
             hermes=hermes,
             written=None if hermes or not form else WrittenCall.of(said, lambda *names: _calling(form, *names)),
             thinks="afina_thought" in thinking,
             thought_marks=_marks(thinking, said(_THINKING[:1], generation=True)),
-            opens=_behind(said, [_THINKING[0], {"role": "assistant", "content": "afina_said"}])
-            .partition("afina_said")[0]
-            .strip(),
+            opens=_behind(said, _SAYING).partition("afina_said")[0].strip(),
             own_system=_own_system(said),
         )
 
@@ -125,14 +128,18 @@ class Abilities:
         """The turns as the template reads them: calls and thoughts in its form, every call with an id."""
         made: list[dict[str, Any]] = []
         waiting: list[str] = []
+        names: dict[str, str] = {}
         for number, turn in enumerate(turns):
             each = _formed(turn, self.calls)
             for place, call in enumerate(each.get("tool_calls", ())):
-                call.setdefault("id", f"c{number:04}{place:04}"[:9])
+                own = f"c{number:04}{place:04}"[:9]
+                given = call.setdefault("id", own)
+                names[given] = call["id"] = own if self.short_ids and not _SHORT.fullmatch(given) else given
                 waiting.append(call["id"])
             if each["role"] == "tool":
-                given = each.setdefault("tool_call_id", waiting[0] if waiting else "")
-                waiting = [other for other in waiting if other != given]
+                given = each.get("tool_call_id") or (waiting[0] if waiting else "")
+                each["tool_call_id"] = names.get(given, given)
+                waiting = [other for other in waiting if other != each["tool_call_id"]]
             made.append(each)
         return made
 
