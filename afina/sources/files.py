@@ -12,7 +12,7 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
@@ -39,6 +39,8 @@ class SourceReading:
     position: int
     root: Path
     ledger: Ledger
+    repeated: Callable[[], frozenset[str]] = frozenset
+    """Texts that most pages of the source repeat, known at the first call; see :mod:`afina.sources.repeated`."""
 
     def relative(self, full: Path) -> str:
         """A file's path as documents and errors show it: POSIX, relative to `root`."""
