@@ -272,3 +272,32 @@ def test_a_licence_is_read_once_and_data_of_a_repository_is_no_rows(tmp_path: Pa
                                     "configuration or data of a repository, no rows")  # fmt: skip
     with pytest.raises(DataError, match="unknown columns"):
         left_out(tmp_path, "ports.json")
+
+
+@needs_field
+def test_mdx_comes_without_imports_components_and_comments() -> None:
+    ledger = Ledger()
+    (document,) = read(FIELD / "19-mdx", "berths.mdx", ledger)
+    assert document.title == "Berths" and document.text == (
+        "# Berths\n\nThe harbour of Vela has **42** berths for boats of up to twelve metres.\n\n**Book early**\n\n"
+        "In August every berth is taken by noon.\n\n**Command line**\n\nRun this to take one:\n\n"
+        "```sh\nimport_berth --number 4   # not an import line\nvela berth take 4\n```\n\n**Web**\n\n"
+        "Open the page and click on the berth.\n\n"
+        "The port is 7411. See [the tides](./tides.mdx) and ![map](map.png).\n\n**Prices**\n\nTwelve euros a night.\n"
+    )
+    assert ledger.files[0].dropped == {
+        "front matter": 57, "MDX: imports and exports": 83, "component": 135, "comment": 59, "MDX: expression": 6,
+        "container": 9,
+    }  # fmt: skip
+
+
+@needs_field
+def test_marks_of_documentation_systems_are_no_text() -> None:
+    ledger = Ledger()
+    (document,) = read(FIELD / "19-mdx", "plain.md", ledger)
+    assert document.text == (
+        "# Tides\n\nHigh water comes fifty minutes later every day.\n\nShortcodes of Hugo stand like this.\n\n"
+        "GitBook writes hints like this.\n\n| Port | High water |\n|------|-----------:|\n| Faro | 14:20 |\n"
+        "| Lagos | 15:02 |\n\n[^1]: A footnote of mine.\n"
+    )
+    assert set(ledger.files[0].dropped) == {"front matter", "shortcode", "template tag", "badge"}
