@@ -301,3 +301,21 @@ def test_marks_of_documentation_systems_are_no_text() -> None:
         "| Lagos | 15:02 |\n\n[^1]: A footnote of mine.\n"
     )
     assert set(ledger.files[0].dropped) == {"front matter", "shortcode", "template tag", "badge"}
+
+
+@needs_field
+def test_columns_of_a_pdf_are_read_in_order_without_headers_and_split_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("afina.sources", "afina.sources.parsers"):
+        monkeypatch.setattr(f"{module}.has_docling", lambda: False)
+    ledger = Ledger()
+    (document,) = read(FIELD / "22-pdf", "raster.pdf", ledger)
+    first = document.text.split("\n\n")[0]
+    assert first == (
+        "The harbour of Vela opened in\n1931 with a single quay made of\nstone from the hills behind the\n"
+        "town. Boats came from Culatra\nand unloaded tuna for the factories,\nwhich closed in the year\n"
+        "1972 when the fish stayed away.\nToday the harbour has forty-two\nberths for boats of up to twelve\n"
+        "metres. A night costs ten euros\nin winter and twelve in summer,\nwater and power included. The\n"
+        "office opens at nine and closes\nat six, on Sundays at one."
+    )
+    assert "Handbook" not in document.text and "Page" not in document.text
+    assert ledger.files[0].dropped == {"running header, footer or page number": 81, "hyphen of a split word": 3}
