@@ -142,6 +142,45 @@ def test_code_comes_without_numbers_and_buttons_and_with_its_indents(tmp_path: P
     assert page(tmp_path, f"<main><p>So:</p>{code}</main>") == "So:\n\n```py\nif a:\n    b\n```\n"
 
 
+BANNER = "<div><p>You are reading the manual of version 3.1, which nobody looks after.</p></div>"
+BOX = "<section><h2>Join us</h2><p>Every Monday at the quay, for whoever likes boats.</p></section>"
+
+
+def site(root: Path, pages: int, around: str = "{banner}{text}{box}") -> tuple[list[str], Ledger]:
+    """The texts of pages that share a banner and a box."""
+    for number in range(pages):
+        text = f"<h1>Page {number}</h1><h2>Returns</h2><p>Nothing.</p><p>{'About the boat ' + 'abcdefgh'[number]}, " + (
+            f"which is {number} metres long.</p><pre>import vela_and_whatever_it_takes</pre>"
+        )
+        shown = around.format(banner=BANNER, text=text, box=BOX)
+        (root / f"{number}.html").write_text(f"<html><body>{shown}</body></html>")
+    ledger = Ledger()
+    return [document.text for document in read(root, ".", ledger)], ledger
+
+
+def test_what_most_pages_of_a_source_repeat_is_left_out(tmp_path: Path) -> None:
+    texts, ledger = site(tmp_path, 6)
+    assert texts[3] == (
+        "# Page 3\n\n## Returns\n\nNothing.\n\nAbout the boat d, which is 3 metres long.\n\n"
+        "```\nimport vela_and_whatever_it_takes\n```\n"
+    )
+    assert ledger.files[3].dropped == {
+        "repeated on most pages: You are reading the manual of version 3.1, which nobody look…": 57,
+        "repeated on most pages: Join us Every Monday at the quay, for whoever likes boats.": 48,
+    }
+
+
+def test_few_pages_the_same_page_and_one_page_alone_repeat_nothing(tmp_path: Path) -> None:
+    (tmp_path / "few").mkdir()
+    assert all("nobody looks after" in text for text in site(tmp_path / "few", 4)[0])
+    (tmp_path / "same").mkdir()
+    for number in range(6):
+        (tmp_path / "same" / f"{number}.html").write_text(f"<body>{BANNER}<h1>A</h1>{BOX}</body>")
+    assert all("nobody looks after" in each.text for each in read(tmp_path / "same", "."))
+    site(tmp_path, 6)
+    assert "nobody looks after" in read(tmp_path, "2.html")[0].text
+
+
 def put(root: Path, files: dict[str, str]) -> None:
     for name, content in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)

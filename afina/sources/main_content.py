@@ -16,7 +16,7 @@ What is not certain stays.
 from __future__ import annotations
 
 import re
-from collections.abc import Container
+from collections.abc import Set
 from functools import lru_cache
 from typing import Any
 
@@ -41,6 +41,7 @@ REPEATABLE = frozenset(
     {"aside", "blockquote", "details", "div", "dl", "footer", "form", "header", "ol", "p", "section", "ul"}
 )
 """Elements that are compared between pages. Headings, code and tables are not: manuals repeat them by design."""
+_QUOTED = 60
 SHORTEST_REPEATED = 30
 """Visible characters; "See also" and "Returns nothing." belong to many pages rightly."""
 
@@ -102,10 +103,10 @@ class PageFurniture:
 
     Args:
         tree: the page's root, an lxml element of plain HTML.
-        repeated: texts that most pages of the source have; see :func:`afina.sources.repeated.signature`.
+        repeated: texts that most pages of the source have; see :mod:`afina.sources.repeated`.
     """
 
-    def __init__(self, tree: Any, repeated: Container[str] = frozenset()) -> None:
+    def __init__(self, tree: Any, repeated: Set[str] = frozenset()) -> None:
         self._repeated = repeated
         self._main: set[Any] = set()
         self._above: set[Any] = set()
@@ -125,8 +126,10 @@ class PageFurniture:
         named = self._by_kind(element, role) or self._by_class(element) or _by_text(element)
         if named is None and element.getparent() in self._above:
             return _OUTSIDE.get(element.tag, "outside of the main content")
-        if named is None and self._repeats(element):
-            return "repeated on most pages"
+        if named is None and self._repeated and element.tag in REPEATABLE:
+            text = signature(element)
+            if text in self._repeated and not self._holds_content(element):
+                return f"repeated on most pages: {text if len(text) <= _QUOTED else text[:_QUOTED] + '…'}"
         return named
 
     def is_outside(self, element: Any) -> bool:
@@ -216,9 +219,6 @@ class PageFurniture:
             return True
         return 2 * _characters(element) > self._characters
 
-    def _repeats(self, element: Any) -> bool:
-        return bool(self._repeated) and element.tag in REPEATABLE and signature(element) in self._repeated
-
 
 _MAINS = "//main | //*[@role='main']"
 _TITLES = "//h1[not(ancestor::nav or ancestor::aside or ancestor::footer or ancestor::dialog or ancestor::*[@hidden])]"
@@ -226,7 +226,7 @@ _TITLES = "//h1[not(ancestor::nav or ancestor::aside or ancestor::footer or ance
 
 def signature(element: Any) -> str:
     """What an element says, as it is compared between pages; empty where it is too short to tell."""
-    text = " ".join(element.xpath("string()").split())
+    text = " ".join(" ".join(element.xpath(".//text()")).split())
     return text if visible(text) >= SHORTEST_REPEATED else ""
 
 
