@@ -41,6 +41,8 @@ class SourceReading:
     position: int
     root: Path
     ledger: Ledger
+    drop_unreadable: bool = False
+    """Rows that cannot be used become documents of that kind, for `dropped.jsonl`, and are no error."""
     repeated: Callable[[], frozenset[str]] = frozenset
     """Texts that most pages of the source repeat, known at the first call; see :mod:`afina.sources.repeated`."""
 
