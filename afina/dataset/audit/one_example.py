@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from afina.text.clean import UNSEEN
 from afina.text.code_blocks import open_fence, without_fences
@@ -308,8 +309,13 @@ CHECKS: dict[str, Check] = {
 
 def is_prose(example: Example) -> bool:
     """Whether the file that an example came from holds sentences, by its name's ending."""
-    found = format_of(example.path)
-    return bool(example.messages) or (found.gives != "code" if found else not ending(example.path))
+    return bool(example.messages) or _holds_prose(example.path)
+
+
+@lru_cache(maxsize=64)
+def _holds_prose(path: str) -> bool:
+    found = format_of(path)
+    return found.gives != "code" if found else not ending(path)
 
 
 def body(example: Example) -> str:
