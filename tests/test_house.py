@@ -155,7 +155,7 @@ def test_the_walk_over_the_imports_sees_them() -> None:
     assert found["torch"].at_load
     assert "afina.train.ranks" in found
     assert not next(
-        each for each in IMPORTS["afina.cli.opened"] if each.module == "afina.walk" and not each.types_only
+        each for each in IMPORTS["afina.cli.opened"] if each.module == "afina.walk.context" and not each.types_only
     ).at_load
 
 

@@ -19,8 +19,9 @@ from afina.text.document import visible
 from afina.text.example import Example, read_examples
 from afina.text.identity import group_key
 from afina.tokenizer.encode import encode_examples
-from afina.walk import Context, walk_through
 from afina.walk.base import renderer
+from afina.walk.context import Context
+from afina.walk.walk import walk_through
 
 TOWNS = ("Faro", "Olhão", "Lagos", "Tavira", "Loulé", "Silves")
 ROWS = [{"prompt": f"Onde nasceu o jogador {n}?", "completion": f"Em {TOWNS[n % 6]}, no ano {n}."} for n in range(60)]

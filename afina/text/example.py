@@ -151,7 +151,7 @@ class Example:
         texts += [] if self.rejected is None else [self.rejected]
         for turn in self.messages:
             texts += [turn["role"], turn["content"]]
-            texts += [turn[key] for key in ("reasoning_content", "tool_call_id", "name") if key in turn]  # type: ignore[literal-required]
+            texts += [turn[key] for key in ("reasoning_content", "tool_call_id", "name") if key in turn]
             for call in turn.get("tool_calls", ()):
                 texts.append(call["function"]["name"])
                 if not isinstance(call["function"]["arguments"], dict):

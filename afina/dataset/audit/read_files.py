@@ -68,8 +68,8 @@ def read_files(path: Path, reading: AuditReading, progress: Progress = no_progre
 def _examples(document: Document, reading: AuditReading) -> Iterator[Example]:
     origin = Example(path=document.path, sha256=document.sha256, line=document.line)
     if document.kind == "messages":
-        judged = {"rejected": document.rejected, "label": document.label}
-        yield replace(origin, messages=document.messages, tools=document.tools, **judged)
+        said = replace(origin, messages=document.messages, tools=document.tools)
+        yield replace(said, rejected=document.rejected, label=document.label)
         return
     if kind_of(document.path) in ("text", "markdown"):
         _count_lines(document, reading)
