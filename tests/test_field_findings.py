@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import unicodedata
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny import make_tokenizer
 
 from afina.dataset.audit.answer_checks import ANSWER_CHECKS
 from afina.dataset.audit.audit import Audit, audit_files
+from afina.dataset.audit.clean_copy import write_clean
+from afina.dataset.audit.difference import difference
 from afina.dataset.audit.reference import reference
 from afina.dataset.audit.text_checks import TEXT_CHECKS
 from afina.dataset.build.build import build_dataset
+from afina.errors import DataError, RecipeError
 from afina.recipe import Dataset, Recipe, Source
 from afina.text.example import read_examples
 
@@ -329,3 +335,109 @@ def test_the_page_of_findings_is_fresh_and_every_link_leads_to_a_heading(tmp_pat
     assert (
         file == "docs/findings.md" and f"\n## {heading}\n" in page and finding["name"] == heading == "too_few_examples"
     )
+
+
+# --- from finding to file
+
+
+def test_a_clean_copy_lacks_what_the_policies_drop_and_nothing_else_changes(tmp_path: Path):
+    kept = '{"prompt":  "Onde?", "completion": "Faro é no sul.", "id": 7}'
+    mail = '{"prompt": "Mail?", "completion": "ana@mar.pt", "by": "ana@mar.pt"}'
+    lines = [kept, '{"prompt": "", "completion": "Nada."}', kept, mail]
+    file, out = tmp_path / "rows.jsonl", tmp_path / "clean.jsonl"
+    file.write_text("\n".join(lines), encoding="utf-8")
+    before = file.read_bytes()
+    copy = write_clean(file, out, ["dataset.personal_data=mask"])
+    assert out.read_text(encoding="utf-8").splitlines() == [
+        kept, '{"prompt": "Mail?", "completion": "[E-MAIL]", "by": "[E-MAIL]"}'
+    ]  # fmt: skip
+    assert copy.reasons == {"empty_prompt": 1, "duplicate": 1, "personal_data_masked": 1}
+    assert (copy.kept, copy.rows) == (2, 4)
+    listed = [json.loads(line) for line in copy.list.read_text(encoding="utf-8").splitlines()]
+    assert {(row["reason"], row["where"]) for row in listed} == {
+        ("empty_prompt", "rows.jsonl:2"), ("duplicate", "rows.jsonl:3"), ("personal_data_masked", "rows.jsonl:4")
+    }  # fmt: skip
+    assert file.read_bytes() == before and sorted(each.name for each in tmp_path.iterdir()) == [
+        "clean.dropped.jsonl", "clean.jsonl", "rows.jsonl"
+    ]  # fmt: skip
+
+
+def test_a_clean_copy_never_overwrites_its_own_file_nor_leaves_half_of_one(tmp_path: Path):
+    file = write(tmp_path, good_rows())
+    (tmp_path / "link.jsonl").hardlink_to(file)
+    before = file.read_bytes()
+    for target in (file, tmp_path / "link.jsonl", tmp_path / "x" / ".." / "rows.jsonl"):
+        (tmp_path / "x").mkdir(exist_ok=True)
+        with pytest.raises(RecipeError, match="overwritten"):
+            write_clean(file, target)
+    with pytest.raises(RecipeError, match="one JSONL file"):
+        write_clean(tmp_path, tmp_path / "out.jsonl")
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text('{"prompt": "a"\n', encoding="utf-8")
+    with pytest.raises(DataError):
+        write_clean(broken, tmp_path / "out.jsonl")
+    assert file.read_bytes() == before and not (tmp_path / "out.jsonl").exists()
+
+
+def test_preferences_are_copied_too(tmp_path: Path):
+    rows = [{"prompt": f"Ask {n}?", "chosen": f"It is {n} there.", "rejected": f"No, {n} it is."} for n in range(5)]
+    copy = write_clean(write(tmp_path, [*rows, rows[0]]), tmp_path / "out.jsonl")
+    assert (copy.kept, copy.reasons) == (5, {"duplicate": 1})
+
+
+def test_what_changed_between_two_datasets(tmp_path: Path):
+    rows = [pair(f"Where is house {n}?", f"In road {n}.") for n in range(40)]
+    now = [*rows[1:30], pair(rows[30]["prompt"], "Nowhere."), *rows[31:], pair("Is it new?", "It is.")]
+    found = difference(write(tmp_path, rows, "a.jsonl"), write(tmp_path, now, "b.jsonl"))
+    kinds = (found.same, found.added.count, found.removed.count, found.changed.count, found.moved.count)
+    assert kinds == (38, 1, 1, 1, 0) and found.rows == (40, 40)
+    assert found.changed.places == [f"{tmp_path}/a.jsonl:31 -> {tmp_path}/b.jsonl:30"]
+    assert found.as_json()["removed"] == {"count": 1, "places": [f"{tmp_path}/a.jsonl:1"]}
+    build(tmp_path, rows)
+    (tmp_path / "dataset").rename(tmp_path / "one")
+    recipe = Recipe(
+        name="x", root=str(tmp_path), base="b", sources=[Source(path="rows.jsonl")], seed=9,
+        dataset=Dataset(validation=0.5),
+    )  # fmt: skip
+    build_dataset(recipe, tmp_path / "two")
+    moved = difference(tmp_path / "one", tmp_path / "two")
+    assert moved.moved.count > 3 and moved.same + moved.moved.count == 40 and not moved.added.count
+    assert "(train) -> " in moved.moved.places[0] + moved.moved.places[1]
+
+
+def run_alone(*arguments: str) -> str:
+    """The command line in a process of its own; its last line of stdout says whether torch was imported."""
+    code = (
+        "import sys; from afina.cli.verbs import main\n"
+        "try: main()\nfinally: print('torch' if sys.modules.get('torch') else 'none')"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    assert not done.returncode, done.stderr
+    return done.stdout
+
+
+def test_data_is_audited_and_shown_by_a_tokenizer_without_torch(tmp_path: Path):
+    base = tmp_path / "base"
+    make_tokenizer(base)
+    file = write(tmp_path, good_rows())
+    audited = run_alone("data", "audit", str(file), "--base", str(base))
+    assert "token_lengths" in audited and audited.endswith("none\n")
+    shown = run_alone("data", "show", str(file), "--base", str(base), "--tokens", "--count", "2")
+    assert f"{file}:1  (" in shown and "[<|end|>]" in shown and shown.endswith("none\n")
+
+
+def test_a_dataset_is_summed_up_once(tmp_path: Path):
+    write(tmp_path, good_rows())
+    (tmp_path / "r.yaml").write_text("name: x\nbase: none\nsources: [{path: rows.jsonl}]\n", encoding="utf-8")
+    command = [
+        sys.executable,
+        "-m",
+        "afina",
+        "data",
+        "build",
+        str(tmp_path / "r.yaml"),
+        "--runs",
+        str(tmp_path / "runs"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert (done.stdout + done.stderr).count("every character of the sources is accounted for") == 1

@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -45,7 +45,7 @@ def data_build(
         return
     with walk_of(recipe, overrides, runs) as walk:
         ask_teacher_again(walk)
-        summary = do_stages(walk, "recipe", "dataset")
+        summary = do_stages(replace(walk, verb_shows=True), "recipe", "dataset")
         show(summary, as_json, describe_summary(summary))
         say(f"dataset: {walk.folder / 'dataset'}")
 

@@ -96,8 +96,8 @@ def main() -> None:
 
 
 def _do_without_torch() -> None:
-    """Let transformers find no torch: a verb over data opens a tokenizer and no model, and importing torch takes most of
-    its time. Of a recipe, documents may be read by libraries that need it."""
+    """Let transformers find no torch: a verb over data opens a tokenizer and no model, and to import torch takes most
+    of its time. Of a recipe, documents may be read by libraries that need it."""
     if not any(word.endswith((".yaml", ".yml")) for word in sys.argv):
         os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
         sys.modules.setdefault("torch", None)  # type: ignore[arg-type]  # Python's way to say: it is not there

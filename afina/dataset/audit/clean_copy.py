@@ -60,8 +60,8 @@ def write_clean(file: Path, out: Path, settings: Sequence[str] = (), progress: P
 
     Args:
         out: of the copy, never the file itself; the list is ``OUT.dropped.jsonl``, without the copy's own ending.
-        settings: of a recipe, such as ``dataset.personal_data=mask``. Where they say nothing else, rows without prompt or
-            answer are left out, and rows that stand there again.
+        settings: of a recipe, such as ``dataset.personal_data=mask``. Where they say nothing else, rows without prompt
+            or answer are left out, and rows that stand there again.
 
     Raises:
         RecipeError: the file is no JSONL, or `out` is the file.
