@@ -109,7 +109,9 @@ _BY_A_MACHINE = re.compile(
     r"|(?:^|[.!?:;,\n]\s*)como modelo de lenguaje\b",
     re.IGNORECASE,
 )
-_OPENING = 400
+_MACHINES = ("an ai", "artificial intelligence", "language model", "modelo de", "uma ia", "como ia", "inteligência",
+             "assistente")  # fmt: skip
+"""One of them stands in all that the pattern finds; to look for them is quicker."""
 
 
 def refusal(said: Exchange) -> int | None:
@@ -130,7 +132,10 @@ def is_refusal(text: str) -> bool:
 
 def as_an_ai(said: Exchange) -> int | None:
     """The answer says that a language model wrote it."""
-    found = _BY_A_MACHINE.search(said.prose) if said.asked else None
+    lower = said.prose.lower() if said.asked else ""
+    if not any(word in lower for word in _MACHINES):
+        return None
+    found = _BY_A_MACHINE.search(said.prose)
     return found.start() if found else None
 
 

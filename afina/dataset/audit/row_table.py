@@ -8,6 +8,7 @@ from the columns when all have been read.
 from __future__ import annotations
 
 import json
+import re
 import struct
 import tempfile
 from typing import IO, TYPE_CHECKING, Any
@@ -152,7 +153,7 @@ def _short(prompt: str) -> str:
     return prompt if len(prompt) <= EXCERPT_CHARS // 2 else normal(prompt[: EXCERPT_CHARS // 2 - 1]) + "…"
 
 
-_DIGITS = str.maketrans("123456789", "000000000")
+_NUMBER = re.compile(r"\d+")
 
 
 def _without_numbers(said: str) -> str:
@@ -161,9 +162,5 @@ def _without_numbers(said: str) -> str:
     >>> _without_numbers("In 1910 the club of Faro had 12 members, who had 3 boats and a house.")
     'In 0 the club of Faro had 0 members, who had 0 boats and a house.'
     """
-    zeros = said.translate(_DIGITS)
-    if "0" not in zeros:
-        return ""
-    while "00" in zeros:
-        zeros = zeros.replace("00", "0")
-    return zeros if len(zeros) >= SERIES_CHARS else ""
+    zeros, numbers = _NUMBER.subn("0", said)
+    return zeros if numbers and len(zeros) >= SERIES_CHARS else ""

@@ -241,6 +241,8 @@ _CHATBOT = re.compile(
 
 def chatbot_leftover(said: Exchange) -> int | None:
     """Marks of a chatbot's page: ``【4†source】``, ``oaicite``, "Regenerate response"."""
+    if not any(mark in said.prose for mark in ("†", "oai", "turn", "utm_", "sandbox:", "[citation", "Regenerate")):
+        return None
     found = _CHATBOT.search(said.prose)
     return found.start() if found else None
 
