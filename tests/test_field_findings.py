@@ -141,7 +141,8 @@ def test_a_planted_flaw_is_found_and_its_neighbour_is_not(
 
 
 def test_every_check_of_answers_has_a_planted_flaw():
-    assert {name for name, _, _ in PLANTED} | {"better_is_refusal"} == {*ANSWER_CHECKS, *TEXT_CHECKS}
+    checks = {*ANSWER_CHECKS, *TEXT_CHECKS, "end_mark_in_answer"}
+    assert {name for name, _, _ in PLANTED} | {"better_is_refusal"} == checks
 
 
 def test_a_better_answer_that_declines(tmp_path: Path):

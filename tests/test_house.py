@@ -328,7 +328,7 @@ PARSES_JSON: dict[str, str] = {
     "afina.endpoint.answers": "what a model answers",
     "afina.serve.identity": "what a server answers",
     "afina.serve.messages": "what a client sends",
-    "afina.serve.tools": "what a model writes",
+    "afina.tokenizer.abilities": "what a model writes",
     "afina.sources.rows": "a document's own notes, in memory",
     "afina.sources.tables": "people's rows, each refused with its line",
     "afina.text.lines": "a document's own notes, in memory",

@@ -79,8 +79,8 @@ def built(*overrides: str) -> tuple[list[Example], list[Row]]:
         # tokens in = tokens trained + tokens named as left out (a block opens with the last token of the one before)
         assert encoded.tokens == rows - encoded.repeated + sum(encoded.dropped.values())
         dropped = [json.loads(line) for line in (folder / "dropped.jsonl").open(encoding="utf-8")]
-        dropped += [{"reason": "too_long", "where": where} for where in encoded.dropped_examples]
-        left_out = set(encoded.dropped_examples)
+        dropped += [{"reason": "too_long", "where": where} for where in encoded.dropped_examples.get("too_long", [])]
+        left_out = set(encoded.dropped_examples.get("too_long", []))
         return [each for each in examples if f"{each.path}:{each.line}" not in left_out], dropped
 
 

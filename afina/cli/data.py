@@ -33,7 +33,7 @@ def data_build(
     """Build the dataset only."""
     from afina.dataset.audit.describe import describe_summary
     from afina.walk.dataset import ask_teacher_again
-    from afina.walk.walk import do_stages
+    from afina.walk.walk import do_stages, look_at_dataset
 
     overrides = [*(overrides or []), *([f"dataset.engine={engine}"] if engine else [])]
     if estimate:
@@ -48,6 +48,9 @@ def data_build(
         summary = do_stages(replace(walk, verb_shows=True), "recipe", "dataset")
         show(summary, as_json, describe_summary(summary))
         say(f"dataset: {walk.folder / 'dataset'}")
+        here = walk.recipe.base is None or base_of(walk) is not None
+        if here and (problems := look_at_dataset(walk)):
+            say("\n".join(["a training will stop at this:", *map(str, problems)]))
 
 
 def data_audit(

@@ -10,9 +10,8 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Sequence
-from typing import cast
 
-from afina.text.document import Message
+from afina.text.document import Message, map_message
 from afina.text.example import Example, content_hash
 
 _NO_WIDTH = re.compile("[\u00ad\u200b\u200e\u200f\u2060\ufeff]")
@@ -36,7 +35,7 @@ def content_key(example: Example) -> str:
     >>> content_key(Example(text="a  b")) == content_key(Example(text="a\\nb")) != content_key(Example(text="A b"))
     True
     """
-    messages = [cast(Message, {**message, "content": normal(message["content"])}) for message in example.messages]
+    messages = [map_message(message, normal) for message in example.messages]
     rejected = None if example.rejected is None else normal(example.rejected)
     return content_hash(normal(example.text), messages, rejected, example.label, example.tools)
 

@@ -75,18 +75,6 @@ def turn_in_answer(said: Exchange) -> int | None:
     return found.start()
 
 
-_END_MARK = re.compile(
-    r"</s>|<eos>|\[EOS\]|<\|(?:endoftext|im_end|eot_id|eom_id|end|end_of_text|return)\|>|<end_of_turn>"
-    r"|<｜end▁of▁sentence｜>"
-)
-
-
-def end_mark_in_answer(said: Exchange) -> int | None:
-    """The end mark of some base stands in it: of another base it is words, of this one a second end."""
-    found = _END_MARK.search(said.prose) if "<" in said.prose or "[" in said.prose else None
-    return found.start() if found else None
-
-
 _REFUSAL = re.compile(
     r"(?:(?:I['’]?m|I am) (?:\w+ )?sorry[,.]? ?(?:but )?|sorry, (?:but )?|unfortunately, |as an? AI[^.\n]{0,40}, )?"
     r"I (?:can(?:not|['’]t| not)|am (?:unable|not able)|won['’]t(?: be able)?|will not|must decline)(?: to)? "
@@ -191,7 +179,6 @@ ANSWER_CHECKS: dict[str, AnswerCheck] = {
     "answer_language": answer_in_another_language,
     "split_words": split_words,
     "turn_in_answer": turn_in_answer,
-    "end_mark_in_answer": end_mark_in_answer,
     "refusal": refusal,
     "as_an_ai": as_an_ai,
     "better_is_refusal": better_is_refusal,

@@ -6,7 +6,7 @@ says what to do. What is **fatal** stops a run unless the recipe's `dataset.acce
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from afina.recipe import Recipe, nearest
 from afina.record import Record, read_rows
 from afina.run import Progress, no_progress, read_mapping
 from afina.sandbox.code_check import check_blocks
+from afina.sources.rows import large_columns
 from afina.text.example import Example, read_examples
 
 
@@ -73,6 +74,11 @@ def audit_dataset(folder: Path, recipe: Recipe, tokens: TokenView | None = None)
     if dropped:
         rows = [{"where": str(folder / "dropped.jsonl"), "text": f"{reason}: {n}"} for reason, n in dropped.items()]
         extra.append(make_finding("left_out", sum(dropped.values()), sum(dropped.values()), rows[:EXAMPLES_SHOWN]))
+    columns = {}
+    for entry in summary.record("ledger").records("files"):
+        if shares := large_columns(entry.number("chars_in") or 0, dict(entry.record("dropped").numbers())):
+            columns[entry.required_text("path")] = shares
+    extra += left_out_columns(columns)
     # Duplicates that the recipe keeps on purpose are told, but do not stop it.
     warn_only = ["exact_duplicate"] if recipe.dataset.on_duplicate == "keep" else []
     if (folder / "code.jsonl").exists():
@@ -138,6 +144,7 @@ def audit_files(
     held_out = read_files(validation, reading, progress) if validation else iter(())
     audit = _audit(train, held_out, [], [], tokens)
     extra = code_findings([item.as_json() for item in check_blocks(reading.blocks, check_code or {}, progress)])
+    extra += refused_rows(reading, audit)
     if reading.problems:
         shown = [{"where": item.where, "text": excerpt(item.what)} for item in reading.problems[:EXAMPLES_SHOWN]]
         count = len(reading.problems)
@@ -148,6 +155,26 @@ def audit_files(
         shown = [{"where": path, "text": why} for path, why in list(reading.skipped.items())[:EXAMPLES_SHOWN]]
         extra.append(make_finding("skipped_file", len(reading.skipped), len(reading.skipped) + reading.files, shown))
     return replace(audit, findings=worst_first([*audit.findings, *extra]))
+
+
+def refused_rows(reading: AuditReading, audit: Audit) -> Iterator[Finding]:
+    """One finding per kind of row that a build would stop at; and the columns that it would leave out."""
+    of = audit.train + audit.validation + sum(rows.count for rows in reading.refused.values())
+    for name, rows in reading.refused.items():
+        kinds = "; ".join(f"{count} x {what}" for what, count in rows.kinds.most_common(3))
+        yield make_finding(name, rows.count, of, rows.shown, what=f"{RULES[name].what}: {kinds}")
+    yield from left_out_columns(reading.columns)
+
+
+def left_out_columns(columns: Mapping[str, Mapping[str, float]]) -> Iterator[Finding]:
+    """The columns that play no part and hold much of a file's text: path -> column -> share."""
+    shown = [
+        {"where": path, "text": f"`{name}` holds {share:.0%} of the file's characters"}
+        for path, shares in columns.items()
+        for name, share in shares.items()
+    ]
+    if shown:
+        yield make_finding("large_column_left_out", len(shown), len(shown), shown[:EXAMPLES_SHOWN])
 
 
 def check_accepted(names: Sequence[str]) -> None:
@@ -175,7 +202,7 @@ def _audit(
     threshold: float = 0.8,
 ) -> Audit:
     table = RowTable()
-    learned, held_out = SplitAudit("train", tokens, language), SplitAudit("validation", expected=language)
+    learned, held_out = SplitAudit("train", tokens, language), SplitAudit("validation", tokens, language)
     for split, examples in ((learned, train), (held_out, validation)):
         for example in examples:
             split.add(example)

@@ -46,6 +46,60 @@ class Rule:
 
 RULES: dict[str, Rule] = {
     "unreadable": Rule("files or rows that cannot be read", "fix them; the place is named", 0.0),
+    "unlearned_field": Rule(
+        "rows with a field that decides what is learned and that training does not know; a build stops at them",
+        "convert them; or on the source `leave_out: [NAME]`; or `dataset.on_unreadable: drop` (left out, counted)",
+        0.0,
+    ),
+    "broken_call": Rule(
+        "rows whose calls are no calls, or have arguments that are no JSON object; a build stops at them",
+        "fix them, or set `dataset.on_unreadable: drop` (left out, counted)",
+        0.0,
+    ),
+    "large_column_left_out": Rule(
+        "columns that play no part and hold much of a file's text",
+        "nothing to do where it is meant; else name the column a part of the row, by `columns` on the source",
+    ),
+    "think_unbalanced": Rule(
+        "answers that open a thought and never close it, or close one that they never opened",
+        "fix them, or leave these rows out: a model learns to think without end, or to stop thinking it never began",
+        0.05,
+    ),
+    "think_on_some": Rule(
+        "answers that do not think, among others that do: the model learns to do either, by chance",
+        "give all answers a thought, or none; or train two models",
+    ),
+    "stringified_null": Rule(
+        "questions or answers that are the word nan, None or null: an empty cell that was written as a text",
+        "write the table again with empty cells left empty (in pandas `fillna('')`), or leave these rows out",
+        0.05,
+    ),
+    "end_mark_in_answer": Rule(
+        "answers that end with an end token written as a text: it is learned as words, before the real one",
+        "take it out: afina ends each answer itself",
+        0.05,
+    ),
+    "tool_unknown": Rule(
+        "rows that call a function which they do not define", "add it to the row's `tools`, or fix the name", 0.05
+    ),
+    "tool_missing_argument": Rule(
+        "rows with a call that lacks an argument which its function requires", "add it, or fix `required`", 0.05
+    ),
+    "tool_wrong_argument": Rule(
+        "rows with a call whose arguments are not as their function says", "fix the call, or the schema", 0.05
+    ),
+    "tool_result_without_call": Rule(
+        "rows with a result that answers no call", "add the call before it, or take the result out"
+    ),
+    "tool_call_without_result": Rule(
+        "rows with a call that gets no result although the conversation goes on",
+        "add the result as a turn of the role tool",
+    ),
+    "tool_id_twice": Rule("rows in which two calls have one id", "give each call an id of its own"),
+    "tool_definition": Rule(
+        "rows that define a function without a name or without parameters as a schema",
+        'write {"name", "description", "parameters": {"type": "object", "properties": {...}, "required": [...]}}',
+    ),
     "empty_prompt": Rule(
         "conversations without a prompt: their answers are learned as answers to nothing",
         "fix them, or set `dataset.on_empty_prompt: drop` or `text`",
@@ -153,11 +207,6 @@ RULES: dict[str, Rule] = {
         "cut them before it, or make turns of them (`messages`)",
         0.05,
     ),
-    "end_mark_in_answer": Rule(
-        "answers that hold the end mark of a base: learned as words, or as an end before the end",
-        "take them out of the answers: afina writes the mark itself",
-        0.05,
-    ),
     "refusal": Rule(
         "answers that decline: learned, they are declined again",
         "nothing to do where it is meant; else leave them out",
@@ -212,7 +261,8 @@ RULES: dict[str, Rule] = {
     "control_characters": Rule("characters that nobody sees", "remove them from the source"),
     "placeholder": Rule("answers or texts that were never written", "write them, or leave these rows out", 0.10),
     "chat_markers": Rule(
-        "marks of a chat format, or JSON, inside the text: they are learned as words",
+        "marks of a chat format, or JSON, inside the text: they are learned as words, and in a plain text the "
+        "questions are learned like the answers",
         "take them out of the texts: afina writes the marks itself, around `messages` or `prompt` and `completion`",
         0.05,
     ),
@@ -245,6 +295,20 @@ RULES: dict[str, Rule] = {
         "conversations that the chat template cannot render for training",
         "set `chat.template: chatml`, or a Jinja file that gives every turn back word for word",
         0.0,
+    ),
+    "thoughts_not_learned": Rule(
+        "thoughts that the chat template leaves out",
+        "start from a base whose template has a place for them, set `chat.turns: each`, or leave them out of the rows",
+    ),
+    "row_for_each_answer": Rule(
+        "conversations that become a row for each answer",
+        "nothing to do; `chat.turns` chooses otherwise",
+        note=True,
+    ),
+    "template_system": Rule(
+        "conversations without a system text, to which the chat template gives its own",
+        "nothing to do; `chat.system` sets another",
+        note=True,
     ),
     "over_length": Rule(
         "examples longer than the limit",

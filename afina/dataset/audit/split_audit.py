@@ -15,6 +15,7 @@ from afina.dataset.audit.one_example import CHECKS, Spot, excerpt, whole
 from afina.dataset.audit.rules import FEWEST_EXAMPLES, RULES, Finding, Severity, make_finding
 from afina.dataset.audit.text_checks import TEXT_CHECKS
 from afina.dataset.audit.token_audit import TokenAudit, TokenView
+from afina.dataset.audit.turn_checks import TURN_CHECKS, Thinking
 from afina.text.example import Example
 from afina.text.personal_data import find_personal_data
 
@@ -42,9 +43,10 @@ class SplitAudit:
     ) -> None:
         self.split = split
         self.personal_data: Counter[str] = Counter()
-        self.tokens = TokenAudit(tokens) if tokens else None
+        self.tokens = TokenAudit(tokens, held_out=split == "validation") if tokens else None
         self.languages = LanguageMix(expected)
         self.lengths, self.cut, self.shifted, self.forms = LengthBias(), CutAnswers(), ShiftedAnswers(), UnicodeForms()
+        self.thinking = Thinking()
         self.shown_in: dict[str, list[dict[str, str]]] = {}
         self.examples = self.conversations = 0
         self.tallies = {name: _Tally() for name in RULES}
@@ -53,7 +55,7 @@ class SplitAudit:
         """Look at one example."""
         self.examples += 1
         self.conversations += bool(example.messages)
-        for name, check in CHECKS.items():
+        for name, check in (CHECKS | TURN_CHECKS).items():
             spot = check(example)
             if spot:
                 self._hit(name, example, spot)
@@ -62,6 +64,7 @@ class SplitAudit:
         self._see_answers(example)
         self._see_language(example)
         self.lengths.add(example)
+        self.thinking.add(example)
         self.forms.see(whole(example), f"{example.path}:{example.line}")
         if self.tokens:
             self.tokens.add(example)
@@ -146,6 +149,11 @@ class SplitAudit:
             what = f"{RULES['length_bias'].what} are {self.lengths} of {pairs} pairs"
             severity: Severity = "warning" if self.lengths.strong else "note"
             yield make_finding("length_bias", self.lengths.longer, pairs, [], self.split, what=what, severity=severity)
+
+        if (thinking := self.thinking).on_some:
+            what = f"{thinking.thinking} of {thinking.answers} answers think; the others are learned without a thought"
+            silent = thinking.answers - thinking.thinking
+            yield make_finding("think_on_some", silent, thinking.answers, thinking.shown, self.split, what=what)
 
     def _language_mix(self) -> Iterator[Finding]:
         """One finding, where there is more than one language, or another than the recipe names."""
