@@ -4,9 +4,9 @@ from __future__ import annotations
 
 FOLLOWED: dict[str, tuple[str, ...]] = {
     # module -> a part of the text, as it stands in the source (… for what is filled in)
-    "dataset/audit/audit.py": (
-        "take them out of the texts: afina writes the marks itself", "keep one answer, or make the prompts differ",
-        "did you mean `…`?"),
+    "dataset/audit/audit.py": ("did you mean `…`?",),
+    "dataset/audit/rules.py": (
+        "take them out of the texts: afina writes the marks itself", "keep one answer, or make the prompts differ"),
     "dataset/audit/token_audit.py": (
         "or set `chat.marks_in_text: words`", "set `train.max_length: …`, or `dataset.on_too_long: drop`",
         "or `dataset.on_not_rendered: drop`"),
@@ -66,7 +66,9 @@ NOT_FOLLOWED: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "a file, a row or a text is mended by hand: there is no setting to follow": (
         ("sources/", ""), ("text/example.py", ""), ("score/output_checks.py", ""), ("score/(columns|score).py", ""),
-        ("evaluate/(probes|tasks|code_task|safety/known).py", ""), ("dataset/audit/(audit|show).py", ""),
+        ("evaluate/(probes|tasks|code_task|safety/known).py", ""), ("dataset/audit/(audit|rules|show).py", ""),
+        ("dataset/audit/(clean_copy|difference).py", ""), ("dataset/audit/clean_copy.py", "`afina data build`$"),
+        ("cli/data.py", "^(check the path|name (one JSONL file|a base's folder))"),
         ("dataset/build/(split|code_policy|build).py", ""), ("plan/tables.py", ""), ("recipe/(load|edit).py", ""),
         ("tokenizer/(marks|load).py", ""), ("tokenizer/load.py", "name it in `chat.template`"),
         ("export/(ollama|template).py", ""), ("export/template.py", "a Jinja file of your own"),
@@ -76,12 +78,12 @@ NOT_FOLLOWED: dict[str, tuple[tuple[str, str], ...]] = {
         ("dataset/build/code_policy.py", "`dataset.on_wrong_code: drop`"),
     ),
     "it is printed with a finding that stops nothing, or that stops other settings followed here": (
-        ("dataset/audit/audit.py", "^(convert|nothing to do|give more data|`dataset|decode|fix|set|end|write one)"),
-        ("dataset/audit/audit.py", "whose marks are tokens of this base$"),
+        ("dataset/audit/rules.py", "^(nothing to do|give|`dataset|decode|fix|set|end|write one|normalize|convert)"),
+        ("dataset/audit/rules.py", "whose marks are tokens of this base$"),
     ),
     "it says what to write into the rows, or which base has a place for them; test_templates.py tries both": (
         ("tokenizer/(template|chat).py", "^(give (it a|its)|known:|put them into|remove the row)"),
-        ("dataset/audit/audit.py", "^start from a base whose template"),
+        ("dataset/audit/rules.py", "^start from a base whose template"),
     ),
     "a package, a program, a device or a network is needed that a test has not": (
         ("", "pip install"), ("dataset/build/datatrove_tasks.py", ""), ("endpoint/", ""), ("sources/(hub|web).py", ""),

@@ -165,7 +165,7 @@ def test_findings_between_rows(tmp_path: Path):
     }
     places = {item.name: item.examples[0]["where"].rsplit("/")[-1] for item in audit.findings}
     assert places == {"exact_duplicate": "rows.jsonl:91", "contradictory_answers": "rows.jsonl:92",
-                      "boilerplate_answer": "rows.jsonl:97", "leakage": "held.jsonl:1"}  # fmt: skip
+                      "boilerplate_answer": "rows.jsonl:93", "leakage": "held.jsonl:1"}  # fmt: skip
     assert audit.fatal(["leakage"]) == [] and [item.name for item in audit.fatal()] == ["leakage"]
     json.dumps(audit.as_json())
 

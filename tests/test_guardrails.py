@@ -14,10 +14,11 @@ from tiny import ROWS, make_base, make_recipe, make_rows
 
 from afina.dataset.audit.audit import audit_files
 from afina.evaluate.evaluate import HeldOut, evaluate
-from afina.evaluate.guardrails import NAMES, GuardedAnswer, flaws, loops, misses, words_of
+from afina.evaluate.guardrails import NAMES, GuardedAnswer, flaws, misses
 from afina.evaluate.probes import ProbeSet, Question
 from afina.model.load_torch import load_base
 from afina.recipe import Adapter, Chat, Guardrails, Limits
+from afina.text.answer_flaws import loops, words_of
 from afina.train.backend_torch import TorchBackend
 from afina.train.loop import TrainingJob, train
 from afina.train.measure import token_view

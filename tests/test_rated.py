@@ -10,7 +10,8 @@ import pytest
 import torch
 from tiny import make_base, make_recipe
 
-from afina.dataset.audit.between_examples import Contradictions
+from afina.dataset.audit.between_examples import Between
+from afina.dataset.audit.row_table import RowTable
 from afina.dataset.build.build import build_dataset
 from afina.errors import DataError
 from afina.evaluate.loss import held_out_pairs
@@ -72,10 +73,11 @@ def test_a_rated_example_goes_through_its_file_and_is_another_than_its_opposite(
 def test_one_answer_that_is_good_and_bad_is_a_contradiction():
     turns = ({"role": "user", "content": "Onde?"}, {"role": "assistant", "content": "Faro"})
     other = ({"role": "user", "content": "Onde?"}, {"role": "assistant", "content": "Lagos"})
-    seen = Contradictions()
-    found = [seen.add(each) for each in (Example(messages=turns, label=True), Example(messages=other, label=False),
-                                         Example(messages=turns, label=False))]  # fmt: skip
-    assert found == [False, False, True] and seen.count == 2
+    table = RowTable()
+    for line, (messages, label) in enumerate([(turns, True), (other, False), (turns, False)], start=1):
+        table.add(Example(messages=messages, label=label, path="rows.jsonl", line=line))
+    (found,) = [item for item in Between(table, 3, 0.8).within("train") if item.name == "contradictory_answers"]
+    assert found.count == 2 and found.shown == [{"where": "rows.jsonl:3", "text": "Onde? -> Faro"}]
 
 
 def test_the_held_out_score_of_rated_answers_by_hand(tmp_path):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import sys
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +18,7 @@ from afina.cli.output import say, show
 
 if TYPE_CHECKING:
     from afina.recipe import Recipe
+    from afina.text.example import Example
     from afina.walk.context import Context
 
 
@@ -41,7 +45,7 @@ def data_build(
         return
     with walk_of(recipe, overrides, runs) as walk:
         ask_teacher_again(walk)
-        summary = do_stages(walk, "recipe", "dataset")
+        summary = do_stages(replace(walk, verb_shows=True), "recipe", "dataset")
         show(summary, as_json, describe_summary(summary))
         say(f"dataset: {walk.folder / 'dataset'}")
         here = walk.recipe.base is None or base_of(walk) is not None
@@ -65,6 +69,10 @@ def data_audit(
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Setting of a recipe, e.g. train.max_length=512 (with --base).")
     ] = None,
+    write_clean: Annotated[
+        Path | None,
+        typer.Option(help="Write a copy of a JSONL file without what the policies drop (--set), and a list of that."),
+    ] = None,
     as_json: AsJson = False,
     runs: RunsFolder = Path("runs"),
 ) -> None:
@@ -73,11 +81,20 @@ def data_audit(
     from afina.dataset.audit.describe import describe_audit
     from afina.progress import StageProgress
     from afina.recipe import recipe_of
-    from afina.sandbox.compilers import parse_choices
-    from afina.walk.walk import do_stages
 
-    code = parse_choices(check_code or [])
+    code = {}
+    if check_code:
+        from afina.sandbox.compilers import parse_choices
+
+        code = parse_choices(check_code)
+    if write_clean and (len(paths) != 1 or paths[0].suffix in (".yaml", ".yml")):
+        from afina.errors import RecipeError
+
+        fix = "name one JSONL file; of a recipe `afina data build` writes the clean dataset"
+        raise RecipeError("a clean copy is made of one file", fix, "--write-clean")
     if len(paths) == 1 and paths[0].suffix in (".yaml", ".yml"):
+        from afina.walk.walk import do_stages
+
         chosen = [f"dataset.check_code.{language}={compiler!r}" for language, compiler in code.items()]
         with walk_of(paths[0], [*(settings or []), *chosen], runs) as walk:
             tokens = token_view_of(base or base_of(walk), walk.recipe)  # before anything is built: it may be no base
@@ -91,32 +108,116 @@ def data_audit(
         accepted = []
     fatal = audit.fatal([*accepted, *(accept or [])])
     show(audit.as_json(), as_json, describe_audit(audit))
+    if write_clean:
+        from afina.dataset.audit.clean_copy import write_clean as write_copy
+
+        with StageProgress("clean copy") as progress:
+            copy = write_copy(paths[0], write_clean, settings or [], progress)
+        say(copy.describe())
     if fatal:
         raise typer.Exit(3)
 
 
+def data_diff(
+    before: Annotated[Path, typer.Argument(metavar="A", help="A dataset folder, a run, or any file or folder.")],
+    after: Annotated[Path, typer.Argument(metavar="B", help="The other.")],
+    as_json: AsJson = False,
+) -> None:
+    """Say what changed between two datasets: rows added, removed, changed, moved across the split."""
+    from afina.dataset.audit.difference import difference
+    from afina.progress import StageProgress
+
+    with StageProgress("diff") as progress:
+        found = difference(before, after, progress)
+    show(found.as_json(), as_json, found.describe())
+
+
 def data_show(
-    where: Annotated[Path, typer.Argument(metavar="RUN|DATASET", help="A run's folder or a dataset folder.")],
+    where: Annotated[
+        Path, typer.Argument(metavar="RUN|DATASET|PATH", help="A run's folder, a dataset folder, or any data.")
+    ],
     count: Annotated[int, typer.Option(help="How many examples.")] = 5,
-    tokens: Annotated[bool, typer.Option(help="Token by token, what is learned marked (needs a run).")] = False,
+    tokens: Annotated[
+        bool, typer.Option(help="Token by token, what is learned marked (of a run, or with --base).")
+    ] = False,
+    base: Annotated[
+        Path | None, typer.Option(help="A base's folder, for data without a run: its tokenizer, no weights.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Setting of a recipe, e.g. chat.template=chatml (with --base).")
+    ] = None,
 ) -> None:
     """Print examples as the model will see them."""
-    from afina.dataset.audit.show import show_examples
+    from afina.errors import RecipeError
 
-    folder = where / "dataset" if (where / "dataset").is_dir() else where
-    if tokens:
+    run, dataset = (where / "recipe.yaml").is_file(), _dataset_folder(where)
+    if tokens and base is None and not run:
+        raise RecipeError("tokens need a tokenizer", "name a base's folder: --base BASE", str(where))
+    if not tokens and dataset:
+        from afina.dataset.audit.show import show_examples
+
+        for text in show_examples(dataset, count):
+            print(text, end="\n\n")
+        return
+    with contextlib.ExitStack() as opened:
+        shown = _as_tokens(where, base, settings or [], opened) if tokens else _as_text
+        for example in _examples_of(where, dataset, count):
+            print(shown(example), end="\n\n")
+
+
+def _dataset_folder(where: Path) -> Path | None:
+    """The dataset of a run or the folder of one; None for other data."""
+    for folder in (where / "dataset", where):
+        if (folder / "train.jsonl").is_file() and (folder / "dataset.json").is_file():
+            return folder
+    return None
+
+
+def _examples_of(where: Path, dataset: Path | None, count: int) -> Iterator[Example]:
+    """The first of a dataset, or of any data; what could not be read on the way is said."""
+    if dataset:
         from afina.text.example import read_examples
-        from afina.tokenizer.show import show_tokens
+
+        yield from itertools.islice(read_examples(dataset / "train.jsonl"), count)
+        return
+    from afina.dataset.audit.read_files import AuditReading, read_files
+    from afina.errors import RecipeError
+
+    if not where.exists():
+        raise RecipeError("there is no such file or folder", "check the path", str(where))
+    reading = AuditReading()
+    yield from itertools.islice(read_files(where, reading), count)
+    for problem in reading.problems:
+        say(str(problem))
+
+
+def _as_text(example: Example) -> str:
+    from afina.dataset.audit.show import render
+
+    return render(example)
+
+
+def _as_tokens(
+    where: Path, base: Path | None, settings: list[str], opened: contextlib.ExitStack
+) -> Callable[[Example], str]:
+    """Show an example by a base's tokenizer, or by the one of a run."""
+    from afina.tokenizer.show import show_tokens
+
+    if base is None:
         from afina.walk.base import renderer
         from afina.walk.walk import do_stages
 
-        with reopened(where, writes=False) as walk:
-            do_stages(walk, "tokenizer")
-            for example, _ in zip(read_examples(folder / "train.jsonl"), range(count), strict=False):
-                print(show_tokens(example, renderer(walk), color=sys.stdout.isatty()), end="\n\n")
-        return
-    for text in show_examples(folder, count):
-        print(text, end="\n\n")
+        walk = opened.enter_context(reopened(where, writes=False))
+        do_stages(walk, "tokenizer")
+        made = renderer(walk)
+    else:
+        from afina.recipe import recipe_of
+        from afina.tokenizer.chat import Renderer
+        from afina.tokenizer.load import load_tokenizer
+
+        recipe = recipe_of(settings)
+        made = Renderer(load_tokenizer(str(base), recipe.chat, root=Path(recipe.root)), recipe.chat)
+    return lambda example: show_tokens(example, made, color=sys.stdout.isatty())
 
 
 def base_of(context: Context) -> Path | None:

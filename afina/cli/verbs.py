@@ -44,6 +44,7 @@ app.command(cls=KeyCommand)(training.run)
 data_app.command("build", cls=KeyCommand)(data.data_build)
 data_app.command("audit")(data.data_audit)
 data_app.command("show")(data.data_show)
+data_app.command("diff")(data.data_diff)
 app.command()(training.plan)
 app.command(cls=KeyCommand)(training.train)
 app.command("eval")(judging.evaluate)
@@ -83,6 +84,8 @@ def main() -> None:
     # before torch is loaded. LOG.md has the figures.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    if sys.argv[1:2] == ["data"] and "--base" in sys.argv:
+        _do_without_torch()
     try:
         code = _ended()
         sys.stdout.flush()
@@ -90,6 +93,14 @@ def main() -> None:
         nobody_reads()
         code = 0
     sys.exit(code)
+
+
+def _do_without_torch() -> None:
+    """Let transformers find no torch: a verb over data opens a tokenizer and no model, and to import torch takes most
+    of its time. Of a recipe, documents may be read by libraries that need it."""
+    if not any(word.endswith((".yaml", ".yml")) for word in sys.argv):
+        os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+        sys.modules.setdefault("torch", None)  # type: ignore[arg-type]  # Python's way to say: it is not there
 
 
 def _ended() -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from afina.evaluate.grade import Graded, luck
-from afina.evaluate.guardrails import GuardedAnswer, after_thinking, count, flaws, misses, words_of
+from afina.evaluate.guardrails import GuardedAnswer, count, flaws, misses
 from afina.evaluate.loss import LossScore, PairScore, held_out_loss, held_out_pairs
 from afina.evaluate.probes import ProbeSet, Question, ask, askable, question_of
 from afina.evaluate.safety.findings import SafetyResult
@@ -22,6 +22,7 @@ from afina.model.open_model import OpenModel
 from afina.recipe import Recipe
 from afina.recipe.methods import JUDGED
 from afina.run import Progress, no_progress, write_whole
+from afina.text.answer_flaws import after_thinking, words_of
 from afina.text.example import Example
 from afina.tokenizer.chat import Renderer
 from afina.tokenizer.encode import Row

@@ -61,11 +61,7 @@ class Example:
         >>> Example(text="a", line=1).id == Example(text="a", line=2).id
         True
         """
-        said: list[Any] = [self.text, self.messages, *([] if self.rejected is None else [self.rejected])]
-        said += [] if self.label is None else [self.label]
-        said += [self.tools] if self.tools else []
-        content = json.dumps(said, ensure_ascii=False, sort_keys=True)
-        return hashlib.sha256(content.encode()).hexdigest()[:16]
+        return content_hash(self.text, self.messages, self.rejected, self.label, self.tools)
 
     @property
     def kind(self) -> Kind:
@@ -171,6 +167,17 @@ class Example:
         json.dumps([*self.messages, *self.tools], ensure_ascii=False).encode()
         if self.repeat < 1 or self.source < 0:
             raise TypeError(f"repeat {self.repeat}, source {self.source}")
+
+
+def content_hash(
+    text: str, messages: Sequence[Message], rejected: str | None, label: bool | None, tools: Sequence[Tool]
+) -> str:
+    """What an :attr:`Example.id` is: a hash of all that it says."""
+    said: list[Any] = [text, messages, *([] if rejected is None else [rejected])]
+    said += [] if label is None else [label]
+    said += [tools] if tools else []
+    content = json.dumps(said, ensure_ascii=False, sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,23 +1,31 @@
 """When two examples are the same, and which must fall on the same side of a split.
 
-White space never matters: every run of it counts as one space.
+White space never matters: every run of it counts as one space. Nor does how an accent is stored (Unicode NFC and NFD
+look the same), nor what has no width. The joiners inside emoji and scripts do: they are part of what is seen.
 """
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
+import re
+import unicodedata
+from collections.abc import Sequence
 
-from afina.text.document import map_message
-from afina.text.example import Example
+from afina.text.document import Message, map_message
+from afina.text.example import Example, content_hash
+
+_NO_WIDTH = re.compile("[\u00ad\u200b\u200e\u200f\u2060\ufeff]")
+"""Soft hyphen, zero-width space, marks of direction, word joiner, byte order mark."""
 
 
 def normal(text: str) -> str:
-    """Each run of white space as one space, none at the ends.
+    """Each run of white space as one space, none at the ends; composed letters, nothing without width.
 
-    >>> normal(" a\\n b ")
-    'a b'
+    >>> normal(" a\\n b "), normal("Sa\\u0303o\\u200b") == normal("S\\u00e3o")
+    ('a b', True)
     """
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", _NO_WIDTH.sub("", text))
     return " ".join(text.split())
 
 
@@ -27,9 +35,9 @@ def content_key(example: Example) -> str:
     >>> content_key(Example(text="a  b")) == content_key(Example(text="a\\nb")) != content_key(Example(text="A b"))
     True
     """
-    messages = tuple(map_message(message, normal) for message in example.messages)
+    messages = [map_message(message, normal) for message in example.messages]
     rejected = None if example.rejected is None else normal(example.rejected)
-    return replace(example, text=normal(example.text), messages=messages, rejected=rejected).id
+    return content_hash(normal(example.text), messages, rejected, example.label, example.tools)
 
 
 def group_key(example: Example) -> str:
@@ -44,10 +52,35 @@ def group_key(example: Example) -> str:
     True
     """
     if example.messages:
-        words = "prompt " + example.prompt
-    else:
-        words = "text " + (example.text.removeprefix(f"{example.heading}\n\n") if example.heading else example.text)
-    return short_hash(normal(words).casefold())
+        return _prompt_key(example.messages[:-1])
+    words = example.text.removeprefix(f"{example.heading}\n\n") if example.heading else example.text
+    return short_hash(normal("text " + words).casefold())
+
+
+def opening_keys(example: Example, whole: int | None = None) -> tuple[int, int]:
+    """Two beginnings of a conversation as numbers: through its first question, and through its second.
+
+    A row of one question has both the same, and equal to its :func:`group_key`; so has a text.
+
+    Args:
+        whole: the number of its group key, where it is known.
+
+    >>> first = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Ana."}]
+    >>> longer = [*first, {"role": "user", "content": "Where?"}, {"role": "assistant", "content": "Faro."}]
+    >>> opening_keys(Example(messages=tuple(longer)))[0] == int(group_key(Example(messages=tuple(first))), 16)
+    True
+    """
+    whole = int(group_key(example), 16) if whole is None else whole
+    asked = [place for place, message in enumerate(example.messages[:-1], start=1) if message["role"] == "user"]
+    if not asked or asked[0] == len(example.messages) - 1:
+        return whole, whole
+    second = asked[1] if len(asked) > 1 else len(example.messages) - 1
+    return int(_prompt_key(example.messages[: asked[0]]), 16), int(_prompt_key(example.messages[:second]), 16)
+
+
+def _prompt_key(messages: Sequence[Message]) -> str:
+    said = "\n".join(message["content"] for message in messages)
+    return short_hash(normal("prompt " + said).casefold())
 
 
 def short_hash(text: str) -> str:

@@ -10,6 +10,7 @@ Not lingua: it judges more of the short texts, but guesses on code and names, an
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Literal
 
 Language = Literal["pt", "en", "es"]
@@ -54,6 +55,7 @@ _WEIGHT |= {word: [("en", 0.5)] for word in _CODE_WORDS.split()}
 _LETTERS: dict[str, Language] = {"ã": "pt", "õ": "pt", "ç": "pt", "ê": "pt", "ñ": "es", "¿": "es", "¡": "es"}
 
 
+@lru_cache(maxsize=16)
 def language_of_text(text: str) -> Language | None:
     """The language of a text; None where it is too short, or neither clearly one nor another.
 
@@ -65,6 +67,7 @@ def language_of_text(text: str) -> Language | None:
     'es'
     >>> language_of_text("Faro 1910 Farense")
     """
+    # Several checks ask about the text that they are looking at, one after the other.
     words = _WORD.findall(text[:4000].lower())
     if len(words) < FEWEST_WORDS:
         return None

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from afina.dataset.audit.audit import STOPS_THE_TOKENS, audit_dataset
+from afina.dataset.audit.audit import audit_dataset
+from afina.dataset.audit.rules import STOPS_THE_TOKENS
 from afina.dataset.audit.token_audit import REFUSED_MARKS
 from afina.errors import DataError, Problem
 from afina.recipe import Recipe

@@ -35,6 +35,8 @@ class Context:
     """The processes that train together; None where this one is alone."""
     confirm: Callable[[str], bool] | None = None
     """Asks a person before a long job; None where there is nobody to ask."""
+    verb_shows: bool = False
+    """The verb prints what its last stage found; the stage says nothing."""
     base_files: dict[str, str] | None = None
     """Hashes of the base where another process has computed them already."""
     computed: dict[Callable[..., Any], Any] = field(default_factory=dict, init=False, repr=False)

@@ -29,7 +29,6 @@ def build_inputs(context: Context) -> dict[str, Any]:
 
 def build(context: Context) -> dict[str, Any]:
     """Write ``dataset/``."""
-    from afina.dataset.audit.describe import describe_summary
     from afina.dataset.questions.teacher import Teaching
 
     with contextlib.ExitStack() as shown:
@@ -41,7 +40,10 @@ def build(context: Context) -> dict[str, Any]:
 
         teaching = Teaching(teacher_folder(context), context.run.say, teacher_progress)
         summary = build_dataset(context.recipe, context.folder / "dataset", progress, teaching)
-    context.tell(describe_summary(summary))
+    if not context.verb_shows:
+        from afina.dataset.audit.describe import describe_summary
+
+        context.tell(describe_summary(summary))
     return summary
 
 

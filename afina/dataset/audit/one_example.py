@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from afina.text.clean import UNSEEN
 from afina.text.code_blocks import open_fence, without_fences
@@ -140,7 +141,7 @@ _MOJIBAKE = re.compile(
 def encoding_noise(example: Example) -> Spot | None:
     """Characters lost (U+FFFD) or read in the wrong encoding (``Ã©``, ``fun‡Æo``)."""
     text = whole(example)
-    found = _MOJIBAKE.search(text)
+    found = None if text.isascii() else _MOJIBAKE.search(text)
     return _spot(example, excerpt(text, found.start()), text, found.start()) if found else None
 
 
@@ -152,6 +153,14 @@ _DIGIT_INSIDE = re.compile(r"(?<![\w.@/#%=-])[a-zà-öø-ÿ]{2,}[15][a-zà-öø-
 _ORDINAL = re.compile(r"(?<!\w)[ªº§][A-Za-zÀ-ÿ]{3,}|\d{3,}ª(?!\s?\w)|[a-zà-öø-ÿ][ªº][a-zà-öø-ÿ]{2,}")
 _SOFT_SPLIT = re.compile(r"[a-zà-öø-ÿ]\xad(?:\s+[a-zà-öø-ÿ]|\s*\Z)")
 _BROKEN_ACCENT = re.compile(r"[aeiouAEIOU][´¨˜¸]|[cC]¸|(?<![A-Za-z])[´¨˜][aeiouAEIOU]|[cC],~[ao]|[a-z]~[ao]o?\b")
+_DIGIT = re.compile(r"\d")
+_NOISE = (
+    (_DIGIT, _GLUED),
+    (re.compile("[ªº§]"), _ORDINAL),
+    (re.compile("\xad"), _SOFT_SPLIT),
+    (re.compile("[´¨˜¸~]"), _BROKEN_ACCENT),
+)
+"""A character that has to be there, quickly looked for, and the pattern that holds it."""
 _LONE_LETTERS = re.compile(r"(?<![^\s\[({\"'“])(?:[^\W\d_] ){4,}[^\W\d_](?![^\s.,;:!?\])}\"'”])")
 _VOWELS = frozenset("aeiouyáàâãéêíóôõú")
 _LINE_END = re.compile(r"(?<![\w-])(?P<left>[a-zà-öø-ÿ]{2,})-\n[ \t]*(?P<right>[a-zà-öø-ÿ]{2,})")
@@ -177,9 +186,13 @@ def ocr_noise(example: Example) -> Spot | None:
     """
     if not is_prose(example):
         return None
-    text = _CODE_SPAN.sub(lambda found: " " * len(found[0]), without_fences(whole(example)))
-    for pattern in (_GLUED, _ORDINAL, _SOFT_SPLIT, _BROKEN_ACCENT):
-        if found := pattern.search(text):
+    text = without_fences(whole(example))
+    if "`" in text:
+        text = _CODE_SPAN.sub(lambda found: " " * len(found[0]), text)
+    digits = _DIGIT.search(text)
+    for needs, pattern in _NOISE:
+        needed = digits if needs is _DIGIT else needs.search(text)
+        if needed and (found := pattern.search(text)):
             return _spot(example, excerpt(text, found.start()), text, found.start())
     for found in _LONE_LETTERS.finditer(text):
         letters = found[0].lower().split()
@@ -187,7 +200,7 @@ def ocr_noise(example: Example) -> Spot | None:
         quoted = found.start() and text[found.start() - 1] in "[({\"'“"
         if not quoted and len(set(letters) - _VOWELS) > 2 and sorted(letters) != letters:
             return _spot(example, excerpt(text, found.start()), text, found.start())
-    inside, broken = _DIGIT_INSIDE.search(text), list(_broken_words(text))
+    inside, broken = digits and _DIGIT_INSIDE.search(text), list(_broken_words(text))
     if inside or broken:
         romance = language_of_text(text) in ("pt", "es")
         if inside and romance:
@@ -308,8 +321,13 @@ CHECKS: dict[str, Check] = {
 
 def is_prose(example: Example) -> bool:
     """Whether the file that an example came from holds sentences, by its name's ending."""
-    found = format_of(example.path)
-    return bool(example.messages) or (found.gives != "code" if found else not ending(example.path))
+    return bool(example.messages) or _holds_prose(example.path)
+
+
+@lru_cache(maxsize=64)
+def _holds_prose(path: str) -> bool:
+    found = format_of(path)
+    return found.gives != "code" if found else not ending(path)
 
 
 def body(example: Example) -> str:

@@ -59,7 +59,7 @@ class TokenView:
 
 @dataclass(frozen=True, slots=True)
 class TokenFinding:
-    """A finding before it gets its rule: see :func:`~afina.dataset.audit.audit.make_finding`."""
+    """A finding before it gets its rule: see :func:`~afina.dataset.audit.rules.make_finding`."""
 
     name: str
     count: int

@@ -6,11 +6,12 @@ signatures of near duplicates lie on the disk.
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from afina.dataset.build.groups import Groups
 from afina.dataset.build.intake import Intake
-from afina.dataset.build.split import held_out, split_keys
+from afina.dataset.build.split import beginnings, held_out, split_keys
 from afina.dataset.build.spool import ExampleColumns
 from afina.recipe import Recipe
 from afina.text.near_duplicates import clusters
@@ -81,14 +82,19 @@ def hold_out(columns: ExampleColumns, fate: np.ndarray, recipe: Recipe, groups: 
     (kept,) = np.nonzero(fate == TRAIN)
     source = np.frombuffer(columns.source, np.uint16)[kept]
     names: list[str] | None = None
+    own, opening, longer = (
+        np.frombuffer(column, np.uint64)[kept] for column in (columns.group, columns.opening, columns.longer_opening)
+    )
+    begins = beginnings(own, opening, longer)
     if groups is not None and recipe.dataset.split_by == "file":
-        keys = groups.keys(columns, kept.tolist())
+        keys = groups.keys(columns, kept.tolist(), begins.tolist())
         names = sorted(set(keys))
         number = {name: place for place, name in enumerate(names)}
         group = np.array([number[key] for key in keys], np.uint64)
     else:
         made = ((int(group, 16), columns.group[row]) for row, (_, group) in columns.made.items() if fate[row] == TRAIN)
-        group = split_keys(np.frombuffer(columns.group, np.uint64)[kept], made)
+        (apart,) = np.nonzero(begins != own)
+        group = split_keys(own, chain(made, zip(begins[apart].tolist(), own[apart].tolist(), strict=True)))
     fate[kept[held_out(group, source, recipe, names)]] = VALIDATION
 
 

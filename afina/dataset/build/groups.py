@@ -65,10 +65,12 @@ class Groups:
         for name in sorted(names):
             self.join(file, name)
 
-    def keys(self, columns: ExampleColumns, rows: Sequence[int]) -> list[str]:
-        """The group of each of these rows: that of its file. One question in two files joins them as well."""
+    def keys(self, columns: ExampleColumns, rows: Sequence[int], begins: Sequence[int]) -> list[str]:
+        """The group of each of these rows: that of its file. One question in two files joins them as well, and one
+        beginning (see :func:`~afina.dataset.build.split.beginnings`)."""
         files = [f"file {file_of(columns.paths[columns.path[row]])}" for row in rows]
-        for file, row in zip(files, rows, strict=True):
+        for file, row, begin in zip(files, rows, begins, strict=True):
             if columns.conversation[row]:
                 self.join(file, f"prompt {columns.group[row]:016x}")
+                self.join(file, f"prompt {begin:016x}")
         return [self.of(file) for file in files]

@@ -14,16 +14,45 @@ if TYPE_CHECKING:
 
 FEWEST_FOR_VALIDATION = 20
 """From this many examples on, a share above 0 holds out at least one."""
+FORMULA_CONVERSATIONS, FORMULA_SHARE = 20, 0.05
+"""A first question that more conversations than both of these begin with ("Hello!") says nothing about them."""
+
+
+def beginnings(group: np.ndarray, opening: np.ndarray, longer: np.ndarray) -> np.ndarray:
+    """For each example the key of the beginning that it must not share with the other side of a split.
+
+    That is its first question: of one conversation that was cut into rows of one, two and three exchanges all begin
+    so. Where the first question is a formula, it is the beginning through the second.
+
+    Args:
+        group: of each example, :func:`~afina.text.identity.group_key` as a number.
+        opening: the first of its :func:`~afina.text.identity.opening_keys`.
+        longer: the second.
+
+    >>> import numpy as np
+    >>> one, two = np.array([5, 8, 9], np.uint64), np.array([5, 5, 9], np.uint64)
+    >>> beginnings(one, two, one).tolist()
+    [5, 5, 9]
+    """
+    import numpy as np
+
+    pairs = np.unique(np.stack([opening, group], axis=1), axis=0)
+    shared, times = np.unique(pairs[:, 0], return_counts=True)
+    formulas = shared[times > max(FORMULA_CONVERSATIONS, FORMULA_SHARE * len(pairs))]
+    if not len(formulas):
+        return opening
+    return np.where(np.isin(opening, formulas), longer, opening)
 
 
 def split_keys(group: np.ndarray, joined: Iterable[tuple[int, int]]) -> np.ndarray:
-    """For each example what it is held out with: equal questions, and all phrasings of one made question.
+    """For each example what it is held out with: equal questions, conversations that begin alike, and all phrasings of
+    one made question.
 
     Where a phrasing of one question is a phrasing of another too, both go together.
 
     Args:
         group: of each example, :func:`~afina.text.identity.group_key` as a number.
-        joined: pairs of keys that belong together: the made question's group and the example's own.
+        joined: pairs of keys that belong together: the made question's group, or a beginning, and the example's own.
 
     >>> import numpy as np
     >>> split_keys(np.array([11, 12, 13, 14], np.uint64), [(1, 11), (1, 12), (2, 12), (2, 13)]).tolist()

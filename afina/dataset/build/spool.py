@@ -1,6 +1,6 @@
 """Examples on disk, one a line, while memory holds some numbers of each: what later decisions need.
 
-About 40 bytes an example stay in memory, and none of its text.
+About 55 bytes an example stay in memory, and none of its text.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import IO
 
 from afina.dataset.dropped import Dropped
 from afina.text.example import Example, example_chars
-from afina.text.identity import content_key, group_key
+from afina.text.identity import content_key, group_key, opening_keys
 from afina.text.near_duplicates import Signatures
 
 
@@ -27,6 +27,9 @@ class ExampleColumns:
     """:func:`~afina.text.identity.content_key` as a number."""
     group: array[int] = field(default_factory=partial(array, "Q"))
     """:func:`~afina.text.identity.group_key` as a number."""
+    opening: array[int] = field(default_factory=partial(array, "Q"))
+    """The first of :func:`~afina.text.identity.opening_keys`, and the second."""
+    longer_opening: array[int] = field(default_factory=partial(array, "Q"))
     chars: array[int] = field(default_factory=partial(array, "Q"))
     """Visible characters."""
     context: array[int] = field(default_factory=partial(array, "I"))
@@ -51,6 +54,9 @@ class ExampleColumns:
             self.made[len(self)] = example.made, example.group
         self.content.append(int(content_key(example), 16))
         self.group.append(int(group_key(example), 16))
+        opening, longer = opening_keys(example, self.group[-1])
+        self.opening.append(opening)
+        self.longer_opening.append(longer)
         self.chars.append(example_chars(example))
         self.context.append(context_chars)
         self.source.append(example.source)
@@ -64,7 +70,17 @@ class ExampleColumns:
         self.path.extend(before + place for place in other.path)
         self.paths += other.paths
         self.made |= {rows + row: made for row, made in other.made.items()}
-        for name in ("content", "group", "chars", "context", "source", "conversation", "line"):
+        for name in (
+            "content",
+            "group",
+            "opening",
+            "longer_opening",
+            "chars",
+            "context",
+            "source",
+            "conversation",
+            "line",
+        ):
             getattr(self, name).extend(getattr(other, name))
 
     def where(self, row: int) -> str:

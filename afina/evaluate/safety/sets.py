@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-from afina.evaluate.guardrails import after_thinking
 from afina.evaluate.probes import Question
 from afina.evaluate.safety.findings import MEASURES, Share
 from afina.evaluate.safety.toxicity import read_list
 from afina.recipe import QuestionSet
+from afina.text.answer_flaws import after_thinking
 from afina.text.document import Message
 
 OPENING = 300
