@@ -46,7 +46,8 @@ def spans_lines(line: str, error: json.JSONDecodeError) -> bool:
     >>> spans("{\\n"), spans('[{"a": 1},\\n'), spans('{"a": "b\\n'), spans('{"a": 1}, x')
     (True, True, False, False)
     """
-    return line.lstrip().startswith(("{", "[")) and error.pos >= len(line.rstrip())
+    in_text = error.msg.startswith(("Invalid control character", "Unterminated string"))
+    return line.lstrip().startswith(("{", "[")) and error.pos >= len(line.rstrip()) and not in_text
 
 
 def trailing_comma(text: str, error: json.JSONDecodeError) -> bool:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import heapq
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 from afina.dataset.build.split import point
 from afina.errors import RecipeError
+from afina.text.document import Message, message_texts
 from afina.text.example import Example, read_examples
 
 
@@ -64,18 +66,43 @@ def render(example: Example, label: str = "") -> str:
     --- q.jsonl:7 | seen 2 times an epoch
     user: Who?
     assistant: Ana.
+    >>> call = {"type": "function", "function": {"name": "tide", "arguments": {"port": "Faro"}}}
+    >>> row = ({"role": "assistant", "content": "", "reasoning_content": "Look it up.", "tool_calls": [call]},
+    ...        {"role": "tool", "content": "14:20", "name": "tide"},
+    ...        {"role": "assistant", "content": "Soon.", "learned": False})
+    >>> tide = {"type": "function", "function": {"name": "tide"}}
+    >>> print(render(Example(messages=row, tools=(tide,), path="q.jsonl")))
+    --- q.jsonl:1 | may call tide
+    assistant thinks: Look it up.
+    assistant calls: tide({"port": "Faro"})
+    tool tide: 14:20
+    assistant, not learned: Soon.
     """
     about = [label, f"{example.path}:{example.line}", example.heading]
     about += [f"seen {example.repeat} times an epoch" if example.repeat > 1 else "", "replay" * example.replay]
     about += [f"made ({example.made}, phrasing {example.phrasing})" if example.made else ""]
     about += [] if example.label is None else [f"answer said to be {'good' if example.label else 'bad'}"]
+    about += [f"may call {', '.join(tool['function']['name'] for tool in example.tools)}"] if example.tools else []
     head = "--- " + " | ".join(part for part in about if part)
     if not example.messages:
         return f"{head}\n{example.text}"
-    said = [f"{message['role']}: {message['content']}" for message in example.messages]
+    said = [line for message in example.messages for line in _turn(message)]
     return "\n".join([head, *said, *([] if example.rejected is None else [f"rejected: {example.rejected}"])])
 
 
+def _turn(message: Message) -> Iterator[str]:
+    """What a turn says, thinks and calls, and whether it is learned."""
+    not_learned = "" if message.get("learned", True) else ", not learned"
+    if thought := message.get("reasoning_content"):
+        yield f"{message['role']} thinks{not_learned}: {thought}"
+    if message["content"] or not message.keys() & {"reasoning_content", "tool_calls"}:
+        named = f" {message['name']}" if message.get("name") else ""
+        yield f"{message['role']}{named}{not_learned}: {message['content']}"
+    for call in message.get("tool_calls", ()):
+        arguments = json.dumps(call["function"]["arguments"], ensure_ascii=False)
+        yield f"{message['role']} calls{not_learned}: {call['function']['name']}({arguments})"
+
+
 def _words(example: Example) -> str:
-    said = [message["content"] for message in example.messages]
+    said = [text for message in example.messages for text in message_texts(message)]
     return example.text or "\n".join([*said, example.rejected or ""])
