@@ -110,7 +110,7 @@ def tool_missing_argument(example: Example) -> Spot | None:
 
 
 def tool_wrong_argument(example: Example) -> Spot | None:
-    """A call with an argument of another type than its function says, of none of its values, or that it does not have."""
+    """A call with an argument of another type than its function says, of none of its values, or unknown to it."""
     known = _functions(example)
     for call in _calls(example):
         name, arguments = call["function"]["name"], call["function"]["arguments"]

@@ -170,8 +170,8 @@ class Intake:
                 self._keep(_example(document, self.recipe, text=text))
         else:
             example = _example(document, self.recipe, messages=document.messages)
-            example = replace(example, tools=document.tools, rejected=document.rejected)
-            self._keep(replace(example, label=document.label))
+            judged: Any = {"rejected": document.rejected, "label": document.label}
+            self._keep(replace(example, tools=document.tools, **judged))
 
     def _keep(self, example: Example, context: str = "") -> None:
         if self.recipe.dataset.personal_data != "keep":
