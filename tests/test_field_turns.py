@@ -22,6 +22,7 @@ from afina import cli
 from afina.dataset.audit.audit import Audit, audit_files
 from afina.errors import DataError
 from afina.recipe import Chat
+from afina.serve.identity import ask_over_http, check_identity
 from afina.serve.opened import find_target, open_models
 from afina.text.example import Example
 from afina.tokenizer.encode import encode_examples
@@ -177,6 +178,23 @@ def test_show_says_why_there_are_several_rows(folder: Path):
     assert "High water" in calls.replace("[", "").replace("]", "") and "tide" in calls
 
 
+def test_show_goes_on_behind_a_row_that_is_refused(folder: Path):
+    renderer = renderer_of(FAMILIES["gemma-2"], folder / "show3")
+    shown = show_tokens(example("system", 7), renderer, color=False)
+    assert shown.startswith("rows.jsonl:7  (no tokens)\n") and "no place for a system text" in shown
+
+
+def test_a_base_without_a_template_is_one_problem_and_nothing_to_drop(folder: Path, tmp_path: Path):
+    place = folder / "bare"
+    tokenizer = renderer_of(FAMILIES["gemma-2"], folder / "bare-bpe").tokenizer
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(place)
+    recipe = make_recipe(place, dataset={"on_not_rendered": "drop"})
+    audit = audit_files([rows(tmp_path, SHAPES["single"])], tokens=token_view(place, recipe))
+    (refused,) = found(audit, "not_rendered")
+    assert refused.severity == "fatal" and "chat.template: chatml" in refused.fix and "drop" not in refused.fix
+
+
 # ---- the walk
 
 
@@ -208,7 +226,7 @@ def project(folder: Path, base: Path, conversations: list[list[Any]], **more: An
     (folder / "recipe.yaml").write_text(
         f"name: walk\nbase: {base}\nsources: [{{path: rows.jsonl}}]\ndataset: {{validation: 0.1}}\n"
         "train: {max_length: 512, batch_tokens: 1024, epochs: 1}\nadapter: {rank: 4}\n"
-        "evaluate: {samples: 2, max_new_tokens: 48}\n",
+        "evaluate: {samples: 2, max_new_tokens: 90}\n",
         encoding="utf-8",
     )
     return folder
@@ -313,4 +331,5 @@ def test_a_run_on_thoughts_is_judged_by_what_it_says_and_serves_them_apart(tmp_p
         pieces = [piece.choices[0].delta for piece in client.chat.completions.create(**asked, stream=True)]
         assert "".join(piece.content or "" for piece in pieces) == message.content
         assert "".join((piece.model_extra or {}).get("reasoning_content", "") for piece in pieces) == thought
-    assert afina("serve", "runs/walk", "--check")[0] in (0, 2)
+        url = str(client.base_url)
+        assert not check_identity(ask_over_http(url, "key"), tmp_path / "runs/walk", "walk", None).problems
