@@ -8,8 +8,7 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
     "dataset/audit/rules.py": (
         "take them out of the texts: afina writes the marks itself", "keep one answer, or make the prompts differ"),
     "dataset/audit/token_audit.py": (
-        "or set `chat.marks_in_text: words`", "set `train.max_length: …`, or `dataset.on_too_long: drop`",
-        "or `dataset.on_not_rendered: drop`"),
+        "or set `chat.marks_in_text: words`", "set `train.max_length: …`, or `dataset.on_too_long: drop`"),
     "dataset/build/gather.py": ("set `dataset.engine: own`",),
     "dataset/build/intake.py": (
         "`dataset.on_empty_prompt: drop`", "`dataset.on_empty_answer: drop`", "`dataset.on_duplicate: drop`",

@@ -7,18 +7,23 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
-from template_table import FAMILIES, SHAPES, TIDE, Family, renderer_of
+from template_table import CALL, FAMILIES, SHAPES, TIDE, Family, renderer_of
+from test_serve import run_server, url_of
 from tiny import make_base, make_recipe
 
 from afina import cli
 from afina.dataset.audit.audit import Audit, audit_files
 from afina.errors import DataError
 from afina.recipe import Chat
+from afina.serve.identity import ask_over_http, check_identity
+from afina.serve.opened import find_target, open_models
 from afina.text.example import Example
 from afina.tokenizer.encode import encode_examples
 from afina.tokenizer.show import show_tokens
@@ -173,6 +178,23 @@ def test_show_says_why_there_are_several_rows(folder: Path):
     assert "High water" in calls.replace("[", "").replace("]", "") and "tide" in calls
 
 
+def test_show_goes_on_behind_a_row_that_is_refused(folder: Path):
+    renderer = renderer_of(FAMILIES["gemma-2"], folder / "show3")
+    shown = show_tokens(example("system", 7), renderer, color=False)
+    assert shown.startswith("rows.jsonl:7  (no tokens)\n") and "no place for a system text" in shown
+
+
+def test_a_base_without_a_template_is_one_problem_and_nothing_to_drop(folder: Path, tmp_path: Path):
+    place = folder / "bare"
+    tokenizer = renderer_of(FAMILIES["gemma-2"], folder / "bare-bpe").tokenizer
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(place)
+    recipe = make_recipe(place, dataset={"on_not_rendered": "drop"})
+    audit = audit_files([rows(tmp_path, SHAPES["single"])], tokens=token_view(place, recipe))
+    (refused,) = found(audit, "not_rendered")
+    assert refused.severity == "fatal" and "chat.template: chatml" in refused.fix and "drop" not in refused.fix
+
+
 # ---- the walk
 
 
@@ -196,15 +218,15 @@ def afina(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], t
 def trainable(folder: Path, family: Family) -> Path:
     """A base of two layers whose tokenizer has a family's template and tokens."""
     renderer = renderer_of(family, folder / "bpe")
-    return make_base(folder / "base", tokenizer=renderer.tokenizer, max_position_embeddings=512)
+    return make_base(folder / "base", tokenizer=renderer.tokenizer, max_position_embeddings=512, hidden_size=64)
 
 
 def project(folder: Path, base: Path, conversations: list[list[Any]], **more: Any) -> Path:
     rows(folder, *conversations, **more)
     (folder / "recipe.yaml").write_text(
-        f"name: walk\nbase: {base}\nsources: [{{path: rows.jsonl}}]\ndataset: {{validation: 0.2}}\n"
+        f"name: walk\nbase: {base}\nsources: [{{path: rows.jsonl}}]\ndataset: {{validation: 0.1}}\n"
         "train: {max_length: 512, batch_tokens: 1024, epochs: 1}\nadapter: {rank: 4}\n"
-        "evaluate: {samples: 2, max_new_tokens: 48}\n",
+        "evaluate: {samples: 2, max_new_tokens: 90}\n",
         encoding="utf-8",
     )
     return folder
@@ -229,3 +251,85 @@ def test_build_and_plan_say_no_for_rows_that_training_refuses(tmp_path: Path, af
     assert "a training will stop" not in said
     code, said = afina("data", "build", "recipe.yaml", "dataset.on_not_rendered=drop")
     assert "a training will stop" not in said
+
+
+# ---- from rows to a served answer
+
+
+TOWNS = ("Faro", "Lagos", "Tavira", "Silves")
+
+
+def tool_rows(count: int) -> list[list[Any]]:
+    """Conversations that end with a call, and with an answer from its result."""
+    made = []
+    for number in range(count):
+        town = TOWNS[number % len(TOWNS)]
+        call = CALL | {"function": {"name": "tide", "arguments": {"port": town}}}
+        asked = [{"role": "user", "content": f"{number} {town}?"}, {"role": "assistant", "tool_calls": [call]}]
+        result = {"role": "tool", "tool_call_id": CALL["id"], "content": "3"}
+        made.append([*asked, result, {"role": "assistant", "content": "Alta."}] if number % 2 else asked)
+    return made
+
+
+def thinking_rows(count: int) -> list[list[Any]]:
+    made = []
+    for number in range(count):
+        town = TOWNS[number % len(TOWNS)]
+        answer = {"role": "assistant", "content": f"{town}.", "reasoning_content": f"Ana é de {town}"}
+        made.append([{"role": "user", "content": f"{number} {town}?"}, answer])
+    return made
+
+
+@contextmanager
+def served_run(run: Path) -> Iterator[openai.OpenAI]:
+    """A run behind the real server, asked by the official client."""
+    models, _ = open_models(find_target(str(run)), {})
+    server, _ = run_server(models)
+    try:
+        yield openai.OpenAI(base_url=f"{url_of(server)}/v1", api_key="key", max_retries=0)
+    finally:
+        server.should_exit = True
+
+
+LEARN = ("adapter.kind=none", "train.learning_rate=0.005")
+
+
+@pytest.mark.long
+def test_a_run_on_tool_calls_is_judged_and_its_call_is_read_by_the_official_client(tmp_path: Path, afina: Afina):
+    base = trainable(tmp_path, FAMILIES["qwen3"])
+    project(tmp_path, base, tool_rows(24), tools=[TIDE])
+    _, said = afina("run", "recipe.yaml", *LEARN, "train.epochs=20")
+    assert (tmp_path / "runs/walk/scores.json").is_file(), said
+    predicted = [json.loads(line) for line in (tmp_path / "runs/walk/predictions.jsonl").read_text().splitlines()]
+    calls = [row for row in predicted if "<tool_call>" in row["reference"]]
+    assert calls and all(row["tools"] == [TIDE] for row in calls)
+    assert any(row["adapter_correct"] for row in calls) and not any(row["base_correct"] for row in calls)
+    with served_run(tmp_path / "runs/walk") as client:
+        asked: Any = {"model": "walk", "messages": [{"role": "user", "content": "0 Faro?"}], "tools": [TIDE]}
+        choice = client.chat.completions.create(**asked, temperature=0).choices[0]
+        (call,) = choice.message.tool_calls or []
+        assert choice.finish_reason == "tool_calls" and call.function.name == "tide"  # type: ignore[union-attr]
+        assert json.loads(call.function.arguments).keys() == {"port"}  # type: ignore[union-attr]
+        turns = [*asked["messages"], choice.message, {"role": "tool", "tool_call_id": call.id, "content": "3"}]
+        last = client.chat.completions.create(**asked | {"messages": turns}, temperature=0).choices[0]
+        assert last.message.content == "Alta." and last.finish_reason == "stop"
+
+
+@pytest.mark.long
+def test_a_run_on_thoughts_is_judged_by_what_it_says_and_serves_them_apart(tmp_path: Path, afina: Afina):
+    base = trainable(tmp_path, FAMILIES["qwen3"])
+    project(tmp_path, base, thinking_rows(24))
+    _, said = afina("run", "recipe.yaml", *LEARN, "train.epochs=60", "train.batch_tokens=256")
+    predicted = [json.loads(line) for line in (tmp_path / "runs/walk/predictions.jsonl").read_text().splitlines()]
+    right = [row for row in predicted if row["adapter_correct"]]
+    assert right and all("<think>" in row["adapter"] and "<think>" not in row["reference"] for row in right), said
+    with served_run(tmp_path / "runs/walk") as client:
+        asked: Any = {"model": "walk", "messages": [{"role": "user", "content": "0 Faro?"}], "temperature": 0}
+        message = client.chat.completions.create(**asked).choices[0].message
+        thought = message.model_extra["reasoning_content"]  # type: ignore[index]
+        assert thought.startswith("Ana é de ") and message.content in {f"{town}." for town in TOWNS}
+        pieces = [piece.choices[0].delta for piece in client.chat.completions.create(**asked, stream=True)]
+        assert "".join(piece.content or "" for piece in pieces) == message.content
+        assert "".join((piece.model_extra or {}).get("reasoning_content", "") for piece in pieces) == thought
+        url = str(client.base_url)
+        assert not check_identity(ask_over_http(url, "key"), tmp_path / "runs/walk", "walk", None).problems

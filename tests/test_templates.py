@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ from template_table import (
 )
 
 from afina.errors import DataError
+from afina.serve.thoughts import Thought, ThoughtReader
+from afina.serve.tools import Call, CallReader, WrittenCallReader
 from afina.text.document import Message
 from afina.tokenizer.chat import Encoded, Renderer
 from afina.tokenizer.template import NotRendered
@@ -229,3 +232,56 @@ def test_arguments_that_close_a_thought_do_not_hide_one(renderers: dict[str, Ren
     assert learned_text(renderer, renderer.rows(SHAPES["single"]).rows[0]) == "Em Faro.<|im_end|>"
     with pytest.raises(NotRendered):
         renderer.rows(SHAPES["thoughts"])
+
+
+def read_back(renderer: Renderer, text: str, step: int) -> list[object]:
+    """What a server makes of an answer that comes in pieces."""
+    able = renderer.template.abilities
+    reader: CallReader | WrittenCallReader = CallReader({"tide", "now"})
+    if able.written:
+        reader = WrittenCallReader({"tide", "now"}, able.written)
+    pieces = [piece for at in range(0, len(text), step) for piece in reader.add(text[at : at + step])]
+    found = [*pieces, *reader.finish()]
+    return [(each.name, json.loads(each.arguments)) if isinstance(each, Call) else each for each in found]
+
+
+@pytest.mark.parametrize("name", ["qwen2.5", "llama-3.1", "mistral", "glm-4", "deepseek-v3", "gpt-oss"])
+@pytest.mark.parametrize("step", [1, 7, 999])
+def test_a_call_as_it_is_trained_is_read_back(renderers: dict[str, Renderer], name: str, step: int):
+    renderer = renderers[name]
+    assert read_back(renderer, renderer.answer_text(SHAPES["tools"][:2]), step) == [("tide", {"port": "Faro"})]
+    for text in ("Em Faro.", 'tide: {"port"', '{"name": "other", "parameters": {}}', ""):
+        assert "".join(map(str, read_back(renderer, text, step))) == text
+    both = [dict(turn) for turn in SHAPES["tools"][:2]]
+    other = {"id": "call00002", "type": "function", "function": {"name": "now", "arguments": {}}}
+    both[1]["tool_calls"] = [CALL, other]
+    if name not in ("llama-3.1", "gpt-oss"):  # one at a time
+        two = renderer.answer_text(both)  # type: ignore[arg-type]
+        assert read_back(renderer, two, step) == [("tide", {"port": "Faro"}), ("now", {})], two
+
+
+@pytest.mark.parametrize(("name", "shape"), [("qwen3", "thoughts"), ("qwen3", "single"), ("gpt-oss", "thoughts"),
+                                             ("gpt-oss", "single")])  # fmt: skip
+@pytest.mark.parametrize("step", [1, 7, 999])
+def test_a_thought_as_it_is_trained_is_read_apart(renderers: dict[str, Renderer], name: str, shape: str, step: int):
+    renderer, turns = renderers[name], SHAPES[shape][:2]
+    (row,) = renderer.rows(turns).rows
+    text = renderer.tokenizer.decode(row.ids[row.mask.index(True) : -1])
+    able = renderer.template.abilities
+    assert able.thought_marks
+    reader = ThoughtReader(able.thought_marks, able.opens)
+    pieces = [piece for at in range(0, len(text), step) for piece in reader.add(text[at : at + step])]
+    pieces += reader.finish()
+    thought = "".join(each for each in pieces if isinstance(each, Thought))
+    assert thought == turns[-1].get("reasoning_content", "")
+    assert "".join(each for each in pieces if not isinstance(each, Thought)) == "Em Faro."
+
+
+def test_a_thought_that_the_prompt_opens_and_one_that_never_ends():
+    opened = ThoughtReader(("<think>", "</think>"), opened=True)
+    assert opened.add("\nSul.\n</think>\n\nFaro") == ["Sul.", "Faro"]
+    endless = ThoughtReader(("<think>", "</think>"))
+    pieces = [*endless.add("<think>Sul e "), *endless.add("sol </th"), *endless.finish()]
+    assert "".join(pieces) == "Sul e sol </th" and all(isinstance(each, Thought) for each in pieces)
+    plain = ThoughtReader(("<think>", "</think>"))
+    assert [*plain.add("<"), *plain.add("b> Faro "), *plain.finish()] == ["<b> Faro "]

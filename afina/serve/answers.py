@@ -151,7 +151,7 @@ class ClientRequest:
         able, names, calls = template.abilities, {tool.function.name for tool in self.wanted.offered}, None
         if names:
             form = able.written
-            calls = CallReader(names) if form is None else WrittenCallReader(names, form, template.stop_tokens())
+            calls = CallReader(names) if form is None else WrittenCallReader(names, form)
         thoughts = None
         if able.thought_marks:
             prompt = template.tokenizer.decode(list(self.requests[0].prompt[-LAST_OF_PROMPT:]))

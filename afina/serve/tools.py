@@ -156,20 +156,18 @@ class WrittenCallReader:
     Args:
         names: of the tools that were offered.
         form: as the template writes calls.
-        stops: marks that end an answer; they are not in its text.
 
-    >>> reader = WrittenCallReader({"f"}, WrittenCall('{"name": "', '", "parameters": ', "}<eot>"), ["<eot>"])
+    >>> reader = WrittenCallReader({"f"}, WrittenCall('{"name": "', '", "parameters": ', "}<eot>"))
     >>> reader.add('{"name": "f", "parameters": {"a": [1]}'), reader.add("}")
     ([], [])
     >>> [(each.name, each.arguments) for each in reader.finish()]
     [('f', '{"a": [1]}')]
     """
 
-    def __init__(self, names: set[str], form: WrittenCall, stops: Sequence[str]) -> None:
+    def __init__(self, names: set[str], form: WrittenCall) -> None:
         self.form, self.calls = form, 0
         self._heads = {f"{form.before.lstrip()}{name}{form.between}": name for name in names}
-        after = min((form.after.partition(stop)[0] for stop in stops), key=len, default=form.after)
-        self._more, self._after = (self._pattern(each) for each in (form.more, after))
+        self._more, self._after = (self._pattern(each) for each in (form.more, form.after))
         self._held, self._plain = "", False
 
     @staticmethod
@@ -205,5 +203,10 @@ class WrittenCallReader:
         self.calls = len(calls)
         if not calls:
             return [self._held] if self._held else []
-        rest = "" if self._after.fullmatch(text.strip()) or self._after.fullmatch(text) else text
-        return [*calls, rest] if rest.strip() else calls
+        return calls if self._ends(text) else [*calls, text]
+
+    def _ends(self, text: str) -> bool:
+        """Whether it is what the template writes behind the last call, as far as the answer goes: it stops before the
+        mark that ends it, or was cut off."""
+        after = self.form.after
+        return not text.strip() or any(self._after.fullmatch(text + after[at:]) for at in range(len(after) + 1))

@@ -8,6 +8,7 @@ from afina.recipe.methods import JUDGED
 from afina.text.document import Message
 from afina.text.example import Example
 from afina.tokenizer.chat import Encoded, Renderer
+from afina.tokenizer.template import NotRendered
 
 GREEN, GREY, PLAIN = "\x1b[32m", "\x1b[90m", "\x1b[0m"
 
@@ -21,7 +22,10 @@ def show_tokens(example: Example, renderer: Renderer, *, color: bool) -> str:
         return "\nrejected: ".join(show_tokens(side, renderer, color=color) for side in sides)
     if not example.messages:
         return _shown(renderer.text(example.text), where, renderer, color=color)
-    made = renderer.rows(example.messages, where, tools=example.tools, last_only=example.kind in JUDGED)
+    try:
+        made = renderer.rows(example.messages, where, tools=example.tools, last_only=example.kind in JUDGED)
+    except NotRendered as error:  # the next example may be another matter
+        return f"{where}  (no tokens)\n{error.problems[0].what}\n  -> {error.problems[0].fix}"
     shown = [_shown(row, where, renderer, color=color) for row in made.rows]
     return "\n".join([*([f"{len(shown)} rows: {made.why}"] if made.why else []), *shown])
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from afina.plan.tokens import ESTIMATE_SPREAD, TokenCount, chars_per_token
 from afina.recipe import Recipe
+from afina.text.document import message_texts
 from afina.text.example import read_examples
 from afina.train.batches import plan_epoch
 
@@ -77,9 +79,10 @@ def _characters(file: Path) -> list[tuple[int, int]]:
         return found
     for example in read_examples(file):
         if example.messages:
-            turns = [(turn["role"], len(turn["content"]) + 12) for turn in example.messages]
-            answers = sum(length for role, length in turns if role == "assistant")
-            found.append((sum(length for _, length in turns), answers))
+            turns = [(turn, sum(map(len, message_texts(turn))) + 12) for turn in example.messages]
+            answers = sum(n for turn, n in turns if turn["role"] == "assistant" and turn.get("learned", True))
+            offered = len(json.dumps(example.tools, ensure_ascii=False)) if example.tools else 0
+            found.append((offered + sum(n for _, n in turns), answers))
         else:
             found.append((len(example.text), 0))
     return found

@@ -12,10 +12,11 @@ from typing import Literal
 
 from afina.dataset.audit.one_example import excerpt, whole
 from afina.errors import DataError, Problem
-from afina.text.document import conversation_chars
+from afina.text.document import message_texts
 from afina.text.example import Example
 from afina.tokenizer.chat import Encoded
 from afina.tokenizer.encode import EncodedExample
+from afina.tokenizer.template import NotRendered
 from afina.units import show_count, show_share
 
 PARAMETERS_PER_TOKEN = 1000
@@ -90,6 +91,8 @@ class TokenAudit:
         self.shown: dict[str, list[dict[str, str]]] = {}
         self.refused: dict[str, dict[str, list[Problem]]] = {}
         """Finding -> what the template cannot render -> the problem of each row."""
+        self.droppable: set[str] = set()
+        """What the recipe can let be dropped; a missing template is none of it."""
         self.split: dict[str, list[int]] = {}
         """Why conversations became a row for each answer -> how many conversations, and how many rows."""
         self.thoughts = self.lost_thoughts = self.lost_chars = 0
@@ -112,11 +115,14 @@ class TokenAudit:
             problem = error.problems[0]
             name = "stop_not_trained" if "end token" in problem.what else "not_rendered"
             self.refused.setdefault(name, {}).setdefault(problem.what, []).append(problem)
+            if isinstance(error, NotRendered):
+                self.droppable.add(problem.what)
             self._hit(name, example, problem.what)
             return
         self._count_rows(example, encoded)
         longest = encoded.longest
-        self.characters += conversation_chars(example.messages) or len(example.text)
+        said = sum(len(each) for turn in example.messages for each in message_texts(turn))
+        self.characters += said or len(example.text)
         if longest <= view.max_length:
             self.rows += [len(row.ids) for row in encoded.rows] * example.repeat
             return
@@ -206,11 +212,13 @@ class TokenAudit:
 
     def _refusals(self, name: str) -> Iterator[TokenFinding]:
         """Rows that have no tokens, by what the template says of them."""
-        drop = self.view.on_not_rendered == "drop"
         for what, problems in self.refused[name].items():
+            drop = self.view.on_not_rendered == "drop" and what in self.droppable
             shown = [{"where": each.where, "text": what} for each in problems[:EXAMPLES_SHOWN]]
             severity: Literal["fatal", "warning"] = "warning" if drop else FATAL
-            fix = problems[0].fix if drop else f"{problems[0].fix}; or `dataset.on_not_rendered: drop`"
+            fix = problems[0].fix
+            if what in self.droppable and not drop:
+                fix += "; or `dataset.on_not_rendered: drop`"
             yield TokenFinding(name, len(problems), self.examples, what, severity, shown, fix)
 
     def _over_length(self) -> TokenFinding:
