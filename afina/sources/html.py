@@ -296,7 +296,7 @@ class _Page:
         """Inside code a block is a line: nothing else may join it to what stands around it."""
         if (
             not self.inside["pre"]
-            or not _BLOCKS.fullmatch(element.tag)
+            or not (_BLOCKS.fullmatch(element.tag) or _is_one_of_codes(element))
             or not any(isinstance(p, str) and p for p in folded)
         ):
             return folded
@@ -427,6 +427,15 @@ class _Page:
             return block
         text = cell_text([block], self.marks)
         return Block("cell", [text] if text else [])
+
+
+def _is_one_of_codes(element: Any) -> bool:
+    """Whether an element is one of several listings in one ``<pre>``, one for each language or version."""
+    if element.tag != "code" or element.getparent().tag != "pre":
+        return False
+    before, after = element.getprevious(), element.getnext()
+    follows = before is not None and before.tag == "code" and not before.tail
+    return follows or (after is not None and after.tag == "code" and not element.tail)
 
 
 def _in_formula(element: Any, pieces: list[Piece], marks: Marks) -> list[Piece]:
