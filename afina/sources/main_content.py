@@ -58,17 +58,21 @@ _NAMES = {
     "breadcrumbs": r"breadcrumbs?",
     "links": r"crumbs|pagination|paginator|pager|prev-?next|next-?prev|page-nav|nav|navbar|navigation|subnav"
     r"|topnav|menu|side-?bar|side-?nav|tocs?|table-of-contents|on-this-page|page-toc|related|share|sharing|social|tags"
+    r"|navbox|catlinks"
     r"|languages?|versions?",
     "feedback": r"feedback|helpful|was-this-helpful|page-rating|rate-this-page|doc-rating",
-    "edit link": r"edit-?(?:this-?)?(?:page|link)|edit-on-git(?:hub|lab)|edit-?me|improve-this-page",
-    "date of change": r"last-?(?:updated|modified)",
-    "version banner": r"(?:doc-)?version-?(?:banner|warning|notice)|outdated-?(?:banner|warning|notice)"
+    "edit link": r"edit-?(?:this-?)?(?:page|link)|edit-on-git(?:hub|lab)|edit-?me|improve-this-page"
+    r"|(?:mw-)?editsection",
+    "date of change": r"last-?(?:updated?|modified)|md-source-file",
+    "version banner": r"(?:doc-)?version-?(?:banner|warning|notice|badge)|outdated-?(?:banner|warning|notice)"
     r"|announcement-?bar",
     "version switcher": r"(?:version|language|lang|locale)-?(?:switch|switcher|select|selector|picker|dropdown|menu)"
     r"|rst-versions",
     "advertisement": r"advert(?:isement)?s?|adsbygoogle|carbon-?ads?|ethical-?ads?",
     "hidden (for screen readers)": r"sr-only|visually-?hidden|screen-?reader-?text",
     "link to source": r"viewcode-link|view-?source",
+    "not printed": r"no-?print|d-print-none",
+    "footer": r"(?:site|page|global)-footer|(?<![\w-])footer(?![\w-])",
 }
 """Kind -> names that a class of such elements contains as whole words."""
 _CLASSES = {kind: re.compile(rf"(?:^|-)(?:{names})(?:-|$)") for kind, names in _NAMES.items()}
@@ -82,6 +86,8 @@ _LONGEST = {
     "advertisement": 600,
     "hidden (for screen readers)": 200,
     "link to source": 40,
+    "not printed": 200,
+    "footer": 200,
 }
 """Kinds that are known by the class alone -> the most visible characters that such an element may have."""
 _HELPFUL = re.compile(
