@@ -84,13 +84,13 @@ def read_pdf(file: SourceFile, reading: SourceReading) -> Iterator[Document]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Page:
+class _PdfPage:
     lines: list[Line]
     scanned: bool
     """Whether something is to be seen on it, but no text."""
 
 
-def _texts(file: SourceFile, pages: list[_Page], entry: FileLedger, reading: SourceReading) -> list[str]:
+def _texts(file: SourceFile, pages: list[_PdfPage], entry: FileLedger, reading: SourceReading) -> list[str]:
     """The text of each page, in reading order; what is left out goes to the ledger."""
     out, uncertain = [], []
     for number, (page, running) in enumerate(zip(pages, running_lines([each.lines for each in pages]), strict=True)):
@@ -114,11 +114,11 @@ def _texts(file: SourceFile, pages: list[_Page], entry: FileLedger, reading: Sou
     return [join_split_words(text, words, lambda hyphen: entry.drop("hyphen of a split word", hyphen)) for text in out]
 
 
-def _pages(file: SourceFile) -> tuple[str, list[_Page]]:
+def _pages(file: SourceFile) -> tuple[str, list[_PdfPage]]:
     """The title, and the pages."""
     from pypdf import PdfReader
 
-    pages: list[_Page] = []
+    pages: list[_PdfPage] = []
     try:
         reader = PdfReader(file.full)
         if reader.is_encrypted and not reader.decrypt(""):
@@ -128,7 +128,7 @@ def _pages(file: SourceFile) -> tuple[str, list[_Page]]:
         for page in reader.pages:
             lines = read_lines(page)
             text = "".join(line_texts(lines))
-            pages.append(_Page(lines, not _CONTROL.sub("", text).strip() and _paints(page)))
+            pages.append(_PdfPage(lines, not _CONTROL.sub("", text).strip() and _paints(page)))
     except _Locked:
         fix = "save it without a password, or exclude it"
         raise DataError("encrypted: it opens only with a password", fix, file.path) from None
