@@ -71,6 +71,7 @@ _NAMES = {
     "advertisement": r"advert(?:isement)?s?|adsbygoogle|carbon-?ads?|ethical-?ads?",
     "hidden (for screen readers)": r"sr-only|visually-?hidden|screen-?reader-?text",
     "link to source": r"viewcode-link|view-?source",
+    "newsletter": r"newsletter|subscribe(?:-form)?",
     "not printed": r"no-?print|d-print-none",
     "footer": r"(?:site|page|global)-footer|(?<![\w-])footer(?![\w-])",
 }
@@ -86,6 +87,7 @@ _LONGEST = {
     "advertisement": 600,
     "hidden (for screen readers)": 200,
     "link to source": 40,
+    "newsletter": 400,
     "not printed": 200,
     "footer": 200,
 }
@@ -96,6 +98,14 @@ _HELPFUL = re.compile(
     r"|(?:achou|considera)\b.{0,40}\b(?:útil|úteis)\b.{0,40}",
     re.I,
 )
+_COPY_TEXT = re.compile(r"(?:copy|copied|copiar)(?: code| to clipboard| código)?!?", re.I)
+_LINK_TEXT = re.compile(
+    r"(skip to (?:main )?content|saltar para o conteúdo|ir para o conteúdo)"
+    r"|(?:edit|improve) (?:this )?page(?: on git(?:hub|lab))?|edit (?:this )?on git(?:hub|lab)|view page source"
+    r"|suggest (?:an )?edits?|editar (?:esta )?página",
+    re.I,
+)
+_AROUND_TEXT = re.compile(r"\W*(?:previous|prev|next|back to top|anterior|seguinte|próxim[oa])\b", re.I)
 _COOKIE_TEXT = re.compile(r"\bcookies?\b", re.I)
 _AGREE = re.compile(
     r"(?:accept|agree|allow|got it|ok(?:ay)?|i understand|reject|decline|dismiss|aceit\w+|concord\w+|recus\w+|rejeit\w+"
@@ -299,10 +309,17 @@ def _beside_a_title(link: Any) -> bool:
 
 
 def _by_text(element: Any) -> str | None:
-    """A question about the page itself, or a cookie notice, whatever its classes are."""
-    if element.tag not in ("div", "p", "span", "section", "form", "fieldset", "legend", "label", *_HEADINGS):
+    """What speaks of the page itself, whatever its classes are: a question, a cookie notice, links around the page."""
+    if element.tag not in ("a", "div", "p", "span", "section", "form", "fieldset", "legend", "label", *_HEADINGS):
         return None
     text = " ".join(element.xpath("string()").split())
+    if len(text) <= 60 and element.tag in ("a", "div", "span"):
+        if _COPY_TEXT.fullmatch(text) and element.getparent().find(".//pre") is not None:
+            return "button"
+        if element.tag == "a" and (found := _LINK_TEXT.fullmatch(text)):
+            return "skip link" if found[1] else "edit link"
+    if len(text) <= 200 and element.tag in ("div", "p") and _AROUND_TEXT.match(text) and _is_links(element):
+        return "navigation"
     if len(text) <= 120 and _HELPFUL.fullmatch(text):
         return "feedback"
     if len(text) <= 1200 and _COOKIE_TEXT.search(text) and element.find(".//h1") is None:

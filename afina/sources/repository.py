@@ -197,6 +197,8 @@ class FolderRules:
 
     def _is_vendored(self, inner: Path) -> bool:
         name = inner.name.lower()
+        if name.endswith((".egg-info", ".dist-info")):
+            return True
         if name not in _VENDORED or self._marks(inner / "any").get("linguist-vendored") is False:
             return False
         # A folder of documents about vendors is no code of others.
