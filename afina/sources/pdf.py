@@ -120,7 +120,8 @@ def _texts(file: SourceFile, pages: list[_PdfPage], entry: FileLedger, reading: 
         hyphens: list[str] = []
         joined = join_split_words(f"{above[2]}\n{below[0]}", words, hyphens.append).split("\n")
         if len(joined) == 2:
-            drop("".join(hyphens))
+            for hyphen in hyphens:
+                drop(hyphen)
             out[at], out[at + 1] = above[0] + above[1] + joined[0], joined[1] + below[1] + below[2]
     return [join_split_words(text, words, drop) for text in out]
 
