@@ -91,7 +91,8 @@ def test_the_table_has_no_fault() -> None:
     ],
 )
 def test_a_wrong_row_of_the_table_is_noticed(change: dict, said: str) -> None:
-    changed = (replace(FORMATS[0], **change), *FORMATS[1:])
+    others = [row for row in FORMATS[1:] if row.kind != "markdown"]  # the first row stands alone for its kind
+    changed = (replace(FORMATS[0], **change), *others)
     assert any(fault.startswith(said) for fault in faults(changed)), faults(changed)
 
 

@@ -75,6 +75,8 @@ def test_code_is_exact_and_its_fence_longer_than_any_inside() -> None:
     assert markdown(f"<pre>\n{html.escape(code)}\n</pre>") == f"````\n{code}\n````\n"
     spans = "<pre><code><span>fn</span> <b>f</b>()\n  <i>x</i></code></pre>"
     assert markdown(spans) == "```\nfn f()\n  x\n```\n"
+    assert markdown("<pre><code>a\nb</code><code>c</code><button>copy</button></pre>") == "```\na\nb\nc\n```\n"
+    assert markdown("<pre><code>a</code> <code>b</code>\n<code>c</code></pre>") == "```\na b\nc\n```\n"
     assert markdown("<pre><div>a</div><div>b</div>c<br>d</pre>") == "```\na\nb\nc\nd\n```\n"
 
 

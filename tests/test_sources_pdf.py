@@ -258,6 +258,13 @@ def test_a_list_is_no_table(tmp_path: Path) -> None:
     assert read(tmp_path, ledger=ledger)[0].text.startswith("1. The harbour") and not ledger.skipped
 
 
+def test_a_word_that_the_end_of_a_page_splits_is_made_whole(tmp_path: Path) -> None:
+    ledger = Ledger()
+    (tmp_path / "a.pdf").write_bytes(pdf(show("They closed the facto-"), show("ries in the end.\nBoats stayed.")))
+    assert read(tmp_path, ledger=ledger)[0].text == "They closed the factories\n\nin the end.\nBoats stayed.\n"
+    assert whole(ledger) == {"hyphen of a split word": 1}
+
+
 def page_of(number: int, *texts: str, header: str = "Vela Harbour Handbook") -> bytes:
     body = b"".join(at(60, 740 - 14 * row, text) for row, text in enumerate(texts))
     return at(60, 800, header) + body + at(290, 40, f"Page {number} of 3")

@@ -3,7 +3,8 @@ Docusaurus, VitePress and MkDocs.
 
 Left out and counted: imports, exports, comments, tags of components, expressions, shortcodes, badges, marks of
 containers. Text stays: what stands in a component, and its title, label or caption (bold, on a line of its own).
-An expression is filled in where the file itself says its value. Code is not touched, in fences and in backticks.
+An expression is filled in where the file itself says its value. Code is not touched, in fences and in backticks, nor
+are formulas between dollars.
 
 Two passes. The first goes from character to character and keeps every line end, the second from line to line.
 """
@@ -18,7 +19,9 @@ from afina.text.document import FileLedger, visible
 
 _FENCE = re.compile(r"[ \t>]*(`{3,}|~{3,})")
 _CODE_SPAN = re.compile(r"(`+)(?!`)(?:(?!\n[ \t]*\n).)*?(?<!`)\1(?!`)", re.S)
-_PLAIN = re.compile(r"`+|[^\\`<{\[!\n]+")
+_FORMULA = re.compile(r"\$\$.+?\$\$|\$(?![\s$])[^$\n]+?(?<!\s)\$(?!\d)", re.S)
+_PLAIN = re.compile(r"`+|\$+|[^\\`$<{\[!\n]+")
+_UNTOUCHED = {"`": _CODE_SPAN, "$": _FORMULA}
 _COMMENT = re.compile(r"<!--.*?-->", re.S)
 _BLOCK = re.compile(r"<(script|style)\b[^>]*>.*?</\1\s*>", re.S | re.I)
 _SHORTCODE = re.compile(r"\{\{([<%])(?!/\*)\s*(/?)\s*([\w./-]+)(.*?)/?\s*[%>]\}\}", re.S)
@@ -199,9 +202,9 @@ class _Scan:
             letter = self.body[self.at]
             if letter == "\\":
                 self._copy(min(2, ends - self.at))
-            elif found := (_CODE_SPAN.match(self.body, self.at) if letter == "`" else None) or _PLAIN.match(
-                self.body, self.at
-            ):
+            elif letter in _UNTOUCHED and (found := _UNTOUCHED[letter].match(self.body, self.at)):
+                self._copy(len(found[0]))
+            elif found := _PLAIN.match(self.body, self.at):
                 self._copy(len(found[0]))
             elif not self._special(letter):
                 self._copy(1)

@@ -281,7 +281,7 @@ class _Page:
 
     def _enter(self, element: Any, step: int) -> None:
         tag = element.tag
-        if tag == "pre":
+        if _is_code_block(element):
             self.inside["pre"] += step
         elif tag in _CODE:
             self.inside["code"] += step
@@ -296,7 +296,7 @@ class _Page:
         """Inside code a block is a line: nothing else may join it to what stands around it."""
         if (
             not self.inside["pre"]
-            or not _BLOCKS.fullmatch(element.tag)
+            or not (_BLOCKS.fullmatch(element.tag) or _is_one_of_codes(element))
             or not any(isinstance(p, str) and p for p in folded)
         ):
             return folded
@@ -316,10 +316,13 @@ class _Page:
             return ["\n"] if self.inside["pre"] else [BREAK]
         if tag == "img":
             return [element.get("alt") or ""]
-        if self.inside["pre"] - (tag == "pre"):
+        block = _is_code_block(element)
+        if self.inside["pre"] - block:
             return pieces
-        if tag == "pre":
+        if block:
             return self._fence(element, pieces)
+        if tag == "label" and element.getnext() is not None and element.getnext().tag == "label":
+            return [*pieces, BREAK]
         if tag in _CODE:
             return pieces if self.inside["code"] > 1 else wrap(pieces, lambda text: code_span(_one_line(text), marks))
         if tag in _EMPHASIS:
@@ -427,6 +430,20 @@ class _Page:
             return block
         text = cell_text([block], self.marks)
         return Block("cell", [text] if text else [])
+
+
+def _is_code_block(element: Any) -> bool:
+    """Whether an element is a block of code: ``<pre>``, or what Doxygen makes of lines."""
+    return bool(element.tag == "pre" or (element.tag == "div" and element.get("class") == "fragment"))
+
+
+def _is_one_of_codes(element: Any) -> bool:
+    """Whether an element is one of several listings in one ``<pre>``, one for each language or version."""
+    if element.tag != "code" or element.getparent().tag != "pre":
+        return False
+    before, after = element.getprevious(), element.getnext()
+    follows = before is not None and before.tag == "code" and not before.tail
+    return follows or (after is not None and after.tag == "code" and not element.tail)
 
 
 def _in_formula(element: Any, pieces: list[Piece], marks: Marks) -> list[Piece]:

@@ -58,17 +58,22 @@ _NAMES = {
     "breadcrumbs": r"breadcrumbs?",
     "links": r"crumbs|pagination|paginator|pager|prev-?next|next-?prev|page-nav|nav|navbar|navigation|subnav"
     r"|topnav|menu|side-?bar|side-?nav|tocs?|table-of-contents|on-this-page|page-toc|related|share|sharing|social|tags"
+    r"|navbox|catlinks"
     r"|languages?|versions?",
     "feedback": r"feedback|helpful|was-this-helpful|page-rating|rate-this-page|doc-rating",
-    "edit link": r"edit-?(?:this-?)?(?:page|link)|edit-on-git(?:hub|lab)|edit-?me|improve-this-page",
-    "date of change": r"last-?(?:updated|modified)",
-    "version banner": r"(?:doc-)?version-?(?:banner|warning|notice)|outdated-?(?:banner|warning|notice)"
+    "edit link": r"edit-?(?:this-?)?(?:page|link)|edit-on-git(?:hub|lab)|edit-?me|improve-this-page"
+    r"|(?:mw-)?editsection",
+    "date of change": r"last-?(?:updated?|modified)|md-source-file",
+    "version banner": r"(?:doc-)?version-?(?:banner|warning|notice|badge)|outdated-?(?:banner|warning|notice)"
     r"|announcement-?bar",
     "version switcher": r"(?:version|language|lang|locale)-?(?:switch|switcher|select|selector|picker|dropdown|menu)"
     r"|rst-versions",
     "advertisement": r"advert(?:isement)?s?|adsbygoogle|carbon-?ads?|ethical-?ads?",
     "hidden (for screen readers)": r"sr-only|visually-?hidden|screen-?reader-?text",
     "link to source": r"viewcode-link|view-?source",
+    "newsletter": r"newsletter|subscribe(?:-form)?",
+    "not printed": r"no-?print|d-print-none",
+    "footer": r"(?:site|page|global)-footer|(?<![\w-])footer(?![\w-])",
 }
 """Kind -> names that a class of such elements contains as whole words."""
 _CLASSES = {kind: re.compile(rf"(?:^|-)(?:{names})(?:-|$)") for kind, names in _NAMES.items()}
@@ -82,6 +87,9 @@ _LONGEST = {
     "advertisement": 600,
     "hidden (for screen readers)": 200,
     "link to source": 40,
+    "newsletter": 400,
+    "not printed": 200,
+    "footer": 200,
 }
 """Kinds that are known by the class alone -> the most visible characters that such an element may have."""
 _HELPFUL = re.compile(
@@ -90,6 +98,14 @@ _HELPFUL = re.compile(
     r"|(?:achou|considera)\b.{0,40}\b(?:útil|úteis)\b.{0,40}",
     re.I,
 )
+_COPY_TEXT = re.compile(r"(?:copy|copied|copiar)(?: code| to clipboard| código)?!?", re.I)
+_LINK_TEXT = re.compile(
+    r"(skip to (?:main )?content|saltar para o conteúdo|ir para o conteúdo)"
+    r"|(?:edit|improve) (?:this )?page(?: on git(?:hub|lab))?|edit (?:this )?on git(?:hub|lab)|view page source"
+    r"|suggest (?:an )?edits?|editar (?:esta )?página",
+    re.I,
+)
+_AROUND_TEXT = re.compile(r"\W*(?:previous|prev|next|back to top|anterior|seguinte|próxim[oa])\b", re.I)
 _COOKIE_TEXT = re.compile(r"\bcookies?\b", re.I)
 _AGREE = re.compile(
     r"(?:accept|agree|allow|got it|ok(?:ay)?|i understand|reject|decline|dismiss|aceit\w+|concord\w+|recus\w+|rejeit\w+"
@@ -293,10 +309,17 @@ def _beside_a_title(link: Any) -> bool:
 
 
 def _by_text(element: Any) -> str | None:
-    """A question about the page itself, or a cookie notice, whatever its classes are."""
-    if element.tag not in ("div", "p", "span", "section", "form", "fieldset", "legend", "label", *_HEADINGS):
+    """What speaks of the page itself, whatever its classes are: a question, a cookie notice, links around the page."""
+    if element.tag not in ("a", "div", "p", "span", "section", "form", "fieldset", "legend", "label", *_HEADINGS):
         return None
     text = " ".join(element.xpath("string()").split())
+    if len(text) <= 60 and element.tag in ("a", "div", "span"):
+        if _COPY_TEXT.fullmatch(text) and element.getparent().find(".//pre") is not None:
+            return "button"
+        if element.tag == "a" and (found := _LINK_TEXT.fullmatch(text)):
+            return "skip link" if found[1] else "edit link"
+    if len(text) <= 200 and element.tag in ("div", "p") and _AROUND_TEXT.match(text) and _is_links(element):
+        return "navigation"
     if len(text) <= 120 and _HELPFUL.fullmatch(text):
         return "feedback"
     if len(text) <= 1200 and _COOKIE_TEXT.search(text) and element.find(".//h1") is None:

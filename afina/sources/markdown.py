@@ -17,7 +17,7 @@ from afina.errors import DataError, Problem
 from afina.sources.dialects import front_title, plain_markdown
 from afina.sources.files import FileText, SourceReading, inside, read_text
 from afina.text.document import Document, visible
-from afina.text.formats import ending, kind_of
+from afina.text.formats import kind_of
 
 INCLUDE = re.compile(r"(?<!\\)\{\{\s*#(?:rustdoc_)?include\s+([^}\s]+)\s*\}\}")
 _FRONT = re.compile(r"\A(---|\+\+\+)[ \t]*\n(?=[^\n]*[^\s])(.*?)^(?:\1|\.\.\.)[ \t]*(?:\n|\Z)", re.S | re.M)
@@ -31,7 +31,16 @@ Resolve = Callable[[Path, re.Match[str]], str | None]
 """Given an include's target and match: the text put in its place, or None to read the target."""
 
 
-def read_markdown(opened: FileText, reading: SourceReading) -> Iterator[Document]:
+def read_mdx(opened: FileText, reading: SourceReading) -> Iterator[Document]:
+    """As :func:`read_markdown`, of a file where tags are components and braces hold expressions.
+
+    Raises:
+        DataError: as there.
+    """
+    return read_markdown(opened, reading, mdx=True)
+
+
+def read_markdown(opened: FileText, reading: SourceReading, *, mdx: bool = False) -> Iterator[Document]:
     """The file as one document of kind ``markdown``; its title is the first heading, or that of its front matter.
 
     Where lines were left out, ``meta["moved"]`` is a JSON object from a line of the text (the first one is the
@@ -48,7 +57,7 @@ def read_markdown(opened: FileText, reading: SourceReading) -> Iterator[Document
     body = opened.text[len(front) :]
     first_line = 1 + front.count("\n")
     whole = include_files(opened, reading, body, first_line)
-    text, lines = plain_markdown(whole, entry, mdx=ending(opened.path) == ".mdx")
+    text, lines = plain_markdown(whole, entry, mdx=mdx)
     if not text.strip():
         reading.skip(opened.path, "no text beside front matter and marks")
         return

@@ -110,8 +110,20 @@ def _texts(file: SourceFile, pages: list[_PdfPage], entry: FileLedger, reading: 
     if uncertain:
         why = f"a table, or columns that cannot be told from one, on {_list(uncertain)}: read line across line"
         reading.skip(f"{file.path} (order not certain)", f"{why}; pip install 'afina[docling]' reads the layout")
-    words = document_words(out)
-    return [join_split_words(text, words, lambda hyphen: entry.drop("hyphen of a split word", hyphen)) for text in out]
+    words = document_words(["\n".join(out)])
+
+    def drop(hyphen: str) -> None:
+        entry.drop("hyphen of a split word", hyphen)
+
+    for at in range(len(out) - 1):  # a word that the end of a page splits
+        above, below = out[at].rpartition("\n"), out[at + 1].partition("\n")
+        hyphens: list[str] = []
+        joined = join_split_words(f"{above[2]}\n{below[0]}", words, hyphens.append).split("\n")
+        if len(joined) == 2:
+            for hyphen in hyphens:
+                drop(hyphen)
+            out[at], out[at + 1] = above[0] + above[1] + joined[0], joined[1] + below[1] + below[2]
+    return [join_split_words(text, words, drop) for text in out]
 
 
 def _pages(file: SourceFile) -> tuple[str, list[_PdfPage]]:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from pathspec import GitIgnoreSpec
 
-from afina.text.formats import ending, language_of
+from afina.text.formats import ending, format_of, language_of
 
 _VENDORED = frozenset({
     "node_modules", "bower_components", "jspm_packages", "site-packages", "dist-packages", "vendor", "vendors",
@@ -80,6 +80,7 @@ _ROW_KEYS = frozenset({
 })  # fmt: skip
 """One of these stands in every table that could be rows to learn; JSON without any is configuration or other data."""
 _LARGEST_LOOKED_AT = 4 << 20
+_MINIFIABLE = ("javascript", "css")
 _MINIFIED_LINE = 200
 """Characters per line on average; hand-written code has about 30, and no linter lets it past 120."""
 _COUNTED = 100_000
@@ -152,13 +153,13 @@ class FolderRules:
                 return f"{mark}, by .gitattributes"
         if name in _LOCKS:
             return "lock file"
-        if ending(name) == ".map" and ending(name.removesuffix(".map")) in (".js", ".mjs", ".cjs", ".css", ".ts"):
+        if ending(name) == ".map" and language_of(name.removesuffix(".map")) in (*_MINIFIABLE, "typescript"):
             return "source map"
         if re.search(r"[.-]min\.(?:m?js|cjs|css|html)$", name):
             return "minified"
         if marks.get("linguist-generated") is None and _matches(name, _GENERATED):
             return "generated, by its name"
-        if not rows and ending(name) in (".json", ".csv"):
+        if not rows and _table(name):
             return self._is_no_rows(file)
         return self._by_content(file, marks)
 
@@ -180,7 +181,7 @@ class FolderRules:
         text = start.decode("utf-8", errors="replace")
         if says_generated(text):
             return "generated, by its header"
-        if ending(file.name) in (".js", ".mjs", ".cjs", ".css") and len(text) > _MINIFIED_LINE * (text.count("\n") + 1):
+        if language_of(file.name) in _MINIFIABLE and len(text) > _MINIFIED_LINE * (text.count("\n") + 1):
             return "minified"
         return None
 
@@ -196,6 +197,8 @@ class FolderRules:
 
     def _is_vendored(self, inner: Path) -> bool:
         name = inner.name.lower()
+        if name.endswith((".egg-info", ".dist-info")):
+            return True
         if name not in _VENDORED or self._marks(inner / "any").get("linguist-vendored") is False:
             return False
         # A folder of documents about vendors is no code of others.
@@ -298,13 +301,19 @@ def _lines(file: Path) -> list[str]:
 def _keys(file: Path) -> set[str]:
     """The names of a table's columns, or of an object's keys, in lower case."""
     text = file.read_text(encoding="utf-8-sig")
-    if ending(file.name) == ".csv":
+    if _table(file.name) == "CSV":
         line = text.split("\n", 1)[0]
         delimiter = max(",;\t", key=line.count)
         return {cell.strip().lower() for row in csv.reader([line], delimiter=delimiter) for cell in row}
     value = json.loads(text)
     rows = value if isinstance(value, list) else [value]
     return {str(key).lower() for row in rows[:100] if isinstance(row, dict) for key in row}
+
+
+def _table(name: str) -> str:
+    """The format of a file that may be a table or anything else; empty where its name says more."""
+    found = format_of(name)
+    return found.name if found and found.name in ("JSON", "CSV") else ""
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:

@@ -147,9 +147,10 @@ class Format:
 
 FORMATS: tuple[Format, ...] = (
     Format(
-        "Markdown", (".md", ".markdown", ".mdx"), "markdown", f"{_READERS}markdown:read_markdown", "markdown",
+        "Markdown", (".md", ".markdown"), "markdown", f"{_READERS}markdown:read_markdown", "markdown",
         own_lines=True, content_types=("text/markdown",),
     ),
+    Format("MDX", (".mdx",), "markdown", f"{_READERS}markdown:read_mdx", "markdown", own_lines=True, text_share=0.8),
     Format(
         "plain text", (".txt", ".text", ".rst"), "text", f"{_READERS}text:read_plain", "text",
         own_lines=True, content_types=("text/plain",),
@@ -309,7 +310,7 @@ def names_of(formats: Sequence[Format]) -> str:
     """Names of formats in a sentence.
 
     >>> names_of(FORMATS[:3])
-    'Markdown, plain text or HTML'
+    'Markdown, MDX or plain text'
     """
     *first, last = [each.name for each in formats]
     return f"{', '.join(first)} or {last}" if first else last
