@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from afina.errors import DataError, Problem
 from afina.recipe import Recipe, Source, Train
 from afina.run import Progress, no_progress
-from afina.sources import read_sources
+from afina.sources import plan_sources, read_sources
+from afina.sources.splits import PlacedFile, by_name, recognise
 from afina.text.code_blocks import CodeBlock, document_blocks
-from afina.text.document import Document, Ledger
+from afina.text.document import Document, Ledger, Split
 from afina.text.example import Example
 from afina.text.formats import kind_of
 from afina.text.lines import file_lines
@@ -29,6 +31,8 @@ class AuditReading:
     problems: list[Problem] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
     files: int = 0
+    examples: Counter[str] = field(default_factory=Counter)
+    """Of each file, how many it gave."""
     lines: int = 0
     """Lines of text files, and how many of them are blank: what a line-per-example loader would see."""
     blank_lines: int = 0
@@ -38,29 +42,59 @@ class AuditReading:
     blocks: list[CodeBlock] = field(default_factory=list)
 
 
-def read_files(path: Path, reading: AuditReading, progress: Progress = no_progress) -> Iterator[Example]:
+def find_splits(paths: Sequence[Path]) -> dict[str, Split]:
+    """What each file is for, where names tell (:mod:`afina.sources.splits`), by its path as in `Example.path`."""
+    placed: list[PlacedFile] = []
+    for path in paths:
+        root, recipe = _recipe_of(path)
+        # What is wrong with a file is told when it is read.
+        planned = plan_sources(recipe, Ledger(), [])
+        placed += [by_name((root / file).as_posix()) for source in planned for file, _ in source.jobs]
+    return recognise(placed)
+
+
+def _recipe_of(path: Path) -> tuple[Path, Recipe]:
+    """The folder above a path, as it was given, and a recipe that reads the path."""
+    path = path if path.name not in ("", "..") else path.resolve()
+    # The method and base play no part in reading.
+    sources, method = [Source(path=path.name)], Train(method="scratch")
+    return path.parent, Recipe(name="audit", root=str(path.parent.resolve()), sources=sources, train=method)
+
+
+def read_files(
+    path: Path,
+    reading: AuditReading,
+    progress: Progress = no_progress,
+    *,
+    only: Container[str] | None = None,
+    without: Container[str] = (),
+) -> Iterator[Example]:
     """The rows of a file or folder as they are, policies aside; texts in sections.
 
     Errors of single rows or files end up in ``reading.problems``.
+
+    Args:
+        only: the files to be read; None: all of them.
+        without: files not to be read.
     """
-    path = path if path.name not in ("", "..") else path.resolve()
-    # The method and base play no part in reading.
-    recipe = Recipe(
-        name="audit",
-        root=str(path.parent.resolve()),
-        sources=[Source(path=path.name)],
-        train=Train(method="scratch"),
-    )
+    root, recipe = _recipe_of(path)
+
+    def wanted(file: str) -> bool:
+        shown = (root / file).as_posix()
+        return shown not in without and (only is None or shown in only)
+
     ledger = Ledger()
     try:
-        for document in read_sources(recipe, ledger, progress):
-            shown = replace(document, path=(path.parent / document.path).as_posix())
+        for document in read_sources(recipe, ledger, progress, wanted):
+            shown = replace(document, path=(root / document.path).as_posix())
             if reading.languages:
                 found = document_blocks(shown, Path())
                 reading.blocks += (block for block in found if block.language in reading.languages)
-            yield from _examples(shown, reading)
+            for example in _examples(shown, reading):
+                reading.examples[shown.path] += 1
+                yield example
     except DataError as error:
-        reading.problems += [replace(item, where=(path.parent / item.where).as_posix()) for item in error.problems]
+        reading.problems += [replace(item, where=(root / item.where).as_posix()) for item in error.problems]
     reading.files += len(ledger.files)
     reading.skipped |= ledger.skipped
 
@@ -68,8 +102,8 @@ def read_files(path: Path, reading: AuditReading, progress: Progress = no_progre
 def _examples(document: Document, reading: AuditReading) -> Iterator[Example]:
     origin = Example(path=document.path, sha256=document.sha256, line=document.line)
     if document.kind == "messages":
-        judged = {"rejected": document.rejected, "label": document.label}
-        yield replace(origin, messages=document.messages, tools=document.tools, **judged)
+        said = replace(origin, messages=document.messages, tools=document.tools)
+        yield replace(said, rejected=document.rejected, label=document.label)
         return
     if kind_of(document.path) in ("text", "markdown"):
         _count_lines(document, reading)
