@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import json
+import lzma
+import shutil
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from afina.dataset.audit.audit import Audit, audit_dataset, audit_files
 from afina.dataset.audit.describe import describe_audit, describe_summary
 from afina.dataset.build.build import build_dataset
+from afina.errors import DataError
 from afina.recipe import Recipe, Source
+from afina.sources import Document, Ledger, read_source
 from afina.text.example import read_examples
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
@@ -151,3 +159,371 @@ def test_farense_has_splits_and_ten_leaked_rows() -> None:
     audit = audit_files([folder / "train_full.jsonl", folder / "valid_full.jsonl"])
     assert (leaks(audit), audit.validation) == (10, 269)
     assert "validation 269 (" in audit.said[0] and "train 2413 (" in audit.said[0]
+
+
+# ---- containers of rows
+
+TWO = [{"prompt": "One?", "completion": "Uno."}, {"prompt": "Two?", "completion": "Due."}]
+SAID = [("One?", "Uno."), ("Two?", "Due.")]
+
+
+def read(path: Path, **keys: object) -> list[Document]:
+    """The documents of a file or folder; every character of it is accounted for."""
+    ledger = Ledger()
+    found = list(read_source(Source(path=path.name, **keys), 0, path.parent, ledger))  # type: ignore[arg-type]
+    assert all(file.balanced for file in ledger.files), ledger.files
+    return found
+
+
+def said(path: Path, **keys: object) -> list[tuple[str, ...]]:
+    return [tuple(turn["content"] for turn in document.messages) or (document.text,) for document in read(path, **keys)]
+
+
+def refusal(path: Path, **keys: object) -> str:
+    with pytest.raises(DataError) as error:
+        read(path, **keys)
+    return str(error.value)
+
+
+def jsonl(items: list[Any]) -> bytes:
+    return "".join(json.dumps(item) + "\n" for item in items).encode()
+
+
+def zstd(data: bytes) -> bytes:
+    pyarrow = pytest.importorskip("pyarrow")
+    sink = pyarrow.BufferOutputStream()
+    with pyarrow.CompressedOutputStream(sink, "zstd") as out:
+        out.write(data)
+    return sink.getvalue().to_pybytes()
+
+
+PACKERS = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": zstd}
+CSV = b"prompt,completion\nOne?,Uno.\nTwo?,Due.\n"
+LINES = jsonl(TWO)
+
+ONE_FILE: dict[str, bytes] = {
+    "a.jsonl": LINES,
+    "a.ndjson": LINES,
+    "a.tsv": CSV.replace(b",", b"\t"),
+    "commas-in-the-header.tsv": b"prompt\tcompletion\tone,two,three,four\nOne?\tUno.\t\nTwo?\tDue.\t\n",
+    "quoted.tsv": b'prompt\tcompletion\tx\nOne?\t"Uno."\t"a\nb"\nTwo?\tDue.\t"c ""d"""\n',
+    "stray-quote.tsv": b'prompt\tcompletion\tx\nOne?\tUno.\t"9 metres\nTwo?\tDue.\t9" or more\n',
+    "sep.csv": b"sep=;\r\nprompt;completion\r\nOne?;Uno.\r\nTwo?;Due.\r\n",
+    "array.jsonl": json.dumps(TWO).encode(),
+    "array-by-lines.jsonl": b"\n[\n" + json.dumps(TWO[0]).encode() + b",\n" + json.dumps(TWO[1]).encode() + b"\n]\n",
+    "lines.json": LINES,
+    "wrapped.json": json.dumps({"version": "1.0", "data": TWO}).encode(),
+    "wrapped-otherwise.json": json.dumps({"info": {"by": "me"}, "rows": TWO}, indent=1).encode(),
+    "columns.json": json.dumps({name: {str(n): row[name] for n, row in enumerate(TWO)} for name in TWO[0]}).encode(),
+    "lists.json": json.dumps({name: [row[name] for row in TWO] for name in TWO[0]}).encode(),
+    "split.json": json.dumps({"columns": list(TWO[0]), "data": [list(row.values()) for row in TWO]}).encode(),
+    **{f"a.jsonl{ending}": LINES for ending in PACKERS},
+    **{f"a.csv{ending}": CSV for ending in PACKERS},
+    "a.json.gz": json.dumps(TWO).encode(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ONE_FILE)
+def test_rows_in_one_file(tmp_path: Path, name: str) -> None:
+    packer = PACKERS.get(Path(name).suffix, bytes)
+    (tmp_path / name).write_bytes(packer(ONE_FILE[name]))
+    assert said(tmp_path / name) == SAID
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / name).write_bytes(packer(ONE_FILE[name]))
+    assert said(tmp_path / "d") == SAID, "in a folder too"
+
+
+def test_a_packed_stream_may_have_parts_and_is_read_as_one(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(jsonl(TWO[:1])) + gzip.compress(jsonl(TWO[1:])))
+    (tmp_path / "a.jsonl.zst").write_bytes(zstd(jsonl(TWO[:1])) + zstd(jsonl(TWO[1:])))
+    assert said(tmp_path / "a.jsonl.gz") == said(tmp_path / "a.jsonl.zst") == SAID
+
+
+@pytest.mark.parametrize("ending", PACKERS)
+@pytest.mark.parametrize("size", [2, 9_000])
+def test_a_packed_file_that_is_cut_or_damaged_is_named(tmp_path: Path, ending: str, size: int) -> None:
+    name = f"a.jsonl{ending}"
+    packed = PACKERS[ending](jsonl([{"prompt": f"{n * n}?", "completion": f"{hash(n / 7)}"} for n in range(size)]))
+    for damaged in (packed[: len(packed) * 2 // 3], b"not packed at all " * 5):
+        (tmp_path / name).write_bytes(damaged)
+        assert f"{name}: damaged or cut off after" in refusal(tmp_path / name)
+
+
+@pytest.mark.parametrize("ending", PACKERS)
+def test_a_small_file_that_unpacks_without_end_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    monkeypatch.setattr("afina.sources.unpack.LARGEST_UNPACKED_BYTES", 1 << 16)
+    monkeypatch.setattr("afina.sources.files.LARGEST_UNPACKED_BYTES", 1 << 16)
+    bomb = PACKERS[ending](b'{"prompt": "' + b"a" * (40 << 20))
+    assert len(bomb) < 60_000
+    (tmp_path / f"a.jsonl{ending}").write_bytes(bomb)
+    assert "a.jsonl" in refusal(tmp_path / f"a.jsonl{ending}") and "unpacks to more than" in refusal(
+        tmp_path / f"a.jsonl{ending}"
+    )
+
+
+def test_what_is_no_text_in_a_packed_file_is_left_out_and_said(tmp_path: Path) -> None:
+    rows(tmp_path / "d/a.jsonl", "Why?")
+    for name in ("b.tar.gz", "c.pdf.gz", "d.gz", "e.zip", "f.doc", "g.xlsx", "h.odt", "i.png", "j.png"):
+        (tmp_path / "d" / name).write_bytes(b"\0\1")
+    audit = audit_files([tmp_path / "d"])
+    assert audit.said[0].startswith("9 of 10 files were not read: ") and "2 .png" in audit.said[0]
+    ledger = Ledger()
+    list(read_source(Source(path="d"), 0, tmp_path, ledger))
+    assert ledger.skipped["d/f.doc"] == ".doc is not read: save it as .docx, or as plain text"
+    assert ledger.skipped["d/e.zip"] == ".zip is not read: unpack it"
+    assert "save each of its sheets as .csv" in refusal(tmp_path / "d/g.xlsx")
+    assert "unpack it" in refusal(tmp_path / "d/b.tar.gz") and "damaged .zip" in refusal(tmp_path / "d/e.zip")
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.ndjson", "a.jsonl.gz"])
+def test_a_file_without_rows_says_so(tmp_path: Path, name: str) -> None:
+    for content in (b"", b"\n\n"):
+        (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+        assert "the file has no rows" in refusal(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"train": TWO, "test": TWO}, "several lists of rows in one object: `train`, `test`"),
+        (["One is uno.", "Two is due."], "a row is an object {...}, this is a text"),
+    ],
+)
+def test_json_that_is_not_one_table(tmp_path: Path, content: object, words: str) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(content), "utf-8")
+    assert words in refusal(tmp_path / "a.json", kind="rows")
+
+
+def test_an_object_with_a_list_is_a_row_where_it_has_the_columns_of_one(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps({**TWO[0], "documents": [{"title": "x"}]}), "utf-8")
+    assert said(tmp_path / "a.json") == SAID[:1]
+    (tmp_path / "b.json").write_text(json.dumps({"name": "berths", "people": [{"name": "Ana"}]}), "utf-8")
+    assert [document.kind for document in read(tmp_path / "b.json")] == ["text"], "settings are a text, as before"
+
+
+# ---- saved datasets and the hub's layout
+
+
+def saved(folder: Path, items: list[dict[str, Any]]) -> None:
+    """As `Dataset.save_to_disk` writes it, by pyarrow alone."""
+    pyarrow = pytest.importorskip("pyarrow")
+    folder.mkdir(parents=True)
+    table = pyarrow.Table.from_pylist(items)
+    with (
+        pyarrow.OSFile(str(folder / "data-00000-of-00001.arrow"), "wb") as out,
+        pyarrow.ipc.new_stream(out, table.schema) as stream,
+    ):
+        stream.write_table(table)
+    state = {"_data_files": [{"filename": "data-00000-of-00001.arrow"}], "_fingerprint": "0", "_split": None}
+    (folder / "state.json").write_text(json.dumps(state), "utf-8")
+    (folder / "dataset_info.json").write_text(json.dumps({"description": "Berths.", "features": {}}), "utf-8")
+
+
+def test_a_saved_dataset_is_its_rows_and_what_was_cached_beside_them_is_not(tmp_path: Path) -> None:
+    """Its state.json and dataset_info.json were trained as texts, and its rows were not read."""
+    saved(tmp_path / "d", TWO)
+    shutil.copy(tmp_path / "d/data-00000-of-00001.arrow", tmp_path / "d/cache-1f.arrow")
+    assert said(tmp_path / "d") == SAID
+    assert "2 training" in describe_audit(audit_files([tmp_path / "d"]))
+
+
+def test_a_saved_dictionary_of_datasets_has_splits(tmp_path: Path) -> None:
+    saved(tmp_path / "d/train", TWO)
+    saved(tmp_path / "d/test", TWO[1:])
+    (tmp_path / "d/dataset_dict.json").write_text('{"splits": ["train", "test"]}', "utf-8")
+    audit = audit_files([tmp_path / "d"])
+    assert (audit.train, audit.validation, leaks(audit)) == (2, 1, 1)
+
+
+def test_an_arrow_file_with_an_index_and_a_damaged_one(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    table = pyarrow.Table.from_pylist(TWO)
+    with pyarrow.OSFile(str(tmp_path / "a.arrow"), "wb") as out, pyarrow.ipc.new_file(out, table.schema) as file:
+        file.write_table(table)
+    assert said(tmp_path / "a.arrow") == SAID
+    (tmp_path / "b.arrow").write_bytes((tmp_path / "a.arrow").read_bytes()[:200])
+    assert "b.arrow: not Arrow, or damaged after row 0" in refusal(tmp_path / "b.arrow")
+
+
+def test_the_card_of_a_dataset_is_no_text_and_says_its_splits(tmp_path: Path) -> None:
+    rows(tmp_path / "d/rows/one.jsonl", *asks(0, 10))
+    rows(tmp_path / "d/rows/two.jsonl", *asks(8, 4))
+    files = "  data_files:\n  - split: train\n    path: rows/one*\n  - split: test\n    path: [rows/two.jsonl]\n"
+    (tmp_path / "d/README.md").write_text(
+        f"---\nlicense: mit\nconfigs:\n- config_name: a\n{files}---\n\n# Berths\n", "utf-8"
+    )
+    audit = audit_files([tmp_path / "d"])
+    assert (audit.train, audit.validation, audit.texts, leaks(audit)) == (10, 4, 0, 2)
+    shutil.copytree(tmp_path / "d/rows", tmp_path / "e/rows")
+    (tmp_path / "e/README.md").write_text("---\ntitle: Berths\n---\n\n# Berths\n\nA page of a site.\n", "utf-8")
+    assert audit_files([tmp_path / "e"]).texts == 1
+
+
+# ---- exports of chats, batches, InstructLab
+
+
+def node(name: str, parent: str | None, role: str = "", text: object = "", **more: object) -> dict[str, Any]:
+    content = text if isinstance(text, dict) else {"content_type": "text", "parts": [text]}
+    message = {"id": name, "author": {"role": role}, "content": content, "create_time": 1.0, **more} if role else None
+    return {"id": name, "parent": parent, "children": [], "message": message}
+
+
+def tree(*nodes: dict[str, Any], current: str | None) -> dict[str, Any]:
+    return {"title": "Tides", "mapping": {each["id"]: each for each in nodes}, "current_node": current}
+
+
+CHATGPT = tree(
+    node("root", None),
+    node("s", "root", "system", "Hidden.", metadata={"is_visually_hidden_from_conversation": True}),
+    node("u", "s", "user", "When is high water?"),
+    node("a1", "u", "assistant", "I do not know."),
+    node("call", "u", "assistant", {"content_type": "code", "text": "tide()"}, recipient="python"),
+    node("tool", "call", "tool", {"content_type": "execution_output", "text": "14:20"}),
+    node("a2", "tool", "assistant", "At 14:20."),
+    node("u2", "a2", "user", {"content_type": "multimodal_text", "parts": [{"asset": "x"}, "Here?"]}),
+    node("a3", "u2", "assistant", "Yes."),
+    node("u3", "a3", "user", "And tomorrow?"),
+    current="u3",
+)  # fmt: skip
+CLAUDE = {
+    "uuid": "1",
+    "name": "Tides",
+    "chat_messages": [
+        {"sender": "human", "text": "When?", "content": [{"type": "text", "text": "When?"}], "attachments": []},
+        {
+            "sender": "assistant",
+            "text": "At 14:20.",
+            "content": [
+                {"type": "thinking", "thinking": "Look it up."},
+                {"type": "tool_use", "name": "tide", "input": {}},
+                {"type": "text", "text": "At 14:20."},
+            ],
+        },
+    ],
+}
+
+
+def write_json(path: Path, value: object) -> Path:
+    path.write_text(json.dumps(value), "utf-8")
+    return path
+
+
+def test_an_export_of_chatgpt_is_the_branch_that_was_shown(tmp_path: Path) -> None:
+    """The fix that was told was `columns: {prompt: title, completion: current_node}`."""
+    file = write_json(tmp_path / "conversations.json", [CHATGPT, tree(node("r", None), current="r")])
+    wanted = [("When is high water?", "At 14:20.", "Here?", "Yes.")]
+    assert said(file) == wanted
+    ledger = Ledger()
+    list(read_source(Source(path=file.name), 0, tmp_path, ledger))
+    dropped = ledger.files[0].dropped
+    assert dropped["other branches of a conversation"] == len("Idonotknow.")
+    assert dropped["calls and results of tools"] == len("tide()14:20") and dropped["hidden messages"] == len("Hidden.")
+    assert dropped["a last question without an answer"] == len("Andtomorrow?")
+    write_json(tmp_path / "user.json", {"email": "a@example.org"})
+    (tmp_path / "chat.html").write_text("<p>the same once more</p>", "utf-8")
+    assert said(tmp_path) == wanted, "of the folder of an export the conversations alone"
+    with zipfile.ZipFile(tmp_path / "export.zip", "w") as packed:
+        for name in ("conversations.json", "user.json", "chat.html"):
+            packed.write(tmp_path / name, name)
+    assert said(tmp_path / "export.zip") == wanted
+
+
+def test_an_export_of_chatgpt_without_a_current_node_ends_at_its_newest_leaf(tmp_path: Path) -> None:
+    old, new = (
+        node(name, "u", "assistant", text, create_time=when)
+        for name, text, when in (("a", "Old.", 1.0), ("b", "New.", 2.0))
+    )
+    file = write_json(tmp_path / "c.json", [tree(node("u", None, "user", "When?"), old, new, current=None)])
+    assert said(file) == [("When?", "New.")]
+
+
+def test_an_export_of_claude(tmp_path: Path) -> None:
+    file = write_json(tmp_path / "conversations.json", [CLAUDE])
+    assert said(file) == [("When?", "At 14:20.")]
+
+
+def test_requests_of_batches_are_rows_and_answers_alone_are_told_of(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "When?"}, {"role": "assistant", "content": "Now."}]
+    request = {
+        "custom_id": "r1",
+        "method": "POST",
+        "url": "/v1/chat/completions",
+        "body": {"model": "m", "messages": turns},
+    }
+    response = {"status_code": 200, "body": {"id": "x", "choices": [{"message": turns[1]}]}}
+    (tmp_path / "in.jsonl").write_bytes(jsonl([request]))
+    assert said(tmp_path / "in.jsonl") == [("When?", "Now.")]
+    (tmp_path / "log.jsonl").write_bytes(jsonl([{"request": {"messages": turns[:1]}, "response": response}]))
+    assert said(tmp_path / "log.jsonl") == [("When?", "Now.")]
+    (tmp_path / "out.jsonl").write_bytes(jsonl([{"custom_id": "r1", "response": response, "error": None}] * 3))
+    told = refusal(tmp_path / "out.jsonl")
+    assert "an answer of a batch, without the question that it answers (3 rows" in told and "custom_id" in told
+
+
+KNOWLEDGE = """version: 3
+created_by: someone
+seed_examples:
+  - context: |
+      The harbour of Vela has 42 berths.
+    questions_and_answers:
+      - question: How many berths has Vela?
+        answer: Vela has 42 berths.
+document_outline: The harbour
+"""
+SKILL = """seed_examples:
+  - question: Which port?
+    context: The port of Faro.
+    answer: Faro.
+  - question: Rhyme with sea.
+    answer: Tea.
+"""
+
+
+def test_instructlabs_questions_are_rows_and_its_context_a_text(tmp_path: Path) -> None:
+    """The file was trained as YAML."""
+    (tmp_path / "qna.yaml").write_text(KNOWLEDGE, "utf-8")
+    documents = read(tmp_path / "qna.yaml")
+    assert [(document.kind, document.line) for document in documents] == [("text", 4), ("messages", 7)]
+    assert said(tmp_path / "qna.yaml")[1] == ("How many berths has Vela?", "Vela has 42 berths.")
+    (tmp_path / "qna.yaml").write_text(SKILL, "utf-8")
+    assert said(tmp_path / "qna.yaml") == [("The port of Faro.\n\nWhich port?", "Faro."), ("Rhyme with sea.", "Tea.")]
+    (tmp_path / "qna.yaml").write_text("seed_examples: [", "utf-8")
+    assert "not YAML" in refusal(tmp_path / "qna.yaml")
+    (tmp_path / "qna.yaml").write_text("seeds: []", "utf-8")
+    assert "no list `seed_examples`" in refusal(tmp_path / "qna.yaml")
+
+
+# ---- the field's own files
+
+
+@needs_field
+@pytest.mark.parametrize(
+    ("name", "rows_in"),
+    [("15-csv/tabs.tsv", 2), ("15-csv/excel-pt.csv", 2), ("16-save-to-disk", 3), ("24-json/c-array.jsonl", 2),
+     ("24-json/d-lines.json", 2), ("24-json/g-wrapped.json", 2), ("24-json/h-columns.json", 2),
+     ("24-json/l-rows.jsonl.gz", 2), ("24-json/m-bom.jsonl", 2), ("24-json/n-one.jsonl", 1),
+     ("24-json/s-ndjson.ndjson", 1), ("27-other/batch.jsonl", 1), ("27-other/conversations.json", 1),
+     ("27-other/qna.yaml", 3)],
+)  # fmt: skip
+def test_the_containers_of_the_field_are_read(name: str, rows_in: int) -> None:
+    assert len(read(FIELD / name)) == rows_in
+
+
+@needs_field
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("15-csv/utf16.csv", "looks like UTF-16"), ("15-csv/latin1.csv", "not utf-8"),
+     ("15-csv/ragged.csv", ".csv:2: 3 cells"),
+     ("24-json/o-empty.jsonl", "the file has no rows"), ("24-json/p-strings.json", "this is a text")],
+)  # fmt: skip
+def test_what_cannot_be_read_of_the_field_is_named(name: str, words: str) -> None:
+    assert words in refusal(FIELD / name)
+
+
+@needs_field
+def test_a_folder_of_parquet_as_the_hub_keeps_it() -> None:
+    pytest.importorskip("pyarrow")
+    audit = audit_files([FIELD / "17-parquet"])
+    assert audit.texts == 0 and "test " in audit.said[0] and "the card of the dataset" in " ".join(audit.said)

@@ -22,6 +22,8 @@ from afina.text.document import Document
 from afina.text.example import Example
 from afina.text.formats import (
     BINARY,
+    COMPRESSED,
+    CONVERT,
     FORMATS,
     KINDS,
     LANGUAGES,
@@ -44,7 +46,7 @@ def faults(formats: Sequence[Format]) -> list[str]:
     found = []
     known = [(each, "code") for each in LANGUAGES]
     known += [(each, row.name) for row in formats if row.kind != "code" for each in row.endings]
-    known += [(each, "binary") for each in BINARY]
+    known += [(each, "binary") for each in (*BINARY, *CONVERT, *COMPRESSED)]
     seen: dict[str, str] = {}
     for each, owner in known:
         if each in seen:

@@ -18,6 +18,7 @@ from afina.sources.files import SourceFile, SourceReading, check_encoding, expan
 from afina.sources.hub import hub_address, read_hub
 from afina.sources.pairs import match_pairs, read_pair
 from afina.sources.parsers import has_docling, read_with_docling
+from afina.sources.saved import declared_splits
 from afina.sources.splits import PlacedFile, by_name, recognise, split_named
 from afina.sources.web import SiteFile, in_its_encoding, site_files, with_address
 from afina.text.document import Document, FileLedger, Ledger, Message, visible
@@ -29,6 +30,7 @@ __all__ = [
     "Ledger",
     "Message",
     "PlannedSource",
+    "placed_files",
     "plan_sources",
     "read_source",
     "read_sources",
@@ -120,11 +122,11 @@ def plan_sources(recipe: Recipe, ledger: Ledger, problems: list[Problem]) -> lis
             planned.append(PlannedSource(reading, _jobs(reading)))
         except DataError as error:
             problems += error.problems
-    ledger.splits |= recognise(file for each in planned for file in _placed(each))
+    ledger.splits |= recognise(file for each in planned for file in placed_files(each))
     return planned
 
 
-def _placed(planned: PlannedSource) -> Iterator[PlacedFile]:
+def placed_files(planned: PlannedSource) -> Iterator[PlacedFile]:
     """The files of a source as far as their splits count."""
     source = planned.reading.source
     if source.splits == "ignore" or source.kind == "pairs" or source.path.startswith(WEB):
@@ -133,7 +135,13 @@ def _placed(planned: PlannedSource) -> Iterator[PlacedFile]:
         address = hub_address(source.path, "")
         yield PlacedFile(source.path, f"{HUB}{address.name}?{address.config}", split_named(address.split))
         return
-    yield from (by_name(path) for path, _ in planned.jobs)
+    declared: dict[str, PlacedFile] = {}
+    for folder in {above for path, _ in planned.jobs for above in (planned.reading.root / path).parents[:3]}:
+        family = planned.reading.relative(folder)
+        for file, split in declared_splits(folder):
+            path = planned.reading.relative(file)
+            declared[path] = PlacedFile(path, family, split)
+    yield from (declared.get(path) or by_name(path) for path, _ in planned.jobs)
 
 
 def read_source(source: Source, position: int, root: Path, ledger: Ledger) -> Iterator[Document]:
@@ -188,7 +196,8 @@ def _read_file(file: SourceFile, reading: SourceReading) -> Iterator[Document]:
     if not opened.text.strip():
         reading.ledger.files.pop()
         if file.named:
-            raise DataError("the file is empty", "put text into it, or remove the source", file.path)
+            rows = "the file has no rows: it is empty" if found.gives == "rows" else "the file is empty"
+            raise DataError(rows, "put text into it, or remove the source", file.path)
         reading.skip(file.path, "empty file")
     elif found.opens:
         reading.ledger.files.pop()  # it is read as a stream, and enters its own line

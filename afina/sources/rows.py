@@ -25,8 +25,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, cast
 
 from afina.errors import DataError
+from afina.sources.conversions import convert_row
 from afina.sources.files import SourceFile, SourceReading, read_text
-from afina.sources.tables import DECODER, Row, RowProblems, json_shape, kind_of_value
+from afina.sources.tables import DECODER, Row, RowProblems, json_shape, kind_of_value, wrapped_rows
 from afina.sources.text import read_plain
 from afina.text.document import Document, FileLedger, Message, visible
 from afina.text.formats import format_as, load_function
@@ -68,8 +69,8 @@ def read_rows(file: SourceFile, reading: SourceReading) -> Iterator[Document]:
         DataError: after the good rows, with every broken one; at once where there is no row.
     """
     problems = RowProblems(file.path)
-    wanted = {*(part for needed in SHAPES.values() for part in needed), *reading.source.columns.values()}
-    entry, rows = load_function(format_as(file.path, "rows").rows)(reading, file.full, problems, wanted)
+    open_rows = load_function(format_as(file.path, "rows").rows)
+    entry, rows = open_rows(reading, file.full, problems, _names_wanted(reading))
     yield from row_documents(rows, reading, entry, problems)
 
 
@@ -80,13 +81,12 @@ def read_json(file: SourceFile, reading: SourceReading) -> Iterator[Document]:
         DataError: as :func:`read_rows`; and for an object that is no row where rows were asked for, or that wraps rows.
     """
     opened = read_text(reading, file.full)
-    if json_shape(opened.text) != "object" or _one_row(opened.text, reading):
+    if json_shape(opened.text) != "object" or _one_row(opened.text, reading, file.path):
         reading.ledger.files.pop()  # rows enter their own line
         yield from read_rows(file, reading)
     elif reading.source.kind == "rows":
         raise DataError("one JSON object, not rows", "save a list of objects, or use `kind: text`", f"{file.path}:1")
     else:
-        _refuse_wrapped_rows(opened.text, file.path)
         yield from read_plain(opened, reading)
 
 
@@ -387,23 +387,20 @@ def _likely(part: str, spare: list[str], missing: int) -> str:
     return "..."
 
 
-def _one_row(text: str, reading: SourceReading) -> bool:
-    """Whether a single object is a row by itself."""
+def _one_row(text: str, reading: SourceReading, path: str) -> bool:
+    """Whether a single object is a row by itself, or is written around rows."""
+    whole = DECODER.decode(text)
+    wrapped = wrapped_rows(whole, path, _names_wanted(reading))
+    row = next(wrapped.rows)[1] if wrapped else whole
+    if convert_row(row):
+        return True
     try:
-        _chooser(reading)(DECODER.decode(text))
+        _chooser(reading)(row)
     except _BadRow:
         return False
     return True
 
 
-def _refuse_wrapped_rows(text: str, path: str) -> None:
-    """``{"data": [{"prompt": ...}]}`` is a table, not prose: say how to give it."""
-    for name, value in json.loads(text).items():
-        if isinstance(value, list) and value and isinstance(value[0], dict):
-            for needed in SHAPES.values():
-                if set(needed) <= set(value[0]):
-                    raise DataError(
-                        f"the rows stand under the key `{name}`",
-                        "save that list alone, or use `kind: text` to read the file as plain text",
-                        f"{path}:1",
-                    )
+def _names_wanted(reading: SourceReading) -> set[str]:
+    """Names of columns that mean something."""
+    return {*(part for needed in SHAPES.values() for part in needed), *reading.source.columns.values()}

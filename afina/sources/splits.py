@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
-from types import MappingProxyType
 from typing import NamedTuple
 
 from afina.text.document import Split
@@ -78,7 +77,7 @@ class PlacedFile(NamedTuple):
     split: Split | None
 
 
-def by_name(path: str, declared: Mapping[str, Split] = MappingProxyType({})) -> PlacedFile:
+def by_name(path: str) -> PlacedFile:
     """What a file's own name tells, or else the nearest folder above it that is called like a split.
 
     >>> by_name("d/valid.jsonl"), by_name("d/train/part/1.csv")  # doctest: +NORMALIZE_WHITESPACE
@@ -86,14 +85,9 @@ def by_name(path: str, declared: Mapping[str, Split] = MappingProxyType({})) -> 
      PlacedFile(path='d/train/part/1.csv', family='d', split='train'))
     >>> by_name("d/train/train-1.csv").family, by_name("d/test/train.csv").family, by_name("d/test.md").split
     ('d', 'd/test', None)
-
-    Args:
-        declared: file -> split, where a dataset card says it.
     """
     place, kind = PurePosixPath(path), kind_of(path)
     folder = place.parent
-    if path in declared:
-        return PlacedFile(path, folder.as_posix(), declared[path])
     if kind not in ("rows", "text"):
         return PlacedFile(path, folder.as_posix(), None)
     whole = kind == "text"

@@ -10,8 +10,8 @@ from pathlib import Path
 from afina.errors import DataError, Problem
 from afina.recipe import Recipe, Source, Train
 from afina.run import Progress, no_progress
-from afina.sources import plan_sources, read_sources
-from afina.sources.splits import PlacedFile, by_name, recognise
+from afina.sources import placed_files, plan_sources, read_sources
+from afina.sources.splits import PlacedFile, recognise
 from afina.text.code_blocks import CodeBlock, document_blocks
 from afina.text.document import Document, Ledger, Split
 from afina.text.example import Example
@@ -49,7 +49,9 @@ def find_splits(paths: Sequence[Path]) -> dict[str, Split]:
         root, recipe = _recipe_of(path)
         # What is wrong with a file is told when it is read.
         planned = plan_sources(recipe, Ledger(), [])
-        placed += [by_name((root / file).as_posix()) for source in planned for file, _ in source.jobs]
+        for file in (file for source in planned for file in placed_files(source)):
+            shown, family = ((root / place).as_posix() for place in (file.path, file.family))
+            placed.append(PlacedFile(shown, family, file.split))
     return recognise(placed)
 
 
