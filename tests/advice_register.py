@@ -62,7 +62,8 @@ NOT_FOLLOWED: dict[str, tuple[tuple[str, str], ...]] = {
         ("(cli/output|plan/shape|model/shape)", "^(use …|known are)"),
     ),
     "a file, a row or a text is mended by hand: there is no setting to follow": (
-        ("sources/", ""), ("text/(example|formats).py", ""), ("score/output_checks.py", ""), ("score/(columns|score).py", ""),
+        ("sources/", ""), ("text/(example|formats).py", ""), ("score/output_checks.py", ""),
+        ("score/(columns|score).py", ""),
         ("evaluate/(probes|tasks|code_task|safety/known).py", ""), ("dataset/audit/(audit|show).py", ""),
         ("dataset/build/(split|code_policy|build).py", ""), ("plan/tables.py", ""), ("recipe/(load|edit).py", ""),
         ("tokenizer/(marks|load).py", ""), ("tokenizer/load.py", "name it in `chat.template`"),

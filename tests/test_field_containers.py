@@ -6,8 +6,10 @@ import bz2
 import gzip
 import json
 import lzma
+import random
 import shutil
 import zipfile
+from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
 
@@ -527,3 +529,292 @@ def test_a_folder_of_parquet_as_the_hub_keeps_it() -> None:
     pytest.importorskip("pyarrow")
     audit = audit_files([FIELD / "17-parquet"])
     assert audit.texts == 0 and "test " in audit.said[0] and "the card of the dataset" in " ".join(audit.said)
+
+
+# ---- documents in other markups
+
+
+def markdown(path: Path) -> str:
+    (document,) = read(path)
+    return document.text
+
+
+RST = """.. _berths:
+
+======
+Berths
+======
+
+The harbour of *Vela* has **42** ``berths``. See :ref:`tides`, :py:func:`~vela.take` and `the port <https://x.org>`_.
+
+.. note::
+
+   In August every berth is taken by noon.
+
+.. code-block:: python
+   :linenos:
+
+   from vela import take
+
+   take(4)
+
+.. toctree::
+   :maxdepth: 2
+
+   tides
+
+.. a comment
+   on two lines
+
+Take it so::
+
+   vela take 4
+
+Tides
+-----
+
+=====  =====
+Port   Water
+=====  =====
+Faro   14:20
+Lagos  15:02
+=====  =====
+
+.. py:function:: vela.take(n)
+
+   Takes berth *n*.
+"""
+RST_AS_MARKDOWN = """# Berths
+
+The harbour of *Vela* has **42** `berths`. See tides, `vela.take` and [the port](https://x.org).
+
+**Note:**
+
+In August every berth is taken by noon.
+
+```python
+from vela import take
+
+take(4)
+```
+
+Take it so:
+
+```
+vela take 4
+```
+
+## Tides
+
+| Port | Water |
+|---|---|
+| Faro | 14:20 |
+| Lagos | 15:02 |
+
+`vela.take(n)`
+
+Takes berth *n*.
+"""
+ADOC = """= Berths
+Ana Silva <ana@example.org>
+v1.2, 2025-01-01
+:toc:
+:town: Vela
+
+The harbour of _{town}_ has *42* `berths`, see https://x.org[the port] and <<tides,the tides>>.
+
+NOTE: In August every berth is taken.
+
+[source,python]
+----
+take(4)
+----
+
+// nobody sees this
+== Tides
+
+[cols="1,1",options="header"]
+|===
+|Port |Water
+
+|Faro
+|14:20
+|===
+
+* one
+** two
+. first
+"""
+ADOC_AS_MARKDOWN = """# Berths
+
+The harbour of *Vela* has **42** `berths`, see [the port](https://x.org) and the tides.
+
+**Note:** In August every berth is taken.
+
+```python
+take(4)
+```
+
+## Tides
+
+| Port | Water |
+|---|---|
+| Faro | 14:20 |
+
+- one
+  - two
+1. first
+"""
+ORG = """#+TITLE: Berths
+#+AUTHOR: Ana
+* TODO The harbour :port:
+:PROPERTIES:
+:ID: 4711
+:END:
+The harbour of /Vela/ has *42* =berths=, see [[https://x.org][the port]].
+#+BEGIN_SRC sh
+vela berth take 4
+#+END_SRC
+# nobody sees this
+| Port | Water |
+|------+-------|
+| Faro | 14:20 |
+"""
+ORG_AS_MARKDOWN = """# Berths
+
+# The harbour
+
+The harbour of *Vela* has **42** `berths`, see [the port](https://x.org).
+
+```sh
+vela berth take 4
+```
+
+| Port | Water |
+|------|-------|
+| Faro | 14:20 |
+"""
+TEX = r"""\documentclass[11pt]{article}
+\usepackage{minted}
+\title{The harbour}
+\begin{document}\maketitle
+\section{Berths}The harbour has \textbf{42} \emph{berths}\footnote{In 1931 it had 12.} at 5\,\% of $x_1$. % unseen
+
+\begin{itemize}
+  \item One~berth
+\end{itemize}
+\begin{lstlisting}[language=sh]
+vela take 4 % kept
+\end{lstlisting}
+\end{document}
+never printed
+"""
+TEX_AS_MARKDOWN = r"""# The harbour
+
+## Berths
+
+The harbour has **42** *berths* (In 1931 it had 12.) at 5\,% of $x_1$.
+
+- One berth
+
+```
+vela take 4 % kept
+```
+"""
+WRITTEN = {
+    "a.rst": (RST, RST_AS_MARKDOWN),
+    "a.adoc": (ADOC, ADOC_AS_MARKDOWN),
+    "a.org": (ORG, ORG_AS_MARKDOWN),
+    "a.tex": (TEX, TEX_AS_MARKDOWN),
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_a_markup_becomes_markdown_and_every_character_is_counted(tmp_path: Path, name: str) -> None:
+    """They were trained with their directives and attributes, or passed over."""
+    text, wanted = WRITTEN[name]
+    (tmp_path / name).write_text(text, "utf-8")
+    assert markdown(tmp_path / name) == wanted
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_no_markup_however_broken_loses_a_character(tmp_path: Path, name: str) -> None:
+    """Any run of lines of any markup, in any reader: nothing is raised, and the sum comes out (`read` asserts it)."""
+    lines = [line for text, _ in WRITTEN.values() for line in text.split("\n")] + [
+        "`",
+        "**",
+        "|===",
+        "[[",
+        "::",
+        "   x::",
+    ]
+    for seed in range(60):
+        picked = random.Random(seed).choices(lines, k=25)
+        (tmp_path / name).write_text("\n".join(["Vela.", *picked]) + "\n", "utf-8")
+        read(tmp_path / name)
+
+
+def cell(kind: str, source: str, *outputs: dict[str, Any]) -> dict[str, Any]:
+    return {"cell_type": kind, "source": source.splitlines(keepends=True), "metadata": {}, "outputs": list(outputs)}
+
+
+def test_a_notebook_is_its_cells_and_what_they_print_without_pictures(tmp_path: Path) -> None:
+    printed = {"output_type": "stream", "text": ["\x1b[31mberth 4\x1b[0m taken\n"]}
+    picture = {"output_type": "display_data", "data": {"image/png": "iVBORw0K" * 50, "text/plain": ["<Figure>"]}}
+    cells = [
+        cell("markdown", "# Berths\n\nTake one ![x](data:image/png;base64,AAAA) now."),
+        cell("code", "take(4)", printed, picture),
+        cell("raw", "raw"),
+    ]
+    book = {"cells": cells, "metadata": {"language_info": {"name": "python"}}, "nbformat": 4}
+    write_json(tmp_path / "a.ipynb", book)
+    code = "```python\ntake(4)\n```\n\n```text\nberth 4 taken\n```\n\n```text\n<Figure>\n```\n"
+    wanted = f"# Berths\n\nTake one  now.\n\n{code}"
+    assert markdown(tmp_path / "a.ipynb") == wanted
+    write_json(tmp_path / "b.ipynb", {"a": 1})
+    assert "no notebook: it has no list `cells`" in refusal(tmp_path / "b.ipynb")
+
+
+def test_subtitles_are_what_is_said(tmp_path: Path) -> None:
+    srt = "1\n00:00:01,000 --> 00:00:03,000\n<i>The harbour</i>\nhas 42 berths.\n"
+    srt += "\n2\n00:00:03,000 --> 00:00:04,000\nhas 42 berths.\n"
+    vtt = "WEBVTT\n\nNOTE nobody\n\n00:01.000 --> 00:03.000 align:start\n<v Ana>The harbour\nhas 42 berths.\n"
+    for name, text in (("a.srt", srt), ("a.vtt", vtt)):
+        (tmp_path / name).write_text(text, "utf-8")
+        assert markdown(tmp_path / name) == "The harbour\nhas 42 berths.\n"
+
+
+def test_a_mail_is_its_subject_and_its_text_in_its_own_encoding(tmp_path: Path) -> None:
+    mail = EmailMessage()
+    mail["From"], mail["Subject"] = "a@example.org", "Lugares: Olhão"
+    mail.set_content("O porto tem 42 lugares, não 43.\n", charset="latin-1", cte="8bit")
+    (tmp_path / "a.eml").write_bytes(mail.as_bytes())
+    assert markdown(tmp_path / "a.eml") == "# Lugares: Olhão\n\nO porto tem 42 lugares, não 43.\n"
+    mail.add_alternative("<p>The same.</p>", subtype="html")
+    mail.add_attachment(b"\0\1" * 500, maintype="image", subtype="png", filename="x.png")
+    (tmp_path / "a.eml").write_bytes(mail.as_bytes())
+    assert markdown(tmp_path / "a.eml").endswith("não 43.\n")
+    page = EmailMessage()
+    page.set_content("<h2>Berths</h2><p>It has <b>42</b>.</p>", subtype="html")
+    (tmp_path / "b.eml").write_bytes(page.as_bytes())
+    assert "## Berths" in markdown(tmp_path / "b.eml") and "42" in markdown(tmp_path / "b.eml")
+
+
+@needs_field
+def test_a_folder_of_documents_as_people_have_them() -> None:
+    ledger = Ledger()
+    texts = {
+        document.path.rsplit("/")[-1]: document.text
+        for document in read_source(Source(path="21-docs"), 0, FIELD, ledger)
+    }
+    assert {"guide.rst", "guide.adoc", "guide.tex", "notes.org", "walk.ipynb", "talk.srt", "mail.eml"} <= texts.keys()
+    assert all(
+        "berth" in text.lower()
+        for name, text in texts.items()
+        if "." in name and name.split(".")[1] in ("rst", "adoc", "tex", "org", "srt")
+    )
+    assert (
+        "AAEC" not in texts["walk.ipynb"] and "toctree" not in texts["guide.rst"] and ":toc:" not in texts["guide.adoc"]
+    )
+    assert "usepackage" not in texts["guide.tex"] and "-->" not in texts["talk.srt"]
+    assert {name.rsplit("/")[-1] for name in ledger.skipped} == {"NOTES", "old.doc", "sheet.xlsx"}

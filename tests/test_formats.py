@@ -87,7 +87,6 @@ def test_the_table_has_no_fault() -> None:
         ({"endings": (".md", ".png")}, ".png belongs to Markdown and to binary"),
         ({"endings": (".MD",)}, "Markdown: .MD is no ending in lower case"),
         ({"extra": "parqet"}, "Markdown: there is no extra parqet"),
-        ({"kind": "text"}, "markdown has no format"),
         ({"gives": "rows"}, "Markdown: rows, packed, opens and gives do not agree"),
         ({"content_types": ("text/html",)}, "text/html is given twice"),
     ],
@@ -95,6 +94,10 @@ def test_the_table_has_no_fault() -> None:
 def test_a_wrong_row_of_the_table_is_noticed(change: dict, said: str) -> None:
     changed = (replace(FORMATS[0], **change), *FORMATS[1:])
     assert any(fault.startswith(said) for fault in faults(changed)), faults(changed)
+
+
+def test_a_kind_without_a_format_is_noticed() -> None:
+    assert faults([row for row in FORMATS if row.kind != "epub"]) == ["epub has no format"]
 
 
 def test_every_ending_leads_to_its_format() -> None:

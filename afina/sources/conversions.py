@@ -113,7 +113,7 @@ def _from_tree(row: Mapping[str, Any]) -> Converted:
     while isinstance(name, str) and name in mapping and name not in path:
         path.append(name)
         name = mapping[name]["parent"]
-    turns = []
+    turns: list[dict[str, Any]] = []
     for name in reversed(path):
         turns += _turn_of_node(mapping[name].get("message") or {}, left_out)
     for name in mapping.keys() - set(path):
@@ -138,8 +138,8 @@ def _said_in(message: Mapping[str, Any]) -> list[str]:
 
 def _turn_of_node(message: Mapping[str, Any], left_out: LeftOut) -> Iterator[dict[str, Any]]:
     role = (message.get("author") or {}).get("role")
-    content = message.get("content") if isinstance(message.get("content"), dict) else {}
-    said = _said_in(message)
+    given, said = message.get("content"), _said_in(message)
+    content: dict[str, Any] = given if isinstance(given, dict) else {}
     hidden = (message.get("metadata") or {}).get("is_visually_hidden_from_conversation")
     if hidden or content.get("content_type") in ("user_editable_context", "thoughts", "reasoning_recap"):
         _count(left_out, _HIDDEN, {key: value for key, value in content.items() if key != "content_type"})
@@ -165,7 +165,7 @@ def _from_claude(row: Mapping[str, Any]) -> Converted:
     _count(left_out, _TITLES, row.get("name"))
     messages = [each for each in row["chat_messages"] if isinstance(each, dict)]
     shown = _last_branch(messages)
-    turns = []
+    turns: list[dict[str, Any]] = []
     for message in shown:
         role = {"human": "user", "assistant": "assistant"}.get(str(message.get("sender")))
         turn = _claude_turn(message, left_out)

@@ -109,10 +109,10 @@ def open_tsv(reading: SourceReading, full: Path, problems: RowProblems, wanted: 
     Quotes are marks around a cell where the whole file reads so, as spreadsheets write it; else they are text.
     """
     entry, lines = open_lines(reading, full)
-    quoting = csv.QUOTE_MINIMAL if _is_quoted(lines, "\t") else csv.QUOTE_NONE
+    quoted = _is_quoted(lines, "\t")
     reading.ledger.files.pop()
     entry, lines = open_lines(reading, full)
-    return entry, csv_rows(lines, problems, wanted, "\t", quoting)
+    return entry, csv_rows(lines, problems, wanted, "\t", quoted=quoted)
 
 
 def _is_quoted(lines: Iterator[str], delimiter: str) -> bool:
@@ -200,7 +200,7 @@ def wrapped_rows(whole: Any, path: str, wanted: Collection[str] = ()) -> Wrapped
 
 def _from_columns(whole: Mapping[str, Any]) -> WrappedRows | None:
     """The rows of a table that is written by columns: as pandas does it, or `datasets`."""
-    columns, data = whole.get("columns"), whole.get("data")
+    columns, data = whole.get("columns") or (), whole.get("data") or ()
     if _all_are(columns, str) and _all_are(data, list):
         beside = {key: value for key, value in whole.items() if key not in ("columns", "data")}
         return WrappedRows(enumerate((dict(zip(columns, row, strict=False)) for row in data), 1), beside)
@@ -354,13 +354,15 @@ def csv_rows(
     problems: RowProblems,
     wanted: Collection[str],
     delimiters: str = _DELIMITERS,
-    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL,
+    *,
+    quoted: bool = True,
 ) -> Iterator[Row]:
     """Rows of a CSV file; the delimiter is the one that gives most columns, or what Excel's ``sep=;`` says.
 
     Args:
-        quoting: `csv`'s; QUOTE_NONE takes quotes as text.
+        quoted: quotes are marks around a cell; else they are text.
     """
+    quoting: Literal[0, 3] = 0 if quoted else 3  # QUOTE_MINIMAL, QUOTE_NONE
     header = next(lines, "")
     above = 0
     if said := _EXCEL_SAYS.fullmatch(header):

@@ -174,6 +174,16 @@ FORMATS: tuple[Format, ...] = (
         "EPUB", (".epub",), "epub", f"{_READERS}epub:read_epub", "markdown", opens=True, packed=True,
         content_types=("application/epub+zip",), text_share=0.4,
     ),
+    Format("reStructuredText", (".rst", ".rest"), "markdown", f"{_READERS}rst:read_rst", "markdown"),
+    Format("AsciiDoc", (".adoc", ".asciidoc"), "markdown", f"{_READERS}asciidoc:read_asciidoc", "markdown"),
+    Format("Org", (".org",), "markdown", f"{_READERS}org:read_org", "markdown"),
+    Format("LaTeX", (".tex", ".latex"), "markdown", f"{_READERS}latex:read_latex", "markdown", text_share=0.9),
+    Format("notebooks", (".ipynb",), "markdown", f"{_READERS}notebook:read_notebook", "markdown", text_share=0.3),
+    Format(
+        "e-mail", (".eml",), "markdown", f"{_READERS}mail:read_mail", "markdown", opens=True, packed=True,
+        text_share=0.5,
+    ),
+    Format("subtitles", (".srt", ".vtt"), "text", f"{_READERS}subtitles:read_subtitles", "text", text_share=0.6),
     Format("code", tuple(LANGUAGES), "code", f"{_READERS}code:read_code", "code", own_lines=True),
     Format(
         "JSONL", (".jsonl", ".ndjson"), "rows", f"{_READERS}rows:read_rows", "rows", opens=True,

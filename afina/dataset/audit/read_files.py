@@ -15,7 +15,7 @@ from afina.sources.splits import PlacedFile, recognise
 from afina.text.code_blocks import CodeBlock, document_blocks
 from afina.text.document import Document, Ledger, Split
 from afina.text.example import Example
-from afina.text.formats import kind_of
+from afina.text.formats import has_own_lines, kind_of
 from afina.text.lines import file_lines
 from afina.text.sections import split_sections
 
@@ -107,7 +107,7 @@ def _examples(document: Document, reading: AuditReading) -> Iterator[Example]:
         said = replace(origin, messages=document.messages, tools=document.tools)
         yield replace(said, rejected=document.rejected, label=document.label)
         return
-    if kind_of(document.path) in ("text", "markdown"):
+    if kind_of(document.path) in ("text", "markdown") and has_own_lines(document.path):
         _count_lines(document, reading)
     in_file = file_lines(document, Path())
     for section in split_sections(document, SECTION_CHARS):
