@@ -22,7 +22,7 @@ help:
 	@echo "make architectures  a tiny base of every family through every door; writes docs/architectures.md (half an hour)"
 	@echo "make lint    style and types only"
 	@echo "make bench   the measurements in benchmarks/"
-	@echo "make docs    write docs/cli.md and docs/recipe.md again, from the options' and the recipe's own help"
+	@echo "make docs    write docs/cli.md, docs/recipe.md and docs/templates.md again, from the options' and the recipe's own help"
 	@echo "make setup   install into .venv only (the targets above do it by themselves)"
 	@echo "make clean   remove .venv and caches; runs/ stays"
 
@@ -89,6 +89,7 @@ bench: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python -m typer afina.cli utils docs --name afina --output docs/cli.md
 	$(BIN)/python -m afina.recipe.reference docs/recipe.md
+	$(BIN)/python tests/template_table.py docs/templates.md
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info

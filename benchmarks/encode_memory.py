@@ -40,7 +40,8 @@ def prepare(data: Path, folder: Path, copies: int) -> None:
     from afina.recipe import load_recipe
     from afina.run import Run, no_progress, write_json
     from afina.tokenizer.bpe import train_bpe
-    from afina.walk import Context, do_stages
+    from afina.walk.context import Context
+    from afina.walk.walk import do_stages
 
     files = sorted(data.rglob("*.txt"))
     size = train_bpe((file.read_text(encoding="utf-8") for file in files), VOCABULARY, folder / "base", 1024)
@@ -68,7 +69,8 @@ def encode(folder: Path) -> None:
     """The stage alone, as `afina train` does it."""
     from afina.recipe import load_recipe
     from afina.run import Run, no_progress
-    from afina.walk import Context, do_stages
+    from afina.walk.context import Context
+    from afina.walk.walk import do_stages
 
     with Run.open(folder / "run", load_recipe(folder / "recipe.yaml"), print) as run:
         do_stages(Context(run, lambda _: contextlib.nullcontext(no_progress)), "tokens")

@@ -8,7 +8,8 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
         "take them out of the texts: afina writes the marks itself", "keep one answer, or make the prompts differ",
         "did you mean `…`?"),
     "dataset/audit/token_audit.py": (
-        "or set `chat.marks_in_text: words`", "set `train.max_length: …`, or `dataset.on_too_long: drop`"),
+        "or set `chat.marks_in_text: words`", "set `train.max_length: …`, or `dataset.on_too_long: drop`",
+        "or `dataset.on_not_rendered: drop`"),
     "dataset/build/gather.py": ("set `dataset.engine: own`",),
     "dataset/build/intake.py": (
         "`dataset.on_empty_prompt: drop`", "`dataset.on_empty_answer: drop`", "`dataset.on_duplicate: drop`",
@@ -45,11 +46,13 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
     "serve/serve.py": ("write --adapter NAME=RUN", "choose another name", "write scheme, host and port",
                        "--engine local"),
     "serve/terminal_chat.py": ("use …",),
-    "tokenizer/chat.py": (
-        "set `chat.template: chatml` or a Jinja file", "set `chat.template: chatml` (or a Jinja file)",
-        "give it the turns that it takes", "or set `chat.marks_in_text: words`", "give it a message of role assistant"),
-    "tokenizer/encode.py": ("set `train.max_length: …`, or `dataset.on_too_long: drop`",),
+    "sources/rows.py": ("`columns: {label: …}`",),
+    "tokenizer/encode.py": ("set `train.max_length: …`, or `dataset.on_too_long: drop`",
+                            "or `dataset.on_not_rendered: drop`"),
     "tokenizer/load.py": ("name a Jinja file, or `chatml`",),
+    "tokenizer/template.py": (
+        "set `chat.template: chatml` or a Jinja file", "set `chat.template: chatml` (or a Jinja file)",
+        "give it the turns that it takes", "or set `chat.marks_in_text: words`", "set `chat.system_turn: fold`"),
     "walk/audit.py": ("… (or accept it: dataset.accept: […])",),
     "walk/rows.py": ("or remove `train.first`",),
 }  # fmt: skip
@@ -58,7 +61,7 @@ NOT_FOLLOWED: dict[str, tuple[tuple[str, str], ...]] = {
     # why -> (module, text) as regular expressions; an empty text holds for advice that names no setting alone
     "it lists what there is; the tests of its module choose from the list": (
         ("", r"^(known|there are|use one of|layers here|it has|known here)\b.*…"), ("", r"^did you mean"),
-        ("sources/files.py", "are the usual ones$"), ("sources/rows.py", "^name the columns of one shape"),
+        ("sources/files.py", "are the usual ones$"), ("sources/row_shapes.py", "^name the columns of one shape"),
         ("(cli/output|plan/shape|model/shape)", "^(use …|known are)"),
     ),
     "a file, a row or a text is mended by hand: there is no setting to follow": (
@@ -76,6 +79,10 @@ NOT_FOLLOWED: dict[str, tuple[tuple[str, str], ...]] = {
     "it is printed with a finding that stops nothing, or that stops other settings followed here": (
         ("dataset/audit/audit.py", "^(nothing to do|give more data|`dataset|decode|fix|set|end|write one)"),
         ("dataset/audit/audit.py", "whose marks are tokens of this base$"),
+    ),
+    "it says what to write into the rows, or which base has a place for them; test_templates.py tries both": (
+        ("tokenizer/(template|chat).py", "^(give (it a|its)|known:|put them into|remove the row)"),
+        ("dataset/audit/audit.py", "^start from a base whose template"),
     ),
     "a package, a program, a device or a network is needed that a test has not": (
         ("", "pip install"), ("dataset/build/datatrove_tasks.py", ""), ("endpoint/", ""), ("sources/(hub|web).py", ""),
@@ -121,7 +128,7 @@ NOT_FOLLOWED: dict[str, tuple[tuple[str, str], ...]] = {
         ("plan/check.py", "^a smaller base"), ("walk/(planning|plan_answers).py", ""),
     ),
     "only a tokenizer that cannot write ChatML gets there, and none is known": (
-        ("tokenizer/chat.py", "^this tokenizer needs a template of its own"),
+        ("tokenizer/template.py", "^this tokenizer needs a template of its own"),
     ),
     "nobody outside of afina can do anything about it": (("", "(defect of afina|please report)"),),
 }  # fmt: skip

@@ -15,7 +15,7 @@ HOLE = "\N{HORIZONTAL ELLIPSIS}"
 
 ADVICE_AT = {
     **dict.fromkeys(("AfinaError", "RecipeError", "BaseError", "DiskFull", "DataError", "ContextOverflow"), 1),
-    **dict.fromkeys(("DoesNotFit", "ResultError", "TrainingDiverged", "TemplateRefusal"), 1),
+    **dict.fromkeys(("DoesNotFit", "ResultError", "TrainingDiverged", "NotRendered", "TemplateRefusal"), 1),
     **dict.fromkeys(("Problem", "_BadRow", "Rule"), 1),
     "add": 1,
     "group": 1,

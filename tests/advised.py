@@ -12,7 +12,7 @@ from typing import Any
 
 from afina.cli.opened import walk_of
 from afina.errors import AfinaError, Problem
-from afina.walk import walk_through
+from afina.walk.walk import walk_through
 
 PAIRS = [{"prompt": f"Onde nasceu {a} {b}?", "completion": f"{b} de {a}"} for a in "ABCD" for b in "GHIJ"]
 RECIPE = "adapter|base|budget|chat|dataset|device|evaluate|root|safety|scratch|train"

@@ -91,7 +91,8 @@ def train(folder: Path, kind: str, method: str) -> dict[str, Any]:
     """`afina train` of one recipe; what was predicted and what was measured."""
     from afina.recipe import load_recipe
     from afina.run import Run, no_progress, read_json
-    from afina.walk import Context, do_stages
+    from afina.walk.context import Context
+    from afina.walk.walk import do_stages
 
     recipe = load_recipe(write_recipe(folder, kind, method))
     run = folder / "runs" / recipe.name
@@ -115,8 +116,9 @@ def probe(folder: Path, kind: str, method: str) -> dict[str, Any]:
     """`afina plan --trial` of one recipe: seconds of training, predicted before and after the three steps."""
     from afina.recipe import load_recipe
     from afina.run import Run, no_progress
-    from afina.walk import Context, do_stages
+    from afina.walk.context import Context
     from afina.walk.planning import trial_plan
+    from afina.walk.walk import do_stages
 
     recipe = load_recipe(write_recipe(folder, kind, method))
     with Run.open(folder / "probed" / recipe.name, recipe, lambda _: None) as opened:

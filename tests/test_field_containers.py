@@ -299,7 +299,7 @@ def test_json_that_is_not_one_table(tmp_path: Path, content: object, words: str)
 
 
 def test_an_object_with_a_list_is_a_row_where_it_has_the_columns_of_one(tmp_path: Path) -> None:
-    (tmp_path / "a.json").write_text(json.dumps({**TWO[0], "documents": [{"title": "x"}]}), "utf-8")
+    (tmp_path / "a.json").write_text(json.dumps({**TWO[0], "tags": [{"title": "x"}]}), "utf-8")
     assert said(tmp_path / "a.json") == SAID[:1]
     (tmp_path / "b.json").write_text(json.dumps({"name": "berths", "people": [{"name": "Ana"}]}), "utf-8")
     assert [document.kind for document in read(tmp_path / "b.json")] == ["text"], "settings are a text, as before"

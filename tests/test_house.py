@@ -155,7 +155,7 @@ def test_the_walk_over_the_imports_sees_them() -> None:
     assert found["torch"].at_load
     assert "afina.train.ranks" in found
     assert not next(
-        each for each in IMPORTS["afina.cli.opened"] if each.module == "afina.walk" and not each.types_only
+        each for each in IMPORTS["afina.cli.opened"] if each.module == "afina.walk.context" and not each.types_only
     ).at_load
 
 
@@ -328,7 +328,7 @@ PARSES_JSON: dict[str, str] = {
     "afina.endpoint.answers": "what a model answers",
     "afina.serve.identity": "what a server answers",
     "afina.serve.messages": "what a client sends",
-    "afina.serve.tools": "what a model writes",
+    "afina.tokenizer.abilities": "what a model writes",
     "afina.sources.tables": "people's rows, each refused with its line",
     "afina.text.lines": "a document's own notes, in memory",
     "afina.train.ranks": "what the processes of one training tell each other",

@@ -14,7 +14,9 @@ from afina.demo.demo import RUNGS, adapter_recipe, as_expected, base_recipe
 from afina.demo.world import Size, write_world
 from afina.recipe import Recipe, check_recipe
 from afina.run import Run, read_json
-from afina.walk import Context, describe_scores, walk_through
+from afina.walk.context import Context
+from afina.walk.describe import describe_scores
+from afina.walk.walk import walk_through
 
 pytestmark = pytest.mark.training
 

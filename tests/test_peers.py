@@ -19,8 +19,9 @@ from afina.text.document import visible
 from afina.text.example import Example, read_examples
 from afina.text.identity import group_key
 from afina.tokenizer.encode import encode_examples
-from afina.walk import Context, walk_through
 from afina.walk.base import renderer
+from afina.walk.context import Context
+from afina.walk.walk import walk_through
 
 TOWNS = ("Faro", "Olhão", "Lagos", "Tavira", "Loulé", "Silves")
 ROWS = [{"prompt": f"Onde nasceu o jogador {n}?", "completion": f"Em {TOWNS[n % 6]}, no ano {n}."} for n in range(60)]
@@ -78,8 +79,8 @@ def built(*overrides: str) -> tuple[list[Example], list[Row]]:
         # tokens in = tokens trained + tokens named as left out (a block opens with the last token of the one before)
         assert encoded.tokens == rows - encoded.repeated + sum(encoded.dropped.values())
         dropped = [json.loads(line) for line in (folder / "dropped.jsonl").open(encoding="utf-8")]
-        dropped += [{"reason": "too_long", "where": where} for where in encoded.dropped_examples]
-        left_out = set(encoded.dropped_examples)
+        dropped += [{"reason": "too_long", "where": where} for where in encoded.dropped_examples.get("too_long", [])]
+        left_out = set(encoded.dropped_examples.get("too_long", []))
         return [each for each in examples if f"{each.path}:{each.line}" not in left_out], dropped
 
 

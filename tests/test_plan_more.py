@@ -33,10 +33,11 @@ from afina.plan.serving import (
 from afina.recipe import load_recipe
 from afina.recipe.edit import change_recipe
 from afina.run import Run, no_progress
-from afina.walk import Context, do_stages
+from afina.walk.context import Context
 from afina.walk.lengths import estimate_lengths
 from afina.walk.plan_answers import PlanAsked, answer
 from afina.walk.planning import trial_plan
+from afina.walk.walk import do_stages
 from tests.tiny import make_base
 
 # --- serving -------------------------------------------------------------------------------------

@@ -49,9 +49,16 @@ def test_named_columns_without_the_label_learn_all_answers_alike(tmp_path):
     assert "column `label`" in json.dumps(summary)
 
 
-@pytest.mark.parametrize("value", ["spam", 3, 0, 1, None, [True]])
-def test_a_label_of_another_kind_is_a_column_like_any_other(tmp_path, value):
-    _, examples = build(tmp_path, rows(label=value))
+@pytest.mark.parametrize("value", ["spam", 3, 0, 1, [True]])
+def test_a_label_of_another_kind_is_refused_by_its_name_or_left_out_by_it(tmp_path, value):
+    with pytest.raises(DataError, match=r"`label` says something else than true or false"):
+        build(tmp_path, rows(label=value))
+    _, examples = build(tmp_path, rows(label=value), leave_out=["label"])
+    assert {each.label for each in examples} == {None}
+
+
+def test_a_label_without_a_value_is_none(tmp_path):
+    _, examples = build(tmp_path, rows(label=None))
     assert {each.label for each in examples} == {None}
 
 

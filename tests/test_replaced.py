@@ -18,8 +18,8 @@ from afina.outcome import find_outcome
 from afina.recipe import read_saved_recipe
 from afina.run import Run, read_json, read_metrics
 from afina.serve.opened import find_target
-from afina.walk import WALK
 from afina.walk.models import open_trained
+from afina.walk.walk import WALK
 
 base, project = test_stages.base, test_stages.project  # fixtures
 RUN = Path("runs/two")

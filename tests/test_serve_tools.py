@@ -14,7 +14,8 @@ from serving import TOOLS_TEMPLATE, Asked, serving
 
 from afina.serve.messages import Tool
 from afina.serve.protocol import ChatRequest
-from afina.serve.tools import Call, CallReader, Template
+from afina.serve.tools import Call, CallReader
+from afina.tokenizer.abilities import Abilities
 
 QUESTION = [{"role": "user", "content": "Onde nasceu Ana Faro?"}]
 TOWN = {"type": "string", "enum": ["Faro", "Olhão"]}
@@ -65,8 +66,9 @@ def collected(stream: Any) -> tuple[str, list[tuple[str, str]], str | None]:
 
 
 def test_the_template_is_asked_what_it_does_with_tools(asked: Asked, plain: Asked):
-    assert Template.of(asked.models.base.renderer) == Template(offers=True, replays=True, hermes=True)
-    assert Template.of(plain.models.base.renderer) == Template(offers=False, replays=False, hermes=False)
+    able, none = asked.models.base.renderer.template.abilities, plain.models.base.renderer.template.abilities
+    assert able.offers and able.replays and able.hermes and able.calls == "object"
+    assert none == Abilities()
 
 
 def test_a_demanded_call_is_one_whole_and_streamed(asked: Asked):

@@ -52,8 +52,10 @@ def test_parquet_rows_are_rows(tmp_path: Path) -> None:
 def test_conversations_and_bytes_in_parquet(tmp_path: Path) -> None:
     turns = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
     write_parquet(tmp_path / "a.parquet", [{"messages": turns, "image": b"\0\1"}])
+    with pytest.raises(DataError, match=r"`image` holds images"):
+        read(tmp_path, "a.parquet")
     ledger = Ledger()
-    (document,) = read(tmp_path, "a.parquet", ledger)
+    (document,) = read(tmp_path, "a.parquet", ledger, leave_out=["image"])
     assert [message["content"] for message in document.messages] == ["Q", "A"]
     assert ledger.files[0].balanced
 
@@ -133,7 +135,7 @@ def test_preferences_in_every_shape(tmp_path: Path, row: dict[str, object], colu
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ({"question": "Q", "chosen": "good", "rejected": "bad"}, "columns: {prompt: question}"),
+        ({"frage": "Q", "chosen": "good", "rejected": "bad"}, "columns: {prompt: frage}"),
         ({"chosen": turns("Q", "good"), "rejected": turns("R", "bad")}, "differ before their last answers"),
         ({"prompt": "Q", "chosen": turns("R", "good"), "rejected": turns("R", "bad")}, "does not ask `prompt`"),
         ({"prompt": "Q", "chosen": turns("Q", "good", "R"), "rejected": "bad"}, "`chosen` ends with the user"),

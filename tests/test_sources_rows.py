@@ -85,7 +85,7 @@ def test_every_broken_line_is_reported_with_its_number(tmp_path: Path) -> None:
 
 
 def test_the_first_twenty_and_the_count(tmp_path: Path) -> None:
-    found = problems_of(tmp_path, "{\n" * 50)
+    found = problems_of(tmp_path, "{,\n" * 50)
     assert len(found) == 21 and found[19].where == "a.jsonl:20"
     assert found[20].what == "and 30 more rows like these"
 
@@ -106,10 +106,11 @@ def test_half_of_a_character_is_refused(tmp_path: Path) -> None:
     ("turns", "what"),
     [
         ([{"role": "user", "content": "Q"}], "ends with the user"),
-        ([{"role": "tool", "content": "Q"}], "has the role 'tool'"),
+        ([{"role": "tool", "content": "Q"}], "ends with the tool"),
+        ([{"role": "narrator", "content": "Q"}], "has the role 'narrator'"),
         ([{"role": "assistant", "content": None}], "has null as `content`"),
         ([{"role": "assistant"}], "has no `content`"),
-        ([{"role": "assistant", "content": "", "tool_calls": [{}]}], "calls tools"),
+        ([{"role": "assistant", "content": "", "tool_calls": [{}]}], "is no call of a function"),
         ([{"role": ["user"], "content": "x"}], "has the role ['user']"),
         ([], "an empty list"),
         ("text", "a text"),

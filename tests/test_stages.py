@@ -17,7 +17,7 @@ from afina.cli.opened import walk_of
 from afina.errors import DataError
 from afina.report.read import read_run
 from afina.run import Run, read_metrics
-from afina.walk import walk_through
+from afina.walk.walk import walk_through
 
 TOWNS = ("Faro", "Olhão", "Lagos", "Tavira", "Loulé", "Silves")
 

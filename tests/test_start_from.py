@@ -15,9 +15,9 @@ from afina.cli.opened import walk_of
 from afina.errors import BaseError, RecipeError
 from afina.recipe import load_recipe
 from afina.run import read_json, read_metrics
-from afina.walk import do_stages, walk_through
 from afina.walk.models import model_to_train
 from afina.walk.trainings import trainings_of
+from afina.walk.walk import do_stages, walk_through
 
 base, project = test_stages.base, test_stages.project  # fixtures
 OLD, NEW = Path("runs/two"), Path("runs/next")

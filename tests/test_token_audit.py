@@ -15,7 +15,7 @@ from afina.dataset.audit.token_audit import TokenAudit, TokenView
 from afina.recipe import Chat, Recipe
 from afina.text.example import Example
 from afina.tokenizer.chat import Renderer
-from afina.tokenizer.encode import encode_examples
+from afina.tokenizer.encode import EncodedExample, encode_examples
 from afina.tokenizer.load import load_tokenizer
 from afina.tokenizer.show import GREEN, GREY, PLAIN, show_tokens
 from afina.train.batches import plan_epoch
@@ -28,11 +28,12 @@ class Words:
     def __init__(self, words: str, *, end: tuple[int, ...] = (1,), begin: tuple[int, ...] = (0,)) -> None:
         self.ids = [*begin, *(2 + n for n, _ in enumerate(words.split())), *end]
         self.mask = [False, *[True] * (len(self.ids) - 1)]
+        self.thoughts, self.lost = 0, ()
 
 
 def view(**options: object) -> TokenView:
     given: dict[str, object] = {
-        "encode": lambda example: Words(example.text or example.answer),
+        "encode": lambda example: EncodedExample([Words(example.text or example.answer)]),
         "batches": lambda lengths: [list(range(len(lengths)))],
         "end_ids": [1],
         "marks_in": lambda example: ["<end>"] if "<end>" in (example.text or example.answer) else [],
@@ -89,7 +90,7 @@ def test_padding_by_hand():
     ],
 )
 def test_ends_and_beginnings(made: Words, name: str):
-    found = findings([conversation("a b")], encode=lambda _: made, begins_with_bos=True)
+    found = findings([conversation("a b")], encode=lambda _: EncodedExample([made]), begins_with_bos=True)
     assert found[name].count == 1 and found[name].examples[0]["where"] == "rows.jsonl:1"
     fine = findings([conversation("a b")], begins_with_bos=True)
     assert name not in fine

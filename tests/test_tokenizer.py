@@ -160,4 +160,4 @@ def test_token_sum_and_too_long_conversations(folder):
         encode_examples([long, short], renderer, make_recipe())
     kept = encode_examples([long, short], renderer, make_recipe(dataset={"on_too_long": "drop"}))
     assert kept.tokens == sum(len(row) for row in kept.rows) - kept.repeated + sum(kept.dropped.values())
-    assert kept.dropped_examples == ["rows.jsonl:3"]
+    assert kept.dropped_examples == {"too_long": ["rows.jsonl:3"]}

@@ -27,8 +27,9 @@ from afina.tokenizer.chat import Renderer
 from afina.tokenizer.encode import EncodedCounts, ExampleRows, Row, encode_each, encode_examples
 from afina.tokenizer.load import load_tokenizer
 from afina.tokenizer.tokens import TokenRows, open_set, row_sizes, write_index, write_set
-from afina.walk import Context, do_stages
+from afina.walk.context import Context
 from afina.walk.rows import encoded_rows
+from afina.walk.walk import do_stages
 
 ROOT = Path(__file__).resolve().parent.parent
 

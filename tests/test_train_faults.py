@@ -512,7 +512,7 @@ def test_a_spent_budget_through_the_command_line(tmp_path, monkeypatch, capsys):
 
 def test_patience_makes_the_measurements_part_of_what_is_learned(base, tmp_path):
     from afina.run import Run
-    from afina.walk import Context
+    from afina.walk.context import Context
     from afina.walk.training_inputs import training_inputs
     from afina.walk.trainings import trainings_of
 

@@ -28,8 +28,8 @@ def data_build(
 ) -> None:
     """Build the dataset only."""
     from afina.dataset.audit.describe import describe_summary
-    from afina.walk import do_stages
     from afina.walk.dataset import ask_teacher_again
+    from afina.walk.walk import do_stages, look_at_dataset
 
     overrides = [*(overrides or []), *([f"dataset.engine={engine}"] if engine else [])]
     if estimate:
@@ -44,6 +44,9 @@ def data_build(
         summary = do_stages(walk, "recipe", "dataset")
         show(summary, as_json, describe_summary(summary))
         say(f"dataset: {walk.folder / 'dataset'}")
+        here = walk.recipe.base is None or base_of(walk) is not None
+        if here and (problems := look_at_dataset(walk)):
+            say("\n".join(["a training will stop at this:", *map(str, problems)]))
 
 
 def data_audit(
@@ -71,7 +74,7 @@ def data_audit(
     from afina.progress import StageProgress
     from afina.recipe import recipe_of
     from afina.sandbox.compilers import parse_choices
-    from afina.walk import do_stages
+    from afina.walk.walk import do_stages
 
     code = parse_choices(check_code or [])
     if len(paths) == 1 and paths[0].suffix in (".yaml", ".yml"):
@@ -104,8 +107,8 @@ def data_show(
     if tokens:
         from afina.text.example import read_examples
         from afina.tokenizer.show import show_tokens
-        from afina.walk import do_stages
         from afina.walk.base import renderer
+        from afina.walk.walk import do_stages
 
         with reopened(where, writes=False) as walk:
             do_stages(walk, "tokenizer")

@@ -22,7 +22,8 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Measure a trained run before and after, and judge it. Exit code 5 when the recipe's limits are missed."""
-    from afina.walk import describe_scores, do_stages
+    from afina.walk.describe import describe_scores
+    from afina.walk.walk import do_stages
 
     if lm_eval:
         from afina.evaluate.benchmarks import describe_benchmarks

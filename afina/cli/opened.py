@@ -14,7 +14,7 @@ from afina.errors import RecipeError
 if TYPE_CHECKING:
     from afina.recipe import Recipe
     from afina.train.ranks import Ranks
-    from afina.walk import Context
+    from afina.walk.context import Context
 
 Confirm = Callable[[str], bool]
 """Asks the person at the terminal."""
@@ -92,7 +92,7 @@ def opened(
     """The context of a run in `folder`, made where it is not there; its lock is held until the end."""
     from afina.progress import StageProgress
     from afina.run import Run
-    from afina.walk import Context
+    from afina.walk.context import Context
 
     with Run.open(folder, recipe, say, writes=writes) as opened:
         yield Context(opened, StageProgress, ranks, confirm)

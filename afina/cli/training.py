@@ -21,7 +21,8 @@ def run(
     runs: RunsFolder = Path("runs"),
 ) -> None:
     """The whole walk: sources, dataset, audit, plan, train, evaluate, report. Starts again where it stopped."""
-    from afina.walk import describe_scores, walk_through
+    from afina.walk.describe import describe_scores
+    from afina.walk.walk import walk_through
 
     with training_walk(recipe, with_anyway(overrides, anyway), runs, confirm(yes or as_json)) as walk:
         verdict = walk_through(walk)["evaluate"]
@@ -66,9 +67,9 @@ def plan(
     asked.set_serving(serve, context=context, users=users, weights=weights, lora_slots=lora_slots)
     if trial:
         from afina.plan.check import describe
-        from afina.walk import do_stages
         from afina.walk.base import check_base
         from afina.walk.planning import trial_plan
+        from afina.walk.walk import do_stages
 
         with walk_of(Path(recipe), overrides, runs) as walk:
             check_base(walk)
@@ -94,7 +95,7 @@ def train(
 ) -> None:
     """Up to and with training: dataset, audit, plan, train."""
     from afina.outcome import find_outcome
-    from afina.walk import walk_through
+    from afina.walk.walk import walk_through
 
     with training_walk(recipe, with_anyway(overrides, anyway), runs, confirm(yes or as_json)) as walk:
         result, found = walk_through(walk, until="train")["train"], find_outcome(walk.folder, walk.recipe)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from afina.text.document import Message
+from afina.text.document import Message, Tool, map_message
 from afina.text.personal_data import mask
 
 
@@ -31,7 +31,8 @@ class Dropped:
     lines: str = ""
     """For wrong code: what its compiler said."""
     about: Mapping[str, str] = field(default_factory=dict)
-    """More to read back: for a teacher's answer its quote, its section and what was wrong."""
+    """More to read back: for a teacher's answer its quote, its section and what was wrong; for a row what is wrong."""
+    tools: tuple[Tool, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """The row of ``dropped.jsonl``."""
@@ -45,6 +46,7 @@ class Dropped:
         row |= {"messages": list(self.messages)} if self.messages else {"text": self.text}
         row |= {} if self.rejected is None else {"rejected": self.rejected}
         row |= {} if self.label is None else {"label": self.label}
+        row |= {"tools": list(self.tools)} if self.tools else {}
         return row | dict(self.about)
 
     def masked(self) -> Dropped:
@@ -52,9 +54,7 @@ class Dropped:
         return replace(
             self,
             text=mask(self.text).text,
-            messages=tuple(
-                Message(role=message["role"], content=mask(message["content"]).text) for message in self.messages
-            ),
+            messages=tuple(map_message(message, lambda text: mask(text).text) for message in self.messages),
             rejected=None if self.rejected is None else mask(self.rejected).text,
             cut=tuple((line, mask(words).text) for line, words in self.cut),
             lines=mask(self.lines).text,

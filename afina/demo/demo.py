@@ -21,7 +21,7 @@ from afina.run import read_json
 from afina.units import show_seconds
 
 if TYPE_CHECKING:
-    from afina.walk import Context
+    from afina.walk.context import Context
 
 Opened = Callable[[Recipe, Path], contextlib.AbstractContextManager["Context"]]
 
@@ -173,7 +173,7 @@ def as_expected(rung: str, verdict: dict[str, Any]) -> bool:
 
 def _make_base(runs: Path, opened: Opened, say: Callable[[str], None], step: str) -> tuple[Path, Path]:
     """The world and the base that every demo shares."""
-    from afina.walk import walk_through
+    from afina.walk.walk import walk_through
 
     world = (runs / "demo-world").resolve()
     write_world(world)
@@ -184,7 +184,8 @@ def _make_base(runs: Path, opened: Opened, say: Callable[[str], None], step: str
 
 
 def _climb(runs: Path, recipe: Recipe, opened: Opened) -> dict[str, Any]:
-    from afina.walk import describe_scores, walk_through
+    from afina.walk.describe import describe_scores
+    from afina.walk.walk import walk_through
 
     with opened(recipe, runs / recipe.name) as context:
         verdict = walk_through(context)["evaluate"]

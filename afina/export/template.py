@@ -15,7 +15,8 @@ from typing import Any
 from afina.errors import DataError
 from afina.recipe import Chat
 from afina.text.document import Message
-from afina.tokenizer.chat import Renderer, TemplateRefusal
+from afina.tokenizer.chat import Renderer
+from afina.tokenizer.template import TemplateRefusal
 
 CONVERSATIONS: tuple[tuple[Message, ...], ...] = (
     ({"role": "user", "content": "Olá, quem és?"},),

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 from afina.errors import Problem, RecipeError
@@ -178,7 +179,7 @@ class Shape:
         """How many layers it has."""
         return sum(layer.count for layer in self.layers)
 
-    @property
+    @cached_property
     def linears(self) -> tuple[Linear, ...]:
         """Every matrix of the model but embedding and output: those alike are one, with how many there are of them."""
         found: dict[Linear, Linear] = {}

@@ -45,11 +45,14 @@ class Source(RecipePart):
     """For `pairs`: a regular expression; its first group names the pair in both file names."""
     columns: dict[
         Literal["prompt", "completion", "instruction", "input", "output", "messages", "text", "chosen", "rejected"]
-        | Literal["label"],
+        | Literal["label", "system", "history", "tools"],
         str,
     ] = {}
     """For `rows`: your column names where they are not the usual ones, e.g. `{prompt: pergunta}`. Where some
     are named, a `label` is read only if it is among them."""
+    leave_out: list[str] = []
+    """For `rows`: columns and keys of turns that are left out on purpose (counted), also those that decide what is
+    learned and would stop the build, e.g. `[images, weight]`."""
     encoding: str = "utf-8"
     """Encoding of the files. Bytes that do not decode are an error, never a guess."""
     on_scanned_page: Literal["error", "drop"] = "error"
@@ -160,10 +163,16 @@ class Dataset(RecipePart):
     """A row without a prompt: stop (`error`), `drop` it (counted), or train its answer as plain `text`."""
     on_empty_answer: Literal["error", "drop"] = "error"
     """A row without an answer: stop (`error`), or `drop` it (counted)."""
+    on_unreadable: Literal["error", "drop"] = "error"
+    """A row that cannot be used (no JSON, no answer at its end, an unknown role, a field that training does not know):
+    stop with all of them (`error`), or `drop` them (counted, each with its reason). A file that breaks off stops."""
     on_duplicate: Literal["drop", "keep", "error"] = "drop"
     """The same example twice: `drop` the second (counted), `keep` both, or stop (`error`)."""
     on_too_long: Literal["error", "drop"] = "error"
     """A conversation longer than `train.max_length`: stop (`error`), or `drop` it (counted). It is never truncated."""
+    on_not_rendered: Literal["error", "drop"] = "error"
+    """A conversation that the base's chat template refuses or cannot give back: stop (`error`), or `drop` it
+    (counted)."""
     split_by: Literal["content", "file"] = "content"
     """What is held out together: equal questions (`content`), or whole files with all files on the same subject
     (`file`)."""
@@ -213,6 +222,13 @@ class Chat(RecipePart):
     """Arguments of the template, e.g. `{enable_thinking: false}`."""
     system: str | None = None
     """System message for every conversation that has none."""
+    system_turn: Literal["error", "fold"] = "error"
+    """A system text on a base whose template has no place for one: refused, or put before the first question, in
+    training and in serving."""
+    turns: Literal["all", "last", "each"] | None = None
+    """What is learned of a conversation of several answers: `all` of them in one row, the `last`, or `each` in a row of
+    its own, its history as it is when that answer is asked for. Null: `all` where the template writes every answer as
+    it does when asked for it, else `each` (Qwen3 takes thoughts out of earlier turns)."""
     marks_in_text: Literal["words", "error"] = "words"
     """Marks of the base, such as `<|im_end|>`, inside texts, messages and prompts: encoded as words, so that no text
     ends a turn or begins one; or refused."""

@@ -34,7 +34,8 @@ from afina.serve.protocol import (
     Top,
     Usage,
 )
-from afina.serve.tools import CLOSE, Call, CallReader, Template, call_grammar, check_template, with_tools
+from afina.serve.tools import Call, CallReader, call_grammar, check_template
+from afina.tokenizer.abilities import CLOSE
 
 DONE = "data: [DONE]\n\n"
 
@@ -292,16 +293,16 @@ def chat_requests(served: Served, wanted: ChatRequest, context: int | None) -> l
     if wanted.must_call and not wanted.offered:
         raise RecipeError("a call is demanded and there are no tools", "give some, or tool_choice: auto", "tool_choice")
     if wanted.offered or replayed:
-        template = Template.of(renderer)
-        check_template(template, offered=bool(wanted.offered), replayed=replayed, must_call=wanted.must_call)
+        check_template(
+            renderer.template.abilities, offered=bool(wanted.offered), replayed=replayed, must_call=wanted.must_call
+        )
     turns: list[Any] = []
     called: dict[str, str] = {}
     for place, message in enumerate(wanted.messages):
         turns.append(message.as_turn(f"messages.{place}", called))
         called |= {call.id: call.function.name for call in message.tool_calls or ()}
-    if wanted.offered:
-        renderer = with_tools(renderer, [tool.as_schema() for tool in wanted.offered])
-    prompt, grammar = renderer.prompt(turns), _grammar(served, wanted)
+    tools = [tool.as_schema() for tool in wanted.offered]
+    prompt, grammar = renderer.prompt(turns, tools), _grammar(served, wanted)
     stops = wanted.stops
     if wanted.offered and not wanted.must_call and wanted.parallel_tool_calls is False:
         stops = (*stops, CLOSE)

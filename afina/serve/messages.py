@@ -60,7 +60,7 @@ class CalledFunction(StrictRequest):
     arguments: Text
 
 
-class ToolCall(StrictRequest):
+class GivenCall(StrictRequest):
     """A call that an answer made."""
 
     IGNORED: ClassVar[frozenset[str]] = frozenset({"index"})
@@ -106,7 +106,7 @@ class ChatMessage(StrictRequest):
     content: Text | list[TextPart | RefusalPart] | None = None
     name: str | None = None
     refusal: Text | None = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: list[GivenCall] | None = None
     tool_call_id: str | None = None
 
     @classmethod

@@ -10,67 +10,21 @@ The one way of writing calls that is read is Hermes' (Qwen's, too)::
 from __future__ import annotations
 
 import json
-import re
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from afina.errors import DataError, RecipeError
+from afina.errors import RecipeError
 from afina.model.generate.grammar import lark_grammar, spaced
 from afina.serve.messages import NamedTool, Tool
-from afina.tokenizer.chat import Renderer
+from afina.tokenizer.abilities import CLOSE, OPEN, Abilities, read_call
 
-OPEN, CLOSE = "<tool_call>", "</tool_call>"
 MOST_CALLS = 16
 """Of an answer that must call, where it may call several times."""
-PROBE: dict[str, Any] = {
-    "type": "function",
-    "function": {"name": "afina_probe", "description": "", "parameters": {"type": "object", "properties": {}}},
-}
 
 
-def with_tools(renderer: Renderer, tools: Sequence[Mapping[str, Any]]) -> Renderer:
-    """The same renderer, whose template is given the tools."""
-    return renderer.with_arguments({"tools": list(tools)})
-
-
-@dataclass(frozen=True, slots=True)
-class Template:
-    """What a chat template does with tools, found by asking it."""
-
-    offers: bool
-    """It tells the model which tools there are."""
-    replays: bool
-    """It writes calls of earlier answers and their results."""
-    hermes: bool
-    """It writes calls as Hermes does."""
-
-    @classmethod
-    def of(cls, renderer: Renderer) -> Template:
-        """Ask the template."""
-        asked: list[Any] = [{"role": "user", "content": "a"}]
-        call = {"id": "call00001", "type": "function", "function": {"name": "afina_probe", "arguments": {"x": "said"}}}
-        result = {"role": "tool", "content": "afina_result", "name": "afina_probe", "tool_call_id": "call00001"}
-        turns = [*asked, {"role": "assistant", "content": "", "tool_calls": [call]}, result]
-        offered, replayed = _rendered(with_tools(renderer, [PROBE]), asked), _rendered(renderer, turns)
-        bodies = re.findall(f"{OPEN}(.*?){CLOSE}", replayed, re.DOTALL)
-        return cls(
-            offers="afina_probe" in offered,
-            replays="afina_probe" in replayed and "afina_result" in replayed,
-            hermes=any(_read_call(body) == ("afina_probe", '{"x": "said"}') for body in bodies),
-        )
-
-
-def _rendered(renderer: Renderer, turns: Sequence[Any]) -> str:
-    """Nothing, where the template refuses."""
-    try:
-        return renderer.prompt_text(turns)
-    except DataError:
-        return ""
-
-
-def check_template(template: Template, *, offered: bool, replayed: bool, must_call: bool) -> None:
+def check_template(template: Abilities, *, offered: bool, replayed: bool, must_call: bool) -> None:
     """Refuse what the template would leave out.
 
     Raises:
@@ -112,22 +66,6 @@ def call_grammar(tools: Sequence[Tool], chosen: NamedTool | None, tokenizer: Any
         rules.append(f'body_{place}: {begin} arguments_{place} "}}"')
         rules.append(f"arguments_{place}: %json {json.dumps(spaced(tool.parameters))}")
     return lark_grammar("\n".join(rules))
-
-
-def _read_call(body: str) -> tuple[str, str] | None:
-    """Name and arguments of a call, the arguments as JSON; None for anything else.
-
-    >>> _read_call(' {"name": "f", "arguments": {"a": 1}} '), _read_call("{")
-    (('f', '{"a": 1}'), None)
-    """
-    try:
-        read = json.loads(body)
-    except ValueError:
-        return None
-    if not isinstance(read, dict) or not isinstance(read.get("name"), str):
-        return None
-    arguments = read.get("arguments", read.get("parameters", {}))
-    return read["name"], json.dumps(arguments, ensure_ascii=False) if isinstance(arguments, dict) else str(arguments)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +132,7 @@ class CallReader:
         return [seen] if seen else []
 
     def _call(self, body: str, close: str) -> list[str | Call]:
-        read = _read_call(body)
+        read = read_call(body)
         if read is None or read[0] not in self.names:
             return self._text(f"{OPEN}{body}{close}")
         self.calls += 1

@@ -113,7 +113,8 @@ def plan_sources(recipe: Recipe, ledger: Ledger, problems: list[Problem]) -> lis
     Raises:
         RecipeError: an unknown encoding.
     """
-    readings = [SourceReading(source, place, Path(recipe.root), ledger) for place, source in enumerate(recipe.sources)]
+    root, drops = Path(recipe.root), recipe.dataset.on_unreadable == "drop"
+    readings = [SourceReading(source, place, root, ledger, drops) for place, source in enumerate(recipe.sources)]
     for reading in readings:
         check_encoding(reading)
     planned = []

@@ -40,6 +40,8 @@ class SourceReading:
     position: int
     root: Path
     ledger: Ledger
+    drop_unreadable: bool = False
+    """Rows that cannot be used become documents of that kind, for `dropped.jsonl`, and are no error."""
 
     def relative(self, full: Path) -> str:
         """A file's path as documents and errors show it: POSIX, relative to `root`."""

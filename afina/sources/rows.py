@@ -1,65 +1,78 @@
 """Rows: JSONL, a JSON list, CSV, Parquet or a dataset of the hub; one document per row.
 
-The shapes that are known, each under its usual column names or those of the source's `columns`:
+The shapes that are known, each under its usual column names (in any case) or those of the source's `columns`:
 
 | shape | columns |
 |---|---|
-| conversation | ``messages`` (role, content) or ``conversations`` (from, value) |
-| question and answer | ``prompt``/``completion``, ``question``/``answer``, ``pergunta``/``resposta`` |
-| instruction | ``instruction``, ``input`` (may be missing or empty), ``output`` |
-| preference | ``chosen``, ``rejected`` (texts or messages) and ``prompt`` (text or messages) |
+| conversation | ``messages``, ``conversations`` or ``conversation``: a list of turns, or a text of JSON that is one |
+| questions | ``prompt``, ``instruction`` (with ``input`` or ``context``), ``question``, ``pergunta``, ``query`` or |
+| | ``input``; and ``completion``, ``output``, ``answer``, ``resposta`` or ``response``: texts, or lists of turns |
+| preference | ``chosen``, ``rejected`` (texts, turns, transcripts) and a question as above, or one inside of both |
 | plain text | ``text`` |
 
-A conversation or a question with its answer may have a ``label``, true or false: whether the last answer is a good one.
+Beside them: ``system`` (a system turn), ``history`` (earlier turns, learned as any), ``tools`` (functions that answers
+may call), ``reasoning`` (what the answer thinks) and ``label``, true or false: whether the last answer is a good one.
 
-A preference may say its prompt in ``prompt``, or in both conversations, which then differ in their last answer
-alone; what it says more than once is counted as dropped. Every broken line of a file is reported at once. A column that
-plays no part is counted as dropped. The characters of a file are those of its values: names, quotes and braces are not
-text. An empty prompt or answer passes: the dataset's rules decide what becomes of it.
+The rows of one file may have different shapes. What decides what is learned (:mod:`~afina.sources.row_fields`) is used,
+or the row is refused by the field's name; what plays no part is counted as dropped. Every row that cannot be used is
+reported at once, or left out where the recipe says `on_unreadable: drop`. The characters of a file are those of its
+values: names, quotes and braces are not text. An empty prompt or answer passes: the dataset's rules decide what becomes
+of it.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal, cast
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from afina.errors import DataError
 from afina.sources.conversions import convert_row
 from afina.sources.files import SourceFile, SourceReading, read_text
-from afina.sources.tables import DECODER, Row, RowProblems, json_shape, kind_of_value, wrapped_rows
+from afina.sources.preferences import join_preference, side_turns, transcript
+from afina.sources.row_fields import (
+    NOT_LEARNED_FROM,
+    UNREADABLE_DROP,
+    BadRow,
+    RowTally,
+    absent,
+    field_that_decides,
+    names_shown,
+    not_learned,
+    text_of,
+    unpacked,
+)
+from afina.sources.row_shapes import (
+    ANSWERS,
+    ASKS,
+    CONVERSATIONS,
+    PAIRS,
+    Choose,
+    RowShape,
+    no_prompt,
+    pairs_in,
+    shape_chooser,
+)
+from afina.sources.tables import DECODER, Row, RowProblems, json_shape, wrapped_rows
 from afina.sources.text import read_plain
-from afina.text.document import Document, FileLedger, Message, visible
+from afina.sources.tool_calls import read_tools
+from afina.sources.turns import read_turns, with_calls
+from afina.text.document import (
+    Document,
+    FileLedger,
+    Message,
+    Tool,
+    conversation_chars,
+    value_chars,
+    value_texts,
+    visible,
+)
 from afina.text.formats import format_as, load_function
 
-SHAPES: dict[str, tuple[str, ...]] = {
-    "messages": ("messages",),
-    "conversations": ("conversations",),
-    "prompt/completion": ("prompt", "completion"),
-    "instruction/input/output": ("instruction", "output"),
-    "question/answer": ("question", "answer"),
-    "pergunta/resposta": ("pergunta", "resposta"),
-    "prompt/chosen/rejected": ("prompt", "chosen", "rejected"),
-    "chosen/rejected": ("chosen", "rejected"),
-    "text": ("text",),
-}
-"""Shape -> the columns that it needs."""
-
-Role = Literal["system", "user", "assistant"]
-_ROLES = ("system", "user", "assistant")
-_SETTABLE = {"prompt", "completion", "instruction", "output", "messages", "text", "chosen", "rejected", "label"}
-"""Parts that a source's `columns` may name."""
-_ASKS = ("question", "query", "pergunta", "prompt", "instruction", "user", "problem", "input", "title")
-_ANSWERS = ("answer", "response", "resposta", "output", "completion", "reference", "solution", "assistant", "target")
-_SHAREGPT = {"human": "user", "gpt": "assistant", "system": "system", "user": "user", "assistant": "assistant"}
-
-
-class _BadRow(ValueError):
-    """A row that cannot be used: what, and what to do."""
-
-    def __init__(self, what: str, fix: str) -> None:
-        super().__init__(what)
-        self.what, self.fix = what, fix
+_LABELS = "labels, kept as true or false"
+_AGAIN = "said again in another column"
+LARGE_SHARE = 0.20
+"""Share of a file's characters from which on a column that is left out is worth a warning."""
 
 
 def read_rows(file: SourceFile, reading: SourceReading) -> Iterator[Document]:
@@ -68,7 +81,7 @@ def read_rows(file: SourceFile, reading: SourceReading) -> Iterator[Document]:
     Raises:
         DataError: after the good rows, with every broken one; at once where there is no row.
     """
-    problems = RowProblems(file.path)
+    problems = RowProblems(file.path, drop_rows=reading.drop_unreadable)
     open_rows = load_function(format_as(file.path, "rows").rows)
     entry, rows = open_rows(reading, file.full, problems, _names_wanted(reading))
     yield from row_documents(rows, reading, entry, problems)
@@ -81,7 +94,7 @@ def read_json(file: SourceFile, reading: SourceReading) -> Iterator[Document]:
         DataError: as :func:`read_rows`; and for an object that is no row where rows were asked for, or that wraps rows.
     """
     opened = read_text(reading, file.full)
-    if json_shape(opened.text) != "object" or _one_row(opened.text, reading, file.path):
+    if json_shape(opened.text) != "object" or _holds_rows(opened.text, reading, file.path):
         reading.ledger.files.pop()  # rows enter their own line
         yield from read_rows(file, reading)
     elif reading.source.kind == "rows":
@@ -99,18 +112,15 @@ def row_documents(
         DataError: after the good rows, with every broken one; and where there is no row.
     """
     count = 0
-    choose = _chooser(reading)
+    reader = _RowReader(reading, entry, problems)
     try:
         for line, row in rows:
+            yield from reader.broken()
             count += 1
-            try:
-                document = _document(row, line, reading, entry, choose)
-            except _UnknownColumns as error:
-                problems.group(error.what, error.fix, line)
-            except _BadRow as error:
-                problems.add(error.what, error.fix, line)
-            else:
+            if document := reader.read(row, line):
                 yield document
+        count += len(problems.broken)
+        yield from reader.broken()
     except DataError as error:  # the file broke off: what was found before it is told as well
         problems.first += error.problems
     problems.check()
@@ -118,289 +128,396 @@ def row_documents(
         raise DataError("the file has no rows", "put rows into it, or exclude it", entry.path)
 
 
-def _document(
-    row: Mapping[str, Any], line: int, reading: SourceReading, entry: FileLedger, choose: _Choose
-) -> Document:
-    shape, columns = choose(row)
-    needed = [columns[name] for name in SHAPES[shape]]
-    optional = columns["input"] if shape == "instruction/input/output" else None
-    dropped: dict[str, int] = {}
-    messages: tuple[Message, ...]
-    rejected: str | None = None
-    if shape == "text":
-        messages, text = (), _text(row, needed[0])
-    elif shape in ("messages", "conversations"):
-        messages, text = _messages(row, needed[0], dropped), ""
-    elif shape.endswith("chosen/rejected"):
-        messages, rejected = _preference(row, columns, dropped)
-        text = ""
-    else:
-        prompt, answer = _text(row, needed[0]), _text(row, needed[1])
-        given = _text(row, optional) if optional and row.get(optional) is not None else ""
-        user = f"{prompt}\n\n{given}" if given.strip() else prompt
-        messages, text = (Message(role="user", content=user), Message(role="assistant", content=answer)), ""
-    label = None if shape == "text" or rejected is not None else _label(row, columns.get("label"), reading)
-    for name, value in row.items():
-        if label is not None and name == columns["label"]:
-            dropped[_LABELS] = dropped.get(_LABELS, 0) + _weight(value)
-        elif name not in needed and name != optional:
-            reason = f"column `{name}`"
-            dropped[reason] = dropped.get(reason, 0) + _weight(value)
-    for reason, count in dropped.items():
-        entry.dropped[reason] = entry.dropped.get(reason, 0) + count
-    entry.chars_in += _weight(row)
-    entry.chars_out += visible(text + (rejected or "")) + sum(visible(message["content"]) for message in messages)
-    entry.documents += 1
-    return Document(
-        entry.path,
-        entry.sha256,
-        line=line,
-        kind="messages" if messages else "text",
-        text=text,
-        messages=messages,
-        rejected=rejected,
-        label=label,
-        source=reading.position,
-    )
+def large_columns(chars_in: float, dropped: Mapping[str, float]) -> dict[str, float]:
+    """The columns of a file that were left out though their names say nothing of why, and that hold much of its text:
+    name -> share.
 
-
-def _preference(
-    row: Mapping[str, Any], columns: Mapping[str, str], dropped: dict[str, int]
-) -> tuple[tuple[Message, ...], str]:
-    """A conversation that ends with the better answer, and the worse answer to the same."""
-    prompt = _turns_or_text(row, columns["prompt"], "user", dropped) if columns["prompt"] in row else ()
-    if prompt and prompt[-1]["role"] != "user":
-        raise _BadRow(f"`{columns['prompt']}` ends with the {prompt[-1]['role']}", "end the prompt with a question")
-    said = sum(visible(message["content"]) for message in prompt)
-    sides = []
-    for name in (columns["chosen"], columns["rejected"]):
-        turns = _turns_or_text(row, name, "assistant", dropped)
-        said += sum(visible(message["content"]) for message in turns)
-        if turns[-1]["role"] != "assistant":
-            raise _BadRow(f"`{name}` ends with the {turns[-1]['role']}", "end it with an assistant message")
-        if len(turns) == 1:
-            turns = (*prompt, *turns)
-        elif prompt and turns[-1 - len(prompt) : -1] != prompt:
-            raise _BadRow(f"`{name}` is a conversation that does not ask `{columns['prompt']}`", "make them agree")
-        sides.append(turns)
-    chosen, rejected = sides
-    if chosen[:-1] != rejected[:-1]:
-        raise _BadRow(
-            f"`{columns['chosen']}` and `{columns['rejected']}` differ before their last answers",
-            "give pairs that differ in the last answer alone",
-        )
-    again = said - sum(visible(message["content"]) for message in (*chosen, rejected[-1]))
-    if again:
-        dropped["said again in a preference"] = dropped.get("said again in a preference", 0) + again
-    return chosen, rejected[-1]["content"]
-
-
-_LABELS = "labels, kept as true or false"
-_TRUE_OR_FALSE = {"true": True, "false": False}
-
-
-def _label(row: Mapping[str, Any], column: str | None, reading: SourceReading) -> bool | None:
-    """Whether the answer is a good one, where the row says it. In a column called `label` without further word only
-    true and false say that; where the recipe names the column, 1 and 0 do as well, and anything else is an error."""
-    if column is None or column not in row:
-        return None
-    value, named = row[column], "label" in reading.source.columns
-    text = str(value).strip().lower() if isinstance(value, str | bool | int) else ""
-    known = _TRUE_OR_FALSE | ({"1": True, "0": False} if named else {})
-    if text in known:
-        return known[text]
-    if named:
-        raise _BadRow(f"`{column}` is {kind_of_value(value)} where true or false is needed", "fix or remove the row")
-    return None
-
-
-def _weight(value: Any) -> int:
-    """Visible characters of all values in `value`; names of keys are not counted."""
-    if isinstance(value, str):
-        return visible(value)
-    if isinstance(value, Mapping):
-        return sum(map(_weight, value.values()))
-    if isinstance(value, list | tuple):
-        return sum(map(_weight, value))
-    if value is None or isinstance(value, bytes):  # an image or a sound has no characters
-        return 0
-    return visible(json.dumps(value, default=str))
-
-
-def _text(row: Mapping[str, Any], column: str) -> str:
-    value = row[column]
-    if isinstance(value, str):
-        return value
-    raise _BadRow(f"`{column}` is {kind_of_value(value)} where a text is needed", "make it a text, or remove the row")
-
-
-def _turns_or_text(row: Mapping[str, Any], column: str, role: Role, dropped: dict[str, int]) -> tuple[Message, ...]:
-    """A column's messages; a text is one message of this role."""
-    if isinstance(row[column], str):
-        return (Message(role=role, content=row[column]),)
-    return _turns(row, column, dropped)
-
-
-def _messages(row: Mapping[str, Any], column: str, dropped: dict[str, int]) -> tuple[Message, ...]:
-    """A conversation: the last turn is the assistant's."""
-    messages = _turns(row, column, dropped)
-    if messages[-1]["role"] != "assistant":
-        raise _BadRow(
-            f"`{column}` ends with the {messages[-1]['role']}: there is no answer to learn",
-            "end every conversation with an assistant message",
-        )
-    return messages
-
-
-def _turns(row: Mapping[str, Any], column: str, dropped: dict[str, int]) -> tuple[Message, ...]:
-    """The turns of a conversation, their roles checked."""
-    turns = row[column]
-    if not isinstance(turns, list) or not turns:
-        found = "an empty list" if turns == [] else kind_of_value(turns)
-        raise _BadRow(f"`{column}` is {found} where a list of messages is needed", "give it [{role, content}, ...]")
-    messages: list[Message] = []
-    for position, turn in enumerate(turns):
-        where = f"`{column}[{position}]`"
-        if not isinstance(turn, Mapping):
-            raise _BadRow(f"{where} is {kind_of_value(turn)} where an object is needed", "make it {role, content}")
-        names = ("role", "content") if "role" in turn or "content" in turn else ("from", "value")
-        missing = [name for name in names if name not in turn]
-        if missing:
-            found = ", ".join(map(str, turn))
-            raise _BadRow(f"{where} has no `{missing[0]}`; it has: {found}", "make it {role, content} or {from, value}")
-        role = _SHAREGPT.get(turn[names[0]]) if names[0] == "from" and isinstance(turn["from"], str) else turn[names[0]]
-        if role not in _ROLES:
-            raise _BadRow(
-                f"{where} has the role {turn[names[0]]!r}", "only system, user and assistant are known: convert the row"
-            )
-        if turn.get("tool_calls"):
-            raise _BadRow(f"{where} calls tools", "tool calls are not trained: convert or remove the row")
-        content = turn[names[1]]
-        if not isinstance(content, str):
-            raise _BadRow(
-                f"{where} has {kind_of_value(content)} as `{names[1]}` where a text is needed", "make it a text"
-            )
-        for name, value in turn.items():
-            if name != names[1]:
-                reason = "role names" if name == names[0] else f"message key `{name}`"
-                dropped[reason] = dropped.get(reason, 0) + _weight(value)
-        messages.append(Message(role=cast(Role, role), content=content))
-    return tuple(messages)
-
-
-class _UnknownColumns(_BadRow):
-    pass
-
-
-_Choose = Callable[[Mapping[str, Any]], tuple[str, dict[str, str]]]
-"""Row -> its shape, and which column plays each of the shape's parts."""
-
-
-def _chooser(reading: SourceReading) -> _Choose:
-    """Decide a row's shape by its columns; the answer is kept per set of columns."""
-    renamed: dict[str, str] = {str(part): name for part, name in reading.source.columns.items()}
-    columns = {part: part for needed in SHAPES.values() for part in needed} | {"input": "input"} | renamed
-    if not renamed:  # where columns are named, those alone are read
-        columns["label"] = "label"
-    given = set(renamed) - {"label"}
-    shapes = {
-        shape: needed
-        for shape, needed in SHAPES.items()
-        if given <= {*needed, *(["input"] if shape == "instruction/input/output" else [])}
-    }
-    if not shapes:
-        raise DataError(
-            f"`columns` names {', '.join(sorted(given))}, which belong to different shapes",
-            "name the columns of one shape: " + "; ".join(SHAPES),
-            f"sources.{reading.position}.columns",
-        )
-    known: dict[frozenset[str], str] = {}
-
-    def choose(row: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
-        names = frozenset(row)
-        if names not in known:
-            fitting = [shape for shape, needed in shapes.items() if all(columns[part] in names for part in needed)]
-            if preferences := [shape for shape in fitting if shape.endswith("chosen/rejected")]:
-                fitting = preferences[:1]  # rows of preferences often hold the better answer as `messages` once more
-                if fitting == ["chosen/rejected"] and isinstance(row[columns["chosen"]], str):
-                    raise _no_prompt(row)
-            if len(fitting) > 1 and "text" in fitting:
-                fitting.remove("text")  # usually the same row once more, rendered; counted as dropped
-            if len(fitting) != 1 or not all(columns[part] in names for part in renamed.keys() - {"input"}):
-                raise _unknown(row, fitting, shapes, columns, set(renamed))
-            known[names] = fitting[0]
-        return known[names], columns
-
-    return choose
-
-
-def _no_prompt(row: Mapping[str, Any]) -> _UnknownColumns:
-    spare = [name for name, value in row.items() if isinstance(value, str | list)]
-    found = ", ".join(f"`{name}`" for name in row)
-    return _UnknownColumns(
-        f"a better and a worse answer to no prompt; found: {found}",
-        f"name the prompt: `columns: {{prompt: {_likely('prompt', spare, 1)}}}` on the source",
-    )
-
-
-def _unknown(
-    row: Mapping[str, Any],
-    fitting: list[str],
-    shapes: Mapping[str, tuple[str, ...]],
-    columns: Mapping[str, str],
-    given: set[str],
-) -> _UnknownColumns:
-    found = ", ".join(f"`{name}`" for name in row) or "none"
-    if len(fitting) > 1:
-        return _UnknownColumns(
-            f"the columns {found} fit several shapes: {'; '.join(fitting)}", "say which with `columns` on the source"
-        )
-    absent = sorted(columns[part] for part in given if columns[part] not in row)
-    if absent:
-        named = ", ".join(f"`{name}`" for name in absent)
-        return _UnknownColumns(f"no column {named}, which `columns` names; found: {found}", "fix `columns`")
-    settable = {shape: needed for shape, needed in shapes.items() if set(needed) <= _SETTABLE} or shapes
-    nearest = max(settable, key=lambda shape: sum(columns[part] in row for part in settable[shape]))
-    if not any(columns[part] in row for part in shapes[nearest]):
-        nearest = "prompt/completion"
-    taken = {columns[part] for part in SHAPES[nearest]} | {"input"}
-    spare = [name for name, value in row.items() if name not in taken and isinstance(value, str)]
-    missing = [part for part in SHAPES[nearest] if columns[part] not in row]
-    proposal = ", ".join(f"{part}: {_likely(part, spare, len(missing))}" for part in missing)
-    return _UnknownColumns(
-        f"unknown columns: {found}; known: {'; '.join(SHAPES)}", f"name them: `columns: {{{proposal}}}` on the source"
-    )
-
-
-def _likely(part: str, spare: list[str], missing: int) -> str:
-    """Which of the spare columns may play a part; `...` where nothing tells.
-
-    >>> _likely("output", ["task", "reference"], 1), _likely("prompt", ["frage", "antwort"], 2)
-    ('reference', 'frage')
+    >>> large_columns(10, {"column `essay`": 5, "column `id`": 5})
+    {'essay': 0.5}
     """
-    asks = part in ("prompt", "instruction", "question", "pergunta", "messages", "conversations")
-    for name in spare:
-        if name.lower() in (_ASKS if asks else _ANSWERS):
-            return name
-    if len(spare) == missing:
-        return spare[0 if asks or missing == 1 else -1]
-    return "..."
+    left = {reason[8:-1]: n for reason, n in dropped.items() if reason.startswith("column `") and reason.endswith("`")}
+    return {
+        name: count / chars_in
+        for name, count in left.items()
+        if count > LARGE_SHARE * chars_in and name.lower() not in NOT_LEARNED_FROM
+    }
 
 
-def _one_row(text: str, reading: SourceReading, path: str) -> bool:
-    """Whether a single object is a row by itself, or is written around rows."""
-    whole = DECODER.decode(text)
-    wrapped = wrapped_rows(whole, path, _names_wanted(reading))
-    row = next(wrapped.rows)[1] if wrapped else whole
-    if convert_row(row):
-        return True
+@dataclass(slots=True)
+class _Read:
+    """What a row says."""
+
+    messages: tuple[Message, ...] = ()
+    text: str = ""
+    rejected: str | None = None
+    tools: tuple[Tool, ...] = ()
+    label: bool | None = None
+
+
+class _RowReader:
+    """Reads the rows of one file."""
+
+    def __init__(self, reading: SourceReading, entry: FileLedger, problems: RowProblems) -> None:
+        self.reading, self.entry, self.problems = reading, entry, problems
+        self.leave_out = frozenset(reading.source.leave_out)
+        self.choose: Choose = shape_chooser(reading.source, reading.position)
+
+    def broken(self) -> Iterator[Document]:
+        """The rows that were none, for `dropped.jsonl`."""
+        for line, what, text in self.problems.broken:
+            yield self._unreadable(text, line, {"what": what, "fix": "fix or remove the row", "finding": "unreadable"})
+        self.problems.broken.clear()
+
+    def read(self, row: Mapping[str, Any], line: int) -> Document | None:
+        """The row's document; None where its problem is noted."""
+        tally = RowTally()
+        try:
+            read = self._read(row, tally)
+        except BadRow as error:
+            if self.problems.drop_rows:
+                about = {"what": error.what, "fix": error.fix, "finding": error.finding}
+                return self._unreadable("\n".join(value_texts(row)), line, about)
+            self.problems.add(error.what, error.fix, line, alike=error.alike)
+            return None
+        self._enter(tally)
+        self.entry.chars_in += value_chars(row)
+        said = visible(read.text + (read.rejected or "")) + conversation_chars(read.messages, read.tools)
+        self.entry.chars_out += said
+        self.entry.documents += 1
+        return Document(
+            self.entry.path,
+            self.entry.sha256,
+            line=line,
+            kind="messages" if read.messages else "text",
+            text=read.text,
+            messages=read.messages,
+            tools=read.tools,
+            rejected=read.rejected,
+            label=read.label,
+            source=self.reading.position,
+        )
+
+    def _unreadable(self, text: str, line: int, about: dict[str, str]) -> Document:
+        self.entry.chars_in += visible(text)
+        self.entry.chars_out += visible(text)
+        self.entry.documents += 1
+        entry = self.entry
+        source = self.reading.position
+        return Document(entry.path, entry.sha256, line, "unreadable", text=text, meta=about, source=source)
+
+    def _enter(self, tally: RowTally) -> None:
+        for reasons, own in ((self.entry.dropped, tally.dropped), (self.entry.added, tally.added)):
+            for reason, count in own.items():
+                if count:
+                    reasons[reason] = reasons.get(reason, 0) + count
+
+    def _read(self, row: Mapping[str, Any], tally: RowTally) -> _Read:
+        if self.leave_out:
+            for name in self.leave_out & row.keys():
+                tally.drop(f"column `{name}`, by `leave_out`", row[name])
+            row = {name: value for name, value in row.items() if name not in self.leave_out}
+        shape = self.choose(row)
+        given = {part: row[name] for part, name in shape.parts.items() if name in row}
+        columns = _Columns(row, shape, given, tally, self.leave_out)
+        read = columns.read()
+        read.label = columns.label(named="label" in self.reading.source.columns)
+        _check_again(row, shape, read, tally, self.leave_out)
+        for name, value in row.items():
+            if name not in shape.played:
+                _leave_out(name, value, shape, tally)
+        return read
+
+
+def _leave_out(name: str, value: Any, shape: RowShape, tally: RowTally) -> None:
+    """Count a column that plays no part, or refuse the row where it should play one."""
+    lower = name.strip().lower()
+    meant = shape.named and (
+        lower in ("input", "context", "chosen", "rejected", "rejected_response", "label", "kto_tag")
+    )
+    if not meant and (bad := field_that_decides(name, value, shape.kind)):
+        raise bad
+    tally.drop(f"column `{name}`", value)
+
+
+def _check_again(
+    row: Mapping[str, Any], shape: RowShape, read: _Read, tally: RowTally, leave_out: frozenset[str]
+) -> None:
+    """Columns that look like a second shape have to say what the first one says.
+
+    Raises:
+        BadRow: they say something else.
+    """
+    contents = [message["content"] for message in read.messages] + [read.rejected or ""]
+    other = []
+    for name in shape.again:
+        value = row[name]
+        if absent(value):
+            same = True
+        elif name.strip().lower() in CONVERSATIONS:
+            same = _same_turns(value, name, read.messages, leave_out)
+            if not same:
+                raise _several(row, ["/".join(shape.parts.values()), name])
+        else:
+            same = isinstance(value, str) and any(value.strip() in content for content in contents)
+        if not same:
+            other.append(name)
+        tally.drop(f"column `{name}`", value)
+    lower = {name.strip().lower() for name in other}
+    if shape.kind == "answer" and other:
+        if lower & {"input"} and len(lower) == 1 and (bad := field_that_decides(other[0], row[other[0]], shape.kind)):
+            raise bad
+        pairs = pairs_in(row)
+        raise _several(row, pairs if len(pairs) > 1 else [f"`{name}`" for name in (*shape.parts.values(), *other)])
+    if any({ask, answer} <= lower for ask, answer in PAIRS):
+        raise _several(row, [*shape.parts.values(), *pairs_in(other)])
+
+
+def _same_turns(value: Any, name: str, messages: Sequence[Message], leave_out: frozenset[str]) -> bool:
     try:
-        _chooser(reading)(row)
-    except _BadRow:
+        turns, _ = read_turns(value, name, RowTally(), leave_out)
+    except BadRow:
+        return False
+    said = [(message["role"], message["content"].strip()) for message in messages]
+    again = [(message["role"], message["content"].strip()) for message in turns]
+    return again in (said, said[:-1], said[1:], said[1:-1])
+
+
+def _several(row: Mapping[str, Any], shapes: Sequence[str]) -> BadRow:
+    what = f"the columns {names_shown(row)} fit several shapes: {'; '.join(shapes)}"
+    return BadRow(what, "say which with `columns` on the source", alike=True)
+
+
+class _Columns:
+    """The columns of one row that play a part, while they are read."""
+
+    def __init__(
+        self,
+        row: Mapping[str, Any],
+        shape: RowShape,
+        given: Mapping[str, Any],
+        tally: RowTally,
+        leave_out: frozenset[str],
+    ) -> None:
+        self.row = row
+        self.shape, self.given, self.tally, self.leave_out = shape, given, tally, leave_out
+
+    def read(self) -> _Read:
+        """All of them but the label."""
+        kind = self.shape.kind
+        if kind == "text":
+            for part in ("system", "history", "tools"):
+                self._only_absent(part)
+            return _Read(text=text_of(self.given["text"], self.shape.parts["text"]))
+        tools = self._tools()
+        first = (*self._system(), *self._history())
+        if kind == "preference":
+            messages, rejected = self._preference(first)
+            return _Read(messages, rejected=rejected, tools=tools)
+        if kind == "conversation":
+            turns, brought = read_turns(
+                self.given["messages"], self.shape.parts["messages"], self.tally, self.leave_out
+            )
+            if brought and tools:
+                raise BadRow("functions stand in the row and in its system turn", "name them once, in `tools`")
+            tools = tools or brought
+        else:
+            turns = (*self._asked(context=True), *self._answer())
+        messages = self._after(first, turns)
+        if tools:
+            messages = with_calls(messages, self._name("messages", "answer"), self.tally)
+        if messages[-1]["role"] != "assistant":
+            name = self._name("messages", "answer")
+            raise BadRow(
+                f"`{name}` ends with the {messages[-1]['role']}: there is no answer to learn",
+                f"end every conversation with an assistant message; {UNREADABLE_DROP}",
+                alike=True,
+            )
+        return _Read(self._with_thoughts(messages), tools=tools)
+
+    def label(self, *, named: bool) -> bool | None:
+        """Whether the answer is a good one, where the row says it. In a column called `label` without further word only
+        true and false say that; in `kto_tag`, or where the recipe names the column, 1 and 0 do as well.
+
+        Raises:
+            BadRow: it says something else.
+        """
+        if "label" not in self.given:
+            return None
+        name, value = self.shape.parts["label"], self.given["label"]
+        self.tally.drop(_LABELS if not absent(value) else f"column `{name}`", value)
+        if absent(value) and not named:
+            return None
+        said = str(value).strip().lower() if isinstance(value, str | bool | int) else ""
+        known = {"true": True, "false": False}
+        known |= {"1": True, "0": False} if named or name.lower() == "kto_tag" else {}
+        if said in known:
+            return known[said]
+        what = f"is {value!r:.40} where true or false is needed" if named else "says something else than true or false"
+        if named:
+            raise BadRow(f"`{name}` {what}", "fix or remove the row")
+        fix = f"if 1 and 0 say whether an answer is a good one: `columns: {{label: {name}}}` on the source"
+        raise not_learned(name, what, fix)
+
+    def _name(self, *parts: str) -> str:
+        return next(self.shape.parts[part] for part in parts if part in self.shape.parts)
+
+    def _only_absent(self, part: str) -> None:
+        if part in self.given:
+            name, value = self.shape.parts[part], self.given[part]
+            if bad := field_that_decides(name, value, self.shape.kind):
+                raise bad
+            self.tally.drop(f"column `{name}`", value)
+
+    def _value(self, part: str) -> Any:
+        """A part's value; None (and counted) where it says nothing."""
+        if part not in self.given:
+            return None
+        value = self.given[part]
+        if absent(value):
+            self.tally.drop(f"column `{self.shape.parts[part]}`", value)
+            return None
+        return value
+
+    def _tools(self) -> tuple[Tool, ...]:
+        value = self._value("tools")
+        return () if value is None else read_tools(value, self.shape.parts["tools"], self.tally)
+
+    def _system(self) -> tuple[Message, ...]:
+        value = self._value("system")
+        name = self.shape.parts.get("system", "")
+        return () if value is None else ({"role": "system", "content": text_of(value, name)},)
+
+    def _history(self) -> tuple[Message, ...]:
+        """Earlier turns: pairs of a question and its answer, or turns."""
+        value = self._value("history")
+        if value is None:
+            return ()
+        name = self.shape.parts["history"]
+        found = unpacked(value, name, self.tally)
+        if isinstance(found, list) and all(isinstance(each, Mapping) for each in found):
+            return read_turns(found, name, self.tally, self.leave_out)[0]
+        messages: list[Message] = []
+        for position, pair in enumerate(found if isinstance(found, list) else [found]):
+            where = f"{name}[{position}]"
+            if not isinstance(pair, list | tuple) or len(pair) != 2:
+                raise BadRow(
+                    f"`{where}` is no pair of question and answer", "give [[question, answer], ...]", alike=True
+                )
+            messages.append({"role": "user", "content": text_of(pair[0], f"{where}[0]")})
+            messages.append({"role": "assistant", "content": text_of(pair[1], f"{where}[1]")})
+        return tuple(messages)
+
+    def _after(self, first: tuple[Message, ...], turns: tuple[Message, ...]) -> tuple[Message, ...]:
+        """A conversation behind the system text and the history that stand beside it."""
+        if first and turns[0]["role"] == "system":
+            if first[0]["role"] == "system" and first[0]["content"].strip() == turns[0]["content"].strip():
+                self.tally.drop(_AGAIN, turns[0]["content"])
+                return (*first, *turns[1:])
+            name = self._name("system", "history")
+            raise not_learned(name, "stands beside a conversation with a system turn of its own", "keep one of them")
+        return (*first, *turns)
+
+    def _asked(self, *, context: bool) -> tuple[Message, ...]:
+        """The question: a text with what stands beside it, or turns.
+
+        Args:
+            context: answers in it are no targets.
+        """
+        name, value = self.shape.parts["asked"], self.given["asked"]
+        beside = self._value("input")
+        if _is_turns(value):
+            if beside is not None:
+                raise not_learned(self.shape.parts["input"], "stands beside a question that is a list of turns")
+            turns, _ = read_turns(value, name, self.tally, self.leave_out)
+            return tuple(_as_context(turn) for turn in turns) if context else turns
+        text = text_of(value, name)
+        if beside is not None:
+            text = f"{text}\n\n{text_of(beside, self.shape.parts['input'])}"
+        elif not context and (turns := transcript(text, self.tally) or ()):
+            return turns
+        return ({"role": "user", "content": text},)
+
+    def _answer(self) -> tuple[Message, ...]:
+        name, value = self.shape.parts["answer"], self.given["answer"]
+        if _is_turns(value):
+            return read_turns(value, name, self.tally, self.leave_out)[0]
+        return ({"role": "assistant", "content": text_of(value, name)},)
+
+    def _preference(self, first: tuple[Message, ...]) -> tuple[tuple[Message, ...], str]:
+        parts, given, tally = self.shape.parts, self.given, self.tally
+        asked: tuple[Message, ...] = ()
+        asked_name = ""
+        if "asked" in parts:
+            asked, asked_name = self._asked(context=False), parts["asked"]
+        elif "messages" in parts:
+            asked_name = parts["messages"]
+            asked, _ = read_turns(given["messages"], asked_name, tally, self.leave_out)
+        if not asked and isinstance(given["chosen"], str) and transcript(given["chosen"], RowTally()) is None:
+            raise no_prompt(self.row)
+        sides = {
+            parts[part]: side_turns(given[part], parts[part], tally, self.leave_out, alone=not asked)
+            for part in ("chosen", "rejected")
+            if part in parts
+        }
+        if "chosen" not in parts:  # the better answer is the conversation's own
+            if asked[-1]["role"] != "assistant":
+                raise BadRow(f"`{asked_name}` ends with the {asked[-1]['role']}", "end it with the better answer")
+            sides, asked = {asked_name: asked[-1:]} | sides, asked[:-1]
+        better = sides[parts["chosen"]] if "chosen" in parts else ()
+        if asked and len(better) > 1 and asked == better and "messages" in parts:
+            tally.dropped["said again in a preference"] += conversation_chars(asked)
+            asked = ()
+        if asked and asked[-1]["role"] not in ("user", "tool"):
+            raise BadRow(f"`{asked_name}` ends with the {asked[-1]['role']}", "end the prompt with a question")
+        return join_preference(asked, first, sides, asked_name, tally)
+
+    def _with_thoughts(self, messages: tuple[Message, ...]) -> tuple[Message, ...]:
+        """The answer with what a column of its own says that it thinks."""
+        value = self._value("thoughts")
+        if value is None:
+            return messages
+        name = self.shape.parts["thoughts"]
+        answers = [message for message in messages if message["role"] == "assistant"]
+        if len(answers) > 1 or "reasoning_content" in messages[-1]:
+            raise not_learned(name, "stands beside several answers, or one that thinks already")
+        return (*messages[:-1], {**messages[-1], "reasoning_content": text_of(value, name)})
+
+
+def _as_context(turn: Message) -> Message:
+    return {**turn, "learned": False} if turn["role"] == "assistant" else turn
+
+
+def _is_turns(value: Any) -> bool:
+    """Whether a value is a turn or a list of turns."""
+    turns = [value] if isinstance(value, Mapping) else value
+    return (
+        isinstance(turns, list)
+        and bool(turns)
+        and all(isinstance(turn, Mapping) and turn.keys() & {"role", "from"} for turn in turns)
+    )
+
+
+def _is_row(value: Mapping[str, Any], reading: SourceReading) -> bool:
+    """Whether a single object is a row by itself."""
+    try:
+        shape_chooser(reading.source, reading.position)(value)
+    except BadRow:
         return False
     return True
 
 
 def _names_wanted(reading: SourceReading) -> set[str]:
     """Names of columns that mean something."""
-    return {*(part for needed in SHAPES.values() for part in needed), *reading.source.columns.values()}
+    return {*CONVERSATIONS, *ASKS, *ANSWERS, "text", "chosen", "rejected", *reading.source.columns.values()}
+
+
+def _holds_rows(text: str, reading: SourceReading, path: str) -> bool:
+    """Whether a single object is a row, or is written around rows.
+
+    Raises:
+        DataError: there are several lists of rows in it.
+    """
+    whole = DECODER.decode(text)
+    wrapped = wrapped_rows(whole, path, _names_wanted(reading))
+    row = next(wrapped.rows)[1] if wrapped else whole
+    return convert_row(row) is not None or _is_row(row, reading)

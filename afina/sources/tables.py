@@ -18,6 +18,7 @@ from typing import Any, Literal
 from afina.errors import DataError, Problem
 from afina.sources.conversions import UnusableRow, convert_row, left_out_of
 from afina.sources.files import SourceReading, open_lines, open_packed, read_text
+from afina.sources.json_mistakes import ONE_A_LINE, mistake, spans_lines, trailing_comma
 from afina.text.document import FileLedger, value_texts, visible
 from afina.text.formats import format_as
 
@@ -43,9 +44,23 @@ class RowProblems:
     first: list[Problem] = field(default_factory=list)
     more: int = 0
     grouped: dict[tuple[str, str], list[int]] = field(default_factory=dict)
+    drop_rows: bool = False
+    """Single rows that are no rows go to `broken`, and are no problem."""
+    broken: list[tuple[int, str, str]] = field(default_factory=list)
+    """Line, what is wrong, and the text of each."""
 
-    def add(self, what: str, fix: str, line: int) -> None:
-        if len(self.first) < _SHOWN:
+    def add(self, what: str, fix: str, line: int, row: str | None = None, *, alike: bool = False) -> None:
+        """Note what is wrong.
+
+        Args:
+            row: the text of a single row, where what follows it can still be read.
+            alike: it is told once with the same of other rows.
+        """
+        if row is not None and self.drop_rows:
+            self.broken.append((line, what, row))
+        elif alike:
+            self.group(what, fix, line)
+        elif len(self.first) < _SHOWN:
             self.first.append(Problem(what, fix, f"{self.path}:{line}"))
         else:
             self.more += 1
@@ -55,12 +70,16 @@ class RowProblems:
 
     def check(self) -> None:
         alike = [
-            Problem(f"{what} ({len(lines)} rows, first line {lines[0]})", fix, f"{self.path}:{lines[0]}")
+            Problem(what + _how_many(lines), fix, f"{self.path}:{lines[0]}")
             for (what, fix), lines in self.grouped.items()
         ]
         rest = [Problem(f"and {self.more} more rows like these", "fix the file", self.path)] if self.more else []
         if self.first or alike:
             raise DataError(problems=[*alike, *self.first, *rest])
+
+
+def _how_many(lines: list[int]) -> str:
+    return f" ({len(lines)} rows, first line {lines[0]})" if len(lines) > 1 else ""
 
 
 def open_jsonl(reading: SourceReading, full: Path, problems: RowProblems, wanted: Collection[str]) -> OpenedRows:
@@ -226,7 +245,7 @@ def converted(rows: Iterable[Row], entry: FileLedger, problems: RowProblems) -> 
         try:
             found = convert_row(row)
         except UnusableRow as error:
-            problems.group(error.what, error.fix, line)
+            problems.add(error.what, error.fix, line, "\n".join(value_texts(row)), alike=True)
             continue
         if found is None:
             yield line, row
@@ -293,17 +312,23 @@ def _checked(value: Any, source: str) -> Mapping[str, Any]:
 
 def jsonl_rows(lines: Iterator[str], problems: RowProblems) -> Iterator[Row]:
     """Rows of a JSONL file; blank ones count as lines."""
+    read = 0
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
             row = _checked(DECODER.decode(line), line)
         except json.JSONDecodeError as error:
-            problems.add(f"not JSON: {error.msg}: {_snippet(line, error.pos)}", "fix or remove the line", number)
+            if not read and spans_lines(line, error):
+                problems.add("an object over several lines, where each line has to be one", ONE_A_LINE, number)
+                return
+            what, fix, alike = mistake(line, error)
+            problems.add(what if alike else f"{what}: {_snippet(line, error.pos)}", fix, number, line, alike=alike)
         except (ValueError, RecursionError) as error:
-            problems.add(f"{error}: {_snippet(line, 0)}", "fix or remove the line", number)
+            problems.add(f"{error}: {_snippet(line, 0)}", "fix or remove the line", number, line)
         else:
             yield number, row
+        read += 1
 
 
 def list_rows(text: str, problems: RowProblems) -> Iterator[Row]:
@@ -320,7 +345,8 @@ def list_rows(text: str, problems: RowProblems) -> Iterator[Row]:
             value, end = DECODER.raw_decode(text, position)
             ends = _after(text, end, "")
         except json.JSONDecodeError as error:
-            what = f"not JSON: {error.msg}: {_snippet(text, error.pos)}"
+            said = "a comma behind the last item" if trailing_comma(text, error) else error.msg
+            what = f"not JSON: {said}: {_snippet(text, error.pos)}"
             problems.add(what, "fix the list; what follows was not read", error.lineno)
             return
         except (ValueError, RecursionError) as error:
@@ -329,7 +355,8 @@ def list_rows(text: str, problems: RowProblems) -> Iterator[Row]:
         try:
             yield line, _checked(value, text[position:end])
         except ValueError as error:
-            problems.add(f"{error}: {_snippet(text, position)}", "fix or remove the item", line)
+            item = text[position:end]
+            problems.add(f"{error}: {_snippet(text, position)}", "fix or remove the item", line, item)
         position, first = ends, False
         if text[position : position + 1] == "]":
             break
@@ -390,7 +417,8 @@ def csv_rows(
                 yield start, dict(zip(names, values, strict=True))
             else:
                 what = f"{len(values)} cells where the header has {len(names)}"
-                problems.add(what, f"quote cells that hold {delimiter!r} or line ends", start)
+                row = delimiter.join(values)
+                problems.add(what, f"quote cells that hold {delimiter!r} or line ends", start, row)
         start = reader.line_num + 2 + above
 
 

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from afina.recipe import Clean
-from afina.text.document import Document, Message, visible
+from afina.text.document import Document, map_document, visible
 
 REPEATED_CHARS = 20
 """A line shorter than this may stand there again: "— Sim." is no boilerplate."""
@@ -66,15 +66,13 @@ def clean_document(document: Document, rules: Clean) -> tuple[Document, list[Cle
     if rules.preset == "none" or document.kind == "code":
         return document, []
     if document.kind == "messages":
-        done = [mend(message["content"]) for message in document.messages]
-        messages = tuple(
-            Message(role=message["role"], content=cleaned.text)
-            for message, cleaned in zip(document.messages, done, strict=True)
-        )
-        if document.rejected is None:
-            return replace(document, messages=messages), done
-        worse = mend(document.rejected)
-        return replace(document, messages=messages, rejected=worse.text), [*done, worse]
+        done: list[Cleaned] = []
+
+        def mended(text: str) -> str:
+            done.append(mend(text))
+            return done[-1].text
+
+        return map_document(document, mended), done
     cleaned = mend(document.text)
     if document.kind == "text":
         _apply_line_rules(cleaned, rules)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NotRequired, TypedDict
 
 Split = Literal["train", "validation", "test"]
@@ -55,7 +55,8 @@ class Document:
     """One thing read from a source, with where it came from.
 
     A document is either **text** (prose as Markdown, or code) or **messages** (one row of a
-    table, one problem with its solution). `sha256` is that of the file's bytes (of a dataset of the
+    table, one problem with its solution), or a row that was **unreadable**: its values as `text`, and in `meta` what is
+    wrong (`what`, `fix`, and the audit's `finding`). `sha256` is that of the file's bytes (of a dataset of the
     hub: its commit), `line` the first line of this document in the file, counted from 1 (the row of
     a table that has no lines, the page of a PDF).
     """
@@ -64,7 +65,7 @@ class Document:
     """POSIX path relative to the recipe's `root`. What lies in a packed file is behind ``!/``: ``a.zip!/b.html``."""
     sha256: str
     line: int = 1
-    kind: Literal["markdown", "text", "code", "messages"] = "text"
+    kind: Literal["markdown", "text", "code", "messages", "unreadable"] = "text"
     title: str = ""
     text: str = ""
     messages: tuple[Message, ...] = ()
@@ -128,6 +129,56 @@ def visible(text: str) -> int:
     3
     """
     return len("".join(text.split()))
+
+
+def value_chars(value: Any) -> int:
+    """Visible characters of all values in `value`; names of keys are not counted.
+
+    >>> value_chars({"a": ["x y", 10]}), value_chars(None)
+    (4, 0)
+    """
+    if isinstance(value, str):
+        return visible(value)
+    return sum(visible(text) for text in value_texts(value))
+
+
+def map_message(message: Message, change: Callable[[str], str]) -> Message:
+    """A turn with each of its texts changed: content, thoughts, and every text in the arguments of its calls. All else
+    stays as it is.
+
+    >>> map_message({"role": "tool", "content": "a", "name": "tide"}, str.upper)
+    {'role': 'tool', 'content': 'A', 'name': 'tide'}
+    """
+    changed: Message = {**message, "content": change(message["content"])}
+    if "reasoning_content" in message:
+        changed["reasoning_content"] = change(message["reasoning_content"])
+    if "tool_calls" in message:
+        changed["tool_calls"] = [
+            {
+                **call,
+                "function": {
+                    "name": call["function"]["name"],
+                    "arguments": _map_value(call["function"]["arguments"], change),
+                },
+            }
+            for call in message["tool_calls"]
+        ]
+    return changed
+
+
+def _map_value(value: Any, change: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {name: _map_value(each, change) for name, each in value.items()}
+    return [_map_value(each, change) for each in value] if isinstance(value, list) else value
+
+
+def map_document(document: Document, change: Callable[[str], str]) -> Document:
+    """A conversation with each text of its turns changed, and of the worse answer."""
+    messages = tuple(map_message(message, change) for message in document.messages)
+    rejected = None if document.rejected is None else change(document.rejected)
+    return replace(document, messages=messages, rejected=rejected)
 
 
 def message_texts(message: Message) -> Iterator[str]:

@@ -155,7 +155,7 @@ class Example:
         texts += [] if self.rejected is None else [self.rejected]
         for turn in self.messages:
             texts += [turn["role"], turn["content"]]
-            texts += [turn[key] for key in ("reasoning_content", "tool_call_id", "name") if key in turn]  # type: ignore[literal-required]
+            texts += [turn[key] for key in ("reasoning_content", "tool_call_id", "name") if key in turn]
             for call in turn.get("tool_calls", ()):
                 texts.append(call["function"]["name"])
                 if not isinstance(call["function"]["arguments"], dict):
@@ -228,13 +228,13 @@ def has_prompt(messages: Sequence[Message]) -> bool:
 
 
 def has_answer(messages: Sequence[Message], rejected: str | None = None) -> bool:
-    """Whether the conversation ends with an answer, and none of its answers is blank, nor the worse one beside it. An
-    answer may be a call alone, not a thought alone."""
+    """Whether the conversation ends with an answer, one of its answers is learned, and none is blank, nor the worse one
+    beside it. An answer may be a call alone, not a thought alone."""
+    if not messages or messages[-1]["role"] != "assistant" or (rejected is not None and not rejected.strip()):
+        return False
     answers = [message for message in messages if message["role"] == "assistant"]
     said = all(message["content"].strip() or message.get("tool_calls") for message in answers)
-    return (
-        bool(answers) and messages[-1]["role"] == "assistant" and said and (rejected is None or bool(rejected.strip()))
-    )
+    return said and any(message.get("learned", True) for message in answers)
 
 
 def example_chars(example: Example) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 
-from afina.text.document import Message
+from afina.text.document import map_message
 from afina.text.example import Example
 
 
@@ -27,7 +27,7 @@ def content_key(example: Example) -> str:
     >>> content_key(Example(text="a  b")) == content_key(Example(text="a\\nb")) != content_key(Example(text="A b"))
     True
     """
-    messages = tuple(Message(role=message["role"], content=normal(message["content"])) for message in example.messages)
+    messages = tuple(map_message(message, normal) for message in example.messages)
     rejected = None if example.rejected is None else normal(example.rejected)
     return replace(example, text=normal(example.text), messages=messages, rejected=rejected).id
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, replace
 
-from afina.text.document import Message, visible
+from afina.text.document import map_message, visible
 from afina.text.example import Example
 from afina.text.personal_data import mask
 
@@ -33,21 +33,22 @@ def mask_example(example: Example, context: str = "") -> MaskedExample | None:
     """
     # The path of headings and the text apart, so that each is still the beginning of the other.
     parts = [mask(context), mask(example.text.removeprefix(context))]
-    parts += [mask(message["content"]) for message in example.messages]
-    parts += [] if example.rejected is None else [mask(example.rejected)]
+    written = [part.text for part in parts]
+
+    def masked(text: str) -> str:
+        parts.append(mask(text))
+        return parts[-1].text
+
+    messages = tuple(map_message(message, masked) for message in example.messages)
+    rejected = None if example.rejected is None else masked(example.rejected)
     kinds = Counter[str]()
     for part in parts:
         kinds.update(part.kinds)
     heading = mask(example.heading).text
     if not kinds and heading == example.heading:
         return None
-    messages = tuple(
-        Message(role=message["role"], content=part.text)
-        for message, part in zip(example.messages, parts[2:], strict=False)
-    )
-    rejected = None if example.rejected is None else parts[-1].text
     return MaskedExample(
-        replace(example, text=parts[0].text + parts[1].text, heading=heading, messages=messages, rejected=rejected),
+        replace(example, text=written[0] + written[1], heading=heading, messages=messages, rejected=rejected),
         kinds,
         sum(visible(part.taken) for part in parts),
         sum(visible(part.written) for part in parts),

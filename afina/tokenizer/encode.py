@@ -19,9 +19,10 @@ from afina.errors import DataError, Problem
 from afina.recipe import METHODS, Recipe
 from afina.recipe.methods import JUDGED
 from afina.run import Progress, no_progress
-from afina.text.document import Message
+from afina.text.document import Message, message_texts
 from afina.text.example import Example, ExamplePlace
 from afina.tokenizer.chat import Encoded, Renderer
+from afina.tokenizer.template import NotRendered
 
 BATCH_CHARS = 1 << 17
 """Characters of the examples that are encoded at a time: enough for several cores where texts are sections. A tokenizer
@@ -78,11 +79,23 @@ class EncodedCounts:
     """Tokens that the loss is taken on, over all rows."""
     dropped: dict[str, int] = field(default_factory=dict)
     """Reason -> tokens left out."""
-    dropped_examples: list[str] = field(default_factory=list)
+    dropped_examples: dict[str, list[str]] = field(default_factory=dict)
+    """Reason -> places of the examples left out."""
+    split: dict[str, list[int]] = field(default_factory=dict)
+    """Why conversations became a row for each answer -> how many conversations, and how many rows."""
+    thoughts: int = 0
+    """Answers learned that have a thought."""
+    lost_thoughts: int = 0
+    """Of these, the thoughts that the template leaves out."""
     repeated: int = 0
     """Tokens that stand in a row again: the last token of a block opens the next one, as context only."""
     boundary_merges: int = 0
     """Conversations in which prompt and answer would have merged into one token."""
+
+    def leave_out(self, reason: str, where: str, tokens: int) -> None:
+        """Count an example without rows."""
+        self.dropped[reason] = self.dropped.get(reason, 0) + tokens
+        self.dropped_examples.setdefault(reason, []).append(where)
 
 
 @dataclass(slots=True)
@@ -90,6 +103,49 @@ class EncodedSet(EncodedCounts):
     """The same with the rows, in memory or in a tokens folder."""
 
     rows: Sequence[Row] = ()
+
+
+class EncodedExample(NamedTuple):
+    """A conversation as its stage of training learns it."""
+
+    rows: list[Encoded]
+    worse: Encoded | None = None
+    """Of a preference: the row of the worse answer, beside the one of the better answer."""
+    why: str = ""
+    """Why each answer has a row of its own, where the template decided so."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of its rows."""
+        return sum(len(row.ids) for row in self.rows) + (len(self.worse.ids) if self.worse else 0)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of its longest row."""
+        return max(len(row.ids) for row in (*self.rows, *([self.worse] if self.worse else [])))
+
+
+@dataclass(slots=True)
+class NotEncoded:
+    """Conversations that have no rows, and why."""
+
+    too_long: list[tuple[str, int]] = field(default_factory=list)
+    """Place, and tokens of the longest row."""
+    refused: dict[str, list[Problem]] = field(default_factory=dict)
+    """What the template cannot render -> the problem at each place."""
+
+    def check(self, recipe: Recipe) -> None:
+        """
+        Raises:
+            DataError: some are left out, and the recipe does not let them be dropped; all of them in one error.
+        """
+        problems: list[Problem] = []
+        if self.refused and recipe.dataset.on_not_rendered == "error":
+            problems += [_not_rendered(what, found) for what, found in self.refused.items()]
+        if self.too_long and recipe.dataset.on_too_long == "error":
+            problems.append(_too_long(self.too_long, recipe.train.max_length))
+        if problems:
+            raise DataError(problems=problems)
 
 
 class ExampleRows(NamedTuple):
@@ -145,17 +201,17 @@ def encode_each(
         counts: what is added to.
 
     Raises:
-        DataError: conversations longer than ``train.max_length`` under ``on_too_long: error``, all of
-            them in one error, after the last example; nothing is ever cut out of a conversation.
+        DataError: conversations longer than ``train.max_length`` under ``on_too_long: error``, or that the chat
+            template cannot render under ``on_not_rendered: error``, all of them in one error, after the last example;
+            nothing is ever cut out of a conversation.
     """
-    merges_before, too_long, seen = renderer.boundary_merges, list[tuple[str, int]](), 0
+    merges_before, left_out, seen = renderer.boundary_merges, NotEncoded(), 0
     for batch in _batches(examples):
-        yield from _encode_batch(batch, renderer, recipe, counts, too_long)
+        yield from _encode_batch(batch, renderer, recipe, counts, left_out)
         _return_memory()
         seen += len(batch)
         progress(seen, None, "examples encoded")
-    if too_long and recipe.dataset.on_too_long == "error":
-        raise _too_long(too_long, recipe.train.max_length)
+    left_out.check(recipe)
     counts.boundary_merges = renderer.boundary_merges - merges_before
 
 
@@ -164,12 +220,12 @@ def _encode_batch(
     renderer: Renderer,
     recipe: Recipe,
     counts: EncodedCounts,
-    too_long: list[tuple[str, int]],
+    left_out: NotEncoded,
 ) -> Iterator[ExampleRows]:
     """The rows of a batch's examples; a function of its own, so that nothing of it is kept while the next is encoded.
 
     Args:
-        too_long: takes the place and tokens of each conversation that is left out.
+        left_out: takes each conversation that is left out.
     """
     limit = recipe.train.max_length
     plain = [example for _, example in batch if not example.messages]
@@ -177,38 +233,46 @@ def _encode_batch(
     texts = iter(renderer.texts([example.text for example in plain], places))
     _return_memory()
     for origin, example in batch:
-        worse: Encoded | None = None
         if example.messages:
-            encoded, *others = encode_conversation(example, renderer, recipe)
-            worse = others[0] if others else None
-            tokens = len(encoded.ids) + (len(worse.ids) if worse else 0)
-            longest = max(len(encoded.ids), len(worse.ids) if worse else 0)
-            counts.tokens += tokens
-            if longest > limit:
-                where = f"{example.path}:{example.line}"
-                too_long.append((where, longest))
-                counts.dropped["too_long"] = counts.dropped.get("too_long", 0) + tokens
-                counts.dropped_examples.append(where)
+            made = _encode_or_leave_out(example, renderer, recipe, counts, left_out)
+            if made is None:
                 continue
-            blocks = [encoded]
         else:
             encoded = next(texts)
             counts.tokens += len(encoded.ids)
-            blocks = list(cut_blocks(encoded, limit))
-            counts.repeated += len(blocks) - 1
-        per_target = sum(len(part.encode()) for part in _learned_text(example)) / max(1, encoded.targets)
-        rows = [
-            Row(
-                block.ids,
-                block.mask,
-                origin,
-                per_target * block.targets,
-                Row(worse.ids, worse.mask, origin) if worse else None,
-            )
-            for block in blocks
-        ]
+            made = EncodedExample(list(cut_blocks(encoded, limit)))
+            counts.repeated += len(made.rows) - 1
+        targets = sum(row.targets for row in made.rows)
+        per_target = sum(len(part.encode()) for part in _learned_text(example)) / max(1, targets)
+        worse = Row(made.worse.ids, made.worse.mask, origin) if made.worse else None
+        rows = [Row(row.ids, row.mask, origin, per_target * row.targets, worse) for row in made.rows]
         counts.targets += example.repeat * sum(row.targets for row in rows)
         yield ExampleRows(rows, example.repeat)
+
+
+def _encode_or_leave_out(
+    example: Example, renderer: Renderer, recipe: Recipe, counts: EncodedCounts, left_out: NotEncoded
+) -> EncodedExample | None:
+    """A conversation's rows, counted; None where it has none."""
+    where = f"{example.path}:{example.line}"
+    try:
+        made = encode_conversation(example, renderer, recipe)
+    except NotRendered as error:
+        left_out.refused.setdefault(error.problems[0].what, []).append(error.problems[0])
+        counts.leave_out("not_rendered", where, 0)
+        return None
+    counts.tokens += made.tokens
+    if made.longest > recipe.train.max_length:
+        left_out.too_long.append((where, made.longest))
+        counts.leave_out("too_long", where, made.tokens)
+        return None
+    if made.why:
+        split = counts.split.setdefault(made.why, [0, 0])
+        split[0] += 1
+        split[1] += len(made.rows)
+    counts.thoughts += sum(row.thoughts for row in made.rows)
+    counts.lost_thoughts += sum(len(row.lost) for row in made.rows)
+    return made
 
 
 def mismatch(rows: Sequence[Row], limit: int) -> None:
@@ -248,19 +312,24 @@ def mismatch(rows: Sequence[Row], limit: int) -> None:
         row.mismatched = found[name]
 
 
-def encode_conversation(example: Example, renderer: Renderer, recipe: Recipe) -> list[Encoded]:
-    """A conversation as its stage of training learns it; a preference as two, the better one first. Of these and of
-    rated ones the last answers alone are learned."""
-    where = f"{example.path}:{example.line}"
+def encode_conversation(example: Example, renderer: Renderer, recipe: Recipe) -> EncodedExample:
+    """A conversation as its stage of training learns it. Of preferences and of rated ones the last answers alone are
+    learned.
+
+    Raises:
+        NotRendered: the chat template cannot render it.
+        DataError: there is no chat template, or a mark is refused.
+    """
+    where, tools = f"{example.path}:{example.line}", example.tools
+    last_only = example.kind in JUDGED
+    every_token = not last_only and METHODS[recipe.method_of(example.source, "messages")].every_token
+    made = renderer.rows(example.messages, where, tools=tools, last_only=last_only or every_token)
     if example.rejected is not None:
-        worse = (*example.messages[:-1], Message(role="assistant", content=example.rejected))
-        return [renderer.conversation(turns, where, last_only=True) for turns in (example.messages, worse)]
-    if example.label is not None:
-        return [renderer.conversation(example.messages, where, last_only=True)]
-    encoded = renderer.conversation(example.messages, where)
-    if METHODS[recipe.method_of(example.source, "messages")].every_token:
-        return [Encoded(encoded.ids, [False, *[True] * (len(encoded.ids) - 1)])]
-    return [encoded]
+        turns = (*example.messages[:-1], Message(role="assistant", content=example.rejected))
+        return EncodedExample(made.rows, renderer.rows(turns, where, tools=tools, last_only=True).rows[0])
+    if every_token:
+        return EncodedExample([Encoded(row.ids, [False, *[True] * (len(row.ids) - 1)]) for row in made.rows])
+    return EncodedExample(made.rows, why=made.why)
 
 
 def _batches(
@@ -271,7 +340,7 @@ def _batches(
     chars = 0
     for each in examples:
         batch.append(each)
-        chars += len(each[1].text) + sum(len(message["content"]) for message in each[1].messages)
+        chars += len(each[1].text) + sum(len(text) for turn in each[1].messages for text in message_texts(turn))
         if chars >= BATCH_CHARS:
             yield batch
             batch, chars = [], 0
@@ -286,23 +355,28 @@ def _return_memory() -> None:
         trim(0)
 
 
-def _too_long(places: list[tuple[str, int]], limit: int) -> DataError:
+def _too_long(places: list[tuple[str, int]], limit: int) -> Problem:
     longest = max(length for _, length in places)
-    return DataError(
-        problems=[
-            Problem(
-                f"{len(places)} conversations are longer than train.max_length ({limit} tokens; the longest "
-                f"has {longest}), for example " + ", ".join(f"{where} ({n})" for where, n in places[:10]),
-                f"set `train.max_length: {longest}`, or `dataset.on_too_long: drop` (they are counted, never cut)",
-            )
-        ]
+    return Problem(
+        f"{len(places)} conversations are longer than train.max_length ({limit} tokens; the longest "
+        f"has {longest}), for example " + ", ".join(f"{where} ({n})" for where, n in places[:10]),
+        f"set `train.max_length: {longest}`, or `dataset.on_too_long: drop` (they are counted, never cut)",
     )
+
+
+def _not_rendered(what: str, found: Sequence[Problem]) -> Problem:
+    """The same problem of several conversations as one."""
+    first, more = found[0], "" if len(found) == 1 else f"{len(found)} conversations: "
+    places = [problem.where for problem in found[:10] if problem.where]
+    also = f" (at {', '.join(places)}{', ...' if len(found) > 10 else ''})" if more else ""
+    return Problem(f"{more}{what}{also}", f"{first.fix}; or `dataset.on_not_rendered: drop` (counted)", first.where)
 
 
 def _learned_text(example: Example) -> Iterator[str]:
     if example.kind in JUDGED:
         yield example.answer
     elif example.messages:
-        yield from (message["content"] for message in example.messages if message["role"] == "assistant")
+        answers = [turn for turn in example.messages if turn["role"] == "assistant" and turn.get("learned", True)]
+        yield from (text for turn in answers for text in message_texts(turn))
     else:
         yield example.text

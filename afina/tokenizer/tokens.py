@@ -237,6 +237,13 @@ def open_set(folder: Path, name: str, examples: Path) -> EncodedSet:
     if len(rows) != described.required_whole("rows"):
         raise AfinaError(f"holds {len(rows)} rows of {described['rows']}", REMOVE, str(folder / name))
     counts = described.record("counts")
-    numbers = {key: counts.required_whole(key) for key in ("tokens", "targets", "repeated", "boundary_merges")}
+    wholes = ("tokens", "targets", "thoughts", "lost_thoughts", "repeated", "boundary_merges")
+    numbers: dict[str, Any] = {key: counts.required_whole(key) for key in wholes}
     dropped = {reason: int(tokens) for reason, tokens in counts.record("dropped").numbers()}
-    return EncodedSet(**numbers, dropped=dropped, dropped_examples=counts.texts("dropped_examples"), rows=rows)
+    places = counts.record("dropped_examples")
+    return EncodedSet(
+        **numbers,
+        dropped=dropped,
+        dropped_examples={reason: places.texts(reason) for reason in dropped},
+        rows=rows,
+    )

@@ -15,8 +15,8 @@ from afina.model.shape_read import shape_of_folder
 from afina.recipe import Recipe
 from afina.text.document import Message
 from afina.text.example import Example
-from afina.tokenizer.chat import Encoded, Renderer
-from afina.tokenizer.encode import encode_conversation
+from afina.tokenizer.chat import Renderer
+from afina.tokenizer.encode import EncodedExample, encode_conversation
 from afina.tokenizer.load import load_tokenizer
 from afina.train.batches import plan_epoch
 
@@ -36,18 +36,15 @@ def token_view(base: Path, recipe: Recipe) -> TokenView:
     )
     renderer = Renderer(tokenizer, recipe.chat)
 
-    def encode(example: Example) -> Encoded:
-        """Of a preference the longer half."""
+    def encode(example: Example) -> EncodedExample:
         if not example.messages:
-            return renderer.text(example.text)
-        return max(encode_conversation(example, renderer, recipe), key=lambda encoded: len(encoded.ids))
+            return EncodedExample([renderer.text(example.text)])
+        return encode_conversation(example, renderer, recipe)
 
     def marks_in(example: Example) -> list[str]:
         """Of a preference those of the worse answer too."""
-        if example.rejected is None:
-            return renderer.marks_in(example.messages, example.text)
-        worse: Message = {"role": "assistant", "content": example.rejected}
-        return renderer.marks_in((*example.messages, worse))
+        worse: list[Message] = [] if example.rejected is None else [{"role": "assistant", "content": example.rejected}]
+        return renderer.marks_in((*example.messages, *worse), example.text, example.tools)
 
     def batches(lengths: Sequence[int]) -> list[list[int]]:
         return plan_epoch(lengths, batch_tokens=recipe.train.batch_tokens, seed=recipe.seed, epoch=0)
@@ -58,11 +55,13 @@ def token_view(base: Path, recipe: Recipe) -> TokenView:
         end_ids=renderer.stop_ids(),
         marks_in=marks_in,
         marks_in_text=recipe.chat.marks_in_text,
-        plain_turn_marks=renderer.plain_turn_marks,
+        plain_turn_marks=renderer.template.plain_turn_marks,
         bos_id=tokenizer.bos_token_id,
         begins_with_bos=renderer.begins_with_bos,
         max_length=recipe.train.max_length,
         on_too_long=recipe.dataset.on_too_long,
+        on_not_rendered=recipe.dataset.on_not_rendered,
+        own_system=renderer.template.abilities.own_system if tokenizer.chat_template else "",
         epochs=recipe.train.epochs,
         accumulate=recipe.train.accumulate,
         trained_parameters=_trained_parameters(base, recipe),
@@ -81,6 +80,7 @@ def audited_settings(recipe: Recipe) -> dict[str, Any]:
             mode="json", include={"method", "max_length", "batch_tokens", "accumulate", "epochs"}
         ),
         "on_too_long": recipe.dataset.on_too_long,
+        "on_not_rendered": recipe.dataset.on_not_rendered,
     }
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from afina.dataset.audit.audit import STOPS_THE_TOKENS, audit_dataset
 from afina.dataset.audit.token_audit import REFUSED_MARKS
 from afina.errors import DataError, Problem
+from afina.recipe import Recipe
 from afina.record import Record
-from afina.run import read_mapping, write_json
+from afina.run import read_mapping, read_stages, write_json
 from afina.train.measure import audited_settings, token_view
 from afina.walk.base import base_folder
 from afina.walk.context import Context
@@ -39,23 +41,32 @@ def refuse_fatal_findings(context: Context) -> None:
     Raises:
         DataError: a finding is fatal and the recipe does not accept it by name.
     """
-    found = Record(read_mapping(context.folder / "audit.json", "findings"), str(context.folder / "audit.json"))
-    fatal = [
-        each
-        for each in found.records("findings")
-        if each.required_text("severity") == "fatal" and each["name"] not in context.recipe.dataset.accept
-    ]
-    if fatal:
-        raise DataError(
-            problems=[
-                Problem(
-                    f"{each['name']}: {each['what']}",
-                    each["fix"] + _accepted(each),
-                    next((shown.required_text("where") for shown in each.records("examples")), ""),
-                )
-                for each in fatal
-            ]
+    if problems := fatal_problems(context.folder, context.recipe):
+        raise DataError(problems=problems)
+
+
+def fatal_problems(folder: Path, recipe: Recipe) -> list[Problem]:
+    """What the audit of a run's folder found that stops a training by this recipe."""
+    found = Record(read_mapping(folder / "audit.json", "findings"), str(folder / "audit.json"))
+    return [
+        Problem(
+            f"{each['name']}: {each['what']}",
+            each["fix"] + _accepted(each),
+            next((shown.required_text("where") for shown in each.records("examples")), ""),
         )
+        for each in found.records("findings")
+        if each.required_text("severity") == "fatal" and each["name"] not in recipe.dataset.accept
+    ]
+
+
+def known_problems(folder: Path, recipe: Recipe) -> list[Problem]:
+    """The same where the audit was made with this recipe's settings, and nothing where it was not made yet."""
+    stages = read_stages(folder / "stages.json") if (folder / "stages.json").is_file() else {}
+    if "audit" not in stages or not (folder / "audit.json").is_file():
+        return []
+    made_with = stages["audit"]["inputs"]
+    settings = {"accept": recipe.dataset.accept, **audited_settings(recipe)}
+    return fatal_problems(folder, recipe) if settings.items() <= made_with.items() else []
 
 
 def _accepted(finding: Record) -> str:

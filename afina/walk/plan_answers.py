@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from afina.errors import AfinaError, RecipeError
+from afina.errors import AfinaError, DataError, RecipeError
 from afina.model.shape import Shape
 from afina.plan.advise import (
     Suggestion,
@@ -133,7 +133,19 @@ def _one(asked: PlanAsked, recipe: Recipe, shape: Shape, counted: TokenCount | N
         _apply(asked, recipe, plan, suggestions, found)
         return found
     found.refused = _refusal(plan, recipe, " or ".join(suggestion.in_words() for suggestion in suggestions[:2]))
+    _refuse_rows(asked.runs / recipe.name, recipe, found)
     return found
+
+
+def _refuse_rows(run: Path, recipe: Recipe, found: PlanAnswer) -> None:
+    """Say no for rows that a training will refuse, where an audit of the dataset has found some."""
+    if not (run / "audit.json").is_file():
+        return
+    from afina.walk.audit import known_problems  # all that an audit needs, which a plan needs only then
+
+    if problems := known_problems(run, recipe):
+        found.values["refused_rows"] = [problem.what for problem in problems]
+        found.refused = DataError(problems=[*problems, *(found.refused.problems if found.refused else [])])
 
 
 def _apply(asked: PlanAsked, recipe: Recipe, plan: Plan, suggestions: list[Suggestion], found: PlanAnswer) -> None:

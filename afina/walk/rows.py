@@ -33,6 +33,7 @@ def tokens_inputs(context: Context) -> dict[str, Any]:
         "template": hash_file(template) if template and template.is_file() else None,
         "max_length": recipe.train.max_length,
         "on_too_long": recipe.dataset.on_too_long,
+        "on_not_rendered": recipe.dataset.on_not_rendered,
         "method": recipe.train.method,
         **recipe.stages,
     }
@@ -55,10 +56,8 @@ def write_tokens(context: Context) -> dict[str, Any]:
                     examples = _examples(context, split, training)
                     encoded = encode_each(examples, made, recipe, counts, progress)
                     sets[name] = write_set(beside / name, encoded, counts, len(made.tokenizer))
-                for reason, tokens in counts.dropped.items():
-                    places = ", ".join(counts.dropped_examples[:5])
-                    count = len(counts.dropped_examples)
-                    context.tell(f"{split}: {count} examples with {tokens} tokens left out, {reason}: {places}")
+                for line in _told(counts):
+                    context.tell(f"{split}: {line}")
             if not sets[training.folder + "train"]["rows"] and recipe.train.first:
                 raise DataError(
                     f"the {training.rows} stage of training has nothing to learn",
@@ -67,6 +66,17 @@ def write_tokens(context: Context) -> dict[str, Any]:
                 )
         write_index(beside, tokens_inputs(context), sets)
     return {"index": hash_file(context.folder / TOKENS / INDEX)}
+
+
+def _told(counts: EncodedCounts) -> Iterator[str]:
+    """What became of rows other than that each is one conversation."""
+    for reason, places in counts.dropped_examples.items():
+        tokens = f" with {counts.dropped[reason]} tokens" if counts.dropped[reason] else ""
+        yield f"{len(places)} examples{tokens} left out, {reason}: {', '.join(places[:5])}"
+    for why, (conversations, rows) in counts.split.items():
+        yield f"{conversations} conversations became {rows} rows, one for each answer: {why}"
+    if counts.lost_thoughts:
+        yield f"{counts.lost_thoughts} of {counts.thoughts} thoughts are not learned: the chat template leaves them out"
 
 
 def _examples(context: Context, split: str, training: Training) -> Iterator[tuple[ExamplePlace, Example]]:

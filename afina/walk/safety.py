@@ -49,7 +49,7 @@ def measure_safety(context: Context, recipe: Recipe, models: tuple[OpenModel, Op
     known = find_known(read_examples(train), recipe) if wants_known else None
     can_ask = bool(chat.tokenizer.chat_template)
     asked = [each for name in recipe.safety.sets for each in read_set(name)] if can_ask else []
-    questions = [each.question(takes_system=chat.takes_system) for each in asked]
+    questions = [each.question(takes_system=chat.template.takes_system) for each in asked]
     scores, given_back, answers = [], [], []
     with context.open_progress("safety") as progress:
         for opened, from_before in zip(models, kept, strict=True):
@@ -79,7 +79,7 @@ def measure_safety(context: Context, recipe: Recipe, models: tuple[OpenModel, Op
     if missing:
         why = "not in safety.sets" if can_ask else "the base has no chat template"
         safety.not_run.append(f"{', '.join(missing)} ({why})")
-    if any(each.system for each in asked) and not chat.takes_system:
+    if any(each.system for each in asked) and not chat.template.takes_system:
         safety.notes.append("the chat template takes no system message: its text stands before the question")
     safety.shares += shares_of(asked, *answers)
     _write_rows(context.folder / ROWS_FILE, asked, answers, known.asked if known else [], given_back)

@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from afina.errors import Problem
 from afina.outcome import OUTCOME_KINDS, outcome_kind
 from afina.recipe import Recipe
-from afina.walk.audit import audit, audit_inputs, refuse_fatal_findings
+from afina.walk.audit import audit, audit_inputs, fatal_problems, refuse_fatal_findings
 from afina.walk.base import check_base
 from afina.walk.benchmarks import BENCHMARKS
 from afina.walk.context import Context
@@ -100,6 +102,13 @@ def walk_through(context: Context, *, until: str = "report") -> dict[str, dict[s
     return {
         stage.name: do_stage(context, stage, WALK[number:]) for number, stage in enumerate(WALK[: last + 1], start=1)
     }
+
+
+def look_at_dataset(context: Context) -> list[Problem]:
+    """Do the stage ``audit`` of a dataset that is built; what a training would stop at."""
+    stage = next(stage for stage in WALK if stage.name == "audit")
+    do_stage(context, replace(stage, then=None))
+    return fatal_problems(context.folder, context.recipe)
 
 
 def do_stages(context: Context, *names: str) -> dict[str, Any]:

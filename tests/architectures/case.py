@@ -20,7 +20,8 @@ from afina.tokenizer.chat import Renderer
 from afina.tokenizer.encode import Row, encode_examples
 from afina.tokenizer.load import load_tokenizer
 from afina.train.backend_torch import TorchBackend
-from afina.walk import Context, walk_through
+from afina.walk.context import Context
+from afina.walk.walk import walk_through
 from architectures.families import Family, make_base
 
 CPU = torch.device("cpu")

@@ -25,11 +25,13 @@ from afina.dataset.audit.between_examples import (
 from afina.dataset.audit.one_example import CHECKS, Spot, excerpt, whole
 from afina.dataset.audit.read_files import AuditReading, find_splits, read_files
 from afina.dataset.audit.token_audit import TokenAudit, TokenView
+from afina.dataset.audit.turn_checks import TURN_CHECKS, Thinking
 from afina.errors import Problem, RecipeError
 from afina.recipe import Recipe, nearest
 from afina.record import Record, read_rows
 from afina.run import Progress, no_progress, read_mapping
 from afina.sandbox.code_check import check_blocks
+from afina.sources.rows import large_columns
 from afina.sources.splits import describe_splits
 from afina.sources.unread import describe_unread
 from afina.text.example import Example, read_examples
@@ -93,6 +95,60 @@ class Rule:
 
 RULES: dict[str, Rule] = {
     "unreadable": Rule("files or rows that cannot be read", "fix them; the place is named", 0.0),
+    "unlearned_field": Rule(
+        "rows with a field that decides what is learned and that training does not know; a build stops at them",
+        "convert them; or on the source `leave_out: [NAME]`; or `dataset.on_unreadable: drop` (left out, counted)",
+        0.0,
+    ),
+    "broken_call": Rule(
+        "rows whose calls are no calls, or have arguments that are no JSON object; a build stops at them",
+        "fix them, or set `dataset.on_unreadable: drop` (left out, counted)",
+        0.0,
+    ),
+    "large_column_left_out": Rule(
+        "columns that play no part and hold much of a file's text",
+        "nothing to do where it is meant; else name the column a part of the row, by `columns` on the source",
+    ),
+    "think_unbalanced": Rule(
+        "answers that open a thought and never close it, or close one that they never opened",
+        "fix them, or leave these rows out: a model learns to think without end, or to stop thinking it never began",
+        0.05,
+    ),
+    "think_on_some": Rule(
+        "answers that do not think, among others that do: the model learns to do either, by chance",
+        "give all answers a thought, or none; or train two models",
+    ),
+    "stringified_null": Rule(
+        "questions or answers that are the word nan, None or null: an empty cell that was written as a text",
+        "write the table again with empty cells left empty (in pandas `fillna('')`), or leave these rows out",
+        0.05,
+    ),
+    "end_mark_in_answer": Rule(
+        "answers that end with an end token written as a text: it is learned as words, before the real one",
+        "take it out: afina ends each answer itself",
+        0.05,
+    ),
+    "tool_unknown": Rule(
+        "rows that call a function which they do not define", "add it to the row's `tools`, or fix the name", 0.05
+    ),
+    "tool_missing_argument": Rule(
+        "rows with a call that lacks an argument which its function requires", "add it, or fix `required`", 0.05
+    ),
+    "tool_wrong_argument": Rule(
+        "rows with a call whose arguments are not as their function says", "fix the call, or the schema", 0.05
+    ),
+    "tool_result_without_call": Rule(
+        "rows with a result that answers no call", "add the call before it, or take the result out"
+    ),
+    "tool_call_without_result": Rule(
+        "rows with a call that gets no result although the conversation goes on",
+        "add the result as a turn of the role tool",
+    ),
+    "tool_id_twice": Rule("rows in which two calls have one id", "give each call an id of its own"),
+    "tool_definition": Rule(
+        "rows that define a function without a name or without parameters as a schema",
+        'write {"name", "description", "parameters": {"type": "object", "properties": {...}, "required": [...]}}',
+    ),
     "empty_prompt": Rule(
         "conversations without a prompt: their answers are learned as answers to nothing",
         "fix them, or set `dataset.on_empty_prompt: drop` or `text`",
@@ -162,7 +218,8 @@ RULES: dict[str, Rule] = {
     "control_characters": Rule("characters that nobody sees", "remove them from the source"),
     "placeholder": Rule("answers or texts that were never written", "write them, or leave these rows out", 0.10),
     "chat_markers": Rule(
-        "marks of a chat format, or JSON, inside the text: they are learned as words",
+        "marks of a chat format, or JSON, inside the text: they are learned as words, and in a plain text the "
+        "questions are learned like the answers",
         "take them out of the texts: afina writes the marks itself, around `messages` or `prompt` and `completion`",
         0.05,
     ),
@@ -195,6 +252,20 @@ RULES: dict[str, Rule] = {
         "conversations that the chat template cannot render for training",
         "set `chat.template: chatml`, or a Jinja file that gives every turn back word for word",
         0.0,
+    ),
+    "thoughts_not_learned": Rule(
+        "thoughts that the chat template leaves out",
+        "start from a base whose template has a place for them, set `chat.turns: each`, or leave them out of the rows",
+    ),
+    "row_for_each_answer": Rule(
+        "conversations that become a row for each answer",
+        "nothing to do; `chat.turns` chooses otherwise",
+        note=True,
+    ),
+    "template_system": Rule(
+        "conversations without a system text, to which the chat template gives its own",
+        "nothing to do; `chat.system` sets another",
+        note=True,
     ),
     "over_length": Rule(
         "examples longer than the limit",
@@ -276,9 +347,10 @@ class _SplitAudit:
     ) -> None:
         self.split, self.leakage, self.near = split, leakage, near
         self.personal_data: Counter[str] = Counter()
-        self.tokens = TokenAudit(tokens) if tokens else None
+        self.tokens = TokenAudit(tokens, held_out=split == "validation") if tokens else None
         self.languages = LanguageMix(expected)
         self.lengths = LengthBias()
+        self.thinking = Thinking()
         self.shown_in: dict[str, list[dict[str, str]]] = {}
         self.examples = self.conversations = 0
         self.tallies = {name: _Tally() for name in RULES}
@@ -293,7 +365,7 @@ class _SplitAudit:
     def add(self, example: Example) -> None:
         self.examples += 1
         self.conversations += bool(example.messages)
-        for name, check in CHECKS.items():
+        for name, check in (CHECKS | TURN_CHECKS).items():
             spot = check(example)
             if spot:
                 self._hit(name, example, spot)
@@ -305,6 +377,7 @@ class _SplitAudit:
                 self._hit(name, example, Spot(excerpt(said)))
         self._see_language(example)
         self.lengths.add(example)
+        self.thinking.add(example)
         self.near.add(example)
         if self.split == "train":
             self.leakage.learn(example)
@@ -350,6 +423,10 @@ class _SplitAudit:
             what = f"{RULES['length_bias'].what} are {self.lengths} of {pairs} pairs"
             severity: Severity = "warning" if self.lengths.strong else "note"
             yield make_finding("length_bias", self.lengths.longer, pairs, [], self.split, what=what, severity=severity)
+        if (thinking := self.thinking).on_some:
+            what = f"{thinking.thinking} of {thinking.answers} answers think; the others are learned without a thought"
+            silent = thinking.answers - thinking.thinking
+            yield make_finding("think_on_some", silent, thinking.answers, thinking.shown, self.split, what=what)
         for item in self.tokens.findings() if self.tokens else ():
             yield make_finding(
                 item.name,
@@ -416,6 +493,11 @@ def audit_dataset(folder: Path, recipe: Recipe, tokens: TokenView | None = None)
     if dropped:
         rows = [{"where": str(folder / "dropped.jsonl"), "text": f"{reason}: {n}"} for reason, n in dropped.items()]
         extra.append(make_finding("left_out", sum(dropped.values()), sum(dropped.values()), rows[:EXAMPLES_SHOWN]))
+    columns = {}
+    for entry in summary.record("ledger").records("files"):
+        if shares := large_columns(entry.number("chars_in") or 0, dict(entry.record("dropped").numbers())):
+            columns[entry.required_text("path")] = shares
+    extra += left_out_columns(columns)
     # Duplicates that the recipe keeps on purpose are told, but do not stop it.
     warn_only = ["exact_duplicate"] if recipe.dataset.on_duplicate == "keep" else []
     if (folder / "code.jsonl").exists():
@@ -487,6 +569,7 @@ def audit_files(
         held_out = (example for path in paths for example in read_files(path, reading, progress, only=apart))
     audit = _audit(train, held_out, [], [], tokens)
     extra = code_findings([item.as_json() for item in check_blocks(reading.blocks, check_code or {}, progress)])
+    extra += refused_rows(reading, audit)
     if reading.problems:
         shown = [{"where": item.where, "text": excerpt(item.what)} for item in reading.problems[:EXAMPLES_SHOWN]]
         count = len(reading.problems)
@@ -502,6 +585,26 @@ def audit_files(
     said = [describe_splits(splits, counted)] if splits else []
     said += [describe_unread(reading.skipped, reading.files)] if reading.skipped else []
     return replace(audit, findings=_worst_first([*audit.findings, *extra]), said=tuple(said))
+
+
+def refused_rows(reading: AuditReading, audit: Audit) -> Iterator[Finding]:
+    """One finding per kind of row that a build would stop at; and the columns that it would leave out."""
+    of = audit.train + audit.validation + sum(rows.count for rows in reading.refused.values())
+    for name, rows in reading.refused.items():
+        kinds = "; ".join(f"{count} x {what}" for what, count in rows.kinds.most_common(3))
+        yield make_finding(name, rows.count, of, rows.shown, what=f"{RULES[name].what}: {kinds}")
+    yield from left_out_columns(reading.columns)
+
+
+def left_out_columns(columns: Mapping[str, Mapping[str, float]]) -> Iterator[Finding]:
+    """The columns that play no part and hold much of a file's text: path -> column -> share."""
+    shown = [
+        {"where": path, "text": f"`{name}` holds {share:.0%} of the file's characters"}
+        for path, shares in columns.items()
+        for name, share in shares.items()
+    ]
+    if shown:
+        yield make_finding("large_column_left_out", len(shown), len(shown), shown[:EXAMPLES_SHOWN])
 
 
 def check_accepted(names: Sequence[str]) -> None:
@@ -530,7 +633,7 @@ def _audit(
 ) -> Audit:
     leakage, near = Leakage(), Near(threshold, EXAMPLES_SHOWN)
     learned = _SplitAudit("train", leakage, near, tokens, language)
-    held_out = _SplitAudit("validation", leakage, near, expected=language)
+    held_out = _SplitAudit("validation", leakage, near, tokens, language)
     for example in train:
         learned.add(example)
     for example in validation:

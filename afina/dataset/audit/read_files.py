@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from afina.errors import DataError, Problem
-from afina.recipe import Recipe, Source, Train
+from afina.recipe import Dataset, Recipe, Source, Train
 from afina.run import Progress, no_progress
 from afina.sources import placed_files, plan_sources, read_sources
+from afina.sources.rows import large_columns
 from afina.sources.splits import PlacedFile, recognise
 from afina.text.code_blocks import CodeBlock, document_blocks
 from afina.text.document import Document, Ledger, Split
@@ -25,10 +26,32 @@ FEWEST_LINES = 20
 
 
 @dataclass
+class RefusedRows:
+    """Rows of one kind that a build would stop at."""
+
+    count: int = 0
+    kinds: Counter[str] = field(default_factory=Counter)
+    """What is wrong -> rows; of what names a place in its row only the first hundred kinds."""
+    shown: list[dict[str, str]] = field(default_factory=list)
+
+    def add(self, where: str, what: str) -> None:
+        """Note one."""
+        self.count += 1
+        if what in self.kinds or len(self.kinds) < 100:
+            self.kinds[what] += 1
+        if len(self.shown) < 5:
+            self.shown.append({"where": where, "text": what})
+
+
+@dataclass
 class AuditReading:
     """What was noted while files were read."""
 
     problems: list[Problem] = field(default_factory=list)
+    refused: dict[str, RefusedRows] = field(default_factory=dict)
+    """Finding -> the rows that a build would stop at."""
+    columns: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Path -> columns left out that hold much of its text, with their share."""
     skipped: dict[str, str] = field(default_factory=dict)
     files: int = 0
     examples: Counter[str] = field(default_factory=Counter)
@@ -59,8 +82,14 @@ def _recipe_of(path: Path) -> tuple[Path, Recipe]:
     """The folder above a path, as it was given, and a recipe that reads the path."""
     path = path if path.name not in ("", "..") else path.resolve()
     # The method and base play no part in reading.
-    sources, method = [Source(path=path.name)], Train(method="scratch")
-    return path.parent, Recipe(name="audit", root=str(path.parent.resolve()), sources=sources, train=method)
+    recipe = Recipe(
+        name="audit",
+        root=str(path.parent.resolve()),
+        sources=[Source(path=path.name)],
+        train=Train(method="scratch"),
+        dataset=Dataset(on_unreadable="drop"),
+    )
+    return path.parent, recipe
 
 
 def read_files(
@@ -89,6 +118,10 @@ def read_files(
     try:
         for document in read_sources(recipe, ledger, progress, wanted):
             shown = replace(document, path=(root / document.path).as_posix())
+            if shown.kind == "unreadable":
+                rows = reading.refused.setdefault(shown.meta["finding"], RefusedRows())
+                rows.add(f"{shown.path}:{shown.line}", shown.meta["what"])
+                continue
             if reading.languages:
                 found = document_blocks(shown, Path())
                 reading.blocks += (block for block in found if block.language in reading.languages)
@@ -97,6 +130,11 @@ def read_files(
                 yield example
     except DataError as error:
         reading.problems += [replace(item, where=(root / item.where).as_posix()) for item in error.problems]
+    reading.columns |= {
+        (root / entry.path).as_posix(): shares
+        for entry in ledger.files
+        if (shares := large_columns(entry.chars_in, entry.dropped))
+    }
     reading.files += len(ledger.files)
     reading.skipped |= ledger.skipped
 

@@ -12,8 +12,10 @@ from typing import Literal
 
 from afina.dataset.audit.one_example import excerpt, whole
 from afina.errors import DataError, Problem
+from afina.text.document import conversation_chars
 from afina.text.example import Example
 from afina.tokenizer.chat import Encoded
+from afina.tokenizer.encode import EncodedExample
 from afina.units import show_count, show_share
 
 PARAMETERS_PER_TOKEN = 1000
@@ -32,7 +34,7 @@ FATAL: Literal["fatal"] = "fatal"
 class TokenView:
     """A base's tokenizer and the settings that decide what becomes of the tokens."""
 
-    encode: Callable[[Example], Encoded]
+    encode: Callable[[Example], EncodedExample]
     """As for training; a DataError where the chat template cannot be trained on."""
     batches: Callable[[Sequence[int]], Sequence[Sequence[int]]]
     """Lengths of rows -> the micro-batches of one epoch, as lists of row numbers."""
@@ -47,6 +49,9 @@ class TokenView:
     begins_with_bos: bool = False
     max_length: int = 1024
     on_too_long: Literal["error", "drop"] = "error"
+    on_not_rendered: Literal["error", "drop"] = "error"
+    own_system: str = ""
+    """The system text that the chat template writes where a conversation has none."""
     epochs: float = 3.0
     accumulate: int = 1
     trained_parameters: int | None = None
@@ -67,10 +72,14 @@ class TokenFinding:
 
 
 class TokenAudit:
-    """Feed it the training examples with :meth:`add`; then :meth:`findings`. Keeps one number per row."""
+    """Feed it the examples of a split with :meth:`add`; then :meth:`findings`. Keeps one number per row.
 
-    def __init__(self, view: TokenView) -> None:
-        self.view = view
+    Args:
+        held_out: whether nothing is learned of them: only what stops their encoding is said.
+    """
+
+    def __init__(self, view: TokenView, *, held_out: bool = False) -> None:
+        self.view, self.held_out = view, held_out
         self.lengths: list[int] = []
         self.longest = 0
         """Of the conversations over the limit."""
@@ -79,7 +88,11 @@ class TokenAudit:
         self.texts_over = self.conversations_over = self.cut_tokens = self.over_tokens = 0
         self.counts: dict[str, int] = {}
         self.shown: dict[str, list[dict[str, str]]] = {}
-        self.reasons: dict[str, Problem] = {}
+        self.refused: dict[str, dict[str, list[Problem]]] = {}
+        """Finding -> what the template cannot render -> the problem of each row."""
+        self.split: dict[str, list[int]] = {}
+        """Why conversations became a row for each answer -> how many conversations, and how many rows."""
+        self.thoughts = self.lost_thoughts = self.lost_chars = 0
         self.plain = re.compile("|".join(map(re.escape, view.plain_turn_marks)) or r"(?!)")
 
     def add(self, example: Example) -> None:
@@ -98,32 +111,48 @@ class TokenAudit:
         except DataError as error:
             problem = error.problems[0]
             name = "stop_not_trained" if "end token" in problem.what else "not_rendered"
-            self.reasons.setdefault(name, problem)
+            self.refused.setdefault(name, {}).setdefault(problem.what, []).append(problem)
             self._hit(name, example, problem.what)
             return
-        length = len(encoded.ids)
-        self.lengths.append(length)
-        self.targets += sum(encoded.mask) * example.repeat
-        self.characters += sum(len(turn["content"]) for turn in example.messages) or len(example.text)
-        self._ends(example, encoded)
-        if length <= view.max_length:
-            self.rows += [length] * example.repeat
+        self._count_rows(example, encoded)
+        longest = encoded.longest
+        self.characters += conversation_chars(example.messages) or len(example.text)
+        if longest <= view.max_length:
+            self.rows += [len(row.ids) for row in encoded.rows] * example.repeat
             return
-        self.over_tokens += length
-        self.cut_tokens += length - view.max_length
+        self.over_tokens += encoded.tokens
+        self.cut_tokens += sum(max(0, len(row.ids) - view.max_length) for row in encoded.rows)
         if example.messages:
             self.conversations_over += 1
-            self.longest = max(self.longest, length)
+            self.longest = max(self.longest, longest)
             if self.conversations_over == 1:  # texts are split without loss; what stops a run is named first
                 self.shown.pop("over_length", None)
-            self._hit("over_length", example, f"{length} tokens: {excerpt(text)[:100]}")
+            self._hit("over_length", example, f"{longest} tokens: {excerpt(text)[:100]}")
         else:
             self.texts_over += 1
             step = view.max_length - 1  # a block opens with the last token of the one before
-            blocks = [min(view.max_length, length - start) for start in range(0, length - 1, step)]
+            blocks = [min(view.max_length, longest - start) for start in range(0, longest - 1, step)]
             self.rows += blocks * example.repeat
             if not self.conversations_over:
-                self._hit("over_length", example, f"{length} tokens: {excerpt(text)[:100]}")
+                self._hit("over_length", example, f"{longest} tokens: {excerpt(text)[:100]}")
+
+    def _count_rows(self, example: Example, encoded: EncodedExample) -> None:
+        """What is learned of an example, and how many rows it takes."""
+        for row in (*encoded.rows, *([encoded.worse] if encoded.worse else [])):
+            self.lengths.append(len(row.ids))
+            self.targets += sum(row.mask) * example.repeat
+            self._ends(example, row)
+        if encoded.why:
+            split = self.split.setdefault(encoded.why, [0, 0])
+            split[0] += 1
+            split[1] += len(encoded.rows)
+        self.thoughts += sum(row.thoughts for row in encoded.rows)
+        if lost := [thought for row in encoded.rows for thought in row.lost]:
+            self.lost_thoughts += len(lost)
+            self.lost_chars += sum(map(len, lost))
+            self._hit("thoughts_not_learned", example, excerpt(lost[0]))
+        if self.view.own_system and example.messages and example.messages[0]["role"] != "system":
+            self.counts["template_system"] = self.counts.get("template_system", 0) + 1
 
     def _ends(self, example: Example, encoded: Encoded) -> None:
         """Beginning and end of a row: what a model starts from, and what it learns to stop with."""
@@ -145,18 +174,44 @@ class TokenAudit:
 
     def findings(self) -> Iterator[TokenFinding]:
         """All of them; those about single rows first."""
-        for name in self.counts:
+        for name, count in self.counts.items():
+            if self.held_out and name not in {"over_length", *self.refused}:
+                continue
             if name == "over_length":
                 yield self._over_length()
+            elif name in self.refused:
+                yield from self._refusals(name)
             else:
-                reason, severity = self.reasons.get(name), None
+                what, severity, fix = "", None, ""
                 if name == "special_token_in_text" and self.view.marks_in_text == "error":
-                    reason, severity = REFUSED_MARKS, FATAL
-                what, fix = (reason.what, reason.fix) if reason else ("", "")
-                yield TokenFinding(name, self.counts[name], self.examples, what, severity, self.shown[name], fix)
+                    what, fix, severity = REFUSED_MARKS.what, REFUSED_MARKS.fix, FATAL
+                if name == "thoughts_not_learned":
+                    what = (
+                        f"{self.lost_thoughts} of {self.thoughts} thoughts ({self.lost_chars} characters) are not "
+                        "learned: the chat template leaves them out"
+                    )
+                if name == "template_system":
+                    what = (
+                        f"the chat template gives {count} conversations its own system text: {self.view.own_system!r}"
+                    )
+                yield TokenFinding(name, count, self.examples, what, severity, self.shown.get(name, []), fix)
+        if self.held_out:
+            return
+        for why, (conversations, rows) in self.split.items():
+            what = f"{conversations} conversations become {rows} rows, one for each answer: {why}"
+            yield TokenFinding("row_for_each_answer", conversations, self.examples, what)
         if self.lengths:
             yield self._lengths()
             yield from self._padding()
+
+    def _refusals(self, name: str) -> Iterator[TokenFinding]:
+        """Rows that have no tokens, by what the template says of them."""
+        drop = self.view.on_not_rendered == "drop"
+        for what, problems in self.refused[name].items():
+            shown = [{"where": each.where, "text": what} for each in problems[:EXAMPLES_SHOWN]]
+            severity: Literal["fatal", "warning"] = "warning" if drop else FATAL
+            fix = problems[0].fix if drop else f"{problems[0].fix}; or `dataset.on_not_rendered: drop`"
+            yield TokenFinding(name, len(problems), self.examples, what, severity, shown, fix)
 
     def _over_length(self) -> TokenFinding:
         limit, total = self.view.max_length, sum(self.lengths)

@@ -175,6 +175,7 @@ def _dropped(corpus: Corpus, row: int, example: Example, fate: int) -> Dropped:
         example.text,
         example.messages,
         rejected=example.rejected,
+        tools=example.tools,
         label=example.label,
         same_as=columns.where(same) if same != row else "",
         chars=columns.chars[row] - columns.context[row] if row < corpus.read else 0,

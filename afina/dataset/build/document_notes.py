@@ -9,7 +9,7 @@ from afina.dataset.build.groups import Groups
 from afina.dataset.questions.facts import find_facts
 from afina.dataset.questions.from_structure import QuestionMaker
 from afina.recipe import Recipe
-from afina.text.document import Document, Message
+from afina.text.document import Document, map_document
 from afina.text.lines import file_lines
 from afina.text.personal_data import mask
 from afina.text.sections import split_sections
@@ -62,12 +62,8 @@ class Notes:
 def masked_document(document: Document) -> Document:
     """The document with its personal data masked; every line stays where it is."""
     return replace(
-        document,
+        map_document(document, lambda text: mask(text).text),
         title=mask(document.title).text,
         text=mask(document.text, keep_lines=True).text,
-        messages=tuple(
-            Message(role=message["role"], content=mask(message["content"]).text) for message in document.messages
-        ),
-        rejected=None if document.rejected is None else mask(document.rejected).text,
         meta={name: mask(value).text for name, value in document.meta.items()},
     )

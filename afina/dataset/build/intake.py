@@ -82,6 +82,13 @@ class Intake:
         """Turn one document into examples."""
         self.documents += 1
         self.chars_read += document_chars(document)
+        if document.kind == "unreadable":
+            self.rows += 1
+            chars, about = visible(document.text), {"what": document.meta["what"]}
+            self.leave_out(
+                Dropped("unreadable", place(document), document.source, document.text, chars=chars, about=about)
+            )
+            return
         blank = document.kind != "messages" and not document.text.strip()
         if self.recipe.dataset.clean.preset != "none":
             document = self._clean(document)
@@ -150,7 +157,7 @@ class Intake:
                 self._drop("empty_answer", document)
         elif not has_prompt(document.messages):
             policy = self.recipe.dataset.on_empty_prompt
-            if policy == "error" or (policy == "text" and document.rejected is not None):
+            if policy == "error" or (policy == "text" and not _is_text_alone(document)):
                 self.refuse("empty_prompt", where)
             elif policy == "drop":
                 self._drop("empty_prompt", document)
@@ -163,7 +170,7 @@ class Intake:
                 self._keep(_example(document, self.recipe, text=text))
         else:
             example = _example(document, self.recipe, messages=document.messages)
-            judged = {"rejected": document.rejected, "label": document.label}
+            judged: Any = {"rejected": document.rejected, "label": document.label}
             self._keep(replace(example, tools=document.tools, **judged))
 
     def _keep(self, example: Example, context: str = "") -> None:
@@ -211,7 +218,7 @@ class Intake:
             chars = example_chars(example) - visible(context)
             row = (example.source, masked.example.text, masked.example.messages)
             judged: Any = {"rejected": masked.example.rejected, "label": example.label}
-            self.dropped.append(Dropped("personal_data", where, *row, chars=chars, **judged))
+            self.dropped.append(Dropped("personal_data", where, *row, chars=chars, **judged, tools=example.tools))
             return None
         if masked.kinds:
             self.added["personal_data_masked"] += masked.written
@@ -223,9 +230,11 @@ class Intake:
     def _drop(self, reason: str, document: Document, text: str = "") -> None:
         messages = () if text or document.kind != "messages" else document.messages
         rejected = document.rejected if messages else None
-        chars = visible(text + (rejected or "")) + conversation_chars(messages, document.tools if messages else ())
+        tools = document.tools if messages else ()
+        chars = visible(text + (rejected or "")) + conversation_chars(messages, tools)
         label = document.label if messages else None
-        self.leave_out(Dropped(reason, place(document), document.source, text, messages, rejected, label, chars=chars))
+        row = Dropped(reason, place(document), document.source, text, messages, rejected, label)
+        self.leave_out(replace(row, chars=chars, tools=tools))
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,6 +291,15 @@ _PROBLEMS = {
         "remove them, or set `dataset.near_duplicates.on: drop` (the longest stays, the others are counted) or `keep`",
     ),
 }
+
+
+def _is_text_alone(document: Document) -> bool:
+    """Whether nothing of a conversation is lost where its answers become a plain text."""
+    marked = any(
+        message.keys() & {"tool_calls", "reasoning_content", "learned"} or message["role"] == "tool"
+        for message in document.messages
+    )
+    return document.rejected is None and not document.tools and not marked
 
 
 def document_kind(document: Document) -> Kind:

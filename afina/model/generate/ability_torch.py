@@ -24,7 +24,7 @@ class Ability:
 
     slots: bool
     equal: bool
-    """Whether rows of one length may share a forward and its cache."""
+    """Whether rows of one length may share a forward and its cache; not asked where slots take every row."""
     cached: bool
     longest: int | None
     """Longest row that may share a forward with rows of other lengths; None where there is no such limit."""
@@ -78,6 +78,8 @@ def _find_ability(call: Caller) -> Ability:
     if longest != 0:
         right, why_not = _agrees(lambda: run(slots), truth, tolerance, "rows of different lengths in one batch")
         why = why if right else why_not
+    if right and longest is None:  # every row goes there
+        return Ability(True, False, True, None, slots.cache.bytes_per_token())
     equal, why_not = _agrees(lambda: run(together), truth, tolerance, "rows of one length in one batch")
     if why:
         why += ": rows of one length share a forward" if equal else f", and {why_not}: one row at a time"

@@ -1,0 +1,221 @@
+"""The chat templates of twelve families: what is learned of eight shapes of conversation, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from template_table import (
+    CALL,
+    FAMILIES,
+    SHAPES,
+    TIDE,
+    cell,
+    learned_text,
+    renderer_of,
+    table,
+    tools_of,
+)
+
+from afina.errors import DataError
+from afina.text.document import Message
+from afina.tokenizer.chat import Encoded, Renderer
+from afina.tokenizer.template import NotRendered
+
+DOCS = Path(__file__).parent.parent / "docs/templates.md"
+
+
+@pytest.fixture(scope="module")
+def renderers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Renderer]:
+    place = tmp_path_factory.mktemp("templates")
+    return {name: renderer_of(family, place / name) for name, family in FAMILIES.items()}
+
+
+def with_chat(renderer: Renderer, **chat: object) -> Renderer:
+    return Renderer(renderer.tokenizer, renderer.chat.model_copy(update=chat))
+
+
+def spans(row: Encoded) -> list[int]:
+    """Where learned parts begin."""
+    return [at for at in range(1, len(row.ids)) if row.mask[at] and not row.mask[at - 1]]
+
+
+def said(role: str, content: str, **more: object) -> Message:
+    return {"role": role, "content": content, **more}  # type: ignore[typeddict-item]
+
+
+def test_the_table_in_the_documentation_is_fresh(tmp_path: Path):
+    assert DOCS.read_text(encoding="utf-8") == table(tmp_path), "`make docs` writes it again"
+
+
+@pytest.mark.parametrize("turns", [None, "each", "last"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_row_is_what_serving_renders_plus_the_answers(renderers: dict[str, Renderer], name: str, turns: str | None):
+    renderer = with_chat(renderers[name], turns=turns)
+    trained = 0
+    for shape, messages in SHAPES.items():
+        try:
+            rows = renderer.rows(messages, tools=tools_of(shape)).rows
+        except NotRendered:
+            continue
+        asked = [at for at, turn in enumerate(messages) if turn["role"] == "assistant"]
+        starts = [row.ids[:at] for row in rows for at in spans(row)]
+        prompts = [renderer.prompt(messages[:at], tools_of(shape)) for at in (asked[-1:] if turns == "last" else asked)]
+        assert starts == prompts, shape
+        assert all(row.mask[-1] and row.ids[-1] in renderer.stop_ids() for row in rows)
+        trained += 1
+    assert trained >= 3
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_what_is_learned_is_all_of_the_answer_and_nothing_of_others(renderers: dict[str, Renderer], name: str):
+    renderer = renderers[name]
+    for shape, messages in SHAPES.items():
+        try:
+            rows = renderer.rows(messages, tools=tools_of(shape)).rows
+        except NotRendered:
+            continue
+        text = "\n".join(learned_text(renderer, row) for row in rows)
+        lost = [thought for row in rows for thought in row.lost]
+        for turn in messages:
+            if turn["role"] != "assistant":
+                assert turn["content"] not in text
+                continue
+            assert turn["content"] in text
+            assert (turn.get("reasoning_content", "") in text) != (turn.get("reasoning_content") in lost)
+            assert all(call["function"]["name"] in text for call in turn.get("tool_calls", ()))
+        assert "High water" not in text
+
+
+def test_a_call_by_hand(renderers: dict[str, Renderer]):
+    (row,) = renderers["qwen2.5"].rows(SHAPES["tools"], tools=[TIDE]).rows
+    assert learned_text(renderers["qwen2.5"], row) == (
+        '<tool_call>\n{"name": "tide", "arguments": {"port": "Faro"}}\n</tool_call><|im_end|> … Às três.<|im_end|>'
+    )
+    assert "alta às 15h02\n</tool_response>" in renderers["qwen2.5"].tokenizer.decode(row.ids)
+
+
+def test_a_template_that_takes_earlier_thoughts_out_has_a_row_for_each_answer(renderers: dict[str, Renderer]):
+    made = renderers["qwen3"].rows(SHAPES["thoughts"])
+    assert made.why == "the chat template takes thoughts out of earlier turns"
+    first, second = (learned_text(renderers["qwen3"], row) for row in made.rows)
+    assert first == "<think>\nAna é do sul.\n</think>\n\nEm Faro.<|im_end|>"
+    assert second == "<think>\nRui também.\n</think>\n\nEm Lagos.<|im_end|>"
+    assert "Ana é do sul" not in renderers["qwen3"].tokenizer.decode(made.rows[1].ids)
+
+
+def test_all_in_one_row_counts_the_thoughts_that_the_template_takes_out(renderers: dict[str, Renderer]):
+    """``chat.turns: all`` on a template that is otherwise given a row for each answer."""
+    (row,) = with_chat(renderers["qwen3"], turns="all").rows(SHAPES["thoughts"]).rows
+    assert learned_text(renderers["qwen3"], row) == (
+        "Em Faro.<|im_end|> … <think>\nRui também.\n</think>\n\nEm Lagos.<|im_end|>"
+    )
+    assert (row.thoughts, row.lost) == (2, ("Ana é do sul.",))
+
+
+def test_an_answer_that_is_not_to_be_learned_is_context(renderers: dict[str, Renderer]):
+    messages = [dict(turn) for turn in SHAPES["multi-turn"]]
+    messages[1]["learned"] = False
+    for name, renderer in renderers.items():
+        (row,) = renderer.rows(messages).rows  # type: ignore[arg-type]
+        assert "Faro" not in learned_text(renderer, row) and "Em Lagos." in learned_text(renderer, row), name
+        assert "learned" not in renderer.tokenizer.decode(row.ids)
+    messages[3]["learned"] = False
+    with pytest.raises(NotRendered, match="none of its answers"):
+        renderers["qwen3"].rows(messages)  # type: ignore[arg-type]
+
+
+def test_every_end_that_training_teaches_stops_serving(renderers: dict[str, Renderer]):
+    ends = {
+        name: [renderer.tokenizer.convert_ids_to_tokens(each) for each in renderer.stop_ids()]
+        for name, renderer in renderers.items()
+    }
+    assert ends["glm-4"] == ["<|endoftext|>", "<|user|>", "<|observation|>"]
+    assert ends["gpt-oss"] == ["<|return|>", "<|call|>"]
+    assert ends["phi-3"] == ["<|endoftext|>", "<|end|>"]
+    assert ends["qwen3"] == ["<|im_end|>"]
+
+
+def test_a_call_ended_by_a_token_of_its_own(renderers: dict[str, Renderer]):
+    """Llama 3.1 with built-in tools ends a call with ``<|eom_id|>``."""
+    renderer = with_chat(renderers["llama-3.1"], template_args={"builtin_tools": True})
+    (row,) = renderer.rows(SHAPES["tools"], tools=[TIDE]).rows
+    assert "}<|eom_id|> … Às três.<|eot_id|>" in learned_text(renderer, row)
+    assert "<|eom_id|>" in renderer.tokenizer.convert_ids_to_tokens(renderer.stop_ids())
+
+
+def test_arguments_as_each_template_wants_them(renderers: dict[str, Renderer]):
+    """DeepSeek-V3 joins the arguments to a text."""
+    assert renderers["deepseek-v3"].template.abilities.calls == "text"
+    assert renderers["qwen2.5"].template.abilities.calls == "object"
+    assert renderers["gemma-3"].template.abilities.calls is None
+    (row,) = renderers["deepseek-v3"].rows(SHAPES["tools"]).rows
+    learned = learned_text(renderers["deepseek-v3"], row)
+    assert '```json\n{"port": "Faro"}\n```' in learned and "None" not in learned
+
+
+def test_calls_without_ids_get_some(renderers: dict[str, Renderer]):
+    """Mistral refuses a call without an id; ShareGPT has none."""
+    bare = [dict(turn) for turn in SHAPES["tools"]]
+    bare[1]["tool_calls"] = [{key: value for key, value in CALL.items() if key != "id"}]
+    del bare[2]["tool_call_id"]
+    (row,) = renderers["mistral"].rows(bare, tools=[TIDE]).rows  # type: ignore[arg-type]
+    text = renderers["mistral"].tokenizer.decode(row.ids)
+    assert text.count("c00010000") == 2, text
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "words"),
+    [
+        ("gemma-2", "system", "no place for a system text"),
+        ("gemma-2", "tools", "no place for functions"),
+        ("gemma-3", "two users in a row", "must alternate"),
+        ("qwen3", "starts with assistant", "starts with an answer"),
+        ("smollm2", "starts with assistant", "starts with an answer"),
+        ("qwen3", "empty", "no answer in it"),
+    ],
+)
+def test_what_a_template_does_not_take_is_refused_in_words(
+    renderers: dict[str, Renderer], name: str, shape: str, words: str
+):
+    assert words in cell(renderers[name], shape)[2]
+
+
+def test_results_and_calls_have_a_place_or_are_refused(renderers: dict[str, Renderer]):
+    with pytest.raises(DataError, match="no place for calls"):
+        renderers["gemma-3"].rows(SHAPES["tools"])
+    with pytest.raises(DataError, match="no place for results"):
+        renderers["phi-3"].prompt([said("user", "a"), said("tool", "b")])
+
+
+def test_a_folded_system_text_stands_in_the_first_question(renderers: dict[str, Renderer]):
+    """In training as in serving; and where the template has a place for it, it is not folded."""
+    renderer = with_chat(renderers["gemma-2"], system_turn="fold")
+    (row,) = renderer.rows(SHAPES["system"]).rows
+    text = renderer.tokenizer.decode(row.ids)
+    assert text.startswith("<bos><start_of_turn>user\nSê breve.\n\nOnde nasceu Ana?<end_of_turn>")
+    assert renderer.tokenizer.decode(renderer.prompt(SHAPES["system"][:2])) == text.partition("Em Faro")[0]
+    recipes = with_chat(renderers["gemma-2"], system_turn="fold", system="Sê breve.")
+    assert recipes.rows(SHAPES["single"]).rows[0].ids == row.ids
+    with pytest.raises(NotRendered, match=r"chat\.system_turn: fold"):
+        renderers["gemma-2"].prompt(SHAPES["system"][:2])
+    kept = with_chat(renderers["qwen3"], system_turn="fold").rows(SHAPES["system"]).rows
+    assert kept[0].ids == renderers["qwen3"].rows(SHAPES["system"]).rows[0].ids
+
+
+def test_a_template_that_moves_the_system_text_is_learned_as_it_is_served(renderers: dict[str, Renderer]):
+    """Mistral writes it into the last question, where that is what is asked."""
+    renderer = renderers["mistral"]
+    (row,) = renderer.rows(SHAPES["system"]).rows
+    text = renderer.tokenizer.decode(row.ids)
+    assert text == "<s>[INST] Sê breve.\n\nOnde nasceu Ana?[/INST] Em Faro.</s>"
+    long = renderer.rows([said("system", "Sê breve."), *SHAPES["multi-turn"]])
+    assert len(long.rows) == 2 and "rewrites" in long.why
+
+
+def test_arguments_that_close_a_thought_do_not_hide_one(renderers: dict[str, Renderer]):
+    """Qwen3 with `enable_thinking: false` asks behind a closed thought: a row with a thought would be another text."""
+    renderer = with_chat(renderers["qwen3"], template_args={"enable_thinking": False})
+    assert learned_text(renderer, renderer.rows(SHAPES["single"]).rows[0]) == "Em Faro.<|im_end|>"
+    with pytest.raises(NotRendered):
+        renderer.rows(SHAPES["thoughts"])
