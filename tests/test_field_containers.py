@@ -83,7 +83,7 @@ def test_splits_of_a_folder_are_told_by_names_and_leaks_between_them_are_found(t
     assert leaks(audit) == (1 if train.endswith("txt") else 2)
     assert audit.validation == (1 if train.endswith("txt") else 30)
     shown = describe_audit(audit).splitlines()[1]
-    assert shown.startswith("splits told by their names: ") and held in shown
+    assert shown.startswith("splits recognised: ") and held in shown
 
 
 def test_two_named_files_are_splits_too_and_a_held_out_file_that_is_named_goes_first(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_two_named_files_are_splits_too_and_a_held_out_file_that_is_named_goes_f
 def test_names_that_tell_no_split(tmp_path: Path, names: list[str]) -> None:
     for place, name in enumerate(names):
         rows(tmp_path / name, *asks(10 * place, 10))
-    assert not describe_audit(audit_files([tmp_path])).count("splits told")
+    assert not describe_audit(audit_files([tmp_path])).count("splits recognised")
 
 
 def test_a_build_holds_out_what_is_called_so_and_leaves_the_test_out(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_a_build_holds_out_what_is_called_so_and_leaves_the_test_out(tmp_path: P
     assert set(built(tmp_path / "out", "train")) == {*asks(0, 28)} - {*asks(3, 1)}, "what is measured stays whole"
     assert summary["dropped"] == {"duplicate": 3} and summary["balanced"]
     said = describe_summary(summary)
-    assert "splits told by their names: validation 5 (in/valid.jsonl), test 5 (in/test.jsonl), train 27" in said
+    assert "splits recognised: validation 5 (in/valid.jsonl), test 5 (in/test.jsonl), train 27" in said
     assert "the test split is left out of training" in said
 
 
@@ -216,6 +216,9 @@ ONE_FILE: dict[str, bytes] = {
     "lines.json": LINES,
     "wrapped.json": json.dumps({"version": "1.0", "data": TWO}).encode(),
     "wrapped-otherwise.json": json.dumps({"info": {"by": "me"}, "rows": TWO}, indent=1).encode(),
+    "wrapped.jsonl": json.dumps({"data": TWO}).encode() + b"\n",
+    "wrapped-twice.json": json.dumps({"by": "me", "dataset": {"rows": TWO}}).encode(),
+    "by-id.json": json.dumps({"x7": TWO[0], "x8": TWO[1]}).encode(),
     "columns.json": json.dumps({name: {str(n): row[name] for n, row in enumerate(TWO)} for name in TWO[0]}).encode(),
     "lists.json": json.dumps({name: [row[name] for row in TWO] for name in TWO[0]}).encode(),
     "split.json": json.dumps({"columns": list(TWO[0]), "data": [list(row.values()) for row in TWO]}).encode(),
@@ -528,7 +531,7 @@ def test_what_cannot_be_read_of_the_field_is_named(name: str, words: str) -> Non
 def test_a_folder_of_parquet_as_the_hub_keeps_it() -> None:
     pytest.importorskip("pyarrow")
     audit = audit_files([FIELD / "17-parquet"])
-    assert audit.texts == 0 and "test " in audit.said[0] and "the card of the dataset" in " ".join(audit.said)
+    assert audit.texts == 0 and "test " in audit.said[0] and "card of the dataset" in " ".join(audit.said)
 
 
 # ---- documents in other markups

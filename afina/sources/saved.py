@@ -14,13 +14,14 @@ from afina.recipe.yaml_text import parse_yaml
 from afina.run import parse_json
 from afina.sources.splits import split_named
 from afina.text.document import Split
-from afina.text.formats import kind_of
+from afina.text.formats import is_packed, kind_of
 from afina.text.front_matter import front_matter
 
 _CARD_KEYS = frozenset({
     "configs", "dataset_info", "task_categories", "task_ids", "size_categories", "annotations_creators",
     "language_creators", "source_datasets", "pretty_name",
 })  # fmt: skip
+_NOTES = "note of the dataset beside it"
 _BESIDE_CONVERSATIONS = frozenset({
     "chat.html", "user.json", "users.json", "user_settings.json", "message_feedback.json", "shared_conversations.json",
     "model_comparisons.json", "projects.json", "memories.json", "export_manifest.json", "group_chats.json",
@@ -39,17 +40,17 @@ def about_the_data(folder: Path, names: list[str]) -> dict[str, str]:
     here = set(names)
     arrows = [name for name in names if kind_of(name) == "rows" and name.endswith("w")]
     if {"state.json", "dataset_info.json"} <= here:
-        found |= dict.fromkeys(("state.json", "dataset_info.json"), "describes the saved dataset beside it")
+        found |= dict.fromkeys(("state.json", "dataset_info.json"), _NOTES)
         if parts := _saved_parts(folder / "state.json"):
-            found |= {name: "not part of the saved dataset beside it" for name in arrows if name not in parts}
+            found |= {name: "cache beside a saved dataset" for name in arrows if name not in parts}
     if "dataset_dict.json" in here and any((folder / name / "state.json").is_file() for name in names):
-        found["dataset_dict.json"] = "describes the saved dataset beside it"
-    if "README.md" in here and _card(folder) and _has_rows(folder):
-        found["README.md"] = "the card of the dataset beside it"
+        found["dataset_dict.json"] = _NOTES
+    if "README.md" in here and (_has_rows(folder) if _card(folder) else _has_rows(folder, alone=True)):
+        found["README.md"] = "card of the dataset beside it"
         if "dataset_infos.json" in here:
-            found["dataset_infos.json"] = "describes the dataset beside it"
+            found["dataset_infos.json"] = _NOTES
     if "conversations.json" in here:
-        found |= dict.fromkeys(_BESIDE_CONVERSATIONS & here, "beside the conversations of a chat export")
+        found |= dict.fromkeys(_BESIDE_CONVERSATIONS & here, "file beside the conversations of a chat export")
     return found
 
 
@@ -75,8 +76,17 @@ def _card(folder: Path) -> Mapping[str, Any] | None:
     return said if isinstance(said, dict) and _CARD_KEYS & said.keys() else None
 
 
-def _has_rows(folder: Path) -> bool:
-    return any(kind_of(file.name) == "rows" for pattern in ("*", "*/*", "*/*/*") for file in folder.glob(pattern))
+def _has_rows(folder: Path, *, alone: bool = False) -> bool:
+    """Whether a folder holds tables up to two folders down; `alone`: and packed ones are all that it holds.
+
+    A README without settings is the page of a dataset only beside files that nobody writes by hand.
+    """
+    found = [file for pattern in ("*", "*/*", "*/*/*") for file in folder.glob(pattern) if file.is_file()]
+    data = [file.name for file in found if kind_of(file.name) == "rows"]
+    if alone:
+        others = {file.name for file in found if not file.name.startswith(".")} - set(data)
+        return bool(data) and others <= {"README.md", "LICENSE", "dataset_infos.json"} and all(map(is_packed, data))
+    return bool(data)
 
 
 def declared_splits(folder: Path) -> Iterator[tuple[Path, Split]]:

@@ -132,7 +132,7 @@ def describe_splits(splits: Mapping[str, str], counts: Mapping[str, int] | None 
     """Which file was taken for what, in one line.
 
     >>> describe_splits({"d/train.jsonl": "train", "d/dev.jsonl": "validation"}, {"validation": 20})
-    'splits told by their names: validation 20 (d/dev.jsonl), train (d/train.jsonl)'
+    'splits recognised: validation 20 (d/dev.jsonl), train (d/train.jsonl)'
 
     Args:
         counts: split -> examples of it, where they are known.
@@ -143,4 +143,4 @@ def describe_splits(splits: Mapping[str, str], counts: Mapping[str, int] | None 
             number = f" {counts[split]}" if counts and split in counts else ""
             more = f" and {len(paths) - 2} more" if len(paths) > 2 else ""
             said.append(f"{split}{number} ({', '.join(paths[:2])}{more})")
-    return "splits told by their names: " + ", ".join(said)
+    return "splits recognised: " + ", ".join(said)

@@ -85,16 +85,22 @@ def _how_many(lines: list[int]) -> str:
 def open_jsonl(reading: SourceReading, full: Path, problems: RowProblems, wanted: Collection[str]) -> OpenedRows:
     """One JSON object a line; or one list of them under this name, which is read as that."""
     entry, lines = open_lines(reading, full)
-    above = []
+    above: list[str] = []
     for line in lines:
         above.append(line)
-        if line.strip():
+        if sum(1 for each in above if each.strip()) == 2:  # one alone may be an object around rows
             break
-    first = above[-1] if above else ""
-    if _LIST_OF_OBJECTS.match(first) or first.strip() == "[":
+    said = [line for line in above if line.strip()]
+    first = said[0] if said else ""
+    is_list = _LIST_OF_OBJECTS.match(first) or first.strip() == "["
+    if is_list or (len(said) == 1 and json_shape(first) == "object" and _wraps(first, problems.path, wanted)):
         reading.ledger.files.pop()
         return open_json(reading, full, problems, wanted)
     return entry, converted(jsonl_rows(chain(above, lines), problems), entry, problems)
+
+
+def _wraps(text: str, path: str, wanted: Collection[str]) -> bool:
+    return wrapped_rows(json.loads(text), path, wanted) is not None
 
 
 def open_json(reading: SourceReading, full: Path, problems: RowProblems, wanted: Collection[str]) -> OpenedRows:
@@ -107,7 +113,11 @@ def open_json(reading: SourceReading, full: Path, problems: RowProblems, wanted:
         return entry, converted(jsonl_rows(lines, problems), entry, problems)
     if shape == "list":
         return opened.entry, converted(list_rows(opened.text, problems), opened.entry, problems)
-    whole = json.loads(opened.text)
+    try:
+        whole = _checked(DECODER.decode(opened.text), opened.text)
+    except ValueError as error:
+        problems.add(f"{error}: {_snippet(opened.text, 0)}", "fix or remove the row", 1, opened.text)
+        return opened.entry, iter(())
     rows: Iterator[Row] = iter([(1, whole)])
     if wrapped := wrapped_rows(whole, problems.path, wanted):
         for name, value in wrapped.beside.items():
@@ -207,14 +217,38 @@ def wrapped_rows(whole: Any, path: str, wanted: Collection[str] = ()) -> Wrapped
         return None
     if rows := _from_columns(whole):
         return rows
-    lists = {name: value for name, value in whole.items() if _all_are(value, Mapping)}
-    if not lists or whole.keys() & set(wanted) or convert_row(whole):
+    if whole.keys() & set(wanted) or convert_row(whole):
         return None
+    lists = {name: value for name, value in whole.items() if _all_are(value, Mapping)}
+    if not lists:
+        return _one_deeper(whole, path, wanted)
     if len(lists) > 1:
         named = ", ".join(f"`{name}`" for name in lists)
         raise DataError(f"several lists of rows in one object: {named}", "save each as a file of its own", f"{path}:1")
     ((name, items),) = lists.items()
     return WrappedRows(enumerate(items, 1), {key: value for key, value in whole.items() if key != name})
+
+
+def _one_deeper(whole: Mapping[str, Any], path: str, wanted: Collection[str]) -> WrappedRows | None:
+    """The rows of the one object that stands in another; or the objects of one kind that stand under their ids.
+
+    >>> list(_one_deeper({"d": {"rows": [{"a": 1}]}}, "a.json", []).rows)
+    [(1, {'a': 1})]
+    >>> list(_one_deeper({"x7": {"prompt": 1}, "x8": {"prompt": 2}}, "a.json", ["prompt"]).rows)
+    [(1, {'prompt': 1}), (2, {'prompt': 2})]
+    """
+    objects = {name: value for name, value in whole.items() if isinstance(value, Mapping)}
+    if len(objects) > 1 and len(objects) == len(whole):
+        names = next(iter(objects.values())).keys()
+        if names & set(wanted) and all(value.keys() == names for value in objects.values()):
+            return WrappedRows(enumerate(objects.values(), 1), {})
+    if len(objects) != 1:
+        return None
+    ((name, value),) = objects.items()
+    inner = wrapped_rows(value, path, wanted)
+    if inner is None:
+        return None
+    return WrappedRows(inner.rows, {key: each for key, each in whole.items() if key != name} | dict(inner.beside))
 
 
 def _from_columns(whole: Mapping[str, Any]) -> WrappedRows | None:
