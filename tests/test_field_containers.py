@@ -542,7 +542,8 @@ def markdown(path: Path) -> str:
     return document.text
 
 
-RST = """.. _berths:
+RST = """:orphan:
+.. _berths:
 
 ======
 Berths

@@ -25,6 +25,7 @@ _TARGET = re.compile(r"(\.\.\s+_[^:]*(?:`[^`]*`)?:.*|__ .*)")
 _FOOTNOTE = re.compile(r"\.\.\s+(\[[^\]]+\]) +(.*)")
 _SUBSTITUTION = re.compile(r"\.\.\s+\|[^|]+\|")
 _OPTION = re.compile(r"\s*:[\w-]+:(\s.*)?")
+_FIELD = re.compile(r":[\w ]+:(\s|$)")
 _SIMPLE_TABLE = re.compile(r"=+( +=+)+\s*")
 _GRID = re.compile(r"\+([-=]+\+)+\s*")
 _CODE = frozenset({"code", "code-block", "sourcecode", "parsed-literal", "prompt", "ipython", "doctest"})
@@ -79,7 +80,10 @@ _RULES = (
 def read_rst(opened: FileText, reading: SourceReading) -> Iterator[Document]:
     """The file as one Markdown document."""
     writer = MarkdownWriter(opened, _RULES)
-    _Rst(writer).block(numbered(opened.text))
+    lines = numbered(opened.text)
+    while lines and _FIELD.match(lines[0][1]):
+        writer.drop("fields of the document", lines.pop(0)[1])
+    _Rst(writer).block(lines)
     yield from writer.document(reading)
 
 
