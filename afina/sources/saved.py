@@ -14,7 +14,7 @@ from afina.recipe.yaml_text import parse_yaml
 from afina.run import parse_json
 from afina.sources.splits import split_named
 from afina.text.document import Split
-from afina.text.formats import is_packed, kind_of
+from afina.text.formats import format_of, is_packed, kind_of
 from afina.text.front_matter import front_matter
 
 _CARD_KEYS = frozenset({
@@ -38,10 +38,10 @@ def about_the_data(folder: Path, names: list[str]) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     here = set(names)
-    arrows = [name for name in names if kind_of(name) == "rows" and name.endswith("w")]
-    if {"state.json", "dataset_info.json"} <= here:
-        found |= dict.fromkeys(("state.json", "dataset_info.json"), _NOTES)
-        if parts := _saved_parts(folder / "state.json"):
+    arrows = [name for name in names if (of := format_of(name)) and of.name == "Arrow"]
+    if "dataset_info.json" in here and arrows:
+        found |= dict.fromkeys({"state.json", "dataset_info.json"} & here, _NOTES)
+        if "state.json" in here and (parts := _saved_parts(folder / "state.json")):
             found |= {name: "cache beside a saved dataset" for name in arrows if name not in parts}
     if "dataset_dict.json" in here and any((folder / name / "state.json").is_file() for name in names):
         found["dataset_dict.json"] = _NOTES

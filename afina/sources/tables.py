@@ -28,7 +28,7 @@ OpenedRows = tuple[FileLedger, Iterator[Row]]
 
 _SHOWN = 20
 _BATCH = 1000
-_DELIMITERS = ",;\t"
+_DELIMITERS = ",;\t|"
 LONGEST_CELL = 2**31 - 1
 """In characters: a cell may hold a whole chapter; Python's own limit is 128 KiB."""
 _ARROW_FILE = b"ARROW1"
@@ -217,9 +217,10 @@ def wrapped_rows(whole: Any, path: str, wanted: Collection[str] = ()) -> Wrapped
         return None
     if rows := _from_columns(whole):
         return rows
-    if whole.keys() & set(wanted) or convert_row(whole):
-        return None
     lists = {name: value for name, value in whole.items() if _all_are(value, Mapping)}
+    exported = len(lists) == 1 and all(convert_row(rows[0]) for rows in lists.values())
+    if not exported and (whole.keys() & set(wanted) or convert_row(whole)):
+        return None
     if not lists:
         return _one_deeper(whole, path, wanted)
     if len(lists) > 1:

@@ -151,7 +151,7 @@ class Format:
 
 FORMATS: tuple[Format, ...] = (
     Format(
-        "Markdown", (".md", ".markdown"), "markdown", f"{_READERS}markdown:read_markdown", "markdown",
+        "Markdown", (".md", ".markdown", ".rmd", ".qmd"), "markdown", f"{_READERS}markdown:read_markdown", "markdown",
         own_lines=True, content_types=("text/markdown",),
     ),
     Format(
@@ -186,7 +186,8 @@ FORMATS: tuple[Format, ...] = (
     Format("subtitles", (".srt", ".vtt"), "text", f"{_READERS}subtitles:read_subtitles", "text", text_share=0.6),
     Format("code", tuple(LANGUAGES), "code", f"{_READERS}code:read_code", "code", own_lines=True),
     Format(
-        "JSONL", (".jsonl", ".ndjson"), "rows", f"{_READERS}rows:read_rows", "rows", opens=True,
+        "JSONL", (".jsonl", ".ndjson", ".jsonlines", ".ldjson"), "rows", f"{_READERS}rows:read_rows", "rows",
+        opens=True,
         rows=f"{_READERS}tables:open_jsonl", text_share=0.85,
     ),
     Format(
