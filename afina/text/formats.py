@@ -151,7 +151,8 @@ class Format:
 
 FORMATS: tuple[Format, ...] = (
     Format(
-        "Markdown", (".md", ".markdown", ".rmd", ".qmd"), "markdown", f"{_READERS}markdown:read_markdown", "markdown",
+        "Markdown", (".md", ".markdown", ".mdx", ".rmd", ".qmd"), "markdown", f"{_READERS}markdown:read_markdown",
+        "markdown",
         own_lines=True, content_types=("text/markdown",),
     ),
     Format(
