@@ -16,14 +16,14 @@ def describe_unread(skipped: Mapping[str, str], read: int) -> str:
 
     >>> binary = "binary by its ending .png"
     >>> describe_unread({"a.png": binary, "b.png": binary, ".git/": "hidden folder"}, 7)
-    '3 of 10 files and folders were not read: 2 .png, 1 hidden folder'
+    '3 of 10 files and folders were not read: 2 .png, 1 x hidden folder'
 
     Args:
         skipped: path -> reason, as in :attr:`~afina.text.document.Ledger.skipped`.
         read: how many files were read.
     """
     counts = Counter(_kind(path, reason) for path, reason in skipped.items())
-    shown = [f"{count} {name}" for name, count in counts.most_common(_SHOWN)]
+    shown = [f"{count} {name}" if name[0] == "." else f"{count} x {name}" for name, count in counts.most_common(_SHOWN)]
     rest = sum(counts.values()) - sum(count for _, count in counts.most_common(_SHOWN))
     shown += [f"{rest} more"] if rest else []
     folders = " and folders" if any(path.endswith("/") for path in skipped) else ""
@@ -31,4 +31,4 @@ def describe_unread(skipped: Mapping[str, str], read: int) -> str:
 
 
 def _kind(path: str, reason: str) -> str:
-    return ending(path) or "without ending" if reason.startswith(_SAID_BY_ENDING) else reason
+    return ending(path) or reason if reason.startswith(_SAID_BY_ENDING) else reason
