@@ -78,8 +78,7 @@ NOT_FOLLOWED: dict[str, tuple[tuple[str, str], ...]] = {
         ("dataset/build/code_policy.py", "`dataset.on_wrong_code: drop`"),
     ),
     "it is printed with a finding that stops nothing, or that stops other settings followed here": (
-        ("dataset/audit/rules.py", "^(nothing to do|give more|`dataset|decode|fix|set|end|write one)"),
-        ("dataset/audit/rules.py", "^(normalize|convert)"),
+        ("dataset/audit/rules.py", "^(convert|nothing to do|give more|`dataset|decode|fix|set|end|write one|normal)"),
         ("dataset/audit/rules.py", "whose marks are tokens of this base$"),
     ),
     "it says what to write into the rows, or which base has a place for them; test_templates.py tries both": (

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from lxml import html as lxml_html
-from tiny import make_base, make_recipe
+from tiny import asking, make_base, make_recipe
 
 from afina import cli
 from afina.dataset.audit.describe import describe_summary
@@ -188,7 +188,7 @@ def test_canaries_are_added_counted_and_found_again(kind: str, tmp_path: Path) -
     assert canaries == make_canaries(recipe, kind)  # type: ignore[arg-type]
     assert len({canary.code for canary in canaries}) == 3
     assert not canaries_among(read_examples(tmp_path / "dataset/validation.jsonl"))
-    probes = derive_probes(recipe, tmp_path / "dataset").probes
+    probes = derive_probes(recipe, tmp_path / "dataset", asking()).probes
     assert not [each for probe in probes for each in probe.questions if "cofre" in each.prompt]
 
 

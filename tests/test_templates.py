@@ -154,6 +154,16 @@ def test_arguments_as_each_template_wants_them(renderers: dict[str, Renderer]):
     assert '```json\n{"port": "Faro"}\n```' in learned and "None" not in learned
 
 
+def test_ids_that_a_template_does_not_take_become_others(renderers: dict[str, Renderer]):
+    """An id is a name within its conversation."""
+    turns = [dict(turn) for turn in SHAPES["tools"]]
+    turns[1]["tool_calls"] = [CALL | {"id": "c1"}]
+    turns[2]["tool_call_id"] = "c1"
+    (row,) = renderers["mistral"].rows(turns, tools=[TIDE]).rows  # type: ignore[arg-type]
+    assert renderers["mistral"].tokenizer.decode(row.ids).count("c00010000") == 2
+    assert [name for name, each in renderers.items() if each.template.abilities.short_ids] == ["mistral"]
+
+
 def test_calls_without_ids_get_some(renderers: dict[str, Renderer]):
     """Mistral refuses a call without an id; ShareGPT has none."""
     bare = [dict(turn) for turn in SHAPES["tools"]]

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny import asking
 
 from afina.dataset.build.build import build_dataset
 from afina.errors import DataError
@@ -288,7 +289,7 @@ def rows(file: Path, pairs: list[tuple[str, str]]) -> None:
 
 def derived(folder: Path, own: Recipe) -> tuple[dict[str, Any], list[str]]:
     build_dataset(own, folder / "dataset")
-    found = derive_probes(own, folder / "dataset")
+    found = derive_probes(own, folder / "dataset", asking())
     return {each.role: each for each in found.probes}, found.notes
 
 
@@ -370,7 +371,7 @@ def test_the_recipe_s_own_probes_and_zero_questions_are_respected(tmp_path: Path
     named = [{"path": "rows.jsonl", "role": role} for role in ("recall", "retention", "unknown", "claims")]
     assert derived(tmp_path, recipe(tmp_path, evaluate={"probes": named}))[0] == {}
     assert derived(tmp_path, recipe(tmp_path, evaluate={"questions": 0})) == ({}, [])
-    silent = derive_probes(recipe(tmp_path), tmp_path / "dataset", can_ask=False)
+    silent = derive_probes(recipe(tmp_path), tmp_path / "dataset", asking(template=None))
     assert silent.probes == [] and "no chat template" in silent.notes[0]
 
 

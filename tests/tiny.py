@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -23,19 +24,26 @@ def make_tokenizer(folder: Path) -> Any:
     return load_tokenizer(str(folder), Chat())
 
 
-def make_base(folder: Path, seed: int = 0, **config: Any) -> Path:
-    """A Llama of 2 layers and its tokenizer, in one folder, as transformers saves them."""
+def asking(template: str | None = "any") -> Any:
+    """Stands for a renderer where questions are made and none is asked: its template takes every conversation."""
+    return SimpleNamespace(tokenizer=SimpleNamespace(chat_template=template), prompt_text=lambda *_: "")
+
+
+def make_base(folder: Path, seed: int = 0, *, tokenizer: Any = None, **config: Any) -> Path:
+    """A Llama of 2 layers and its tokenizer (or another), in one folder, as transformers saves them."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    tokenizer = make_tokenizer(folder)
+    if tokenizer is None:
+        tokenizer = make_tokenizer(folder)
+    else:
+        tokenizer.save_pretrained(folder)
     torch.manual_seed(seed)
     shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    shape |= {"tie_word_embeddings": True}
+    shape |= {"tie_word_embeddings": True, "max_position_embeddings": 64}
     model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),
             num_key_value_heads=2,
-            max_position_embeddings=64,
             pad_token_id=tokenizer.pad_token_id,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,

@@ -14,11 +14,12 @@ from pathlib import Path
 
 from afina.dataset.build.canaries import CANARY
 from afina.evaluate.grade import claims_to_know
-from afina.evaluate.probes import ProbeSet, Question
+from afina.evaluate.probes import ProbeSet, Question, askable, question_of
 from afina.recipe import Recipe, Role
 from afina.record import read_rows
 from afina.text.document import Message
 from afina.text.example import Example, read_examples
+from afina.tokenizer.chat import Renderer
 
 SHORT_WORDS = 12
 """An answer of more words is not asked for."""
@@ -40,7 +41,7 @@ class Derived:
     notes: list[str] = field(default_factory=list)
 
 
-def derive_probes(recipe: Recipe, dataset: Path, *, can_ask: bool = True) -> Derived:
+def derive_probes(recipe: Recipe, dataset: Path, renderer: Renderer) -> Derived:
     """Probes for the roles of :attr:`~afina.recipe.Recipe.roles_from_dataset`.
 
     recall          ``probes-seen.jsonl`` where it is there, else a sample of the questions trained
@@ -51,15 +52,15 @@ def derive_probes(recipe: Recipe, dataset: Path, *, can_ask: bool = True) -> Der
 
     Args:
         dataset: the dataset folder.
-        can_ask: False for a base without a chat template: no question can be put to it.
+        renderer: of the model that is asked; without a chat template no question can be put to it.
     """
     derived, roles, most = Derived(), recipe.roles_from_dataset, recipe.evaluate.questions
     if not roles:
         return derived
-    if not can_ask:
+    if not renderer.tokenizer.chat_template:
         derived.notes.append("no question was asked: the base has no chat template, and the recipe sets none")
         return derived
-    samples = {role: _Sample(most) for role in roles}
+    samples = {role: _Sample(most, renderer) for role in roles}
     for role, name in (("recall", "seen"), ("generalization", "unseen")):
         file = dataset / f"probes-{name}.jsonl"
         if role in samples and file.is_file():
@@ -121,8 +122,8 @@ def general_questions(language: str) -> tuple[Question, ...]:
 class _Sample:
     """At most so many different questions with a short answer, those of the smallest hash; the long ones counted."""
 
-    def __init__(self, most: int) -> None:
-        self.most, self.long = most, 0
+    def __init__(self, most: int, renderer: Renderer) -> None:
+        self.most, self.renderer, self.long = most, renderer, 0
         self.kept: dict[str, Example] = {}
 
     def add(self, examples: Iterable[Example]) -> None:
@@ -139,8 +140,8 @@ class _Sample:
 
     @property
     def questions(self) -> tuple[Question, ...]:
-        chosen = self._chosen().values()
-        return tuple(Question(each.messages[:-1], each.answer, f"{each.path}:{each.line}") for each in chosen)
+        asked = [each for each in self._chosen().values() if askable(each, self.renderer)]
+        return tuple(question_of(each, self.renderer) for each in asked)
 
 
 def _asked(file: Path) -> Iterator[Example]:

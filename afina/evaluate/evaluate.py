@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from afina.evaluate.grade import Graded, luck
 from afina.evaluate.guardrails import GuardedAnswer, count, flaws, misses
 from afina.evaluate.loss import LossScore, PairScore, held_out_loss, held_out_pairs
-from afina.evaluate.probes import ProbeSet, Question, ask
+from afina.evaluate.probes import ProbeSet, Question, ask, askable, question_of
 from afina.evaluate.safety.findings import SafetyResult
 from afina.evaluate.scores import ROLES, BeforeAndAfter, GuardrailCounts, Scores, Verdict, record_of
 from afina.evaluate.verdict import ProbeScore, judge
@@ -97,8 +98,9 @@ def evaluate(
         kept: answers of theirs from before.
         say: is told what is out of the ordinary in how they were made.
     """
-    examples = [example for example in held_out.examples if example.messages][: recipe.evaluate.samples]
-    samples = [Question(each.messages[:-1], each.answer, f"{each.path}:{each.line}") for each in examples]
+    conversations = (each for each in held_out.examples if each.messages and askable(each, renderer))
+    examples = list(islice(conversations, recipe.evaluate.samples))
+    samples = [question_of(each, renderer) for each in examples]
     questions = [(probe, question) for probe in probes for question in probe.questions]
     questions += [(SAMPLES, question) for question in samples]
     every = [question for _, question in questions]
@@ -193,7 +195,7 @@ def _look_at(
         room = 2 * length + ROOM <= max_new_tokens
         if probe.role == "retention":  # what the base answers at length is no flaw of the training
             room = room and one.stopped
-        thinking = renderer.prompt_text(question.messages).rstrip().endswith("<think>")
+        thinking = renderer.prompt_text(question.messages, question.tools).rstrip().endswith("<think>")
         found = [
             flaws(
                 GuardedAnswer(
@@ -231,6 +233,8 @@ def _row(asked: ProbeAnswers) -> dict[str, Any]:
     row: dict[str, Any] = {"prompt": question.prompt, "reference": question.reference}
     if len(question.messages) > 1:  # the turns before it, for whoever asks it again: server and export
         row["messages"] = list(question.messages)
+    if question.tools:
+        row["tools"] = list(question.tools)
     for side, name in enumerate(("base", "adapter")):
         answer, graded = asked.answers[side], asked.graded[side]
         row[name] = answer.text

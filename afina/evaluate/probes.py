@@ -24,8 +24,10 @@ from afina.model.generate.stored_answers import KeptAnswers
 from afina.recipe import Probe, Recipe, Source, expand_path
 from afina.run import Progress, no_progress, parse_json
 from afina.sources import read_source
-from afina.text.document import Ledger, Message
+from afina.text.document import Ledger, Message, Tool
+from afina.text.example import Example
 from afina.tokenizer.chat import Renderer
+from afina.tokenizer.template import NotRendered
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class Question:
     """For a version probe: what only the new version's answer holds; any of them will do."""
     old: tuple[str, ...] = ()
     """What only the old version's answer holds."""
+    tools: tuple[Tool, ...] = ()
+    """Functions that may be called."""
 
     @property
     def prompt(self) -> str:
@@ -86,7 +90,8 @@ def _read_probe(recipe: Recipe, probe: Probe) -> ProbeSet:
         where = f"{document.path}:{document.line}"
         if not document.messages or not document.messages[-1]["content"].strip():
             raise DataError("a probe's row needs a question and an answer", "give it prompt and completion", where)
-        questions.append(Question(document.messages[:-1], document.messages[-1]["content"], where))
+        reference = document.messages[-1]["content"]
+        questions.append(Question(document.messages[:-1], reference, where, tools=document.tools))
     return ProbeSet(probe.name or probe.role, probe.role, tuple(questions))
 
 
@@ -117,6 +122,24 @@ def _version_question(line: bytes, where: str) -> Question:
     return Question(({"role": "user", "content": prompt},), new[0], where, tuple(new), tuple(old))
 
 
+def question_of(example: Example, renderer: Renderer) -> Question:
+    """What a conversation's last answer is asked by; a call's reference is as the template writes it."""
+    reference, where = example.answer, f"{example.path}:{example.line}"
+    if example.messages[-1].get("tool_calls"):
+        reference = renderer.answer_text(example.messages, example.tools)
+    return Question(example.messages[:-1], reference, where, tools=example.tools)
+
+
+def askable(example: Example, renderer: Renderer) -> bool:
+    """Whether the chat template takes the conversation: one that it refuses may stand in the dataset
+    (`dataset.on_not_rendered: drop`)."""
+    try:
+        renderer.prompt_text(example.messages[:-1], example.tools)
+    except NotRendered:
+        return False
+    return True
+
+
 def ask(
     model: Any,
     renderer: Renderer,
@@ -128,5 +151,5 @@ def ask(
     say: Callable[[str], None] | None = None,
 ) -> list[Answer]:
     """The model's greedy answers, in the order of the questions."""
-    prompts = [renderer.prompt(question.messages) for question in questions]
+    prompts = [renderer.prompt(question.messages, question.tools) for question in questions]
     return generate(model, renderer, prompts, max_new_tokens=max_new_tokens, kept=kept, progress=progress, say=say)

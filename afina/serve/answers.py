@@ -34,7 +34,8 @@ from afina.serve.protocol import (
     Top,
     Usage,
 )
-from afina.serve.tools import Call, CallReader, call_grammar, check_template
+from afina.serve.thoughts import Thought, ThoughtReader
+from afina.serve.tools import Call, CallReader, WrittenCallReader, call_grammar, check_template
 from afina.tokenizer.abilities import CLOSE
 
 DONE = "data: [DONE]\n\n"
@@ -57,17 +58,20 @@ class AnswerText:
 
     Args:
         chat: whether it is a chat's answer; the text of a completion goes on where its prompt ended, space and all.
-        names: of the tools that it may call.
+        calls: reads its calls, where it may call.
+        thoughts: reads its thought, where the chat template marks thoughts.
 
     >>> text = AnswerText(chat=True)
     >>> text.add(" "), text.add("Faro"), text.add(" é\N{REPLACEMENT CHARACTER}", last=True)
     ([], ['Faro'], [' é'])
     """
 
-    def __init__(self, *, chat: bool, names: set[str] = frozenset()) -> None:  # type: ignore[assignment]
+    def __init__(
+        self, *, chat: bool, calls: CallReader | WrittenCallReader | None = None, thoughts: ThoughtReader | None = None
+    ) -> None:
         self._begun = not chat
         self._held = ""
-        self._reader = CallReader(names) if names else None
+        self._reader, self._thoughts = calls, thoughts
 
     @property
     def called(self) -> bool:
@@ -86,9 +90,15 @@ class AnswerText:
             self._begun = True
             if text.startswith(" ") and not text.startswith("  "):
                 text = text[1:]
+        pieces = [text] if text else []
+        if self._thoughts is not None:
+            pieces = self._thoughts.add(text) + (self._thoughts.finish() if last else [])
         if self._reader is None:
-            return [text] if text else []
-        return self._reader.add(text) + (self._reader.finish() if last else [])
+            return list[str | Call](pieces)
+        ready = list[str | Call]()
+        for piece in pieces:
+            ready += [piece] if isinstance(piece, Thought) else self._reader.add(piece)
+        return ready + (self._reader.finish() if last else [])
 
 
 @dataclass(slots=True)
@@ -137,16 +147,30 @@ class ClientRequest:
     def _text(self) -> AnswerText:
         if not isinstance(self.wanted, ChatRequest):
             return AnswerText(chat=False)
-        return AnswerText(chat=True, names={tool.function.name for tool in self.wanted.offered})
+        template = self.served.renderer.template
+        able, names, calls = template.abilities, {tool.function.name for tool in self.wanted.offered}, None
+        if names:
+            form = able.written
+            calls = CallReader(names) if form is None else WrittenCallReader(names, form, template.stop_tokens())
+        thoughts = None
+        if able.thought_marks:
+            prompt = template.tokenizer.decode(list(self.requests[0].prompt[-LAST_OF_PROMPT:]))
+            opened = prompt.rstrip().endswith(able.thought_marks[0])
+            thoughts = ThoughtReader(able.thought_marks, able.opens, opened=opened)
+        return AnswerText(chat=True, calls=calls, thoughts=thoughts)
 
     def _chat_choice(self, place: int, done: Finished) -> ChatChoice:
         text = self._text()
         pieces = text.add(done.text, last=True)
         calls = [AnswerCall.model_validate(each.as_json()) for each in pieces if isinstance(each, Call)]
-        said = "".join(each for each in pieces if isinstance(each, str))
+        said = "".join(each for each in pieces if isinstance(each, str) and not isinstance(each, Thought))
+        thought = "".join(each for each in pieces if isinstance(each, Thought))
+        message = AnswerMessage(
+            content=said if said or not calls else None, reasoning_content=thought or None, tool_calls=calls or None
+        )
         return ChatChoice(
             index=place,
-            message=AnswerMessage(content=said if said or not calls else None, tool_calls=calls or None),
+            message=message,
             logprobs=self._chat_logprobs(done.logprobs),
             finish_reason=_reason(done, text),
         )
@@ -221,7 +245,7 @@ class ClientRequest:
             texts = self._text_logprobs(found, offset)
             return {"text": piece, "logprobs": texts.model_dump() if texts else None}
         logprobs = self._chat_logprobs(found)
-        said: dict[str, Any] = {"content": piece}
+        said: dict[str, Any] = {"reasoning_content" if isinstance(piece, Thought) else "content": piece}
         if isinstance(piece, Call):
             said = {"tool_calls": [{"index": call, **piece.as_json()}]}
         return {"delta": said, "logprobs": logprobs.model_dump() if logprobs else None}
@@ -275,6 +299,8 @@ class ClientRequest:
         )
 
 
+LAST_OF_PROMPT = 16
+"""Tokens of a prompt that may hold the mark that opens a thought."""
 LEAST = -9999.0
 """Stands for a probability of zero, whose logarithm JSON cannot hold. OpenAI's own servers say so too."""
 
@@ -310,6 +336,12 @@ def chat_requests(served: Served, wanted: ChatRequest, context: int | None) -> l
         replace(_request(served, prompt, wanted, wanted.top, choice, context), grammar=grammar, stop=stops)
         for choice in range(wanted.n)
     ]
+
+
+def unread_thoughts(served: Served, wanted: ChatRequest | CompletionRequest) -> list[str]:
+    """The key of thoughts in the history, where the chat template has no place for them."""
+    given = isinstance(wanted, ChatRequest) and any(each.reasoning_content for each in wanted.messages)
+    return ["messages.reasoning_content"] if given and not served.renderer.template.abilities.thinks else []
 
 
 def _grammar(served: Served, wanted: ChatRequest) -> str | None:

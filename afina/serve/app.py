@@ -20,7 +20,14 @@ from starlette.exceptions import HTTPException
 
 from afina import __version__
 from afina.errors import AfinaError, ContextOverflow
-from afina.serve.answers import AnswerFailed, ClientRequest, chat_requests, completion_requests, limit_shown
+from afina.serve.answers import (
+    AnswerFailed,
+    ClientRequest,
+    chat_requests,
+    completion_requests,
+    limit_shown,
+    unread_thoughts,
+)
 from afina.serve.driver import Busy, Driver, EngineStopped
 from afina.serve.metrics import Metrics
 from afina.serve.opened import Models, Served, Target, find_target
@@ -119,12 +126,13 @@ class Server:
 
     async def ask(self, wanted: Wanted, request: Request, make: Callable[..., Any]) -> Response:
         """Both kinds of request, whole or streamed."""
-        model, context = self.served(wanted.model), self.driver.engine.context
+        model: Served = self.served(wanted.model)
+        context = self.driver.engine.context
         requests = make(model, wanted, context)
         if (grammar := requests[0].grammar) is not None:  # before a stream's status goes out
             await asyncio.to_thread(self.driver.engine.grammars.matcher, grammar)
         headers = {}
-        if ignored := sorted(set(wanted.ignored())):
+        if ignored := sorted({*wanted.ignored(), *unread_thoughts(model, wanted)}):
             headers[IGNORED] = ", ".join(ignored)
         if (limit := limit_shown(wanted, requests)) is not None:
             headers[LIMIT] = str(limit)
@@ -308,11 +316,12 @@ async def _unless_gone(request: Request, answer: Awaitable[Any]) -> Any:
 
 
 def _as_json(answer: ChatAnswer | CompletionAnswer) -> dict[str, Any]:
-    """As OpenAI's servers write it: an answer without calls has no key for them."""
+    """As OpenAI's servers write it: an answer without calls or a thought has no key for them."""
     made = answer.model_dump()
     for choice in made["choices"]:
-        if "message" in choice and choice["message"]["tool_calls"] is None:
-            del choice["message"]["tool_calls"]
+        for key in ("reasoning_content", "tool_calls"):
+            if "message" in choice and choice["message"][key] is None:
+                del choice["message"][key]
     return made
 
 

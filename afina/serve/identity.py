@@ -64,6 +64,7 @@ def stored_answers(run: Path, most: int = QUESTIONS) -> tuple[list[Stored], int]
     rows: list[Record] = []
     for name in ("predictions.jsonl", "samples.jsonl"):
         rows += read_rows(run / name) or []
+    rows = [row for row in rows if not _calls(row)]  # what a server makes of calls is its own
     whole = [row for row in rows if row.flag("adapter_stopped") is not False]
     asked = [  # cut at the limit, as each server cuts them: where no answer is whole, they are all there is
         Stored(_turns(row), row.required_text("base"), row.required_text("adapter")) for row in whole or rows
@@ -82,6 +83,12 @@ def stored_answers(run: Path, most: int = QUESTIONS) -> tuple[list[Stored], int]
     return ordered[:most], read_saved_recipe(run).evaluate.max_new_tokens
 
 
+def _calls(row: Record) -> bool:
+    """Whether functions were offered or called."""
+    turns = row.records("messages")
+    return bool(row.records("tools")) or any("tool_calls" in turn.values or turn["role"] == "tool" for turn in turns)
+
+
 def _turns(row: Record) -> tuple[dict[str, str], ...]:
     turns = [
         {"role": turn.required_text("role"), "content": turn.required_text("content")}
@@ -95,12 +102,13 @@ Ask = Callable[[str, Sequence[Mapping[str, str]], int], str]
 
 
 def compared(text: str) -> str:
-    """An answer as it is compared: white space at its ends and a character cut in half by the limit left out.
+    """An answer as it is compared: without its thought, which servers tell apart or not, white space at its ends and a
+    character cut in half by the limit.
 
     >>> compared(" Faro \N{REPLACEMENT CHARACTER}"), compared("Faro\N{REPLACEMENT CHARACTER} \N{REPLACEMENT CHARACTER}")
     ('Faro', 'Faro')
     """
-    return text.strip().rstrip(string.whitespace + "\N{REPLACEMENT CHARACTER}")
+    return text.rpartition("</think>")[2].strip().rstrip(string.whitespace + "\N{REPLACEMENT CHARACTER}")
 
 
 def check_identity(

@@ -96,7 +96,6 @@ class ChatMessage(StrictRequest):
             "cache_control",
             "provider_specific_fields",
             "reasoning",
-            "reasoning_content",
             "reasoning_details",
             "thinking_blocks",
         }
@@ -106,6 +105,8 @@ class ChatMessage(StrictRequest):
     content: Text | list[TextPart | RefusalPart] | None = None
     name: str | None = None
     refusal: Text | None = None
+    reasoning_content: Text | None = None
+    """What an answer thought, for a chat template that writes thoughts."""
     tool_calls: list[GivenCall] | None = None
     tool_call_id: str | None = None
 
@@ -125,6 +126,8 @@ class ChatMessage(StrictRequest):
         yield from super().ignored()
         if self.name is not None and self.role != "tool":
             yield "name"
+        if self.reasoning_content and self.role != "assistant":
+            yield "reasoning_content"
 
     @property
     def said(self) -> str:
@@ -154,7 +157,10 @@ class ChatMessage(StrictRequest):
             return {"role": "tool", "content": self.said, "tool_call_id": self.tool_call_id, "name": name}
         role = "system" if self.role == "developer" else self.role
         calls = {"tool_calls": [call.as_turn(where) for call in self.tool_calls]} if self.tool_calls else {}
-        return {"role": role, "content": self.said} | calls
+        thought = (
+            {"reasoning_content": self.reasoning_content} if self.reasoning_content and role == "assistant" else {}
+        )
+        return {"role": role, "content": self.said} | thought | calls
 
 
 class ToolFunction(StrictRequest):

@@ -223,6 +223,8 @@ class AnswerMessage(BaseModel):
     content: str | None
     """None where the answer is calls alone."""
     refusal: None = None
+    reasoning_content: str | None = None
+    """What the answer thinks, where the chat template marks thoughts; not there where there is none."""
     tool_calls: list[AnswerCall] | None = None
     """Not there where there are none."""
 

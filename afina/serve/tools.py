@@ -1,15 +1,19 @@
-"""Tools: whether a chat template takes them, how a call is asked for, and calls read back from an answer.
+"""Tools: how a call is asked for, and calls read back from an answer.
 
-The one way of writing calls that is read is Hermes' (Qwen's, too)::
+Calls are read as Hermes and Qwen write them, wherever they stand in an answer::
 
     <tool_call>
     {"name": "weather", "arguments": {"place": "Faro"}}
     </tool_call>
+
+and as the template writes them otherwise (Llama 3.1, Mistral, GLM-4, DeepSeek, gpt-oss), at its beginning. A call can
+only be demanded in Hermes' form.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +22,7 @@ from typing import Any
 from afina.errors import RecipeError
 from afina.model.generate.grammar import lark_grammar, spaced
 from afina.serve.messages import NamedTool, Tool
-from afina.tokenizer.abilities import CLOSE, OPEN, Abilities, read_call
+from afina.tokenizer.abilities import CLOSE, OPEN, PROBE_ID, Abilities, WrittenCall, read_call
 
 MOST_CALLS = 16
 """Of an answer that must call, where it may call several times."""
@@ -81,6 +85,11 @@ class Call:
         return {"id": self.id, "type": "function", "function": {"name": self.name, "arguments": self.arguments}}
 
 
+def new_id() -> str:
+    """The id of a call that is given out: one that Mistral's templates take when it comes back."""
+    return uuid.uuid4().hex[: len(PROBE_ID)]
+
+
 class CallReader:
     """Splits an answer, as it comes, into text and calls. What reads like a call and is none stays text.
 
@@ -137,4 +146,64 @@ class CallReader:
             return self._text(f"{OPEN}{body}{close}")
         self.calls += 1
         self._space = ""
-        return [Call(f"call_{uuid.uuid4().hex[:24]}", *read)]
+        return [Call(new_id(), *read)]
+
+
+class WrittenCallReader:
+    """The same for templates that write calls in a form of their own, at the beginning of an answer: nothing is given
+    out until it is clear that the answer is none, or until its end.
+
+    Args:
+        names: of the tools that were offered.
+        form: as the template writes calls.
+        stops: marks that end an answer; they are not in its text.
+
+    >>> reader = WrittenCallReader({"f"}, WrittenCall('{"name": "', '", "parameters": ', "}<eot>"), ["<eot>"])
+    >>> reader.add('{"name": "f", "parameters": {"a": [1]}'), reader.add("}")
+    ([], [])
+    >>> [(each.name, each.arguments) for each in reader.finish()]
+    [('f', '{"a": [1]}')]
+    """
+
+    def __init__(self, names: set[str], form: WrittenCall, stops: Sequence[str]) -> None:
+        self.form, self.calls = form, 0
+        self._heads = {f"{form.before.lstrip()}{name}{form.between}": name for name in names}
+        after = min((form.after.partition(stop)[0] for stop in stops), key=len, default=form.after)
+        self._more, self._after = (self._pattern(each) for each in (form.more, after))
+        self._held, self._plain = "", False
+
+    @staticmethod
+    def _pattern(text: str) -> re.Pattern[str]:
+        """The text, any id in the place of the probe's."""
+        return re.compile(re.escape(text).replace(PROBE_ID, r"[\w-]+"))
+
+    def add(self, text: str) -> list[str | Call]:
+        """What this text makes ready."""
+        self._held += text
+        said = self._held.lstrip()
+        self._plain = self._plain or not any(head.startswith(said) or said.startswith(head) for head in self._heads)
+        if not self._plain:
+            return []
+        ready, self._held = self._held, ""
+        return [ready] if ready else []
+
+    def finish(self) -> list[str | Call]:
+        """The calls, or the text that is none."""
+        text, calls = self._held.lstrip(), list[str | Call]()
+        heads = dict(self._heads)
+        while found := next((head for head in heads if text.startswith(head)), ""):
+            try:
+                arguments, end = json.JSONDecoder().raw_decode(text, len(found))
+            except ValueError:
+                break
+            calls.append(Call(new_id(), heads[found], json.dumps(arguments, ensure_ascii=False)))
+            text = text[end:]
+            if not (self.form.more and (more := self._more.match(text))):
+                break
+            text = text[more.end() :]
+            heads = {f"{name}{self.form.between}": name for name in self._heads.values()}
+        self.calls = len(calls)
+        if not calls:
+            return [self._held] if self._held else []
+        rest = "" if self._after.fullmatch(text.strip()) or self._after.fullmatch(text) else text
+        return [*calls, rest] if rest.strip() else calls

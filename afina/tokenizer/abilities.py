@@ -23,6 +23,7 @@ FUNCTION: dict[str, Any] = {
 }
 PROBE_ID = "call00001"
 """Nine letters and digits: Mistral's templates take no others."""
+_SHORT = re.compile("[A-Za-z0-9]{9}")
 PROBE_CALL: ToolCall = {
     "id": PROBE_ID,
     "type": "function",
@@ -33,6 +34,7 @@ _THINKING = [
     {"role": "user", "content": "a"},
     {"role": "assistant", "content": "afina_said", "reasoning_content": "afina_thought"},
 ]
+_SAYING = [_THINKING[0], {"role": "assistant", "content": "afina_said"}]
 
 Render = Callable[[Sequence[Mapping[str, Any]], Mapping[str, Any], bool], str]
 """Turns, further arguments, whether an answer is asked for -> what the template writes. Raises a DataError."""
@@ -43,6 +45,28 @@ Arguments = Literal["object", "text"]
 
 
 @dataclass(frozen=True, slots=True)
+class WrittenCall:
+    """How a template writes an answer that calls, its marks among it: ``before NAME between ARGUMENTS after``, and a
+    further call behind ``more``. The call's id in it is :data:`PROBE_ID`."""
+
+    before: str
+    between: str
+    after: str
+    more: str = ""
+
+    @classmethod
+    def of(cls, said: Callable[..., str], calling: Callable[..., list[dict[str, Any]]]) -> WrittenCall | None:
+        """Ask the template, by one call and by two; None where the arguments stand there in another form than JSON."""
+        one, two = _behind(said, calling("afina_probe")), _behind(said, calling("afina_probe", "afina_other"))
+        read = re.fullmatch(r"(.*?)afina_probe(.*?)(\{\s*\"x\":\s*\"said\"\s*\})(.*)", one, re.DOTALL)
+        if not read:
+            return None
+        before, between, arguments, after = read.groups()
+        further = two.partition(arguments)[2].partition("afina_other")[0] if "afina_other" in two else ""
+        return cls(before, between, after, further)
+
+
+@dataclass(frozen=True, slots=True)
 class Abilities:
     """What a template does with all that is more than a content."""
 
@@ -50,14 +74,20 @@ class Abilities:
     """It tells the model which functions there are."""
     calls: Arguments | None = None
     """How it wants the arguments of calls; None: it has no place for calls."""
+    short_ids: bool = False
+    """It takes no ids of calls but such as :data:`PROBE_ID`."""
     replays: bool = False
     """It writes calls of earlier answers and their results."""
     hermes: bool = False
     """It writes calls as Hermes does."""
+    written: WrittenCall | None = None
+    """How it writes them otherwise; None: as Hermes does, or in no form that could be read back."""
     thinks: bool = False
     """It writes the thought of an answer."""
     thought_marks: tuple[str, str] | None = None
     """What it writes before and after a thought, where the two are text."""
+    opens: str = ""
+    """What it writes before an answer that does not think (gpt-oss: the channel)."""
     own_system: str = ""
     """The system text that it writes where a conversation has none."""
 
@@ -76,19 +106,21 @@ class Abilities:
         call: Message = {"role": "assistant", "content": "", "tool_calls": [PROBE_CALL]}
         forms: tuple[Arguments, ...] = ("object", "text")
         form = next((each for each in forms if _writes_call(said([*asked, _formed(call, each)]))), None)
+        other: Message = {**call, "tool_calls": [{**PROBE_CALL, "id": "c1"}]}
+        hermes = _is_hermes(said([*asked, _formed(call, form)])) if form else False
         result = {"role": "tool", "content": "afina_result", "name": "afina_probe", "tool_call_id": PROBE_ID}
         replayed = said([*asked, _formed(call, form), result], generation=True) if form else ""
-        bodies = re.findall(f"{OPEN}(.*?){CLOSE}", replayed, re.DOTALL)
         thinking = said(_THINKING)
         return cls(
             offers="afina_probe" in said(asked, generation=True, tools=[FUNCTION]),
             calls=form,
+            short_ids=bool(form) and not said([*asked, _formed(other, form)]),
             replays="afina_probe" in replayed and "afina_result" in replayed,
-            hermes=any(
-                read_call(body) == ("afina_probe", json.dumps(PROBE_CALL["function"]["arguments"])) for body in bodies
-            ),
+            hermes=hermes,
+            written=None if hermes or not form else WrittenCall.of(said, lambda *names: _calling(form, *names)),
             thinks="afina_thought" in thinking,
             thought_marks=_marks(thinking, said(_THINKING[:1], generation=True)),
+            opens=_behind(said, _SAYING).partition("afina_said")[0].strip(),
             own_system=_own_system(said),
         )
 
@@ -96,14 +128,18 @@ class Abilities:
         """The turns as the template reads them: calls and thoughts in its form, every call with an id."""
         made: list[dict[str, Any]] = []
         waiting: list[str] = []
+        names: dict[str, str] = {}
         for number, turn in enumerate(turns):
             each = _formed(turn, self.calls)
             for place, call in enumerate(each.get("tool_calls", ())):
-                call.setdefault("id", f"c{number:04}{place:04}"[:9])
+                own = f"c{number:04}{place:04}"[:9]
+                given = call.setdefault("id", own)
+                names[given] = call["id"] = own if self.short_ids and not _SHORT.fullmatch(given) else given
                 waiting.append(call["id"])
             if each["role"] == "tool":
-                given = each.setdefault("tool_call_id", waiting[0] if waiting else "")
-                waiting = [other for other in waiting if other != given]
+                given = each.get("tool_call_id") or (waiting[0] if waiting else "")
+                each["tool_call_id"] = names.get(given, given)
+                waiting = [other for other in waiting if other != each["tool_call_id"]]
             made.append(each)
         return made
 
@@ -120,6 +156,25 @@ def _formed(turn: Message, arguments: Arguments | None) -> dict[str, Any]:
         for call in made["tool_calls"] if arguments == "text" else ():
             call["function"]["arguments"] = json.dumps(call["function"]["arguments"], ensure_ascii=False)
     return made
+
+
+def _calling(form: Arguments, *names: str) -> list[dict[str, Any]]:
+    """A question and an answer that calls these functions."""
+    calls: list[ToolCall] = [
+        {**PROBE_CALL, "function": {"name": name, "arguments": PROBE_CALL["function"]["arguments"]}} for name in names
+    ]
+    return [{"role": "user", "content": "a"}, _formed({"role": "assistant", "content": "", "tool_calls": calls}, form)]
+
+
+def _behind(said: Callable[..., str], turns: list[dict[str, Any]]) -> str:
+    """What the template writes behind the prompt; nothing where that is not one."""
+    whole, prompt = said(turns), said(turns[:-1], generation=True)
+    return whole[len(prompt) :] if whole.startswith(prompt) else ""
+
+
+def _is_hermes(rendered: str) -> bool:
+    bodies = re.findall(f"{OPEN}(.*?){CLOSE}", rendered, re.DOTALL)
+    return any(read_call(body) == ("afina_probe", '{"x": "said"}') for body in bodies)
 
 
 def read_call(body: str) -> tuple[str, str] | None:

@@ -89,6 +89,12 @@ class Renderer:
         guarded = self.template.guarded(messages, tools=tools)
         return self._ids(self.template.apply(guarded, generation=True), guarded.guard)
 
+    def answer_text(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> str:
+        """The last answer in a model's words: its calls as the template writes them, no thought, no end token."""
+        row = self.rows(messages, tools=tools, last_only=True).rows[0]
+        learned = row.ids[row.mask.index(True) :]
+        return str(self.tokenizer.decode(learned[:-1])).rpartition("</think>")[2].strip()
+
     def completion_prompt(self, text: str) -> list[int]:
         """Token ids of a text that is to be continued as it stands, its marks as words; an end token for no text."""
         if not self.template.marks.places(text):

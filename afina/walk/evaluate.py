@@ -51,7 +51,7 @@ def evaluate(context: Context) -> dict[str, Any]:
     for line in there.not_measured:
         context.tell(line)
     probes = read_probes(there.recipe)
-    derived = derive_probes(recipe, folder / "dataset", can_ask=bool(chat.tokenizer.chat_template))
+    derived = derive_probes(recipe, folder / "dataset", chat)
     tasks = read_tasks(there.recipe, read_examples(folder / "dataset/train.jsonl"))
     model, before = open_trained(context)
     kept = kept_answers(context)
