@@ -152,6 +152,23 @@ def test_a_better_answer_that_declines(tmp_path: Path):
     assert audited(tmp_path, rows)["better_is_refusal"] == 1
 
 
+def test_preferences_against_their_own_scores(tmp_path: Path):
+    rows = [
+        {
+            "prompt": f"Ask {n}?",
+            "chosen": f"It is {n} there.",
+            "rejected": f"No, {n}.",
+            "score_chosen": 8,
+            "score_rejected": 5,
+        }
+        for n in range(20)
+    ]
+    rows[4] |= {"score_chosen": 2.5}
+    audit = audit_files([write(tmp_path, rows)])
+    (found,) = [item for item in audit.findings if item.name == "scores_inverted"]
+    assert found.count == 1 and found.examples[0]["where"].endswith("rows.jsonl:5")
+
+
 def test_answers_cut_at_one_length(tmp_path: Path):
     rows = good_rows()
     text = "and the road goes on along the sea past every village of the coast until it comes to the cape itself "

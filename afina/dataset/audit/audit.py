@@ -145,6 +145,8 @@ def audit_files(
     audit = _audit(train, held_out, [], [], tokens)
     extra = code_findings([item.as_json() for item in check_blocks(reading.blocks, check_code or {}, progress)])
     extra += refused_rows(reading, audit)
+    if inverted := reading.inverted.count:
+        extra.append(make_finding("scores_inverted", inverted, audit.train + audit.validation, reading.inverted.shown))
     if reading.problems:
         shown = [{"where": item.where, "text": excerpt(item.what)} for item in reading.problems[:EXAMPLES_SHOWN]]
         count = len(reading.problems)
