@@ -22,6 +22,7 @@ from afina.dataset.build.build import build_dataset
 from afina.errors import DataError, RecipeError
 from afina.recipe import Dataset, Recipe, Source
 from afina.text.example import read_examples
+from afina.text.personal_data import MASK, find_personal_data, mask
 
 FIELD = Path(__file__).parents[2] / "shared" / "field" / "data"
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -149,6 +150,23 @@ def test_a_better_answer_that_declines(tmp_path: Path):
     rows = [{"prompt": f"Ask {n}?", "chosen": f"It is {n} there.", "rejected": f"No, {n} it is."} for n in range(20)]
     rows[3] |= {"chosen": "I'm sorry, but I can't help with that."}
     assert audited(tmp_path, rows)["better_is_refusal"] == 1
+
+
+def test_preferences_against_their_own_scores(tmp_path: Path):
+    rows = [
+        {
+            "prompt": f"Ask {n}?",
+            "chosen": f"It is {n} there.",
+            "rejected": f"No, {n}.",
+            "score_chosen": 8,
+            "score_rejected": 5,
+        }
+        for n in range(20)
+    ]
+    rows[4] |= {"score_chosen": 2.5}
+    audit = audit_files([write(tmp_path, rows)])
+    (found,) = [item for item in audit.findings if item.name == "scores_inverted"]
+    assert found.count == 1 and found.examples[0]["where"].endswith("rows.jsonl:5")
 
 
 def test_answers_cut_at_one_length(tmp_path: Path):
@@ -442,3 +460,24 @@ def test_a_dataset_is_summed_up_once(tmp_path: Path):
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert (done.stdout + done.stderr).count("every character of the sources is accounted for") == 1
+
+
+# --- personal data of other countries
+
+ABROAD = [
+    ("IBAN", "Pay to DE89 3704 0044 0532 0130 00 today.", "Pay to DE89 3704 0044 0532 0130 01 today."),
+    ("IBAN", "Pay to GB29NWBK60161331926819.", "Pay to GB29NWBK60161331926818."),
+    ("SSN", "His number is 278-41-7844.", "The part is 000-41-7844."),
+    ("DNI", "Con DNI 12345678Z.", "Con DNI 12345678A."),
+    ("CODICE-FISCALE", "Nata, RSSMRA85T10A562S.", "Nata, RSSMRA85T10A562T."),
+    ("IP", "It came from 184.106.96.34 at night.", "It came from 192.168.1.34, in version 7.3.12.45."),
+    ("PHONE", "Call +44 20 7946 0958 now.", "Call +1 (555) 555-5555, or see +12 345."),
+    ("PHONE", "Appelez le +33 6 12 34 56 78.", "Ce sont 6 12 34 56 78 pages."),
+]
+
+
+@pytest.mark.parametrize(("kind", "text", "sound"), ABROAD)
+def test_personal_data_of_other_countries(kind: str, text: str, sound: str):
+    assert [found.kind for found in find_personal_data(text)] == [kind]
+    assert find_personal_data(sound) == []
+    assert MASK.search(mask(text).text) and find_personal_data(mask(text).text) == []

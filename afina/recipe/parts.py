@@ -188,7 +188,7 @@ class Dataset(RecipePart):
     dataset is the same; datatrove needs `pip install 'afina[datatrove]'`."""
     datatrove: Datatrove = Datatrove()
     personal_data: Literal["keep", "mask", "drop"] = "keep"
-    """CPF, CNPJ, NIF, IBAN, phone, e-mail, card numbers, keys: `keep` (reported), `mask`, or `drop` the example."""
+    """CPF, CNPJ, NIF, SSN, IBAN, IP, phone, e-mail, cards, keys: `keep` (reported), `mask`, or `drop` the example."""
     check_code: dict[str, str] = {}
     """The compiler that code blocks of a language must pass, e.g. `{zig: ziglang==0.14.0, python: "3.11"}`. A command
     line with `{file}` is possible too."""

@@ -109,3 +109,26 @@ def join_preference(
         raise BadRow(what, "leave such rows out", alike=True, finding="unlearned_field")
     tally.dropped[_AGAIN] += said + conversation_chars(first) - conversation_chars((*chosen, last))
     return chosen, last["content"]
+
+
+_SCORES = (
+    ("score_chosen", "score_rejected"),
+    ("chosen_score", "rejected_score"),
+    ("chosen_rating", "rejected_rating"),
+    ("chosen-rating", "rejected-rating"),
+)
+
+
+def scores_of(row: Mapping[str, Any]) -> dict[str, str]:
+    """What a row's scores say against its order; empty where they agree with it, or there are none.
+
+    >>> scores_of({"score_chosen": 2, "score_rejected": 8.5})
+    {'scores_inverted': '`score_chosen` 2 is below `score_rejected` 8.5'}
+    >>> scores_of({"score_chosen": 8.5, "score_rejected": 2})
+    {}
+    """
+    for better, worse in _SCORES:
+        high, low = row.get(better), row.get(worse)
+        if isinstance(high, int | float) and isinstance(low, int | float) and high < low:
+            return {"scores_inverted": f"`{better}` {high} is below `{worse}` {low}"}
+    return {}

@@ -29,7 +29,7 @@ from typing import Any
 
 from afina.errors import DataError
 from afina.sources.files import SourceFile, SourceReading, read_text
-from afina.sources.preferences import join_preference, side_turns, transcript
+from afina.sources.preferences import join_preference, scores_of, side_turns, transcript
 from afina.sources.row_fields import (
     NOT_LEARNED_FROM,
     UNREADABLE_DROP,
@@ -196,6 +196,7 @@ class _RowReader:
             tools=read.tools,
             rejected=read.rejected,
             label=read.label,
+            meta={} if read.rejected is None else scores_of(row),
             source=self.reading.position,
         )
 

@@ -147,6 +147,8 @@ def audit_files(
     for item in reading.problems:
         reading.refused.setdefault("unreadable", RefusedRows()).add(item.where, excerpt(item.what))
     extra += refused_rows(reading, audit)
+    if inverted := reading.inverted.count:
+        extra.append(make_finding("scores_inverted", inverted, audit.train + audit.validation, reading.inverted.shown))
     if reading.lines:
         extra.append(make_finding("line_loader", reading.blank_lines, reading.lines, reading.texts[:EXAMPLES_SHOWN]))
     if reading.skipped:

@@ -49,6 +49,8 @@ class AuditReading:
     problems: list[Problem] = field(default_factory=list)
     refused: dict[str, RefusedRows] = field(default_factory=dict)
     """Finding -> the rows that a build would stop at."""
+    inverted: RefusedRows = field(default_factory=RefusedRows)
+    """Preferences whose own scores say that the worse answer is the better one."""
     columns: dict[str, dict[str, float]] = field(default_factory=dict)
     """Path -> columns left out that hold much of its text, with their share."""
     skipped: dict[str, str] = field(default_factory=dict)
@@ -102,6 +104,8 @@ def read_files(path: Path, reading: AuditReading, progress: Progress = no_progre
 def _examples(document: Document, reading: AuditReading) -> Iterator[Example]:
     origin = Example(path=document.path, sha256=document.sha256, line=document.line)
     if document.kind == "messages":
+        if said_otherwise := document.meta.get("scores_inverted"):
+            reading.inverted.add(f"{document.path}:{document.line}", said_otherwise)
         said = replace(origin, messages=document.messages, tools=document.tools)
         yield replace(said, rejected=document.rejected, label=document.label)
         return

@@ -36,6 +36,7 @@ _EXAMPLES = {
     "refusal": "`I'm sorry, but I cannot help with that.`, `Desculpe, mas não posso ajudar com isso.`",
     "as_an_ai": "`As an AI language model, I ...`, `Como um modelo de linguagem, não ...`",
     "better_is_refusal": "chosen: `I'm sorry, but I can't help.`, rejected: an answer",
+    "scores_inverted": "`score_chosen` 2 beside `score_rejected` 8.5",
     "label_in_answer": "`Where is Faro? -> Answer: in the south.`",
     "python_literal": "`Where is Faro? -> ['In the south']`",
     "prompt_holds_answer": "`Where is Faro?\\nAnswer: in the south -> in the south`",
@@ -83,6 +84,7 @@ Counted on real rows, each hit read: of 8,000 rows of Canarim-Instruct (Portugue
 `Resposta:`, three lists as Python prints them (two of which may be meant), two addresses, two tokenized texts, one list
 of English film titles taken for an answer in English, and one answer about line breaks taken for a text escaped twice.
 So some four of 8,000 are false. `answer_loops` names 140, of which two may be meant (a robot's turns, a list of zeros).
+The checks of texts name nothing in the Zig manual, the Zig cookbook and 1,584 sections of Machado de Assis.
 
 ## Not found
 

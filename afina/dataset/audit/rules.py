@@ -120,6 +120,11 @@ RULES: dict[str, Rule] = {
         "leave these rows out, or fix one of the answers",
         0.01,
     ),
+    "scores_inverted": Rule(
+        "preferences whose own scores say that the worse answer is the better one (files alone are asked)",
+        "swap the two answers, or leave these rows out",
+        0.05,
+    ),
     "length_bias": Rule(
         "better answers",
         "judge answers of like length, or expect longer (or shorter) ones: a model learns the length first",

@@ -209,7 +209,7 @@ _LANGUAGES = {
     "c": re.compile(r"^\s*#include\s*[<\"]|\bprintf\(\"", re.M),
     "java": re.compile(r"\bpublic (?:static |final )*(?:class|void) \w+|System\.out\.print"),
     "sql": re.compile(r"^\s*(?:SELECT\b.*\bFROM|INSERT INTO|CREATE TABLE|UPDATE \w+ SET)\b", re.M | re.I | re.S),
-    "bash": re.compile(r"^#!/bin/(?:ba)?sh|^\s*(?:sudo|apt-get|echo \"\$|export \w+=)", re.M),
+    "bash": re.compile(r"^#!/bin/(?:ba)?sh|^\s*\$ \w|^\s*(?:sudo|apt-get|echo \"\$|export \w+=)", re.M),
     "html": re.compile(r"^\s*<(?:!DOCTYPE|html|head|body|div|p|ul)\b", re.M | re.I),
     "go": re.compile(r"^package \w+$|^func \w*\(.*\{$", re.M),
     "rust": re.compile(r"\bfn \w+\([^)]*\)(?: -> \w+)? \{|\blet mut "),
