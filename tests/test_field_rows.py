@@ -263,6 +263,13 @@ def test_what_is_wrong_with_calls_is_found(tmp_path: Path, row: dict[str, Any], 
     assert {each for each in found if each.startswith("tool_")} == {name} and found[name].count == 1
 
 
+@pytest.mark.parametrize(
+    "schema", ["text", True, {"type": [["a"]]}, {"type": "object", "required": [["a"]], "properties": 3}]
+)
+def test_schemas_that_are_none_stop_no_check(tmp_path: Path, schema: Any) -> None:
+    assert "tool_unknown" not in audited(tmp_path, calling(CALL, tools=[{"name": "tide", "parameters": schema}]))
+
+
 def test_calls_that_are_right_are_no_finding(tmp_path: Path) -> None:
     both = calling({**CALL, "id": "a"}, {**CALL, "id": "b"}, after=[RESULT, RESULT, SAID])
     assert not {each for each in audited(tmp_path, both, calling(CALL)) if each.startswith("tool_")}
@@ -328,6 +335,26 @@ def test_earlier_turns_and_the_system_text_of_a_column_come_first() -> None:
     assert documents[0].messages[-2]["content"] == "And on Sundays?" and len(learned(documents)) == 4
     (document,) = read_file(field("03b-system-column/rows.jsonl"))
     assert [each["role"] for each in document.messages] == ["system", "user", "assistant"] and not document.tools
+
+
+def test_a_system_text_in_parts_is_a_system_turn(tmp_path: Path) -> None:
+    said = [{"role": "user", "parts": [{"text": "Who?"}]}, {"role": "model", "parts": [{"text": "Ana."}]}]
+    (document,) = read(
+        tmp_path, {"systemInstruction": {"role": "user", "parts": [{"text": "Be kind."}]}, "contents": said}
+    )
+    assert [(each["role"], each["content"]) for each in document.messages][:2] == [
+        ("system", "Be kind."),
+        ("user", "Who?"),
+    ]
+
+
+def test_results_and_calls_that_are_parts(tmp_path: Path) -> None:
+    calls = [{"type": "tool_use", "id": "1", "name": "tide", "input": {"port": "Faro"}}]
+    result = [{"type": "tool_result", "tool_use_id": "1", "content": [{"type": "text", "text": "14:20"}]}]
+    turns = [ASKED, {"role": "assistant", "content": calls}, {"role": "user", "content": result}, SAID]
+    (document,) = read(tmp_path, {"messages": turns, "tools": [{"name": "tide", "input_schema": TIDE["parameters"]}]})
+    assert document.messages[1]["tool_calls"][0]["function"] == CALL and document.tools == (TOOL,)
+    assert document.messages[2] == {"role": "tool", "content": "14:20", "tool_call_id": "1"}
 
 
 def test_two_shapes_that_say_different_things_are_refused(tmp_path: Path) -> None:

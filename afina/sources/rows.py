@@ -391,7 +391,9 @@ class _Columns:
         value = self._value("system")
         name = self.shape.parts.get("system", "")
         if isinstance(value, Mapping):
-            return read_turns({"role": "system", **value}, name, self.tally, self.leave_out)[0]
+            turns, _ = read_turns({**value, "role": "system"}, name, RowTally(), self.leave_out)
+            self.tally.rewrite("marks of the system text", value, [turn["content"] for turn in turns])
+            return turns
         return () if value is None else ({"role": "system", "content": text_of(value, name)},)
 
     def _history(self) -> tuple[Message, ...]:

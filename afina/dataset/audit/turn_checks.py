@@ -100,7 +100,8 @@ def _calls(example: Example) -> Iterator[ToolCall]:
 
 def _functions(example: Example) -> dict[str, Mapping[str, Any]]:
     """Parameters of the example's functions by name."""
-    return {each["function"]["name"]: each["function"].get("parameters") or {} for each in example.tools}
+    schemas = {each["function"]["name"]: each["function"].get("parameters") for each in example.tools}
+    return {name: schema if isinstance(schema, Mapping) else {} for name, schema in schemas.items()}
 
 
 def tool_unknown(example: Example) -> Spot | None:
@@ -118,9 +119,10 @@ def tool_missing_argument(example: Example) -> Spot | None:
     for call in _calls(example):
         name, arguments = call["function"]["name"], call["function"]["arguments"]
         required = known.get(name, {}).get("required")
-        missing = [each for each in required if each not in arguments] if isinstance(required, list) else []
+        names = [each for each in required if isinstance(each, str)] if isinstance(required, list) else []
+        missing = [each for each in names if each not in arguments]
         if missing:
-            return Spot(excerpt(f"{name} without {', '.join(map(str, missing))}: {arguments}"))
+            return Spot(excerpt(f"{name} without {', '.join(missing)}: {arguments}"))
     return None
 
 
@@ -141,7 +143,11 @@ def _wrong(value: Any, schema: Any, path: str = "") -> str:
         return ""
     kinds = schema.get("type")
     wanted = [kinds] if isinstance(kinds, str) else kinds if isinstance(kinds, list) else []
-    if wanted and all(kind in _TYPES for kind in wanted) and not any(_is(value, kind) for kind in wanted):
+    if (
+        wanted
+        and all(isinstance(kind, str) and kind in _TYPES for kind in wanted)
+        and not any(_is(value, kind) for kind in wanted)
+    ):
         return f"{path or 'arguments'} is {value!r:.40} where {' or '.join(wanted)} is wanted"
     if isinstance(schema.get("enum"), list) and value not in schema["enum"]:
         return f"{path} is {value!r:.40}, none of {schema['enum']!r:.80}"
