@@ -186,8 +186,7 @@ def test_what_a_json_file_holds(tmp_path: Path) -> None:
     assert read_text(tmp_path, '{"prompt": "a", "completion": "b"}\n', "a.json")[0].kind == "messages"
     prose = '{\n "nome": "Hassan Nader",\n "clubes": [{"clube": "Farense"}]\n}'
     assert read_text(tmp_path, prose, "a.json")[0].text == prose
-    (problem,) = problems_of(tmp_path, '{"data": [{"prompt": "a", "completion": "b"}]}', "a.json")
-    assert "under the key `data`" in problem.what
+    assert read_text(tmp_path, '{"data": [{"prompt": "a", "completion": "b"}]}', "a.json")[0].kind == "messages"
     assert "one JSON object, not rows" in problems_of(tmp_path, prose, "a.json", kind="rows")[0].what
 
 

@@ -40,7 +40,9 @@ def evaluate(
 
 
 def score(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Rows with outputs: JSONL, JSON, CSV or Parquet.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Rows with outputs: JSONL, JSON, CSV, TSV, Parquet or Arrow.")
+    ],
     prediction: Annotated[
         list[str] | None, typer.Option(help="Column that a model wrote, the base first; recognised where not given.")
     ] = None,

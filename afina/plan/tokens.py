@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from afina.recipe import METHODS, Kind, Recipe, Source, expand_path, is_remote
-from afina.text.formats import Format, format_of, names_of
+from afina.text.formats import Format, format_of, names_of, text_share
 
 CHARS_PER_TOKEN = 3.5
 """English prose has about 4.3 characters a token, Portuguese 3.3 and code 3.0 with the vocabularies of common bases."""
@@ -76,7 +76,7 @@ def estimate_tokens(recipe: Recipe, stage: Literal["first", "second"] = "second"
         validation = recipe.dataset.validation if source.validation is None else source.validation
         for file in _files(Path(recipe.root), source):
             found = format_of(file.name)
-            chars = file.stat().st_size * (found.text_share if found else 1.0)
+            chars = file.stat().st_size * text_share(file.name)
             conversation = source.kind in ("pairs", "rows") or (found is not None and found.kind == "rows")
             answers: Kind = train.facts.judged or "messages"
             kind: Kind = answers if conversation else "text"

@@ -79,6 +79,9 @@ class Source(RecipePart):
     to one of `dpo` or `orpo`, everything else to the first."""
     validation: Fraction | None = None
     """Share of this source that is held out; null: `dataset.validation`."""
+    splits: Literal["auto", "ignore"] = "auto"
+    """Tables and texts called `train`, `valid` and `test` side by side: take them for that (`auto`), so that `valid` is
+    what is held out and `test` is left out of training, or `ignore` their names and split by content."""
 
     @model_validator(mode="after")
     def _remote_sources_are_whole(self) -> Source:

@@ -18,8 +18,8 @@ class Task(RecipePart):
     name: str = Field(min_length=1, examples=["qa"])
     """Title in tables."""
     path: str = Field(examples=["tests/qa.jsonl"])
-    """JSONL, JSON, CSV or Parquet rows, relative to `root` or to this file. Rows that are in the training data too are
-    left out and counted."""
+    """JSONL, JSON, CSV, TSV, Parquet or Arrow rows, relative to `root` or to this file. Rows that are in the training
+    data too are left out and counted."""
     prompt: list[str] = []
     """Columns that make up the prompt, in order; empty: the usual names are recognised."""
     reference: str | None = None

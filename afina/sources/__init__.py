@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from afina.errors import DataError, Problem
@@ -19,6 +19,8 @@ from afina.sources.hub import hub_address, read_hub
 from afina.sources.pairs import match_pairs, read_pair
 from afina.sources.parsers import has_docling, read_with_docling
 from afina.sources.repeated import with_repeated
+from afina.sources.saved import declared_splits
+from afina.sources.splits import PlacedFile, by_name, recognise, split_named
 from afina.sources.web import SiteFile, in_its_encoding, site_files, with_address
 from afina.text.document import Document, FileLedger, Ledger, Message, visible
 from afina.text.formats import format_as, load_function
@@ -29,6 +31,7 @@ __all__ = [
     "Ledger",
     "Message",
     "PlannedSource",
+    "placed_files",
     "plan_sources",
     "read_source",
     "read_sources",
@@ -43,10 +46,16 @@ _Job = tuple[str, Callable[[], Iterator[Document]]]
 """A file's path, and what reads it."""
 
 
-def read_sources(recipe: Recipe, ledger: Ledger, progress: Progress = no_progress) -> Iterator[Document]:
+def read_sources(
+    recipe: Recipe, ledger: Ledger, progress: Progress = no_progress, wanted: Callable[[str], bool] | None = None
+) -> Iterator[Document]:
     """The documents of every source, in the recipe's order, while `ledger` fills.
 
     Documents that can be read come first; then all that cannot is raised in one error.
+
+    Args:
+        wanted: whether a file is to be read, by its path; None: every one. A source of which nothing is wanted is no
+            source without text.
 
     Raises:
         DataError: unreadable files, broken rows, sources without text; all at once.
@@ -54,6 +63,9 @@ def read_sources(recipe: Recipe, ledger: Ledger, progress: Progress = no_progres
     """
     problems: list[Problem] = []
     planned = plan_sources(recipe, ledger, problems)
+    if wanted:
+        chosen = [replace(source, jobs=[job for job in source.jobs if wanted(job[0])]) for source in planned]
+        planned = [own for own, source in zip(chosen, planned, strict=True) if own.jobs or not source.jobs]
     total, done = sum(len(source.jobs) for source in planned), 0
 
     def started(path: str) -> None:
@@ -97,6 +109,8 @@ class PlannedSource:
 def plan_sources(recipe: Recipe, ledger: Ledger, problems: list[Problem]) -> list[PlannedSource]:
     """The files of every source, in the recipe's order; what is wrong with a source is added to `problems`.
 
+    What the files are for, where their names tell, goes to ``ledger.splits``.
+
     Raises:
         RecipeError: an unknown encoding.
     """
@@ -110,7 +124,26 @@ def plan_sources(recipe: Recipe, ledger: Ledger, problems: list[Problem]) -> lis
             planned.append(PlannedSource(reading, _jobs(reading)))
         except DataError as error:
             problems += error.problems
+    ledger.splits |= recognise(file for each in planned for file in placed_files(each))
     return planned
+
+
+def placed_files(planned: PlannedSource) -> Iterator[PlacedFile]:
+    """The files of a source as far as their splits count."""
+    source = planned.reading.source
+    if source.splits == "ignore" or source.kind == "pairs" or source.path.startswith(WEB):
+        return
+    if source.path.startswith(HUB):
+        address = hub_address(source.path, "")
+        yield PlacedFile(source.path, f"{HUB}{address.name}?{address.config}", split_named(address.split))
+        return
+    declared: dict[str, PlacedFile] = {}
+    for folder in {above for path, _ in planned.jobs for above in (planned.reading.root / path).parents[:3]}:
+        family = planned.reading.relative(folder)
+        for file, split in declared_splits(folder):
+            path = planned.reading.relative(file)
+            declared[path] = PlacedFile(path, family, split)
+    yield from (declared.get(path) or by_name(path) for path, _ in planned.jobs)
 
 
 def read_source(source: Source, position: int, root: Path, ledger: Ledger) -> Iterator[Document]:
@@ -172,7 +205,8 @@ def _read_file(file: SourceFile, reading: SourceReading) -> Iterator[Document]:
     if not opened.text.strip():
         reading.ledger.files.pop()
         if file.named:
-            raise DataError("the file is empty", "put text into it, or remove the source", file.path)
+            rows = "the file has no rows: it is empty" if found.gives == "rows" else "the file is empty"
+            raise DataError(rows, "put text into it, or remove the source", file.path)
         reading.skip(file.path, "empty file")
     elif found.opens:
         reading.ledger.files.pop()  # it is read as a stream, and enters its own line

@@ -17,8 +17,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from afina.errors import DataError
-from afina.sources.files import LARGEST_UNPACKED_BYTES, SourceFile, SourceReading, open_packed
+from afina.sources.files import SourceFile, SourceReading, open_packed
 from afina.sources.markdown import first_heading
+from afina.sources.unpack import LARGEST_UNPACKED_BYTES
 from afina.sources.word import Word, name_of, texts_of
 from afina.text.document import Document, visible
 

@@ -24,8 +24,9 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from afina.errors import DataError, Problem
-from afina.sources.files import LARGEST_UNPACKED_BYTES, SourceFile, SourceReading, open_packed
+from afina.sources.files import SourceFile, SourceReading, open_packed
 from afina.sources.html import PageText, count_characters, page_text, parse
+from afina.sources.unpack import LARGEST_UNPACKED_BYTES
 from afina.text.document import Document, FileLedger, visible
 from afina.text.formats import kind_of
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import codecs
 import hashlib
+import io
 import os
 import re
 import stat
@@ -22,14 +23,14 @@ from afina.errors import DataError, RecipeError
 from afina.recipe import FileKind, Source, expand_path
 from afina.run import hash_file
 from afina.sources.repository import FolderRules, is_secret
+from afina.sources.saved import about_the_data, is_chat_export
+from afina.sources.unpack import LARGEST_UNPACKED_BYTES, open_unpacked, too_large, unpacked_bytes
 from afina.text.document import FileLedger, Ledger
-from afina.text.formats import KINDS, ending, format_as, is_packed, kind_of
+from afina.text.formats import KINDS, compression_of, ending, format_as, is_packed, kind_of, why_unread
 
 BYTE_ORDER_MARK = "\ufeff"
 _BUILD_FOLDERS = frozenset({"__pycache__", "zig-cache", "zig-out", "venv"})
 _BUILD_MARKS = ("CACHEDIR.TAG", "pyvenv.cfg")
-LARGEST_UNPACKED_BYTES = 256 << 20
-"""A packed file may unpack to this much text; a megabyte of zip may claim to hold terabytes."""
 _CHUNK = 1 << 20
 
 
@@ -141,7 +142,8 @@ def read_text(reading: SourceReading, full: Path) -> FileText:
     """
     path = reading.relative(full)
     try:
-        raw = full.read_bytes()
+        raw = unpacked_bytes(full, path) if compression_of(path) else full.read_bytes()
+        sha256 = hash_file(full) if compression_of(path) else hashlib.sha256(raw).hexdigest()
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror}", "check the file's permissions", path) from None
     try:
@@ -150,7 +152,7 @@ def read_text(reading: SourceReading, full: Path) -> FileText:
         raise _undecodable(raw, path, reading, error.start) from None
     if "\0" in text:
         raise _binary(path, reading)
-    entry = FileLedger(path, hashlib.sha256(raw).hexdigest())
+    entry = FileLedger(path, sha256)
     if text.startswith(BYTE_ORDER_MARK):
         text = text[1:]
         entry.chars_in += 1
@@ -183,11 +185,15 @@ def open_lines(reading: SourceReading, full: Path) -> tuple[FileLedger, Iterator
     path = reading.relative(full)
     decoder = codecs.getincrementaldecoder(reading.source.encoding)()
     digest = hashlib.sha256()
+    line = 0
     try:
-        with full.open("rb") as opened:
+        with open_unpacked(full, path) as opened:
             while True:
                 chunk = opened.read(_CHUNK)
                 digest.update(chunk)
+                line = len(chunk) - chunk.rfind(b"\n") - 1 if b"\n" in chunk else line + len(chunk)
+                if compression_of(path) and line > LARGEST_UNPACKED_BYTES:
+                    raise too_large(path)
                 if "\0" in decoder.decode(chunk, final=not chunk):
                     raise _binary(path, reading)
                 if not chunk:
@@ -197,13 +203,13 @@ def open_lines(reading: SourceReading, full: Path) -> tuple[FileLedger, Iterator
     except UnicodeDecodeError:
         read_text(reading, full)  # says where in the file; costs memory only on this way out
         raise
-    entry = FileLedger(path, digest.hexdigest())
+    entry = FileLedger(path, hash_file(full) if compression_of(path) else digest.hexdigest())
     reading.ledger.files.append(entry)
     return entry, _lines(full, reading.source.encoding, entry)
 
 
 def _lines(full: Path, encoding: str, entry: FileLedger) -> Iterator[str]:
-    with full.open(encoding=encoding, newline=None) as lines:
+    with io.TextIOWrapper(open_unpacked(full, entry.path), encoding=encoding, newline=None) as lines:
         for number, line in enumerate(lines):
             if number == 0 and line.startswith(BYTE_ORDER_MARK):
                 entry.chars_in += 1
@@ -246,7 +252,9 @@ def _kind_of_named(path: str, kind: str) -> FileKind:
     by_name = kind_of(path)
     if kind in KINDS and not (is_packed(path) and kind != by_name):
         return kind
-    if by_name == "binary" or (is_packed(path) and kind != "auto"):
+    if by_name == "binary":
+        raise DataError(f"a {ending(path)} file is not text", why_unread(path)[1], path)
+    if is_packed(path) and kind != "auto":
         raise DataError(
             f"a {ending(path)} file is not text", "convert it to Markdown, HTML, plain text or JSONL first", path
         )
@@ -255,8 +263,13 @@ def _kind_of_named(path: str, kind: str) -> FileKind:
 
 def _kind_in_folder(full: Path, kind: str) -> FileKind | _No:
     by_name = kind_of(full.name)
-    if by_name == "binary" or (is_packed(full.name) and kind in ("text", "pairs")):
+    if by_name == "binary":
+        why, fix = why_unread(full.name)
+        return _No(why if why.startswith("binary") else f"{why}: {fix}")
+    if is_packed(full.name) and kind in ("text", "pairs"):
         return _No(f"binary by its ending {ending(full.name)}")
+    if is_packed(full.name) and format_as(full.name, by_name or "text").export and not is_chat_export(full):
+        return _No(f"{ending(full.name)} is not read: unpack it")
     if kind == "pairs":
         kind = by_name or "text"
     if kind in ("auto", by_name):
@@ -342,12 +355,14 @@ def _walk(reading: SourceReading, place: Path, seen: set[str], above: FolderRule
         raise DataError(
             f"cannot be listed: {error.strerror}", "check its permissions, or exclude it", reading.relative(place)
         ) from None
-    rules = FolderRules.of(place, above)
+    no_data, rules = about_the_data(place, names), FolderRules.of(place, above)
     for name in names:
         inner = place / name
         folder = inner.is_dir()
         shown = reading.relative(inner) + ("/" if folder else "")
-        if name.startswith(".") and not is_secret(name):
+        if name in no_data:
+            reading.skip(shown, no_data[name])
+        elif name.startswith(".") and not is_secret(name):
             reading.skip(shown, "hidden folder" if folder else "hidden file")
         elif folder and (name in _BUILD_FOLDERS or any((inner / mark).exists() for mark in _BUILD_MARKS)):
             reading.skip(shown, "build folder")

@@ -18,10 +18,9 @@ from afina.sources.dialects import front_title, plain_markdown
 from afina.sources.files import FileText, SourceReading, inside, read_text
 from afina.text.document import Document, visible
 from afina.text.formats import ending, kind_of
+from afina.text.front_matter import front_matter
 
 INCLUDE = re.compile(r"(?<!\\)\{\{\s*#(?:rustdoc_)?include\s+([^}\s]+)\s*\}\}")
-_FRONT = re.compile(r"\A(---|\+\+\+)[ \t]*\n(?=[^\n]*[^\s])(.*?)^(?:\1|\.\.\.)[ \t]*(?:\n|\Z)", re.S | re.M)
-_FRONT_KEY = re.compile(r"^[\w-]+\s*[:=]", re.M)
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
 _ATX = re.compile(r" {0,3}#{1,6}(?:[ \t]+(.*?))??(?:[ \t]+#+)?[ \t]*")
 _SETEXT = re.compile(r" {0,3}(?:=+|-+)[ \t]*")
@@ -68,18 +67,6 @@ def read_markdown(opened: FileText, reading: SourceReading) -> Iterator[Document
     entry.chars_out += visible(document.text)
     entry.documents += 1
     yield document
-
-
-def front_matter(text: str) -> str:
-    """The front matter that a text begins with; empty where there is none.
-
-    >>> front_matter("---\\ntitle: A\\n---\\nText")
-    '---\\ntitle: A\\n---\\n'
-    >>> front_matter("---\\n\\nA rule, then text.\\n")
-    ''
-    """
-    found = _FRONT.match(text)
-    return found[0] if found and _FRONT_KEY.search(found[2]) else ""
 
 
 def first_heading(text: str) -> str:

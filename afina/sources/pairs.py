@@ -13,9 +13,10 @@ from pathlib import Path
 from afina.errors import DataError, Problem, RecipeError
 from afina.sources.code import fence
 from afina.sources.files import SourceFile, SourceReading, expand, read_text
-from afina.sources.markdown import first_heading, front_matter, include_files
+from afina.sources.markdown import first_heading, include_files
 from afina.text.document import Document, Message, visible
 from afina.text.formats import ending, language_of
+from afina.text.front_matter import front_matter
 
 _EMPTY_FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})[^\n`]*\n(?:[ \t]*\n)*^ {0,3}\1[ \t]*(?:\n|\Z)", re.M)
 

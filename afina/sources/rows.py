@@ -22,12 +22,12 @@ of it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from afina.errors import DataError
+from afina.sources.conversions import convert_row
 from afina.sources.files import SourceFile, SourceReading, read_text
 from afina.sources.preferences import join_preference, scores_of, side_turns, transcript
 from afina.sources.row_fields import (
@@ -53,7 +53,7 @@ from afina.sources.row_shapes import (
     pairs_in,
     shape_chooser,
 )
-from afina.sources.tables import DECODER, Row, RowProblems, json_shape
+from afina.sources.tables import DECODER, Row, RowProblems, json_shape, wrapped_rows
 from afina.sources.text import read_plain
 from afina.sources.tool_calls import calls_alone, read_tools
 from afina.sources.turns import read_turns, with_calls
@@ -82,9 +82,8 @@ def read_rows(file: SourceFile, reading: SourceReading) -> Iterator[Document]:
         DataError: after the good rows, with every broken one; at once where there is no row.
     """
     problems = RowProblems(file.path, drop_rows=reading.drop_unreadable)
-    usual = {*CONVERSATIONS, *ASKS, *ANSWERS, "text", "chosen", "rejected"}
-    wanted = {*usual, *reading.source.columns.values()}
-    entry, rows = load_function(format_as(file.path, "rows").rows)(reading, file.full, problems, wanted)
+    open_rows = load_function(format_as(file.path, "rows").rows)
+    entry, rows = open_rows(reading, file.full, problems, _names_wanted(reading))
     yield from row_documents(rows, reading, entry, problems)
 
 
@@ -95,13 +94,12 @@ def read_json(file: SourceFile, reading: SourceReading) -> Iterator[Document]:
         DataError: as :func:`read_rows`; and for an object that is no row where rows were asked for, or that wraps rows.
     """
     opened = read_text(reading, file.full)
-    if json_shape(opened.text) != "object" or _is_row(DECODER.decode(opened.text), reading):
+    if json_shape(opened.text) != "object" or _holds_rows(opened.text, reading, file.path):
         reading.ledger.files.pop()  # rows enter their own line
         yield from read_rows(file, reading)
     elif reading.source.kind == "rows":
         raise DataError("one JSON object, not rows", "save a list of objects, or use `kind: text`", f"{file.path}:1")
     else:
-        _refuse_wrapped_rows(opened.text, reading, file.path)
         yield from read_plain(opened, reading)
 
 
@@ -514,12 +512,18 @@ def _is_row(value: Mapping[str, Any], reading: SourceReading) -> bool:
     return True
 
 
-def _refuse_wrapped_rows(text: str, reading: SourceReading, path: str) -> None:
-    """``{"data": [{"prompt": ...}]}`` is a table, not prose: say how to give it."""
-    for name, value in json.loads(text).items():
-        if isinstance(value, list) and value and isinstance(value[0], dict) and _is_row(value[0], reading):
-            raise DataError(
-                f"the rows stand under the key `{name}`",
-                "save that list alone, or use `kind: text` to read the file as plain text",
-                f"{path}:1",
-            )
+def _names_wanted(reading: SourceReading) -> set[str]:
+    """Names of columns that mean something."""
+    return {*CONVERSATIONS, *ASKS, *ANSWERS, "text", "chosen", "rejected", *reading.source.columns.values()}
+
+
+def _holds_rows(text: str, reading: SourceReading, path: str) -> bool:
+    """Whether a single object is a row, or is written around rows.
+
+    Raises:
+        DataError: there are several lists of rows in it.
+    """
+    whole = DECODER.decode(text)
+    wrapped = wrapped_rows(whole, path, _names_wanted(reading))
+    row = next(wrapped.rows)[1] if wrapped else whole
+    return convert_row(row) is not None or _is_row(row, reading)

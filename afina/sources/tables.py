@@ -1,4 +1,4 @@
-"""Files of rows as their formats have them: JSONL, a JSON list, CSV, Parquet; with the line of each row.
+"""Files of rows as their formats have them: JSONL, JSON, CSV, TSV, Parquet, Arrow; with the line of each row.
 
 Each ``open_NAME`` is the `rows` of a format: it opens a file's line in the ledger and gives its rows as a stream. What
 is wrong with single rows goes to `problems`; `wanted` are names of columns that may occur.
@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Collection, Iterator, Mapping
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from afina.errors import DataError, Problem
+from afina.sources.conversions import UnusableRow, convert_row, left_out_of
 from afina.sources.files import SourceReading, open_lines, open_packed, read_text
 from afina.sources.json_mistakes import ONE_A_LINE, mistake, spans_lines, trailing_comma
-from afina.text.document import FileLedger
+from afina.text.document import FileLedger, value_texts, visible
 from afina.text.formats import format_as
 
 Row = tuple[int, Mapping[str, Any]]
@@ -25,7 +28,12 @@ OpenedRows = tuple[FileLedger, Iterator[Row]]
 
 _SHOWN = 20
 _BATCH = 1000
-_DELIMITERS = ",;\t"
+_DELIMITERS = ",;\t|"
+LONGEST_CELL = 2**31 - 1
+"""In characters: a cell may hold a whole chapter; Python's own limit is 128 KiB."""
+_ARROW_FILE = b"ARROW1"
+_EXCEL_SAYS = re.compile(r"\"?sep=(.)\"?\s*", re.I)
+_LIST_OF_OBJECTS = re.compile(r"\s*\[\s*\{")
 
 
 @dataclass(slots=True)
@@ -74,27 +82,82 @@ def _how_many(lines: list[int]) -> str:
     return f" ({len(lines)} rows, first line {lines[0]})" if len(lines) > 1 else ""
 
 
-def open_jsonl(reading: SourceReading, full: Path, problems: RowProblems, wanted: Collection[str]) -> OpenedRows:  # noqa: ARG001
-    """One JSON object a line."""
+def open_jsonl(reading: SourceReading, full: Path, problems: RowProblems, wanted: Collection[str]) -> OpenedRows:
+    """One JSON object a line; or one list of them under this name, which is read as that."""
     entry, lines = open_lines(reading, full)
-    return entry, jsonl_rows(lines, problems)
+    above: list[str] = []
+    for line in lines:
+        above.append(line)
+        if sum(1 for each in above if each.strip()) == 2:  # one alone may be an object around rows
+            break
+    said = [line for line in above if line.strip()]
+    first = said[0] if said else ""
+    is_list = _LIST_OF_OBJECTS.match(first) or first.strip() == "["
+    if is_list or (len(said) == 1 and json_shape(first) == "object" and _wraps(first, problems.path, wanted)):
+        reading.ledger.files.pop()
+        return open_json(reading, full, problems, wanted)
+    return entry, converted(jsonl_rows(chain(above, lines), problems), entry, problems)
+
+
+def _wraps(text: str, path: str, wanted: Collection[str]) -> bool:
+    return wrapped_rows(json.loads(text), path, wanted) is not None
 
 
 def open_json(reading: SourceReading, full: Path, problems: RowProblems, wanted: Collection[str]) -> OpenedRows:
-    """A list of objects, one object, or JSONL under another name."""
+    """A list of objects, an object around one, one object, or JSONL under another name."""
     opened = read_text(reading, full)
     shape = json_shape(opened.text)
     if shape == "jsonl":
         reading.ledger.files.pop()
-        return open_jsonl(reading, full, problems, wanted)
-    rows = list_rows(opened.text, problems) if shape == "list" else iter([(1, json.loads(opened.text))])
-    return opened.entry, rows
+        entry, lines = open_lines(reading, full)
+        return entry, converted(jsonl_rows(lines, problems), entry, problems)
+    if shape == "list":
+        return opened.entry, converted(list_rows(opened.text, problems), opened.entry, problems)
+    try:
+        whole = _checked(DECODER.decode(opened.text), opened.text)
+    except ValueError as error:
+        problems.add(f"{error}: {_snippet(opened.text, 0)}", "fix or remove the row", 1, opened.text)
+        return opened.entry, iter(())
+    rows: Iterator[Row] = iter([(1, whole)])
+    if wrapped := wrapped_rows(whole, problems.path, wanted):
+        for name, value in wrapped.beside.items():
+            drop_values(opened.entry, f"beside the rows: `{name}`", value)
+        rows = wrapped.rows
+    return opened.entry, converted(rows, opened.entry, problems)
 
 
 def open_csv(reading: SourceReading, full: Path, problems: RowProblems, wanted: Collection[str]) -> OpenedRows:
     """A table with a line of names."""
     entry, lines = open_lines(reading, full)
     return entry, csv_rows(lines, problems, wanted)
+
+
+def open_tsv(reading: SourceReading, full: Path, problems: RowProblems, wanted: Collection[str]) -> OpenedRows:
+    """A table with a line of names, and tabs between its cells.
+
+    Quotes are marks around a cell where the whole file reads so, as spreadsheets write it; else they are text.
+    """
+    entry, lines = open_lines(reading, full)
+    quoted = _is_quoted(lines, "\t")
+    reading.ledger.files.pop()
+    entry, lines = open_lines(reading, full)
+    return entry, csv_rows(lines, problems, wanted, "\t", quoted=quoted)
+
+
+def _is_quoted(lines: Iterator[str], delimiter: str) -> bool:
+    """Whether every row has as many cells as the first where quotes are marks."""
+    csv.field_size_limit(LONGEST_CELL)
+    try:
+        rows = (row for row in csv.reader(lines, delimiter=delimiter, strict=True) if row)
+        header = next(rows, [])
+        return all(len(row) == len(header) for row in rows)
+    except csv.Error:
+        return False
+
+
+def open_arrow(reading: SourceReading, full: Path, problems: RowProblems, wanted: Collection[str]) -> OpenedRows:  # noqa: ARG001
+    """A table of columns as `datasets` and pandas save it, by pyarrow."""
+    return open_packed(reading, full), arrow_rows(full, problems.path)
 
 
 def open_parquet(reading: SourceReading, full: Path, problems: RowProblems, wanted: Collection[str]) -> OpenedRows:  # noqa: ARG001
@@ -122,6 +185,122 @@ def json_shape(text: str) -> str:
         return "object" if isinstance(json.loads(start), dict) else "jsonl"
     except (ValueError, RecursionError):
         return "jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class WrappedRows:
+    """Rows that stand in one object, and what stands beside them."""
+
+    rows: Iterator[Row]
+    beside: Mapping[str, Any]
+
+
+def wrapped_rows(whole: Any, path: str, wanted: Collection[str] = ()) -> WrappedRows | None:
+    """The rows of an object around one list of objects, or around columns; None where it is neither.
+
+    >>> found = wrapped_rows({"version": 1, "data": [{"a": 1}]}, "a.json")
+    >>> list(found.rows), found.beside
+    ([(1, {'a': 1})], {'version': 1})
+    >>> list(wrapped_rows({"a": {"0": "x", "1": "y"}, "b": {"0": 1, "1": 2}}, "a.json").rows)
+    [(1, {'a': 'x', 'b': 1}), (2, {'a': 'y', 'b': 2})]
+    >>> wrapped_rows({"prompt": "a", "documents": [{"title": "b"}]}, "a.json", ["prompt"])
+
+    The rows are numbered, as they have no lines of their own.
+
+    Args:
+        wanted: names of columns that may occur: an object with one of them is a row itself, whatever lists it holds.
+
+    Raises:
+        DataError: there are several lists of objects.
+    """
+    if not isinstance(whole, Mapping) or not whole:
+        return None
+    if rows := _from_columns(whole):
+        return rows
+    lists = {name: value for name, value in whole.items() if _all_are(value, Mapping)}
+    exported = len(lists) == 1 and all(convert_row(rows[0]) for rows in lists.values())
+    if not exported and (whole.keys() & set(wanted) or convert_row(whole)):
+        return None
+    if not lists:
+        return _one_deeper(whole, path, wanted)
+    if len(lists) > 1:
+        named = ", ".join(f"`{name}`" for name in lists)
+        raise DataError(f"several lists of rows in one object: {named}", "save each as a file of its own", f"{path}:1")
+    ((name, items),) = lists.items()
+    return WrappedRows(enumerate(items, 1), {key: value for key, value in whole.items() if key != name})
+
+
+def _one_deeper(whole: Mapping[str, Any], path: str, wanted: Collection[str]) -> WrappedRows | None:
+    """The rows of the one object that stands in another; or the objects of one kind that stand under their ids.
+
+    >>> list(_one_deeper({"d": {"rows": [{"a": 1}]}}, "a.json", []).rows)
+    [(1, {'a': 1})]
+    >>> list(_one_deeper({"x7": {"prompt": 1}, "x8": {"prompt": 2}}, "a.json", ["prompt"]).rows)
+    [(1, {'prompt': 1}), (2, {'prompt': 2})]
+    """
+    objects = {name: value for name, value in whole.items() if isinstance(value, Mapping)}
+    if len(objects) > 1 and len(objects) == len(whole):
+        names = next(iter(objects.values())).keys()
+        if names & set(wanted) and all(value.keys() == names for value in objects.values()):
+            return WrappedRows(enumerate(objects.values(), 1), {})
+    if len(objects) != 1:
+        return None
+    ((name, value),) = objects.items()
+    inner = wrapped_rows(value, path, wanted)
+    if inner is None:
+        return None
+    return WrappedRows(inner.rows, {key: each for key, each in whole.items() if key != name} | dict(inner.beside))
+
+
+def _from_columns(whole: Mapping[str, Any]) -> WrappedRows | None:
+    """The rows of a table that is written by columns: as pandas does it, or `datasets`."""
+    columns, data = whole.get("columns") or (), whole.get("data") or ()
+    if _all_are(columns, str) and _all_are(data, list):
+        beside = {key: value for key, value in whole.items() if key not in ("columns", "data")}
+        return WrappedRows(enumerate((dict(zip(columns, row, strict=False)) for row in data), 1), beside)
+    values = list(whole.values())
+    if all(isinstance(value, dict) and value and value.keys() == values[0].keys() for value in values):
+        if all(key.isdigit() for key in values[0]):
+            return WrappedRows(enumerate(({name: whole[name][key] for name in whole} for key in values[0]), 1), {})
+        return None
+    as_lists = len(whole) > 1 and all(isinstance(value, list) and len(value) == len(values[0]) for value in values)
+    if as_lists and values[0] and not any(_all_are(value, Mapping) for value in values):
+        rows = (dict(zip(whole, row, strict=True)) for row in zip(*values, strict=True))
+        return WrappedRows(enumerate(rows, 1), {})
+    return None
+
+
+def _all_are(value: Any, kind: type) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(each, kind) for each in value)
+
+
+def converted(rows: Iterable[Row], entry: FileLedger, problems: RowProblems) -> Iterator[Row]:
+    """The rows, those of other programs converted; what is left out of them is counted in `entry`."""
+    for line, row in rows:
+        try:
+            found = convert_row(row)
+        except UnusableRow as error:
+            problems.add(error.what, error.fix, line, "\n".join(value_texts(row)), alike=True)
+            continue
+        if found is None:
+            yield line, row
+            continue
+        for reason, count in left_out_of(row, found).items():
+            count_dropped(entry, reason, count)
+        if found.row is not None:
+            yield line, found.row
+
+
+def count_dropped(entry: FileLedger, reason: str, count: int) -> None:
+    """Count visible characters that came in and are no rows."""
+    if count:
+        entry.chars_in += count
+        entry.dropped[reason] = entry.dropped.get(reason, 0) + count
+
+
+def drop_values(entry: FileLedger, reason: str, value: Any) -> None:
+    """Count values that came in and are no rows."""
+    count_dropped(entry, reason, sum(visible(text) for text in value_texts(value)))
 
 
 def kind_of_value(value: Any) -> str:
@@ -232,19 +411,34 @@ def _after(text: str, position: int, mark: str) -> int:
     return position
 
 
-def csv_rows(lines: Iterator[str], problems: RowProblems, wanted: Collection[str]) -> Iterator[Row]:
-    """Rows of a CSV file; the delimiter is the one of ``,`` ``;`` and tab that gives most columns."""
+def csv_rows(
+    lines: Iterator[str],
+    problems: RowProblems,
+    wanted: Collection[str],
+    delimiters: str = _DELIMITERS,
+    *,
+    quoted: bool = True,
+) -> Iterator[Row]:
+    """Rows of a CSV file; the delimiter is the one that gives most columns, or what Excel's ``sep=;`` says.
+
+    Args:
+        quoted: quotes are marks around a cell; else they are text.
+    """
+    quoting: Literal[0, 3] = 0 if quoted else 3  # QUOTE_MINIMAL, QUOTE_NONE
     header = next(lines, "")
-    splits = {mark: next(csv.reader([header], delimiter=mark), []) for mark in _DELIMITERS}
+    above = 0
+    if said := _EXCEL_SAYS.fullmatch(header):
+        delimiters, header, above = said[1], next(lines, ""), 1
+    splits = {mark: next(csv.reader([header], delimiter=mark, quoting=quoting), []) for mark in delimiters}
     delimiter = max(splits, key=lambda mark: (len(set(wanted) & set(splits[mark])), len(splits[mark])))
     names = splits[delimiter]
     if len(set(names)) != len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
         problems.add(f"the columns {', '.join(twice)} stand twice", "give each column a name of its own", 1)
         return
-    csv.field_size_limit(2**31 - 1)  # a cell may hold a whole chapter; Python's own limit is 128 KiB
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
-    start = 2
+    csv.field_size_limit(LONGEST_CELL)
+    reader = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)
+    start = 2 + above
     while True:
         try:
             values = next(reader)
@@ -260,7 +454,7 @@ def csv_rows(lines: Iterator[str], problems: RowProblems, wanted: Collection[str
                 what = f"{len(values)} cells where the header has {len(names)}"
                 row = delimiter.join(values)
                 problems.add(what, f"quote cells that hold {delimiter!r} or line ends", start, row)
-        start = reader.line_num + 2
+        start = reader.line_num + 2 + above
 
 
 def parquet_rows(full: Path, path: str) -> Iterator[Row]:
@@ -284,6 +478,39 @@ def parquet_rows(full: Path, path: str) -> Iterator[Row]:
                     yield number, row
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         what = f"not Parquet, or damaged after row {number}: {str(error).splitlines()[0][:160]}"
+        raise DataError(what, "fetch or write the file again", path) from error
+
+
+def arrow_rows(full: Path, path: str) -> Iterator[Row]:
+    """Rows of an Arrow file or stream, numbered from 1; one batch of them is in memory at a time.
+
+    Raises:
+        DataError: where pyarrow is missing, or the file is damaged.
+    """
+    try:
+        import pyarrow
+        import pyarrow.ipc
+    except ModuleNotFoundError:
+        fix = f"pip install 'afina[{format_as('a.arrow', 'rows').extra}]', or convert the file to JSONL"
+        raise DataError("reading Arrow needs pyarrow", fix, path) from None
+    number = 0
+    try:
+        with pyarrow.memory_map(str(full)) as mapped:
+            start = mapped.read(len(_ARROW_FILE))
+            mapped.seek(0)
+            if start == _ARROW_FILE:  # a file with an index of its batches; `datasets` saves streams, without one
+                indexed = pyarrow.ipc.open_file(mapped)
+                batches = (indexed.get_batch(place) for place in range(indexed.num_record_batches))
+            else:
+                batches = iter(pyarrow.ipc.open_stream(mapped))
+            for batch in batches:
+                for row in (
+                    row for part in range(0, batch.num_rows, _BATCH) for row in batch[part : part + _BATCH].to_pylist()
+                ):
+                    number += 1
+                    yield number, row
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        what = f"not Arrow, or damaged after row {number}: {str(error).splitlines()[0][:160]}"
         raise DataError(what, "fetch or write the file again", path) from error
 
 

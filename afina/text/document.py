@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NotRequired, TypedDict
 
+Split = Literal["train", "validation", "test"]
+"""What a file is for, where its folder tells (:mod:`afina.sources.splits`)."""
+
 
 class FunctionCall(TypedDict):
     """Which function, and with what."""
@@ -115,6 +118,8 @@ class Ledger:
     files: list[FileLedger] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
     """Path -> why the file was not read."""
+    splits: dict[str, Split] = field(default_factory=dict)
+    """Path -> what the file is for, in folders that hold `train` and others side by side."""
 
 
 def visible(text: str) -> int:

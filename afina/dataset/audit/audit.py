@@ -6,14 +6,16 @@ says what to do. What is **fatal** stops a run unless the recipe's `dataset.acce
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from afina.dataset.audit.between_examples import Between
 from afina.dataset.audit.one_example import excerpt
-from afina.dataset.audit.read_files import AuditReading, read_files
+from afina.dataset.audit.read_files import AuditReading, find_splits, read_files
 from afina.dataset.audit.row_table import RowTable
 from afina.dataset.audit.rules import RULES, Finding, make_finding, worst_first
 from afina.dataset.audit.split_audit import EXAMPLES_SHOWN, SplitAudit
@@ -24,6 +26,8 @@ from afina.record import Record, read_rows
 from afina.run import Progress, no_progress, read_mapping
 from afina.sandbox.code_check import check_blocks
 from afina.sources.rows import large_columns
+from afina.sources.splits import describe_splits
+from afina.sources.unread import describe_unread
 from afina.text.example import Example, read_examples
 
 
@@ -36,6 +40,8 @@ class Audit:
     validation: int
     texts: int
     conversations: int
+    said: tuple[str, ...] = ()
+    """What stands above the findings: which splits the files are, and how many of them were not read."""
 
     def fatal(self, accepted: Sequence[str] = ()) -> list[Finding]:
         """The findings that stop a run, without those whose names are accepted."""
@@ -88,9 +94,10 @@ def audit_dataset(folder: Path, recipe: Recipe, tokens: TokenView | None = None)
             rows = [row for row in rows if row["result"] != "wrong"]
         extra += code_findings(rows)
     settings = recipe.dataset
+    test = folder / "test.jsonl"
     return _audit(
         read_examples(files[0]),
-        read_examples(files[1]),
+        chain(read_examples(files[1]), read_examples(test) if test.exists() else ()),
         extra,
         warn_only,
         tokens,
@@ -126,7 +133,8 @@ def audit_files(
 
     Args:
         paths: what would be trained on.
-        validation: a file or folder that is held out, looked at for leakage.
+        validation: a file or folder that is held out, looked at for leakage. Without one it is what the names of files
+            tell (:mod:`afina.sources.splits`): `valid` and `test` beside a `train`.
         progress: is told what is being read.
         tokens: a base's tokenizer; without one nothing is said about tokens.
         check_code: language -> compiler, as in the recipe.
@@ -140,8 +148,12 @@ def audit_files(
             problems=[Problem("there is no such file or folder", "check the path", str(p)) for p in absent]
         )
     reading = AuditReading(languages=frozenset(check_code or ()))
-    train = (example for path in paths for example in read_files(path, reading, progress))
+    splits = {} if validation else find_splits(paths)
+    apart = {path for path, split in splits.items() if split != "train"}
+    train = (example for path in paths for example in read_files(path, reading, progress, without=apart))
     held_out = read_files(validation, reading, progress) if validation else iter(())
+    if apart:
+        held_out = (example for path in paths for example in read_files(path, reading, progress, only=apart))
     audit = _audit(train, held_out, [], [], tokens)
     extra = code_findings([item.as_json() for item in check_blocks(reading.blocks, check_code or {}, progress)])
     extra += refused_rows(reading, audit)
@@ -156,7 +168,12 @@ def audit_files(
     if reading.skipped:
         shown = [{"where": path, "text": why} for path, why in list(reading.skipped.items())[:EXAMPLES_SHOWN]]
         extra.append(make_finding("skipped_file", len(reading.skipped), len(reading.skipped) + reading.files, shown))
-    return replace(audit, findings=worst_first([*audit.findings, *extra]))
+    counted: Counter[str] = Counter()
+    for path, split in splits.items():
+        counted[split] += reading.examples[path]
+    said = [describe_splits(splits, counted)] if splits else []
+    said += [describe_unread(reading.skipped, reading.files)] if reading.skipped else []
+    return replace(audit, findings=worst_first([*audit.findings, *extra]), said=tuple(said))
 
 
 def refused_rows(reading: AuditReading, audit: Audit) -> Iterator[Finding]:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from afina.dataset.audit.audit import Audit
+from afina.sources.splits import describe_splits
+from afina.sources.unread import describe_unread
 from afina.units import show_count, show_money
 
 NO_QUESTION = "question: "
@@ -16,7 +18,9 @@ MARKS = {"fatal": "FATAL  ", "warning": "warning", "note": "note   "}
 def describe_summary(summary: Mapping[str, Any]) -> str:
     """How many examples a dataset holds, what was left out and why, and whether the characters add up."""
     lines = []
-    for split in ("train", "validation"):
+    for split in ("train", "validation", "test"):
+        if split not in summary:
+            continue
         counts = summary[split]
         lines.append(
             f"{split:<11}{counts['examples']:>8} examples: {counts['conversations']} conversations, "
@@ -29,7 +33,14 @@ def describe_summary(summary: Mapping[str, Any]) -> str:
             f"{show_count(made['characters'])} characters added; {made['left_out']} facts left out"
         )
     files = summary["ledger"]["files"]
-    lines.append(f"{'sources':<11}{len(files):>8} files read, {len(summary['ledger']['skipped'])} passed over")
+    lines.append(f"{'sources':<11}{len(files):>8} files read")
+    if skipped := summary["ledger"]["skipped"]:
+        lines.append(describe_unread(skipped, len(files)))
+    if "splits" in summary:
+        counted = {split: summary[split]["examples"] for split in ("train", "validation", "test") if split in summary}
+        lines.append(describe_splits(summary["splits"], counted))
+        if "test" in summary:
+            lines.append("the test split is left out of training, and looked at for leakage")
     for reason, count in summary["dropped"].items():
         if reason.startswith(NO_QUESTION):
             lines.append(f"{'not asked':<11}{count:>8} facts: {reason.removeprefix(NO_QUESTION)}")
@@ -102,7 +113,7 @@ def describe_teacher(taught: Mapping[str, Any]) -> list[str]:
 
 def describe_audit(audit: Audit) -> str:
     """Every finding with its count, its first places and what to do."""
-    lines = [f"{audit.train} training and {audit.validation} held-out examples looked at"]
+    lines = [f"{audit.train} training and {audit.validation} held-out examples looked at", *audit.said]
     for finding in audit.findings:
         lines.append(f"\n{MARKS[finding.severity]} {finding.name}: {finding.count} of {finding.of} ({finding.split})")
         lines.append(f"        {finding.what}")

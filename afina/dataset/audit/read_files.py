@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from afina.errors import DataError, Problem
 from afina.recipe import Dataset, Recipe, Source, Train
 from afina.run import Progress, no_progress
-from afina.sources import read_sources
+from afina.sources import placed_files, plan_sources, read_sources
 from afina.sources.rows import large_columns
+from afina.sources.splits import PlacedFile, recognise
 from afina.text.code_blocks import CodeBlock, document_blocks
-from afina.text.document import Document, Ledger
+from afina.text.document import Document, Ledger, Split
 from afina.text.example import Example
-from afina.text.formats import kind_of
+from afina.text.formats import has_own_lines, kind_of
 from afina.text.lines import file_lines
 from afina.text.sections import split_sections
 
@@ -55,6 +56,8 @@ class AuditReading:
     """Path -> columns left out that hold much of its text, with their share."""
     skipped: dict[str, str] = field(default_factory=dict)
     files: int = 0
+    examples: Counter[str] = field(default_factory=Counter)
+    """Of each file, how many it gave."""
     lines: int = 0
     """Lines of text files, and how many of them are blank: what a line-per-example loader would see."""
     blank_lines: int = 0
@@ -64,11 +67,21 @@ class AuditReading:
     blocks: list[CodeBlock] = field(default_factory=list)
 
 
-def read_files(path: Path, reading: AuditReading, progress: Progress = no_progress) -> Iterator[Example]:
-    """The rows of a file or folder as they are, policies aside; texts in sections.
+def find_splits(paths: Sequence[Path]) -> dict[str, Split]:
+    """What each file is for, where names tell (:mod:`afina.sources.splits`), by its path as in `Example.path`."""
+    placed: list[PlacedFile] = []
+    for path in paths:
+        root, recipe = _recipe_of(path)
+        # What is wrong with a file is told when it is read.
+        planned = plan_sources(recipe, Ledger(), [])
+        for file in (file for source in planned for file in placed_files(source)):
+            shown, family = ((root / place).as_posix() for place in (file.path, file.family))
+            placed.append(PlacedFile(shown, family, file.split))
+    return recognise(placed)
 
-    Errors of single rows or files end up in ``reading.problems``.
-    """
+
+def _recipe_of(path: Path) -> tuple[Path, Recipe]:
+    """The folder above a path, as it was given, and a recipe that reads the path."""
     path = path if path.name not in ("", "..") else path.resolve()
     # The method and base play no part in reading.
     recipe = Recipe(
@@ -78,10 +91,35 @@ def read_files(path: Path, reading: AuditReading, progress: Progress = no_progre
         train=Train(method="scratch"),
         dataset=Dataset(on_unreadable="drop"),
     )
+    return path.parent, recipe
+
+
+def read_files(
+    path: Path,
+    reading: AuditReading,
+    progress: Progress = no_progress,
+    *,
+    only: Container[str] | None = None,
+    without: Container[str] = (),
+) -> Iterator[Example]:
+    """The rows of a file or folder as they are, policies aside; texts in sections.
+
+    Errors of single rows or files end up in ``reading.problems``.
+
+    Args:
+        only: the files to be read; None: all of them.
+        without: files not to be read.
+    """
+    root, recipe = _recipe_of(path)
+
+    def wanted(file: str) -> bool:
+        shown = (root / file).as_posix()
+        return shown not in without and (only is None or shown in only)
+
     ledger = Ledger()
     try:
-        for document in read_sources(recipe, ledger, progress):
-            shown = replace(document, path=(path.parent / document.path).as_posix())
+        for document in read_sources(recipe, ledger, progress, wanted):
+            shown = replace(document, path=(root / document.path).as_posix())
             if shown.kind == "unreadable":
                 rows = reading.refused.setdefault(shown.meta["finding"], RefusedRows())
                 rows.add(f"{shown.path}:{shown.line}", shown.meta["what"])
@@ -89,11 +127,13 @@ def read_files(path: Path, reading: AuditReading, progress: Progress = no_progre
             if reading.languages:
                 found = document_blocks(shown, Path())
                 reading.blocks += (block for block in found if block.language in reading.languages)
-            yield from _examples(shown, reading)
+            for example in _examples(shown, reading):
+                reading.examples[shown.path] += 1
+                yield example
     except DataError as error:
-        reading.problems += [replace(item, where=(path.parent / item.where).as_posix()) for item in error.problems]
+        reading.problems += [replace(item, where=(root / item.where).as_posix()) for item in error.problems]
     reading.columns |= {
-        (path.parent / entry.path).as_posix(): shares
+        (root / entry.path).as_posix(): shares
         for entry in ledger.files
         if (shares := large_columns(entry.chars_in, entry.dropped))
     }
@@ -109,7 +149,7 @@ def _examples(document: Document, reading: AuditReading) -> Iterator[Example]:
         said = replace(origin, messages=document.messages, tools=document.tools)
         yield replace(said, rejected=document.rejected, label=document.label)
         return
-    if kind_of(document.path) in ("text", "markdown"):
+    if kind_of(document.path) in ("text", "markdown") and has_own_lines(document.path):
         _count_lines(document, reading)
     in_file = file_lines(document, Path())
     for section in split_sections(document, SECTION_CHARS):

@@ -9,12 +9,13 @@ import json
 import os
 import shutil
 import tempfile
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from afina.dataset.build.canaries import add_canaries
-from afina.dataset.build.choose import NOT_MIXED, REASONS, TRAIN, VALIDATION, hold_out
+from afina.dataset.build.choose import NOT_MIXED, REASONS, TEST, TRAIN, VALIDATION, hold_out
 from afina.dataset.build.corpus import Corpus, read_corpus
 from afina.dataset.build.mix import times_seen
 from afina.dataset.build.spool import DropSpool
@@ -58,8 +59,8 @@ def build_dataset(
     Args:
         recipe: the resolved recipe.
         folder: gets ``train.jsonl``, ``validation.jsonl``, ``dropped.jsonl`` and ``dataset.json``, the probes of
-            `dataset.hold_out_phrasings` and, where code is checked, ``code.jsonl``; what stood there is replaced at
-            the end.
+            `dataset.hold_out_phrasings` and, where code is checked, ``code.jsonl``, ``test.jsonl`` where files stand
+            there for a test; what stood there is replaced at the end.
         progress: is told what is being read.
         teaching: for `dataset.teacher`; its answers are kept beside `folder` where not given.
         workers: processes that read; see :func:`~afina.dataset.build.gather.gather`.
@@ -74,7 +75,8 @@ def build_dataset(
     with whole_folder(folder) as beside:
         corpus = read_corpus(recipe, beside / "parts", progress, workers)
         taught = _add_questions(corpus, teaching or Teaching(folder.parent / TEACHER_FOLDER), progress)
-        hold_out(corpus.columns, corpus.fate, recipe, corpus.notes.groups if corpus.notes else None)
+        groups = corpus.notes.groups if corpus.notes else None
+        hold_out(corpus.columns, corpus.fate, recipe, groups, corpus.ledger.splits)
         times = times_seen(corpus.columns, corpus.fate, recipe)
         corpus.fate[times == 0] = NOT_MIXED
         dropped = _write_chosen(beside, corpus, times)
@@ -138,13 +140,19 @@ def _write_chosen(folder: Path, corpus: Corpus, times: np.ndarray) -> DropSpool:
     source = np.frombuffer(columns.source, np.uint16)
     as_it_was = (times == np.array([each.repeat for each in corpus.recipe.sources])[source]).tobytes()
     dropped = DropSpool(folder / "dropped.jsonl")
-    with (folder / "train.jsonl").open("wb") as train, (folder / "validation.jsonl").open("wb") as validation:
+    with ExitStack() as files:
+        train, validation = (
+            files.enter_context((folder / f"{name}.jsonl").open("wb")) for name in ("train", "validation")
+        )
+        held_out = {VALIDATION: validation}
+        if (corpus.fate == TEST).any():
+            held_out[TEST] = files.enter_context((folder / "test.jsonl").open("wb"))
         for spool, drops in zip(corpus.spools, corpus.drops, strict=True):
             dropped.absorb(drops)
             with spool.open("rb") as lines:
                 for line in lines:
-                    if fates[row] == VALIDATION:
-                        validation.write(line)
+                    if fates[row] in held_out:
+                        held_out[fates[row]].write(line)
                     elif fates[row] != TRAIN:
                         dropped.append(_dropped(corpus, row, Example.from_json(json.loads(line)), fates[row]))
                     elif as_it_was[row]:

@@ -162,7 +162,7 @@ def read_corpus(recipe: Recipe, folder: Path, progress: Progress, workers: int |
         intake.absorb(part.intake)
         columns.extend(part.intake.examples.columns)
         part.intake.examples.columns = ExampleColumns()
-    fate, same_as = find_duplicates(columns, _signatures(parts, folder, recipe), recipe, intake)
+    fate, same_as = find_duplicates(columns, _signatures(parts, folder, recipe), recipe, intake, ledger.splits)
     problems += intake.problems()
     if problems:
         raise DataError(problems=problems)

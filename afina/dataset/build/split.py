@@ -1,4 +1,8 @@
-"""Hold examples out by a hash of their content: files added or moved never move an example across."""
+"""Hold examples out by a hash of their content: files added or moved never move an example across.
+
+Where files stand side by side as `train`, `valid` and `test`, what they are called decides instead
+(:mod:`afina.sources.splits`).
+"""
 
 from __future__ import annotations
 
@@ -80,7 +84,13 @@ def split_keys(group: np.ndarray, joined: Iterable[tuple[int, int]]) -> np.ndarr
     return np.array([top(key) for key in group.tolist()], np.uint64)
 
 
-def held_out(group: np.ndarray, source: np.ndarray, recipe: Recipe, names: Sequence[str] | None = None) -> np.ndarray:
+def held_out(
+    group: np.ndarray,
+    source: np.ndarray,
+    recipe: Recipe,
+    names: Sequence[str] | None = None,
+    fixed: np.ndarray | None = None,
+) -> np.ndarray:
     """For each example whether it is held out.
 
     Examples of one group (see :func:`split_keys`, or with `dataset.split_by` ``file``
@@ -92,6 +102,7 @@ def held_out(group: np.ndarray, source: np.ndarray, recipe: Recipe, names: Seque
         group: of each example, as :func:`split_keys` gives it; or its position in `names`.
         source: of each example, its position in the recipe's `sources`.
         names: of the groups, where they are no hashes.
+        fixed: of each example, whether it is for training whatever its hash; None: none is.
 
     Raises:
         DataError: when nothing would be left to train on.
@@ -101,7 +112,7 @@ def held_out(group: np.ndarray, source: np.ndarray, recipe: Recipe, names: Seque
     wanted = np.array([_share(own.validation, recipe) for own in recipe.sources])
     groups, inverse = np.unique(group, return_inverse=True)
     share = np.ones(len(groups))
-    np.minimum.at(share, inverse, wanted[source])
+    np.minimum.at(share, inverse, wanted[source] if fixed is None else np.where(fixed, 0.0, wanted[source]))
     points = np.array([point(recipe.seed, names[key] if names else f"{key:016x}") for key in groups.tolist()])
     out = points < share
     allowed = share > 0

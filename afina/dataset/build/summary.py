@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from afina.dataset.build.choose import TRAIN, VALIDATION
+from afina.dataset.build.choose import TEST, TRAIN, VALIDATION
 from afina.dataset.build.corpus import Corpus
 from afina.dataset.build.mix import mix_table
 from afina.dataset.build.spool import DropSpool, ExampleColumns
@@ -23,6 +23,8 @@ def summary_of(corpus: Corpus, times: np.ndarray, dropped: DropSpool) -> dict[st
 
     - ``train``, ``validation``: examples, texts, conversations, characters, ``replay_share`` (of
       the characters seen in one epoch, so `repeat` counts).
+    - ``test``: the same of what is left out of training because its file is there for a test; ``splits``: file -> what
+      it is for. Both only where the names of files tell it (:mod:`afina.sources.splits`).
     - ``sources``: the same per source, with its path.
     - ``made``: the questions made from documents, which are additions: examples, facts, characters, facts per kind,
       and how many facts were left out. They count in ``train``, ``validation`` and ``sources`` too.
@@ -45,8 +47,8 @@ def summary_of(corpus: Corpus, times: np.ndarray, dropped: DropSpool) -> dict[st
     recipe, columns, intake, ledger = corpus.recipe, corpus.columns, corpus.intake, corpus.ledger
     source = np.frombuffer(columns.source, np.uint16)
     chars, context = np.frombuffer(columns.chars, np.uint64), np.frombuffer(columns.context, np.uint32)
-    train, validation = corpus.fate == TRAIN, corpus.fate == VALIDATION
-    chosen, was_read = train | validation, np.arange(len(columns)) < corpus.read
+    train, validation, test = (corpus.fate == split for split in (TRAIN, VALIDATION, TEST))
+    chosen, was_read = train | validation | test, np.arange(len(columns)) < corpus.read
     in_examples, context_added = int(chars[chosen & was_read].sum()), int(context[chosen & was_read].sum())
     in_made = int(chars[chosen & ~was_read].sum())
     made = [(group, kind) for row, (kind, group) in columns.made.items() if chosen[row]]
@@ -64,6 +66,8 @@ def summary_of(corpus: Corpus, times: np.ndarray, dropped: DropSpool) -> dict[st
         "documents": intake.documents,
         "train": _counts(corpus, times, train),
         "validation": _counts(corpus, times, validation),
+        **({"test": _counts(corpus, times, test)} if test.any() else {}),
+        **({"splits": dict(sorted(ledger.splits.items()))} if ledger.splits else {}),
         "sources": sources,
         "made": {
             "examples": len(made),
