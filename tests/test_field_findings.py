@@ -398,6 +398,12 @@ def test_a_clean_copy_never_overwrites_its_own_file_nor_leaves_half_of_one(tmp_p
     assert file.read_bytes() == before and not (tmp_path / "out.jsonl").exists()
 
 
+@pytest.mark.parametrize("name", ["valid.jsonl", "test.jsonl", "train.jsonl"])
+def test_a_clean_copy_of_a_file_whose_name_tells_its_split(tmp_path: Path, name: str):
+    file = write(tmp_path, [*good_rows(), good_rows()[0]], name)
+    assert write_clean(file, tmp_path / "out.jsonl").kept == 60
+
+
 def test_preferences_are_copied_too(tmp_path: Path):
     rows = [{"prompt": f"Ask {n}?", "chosen": f"It is {n} there.", "rejected": f"No, {n} it is."} for n in range(5)]
     copy = write_clean(write(tmp_path, [*rows, rows[0]]), tmp_path / "out.jsonl")

@@ -101,7 +101,9 @@ def _recipe(file: Path, settings: Sequence[str]) -> Recipe:
     given = {setting.partition("=")[0] for setting in settings}
     policies = [f"dataset.{name}={value}" for name, value in DROPS.items() if f"dataset.{name}" not in given]
     recipe = recipe_of([*policies, *settings, "dataset.validation=0"])
-    recipe = recipe.model_copy(update={"root": str(file.parent.resolve()), "sources": [Source(path=file.name)]})
+    recipe = recipe.model_copy(
+        update={"root": str(file.parent.resolve()), "sources": [Source(path=file.name, splits="ignore")]}
+    )
     first = next(read_sources(recipe, Ledger()), None)
     method = {"preference": "dpo", "rated": "kto"}.get(document_kind(first) if first else "", "sft")
     return recipe.model_copy(update={"train": recipe.train.model_copy(update={"method": method})})

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from afina.dataset.audit.read_files import AuditReading, read_files
+from afina.dataset.audit.read_files import AuditReading, find_splits, read_files
 from afina.errors import DataError, Problem, RecipeError
 from afina.run import Progress, no_progress
 from afina.text.example import Example, read_examples
@@ -133,7 +133,7 @@ def _read(path: Path, progress: Progress) -> Iterator[tuple[str, Example]]:
             if (folder / f"{split}.jsonl").exists():
                 yield from ((split, example) for example in read_examples(folder / f"{split}.jsonl"))
         return
-    reading = AuditReading()
-    yield from (("train", example) for example in read_files(path, reading, progress))
+    reading, splits = AuditReading(), find_splits([path])
+    yield from ((splits.get(example.path, "train"), example) for example in read_files(path, reading, progress))
     if reading.problems:
         raise DataError(problems=reading.problems)
