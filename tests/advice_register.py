@@ -75,7 +75,7 @@ NOT_FOLLOWED: dict[str, tuple[tuple[str, str], ...]] = {
         ("dataset/build/code_policy.py", "`dataset.on_wrong_code: drop`"),
     ),
     "it is printed with a finding that stops nothing, or that stops other settings followed here": (
-        ("dataset/audit/audit.py", "^(nothing to do|give more data|`dataset|decode|fix|set|end|write one)"),
+        ("dataset/audit/audit.py", "^(convert|nothing to do|give more data|`dataset|decode|fix|set|end|write one)"),
         ("dataset/audit/audit.py", "whose marks are tokens of this base$"),
     ),
     "it says what to write into the rows, or which base has a place for them; test_templates.py tries both": (

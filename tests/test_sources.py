@@ -49,7 +49,7 @@ def test_what_is_left_out_of_a_folder_is_listed_with_the_reason(tmp_path: Path) 
     assert ledger.skipped == {
         "docs/.git/": "hidden folder",
         "docs/.hidden.md": "hidden file",
-        "docs/node_modules/": "build folder",
+        "docs/node_modules/": "vendored folder: 1 file",
         "docs/cache/": "build folder",
         "docs/logo.png": "binary by its ending .png",
         "docs/data.foo": "unknown ending .foo",

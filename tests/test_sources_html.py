@@ -55,6 +55,12 @@ def markdown(page: str) -> str:
         ("<dl><dt>T<dd>D<dt>U<dd><p>E<p>F</dl>", "- **T**: D\n\n- **U**: E\n\n  F\n"),
         ("<p>a<hr><p>b", "a\n\n---\n\nb\n"),
         ("<p>10<sup>2</sup> see <img alt='a cat' src=x>", "10^2 see a cat\n"),
+        ("<p>H<sub>2</sub>O, x<sub>i</sub>", "H2O, x_i\n"),
+        ("<math><msup><mi>x</mi><mn>2</mn></msup><mo>=</mo><mfrac><mi>a</mi><mi>b</mi></mfrac></math>", "x^2=a/b\n"),
+        (
+            "<math><mfrac><mrow><mi>a</mi><mo>+</mo><mn>12</mn></mrow><msqrt><mi>b</mi></msqrt></mfrac></math>",
+            "(a+12)/√b\n",
+        ),
         ("<div>a<div>b</div>c</div>", "a\n\nb\n\nc\n"),
         ("<a href=x>link</a><span> text</span>", "link text\n"),
         ("<p>&lt;script> a &amp; b &nbsp;c", "\\<script> a & b \xa0c\n"),
@@ -148,7 +154,7 @@ def test_deep_nesting_is_read_or_refused_never_cut() -> None:
 
 TAGS = (
     "p div span b i em strong code kbd pre ul ol li dl dt dd table thead tbody tr td th caption blockquote h1 h2 h4"
-    " figure figcaption a section br hr img sup q aside center option button unknown-tag"
+    " figure figcaption a section br hr img sup q aside center option unknown-tag"
 )
 TREES = st.recursive(
     st.just("word"),

@@ -33,8 +33,8 @@ def test_front_matter_is_counted_and_the_lines_stay_right(tmp_path: Path) -> Non
     put(tmp_path, {"a.md": "---\ntitle: T\n---\n# Head\n\ntext <!-- note -->\n"})
     ledger = Ledger()
     (document,) = read(tmp_path, "a.md", ledger)
-    assert (document.text, document.line, document.title) == ("# Head\n\ntext <!-- note -->\n", 4, "Head")
-    assert ledger.files[0].dropped == {"front matter": len("---title:T---")}
+    assert (document.text, document.line, document.title) == ("# Head\n\ntext\n", 4, "Head")
+    assert ledger.files[0].dropped == {"front matter": len("---title:T---"), "comment": len("<!--note-->")}
 
 
 def test_includes_are_resolved_and_get_a_ledger_of_their_own(tmp_path: Path) -> None:

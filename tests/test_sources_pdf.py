@@ -170,8 +170,144 @@ def test_every_character_is_counted(tmp_path_factory: pytest.TempPathFactory, te
     if not visible:
         return
     (document,) = read(root, ledger=ledger, on_scanned_page="drop")
-    assert "".join(document.text.split()) == visible
-    assert ledger.files[0].balanced and ledger.files[0].chars_out == len(visible)
+    (entry,) = ledger.files
+    assert entry.balanced and entry.chars_in == len(visible)
+    if not entry.dropped:
+        assert "".join(document.text.split()) == visible
+
+
+def at(x: float, y: float, text: str) -> bytes:
+    """One line of text at a place."""
+    escaped = text.replace("(", r"\(").replace(")", r"\)")
+    return f"BT /F1 10 Tf {x} {y} Td ({escaped}) Tj ET\n".encode("cp1252")
+
+
+LEFT = [
+    "The harbour opened in the",
+    "year 1931 with one quay of",
+    "stone, and boats came for",
+    "the tuna of the facto-",
+]
+RIGHT = [
+    "ries, which closed when the",
+    "fish stayed away. Today it",
+    "has forty-two berths, and",
+    "a night costs ten euros.",
+]
+
+
+def columns(*texts: list[str], places: tuple[float, ...] = (60, 320), top: float = 740) -> bytes:
+    """A page that writes columns line across line."""
+    rows = zip(*texts, strict=True)
+    return b"".join(
+        at(x, top - 14 * row, text) for row, line in enumerate(rows) for x, text in zip(places, line, strict=True)
+    )
+
+
+def whole(ledger: Ledger) -> dict[str, int]:
+    (entry,) = ledger.files
+    assert entry.balanced
+    return entry.dropped
+
+
+def test_columns_are_read_one_after_the_other_and_split_words_made_whole(tmp_path: Path) -> None:
+    ledger = Ledger()
+    (tmp_path / "a.pdf").write_bytes(pdf(columns(LEFT, RIGHT)))
+    (document,) = read(tmp_path, ledger=ledger)
+    whole_words = [*LEFT[:3], "the tuna of the factories,", "which closed when the", *RIGHT[1:]]
+    assert document.text.split("\n") == [*whole_words, ""]
+    assert whole(ledger) == {"hyphen of a split word": 1} and not ledger.skipped
+
+
+def test_a_title_across_columns_stands_before_what_is_below_it(tmp_path: Path) -> None:
+    title = at(60, 700, "What came of the harbour of Vela in the hundred years that followed upon its founding")
+    page = columns(LEFT, RIGHT, top=780) + title + columns(LEFT, RIGHT, top=660)
+    (tmp_path / "a.pdf").write_bytes(pdf(page))
+    lines = read(tmp_path)[0].text.split("\n")
+    assert lines.index("What came of the harbour of Vela in the hundred years that followed upon its founding") == 8
+    assert lines[0] == lines[9] == LEFT[0] and lines[7] == lines[16] == RIGHT[3]
+
+
+def test_three_columns_and_columns_that_the_file_has_in_order(tmp_path: Path) -> None:
+    middle = [text.upper() for text in LEFT[:3]]
+    page = columns(LEFT[:3], middle, RIGHT[:3], places=(40, 220, 400))
+    in_order = b"".join(
+        at(x, 740 - 14 * row, text) for x, texts in ((60, LEFT), (320, RIGHT)) for row, text in enumerate(texts)
+    )
+    (tmp_path / "a.pdf").write_bytes(pdf(page))
+    assert read(tmp_path)[0].text.split("\n") == [*LEFT[:3], *middle, *RIGHT[:3], ""]
+    (tmp_path / "b.pdf").write_bytes(pdf(in_order))
+    assert "factories,\nwhich closed" in read(tmp_path, "b.pdf")[0].text
+
+
+def test_a_table_is_not_taken_for_columns_and_that_is_said(tmp_path: Path) -> None:
+    ledger = Ledger()
+    ports, waters = ["Port", "Faro", "Lagos", "Tavira"], ["High water", "14:20", "15:02", "14:35"]
+    (tmp_path / "a.pdf").write_bytes(pdf(columns(ports, waters, places=(60, 200))))
+    assert "Faro 14:20" in read(tmp_path, ledger=ledger)[0].text
+    ((place, reason),) = ledger.skipped.items()
+    assert place == "a.pdf (order not certain)" and "on page 1" in reason and "afina[docling]" in reason
+
+
+def test_a_list_is_no_table(tmp_path: Path) -> None:
+    ledger = Ledger()
+    page = b"".join(
+        at(60, 740 - 14 * row, f"{row + 1}.") + at(80, 740 - 14 * row, text) for row, text in enumerate(LEFT)
+    )
+    (tmp_path / "a.pdf").write_bytes(pdf(page))
+    assert read(tmp_path, ledger=ledger)[0].text.startswith("1. The harbour") and not ledger.skipped
+
+
+def page_of(number: int, *texts: str, header: str = "Vela Harbour Handbook") -> bytes:
+    body = b"".join(at(60, 740 - 14 * row, text) for row, text in enumerate(texts))
+    return at(60, 800, header) + body + at(290, 40, f"Page {number} of 3")
+
+
+def test_running_headers_and_page_numbers_are_left_out_and_counted(tmp_path: Path) -> None:
+    ledger = Ledger()
+    texts = [("Boats come.", "Same line."), ("They go.", "Same line."), ("The tide turns.", "Same line.")]
+    (tmp_path / "a.pdf").write_bytes(pdf(*(page_of(number, *lines) for number, lines in enumerate(texts, start=1))))
+    (document,) = read(tmp_path, ledger=ledger)
+    assert document.text == "\n\n".join("\n".join(lines) for lines in texts) + "\n"
+    assert whole(ledger) == {"running header, footer or page number": 3 * len("VelaHarbourHandbookPage1of3")}
+
+
+@pytest.mark.parametrize(
+    "pages",
+    [
+        [page_of(1, "One.", "Two."), page_of(2, "Three.", "Four.")],  # two pages do not tell
+        [at(60, 800 - 9 * number, "Vela") + at(60, 740, "Text.") for number in range(3)],  # never at one place
+        [
+            at(60, 740, year) + at(60, 700, f"{word}.") + at(60, 686, word * 2)  # numbers that do not count pages
+            for year, word in (("1931", "quay"), ("1950", "boat"), ("1972", "fish"))
+        ],
+        [at(60, 740, "Certificate")] * 3,  # nothing else on the page
+        [at(60, 740, "Dear reader,") + at(60, 726, "this is one.") + at(60, 712, "Yours.")] * 3,  # no distance
+    ],
+)
+def test_what_may_be_text_of_the_page_stays(tmp_path: Path, pages: list[bytes]) -> None:
+    ledger = Ledger()
+    (tmp_path / "a.pdf").write_bytes(pdf(*pages))
+    read(tmp_path, ledger=ledger)
+    assert whole(ledger) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "joined"),
+    [
+        ("the facto-\nries here", "the factories\nhere"),
+        ("the facto-\nries.\nNext", "the factories.\nNext"),
+        ("a well-\nknown port, as well-known as", "a well-known\nport, as well-known as"),
+        ("ele fez-\nse ao mar; quando fez isso se foi", "ele fez-se\nao mar; quando fez isso se foi"),
+        ("a clas-\nse inteira", "a classe\ninteira"),
+        ("the Faro-\nLagos line", "the Faro-\nLagos line"),
+        ("pages 3-\n4 and a -\nb", "pages 3-\n4 and a -\nb"),
+        ("read-only; a read-\nonly file", "read-only; a read-only\nfile"),
+    ],
+)
+def test_split_words(tmp_path: Path, text: str, joined: str) -> None:
+    (tmp_path / "a.pdf").write_bytes(pdf(show(text)))
+    assert read(tmp_path)[0].text == joined + "\n"
 
 
 def test_the_reader_is_among_the_inputs_of_a_dataset(tmp_path: Path) -> None:

@@ -39,6 +39,9 @@ class Source(RecipePart):
     """What the files are. `auto` goes by the file name's ending."""
     exclude: list[str] = []
     """Globs of files to leave out, e.g. `["drafts/*"]`. They are counted and listed in the dataset's ledger."""
+    all_files: bool = False
+    """Also read what is left out of a folder of code: vendored, generated and minified files, lock files, what
+    `.gitignore` names. Files of secrets (`.env`, keys) are never read."""
     solutions: str | None = None
     """For `pairs`: folder or glob of the solutions, matched to the problems in `path`."""
     stem: str = r"^(\d+-\d+)"

@@ -18,6 +18,7 @@ from afina.sources.files import SourceFile, SourceReading, check_encoding, expan
 from afina.sources.hub import hub_address, read_hub
 from afina.sources.pairs import match_pairs, read_pair
 from afina.sources.parsers import has_docling, read_with_docling
+from afina.sources.repeated import with_repeated
 from afina.sources.web import SiteFile, in_its_encoding, site_files, with_address
 from afina.text.document import Document, FileLedger, Ledger, Message, visible
 from afina.text.formats import format_as, load_function
@@ -140,9 +141,16 @@ def _jobs(reading: SourceReading) -> list[_Job]:
         return [(path, lambda: read_hub(address, reading))]
     if path.startswith(WEB):
         sites = site_files(reading)
+        pages = [(site.file.full, site.page.encoding or reading.source.encoding) for site in sites]
+        reading = with_repeated(reading, [page for page, site in zip(pages, sites, strict=True) if _is_html(site.file)])
         return [(site.file.path, lambda site=site: _read_page(site, reading)) for site in sites]  # type: ignore[misc]
     files = expand(reading, path, reading.source.kind)
+    reading = with_repeated(reading, [(file.full, reading.source.encoding) for file in files if _is_html(file)])
     return [(file.path, lambda file=file: _read_file(file, reading)) for file in files]  # type: ignore[misc]
+
+
+def _is_html(file: SourceFile) -> bool:
+    return file.kind == "html"
 
 
 def _read_page(site: SiteFile, reading: SourceReading) -> Iterator[Document]:

@@ -1,8 +1,9 @@
 """Which files a source names, and how their bytes become text.
 
 A folder is walked in order of names. What is left out (hidden and build folders, binary files,
-unknown endings, excluded globs) stands in :attr:`Ledger.skipped` with the reason. Bytes are
-decoded as the recipe says or refused: a wrong guess would be trained as if it were the text.
+unknown endings, excluded globs, and by :mod:`afina.sources.repository` what is not its authors' work)
+stands in :attr:`Ledger.skipped` with the reason. Bytes are decoded as the recipe says or refused: a
+wrong guess would be trained as if it were the text.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
@@ -20,11 +21,12 @@ from pathlib import Path, PurePosixPath
 from afina.errors import DataError, RecipeError
 from afina.recipe import FileKind, Source, expand_path
 from afina.run import hash_file
+from afina.sources.repository import FolderRules, is_secret
 from afina.text.document import FileLedger, Ledger
 from afina.text.formats import KINDS, ending, format_as, is_packed, kind_of
 
 BYTE_ORDER_MARK = "\ufeff"
-_BUILD_FOLDERS = frozenset({"__pycache__", "node_modules", "bower_components", "zig-cache", "zig-out", "venv"})
+_BUILD_FOLDERS = frozenset({"__pycache__", "zig-cache", "zig-out", "venv"})
 _BUILD_MARKS = ("CACHEDIR.TAG", "pyvenv.cfg")
 LARGEST_UNPACKED_BYTES = 256 << 20
 """A packed file may unpack to this much text; a megabyte of zip may claim to hold terabytes."""
@@ -41,6 +43,8 @@ class SourceReading:
     ledger: Ledger
     drop_unreadable: bool = False
     """Rows that cannot be used become documents of that kind, for `dropped.jsonl`, and are no error."""
+    repeated: Callable[[], frozenset[str]] = frozenset
+    """Texts that most pages of the source repeat, known at the first call; see :mod:`afina.sources.repeated`."""
 
     def relative(self, full: Path) -> str:
         """A file's path as documents and errors show it: POSIX, relative to `root`."""
@@ -94,11 +98,14 @@ def expand(reading: SourceReading, pattern: str, kind: str) -> list[SourceFile]:
     found: dict[str, SourceFile] = {}
     unused = set(reading.source.exclude)
     seen: set[str] = set()
+    wild = _RulesOfGlob(reading, pattern)
     for anchor in matches:
         hidden_wanted = any(part.startswith(".") and part not in ("..", ".") for part in PurePosixPath(pattern).parts)
         parts = () if hidden_wanted or named else _below(anchor, reading.root)
         if any(part.startswith(".") for part in parts):
             reading.skip(reading.relative(anchor), "hidden")
+            continue
+        if wild.leaves_out(anchor):
             continue
         for full in _walk(reading, anchor, seen):
             path = reading.relative(full)
@@ -107,6 +114,9 @@ def expand(reading: SourceReading, pattern: str, kind: str) -> list[SourceFile]:
             unused -= set(globs)
             if globs:
                 reading.skip(path, f"excluded by {globs[0]!r}")
+            elif named and is_secret(full.name):
+                fix = "remove it from the recipe; what it says would be learned, and told to anybody who asks"
+                raise DataError("a file that is made to hold secrets is never read", fix, path)
             elif named:
                 found[path] = SourceFile(full, path, _kind_of_named(path, kind), named=True)
             else:
@@ -270,7 +280,44 @@ def _below(full: Path, root: Path) -> tuple[str, ...]:
     return tuple(part for part in PurePosixPath(os.path.relpath(full, root)).parts if part not in ("..", "."))
 
 
-def _walk(reading: SourceReading, place: Path, seen: set[str]) -> Iterator[Path]:
+class _RulesOfGlob:
+    """The rules of a repository for what a pattern matched by its wildcards; what it spells out is wanted."""
+
+    def __init__(self, reading: SourceReading, pattern: str) -> None:
+        parts = PurePosixPath(pattern).parts
+        spelled = next((at for at, part in enumerate(parts) if any(letter in part for letter in "*?[")), len(parts))
+        self._reading = reading
+        self._is_wild = spelled < len(parts)
+        self._start = reading.root.joinpath(*parts[:spelled])
+        self._rules: dict[Path, FolderRules] = {}
+
+    def leaves_out(self, anchor: Path) -> bool:
+        """Whether a match is left out; it then stands in the ledger, or the folder above it does."""
+        if not self._is_wild:
+            return False
+        place = self._start
+        for part in anchor.relative_to(self._start).parts:
+            if place not in self._rules:
+                self._rules[place] = FolderRules.of(place, self._rules.get(place.parent))
+            rules, place = self._rules[place], place / part
+            folder = place.is_dir()
+            if reason := _why_not(self._reading, rules, place, folder=folder):
+                self._reading.skip(self._reading.relative(place) + "/" * folder, reason)
+                return True
+        return False
+
+
+def _why_not(reading: SourceReading, rules: FolderRules, inner: Path, *, folder: bool) -> str | None:
+    """Why something in a folder is left out, by what its repository says of it; None where it is read."""
+    if not folder and is_secret(inner.name):
+        return "may hold secrets: never read"
+    if reading.source.all_files:
+        return None
+    rows = reading.source.kind == "rows" or bool(reading.source.columns)
+    return rules.why_not_folder(inner) if folder else rules.why_not_file(inner, rows=rows)
+
+
+def _walk(reading: SourceReading, place: Path, seen: set[str], above: FolderRules | None = None) -> Iterator[Path]:
     """Files of `place` in order of names; links are followed once, so that a loop ends."""
     real = os.path.realpath(place)
     if real in seen:
@@ -295,16 +342,19 @@ def _walk(reading: SourceReading, place: Path, seen: set[str]) -> Iterator[Path]
         raise DataError(
             f"cannot be listed: {error.strerror}", "check its permissions, or exclude it", reading.relative(place)
         ) from None
+    rules = FolderRules.of(place, above)
     for name in names:
         inner = place / name
         folder = inner.is_dir()
         shown = reading.relative(inner) + ("/" if folder else "")
-        if name.startswith("."):
+        if name.startswith(".") and not is_secret(name):
             reading.skip(shown, "hidden folder" if folder else "hidden file")
         elif folder and (name in _BUILD_FOLDERS or any((inner / mark).exists() for mark in _BUILD_MARKS)):
             reading.skip(shown, "build folder")
+        elif reason := _why_not(reading, rules, inner, folder=folder):
+            reading.skip(shown, reason)
         else:
-            yield from _walk(reading, inner, seen)
+            yield from _walk(reading, inner, seen, rules)
 
 
 def excluding(path: str, below: str, globs: Sequence[str]) -> list[str]:

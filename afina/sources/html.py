@@ -1,7 +1,8 @@
 """HTML: one Markdown document per page, by a walk over the parsed tree that counts every character.
 
 Left out, with the reason counted: scripts, styles, the head, navigation, comments, hidden
-elements, the ``§`` links of headings, the links that lead back from notes, numbers of printed pages.
+elements, the ``§`` links of headings, the links that lead back from notes, numbers of printed pages;
+and what stands around the main content (:mod:`afina.sources.main_content`).
 What is hidden only by a style sheet cannot be seen here.
 The characters that come in are counted apart from the walk (:func:`count_characters`), so that
 the ledger balances only if nothing was lost, doubled or written without being counted.
@@ -34,6 +35,7 @@ from afina.sources.blocks import (
 from afina.sources.docgen import expand_docgen, is_docgen
 from afina.sources.fences import language_of_block, language_of_caption
 from afina.sources.files import FileText, SourceReading
+from afina.sources.main_content import PageFurniture
 from afina.text.document import Document, FileLedger, visible
 
 _BLOCKS = re.compile(
@@ -48,7 +50,6 @@ _LEFT_OUT = {
     "script": "script",
     "style": "style",
     "title": "title",
-    "nav": "navigation",
     "template": "template",
     "noscript": "noscript",
     "svg": "drawing (svg)",
@@ -58,8 +59,17 @@ _LEFT_OUT = {
     "video": "embedded object",
     "canvas": "embedded object",
 }
+_FORMULA_MARKS: dict[str, tuple[str, ...]] = {
+    "msup": ("", "^"),
+    "msub": ("", "_"),
+    "msubsup": ("", "_", "^"),
+    "mfrac": ("", "/"),
+}
+"""MathML element -> what is written before each of its parts."""
 _BACK = frozenset({"↩", "↩\ufe0e", "↩\ufe0f", "↵", "⏎", "⮌", "↑"})
 _BACK_CLASSES = frozenset({"footnote-back", "footnote-backref"})
+_NUMBER_CELLS = frozenset({"linenos", "gutter", "rouge-gutter", "lntd"})
+"""Classes of cells that hold the numbers of the lines of code beside them."""
 _HIDING = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.I)
 
 
@@ -84,7 +94,7 @@ def read_html(opened: FileText, reading: SourceReading) -> Iterator[Document]:
     else:
         tree = parse(text, opened.path)
         entry.chars_in += count_characters(tree)
-    page = page_text(tree, entry)
+    page = page_text(tree, entry, PageFurniture(tree, reading.repeated()) if tree is not None else None)
     entry.chars_out += visible(page.text)
     if not page.text:
         return
@@ -120,14 +130,15 @@ class PageText:
     """Line of the text -> line of the page: the first one, and each heading's."""
 
 
-def page_text(tree: Any, entry: FileLedger) -> PageText:
+def page_text(tree: Any, entry: FileLedger, furniture: PageFurniture | None = None) -> PageText:
     """A parsed page as Markdown. `entry` gets what is left out and what is written; what comes in and goes out is
     counted by the caller.
 
     Args:
         tree: an lxml element of plain HTML (names without a namespace), or None for a page that holds nothing.
+        furniture: what stands around the page's main content, to be left out; None for the chapters of a book.
     """
-    page = _Page(entry)
+    page = _Page(entry, furniture)
     text = page.read(tree)
     anchors = _text_lines(text, [(each.line, each.anchor) for each in page.headings if each.anchor])
     body = tree.find("body") if tree is not None else None
@@ -187,8 +198,9 @@ class _Heading:
 class _Page:
     """One walk. Each open element has a frame of pieces; its end folds them into its parent's."""
 
-    def __init__(self, entry: FileLedger) -> None:
+    def __init__(self, entry: FileLedger, furniture: PageFurniture | None) -> None:
         self.entry = entry
+        self.furniture = furniture
         self.marks = Marks(entry)
         self.headings: list[_Heading] = []
         self.layouts: dict[Any, bool] = {}
@@ -210,7 +222,7 @@ class _Page:
                     frames.append(None)
                 else:
                     self._enter(element, 1)
-                    frames.append([element.text] if element.text else [])
+                    frames.append(self._own_text(element, element.text))
                 continue
             if event == "end":
                 pieces, outer = frames.pop(), frames[-1]
@@ -222,9 +234,16 @@ class _Page:
             else:
                 self._drop("comment", visible(element.text or ""))
             if element.tail and len(frames) > 1 and (outer := frames[-1]) is not None:
-                outer.append(element.tail)
+                outer += self._own_text(element.getparent(), element.tail)
         lines = compose(to_blocks(frames[0] or [], self.marks), self.marks)
         return "\n".join(lines) + "\n" if lines else ""
+
+    def _own_text(self, element: Any, text: str | None) -> list[Piece]:
+        """Text that stands in an element itself, as far as that is part of the main content."""
+        if text and self.furniture and self.furniture.is_outside(element):
+            self._drop("outside of the main content", visible(text))
+            return []
+        return [text] if text else []
 
     def _drop(self, reason: str, characters: int) -> None:
         if characters:
@@ -237,15 +256,18 @@ class _Page:
             return _LEFT_OUT[tag]
         if parent is not None and parent.tag == "head":
             return "head"
-        if element.get("role") == "navigation":
+        if tag == "nav" or element.get("role") == "navigation":
             return "navigation"
-        if element.get("hidden") is not None or _HIDING.search(element.get("style") or ""):
-            return "hidden"
-        if element.get("aria-hidden") == "true" and tag not in ("html", "body"):
-            return "hidden (aria-hidden)"
+        if element.get("role") != "tabpanel":  # one tab is shown at a time, and all belong to the page
+            if element.get("hidden", "until-found") != "until-found" or _HIDING.search(element.get("style") or ""):
+                return "hidden"
+            if element.get("aria-hidden") == "true" and tag not in ("html", "body"):
+                return "hidden (aria-hidden)"
         classes = (element.get("class") or "").split()
-        if tag == "td" and ("linenos" in classes or "gutter" in classes):
+        if tag == "td" and {"linenos", "gutter"} & set(classes):
             return "line numbers"
+        if self.furniture and (reason := self.furniture.reason(element)):
+            return reason
         if element.get("role") == "doc-pagebreak":
             return "page number"
         if tag == "a" and "#" in (href := element.get("href") or ""):
@@ -307,6 +329,10 @@ class _Page:
             return wrap(pieces, lambda text: marks.put("emphasis", mark) + text + marks.put("emphasis", mark))
         if tag == "sup" and len(pieces) == 1 and re.fullmatch(r"[+−-]?\d+|[a-z]", str(pieces[0])):
             return [marks.put("exponent", "^"), *pieces]
+        if tag == "sub" and len(pieces) == 1 and re.fullmatch(r"[A-Za-z]|[a-z]\w?", str(pieces[0])):
+            return [marks.put("index", "_"), *pieces]  # H2O is read as it stands, xi is not
+        if tag == "msqrt" or (element.getparent() is not None and element.getparent().tag in _FORMULA_MARKS):
+            return _in_formula(element, pieces, marks)
         if not _BLOCKS.fullmatch(tag):
             return pieces
         blocks = to_blocks(pieces, marks, in_table=bool(self.inside["table"]))
@@ -403,6 +429,18 @@ class _Page:
         return Block("cell", [text] if text else [])
 
 
+def _in_formula(element: Any, pieces: list[Piece], marks: Marks) -> list[Piece]:
+    """A root, or a part that only its place on the page tells from the one before it: by a mark of its own, and in
+    parentheses where it is more than one letter."""
+    parent, tag = element.getparent(), element.tag
+    before = _FORMULA_MARKS.get(parent.tag, ()) if parent is not None else ()
+    place = parent.index(element) if before else 0
+    mark = (before[place] if place < len(before) else "") + "√" * (tag == "msqrt")
+    text = "".join(piece for piece in pieces if isinstance(piece, str))
+    long = visible(text) > 1 and tag not in ("mi", "mn")
+    return [marks.put("formula", mark + "(" * long), *pieces, marks.put("formula", ")" * long)]
+
+
 def _weight(element: Any) -> int:
     """Visible characters of an element and all below it."""
     total = 0
@@ -429,6 +467,8 @@ def _only_arranges(table: Any) -> bool:
         return True
     if table.find(".//th") is not None:
         return False
+    if any(_NUMBER_CELLS & set((cell.get("class") or "").split()) for cell in table.iter("td")):
+        return True
     if any(table.find(f".//{tag}") is not None for tag in ("table", *_HEADINGS)):
         return True
     return any("".join(pre.itertext()).strip().count("\n") > 3 for pre in table.iterfind(".//pre"))

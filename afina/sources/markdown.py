@@ -1,4 +1,5 @@
-"""Markdown: one document per file, unchanged but for front matter and mdBook includes.
+"""Markdown: one document per file, unchanged but for front matter, mdBook includes and the marks of documentation
+systems (:mod:`afina.sources.dialects`), MDX among them.
 
 Front matter between ``---`` (or ``+++``) lines is left out and counted. ``{{#include path}}`` is
 replaced by the file that it names (or its lines ``:2:10``, or its anchor), which gets a line of
@@ -7,14 +8,16 @@ its own in the ledger.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from afina.errors import DataError, Problem
+from afina.sources.dialects import front_title, plain_markdown
 from afina.sources.files import FileText, SourceReading, inside, read_text
 from afina.text.document import Document, visible
-from afina.text.formats import kind_of
+from afina.text.formats import ending, kind_of
 
 INCLUDE = re.compile(r"(?<!\\)\{\{\s*#(?:rustdoc_)?include\s+([^}\s]+)\s*\}\}")
 _FRONT = re.compile(r"\A(---|\+\+\+)[ \t]*\n(?=[^\n]*[^\s])(.*?)^(?:\1|\.\.\.)[ \t]*(?:\n|\Z)", re.S | re.M)
@@ -29,7 +32,10 @@ Resolve = Callable[[Path, re.Match[str]], str | None]
 
 
 def read_markdown(opened: FileText, reading: SourceReading) -> Iterator[Document]:
-    """The file as one document of kind ``markdown``; its title is the first heading.
+    """The file as one document of kind ``markdown``; its title is the first heading, or that of its front matter.
+
+    Where lines were left out, ``meta["moved"]`` is a JSON object from a line of the text (the first one is the
+    document's `line`) to the file's, for the first of each run of lines that stand as they did.
 
     Raises:
         DataError: for an include that is missing, leads outside, or includes itself; all at once.
@@ -41,14 +47,22 @@ def read_markdown(opened: FileText, reading: SourceReading) -> Iterator[Document
         entry.drop("front matter", front)
     body = opened.text[len(front) :]
     first_line = 1 + front.count("\n")
-    text = include_files(opened, reading, body, first_line)
+    whole = include_files(opened, reading, body, first_line)
+    text, lines = plain_markdown(whole, entry, mdx=ending(opened.path) == ".mdx")
+    if not text.strip():
+        reading.skip(opened.path, "no text beside front matter and marks")
+        return
+    first = lines[0]
+    moved = [at for at in range(1, len(lines)) if lines[at] != lines[at - 1] + 1]
+    meta = {str(first_line + first + at): first_line + lines[at] for at in (0, *moved)} if moved else {}
     document = Document(
         opened.path,
         opened.sha256,
-        line=first_line,
+        line=first_line + first,
         kind="markdown",
-        title=first_heading(text),
+        title=first_heading(text) or front_title(front),
         text=text,
+        meta={"moved": json.dumps(meta)} if meta else {},
         source=reading.position,
     )
     entry.chars_out += visible(document.text)

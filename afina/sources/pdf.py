@@ -1,4 +1,5 @@
-"""PDF: one document per file, page after page, as its text layer gives it.
+"""PDF: one document per file, page after page, as its text layer gives it; columns in order, running headers, footers
+and page numbers left out and counted, words that line ends split made whole (:mod:`afina.sources.pdf_layout`).
 
 pypdf reads what the file says in words; it does not look at pictures. A page that shows something
 but holds no text (a scan, drawn letters) needs OCR: it is an error, or is left out and listed where
@@ -12,11 +13,21 @@ import json
 import logging
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from afina.errors import DataError
 from afina.sources.files import SourceFile, SourceReading, open_packed
-from afina.text.document import Document, visible
+from afina.sources.pdf_layout import (
+    Line,
+    document_words,
+    in_reading_order,
+    join_split_words,
+    line_texts,
+    read_lines,
+    running_lines,
+)
+from afina.text.document import Document, FileLedger, visible
 
 NEEDS_OCR = "no text layer: needs OCR"
 _PAINTS = re.compile(rb"(?:^|[\s\])>])(?:Do|BI|sh|Tj|TJ|[fFBbSs]\*?)(?=\s|$)")
@@ -37,7 +48,7 @@ def read_pdf(file: SourceFile, reading: SourceReading) -> Iterator[Document]:
         title, pages = _pages(file)
     if warnings:
         reading.skip(f"{file.path} (read although damaged)", "; ".join(list(dict.fromkeys(warnings))[:3]))
-    scanned = [number for number, (text, paints) in enumerate(pages, start=1) if paints]
+    scanned = [number for number, page in enumerate(pages, start=1) if page.scanned]
     if scanned and (len(scanned) == len(pages) or reading.source.on_scanned_page == "error"):
         raise DataError(
             f"{NEEDS_OCR}: {_list(scanned)} of {len(pages)} pages",
@@ -48,17 +59,13 @@ def read_pdf(file: SourceFile, reading: SourceReading) -> Iterator[Document]:
             f"{file.path}:{scanned[0]}",
         )
     parts, starts, line = [], {}, 1
-    for number, (text, paints) in enumerate(pages, start=1):
-        entry.chars_in += visible(text)
-        if control := "".join(_CONTROL.findall(text)):
-            entry.drop("control character", control)
-        text = _CONTROL.sub("", text).strip("\n")
+    for number, (page, text) in enumerate(zip(pages, _texts(file, pages, entry, reading), strict=True), start=1):
         if text.strip():
             starts[str(line)] = number
             parts.append(text)
             line += text.count("\n") + 2
         else:
-            reading.skip(f"{file.path}: page {number}", NEEDS_OCR if paints else "blank page")
+            reading.skip(f"{file.path}: page {number}", NEEDS_OCR if page.scanned else "blank page")
     if not parts:
         reading.skip(file.path, "blank pages only")
         return
@@ -76,11 +83,42 @@ def read_pdf(file: SourceFile, reading: SourceReading) -> Iterator[Document]:
     )
 
 
-def _pages(file: SourceFile) -> tuple[str, list[tuple[str, bool]]]:
-    """The title, and per page its text and whether anything is to be seen on it."""
+@dataclass(frozen=True, slots=True)
+class _PdfPage:
+    lines: list[Line]
+    scanned: bool
+    """Whether something is to be seen on it, but no text."""
+
+
+def _texts(file: SourceFile, pages: list[_PdfPage], entry: FileLedger, reading: SourceReading) -> list[str]:
+    """The text of each page, in reading order; what is left out goes to the ledger."""
+    out, uncertain = [], []
+    for number, (page, running) in enumerate(zip(pages, running_lines([each.lines for each in pages]), strict=True)):
+        whole = line_texts(page.lines)
+        entry.chars_in += visible("".join(whole))
+        for at in sorted(running):
+            entry.drop("running header, footer or page number", _CONTROL.sub("", whole[at]))
+        body = [line for at, line in enumerate(page.lines) if at not in running]
+        ordered, certain = in_reading_order(body)
+        if not certain:
+            uncertain.append(number + 1)
+        moved = ordered is not body
+        text = "\n".join(each.strip() if moved else each for each in line_texts(ordered))
+        if control := "".join(_CONTROL.findall("".join(whole))):
+            entry.drop("control character", control)
+        out.append(_CONTROL.sub("", text).strip("\n"))
+    if uncertain:
+        why = f"a table, or columns that cannot be told from one, on {_list(uncertain)}: read line across line"
+        reading.skip(f"{file.path} (order not certain)", f"{why}; pip install 'afina[docling]' reads the layout")
+    words = document_words(out)
+    return [join_split_words(text, words, lambda hyphen: entry.drop("hyphen of a split word", hyphen)) for text in out]
+
+
+def _pages(file: SourceFile) -> tuple[str, list[_PdfPage]]:
+    """The title, and the pages."""
     from pypdf import PdfReader
 
-    pages: list[tuple[str, bool]] = []
+    pages: list[_PdfPage] = []
     try:
         reader = PdfReader(file.full)
         if reader.is_encrypted and not reader.decrypt(""):
@@ -88,10 +126,9 @@ def _pages(file: SourceFile) -> tuple[str, list[tuple[str, bool]]]:
         said = _count(reader)
         title = str(reader.metadata.title or "") if reader.metadata else ""
         for page in reader.pages:
-            text = page.extract_text()
-            # A lone surrogate is no character; it could not be written anywhere.
-            text = text.encode("utf-8", errors="replace").decode()
-            pages.append((text, not _CONTROL.sub("", text).strip() and _paints(page)))
+            lines = read_lines(page)
+            text = "".join(line_texts(lines))
+            pages.append(_PdfPage(lines, not _CONTROL.sub("", text).strip() and _paints(page)))
     except _Locked:
         fix = "save it without a password, or exclude it"
         raise DataError("encrypted: it opens only with a password", fix, file.path) from None

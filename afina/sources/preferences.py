@@ -49,7 +49,7 @@ def side_turns(
         BadRow: it is none of these, or ends with something else.
     """
     if isinstance(value, str):
-        turns = transcript(value, tally) if alone else None
+        turns = transcript(value, tally) if alone or value.startswith("\n\nHuman:") else None
         return turns or ({"role": "assistant", "content": value},)
     if isinstance(value, list | tuple) and value and all(isinstance(each, str) for each in value):
         text_of(list(value), name)

@@ -33,7 +33,7 @@ THOUGHTS = frozenset(
 """What an answer thinks before it says something."""
 CALLS = frozenset({"tool_calls", "function_call"})
 TOOLS = frozenset({"tools", "functions"})
-SYSTEM = frozenset({"system", "system_prompt", "system_message"})
+SYSTEM = frozenset({"system", "system_prompt", "system_message", "system_instruction", "systeminstruction"})
 LABELS = ("label", "kto_tag")
 
 _MEDIA = frozenset(
@@ -42,11 +42,13 @@ _MEDIA = frozenset(
         "media", "pixel_values", "input_audio", "files",
     }
 )  # fmt: skip
-_SHARES = frozenset({"weights", "sample_weight", "mask", "masks", "train_detail", "train_on_inputs", "loss_scale"})
+_SHARES = frozenset(
+    {"weights", "sample_weight", "mask", "masks", "train_detail", "train_on_inputs", "loss_scale", "margin"}
+)
 _TOKENS = frozenset({"input_ids", "token_ids", "tokens_ids", "labels", "attention_mask", "token_type_ids"})
 _ASKED_WITH = frozenset({"input", "context", "contexts", "documents", "passage", "passages", "choices", "options"})
 _SETTINGS = frozenset({"chat_template", "chat_template_kwargs", "response_format", "prefix", "suffix", "refusal"})
-_JUDGED = frozenset({"chosen", "rejected", "rejected_response", "rejected_messages", "margin"})
+_JUDGED = frozenset({"chosen", "rejected", "rejected_response", "rejected_messages"})
 
 NOT_LEARNED_FROM = frozenset(
     {
@@ -115,6 +117,16 @@ def field_that_decides(name: str, value: Any, shape: str = "") -> BadRow | None:
         return None
     if lower in _MEDIA:
         return not_learned(name, "holds images, audio, video or files, and only text is learned")
+    if lower in LEARNED_FLAGS | {"mask"}:
+        if _is_usual(lower, value):
+            return None
+        return not_learned(name, "weighs a whole row, and all rows are learned alike", "write it into the turns")
+    if lower == "role" and str(value).lower() in ("user", "prompter", "human", "assistant", "system", "tool", "gpt"):
+        return not_learned(
+            name,
+            "makes each row one turn of a conversation",
+            "put all turns of a conversation into one row: `messages: [{role, content}, ...]`",
+        )
     if lower in _TOKENS:
         return not_learned(name, "holds tokens of some tokenizer, and rows are made into tokens here", "give the texts")
     if lower in _SHARES:
@@ -136,6 +148,13 @@ def field_that_decides(name: str, value: Any, shape: str = "") -> BadRow | None:
     if lower in LEARNED_FLAGS | THOUGHTS | CALLS | TOOLS | SYSTEM | {"history", *LABELS}:
         return not_learned(name, "decides what is learned, and has no meaning at this place of this row")
     return None
+
+
+def _is_usual(lower: str, value: Any) -> bool:
+    """Whether a row is marked as every row is: learned; or (NeMo's `mask`) without what the user says."""
+    if lower == "mask":
+        return isinstance(value, str) and value.lower() in ("user", "human")
+    return value is True or value in (1, "1", "1.0", "true", "True")
 
 
 def flag(name: str, value: Any) -> bool | None:

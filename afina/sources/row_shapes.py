@@ -28,9 +28,9 @@ SHAPES = (
     "text",
 )
 """The shapes as messages name them."""
-CONVERSATIONS = ("messages", "conversations", "conversation")
+CONVERSATIONS = ("messages", "conversations", "conversation", "contents")
 ASKS = ("prompt", "instruction", "question", "pergunta", "query", "input")
-ANSWERS = ("completion", "output", "answer", "resposta", "response")
+ANSWERS = ("completion", "output", "answer", "resposta", "response", "answers")
 PAIRS = (
     ("prompt", "completion"),
     ("instruction", "output"),
@@ -51,6 +51,7 @@ _LIKE_ANSWERS = (
     "solution",
     "assistant",
     "target",
+    "bot",
     "a",
 )
 

@@ -55,7 +55,7 @@ from afina.sources.row_shapes import (
 )
 from afina.sources.tables import DECODER, Row, RowProblems, json_shape
 from afina.sources.text import read_plain
-from afina.sources.tool_calls import read_tools
+from afina.sources.tool_calls import calls_alone, read_tools
 from afina.sources.turns import read_turns, with_calls
 from afina.text.document import (
     Document,
@@ -387,6 +387,8 @@ class _Columns:
     def _system(self) -> tuple[Message, ...]:
         value = self._value("system")
         name = self.shape.parts.get("system", "")
+        if isinstance(value, Mapping):
+            return read_turns({"role": "system", **value}, name, self.tally, self.leave_out)[0]
         return () if value is None else ({"role": "system", "content": text_of(value, name)},)
 
     def _history(self) -> tuple[Message, ...]:
@@ -441,6 +443,8 @@ class _Columns:
 
     def _answer(self) -> tuple[Message, ...]:
         name, value = self.shape.parts["answer"], self.given["answer"]
+        if "tools" in self.given and (calls := calls_alone(value, name, self.tally)):
+            return ({"role": "assistant", "content": "", "tool_calls": calls},)
         if _is_turns(value):
             return read_turns(value, name, self.tally, self.leave_out)[0]
         return ({"role": "assistant", "content": text_of(value, name)},)
@@ -454,7 +458,8 @@ class _Columns:
         elif "messages" in parts:
             asked_name = parts["messages"]
             asked, _ = read_turns(given["messages"], asked_name, tally, self.leave_out)
-        if not asked and isinstance(given["chosen"], str) and transcript(given["chosen"], RowTally()) is None:
+        better_side = given.get("chosen")
+        if not asked and isinstance(better_side, str) and transcript(better_side, RowTally()) is None:
             raise no_prompt(self.row)
         sides = {
             parts[part]: side_turns(given[part], parts[part], tally, self.leave_out, alone=not asked)

@@ -133,6 +133,18 @@ def _arguments(value: Any, where: str, function: str) -> dict[str, Any]:
     return arguments
 
 
+def calls_alone(value: Any, name: str, tally: RowTally) -> list[ToolCall]:
+    """The calls of an answer that is a list of calls and nothing else, as such or as JSON; else none."""
+    try:
+        found = unpacked(value, name, RowTally())
+        given = found if isinstance(found, list) else [found]
+        if not all(isinstance(each, Mapping) and each.keys() >= {"name", "arguments"} for each in given):
+            return []
+        return read_calls(value, name, tally)
+    except BadRow:
+        return []
+
+
 def calls_in_text(message: Message, tally: RowTally, where: str) -> Message:
     """An answer whose calls stand in its text (``<tool_call>``), with them as calls; the template writes the tags.
 

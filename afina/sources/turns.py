@@ -142,9 +142,11 @@ class _Turn:
     def __init__(self, turn: Mapping[str, Any], where: str, tally: RowTally) -> None:
         self.turn, self.where, self.tally = turn, where, tally
         by_role = "role" in turn or "content" in turn
-        self.names = ("role", "content") if by_role else ("from", "value")
+        said = "parts" if "parts" in turn and "content" not in turn else "content"
+        self.names = ("role", said) if by_role else ("from", "value")
         self.thoughts: list[str] = []
         self.calls: list[Any] = []
+        self.results: list[Message] = []
         self.tools: tuple[Tool, ...] = ()
         self.learned: bool | None = None
 
@@ -165,7 +167,8 @@ class _Turn:
             return [cast(Message, {**message, "content": text}) for text in results_in_text(content, self.tally)], ()
         if role == "assistant" and self.learned is False:
             message["learned"] = False
-        return [message], self.tools
+        own = [] if self.results and not content.strip() else [message]
+        return [*self.results, *own], self.tools
 
     def _role(self) -> tuple[Role, bool]:
         name = self.names[0]
@@ -245,6 +248,16 @@ class _Turn:
         what = f"`{self.where}` has {kind_of_value(value)} as `{name}` where a text is needed"
         raise BadRow(what, f"make it a text; {UNREADABLE_DROP}")
 
+    def _result(self, part: Mapping[str, Any]) -> None:
+        """A result that stands as a part in the user's turn, as Anthropic has it."""
+        where = f"{self.where}.{self.names[1]}"
+        given = part.get("content")
+        turn = {"role": "tool", "content": "" if given is None else given, "tool_call_id": part.get("tool_use_id")}
+        results, _ = _Turn(turn, where, RowTally()).read()
+        self.results += results
+        said = [result["content"] for result in results]
+        self.tally.rewrite("names and ids of results", {**part, "type": None}, said)
+
     def _parts(self, parts: list[Mapping[str, Any]], role: Role) -> str:
         """The text of a list of parts, nothing between them."""
         said = []
@@ -254,6 +267,13 @@ class _Turn:
             if kind in _PARTS_OF_TEXT:
                 said.append(text_of(part.get("text"), f"{self.where}.{self.names[1]}.text"))
                 used = "text"
+            elif kind == "tool_use" and role == "assistant":
+                call = {key: value for key, value in part.items() if key != "type"}
+                self.calls += read_calls(call, f"{self.where}.{self.names[1]}", self.tally)
+                continue
+            elif kind == "tool_result" and role == "user":
+                self._result(part)
+                continue
             elif kind in _PARTS_OF_THOUGHT:
                 used = next((key for key in ("thinking", "reasoning", "text") if key in part), "thinking")
                 self._think(used, part.get(used), role)

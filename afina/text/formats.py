@@ -147,7 +147,7 @@ class Format:
 
 FORMATS: tuple[Format, ...] = (
     Format(
-        "Markdown", (".md", ".markdown"), "markdown", f"{_READERS}markdown:read_markdown", "markdown",
+        "Markdown", (".md", ".markdown", ".mdx"), "markdown", f"{_READERS}markdown:read_markdown", "markdown",
         own_lines=True, content_types=("text/markdown",),
     ),
     Format(

@@ -29,6 +29,15 @@ def file_lines(document: Document, root: Path) -> Callable[[int], int]:
             places = {int(first): number for first, number in json.loads(document.meta[name]).items()}
             starts = sorted(places)
             return lambda line: places[starts[max(0, bisect_right(starts, line) - 1)]]
+    if "moved" in document.meta:  # the same lines, but for those that were left out between them
+        runs = {int(first): number for first, number in json.loads(document.meta["moved"]).items()}
+        firsts = sorted(runs)
+
+        def moved(line: int) -> int:
+            first = firsts[max(0, bisect_right(firsts, line) - 1)]
+            return runs[first] + line - first
+
+        return moved
     if "anchors" not in document.meta:
         return lambda line: line
     anchors: dict[str, str] = json.loads(document.meta["anchors"])
