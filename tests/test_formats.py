@@ -195,7 +195,7 @@ def test_what_lies_in_a_packed_file_counts_as_that_file() -> None:
     columns = ExampleColumns()
     for name in (inside, "d/book.docx!/word/notes.xml", "d/other.docx"):
         columns.add(Example(text="x", path=name), 0)
-    one, same, other = groups.keys(columns, [0, 1, 2])
+    one, same, other = groups.keys(columns, [0, 1, 2], [0, 1, 2])
     assert one == same != other
 
 

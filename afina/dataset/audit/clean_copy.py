@@ -22,12 +22,11 @@ from afina.run import Progress, disk_errors, no_progress, parse_json
 from afina.sources import read_sources
 from afina.text.document import Ledger
 from afina.text.example import read_examples
-from afina.text.formats import ending
+from afina.text.formats import format_of
 from afina.text.personal_data import mask
 
 DROPS = {"on_empty_prompt": "drop", "on_empty_answer": "drop"}
 """Policies that stop a build where nothing else is said; a copy leaves such rows out."""
-LINES = (".jsonl", ".ndjson")
 MASKED = "personal_data_masked"
 
 
@@ -68,7 +67,8 @@ def write_clean(file: Path, out: Path, settings: Sequence[str] = (), progress: P
         DataError: a row cannot be read, or a policy is ``error``.
     """
     listed = out.with_name(out.name.removesuffix(out.suffix) + ".dropped.jsonl")
-    if ending(file.name) not in LINES or not file.is_file():
+    known = format_of(file.name)
+    if known is None or not known.rows.endswith(":open_jsonl") or not file.is_file():
         raise RecipeError(
             "a clean copy is made of one JSONL file, a row a line",
             "name one; of other files a recipe's dataset is the clean copy: `afina data build`",
