@@ -436,7 +436,10 @@ def test_a_file_that_breaks_off_stops_whatever_the_policy(tmp_path: Path) -> Non
         ('{"prompt": "a", "completion": "b", "completion": "c"}', "'completion' stands twice"),
         ('{"prompt": "a", "completion": NaN}', "is NaN, an empty cell"),
         ('{"prompt": "a", "completion": 3}', "is the number 3"),
-        ('{"prompt": {"0": "a"}, "completion": {"0": "b"}}', "is a whole column"),
+        (
+            '{"prompt": "a", "completion": "b"}\n{"prompt": {"0": "a"}, "completion": {"0": "b"}}',
+            "is a whole column",
+        ),
         ("{\"messages\": \"[{'role': 'user'}]\"}", "a Python list written as text"),
     ],
 )
