@@ -564,3 +564,16 @@ def test_personal_data_is_masked_in_thoughts_calls_and_results(tmp_path: Path) -
     assert secret not in written and summary["personal_data"] == {"E-MAIL": 3} and summary["balanced"]
     for split in ("train", "validation"):
         assert all(mask_example(example) is None for example in read_examples(tmp_path / "dataset" / f"{split}.jsonl"))
+
+
+def test_rows_that_say_what_is_not_to_be_learned_are_told(tmp_path: Path) -> None:
+    rated = [{"prompt": "Where is the key?", "completion": "In the box.", "label": True}]
+    rated += [{"prompt": "Where is the key?", "completion": "Go away.", "label": False}]
+    (tmp_path / "rated.jsonl").write_text("\n".join(map(json.dumps, rated)))
+    (tmp_path / "turns.jsonl").write_text(json.dumps(asks({"weight": 0})))
+    found = findings(tmp_path / "rated.jsonl")["said_to_be_bad"]
+    assert (found.count, found.examples[0]["where"][-13:]) == (1, "rated.jsonl:2")
+    assert findings(tmp_path / "turns.jsonl")["answer_not_learned"].count == 1
+    if FIELD.exists():
+        assert findings(field("12-kto/rows.jsonl"))["said_to_be_bad"].count == 3
+        assert findings(field("01-weight/rows.jsonl"))["answer_not_learned"].count == 4

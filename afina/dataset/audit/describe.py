@@ -124,5 +124,6 @@ def describe_audit(audit: Audit) -> str:
         lines.append(f"        -> {finding.fix}")
     fatal = len(audit.fatal())
     worst = f"{fatal} of them fatal" if fatal else "none fatal"
-    lines.append(f"\n{len(audit.findings)} findings, {worst}" if audit.findings else "\nnothing found")
+    found = f"{len(audit.findings)} finding{'s' * (len(audit.findings) != 1)}"
+    lines.append(f"\n{found}, {worst}" if audit.findings else "\nnothing found")
     return "\n".join(lines)

@@ -57,6 +57,8 @@ _EXAMPLES = {
     "unlearned_field": "`weight: 0.5` in a turn, `images` or `choices` beside a question (docs/rows.md)",
     "broken_call": "`tool_calls` with `port=Faro` for arguments",
     "large_column_left_out": "`rationale` beside `question` and `answer`",
+    "said_to_be_bad": "`label: false` beside a question and its answer",
+    "answer_not_learned": "`weight: 0`, `loss: false` or `train: false` in a turn",
     "think_unbalanced": "`8 + 9 is 17.</think> The answer is 17.`, `<think> 2 + 5 is 7, so I`",
     "think_on_some": "two of three answers have `reasoning_content`, or begin with `<think>`",
     "stringified_null": "an answer that is `None`, a question that ends with a paragraph `nan`",

@@ -60,6 +60,17 @@ RULES: dict[str, Rule] = {
         "columns that play no part and hold much of a file's text",
         "nothing to do where it is meant; else name the column a part of the row, by `columns` on the source",
     ),
+    "said_to_be_bad": Rule(
+        "rows that say that their answer is a bad one: only `train.method: kto` learns them, as bad ones; every other "
+        "method refuses them",
+        "set `train.method: kto`, or leave these rows out",
+        note=True,
+    ),
+    "answer_not_learned": Rule(
+        "conversations with answers that are context of later ones and no targets, as their rows say",
+        "nothing to do",
+        note=True,
+    ),
     "think_unbalanced": Rule(
         "answers that open a thought and never close it, or close one that they never opened",
         "fix them, or leave these rows out: a model learns to think without end, or to stop thinking it never began",

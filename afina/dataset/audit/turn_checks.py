@@ -227,7 +227,22 @@ def tool_definition(example: Example) -> Spot | None:
     return None
 
 
+def said_to_be_bad(example: Example) -> Spot | None:
+    """A row that says that its answer is a bad one."""
+    return Spot(excerpt(f"{example.prompt} -> {example.answer}")) if example.label is False else None
+
+
+def answer_not_learned(example: Example) -> Spot | None:
+    """A conversation with an answer that is context only."""
+    for turn in example.messages:
+        if not turn.get("learned", True):
+            return Spot(excerpt(turn["content"]))
+    return None
+
+
 TURN_CHECKS: dict[str, Check] = {
+    "said_to_be_bad": said_to_be_bad,
+    "answer_not_learned": answer_not_learned,
     "think_unbalanced": think_unbalanced,
     "stringified_null": stringified_null,
     "end_mark_in_answer": end_mark_in_answer,
