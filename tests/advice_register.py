@@ -67,7 +67,7 @@ NOT_FOLLOWED: dict[str, tuple[tuple[str, str], ...]] = {
         ("sources/", ""), ("text/(example|formats).py", ""), ("score/output_checks.py", ""),
         ("score/(columns|score).py", ""),
         ("evaluate/(probes|tasks|code_task|safety/known).py", ""), ("dataset/audit/(audit|rules|show).py", ""),
-        ("dataset/audit/(clean_copy|difference).py", ""), ("dataset/audit/clean_copy.py", "`afina data build`$"),
+        ("dataset/audit/(clean_copy|difference).py", ""), ("walk/rows.py", "^the lines above say why"), ("dataset/audit/clean_copy.py", "`afina data build`$"),
         ("cli/data.py", "^(check the path|name (one JSONL file|a base's folder))"),
         ("dataset/build/(split|code_policy|build).py", ""), ("plan/tables.py", ""), ("recipe/(load|edit).py", ""),
         ("tokenizer/(marks|load).py", ""), ("tokenizer/load.py", "name it in `chat.template`"),

@@ -62,7 +62,7 @@ CASES: dict[str, tuple[str, dict[str, Any], list[str], list[str]]] = {
     "a template that ends no answer": (
         "writes no end token", {"t.jinja": FLAT}, ["chat.template=t.jinja"], []),
     "a template that takes no system text": (
-        "refuses the conversation", {"rows.jsonl": lines(WITH_SYSTEM), "t.jinja": NO_SYSTEM},
+        "no place for a system text", {"rows.jsonl": lines(WITH_SYSTEM), "t.jinja": NO_SYSTEM},
         ["chat.template=t.jinja"], []),
     "marks in the text, refused": (
         "marks of the base inside the text", {"rows.jsonl": lines(MARKED)}, ["chat.marks_in_text=error"], []),
@@ -117,7 +117,7 @@ CASES: dict[str, tuple[str, dict[str, Any], list[str], list[str]]] = {
     "all of a source held out": (
         "all of them held out", {}, ["sources.0.validation=1.0"], ["sources.0.validation=0.1"]),
     "a conversation that is too long": (
-        "longer than 32 tokens", {"rows.jsonl": lines(LONG)}, ["train.max_length=32"], []),
+        "longer than train.max_length (32 tokens)", {"rows.jsonl": lines(LONG)}, ["train.max_length=32"], []),
     "longer than the base sees": ("the base sees 64", {}, ["train.max_length=100"], []),
     "a finding that does not exist": (
         "no finding is called", {}, ["dataset.accept=[exact_duplicates]"], ["dataset.accept=[exact_duplicate]"]),

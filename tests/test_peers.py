@@ -269,7 +269,7 @@ def test_15_unknown_columns(project: Path, refused):
 def test_16_no_rows(project: Path, refused, content: str):
     (project / "rows.jsonl").write_text(content)
     said = refused()
-    assert "rows.jsonl: the file is empty" in said and "->" in said
+    assert "rows.jsonl: the file has no rows: it is empty" in said and "->" in said
 
 
 def test_17_one_question_with_four_answers(project: Path, refused):

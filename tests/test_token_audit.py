@@ -61,7 +61,7 @@ def test_lengths_and_what_each_policy_would_lose():
     found = findings(made)
     over = found["over_length"]
     assert (over.severity, over.count, over.of) == ("fatal", 2, 3)
-    assert "1 conversations and 1 texts are longer than 6 tokens" in over.what
+    assert "1 conversations and 1 texts are longer than train.max_length (6 tokens)" in over.what
     assert "Split (plain texts, always): loses 0 tokens. Drop: loses 20 (83.3 %)." in over.what
     assert "cuts would lose 8 (33.3 %)" in over.what
     assert over.examples[0]["where"] == "rows.jsonl:2"
@@ -184,7 +184,7 @@ def test_the_command_line(tmp_path: Path, base: Path, monkeypatch, capsys):
         cli.main()
     found = {item["name"]: item for item in json.loads(capsys.readouterr().out)["findings"]}
     assert ended.value.code == 3
-    assert "longer than 32 tokens" in found["over_length"]["what"]
+    assert "longer than train.max_length (32 tokens)" in found["over_length"]["what"]
     assert found["over_length"]["examples"][0]["where"].startswith(str(file))
 
 

@@ -166,11 +166,10 @@ def data_show(
 
 
 def _dataset_folder(where: Path) -> Path | None:
-    """The dataset of a run or the folder of one; None for other data."""
-    for folder in (where / "dataset", where):
-        if (folder / "train.jsonl").is_file() and (folder / "dataset.json").is_file():
-            return folder
-    return None
+    """The dataset of a run, whether it is there or not, or the folder of one; None for other data."""
+    if (where / "stages.json").is_file() or (where / "dataset/train.jsonl").is_file():
+        return where / "dataset"
+    return where if (where / "train.jsonl").is_file() and (where / "dataset.json").is_file() else None
 
 
 def _examples_of(where: Path, dataset: Path | None, count: int) -> Iterator[Example]:

@@ -16,7 +16,7 @@ from afina.errors import DataError
 from afina.recipe import Chat
 from afina.text.document import Message
 from afina.tokenizer.chat import Renderer
-from afina.tokenizer.template import TemplateRefusal
+from afina.tokenizer.template import NotRendered
 
 CONVERSATIONS: tuple[tuple[Message, ...], ...] = (
     ({"role": "user", "content": "Olá, quem és?"},),
@@ -81,5 +81,5 @@ def try_render(renderer: Renderer, messages: Sequence[Message]) -> str | None:
     """The prompt of a conversation; None where the template refuses it (many take no system text)."""
     try:
         return renderer.prompt_text(messages)
-    except TemplateRefusal:
+    except NotRendered:
         return None

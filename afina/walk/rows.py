@@ -58,7 +58,13 @@ def write_tokens(context: Context) -> dict[str, Any]:
                     sets[name] = write_set(beside / name, encoded, counts, len(made.tokenizer))
                 for line in _told(counts):
                     context.tell(f"{split}: {line}")
-            if not sets[training.folder + "train"]["rows"] and recipe.train.first:
+            if not sets[training.folder + "train"]["rows"] and not recipe.train.first:
+                raise DataError(
+                    "nothing is left to train on: every example was left out while it was encoded",
+                    "the lines above say why; mend the rows, or set what they ask for",
+                    "dataset/train.jsonl",
+                )
+            if not sets[training.folder + "train"]["rows"]:
                 raise DataError(
                     f"the {training.rows} stage of training has nothing to learn",
                     f"give sources for {training.settings.method}, set `stage` on one, or remove `train.first`",

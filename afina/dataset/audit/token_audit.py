@@ -225,7 +225,7 @@ class TokenAudit:
         limit, total = self.view.max_length, sum(self.lengths)
         conversations, texts = self.conversations_over, self.texts_over
         by_policy = [
-            f"{conversations} conversations and {texts} texts are longer than {limit} tokens.",
+            f"{conversations} conversations and {texts} texts are longer than train.max_length ({limit} tokens).",
             "Split (plain texts, always): loses 0 tokens.",
             f"Drop: loses {self.over_tokens} ({show_share(self.over_tokens / total)}).",
             "Error: stops, and loses none." if conversations else "",
