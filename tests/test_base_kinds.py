@@ -373,6 +373,7 @@ def store_answers(run: Path) -> None:
     (run / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+@pytest.mark.long
 def test_a_base_in_4_bits_is_planned_trained_served_and_exported(in_four_bits: Path, tmp_path: Path):
     """Merged, it is W + s B A with the W that its 4 bits stand for: what was trained, not a neighbour of it."""
     from bitsandbytes.functional import dequantize_4bit

@@ -165,6 +165,7 @@ def test_the_same_dataset_whatever_the_order(tmp_path: Path):
     assert sides[0] == sides[1] and len(sides[0][0]) + len(sides[0][1]) == 30 and sides[0][1]
 
 
+@pytest.mark.long
 def test_processes_and_datatrove_make_the_same_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     corpus(tmp_path / "in", list(range(40)))
     (tmp_path / "in" / "empty.txt").write_text(" \n", encoding="utf-8")

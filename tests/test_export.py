@@ -160,6 +160,7 @@ def test_qlora_is_merged_into_the_base_in_its_own_precision_and_that_is_said(tmp
     assert not (tmp_path / "m2").exists()
 
 
+@pytest.mark.long
 def test_an_adapter_that_is_nearly_the_one_that_was_measured_is_not_explained_away(run: Path, tmp_path: Path):
     """2 of 20 other answers are another model, not another device: an identity check below its limit fails."""
     copy = shutil.copytree(run, tmp_path / "corrida")
@@ -186,6 +187,7 @@ def test_an_adapter_that_is_nearly_the_one_that_was_measured_is_not_explained_aw
     assert not (tmp_path / "m").exists()
 
 
+@pytest.mark.long
 def test_answers_that_were_measured_in_fewer_bits_are_proven_to_be_the_runs(tmp_path: Path):
     """The run's precision, not a word about it: opened again as it was measured, it gives every stored answer."""
     copy = make_run(tmp_path / "corrida", steps=2)

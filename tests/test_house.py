@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,12 @@ def module_name(file: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+@cache
+def tree_of(file: Path) -> ast.Module:
+    """A file parsed, once for all tests."""
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
 MODULES = {module_name(file): file for file in FILES}
 
 
@@ -132,10 +139,13 @@ def imports_of(file: Path) -> Iterator[Import]:
         for child in ast.iter_child_nodes(node):
             yield from visit(child, at_load, types_only)
 
-    yield from visit(ast.parse(file.read_text(encoding="utf-8")), True, False)
+    yield from visit(tree_of(file), True, False)
 
 
-IMPORTS = {name: list(imports_of(file)) for name, file in MODULES.items()}
+@cache
+def all_imports() -> dict[str, list[Import]]:
+    """Module -> what it imports."""
+    return {name: list(imports_of(file)) for name, file in MODULES.items()}
 
 
 def room_of(module: str) -> str:
@@ -151,11 +161,13 @@ def room_of(module: str) -> str:
 def test_the_walk_over_the_imports_sees_them() -> None:
     """The tests below would pass on an empty list."""
     assert len(FILES) > 30
-    found = {each.module: each for each in IMPORTS["afina.train.backend_torch"]}
+    found = {each.module: each for each in all_imports()["afina.train.backend_torch"]}
     assert found["torch"].at_load
     assert "afina.train.ranks" in found
     assert not next(
-        each for each in IMPORTS["afina.cli.opened"] if each.module == "afina.walk.context" and not each.types_only
+        each
+        for each in all_imports()["afina.cli.opened"]
+        if each.module == "afina.walk.context" and not each.types_only
     ).at_load
 
 
@@ -169,7 +181,7 @@ def test_the_table_has_no_cycle() -> None:
 
 def test_rooms_import_only_what_the_table_allows() -> None:
     wrong = []
-    for name, imports in IMPORTS.items():
+    for name, imports in all_imports().items():
         room = room_of(name)
         for each in imports:
             if each.module == "afina" or not each.module.startswith("afina."):
@@ -184,7 +196,7 @@ def test_rooms_import_only_what_the_table_allows() -> None:
 
 def test_rooms_use_only_their_libraries() -> None:
     wrong = []
-    for name, imports in IMPORTS.items():
+    for name, imports in all_imports().items():
         room = room_of(name)
         for each in imports:
             library = each.module.split(".")[0]
@@ -201,7 +213,8 @@ def test_no_import_cycle_between_files() -> None:
     """Imports inside functions count as well, and those for the type checker: two files that name each other's types
     cannot be read apart."""
     graph = {
-        name: {each.module for each in imports if each.module in MODULES} - {name} for name, imports in IMPORTS.items()
+        name: {each.module for each in imports if each.module in MODULES} - {name}
+        for name, imports in all_imports().items()
     }
     assert find_cycle(graph) is None
 
@@ -257,7 +270,7 @@ def reached_into(tree: ast.AST, elsewhere: set[str]) -> Iterator[tuple[int, str]
 
 
 def test_nobody_uses_private_names_of_another_file() -> None:
-    trees = {file: ast.parse(file.read_text(encoding="utf-8")) for file in FILES}
+    trees = {file: tree_of(file) for file in FILES}
     defined = {file: private_names(tree) for file, tree in trees.items()}
     assert sum(map(len, defined.values())) > 300, "the names were not found"
     wrong = []
@@ -293,11 +306,7 @@ def wall_clock_differences(tree: ast.AST) -> Iterator[int]:
 
 def test_durations_are_not_taken_by_the_time_of_day() -> None:
     """A clock that is set back would give minus a day, and a budget that never ends; use ``time.monotonic``."""
-    wrong = [
-        f"{file.relative_to(ROOT)}:{line}"
-        for file in FILES
-        for line in wall_clock_differences(ast.parse(file.read_text(encoding="utf-8")))
-    ]
+    wrong = [f"{file.relative_to(ROOT)}:{line}" for file in FILES for line in wall_clock_differences(tree_of(file))]
     assert not wrong, "\n".join(wrong)
 
 
@@ -358,7 +367,7 @@ def test_files_are_parsed_by_their_owners() -> None:
             (PARSES_YAML, ("YAML",), "read it by afina.recipe.yaml_text"),
         )
         if name not in owners
-        for line in calls_of(ast.parse(file.read_text(encoding="utf-8")), *parsers)
+        for line in calls_of(tree_of(file), *parsers)
     ]
     assert not wrong, "\n".join(wrong)
     needless = [name for name in PARSES_JSON if "json.load" not in MODULES[name].read_text(encoding="utf-8")]
@@ -405,7 +414,7 @@ def functions_of(module: str) -> Iterator[tuple[str, ast.FunctionDef | ast.Async
             inside = f"{name}.{child.name}" if hasattr(child, "name") else name
             yield from visit(child, inside)
 
-    yield from visit(ast.parse(MODULES[module].read_text(encoding="utf-8")), module)
+    yield from visit(tree_of(MODULES[module]), module)
 
 
 def test_functions_can_be_read_at_a_glance() -> None:
@@ -428,7 +437,7 @@ def test_no_class_name_stands_twice() -> None:
     """A reader who searches for a class finds one."""
     named: dict[str, list[str]] = {}
     for module, file in MODULES.items():
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        for node in ast.walk(tree_of(file)):
             if isinstance(node, ast.ClassDef):
                 named.setdefault(node.name, []).append(f"{module}:{node.lineno}")
     assert len(named) > 200
@@ -444,7 +453,7 @@ def test_no_module_is_called_after_nothing() -> None:
 def test_public_names_have_docstrings() -> None:
     missing = []
     for file in FILES:
-        tree = ast.parse(file.read_text(encoding="utf-8"))
+        tree = tree_of(file)
         about = ast.get_docstring(tree)
         if tree.body and not about:
             missing.append(f"{file.relative_to(ROOT)}: the module")

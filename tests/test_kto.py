@@ -194,6 +194,7 @@ def test_it_learns_and_a_killed_one_is_bitwise_an_uninterrupted(base, tmp_path):
     assert all(torch.equal(weight, whole[name]) for name, weight in adapter_weights(model).items())
 
 
+@pytest.mark.long
 def test_memory_that_runs_out_before_the_first_gradient_makes_batches_smaller(base, tmp_path, monkeypatch):
     import afina.train.methods.kto_torch as kto
 

@@ -332,6 +332,7 @@ def test_the_monographs_predictions_without_their_leaks(monkeypatch, capsys, tmp
 
 
 @needs_shared
+@pytest.mark.long
 def test_the_page_about_scores_shows_these_figures(monkeypatch, capsys) -> None:
     page = (Path(__file__).parent.parent / "docs/scores.md").read_text(encoding="utf-8")
     shown = {"QA": "qa", "summarization": "summarization", "rewriting": "rewriting"}

@@ -198,6 +198,7 @@ def test_empty_and_equal_answers_are_told(project: Path, base: Path):
     assert "better answers are" in bias["what"] and "of 69 pairs" in bias["what"]
 
 
+@pytest.mark.long
 def test_answers_first_then_preferences_and_the_better_style_wins(project: Path, base: Path, monkeypatch, capsys):
     train = "method: dpo, epochs: 4, first: {method: sft, epochs: 12, learning_rate: 0.01}"
     recipe(project, base, "rows.jsonl", "pairs.jsonl", train=train, adapter="kind: none")

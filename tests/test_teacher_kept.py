@@ -191,6 +191,7 @@ def test_killed_in_the_middle_nothing_is_paid_for_twice(tmp_path):
         assert server.asked.total() == total and hash_folder(tmp_path / "runs/towns/dataset") == before
 
 
+@pytest.mark.long
 def test_the_command_shows_the_plan_and_asks_again_for_what_failed(tmp_path):
     write_pages(tmp_path, TOWNS[:5])
     with FakeTeacher(lambda section, times: "500" if "Lagos" in section and times <= 2 else "good") as server:

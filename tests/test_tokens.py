@@ -219,6 +219,7 @@ def test_rows_are_not_there_before_the_stage(project: Path):
             encoded_rows(context)
 
 
+@pytest.mark.long
 def test_killed_in_the_middle_it_starts_clean(project: Path):
     """kill -9 after the first set is written."""
     expected = encode(project).tokens_hash

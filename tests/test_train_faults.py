@@ -217,6 +217,7 @@ def test_out_of_memory_makes_micro_batches_smaller_and_changes_nothing_else(base
     assert json.loads((saved / "state.json").read_text())["splits"] == state.splits
 
 
+@pytest.mark.long
 def test_killed_after_out_of_memory_it_goes_on_with_the_smaller_batches(base, tmp_path, recipe, monkeypatch):
     no_room_for(monkeypatch, 3)
     whole = adapter_weights(run_training(base, tmp_path / "whole", recipe)[0])
@@ -227,6 +228,7 @@ def test_killed_after_out_of_memory_it_goes_on_with_the_smaller_batches(base, tm
     assert same(adapter_weights(resumed), whole)
 
 
+@pytest.mark.long
 def test_going_back_remembers_that_memory_was_short(base, tmp_path, monkeypatch):
     """Memory runs out after the good state was noted."""
     no_room_for(monkeypatch, 3, after_calls=2)
@@ -260,6 +262,7 @@ def test_one_row_that_does_not_fit_is_named_with_what_to_set(base, tmp_path, rec
     assert ".jsonl:" in refused.value.problems[0].where
 
 
+@pytest.mark.long
 def test_held_out_loss_that_does_not_fit_is_measured_in_smaller_batches(base, tmp_path, monkeypatch):
     recipe = make_recipe(base)
     before = events(run_training(base, tmp_path / "whole", recipe)[2], "validation")
