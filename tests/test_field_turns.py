@@ -333,3 +333,41 @@ def test_a_run_on_thoughts_is_judged_by_what_it_says_and_serves_them_apart(tmp_p
         assert "".join((piece.model_extra or {}).get("reasoning_content", "") for piece in pieces) == thought
         url = str(client.base_url)
         assert not check_identity(ask_over_http(url, "key"), tmp_path / "runs/walk", "walk", None).problems
+
+
+# ---- the field's other files
+
+
+def test_the_fields_turns_that_do_not_alternate(folder: Path):
+    """Rows 3, 4, 6 and 7 hold no answer to learn, for any template; 1, 2 and 5 are what some templates take."""
+    file = field("08-alternate/rows.jsonl")
+    for family in ("smollm2", "gemma-2"):
+        (unreadable,) = found(audited(file, family, folder), "unreadable")
+        places = [each["where"].rpartition(":")[2] for each in unreadable.examples]
+        assert sorted(places) == ["3", "4", "6", "7"], family
+    refused = found(audited(file, "gemma-2", folder), "not_rendered")
+    told = [each["where"].rpartition(":")[2] for finding in refused for each in finding.examples]
+    assert sorted(told) == ["1", "2", "5"]
+    taken = audited(file, "smollm2", folder, template="chatml")
+    assert taken.train == 3 and not found(taken, "not_rendered")
+
+
+def test_the_fields_answers_of_two_turns_are_rows_of_their_own_for_qwen3(folder: Path):
+    (split,) = found(audited(field("31-multiturn-qwen3/rows.jsonl"), "qwen3", folder), "row_for_each_answer")
+    assert split.what.startswith("1 conversations become 2 rows")
+
+
+def test_one_begin_token_and_one_end_token(folder: Path):
+    """Of a template that writes `<bos>` itself, over a tokenizer that would put one before every text."""
+    renderer = renderer_of(FAMILIES["gemma-2"], folder / "bpe-gemma-2")
+    row = renderer.conversation(example("single").messages)
+    assert row.ids.count(renderer.tokenizer.bos_token_id) == 1 and row.ids[0] == renderer.tokenizer.bos_token_id
+    ends = [number for number in row.ids if number in renderer.stop_ids()]
+    assert ends[-1] == row.ids[[n for n, learned in enumerate(row.mask) if learned][-1]]
+    assert [row.ids[n] for n, learned in enumerate(row.mask) if learned].count(ends[-1]) == 1
+
+
+def test_a_conversation_that_is_too_long_stops_and_is_not_cut(folder: Path, tmp_path: Path):
+    long = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b c d " * 2000}]
+    (over,) = found(audited(rows(tmp_path, SHAPES["single"], long), "smollm2", folder), "over_length")
+    assert over.severity == "fatal" and over.count == 1 and over.examples[0]["where"].endswith(":2")
