@@ -487,3 +487,15 @@ def test_personal_data_of_other_countries(kind: str, text: str, sound: str):
     assert [found.kind for found in find_personal_data(text)] == [kind]
     assert find_personal_data(sound) == []
     assert MASK.search(mask(text).text) and find_personal_data(mask(text).text) == []
+
+
+def test_one_call_for_many_questions_is_no_boilerplate(tmp_path: Path) -> None:
+    call = {"type": "function", "function": {"name": "harbour_tide", "arguments": {"port": "Vila Real"}}}
+    turns = [
+        [{"role": "user", "content": f"{thing}?"}, {"role": "assistant", "tool_calls": [call]}] for thing in THINGS
+    ]
+    (tmp_path / "calls.jsonl").write_text("\n".join(json.dumps({"messages": each}) for each in turns))
+    assert "boilerplate_answer" not in {each.name for each in audit_files([tmp_path / "calls.jsonl"]).findings}
+    words = [pair(f"{thing}?", "It is in the middle of the old town.") for thing in THINGS]
+    (tmp_path / "words.jsonl").write_text("\n".join(map(json.dumps, words)))
+    assert "boilerplate_answer" in {each.name for each in audit_files([tmp_path / "words.jsonl"]).findings}

@@ -258,8 +258,9 @@ def test_a_full_disk_is_named_and_leaves_nothing(renderer, tmp_path, monkeypatch
 
 
 @pytest.mark.long
-def test_memory_does_not_grow_with_the_corpus(tmp_path):
+def test_memory_does_not_grow_with_the_corpus(tmp_path, monkeypatch):
     """The benchmark in small: killed, encoded, started again."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     spec = importlib.util.spec_from_file_location("encode_memory", ROOT / "benchmarks/encode_memory.py")
     assert spec and spec.loader
     benchmark = importlib.util.module_from_spec(spec)

@@ -65,9 +65,11 @@ class RowTable:
         group = int(group_key(example), 16)
         asked, answered = _asked(example, group, answer_key)
         words = answer_key.split(None, FEWEST_WORDS) if example.messages else []
-        short = example.messages and len(answer_key) <= CLASS_CHARS and 0 < len(words) <= CLASS_WORDS
+        # One call is right for many questions; it is neither a phrase nor a class.
+        in_words = example.messages and not example.messages[-1].get("tool_calls")
+        short = in_words and len(answer_key) <= CLASS_CHARS and 0 < len(words) <= CLASS_WORDS
         numbers = _without_numbers(said) if not example.made else ""
-        long = prompt and not example.made and len(answer_key) >= BOILERPLATE_CHARS and prompt.strip()
+        long = in_words and prompt and not example.made and len(answer_key) >= BOILERPLATE_CHARS and prompt.strip()
         opening, longer = opening_keys(example, group)
         keys = (
             int(content_key(example), 16),
