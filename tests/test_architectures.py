@@ -17,7 +17,7 @@ from afina.base_page import base_page
 from afina.errors import BaseError
 from afina.model.proven import COLUMNS, read_proven
 
-OFTEN = ("gpt_oss", "qwen3_moe", "qwen3_5_text", "gemma3n_text", "phi3 longrope", "bloom")
+OFTEN = ("gpt_oss", "qwen3_moe", "qwen3_5_text", "phi3 longrope", "bloom")
 """One of each kind: a mixture, linear attention, shared keys, positions by length, ALiBi."""
 QUICK = ("loss equal", "greedy equal")
 OPEN = {("zamba2", "merge"), ("doge", "served")}

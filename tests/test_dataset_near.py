@@ -211,6 +211,7 @@ def slurm(folder: Path, monkeypatch: pytest.MonkeyPatch, **programs: str) -> Non
     monkeypatch.setenv("PATH", f"{folder}:{Path(sys.executable).parent}:{os.environ['PATH']}")
 
 
+@pytest.mark.long
 def test_slurm_makes_the_same_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     corpus(tmp_path / "in", list(range(40)))
     slurm(tmp_path / "slurm", monkeypatch)

@@ -96,6 +96,7 @@ def test_plain_transformers_opens_the_merged_model_and_knows_where_to_stop(run: 
     assert tokenizer.decode(written, skip_special_tokens=True).strip() == row["adapter"]
 
 
+@pytest.mark.long
 def test_a_bf16_base_stays_bf16_and_the_rounding_is_within_its_limit(run: Path, tmp_path: Path):
     base = make_base(tmp_path / "base", **SHAPE)
     AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16).save_pretrained(base)
@@ -107,13 +108,16 @@ def test_a_bf16_base_stays_bf16_and_the_rounding_is_within_its_limit(run: Path, 
     assert {weight.dtype for weight in load_file(tmp_path / "m32/model.safetensors").values()} == {torch.float32}
 
 
-@pytest.mark.parametrize("variant", ["dora", "rslora", "pissa"])
+@pytest.mark.parametrize(
+    "variant", ["rslora", *(pytest.param(each, marks=pytest.mark.long) for each in ("dora", "pissa"))]
+)
 def test_variants_merge(tmp_path: Path, variant: str):
     run = make_run(tmp_path / "v", adapter={"variant": variant, "alpha": 4})
     found, _ = made(run, "merged", tmp_path / "m")
     assert found["comparison"]["same_answers"] == found["comparison"]["asked"]
 
 
+@pytest.mark.long
 def test_trained_embeddings_are_untied(tmp_path: Path):
     """The base shares its embedding with the output; an adapter that trains the output alone parts them."""
     run = make_run(tmp_path / "e", adapter={"modules_to_save": ["lm_head"]})

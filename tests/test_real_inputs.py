@@ -31,8 +31,9 @@ def run(monkeypatch, *arguments: str | Path) -> int:
     return 0
 
 
+@pytest.mark.long
 @pytest.mark.training
-@pytest.mark.parametrize("name", ["zig-0.14", pytest.param("farense", marks=pytest.mark.long)])
+@pytest.mark.parametrize("name", ["zig-0.14", "farense"])
 def test_the_whole_walk_on_real_files(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     recipes = ROOT / "recipes"

@@ -115,6 +115,7 @@ def open_again() -> None:
         open_trained(context)
 
 
+@pytest.mark.long
 def test_a_first_training_that_the_recipe_has_no_more_is_set_aside(project: Path, base: Path):
     recipe(project, base, "docs", "rows.jsonl")
     walk()

@@ -293,6 +293,7 @@ def value(found: dict, group: str, metric: str, model: str) -> float:
 
 
 @needs_shared
+@pytest.mark.long
 def test_the_monographs_predictions_as_they_are(monkeypatch, capsys) -> None:
     found = run(monkeypatch, capsys, PREDICTIONS, "--by", "task", "--trained-on", SHARED / "train.jsonl")
     leaks = {each["prediction"]: each["groups"] for each in found["findings"] if each["name"] == "prompt_in_output"}

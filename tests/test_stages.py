@@ -153,6 +153,7 @@ def test_killed_in_either_stage_it_ends_bitwise_the_same(project: Path, base: Pa
         assert file.read_bytes() == (Path("runs/two/first") / file.relative_to(first)).read_bytes()
 
 
+@pytest.mark.long
 def test_a_change_of_a_stage_redoes_it_and_what_follows(project: Path):
     walk()
     before = result()

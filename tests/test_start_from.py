@@ -41,7 +41,12 @@ def first_weights(*overrides: str) -> dict[str, object]:
         return dict(get_peft_model_state_dict(model))
 
 
-@pytest.mark.parametrize("adapter", ["rank: 4, alpha: 8", "kind: none", "variant: pissa, rank: 4"])
+OTHER_KINDS = ("kind: none", "variant: pissa, rank: 4")
+
+
+@pytest.mark.parametrize(
+    "adapter", ["rank: 4, alpha: 8", *(pytest.param(each, marks=pytest.mark.long) for each in OTHER_KINDS)]
+)
 def test_a_training_starts_from_the_weights_of_the_run_that_it_names(project: Path, base: Path, adapter: str):
     begin(project, base, adapter)
     old = result(OLD)
@@ -73,6 +78,7 @@ def test_one_that_is_killed_goes_on_and_ends_as_if_it_had_not_been(project: Path
     assert any("goes on from step 2" in line for line in said) and same(result(NEW), right)
 
 
+@pytest.mark.long
 def test_other_weights_under_the_same_name_are_another_training(project: Path, base: Path):
     begin(project, base)
     walk("name=next", "start_from=runs/two")

@@ -255,6 +255,7 @@ def test_going_back_forgets_the_checkpoints_behind_it(base, tmp_path, monkeypatc
     assert present[0] == [0]
 
 
+@pytest.mark.long
 def test_one_row_that_does_not_fit_is_named_with_what_to_set(base, tmp_path, recipe, monkeypatch):
     no_room_for(monkeypatch, 0)
     with pytest.raises(DoesNotFit, match=r"single row.*\n.*checkpoint_activations") as refused:
@@ -386,6 +387,7 @@ def test_flops_by_hand(base):
     assert flops_per_token(model) == (4 * frozen + 6 * lora, 4 * h * vocab)
 
 
+@pytest.mark.long
 def test_peak_memory_is_not_that_of_whoever_started_the_process():
     """`ru_maxrss` goes through fork and exec: a run started from a notebook of 10 GB said 10 GB."""
     begun = (
@@ -487,6 +489,7 @@ def test_full_disk_leaves_whole_checkpoints_and_the_same_command_goes_on(base, t
     assert same(adapter_weights(model), expected)
 
 
+@pytest.mark.long
 def test_a_spent_budget_through_the_command_line(tmp_path, monkeypatch, capsys):
     """Exit code 4; the same command with a larger budget goes on in the same checkpoints."""
     import afina.plan.check
