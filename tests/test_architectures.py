@@ -18,7 +18,7 @@ from afina.errors import BaseError
 from afina.model.proven import COLUMNS, read_proven
 
 OFTEN = ("gpt_oss", "qwen3_moe", "qwen3_5_text", "phi3 longrope", "bloom")
-"""One of each kind: a mixture, linear attention, shared keys, positions by length, ALiBi."""
+"""One of each kind: a mixture, linear attention, positions by length, ALiBi."""
 QUICK = ("loss equal", "greedy equal")
 OPEN = {("zamba2", "merge"), ("doge", "served")}
 """Not mended: an export's check refuses Zamba2's shared blocks, and Doge's mask looks at the neighbours of a row."""
