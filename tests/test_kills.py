@@ -66,6 +66,7 @@ class Tells(Recorder):
             self.pipe.send(values["step"])
 
 
+@pytest.mark.long
 def test_kills_at_random_moments_end_bitwise_the_same(base, tmp_path, recipe, whole):
     expected, steps, _ = whole
     pick, told = random.Random(), []

@@ -57,7 +57,7 @@ def league(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-SLOW = ("no-replay", "shuffled", "claims")
+SLOW = ("replay", "no-replay", "shuffled", "claims")
 
 
 @pytest.mark.parametrize("rung", [pytest.param(each, marks=[pytest.mark.long] * (each in SLOW)) for each in RUNGS])
