@@ -189,8 +189,6 @@ def _look_before(origin: Origin, holds: str, kind: str, options: ExportOptions) 
     """Everything that would fail after minutes and can be known at once."""
     if holds in ("gguf", "ollama"):
         if options.llama_cpp is None:
-            if find_spec("gguf") is None:
-                raise RecipeError("the package gguf is not installed", "pip install 'afina[gguf]'", "--to")
             check_architecture(origin.config, origin.recipe.train.max_length)
         else:
             check_converter(options.llama_cpp, origin.config)
