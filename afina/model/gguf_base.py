@@ -19,7 +19,7 @@ from afina.model.gguf_tokenizer import problems_of, special_tokens
 
 
 @dataclass(frozen=True, slots=True)
-class Family:
+class GgufFamily:
     """One of llama.cpp's architectures, as transformers has it."""
 
     model_type: str
@@ -30,10 +30,10 @@ class Family:
     """Queries and keys are normalized."""
 
 
-FAMILIES: Mapping[str, Family] = {
-    "llama": Family("llama", "LlamaForCausalLM"),
-    "qwen2": Family("qwen2", "Qwen2ForCausalLM", qkv_bias=True),
-    "qwen3": Family("qwen3", "Qwen3ForCausalLM", qk_norm=True),
+FAMILIES: Mapping[str, GgufFamily] = {
+    "llama": GgufFamily("llama", "LlamaForCausalLM"),
+    "qwen2": GgufFamily("qwen2", "Qwen2ForCausalLM", qkv_bias=True),
+    "qwen3": GgufFamily("qwen3", "Qwen3ForCausalLM", qk_norm=True),
 }
 """``general.architecture`` -> what opens it; each is written and read back by ``tests/test_gguf_base.py``."""
 

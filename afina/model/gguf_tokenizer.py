@@ -28,7 +28,7 @@ SPLITS: Mapping[str, str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class SplitRule:
     """How a byte-level tokenizer splits a text before its merges."""
 
     split: str = ""
@@ -43,17 +43,17 @@ class Rule:
     """A text begins with the begin token where the file does not say."""
 
 
-_LLAMA_3 = Rule("llama-bpe", whole_pieces=True, begins=True)
-RULES: Mapping[str, Rule] = {
-    "gpt-2": Rule(),
-    "smollm": Rule(digits=True),
-    "starcoder": Rule(digits=True),
+_LLAMA_3 = SplitRule("llama-bpe", whole_pieces=True, begins=True)
+RULES: Mapping[str, SplitRule] = {
+    "gpt-2": SplitRule(),
+    "smollm": SplitRule(digits=True),
+    "starcoder": SplitRule(digits=True),
     "llama-bpe": _LLAMA_3,
     "llama3": _LLAMA_3,
     "llama-v3": _LLAMA_3,
-    "qwen2": Rule("qwen2", composes=True),
-    "deepseek-r1-qwen": Rule("qwen2"),
-    "tekken": Rule("tekken", whole_pieces=True, begins=True),
+    "qwen2": SplitRule("qwen2", composes=True),
+    "deepseek-r1-qwen": SplitRule("qwen2"),
+    "tekken": SplitRule("tekken", whole_pieces=True, begins=True),
 }
 """``tokenizer.ggml.pre`` -> the rule, of those that are built here."""
 
@@ -88,7 +88,8 @@ def problems_of(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     newer = "get the file from somebody who made it with a newer llama.cpp, or name the safetensors model"
     if model not in (BYTE_LEVEL, SENTENCEPIECE):
         return [(f"its tokenizer is of the kind {model!r} (built here: {BYTE_LEVEL}, {SENTENCEPIECE})", newer)]
-    tokens, types = values.get("tokenizer.ggml.tokens"), values.get("tokenizer.ggml.token_type")
+    tokens: Any = values.get("tokenizer.ggml.tokens")
+    types: Any = values.get("tokenizer.ggml.token_type")
     if not _all(tokens, str) or not _all(types, int) or len(tokens) != len(types):
         return [("its tokens or their kinds are missing", newer)]
     found: list[tuple[str, str]] = []
@@ -98,7 +99,7 @@ def problems_of(values: Mapping[str, Any]) -> list[tuple[str, str]]:
         found.append((said or f"its tokenizer splits a text by the rule {pre!r} (built here: {known})", newer))
     if model == BYTE_LEVEL and not _all(values.get("tokenizer.ggml.merges"), str):
         found.append(("its tokenizer has no merges", newer))
-    scores = values.get("tokenizer.ggml.scores")
+    scores: Any = values.get("tokenizer.ggml.scores")
     if model == SENTENCEPIECE and (not _all(scores, float) or len(scores) != len(tokens)):
         found.append(("its tokenizer has no scores", newer))
     used = [token for token, kind in zip(tokens, types, strict=True) if kind != UNUSED]
