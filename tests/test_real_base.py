@@ -75,8 +75,9 @@ def test_tokens_are_those_of_llama_cpp(renderer: Renderer):
             assert said.json()["tokens"] == renderer.tokenizer(text)["input_ids"], text
 
 
-def test_digits_are_tokens_of_their_own(renderer: Renderer):
-    assert renderer.tokenizer.tokenize("In 2024") == ["In", "Ġ", "2", "0", "2", "4"]
+def test_spaces_before_a_number_are_one_piece(renderer: Renderer):
+    """GPT-2's rule, by which transformers reads this file, would keep the last of them with the number."""
+    assert renderer.tokenizer.tokenize("a    24") == ["a", "ĠĠĠĠ", "2", "4"]
 
 
 def test_training_and_serving_write_the_same_prompt_with_the_templates_system_text(renderer: Renderer):
