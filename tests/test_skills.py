@@ -72,6 +72,15 @@ def test_examples_are_short_enough_for_their_room():
     assert all(len(item.example) <= 3 * item.room for item in ITEMS.values())
 
 
+def test_the_question_again_and_circles_are_no_answer():
+    """Seen of a small base: "O que é o fogo?" in fewer than twenty words, "a cidade de São João, a cidade de ..."."""
+    fire, city = ITEMS["pt/length/8"], ITEMS["en/language/11"]
+    assert not graded(fire, fire.turns[0]) and not graded(fire, "O que é o fogo?")
+    assert not graded(
+        city, "Há uma rua que não é da cidade, e é a cidade de São João. " + "É a cidade de São João. " * 6
+    )
+
+
 def test_who_never_stops_does_not_know_how_to_stop():
     item = ITEMS["pt/stopping/1"]
     assert graded(item, "ok") and not graded(item, "ok", stopped=False)

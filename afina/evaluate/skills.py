@@ -2,7 +2,7 @@
 
 ``skills.json`` holds, by language and skill, what is asked (one turn, or several that alternate), a system text, the
 rules that the answer has to fulfil, and an answer that does. A rule is a name of :data:`RULES` and its arguments; no
-model judges. An answer counts that fulfils all of its item's rules.
+model judges. An answer counts that fulfils all of its item's rules, and neither loops nor repeats the question.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from afina.evaluate.intervals import FEWEST_TURNED
 from afina.evaluate.probes import Question
 from afina.model.generate.generate_torch import Answer
 from afina.run import hash_value, parse_json
-from afina.text.answer_flaws import after_thinking
+from afina.text.answer_flaws import after_thinking, loops
 from afina.text.document import Message
 from afina.text.language import language_of_text
 
@@ -33,7 +33,7 @@ ROOM: Mapping[str, int] = {
     "length": 64,
     "language": 64,
     "one word": 16,
-    "not inventing": 64,
+    "not inventing": 40,
     "arithmetic": 32,
     "copying": 32,
     "system turn": 48,
@@ -79,9 +79,12 @@ class SkillItem:
         return Question(tuple(messages), self.example, f"skills.json:{self.id}")
 
     def grade(self, answer: Answer) -> Graded:
-        """Whether an answer does as it is asked; of :attr:`skill` stopping, it has to have ended too."""
+        """Whether an answer does as it is asked, and neither goes in circles nor is a part of the question; where it is to
+        stop, it has to have ended too."""
         said = after_thinking(answer.text)
-        passed = all(RULES[name](said, *arguments) for name, *arguments in self.rules)
+        repeats = self.skill != "copying" and len(said.split()) >= 4 and said.casefold() in self.turns[-1].casefold()
+        passed = not repeats and not loops(said)
+        passed = passed and all(RULES[name](said, *arguments) for name, *arguments in self.rules)
         passed = passed and (answer.stopped or self.skill != "stopping")
         return Graded(verbatim=passed, said=passed)
 
@@ -337,6 +340,8 @@ def json_texts(text: str, count: int) -> bool:
 def denies(text: str) -> bool:
     """It says that it does not know, or that there is no such thing.
 
+    >>> denies("In a fictional town, a man ..."), denies("It seems fictional.")
+    (False, True)
     >>> denies("Esse rei nunca existiu."), denies("I don't have any information about that."), denies("Em 1871.")
     (True, True, False)
     """
@@ -346,12 +351,12 @@ def denies(text: str) -> bool:
 _DENIES = re.compile(
     r"""
       \bn[ãa]o\ (?:\w+\ )?(?:existe|existiu|existem|h[áa]|houve|sei|conheço|tenho|encontr\w+|consta|posso|consigo)\b
-    | \b(?:nunca|jamais)\ (?:existi\w+|houve)\b | \bdesconheço\b | \bfict[íi]ci | \binventad | \binexistente
+    | \b(?:nunca|jamais)\ (?:existi\w+|houve)\b | \bdesconheço\b | \b(?:é|ser|parece)\ (?:fictíci|inventad|inexistente)
     | \b(?:do|does|did|have|has|can|could)(?:\ not|n't)\ (?:\w+\ ){0,2}(?:exist|happen|know|have|find|take\ place)\b
     | \b(?:am|is|are|was|were)(?:\ not|n't)\ (?:a|an|any|aware|familiar|sure|able|held|real)\b | \bcannot\b
     | \bi'm\ not\ (?:aware|familiar|sure|able)\b | \bthere\ (?:is|was|are|were|has\ been|have\ been)\ no\b
     | \bno\ (?:such|record|known|information)\b | \bno\ (?:\w+\ ){1,4}is\ known\b | \bnever\ (?:existed|happened)\b
-    | \bfiction | \bmade[- ]up\b | \bunknown\b | \bunable\ to\b
+    | \b(?:is|are|was|be|seems|purely)\ (?:a\ )?fictional\b | \bmade[- ]up\b | \bunknown\b | \bunable\ to\b
     """,
     re.VERBOSE | re.IGNORECASE,
 )
