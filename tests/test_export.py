@@ -21,7 +21,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from afina.errors import BaseError, DiskFull, DoesNotFit, RecipeError, ResultError
 from afina.export import export as module
-from afina.export.card import licence_of
 from afina.export.compare import compare
 from afina.export.converters import convert_by_llama_cpp
 from afina.export.expected_torch import expected_of
@@ -32,6 +31,7 @@ from afina.export.programs import Transformers, text_of
 from afina.export.template import baked_template
 from afina.model.generate.choose_torch import TextStream
 from afina.model.generate.generate_torch import generate
+from afina.model.licence import licence_of
 from afina.model.load_torch import load_base, open_adapter
 from afina.recipe import Chat
 from afina.run import write_json

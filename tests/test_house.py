@@ -45,7 +45,6 @@ INSIDE: dict[str, set[str]] = {
     "model": GROUND | {"text", "tokenizer"},
     "plan": GROUND
     | {"model.base", "model.shape", "model.shape_read", "model.shape_table", "model.footprint", "text.formats"},
-    "base_page": GROUND | {"tokenizer", "model", "plan"},
     "evaluate": GROUND
     | {"record", "endpoint", "text", "sandbox", "sources", "tokenizer", "dataset.build", "dataset.audit", "score"}
     | {"model"},
@@ -55,6 +54,8 @@ INSIDE: dict[str, set[str]] = {
     "export": GROUND
     | {"record", "manifest", "evaluate.scores", "text", "dataset", "tokenizer", "model", "plan", "serve"},
 }
+INSIDE["base_page"] = GROUND | {"tokenizer", "model", "plan", "export"}
+INSIDE["base_answers"] = GROUND | {"tokenizer", "model", "plan", "evaluate"}
 INSIDE["walk"] = set(INSIDE) - {"progress"}
 INSIDE["demo"] = INSIDE["walk"] | {"walk"}
 INSIDE["cli"] = set(INSIDE)
@@ -74,7 +75,7 @@ LIBRARIES: dict[str, set[str]] = {
     "dataset.audit": {"numpy"},
     "tokenizer": {"tokenizers", "transformers", "jinja2", "numpy"},
     "model": {"torch", "transformers", "peft", "bitsandbytes", "safetensors", "tokenizers", "huggingface_hub", "numpy"}
-    | {"liger_kernel", "llguidance"},
+    | {"liger_kernel", "llguidance", "gguf", "filelock"},
     "report": {"jinja2", "markupsafe", "ruamel"},
     "score": {"numpy", "sacrebleu"},
     "evaluate": {"torch", "lm_eval"},

@@ -193,8 +193,6 @@ def _look_before(origin: Origin, holds: str, kind: str, options: ExportOptions) 
         open_tokenizer(origin.adapter, trust_remote_code=origin.recipe.trust_remote_code, fix=TRAIN_AGAIN)
     if holds in ("gguf", "ollama"):
         if options.llama_cpp is None:
-            if find_spec("gguf") is None:
-                raise RecipeError("the package gguf is not installed", "pip install 'afina[gguf]'", "--to")
             check_architecture(origin.config, origin.recipe.train.max_length)
         else:
             check_converter(options.llama_cpp, origin.config)
