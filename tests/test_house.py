@@ -44,7 +44,15 @@ INSIDE: dict[str, set[str]] = {
     "score": GROUND | {"text", "sources", "dataset.audit"},
     "model": GROUND | {"text", "tokenizer"},
     "plan": GROUND
-    | {"model.base", "model.shape", "model.shape_read", "model.shape_table", "model.footprint", "text.formats"},
+    | {
+        "model.base",
+        "model.base_kind",
+        "model.shape",
+        "model.shape_read",
+        "model.shape_table",
+        "model.footprint",
+        "text.formats",
+    },
     "evaluate": GROUND
     | {"record", "endpoint", "text", "sandbox", "sources", "tokenizer", "dataset.build", "dataset.audit", "score"}
     | {"model"},
@@ -391,6 +399,7 @@ def test_a_bare_parser_is_noticed() -> None:
 OPENS_FOLDERS: dict[str, str] = {
     "afina.tokenizer.load": "`open_tokenizer`",
     "afina.model.load_torch": "`open_by` of models and configurations, `open_adapter` of PEFT's folders",
+    "afina.model.gguf_torch": "a GGUF, refused by its file's name; `load_torch` stands above it",
     "afina.model.shape_walk_torch": "a configuration; what is wrong with it is said by the kind of model",
 }
 """Who has a library open a folder of a model, and by which function for everyone else."""
