@@ -380,6 +380,34 @@ def test_a_bare_parser_is_noticed() -> None:
     assert calls_of(ast.parse(text), "json.loads", "json.load") == [1, 2]
 
 
+OPENS_FOLDERS: dict[str, str] = {
+    "afina.tokenizer.load": "`open_tokenizer`",
+    "afina.model.load_torch": "`open_by` of models and configurations, `open_adapter` of PEFT's folders",
+    "afina.model.shape_walk_torch": "a configuration; what is wrong with it is said by the kind of model",
+}
+"""Who has a library open a folder of a model, and by which function for everyone else."""
+
+
+def openings(tree: ast.Module) -> list[int]:
+    """Lines that call a ``from_pretrained``."""
+    calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+    return [
+        call.lineno for call in calls if isinstance(call.func, ast.Attribute) and call.func.attr == "from_pretrained"
+    ]
+
+
+def test_libraries_open_folders_through_one_reader_each() -> None:
+    """A folder of a base, a run or an export may be damaged: transformers and PEFT then raise whatever comes of it."""
+    found = {name: openings(tree_of(file)) for name, file in MODULES.items()}
+    wrong = [f"{name}: line {line}" for name, lines in found.items() if name not in OPENS_FOLDERS for line in lines]
+    assert not wrong, "open it by one of " + ", ".join(OPENS_FOLDERS) + ":\n" + "\n".join(wrong)
+    assert all(found[name] for name in OPENS_FOLDERS)
+
+
+def test_a_bare_opening_is_noticed() -> None:
+    assert openings(ast.parse("a = AutoConfig.from_pretrained(folder)\nb = 'x.from_pretrained(y)'")) == [1]
+
+
 def test_architecture_shows_the_same_table() -> None:
     """Each row of the table stands in docs/architecture.md as | `room` | imports | libraries |."""
     rows = {}
