@@ -128,9 +128,10 @@ def test_every_option_that_a_message_names_is_one_of_some_verb():
     assert complaints(check) == []
 
 
-OTHER_PROGRAMS = frozenset(
-    ["--help", "--jinja", "--map-tokens", "--model", "--nproc-per-node", "--security-opt", "--temp", "--upgrade"]
-)
+OTHER_PROGRAMS = frozenset({
+    "--help", "--jinja", "--map-tokens", "--merge", "--model", "--no-deps", "--nproc-per-node", "--security-opt",
+    "--temp", "--upgrade",
+})  # fmt: skip
 """Options of other programs' commands that messages hold."""
 
 
