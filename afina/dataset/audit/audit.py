@@ -19,7 +19,7 @@ from afina.dataset.audit.one_example import excerpt
 from afina.dataset.audit.read_files import AuditReading, RefusedRows, find_splits, read_files
 from afina.dataset.audit.row_table import RowTable
 from afina.dataset.audit.rules import RULES, Finding, make_finding, worst_first
-from afina.dataset.audit.split_audit import LearnedOrHeldOut, SplitAudit
+from afina.dataset.audit.split_audit import EXAMPLES_SHOWN, LearnedOrHeldOut, SplitAudit
 from afina.dataset.audit.token_audit import TokenAudit, TokenView
 from afina.errors import Problem, RecipeError
 from afina.recipe import Recipe, nearest
