@@ -16,6 +16,7 @@ from afina.evaluate.scores import MADE_UP, Scores, read_scores
 from afina.export.origin import Origin
 from afina.manifest import Manifest, read_manifest
 from afina.model.base_kind import reads_images
+from afina.model.gguf_folder import read_origin
 from afina.model.licence import licence_of
 from afina.recipe import HUB, WEB
 from afina.record import read_record
@@ -84,6 +85,8 @@ def base_name(origin: Origin) -> str:
         return "random weights"
     if public := public_base(origin):
         return public
+    if gguf := read_origin(origin.base):
+        return str(gguf["file"])
     folder = Path(given)
     return folder.parent.name if folder.name == "model" else folder.name  # runs/NAME/model is the run NAME
 

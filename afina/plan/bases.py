@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from afina.errors import BaseError, RecipeError
-from afina.model.base import check_length, check_targets, check_trainable, look_at_base, place_of
+from afina.model.base import (
+    check_length,
+    check_targets,
+    check_trainable,
+    look_at_base,
+    looks_like_path,
+    no_such_place,
+    place_of,
+)
 from afina.model.base_kind import kind_of
 from afina.model.shape import Shape
 from afina.model.shape_read import read_shape, shape_of_folder
@@ -68,6 +76,8 @@ def find_shape(
     if folder is not None:
         return _shape_in(folder, base, quantized, trust_remote_code)
     config = known_bases().get(base)
+    if config is None and looks_like_path(base):
+        raise no_such_place(base)
     if config is None:
         guess = nearest(base, list(known_bases()))
         meant = f"did you mean {guess}? otherwise " if guess else ""
