@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -223,3 +224,17 @@ def test_all_four_over_the_real_base(tmp_path: Path, smollm2: Path) -> None:
     assert list(figures["runs"]) == list(TITLES)
     assert all(run["verdict"] for run in figures["runs"].values())
     assert {"base", *TITLES} <= figures["answers"][0].keys()
+
+
+@pytest.mark.long
+@pytest.mark.training
+def test_the_training_benchmark_takes_a_real_base(tmp_path: Path, smollm2: Path) -> None:
+    """On the conversations of a dataset folder, some of them held out."""
+    row = {"messages": [{"role": "user", "content": "Which allocator?"}, {"role": "assistant", "content": "Debug."}]}
+    for name in ("train", "validation"):
+        (tmp_path / f"{name}.jsonl").write_text(12 * f"{json.dumps(row)}\n", encoding="utf-8")
+    words = ["--tiny", "--base", str(smollm2), "--data", str(tmp_path), "--only", "--threads", "1"]
+    script = [sys.executable, "benchmarks/train_cpu.py"]
+    done = subprocess.run([*script, *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "held-out loss of the base: " in done.stdout and "| afina | " in done.stdout
