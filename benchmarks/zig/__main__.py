@@ -33,6 +33,7 @@ TINY = (
     "train.epochs=0.01",
     "evaluate.questions=2",
     "evaluate.samples=1",
+    "evaluate.skills=2",
     "evaluate.max_new_tokens=8",
     "evaluate.tasks=[]",
 )
