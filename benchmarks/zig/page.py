@@ -176,7 +176,7 @@ def _code(text: str) -> str:
 def _sizes(rows: Sequence[Mapping[str, Any]]) -> str:
     """What the plan says of larger bases."""
     lines = [
-        "What `afina plan` says of the recipe with replay over larger bases:",
+        "What `afina plan` says of the last of these recipes over larger bases:",
         "",
         "| base | parameters | device | fits | memory | time | cost |",
         "|---|---|---|---|---|---|---|",
