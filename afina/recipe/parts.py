@@ -235,6 +235,9 @@ class Chat(RecipePart):
     marks_in_text: Literal["words", "error"] = "words"
     """Marks of the base, such as `<|im_end|>`, inside texts, messages and prompts: encoded as words, so that no text
     ends a turn or begins one; or refused."""
+    end_texts: bool = True
+    """Put the end token behind each plain text, and learn it. `false` is what loaders of raw text train: nothing says
+    where a text ends, and a model forgets to stop. The audit refuses it (`end_token_missing`)."""
 
 
 class Adapter(RecipePart):
