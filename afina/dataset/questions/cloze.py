@@ -1,0 +1,64 @@
+"""Sentences that are told from seven with another term of the same kind in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from afina.dataset.questions.prose_corpus import NO_GAP, ProseCorpus, Sentence
+from afina.text.identity import short_hash
+from afina.text.key_terms import Term
+from afina.text.prose_question import ProseQuestion
+
+MOST_OF_SECTION = 3
+
+
+def cloze_questions(corpus: ProseCorpus, number: int, prompt: Callable[[str], str]) -> Iterator[ProseQuestion | str]:
+    """At most three sentences of one section, those of the smallest hash; where there is none, why.
+
+    Args:
+        number: the section's position.
+        prompt: asks about the section, in a phrasing that follows from the sentence given.
+    """
+    section = corpus.sections[number]
+    whole = [sentence for sentence in section.sentences if corpus.askable(sentence)]
+    made = with_terms = 0
+    for sentence in sorted(whole, key=lambda sentence: short_hash(sentence.text)):
+        asked = prompt(sentence.text)
+        gaps = gaps_of(corpus, sentence, asked)
+        with_terms += bool(gaps)
+        for gap in gaps:
+            if wrong := corpus.distractors(number, sentence, gap):
+                yield ProseQuestion(
+                    "cloze",
+                    section.name,
+                    section.path,
+                    sentence.line,
+                    asked,
+                    sentence.text,
+                    tuple(replaced(sentence.text, gap, other) for other in wrong),
+                    gap.text,
+                    held_out=section.held_out,
+                )
+                made += 1
+                break
+        if made == MOST_OF_SECTION:
+            return
+    if not made:
+        yield NO_DISTRACTORS if with_terms else NO_TERM if whole else NO_SENTENCE
+
+
+NO_SENTENCE = "no whole sentence that is said there alone"
+NO_TERM = "no rare term in a sentence"
+NO_DISTRACTORS = "fewer than seven other terms of the same kind"
+
+
+def gaps_of(corpus: ProseCorpus, sentence: Sentence, asked: str) -> list[Term]:
+    """The terms of a sentence that may be left out, the rarest first: once in it, and not in the question."""
+    key_terms = corpus.table.key_terms(sentence.text, besides=asked)
+    small = sentence.text.casefold()
+    return [term for term in key_terms if term.kind not in NO_GAP and small.count(term.key) == 1]
+
+
+def replaced(text: str, gap: Term, other: str) -> str:
+    """The sentence with another term in the place of the gap."""
+    return text[: gap.start] + other + text[gap.end :]
