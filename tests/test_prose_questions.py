@@ -63,9 +63,9 @@ def page(number: int) -> str:
     name, town, year = f"{NAMES[number]} Serra{number}", TOWNS[number], 1900 + 3 * number
     return (
         f"# {name}: Uma vida\n\n"
-        f"## Início\n\n**{name}** é um antigo jogador que nasceu em {town} e cresceu junto ao mar. "
+        f"## Início\n\n**{name}** é um antigo jogador que nasceu em {town} em {year - 20} e cresceu junto ao mar. "
         f"Em {year}, chegou ao clube com o irmão mais velho, e marcou {number + 11} golos.\n\n"
-        f"## Clubes\n\n- Clube A{number} ({year})\n- Clube B{number}: reservas\n- Clube C{number}\n\n"
+        f"## Clubes\n\n- {town}ense ({year})\n- {name}ense: reservas\n- Serrano{number}\n\n"
         f"## Fim\n\n{name} foi substituído por Zeca Costa{number} na direção do clube em {year + 40}.\n"
     )
 
@@ -99,10 +99,10 @@ def corpus_of(*texts: str, heading: str = "Page > Part") -> ProseCorpus:
         ("It came in 2019, with 13% more speed.", [("2019", "year"), ("13%", "number:%")]),
         ("Na época 1987/88 ficou no 5º lugar.", [("1987/88", "years:9999/9"), ("5º lugar", "number:º lugar")]),
         ("Call `std.mem.eql` or fooBar, not foo_bar().", [
-            ("`std.mem.eql`", "code:dotted"), ("fooBar", "word:camel"), ("foo_bar()", "word:call")]),
+            ("`std.mem.eql`", "code:dotted:std"), ("fooBar", "word:camel"), ("foo_bar()", "word:call")]),
         ("Chegaram 2000 espectadores e 3.000 sócios.", [
             ("2000 espectadores", "number:espectadores"), ("3.000 sócios", "number:sócios")]),
-        ("Since Zig 0.14 it is `a + b`.", [("Zig", "name:1"), ("0.14", "version"), ("`a + b`", "code:other")]),
+        ("Since Zig 0.14 it is `a + b`.", [("Zig", "name:1"), ("0.14", "version:1"), ("`a + b`", "code:other")]),
         ("This is no term at all.", []),
     ],
 )  # fmt: skip
@@ -289,7 +289,7 @@ def test_every_kind_is_asked(tmp_path: Path):
     }
     assert all(prose["questions"].values())
     lists = [question for question in questions if question.kind == "list"]
-    assert {"Clube A0", "Clube B0", "Clube C0"} in [set(question.terms) for question in lists]
+    assert {"Faroense", "Abel Serra0ense", "Serrano0"} in [set(question.terms) for question in lists]
     change = next(question for question in questions if question.kind == "change" and question.path == "docs/03.md")
     assert change.outdated == ("Duarte Serra3",) and change.terms == ("Zeca Costa3",) and len(change.wrong) == 7
     definition = next(question for question in questions if question.kind == "definition")

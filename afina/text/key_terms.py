@@ -8,8 +8,9 @@ English put around them are listed here. Nothing is understood, so that the same
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from afina.text.identity import normal
@@ -46,6 +47,7 @@ _TERM = re.compile(
 _MONTH_CASE = re.compile(_MONTHS, re.I)
 _WORD = re.compile(r"[^\W_]+")
 _SMALL_WORD = re.compile(r"(?<![\w`@.])[a-zà-öø-ÿ][^\W\d_]+(?!\w)")
+_CAPITAL_WITHIN = re.compile(rf"(?<=[a-zà-öø-ÿ,] )(?:\*\*)?({_NAME_WORD})")
 _CODE_SPAN = re.compile(r"`[^`\n]*`")
 _SENTENCE_START = re.compile(r"(?:^|[.!?…:;]\s|[\"“«(‘•–—|]\s?|\s[-–—]\s)$")
 _NO_UNIT_WORDS = """
@@ -70,7 +72,10 @@ _FRAMES = {
     **dict.fromkeys(("em", "in", "at"), "in"),
     "the": "the",
 }
-"""Word before a name -> what it says of it: articles of gender and number, a place, or nothing."""
+"""Word before a name -> what it says of it: articles of gender and number, or a place. Any other word says ``bare``; no
+word says nothing."""
+_TELLS_NOTHING = ("code:other", "code:number", "code:small", "number:", "title:1", "title:caps")
+"""Kinds that a text on anything could hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +85,8 @@ class Term:
     text: str
     """As it stands there, backticks included."""
     kind: str
-    """``year``, ``date``, ``number:golos``, ``code:builtin``, ``name:2`` (words) and so on."""
+    """``year``, ``date``, ``number:golos``, ``code:builtin``, ``name:2`` (words; ``title:2`` where one of them is
+    written small elsewhere) and so on."""
     start: int
     frame: str = ""
     """For a name: what the word before it says, see :data:`_FRAMES`."""
@@ -104,36 +110,42 @@ def term_key(text: str) -> str:
     return normal(text.strip("`").removesuffix("()")).casefold()
 
 
-def find_terms(text: str, common: Iterable[str] = ()) -> list[Term]:
+def _bare(text: str) -> str:
+    """In small letters without accents, as a file's name may write a title."""
+    letters = unicodedata.normalize("NFKD", text).casefold()
+    return "".join(letter for letter in letters if not unicodedata.combining(letter))
+
+
+def find_terms(text: str, common: Container[str] = (), proper: Container[str] = ()) -> list[Term]:
     """All terms of a sentence or an answer, in order.
 
     Args:
         text: one passage; code between backticks.
-        common: words that the documents write small: at a sentence's beginning they are no names. A set, for speed.
+        common: words that the documents write small: with a capital they are part of a title, or begin a sentence.
+        proper: words that the documents write with a capital within sentences: at a beginning only these are names.
 
     >>> [(term.text, term.kind) for term in find_terms("Em 1987, aos 23 anos, Hajry saiu do Raja Casablanca.")]
     [('1987', 'year'), ('23 anos', 'number:anos'), ('Hajry', 'name:1'), ('Raja Casablanca', 'name:2')]
     >>> [(term.text, term.kind) for term in find_terms("Use `@branchHint` of Zig 0.14.0 or --watch.")]
-    [('`@branchHint`', 'code:builtin'), ('Zig', 'name:1'), ('0.14.0', 'version'), ('--watch', 'word:flag')]
+    [('`@branchHint`', 'code:builtin'), ('Zig', 'name:1'), ('0.14.0', 'version:2'), ('--watch', 'word:flag')]
     """
-    words = common if isinstance(common, (set, frozenset)) else frozenset(common)
-    return [term for found in _TERM.finditer(text) for term in _term(found, text, words)]
+    return [term for found in _TERM.finditer(text) for term in _term(found, text, common, proper)]
 
 
-def _term(found: re.Match[str], text: str, common: set[str] | frozenset[str]) -> Iterator[Term]:
+def _term(found: re.Match[str], text: str, common: Container[str], proper: Container[str]) -> Iterator[Term]:
     group, start = found.lastgroup, found.start()
     if found["code"] is not None:
-        yield Term(found[0], f"code:{code_form(found['code'])}", start)
+        yield Term(found[0], f"code:{code_form(found['code'])}{_root(found['code'])}", start)
     elif found["word"] is not None:
         yield Term(found[0], f"word:{code_form(found[0])}", start)
     elif found["number"] is not None:
         yield _number(found, text)
     elif found["name"] is not None:
-        yield from _names(found, text, common)
+        yield from _names(found, text, common, proper)
     elif group in ("date", "years"):
         yield Term(found[0], f"{group}:{_shape(found[0])}", start)
     else:
-        yield Term(found[0], "version", start)
+        yield Term(found[0], _version(found[0]), start)
 
 
 def code_form(code: str) -> str:
@@ -142,7 +154,7 @@ def code_form(code: str) -> str:
     >>> [code_form(code) for code in ("@as", "std.mem.eql", "--watch", "x86_64-linux", "ArrayList", "a + b", "0x1f")]
     ['builtin', 'dotted', 'flag', 'dashed', 'pascal', 'other', 'number']
     """
-    if len(code) > MOST_CODE_CHARS or not re.fullmatch(r"[@.#$-]{0,2}\w[\w.:/-]*(?:\(\))?", code):
+    if not 1 < len(code) <= MOST_CODE_CHARS or not re.fullmatch(r"[@.#$-]{0,2}\w[\w.:/-]*(?:\(\))?", code):
         return "other"
     if re.fullmatch(r"-?\d[\w.]*", code):
         return "number"
@@ -156,6 +168,11 @@ def code_form(code: str) -> str:
     return "small"
 
 
+def _root(code: str) -> str:
+    """What a dotted name begins with: it tells ``std.mem`` from ``error.Full``."""
+    return ":" + code.split(".")[0] if code_form(code) == "dotted" else ""
+
+
 def _number(found: re.Match[str], text: str) -> Term:
     number, mark, unit = found["number"], found["mark"] or "", found["unit"] or ""
     start = found.start()
@@ -163,28 +180,43 @@ def _number(found: re.Match[str], text: str) -> Term:
     last = before[-1].strip('(“"«,').casefold() if before else ""
     if not mark and _YEAR.fullmatch(number) and (last in _BEFORE_YEAR or text[start - 1 : start] in ("(", "[")):
         return Term(number, "year", start)
-    if unit.strip().casefold() in _NO_UNIT or (mark.strip() == "%"):
+    numbered = bool(before) and before[-1][:1].isupper() and len(before) > 1  # "Tier 1 being ..."
+    if unit.strip().casefold() in _NO_UNIT or mark.strip() == "%" or numbered:
         unit = ""
     if not mark and not unit and re.fullmatch(r"\d+\.\d+", number) and last[:1].isalpha():
-        return Term(number, "version", start)
+        return Term(number, _version(number), start)
     return Term(number + mark + unit, f"number:{mark.strip()}{unit.casefold()}".replace(": ", ":"), start)
 
 
-def _names(found: re.Match[str], text: str, common: set[str] | frozenset[str]) -> Iterator[Term]:
+def _version(text: str) -> str:
+    return f"version:{text.count('.')}{'v' * text.startswith('v')}"
+
+
+def _names(found: re.Match[str], text: str, common: Container[str], proper: Container[str]) -> Iterator[Term]:
     words, start = found["name"].split(" "), found.start()
     if not start or _SENTENCE_START.search(text, max(0, start - 4), start):
-        # A capital says nothing here: the first word is a name where the documents never write it small.
-        while words and (words[0].casefold() in common or len(words[0]) == 1 or (len(words) == 1 and not common)):
+        # A capital says nothing of the first word.
+        if len(words) == 1 and words[0] not in proper:
+            return
+        while words and _is_common(words[0], common):
             start += len(words.pop(0)) + 1
     while words and words[0] == words[0].lower():  # what joined it to a word that is gone
         start += len(words.pop(0)) + 1
-    name = " ".join(words)
-    if not words or (len(name) < 3 and not name.isupper()) or _MONTH_CASE.fullmatch(name):
+    name = re.sub(r"['’]s$|[.'’]$", "", " ".join(words))
+    if len(name) < (2 if name.isupper() else 3) or _MONTH_CASE.fullmatch(name):
         return
     before = text[:start].rstrip().rsplit(None, 1)
-    frame = _FRAMES.get(before[-1].casefold(), "") if before and text[start - 1 : start] == " " else ""
-    form = "caps" if name.isupper() and len(words) == 1 else len(words)
-    yield Term(name, f"name:{form}", start, frame)
+    after_word = bool(before) and text[start - 1 : start] == " " and before[-1][-1].isalpha()
+    frame = _FRAMES.get(before[-1].casefold(), "bare") if after_word else ""
+    kind = "title" if any(_is_common(word, common) for word in words if word != word.lower()) else "name"
+    if len(words) > 1 and any(word.isupper() for word in words):
+        kind += ":initials"  # a club, a company: people's names have none, but for letters with a full stop
+    yield Term(name, f"{kind}:{'caps' if name.isupper() and len(words) == 1 else len(words)}", start, frame)
+
+
+def _is_common(word: str, common: Container[str]) -> bool:
+    """Whether a word with a capital is no name of its own: a part of it stands somewhere with a small letter."""
+    return len(word) == 1 or any(part.casefold() in common for part in _WORD.findall(word))
 
 
 def _shape(text: str) -> str:
@@ -200,12 +232,14 @@ class TermTable:
     >>> table = TermTable.of(["Hassan Nader jogou no Farense.", "Em 1990 chegou ao Farense.", "E saiu do Farense."])
     >>> [(term.text, table.sections(term)) for term in table.find("Hassan Nader jogou no Farense em 1990.")]
     [('Hassan Nader', 1), ('Farense', 3), ('1990', 1)]
-    >>> [table.nowhere(term) for term in table.find("Hassan e Celso chegaram ao Farense.")]
-    [False, True, False]
+    >>> [(term.text, table.nowhere(term)) for term in table.find("Ali Celso chegou ao Farense com Hassan.")]
+    [('Ali Celso', True), ('Farense', False), ('Hassan', False)]
     """
 
     common: set[str] = field(default_factory=set)
     """Words that stand somewhere with a small letter."""
+    proper: set[str] = field(default_factory=set)
+    """Words that stand somewhere with a capital within a sentence."""
     words: set[str] = field(default_factory=set)
     """All words, in small letters, those of code too."""
     count: int = 0
@@ -225,12 +259,14 @@ class TermTable:
 
     def learn_words(self, text: str) -> None:
         """Note a section's words; of all sections before the first :meth:`find`."""
-        self.common.update(_SMALL_WORD.findall(_CODE_SPAN.sub("``", text)))
+        plain = _CODE_SPAN.sub("``", text)
+        self.common.update(_SMALL_WORD.findall(plain))
+        self.proper.update(_CAPITAL_WITHIN.findall(plain))
         self.words.update(word.casefold() for word in _WORD.findall(normal(text)))
 
     def find(self, text: str) -> list[Term]:
         """The terms of a text."""
-        return find_terms(text, self.common)
+        return find_terms(text, self.common, self.proper)
 
     def add(self, keys: set[str]) -> None:
         """Count one section's terms."""
@@ -256,11 +292,11 @@ class TermTable:
     def rare_of(self, terms: Iterable[Term], besides: str = "") -> list[Term]:
         """The rare ones of some terms that tell something: each once, the rarest first, none that stands in
         `besides` (the question)."""
-        asked = set(_WORD.findall(normal(besides).casefold()))
+        asked = set(_WORD.findall(_bare(besides)))
         found: dict[str, Term] = {}
         for term in terms:
-            tells = term.kind not in ("code:other", "code:number", "code:small", "number:")
-            if tells and self.rare(term) and not asked.issuperset(_WORD.findall(term.key)):
+            unasked = not asked.issuperset(_WORD.findall(_bare(term.key)))
+            if term.kind not in _TELLS_NOTHING and self.rare(term) and unasked:
                 found.setdefault(term.key, term)
         order = {key: place for place, key in enumerate(found)}
         return sorted(found.values(), key=lambda term: (self._in[term.key], order[term.key]))

@@ -1,7 +1,7 @@
 """The sentences and lists of a text: what prose says, without its Markdown.
 
-Code between backticks keeps them; all other marks, pictures and HTML go. Code blocks and tables are no prose and are
-left out.
+Code between backticks keeps them; all other marks, pictures, emoji and HTML go. Code blocks with the name of their file
+above, and tables, are no prose and are left out.
 """
 
 from __future__ import annotations
@@ -14,9 +14,13 @@ from functools import cache
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+PICTOGRAPH = re.compile(
+    "[\U0001f000-\U0001faff\u2300-\u23ff\u25a0-\u27bf\u2b00-\u2bff\u200d\ufe0e\ufe0f\U000e0020-\U000e007f]+"
+)
+"""Runs of emoji and other small pictures."""
 _SENTENCE_END = re.compile(r"[.!?…][\"'”’»)\]]*\s+(?=[^\sa-zà-öø-ÿ])")
 _ABBREVIATED = re.compile(
-    r"(?:^|[\s(«“\"])(?:[^\W\d_]|e\.g|i\.e|etc|vs|cf|resp|approx|no|fig|mr|mrs|ms|dr|dra|prof|st|sr|sra|eng|arq|"
+    r"(?:^|[\s(«“\".])(?:[^\W\d_]|e\.g|i\.e|etc|vs|cf|resp|approx|no|fig|mr|mrs|ms|dr|dra|prof|st|sr|sra|eng|arq|"
     r"exmo|av|pág|pag|p|pp|vol|núm|séc|nasc|aprox|ex|cap)\.[\"'”’»)\]]*\s+$",
     re.I,
 )
@@ -50,6 +54,8 @@ def passages(text: str, *, markdown: bool) -> list[Passage]:
     skipped = 0  # how many tables and headings are open
     begins = False  # an item whose first paragraph has not come yet
     for token in _parser().parse(text.replace("\r\n", "\n").replace("\r", "\n")):
+        if token.type == "fence" and found and token.map and (last := found[-1]) and _is_caption(last, token.map[0]):
+            found.pop()
         if token.type in ("bullet_list_open", "ordered_list_open"):
             depth += 1
             lists += depth == 1
@@ -65,11 +71,16 @@ def passages(text: str, *, markdown: bool) -> list[Passage]:
     return found
 
 
+def _is_caption(above: Passage, fence: int) -> bool:
+    """Whether a passage is one word right above a code block: the name of its file."""
+    return above.line == fence and " " not in above.text
+
+
 def _paragraphs(text: str) -> Iterator[Passage]:
     start, line = 0, 1
     for end in [*(found.start() for found in _PARAGRAPH.finditer(text)), len(text)]:
         piece = text[start:end]
-        if said := " ".join(piece.split()):
+        if said := " ".join(PICTOGRAPH.sub(" ", piece).split()):
             yield Passage(said, line + len(piece[: len(piece) - len(piece.lstrip())].split("\n")) - 1)
         line += piece.count("\n")
         start = end
@@ -91,7 +102,7 @@ def _said(token: Token) -> str:
             parts.append(child.content)
         elif child.type in ("softbreak", "hardbreak"):
             parts.append(" ")
-    return " ".join("".join(parts).split())
+    return " ".join(PICTOGRAPH.sub(" ", "".join(parts)).split())
 
 
 def sentences(text: str) -> list[str]:

@@ -15,6 +15,7 @@ _CODE = r"`[^`\n]+`"
 _THING = rf"(?:{_CODE}|(?<![\w`]){NAME})"
 _OLD, _NEW = rf"(?P<old>{_THING})", rf"(?P<new>{_THING})"
 _OLD_CODE, _NEW_CODE = rf"(?P<old>{_CODE})", rf"(?P<new>{_CODE})"
+_NEW_CODES = rf"(?P<new>{_CODE}(?:(?:, | and | or |, and |, or ){_CODE})*)"
 _KIND = r"(?:the |a |an |old |new |its |[a-z]+ )?(?:[a-z]+ )?"
 """An article, and a word for what it is: "the new builtin"."""
 _WAS = r"(?: [a-z]+)?(?: has been| have been| was| were| is| are| got| being)?(?: now)?"
@@ -22,14 +23,16 @@ _WAS = r"(?: [a-z]+)?(?: has been| have been| was| were| is| are| got| being)?(?
 CHANGES = tuple(
     re.compile(pattern)
     for pattern in (
-        rf"{_OLD}{_WAS} renamed (?:to|as|into) {_KIND}{_NEW}",
+        rf"{_OLD}{_WAS} (?:renamed|moved) (?:to|as|into) {_KIND}{_NEW}",
+        rf"{_OLD_CODE} \((?:renamed|moved|renamed/moved|split|replaced|now)(?: to| into| by| with)? {_NEW_CODES}\)",
+        rf"\b(?:[Dd]eprecat|[Rr]emov)(?:e|ed|es|ing) {_KIND}{_OLD_CODE} in (?:favor|favour) of {_KIND}{_NEW_CODE}",
         rf"\b[Rr]enam(?:e|ed|ing) {_KIND}{_OLD} (?:to|as|into) {_KIND}{_NEW}",
         rf"{_OLD}{_WAS} (?:replaced|superseded|substituted)(?: [a-z]+)? (?:by|with) {_KIND}{_NEW}",
         rf"{_OLD}{_WAS} (?:removed|deprecated|dropped) in (?:favor|favour) of {_KIND}{_NEW}",
         rf"{_OLD}{_WAS} (?:removed|deprecated|dropped)[,;:.] (?:[Pp]lease )?[Uu]se {_KIND}{_NEW}",
         rf"\b[Rr]eplac(?:e|ed|es|ing) {_KIND}{_OLD_CODE} (?:with|by) {_KIND}{_NEW_CODE}",
         rf"{_NEW}(?: [a-z]+)? (?:replaces|supersedes|has replaced|replaced) {_KIND}{_OLD}",
-        rf"\b(?:[Uu]se|[Pp]refer) {_KIND}{_NEW_CODE}(?: [a-z]+)? (?:instead of|in place of|rather than) "
+        rf"\b(?:[Uu]se|[Pp]refer) {_KIND}{_NEW_CODE}(?: [a-z]+)? (?:instead of|in place of) "
         rf"{_KIND}{_OLD_CODE}",
         rf"{_OLD_CODE} (?:is|are) now (?:called |named |known as |spelled |written )?{_NEW_CODE}(?=[.,;:]|$)",
         rf"{_OLD_CODE}\s*(?:→|->|=>|➡️?)\s*{_NEW_CODE}",
@@ -70,10 +73,12 @@ def find_changes(corpus: ProseCorpus) -> list[Change]:
             patterns = CHANGES if _MAY_CHANGE.search(sentence.text) else ()
             for pattern in patterns:
                 for match in pattern.finditer(sentence.text):
-                    old, new = (_ARTICLE.sub("", match[name]) for name in ("old", "new"))
-                    negated = _NOT.search(sentence.text, 0, match.start())
-                    if not negated and term_key(old) != term_key(new) and min(len(old), len(new)) > 1:
-                        found.append(Change(number, sentence, old, new))
+                    if _NOT.search(sentence.text, 0, match.start()):
+                        continue
+                    old, every_new = _ARTICLE.sub("", match["old"]), re.findall(_CODE, match["new"])
+                    for new in every_new or [_ARTICLE.sub("", match["new"])]:
+                        if term_key(old) != term_key(new) and min(len(old), len(new)) > 1:
+                            found.append(Change(number, sentence, old, new))
     return found
 
 

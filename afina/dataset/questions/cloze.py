@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from afina.dataset.questions.prose_corpus import NO_GAP, ProseCorpus, Sentence
+from afina.dataset.questions.prose_corpus import ProseCorpus, Sentence, may_be_gap
 from afina.text.identity import short_hash
 from afina.text.key_terms import Term
 from afina.text.prose_question import ProseQuestion
@@ -56,7 +56,7 @@ def gaps_of(corpus: ProseCorpus, sentence: Sentence, asked: str) -> list[Term]:
     """The terms of a sentence that may be left out, the rarest first: once in it, and not in the question."""
     key_terms = corpus.table.key_terms(sentence.text, besides=asked)
     small = sentence.text.casefold()
-    return [term for term in key_terms if term.kind not in NO_GAP and small.count(term.key) == 1]
+    return [term for term in key_terms if may_be_gap(term) and small.count(term.key) == 1]
 
 
 def replaced(text: str, gap: Term, other: str) -> str:

@@ -15,6 +15,9 @@ from afina.text.prose_question import CHOICES, ProseQuestion
 FEWEST_WORDS = 4
 """Of what is said of it: "a keyword" is true of many."""
 
+FEWEST_TERMS = 2
+"""Key terms of a definition that is marked by them alone."""
+
 _IS = re.compile(
     r"""
       (?P<article>(?:A|An|The|O|Os|As|Um|Uma)\ )?
@@ -36,88 +39,88 @@ _NO_DEFINITION = re.compile(
 )
 
 
+_ENTRY = re.compile(r"@\w+|[\w.]+\(.*\)|-{1,2}[a-z][\w-]*|\w+(?:[._]\w+)+")
+"""A heading that is an identifier: what stands below it says what that does."""
+_DOES = re.compile(r"[A-ZÀ-Þ][a-zà-ÿ]+(?:s|a|e)\b")
+_WORD = re.compile(r"\w+")
+
+
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """A sentence that says what something is."""
+    """A sentence that says what something is or does."""
 
     section: int
     sentence: Sentence
     what: str
-    verb: str
     said: str
-    """What stands behind "is a", without the mark that ends it."""
+    """What the sentence says of it, without the mark that ends it."""
+    entry: bool
+    """Whether `what` is the section's heading in a reference, and the sentence begins with what it does."""
 
 
 def find_definitions(corpus: ProseCorpus) -> list[Definition]:
-    """All definitions of the documents, one of each thing: first sentences of paragraphs about something that has a
-    name, stands between backticks or is the section's own subject."""
+    """All definitions of the documents, one of each thing: "X is a ..." about something that has a name, stands between
+    backticks or is the section's own subject; and what the first sentence below an identifier says that it does."""
     found: dict[str, Definition] = {}
     for number, section in enumerate(corpus.sections):
         titles = {_singular(fold(title)) for title in (section.label, section.subject)}
-        for sentence in section.sentences:
-            if not sentence.opens or not corpus.askable(sentence) or not (match := _IS.match(sentence.text)):
+        for place, sentence in enumerate(section.sentences):
+            if not corpus.askable(sentence):
                 continue
-            what, said = match["what"], match["said"]
-            named = any(term.start == match.start("what") and term.text == what for term in sentence.terms)
-            if (
-                fold(what).split()[0] in _NO_SUBJECT
-                or not (named or _singular(fold(what.strip("`"))) in titles)
-                or len(said.split()) < FEWEST_WORDS
-                or _NO_DEFINITION.match(said)
-            ):
-                continue
-            found.setdefault(term_key(what), Definition(number, sentence, what, fold(match["is"]), said))
+            if not place and _ENTRY.fullmatch(section.label) and _DOES.match(sentence.text):
+                each = Definition(number, sentence, f"`{section.label}`", sentence.text[:-1], entry=True)
+                found.setdefault(term_key(each.what), each)
+            elif match := _IS.match(sentence.text):
+                what, said = match["what"], match["said"]
+                named = any(term.start == match.start("what") and term.text == what for term in sentence.terms)
+                known = named or _singular(fold(what.strip("`"))) in titles
+                enough = len(said.split()) >= FEWEST_WORDS and not _NO_DEFINITION.match(said)
+                if known and enough and fold(what).split()[0] not in _NO_SUBJECT:
+                    found.setdefault(term_key(what), Definition(number, sentence, what, said, entry=False))
     return list(found.values())
 
 
 def definition_questions(corpus: ProseCorpus, prompt: Callable[[int, str], str]) -> Iterator[tuple[int, ProseQuestion]]:
-    """A question for each definition that can be marked, with its section: seven others are said in the same words ("is
-    a"), or it holds key terms.
+    """A question for each definition that can be marked, with its section: by what seven other entries of a reference
+    do, or by the key terms in it.
 
     Args:
         prompt: asks what something is, by the position of the section and its name.
     """
     definitions = find_definitions(corpus)
-    alike: dict[str, list[Definition]] = {}
-    for each in sorted(definitions, key=lambda each: short_hash(each.sentence.text)):
-        alike.setdefault(each.verb, []).append(each)
+    entries = sorted((each for each in definitions if each.entry), key=lambda each: short_hash(each.sentence.text))
     for each in definitions:
         section, text = corpus.sections[each.section], each.sentence.text
         asked = prompt(each.section, each.what)
-        wrong = _wrong(each, alike[each.verb], corpus)
+        wrong = _wrong(each, entries) if each.entry else []
         terms = [term.text.strip("`") for term in corpus.table.key_terms(each.said, besides=asked)]
-        if wrong or terms:
-            head = text[: text.index(each.said, len(each.what))]
-            yield (
-                each.section,
-                ProseQuestion(
-                    "definition",
-                    section.name,
-                    section.path,
-                    each.sentence.line,
-                    asked,
-                    text,
-                    tuple(head + other + text[len(head) + len(each.said) :] for other in wrong),
-                    each.said if wrong else "",
-                    tuple(terms),
-                    held_out=section.held_out,
-                ),
+        if wrong or len(terms) >= FEWEST_TERMS:
+            question = ProseQuestion(
+                "definition",
+                section.name,
+                section.path,
+                each.sentence.line,
+                asked,
+                text,
+                tuple(other + text[len(each.said) :] for other in wrong),
+                each.said if wrong else "",
+                tuple(terms),
+                held_out=section.held_out,
             )
+            yield each.section, question
 
 
-def _wrong(own: Definition, others: list[Definition], corpus: ProseCorpus) -> list[str]:
-    """What is said of seven other things, in about as many words, that does not name them or this one."""
+def _wrong(own: Definition, entries: list[Definition]) -> list[str]:
+    """What seven other entries do, in about as many words, that name neither themselves nor this one."""
     kept: list[str] = []
-    near = corpus.near(own.section)
-    own_words = set(fold(own.what.strip("`")).split())
-    begin = int(short_hash(own.sentence.text), 16) % len(others)
-    for step in range(len(others)):
-        each = others[(begin + step) % len(others)]
+    own_words = set(_WORD.findall(fold(own.what)))
+    begin = int(short_hash(own.sentence.text), 16)
+    for step in range(len(entries)):
+        each = entries[(begin + step) % len(entries)]
         short, long = sorted((len(own.said), len(each.said)))
-        words = set(re.findall(r"\w+", fold(each.said)))
-        if each.section in near or long > LENGTHS * short or own_words & words or each.said in kept:
-            continue
-        if set(fold(each.what.strip("`")).split()) & words:
+        words = set(_WORD.findall(fold(each.said)))
+        named = words & (own_words | set(_WORD.findall(fold(each.what))))
+        if each is own or named or long > LENGTHS * short or each.said in kept:
             continue
         kept.append(each.said)
         if len(kept) == CHOICES - 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 
 from afina.dataset.questions.prose_corpus import ProseCorpus, ProseSection
@@ -17,7 +17,7 @@ FEWEST_ITEMS, MOST_ITEMS = 3, 15
 MOST_LABEL_WORDS, MOST_ITEM_WORDS = 6, 5
 
 _CODE_FIRST = re.compile(r"`[^`]+`")
-_REST = re.compile(r"\s*[:;,(]|\s+[–—-]+\s|\s*→|\.(?=\s|$)|!|\s*=")
+_REST = re.compile(r"\s*[:;,(]|\s+[–—-]+\s|\s*→|(?<=[a-zà-ü]{3})\.(?=\s|$)|!|\s*=")
 
 
 def list_questions(corpus: ProseCorpus, number: int, prompt: Callable[[str], str]) -> Iterator[ProseQuestion]:
@@ -33,10 +33,20 @@ def list_questions(corpus: ProseCorpus, number: int, prompt: Callable[[str], str
         asked = prompt(label)
         known = {term_key(head) for head in heads if head}
         question = normal(asked).casefold()
-        if all(heads) and len(known) == len(heads) and not any(key in question for key in known):
+        told = all(heads) and len(known) == len(heads) and not any(key in question for key in known)
+        if told and not _labels(items, heads, corpus.table.common):
             terms = tuple(head.strip("`") for head in heads)
             line = section.line + items[0].line - 1 if has_own_lines(section.path) else section.line
             yield ProseQuestion("list", section.name, section.path, line, asked, terms=terms, held_out=section.held_out)
+
+
+def _labels(items: Sequence[Passage], heads: Sequence[str], common: set[str]) -> bool:
+    """Whether an item is a label with its value ("Born: 1930"): then its value would be the answer."""
+    return any(
+        item.text.startswith(f"{head}:")
+        and all(word.casefold() in common for word in re.findall(r"[^\W\d_]{2,}", head))
+        for item, head in zip(items, heads, strict=True)
+    )
 
 
 def labelled_lists(section: ProseSection) -> Iterator[tuple[str, list[Passage]]]:
@@ -63,4 +73,4 @@ def item_head(text: str) -> str:
     if found := _CODE_FIRST.match(text):
         return found[0]
     head = _REST.split(text, maxsplit=1)[0].strip(' "“”«»*')
-    return head if 0 < len(head.split()) <= MOST_ITEM_WORDS and len(head) > 2 else ""
+    return head if 0 < len(head.split()) <= MOST_ITEM_WORDS and len(head) > 2 and "..." not in text else ""

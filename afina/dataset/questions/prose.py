@@ -24,7 +24,7 @@ from afina.text.example import Example
 from afina.text.identity import group_key, normal, short_hash
 from afina.text.prose_question import PROSE_KINDS, ProseQuestion
 
-FEWEST_SECTION_WORDS = 12
+FEWEST_SECTION_WORDS = 6
 FEWEST_TERMS, MOST_TERMS = 3, 12
 """Key terms of a section that is asked for them."""
 MOST_CHARS = 32_000_000
@@ -34,6 +34,7 @@ MOST_OF_KIND = 5000
 
 TOO_SHORT = f"fewer than {FEWEST_SECTION_WORDS} words"
 SAID_AGAIN = "the same text as another section"
+TRAINED_IN_PART = "one heading, of which a part is trained"
 FEW_TERMS = f"fewer than {FEWEST_TERMS} rare terms"
 
 
@@ -110,7 +111,7 @@ def prose_questions(recipe: Recipe, sections: Iterable[ProseSection], asked: Ask
     kept: dict[str, list[ProseQuestion]] = {kind: [] for kind in PROSE_KINDS}
     ambiguous = 0
     for _, question in found:
-        shared = question.kind in ("definition", "list", "change") and prompts[question.kind, question.prompt] > 1
+        shared = question.kind != "cloze" and prompts[question.kind, question.prompt] > 1
         ambiguous += shared
         if not shared:
             kept[question.kind].append(question)
@@ -175,7 +176,7 @@ def _every_question(
 
         several = [
             *cloze_questions(corpus, number, of_section),
-            *terms_questions(corpus, section, asker, asked),
+            *terms_questions(corpus, number, asker, asked),
             *list_questions(corpus, number, of_list),
         ]
         for each in several:
@@ -189,17 +190,27 @@ def _every_question(
 
 
 def terms_questions(
-    corpus: ProseCorpus, section: ProseSection, asker: _Asker, asked: AskedBefore
+    corpus: ProseCorpus, number: int, asker: _Asker, asked: AskedBefore
 ) -> Iterator[ProseQuestion | str]:
     """What a section says, to be marked by its key terms: asked in each phrasing of its question that is held out,
-    or in one that is trained for no section."""
+    or in one that is trained for no section.
+
+    Several parts of one heading are one section: nobody can tell which of them a question means.
+    """
+    section = corpus.sections[number]
+    parts = [each for each in (corpus.sections[place] for place in corpus.near(number)) if each.name == section.name]
+    if parts[0] is not section:
+        return
+    if len({part.held_out for part in parts}) > 1:
+        yield TRAINED_IN_PART
+        return
     prompts = list(asked.held_out.get((section.path, section.line), ()))
     if not prompts:
         label = section.label or section.subject
         one = asker.ask("section", section.heading, section.subject, label)
         prompts = [one] if one else []
+    every = [term for part in parts for sentence in part.sentences for term in sentence.terms]
     for prompt in prompts:
-        every = (term for sentence in section.sentences for term in sentence.terms)
         terms = corpus.table.rare_of(every, besides=prompt)
         texts = {fold(term.text): term.text.strip("`") for term in terms[:MOST_TERMS]}
         if len(texts) < FEWEST_TERMS:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, takewhile
 from pathlib import PurePath
@@ -33,11 +33,22 @@ LENGTHS = 2.0
 """A distractor is at most so many times longer or shorter."""
 FEWEST_WORDS, MOST_WORDS = 6, 40
 """Of a sentence that is asked about."""
-NO_GAP = ("code:other", "code:number", "code:small", "number:")
-"""Kinds whose terms are no gap: an expression has no others of its kind, and a bare number or a keyword is often
-true elsewhere."""
+TELLING_SHARE = 0.2
+"""Of the places of a name: from there on an article or "in" tells what it is."""
+NO_GAP = ("code:other", "code:number", "code:small", "number:", "title")
+"""Kinds whose terms are no gap: few others fit in the place of an expression or a title, and a bare number or a keyword
+is often true elsewhere."""
+NUMBERS = ("year", "number:")
+"""What the kinds begin with that have a size: as a distractor the nearest are the hardest to tell."""
 _SECTION_CHARS = 8000
 """Of a section, where the documents are trained whole."""
+FEWEST_SMALL = 3
+"""Words with a small letter, of a sentence: names alone say nothing."""
+_SMALL = re.compile(r"(?<![\w`@.])[a-zà-öø-ÿ]+(?!\w)")
+_GLUED = re.compile(r"\||[a-zà-öø-ÿ][.!?][A-ZÀ-ÖØ-Þ][a-zà-öø-ÿ]|[a-z][A-Z][a-z]+ \d")
+"""Pieces of a page that stood apart, in one line."""
+_SEE_ALSO = frozenset(("see also", "related", "ver também", "veja também", "ver tambem", "further reading"))
+"""What stands above a list of links, which says nothing itself."""
 _ENDS = re.compile(r"[.!…][\"'”’»)\]]*$")
 
 
@@ -143,7 +154,7 @@ class ProseCorpus:
     repeated: set[str] = field(default_factory=set)
     """Sentences that stand in several sections."""
     _pools: dict[tuple[str, str], list[Term]] = field(default_factory=dict)
-    """Kind and frame -> its terms, each once, in the order of their hashes."""
+    """Kind and frame -> its terms, each once: numbers by their size, others in the order of their hashes."""
     _frames: dict[str, Counter[str]] = field(default_factory=dict)
     """Name -> the frames that it stands in."""
     _near: list[range] = field(default_factory=list)
@@ -170,29 +181,42 @@ class ProseCorpus:
                         self._frames.setdefault(term.key, Counter())[term.frame] += 1
         self.repeated = {text for text, count in said.items() if count > 1}
         for (key, kind), term in sorted(found.items(), key=lambda item: short_hash("\0".join(item[0]))):
-            if kind not in NO_GAP and self.table.rare(term):
+            if may_be_gap(term) and self.table.rare(term):
                 self._pools.setdefault((kind, self.usual_frame(key)), []).append(term)
+        for (kind, _), pool in self._pools.items():
+            if kind.startswith(NUMBERS):
+                pool.sort(key=lambda term: (number_in(term.text), term.key))
         self._near = [self._neighbourhood(number) for number in range(len(self.sections))]
 
     def _read(self, section: ProseSection) -> None:
         section.passages = passages(section.text, markdown=section.markdown)
         own_lines = has_own_lines(section.path)
         section.sentences = []
+        links = False
         for passage in section.passages:
+            links = passage.text.rstrip(": ").casefold() in _SEE_ALSO or (links and passage.list_number != 0)
+            if links:
+                continue
             line = section.line + passage.line - 1 if own_lines else section.line
             for number, text in enumerate(sentences(passage.text)):
                 section.sentences.append(Sentence(text, line, tuple(self.table.find(text)), number == 0))
 
     def usual_frame(self, key: str) -> str:
-        """In which frame a name mostly stands ("no Benfica", "em Faro", "com Celso"); empty for any other term."""
-        counts = self._frames.get(key)
-        return counts.most_common(1)[0][0] if counts else ""
+        """In which frame a name mostly stands ("no Benfica", "em Faro", "com Celso"); empty where only lists hold it,
+        and for any other term."""
+        counts = self._frames.get(key, Counter())
+        known = sum(count for frame, count in counts.items() if frame)
+        told = [(count, frame) for frame, count in counts.items() if frame and frame != "bare"]
+        if told and max(told)[0] >= TELLING_SHARE * known:
+            return max(told)[1]
+        return "bare" if known else ""
 
     def askable(self, sentence: Sentence) -> bool:
         """Whether a sentence can be asked about: a whole one of a fair length that is said in one section alone."""
         words = len(sentence.text.split())
         whole = bool(_ENDS.search(sentence.text)) and sentence.text.count("`") % 2 == 0
-        whole = whole and not MASK.search(sentence.text)
+        whole = whole and len(_SMALL.findall(sentence.text)) >= max(FEWEST_SMALL, words // 3)
+        whole = whole and not MASK.search(sentence.text) and not _GLUED.search(sentence.text)
         unsaid = normal(sentence.text).casefold() not in self.repeated
         return whole and unsaid and FEWEST_WORDS <= words <= MOST_WORDS
 
@@ -232,8 +256,8 @@ class ProseCorpus:
             gap: one of its terms.
         """
         frame = self.usual_frame(gap.key)
-        pool = self._pools.get((gap.kind, frame), []) if frame == gap.frame else []
-        if len(pool) < CHOICES:
+        pool = self._pools.get((gap.kind, frame), [])
+        if len(pool) < CHOICES or frame != gap.frame or (gap.kind.startswith("name:") and not frame):
             return []
         near = self.near(number)
         near_text = self._text_near(near)
@@ -241,11 +265,10 @@ class ProseCorpus:
         elsewhere = {section for term in others for section in self.where[term.key]}
         before = sentence.text[: gap.start].rsplit(None, 1)
         article = before[-1].casefold() if before else ""
-        begin = int(short_hash(f"{self.sections[number].name}\0{sentence.text}"), 16) % len(pool)
+        begin = int(short_hash(f"{self.sections[number].name}\0{sentence.text}"), 16)
         kept: list[str] = []
         said = _words(gap.key)
-        for step in range(len(pool)):
-            term = pool[(begin + step) % len(pool)]
+        for term in around(pool, gap, begin) if gap.kind.startswith(NUMBERS) else rotated(pool, begin):
             words = _words(term.key)
             # Two names with one word in common may be one person, club or place.
             same = bool(words & said) if gap.kind.startswith("name:") else words <= said
@@ -259,6 +282,43 @@ class ProseCorpus:
             if gap.kind.startswith("name:"):
                 said |= words
         return []
+
+
+def may_be_gap(term: Term) -> bool:
+    """Whether other terms of its kind can stand in its place."""
+    return not any(term.kind == kind or (kind == "title" and term.kind.startswith(kind)) for kind in NO_GAP)
+
+
+def number_in(text: str) -> float:
+    """The first number of a term, by which terms of one kind are ordered.
+
+    >>> number_in("3.000 sócios"), number_in("1987/88"), number_in("5 de março de 1964")
+    (3000.0, 1987.0, 1964.0)
+    """
+    found = re.findall(r"\d+", re.sub(r"(?<=\d)[. ](?=\d{3}(?!\d))", "", text))
+    year = next((digits for digits in found if len(digits) == 4), found[0])
+    return float(year)
+
+
+def rotated(pool: Sequence[Term], begin: int) -> Iterator[Term]:
+    """All terms of a pool, from one of them on."""
+    return (pool[(begin + step) % len(pool)] for step in range(len(pool)))
+
+
+def around(pool: Sequence[Term], gap: Term, side: int) -> Iterator[Term]:
+    """The terms of an ordered pool, those nearest in size first.
+
+    Args:
+        side: of the first seven, this modulo eight are smaller than the gap, so that the true number is no more often
+            the middle one than the least or the greatest.
+    """
+    place = bisect_left(pool, number_in(gap.text), key=lambda term: number_in(term.text))
+    smaller, larger = list(reversed(pool[:place])), list(pool[place:])
+    wanted = side % CHOICES
+    while smaller or larger:
+        below = bool(smaller) and (wanted > 0 or not larger)
+        wanted -= below
+        yield (smaller if below else larger).pop(0)
 
 
 def _words(key: str) -> set[str]:
