@@ -66,7 +66,7 @@ def page(number: int) -> str:
         f"## Início\n\n**{name}** é um antigo jogador que nasceu em {town} em {year - 20} e cresceu junto ao mar. "
         f"Em {year}, chegou ao clube com o irmão mais velho, e marcou {number + 11} golos.\n\n"
         f"## Clubes\n\n- {town}ense ({year})\n- {name}ense: reservas\n- Serrano{number}\n\n"
-        f"## Fim\n\n{name} foi substituído por Zeca Costa{number} na direção do clube em {year + 40}.\n"
+        f"## Fim\n\n{name} foi substituído por {NAMES[number]}inho Costa{number} na direção do clube em {year + 40}.\n"
     )
 
 
@@ -291,7 +291,7 @@ def test_every_kind_is_asked(tmp_path: Path):
     lists = [question for question in questions if question.kind == "list"]
     assert {"Faroense", "Abel Serra0ense", "Serrano0"} in [set(question.terms) for question in lists]
     change = next(question for question in questions if question.kind == "change" and question.path == "docs/03.md")
-    assert change.outdated == ("Duarte Serra3",) and change.terms == ("Zeca Costa3",) and len(change.wrong) == 7
+    assert change.outdated == ("Duarte Serra3",) and change.terms == ("Duarteinho Costa3",) and len(change.wrong) == 7
     definition = next(question for question in questions if question.kind == "definition")
     assert definition.right.endswith(f"{definition.gap}.") or not definition.wrong
     assert sum(map(len, prose["documents"].values())) > 14 * 3
