@@ -388,7 +388,7 @@ def _words(text: str) -> list[str]:
 
 
 def _row(asked: AskedFact, prompt: str) -> dict[str, object]:
-    return {"prompt": prompt, "completion": asked.answer}
+    return {"prompt": prompt, "completion": asked.answer, "fact": asked.group}
 
 
 def write_probes(file: Path, rows: Iterable[dict[str, object]]) -> None:
