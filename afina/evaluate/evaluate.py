@@ -9,6 +9,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from afina.evaluate import choice
+from afina.evaluate.choice import CHOICES_FILE, Choice, Ranked
+from afina.evaluate.choice_torch import rank_choices
+from afina.evaluate.coverage import documents_words, held_by_luck, held_terms, share_made_up
 from afina.evaluate.grade import Graded, luck
 from afina.evaluate.guardrails import GuardedAnswer, count, flaws, misses
 from afina.evaluate.loss import LossScore, PairScore, held_out_loss, held_out_pairs
@@ -41,6 +45,7 @@ class Measured:
     """On the held-out part of the replay alone: what the base knew before."""
     pairs: PairScore | None
     answers: list[Answer]
+    choices: list[Ranked]
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,14 @@ class ProbeAnswers:
     answers: tuple[Answer, Answer]
     graded: tuple[Graded, Graded]
     flaws: tuple[list[str], list[str]]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """All that a model is asked: for answers, and to choose."""
+
+    questions: Sequence[Question]
+    choices: Sequence[Choice]
 
 
 @dataclass(frozen=True)
@@ -67,6 +80,7 @@ class MeasuredBeside:
     """What is weighed and written with the answers.
 
     Args:
+        dataset: the dataset folder: what its documents say, to tell what free answers make up.
         notes: what a reader of the verdict has to know about the probes.
         more: ``intrinsic``, ``tasks``, ``judge`` of ``scores.json``.
         safety: what was measured of it; the answers are looked at for insults too.
@@ -77,6 +91,7 @@ class MeasuredBeside:
     more: Mapping[str, Any] = field(default_factory=dict)
     safety: SafetyResult | None = None
     not_measured: Sequence[str] = ()
+    dataset: Path | None = None
 
 
 def evaluate(
@@ -91,7 +106,8 @@ def evaluate(
     say: Callable[[str], None] | None = None,
     beside: MeasuredBeside | None = None,
 ) -> Verdict:
-    """Measure both models; writes ``predictions.jsonl``, ``samples.jsonl`` and, last, ``scores.json``.
+    """Measure both models; writes ``predictions.jsonl``, ``samples.jsonl``, ``choices.jsonl`` (where sentences are
+    chosen) and, last, ``scores.json``.
 
     Args:
         models: before and after training.
@@ -103,21 +119,28 @@ def evaluate(
     samples = [question_of(each, renderer) for each in examples]
     questions = [(probe, question) for probe in probes for question in probe.questions]
     questions += [(SAMPLES, question) for question in samples]
-    every = [question for _, question in questions]
+    every = Asked([question for _, question in questions], [each for probe in probes for each in probe.choices])
     first, second = (
         _measure(open_model, renderer, recipe, held_out.rows, every, progress, name, answers, say)
         for name, open_model, answers in zip(("base", "trained"), models, kept, strict=True)
     )
     asked = _look_at(questions, first.answers, second.answers, renderer, recipe.evaluate.max_new_tokens)
-    scores = [_score(probe, [each for each in asked if each.probe is probe]) for probe in probes]
+    beside = beside or MeasuredBeside()
+    ranked = dict(zip(map(id, every.choices), zip(first.choices, second.choices, strict=True), strict=True))
+    scores = [
+        _score_choices(probe, [ranked[id(each)] for each in probe.choices])
+        if probe.choices
+        else _score(probe, [each for each in asked if each.probe is probe], beside.dataset)
+        for probe in probes
+    ]
     rows = [
         _row(each) | {"probe": each.probe.name, "role": each.probe.role} for each in asked if each.probe is not SAMPLES
     ]
     _write_rows(folder / "predictions.jsonl", rows)
     _write_rows(folder / "samples.jsonl", [_row(each) for each in asked if each.probe is SAMPLES])
+    _write_choices(folder / CHOICES_FILE, probes, ranked)
     counts = [count([each.flaws[side] for each in asked]) for side in (0, 1)]
     limits = recipe.evaluate.limits
-    beside = beside or MeasuredBeside()
     safety = beside.safety or SafetyResult()
     for each in asked:
         safety.add(each.question.prompt, each.question.reference, *(answer.text for answer in each.answers))
@@ -145,7 +168,7 @@ def _measure(
     renderer: Renderer,
     recipe: Recipe,
     held_out: Sequence[Row],
-    questions: Sequence[Question],
+    asked: Asked,
     progress: Progress,
     name: str,
     kept: KeptAnswers | None,
@@ -169,12 +192,13 @@ def _measure(
             answers=ask(
                 model,
                 renderer,
-                questions,
+                asked.questions,
                 max_new_tokens=recipe.evaluate.max_new_tokens,
                 kept=kept,
                 progress=counted,
                 say=say,
             ),
+            choices=rank_choices(model, renderer, asked.choices, recipe.dataset.language, progress=counted, **options),
         )
 
 
@@ -192,7 +216,7 @@ def _look_at(
     asked = []
     for (probe, question), one, two in zip(questions, before, after, strict=True):
         length = len(renderer.tokenizer(question.reference, add_special_tokens=False)["input_ids"])
-        room = 2 * length + ROOM <= max_new_tokens
+        room = 2 * length + ROOM <= max_new_tokens and not question.of_any_length
         if probe.role == "retention":  # what the base answers at length is no flaw of the training
             room = room and one.stopped
         thinking = renderer.prompt_text(question.messages, question.tools).rstrip().endswith("<think>")
@@ -215,14 +239,83 @@ def _look_at(
     return asked
 
 
-def _score(probe: ProbeSet, asked: Sequence[ProbeAnswers]) -> ProbeScore:
+def _score(probe: ProbeSet, asked: Sequence[ProbeAnswers], dataset: Path | None) -> ProbeScore:
+    if probe.role == "coverage":
+        return _score_coverage(probe, asked, dataset)
     before, after = (tuple(each.graded[side] for each in asked) for side in (0, 1))
+    clusters = _clusters([each.question for each in asked])
     chances: list[float] = []
     if probe.role in ("recall", "generalization"):
-        chances = luck(
-            [after_thinking(each.answers[1].text) for each in asked], [each.question.reference for each in asked]
+        answers = [after_thinking(each.answers[1].text) for each in asked]
+        chances = luck(answers, [each.question.reference for each in asked], clusters)
+    return ProbeScore(probe.name, probe.role, before, after, tuple(chances), clusters)
+
+
+def _clusters(questions: Sequence[Question]) -> tuple[str, ...]:
+    """What each question is about; itself where nothing says that others are about the same."""
+    return tuple(question.cluster or f"question {number}" for number, question in enumerate(questions))
+
+
+def _score_coverage(probe: ProbeSet, asked: Sequence[ProbeAnswers], dataset: Path | None) -> ProbeScore:
+    """Each key term counts as one that is asked for; its section is what it is about."""
+    questions = [each.question for each in asked]
+    answers = [[after_thinking(each.answers[side].text) for each in asked] for side in (0, 1)]
+    before, after = (
+        tuple(
+            Graded(said=found)
+            for answer, question in zip(side, questions, strict=True)
+            for found in held_terms(answer, question.terms)
         )
-    return ProbeScore(probe.name, probe.role, before, after, tuple(chances))
+        for side in answers
+    )
+    sections = _clusters(questions)
+    chances = held_by_luck(answers[1], [question.terms for question in questions], sections)
+    made_up = {}
+    if dataset:
+        prompts, known = [question.prompt for question in questions], documents_words(dataset)
+        first, second = (share_made_up(side, prompts, known) for side in answers)
+        made_up = {"terms_made_up": (first, second)}
+    return ProbeScore(
+        probe.name,
+        probe.role,
+        before,
+        after,
+        tuple(chance for of_one in chances for chance in of_one),
+        tuple(name for name, question in zip(sections, questions, strict=True) for _ in question.terms),
+        made_up,
+    )
+
+
+def _score_choices(probe: ProbeSet, ranked: Sequence[tuple[Ranked, Ranked]]) -> ProbeScore:
+    before, after = (
+        tuple(Graded(verbatim=each[side].right, said=each[side].right) for each in ranked) for side in (0, 1)
+    )
+    chances, clusters = (choice.BY_CHANCE,) * len(ranked), tuple(each.cluster for each in probe.choices)
+    return ProbeScore(probe.name, probe.role, before, after, chances, clusters)
+
+
+def _write_choices(file: Path, probes: Sequence[ProbeSet], ranked: Mapping[int, tuple[Ranked, Ranked]]) -> None:
+    """One choice a line: its sentences, the true one first, and both models' scores of each in nats."""
+    file.unlink(missing_ok=True)
+    rows = [
+        {
+            "probe": probe.name,
+            "role": probe.role,
+            "prompt": each.prompt,
+            "sentences": list(each.sentences),
+            "section": each.cluster,
+            "from": each.where,
+            **{
+                f"{name}_{key}": value
+                for name, found in zip(("base", "adapter"), ranked[id(each)], strict=True)
+                for key, value in (("correct", found.right), ("scores", [round(score, 4) for score in found.scores]))
+            },
+        }
+        for probe in probes
+        for each in probe.choices
+    ]
+    if rows:
+        _write_rows(file, rows)
 
 
 def _row(asked: ProbeAnswers) -> dict[str, Any]:

@@ -32,7 +32,8 @@ def evaluate_inputs(context: Context) -> dict[str, Any]:
 
 
 def evaluate(context: Context) -> dict[str, Any]:
-    """Write ``predictions.jsonl``, ``samples.jsonl``, ``scores.json``, and the rows of tasks and safety.
+    """Write ``predictions.jsonl``, ``samples.jsonl``, ``choices.jsonl``, ``scores.json``, and the rows of tasks and
+    safety.
 
     Returns:
         The verdict's values.
@@ -69,7 +70,7 @@ def evaluate(context: Context) -> dict[str, Any]:
             progress,
             kept,
             context.tell,
-            MeasuredBeside(derived.notes, more, safety, there.not_measured),
+            MeasuredBeside(derived.notes, more, safety, there.not_measured, folder / "dataset"),
         )
     context.tell(describe_kept(kept))
     return verdict.as_json()
