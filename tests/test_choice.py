@@ -13,23 +13,28 @@ import torch
 from tiny import NAMES as PEOPLE
 from tiny import TOWNS, make_base, make_recipe
 
+from afina.demo.world import make_players
 from afina.errors import DataError
 from afina.evaluate.choice import BY_CHANCE, Choice, Ranked, choice_of
 from afina.evaluate.choice_torch import NEUTRAL, longest_row, rank_choices
 from afina.evaluate.coverage import documents_words, held_by_luck, held_terms, share_made_up
 from afina.evaluate.derive import CHOICE, CONTROL, COVERAGE, derive_probes
 from afina.evaluate.evaluate import HeldOut, MeasuredBeside, evaluate
+from afina.evaluate.intervals import more_than_chance
 from afina.evaluate.prose import choose_prose, describe_power
+from afina.evaluate.scores import Change, read_scores
 from afina.model.load_torch import load_base
-from afina.recipe import Chat, Recipe
+from afina.recipe import Chat, Recipe, check_recipe
+from afina.run import Run
 from afina.text.example import Example
 from afina.text.prose_question import PROSE_FILE, ProseQuestion, write_prose
 from afina.tokenizer.chat import Renderer
 from afina.tokenizer.load import load_tokenizer
+from afina.walk.context import Context
+from afina.walk.walk import walk_through
 
 CPU = torch.device("cpu")
 WORDS = ("um", "dois", "três", "quatro", "cinco", "seis", "sete", "oito")
-CHAT = "{% for m in messages %}<|user|>{{ m.content }}{% endfor %}<|assistant|>"
 
 
 def cloze(section: str, town: str, name: str = "Ana", **values: Any) -> ProseQuestion:
@@ -193,7 +198,8 @@ def test_what_can_be_told_is_said_before_training(tmp_path: Path) -> None:
     questions = [cloze(f"s{n}", "Faro", f"Ana {n}") for n in range(74)] + [free("s1", "Faro")]
     folder = write_dataset(tmp_path, questions)
     assert describe_power(recipe(tmp_path), folder) == [
-        "measured by: choice of the true sentence, 74 sections: a gain in less than 8.1 % of them is none beyond chance",
+        "measured by: choice of the true sentence, 74 sections: a gain in less than 8.1 % of them is none beyond "
+        "chance",
         "measured by: free answers, 1 of 6 sections that it takes: not enough to tell",
     ]
     few = write_dataset(tmp_path / "few", questions[:5])
@@ -239,3 +245,80 @@ def test_an_evaluation_writes_choices_and_coverage(tmp_path: Path, base: Path, r
     )
     asked = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
     assert {row["role"] for row in asked} == {"coverage"} and all(row["base_correct"] is None for row in asked)
+
+
+# ---- trainings whose truth is known
+
+
+def league(folder: Path, seed: int) -> Path:
+    """A manual with a section on each of 24 invented players."""
+    sections = [
+        f"## {one.name}\n\n{one.name} nasceu em {one.city} no ano de {one.year}, e {one.name} marcou {one.goals} golos.\n"
+        for one in make_players(24, seed)
+    ]
+    (folder / "docs").mkdir(parents=True)
+    (folder / "docs/liga.md").write_text("\n".join(["# A nova liga\n", *sections]), encoding="utf-8")
+    return folder
+
+
+def train_on(folder: Path, base: Path, rate: float) -> tuple[dict[str, Any], list[str]]:
+    """The whole walk, every weight trained; the verdict, and what was told on the way."""
+    own = check_recipe(
+        {
+            "name": "liga",
+            "root": str(folder),
+            "base": str(base),
+            "sources": [{"path": "docs"}],
+            "dataset": {"language": "pt-PT", "validation": 0.0},
+            "adapter": {"kind": "none"},
+            "train": {"epochs": 60 if rate else 1, "learning_rate": rate, "max_length": 320, "batch_tokens": 512},
+            "evaluate": {"samples": 0, "max_new_tokens": 16},
+        }
+    )
+    told: list[str] = []
+    with Run.open(folder / "run", own, told.append) as run:
+        return walk_through(Context(run, lambda stage: contextlib.nullcontext(lambda *done: None)))["evaluate"], told
+
+
+@pytest.mark.long
+@pytest.mark.training
+def test_who_was_trained_on_the_sections_chooses_better_and_nobody_else(tmp_path: Path) -> None:
+    """Trained on 24 sections: a gain. At a rate of 0: none. Trained on another league: none on the first one's."""
+    shape = {"hidden_size": 64, "intermediate_size": 128, "max_position_embeddings": 512}
+    base = make_base(tmp_path / "base", **shape)
+    verdicts, choices = {}, {}
+    for name, seed, rate in (("trained", 0, 3e-3), ("rate zero", 0, 0.0), ("elsewhere", 5, 3e-3)):
+        folder = league(tmp_path / name, seed)
+        verdicts[name], told = train_on(folder, base, rate)
+        assert any(
+            "measured by: choice of the true sentence, 24 sections: a gain in less than 25 %" in line for line in told
+        )
+        probes = read_scores(folder / "run").probes  # type: ignore[union-attr]
+        choices[name] = next(probe for probe in probes if probe.role == "choice")
+    for name, each in choices.items():
+        print(
+            name,
+            each.before.shares,
+            each.after.shares,
+            each.change,
+            verdicts[name]["learned"],
+            verdicts[name]["misses"],
+        )
+    change = choices["trained"].change
+    assert change is not None and change.low > 0.2 and choices["trained"].clusters == 24
+    assert choices["rate zero"].change == Change(0.0, *(pytest.approx(0.0, abs=0.2),) * 2)  # type: ignore[arg-type]
+    assert verdicts["rate zero"]["learned"] == "no" and verdicts["trained"]["learned"] in ("yes", "too little")
+    asked = [choice_of(each) for each in choose_prose(tmp_path / "trained/run/dataset", 100).choice]
+    chat = Renderer(load_tokenizer(str(base), Chat()), Chat())
+    own = make_recipe(base)
+    right = [
+        [
+            ranked.right
+            for ranked in rank_choices(
+                load_base(folder, own, CPU).eval(), chat, asked, "pt", pad_id=0, device=CPU, batch_tokens=512
+            )
+        ]
+        for folder in (base, tmp_path / "elsewhere/run/model", tmp_path / "trained/run/model")
+    ]
+    sections = [each.cluster for each in asked]
+    assert not more_than_chance(right[0], right[1], sections) and more_than_chance(right[0], right[2], sections)

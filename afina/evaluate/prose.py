@@ -57,8 +57,9 @@ def _of_many_sections(questions: Sequence[ProseQuestion], most: int) -> list[Pro
 def describe_power(recipe: Recipe, dataset: Path) -> list[str]:
     """What the dataset's own questions will be able to tell of a training, in lines for a person.
 
-    Six sections at least have to turn right, and none wrong, for a sign test to be sure; so it is said of a share of the
-    sections, whatever the number of questions about each. Empty for a dataset without questions about prose and without phrasings held out, whose questions are the recipe's.
+    Six sections at least have to turn right, and none wrong, for a sign test to be sure; so it is said of a share of
+    the sections, whatever the number of questions about each. Empty for a dataset without questions about prose and
+    without phrasings held out, whose questions are the recipe's.
     """
     if not recipe.evaluate.questions or recipe.train.facts.judged:
         return []
