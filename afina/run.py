@@ -200,6 +200,19 @@ def _flush_folder(folder: Path) -> None:
             os.close(handle)
 
 
+def user_cache() -> Path | None:
+    """Where what can be made again is kept: ``$AFINA_CACHE``, else ``afina`` in the user's cache folder; None where
+    there is no such place: HOME is unset, and the system knows no such user."""
+    if own := os.environ.get("AFINA_CACHE"):
+        return Path(own).expanduser()
+    if cache := os.environ.get("XDG_CACHE_HOME"):
+        return Path(cache) / "afina"
+    try:
+        return Path.home() / ".cache/afina"
+    except RuntimeError:
+        return None
+
+
 def hash_file(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as opened:

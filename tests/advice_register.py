@@ -64,7 +64,7 @@ NOT_FOLLOWED: dict[str, tuple[tuple[str, str], ...]] = {
         ("(cli/output|plan/shape|model/shape)", "^(use …|known are)"),
     ),
     "a file, a row or a text is mended by hand: there is no setting to follow": (
-        ("sources/", ""), ("text/(example|formats).py", ""), ("score/output_checks.py", ""),
+        ("sources/", ""), ("text/(example|formats|prose_question).py", ""), ("score/output_checks.py", ""),
         ("score/(columns|score).py", ""),
         ("evaluate/(probes|tasks|code_task|safety/known).py", ""), ("dataset/audit/(audit|rules|show).py", ""),
         ("dataset/audit/(clean_copy|difference).py", ""),
@@ -111,6 +111,7 @@ NOT_FOLLOWED: dict[str, tuple[tuple[str, str], ...]] = {
         ("export/(origin|export|merge_torch).py", ""), ("serve/(opened|preflight|serve|commands).py", ""),
         ("walk/describe.py", ""), ("run.py", ""), ("cli/(recipes|verbs).py", ""), ("model/base.py", "base=PATH"),
         ("model/base_kind.py", "`sources`"), ("walk/base.py", "^this is a defect"),
+        ("model/gguf_(file|base|folder|torch|tokenizer).py", ""), ("model/base_copy.py", ""),
     ),
     "a client is to ask otherwise: the tests of serving and of chat ask in each way": (
         ("serve/(answers|messages|tools|identity|terminal_chat).py", ""), ("model/generate/", ""),

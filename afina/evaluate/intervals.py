@@ -137,12 +137,25 @@ def more_than_chance(before: Sequence[bool], after: Sequence[bool], clusters: Cl
     """Whether what turned true outnumbers what turned false beyond chance (sign test, two-sided p < 0.05).
 
     Of several questions about one thing, what counts is whether more of them turned true or more turned false.
-    Fewer than :data:`FEWEST` things that turned can never be sure.
+    Fewer than :data:`FEWEST_TURNED` things that turned can never be sure.
     """
     changes = [two - one for one, two in zip(before, after, strict=True)]
     net = [total for total, _ in cluster_sums(changes, clusters)]
     gained, lost = sum(total > 0 for total in net), sum(total < 0 for total in net)
     return gained > lost and sign_test(lost, gained + lost) < 0.05
+
+
+FEWEST_TURNED = 6
+"""So many of the same questions that turned, all one way, are the fewest that are beyond chance (2 / 2**6 < 0.05)."""
+
+
+def smallest_loss(knew: int) -> float:
+    """The smallest share of what was right before whose loss can be told from chance, where nothing is gained.
+
+    >>> smallest_loss(120), smallest_loss(18) > 0.33, smallest_loss(5)
+    (0.05, True, 1.0)
+    """
+    return min(1.0, FEWEST_TURNED / knew) if knew else 1.0
 
 
 def beyond_luck(right: Sequence[bool], by_luck: Sequence[float], clusters: Clusters = ()) -> bool:
@@ -169,10 +182,6 @@ def sign_test(fewer: int, of: int) -> float:
     return float(min(1.0, 2 * sum(math.comb(of, k) for k in range(fewer + 1)) / 2**of)) if of else 1.0
 
 
-FEWEST = next(n for n in range(1, 99) if sign_test(0, n) < 0.05)
-"""Of fewer facts or sections none can differ beyond chance."""
-
-
 def least_gain(clusters: int) -> float | None:
     """The smallest share of so many facts or sections that has to turn right, and none wrong, to be beyond chance; None
     where there are too few.
@@ -180,4 +189,4 @@ def least_gain(clusters: int) -> float | None:
     >>> least_gain(60), least_gain(5)
     (0.1, None)
     """
-    return FEWEST / clusters if clusters >= FEWEST else None
+    return FEWEST_TURNED / clusters if clusters >= FEWEST_TURNED else None

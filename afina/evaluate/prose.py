@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from afina.evaluate.intervals import FEWEST, least_gain
+from afina.evaluate.intervals import FEWEST_TURNED, least_gain
 from afina.evaluate.scores import WAYS
 from afina.recipe import Recipe
 from afina.record import read_rows
@@ -68,7 +68,7 @@ def describe_power(recipe: Recipe, dataset: Path) -> list[str]:
     for way, things, what in counted:
         least = least_gain(things)
         if least is None:
-            lines.append(f"{way}, {things} of {FEWEST} {what} that it takes: not enough to tell")
+            lines.append(f"{way}, {things} of {FEWEST_TURNED} {what} that it takes: not enough to tell")
         else:
             lines.append(f"{way}, {things} {what}: a gain in less than {_percent(least)} of them is none beyond chance")
     if counted and all(least_gain(things) is None for _, things, _ in counted):

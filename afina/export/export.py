@@ -30,12 +30,13 @@ from afina.export.ollama import modelfile, read_turns
 from afina.export.origin import Origin, open_origin
 from afina.export.programs import OpenedExport, Transformers, check_opens_gguf, open_gguf, open_mlx
 from afina.export.template import baked_tokenizer
-from afina.model.base import read_adapter_config
+from afina.model.base import TRAIN_AGAIN, read_adapter_config
 from afina.model.base_kind import read_object
 from afina.model.choices import Precision
 from afina.recipe import nearest
 from afina.record import Record
 from afina.run import Progress, no_progress, read_mapping, whole_folder, write_json
+from afina.tokenizer.load import open_tokenizer
 from afina.units import show_bytes
 
 if TYPE_CHECKING:
@@ -187,10 +188,11 @@ def _check_out(out: Path) -> None:
 
 def _look_before(origin: Origin, holds: str, kind: str, options: ExportOptions) -> None:
     """Everything that would fail after minutes and can be known at once."""
+    if holds == "adapter":  # its tokenizer goes along as it lies there, and nothing else of the export reads it
+        assert origin.adapter is not None
+        open_tokenizer(origin.adapter, trust_remote_code=origin.recipe.trust_remote_code, fix=TRAIN_AGAIN)
     if holds in ("gguf", "ollama"):
         if options.llama_cpp is None:
-            if find_spec("gguf") is None:
-                raise RecipeError("the package gguf is not installed", "pip install 'afina[gguf]'", "--to")
             check_architecture(origin.config, origin.recipe.train.max_length)
         else:
             check_converter(options.llama_cpp, origin.config)

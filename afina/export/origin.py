@@ -10,7 +10,7 @@ from typing import Any
 
 from afina.errors import BaseError, RecipeError
 from afina.model.base import check_adapter_fits, find_base, identify_base
-from afina.model.base_damage import read_config
+from afina.model.base_damage import read_config, weight_files
 from afina.model.base_kind import kind_of_config
 from afina.model.choices import Precision
 from afina.model.shape_read import read_shape
@@ -68,7 +68,7 @@ class Origin:
     @property
     def weight_bytes(self) -> int:
         """Size of the base's weights; of those in few bits, once they are dequantized."""
-        files = sum(file.stat().st_size for file in self.base.glob("*.safetensors"))
+        files = sum(file.stat().st_size for file in weight_files(self.base))
         if not self.in_few_bits:
             return files
         parameters = read_shape(self.config, str(self.base)).parameters
@@ -110,7 +110,7 @@ def stored_precision(base: Path, config: Mapping[str, Any]) -> Precision:
     if kind.name not in MERGED_INTO:
         raise BaseError(f"the base {kind.what}", "an adapter is merged into 16 or 32 bits: " + kind.instead, str(base))
     sizes: dict[str, int] = {}
-    for file in base.glob("*.safetensors"):
+    for file in weight_files(base):
         with safe_open(file, framework="pt") as opened:
             for name in opened.keys():  # noqa: SIM118 (it is no dictionary)
                 if ".weight." in name:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -72,9 +72,9 @@ class ProseQuestion:
         Raises:
             KeyError, TypeError, ValueError: it is no such row.
         """
-        lists = {name: tuple(row[name]) for name in ("wrong", "terms", "outdated")}
-        plain = {name: row[name] for name in ("kind", "section", "path", "line", "prompt", "right", "gap", "held_out")}
-        question = cls(**plain, **lists)
+        values: dict[str, Any] = {each.name: row[each.name] for each in fields(cls)}
+        lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+        question = cls(**(values | lists))
         question.check()
         if row["id"] != question.id:
             raise ValueError("its id is not that of its content")

@@ -1,8 +1,11 @@
-"""The texts of a build that questions about prose are made of, and the file that holds those questions."""
+"""The texts of a build that questions about prose are made of, and the file that holds those questions.
+
+In ``dataset.json`` ``prose`` says what became of them (:class:`~afina.dataset.questions.prose.ProseSet`); ``probes``
+beside it, with `dataset.hold_out_phrasings`, how many rows each file of probes holds.
+"""
 
 from __future__ import annotations
 
-import json
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +15,7 @@ from afina.dataset.build.choose import TEST, TRAIN, VALIDATION
 from afina.dataset.build.corpus import Corpus
 from afina.dataset.questions.prose import MOST_CHARS, AskedBefore, prose_questions
 from afina.dataset.questions.prose_corpus import cut_sections, is_prose
+from afina.run import parse_json
 from afina.text.example import Example
 from afina.text.prose_question import PROSE_FILE, write_prose
 
@@ -76,7 +80,7 @@ class ProseRows:
         sections = (
             section
             for line, held_out in self._lines
-            for section in cut_sections(Example.from_json(json.loads(line)), recipe, held_out=held_out)
+            for section in cut_sections(Example.from_json(parse_json(line)), recipe, held_out=held_out)
         )
         made = prose_questions(recipe, sections, AskedBefore(frozenset(columns.group), held_out_phrasings))
         if made.questions:

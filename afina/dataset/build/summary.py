@@ -33,12 +33,7 @@ def summary_of(corpus: Corpus, times: np.ndarray, dropped: DropSpool) -> dict[st
     - ``personal_data``: kind -> pieces masked or in examples left out.
     - ``characters``: ``read`` + the sum of ``added`` = ``examples`` - ``context_added`` + the sum of ``dropped``;
       ``made`` stands beside it.
-    - ``teacher``: with `dataset.teacher`, see :func:`~afina.dataset.questions.teacher.teach`.
-    - ``probes``: how many rows each of their files holds, with `dataset.hold_out_phrasings`.
-    - ``prose``: of documents' texts: ``questions`` by kind, those of them ``held_out``, ``sections``, those ``asked``
-      about, ``none`` (reason -> sections without a question), ``ambiguous`` (questions of one wording with two answers,
-      left out), ``above_limit`` (more than are kept), ``passed_over`` (texts not looked at, of very many), questions by
-      kind for each of the ``documents``, and what is ``missing``, in words.
+    - ``teacher``: see :func:`~afina.dataset.questions.teacher.teach`; ``prose``, ``probes``: see :mod:`.prose_rows`.
     - ``ledger``: per file path, sha256, chars_in, chars_out, documents, dropped, added; and the files skipped.
     - ``code``: language -> result -> blocks, where ``dataset.check_code`` asks for it.
     - ``balanced``: whether that sum, and that of every file, is right.

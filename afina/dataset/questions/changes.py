@@ -55,7 +55,7 @@ _NOT = re.compile(r"\b(?:not|never|cannot|can't|don't|doesn't|não|nunca|if|(?<!
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class Replaced:
     """A sentence that says what has taken the place of what."""
 
     section: int
@@ -65,7 +65,7 @@ class Change:
     """As they stand there, backticks included."""
 
 
-def find_changes(corpus: ProseCorpus) -> list[Change]:
+def find_changes(corpus: ProseCorpus) -> list[Replaced]:
     """All changes of the documents, in order; a thing that several others have replaced is told by each."""
     found = []
     for number, section in enumerate(corpus.sections):
@@ -78,7 +78,7 @@ def find_changes(corpus: ProseCorpus) -> list[Change]:
                     old, every_new = _ARTICLE.sub("", match["old"]), re.findall(_CODE, match["new"])
                     for new in every_new or [_ARTICLE.sub("", match["new"])]:
                         if term_key(old) != term_key(new) and min(len(old), len(new)) > 1:
-                            found.append(Change(number, sentence, old, new))
+                            found.append(Replaced(number, sentence, old, new))
     return found
 
 
@@ -88,7 +88,7 @@ def change_questions(corpus: ProseCorpus, prompt: Callable[[int, str], str]) -> 
     Args:
         prompt: asks what replaced something, by the position of the section and its name.
     """
-    changes: dict[str, list[Change]] = {}
+    changes: dict[str, list[Replaced]] = {}
     for each in find_changes(corpus):
         changes.setdefault(term_key(each.old), []).append(each)
     for every in changes.values():

@@ -46,7 +46,7 @@ _WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True, slots=True)
-class Definition:
+class Described:
     """A sentence that says what something is or does."""
 
     section: int
@@ -58,17 +58,17 @@ class Definition:
     """Whether `what` is the section's heading in a reference, and the sentence begins with what it does."""
 
 
-def find_definitions(corpus: ProseCorpus) -> list[Definition]:
+def find_definitions(corpus: ProseCorpus) -> list[Described]:
     """All definitions of the documents, one of each thing: "X is a ..." about something that has a name, stands between
     backticks or is the section's own subject; and what the first sentence below an identifier says that it does."""
-    found: dict[str, Definition] = {}
+    found: dict[str, Described] = {}
     for number, section in enumerate(corpus.sections):
         titles = {_singular(fold(title)) for title in (section.label, section.subject)}
         for place, sentence in enumerate(section.sentences):
             if not corpus.askable(sentence):
                 continue
             if not place and _ENTRY.fullmatch(section.label) and _DOES.match(sentence.text):
-                each = Definition(number, sentence, f"`{section.label}`", sentence.text[:-1], entry=True)
+                each = Described(number, sentence, f"`{section.label}`", sentence.text[:-1], entry=True)
                 found.setdefault(term_key(each.what), each)
             elif match := _IS.match(sentence.text):
                 what, said = match["what"], match["said"]
@@ -76,7 +76,7 @@ def find_definitions(corpus: ProseCorpus) -> list[Definition]:
                 known = named or _singular(fold(what.strip("`"))) in titles
                 enough = len(said.split()) >= FEWEST_WORDS and not _NO_DEFINITION.match(said)
                 if known and enough and fold(what).split()[0] not in _NO_SUBJECT:
-                    found.setdefault(term_key(what), Definition(number, sentence, what, said, entry=False))
+                    found.setdefault(term_key(what), Described(number, sentence, what, said, entry=False))
     return list(found.values())
 
 
@@ -110,7 +110,7 @@ def definition_questions(corpus: ProseCorpus, prompt: Callable[[int, str], str])
             yield each.section, question
 
 
-def _wrong(own: Definition, entries: list[Definition]) -> list[str]:
+def _wrong(own: Described, entries: list[Described]) -> list[str]:
     """What seven other entries do, in about as many words, that name neither themselves nor this one."""
     kept: list[str] = []
     own_words = set(_WORD.findall(fold(own.what)))

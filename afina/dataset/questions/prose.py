@@ -54,6 +54,10 @@ class ProseSet:
 
     questions: list[ProseQuestion]
     summary: dict[str, Any]
+    """``questions`` by kind, those of them ``held_out``; ``sections``, those ``asked`` about, ``none`` (reason ->
+    sections without a question); ``ambiguous`` (questions of one wording with two answers, left out), ``above_limit``
+    (more than are kept), questions by kind for each of the ``documents``. The build adds ``passed_over`` (texts not
+    looked at, of very many) and what is ``missing``, in words."""
 
 
 def prompt_key(prompt: str) -> int:
@@ -86,7 +90,7 @@ class _Asker:
         """A title or a name in quotation marks; code has its own marks."""
         if text.startswith("`"):
             return text
-        left, right = {"pt-PT": "«»", "pt-BR": "“”"}.get(self.language, '""')
+        left, right = {"pt-PT": ("«", "»"), "pt-BR": ("“", "”")}.get(self.language, ('"', '"'))
         return f"{left}{text}{right}"
 
     def place(self, section: ProseSection) -> str:

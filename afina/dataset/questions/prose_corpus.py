@@ -16,10 +16,10 @@ from pathlib import PurePath
 from typing import Literal, get_args
 
 from afina.dataset.questions.labels import fold
-from afina.recipe import METHODS, Recipe
+from afina.recipe import METHODS, FileKind, Recipe
 from afina.text.document import Document
 from afina.text.example import Example
-from afina.text.formats import FileKind, format_as, format_of, has_own_lines
+from afina.text.formats import format_as, format_of, has_own_lines
 from afina.text.identity import normal, short_hash
 from afina.text.key_terms import Term, TermTable
 from afina.text.passages import Passage, passages, sentences
