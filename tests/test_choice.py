@@ -253,7 +253,7 @@ def test_an_evaluation_writes_choices_and_coverage(tmp_path: Path, base: Path, r
 def league(folder: Path, seed: int) -> Path:
     """A manual with a section on each of 24 invented players."""
     sections = [
-        f"## {one.name}\n\n{one.name} nasceu em {one.city} no ano de {one.year}, e {one.name} marcou {one.goals} golos.\n"
+        f"## {one.name}\n\n{one.name} nasceu em {one.city} em {one.year}, e {one.name} marcou {one.goals} golos.\n"
         for one in make_players(24, seed)
     ]
     (folder / "docs").mkdir(parents=True)
@@ -295,15 +295,6 @@ def test_who_was_trained_on_the_sections_chooses_better_and_nobody_else(tmp_path
         )
         probes = read_scores(folder / "run").probes  # type: ignore[union-attr]
         choices[name] = next(probe for probe in probes if probe.role == "choice")
-    for name, each in choices.items():
-        print(
-            name,
-            each.before.shares,
-            each.after.shares,
-            each.change,
-            verdicts[name]["learned"],
-            verdicts[name]["misses"],
-        )
     change = choices["trained"].change
     assert change is not None and change.low > 0.2 and choices["trained"].clusters == 24
     assert choices["rate zero"].change == Change(0.0, *(pytest.approx(0.0, abs=0.2),) * 2)  # type: ignore[arg-type]

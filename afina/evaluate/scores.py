@@ -106,8 +106,8 @@ ROLES: Mapping[str, RoleFigures] = {
         "key terms of a section in a free answer", (HELD, HELD_BY_LUCK, TERMS_MADE_UP), False, "terms", "sections"
     ),
 }
-"""For every role of a recipe's probes, for those that only the dataset's own questions about prose have, and for afina's
-own questions about skills. The verdict counts what is first."""
+"""For every role of a recipe's probes, for those of the dataset's questions about prose, and for afina's own questions
+about skills. The verdict counts what is first."""
 
 
 @dataclass(frozen=True)
@@ -176,10 +176,10 @@ class ProbeResult:
     change: Change | None = None
     """Of the figure that stands for the probe; None in scores from before it was noted."""
     broken: Broken | None = None
-    clusters: int | None = None
-    """Facts or sections that they are about: what intervals count; None in scores from before it was noted."""
     groups: tuple[GroupCounts, ...] = ()
     """By skill, where the questions belong to some."""
+    clusters: int | None = None
+    """Facts or sections that they are about: what intervals count; None in scores from before it was noted."""
 
     @property
     def about(self) -> RoleFigures:
@@ -430,8 +430,8 @@ def _probe(record: Record) -> ProbeResult:
         after,
         change,
         _broken(record.record("broken")),
-        record.whole("clusters"),
         tuple(_group(each) for each in record.records("groups")),
+        record.whole("clusters"),
     )
 
 

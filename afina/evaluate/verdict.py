@@ -186,11 +186,9 @@ class ProbeScore:
             self._side("before"),
             self._side("after"),
             Change(_share(after) - _share(before), low, high),
-            Broken(self.known, self.lost, self.lost / max(1, self.known), *self.broken_interval)
-            if self.role in OLD
-            else None,
-            self.things,
+            broken if self.role in OLD else None,
             self.group_counts(),
+            self.things,
         )
 
     def _side(self, side: str) -> ProbeSide:
