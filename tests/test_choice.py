@@ -22,12 +22,13 @@ from afina.evaluate.derive import CHOICE, CONTROL, COVERAGE, derive_probes
 from afina.evaluate.evaluate import HeldOut, MeasuredBeside, evaluate
 from afina.evaluate.intervals import more_than_chance
 from afina.evaluate.prose import choose_prose, describe_power
-from afina.evaluate.scores import Change, read_scores
+from afina.evaluate.scores import read_scores
 from afina.model.load_torch import load_base
 from afina.recipe import Chat, Recipe, check_recipe
 from afina.run import Run
 from afina.text.example import Example
 from afina.text.prose_question import PROSE_FILE, ProseQuestion, write_prose
+from afina.tokenizer.bpe import train_bpe
 from afina.tokenizer.chat import Renderer
 from afina.tokenizer.load import load_tokenizer
 from afina.walk.context import Context
@@ -250,6 +251,10 @@ def test_an_evaluation_writes_choices_and_coverage(tmp_path: Path, base: Path, r
 # ---- trainings whose truth is known
 
 
+TRAININGS = (("trained", 0, 3e-3), ("rate zero", 0, 0.0), ("elsewhere", 5, 3e-3))
+"""Name, seed of the league, learning rate."""
+
+
 def league(folder: Path, seed: int) -> Path:
     """A manual with a section on each of 24 invented players."""
     sections = [
@@ -269,10 +274,14 @@ def train_on(folder: Path, base: Path, rate: float) -> tuple[dict[str, Any], lis
             "root": str(folder),
             "base": str(base),
             "sources": [{"path": "docs"}],
-            "dataset": {"language": "pt-PT", "validation": 0.0},
+            "dataset": {
+                "language": "pt-PT",
+                "validation": 0.0,
+                "questions": {"make": ["sections"], "phrasings": 3},
+            },
             "adapter": {"kind": "none"},
-            "train": {"epochs": 60 if rate else 1, "learning_rate": rate, "max_length": 320, "batch_tokens": 512},
-            "evaluate": {"samples": 0, "max_new_tokens": 16},
+            "train": {"epochs": 40 if rate else 1, "learning_rate": rate, "max_length": 320, "batch_tokens": 1024},
+            "evaluate": {"samples": 0, "max_new_tokens": 32, "skills": 0},
         }
     )
     told: list[str] = []
@@ -283,12 +292,15 @@ def train_on(folder: Path, base: Path, rate: float) -> tuple[dict[str, Any], lis
 @pytest.mark.long
 @pytest.mark.training
 def test_who_was_trained_on_the_sections_chooses_better_and_nobody_else(tmp_path: Path) -> None:
-    """Trained on 24 sections: a gain. At a rate of 0: none. Trained on another league: none on the first one's."""
-    shape = {"hidden_size": 64, "intermediate_size": 128, "max_position_embeddings": 512}
-    base = make_base(tmp_path / "base", **shape)
+    """Trained on 24 sections and asked in phrasings never trained: a gain in both ways. At a rate of 0: none. Trained
+    on another league and asked about the first: none."""
+    shape = {"hidden_size": 96, "intermediate_size": 192, "max_position_embeddings": 512}
+    words = [(league(tmp_path / name, seed) / "docs/liga.md").read_text("utf-8") for name, seed, _ in TRAININGS]
+    train_bpe(words, 1000, tmp_path / "tokenizer", 320)
+    base = make_base(tmp_path / "base", tokenizer=load_tokenizer(str(tmp_path / "tokenizer"), Chat()), **shape)
     verdicts, choices = {}, {}
-    for name, seed, rate in (("trained", 0, 3e-3), ("rate zero", 0, 0.0), ("elsewhere", 5, 3e-3)):
-        folder = league(tmp_path / name, seed)
+    for name, _, rate in TRAININGS:
+        folder = tmp_path / name
         verdicts[name], told = train_on(folder, base, rate)
         assert any(
             "measured by: choice of the true sentence, 24 sections: a gain in less than 25 %" in line for line in told
@@ -296,9 +308,9 @@ def test_who_was_trained_on_the_sections_chooses_better_and_nobody_else(tmp_path
         probes = read_scores(folder / "run").probes  # type: ignore[union-attr]
         choices[name] = next(probe for probe in probes if probe.role == "choice")
     change = choices["trained"].change
-    assert change is not None and change.low > 0.2 and choices["trained"].clusters == 24
-    assert choices["rate zero"].change == Change(0.0, *(pytest.approx(0.0, abs=0.2),) * 2)  # type: ignore[arg-type]
-    assert verdicts["rate zero"]["learned"] == "no" and verdicts["trained"]["learned"] in ("yes", "too little")
+    assert change is not None and change.low > 0.4 and choices["trained"].clusters == 24
+    assert choices["rate zero"].before == choices["rate zero"].after
+    assert [verdicts[name]["learned"] for name in ("trained", "rate zero")] == ["yes", "no"]
     asked = [choice_of(each) for each in choose_prose(tmp_path / "trained/run/dataset", 100).choice]
     chat = Renderer(load_tokenizer(str(base), Chat()), Chat())
     own = make_recipe(base)
