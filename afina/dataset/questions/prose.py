@@ -27,7 +27,7 @@ from afina.text.prose_question import PROSE_KINDS, ProseQuestion
 FEWEST_SECTION_WORDS = 6
 FEWEST_TERMS, MOST_TERMS = 3, 12
 """Key terms of a section that is asked for them."""
-MOST_CHARS = 32_000_000
+MOST_CHARS = 16_000_000
 """Of all texts that are looked at."""
 MOST_OF_KIND = 5000
 """Questions of one kind that are kept, those of the smallest hash."""

@@ -213,12 +213,13 @@ class ProseCorpus:
 
     def askable(self, sentence: Sentence) -> bool:
         """Whether a sentence can be asked about: a whole one of a fair length that is said in one section alone."""
-        words = len(sentence.text.split())
-        whole = bool(_ENDS.search(sentence.text)) and sentence.text.count("`") % 2 == 0
-        whole = whole and len(_SMALL.findall(sentence.text)) >= max(FEWEST_SMALL, words // 3)
-        whole = whole and not MASK.search(sentence.text) and not _GLUED.search(sentence.text)
-        unsaid = normal(sentence.text).casefold() not in self.repeated
-        return whole and unsaid and FEWEST_WORDS <= words <= MOST_WORDS
+        text = sentence.text
+        words = len(text.split())
+        if not FEWEST_WORDS <= words <= MOST_WORDS or not _ENDS.search(text) or text.count("`") % 2:
+            return False
+        if len(_SMALL.findall(text)) < max(FEWEST_SMALL, words // 3) or MASK.search(text) or _GLUED.search(text):
+            return False
+        return normal(text).casefold() not in self.repeated
 
     def _neighbourhood(self, number: int) -> range:
         """The sections about the same thing as one: they lie side by side."""
