@@ -201,7 +201,7 @@ def test_a_term_that_is_said_of_the_same_thing_elsewhere_is_no_distractor():
 def test_what_two_sections_say_is_not_asked():
     corpus = corpus_of(*["O clube foi fundado em 1910 no Largo da Sé."] * 2)
     assert not corpus.askable(corpus.sections[0].sentences[0])
-    assert not corpus.askable(Sentence("Que ano foi aquele em 1910?", 1, (), True))
+    assert not corpus.askable(Sentence("Que ano foi aquele em 1910?", 1, ()))
 
 
 def test_names_stand_in_each_others_place_where_the_same_word_stands_before():

@@ -24,7 +24,7 @@ _MONTHS = (
     "janeiro|fevereiro|março|abril|maio|junho|julho|agosto|setembro|outubro|novembro|dezembro|"
     "january|february|march|april|may|june|july|august|september|october|november|december"
 )
-_NAME_WORD = r"(?:[A-ZÀ-ÖØ-Þ][\w’']*(?:-[\w’']+)*|[A-ZÀ-ÖØ-Þ]\.)"
+_NAME_WORD = r"(?:[A-ZÀ-ÖØ-Þ]\.(?=\s)|[A-ZÀ-ÖØ-Þ][\w’']*(?:-[\w’']+)*)"
 NAME = rf"{_NAME_WORD}(?:\ (?:d[aeo]s?\ |of\ |the\ )?{_NAME_WORD})*"
 """Pattern of a name: words with capitals, and what joins them."""
 _WORD_TERM = r"""
@@ -87,7 +87,7 @@ _FRAMES = {
 }
 """Word before a name -> what it says of it: articles of gender and number, or a place. Any other word says ``bare``; no
 word says nothing."""
-_TELLS_NOTHING = ("code:other", "code:number", "code:small", "number:", "title:1", "title:caps")
+_TELLS_NOTHING = ("code:other", "code:number", "code:small", "number:", "number:ª", "number:º", "title:1", "title:caps")
 """Kinds that a text on anything could hold."""
 
 
@@ -304,13 +304,14 @@ class TermTable:
         return self.rare_of(self.find(text), besides)
 
     def rare_of(self, terms: Iterable[Term], besides: str = "") -> list[Term]:
-        """The rare ones of some terms that tell something: each once, the rarest first, none that stands in
-        `besides` (the question)."""
+        """The rare ones of some terms that tell something: each once, the rarest first, none that stands in `besides`
+        (the question), nor a span of which one year does."""
         asked = set(_WORD.findall(_bare(besides)))
         found: dict[str, Term] = {}
         for term in terms:
-            unasked = not asked.issuperset(_WORD.findall(_bare(term.key)))
-            if term.kind not in _TELLS_NOTHING and self.rare(term) and unasked:
+            words = _WORD.findall(_bare(term.key))
+            told = asked.issuperset(words) or any(_YEAR.fullmatch(word) and word in asked for word in words)
+            if term.kind not in _TELLS_NOTHING and self.rare(term) and not told:
                 found.setdefault(term.key, term)
         order = {key: place for place, key in enumerate(found)}
         return sorted(found.values(), key=lambda term: (self._in[term.key], order[term.key]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from afina.dataset.questions.prose_corpus import ProseCorpus, Sentence, may_be_gap
 from afina.text.identity import short_hash
@@ -12,7 +12,9 @@ from afina.text.prose_question import ProseQuestion
 MOST_OF_SECTION = 3
 
 
-def cloze_questions(corpus: ProseCorpus, number: int, prompt: Callable[[str], str]) -> Iterator[ProseQuestion | str]:
+def cloze_questions(
+    corpus: ProseCorpus, number: int, prompt: Callable[[Sentence], str]
+) -> Iterator[ProseQuestion | str]:
     """At most three sentences of one section, those of the smallest hash; where there is none, why.
 
     Args:
@@ -23,7 +25,7 @@ def cloze_questions(corpus: ProseCorpus, number: int, prompt: Callable[[str], st
     whole = [sentence for sentence in section.sentences if corpus.askable(sentence)]
     made = with_terms = 0
     for sentence in sorted(whole, key=lambda sentence: short_hash(sentence.text)):
-        asked = prompt(sentence.text)
+        asked = prompt(sentence)
         gaps = gaps_of(corpus, sentence, asked)
         with_terms += bool(gaps)
         for gap in gaps:
@@ -56,7 +58,17 @@ def gaps_of(corpus: ProseCorpus, sentence: Sentence, asked: str) -> list[Term]:
     """The terms of a sentence that may be left out, the rarest first: once in it, and not in the question."""
     key_terms = corpus.table.key_terms(sentence.text, besides=asked)
     small = sentence.text.casefold()
-    return [term for term in key_terms if may_be_gap(term) and small.count(term.key) == 1]
+    gaps = [term for term in key_terms if may_be_gap(term) and small.count(term.key) == 1]
+    return [term for term in gaps if not _follows(term, sentence.terms)]
+
+
+def _follows(gap: Term, terms: Sequence[Term]) -> bool:
+    """Whether a number can be reckoned from the others of its sentence: "from 1934 to 1952, 18 years"."""
+    years = sum(1 + (term.kind.startswith("years")) for term in terms if term.kind.startswith(("year", "date")))
+    spans = sum(term.kind.startswith("number:") for term in terms)
+    if gap.kind.startswith("number:"):
+        return years > 1
+    return gap.kind.startswith(("year", "date")) and years > 1 and spans > 0
 
 
 def replaced(text: str, gap: Term, other: str) -> str:
