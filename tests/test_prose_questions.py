@@ -12,6 +12,7 @@ import pytest
 from afina.dataset.audit.describe import describe_summary
 from afina.dataset.build.build import build_dataset
 from afina.dataset.questions.changes import find_changes
+from afina.dataset.questions.cloze import gaps_of
 from afina.dataset.questions.definitions import find_definitions
 from afina.dataset.questions.lists import item_head, labelled_lists
 from afina.dataset.questions.prose import AskedBefore, prose_questions
@@ -198,10 +199,25 @@ def test_a_term_that_is_said_of_the_same_thing_elsewhere_is_no_distractor():
     assert len(wrong) == 7 and "1931" not in wrong
 
 
+@pytest.mark.parametrize(
+    ("sentence", "asked"),
+    [
+        ("Em 1930 ele jogou pelo clube e não voltou para casa.", ""),  # nor did he in 1931
+        ("De 1930 a 1946 jogou 16 anos pelo clube da sua terra.", ""),  # it can be reckoned
+        ("O seu pai era o antigo guarda-redes Rui Paz da terra.", "Uma coisa sobre «Ivo Paz»?"),
+        ("As épocas de 1930/31 foram boas para todos no clube.", "Uma coisa sobre «Os anos bons (1930-1940)»?"),
+    ],
+)
+def test_what_tells_itself_is_no_gap(sentence: str, asked: str):
+    corpus = corpus_of(sentence, *(f"Nada se passou naquele lugar {n}." for n in range(30)))
+    place = next(n for n, each in enumerate(corpus.sections) if each.text == sentence)
+    assert not gaps_of(corpus, corpus.sections[place].sentences[0], asked)
+
+
 def test_what_two_sections_say_is_not_asked():
     corpus = corpus_of(*["O clube foi fundado em 1910 no Largo da Sé."] * 2)
     assert not corpus.askable(corpus.sections[0].sentences[0])
-    assert not corpus.askable(Sentence("Que ano foi aquele em 1910?", 1, (), True))
+    assert not corpus.askable(Sentence("Que ano foi aquele em 1910?", 1, ()))
 
 
 def test_names_stand_in_each_others_place_where_the_same_word_stands_before():

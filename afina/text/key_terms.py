@@ -24,26 +24,37 @@ _MONTHS = (
     "janeiro|fevereiro|março|abril|maio|junho|julho|agosto|setembro|outubro|novembro|dezembro|"
     "january|february|march|april|may|june|july|august|september|october|november|december"
 )
-_NAME_WORD = r"(?:[A-ZÀ-ÖØ-Þ][\w’']*(?:-[\w’']+)*|[A-ZÀ-ÖØ-Þ]\.)"
+_NAME_WORD = r"(?:[A-ZÀ-ÖØ-Þ]\.(?=\s)|[A-ZÀ-ÖØ-Þ][\w’']*(?:-[\w’']+)*)"
 NAME = rf"{_NAME_WORD}(?:\ (?:d[aeo]s?\ |of\ |the\ )?{_NAME_WORD})*"
 """Pattern of a name: words with capitals, and what joins them."""
-_TERM = re.compile(
-    rf"""
-      `(?P<code>[^`\n]+)`
-    | (?P<date>\b\d{{1,2}}(?:\.?º)?\ (?:de\ )?(?i:{_MONTHS}),?\ (?:de\ )?\d{{4}}\b
-        | \b(?i:{_MONTHS})\ \d{{1,2}},\ \d{{4}}\b
-        | \b\d{{1,2}}[/.]\d{{1,2}}[/.](?:1[5-9]|20)\d\d\b | \b(?:1[5-9]|20)\d\d-\d\d-\d\d\b)
-    | (?P<years>\b(?:1[5-9]|20)\d\d\s?[/–-]\s?(?:(?:1[5-9]|20)\d\d|\d\d)\b)
-    | (?P<version>\bv?\d+\.\d+\.\d+(?:[-.+]\w+)*\b | \bv\d+(?:\.\d+)+\b)
-    | (?P<word>(?<![\w@.\\/-])(?:@[A-Za-z_]\w{{2,}} | --[A-Za-z][\w-]+ | [A-Za-z_]\w*(?:\.\w+)*\(\)
+_WORD_TERM = r"""
+    | (?P<word>(?<![\w@.\\/-])(?:@[A-Za-z_]\w{2,} | --[A-Za-z][\w-]+ | [A-Za-z_]\w*(?:\.\w+)*\(\)
         | [A-Za-z]\w*_\w+ | [a-z][a-z0-9]*[A-Z]\w* | [A-Z][a-z0-9]+(?:[A-Z][a-z0-9]+)+(?!\w)))
-    | (?P<number>(?<![\w.,/–-])\d{{1,3}}(?:[.\ ]\d{{3}})+(?![\w.]) | (?<![\w.,/–-])\d+(?:[.,]\d+)?)
-        (?P<mark>\s?%|[ªº°](?=\W))?
-        (?P<unit>\ [^\W\d_][^\W\d_-]*)?
-    | (?P<name>(?<![\w`]){NAME})
-    """,
-    re.VERBOSE,
-)
+"""
+_MAY_HOLD_WORD = re.compile(r"[@_(]|--|[a-z0-9][A-Z]")
+
+
+def _term_pattern(word: str) -> re.Pattern[str]:
+    return re.compile(
+        rf"""
+          `(?P<code>[^`\n]+)`
+        | (?P<date>\b\d{{1,2}}(?:\.?º)?\ (?:de\ )?(?i:{_MONTHS}),?\ (?:de\ )?\d{{4}}\b
+            | \b(?i:{_MONTHS})\ \d{{1,2}},\ \d{{4}}\b
+            | \b\d{{1,2}}[/.]\d{{1,2}}[/.](?:1[5-9]|20)\d\d\b | \b(?:1[5-9]|20)\d\d-\d\d-\d\d\b)
+        | (?P<years>\b(?:1[5-9]|20)\d\d\s?[/–-]\s?(?:(?:1[5-9]|20)\d\d|\d\d)\b)
+        | (?P<version>\bv?\d+\.\d+\.\d+(?:[-.+]\w+)*\b | \bv\d+(?:\.\d+)+\b)
+        {word}
+        | (?P<number>(?<![\w.,/–-])\d{{1,3}}(?:[.\ ]\d{{3}})+(?![\w.]) | (?<![\w.,/–-])\d+(?:[.,]\d+)?)
+            (?P<mark>\s?%|[ªº°](?=\W))?
+            (?P<unit>\ [^\W\d_][^\W\d_-]*)?
+        | (?P<name>(?<![\w`]){NAME})
+        """,
+        re.VERBOSE,
+    )
+
+
+_TERM, _TERM_OF_PROSE = _term_pattern(_WORD_TERM), _term_pattern("")
+"""The second is the quicker one, for texts without identifiers outside of backticks."""
 _MONTH_CASE = re.compile(_MONTHS, re.I)
 _WORD = re.compile(r"[^\W_]+")
 _SMALL_WORD = re.compile(r"(?<![\w`@.])[a-zà-öø-ÿ][^\W\d_]+(?!\w)")
@@ -56,6 +67,8 @@ and are as at be but by can for from has have if in into is it of on or than tha
 with
 """
 _NO_UNIT = frozenset(_NO_UNIT_WORDS.split())
+_BEFORE = 40
+"""Characters in which the word before a term is looked for."""
 _YEAR = re.compile(r"1[5-9]\d\d|20\d\d")
 _BEFORE_YEAR_WORDS = """
 em de desde até entre e a ao por in since from until and to of by before after between ano época temporada verão
@@ -74,7 +87,7 @@ _FRAMES = {
 }
 """Word before a name -> what it says of it: articles of gender and number, or a place. Any other word says ``bare``; no
 word says nothing."""
-_TELLS_NOTHING = ("code:other", "code:number", "code:small", "number:", "title:1", "title:caps")
+_TELLS_NOTHING = ("code:other", "code:number", "code:small", "number:", "number:ª", "number:º", "title:1", "title:caps")
 """Kinds that a text on anything could hold."""
 
 
@@ -129,14 +142,15 @@ def find_terms(text: str, common: Container[str] = (), proper: Container[str] = 
     >>> [(term.text, term.kind) for term in find_terms("Use `@branchHint` of Zig 0.14.0 or --watch.")]
     [('`@branchHint`', 'code:builtin'), ('Zig', 'name:1'), ('0.14.0', 'version:2'), ('--watch', 'word:flag')]
     """
-    return [term for found in _TERM.finditer(text) for term in _term(found, text, common, proper)]
+    pattern = _TERM if _MAY_HOLD_WORD.search(text) else _TERM_OF_PROSE
+    return [term for found in pattern.finditer(text) for term in _term(found, text, common, proper)]
 
 
 def _term(found: re.Match[str], text: str, common: Container[str], proper: Container[str]) -> Iterator[Term]:
     group, start = found.lastgroup, found.start()
     if found["code"] is not None:
         yield Term(found[0], f"code:{code_form(found['code'])}{_root(found['code'])}", start)
-    elif found["word"] is not None:
+    elif group == "word":
         yield Term(found[0], f"word:{code_form(found[0])}", start)
     elif found["number"] is not None:
         yield _number(found, text)
@@ -176,7 +190,7 @@ def _root(code: str) -> str:
 def _number(found: re.Match[str], text: str) -> Term:
     number, mark, unit = found["number"], found["mark"] or "", found["unit"] or ""
     start = found.start()
-    before = text[:start].rstrip(' ([“"«').rsplit(None, 1)
+    before = text[max(0, start - _BEFORE) : start].rstrip(' ([“"«').rsplit(None, 1)
     last = before[-1].strip('(“"«,').casefold() if before else ""
     if not mark and _YEAR.fullmatch(number) and (last in _BEFORE_YEAR or text[start - 1 : start] in ("(", "[")):
         return Term(number, "year", start)
@@ -205,7 +219,7 @@ def _names(found: re.Match[str], text: str, common: Container[str], proper: Cont
     name = re.sub(r"['’]s$|[.'’]$", "", " ".join(words))
     if len(name) < (2 if name.isupper() else 3) or _MONTH_CASE.fullmatch(name):
         return
-    before = text[:start].rstrip().rsplit(None, 1)
+    before = text[max(0, start - _BEFORE) : start].rstrip().rsplit(None, 1)
     after_word = bool(before) and text[start - 1 : start] == " " and before[-1][-1].isalpha()
     frame = _FRAMES.get(before[-1].casefold(), "bare") if after_word else ""
     kind = "title" if any(_is_common(word, common) for word in words if word != word.lower()) else "name"
@@ -290,13 +304,14 @@ class TermTable:
         return self.rare_of(self.find(text), besides)
 
     def rare_of(self, terms: Iterable[Term], besides: str = "") -> list[Term]:
-        """The rare ones of some terms that tell something: each once, the rarest first, none that stands in
-        `besides` (the question)."""
+        """The rare ones of some terms that tell something: each once, the rarest first, none that stands in `besides`
+        (the question), nor a span of which one year does."""
         asked = set(_WORD.findall(_bare(besides)))
         found: dict[str, Term] = {}
         for term in terms:
-            unasked = not asked.issuperset(_WORD.findall(_bare(term.key)))
-            if term.kind not in _TELLS_NOTHING and self.rare(term) and unasked:
+            words = _WORD.findall(_bare(term.key))
+            told = asked.issuperset(words) or any(_YEAR.fullmatch(word) and word in asked for word in words)
+            if term.kind not in _TELLS_NOTHING and self.rare(term) and not told:
                 found.setdefault(term.key, term)
         order = {key: place for place, key in enumerate(found)}
         return sorted(found.values(), key=lambda term: (self._in[term.key], order[term.key]))

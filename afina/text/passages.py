@@ -25,6 +25,8 @@ _ABBREVIATED = re.compile(
     re.I,
 )
 _CODE_SPAN = re.compile(r"`[^`]*`")
+_HEADING = re.compile(r"^#{1,6} \S", re.M)
+"""A plain text that has headings is written as Markdown, whatever its name."""
 _PARAGRAPH = re.compile(r"\n[^\S\n]*\n")
 
 
@@ -38,6 +40,8 @@ class Passage:
     """Its first line in the text, counted from 1."""
     list_number: int = 0
     """Which list of the text it is an item of, from 1; 0: it is none. Negative for what stands deeper in an item."""
+    apart: bool = False
+    """Whether it stands below a rule across the page, which ends what belongs to the heading above."""
 
 
 def passages(text: str, *, markdown: bool) -> list[Passage]:
@@ -47,11 +51,12 @@ def passages(text: str, *, markdown: bool) -> list[Passage]:
     >>> [each.text for each in passages(text, markdown=True)]
     ['One two `x`.', 'Three']
     """
-    if not markdown:
+    if not markdown and not _HEADING.search(text):
         return list(_paragraphs(text))
     found: list[Passage] = []
     lists = depth = 0
     skipped = 0  # how many tables and headings are open
+    apart = False
     begins = False  # an item whose first paragraph has not come yet
     for token in _parser().parse(text.replace("\r\n", "\n").replace("\r", "\n")):
         if token.type == "fence" and found and token.map and (last := found[-1]) and _is_caption(last, token.map[0]):
@@ -61,12 +66,15 @@ def passages(text: str, *, markdown: bool) -> list[Passage]:
             lists += depth == 1
         elif token.type in ("bullet_list_close", "ordered_list_close"):
             depth -= 1
+        elif token.type == "hr":
+            apart = apart or bool(found)
         elif token.type == "list_item_open":
             begins = depth == 1
         elif token.type in ("table_open", "table_close", "heading_open", "heading_close"):
             skipped += token.nesting
         elif token.type == "inline" and not skipped and (said := _said(token)):
-            found.append(Passage(said, (token.map or [0])[0] + 1, (lists if begins else -lists) if depth else 0))
+            number = (lists if begins else -lists) if depth else 0
+            found.append(Passage(said, (token.map or [0])[0] + 1, number, apart))
             begins = False
     return found
 

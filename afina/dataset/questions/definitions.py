@@ -43,6 +43,9 @@ _ENTRY = re.compile(r"@\w+|[\w.]+\(.*\)|-{1,2}[a-z][\w-]*|\w+(?:[._]\w+)+")
 """A heading that is an identifier: what stands below it says what that does."""
 _DOES = re.compile(r"[A-ZÀ-Þ][a-zà-ÿ]+(?:s|a|e)\b")
 _WORD = re.compile(r"\w+")
+_PART = re.compile(r"[A-Za-z][a-z]{2,}")
+ROOT_CHARS = 4
+"""Words that begin with the same letters are forms of one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +95,7 @@ def definition_questions(corpus: ProseCorpus, prompt: Callable[[int, str], str])
     for each in definitions:
         section, text = corpus.sections[each.section], each.sentence.text
         asked = prompt(each.section, each.what)
-        wrong = _wrong(each, entries) if each.entry else []
+        wrong = _wrong(each, entries) if each.entry and not _tells_itself(each) else []
         terms = [term.text.strip("`") for term in corpus.table.key_terms(each.said, besides=asked)]
         if wrong or len(terms) >= FEWEST_TERMS:
             question = ProseQuestion(
@@ -108,6 +111,12 @@ def definition_questions(corpus: ProseCorpus, prompt: Callable[[int, str], str])
                 held_out=section.held_out,
             )
             yield each.section, question
+
+
+def _tells_itself(entry: Described) -> bool:
+    """Whether the name alone tells which description is its own: a part of it stands there."""
+    parts = {part.casefold() for part in _PART.findall(entry.what)}
+    return any(word.startswith(part[:ROOT_CHARS]) for word in _WORD.findall(fold(entry.said)) for part in parts)
 
 
 def _wrong(own: Described, entries: list[Described]) -> list[str]:

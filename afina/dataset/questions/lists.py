@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 
-from afina.dataset.questions.prose_corpus import ProseCorpus, ProseSection
+from afina.dataset.questions.prose_corpus import SEE_ALSO, ProseCorpus, ProseSection
 from afina.text.formats import has_own_lines
 from afina.text.identity import normal
 from afina.text.key_terms import term_key
@@ -17,20 +17,20 @@ FEWEST_ITEMS, MOST_ITEMS = 3, 15
 MOST_LABEL_WORDS, MOST_ITEM_WORDS = 6, 5
 
 _CODE_FIRST = re.compile(r"`[^`]+`")
-_REST = re.compile(r"\s*[:;,(]|\s+[–—-]+\s|\s*→|(?<=[a-zà-ü]{3})\.(?=\s|$)|!|\s*=")
+_REST = re.compile(r"\s*[:;(]|,(?!\d)|\s+[–—-]+\s|\s*→|(?<=[a-zà-ü]{3})\.(?=\s|$)|!|\s*=")
 
 
-def list_questions(corpus: ProseCorpus, number: int, prompt: Callable[[str], str]) -> Iterator[ProseQuestion]:
+def list_questions(corpus: ProseCorpus, number: int, prompt: Callable[[str, bool], str]) -> Iterator[ProseQuestion]:
     """A question for each list of a section that can be named, and whose items are short or begin with a name.
 
     Args:
         number: the section's position.
-        prompt: asks for a list by its label.
+        prompt: asks for a list by its label, and whether it belongs to the document and no longer to the section.
     """
     section = corpus.sections[number]
     for label, items in labelled_lists(section):
         heads = [item_head(item.text) for item in items]
-        asked = prompt(label)
+        asked = prompt(label, items[0].apart)
         known = {term_key(head) for head in heads if head}
         question = normal(asked).casefold()
         told = all(heads) and len(known) == len(heads) and not any(key in question for key in known)
@@ -60,6 +60,8 @@ def labelled_lists(section: ProseSection) -> Iterator[tuple[str, list[Passage]]]
             above = items[-1].text
             continue
         label = above.removesuffix(":").strip() if above.endswith(":") else "" if above else section.label
+        if label.casefold() in SEE_ALSO:
+            continue
         if label and len(label.split()) <= MOST_LABEL_WORDS and FEWEST_ITEMS <= len(items) <= MOST_ITEMS:
             yield label, items
 

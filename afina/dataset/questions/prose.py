@@ -17,7 +17,7 @@ from afina.dataset.questions.definitions import definition_questions
 from afina.dataset.questions.labels import fold
 from afina.dataset.questions.lists import list_questions
 from afina.dataset.questions.phrasings import TEMPLATES, phrase
-from afina.dataset.questions.prose_corpus import ProseCorpus, ProseSection
+from afina.dataset.questions.prose_corpus import ProseCorpus, ProseSection, Sentence
 from afina.recipe import Recipe
 from afina.text.document import Message
 from afina.text.example import Example
@@ -27,7 +27,7 @@ from afina.text.prose_question import PROSE_KINDS, ProseQuestion
 FEWEST_SECTION_WORDS = 6
 FEWEST_TERMS, MOST_TERMS = 3, 12
 """Key terms of a section that is asked for them."""
-MOST_CHARS = 32_000_000
+MOST_CHARS = 16_000_000
 """Of all texts that are looked at."""
 MOST_OF_KIND = 5000
 """Questions of one kind that are kept, those of the smallest hash."""
@@ -170,13 +170,15 @@ def _every_question(
     for number, section in enumerate(corpus.sections):
         reasons: list[str] = []
         count = number in told
+        document = asker.quoted(section.subject)
         place = asker.place(section)
 
-        def of_section(text: str, place: str = place) -> str:
-            return asker.ask("prose", text, place) or ""
+        def of_section(sentence: Sentence, document: str = document, place: str = place) -> str:
+            return asker.ask("prose", sentence.text, document if sentence.apart else place) or ""
 
-        def of_list(label: str, number: int = number) -> str:
-            return about("list")(number, label)
+        def of_list(label: str, apart: bool, document: str = document, place: str = place) -> str:
+            named = asker.quoted(label)
+            return asker.ask("list", label, document if apart or named in place else place, named) or ""
 
         several = [
             *cloze_questions(corpus, number, of_section),
@@ -213,7 +215,7 @@ def terms_questions(
         label = section.label or section.subject
         one = asker.ask("section", section.heading, section.subject, label)
         prompts = [one] if one else []
-    every = [term for part in parts for sentence in part.sentences for term in sentence.terms]
+    every = [term for part in parts for sentence in part.sentences if not sentence.apart for term in sentence.terms]
     for prompt in prompts:
         terms = corpus.table.rare_of(every, besides=prompt)
         texts = {fold(term.text): term.text.strip("`") for term in terms[:MOST_TERMS]}

@@ -47,7 +47,7 @@ FEWEST_SMALL = 3
 _SMALL = re.compile(r"(?<![\w`@.])[a-zà-öø-ÿ]+(?!\w)")
 _GLUED = re.compile(r"\||[a-zà-öø-ÿ][.!?][A-ZÀ-ÖØ-Þ][a-zà-öø-ÿ]|[a-z][A-Z][a-z]+ \d")
 """Pieces of a page that stood apart, in one line."""
-_SEE_ALSO = frozenset(("see also", "related", "ver também", "veja também", "ver tambem", "further reading"))
+SEE_ALSO = frozenset(("see also", "related", "ver também", "veja também", "ver tambem", "further reading"))
 """What stands above a list of links, which says nothing itself."""
 _ENDS = re.compile(r"[.!…][\"'”’»)\]]*$")
 
@@ -60,8 +60,8 @@ class Sentence:
     line: int
     """In the file."""
     terms: tuple[Term, ...]
-    opens: bool
-    """Whether it is the first of its paragraph."""
+    apart: bool = False
+    """Whether it belongs to the document and no longer to the heading above (:attr:`Passage.apart`)."""
 
 
 @dataclass(slots=True)
@@ -194,12 +194,12 @@ class ProseCorpus:
         section.sentences = []
         links = False
         for passage in section.passages:
-            links = passage.text.rstrip(": ").casefold() in _SEE_ALSO or (links and passage.list_number != 0)
-            if links:
+            links = passage.text.rstrip(": ").casefold() in SEE_ALSO or (links and passage.list_number != 0)
+            if links or "|" in passage.text:  # a table that the page's Markdown could not hold
                 continue
             line = section.line + passage.line - 1 if own_lines else section.line
-            for number, text in enumerate(sentences(passage.text)):
-                section.sentences.append(Sentence(text, line, tuple(self.table.find(text)), number == 0))
+            for text in sentences(passage.text):
+                section.sentences.append(Sentence(text, line, tuple(self.table.find(text)), passage.apart))
 
     def usual_frame(self, key: str) -> str:
         """In which frame a name mostly stands ("no Benfica", "em Faro", "com Celso"); empty where only lists hold it,
@@ -213,12 +213,13 @@ class ProseCorpus:
 
     def askable(self, sentence: Sentence) -> bool:
         """Whether a sentence can be asked about: a whole one of a fair length that is said in one section alone."""
-        words = len(sentence.text.split())
-        whole = bool(_ENDS.search(sentence.text)) and sentence.text.count("`") % 2 == 0
-        whole = whole and len(_SMALL.findall(sentence.text)) >= max(FEWEST_SMALL, words // 3)
-        whole = whole and not MASK.search(sentence.text) and not _GLUED.search(sentence.text)
-        unsaid = normal(sentence.text).casefold() not in self.repeated
-        return whole and unsaid and FEWEST_WORDS <= words <= MOST_WORDS
+        text = sentence.text
+        words = len(text.split())
+        if not FEWEST_WORDS <= words <= MOST_WORDS or not _ENDS.search(text) or text.count("`") % 2:
+            return False
+        if len(_SMALL.findall(text)) < max(FEWEST_SMALL, words // 3) or MASK.search(text) or _GLUED.search(text):
+            return False
+        return normal(text).casefold() not in self.repeated
 
     def _neighbourhood(self, number: int) -> range:
         """The sections about the same thing as one: they lie side by side."""
