@@ -16,6 +16,7 @@ from afina.model.base import (
     no_such_place,
     place_of,
 )
+from afina.model.base_kind import kind_of
 from afina.model.shape import Shape
 from afina.model.shape_read import read_shape, shape_of_folder
 from afina.model.shape_table import scratch_shape
@@ -87,6 +88,13 @@ def find_shape(
             "base",
         )
     return read_shape(config, base)
+
+
+def rounding_of(recipe: Recipe) -> str | None:
+    """What the weights of a base in FP8 or MXFP4 are opened as; None where it holds whole ones, or is not here."""
+    folder = local_base(recipe.base, recipe.base_revision) if recipe.base else None
+    kind = kind_of(folder) if folder else None
+    return f"the base {kind.what}; what rounding them took is lost" if kind and kind.name == "rounded" else None
 
 
 def local_base(base: str, revision: str | None = None, cache_folder: Path | None = None) -> Path | None:
