@@ -58,6 +58,8 @@ NAMES = [
     "Osvaldo",
 ]
 
+SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "zig"
+
 
 def page(number: int) -> str:
     """One biography, in which everything is of one kind with what stands in the others."""
@@ -377,6 +379,24 @@ def test_rows_get_no_questions_about_prose(tmp_path: Path):
     recipe = Recipe(name="x", base="b", root=str(tmp_path), sources=[Source(path="rows.jsonl")])
     summary = build_dataset(recipe, tmp_path / "dataset")
     assert "prose" not in summary and not (tmp_path / "dataset/prose.jsonl").exists()
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/data/zig")
+def test_the_manual_and_the_release_notes_of_a_language(tmp_path: Path):
+    sources = [Source(path=f"{name}-0.14.0.html") for name in ("documentation", "release-notes")]
+    recipe = Recipe(name="x", base="b", root=str(SHARED), sources=sources)
+    summary = build_dataset(recipe, tmp_path / "dataset")["prose"]
+    assert summary["questions"]["cloze"] > 150 and all(summary["questions"].values()) and not summary["missing"]
+    texts = [row.text for name in ("train", "validation") for row in read_examples(tmp_path / f"dataset/{name}.jsonl")]
+    everything = " ".join(normal(text.replace("**", "")) for text in texts)
+    asked = list(read_prose(tmp_path / "dataset/prose.jsonl"))
+    assert len({question.id for question in asked}) == len(asked)
+    renamed = {question.outdated: question.terms for question in asked if question.kind == "change"}
+    assert renamed[("std.rand",)] == ("std.Random",) and renamed[("@setCold",)] == ("@branchHint",)
+    assert not [
+        wrong for question in asked if question.kind == "cloze" for wrong in question.wrong if wrong in everything
+    ]
 
 
 def test_code_spans_keep_their_own_marks():

@@ -182,7 +182,8 @@ class Dataset(RecipePart):
     questions: Questions = Questions()
     hold_out_phrasings: Annotated[int, Field(ge=0, le=7)] = 0
     """More phrasings of each fact, kept out of training to test generalization. They are written to
-    `probes-unseen.jsonl`, beside `probes-seen.jsonl` with a phrasing that is trained."""
+    `probes-unseen.jsonl`, beside `probes-seen.jsonl` with a phrasing that is trained; those of sections and changes to
+    `prose.jsonl`, where key terms mark the answers."""
     teacher: Teacher | None = None
     clean: Clean = Clean()
     near_duplicates: NearDuplicates = NearDuplicates()

@@ -12,6 +12,7 @@ from afina.units import show_count, show_money
 
 NO_QUESTION = "question: "
 """What the reasons of facts that made no question begin with."""
+REASONS_SHOWN = 3
 MARKS = {"fatal": "FATAL  ", "warning": "warning", "note": "note   "}
 
 
@@ -119,7 +120,7 @@ def describe_prose(summary: Mapping[str, Any]) -> list[str]:
     ...          "none": {"no rare term in a sentence": 3}, "missing": []}
     >>> print("\\n".join(describe_prose({"prose": prose, "probes": {"seen": 0, "unseen": 0}})))
     prose             3 questions to measure by, about 2 of 5 sections: 3 cloze; 1 of texts not trained
-                      3 sections give none: no rare term in a sentence
+                      3 sections give none: no rare term in a sentence (3)
     probes            0: no fact that is trained as a question has a phrasing held out
     """
     lines = []
@@ -130,7 +131,10 @@ def describe_prose(summary: Mapping[str, Any]) -> list[str]:
             f"{'prose':<11}{sum(counts.values()):>8} questions to measure by, about {prose['asked']} of "
             f"{prose['sections']} sections: {kinds}; {sum(prose['held_out'].values())} of texts not trained"
         )
-        lines += [f"{'':<11}{count:>8} sections give none: {reason}" for reason, count in prose["none"].items()]
+        if none := prose["none"]:
+            shown = ", ".join(f"{reason} ({count})" for reason, count in list(none.items())[:REASONS_SHOWN])
+            more = f" and {len(none) - REASONS_SHOWN} other reasons" if len(none) > REASONS_SHOWN else ""
+            lines.append(f"{'':<11}{sum(none.values()):>8} sections give none: {shown}{more}")
         lines += [f"{'':<11}{'!':>8} {missing}" for missing in prose["missing"]]
     if "probes" in summary and not summary["probes"]["unseen"]:
         lines.append(f"{'probes':<11}{0:>8}: no fact that is trained as a question has a phrasing held out")
