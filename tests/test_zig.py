@@ -94,7 +94,7 @@ FIGURES: dict[str, Any] = {
                 "misses": ["never stops"],
             },
             "guardrails": {"answers": 10, "broken": {"never_stops": {"before": 2, "after": 9}}},
-            "probes": [{"name": "changed", "n": 4, "before": 0.25, "after": 0.5, "word": "new"}],
+            "probes": [{"name": "changed", "asked": "4", "before": 0.25, "after": 0.5, "word": "new"}],
             "code": [],
         },
         "replay": {

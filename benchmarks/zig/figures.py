@@ -79,7 +79,7 @@ def _run(run: RunFiles, refused: Sequence[str]) -> dict[str, Any]:
         "probes": [
             {
                 "name": probe.title,
-                "n": probe.n,
+                "asked": probe.counted_over,
                 "before": shown.before,
                 "after": shown.after,
                 "word": shown.counted.word,

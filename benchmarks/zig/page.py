@@ -115,7 +115,7 @@ def _sides(sides: Mapping[str, Any] | None, show: Any) -> str:
 
 def _probe(run: Mapping[str, Any], title: str) -> str:
     found = next((probe for probe in run["probes"] if probe["name"] == title), None)
-    return f"{_sides(found, _share)} of {found['n']}" if found else "-"
+    return f"{_sides(found, _share)} of {found['asked']}" if found else "-"
 
 
 def _broken(run: Mapping[str, Any], name: str) -> str:
