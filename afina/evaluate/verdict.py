@@ -35,6 +35,8 @@ FEWEST_QUESTIONS = 6
 """Of fewer pairs none can differ beyond chance."""
 OLD = ("retention", "skills")
 """Roles that ask for what the base could before."""
+EDGE = 0.25
+"""So much of what a base does as asked may turn wrong by any training, where as much turns right (LOG.md)."""
 NAMED = 3
 """Most groups that a verdict names."""
 Flags = tuple[bool, ...]
@@ -107,20 +109,23 @@ class ProbeScore:
 
     @property
     def broken(self) -> float:
-        """Share of the answers right before that are wrong after; of skills, less the answers that turned right."""
-        lost = self.lost - self.gained if self.role == "skills" else self.lost
-        return max(0, lost) / self.known if self.known else 0.0
+        """Share of the answers right before that are wrong after."""
+        return self.lost / self.known if self.known else 0.0
 
     def broke(self, most: float) -> bool:
         """Whether more than this share of what was right before was lost, beyond chance.
 
         Of skills, answers that turned right count against those that turned wrong: at the edge of a rule any training
-        turns some of them, both ways. They are judged over all, and by skill, each at the level that so many tests ask.
+        turns some of them, both ways. So they are judged over all, by skill (each at the level that so many tests ask),
+        and by whether more is lost than the edge explains, whatever was gained: who says one word to everything does
+        well where one word was asked for.
         """
         if self.role != "skills":
             return wilson(self.lost, self.known)[0] > most
         one, two = self.flags(_said)
-        return self.broken > most and (more_than_chance(two, one) or bool(self.lost_groups()))
+        over_all = self.lost - self.gained > most * self.known and more_than_chance(two, one)
+        beyond_the_edge = wilson(self.lost, self.known)[0] > max(most, EDGE)
+        return over_all or beyond_the_edge or (self.broken > most and bool(self.lost_groups()))
 
     def lost_groups(self) -> list[str]:
         """The groups that by themselves lost more than they gained, beyond chance (sign test, Bonferroni)."""
@@ -165,7 +170,7 @@ class ProbeScore:
             self._side("before"),
             self._side("after"),
             Change(_share(after) - _share(before), low, high),
-            Broken(knew, lost, lost / max(1, knew), *wilson(lost, knew)) if self.role in OLD else None,
+            Broken(knew, lost, self.broken, *wilson(lost, knew)) if self.role in OLD else None,
             self.group_counts(),
         )
 
