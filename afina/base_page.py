@@ -86,7 +86,8 @@ class BasePage:
         if origin := self.origin:
             yield "file", f"GGUF: {origin['path']}{' (' + origin['name'] + ')' if origin.get('name') else ''}"
             yield "numbers", str(origin["precision"])
-            yield "opened as", f"{origin['written_as']}; lost is {origin['lost']}"
+            gone = f"; gone is {origin['lost'].partition(':')[0]}" if "rounding" in origin["lost"] else ""
+            yield "opened as", f"{origin['written_as']}: the numbers that those bits stand for{gone}"
         yield "architecture", self._architecture
         yield "parameters", f"{show_count(shape.parameters)}{self._active}"
         yield "layers", self._layers
