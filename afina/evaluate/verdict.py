@@ -33,6 +33,8 @@ from afina.units import show_share
 
 OLD = ("retention", "skills")
 """Roles that ask for what the base could before."""
+EDGE = 0.25
+"""So much of what a base does as asked may turn wrong by any training, where as much turns right (LOG.md)."""
 NAMED = 3
 """Most groups that a verdict names."""
 Flags = tuple[bool, ...]
@@ -121,20 +123,23 @@ class ProbeScore:
 
     @property
     def broken(self) -> float:
-        """Share of the answers right before that are wrong after; of skills, less the answers that turned right."""
-        lost = self.lost - self.gained if self.role == "skills" else self.lost
-        return max(0, lost) / self.known if self.known else 0.0
+        """Share of the answers right before that are wrong after."""
+        return self.lost / self.known if self.known else 0.0
 
     def broke(self, most: float) -> bool:
         """Whether more than this share of what was right before was lost, beyond chance.
 
         Of skills, answers that turned right count against those that turned wrong: at the edge of a rule any training
-        turns some of them, both ways. They are judged over all, and by skill, each at the level that so many tests ask.
+        turns some of them, both ways. So they are judged over all, by skill (each at the level that so many tests ask),
+        and by whether more is lost than the edge explains, whatever was gained: who says one word to everything does
+        well where one word was asked for.
         """
         if self.role != "skills":
             return self.broken_interval[0] > most
         one, two = self.flags(_said)
-        return self.broken > most and (more_than_chance(two, one) or bool(self.lost_groups()))
+        over_all = self.lost - self.gained > most * self.known and more_than_chance(two, one)
+        beyond_the_edge = self.broken_interval[0] > max(most, EDGE)
+        return over_all or beyond_the_edge or (self.broken > most and bool(self.lost_groups()))
 
     def lost_groups(self) -> list[str]:
         """The groups that by themselves lost more than they gained, beyond chance (sign test, Bonferroni)."""
@@ -178,7 +183,7 @@ class ProbeScore:
         """The probe's figures, with intervals of what stands for it."""
         low, high = gain_interval(*self.shown, self.clusters)
         before, after = self.shown
-        broken = Broken(self.known, self.lost, self.lost / max(1, self.known), *self.broken_interval)
+        broken = Broken(self.known, self.lost, self.broken, *self.broken_interval)
         return ProbeResult(
             self.name,
             self.role,
