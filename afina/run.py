@@ -200,6 +200,18 @@ def _flush_folder(folder: Path) -> None:
             os.close(handle)
 
 
+def cache_folder(name: str) -> Path | None:
+    """Where what can be made again is kept: ``$AFINA_CACHE``, or ``~/.cache/afina``; None without any such place."""
+    if named := os.environ.get("AFINA_CACHE"):
+        return Path(named).expanduser() / name
+    if cache := os.environ.get("XDG_CACHE_HOME"):
+        return Path(cache) / "afina" / name
+    try:
+        return Path.home() / ".cache/afina" / name
+    except RuntimeError:  # HOME is unset, and the system knows no such user
+        return None
+
+
 def hash_file(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as opened:
