@@ -200,15 +200,16 @@ def _flush_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def cache_folder(name: str) -> Path | None:
-    """Where what can be made again is kept: ``$AFINA_CACHE``, or ``~/.cache/afina``; None without any such place."""
-    if named := os.environ.get("AFINA_CACHE"):
-        return Path(named).expanduser() / name
+def user_cache() -> Path | None:
+    """Where what can be made again is kept: ``$AFINA_CACHE``, else ``afina`` in the user's cache folder; None where
+    there is no such place: HOME is unset, and the system knows no such user."""
+    if own := os.environ.get("AFINA_CACHE"):
+        return Path(own).expanduser()
     if cache := os.environ.get("XDG_CACHE_HOME"):
-        return Path(cache) / "afina" / name
+        return Path(cache) / "afina"
     try:
-        return Path.home() / ".cache/afina" / name
-    except RuntimeError:  # HOME is unset, and the system knows no such user
+        return Path.home() / ".cache/afina"
+    except RuntimeError:
         return None
 
 

@@ -154,7 +154,8 @@ class LlamaCpp:
     def __init__(self, file: Path, context: int, lora: Path | None = None) -> None:
         self.name = name_of_llama_cpp()
         self._running = contextlib.ExitStack()
-        loras, self._adapter = ([], None) if lora is None else ([lora], "0")
+        loras = [] if lora is None else [lora]
+        self._adapter: str | None = "0" if loras else None
         # The cache in 32 bits: what is measured is the file.
         options = LlamaCppOptions(file, loras, context, exact=True)
         try:

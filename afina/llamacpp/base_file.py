@@ -16,7 +16,7 @@ from afina.model.base_damage import read_config
 from afina.model.shape_read import shape_of_folder
 from afina.model.stored_precision import stored_precision
 from afina.recipe import Recipe
-from afina.run import Progress, cache_folder, hash_file, hash_value, no_progress
+from afina.run import Progress, hash_file, hash_value, no_progress, user_cache
 from afina.tokenizer.chat import Renderer
 
 KINDS = ("f32", "f16", "bf16", "q8_0")
@@ -49,8 +49,8 @@ def find_base_file(folder: Path, weights_sha256: str, renderer: Renderer, kind: 
         raise RecipeError(f"a base is not served as {kind} here", f"use {', '.join(KINDS)}", "--gguf-type")
     config = read_config(folder)
     check_architecture(config)
-    kept = cache_folder("gguf")
-    if kept is None:
+    place = user_cache()
+    if place is None:
         raise RecipeError(
             "there is no place to keep the base's GGUF file", "set AFINA_CACHE to a folder", "AFINA_CACHE"
         )
@@ -58,7 +58,7 @@ def find_base_file(folder: Path, weights_sha256: str, renderer: Renderer, kind: 
     tokenizer = renderer.tokenizer.backend_tokenizer.to_str() if renderer.tokenizer.is_fast else ""
     stops = [renderer.stop_ids(), renderer.tokenizer.chat_template]
     key = hash_value([weights_sha256, kind, config, tokenizer, stops, own, version("gguf")])
-    return BaseFile(folder, kind, kept / f"{folder.name}-{kind}-{key[:16]}.gguf")
+    return BaseFile(folder, kind, place / "gguf" / f"{folder.name}-{kind}-{key[:16]}.gguf")
 
 
 def write_base_file(

@@ -21,7 +21,7 @@ from afina.errors import BaseError, DiskFull
 from afina.model.base_damage import read_config
 from afina.model.shape import Shape, shape_from
 from afina.model.shape_table import KNOWN, in_table, table_shape
-from afina.run import cache_folder, hash_file, hash_value, parse_json, write_whole
+from afina.run import hash_file, hash_value, parse_json, user_cache, write_whole
 
 READ_BY = ("shape.py", "shape_walk_torch.py", "adapter_torch.py", "targets_torch.py", "decoder_torch.py")
 """What a shape depends on, beside the libraries' versions."""
@@ -118,8 +118,8 @@ def _cache_file(config: Mapping[str, Any], folder: Path | None) -> Path | None:
     with_what = [_version(name) for name in ("afina", "torch", "transformers", "peft")]
     own = {file: hash_file(Path(__file__).with_name(file)) for file in READ_BY}
     key = hash_value([dict(config), code, with_what, own])
-    kept = cache_folder("shapes")
-    return kept / f"{key}.json" if kept else None
+    place = user_cache()
+    return None if place is None else place / "shapes" / f"{key}.json"
 
 
 def _version(name: str) -> str:

@@ -202,8 +202,12 @@ def _check(status: int, said: str) -> None:
 
 
 async def _events(answer: httpx.Response) -> AsyncIterator[dict[str, Any]]:
-    async for line in answer.aiter_lines():
-        if line.startswith("data: "):
-            yield json.loads(line[6:])
-        elif line.startswith("error: "):
-            yield {"error": json.loads(line[7:])}
+    """Server-sent events; lines that only keep the connection alive begin with a colon."""
+    held = b""
+    async for piece in answer.aiter_raw():
+        *whole, held = (held + piece).split(b"\n\n")
+        for event in whole:
+            kind, _, body = event.partition(b": ")
+            if kind in (b"data", b"error"):
+                found = json.loads(body)
+                yield found if kind == b"data" else {"error": found}
