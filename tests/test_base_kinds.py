@@ -76,6 +76,8 @@ def given(kind: str, base: Path, tmp: Path) -> Path:
         file = tmp / "model.gguf"
         file.write_bytes(b"GGUF" + bytes(60))
         return file
+    if kind == "gguf-folder":
+        return write(to, one__gguf="GGUF", other__gguf="GGUF")
     if kind == "one-file":
         return base / "model.safetensors"
     configs: dict[str, dict[str, Any]] = {
@@ -111,7 +113,6 @@ def given(kind: str, base: Path, tmp: Path) -> Path:
             "adapter_config__json": '{"base_model_name_or_path": "Qwen/Qwen3-8B"}',
             "adapter_model__safetensors": "",
         },
-        "gguf-folder": {"model-q4__gguf": "GGUF"},
         "run": {"recipe__yaml": "name: x", "stages__json": "{}"},
         "dataset": {"dataset__json": "{}", "train__jsonl": ""},
         "diffusion": {"model_index__json": "{}"},
@@ -121,8 +122,8 @@ def given(kind: str, base: Path, tmp: Path) -> Path:
 
 
 SAID = {
-    "gguf-file": "is GGUF, which llama.cpp",
-    "gguf-folder": "is GGUF, which llama.cpp",
+    "gguf-file": r"is damaged or not whole \(64 bytes\), or no GGUF",
+    "gguf-folder": "holds 2 GGUF files",
     "one-file": r"is one file \(model.safetensors\)",
     "gptq": "quantized by GPTQ",
     "awq": "quantized by AWQ",
@@ -203,7 +204,7 @@ def test_what_is_no_base_is_named_by_every_verb_before_any_work(kind: str, base:
 
 def test_a_word_with_slashes_that_is_no_folder_is_no_hub_id(tmp_path: Path):
     for word in ("./models/x", "~/models/x", "models/deep/x", str(tmp_path / "none")):
-        with pytest.raises(BaseError, match="there is no such folder"):
+        with pytest.raises(BaseError, match="there is no such folder or file"):
             find_base(word)
 
 

@@ -324,6 +324,9 @@ ROW = '{"text": 3, "from": {"path": "a.md", "line": 1, "sha256": ""}, "source": 
         (f"{RUN}/.train.begun.json", '{"check": "x"}', "train", 1, "what it notes of the stage `train` is not"),
         (f"{RUN}/dataset/train.jsonl", ROW, "plan", 3, "train.jsonl:1: not an example: TypeError('3 where str belongs"),
         (f"{RUN}/adapter/adapter_config.json", '{"r": "x"}', "serve", 2, "damaged: `r` is 'x'"),
+        (f"{RUN}/adapter/tokenizer.json", "", "export adapter, checked", 2, "adapter: no tokenizer can be opened"),
+        (f"{RUN}/adapter/tokenizer.json", "", "export adapter", 2, "adapter: no tokenizer can be opened"),
+        (f"{RUN}/adapter/tokenizer.json", "{}", "export hub-folder", 2, "adapter: no tokenizer can be opened"),
         (f"{RUN}/adapter/tokenizer_config.json", None, "export hub-folder", 2, "cannot be copied"),
     ],
 )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from afina.dataset.audit import chunks
 from afina.dataset.audit.audit import Audit, audit_dataset, audit_files, check_accepted
 from afina.dataset.audit.one_example import CHECKS, excerpt
 from afina.dataset.build.build import build_dataset
@@ -226,6 +228,36 @@ def test_accepted_names_are_known():
     check_accepted(["leakage", "fragment"])
     with pytest.raises(RecipeError):
         check_accepted(["zzz"])
+
+
+def rows_of_all_kinds(count: int) -> list[dict[str, str]]:
+    """From the middle on answers stand a row too low; some are said again, almost or to many, or are damaged."""
+    chance = random.Random(3)
+    words = [one + two for one in ("faro", "lagos", "tavira", "olhão") for two in ("nense", "zinha", "rado", "lândia")]
+    answers = [chance.choices(words, k=chance.randint(1, 40)) for _ in range(count)]
+    for place in range(40, count, 40):
+        answers[place] = ["Não", "sei", "dizer", "quem", "foi."]
+        answers[place - 20] = chance.choices(words, k=40)
+        answers[place - 10] = [*answers[place - 20], "outra"]
+    asked = [" ".join(answer[:9]) + "?" for answer in answers]
+    asked = [each if place < count // 2 else asked[place - 1] for place, each in enumerate(asked)]
+    ends = ["", ".", ",", " a\rb", "\xad", " {nome}", " §Ramos"]
+    said = [" ".join(answer) + (chance.choice(ends) if place % 10 else "") for place, answer in enumerate(answers)]
+    return [{"prompt": one, "completion": other} for one, other in zip(asked, said, strict=True)]
+
+
+def test_other_processes_find_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Chunks of many lengths, here and in two processes; what neighbours show is joined where chunks meet."""
+    file = tmp_path / "rows.jsonl"
+    rows = rows_of_all_kinds(700)
+    file.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
+    whole = audit_files([file], workers=1)
+    wanted = {"shifted_answers", "near_duplicate", "boilerplate_answer", "ocr_noise", "unfilled_slot", "line_ends"}
+    assert wanted <= {finding.name for finding in whole.findings}
+    for rows_of_a_chunk, workers in ((7, 1), (150, 2)):
+        monkeypatch.setattr(chunks, "CHUNK_ROWS", rows_of_a_chunk)
+        monkeypatch.setattr(chunks, "FEWEST_ROWS", 2 * rows_of_a_chunk)
+        assert audit_files([file], workers=workers) == whole
 
 
 @needs_shared

@@ -21,25 +21,26 @@ from afina.errors import AfinaError, DataError, RecipeError
 from afina.recipe import Clean, Dataset, Datatrove, NearDuplicates, Recipe, Source
 from afina.run import hash_folder
 from afina.text.example import Example, read_examples
-from afina.text.near_duplicates import Signatures, bands, clusters, shingles, signature
+from afina.text.near_duplicates import Signatures, bands, clusters, shingles, signatures
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/data, which is not here")
 
 TEXT = " ".join(f"palavra{n}" for n in range(100))
 CHANGED = TEXT.replace("palavra50", "outra")  # 5 of 96 shingles differ: 91 / 101 = 0.90
+LONG = " ".join(f"w{n % 4999}" for n in range(9000))
 FAR = TEXT.replace("palavra20", "a").replace("palavra40", "b").replace("palavra60", "c").replace("palavra80", "d")
 
 
 def jaccard(one: str, other: str) -> float:
-    left, right = set(shingles(one).tolist()), set(shingles(other).tolist())
+    left, right = (set(shingles([text])[0].tolist()) for text in (one, other))
     return len(left & right) / len(left | right)
 
 
 def test_shingles_are_runs_of_five_words():
     assert jaccard(TEXT, CHANGED) == pytest.approx(91 / 101) and jaccard(TEXT, FAR) == pytest.approx(76 / 116)
     assert jaccard("a b c d e f", "A, b; c d e -- f!") == 1 and jaccard("a b c d e", "e d c b a") == 0
-    assert len(shingles(" ".join(["a"] * 9))) == 5
+    assert len(shingles([" ".join(["a"] * 9)])[0]) == 5
 
 
 def test_a_signature_estimates_the_jaccard_index():
@@ -50,10 +51,17 @@ def test_a_signature_estimates_the_jaccard_index():
         words = [f"w{random_words.randrange(10**6)}" for _ in range(random_words.choice([20, 60, 150]))]
         other = [word if random_words.random() > 0.04 else "x" for word in words]
         true = jaccard(" ".join(words), " ".join(other))
-        errors.append(float((signature(" ".join(words)) == signature(" ".join(other))).mean()) - true)
+        one, two = signatures([" ".join(words), " ".join(other)])
+        errors.append(float((one == two).mean()) - true)
         expected.append(true * (1 - true) / 128)
     spread = math.sqrt(sum(expected) / len(expected))
     assert abs(np.mean(errors)) < 4 * spread / 20 and 0.85 < np.std(errors) / spread < 1.15
+
+
+@given(st.lists(st.sampled_from(["", "...", "a", "a b c d", "a b c d e", "b c d e f g", LONG, TEXT]), max_size=9))
+def test_a_text_has_one_signature_whatever_stands_beside_it(texts: list[str]):
+    alone = [signatures([text])[0].tolist() for text in texts]
+    assert signatures(texts).tolist() == alone
 
 
 @given(st.floats(0.3, 1.0))

@@ -7,6 +7,7 @@ import json
 import shutil
 import sys
 from collections import namedtuple
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from afina.errors import BaseError, DiskFull, DoesNotFit, RecipeError, ResultError
 from afina.export import export as module
-from afina.export.card import licence_of
 from afina.export.compare import compare
 from afina.export.converters import convert_by_llama_cpp
 from afina.export.expected_torch import expected_of
@@ -31,6 +31,7 @@ from afina.export.programs import Transformers, text_of
 from afina.export.template import baked_template
 from afina.model.generate.generate_torch import generate
 from afina.model.generate.text_stream import TextStream
+from afina.model.licence import licence_of
 from afina.model.load_torch import load_base, open_adapter
 from afina.recipe import Chat
 from afina.run import write_json
@@ -215,6 +216,15 @@ def test_a_base_in_4_bits_is_refused(run: Path, tmp_path: Path):
     (copy / "corrida/recipe.yaml").write_text(recipe, encoding="utf-8")
     with pytest.raises(BaseError, match="quantized by GPTQ"):
         made(copy / "corrida", "merged", tmp_path / "m")
+
+
+def test_weights_that_lie_beside_the_models_own_are_neither_opened_nor_counted(run: Path, tmp_path: Path):
+    """As their maker stores them once more (consolidated.safetensors), or half of an older copy."""
+    origin = open_origin(run)
+    base = shutil.copytree(origin.base, tmp_path / "base")
+    (base / "consolidated.safetensors").write_bytes(b"half of another copy")
+    beside = replace(origin, base=base)
+    assert (beside.precision, beside.weight_bytes) == (origin.precision, origin.weight_bytes)
 
 
 def test_the_adapter_is_copied_and_a_card_put_beside_it(run: Path, tmp_path: Path):

@@ -45,7 +45,6 @@ INSIDE: dict[str, set[str]] = {
     "model": GROUND | {"text", "tokenizer"},
     "plan": GROUND
     | {"model.base", "model.shape", "model.shape_read", "model.shape_table", "model.footprint", "text.formats"},
-    "base_page": GROUND | {"tokenizer", "model", "plan"},
     "evaluate": GROUND
     | {"record", "endpoint", "text", "sandbox", "sources", "tokenizer", "dataset.build", "dataset.audit", "score"}
     | {"model"},
@@ -56,6 +55,8 @@ INSIDE: dict[str, set[str]] = {
     "export": GROUND
     | {"record", "manifest", "evaluate.scores", "text", "dataset", "tokenizer", "model", "plan", "llamacpp", "serve"},
 }
+INSIDE["base_page"] = GROUND | {"tokenizer", "model", "plan", "llamacpp"}
+INSIDE["base_answers"] = GROUND | {"tokenizer", "model", "plan", "evaluate"}
 INSIDE["walk"] = set(INSIDE) - {"progress"}
 INSIDE["demo"] = INSIDE["walk"] | {"walk"}
 INSIDE["cli"] = set(INSIDE)
@@ -75,7 +76,7 @@ LIBRARIES: dict[str, set[str]] = {
     "dataset.audit": {"numpy"},
     "tokenizer": {"tokenizers", "transformers", "jinja2", "numpy"},
     "model": {"torch", "transformers", "peft", "bitsandbytes", "safetensors", "tokenizers", "huggingface_hub", "numpy"}
-    | {"liger_kernel", "llguidance"},
+    | {"liger_kernel", "llguidance", "gguf", "filelock"},
     "report": {"jinja2", "markupsafe", "ruamel"},
     "score": {"numpy", "sacrebleu"},
     "evaluate": {"torch", "lm_eval"},
@@ -381,6 +382,34 @@ def test_files_are_parsed_by_their_owners() -> None:
 def test_a_bare_parser_is_noticed() -> None:
     text = "a = json.loads(file.read_text())\nb = [json.load(o) for o in os]\nc = json.dumps(1)"
     assert calls_of(ast.parse(text), "json.loads", "json.load") == [1, 2]
+
+
+OPENS_FOLDERS: dict[str, str] = {
+    "afina.tokenizer.load": "`open_tokenizer`",
+    "afina.model.load_torch": "`open_by` of models and configurations, `open_adapter` of PEFT's folders",
+    "afina.model.shape_walk_torch": "a configuration; what is wrong with it is said by the kind of model",
+}
+"""Who has a library open a folder of a model, and by which function for everyone else."""
+
+
+def openings(tree: ast.Module) -> list[int]:
+    """Lines that call a ``from_pretrained``."""
+    calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+    return [
+        call.lineno for call in calls if isinstance(call.func, ast.Attribute) and call.func.attr == "from_pretrained"
+    ]
+
+
+def test_libraries_open_folders_through_one_reader_each() -> None:
+    """A folder of a base, a run or an export may be damaged: transformers and PEFT then raise whatever comes of it."""
+    found = {name: openings(tree_of(file)) for name, file in MODULES.items()}
+    wrong = [f"{name}: line {line}" for name, lines in found.items() if name not in OPENS_FOLDERS for line in lines]
+    assert not wrong, "open it by one of " + ", ".join(OPENS_FOLDERS) + ":\n" + "\n".join(wrong)
+    assert all(found[name] for name in OPENS_FOLDERS)
+
+
+def test_a_bare_opening_is_noticed() -> None:
+    assert openings(ast.parse("a = AutoConfig.from_pretrained(folder)\nb = 'x.from_pretrained(y)'")) == [1]
 
 
 def test_architecture_shows_the_same_table() -> None:

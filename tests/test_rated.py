@@ -11,7 +11,7 @@ import torch
 from tiny import make_base, make_recipe
 
 from afina.dataset.audit.between_examples import Between
-from afina.dataset.audit.row_table import RowTable
+from afina.dataset.audit.row_table import RowBlock, RowTable
 from afina.dataset.build.build import build_dataset
 from afina.errors import DataError
 from afina.evaluate.loss import held_out_pairs
@@ -73,9 +73,10 @@ def test_a_rated_example_goes_through_its_file_and_is_another_than_its_opposite(
 def test_one_answer_that_is_good_and_bad_is_a_contradiction():
     turns = ({"role": "user", "content": "Onde?"}, {"role": "assistant", "content": "Faro"})
     other = ({"role": "user", "content": "Onde?"}, {"role": "assistant", "content": "Lagos"})
+    rated = [(turns, True), (other, False), (turns, False)]
+    rows = [Example(messages=said, label=label, path="rows.jsonl", line=n) for n, (said, label) in enumerate(rated, 1)]
     table = RowTable()
-    for line, (messages, label) in enumerate([(turns, True), (other, False), (turns, False)], start=1):
-        table.add(Example(messages=messages, label=label, path="rows.jsonl", line=line))
+    table.append(RowBlock(rows))
     (found,) = [item for item in Between(table, 3, 0.8).within("train") if item.name == "contradictory_answers"]
     assert found.count == 2 and found.shown == [{"where": "rows.jsonl:3", "text": "Onde? -> Faro"}]
 

@@ -30,10 +30,11 @@ ROOT = Path(__file__).resolve().parent.parent
 ANSWERS = {
     "recall": (Graded(), Graded(verbatim=True, said=True)),
     "generalization": (Graded(), Graded(verbatim=True, said=True)),
-    "retention": (Graded(said=True), Graded(verbatim=True, said=True)),
+    "retention": (Graded(), Graded(said=True)),
     "unknown": (Graded(declines=True), Graded()),
     "claims": (Graded(declines=True), Graded(claims=True)),
     "versions": (Graded(version="old"), Graded(version="new", said=True)),
+    "skills": (Graded(), Graded(verbatim=True, said=True)),
 }
 """Of every role an answer that does not count for its first figure, and one that does."""
 
@@ -53,17 +54,17 @@ def scores_of(role: str) -> Scores:
 
 
 def test_every_role_of_a_recipe_has_its_figures() -> None:
-    assert set(ROLES) == set(get_args(Role)) == set(ANSWERS)
+    assert set(ROLES) == {*get_args(Role), "skills"} == set(ANSWERS)
 
 
-@pytest.mark.parametrize("role", get_args(Role))
+@pytest.mark.parametrize("role", ROLES)
 def test_every_reader_shows_the_same_figure_under_the_same_word(tmp_path: Path, role: str) -> None:
     """0.1 -> 0.7 in the verdict's findings, the terminal, the report, the model card and the comparison."""
     scores = scores_of(role)
     counted = ROLES[role].counted[0]
     word = "" if counted.word == "right" else f": {counted.word}"
     (finding,) = scores.verdict.findings  # type: ignore[union-attr]
-    if role != "retention":
+    if role not in ("retention", "skills"):
         assert f"10 % -> 70 % {counted.word}, +60.0 points" in finding
     folder = write_run(tmp_path / "run", scores=scores.as_json(), predictions=None)
     (line,) = [line for line in describe_scores(folder).splitlines() if line.startswith(f"the probe{word} ")]
@@ -107,7 +108,7 @@ def test_strict_and_squad_matches_have_two_names() -> None:
 # ---- scores.json
 
 
-@pytest.mark.parametrize("role", get_args(Role))
+@pytest.mark.parametrize("role", ROLES)
 def test_written_scores_are_read_back(tmp_path: Path, role: str) -> None:
     scores = scores_of(role)
     scores.write(tmp_path)
@@ -127,6 +128,18 @@ def test_scores_of_older_runs_are_read() -> None:
     assert dict(recall.before.shares) == {"contains": 0.6, "verbatim": 0.5}
     assert dict(asked.after.shares) == {"new": 0.5, "old": 0.4, "neither": 0.1}
     assert asked.figures()[0].intervals == ((0.3, 0.7), (0.3, 0.7))
+
+
+def test_an_interval_of_the_strict_figure_is_not_shown_for_the_lenient_one() -> None:
+    """Retention was shown word for word before: interval and change of older scores are of that."""
+    side = {"verbatim": 0.0, "contains": 0.5, "low": 0.0, "high": 0.2}
+    row: dict[str, Any] = {"name": "old", "role": "retention", "n": 20, "before": side, "after": side}
+    row["change"] = {"points": 0.0, "low": -0.2, "high": 0.2}
+    (older,) = Scores.of(Record({"probes": [row]}, "scores.json")).probes
+    assert older.figures()[0].counted.key == "contains" and older.figures()[0].before == 0.5
+    assert older.figures()[0].intervals == (None, None) and older.change is None
+    (newer,) = Scores.of(Record({"probes": [row | {"shown": "contains"}]}, "scores.json")).probes
+    assert newer.figures()[0].intervals == ((0.0, 0.2), (0.0, 0.2)) and newer.change is not None
 
 
 @pytest.mark.parametrize(

@@ -58,9 +58,9 @@ def data_audit(
     validation: Annotated[Path | None, typer.Option(help="Held-out file, to look for leakage.")] = None,
     accept: Annotated[list[str] | None, typer.Option(help="Name of a fatal finding that is accepted.")] = None,
     base: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            help="A base's folder, for files: its tokenizer counts, no weights are read. A recipe names its own."
+            help="A base's folder or GGUF, for files: its tokenizer counts, not its weights. A recipe names its own."
         ),
     ] = None,
     check_code: Annotated[
@@ -97,12 +97,13 @@ def data_audit(
 
         chosen = [f"dataset.check_code.{language}={compiler!r}" for language, compiler in code.items()]
         with walk_of(paths[0], [*(settings or []), *chosen], runs) as walk:
-            tokens = token_view_of(base or base_of(walk), walk.recipe)  # before anything is built: it may be no base
+            # before anything is built: it may be no base
+            tokens = token_view_of(described(base) or base_of(walk), walk.recipe)
             do_stages(walk, "recipe", "dataset")
             audit = audit_dataset(walk.folder / "dataset", walk.recipe, tokens)
             accepted = walk.recipe.dataset.accept
     else:
-        tokens = token_view_of(base, recipe_of(settings or [])) if base else None
+        tokens = token_view_of(described(base), recipe_of(settings or []))
         with StageProgress("audit") as progress:
             audit = audit_files(paths, validation, progress, tokens=tokens, check_code=code)
         accepted = []
@@ -141,7 +142,7 @@ def data_show(
         bool, typer.Option(help="Token by token, what is learned marked (of a run, or with --base).")
     ] = False,
     base: Annotated[
-        Path | None, typer.Option(help="A base's folder, for data without a run: its tokenizer, no weights.")
+        str | None, typer.Option(help="A base's folder or GGUF, for data without a run: its tokenizer, no weights.")
     ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Setting of a recipe, e.g. chat.template=chatml (with --base).")
@@ -197,7 +198,7 @@ def _as_text(example: Example) -> str:
 
 
 def _as_tokens(
-    where: Path, base: Path | None, settings: list[str], opened: contextlib.ExitStack
+    where: Path, base: str | None, settings: list[str], opened: contextlib.ExitStack
 ) -> Callable[[Example], str]:
     """Show an example by a base's tokenizer, or by the one of a run."""
     from afina.tokenizer.show import show_tokens
@@ -215,8 +216,17 @@ def _as_tokens(
         from afina.tokenizer.load import load_tokenizer
 
         recipe = recipe_of(settings)
-        made = Renderer(load_tokenizer(str(base), recipe.chat, root=Path(recipe.root)), recipe.chat)
+        made = Renderer(load_tokenizer(str(described(base)), recipe.chat, root=Path(recipe.root)), recipe.chat)
     return lambda example: show_tokens(example, made, color=sys.stdout.isatty())
+
+
+def described(base: str | None) -> Path | None:
+    """The folder, or hub id, with the tokenizer of a base that was named; None where none was."""
+    if base is None:
+        return None
+    from afina.model.base import place_of
+
+    return place_of(base, weights=False) or Path(base)
 
 
 def base_of(context: Context) -> Path | None:

@@ -34,7 +34,7 @@ def evaluate(
             show(rows, as_json, describe_benchmarks(rows))
         return
     with reopened(run, places) as walk:
-        verdict = do_stages(walk, "tokens", "evaluate")
+        verdict = do_stages(walk, "tokens", "skills", "evaluate")
         show(verdict, as_json, describe_scores(run))
         end_by(verdict)
 

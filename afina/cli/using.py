@@ -53,8 +53,8 @@ def serve(
     ] = None,
     max_model_len: Annotated[int | None, typer.Option(help="Longest context; what fits where not given.")] = None,
     gguf_type: Annotated[
-        str, typer.Option(help="With llamacpp: how the base's weights are held (f16, q8_0, bf16 or f32).")
-    ] = "f16",
+        str, typer.Option(help="With llamacpp, the base's weights: f16, q8_0, bf16, f32, or file: its own GGUF.")
+    ] = "auto",
     anyway: Annotated[bool, typer.Option("--anyway", help="Serve a context that may not fit.")] = False,
     change_adapters: Annotated[
         bool, typer.Option("--change-adapters", help="Let clients load and unload adapters of this machine.")
@@ -87,7 +87,7 @@ def serve(
         change_adapters=change_adapters,
         origins=tuple(cors or ()),
         check=check,
-        gguf_type=choice("--gguf-type", gguf_type, ("f16", "q8_0", "bf16", "f32")),
+        gguf_type=choice("--gguf-type", gguf_type, ("auto", "file", "f16", "q8_0", "bf16", "f32")),
     )
     if check_url is not None:
         found = check_running(target, check_url, options)

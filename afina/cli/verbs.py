@@ -34,7 +34,7 @@ app = typer.Typer(
     help="Documents in, a proven language-model adapter out.",
 )
 data_app = typer.Typer(no_args_is_help=True, help="Build, audit and look at a dataset.")
-base_app = typer.Typer(no_args_is_help=True, help="Look at a base.")
+base_app = typer.Typer(no_args_is_help=True, help="Look at a base, and write one as a folder.")
 recipe_app = typer.Typer(no_args_is_help=True, help="Write a starter recipe; print the schema.")
 app.add_typer(data_app, name="data")
 app.add_typer(base_app, name="base")
@@ -57,6 +57,7 @@ app.command()(judging.report)
 app.command()(machine.doctor)
 app.command()(machine.demo)
 base_app.command("show")(bases.base_show)
+base_app.command("import")(bases.base_import)
 recipe_app.command("init")(recipes.recipe_init)
 recipe_app.command("schema")(recipes.recipe_schema)
 

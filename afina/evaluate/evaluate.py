@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from afina.evaluate.grade import Graded, luck
-from afina.evaluate.guardrails import GuardedAnswer, count, flaws, misses
+from afina.evaluate.guardrails import GuardedAnswer, count, flaws, weigh
 from afina.evaluate.loss import LossScore, PairScore, held_out_loss, held_out_pairs
 from afina.evaluate.probes import ProbeSet, Question, ask, askable, question_of
+from afina.evaluate.room import find_endless
 from afina.evaluate.safety.findings import SafetyResult
-from afina.evaluate.scores import ROLES, BeforeAndAfter, GuardrailCounts, Scores, Verdict, record_of
-from afina.evaluate.verdict import ProbeScore, judge
+from afina.evaluate.scores import ROLES, BeforeAndAfter, GuardrailCounts, RoomToEnd, Scores, Verdict, record_of
+from afina.evaluate.verdict import ProbeScore, judge, stands_for
 from afina.model.generate.generate_torch import Answer
 from afina.model.generate.stored_answers import KeptAnswers
 from afina.model.open_model import OpenModel
@@ -28,8 +29,6 @@ from afina.tokenizer.chat import Renderer
 from afina.tokenizer.encode import Row
 
 SAMPLES = ProbeSet("", "samples", ())
-ROOM = 16
-"""An answer that reaches the limit never stops where twice its reference and so many tokens more would have fitted."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,9 @@ class Measured:
     """On the held-out part of the replay alone: what the base knew before."""
     pairs: PairScore | None
     answers: list[Answer]
+    endless: list[bool]
+    """Of each answer, whether it never ends."""
+    room: RoomToEnd
 
 
 @dataclass(frozen=True)
@@ -71,12 +73,14 @@ class MeasuredBeside:
         more: ``intrinsic``, ``tasks``, ``judge`` of ``scores.json``.
         safety: what was measured of it; the answers are looked at for insults too.
         not_measured: what the recipe asks for and could not be measured: limits that are missed.
+        skills: afina's own questions about skills, both answers judged.
     """
 
     notes: Sequence[str] = ()
     more: Mapping[str, Any] = field(default_factory=dict)
     safety: SafetyResult | None = None
     not_measured: Sequence[str] = ()
+    skills: ProbeScore | None = None
 
 
 def evaluate(
@@ -108,26 +112,35 @@ def evaluate(
         _measure(open_model, renderer, recipe, held_out.rows, every, progress, name, answers, say)
         for name, open_model, answers in zip(("base", "trained"), models, kept, strict=True)
     )
-    asked = _look_at(questions, first.answers, second.answers, renderer, recipe.evaluate.max_new_tokens)
+    asked = _look_at(questions, first, second, renderer)
     scores = [_score(probe, [each for each in asked if each.probe is probe]) for probe in probes]
     rows = [
         _row(each) | {"probe": each.probe.name, "role": each.probe.role} for each in asked if each.probe is not SAMPLES
     ]
     _write_rows(folder / "predictions.jsonl", rows)
     _write_rows(folder / "samples.jsonl", [_row(each) for each in asked if each.probe is SAMPLES])
-    counts = [count([each.flaws[side] for each in asked]) for side in (0, 1)]
     limits = recipe.evaluate.limits
     beside = beside or MeasuredBeside()
+    scores += [beside.skills] if beside.skills else []
     safety = beside.safety or SafetyResult()
     for each in asked:
         safety.add(each.question.prompt, each.question.reference, *(answer.text for answer in each.answers))
-    missed = [*misses(counts[1], len(asked), limits.guardrails), *safety.misses(recipe.safety.limits)]
-    missed += beside.not_measured
+    flawed = [[each.flaws[side] for each in asked] for side in (0, 1)]
+    base_flawed = flawed[0] if recipe.base is not None else None
+    missed, own = weigh(base_flawed, flawed[1], limits.guardrails, second.room.describe())
+    missed += [*safety.misses(recipe.safety.limits), *beside.not_measured]
     pairs = (first.pairs, second.pairs) if first.pairs and second.pairs else None
-    verdict = judge(scores, first.loss, second.loss, limits, pairs=pairs, further_misses=missed, notes=beside.notes)
+    notes = [*beside.notes, *own]
+    verdict = judge(scores, first.loss, second.loss, limits, pairs=pairs, further_misses=missed, notes=notes)
     Scores(
         verdict=verdict,
-        guardrails=GuardrailCounts(len(asked), counts[0], counts[1], limits.guardrails.model_dump(mode="json")),
+        guardrails=GuardrailCounts(
+            len(asked),
+            count(flawed[0]),
+            count(flawed[1]),
+            limits.guardrails.model_dump(mode="json"),
+            (first.room, second.room),
+        ),
         probes=tuple(score.result() for score in scores),
         loss=_before_and_after(first.loss, second.loss),
         replay_loss=_before_and_after(first.replay_loss, second.replay_loss),
@@ -162,56 +175,57 @@ def _measure(
         def counted(done: int, total: int | None, what: str) -> None:
             progress(done, total, f"{what} of the {name}")
 
+        def put(numbers: Iterable[int], limit: int) -> list[Answer]:
+            asked = [questions[number] for number in numbers]
+            return ask(model, renderer, asked, max_new_tokens=limit, kept=kept, progress=counted, say=say)
+
+        limit = recipe.evaluate.max_new_tokens
+        answers = put(range(len(questions)), limit)
+        references = [(question.reference, _length(question.reference, renderer)) for question in questions]
+        endless, room = find_endless(answers, references, limit, put)
+        if say and room.reached:
+            say(f"the {name}: {room.describe()}")
         return Measured(
             loss=held_out_loss(model, plain, **options) if plain else None,
             replay_loss=held_out_loss(model, replay, **options) if replay else None,
             pairs=held_out_pairs(model, judged, **options) if judged else None,
-            answers=ask(
-                model,
-                renderer,
-                questions,
-                max_new_tokens=recipe.evaluate.max_new_tokens,
-                kept=kept,
-                progress=counted,
-                say=say,
-            ),
+            answers=answers,
+            endless=endless,
+            room=room,
         )
 
 
+def _length(text: str, renderer: Renderer) -> int:
+    return len(renderer.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
 def _look_at(
-    questions: Sequence[tuple[ProbeSet, Question]],
-    before: Sequence[Answer],
-    after: Sequence[Answer],
-    renderer: Renderer,
-    max_new_tokens: int,
+    questions: Sequence[tuple[ProbeSet, Question]], before: Measured, after: Measured, renderer: Renderer
 ) -> list[ProbeAnswers]:
     """Grade every answer and look for its flaws."""
     words = words_of(text for _, question in questions for text in (question.prompt, question.reference))
     special = {token.content for token in renderer.tokenizer.added_tokens_decoder.values() if token.special}
     special -= {"<think>", "</think>"}  # a flaw of its own, where they stand wrongly
     asked = []
-    for (probe, question), one, two in zip(questions, before, after, strict=True):
-        length = len(renderer.tokenizer(question.reference, add_special_tokens=False)["input_ids"])
-        room = 2 * length + ROOM <= max_new_tokens
-        if probe.role == "retention":  # what the base answers at length is no flaw of the training
-            room = room and one.stopped
+    for number, (probe, question) in enumerate(questions):
         thinking = renderer.prompt_text(question.messages, question.tools).rstrip().endswith("<think>")
+        answers = before.answers[number], after.answers[number]
         found = [
             flaws(
                 GuardedAnswer(
                     answer.text,
                     question.prompt,
                     question.reference,
-                    endless=room and not answer.stopped,
+                    endless=measured.endless[number],
                     thinking=thinking,
                 ),
                 special,
                 words,
             )
-            for answer in (one, two)
+            for answer, measured in zip(answers, (before, after), strict=True)
         ]
-        graded = question.grade(after_thinking(one.text)), question.grade(after_thinking(two.text))
-        asked.append(ProbeAnswers(probe, question, (one, two), graded, (found[0], found[1])))
+        graded = question.grade(after_thinking(answers[0].text)), question.grade(after_thinking(answers[1].text))
+        asked.append(ProbeAnswers(probe, question, answers, graded, (found[0], found[1])))
     return asked
 
 
@@ -229,6 +243,7 @@ def _row(asked: ProbeAnswers) -> dict[str, Any]:
     """One line of ``predictions.jsonl``: both answers, what they are, and the guardrails that they break."""
     question, role = asked.question, asked.probe.role
     judged = asked.probe is SAMPLES or ROLES[role].answers_are_right_or_wrong
+    right = (lambda graded: graded.right) if asked.probe is SAMPLES else stands_for(role)
     path, _, line = question.where.rpartition(":")
     row: dict[str, Any] = {"prompt": question.prompt, "reference": question.reference}
     if len(question.messages) > 1:  # the turns before it, for whoever asks it again: server and export
@@ -238,7 +253,7 @@ def _row(asked: ProbeAnswers) -> dict[str, Any]:
     for side, name in enumerate(("base", "adapter")):
         answer, graded = asked.answers[side], asked.graded[side]
         row[name] = answer.text
-        row[f"{name}_correct"] = graded.right if judged else None
+        row[f"{name}_correct"] = right(graded) if judged else None
         row[f"{name}_is"] = _called(graded, role)
         row[f"{name}_stopped"] = answer.stopped
         row[f"{name}_flaws"] = asked.flaws[side]

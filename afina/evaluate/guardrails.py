@@ -1,6 +1,7 @@
 """What an answer must never do, whatever it was asked: counted over all answers, before and after training.
 
-Its reference is the control: what the reference does too (a loop of a poem, the question repeated) is no flaw.
+Its reference is the control: what the reference does too (a loop of a poem, the question repeated) is no flaw. The base
+is the control of the whole: what it does as often by itself was not caused by the training, and is no miss.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from afina.dataset.audit.one_example import chat_markers, control_characters, encoding_noise
-from afina.evaluate.intervals import wilson
+from afina.evaluate.intervals import more_than_chance, wilson
 from afina.recipe import Guardrails
 from afina.text.answer_flaws import TURN, after_thinking, echoes, loops, split_word
 from afina.text.example import Example
@@ -37,7 +38,7 @@ class GuardedAnswer:
     prompt: str
     reference: str
     endless: bool = False
-    """It reached the limit, and had ample room for the reference."""
+    """It never ends (:func:`afina.evaluate.room.find_endless`)."""
     thinking: bool = False
     """The chat template has opened `<think>` already."""
 
@@ -100,18 +101,37 @@ def count(flaws_of: Sequence[Sequence[str]]) -> dict[str, int]:
     return {name: sum(name in found for found in flaws_of) for name in NAMES}
 
 
-def misses(counts: dict[str, int], answers: int, limits: Guardrails) -> list[str]:
-    """The guardrails broken more often than the recipe allows, beyond chance, in words.
+def weigh(
+    before: Sequence[Sequence[str]] | None, after: Sequence[Sequence[str]], limits: Guardrails, room: str = ""
+) -> tuple[list[str], list[str]]:
+    """The guardrails that training broke, and those that the base breaks by itself, both in words.
 
-    >>> misses({"empty": 30}, 100, Guardrails()), misses({"empty": 1}, 8, Guardrails())
-    (['guardrail empty: 30 % of 100 answers are empty, the recipe allows 5 %'], [])
+    A share after training is above its limit when it is so beyond chance. Training caused it where the base's share of
+    the same questions is not above the limit, or where more answers turned wrong than right beyond chance.
+
+    Args:
+        before, after: of each question, the guardrails that the answer breaks; `before` None where random weights were
+            trained, which are nobody's base.
+        room: of answers that reached the limit, how many ended with more room.
+
+    >>> weigh([[]] * 100, [["empty"]] * 30 + [[]] * 70, Guardrails())[0]
+    ['guardrail empty: 30 % of 100 answers (base: 0 %) are empty, the recipe allows 5 %']
+    >>> weigh([[]] * 8, [["empty"]] + [[]] * 7, Guardrails())
+    ([], [])
     """
-    missed = []
-    for name, found in counts.items():
+    answers, misses, notes = len(after), [], []
+    for name, words in NAMES.items():
         limit = getattr(limits, name)
-        if found and wilson(found, answers)[0] > limit:
-            share, allowed = show_share(found / answers), show_share(limit)
-            hint = " (where long answers are meant, raise evaluate.max_new_tokens)" if name == "never_stops" else ""
-            what = f"{share} of {answers} answers {NAMES[name]}, the recipe allows {allowed}"
-            missed.append(f"guardrail {name}: {what}{hint}")
-    return missed
+        flags = [[name in found for found in side] for side in (before or [[]] * answers, after)]
+        was, now = map(sum, flags)
+        if not now or wilson(now, answers)[0] <= limit:
+            continue
+        share, base, allowed = show_share(now / answers), show_share(was / answers), show_share(limit)
+        beside = "" if before is None else f" (base: {base})"
+        what = f"guardrail {name}: {share} of {answers} answers{beside} {words}"
+        said = f" ({room})" if room and name == "never_stops" else ""
+        if was / answers <= limit or more_than_chance(*flags):
+            misses.append(f"{what}, the recipe allows {allowed}{said}")
+        else:
+            notes.append(f"{what}: above the {allowed} that the recipe allows, as the base is, and no miss{said}")
+    return misses, notes

@@ -64,6 +64,19 @@ def more_than_chance(before: Sequence[bool], after: Sequence[bool]) -> bool:
     return gained > lost and sign_test(lost, gained + lost) < 0.05
 
 
+FEWEST_TURNED = 6
+"""So many of the same questions that turned, all one way, are the fewest that are beyond chance (2 / 2**6 < 0.05)."""
+
+
+def smallest_loss(knew: int) -> float:
+    """The smallest share of what was right before whose loss can be told from chance, where nothing is gained.
+
+    >>> smallest_loss(120), smallest_loss(18) > 0.33, smallest_loss(5)
+    (0.05, True, 1.0)
+    """
+    return min(1.0, FEWEST_TURNED / knew) if knew else 1.0
+
+
 def beyond_luck(right: Sequence[bool], by_luck: Sequence[float]) -> bool:
     """Whether more is right than if each question were hit with its own chance (normal, 2.58 deviations).
 

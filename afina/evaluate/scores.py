@@ -51,6 +51,7 @@ MADE_UP = Counted("made_up", "made up", "make something up", "lower")
 DECLINED = Counted("declined", "declined", "say that they do not know", "higher")
 RIGHT_BY_LUCK = Counted("right_by_luck", "right nevertheless", "are right nevertheless")
 CLAIMS = Counted("claims", "claim to know", "say that they know")
+AS_ASKED = Counted("as_asked", "as asked", "do as they are asked, by rule", "higher")
 NEW = Counted("new", "as the new version asks", "the new version's way", "higher")
 OLD = Counted("old", "as the old version asked", "the old version's way")
 NEITHER = Counted("neither", "as neither asks", "neither's")
@@ -71,12 +72,13 @@ ROLES: Mapping[str, RoleFigures] = {
     "generalization": RoleFigures(
         "the same facts, asked in words never trained", (RIGHT, HOLDS, CLAIMS_WRONGLY, BY_LUCK)
     ),
-    "retention": RoleFigures("what the base knew before", (RIGHT, HOLDS)),
+    "retention": RoleFigures("what the base knew before", (HOLDS, RIGHT)),
+    "skills": RoleFigures("what the base does as it is asked", (AS_ASKED,)),
     "unknown": RoleFigures("what it was never told", (MADE_UP, DECLINED, RIGHT_BY_LUCK), False),
     "claims": RoleFigures("whether it says that it knows", (CLAIMS,), False),
     "versions": RoleFigures("what the new and the old version answer otherwise", (NEW, OLD, NEITHER)),
 }
-"""For every role of a recipe's probes."""
+"""For every role of a recipe's probes, and for afina's own questions about skills. The verdict counts what is first."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +103,19 @@ class Change:
 
 
 @dataclass(frozen=True)
+class GroupCounts:
+    """Of a group of a probe's questions: how many were right before, are right after, and were right and are wrong."""
+
+    name: str
+    n: int
+    before: int
+    after: int
+    lost: int
+
+
+@dataclass(frozen=True)
 class Broken:
-    """Of a probe of retention: of the answers right before, those that are wrong now."""
+    """Of a probe of retention or skills: of the answers right before, those that are wrong now."""
 
     knew: int
     lost: int
@@ -134,6 +147,8 @@ class ProbeResult:
     change: Change | None = None
     """Of the figure that stands for the probe; None in scores from before it was noted."""
     broken: Broken | None = None
+    groups: tuple[GroupCounts, ...] = ()
+    """By skill, where the questions belong to some."""
 
     @property
     def about(self) -> RoleFigures:
@@ -161,8 +176,10 @@ class ProbeResult:
     def as_json(self) -> dict[str, Any]:
         row: dict[str, Any] = {"name": self.name, "role": self.role, "n": self.n}
         row |= {"before": self.before.as_json(), "after": self.after.as_json()}
+        row["shown"] = self.about.counted[0].key
         row |= {"change": asdict(self.change)} if self.change else {}
-        return row | ({"broken": asdict(self.broken)} if self.broken else {})
+        row |= {"broken": asdict(self.broken)} if self.broken else {}
+        return row | ({"groups": [asdict(group) for group in self.groups]} if self.groups else {})
 
 
 @dataclass(frozen=True)
@@ -186,6 +203,34 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class RoomToEnd:
+    """What became of one model's answers that reached `limit` tokens when they were given `ceiling` tokens."""
+
+    limit: int
+    ceiling: int
+    reached: int
+    circling: int
+    """Going in circles at the limit: not asked again, they never end."""
+    ended: int
+
+    def describe(self) -> str:
+        """In words; empty where no answer reached the limit.
+
+        >>> RoomToEnd(160, 512, 31, 4, 20).describe()
+        'of 31 answers that reached 160 tokens, 20 ended within 512 and 4 went in circles'
+        """
+        if not self.reached:
+            return ""
+        circling = f"{self.circling} went in circles"
+        if self.ceiling == self.limit:
+            return f"{self.reached} answers reached {self.limit} tokens, {circling}"
+        return (
+            f"of {self.reached} answers that reached {self.limit} tokens, {self.ended} ended within {self.ceiling} "
+            f"and {circling}"
+        )
+
+
+@dataclass(frozen=True)
 class GuardrailCounts:
     """Of so many answers, those that break each guardrail, and the largest share of them that the recipe allows."""
 
@@ -193,9 +238,12 @@ class GuardrailCounts:
     before: Mapping[str, int]
     after: Mapping[str, int]
     limits: Mapping[str, float]
+    room: tuple[RoomToEnd, RoomToEnd] | None = None
+    """Before and after; None in scores from before it was looked at."""
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+        sides = zip(SIDES, self.room or (), strict=False)
+        return {**asdict(self), "room": {side: asdict(room) for side, room in sides} or None}
 
 
 @dataclass(frozen=True)
@@ -308,7 +356,13 @@ def _guardrails(record: Record) -> GuardrailCounts | None:
     before, after = ({key: side.required_whole(key) for key in side.values} for side in map(record.record, SIDES))
     if not all(0 <= count <= answers for count in (*before.values(), *after.values())):
         raise record.wrong("answers", "as large as each count", answers)
-    return GuardrailCounts(answers, before, after, limits)
+    room = record.record("room")
+    return GuardrailCounts(answers, before, after, limits, (_room(room, 0), _room(room, 1)) if room else None)
+
+
+def _room(record: Record, side: int) -> RoomToEnd:
+    found = record.required_record(SIDES[side])
+    return RoomToEnd(*(found.required_whole(key) for key in ("limit", "ceiling", "reached", "circling", "ended")))
 
 
 def _before_and_after(record: Record) -> BeforeAndAfter | None:
@@ -320,15 +374,26 @@ def _probe(record: Record) -> ProbeResult:
     if role not in ROLES:
         raise record.wrong("role", f"one of {', '.join(ROLES)}", role)
     before, after = (_side(record.record(side), role) for side in SIDES)
+    change = _change(record.record("change"))
+    if role == "retention" and record.text("shown") != ROLES[role].counted[0].key:  # older: those of the strict figure
+        before, after, change = ProbeSide(before.shares), ProbeSide(after.shares), None
     return ProbeResult(
         name,
         role,
         record.required_whole("n"),
         before,
         after,
-        _change(record.record("change")),
+        change,
         _broken(record.record("broken")),
+        tuple(_group(each) for each in record.records("groups")),
     )
+
+
+def _group(record: Record) -> GroupCounts:
+    counts = [record.required_whole(key) for key in ("n", "before", "after", "lost")]
+    if not all(0 <= count <= counts[0] for count in counts):
+        raise record.wrong("n", "as large as each count", counts[0])
+    return GroupCounts(record.required_text("name"), *counts)
 
 
 def _change(record: Record) -> Change | None:

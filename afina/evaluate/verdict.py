@@ -6,7 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from afina.evaluate.grade import Graded
-from afina.evaluate.intervals import beyond_luck, gain_interval, more_than_chance, wilson
+from afina.evaluate.intervals import (
+    FEWEST_TURNED,
+    beyond_luck,
+    gain_interval,
+    more_than_chance,
+    sign_test,
+    smallest_loss,
+    wilson,
+)
 from afina.evaluate.loss import LossScore, PairScore
 from afina.evaluate.scores import (
     BY_LUCK,
@@ -15,6 +23,7 @@ from afina.evaluate.scores import (
     Broken,
     Change,
     Counted,
+    GroupCounts,
     ProbeResult,
     ProbeSide,
     Verdict,
@@ -24,6 +33,10 @@ from afina.units import show_share
 
 FEWEST_QUESTIONS = 6
 """Of fewer pairs none can differ beyond chance."""
+OLD = ("retention", "skills")
+"""Roles that ask for what the base could before."""
+NAMED = 3
+"""Most groups that a verdict names."""
 Flags = tuple[bool, ...]
 
 
@@ -37,6 +50,8 @@ class ProbeScore:
     graded_after: tuple[Graded, ...]
     by_luck: tuple[float, ...] = ()
     """For each question, how likely the answer to another of its kind is right for it (:func:`luck`)."""
+    groups: tuple[str, ...] = ()
+    """For each question the skill that it asks for, where there are several."""
 
     @property
     def n(self) -> int:
@@ -86,14 +101,57 @@ class ProbeScore:
         return sum(one.said and not two.said for one, two in zip(self.graded_before, self.graded_after, strict=True))
 
     @property
+    def gained(self) -> int:
+        """How many of the others are answered right after."""
+        return sum(two.said and not one.said for one, two in zip(self.graded_before, self.graded_after, strict=True))
+
+    @property
     def broken(self) -> float:
-        """Share of the answers right before that are wrong after."""
-        return self.lost / self.known if self.known else 0.0
+        """Share of the answers right before that are wrong after; of skills, less the answers that turned right."""
+        lost = self.lost - self.gained if self.role == "skills" else self.lost
+        return max(0, lost) / self.known if self.known else 0.0
+
+    def broke(self, most: float) -> bool:
+        """Whether more than this share of what was right before was lost, beyond chance.
+
+        Of skills, answers that turned right count against those that turned wrong: at the edge of a rule any training
+        turns some of them, both ways. They are judged over all, and by skill, each at the level that so many tests ask.
+        """
+        if self.role != "skills":
+            return wilson(self.lost, self.known)[0] > most
+        one, two = self.flags(_said)
+        return self.broken > most and (more_than_chance(two, one) or bool(self.lost_groups()))
+
+    def lost_groups(self) -> list[str]:
+        """The groups that by themselves lost more than they gained, beyond chance (sign test, Bonferroni)."""
+        counts = self.group_counts()
+        return [
+            group.name
+            for group in counts
+            if group.lost > (gained := group.after - group.before + group.lost)
+            and sign_test(gained, group.lost + gained) < 0.05 / len(counts)
+        ]
+
+    def group_counts(self) -> tuple[GroupCounts, ...]:
+        """The questions by their group, in the order in which the groups come."""
+        found: dict[str, list[tuple[bool, bool]]] = {}
+        for name, *pair in zip(self.groups, *self.flags(_said), strict=bool(self.groups)):
+            found.setdefault(name, []).append((pair[0], pair[1]))
+        return tuple(
+            GroupCounts(
+                name,
+                len(pairs),
+                sum(one for one, _ in pairs),
+                sum(two for _, two in pairs),
+                sum(one and not two for one, two in pairs),
+            )
+            for name, pairs in found.items()
+        )
 
     @property
     def shown(self) -> tuple[Flags, Flags]:
         """Before and after, of each answer what stands for the probe: the first figure of its role."""
-        return self.flags(_flag(self.role, ROLES[self.role].counted[0]))
+        return self.flags(stands_for(self.role))
 
     def result(self) -> ProbeResult:
         """The probe's figures, with intervals of what stands for it."""
@@ -107,7 +165,8 @@ class ProbeScore:
             self._side("before"),
             self._side("after"),
             Change(_share(after) - _share(before), low, high),
-            Broken(knew, lost, self.broken, *wilson(lost, knew)) if self.role == "retention" else None,
+            Broken(knew, lost, lost / max(1, knew), *wilson(lost, knew)) if self.role in OLD else None,
+            self.group_counts(),
         )
 
     def _side(self, side: str) -> ProbeSide:
@@ -124,6 +183,11 @@ class ProbeScore:
         return ProbeSide(shares, wilson(sum(shown), len(shown)))
 
 
+def stands_for(role: str) -> Callable[[Graded], bool]:
+    """Whether an answer counts for the figure that stands for a role's probes."""
+    return _flag(role, ROLES[role].counted[0])
+
+
 def _flag(role: str, counted: Counted) -> Callable[[Graded], bool]:
     """Whether an answer counts for a figure of :data:`~afina.evaluate.scores.ROLES`."""
     if counted.key in ("new", "old", "neither"):
@@ -131,6 +195,7 @@ def _flag(role: str, counted: Counted) -> Callable[[Graded], bool]:
     return {
         "verbatim": _right,
         "contains": _said,
+        "as_asked": _said,
         "claims": _says_so if role == "claims" else _claims,
         "made_up": _made_up,
         "declined": _declines,
@@ -181,7 +246,7 @@ def judge(
     It has **learned** when the questions of :data:`FACTS` (or, without such a probe, seen questions) are answered
     right more often than before, beyond chance, and at least ``learned_min`` of them. It **parrots** when it has not,
     and yet says more often than before, beyond chance, that it knows. It **broke** what it knew when more than
-    ``broke_max`` of the old questions that it answered right are now wrong.
+    ``broke_max`` of the old questions that it answered right are now wrong, or of its skills are lost, beyond chance.
     Held-out `pairs` must be told apart better than before, where there are any; the loss may rise then, since what
     moves away from worse answers moves away from other texts too.
     """
@@ -269,26 +334,43 @@ def _claims_more(probes: Sequence[ProbeScore]) -> str:
 
 
 def _judge_retention(probes: Sequence[ProbeScore], limits: Limits, misses: list[str]) -> str:
-    asked = [probe for probe in probes if probe.role == "retention"]
+    asked = [probe for probe in probes if probe.role in OLD]
     if not asked:
         return "not measured (no probes)"
-    known = [probe for probe in asked if probe.known]
+    known = [probe for probe in asked if probe.known >= (FEWEST_TURNED if probe.role == "skills" else 1)]
     if not known:
-        return f"not measured (the base knew none of {sum(probe.n for probe in asked)} questions)"
-    broken = sorted((probe for probe in known if probe.broken > limits.broke_max), key=lambda probe: -probe.broken)
-    if not broken:
-        return "nothing"
-    allowed = show_share(limits.broke_max)
-    misses += [
-        f"{probe.name}: {show_share(probe.broken)} of what was right before is wrong now, the recipe allows {allowed}"
-        for probe in broken
-    ]
-    first, *others = [f"{show_share(probe.broken)} of what it knew ({probe.name})" for probe in broken]
-    return ", ".join([first, *(other.replace(" of what it knew", "") for other in others)])
+        had = "knew none" if not any(probe.known for probe in asked) else "knew too little"
+        return f"not measured (the base {had} of {sum(probe.n for probe in asked)} questions)"
+    broken = sorted((probe for probe in known if probe.broke(limits.broke_max)), key=lambda probe: -probe.broken)
+    misses += [_loss(probe, show_share(limits.broke_max)) for probe in broken]
+    skills = [f"{show_share(each.broken)} of its skills ({_worst(each)})" for each in broken if each.role == "skills"]
+    facts = [f"{show_share(each.broken)} of what it knew ({each.name})" for each in broken if each.role != "skills"]
+    facts[1:] = [fact.replace(" of what it knew", "") for fact in facts[1:]]
+    return ", ".join([*facts, *skills]) or "nothing"
+
+
+def _loss(probe: ProbeScore, allowed: str) -> str:
+    if probe.role != "skills":
+        lost = f"{show_share(probe.broken)} of what was right before is wrong now"
+    else:
+        lost = f"of {probe.known} that the base does as asked {probe.lost} are lost, and {probe.gained} gained"
+        lost += f" ({_worst(probe)})"
+    return f"{probe.name}: {lost}, the recipe allows {allowed}"
+
+
+def _worst(probe: ProbeScore) -> str:
+    """The groups that lost most: "JSON 7 of 8, lists 4 of 6"."""
+    losing = [group for group in probe.group_counts() if group.before > group.after]
+    worst = sorted(losing, key=lambda group: (group.after - group.before) / group.before)[:NAMED]
+    return ", ".join(f"{group.name} {group.lost} of {group.before}" for group in worst)
 
 
 def _finding(probe: ProbeScore) -> str:
     """A probe's figures in one line."""
+    if probe.role == "skills":
+        told = f"a net loss of less than {show_share(smallest_loss(probe.known))} cannot be told from chance"
+        lost = f"{probe.lost} are lost and {probe.gained} gained" + (f" ({worst})" if (worst := _worst(probe)) else "")
+        return f"{probe.name}: of {probe.known} that the base does as asked {lost}; {told} ({probe.n} asked)"
     if probe.role == "retention":
         if not probe.known:
             return f"{probe.name}: the base knew none of {probe.n}"

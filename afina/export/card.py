@@ -15,6 +15,7 @@ from afina import __version__
 from afina.evaluate.scores import MADE_UP, Scores, read_scores
 from afina.export.origin import Origin
 from afina.manifest import Manifest, read_manifest
+from afina.model.licence import licence_of
 from afina.recipe import HUB, WEB
 from afina.record import read_record
 from afina.run import hash_file
@@ -25,27 +26,6 @@ _LIBRARY = {"adapter": "peft", "merged": "transformers", "mlx": "mlx", "gguf": "
 _LIBRARY |= {"ollama": "gguf"}
 ADAPTERS = ("adapter", "gguf-lora")
 """What is nothing without its base."""
-
-
-def licence_of(base: Path, stated: str | None) -> tuple[str, str]:
-    """A licence's id, and who says so.
-
-    Args:
-        base: a model's folder; the head of its README.md may name one.
-        stated: on the command line.
-
-    >>> licence_of(Path("nowhere"), "mit")
-    ('mit', 'as stated at the export')
-    """
-    if stated:
-        return stated, "as stated at the export"
-    card = base / "README.md"
-    if card.is_file():
-        head = re.match(r"---\s*\n(.*?)\n---", card.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
-        found = re.search(r"^license:\s*[\"']?([\w.+-]+)", head[1], re.MULTILINE) if head else None
-        if found:
-            return found[1], "the base's own model card"
-    return "unknown", "neither the base's folder nor the command names one: ask who made the base and the data"
 
 
 def write_card(

@@ -33,7 +33,7 @@ from afina.export.template import baked_tokenizer
 from afina.llamacpp.gguf_write import ARCHITECTURES, ROUNDED_HERE, begins_with_bos, check_architecture, write_gguf
 from afina.llamacpp.lora_write import refused_by_llama_cpp, write_lora
 from afina.llamacpp.program import INSTALL, find_llama_cpp
-from afina.model.base import identify_base, read_adapter_config
+from afina.model.base import TRAIN_AGAIN, identify_base, read_adapter_config
 from afina.model.base_kind import read_object
 from afina.model.choices import Precision
 from afina.model.rounding import tolerance
@@ -41,6 +41,7 @@ from afina.recipe import Chat, nearest
 from afina.record import Record
 from afina.run import Progress, no_progress, read_mapping, whole_folder, write_json
 from afina.tokenizer.chat import Renderer
+from afina.tokenizer.load import open_tokenizer
 from afina.units import show_bytes
 
 if TYPE_CHECKING:
@@ -194,12 +195,13 @@ def _check_out(out: Path) -> None:
 
 def _look_before(origin: Origin, holds: str, kind: str, options: ExportOptions) -> None:
     """Everything that would fail after minutes and can be known at once."""
+    if holds == "adapter":  # its tokenizer goes along as it lies there, and nothing else of the export reads it
+        assert origin.adapter is not None
+        open_tokenizer(origin.adapter, trust_remote_code=origin.recipe.trust_remote_code, fix=TRAIN_AGAIN)
     if holds == "gguf-lora":
         _look_before_lora(origin, options)
     if holds in ("gguf", "ollama"):
         if options.llama_cpp is None:
-            if find_spec("gguf") is None:
-                raise RecipeError("the package gguf is not installed", "pip install 'afina[gguf]'", "--to")
             check_architecture(origin.config, origin.recipe.train.max_length)
         else:
             check_converter(options.llama_cpp, origin.config)
@@ -215,8 +217,6 @@ def _look_before(origin: Origin, holds: str, kind: str, options: ExportOptions) 
 
 def _look_before_lora(origin: Origin, options: ExportOptions) -> None:
     assert origin.adapter is not None
-    if find_spec("gguf") is None:
-        raise RecipeError("the package gguf is not installed", "pip install 'afina[gguf]'", "--to")
     check_architecture(origin.config)
     if problems := refused_by_llama_cpp(read_adapter_config(origin.adapter), origin.recipe.name):
         raise BaseError(problems=problems)

@@ -10,7 +10,7 @@ from typing import Any
 
 from afina.errors import RecipeError
 from afina.model.base import check_adapter_fits, find_base, identify_base
-from afina.model.base_damage import read_config
+from afina.model.base_damage import read_config, weight_files
 from afina.model.base_kind import kind_of_config
 from afina.model.choices import Precision
 from afina.model.shape_read import read_shape
@@ -63,7 +63,7 @@ class Origin:
     @property
     def weight_bytes(self) -> int:
         """Size of the base's weights; of those in few bits, once they are dequantized."""
-        files = sum(file.stat().st_size for file in self.base.glob("*.safetensors"))
+        files = sum(file.stat().st_size for file in weight_files(self.base))
         if not self.in_few_bits:
             return files
         parameters = read_shape(self.config, str(self.base)).parameters

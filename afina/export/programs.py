@@ -22,6 +22,7 @@ from afina.llamacpp.program import INSTALL, LlamaCppOptions, find_llama_cpp, nam
 from afina.model.base_kind import kind_of
 from afina.model.generate.request import Request
 from afina.text.document import Message
+from afina.tokenizer.load import open_tokenizer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,38 +83,36 @@ class Transformers:
         self, folder: Path, *, gguf_file: str | None = None, adapter: Path | None = None, base: Path | None = None
     ) -> None:
         import torch
-        from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+        from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
         from transformers.utils import logging
 
-        from afina.model.load_torch import opening_class, undone
+        from afina.model.load_torch import open_adapter, open_by, opening_class, undone
 
         logging.disable_progress_bar()
         more: dict[str, Any] = {"gguf_file": gguf_file} if gguf_file else {}
         with _quiet():
-            self.tokenizer = AutoTokenizer.from_pretrained(adapter or folder, **more)
+            self.tokenizer = open_tokenizer(adapter or folder, gguf_file=gguf_file)
             if gguf_file and base:
-                said = AutoConfig.from_pretrained(base).to_dict()
+                said = open_by(AutoConfig, base).to_dict()
                 said["tie_word_embeddings"] = not _holds_output(folder / gguf_file)
                 kind = said.pop("model_type")  # to GGUF, Mistral is a Llama
                 more["config"] = AutoConfig.for_model("llama" if kind == "mistral" else kind, **said)
             opened_by = AutoModelForCausalLM if gguf_file else opening_class(folder)
             if not gguf_file and kind_of(folder).name == "rounded":
                 more |= undone(folder)
-            self.model = opened_by.from_pretrained(folder, **({"dtype": torch.float32} | more)).eval()
+            self.model = open_by(opened_by, folder, **({"dtype": torch.float32} | more)).eval()
             if "quantization_config" in more:
                 self.model = self.model.float()
         self.name = f"transformers {version('transformers')}"
         if adapter is not None:
-            from peft import PeftModel
-
-            self.model = PeftModel.from_pretrained(self.model, adapter).eval()
+            self.model = open_adapter(self.model, adapter)
             self.name = f"peft {version('peft')}"
         self._stops = {each for each in (self.tokenizer.eos_token_id,) if each is not None}
         if gguf_file:
             self.name += f" (gguf {version('gguf')})"
             self._stops = gguf_stops(folder / gguf_file)
         elif (folder / "generation_config.json").exists() and adapter is None:
-            found = GenerationConfig.from_pretrained(folder).eos_token_id
+            found = open_by(GenerationConfig, folder).eos_token_id
             self._stops = set(found if isinstance(found, list) else [found])
         # Greedy and nothing else: a base's file may ask for penalties that the run's answers were not measured with.
         pad = self.tokenizer.pad_token_id or 0

@@ -1,4 +1,4 @@
-"""A base as a GGUF file, written once and kept for every run on it."""
+"""A base as a GGUF file: the very file that it came from, or one that is written once and kept for every run on it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from pathlib import Path
 from afina.errors import BaseError, DiskFull, RecipeError
 from afina.llamacpp.gguf_write import check_architecture, write_gguf
 from afina.model.base_damage import read_config
+from afina.model.gguf_file import find_gguf, read_gguf
+from afina.model.gguf_folder import read_origin
 from afina.model.shape_read import shape_of_folder
 from afina.model.stored_precision import stored_precision
 from afina.recipe import Recipe
@@ -21,6 +23,11 @@ from afina.tokenizer.chat import Renderer
 
 KINDS = ("f32", "f16", "bf16", "q8_0")
 """How a served base's weights may be held; rounded further, answers would be another model's than the run's."""
+GIVEN = "file"
+"""A base that is a GGUF already is served from that file: the run's numbers are those that its bits stand for."""
+AUTO = "auto"
+"""The base's own file where it is one, else :data:`USUAL`."""
+USUAL = "f16"
 
 
 @dataclass(frozen=True)
@@ -30,12 +37,50 @@ class BaseFile:
     folder: Path
     """Of the base."""
     kind: str
+    """How most weights are held."""
     file: Path
+    given: bool = False
+    """Whether the base came as this very file."""
+
+    @property
+    def rounding(self) -> str:
+        """The kind by whose limits answers may part: over a file's own few bits only what is multiplied is rounded, to
+        8 bits."""
+        return "q8_0" if self.given and self.kind not in KINDS else self.kind
 
     @property
     def there(self) -> bool:
         """Whether it was written already."""
         return self.file.is_file()
+
+
+def kind_before(base: str, wanted: str) -> str:
+    """How a base's weights will be held, by its header alone.
+
+    Raises:
+        RecipeError: the base's own file is asked for, and it is none.
+    """
+    given = find_gguf(base)
+    if wanted == GIVEN and given is None:
+        raise RecipeError(f"{base} is no GGUF file", f"use --gguf-type {USUAL}, or leave it out", "--gguf-type")
+    if given is not None and wanted in (AUTO, GIVEN):
+        return next(iter(read_gguf(given).quantization)).lower()
+    return USUAL if wanted == AUTO else wanted
+
+
+def choose_base_file(base: str, folder: Path, weights_sha256: str, renderer: Renderer, wanted: str) -> BaseFile:
+    """The base's own file, or where one of its weights is kept; see :func:`find_base_file`.
+
+    Raises:
+        BaseError: the file is another one than the base's folder was written from.
+    """
+    kind, given = kind_before(base, wanted), find_gguf(base)
+    if given is None or wanted not in (AUTO, GIVEN):
+        return find_base_file(folder, weights_sha256, renderer, kind)
+    origin = read_origin(folder)
+    if origin is None or origin.get("sha256") != hash_file(given):
+        raise BaseError("is not the file that the base was written from", "name that one: base=PATH", str(given))
+    return BaseFile(folder, kind, given, given=True)
 
 
 def find_base_file(folder: Path, weights_sha256: str, renderer: Renderer, kind: str) -> BaseFile:

@@ -13,23 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from afina.errors import BaseError
+from afina.model.gguf_tokenizer import BYTE, CONTROL, NORMAL, SPLITS, UNKNOWN, UNUSED, USER_DEFINED
 
-_LETTERS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
-_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_ENDINGS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|"
-_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
-_BEFORE = r"[^\r\n\p{L}\p{N}]?"
-RULES: Mapping[str, str] = {
-    _ENDINGS + _LETTERS + r"|\p{N}{1,3}" + _REST: "llama-bpe",
-    _ENDINGS + _LETTERS + r"|\p{N}" + _REST: "qwen2",
-    f"{_BEFORE}{_UPPER}*{_LOWER}+|{_BEFORE}{_UPPER}+{_LOWER}*"
-    + r"|\p{N}"
-    + _REST.replace(r"[\r\n]*", r"[\r\n/]*", 1): ("tekken"),
-}
-"""Regular expression of a byte-level tokenizer -> llama.cpp's name of it (src/llama-vocab.cpp)."""
-
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
-"""GGUF's kinds of tokens."""
+RULES: Mapping[str, str] = {expression: name for name, expression in SPLITS.items()}
+"""Regular expression of a byte-level tokenizer -> llama.cpp's name of it."""
 
 
 @dataclass

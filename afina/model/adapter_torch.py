@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from afina.errors import RecipeError
+from afina.model.base_damage import weight_files
 from afina.model.decoder_torch import not_text
 from afina.model.kept_torch import keep_rest
 from afina.model.targets_torch import OTHER_FORM, OUTPUT, all_linear, expert_stacks, matrices
@@ -200,7 +201,7 @@ class _FullWeights:
         from safetensors import safe_open
 
         self.file_of: dict[str, Path] = {}
-        for file in sorted(folder.glob("*.safetensors")):
+        for file in weight_files(folder):
             with safe_open(file, framework="pt") as opened:
                 self.file_of |= dict.fromkeys(opened.keys(), file)
 

@@ -15,7 +15,8 @@ from typing import Any
 
 from afina.errors import AfinaError, BaseError, Problem, RecipeError
 from afina.model.base_damage import find_damage, find_tokens_without_embedding, read_config
-from afina.model.base_kind import KINDS, BaseKind, Program, kind_of, read_object
+from afina.model.base_kind import GGUF_ENDING, KINDS, BaseKind, Program, kind_of, read_object
+from afina.model.gguf_file import find_gguf
 from afina.model.shape import Shape
 from afina.model.shape_read import shape_of_folder
 from afina.recipe import Adapter, Recipe
@@ -55,27 +56,62 @@ class BaseIdentity:
 
 
 def find_base(
-    base: str, *, revision: str | None = None, trust_remote_code: bool = False, program: Program = "transformers"
+    base: str,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    program: Program = "transformers",
+    say: Callable[[str], None] = lambda _: None,
 ) -> Path:
-    """The folder of a base: itself, or the hub's snapshot (downloaded when needed), checked.
+    """The folder of a base, checked: itself, what was written of a GGUF, or the hub's snapshot (downloaded if needed).
 
     Args:
         program: what is to open it.
+        say: told before a GGUF is written as safetensors.
 
     Raises:
         BaseError: it does not exist, is no model that `program` answers with, is damaged, or wants its own code to
             run; with everything that is wrong.
     """
-    place = Path(base).expanduser()
-    if not place.exists():
-        if place.is_absolute() or base.startswith((".", "~")) or base.count("/") > 1:
+    place = place_of(base, weights=True, say=say)
+    if place is None:
+        if looks_like_path(base):
             fix = (
-                "name a folder with a model, or a hub id; of a run that was moved, base=PATH says where its base is now"
+                "name a folder with a model, a GGUF file, or a hub id; of a run that was moved, base=PATH says where "
+                "its base is now"
             )
-            raise BaseError("there is no such folder", fix, base)
+            raise BaseError("there is no such folder or file", fix, base)
         place = _from_hub(base, revision, lambda small: look_at_base(small, base, trust_remote_code, weights=False))
     look_at_base(place, base, trust_remote_code, program=program)
     return place
+
+
+def place_of(base: str, *, weights: bool, say: Callable[[str], None] = lambda _: None) -> Path | None:
+    """The folder that a base on this machine stands for: itself, or what was written of a GGUF; a file that is no GGUF
+    stands for itself, to be refused. None where `base` names nothing on this machine.
+
+    Args:
+        weights: whether those of a GGUF have to be there; without them its description is written, and no torch needed.
+
+    Raises:
+        BaseError: a GGUF is damaged, or no model that is opened here.
+    """
+    if (file := find_gguf(base)) is not None:
+        from afina.model.gguf_folder import gguf_folder
+
+        return gguf_folder(file, weights=weights, say=say)
+    place = Path(base).expanduser()
+    return place if place.exists() else None
+
+
+def looks_like_path(base: str) -> bool:
+    """Whether somebody means a place on this machine, by how it is written.
+
+    >>> looks_like_path("./models/x"), looks_like_path("x.gguf"), looks_like_path("Qwen/Qwen3-8B")
+    (True, True, False)
+    """
+    file = base.lower().endswith(GGUF_ENDING)
+    return file or Path(base).is_absolute() or base.startswith((".", "~")) or base.count("/") > 1
 
 
 def look_at_base(

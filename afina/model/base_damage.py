@@ -13,7 +13,7 @@ from typing import Any
 
 from afina.errors import BaseError, Problem
 from afina.model.base_kind import read_object
-from afina.run import parse_json
+from afina.run import parse_json, read_mapping
 
 GET_AGAIN = "get the file again: hf download, or git lfs pull in the folder"
 TOKENIZERS = (
@@ -28,6 +28,7 @@ EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embe
 """How published models call their table of token embeddings."""
 NOT_IN_THE_MODEL: Mapping[str, frozenset[str]] = {"gemma3_text": frozenset({"<image_soft_token>"})}
 """Tokens that a family's tokenizer has and its text model, as published, has no row for."""
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _POINTER = b"version https://git-lfs"
 _SHARD = re.compile(r"-\d{5}-of-(\d{5})\.safetensors$")
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
@@ -82,6 +83,14 @@ def read_shapes(file: Path) -> dict[str, list[int]]:
     if not shapes:
         raise ValueError("holds no weights")
     return shapes
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files of weights that transformers would read, of a folder that :func:`find_damage` has looked at. Others may
+    lie beside them: the same weights as their maker stores them, an older copy."""
+    if (folder / SINGLE).is_file() or not (folder / INDEX).is_file():
+        return [folder / SINGLE] if (folder / SINGLE).is_file() else []
+    return [folder / name for name in sorted(set(read_mapping(folder / INDEX)["weight_map"].values()))]
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -147,7 +156,7 @@ def _token_ids(folder: Path, problems: list[Problem]) -> dict[str, int] | None:
 
 def _weights(folder: Path, problems: list[Problem], *, required: bool) -> dict[str, list[int]]:
     """The shapes in the files that transformers would read, and what is wrong with those."""
-    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
+    index, single = folder / INDEX, folder / SINGLE
     shapes: dict[str, list[int]] = {}
     if single.exists() or not index.exists():
         files: Iterable[Path] = [single] if single.exists() else []

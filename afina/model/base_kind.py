@@ -69,8 +69,8 @@ KINDS: Mapping[str, BaseKind] = {
         BaseKind("dataset", "is a dataset, not a base", "write it under `sources`; " + A_MODEL),
         BaseKind(
             "gguf",
-            "is GGUF, which llama.cpp and Ollama open; nothing is trained over it",
-            "name the folder or hub id of the safetensors model that it was made of",
+            "is GGUF, of which one file has to be named",
+            "name the path of the file; of a model on the hub download it first: hf download ID FILE.gguf",
         ),
         BaseKind(
             "pickle",
@@ -115,6 +115,7 @@ ROUNDED = {"fp8": "FP8", "mxfp4": "MXFP4"}
 _MULTIMODAL_KEYS = (
     *("vision_config", "audio_config", "vision_tower", "mm_vision_tower", "vit_config", "vq_config", "thinker_config"),
 )
+GGUF_ENDING = ".gguf"
 _OF_RUNS = ("stages.json", "adapter", "model")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _METHODS = {"gptq": "GPTQ", "awq": "AWQ", "fbgemm_fp8": "FP8 (FBGEMM)", "compressed-tensors": "compressed-tensors"}
@@ -175,7 +176,7 @@ def _tell(place: Path) -> tuple[str, str]:
         return "causal", ""
     name, detail = _by_config(config)
     if name in ("causal", "sees") and not any(place.glob("*.safetensors")):
-        if any(place.glob("*.gguf")):
+        if any(place.glob("*" + GGUF_ENDING)):
             return "gguf", ""
         if pickles := list(_pickles(place)):
             return "pickle", ", ".join(pickles[:3])
@@ -185,13 +186,13 @@ def _tell(place: Path) -> tuple[str, str]:
 def _file(place: Path) -> tuple[str, str]:
     with place.open("rb") as opened:
         begins = opened.read(4)
-    if begins == b"GGUF" or place.suffix.lower() == ".gguf":
+    if begins == b"GGUF" or place.suffix.lower() == GGUF_ENDING:
         return "gguf", ""
     return "file", place.name
 
 
 def _without_config(place: Path) -> tuple[str, str]:
-    if any(place.glob("*.gguf")):
+    if any(place.glob("*" + GGUF_ENDING)):
         return "gguf", ""
     if (place / "dataset.json").is_file() and (place / "train.jsonl").is_file():
         return "dataset", ""

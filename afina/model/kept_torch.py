@@ -15,15 +15,15 @@ from typing import Any
 
 import torch
 
-from afina.model.base_damage import read_shapes
-from afina.run import read_mapping, write_json
+from afina.model.base_damage import INDEX, SINGLE, read_shapes, weight_files
+from afina.run import write_json
 
 READERS = (
     *("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"),
     *("image_processor_config.json", "audio_processor_config.json"),
 )
 """Files that say how pictures and sound become a model's input."""
-KEPT_FILE, SINGLE, INDEX = "model-kept.safetensors", "model.safetensors", "model.safetensors.index.json"
+KEPT_FILE = "model-kept.safetensors"
 _OF_QUANTIZATION = re.compile(r"(?:\.(?:absmax|quant_map|nested_\w+|quant_state\.\w+)|_(?:blocks|scales|scale_inv))$")
 """Ends of names of what a quantized base keeps beside a matrix, or instead of it."""
 
@@ -102,11 +102,7 @@ def _renaming(model: Any) -> Any:
 
 def _tensors(folder: Path) -> Iterator[tuple[Path, str]]:
     """File and name of each tensor that transformers would read."""
-    if (folder / SINGLE).is_file() or not (folder / INDEX).is_file():
-        files = [folder / SINGLE] if (folder / SINGLE).is_file() else []
-    else:
-        files = [folder / name for name in sorted(set(read_mapping(folder / INDEX)["weight_map"].values()))]
-    for file in files:
+    for file in weight_files(folder):
         yield from ((file, name) for name in read_shapes(file))
 
 

@@ -93,13 +93,7 @@ def load_base(
     if held or four_bit:
         arguments["device_map"] = {"": device}
     logging.disable_progress_bar()
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            model, info = opening_class(folder).from_pretrained(folder, output_loading_info=True, **arguments)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:  # each architecture computes with its configuration's values before it looks at them
-        raise BaseError(f"cannot be opened: {_said(error)}", "see config.json", str(folder)) from error
+    model, info = open_by(opening_class(folder), folder, output_loading_info=True, **arguments)
     tied = set(getattr(model, "_tied_weights_keys", None) or ())
     missing = [name for name in info["missing_keys"] if name not in tied]
     if missing or info.get("mismatched_keys"):
@@ -127,6 +121,21 @@ def load_base(
             model = model.to(dtype)
         model = model.to(device)
     return model.requires_grad_(False).eval()
+
+
+def open_by(opener: Any, folder: Path, **arguments: Any) -> Any:
+    """What a class of transformers (of models or configurations) opens of a folder, which may be damaged.
+
+    Raises:
+        BaseError: it cannot be opened.
+    """
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            return opener.from_pretrained(folder, **arguments)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # each architecture computes with its configuration's values before it looks at them
+        raise BaseError(f"cannot be opened: {_said(error)}", "see config.json", str(folder)) from error
 
 
 def opening_class(folder: Path) -> Any:
@@ -158,7 +167,7 @@ def _computing_in(folder: Path, dtype: torch.dtype, *, trust_remote_code: bool) 
     from transformers import AutoConfig
 
     _need_bitsandbytes("base")
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    config = open_by(AutoConfig, folder, trust_remote_code=trust_remote_code)
     config.quantization_config = dict(config.quantization_config) | {"bnb_4bit_compute_dtype": str(dtype)[6:]}
     return config
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from afina.errors import BaseError
+from afina.model.base_damage import weight_files
 from afina.model.base_kind import kind_of_config
 from afina.model.choices import Precision
 
@@ -29,7 +30,7 @@ def stored_precision(base: Path, config: Mapping[str, Any]) -> Precision:
     if kind.name not in MERGED_INTO:
         raise BaseError(f"the base {kind.what}", "an adapter is merged into 16 or 32 bits: " + kind.instead, str(base))
     sizes: dict[str, int] = {}
-    for file in base.glob("*.safetensors"):
+    for file in weight_files(base):
         with safe_open(file, framework="pt") as opened:
             for name in opened.keys():  # noqa: SIM118 (it is no dictionary)
                 if ".weight." in name:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from afina.errors import BaseError, RecipeError
-from afina.model.base import check_length, check_targets, check_trainable, look_at_base
+from afina.model.base import check_length, check_targets, check_trainable, look_at_base, place_of
 from afina.model.shape import Shape
 from afina.model.shape_read import read_shape, shape_of_folder
 from afina.model.shape_table import scratch_shape
@@ -80,10 +80,10 @@ def find_shape(
 
 
 def local_base(base: str, revision: str | None = None, cache_folder: Path | None = None) -> Path | None:
-    """Where a base, or its ``config.json`` at least, is on this machine: the path itself, or a snapshot of the hub's
-    cache; None where it is not."""
-    place = Path(base).expanduser()
-    if place.exists():
+    """Where a base, or its ``config.json`` at least, is on this machine: the path itself, what was written of a GGUF,
+    or a snapshot of the hub's cache; None where it is not."""
+    place = place_of(base, weights=False)
+    if place is not None:
         return place
     snapshots = _snapshots(base, revision, cache_folder or _hub_cache())
     return next((snapshot for snapshot in snapshots if (snapshot / "config.json").is_file()), None)

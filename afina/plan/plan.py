@@ -17,7 +17,7 @@ from afina.plan.programs import AFINA_CPU, AFINA_CUDA, AFINA_MPS, TrainingProgra
 from afina.plan.record import Correction
 from afina.plan.time import optimizer_steps, run_time, slow_parts, time_sureness
 from afina.plan.tokens import TokenCount, estimate_tokens, unsized_sources
-from afina.recipe import Recipe, expand_path
+from afina.recipe import SKILL_TOKENS, Recipe, expand_path
 from afina.units import show_count
 
 ANSWER_PEAK = 1.5
@@ -334,7 +334,7 @@ def _generated_tokens(recipe: Recipe) -> tuple[float, list[str]]:
                     rows += sum(1 for line in lines if line.strip())
             else:
                 notes.append(f"probe {probe.path}: a folder; its questions are not in the time")
-    tokens = rows * recipe.evaluate.max_new_tokens
+    tokens = rows * recipe.evaluate.max_new_tokens + recipe.most_skills * SKILL_TOKENS
     for task in recipe.evaluate.tasks:
         file = Path(recipe.root) / task.path
         found = None

@@ -54,6 +54,9 @@ MLX_BYTES = 0.08e9
 GGUF_BYTES = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32, "q5_1": 24 / 32, "q5_0": 22 / 32}
 GGUF_BYTES |= {"q4_1": 20 / 32, "q4_0": 18 / 32}
 """Bytes of a weight in llama.cpp's kinds: a block of 32 with its scale, and its minimum where it has one."""
+K_KINDS = {"q2_k": 84 / 256, "q3_k": 110 / 256, "q4_k": 144 / 256, "q5_k": 176 / 256, "q6_k": 210 / 256}
+K_KINDS |= {"q8_k": 292 / 256}
+"""The same of its kinds with blocks of 256."""
 UBATCH = 512
 """Tokens that llama.cpp reads at once; their logits have room."""
 LLAMACPP_CACHE_BYTES = 2 * 2**30
@@ -125,9 +128,10 @@ def served_weight_bytes(shape: Shape, weights: str, *, litgpt: bool = False) -> 
         each = int(found[1]) / 8 + 4 / int(found[2])
         quantized = shape.linear_parameters + shape.embedding_parameters
         return quantized * each + (shape.parameters - quantized) * 2
-    if (kind := weights.removeprefix("gguf-")) in GGUF_BYTES and kind != weights:
+    if weights.startswith("gguf-"):
+        kind = weights.removeprefix("gguf-")
         quantized = shape.linear_parameters + shape.embedding_parameters
-        return quantized * GGUF_BYTES[kind] + (shape.parameters - quantized) * 4
+        return quantized * gguf_bytes(kind) + (shape.parameters - quantized) * 4
     each = next((size for name, size in WEIGHT_BYTES.items() if name == weights), 0.0)
     if not each:
         raise RecipeError(
@@ -138,6 +142,24 @@ def served_weight_bytes(shape: Shape, weights: str, *, litgpt: bool = False) -> 
     rest = each if each >= 2 else 2.0
     packed = packed_parameters(shape, weights) + (shape.head_parameters if litgpt else 0)
     return packed * each + (shape.parameters + head - packed) * rest
+
+
+def gguf_bytes(kind: str) -> float:
+    """Bytes of a weight in a kind of llama.cpp's.
+
+    >>> gguf_bytes("q8_0"), gguf_bytes("q4_k")
+    (1.0625, 0.5625)
+
+    Raises:
+        RecipeError: a kind that is not known.
+    """
+    if kind in GGUF_BYTES:
+        return GGUF_BYTES[kind]
+    if found := K_KINDS.get(kind[:4]):
+        return found
+    raise RecipeError(
+        f"weights in gguf-{kind} are not known", f"known are {', '.join([*GGUF_BYTES, *K_KINDS])}", "weights"
+    )
 
 
 def packed_parameters(shape: Shape, weights: str) -> int:

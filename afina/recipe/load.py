@@ -304,7 +304,7 @@ def _missing_paths(raw: Mapping[str, Any], where: str) -> Iterator[Problem]:
     if isinstance(base, str) and Path(base).is_absolute() and not Path(base).exists():
         yield Problem(
             f"there is no base {base}",
-            "name a folder with config.json and *.safetensors, or a hub id such as Qwen/Qwen3-8B",
+            "name a folder with config.json and *.safetensors, a GGUF file, or a hub id such as Qwen/Qwen3-8B",
             _place(raw, where, ("base",)),
         )
 

@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 from afina.recipe.endpoints import Judge, Teacher
 from afina.recipe.methods import METHOD_SETTINGS, METHODS, Kind, Method, MethodName, in_words, methods_that
 from afina.recipe.part import Count, Fraction, Positive, RecipePart
-from afina.recipe.probe import Limits, Probe, Role
+from afina.recipe.probe import SKILL_QUESTIONS, Limits, Probe, Role
 from afina.recipe.safety import Safety
 from afina.recipe.task import Task
 
@@ -460,6 +460,10 @@ class Evaluate(RecipePart):
     from the dataset where it has some."""
     questions: int = Field(default=100, ge=0)
     """Most questions of each probe taken from the dataset; 0: take none."""
+    skills: int | None = Field(default=None, ge=0)
+    """Most of afina's own questions about skills (format, JSON, lists, lengths, languages, arithmetic, several turns,
+    ...), marked by rule; only as many are asked as `limits.broke_max` needs. null: where nothing else asks what the
+    base knew (no `replay`, no probe of role retention); 0: none."""
     tasks: list[Task] = []
     """Rows with references that both models answer, scored with metrics and intervals."""
     judge: Judge | None = None
@@ -605,6 +609,16 @@ class Recipe(RecipePart):
         if self.train.method != "scratch":  # random weights know nothing that could be forgotten
             found += ["retention", "claims"]
         return [role for role in found if role not in {probe.role for probe in self.evaluate.probes}]
+
+    @property
+    def most_skills(self) -> int:
+        """Most of afina's own questions about skills that are asked."""
+        if self.train.method == "scratch":  # random weights have none
+            return 0
+        if self.evaluate.skills is not None:
+            return min(self.evaluate.skills, SKILL_QUESTIONS)
+        replay = any(source.replay for source in self.sources)
+        return SKILL_QUESTIONS if "retention" in self.roles_from_dataset and not replay else 0
 
     @property
     def section_chars(self) -> int:

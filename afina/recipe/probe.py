@@ -29,10 +29,12 @@ class Probe(RecipePart):
 class Guardrails(RecipePart):
     """Largest share of answers after training that may be broken in each way; 1 switches a guardrail off.
 
-    A share is above its limit when it is so beyond chance (the low end of its 95 % interval)."""
+    A share is above its limit when it is so beyond chance (the low end of its 95 % interval). Where the base's own
+    share is above the limit too, it is a miss only if more answers turned wrong than right, beyond chance."""
 
     never_stops: Fraction = 0.05
-    """The answer runs into `max_new_tokens`, although twice the reference plus 16 tokens would have fitted."""
+    """The answer runs into `max_new_tokens` and goes in circles there, or runs on when it is asked again with four
+    times the tokens (512 at most), although twice the reference plus 16 tokens would have fitted."""
     loops: Fraction = 0.05
     """The answer repeats itself over and over."""
     open_think: Fraction = 0.05
@@ -49,6 +51,10 @@ class Guardrails(RecipePart):
     """The answer is empty."""
 
 
+SKILL_QUESTIONS, SKILL_TOKENS = 264, 48
+"""Afina's own questions about skills, and how many tokens each may take on average."""
+
+
 class Limits(RecipePart):
     """What the result must reach; a miss ends with exit code 5."""
 
@@ -56,7 +62,8 @@ class Limits(RecipePart):
     """Least share of questions answered right after training, e.g. 0.8; null: no limit. Those of `generalization` and
     `versions` count, or else those of `recall`."""
     broke_max: Fraction = 0.05
-    """Largest share of the `retention` questions right before that may be wrong after."""
+    """Largest share of the `retention` questions right before that may be wrong after, and of the skills that may be
+    lost; more than that beyond chance is a miss."""
     hallucination_max: Fraction | None = None
     """Largest share of `unknown` questions that may get a made-up answer, e.g. 0.2; null: no limit."""
     guardrails: Guardrails = Guardrails()

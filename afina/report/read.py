@@ -51,6 +51,7 @@ class RunFiles:
     """Lines of ``metrics.jsonl`` that a kill cut."""
     samples: list[Record] | None = None
     predictions: list[Record] | None = None
+    """Of the probes, and of afina's own questions about skills."""
     task_predictions: list[Record] | None = None
 
     @property
@@ -96,7 +97,7 @@ def read_run(folder: Path) -> RunFiles:
     except AfinaError as error:
         damaged.append(error)
     rows: dict[str, list[Record] | None] = {}
-    for name in ("samples", "predictions", "task_predictions"):
+    for name in ("samples", "predictions", "skills", "task_predictions"):
         try:
             rows[name] = read_rows(folder / f"{name}.jsonl")
         except AfinaError as error:
@@ -115,6 +116,8 @@ def read_run(folder: Path) -> RunFiles:
         damaged.append(error)
     if damaged:
         raise AfinaError(problems=[problem for error in damaged for problem in error.problems])
+    if skills := rows.pop("skills"):
+        rows["predictions"] = [*(rows["predictions"] or []), *skills]
     return RunFiles(
         folder,
         recipe_text,

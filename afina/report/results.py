@@ -105,7 +105,13 @@ def probe_section(run: RunFiles) -> Markup:
         return render("probes.html", probes=None)
     turned = _turned(run)
     probes = run.scores.probes
-    return render("probes.html", probes=[_probe_row(each, turned) for each in probes], more=_other_figures(probes))
+    rows = [_probe_row(each, turned) for each in probes]
+    groups = [
+        [probe.name, group.name, f"{group.n:,}", f"{group.before:,}", f"{group.after:,}", f"{group.lost:,}"]
+        for probe in probes
+        for group in probe.groups
+    ]
+    return render("probes.html", probes=rows, more=_other_figures(probes), groups=groups)
 
 
 def _turned(run: RunFiles) -> dict[tuple[str, str], tuple[int, int, int]]:
@@ -182,7 +188,9 @@ def guardrail_section(run: RunFiles) -> Markup:
             continue
         counts = [_count_cell(value, answers) for value in (before.get(key), found)]
         rows.append([words(key).capitalize(), *counts, percent(limit) if limit is not None else ""])
-    return render("guardrails.html", counts=guardrails, answers=answers, rows=rows, clean=clean)
+    sides = zip(SIDES, guardrails.room or (), strict=False)
+    rooms = [f"{side.capitalize()} training, {room.describe()}." for side, room in sides if room.reached]
+    return render("guardrails.html", counts=guardrails, answers=answers, rows=rows, clean=clean, rooms=rooms)
 
 
 def _count_cell(count: int | None, answers: int) -> Cell:

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from afina.errors import Problem, RecipeError
-from afina.run import Progress, no_progress, whole_folder
+from afina.run import Progress, no_progress, user_cache, whole_folder
 from afina.sandbox.launcher import View
 
 ZIG_TARGET = "x86_64-linux-musl"
@@ -108,16 +108,12 @@ def _find(language: str, text: str, work: Path, progress: Progress, where: str) 
 
 
 def compiler_cache() -> Path:
-    """Where fetched compilers and results are kept: ``$AFINA_CACHE``, else ``afina`` in the user's cache folder."""
-    if own := os.environ.get("AFINA_CACHE"):
-        return Path(own)
-    if cache := os.environ.get("XDG_CACHE_HOME"):
-        return Path(cache) / "afina"
-    try:
-        return Path.home() / ".cache/afina"
-    except RuntimeError as error:
+    """Where fetched compilers and results are kept."""
+    place = user_cache()
+    if place is None:
         what = "there is no place to keep compilers: HOME is unset and the system knows no such user"
-        raise RecipeError(what, "set HOME, or AFINA_CACHE to a folder") from error
+        raise RecipeError(what, "set HOME, or AFINA_CACHE to a folder")
+    return place
 
 
 def _ziglang(version: str, progress: Progress, where: str) -> Path:

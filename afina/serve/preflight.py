@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -208,8 +207,6 @@ def _refused_by_llama_cpp(base: Path) -> list[Problem]:
     found = []
     if find_llama_cpp() is None:
         found.append(Problem("llama.cpp is not here", INSTALL, "--engine llamacpp"))
-    if find_spec("gguf") is None:
-        found.append(Problem("the package gguf is not installed", "pip install 'afina[gguf]'", "--engine llamacpp"))
     try:
         check_architecture(read_config(base))
     except AfinaError as error:

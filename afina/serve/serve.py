@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from afina.errors import AfinaError, RecipeError
+from afina.llamacpp.base_file import kind_before
 from afina.serve.commands import Client, client_settings, mlx_command, show_command, vllm_command
 from afina.serve.driver import Answering
 from afina.serve.identity import (
@@ -56,8 +57,8 @@ class ServeOptions:
     """Pages that may ask from a browser; see :func:`check_origins`."""
     check: bool = True
     device: str = "auto"
-    gguf_type: str = "f16"
-    """How llama.cpp holds the base's weights."""
+    gguf_type: str = "auto"
+    """How llama.cpp holds the base's weights, see :func:`afina.llamacpp.base_file.choose_base_file`."""
 
     @property
     def url(self) -> str:
@@ -148,7 +149,7 @@ def _look(
         host=options.host,
         port=port,
         max_model_len=options.max_model_len,
-        weights=f"gguf-{options.gguf_type}" if engine == "llamacpp" else "16bit",
+        weights=f"gguf-{kind_before(target.base, options.gguf_type)}" if engine == "llamacpp" else "16bit",
         anyway=options.anyway,
     )
 
@@ -240,7 +241,7 @@ def _serve_by_llama_cpp(
     target: Target, adapters: Mapping[str, Target], looked: Preflight, options: ServeOptions, say: Callable[[str], None]
 ) -> None:
     """Our routes before a llama.cpp server of our own, which has the base and every adapter as GGUF."""
-    from afina.llamacpp.base_file import find_base_file, write_base_file
+    from afina.llamacpp.base_file import choose_base_file, write_base_file
     from afina.llamacpp.lora_write import write_lora
     from afina.llamacpp.program import LlamaCppOptions, name_of_llama_cpp, running_llama_cpp
     from afina.model.base_damage import read_config
@@ -252,7 +253,9 @@ def _serve_by_llama_cpp(
     for warning in warnings:
         say(f"warning: {warning}")
     renderer = models.base.renderer
-    base = find_base_file(folder, models.identity.weights_sha256, renderer, options.gguf_type)
+    base = choose_base_file(target.base, folder, models.identity.weights_sha256, renderer, options.gguf_type)
+    if base.given:
+        say(f"the base is served from its own file: {base.file}")
     file, config = write_base_file(base, recipe_of(target, folder), renderer, say), read_config(folder)
     named = [each for each in models.served.values() if each.folder is not None]
     with tempfile.TemporaryDirectory(prefix="afina-adapters-") as place, _ended_by_term():
@@ -283,7 +286,7 @@ def _serve_by_llama_cpp(
                     driver.grammars.token_bytes,
                     renderer.stop_ids(),
                     longest=stored_answers(run)[1],
-                    limit=tolerance(base.kind)[1],
+                    limit=tolerance(base.rounding)[1],
                 )(name, asked, right)
 
             def prove() -> None:

@@ -7,7 +7,8 @@ A model's outputs (:mod:`afina.evaluate.guardrails`) and the answers that one is
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from operator import concat
 
 from afina.text.identity import normal
 
@@ -23,6 +24,7 @@ ECHO_WORDS = 8
 TURN = re.compile(r"</?s>|<｜[^｜\n]{2,40}｜>|^(?:Human|User|Assistant|Utilizador|Usuário|Assistente):", re.MULTILINE)
 """Marks that are no special tokens of every tokenizer, and that no dataset's check looks for."""
 _WORD = re.compile(r"[^\W\d_]+")
+_FIRST, _LAST = re.compile(r"[^\W\d_]+"), re.compile(r"(?<![^\W\d_])[^\W\d_]+\Z")
 _NEIGHBOURS = re.compile(r"(?<![^\W\d_])([^\W\d_]+) (?=([^\W\d_]+))")
 
 
@@ -49,8 +51,11 @@ def loops(text: str) -> bool:
     words = text.split()
     if len(words) < FEWEST_NGRAMS + NGRAM - 1:
         return False
+    fewest = DIFFERENT * (len(words) - NGRAM + 1)
+    if len(set(words)) - NGRAM + 1 >= fewest:  # each word that is new, but the first three, ends an n-gram that is new
+        return False
     grams = list(zip(*(words[start:] for start in range(NGRAM)), strict=False))
-    return len(set(grams)) < DIFFERENT * len(grams)
+    return len(set(grams)) < fewest
 
 
 def _periods(tail: str) -> Iterable[int]:
@@ -93,17 +98,39 @@ def copies(text: str, prompt: str) -> bool:
         return False
     if asked.endswith("?") and said.startswith(asked) and len(asked.split()) > 2:
         return True
+    one, other = _WORD.search(said), _WORD.search(asked)
+    if one is None or other is None or one[0] != other[0]:
+        return False
     words = _WORD.findall(said)
     return len(words) > 1 and words == _WORD.findall(asked)
 
 
 def split_word(text: str, words: frozenset[str] | set[str]) -> re.Match[str] | None:
     """The first two neighbours that are no `words`, and are one when put together ("Ta vira")."""
-    for found in _NEIGHBOURS.finditer(text.lower()):
+    lower = text.lower()
+    if words.isdisjoint(_joined_neighbours(lower)):
+        return None
+    for found in _NEIGHBOURS.finditer(lower):
         one, two = found.groups()
         if one + two in words and one not in words and two not in words:
             return found
     return None
+
+
+def _joined_neighbours(text: str) -> Iterator[str]:
+    """What `_NEIGHBOURS` finds, each put together; quicker, as most words stand between two spaces.
+
+    >>> [word for word in _joined_neighbours("a ilha (de Faro), é") if " " not in word]
+    ['ailha', 'deFaro']
+    """
+    first = text.split(" ")
+    last = first.copy()
+    for place, part in enumerate(first):
+        if not part.isalpha():  # a space where there is none: in no word
+            first[place], last[place] = (
+                found[0] if found else " " for found in (_FIRST.match(part), _LAST.search(part))
+            )
+    return map(concat, last, first[1:])
 
 
 def words_of(texts: Iterable[str]) -> frozenset[str]:

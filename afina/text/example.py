@@ -169,6 +169,9 @@ class Example:
             raise TypeError(f"repeat {self.repeat}, source {self.source}")
 
 
+_SORTED = json.JSONEncoder(ensure_ascii=False, sort_keys=True)
+
+
 def content_hash(
     text: str, messages: Sequence[Message], rejected: str | None, label: bool | None, tools: Sequence[Tool]
 ) -> str:
@@ -176,8 +179,7 @@ def content_hash(
     said: list[Any] = [text, messages, *([] if rejected is None else [rejected])]
     said += [] if label is None else [label]
     said += [tools] if tools else []
-    content = json.dumps(said, ensure_ascii=False, sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()[:16]
+    return hashlib.sha256(_SORTED.encode(said).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)

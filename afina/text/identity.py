@@ -10,6 +10,7 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Sequence
+from functools import lru_cache
 
 from afina.text.document import Message, map_message
 from afina.text.example import Example, content_hash
@@ -18,6 +19,7 @@ _NO_WIDTH = re.compile("[\u00ad\u200b\u200e\u200f\u2060\ufeff]")
 """Soft hyphen, zero-width space, marks of direction, word joiner, byte order mark."""
 
 
+@lru_cache(maxsize=16)  # what reads a row asks for its texts again and again
 def normal(text: str) -> str:
     """Each run of white space as one space, none at the ends; composed letters, nothing without width.
 

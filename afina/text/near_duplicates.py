@@ -22,8 +22,9 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
+from itertools import chain
 from typing import IO, TYPE_CHECKING, Any
 from zlib import crc32
 
@@ -67,44 +68,57 @@ def _permutations() -> tuple[Any, Any]:
     return factors[:, None], random.integers(0, 1 << 32, PERMUTATIONS, dtype=np.uint32)[:, None]
 
 
-def shingles(text: str) -> np.ndarray:
-    """32-bit hashes of a text's runs of five words; of all its words where it has fewer.
+def shingles(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """32-bit hashes of each text's runs of five words, one text after the other; of all its words where it has fewer.
 
-    >>> len(shingles("one two three four five six")), len(shingles("One, two!")), len(shingles("..."))
-    (2, 1, 0)
+    Returns:
+        The hashes, and for each of them the number of its text.
+
+    >>> shingles(["one two three four five six", "...", "One, two!"])[1].tolist()
+    [0, 0, 2]
     """
     import numpy as np
 
-    words = _WORD.findall(text.casefold())
-    if not words:
-        return np.zeros(0, np.uint32)
-    hashes = np.fromiter(map(_HASHES.__getitem__, words), np.uint64, len(words))
-    count = max(1, len(words) - SHINGLE_WORDS + 1)
-    mixed: Any = np.zeros(count, np.uint64)
-    for place in range(min(SHINGLE_WORDS, len(words))):
-        mixed = mixed * np.uint64(0x9E3779B97F4A7C15) + hashes[place : place + count]
+    words = [_WORD.findall(text.casefold()) for text in texts]
+    # Where fewer stand, empty words go before them: their hash is 0, which changes no hash of a run.
+    words = [[""] * (SHINGLE_WORDS - len(each)) + each if each else each for each in words]
+    lengths = np.fromiter(map(len, words), np.int64, len(words))
+    total = int(lengths.sum())
+    if not total:
+        return np.zeros(0, np.uint32), np.zeros(0, np.int64)
+    hashes = np.fromiter(map(_HASHES.__getitem__, chain.from_iterable(words)), np.uint64, total)
+    starts = total - SHINGLE_WORDS + 1
+    mixed: Any = np.zeros(starts, np.uint64)
+    for place in range(SHINGLE_WORDS):
+        mixed = mixed * np.uint64(0x9E3779B97F4A7C15) + hashes[place : place + starts]
     # The last steps of splitmix64: every bit of the words reaches every bit that is kept.
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return (mixed >> np.uint64(32)).astype(np.uint32)
+    text_of = np.repeat(np.arange(len(words)), lengths)
+    inside = text_of[:starts] == text_of[SHINGLE_WORDS - 1 :]  # not a run across two texts
+    return (mixed[inside] >> np.uint64(32)).astype(np.uint32), text_of[:starts][inside]
 
 
-def signature(text: str) -> np.ndarray:
-    """The smallest value of each permutation over a text's shingles, 128 numbers of 32 bits; the largest number for
-    a text without a word.
+def signatures(texts: Sequence[str]) -> np.ndarray:
+    """A row for each text: the smallest value of each permutation over its shingles, 128 numbers of 32 bits; the
+    largest number for a text without a word.
 
-    >>> bool((signature("a b c d e f") == signature("A b, c d e F!")).all())
+    >>> one, other = signatures(["a b c d e f", "A b, c d e F!"])
+    >>> bool((one == other).all())
     True
     """
     import numpy as np
 
     factors, summands = _permutations()
-    smallest: Any = np.full(PERMUTATIONS, 0xFFFFFFFF, np.uint32)
-    all_shingles = shingles(text)
-    for start in range(0, len(all_shingles), 4096):  # a long text in pieces that stay in the processor's cache
-        values = all_shingles[None, start : start + 4096] * factors
+    smallest: Any = np.full((len(texts), PERMUTATIONS), 0xFFFFFFFF, np.uint32)
+    every, text_of = shingles(texts)
+    for start in range(0, len(every), 4096):  # pieces that stay in the processor's cache
+        values = every[None, start : start + 4096] * factors
         values += summands
-        np.minimum(smallest, values.min(axis=1), out=smallest)
+        owner = text_of[start : start + 4096]
+        (first,) = np.nonzero(np.diff(owner, prepend=-1))
+        rows = owner[first]
+        smallest[rows] = np.minimum(smallest[rows], np.minimum.reduceat(values, first, axis=1).T)
     return smallest
 
 
@@ -124,7 +138,11 @@ class Signatures:
 
     def append(self, example: Example) -> None:
         """Add the signature of an example."""
-        self._file.write(signature(similar_text(example)).tobytes())
+        self.extend(signatures([similar_text(example)]))
+
+    def extend(self, rows: np.ndarray) -> None:
+        """Add signatures, a row each."""
+        self._file.write(rows.tobytes())
 
     def close(self) -> None:
         """Finish the file."""

@@ -26,6 +26,33 @@ def chatml_for(tokenizer: Any) -> str:
     return CHATML.replace(IM_END, own)
 
 
+def open_tokenizer(
+    place: str | Path,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    gguf_file: str | None = None,
+    fix: str = "a folder must hold tokenizer.json or tokenizer.model; a hub id needs the network or the cache",
+) -> Any:
+    """The tokenizer of a folder or hub id, as transformers opens it: its files may be damaged.
+
+    Args:
+        gguf_file: its name in the folder, where it lies in such a file.
+        fix: what to do where it does not open.
+
+    Raises:
+        BaseError: it cannot be opened.
+    """
+    from transformers import AutoTokenizer
+
+    more = {"gguf_file": gguf_file} if gguf_file else {}
+    try:
+        return AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=trust_remote_code, **more)
+    except Exception as error:  # the tokenizers library raises nothing narrower for a damaged file
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BaseError(f"no tokenizer can be opened there: {said}", fix, str(place)) from error
+
+
 def load_tokenizer(
     base: str, chat: Chat, *, revision: str | None = None, root: Path | None = None, trust_remote_code: bool = False
 ) -> Any:
@@ -35,17 +62,7 @@ def load_tokenizer(
         BaseError: it cannot be opened, or has no end token.
         RecipeError: the template file is missing.
     """
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(base, revision=revision, trust_remote_code=trust_remote_code)
-    except Exception as error:  # the tokenizers library raises nothing narrower for a damaged file
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BaseError(
-            f"no tokenizer can be opened there: {said}",
-            "a folder must hold tokenizer.json or tokenizer.model; a hub id needs the network or the cache",
-            base,
-        ) from error
+    tokenizer = open_tokenizer(base, revision=revision, trust_remote_code=trust_remote_code)
     if tokenizer.eos_token_id is None:
         raise BaseError(
             "the tokenizer has no end token, so that a model could never learn to stop",

@@ -26,7 +26,12 @@ def base_folder(context: Context) -> Path | None:
     recipe = context.recipe
     if recipe.base is None:
         return None
-    return find_base(recipe.base, revision=recipe.base_revision, trust_remote_code=recipe.trust_remote_code)
+    return find_base(
+        recipe.base,
+        revision=recipe.base_revision,
+        trust_remote_code=recipe.trust_remote_code,
+        say=context.tell,
+    )
 
 
 def check_base(context: Context) -> None:

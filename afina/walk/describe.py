@@ -42,8 +42,11 @@ def _guardrail_lines(guarded: GuardrailCounts) -> Iterator[str]:
         if found or before:
             limit = guarded.limits.get(name)
             allowed = "" if limit is None else f", at most {show_share(limit)}"
-            share, name = show_share(found / guarded.answers), name.replace("_", " ")
-            yield f"guardrail {name}: {before} -> {found} of {guarded.answers} answers ({share}{allowed})"
+            share, base = show_share(found / guarded.answers), show_share(before / guarded.answers)
+            yield f"guardrail {name.replace('_', ' ')}: {share} of {guarded.answers} answers (base: {base}){allowed}"
+    for name, room in zip(("base", "result"), guarded.room or (), strict=False):
+        if room.reached:
+            yield f"  {name}: {room.describe()}"
 
 
 def _probe_lines(probes: tuple[ProbeResult, ...]) -> Iterator[str]:
@@ -55,6 +58,8 @@ def _probe_lines(probes: tuple[ProbeResult, ...]) -> Iterator[str]:
         before, after = ("-" if share is None else show_share(share) for share in (shown.before, shown.after))
         ends = " to ".join(map(show_share, shown.intervals[1] or ()))
         yield f"{probe.title:{wide}}{probe.n:>10}{before:>10}{after:>10}   {ends}".rstrip()
+        for group in probe.groups:
+            yield f"{'  ' + group.name:{wide}}{group.n:>10}{group.before:>10}{group.after:>10}"
 
 
 def _loss_lines(scores: Scores) -> Iterator[str]:

@@ -13,6 +13,7 @@ from afina.walk.losses_and_tasks import losses_and_tasks
 from afina.walk.models import open_trained
 from afina.walk.rows import encoded_rows
 from afina.walk.safety import measure_safety
+from afina.walk.skills import measure_skills
 from afina.walk.stored_answers import describe_kept, kept_answers
 
 
@@ -28,11 +29,12 @@ def evaluate_inputs(context: Context) -> dict[str, Any]:
         "from_dataset": [*recipe.roles_from_dataset, recipe.dataset.language],
         "read": files_read(context),
         "safety": recipe.safety.model_dump(mode="json"),
+        "skills": context.run.stages.get("skills", {}).get("outputs"),
     }
 
 
 def evaluate(context: Context) -> dict[str, Any]:
-    """Write ``predictions.jsonl``, ``samples.jsonl``, ``scores.json``, and the rows of tasks and safety.
+    """Write ``predictions.jsonl``, ``samples.jsonl``, ``scores.json``, and the rows of tasks, safety and skills.
 
     Returns:
         The verdict's values.
@@ -58,6 +60,7 @@ def evaluate(context: Context) -> dict[str, Any]:
     models = before, lambda: contextlib.nullcontext(model)
     more = losses_and_tasks(context, held_out, tasks, models, kept)
     safety = measure_safety(context, there.recipe, models, kept)
+    skills, skill_notes = measure_skills(context, models[1], kept[1])
     with context.open_progress("evaluate") as progress:
         verdict = judge(
             models,
@@ -69,7 +72,7 @@ def evaluate(context: Context) -> dict[str, Any]:
             progress,
             kept,
             context.tell,
-            MeasuredBeside(derived.notes, more, safety, there.not_measured),
+            MeasuredBeside([*derived.notes, *skill_notes], more, safety, there.not_measured, skills),
         )
     context.tell(describe_kept(kept))
     return verdict.as_json()

@@ -12,6 +12,7 @@ from typing import Any
 
 from afina import __version__
 from afina.manifest import Manifest, TrainedPart, record_of
+from afina.model.gguf_folder import read_origin
 from afina.outcome import find_outcome
 from afina.recipe import Recipe
 from afina.record import Record
@@ -63,12 +64,7 @@ def write_manifest(context: Context) -> dict[str, Any]:
         recipe_sha256=hash_file(context.folder / "recipe.yaml"),
         root=context.recipe.root,
         inputs=[record_of(each) for each in _inputs(context.recipe, dataset.record("ledger").records("files"))],
-        base=record_of(
-            identity(context).as_json()
-            | {"parameters": trained["parameters"] - (0 if whole else trained["trained_parameters"])}
-            if base_folder(context)
-            else None
-        ),
+        base=record_of(_base(context, trained["parameters"] - (0 if whole else trained["trained_parameters"]))),
         started_from=record_of(start.as_json() if start else None),
         dataset=record_of(
             {
@@ -96,6 +92,15 @@ def write_manifest(context: Context) -> dict[str, Any]:
         ),
     ).write(context.folder)
     return {}
+
+
+def _base(context: Context, parameters: int) -> dict[str, Any] | None:
+    """The base by its hashes; of one that was given as a GGUF also what its numbers are worth."""
+    folder = base_folder(context)
+    if folder is None:
+        return None
+    origin = read_origin(folder)
+    return identity(context).as_json() | {"parameters": parameters} | ({"origin": origin} if origin else {})
 
 
 def _inputs(recipe: Recipe, sources: Sequence[Record]) -> Iterator[dict[str, Any]]:

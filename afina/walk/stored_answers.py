@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from afina.model.base import hash_model
 from afina.model.generate.stored_answers import ANSWERS_FOLDER, KeptAnswers
 from afina.outcome import find_outcome
@@ -12,17 +14,26 @@ from afina.walk.context import Context
 Kept = tuple[KeptAnswers | None, KeptAnswers]
 
 
+def answers_of_base(context: Context) -> KeptAnswers | None:
+    """Answers from before, beside the runs, of the model before training; none for random weights."""
+    if base_folder(context) is None:
+        return None
+    return KeptAnswers(context.folder.parent / ANSWERS_FOLDER, hash_value(_base(context)))
+
+
+def _base(context: Context) -> dict[str, Any]:
+    return {"base": base_files(context), "four_bit": context.recipe.adapter.kind == "qlora", "adapter": None}
+
+
 def kept_answers(context: Context) -> Kept:
-    """Answers from before, beside the runs, of the model before and after training; none for random weights."""
+    """Answers from before, beside the runs, of the model before and after training."""
     outcome = find_outcome(context.folder, context.recipe)
     folder = context.folder.parent / ANSWERS_FOLDER
-    base = {"base": base_files(context), "four_bit": context.recipe.adapter.kind == "qlora", "adapter": None}
     if outcome.kind == "adapter":
-        trained = base | {"adapter": context.run.stages["train"]["outputs"]}
+        trained = _base(context) | {"adapter": context.run.stages["train"]["outputs"]}
     else:  # under the key that it has as another run's base
         trained = {"base": hash_model(outcome.folder), "four_bit": False, "adapter": None}
-    before = KeptAnswers(folder, hash_value(base)) if base_folder(context) is not None else None
-    return before, KeptAnswers(folder, hash_value(trained))
+    return answers_of_base(context), KeptAnswers(folder, hash_value(trained))
 
 
 def describe_kept(kept: Kept) -> str:

@@ -24,6 +24,9 @@ from afina.walk.reference import REFERENCE, judge_by_reference, judged_training,
 from afina.walk.report import report
 from afina.walk.rows import TOKENS, tokens_inputs, write_tokens
 from afina.walk.safety import ROWS_FILE
+from afina.walk.skills import BASE_FILE as BASE_SKILLS
+from afina.walk.skills import ROWS_FILE as SKILLS
+from afina.walk.skills import ask_base, skills_inputs
 from afina.walk.stages import Stage, do_stage
 from afina.walk.start import start_of
 from afina.walk.tokenizer import tokenizer_inputs, train_tokenizer
@@ -47,6 +50,7 @@ WALK: tuple[Stage, ...] = (
     ),
     Stage(TOKENS, write_tokens, [TOKENS], tokens_inputs),
     Stage("plan", look_ahead, ["plan.json"], plan_inputs),
+    Stage("skills", ask_base, [BASE_SKILLS], skills_inputs, wanted=lambda recipe: recipe.most_skills > 0),
     Stage(
         "first",
         partial(train, name="first"),
@@ -77,7 +81,7 @@ WALK: tuple[Stage, ...] = (
     Stage(
         "evaluate",
         evaluate,
-        ["predictions.jsonl", "samples.jsonl", "scores.json", "task_predictions.jsonl", ROWS_FILE],
+        ["predictions.jsonl", "samples.jsonl", "scores.json", "task_predictions.jsonl", ROWS_FILE, SKILLS],
         evaluate_inputs,
         also=[BENCHMARKS],
     ),

@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import chain, filterfalse
 
 from afina.dataset.audit.exchange import Exchange
 
@@ -42,6 +43,14 @@ class CutAnswers:
             if len(places) < PLACES:
                 places.append(where)
 
+    def merge(self, later: CutAnswers) -> None:
+        """Add those of the rows that follow."""
+        self.answers += later.answers
+        self.chars.update(later.chars)
+        self.words.update(later.words)
+        for length, places in later.places.items():
+            self.places[length] = [*self.places.get(length, ()), *places][:PLACES]
+
     def found(self) -> tuple[int, str, int, list[str]] | None:
         """How many, the unit of the limit, the limit, and the first places; None where no length stands out."""
         best: tuple[int, str, int, list[str]] | None = None
@@ -58,45 +67,79 @@ class CutAnswers:
         return best
 
 
+@dataclass(frozen=True, slots=True)
+class _RowWords:
+    """The longer words of a row's question and of its answer."""
+
+    asked: frozenset[str]
+    answered: frozenset[str]
+    path: str
+
+    def fits(self, before: _RowWords | None) -> tuple[bool, bool, bool]:
+        """Whether its answer fits its own question best, or that of the row before; whether the answer of the row
+        before fits its question best."""
+        if before is None or before.path != self.path:
+            return False, False, False
+        own = len(self.asked & self.answered)
+        down, up = len(before.asked & self.answered), len(self.asked & before.answered)
+        return own > max(up, down), down > own, up > own
+
+
+def _long_words(text: str) -> frozenset[str]:
+    """Words of five letters or more and numbers of two digits or more.
+
+    >>> sorted(_long_words("O Farense (1910) joga, desde-1936, em Faro"))
+    ['1910', '1936', 'desde', 'farense']
+    """
+    parts = text[:2000].lower().split()
+    words = _LONG_WORD.findall(" ".join(filterfalse(str.isalpha, parts)))
+    return frozenset(chain(words, (part for part in filter(str.isalpha, parts) if len(part) >= 5)))
+
+
 @dataclass
 class ShiftedAnswers:
     """Runs of rows whose answers fit the question before or after theirs: a column that slipped by one row."""
 
     count: int = 0
     places: list[str] = field(default_factory=list)
-    _before: tuple[frozenset[str], frozenset[str], str] | None = None
-    _own: int = 0
-    _up: int = 0
-    _down: int = 0
-    _rows: int = 0
-    _first: str = ""
+    _first: _RowWords | None = None
+    """Of the first row, which may follow those of another chunk."""
+    _last: _RowWords | None = None
+    _rows: list[tuple[tuple[bool, bool, bool], str, int]] = field(default_factory=list)
+    """Rows that are not judged yet: what each answer fits, with its place."""
 
     def see(self, said: Exchange, path: str, line: int) -> None:
         """Note an answer of a row of one exchange."""
-        asked, answered = (frozenset(_LONG_WORD.findall(text[:2000].lower())) for text in (said.prompt, said.answer))
-        if self._before and self._before[2] == path:
-            asked_before, answered_before, _ = self._before
-            own = len(asked & answered)
-            down, up = len(asked_before & answered), len(asked & answered_before)
-            self._own += own > max(up, down)
-            self._down += down > own
-            self._up += up > own
-        if not self._rows:
-            self._first = f"{path}:{line}"
-        self._before = asked, answered, path
-        self._rows += 1
-        if self._rows == WINDOW:
-            self.close()
+        words = _RowWords(_long_words(said.prompt), _long_words(said.answer), path)
+        self._rows.append((words.fits(self._last), path, line))
+        self._first = self._first or words
+        self._last = words
 
-    def close(self) -> None:
-        """End a run of rows, and judge it."""
-        for fits in (self._down, self._up):
-            if fits >= FEWEST_SHIFTED and fits > AHEAD * self._own:
-                self.count += fits
+    def merge(self, later: ShiftedAnswers) -> None:
+        """Add the rows that follow, and judge every window that is full."""
+        if later._first:
+            (_, path, line), *rest = later._rows
+            self._rows += [(later._first.fits(self._last), path, line), *rest]
+            self._first, self._last = self._first or later._first, later._last
+        while len(self._rows) >= WINDOW:
+            self._judge()
+
+    def found(self) -> tuple[int, list[str]]:
+        """How many answers, and where the first runs begin."""
+        while self._rows:
+            self._judge()
+        return self.count, self.places
+
+    def _judge(self) -> None:
+        """Judge the first run of rows."""
+        run, self._rows = self._rows[:WINDOW], self._rows[WINDOW:]
+        own, down, up = (sum(fits) for fits in zip(*(fits for fits, _, _ in run), strict=True))
+        for shifted in (down, up):
+            if shifted >= FEWEST_SHIFTED and shifted > AHEAD * own:
+                self.count += shifted
                 if len(self.places) < PLACES:
-                    self.places.append(self._first)
+                    self.places.append("{1}:{2}".format(*run[0]))
                 break
-        self._own = self._up = self._down = self._rows = 0
 
 
 @dataclass
@@ -106,6 +149,12 @@ class UnicodeForms:
     composed: int = 0
     decomposed: int = 0
     places: list[str] = field(default_factory=list)
+
+    def merge(self, later: UnicodeForms) -> None:
+        """Add those of the rows that follow."""
+        self.composed += later.composed
+        self.decomposed += later.decomposed
+        self.places = [*self.places, *later.places][:PLACES]
 
     def see(self, text: str, where: str) -> None:
         """Note what a row says."""

@@ -69,7 +69,7 @@ _DIALOGUE = re.compile(
 
 def turn_in_answer(said: Exchange) -> int | None:
     """After the answer the next question begins: the text was cut too late, and a model would learn to ask itself."""
-    found = _TURN.search(said.prose)
+    found = _TURN.search(said.prose) if ":" in said.prose else None
     if not found or not said.prose[: found.start()].strip() or _DIALOGUE.search(said.prompt):
         return None
     return found.start()

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from afina.dataset.audit.between_examples import Between
+from afina.dataset.audit.chunks import look_along
 from afina.dataset.audit.one_example import excerpt
 from afina.dataset.audit.read_files import AuditReading, RefusedRows, find_splits, read_files
 from afina.dataset.audit.row_table import RowTable
 from afina.dataset.audit.rules import RULES, Finding, make_finding, worst_first
 from afina.dataset.audit.split_audit import EXAMPLES_SHOWN, SplitAudit
-from afina.dataset.audit.token_audit import TokenView
+from afina.dataset.audit.token_audit import TokenAudit, TokenView
 from afina.errors import Problem, RecipeError
 from afina.recipe import Recipe, nearest
 from afina.record import Record, read_rows
@@ -128,6 +129,7 @@ def audit_files(
     *,
     tokens: TokenView | None = None,
     check_code: Mapping[str, str] | None = None,
+    workers: int | None = None,
 ) -> Audit:
     """Audit any files or folders, as they are: what would stop a build becomes a finding.
 
@@ -138,6 +140,7 @@ def audit_files(
         progress: is told what is being read.
         tokens: a base's tokenizer; without one nothing is said about tokens.
         check_code: language -> compiler, as in the recipe.
+        workers: processes, see :func:`~afina.dataset.audit.chunks.look_along`.
 
     Raises:
         RecipeError: for a path that does not exist, or a compiler that is not here.
@@ -154,7 +157,7 @@ def audit_files(
     held_out = read_files(validation, reading, progress) if validation else iter(())
     if apart:
         held_out = (example for path in paths for example in read_files(path, reading, progress, only=apart))
-    audit = _audit(train, held_out, [], [], tokens)
+    audit = _audit(train, held_out, [], [], tokens, workers=workers)
     extra = code_findings([item.as_json() for item in check_blocks(reading.blocks, check_code or {}, progress)])
     for item in reading.problems:
         reading.refused.setdefault("unreadable", RefusedRows()).add(item.where, excerpt(item.what))
@@ -217,18 +220,27 @@ def _audit(
     tokens: TokenView | None = None,
     language: str = "",
     threshold: float = 0.8,
+    workers: int | None = None,
 ) -> Audit:
-    table = RowTable()
-    learned, held_out = SplitAudit("train", tokens, language), SplitAudit("validation", tokens, language)
-    for split, examples in ((learned, train), (held_out, validation)):
-        for example in examples:
-            split.add(example)
-            table.add(example)
+    table, learned, held_out = RowTable(), SplitAudit("train", language), SplitAudit("validation", language)
+    of_learned, of_held_out = (TokenAudit(tokens, held_out=later) if tokens else None for later in (False, True))
+    splits = (("train", _counted(train, of_learned)), ("validation", _counted(validation, of_held_out)))
+    for seen, rows in look_along(splits, language, workers):
+        (learned if seen.split == "train" else held_out).merge(seen)
+        table.append(rows)
     between = Between(table, learned.examples, threshold)
     findings = [
-        *learned.findings([*between.within("train"), between.near_duplicates()], warn_only),
-        *held_out.findings([*between.within("validation"), *between.leaks()], warn_only),
+        *learned.findings([*between.within("train"), between.near_duplicates()], warn_only, of_learned),
+        *held_out.findings([*between.within("validation"), *between.leaks()], warn_only, of_held_out),
         *extra,
     ]
     every, conversations = learned.examples + held_out.examples, learned.conversations + held_out.conversations
     return Audit(worst_first(findings), learned.examples, held_out.examples, every - conversations, conversations)
+
+
+def _counted(examples: Iterable[Example], tokens: TokenAudit | None) -> Iterator[Example]:
+    """The same examples, each shown to a base's tokenizer, which stays in this process."""
+    for example in examples:
+        if tokens:
+            tokens.add(example)
+        yield example

@@ -239,6 +239,13 @@ class LengthBias:
             self.chosen += chosen
             self.rejected += rejected
 
+    def merge(self, later: LengthBias) -> None:
+        """Add the pairs of the rows that follow."""
+        self.pairs += later.pairs
+        self.longer += later.longer
+        self.chosen += later.chosen
+        self.rejected += later.rejected
+
     @property
     def share(self) -> float:
         """Share of the pairs whose better answer is the longer one."""
@@ -272,6 +279,10 @@ class LanguageMix:
         language = language_of_text(without_fences(whole(example))) or ""
         self.counts[language] += bool(language)
         return language
+
+    def merge(self, later: LanguageMix) -> None:
+        """Add the examples of the rows that follow."""
+        self.counts.update(later.counts)
 
     @property
     def judged(self) -> int:

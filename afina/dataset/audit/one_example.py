@@ -71,7 +71,10 @@ _MID_SENTENCE = re.compile(r"[a-zà-öø-ÿ,;:.!?)\]»…]|-\w")
 _LIST_OR_TABLE = re.compile(r"\s*([-*+•·>|]|\d+[.)])\s")
 _RULE = re.compile(r"\s*([-*_=])(\s*\1){2,}\s*")
 _CUT_OFF = re.compile(r"[\w,;–—«/\-\xad]")
-_CODE_LIKE = re.compile(r"```|~~~|[{};]\s*$|\w\(.*\)|==|=>|->|</?\w+>|https?://|^\s{4}", re.MULTILINE)
+_CODE_LIKE = re.compile(r"```|~~~|[{};]\s*$|\w\(.*\)|==|=>|->|</?\w+>|https?://", re.MULTILINE)
+_CODE_CHARACTER = re.compile(r"[`~{};(=>/]")
+"""One of them stands in all that the pattern above finds; to look for them is quicker. So below."""
+_INDENTED = re.compile(r"\n\s{4}")
 
 
 _GOES_ON = re.compile(
@@ -79,7 +82,7 @@ _GOES_ON = re.compile(
     r"|(?<![\w-])(?:d[eoa]s?|n[oa]s|em|os|as|uma?|que|com|por|para|pel[oa]s?|aos?|às|the|of|and|or|an|with|from|which"
     r"|del|los|las|con))\Z"
 )
-"""An end after which something must follow: a comma, a dash, an article or a preposition."""
+"""An end after which something must follow: a comma, a dash, an article or a preposition; 5 characters at most."""
 _SENTENCE = re.compile(r"[.!?…][\"'”’»)\]*_]*\s")
 _NAMES_AT_END = re.compile(r"(?:[#@]\S+|\S*\d\S*|[A-ZÀ-Ý]\S*|\S+\.\S+)\Z")
 _NUMBERED = re.compile(r"(?<!\S)(?:\d+|[a-z])[.)]\s")
@@ -100,7 +103,7 @@ def fragment(example: Example) -> Spot | None:
     if not is_prose(example):
         return None
     text = (example.answer if example.messages else body(example)).strip()
-    if not text or _CODE_LIKE.search(text):
+    if not text or _INDENTED.search(text) or (_CODE_CHARACTER.search(text) and _CODE_LIKE.search(text)):
         return None
     lines = [line for line in text.splitlines() if line.strip() and not _RULE.fullmatch(line)]
     if not lines:
@@ -117,7 +120,7 @@ def fragment(example: Example) -> Spot | None:
     if _LIST_OR_TABLE.match(last) or _HEADING.match(last) or last.isupper():
         return None
     if answers:
-        cut = bool(_GOES_ON.search(last)) or (
+        cut = bool(_GOES_ON.search(last[-8:])) or (
             last[-1].islower()
             and len(last.split()) >= 4
             and not _NAMES_AT_END.search(last)
@@ -138,10 +141,13 @@ _MOJIBAKE = re.compile(
 )
 
 
+_MOJIBAKE_CHARACTER = re.compile("[\N{REPLACEMENT CHARACTER}ÃÂ€»¿¡¢£¤‡ƒ„]")
+
+
 def encoding_noise(example: Example) -> Spot | None:
     """Characters lost (U+FFFD) or read in the wrong encoding (``Ã©``, ``fun‡Æo``)."""
     text = whole(example)
-    found = None if text.isascii() else _MOJIBAKE.search(text)
+    found = None if text.isascii() or not _MOJIBAKE_CHARACTER.search(text) else _MOJIBAKE.search(text)
     return _spot(example, excerpt(text, found.start()), text, found.start()) if found else None
 
 
@@ -162,6 +168,7 @@ _NOISE = (
 )
 """A character that has to be there, quickly looked for, and the pattern that holds it."""
 _LONE_LETTERS = re.compile(r"(?<![^\s\[({\"'“])(?:[^\W\d_] ){4,}[^\W\d_](?![^\s.,;:!?\])}\"'”])")
+_THREE_LONE_LETTERS = re.compile(r" [^\W\d_] [^\W\d_] [^\W\d_] ")
 _VOWELS = frozenset("aeiouyáàâãéêíóôõú")
 _LINE_END = re.compile(r"(?<![\w-])(?P<left>[a-zà-öø-ÿ]{2,})-\n[ \t]*(?P<right>[a-zà-öø-ÿ]{2,})")
 _ENCLITICS = "me te se lhe lhes nos vos o a os as lo la los las no na nas ia ão ei á emos iam"
@@ -194,7 +201,7 @@ def ocr_noise(example: Example) -> Spot | None:
         needed = digits if needs is _DIGIT else needs.search(text)
         if needed and (found := pattern.search(text)):
             return _spot(example, excerpt(text, found.start()), text, found.start())
-    for found in _LONE_LETTERS.finditer(text):
+    for found in _LONE_LETTERS.finditer(text) if _THREE_LONE_LETTERS.search(text) else ():
         letters = found[0].lower().split()
         # An alphabet, a row of vowels, "o A e o G", and letters set in brackets on purpose are no noise.
         quoted = found.start() and text[found.start() - 1] in "[({\"'“"
@@ -238,7 +245,8 @@ _OPEN_END = re.compile(r":\s*(?:\.\.\.|…)$|\bfeature X\b")
 def placeholder(example: Example) -> Spot | None:
     """An answer or a text that was never written: ``...``, ``TODO``, "feature X works like this: ..."."""
     text = normal(example.answer if example.messages else body(example))
-    if not text or not (_PLACEHOLDER.fullmatch(text) or (example.messages and _OPEN_END.search(text))):
+    ends = example.messages and (":" in text or "feature X" in text)
+    if not text or not (_PLACEHOLDER.fullmatch(text) or (ends and _OPEN_END.search(text))):
         return None
     return Spot(excerpt(text))
 
@@ -251,6 +259,7 @@ _MARKERS = re.compile(
 )
 
 
+_MARKER_CHARACTER = re.compile(r"[<\[#{]")
 _JSON_START = re.compile(r'\s*(?:\[\s*)?\{\s*"[^"\n]+"\s*:')
 
 
@@ -260,6 +269,8 @@ def chat_markers(example: Example) -> Spot | None:
     An answer may be JSON; a text that begins as JSON was meant to be read as data.
     """
     text = whole(example)
+    if not _MARKER_CHARACTER.search(text):
+        return None
     found = _MARKERS.search(text) or (None if example.messages else _JSON_START.match(text))
     return _spot(example, excerpt(text, found.start()), text, found.start()) if found else None
 
@@ -335,12 +346,24 @@ def body(example: Example) -> str:
     return example.text.removeprefix(f"{example.heading}\n\n") if example.heading else example.text
 
 
+_latest: tuple[Example, str] = (Example(), "")
+
+
 def whole(example: Example) -> str:
-    """All that an example says, without the path of headings put before it."""
+    """All that an example says, without the path of headings put before it.
+
+    Most checks ask for it, one after the other, so that of the latest example is kept.
+    """
+    global _latest
+    asked, known = _latest
+    if asked is example:
+        return known
+    text = body(example)
     if example.messages:
         said = [text for message in example.messages for text in message_texts(message)]
-        return "\n".join(said if example.rejected is None else [*said, example.rejected])
-    return body(example)
+        text = "\n".join(said if example.rejected is None else [*said, example.rejected])
+    _latest = example, text
+    return text
 
 
 def _spot(example: Example, shown: str, text: str, at: int) -> Spot:

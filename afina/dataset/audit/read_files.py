@@ -142,19 +142,25 @@ def read_files(
 
 
 def _examples(document: Document, reading: AuditReading) -> Iterator[Example]:
-    origin = Example(path=document.path, sha256=document.sha256, line=document.line)
     if document.kind == "messages":
         if said_otherwise := document.meta.get("scores_inverted"):
             reading.inverted.add(f"{document.path}:{document.line}", said_otherwise)
-        said = replace(origin, messages=document.messages, tools=document.tools)
-        yield replace(said, rejected=document.rejected, label=document.label)
+        yield Example(
+            messages=document.messages,
+            tools=document.tools,
+            rejected=document.rejected,
+            label=document.label,
+            path=document.path,
+            line=document.line,
+            sha256=document.sha256,
+        )
         return
     if kind_of(document.path) in ("text", "markdown") and has_own_lines(document.path):
         _count_lines(document, reading)
     in_file = file_lines(document, Path())
     for section in split_sections(document, SECTION_CHARS):
-        text = section.context + section.text
-        yield replace(origin, text=text, line=in_file(section.line), heading=section.heading)
+        text, line = section.context + section.text, in_file(section.line)
+        yield Example(text, path=document.path, line=line, sha256=document.sha256, heading=section.heading)
 
 
 def _count_lines(document: Document, reading: AuditReading) -> None:

@@ -11,12 +11,13 @@ import json
 import re
 import struct
 import tempfile
+from collections.abc import Sequence
 from typing import IO, TYPE_CHECKING, Any
 
 from afina.dataset.audit.one_example import EXCERPT_CHARS, excerpt
 from afina.text.example import Example
 from afina.text.identity import content_key, group_key, normal, opening_keys, short_hash
-from afina.text.near_duplicates import Signatures
+from afina.text.near_duplicates import Signatures, signatures, similar_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,20 +46,19 @@ _RECORD = struct.Struct(f"<{len(KEYS)}QQIIHH")
 _PART = 2 * EXCERPT_CHARS
 
 
-class RowTable:
-    """Rows of both splits, numbered as they come; those of train first."""
+class RowBlock:
+    """Some rows one after the other, in memory: what a :class:`RowTable` takes."""
 
-    def __init__(self) -> None:
-        self._records: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed when it is forgotten
-        self._texts: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
-        self._signatures = Signatures()
-        self._paths: list[str] = []
-        self._written = 0
+    def __init__(self, examples: Sequence[Example]) -> None:
+        self.records, self.texts = bytearray(), bytearray()
+        self.paths: list[str] = []
+        self.signatures = signatures([similar_text(example) for example in examples])
+        for example in examples:
+            self._add(example)
 
-    def add(self, example: Example) -> None:
-        """Note a row."""
-        if not self._paths or self._paths[-1] != example.path:
-            self._paths.append(example.path)
+    def _add(self, example: Example) -> None:
+        if not self.paths or self.paths[-1] != example.path:
+            self.paths.append(example.path)
         prompt, answer = example.prompt, _answer(example)
         words_of_it = normal(answer)
         said, answer_key = f"{normal(prompt)}\0{words_of_it}", words_of_it.casefold()
@@ -85,24 +85,48 @@ class RowTable:
             _key(numbers) if numbers else 0,
         )
         flags = MADE * bool(example.made) | ASKS * bool(example.messages and prompt.strip())
-        self._records.write(_RECORD.pack(*keys, self._written, len(self._paths) - 1, example.line, flags, 0))
+        self.records += _RECORD.pack(*keys, len(self.texts), len(self.paths) - 1, example.line, flags, 0)
         shown = (f"{_short(prompt)} -> {answer[:_PART]}" if example.messages else answer[: 2 * _PART]).encode(
             "utf-8", "surrogatepass"
         )
-        self._texts.write(len(shown).to_bytes(2, "little") + shown)
-        self._written += 2 + len(shown)
-        self._signatures.append(example)
+        self.texts += len(shown).to_bytes(2, "little") + shown
+
+
+class RowTable:
+    """Rows of both splits, numbered as they come; those of train first."""
+
+    def __init__(self) -> None:
+        self._records: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed when it is forgotten
+        self._texts: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
+        self._signatures = Signatures()
+        self._paths: list[str] = []
+        self._written = 0
+
+    def append(self, block: RowBlock) -> None:
+        """Add the rows that follow."""
+        import numpy as np
+
+        if not block.paths:
+            return
+        paths = block.paths[1:] if self._paths[-1:] == block.paths[:1] else block.paths
+        first = len(self._paths) - (len(block.paths) - len(paths))
+        self._paths += paths
+        records = np.frombuffer(block.records, _dtype())
+        records["text"] += self._written
+        records["path"] += first
+        self._records.write(records.tobytes())
+        self._texts.write(block.texts)
+        self._written += len(block.texts)
+        self._signatures.extend(block.signatures)
 
     def columns(self) -> Any:
         """All rows as a table of numpy: :data:`KEYS`, ``text``, ``path``, ``line``, ``flags``; read from the disk."""
         import numpy as np
 
-        numbers = [("text", "<u8"), ("path", "<u4"), ("line", "<u4"), ("flags", "<u2"), ("spare", "<u2")]
-        dtype = np.dtype([*((name, "<u8") for name in KEYS), *numbers])
         self._records.flush()
         if not self._records.seek(0, 2):
-            return np.zeros(0, dtype)
-        return np.memmap(self._records, dtype, "r")
+            return np.zeros(0, _dtype())
+        return np.memmap(self._records, _dtype(), "r")
 
     def signatures(self) -> np.ndarray:
         """Their signatures, a row each."""
@@ -120,6 +144,14 @@ class RowTable:
         text = self._texts.read(length).decode("utf-8", "surrogatepass")
         self._texts.seek(0, 2)
         return excerpt(text)
+
+
+def _dtype() -> Any:
+    """A record, to numpy."""
+    import numpy as np
+
+    numbers = [("text", "<u8"), ("path", "<u4"), ("line", "<u4"), ("flags", "<u2"), ("spare", "<u2")]
+    return np.dtype([*((name, "<u8") for name in KEYS), *numbers])
 
 
 def _answer(example: Example) -> str:

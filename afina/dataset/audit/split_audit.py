@@ -1,4 +1,4 @@
-"""Every check over the examples of one split of a dataset."""
+"""Every check over the examples of one split of a dataset, or of a chunk of one."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from afina.dataset.audit.exchange import Exchange, exchanges
 from afina.dataset.audit.one_example import CHECKS, Spot, excerpt, whole
 from afina.dataset.audit.rules import FEWEST_EXAMPLES, RULES, Finding, Severity, make_finding
 from afina.dataset.audit.text_checks import TEXT_CHECKS
-from afina.dataset.audit.token_audit import TokenAudit, TokenView
+from afina.dataset.audit.token_audit import TokenAudit
 from afina.dataset.audit.turn_checks import TURN_CHECKS, Thinking
 from afina.text.example import Example
 from afina.text.personal_data import find_personal_data
 
+LearnedOrHeldOut = Literal["train", "validation"]
+ALL_CHECKS = CHECKS | TURN_CHECKS
 EXAMPLES_SHOWN = 5
 MIXED_ABOVE = 0.10
 """Share of examples in another language from which on it is a warning."""
@@ -34,20 +36,22 @@ class _Tally:
         if len(self.shown) < EXAMPLES_SHOWN:
             self.shown.append({"where": where, "text": text})
 
+    def merge(self, later: _Tally) -> None:
+        self.count += later.count
+        self.shown = [*self.shown, *later.shown][:EXAMPLES_SHOWN]
+
 
 class SplitAudit:
-    """Feed it the examples of a split with :meth:`add`; then :meth:`findings`."""
+    """Feed it the examples of a split with :meth:`add`, or what was seen of its chunks, in their order, with
+    :meth:`merge`; then :meth:`findings`."""
 
-    def __init__(
-        self, split: Literal["train", "validation"], tokens: TokenView | None = None, expected: str = ""
-    ) -> None:
+    def __init__(self, split: LearnedOrHeldOut, expected: str = "") -> None:
         self.split = split
         self.personal_data: Counter[str] = Counter()
-        self.tokens = TokenAudit(tokens, held_out=split == "validation") if tokens else None
         self.languages = LanguageMix(expected)
         self.lengths, self.cut, self.shifted, self.forms = LengthBias(), CutAnswers(), ShiftedAnswers(), UnicodeForms()
         self.thinking = Thinking()
-        self.shown_in: dict[str, list[dict[str, str]]] = {}
+        self.shown_in: dict[str, _Tally] = {}
         self.examples = self.conversations = 0
         self.tallies = {name: _Tally() for name in RULES}
 
@@ -55,7 +59,7 @@ class SplitAudit:
         """Look at one example."""
         self.examples += 1
         self.conversations += bool(example.messages)
-        for name, check in (CHECKS | TURN_CHECKS).items():
+        for name, check in ALL_CHECKS.items():
             spot = check(example)
             if spot:
                 self._hit(name, example, spot)
@@ -66,8 +70,22 @@ class SplitAudit:
         self.lengths.add(example)
         self.thinking.add(example)
         self.forms.see(whole(example), f"{example.path}:{example.line}")
-        if self.tokens:
-            self.tokens.add(example)
+
+    def merge(self, later: SplitAudit) -> None:
+        """Add what was seen of the rows that follow."""
+        self.examples += later.examples
+        self.conversations += later.conversations
+        for name, tally in later.tallies.items():
+            self.tallies[name].merge(tally)
+        for language, shown in later.shown_in.items():
+            self.shown_in.setdefault(language, _Tally()).merge(shown)
+        self.personal_data.update(later.personal_data)
+        self.languages.merge(later.languages)
+        self.lengths.merge(later.lengths)
+        self.cut.merge(later.cut)
+        self.shifted.merge(later.shifted)
+        self.forms.merge(later.forms)
+        self.thinking.merge(later.thinking)
 
     def _see_answers(self, example: Example) -> None:
         """Each answer by itself; a flaw counts once for an example."""
@@ -87,20 +105,22 @@ class SplitAudit:
 
     def _see_language(self, example: Example) -> None:
         language = self.languages.add(example)
-        shown = self.shown_in.setdefault(language, [])
-        if language and len(shown) < EXAMPLES_SHOWN:
-            text = excerpt(f"{language}: {whole(example)}")
-            shown.append({"where": f"{example.path}:{example.line}", "text": text})
+        shown = self.shown_in.setdefault(language, _Tally())
+        if language and len(shown.shown) < EXAMPLES_SHOWN:
+            shown.hit(f"{example.path}:{example.line}", excerpt(f"{language}: {whole(example)}"))
 
     def _hit(self, name: str, example: Example, spot: Spot) -> None:
         self.tallies[name].hit(f"{example.path}:{example.line + spot.lines_below}", spot.text)
 
-    def findings(self, between: Sequence[Across] = (), warn_only: Sequence[str] = ()) -> Iterator[Finding]:
+    def findings(
+        self, between: Sequence[Across] = (), warn_only: Sequence[str] = (), tokens: TokenAudit | None = None
+    ) -> Iterator[Finding]:
         """What was found in the split.
 
         Args:
             between: what was found between its rows.
             warn_only: names that are not fatal here.
+            tokens: what a base's tokenizer showed of them.
         """
         for name, tally in self.tallies.items():
             if tally.count:
@@ -116,7 +136,7 @@ class SplitAudit:
             yield make_finding("too_few_examples", self.examples, self.examples, [], self.split)
         yield from self._along_rows()
         yield from self._language_mix()
-        for item in self.tokens.findings() if self.tokens else ():
+        for item in tokens.findings() if tokens else ():
             yield make_finding(
                 item.name,
                 item.count,
@@ -134,10 +154,10 @@ class SplitAudit:
             count, unit, limit, places = cut
             what = f"{RULES['cut_answers'].what}: {limit} {unit}"
             yield make_finding("cut_answers", count, self.cut.answers, _places(places), self.split, what=what)
-        self.shifted.close()
-        if self.shifted.count:
-            shown = _places(self.shifted.places, "from here on")
-            yield make_finding("shifted_answers", self.shifted.count, self.examples, shown, self.split)
+        shifted, places = self.shifted.found()
+        if shifted:
+            shown = _places(places, "from here on")
+            yield make_finding("shifted_answers", shifted, self.examples, shown, self.split)
         forms = self.forms
         if forms.decomposed:
             what = (
@@ -159,7 +179,7 @@ class SplitAudit:
         """One finding, where there is more than one language, or another than the recipe names."""
         mix = self.languages
         if mix.count:
-            shown = [item for name, items in self.shown_in.items() if name != mix.main for item in items]
+            shown = [item for name, tally in self.shown_in.items() if name != mix.main for item in tally.shown]
             severity: Severity = "warning" if mix.count > MIXED_ABOVE * mix.judged else "note"
             what = f"examples in another language than {mix.main}; of those that can be told: {mix}"
             yield make_finding(

@@ -72,7 +72,7 @@ _BLOB = re.compile(r"[A-Za-z0-9+/_-]{120,}={0,2}")
 
 def encoded_blob(said: Exchange) -> int | None:
     """A run of base 64 or hex: an image or a file that lay in the text."""
-    if len(said.answer) < 120:
+    if max(map(len, said.answer.split()), default=0) < 120:
         return None
     for found in _BLOB.finditer(said.answer):
         run = found[0]

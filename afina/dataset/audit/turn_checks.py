@@ -275,6 +275,12 @@ class Thinking:
             elif len(self.shown) < 5:
                 self.shown.append({"where": f"{example.path}:{example.line}", "text": excerpt(message["content"])})
 
+    def merge(self, later: Thinking) -> None:
+        """Add the answers of the rows that follow."""
+        self.answers += later.answers
+        self.thinking += later.thinking
+        self.shown = [*self.shown, *later.shown][:5]
+
     @property
     def on_some(self) -> bool:
         """Whether some answers think and some do not."""

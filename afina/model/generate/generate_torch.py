@@ -65,7 +65,7 @@ def generate(
     renderer: Renderer,
     prompts: Sequence[Sequence[int]],
     *,
-    max_new_tokens: int,
+    max_new_tokens: int | Sequence[int],
     sampling: Sampling = GREEDY,
     places: int = PLACES,
     kept: KeptAnswers | None = None,
@@ -76,6 +76,7 @@ def generate(
 
     Args:
         model: in evaluation mode; with PEFT, the adapter that is active answers.
+        max_new_tokens: of every answer, or of each prompt's.
         sampling: greedy where not given; then the same prompt is asked once.
         places: rows in a batch.
         kept: answers of these weights from before; new ones are added.
@@ -86,7 +87,8 @@ def generate(
         AfinaError: the model's logits are NaN.
     """
     engine = Engine(model, renderer.tokenizer, renderer.stop_ids(), places=places, say=say)
-    limits = _limits(prompts, max_new_tokens, engine.context, say)
+    wanted = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
+    limits = _limits(prompts, wanted, engine.context, say)
     settings = asdict(sampling) | {"stop": list(sampling.stop)}
     seed = settings.pop("seed")
     settings |= {"stop_ids": sorted(engine.stop_ids), "dtype": engine.dtype, "exact": engine.exact}
@@ -131,12 +133,12 @@ def generate(
 
 
 def _limits(
-    prompts: Sequence[Sequence[int]], max_new_tokens: int, context: int | None, say: Callable[[str], None] | None
+    prompts: Sequence[Sequence[int]], wanted: Sequence[int], context: int | None, say: Callable[[str], None] | None
 ) -> list[int]:
-    """New tokens that each prompt leaves room for, `max_new_tokens` at most."""
+    """New tokens that each prompt leaves room for, those `wanted` at most."""
     if context is None:
-        return [max_new_tokens] * len(prompts)
-    limits = [min(max_new_tokens, context - len(prompt)) for prompt in prompts]
+        return list(wanted)
+    limits = [min(most, context - len(prompt)) for most, prompt in zip(wanted, prompts, strict=True)]
     full = [number for number, limit in enumerate(limits) if limit < 1]
     if full:
         raise ContextOverflow(
@@ -149,10 +151,10 @@ def _limits(
                 for number in full
             ]
         )
-    shorter = sum(limit < max_new_tokens for limit in limits)
+    shorter = sum(limit < most for limit, most in zip(limits, wanted, strict=True))
     if shorter and say:
         say(
-            f"generation: {shorter} of {len(prompts)} prompts leave room for fewer than {max_new_tokens} new tokens "
+            f"generation: {shorter} of {len(prompts)} prompts leave room for fewer than {max(wanted)} new tokens "
             f"(the model sees {context}); the least is {min(limits)}"
         )
     return limits

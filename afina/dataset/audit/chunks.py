@@ -1,0 +1,89 @@
+"""An audit's look at its rows, a chunk at a time: in this process, or in others beside it.
+
+    examples ──> chunks ──> SplitAudit and RowBlock of each ──> put together in the order of the rows
+
+What is seen of a chunk follows from its rows alone, and what only neighbours show is joined where chunks meet. So the
+findings are the same, however many processes looked.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import ExitStack
+from multiprocessing import get_context
+
+from afina.dataset.audit.row_table import RowBlock
+from afina.dataset.audit.split_audit import LearnedOrHeldOut, SplitAudit
+from afina.text.example import Example
+
+CHUNK_ROWS, CHUNK_CHARS = 500, 1 << 20
+"""Rows of a chunk; fewer where they are long."""
+FEWEST_ROWS = 10_000
+"""So many rows are looked at before other processes start: for fewer they would take more time than they save."""
+
+Seen = tuple[SplitAudit, RowBlock]
+
+
+def look_at(split: LearnedOrHeldOut, expected: str, examples: Sequence[Example]) -> Seen:
+    """What one chunk of a split shows."""
+    seen = SplitAudit(split, expected)
+    for example in examples:
+        seen.add(example)
+    return seen, RowBlock(examples)
+
+
+def look_along(
+    splits: Iterable[tuple[LearnedOrHeldOut, Iterable[Example]]],
+    expected: str = "",
+    workers: int | None = None,
+) -> Iterator[Seen]:
+    """What each chunk shows, in order; memory holds a few chunks, however many there are.
+
+    Args:
+        splits: each with its rows.
+        expected: the recipe's language.
+        workers: processes; None takes one per processor. Each is started anew (spawned), so a script that audits
+            more than 10,000 rows needs ``if __name__ == "__main__":``.
+    """
+    if workers is None:
+        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    chunks = ((split, chunk) for split, examples in splits for chunk in _chunks(examples))
+    rows = 0
+    waiting: deque[Future[Seen]] = deque()
+    with ExitStack() as opened:
+        pool: ProcessPoolExecutor | None = None
+        for split, chunk in chunks:
+            rows += len(chunk)
+            if workers == 1 or rows <= FEWEST_ROWS:
+                yield look_at(split, expected, chunk)
+                continue
+            if pool is None:
+                pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_leave_interrupts)
+                opened.callback(pool.shutdown, cancel_futures=True)
+            waiting.append(pool.submit(look_at, split, expected, chunk))
+            if len(waiting) > 2 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _chunks(examples: Iterable[Example]) -> Iterator[list[Example]]:
+    chunk: list[Example] = []
+    chars = 0
+    for example in examples:
+        chunk.append(example)
+        chars += len(example.text) + sum(len(message["content"]) for message in example.messages)
+        if len(chunk) == CHUNK_ROWS or chars >= CHUNK_CHARS:
+            yield chunk
+            chunk, chars = [], 0
+    if chunk:
+        yield chunk
+
+
+def _leave_interrupts() -> None:
+    """Ctrl-C is for the process that reads; it ends the others."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
