@@ -110,7 +110,7 @@ NOT_FOLLOWED: dict[str, tuple[tuple[str, str], ...]] = {
         ("model/base.py", "^adapter.variant: lora"), ("recipe/start_from.py", ""), ("walk/start.py", ""),
         ("recipe/start_from.py", "(`base: …`|^leave adapter)"), ("walk/start.py", "(`base: …`|adapter.kind out|name=)"),
         ("export/(origin|export|merge_torch|gguf_head|programs).py", ""), ("llamacpp/lora_write.py", ""),
-        ("model/stored_precision.py", ""), ("serve/(opened|preflight|serve|commands).py", ""),
+        ("model/stored_precision.py", ""), ("llamacpp/base_file.py", "base=PATH"), ("serve/(opened|preflight|serve|commands).py", ""),
         ("walk/describe.py", ""), ("run.py", ""), ("cli/(recipes|verbs).py", ""), ("model/base.py", "base=PATH"),
         ("model/base_kind.py", "`sources`"), ("walk/base.py", "^this is a defect"),
         ("model/gguf_(file|base|folder|torch|tokenizer).py", ""), ("model/base_copy.py", ""),

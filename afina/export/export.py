@@ -476,9 +476,10 @@ def _wrong(
         again = compare(program, expected, origin.tokenizer, origin.renderer.stop_ids(), own, progress=progress)
     if again.problems:
         return ResultError(f"{what}; in {own} it is wrong too", "nothing was left there; please report it")
+    finer = own if made.kind.startswith("q8") else f"q8_0 or {own}"
     return ResultError(
         f"{what}. It is the rounding to {made.kind}: in {own} the same file has a mean KL of {again.kl_mean:.2g} nats "
         f"and {again.same_answers} of {again.asked} equal answers",
-        f"use --quantize q8_0 or {own}, or allow it with --tolerance {found.kl_mean * 1.1:.2g}",
+        f"use --quantize {finer}, or allow it with --tolerance {found.kl_mean * 1.1:.2g}",
         "--quantize",
     )

@@ -156,15 +156,16 @@ def check_identity(
     for name, given in answers.items():
         right = [compared(each.base if name == base else each.trained) for each in stored]
         other_places = [n for n, (one, other) in enumerate(zip(given, right, strict=True)) if one != other]
-        found.same[name] = len(stored) - len(other_places)
+        found.same[name], why = len(stored) - len(other_places), ""
         if explain is not None:
-            wrong = _unexplained(explain, name, [(stored[n], right[n]) for n in other_places], found)
-            other_places = [other_places[n] for n in wrong]
+            left = _unexplained(explain, name, [(stored[n], right[n]) for n in other_places], found)
+            other_places = [other_places[n] for n in left]
+            why = f" (led along it: {next(iter(left.values()))})" if left else ""
         if len(other_places) > len(stored) * (0.0 if explain else allowed):
             first = other_places[0]
             found.problems.append(
                 f"{name} answers {given[first]!r} to {stored[first].messages[-1]['content']!r}; "
-                f"in the run it was {right[first]!r}"
+                f"in the run it was {right[first]!r}{why}"
             )
     if base:
         pairs = list(zip(answers[base], answers[trained], stored, strict=True))
@@ -175,27 +176,30 @@ def check_identity(
     return found
 
 
-def _unexplained(explain: Explain, name: str, others: Sequence[tuple[Stored, str]], found: Identity) -> list[int]:
-    """Which of the differing answers are not rounding; what explains the rest is noted."""
-    wrong = []
+def _unexplained(explain: Explain, name: str, others: Sequence[tuple[Stored, str]], found: Identity) -> dict[int, str]:
+    """Which of the differing answers are not rounding, and where they part; what explains the rest is noted."""
+    wrong = {}
     for place, (each, right) in enumerate(others):
         parting = explain(name, each, right)
         if not parting.rounding:
-            wrong.append(place)
+            wrong[place] = parting.texts[-1] if parting.texts else "it ends otherwise"
         else:
             found.rounded.append(f"{name}, asked {each.messages[-1]['content']!r:.60}: {'; '.join(parting.texts)}")
     return wrong
 
 
-def refuse_wrong(found: Identity) -> None:
+def refuse_wrong(found: Identity, or_else: str = "") -> None:
     """
+    Args:
+        or_else: a further way out.
+
     Raises:
         ResultError: the server is not the trained model.
     """
     if found.problems:
         raise ResultError(
             "the served model is not the trained one: " + "; ".join(found.problems),
-            "serve the run's own adapter on the base it was trained on, with its chat template",
+            "serve the run's own adapter on the base it was trained on, with its chat template" + or_else,
         )
 
 

@@ -290,7 +290,8 @@ def _serve_by_llama_cpp(
                 )(name, asked, right)
 
             def prove() -> None:
-                _prove_all(target, adapters, models.base.name, options, say, explain)
+                or_else = "" if base.rounding in ("f16", "f32") else "; or round less: --gguf-type f16"
+                _prove_all(target, adapters, models.base.name, options, say, explain, or_else)
 
             _answer(models, driver, options, say, prove=prove)
 
@@ -435,9 +436,10 @@ def _prove_all(
     options: ServeOptions,
     say: Callable[[str], None],
     explain: Explain | None = None,
+    or_else: str = "",
 ) -> None:
     for name, run, known in _proofs(target, adapters, base):
-        _prove(name, run, known, options, 0.0, say, explain)
+        _prove(name, run, known, options, 0.0, say, explain, or_else)
 
 
 def _prove(
@@ -448,9 +450,10 @@ def _prove(
     allowed: float,
     say: Callable[[str], None],
     explain: Explain | None = None,
+    or_else: str = "",
 ) -> Identity:
     ask = ask_over_http(options.url, options.api_key, find_target(str(run)).chat)
     found = check_identity(ask, run, name, base, allowed=allowed, explain=explain)
     say(found.describe())
-    refuse_wrong(found)
+    refuse_wrong(found, or_else)
     return found
