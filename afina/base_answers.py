@@ -16,7 +16,7 @@ from afina.tokenizer.load import load_tokenizer
 from afina.units import show_bytes, show_seconds
 
 LANGUAGES = ("pt", "en")
-ASKED = 12
+ASKED = 8
 """Questions in each language."""
 LONGEST_ANSWER = 32
 """Tokens."""

@@ -56,7 +56,7 @@ def recipe_of(name: str, base: Path, root: Path, questions: int) -> Recipe:
             "sources": [{"path": "facts.jsonl"}],
             "dataset": {"language": "en", "validation": 0.1},
             "adapter": {"rank": 8, "alpha": 16},
-            "train": {"epochs": 4, "learning_rate": rate, "max_length": 128, "batch_tokens": 512, "tries": 0},
+            "train": {"epochs": 3, "learning_rate": rate, "max_length": 128, "batch_tokens": 512, "tries": 0},
             "evaluate": {"questions": 0, "samples": 0, "skills": questions},
         }
     )
@@ -66,7 +66,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", type=Path, required=True)
     parser.add_argument("--runs", type=Path, required=True)
-    parser.add_argument("--questions", type=int, default=132, help="132: those in English")
+    parser.add_argument("--questions", type=int, default=132, help="the first 132 are in English")
     arguments = parser.parse_args()
     arguments.runs.mkdir(parents=True, exist_ok=True)
     write_facts(arguments.runs / "facts.jsonl")

@@ -19,7 +19,7 @@ from afina.model.base import check_trainable, find_base
 from afina.model.base_kind import KINDS
 from afina.model.generate.generate_torch import generate
 from afina.model.load_torch import load_base, open_adapter
-from afina.plan.bases import recipe_shape
+from afina.plan.bases import find_shape, recipe_shape
 from afina.plan.device import local_device
 from afina.recipe import Chat, load_recipe
 from afina.serve.opened import Target, open_models
@@ -203,9 +203,11 @@ def test_what_is_no_base_is_named_by_every_verb_before_any_work(kind: str, base:
 
 
 def test_a_word_with_slashes_that_is_no_folder_is_no_hub_id(tmp_path: Path):
-    for word in ("./models/x", "~/models/x", "models/deep/x", str(tmp_path / "none")):
+    for word in ("./models/x", "~/models/x", "models/deep/x", "x.gguf", str(tmp_path / "none")):
         with pytest.raises(BaseError, match="there is no such folder or file"):
             find_base(word)
+        with pytest.raises(BaseError, match="there is no such folder or file"):
+            find_shape(word)
 
 
 def test_every_kind_says_what_it_is_and_what_to_give_instead():

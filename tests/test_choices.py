@@ -12,6 +12,7 @@ import torch
 from test_bad_input import call
 from test_train import CPU, Recorder, adapter_weights, run_training
 from test_walk import write_project
+from thorough import times
 from tiny import make_base, make_recipe, make_rows
 
 from afina.errors import RecipeError
@@ -205,7 +206,7 @@ def test_a_run_keeps_what_it_began_with(tmp_path, monkeypatch, capsys):
     code, said = call(monkeypatch, capsys, "train", "recipe.yaml", "train.epochs=1")
     assert (code, "bf16, torch kernels, not compiled, adamw (as if on a GPU)" in said) == (0, True), said
     monkeypatch.setattr(chosen_settings, "choose", own)
-    for wish in ("train.precision=bf16", "train.precision=auto"):  # what it was is no change
+    for wish in ("train.precision=bf16", "train.precision=auto")[: times(1, 2)]:  # what it was is no change
         code, said = call(monkeypatch, capsys, "train", "recipe.yaml", "train.epochs=1", wish)
         assert (code, "train: done before, unchanged, kept" in said) == (0, True), said
     code, said = call(monkeypatch, capsys, "train", "recipe.yaml", "train.epochs=1", "train.precision=fp32")

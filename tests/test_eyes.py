@@ -26,7 +26,7 @@ from afina.model.kept_torch import KEPT_FILE
 from afina.model.load_torch import attach_adapter, load_base
 from afina.recipe import Adapter
 
-FAST = ("gemma3", "gemma4", "mistral3", "qwen3_5", "qwen3_vl")
+FAST = ("gemma3", "mistral3", "qwen3_5")
 IDS = [[5, 9, 17, 33, 8, 21]]
 MTP = "mtp.layers.0.proj.weight"
 
@@ -105,6 +105,8 @@ def test_an_exported_seeing_model_answers_as_the_run_and_names_what_was_kept(tmp
     index = json.loads((tmp_path / "out/model.safetensors.index.json").read_text())
     assert [name for name, file in index["weight_map"].items() if file == KEPT_FILE] == [MTP]
     assert index["weight_map"].keys() == tensors(tmp_path / "base").keys()
+    card = (tmp_path / "out/README.md").read_text(encoding="utf-8")
+    assert 'AutoModelForImageTextToText.from_pretrained("THIS_FOLDER")' in card and "ForCausalLM" not in card
 
 
 def test_a_seeing_model_trained_whole_keeps_its_eyes(tmp_path: Path):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from thorough import times
 from tiny import make_base, make_recipe, make_rows
 
 from afina.errors import AfinaError, ContextOverflow, DoesNotFit, RecipeError
@@ -154,7 +155,7 @@ def test_other_architectures_answer_as_one_by_one(config: Any, path: str | None,
     assert (engine.stats.alone > 0) == (taken != "slots" or ability.longest is not None)
 
 
-@settings(max_examples=25)
+@settings(max_examples=times(10, 40))
 @given(
     lengths=st.lists(st.integers(1, 40), min_size=1, max_size=12),
     places=st.integers(1, 8),
@@ -239,18 +240,19 @@ def test_a_prompt_asked_again_with_one_seed_draws_again(tiny: Any) -> None:
 
 
 def test_sampling_draws_by_the_probabilities() -> None:
-    """20,000 draws; a share's standard deviation is at most 0.0036."""
+    """Of 20,000 draws a share's standard deviation is at most 0.0036; it may be off by four."""
     from afina.model.generate.choose_torch import sample
 
+    draws = times(4_000, 20_000)
     logits = torch.tensor([0.0, 1.0, 3.0, 2.0])
     for temperature, top_p in ((1.0, 1.0), (2.0, 1.0), (1.0, 0.8)):
         generator = torch.Generator().manual_seed(1)
-        drawn = torch.tensor([sample(logits, temperature, top_p, generator) for _ in range(20_000)])
+        drawn = torch.tensor([sample(logits, temperature, top_p, generator) for _ in range(draws)])
         expected = torch.softmax(logits / temperature, -1)
         if top_p < 1:  # 0.64 + 0.24 are the first to reach 0.8
             expected = torch.where(expected > 0.2, expected, 0.0)
         expected = expected / expected.sum()
-        assert torch.allclose(torch.bincount(drawn, minlength=4) / 20_000, expected, atol=0.015)
+        assert torch.allclose(torch.bincount(drawn, minlength=4) / draws, expected, atol=4 * 0.5 / draws**0.5)
 
 
 def test_logprobs_are_the_models_own(tiny: Any) -> None:

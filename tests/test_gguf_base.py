@@ -230,6 +230,16 @@ def test_a_conversion_that_was_killed_leaves_nothing_and_is_done_again(
     assert (find_base(str(tiny)) / "model.safetensors").is_file()
 
 
+def test_a_written_folder_that_was_damaged_says_to_remove_it(tiny: Path):
+    folder = find_base(str(tiny))
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(BaseError, match=r"is damaged or not whole .*\n  -> remove .*: it is written again"):
+        find_base(str(tiny))
+    shutil.rmtree(folder)
+    assert find_base(str(tiny)) == folder
+
+
 def test_room_on_the_disk_is_looked_at_before(tiny: Path, cache: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(folders.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1000))
     with pytest.raises(DiskFull, match="as safetensors, and 1000 B are free"):

@@ -66,6 +66,7 @@ class Tells(Recorder):
             self.pipe.send(values["step"])
 
 
+@pytest.mark.long
 def test_kills_at_random_moments_end_bitwise_the_same(base, tmp_path, recipe, whole):
     expected, steps, _ = whole
     pick, told = random.Random(), []
@@ -114,6 +115,7 @@ def die_in_a_save(call: int, *arguments) -> None:
     run_training(*arguments)
 
 
+@pytest.mark.long
 def test_kills_during_a_save_end_bitwise_the_same(base, tmp_path, recipe, whole):
     expected, _, _ = whole
     pick, begun = random.Random(11), 0
@@ -160,6 +162,7 @@ def train_on_a_small_disk(pipe, folder: Path, size: int, base, recipe) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork") or not Path("/proc/self/ns/mnt").exists(), reason="no mounts of one's own")
+@pytest.mark.long
 def test_a_disk_that_is_really_full(base, tmp_path, recipe, whole):
     """Room for two checkpoints and a half, and `keep_checkpoints` is 2: the third has no room while it is written."""
     expected, steps, folder = whole

@@ -57,10 +57,8 @@ def league(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-SLOW = ("no-replay", "shuffled", "claims")
-
-
-@pytest.mark.parametrize("rung", [pytest.param(each, marks=[pytest.mark.long] * (each in SLOW)) for each in RUNGS])
+@pytest.mark.long
+@pytest.mark.parametrize("rung", RUNGS)
 def test_each_rung_is_judged_as_what_it_is(league: Path, rung: str):
     recipe = adapter_recipe(league / "world", league / "base/model", rung, rung)
     if rung != "rate-zero":

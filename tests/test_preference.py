@@ -279,6 +279,7 @@ def test_it_learns_and_leaves_the_base_bitwise(base, tmp_path, method):
         assert torch.equal(inner.get(name, inner.get(name.replace(".weight", ".base_layer.weight"))), weight), name
 
 
+@pytest.mark.long
 def test_killed_and_resumed_with_dropout_is_bitwise_uninterrupted(base, tmp_path):
     recipe, rows = make(base, train=OFTEN, adapter={"dropout": 0.2})
     rows = judged(base, recipe, rows, tmp_path)

@@ -155,6 +155,7 @@ def test_training_is_the_same_with_and_without(base, tmp_path):
     assert state.tokens == 3 * sum(map(len, rows)), "every token of every row counts as trained"
 
 
+@pytest.mark.long
 def test_killed_and_resumed_is_bitwise_uninterrupted(base, tmp_path):
     rows = with_system_prompt(base)
     recipe = make_recipe(base, train=OFTEN | {"epochs": 3})

@@ -77,6 +77,7 @@ def canarim(tmp_path_factory):
     return base, recipe, rows, held_out
 
 
+@pytest.mark.long
 def test_qlora_learns_what_lora_learns_and_plain_peft_opens_it(canarim, tmp_path):
     pytest.importorskip("bitsandbytes")
     from peft import PeftModel

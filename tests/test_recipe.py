@@ -378,9 +378,9 @@ def test_shipped_recipe_finds_its_files(path: Path) -> None:
 @pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/data, which is not here")
 @pytest.mark.parametrize(
     "path",
-    # They take ten times as long as the others; tests/test_questions.py builds the biographies as well.
+    # They take longer, or read the sources of another; tests/test_questions.py builds the biographies as well.
     [
-        pytest.param(each, marks=[pytest.mark.long] if "biografias" in each.name or "ptbr" in each.name else [])
+        pytest.param(each, marks=[pytest.mark.long] if re.search("biografias|ptbr|-base", each.name) else [])
         for each in RECIPES
     ],
     ids=lambda path: path.name,

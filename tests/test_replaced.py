@@ -160,7 +160,7 @@ def test_every_file_of_the_evaluation_is_written_by_its_stage_alone():
 
     [stage] = [stage for stage in WALK if stage.name == "evaluate"]
     assert PREDICTIONS_FILE in stage.writes
-    order = "recipe dataset audit tokenizer tokens plan first reference train evaluate manifest report"
+    order = "recipe dataset audit tokenizer tokens plan skills first reference train evaluate manifest report"
     assert " ".join(stage.name for stage in WALK) == order
 
 

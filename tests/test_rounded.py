@@ -21,6 +21,10 @@ from afina.export.programs import Transformers
 from afina.model.base import check_trainable
 from afina.model.base_kind import kind_of
 from afina.model.load_torch import load_base
+from afina.plan.bases import recipe_shape, rounding_of
+from afina.plan.device import local_device
+from afina.plan.plan import plan_run
+from afina.plan.tokens import TokenCount
 
 IDS = [5, 9, 17, 33]
 E2M1 = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6])
@@ -82,6 +86,15 @@ def make_fp8(folder: Path) -> Path:
 def logits(model: Any) -> torch.Tensor:
     with torch.no_grad():
         return model.eval()(input_ids=torch.tensor([IDS])).logits[0].float()
+
+
+def test_the_plan_says_what_few_bits_are_opened_as(tmp_path: Path):
+    plain = make_recipe(make_base(tmp_path / "plain", **SHAPE))
+    rounded = plain.model_copy(update={"base": str(make_fp8(tmp_path / "fp8"))})
+    assert rounding_of(plain) is None
+    note = "the base holds weights in FP8; they are opened as the 16-bit numbers that those bits stand for"
+    plan = plan_run(rounded, recipe_shape(rounded), TokenCount(160, 80, 8, 20), local_device("cpu"))
+    assert f"{note}; what rounding them took is lost" in plan.notes
 
 
 def test_mxfp4_is_opened_as_the_numbers_that_its_bits_stand_for(tmp_path: Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,13 +10,22 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from report_fixture import write_run
+from tiny import make_base, make_recipe
 
 from afina.evaluate.grade import Graded
 from afina.evaluate.intervals import sign_test, smallest_loss
+from afina.evaluate.scores import Scores
 from afina.evaluate.skills import FIRST, ROOM, RULES, SkillItem, ask_until, in_turn, needed, skill_items
 from afina.evaluate.verdict import ProbeScore, judge
 from afina.model.generate.generate_torch import Answer
 from afina.recipe import SKILL_QUESTIONS, SKILL_TOKENS, Limits, check_recipe
+from afina.report.page import write_report
+from afina.run import Run, no_progress
+from afina.walk.base import renderer
+from afina.walk.context import Context
+from afina.walk.describe import describe_scores
+from afina.walk.skills import ask_base, measure_skills
 
 ITEMS = skill_items()
 RAMBLE = {
@@ -199,3 +209,50 @@ def test_old_questions_and_skills_stand_side_by_side():
     assert "skills: of 8 that the base does as asked 7 are lost, and 0 gained (JSON 7 of 8)" in verdict.misses[0]
     (finding,) = [each for each in verdict.findings if each.startswith("skills")]
     assert "a net loss of less than 75 % cannot be told from chance" in finding
+
+
+def test_terminal_and_report_show_each_skill(tmp_path: Path):
+    found = score({"JSON": (1, 7, 0, 2), "lists": (5, 0, 1, 5)})
+    scores = Scores(verdict=judge([found], None, None, Limits()), probes=(found.result(),))
+    folder = write_run(tmp_path, scores=scores.as_json(), predictions=None)
+    lines = [line.split() for line in describe_scores(folder).splitlines()]
+    assert ["JSON", "10", "8", "1"] in lines and ["lists", "11", "5", "6"] in lines
+    page = " ".join(write_report(folder).read_text(encoding="utf-8").split())
+    assert "Right before, wrong after" in page and "JSON 7 of 8" in page
+
+
+# ---- in the walk
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_the_base_is_asked_before_training_and_the_result_the_same(tmp_path: Path, monkeypatch, able: bool):
+    """The base does all but lists; what was trained has lost JSON. Of a base that can do nothing nothing is judged."""
+    base = make_base(tmp_path / "base", max_position_embeddings=1024)
+    recipe = make_recipe(base, evaluate={"skills": 60}, dataset={"language": "en"})
+    said: list[str] = []
+    with Run.open(tmp_path / "runs/x", recipe, said.append) as run:
+        context = Context(run, lambda _: contextlib.nullcontext(no_progress))
+        chat = renderer(context)
+        of = {tuple(chat.prompt(item.question(takes_system=True).messages)): item for item in ITEMS.values()}
+        lost: set[str] = set()
+
+        def generate(model, chat, prompts, *, max_new_tokens, kept, say):
+            items = [of[tuple(prompt)] for prompt in prompts]
+            assert max_new_tokens == [item.room for item in items]
+            right = [able and item.skill not in {"lists", *lost} for item in items]
+            return [Answer(item.example if good else "", 1, True) for item, good in zip(items, right, strict=True)]
+
+        monkeypatch.setattr("afina.model.generate.generate_torch.generate", generate)
+        counts = ask_base(context)
+        lost.add("JSON")
+        found, notes = measure_skills(context, lambda: contextlib.nullcontext(None), None)
+    told = "\n".join(said)
+    if not able:
+        assert counts["asked"] == FIRST and found is None
+        assert notes == ["skills were not judged: the base does 0 of the 24 that it was asked as asked"]
+        assert "forgetting of skills will not be judged" in told
+        return
+    assert (counts["asked"], counts["passed"], counts["skills"]["lists"]) == (60, 55, [0, 5])
+    assert "a net loss of less than 10.9 % cannot be told from chance; the limit of 5 % would need 120" in told
+    assert found is not None and (found.known, found.lost, found.gained) == (55, 5, 0)
+    assert judge([found], None, None, Limits()).broke == "nothing", "five of fifty-five are not beyond chance"

@@ -66,6 +66,7 @@ def test_a_training_starts_from_the_weights_of_the_run_that_it_names(project: Pa
     assert any("train: done before, unchanged, kept" in line for line in said), said
 
 
+@pytest.mark.long
 def test_one_that_is_killed_goes_on_and_ends_as_if_it_had_not_been(project: Path, base: Path):
     begin(project, base)
     more = ("name=next", "start_from=runs/two", "train.epochs=2")

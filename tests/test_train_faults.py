@@ -108,7 +108,7 @@ def test_going_back_restores_weights_moments_and_generators(base, tmp_path, reci
     assert same(adapter_weights(run_training(base, tmp_path / "nan", recipe)[0]), whole)
 
 
-@pytest.mark.parametrize("die_after", [5, 9])
+@pytest.mark.parametrize("die_after", [5, pytest.param(9, marks=pytest.mark.long)])
 def test_killed_around_a_nan_it_ends_bitwise_the_same(base, tmp_path, recipe, monkeypatch, die_after):
     """The NaN belongs to the weights of step 6 at the whole rate, so that a resumed run meets it again."""
     monkeypatch.setattr(footprint, "GOOD_STEPS", 4)

@@ -79,8 +79,8 @@ class SkillItem:
         return Question(tuple(messages), self.example, f"skills.json:{self.id}")
 
     def grade(self, answer: Answer) -> Graded:
-        """Whether an answer does as it is asked, and neither goes in circles nor is a part of the question; where it is to
-        stop, it has to have ended too."""
+        """Whether an answer does as it is asked, and neither goes in circles nor is a part of the question; where it is
+        to stop, it has to have ended too."""
         said = after_thinking(answer.text)
         repeats = self.skill != "copying" and len(said.split()) >= 4 and said.casefold() in self.turns[-1].casefold()
         passed = not repeats and not loops(said)

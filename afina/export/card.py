@@ -15,6 +15,8 @@ from afina import __version__
 from afina.evaluate.scores import MADE_UP, Scores, read_scores
 from afina.export.origin import Origin
 from afina.manifest import Manifest, read_manifest
+from afina.model.base_kind import reads_images
+from afina.model.gguf_folder import read_origin
 from afina.model.licence import licence_of
 from afina.recipe import HUB, WEB
 from afina.record import read_record
@@ -86,6 +88,8 @@ def base_name(origin: Origin) -> str:
         return "random weights"
     if public := public_base(origin):
         return public
+    if gguf := read_origin(origin.base):
+        return str(gguf["file"])
     folder = Path(given)
     return folder.parent.name if folder.name == "model" else folder.name  # runs/NAME/model is the run NAME
 
@@ -188,13 +192,14 @@ def _comparison(found: Mapping[str, Any] | None) -> Iterator[str]:
 
 def _use(origin: Origin, holds: str) -> str:
     base, name = base_name(origin), origin.recipe.name
+    opener = "AutoModelForImageTextToText" if reads_images(origin.config) else "AutoModelForCausalLM"
     code = {
-        "adapter": f"from peft import PeftModel\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        f'model = AutoModelForCausalLM.from_pretrained("{base}")\n'
+        "adapter": f"from peft import PeftModel\nfrom transformers import {opener}, AutoTokenizer\n\n"
+        f'model = {opener}.from_pretrained("{base}")\n'
         'model = PeftModel.from_pretrained(model, "THIS_FOLDER")\n'
         'tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")',
-        "merged": "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        'model = AutoModelForCausalLM.from_pretrained("THIS_FOLDER")\n'
+        "merged": f"from transformers import {opener}, AutoTokenizer\n\n"
+        f'model = {opener}.from_pretrained("THIS_FOLDER")\n'
         'tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")',
         "mlx": 'mlx_lm.generate --model THIS_FOLDER --prompt "..." --temp 0',
         "gguf": f"llama-server -m {name}.gguf --jinja",

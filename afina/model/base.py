@@ -76,13 +76,15 @@ def find_base(
     place = place_of(base, weights=True, say=say)
     if place is None:
         if looks_like_path(base):
-            fix = (
-                "name a folder with a model, a GGUF file, or a hub id; of a run that was moved, base=PATH says where "
-                "its base is now"
-            )
-            raise BaseError("there is no such folder or file", fix, base)
+            raise no_such_place(base)
         place = _from_hub(base, revision, lambda small: look_at_base(small, base, trust_remote_code, weights=False))
-    look_at_base(place, base, trust_remote_code, program=program)
+    try:
+        look_at_base(place, base, trust_remote_code, program=program)
+    except BaseError as error:
+        if find_gguf(base) is None:
+            raise
+        again = f"remove {place}: it is written again"
+        raise BaseError(problems=[replace(each, fix=again) for each in error.problems]) from error
     return place
 
 
@@ -112,6 +114,16 @@ def looks_like_path(base: str) -> bool:
     """
     file = base.lower().endswith(GGUF_ENDING)
     return file or Path(base).is_absolute() or base.startswith((".", "~")) or base.count("/") > 1
+
+
+def no_such_place(base: str) -> BaseError:
+    """The error where a path names nothing."""
+    return BaseError(
+        "there is no such folder or file",
+        "name a folder with a model, a GGUF file, or a hub id; of a run that was moved, base=PATH says where its base "
+        "is now",
+        base,
+    )
 
 
 def look_at_base(

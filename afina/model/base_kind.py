@@ -59,7 +59,11 @@ KINDS: Mapping[str, BaseKind] = {
         ),
         BaseKind("mlx", "holds weights quantized by MLX", UNQUANTIZED, (), ("mlx",)),
         BaseKind("quantized", "holds weights quantized by {detail}", UNQUANTIZED, (), ("vllm",)),
-        BaseKind("adapter", "is an adapter, not a base", "name the base that it was trained on{detail}"),
+        BaseKind(
+            "adapter",
+            "is an adapter, not a base",
+            "name the base that it was trained on{detail}; `afina serve BASE --adapter NAME=FOLDER` answers with both",
+        ),
         BaseKind(
             "adapter-beside-model",
             "holds a model and an adapter_config.json, by which transformers would open another base instead",

@@ -1,9 +1,9 @@
 """The tokenizer that a GGUF describes, as a Hugging Face folder holds it. No torch.
 
 A GGUF names its rule for splitting a text (``tokenizer.ggml.pre``) and holds tokens, kinds and merges. transformers
-builds a tokenizer of these too, but knows fewer rules and falls back to GPT-2's, so that SmolLM2 gets other tokens where
-spaces stand before a number than it was trained on. A rule that is not known here is refused: a nearly right one makes a model that
-answers a little worse, and nobody sees why.
+builds a tokenizer of these too, but knows fewer rules and falls back to GPT-2's, so that SmolLM2 gets other tokens than
+it was trained on where spaces stand before a number. A rule that is not known here is refused: a nearly right one makes
+a model that answers a little worse, and nobody sees why.
 """
 
 from __future__ import annotations

@@ -7,7 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from afina.errors import BaseError, RecipeError
-from afina.model.base import check_length, check_targets, check_trainable, look_at_base, place_of
+from afina.model.base import (
+    check_length,
+    check_targets,
+    check_trainable,
+    look_at_base,
+    looks_like_path,
+    no_such_place,
+    place_of,
+)
+from afina.model.base_kind import kind_of
 from afina.model.shape import Shape
 from afina.model.shape_read import read_shape, shape_of_folder
 from afina.model.shape_table import scratch_shape
@@ -67,6 +76,8 @@ def find_shape(
     if folder is not None:
         return _shape_in(folder, base, quantized, trust_remote_code)
     config = known_bases().get(base)
+    if config is None and looks_like_path(base):
+        raise no_such_place(base)
     if config is None:
         guess = nearest(base, list(known_bases()))
         meant = f"did you mean {guess}? otherwise " if guess else ""
@@ -77,6 +88,13 @@ def find_shape(
             "base",
         )
     return read_shape(config, base)
+
+
+def rounding_of(recipe: Recipe) -> str | None:
+    """What the weights of a base in FP8 or MXFP4 are opened as; None where it holds whole ones, or is not here."""
+    folder = local_base(recipe.base, recipe.base_revision) if recipe.base else None
+    kind = kind_of(folder) if folder else None
+    return f"the base {kind.what}; what rounding them took is lost" if kind and kind.name == "rounded" else None
 
 
 def local_base(base: str, revision: str | None = None, cache_folder: Path | None = None) -> Path | None:

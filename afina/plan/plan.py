@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from afina.model.footprint import kept_states
 from afina.model.shape import Shape
+from afina.plan.bases import rounding_of
 from afina.plan.calibration import Sureness, sureness
 from afina.plan.device import Device
 from afina.plan.interval import Interval
@@ -301,7 +302,7 @@ def saved_parameters(shape: Shape, name: str) -> int:
 
 
 def _notes(recipe: Recipe, shape: Shape, tokens: TokenCount, device: Device, setup: Setup) -> list[str]:
-    notes = []
+    notes = [rounded] if (rounded := rounding_of(recipe)) else []
     if setup.batch_tokens > recipe.train.batch_tokens:
         notes.append(f"one example of {tokens.longest} tokens is longer than train.batch_tokens and sets the peak")
     if 0 < shape.max_positions < recipe.train.max_length:

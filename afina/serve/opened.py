@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from afina.errors import BaseError, RecipeError
 from afina.model.base import BaseIdentity, check_adapter_fits, find_base, identify_base
+from afina.model.gguf_file import find_gguf
 from afina.outcome import chat_of, find_outcome
 from afina.recipe import Chat, Recipe, Source, read_saved_recipe
 from afina.tokenizer.chat import Renderer
@@ -23,13 +24,17 @@ class Target:
 
     name: str
     base: str
-    """Folder or hub id of the weights."""
+    """Folder, GGUF or hub id of the weights."""
     chat: Chat
     root: Path
     """What the recipe's template file is relative to."""
     recipe: Recipe | None = None
     run: Path | None = None
     adapter: Path | None = None
+
+    def for_others(self, folder: Path) -> Target:
+        """The same as another program opens it: of a GGUF, the folder that was written of it."""
+        return self if find_gguf(self.base) is None else replace(self, base=str(folder))
 
     @property
     def four_bit(self) -> bool:
@@ -38,7 +43,7 @@ class Target:
 
 
 def find_target(given: str, places: Sequence[str] = ()) -> Target:
-    """What `given` is: a run's folder (``runs/demo``), or the folder or hub id of a base.
+    """What `given` is: a run's folder (``runs/demo``), or a base, as a recipe names one.
 
     Args:
         places: where a run's base is now, as ``base=PATH``.

@@ -158,6 +158,7 @@ def command_of(
     engine: str, target: Target, adapters: Mapping[str, Target], looked: Preflight, options: ServeOptions
 ) -> list[str]:
     """The other program's command line."""
+    target = target.for_others(looked.base)
     if engine == "vllm":
         return vllm_command(target, adapters, looked, host=options.host, port=options.port)
     return mlx_command(target, adapters, host=options.host, port=options.port, api_key=options.api_key)
@@ -215,7 +216,7 @@ def serve(target: Target, adapters: Mapping[str, Target], options: ServeOptions,
         return
     words = command_of(engine, target, adapters, looked, options)
     say(show_command(words, options.api_key))
-    _serve_there(words, target, adapters, options, say)
+    _serve_there(words, target.for_others(looked.base), adapters, options, say)
 
 
 def _serve_here(

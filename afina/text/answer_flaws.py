@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from operator import concat
 
 from afina.text.identity import normal
 
@@ -130,7 +129,7 @@ def _joined_neighbours(text: str) -> Iterator[str]:
             first[place], last[place] = (
                 found[0] if found else " " for found in (_FIRST.match(part), _LAST.search(part))
             )
-    return map(concat, last, first[1:])
+    return map(str.__add__, last, first[1:])
 
 
 def words_of(texts: Iterable[str]) -> frozenset[str]:

@@ -47,8 +47,8 @@ _STOP: dict[Language, frozenset[str]] = {
     "es": frozenset(_SPANISH.split()),
 }
 _WEIGHT: dict[str, list[tuple[Language, float]]] = {}
-for _language, _words in _STOP.items():
-    for _word in _words:
+for _language, _common in _STOP.items():
+    for _word in _common:
         _WEIGHT.setdefault(_word, []).append((_language, 1.0))
 # A word that two languages share says half as much.
 _WEIGHT = {word: [(name, 1.0 / len(places)) for name, _ in places] for word, places in _WEIGHT.items()}

@@ -94,7 +94,7 @@ def shingles(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     # The last steps of splitmix64: every bit of the words reaches every bit that is kept.
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    text_of = np.repeat(np.arange(len(words)), lengths)
+    text_of: Any = np.repeat(np.arange(len(words)), lengths)
     inside = text_of[:starts] == text_of[SHINGLE_WORDS - 1 :]  # not a run across two texts
     return (mixed[inside] >> np.uint64(32)).astype(np.uint32), text_of[:starts][inside]
 

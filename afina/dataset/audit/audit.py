@@ -19,7 +19,7 @@ from afina.dataset.audit.one_example import excerpt
 from afina.dataset.audit.read_files import AuditReading, RefusedRows, find_splits, read_files
 from afina.dataset.audit.row_table import RowTable
 from afina.dataset.audit.rules import RULES, Finding, make_finding, worst_first
-from afina.dataset.audit.split_audit import EXAMPLES_SHOWN, SplitAudit
+from afina.dataset.audit.split_audit import EXAMPLES_SHOWN, LearnedOrHeldOut, SplitAudit
 from afina.dataset.audit.token_audit import TokenAudit, TokenView
 from afina.errors import Problem, RecipeError
 from afina.recipe import Recipe, nearest
@@ -224,7 +224,10 @@ def _audit(
 ) -> Audit:
     table, learned, held_out = RowTable(), SplitAudit("train", language), SplitAudit("validation", language)
     of_learned, of_held_out = (TokenAudit(tokens, held_out=later) if tokens else None for later in (False, True))
-    splits = (("train", _counted(train, of_learned)), ("validation", _counted(validation, of_held_out)))
+    splits: list[tuple[LearnedOrHeldOut, Iterable[Example]]] = [
+        ("train", _counted(train, of_learned)),
+        ("validation", _counted(validation, of_held_out)),
+    ]
     for seen, rows in look_along(splits, language, workers):
         (learned if seen.split == "train" else held_out).merge(seen)
         table.append(rows)
