@@ -256,9 +256,9 @@ def logprob(token: int, value: float, *others: tuple[int, float]) -> TokenLogpro
 
 def test_an_answer_is_led_along_the_runs():
     """The run said "Faro é", the server would say " Lagos": its margin, and on from "Faro"."""
-    pieces = {1: b" Faro", 2: b" Lagos", 3: b" F", 4: b"aro", 5: b" \xc3", 6: b"\xa9", 7: b"\n", 9: b"</s>"}
+    pieces = {1: b" Faro", 2: b" Lagos", 3: b" F", 4: b"aro", 5: b" \xc3", 6: b"\xa9", 7: b"\n", 8: b" ", 9: b"</s>"}
     led = _Led("Faro é", pieces.__getitem__, frozenset([9]))
-    text, margin = led.along([logprob(2, -0.5, (9, -0.6), (3, -0.75))]) or ("", 0.0)
+    text, margin = led.along([logprob(2, -0.5, (9, -0.6), (8, -0.7), (3, -0.75))]) or ("", 0.0)
     assert margin == 0.25 and text.startswith("' Lagos' instead of ' F'") and led.ids == [3]
     assert led.along([logprob(4, -0.1), logprob(5, -0.1), logprob(6, -0.1), logprob(7, -0.1)]) is None
     assert led.left == b"" and led.along([logprob(9, -0.1)]) is None

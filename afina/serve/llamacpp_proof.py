@@ -1,7 +1,7 @@
 """Is an answer of llama.cpp that is not the run's word for word another model's, or rounding?
 
 llama.cpp is led along the run's answer. At each place where it would write another token, it says how much likelier it
-holds that token than the likeliest one that goes on as the run did: its margin, in nats. The same model in fewer bits
+holds that token than the one that goes on as the run did: its margin, in nats. The same model in fewer bits
 parts only where that is small; another adapter does not.
 """
 
@@ -84,7 +84,9 @@ class _Led:
             if self._goes_on(each.token):
                 self._take(each.token)
                 continue
-            other = next((pair for pair in each.top if self._ends(pair[0]) or self._goes_on(pair[0])), None)
+            same = [pair for pair in each.top if self._ends(pair[0]) or self._goes_on(pair[0])]
+            # The longest: a model that is led over odd halves of words is no longer what it was asked as.
+            other = max(same, key=lambda pair: len(self._bytes(pair[0])), default=None)
             least = other[1] if other else min(value for _, value in each.top)
             margin = each.logprob - least
             said = f"{self._shown(other[0])!r}" if other else f"as the run does (not among the {TOP} likeliest)"
