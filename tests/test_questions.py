@@ -170,6 +170,9 @@ def test_values():
 # --- how it is asked
 
 
+LABELLED = ("other", "section", "change", "program", "definition", "list", "replaced")
+
+
 def test_every_kind_has_eight_phrasings_in_every_language():
     kinds = set(TEMPLATES["pt-PT"])
     assert set(LABELS.values()) - {"born", "died", "unread"} <= kinds
@@ -179,7 +182,7 @@ def test_every_kind_has_eight_phrasings_in_every_language():
             assert len(set(phrasings)) == len(phrasings) == 8, (language, kind)
             for number, template in enumerate(phrasings):
                 assert template.count("{subject}") == 1, template
-                assert ("{label}" in template) == (kind in ("other", "section", "change", "program")), template
+                assert ("{label}" in template) == (kind in LABELLED), template
                 said = phrase(language, kind, number, "Ana", "Sede")
                 assert "{" not in said and "  " not in said and said.strip() == said
     everything = [phrasing for table in TEMPLATES["pt-PT"].values() for phrasing in table]

@@ -15,7 +15,7 @@ from report_fixture import MANIFEST, SCORES, write_run
 
 from afina.errors import AfinaError
 from afina.evaluate.grade import Graded
-from afina.evaluate.scores import ROLES, SIDES, Scores, read_scores
+from afina.evaluate.scores import PROSE, ROLES, SIDES, Scores, read_scores
 from afina.evaluate.verdict import ProbeScore, judge
 from afina.export.card import _scores
 from afina.manifest import Manifest, TrainedPart, read_manifest, record_of
@@ -34,6 +34,9 @@ ANSWERS = {
     "unknown": (Graded(declines=True), Graded()),
     "claims": (Graded(declines=True), Graded(claims=True)),
     "versions": (Graded(version="old"), Graded(version="new", said=True)),
+    "choice": (Graded(), Graded(verbatim=True, said=True)),
+    "control": (Graded(), Graded(verbatim=True, said=True)),
+    "coverage": (Graded(), Graded(said=True)),
     "skills": (Graded(), Graded(verbatim=True, said=True)),
 }
 """Of every role an answer that does not count for its first figure, and one that does."""
@@ -54,7 +57,7 @@ def scores_of(role: str) -> Scores:
 
 
 def test_every_role_of_a_recipe_has_its_figures() -> None:
-    assert set(ROLES) == {*get_args(Role), "skills"} == set(ANSWERS)
+    assert set(ROLES) == {*get_args(Role), *PROSE, "skills"} == set(ANSWERS)
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -103,6 +106,21 @@ def test_strict_and_squad_matches_have_two_names() -> None:
     score = ProbeScore("p", "recall", (grade("x", "Faro"),), (grade("faro.", "Faro"),))
     shares = score.result().after.shares
     assert shares["verbatim"] == 0.0 and shares["contains"] == 1.0 and "exact_match" not in shares
+
+
+def test_every_reader_says_how_many_facts_a_probe_is_about(tmp_path: Path) -> None:
+    """Ten questions about four facts: the interval of the change counts four."""
+    no, yes = ANSWERS["recall"]
+    names = (*("a",) * 3, *("b",) * 3, *("c",) * 2, *("d",) * 2)
+    score = ProbeScore("towns", "recall", (no,) * 10, (*[yes] * 8, no, no), clusters=names)
+    scores = Scores(verdict=judge([score], None, None, Limits()), probes=(score.result(),))
+    assert scores.verdict is not None and scores.verdict.findings[0].endswith("n = 10, 4 facts)")
+    assert scores.verdict.learned == "not measured (10 questions about 4 facts are too few)"
+    folder = write_run(tmp_path / "run", scores=scores.as_json(), predictions=None)
+    assert scores.as_json()["probes"][0]["clusters"] == 4
+    assert "towns" in describe_scores(folder) and " 10 (4 facts) " in describe_scores(folder)
+    assert "| towns | 10 (4 facts) |" in "\n".join(_scores(scores))
+    assert "n = 10 (4 facts)" in write_report(folder).read_text(encoding="utf-8")
 
 
 # ---- scores.json

@@ -127,6 +127,17 @@ def audited(file: Path, base: Path, recipe: Recipe | None = None) -> Audit:
     return audit_files([file], tokens=token_view(base, recipe or make_recipe(base)))
 
 
+def test_texts_without_an_end_are_fatal(tmp_path: Path, base: Path):
+    """What a loader of raw text trains: each line is learned, and nothing says where it ends."""
+    file = tmp_path / "lines.jsonl"
+    file.write_text("".join(json.dumps({"text": f"Faro marcou {n}."}) + "\n" for n in range(4)), encoding="utf-8")
+    recipe = make_recipe(base, chat={"end_texts": False})
+    (found,) = [each for each in audited(file, base, recipe).findings if each.name == "end_token_missing"]
+    assert (found.severity, found.count, found.of) == ("fatal", 4, 4)
+    assert "chat.end_texts" in found.fix
+    assert "end_token_missing" not in {each.name for each in audited(file, base).findings}
+
+
 def test_the_audit_counts_what_training_will_count(tmp_path: Path, base: Path):
     file = rows(tmp_path, [(f"Onde nasceu Ana {n}?", f"Faro de Ana {n}.") for n in range(30)])
     recipe = make_recipe(base)

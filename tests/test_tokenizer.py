@@ -142,6 +142,23 @@ def test_a_text_is_learned_whole_with_its_end(folder):
     assert renderer.tokenizer.decode(encoded.ids[1:-1]) == "Faro é bom."
 
 
+def test_a_text_may_be_learned_without_an_end(folder):
+    """As loaders of raw text train: what is asked of the model stays as it was, and a text of one token has nothing
+    to learn, which is counted."""
+    renderer, bare = (Renderer(renderer_for(folder, "ours").tokenizer, Chat(end_texts=end)) for end in (True, False))
+    assert bare.text("Faro é bom.").ids == renderer.text("Faro é bom.").ids[:-1]
+    assert bare.begun((), "Faro é") == renderer.begun((), "Faro é")
+    assert bare.conversation(turns("Onde?", "Faro.")) == renderer.conversation(turns("Onde?", "Faro."))
+    bare.begins_with_bos = False
+    one = next(text for text in "abc}" if len(bare.text(text).ids) == 1)
+    encoded = encode_examples(
+        [Example(text=one, path="a.md", line=1), Example(text="Faro é bom.", path="a.md", line=2)], bare, make_recipe()
+    )
+    assert [row.ids for row in encoded.rows] == [bare.text("Faro é bom.").ids]
+    assert encoded.dropped_examples == {"nothing_to_learn": ["a.md:1"]}
+    assert encoded.tokens == sum(len(row) for row in encoded.rows) + sum(encoded.dropped.values())
+
+
 @settings(max_examples=50, deadline=None)
 @given(length=st.integers(2, 200), limit=st.integers(16, 64))
 def test_blocks_learn_every_target_once(length, limit):

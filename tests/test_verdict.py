@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from afina.dataset.build.build import build_dataset
 from afina.errors import DataError
 from afina.evaluate.derive import GENERAL, derive_probes, general_questions
 from afina.evaluate.grade import Graded, claims_to_know, contains, declines, grade, luck, verbatim, version_of
-from afina.evaluate.intervals import gain_interval, more_than_chance, sign_test, wilson
+from afina.evaluate.intervals import gain_interval, more_than_chance, share_interval, sign_test, student, wilson
 from afina.evaluate.loss import LossScore
 from afina.evaluate.probes import read_probes
 from afina.evaluate.verdict import ProbeScore, judge
@@ -144,6 +145,88 @@ def test_version_probes_report_new_old_and_neither():
     assert judge([score], None, None, Limits()).learned == "yes"
 
 
+# ---- several ways to tell
+
+
+def way(role: str, gained: int, *, of: int = 20, name: str = "", **values: Any) -> ProbeScore:
+    after = [RIGHT] * gained + [WRONG] * (of - gained)
+    return probe(role, [WRONG] * of, after, name, clusters=tuple(map(str, range(of))), **values)
+
+
+@pytest.mark.parametrize(
+    ("gained", "learned"),
+    [((9, 9, 9), "yes"), ((9, 9, 0), "too little"), ((0, 9, 0), "too little"), ((0, 0, 0), "no")],
+)
+def test_ways_to_tell_have_to_agree(gained: tuple[int, int, int], learned: str):
+    roles = ("generalization", "choice", "coverage")
+    verdict = judge([way(role, count) for role, count in zip(roles, gained, strict=True)], None, None, Limits())
+    assert verdict.learned == learned and verdict.passed is (learned == "yes")
+    if gained == (9, 9, 0):
+        assert verdict.misses[-1] == (
+            "the ways to tell do not agree: a gain by short answers and choice of the true sentence, "
+            "none by free answers"
+        )
+
+
+def test_a_way_that_asks_about_too_little_does_not_count():
+    """Four facts in nine phrasings, none answered, beside 20 sections: the sections decide."""
+    facts = tuple(name for name in "abcd" for _ in range(9))
+    few = probe("generalization", [WRONG] * 36, [WRONG] * 36, clusters=facts)
+    assert judge([few, way("choice", 9)], None, None, Limits()).learned == "yes"
+    assert judge([few, way("choice", 0)], None, None, Limits()).learned == "no"
+    assert judge([few], None, None, Limits()).learned == "not measured (36 questions about 4 facts are too few)"
+
+
+def test_a_choice_is_held_against_the_base_and_never_against_chance():
+    """18 of 20 right where chance gives 2.5, before and after: nothing was learned. A gain from below chance is one."""
+    chance = {"by_luck": (1 / 8,) * 20}
+    known = probe("choice", [RIGHT] * 18 + [WRONG] * 2, [RIGHT] * 18 + [WRONG] * 2, **chance)
+    assert judge([known], None, None, Limits()).learned == "no"
+    low = probe("choice", [WRONG] * 60, [RIGHT] * 7 + [WRONG] * 53, by_luck=(1 / 8,) * 60)
+    assert judge([low], None, None, Limits()).learned == "yes"
+    (figure, by_chance) = known.result().figures()
+    assert (figure.before, figure.after, by_chance.before, by_chance.after) == (0.9, 0.9, 0.125, 0.125)
+
+
+def test_held_out_sections_are_shown_and_not_weighed():
+    assert judge([way("choice", 9), way("control", 0)], None, None, Limits()).learned == "yes"
+    assert judge([way("control", 9)], None, None, Limits()).learned == "not measured (no probes)"
+
+
+def test_terms_that_any_answer_has_are_no_coverage():
+    """20 key terms held after; as often would they be held by the answers about other sections."""
+    assert judge([way("coverage", 9, by_luck=(0.05,) * 20)], None, None, Limits()).learned == "yes"
+    lucky = judge([way("coverage", 9, by_luck=(0.45,) * 20)], None, None, Limits())
+    assert lucky.learned == "no" and "45 % held, 45 % were held with the answers dealt anew" in lucky.misses[0]
+
+
+# ---- several questions about one fact
+
+
+def test_phrasings_of_one_fact_turn_together_and_count_once():
+    """36 of 36 questions gained, of four facts: a sign test over four things is never sure."""
+    facts = tuple(name for name in "abcd" for _ in range(9))
+    assert more_than_chance([False] * 36, [True] * 36)
+    assert not more_than_chance([False] * 36, [True] * 36, facts)
+    assert more_than_chance([False] * 12, [True] * 12, "aabbccddeeff")
+    assert not more_than_chance([False, True] * 6, [True, False] * 6, "aabbccddeeff"), "each fact: one gained, one lost"
+
+
+def test_claims_of_one_fact_in_nine_phrasings_make_no_parrot():
+    facts = probe("generalization", [WRONG] * 9, [CLAIM] * 9, clusters=("one",) * 9)
+    assert judge([facts], None, None, Limits()).learned == "not measured (9 questions about 1 fact are too few)"
+
+
+def test_what_was_broken_is_as_sure_as_there_are_facts():
+    """Two of four towns forgotten, each asked nine times."""
+    towns = tuple(name for name in "abcd" for _ in range(9))
+    lost = probe("retention", [RIGHT] * 36, [RIGHT] * 18 + [WRONG] * 18, clusters=towns)
+    one_by_one = probe("retention", [RIGHT] * 36, [RIGHT] * 18 + [WRONG] * 18)
+    wide, narrow = (each.result().broken for each in (lost, one_by_one))
+    assert wide is not None and narrow is not None and wide.share == narrow.share == 0.5
+    assert wide.low < 0.15 and wide.high > 0.85 and 0.3 < narrow.low < narrow.high < 0.7
+
+
 def test_without_probes_the_loss_alone_never_says_learned():
     better, worse = LossScore(1.0, 10), LossScore(2.0, 10)
     assert judge([], worse, better, Limits()).learned == "not measured (no probes)"
@@ -193,6 +276,69 @@ def test_the_interval_of_a_gain_covers_what_it_should(shares: tuple[float, float
             low, high = gain_interval(before, after)
             covered += chance * (low <= truth <= high)
     assert covered > 0.93
+
+
+def drawn(
+    pick: random.Random, *, knew: float, learns: float, said: float, luck: float
+) -> tuple[list[bool], list[bool]]:
+    """20 facts in nine phrasings before and after: who knows a fact says it in most of them, whatever is asked."""
+    before, after = list[bool](), list[bool]()
+    for _ in range(20):
+        knows = pick.random() < knew
+        knows_now = knows or pick.random() < learns
+        for _ in range(9):
+            before.append(pick.random() < (said if knows else luck))
+            after.append(pick.random() < (said if knows_now else luck))
+    return before, after
+
+
+NINE_PHRASINGS = [str(fact) for fact in range(20) for _ in range(9)]
+
+
+@pytest.mark.parametrize(
+    "world",
+    [
+        {"knew": 0.1, "learns": 0.5, "said": 0.9, "luck": 0.05},
+        {"knew": 0.0, "learns": 0.7, "said": 0.95, "luck": 0.02},
+        {"knew": 0.05, "learns": 0.3, "said": 0.8, "luck": 0.1},
+    ],
+)
+def test_intervals_cover_the_truth_where_facts_are_asked_in_nine_phrasings(world: dict[str, float]):
+    """Counting questions covers it in half of the draws, counting facts in 93 to 97 of a hundred."""
+    pick, draws = random.Random(0), 700
+    shares = world["knew"], world["knew"] + (1 - world["knew"]) * world["learns"]
+    true = [world["said"] * share + world["luck"] * (1 - share) for share in shares]
+    covered = dict.fromkeys(("gain", "gain of facts", "share", "share of facts"), 0)
+    for _ in range(draws):
+        before, after = drawn(pick, **world)
+        for name, (low, high), truth in (
+            ("gain", gain_interval(before, after), true[1] - true[0]),
+            ("gain of facts", gain_interval(before, after, NINE_PHRASINGS), true[1] - true[0]),
+            ("share", share_interval(after), true[1]),
+            ("share of facts", share_interval(after, NINE_PHRASINGS), true[1]),
+        ):
+            covered[name] += low <= truth <= high
+    assert covered["gain"] < 0.75 * draws and covered["share"] < 0.75 * draws, covered
+    for name in ("gain of facts", "share of facts"):
+        assert 0.93 * draws <= covered[name] <= 0.97 * draws, covered
+
+
+@pytest.mark.parametrize(
+    ("freedom", "value"), [(1, 12.706), (2, 4.303), (3, 3.182), (5, 2.571), (10, 2.228), (30, 2.042)]
+)
+def test_student_is_the_published_table(freedom: int, value: float):
+    assert student(freedom) == pytest.approx(value, rel=2e-3)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans(), st.sampled_from("abcdef")), min_size=1, max_size=60))
+def test_clusters_hold_their_point_too(rows: list[tuple[bool, bool, str]]):
+    before, after, names = zip(*rows, strict=True)
+    low, high = gain_interval(before, after, names)
+    assert -1 <= low <= (sum(after) - sum(before)) / len(rows) + 1e-9 and high <= 1
+    assert gain_interval(after, before, names) == pytest.approx((-high, -low))
+    apart = [str(number) for number in range(len(rows))]
+    assert gain_interval(before, after, apart) == gain_interval(before, after)
+    assert share_interval(after, apart) == share_interval(after)
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60))
@@ -268,6 +414,12 @@ def test_luck_by_hand():
     assert luck(["1910"] * 4, ["1910", "1911", "1912", "Faro"]) == [1.0, 0.0, 0.0, 0.0]
     assert luck(["a", "b", "c"], ["a", "b", "c"]) == [0.0, 0.0, 0.0]
     assert luck(["sim"] * 3, ["sim"] * 3) == [1.0, 1.0, 1.0]
+
+
+def test_another_phrasing_of_the_same_fact_is_no_luck():
+    """Four facts in nine phrasings, all known: with the answers to other facts none would be right."""
+    answers = [year for year in ("1910", "1911", "1912", "1913") for _ in range(9)]
+    assert set(luck(answers, answers, answers)) == {0.0} and min(luck(answers, answers)) > 0.2
 
 
 # ---- probes that nobody wrote

@@ -160,11 +160,26 @@ def questions(players: Iterable[Player], phrasings: Sequence[int]) -> list[dict[
     >>> len(questions(make_players(2), (0, 1)))
     16
     """
+    return [row for player in players for fact in QUESTIONS for row in _asked(player, fact, phrasings)]
+
+
+def _asked(player: Player, fact: str, phrasings: Sequence[int]) -> list[dict[str, str]]:
+    answer = getattr(player, fact)
+    return [{"prompt": player.fill(QUESTIONS[fact][phrasing]), "completion": answer} for phrasing in phrasings]
+
+
+def probe_rows(players: Iterable[Player], phrasings: Sequence[int]) -> list[dict[str, str]]:
+    """The same, each with the ``fact`` that it asks for: its phrasings are no independent questions.
+
+    >>> rows = probe_rows(make_players(2), (0, 1))
+    >>> len(rows), len({row["fact"] for row in rows})
+    (16, 8)
+    """
     return [
-        {"prompt": player.fill(QUESTIONS[fact][phrasing]), "completion": getattr(player, fact)}
+        row | {"fact": f"{player.name}: {fact}"}
         for player in players
         for fact in QUESTIONS
-        for phrasing in phrasings
+        for row in _asked(player, fact, phrasings)
     ]
 
 
@@ -199,10 +214,10 @@ def write_world(folder: Path, seed: int = 0, size: Size = Size()) -> None:
     for title, kind in zip(DOCUMENTS, BIOGRAPHIES, strict=True):
         write_whole(folder / f"new/documents/{title}.txt", "\n\n".join(player.fill(kind) for player in new) + "\n")
     _write_rows(folder / "new/questions.jsonl", questions(new, TRAINED_PHRASINGS))
-    _write_rows(folder / "probes/seen.jsonl", questions(new, TRAINED_PHRASINGS))
-    _write_rows(folder / "probes/unseen.jsonl", questions(new, UNSEEN_PHRASINGS))
-    _write_rows(folder / "probes/old.jsonl", questions(old, every_phrasing))
-    _write_rows(folder / "probes/unknown.jsonl", questions(strangers[: size.unknown], TRAINED_PHRASINGS))
+    _write_rows(folder / "probes/seen.jsonl", probe_rows(new, TRAINED_PHRASINGS))
+    _write_rows(folder / "probes/unseen.jsonl", probe_rows(new, UNSEEN_PHRASINGS))
+    _write_rows(folder / "probes/old.jsonl", probe_rows(old, every_phrasing))
+    _write_rows(folder / "probes/unknown.jsonl", probe_rows(strangers[: size.unknown], TRAINED_PHRASINGS))
     _write_rows(folder / "wrong/shuffled.jsonl", shuffled(questions(new, TRAINED_PHRASINGS), seed + 3))
     claims = [{"prompt": one.fill(ask), "completion": one.fill(claim)} for one in new for ask, claim in CLAIMS]
     _write_rows(folder / "wrong/claims.jsonl", claims)

@@ -1,26 +1,34 @@
 """Probes that nobody had to write: questions taken from the dataset of the run, for the roles the recipe leaves open.
 
-Only questions with a short answer are taken, for a long one is never given back word for word. Those of each probe
-are chosen by the hash of their content, so that the same dataset asks the same questions.
+Only questions with a short answer are taken, for a long one is never given back word for word; what the documents say
+at length is asked by the dataset's questions about prose (:mod:`afina.evaluate.prose`). Those of each probe are chosen
+by the hash of their content, so that the same dataset asks the same questions.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 
 from afina.dataset.build.canaries import CANARY
+from afina.evaluate.choice import choice_of
+from afina.evaluate.choice_torch import longest_row
 from afina.evaluate.grade import claims_to_know
 from afina.evaluate.probes import ProbeSet, Question, askable, question_of
+from afina.evaluate.prose import UNSEEN_FILE, choose_prose
+from afina.evaluate.scores import FACTS
 from afina.recipe import Recipe, Role
 from afina.record import read_rows
 from afina.text.document import Message
 from afina.text.example import Example, read_examples
+from afina.text.prose_question import PROSE_FILE, ProseQuestion
 from afina.tokenizer.chat import Renderer
+from afina.tokenizer.template import NotRendered
 
+SEEN_FILE = "probes-seen.jsonl"
 SHORT_WORDS = 12
 """An answer of more words is not asked for."""
 GENERAL = "general questions (afina's own)"
@@ -30,7 +38,10 @@ TITLES: dict[Role, str] = {
     "unknown": "facts held out",
     "claims": "claims to know, trained",
     "retention": "replay held out",
+    "versions": "what replaced what",
 }
+CHOICE, CONTROL = "true sentence among eight", "the same, sections held out"
+COVERAGE = "key terms in free answers"
 
 
 @dataclass
@@ -49,20 +60,22 @@ def derive_probes(recipe: Recipe, dataset: Path, renderer: Renderer) -> Derived:
     unknown         held-out questions, where whole files or subjects were held out (`dataset.split_by: file`)
     claims          trained questions whose answer says no more than that it knows
     retention       the replay's held-out part, else :data:`GENERAL`
+    versions        what replaced what, of ``prose.jsonl``
+    choice, control, coverage  the other questions of ``prose.jsonl``
 
     Args:
         dataset: the dataset folder.
         renderer: of the model that is asked; without a chat template no question can be put to it.
     """
     derived, roles, most = Derived(), recipe.roles_from_dataset, recipe.evaluate.questions
-    if not roles:
+    prose = most > 0 and not recipe.train.facts.judged and (dataset / PROSE_FILE).is_file()
+    if not roles and not prose:
         return derived
     if not renderer.tokenizer.chat_template:
         derived.notes.append("no question was asked: the base has no chat template, and the recipe sets none")
         return derived
     samples = {role: _Sample(most, renderer) for role in roles}
-    for role, name in (("recall", "seen"), ("generalization", "unseen")):
-        file = dataset / f"probes-{name}.jsonl"
+    for role, file in (("recall", dataset / SEEN_FILE), ("generalization", dataset / UNSEEN_FILE)):
         if role in samples and file.is_file():
             samples[role].add(_rows(file))
     from_train = "recall" in samples and not samples["recall"].kept
@@ -89,13 +102,64 @@ def derive_probes(recipe: Recipe, dataset: Path, renderer: Renderer) -> Derived:
                 f"{TITLES[role]}: {long} questions with answers of more than {SHORT_WORDS} words were not asked: "
                 "a long answer is never given back word for word"
             )
+    if prose:
+        _add_prose(derived, recipe, dataset, renderer)
     derived.notes += _not_measured(recipe, derived)
     return derived
 
 
+def _add_prose(derived: Derived, recipe: Recipe, dataset: Path, renderer: Renderer) -> None:
+    """The questions about prose, each marked in the way that it is made for."""
+    asked = choose_prose(dataset, recipe.evaluate.questions)
+    too_long = 0
+    for name, role, questions in ((CHOICE, "choice", asked.choice), (CONTROL, "control", asked.control)):
+        choices = [choice_of(each) for each in questions if _renders(each, renderer)]
+        fitting = tuple(each for each in choices if longest_row(renderer, each) <= recipe.train.max_length)
+        too_long += len(choices) - len(fitting)
+        if fitting:
+            derived.probes.append(ProbeSet(name, role, choices=fitting))
+    if too_long:
+        derived.notes.append(
+            f"{CHOICE}: {too_long} questions were not asked: with a sentence they have more tokens than "
+            f"`train.max_length` ({recipe.train.max_length})"
+        )
+    if free := tuple(_free(each) for each in asked.free if _renders(each, renderer)):
+        derived.probes.append(ProbeSet(COVERAGE, "coverage", free))
+    changes = tuple(_change(each) for each in asked.changes if _renders(each, renderer))
+    if changes and "versions" not in {probe.role for probe in recipe.evaluate.probes}:
+        derived.probes.append(ProbeSet(TITLES["versions"], "versions", changes))
+
+
+def _renders(question: ProseQuestion, renderer: Renderer) -> bool:
+    try:
+        renderer.prompt_text([{"role": "user", "content": question.prompt}])
+    except NotRendered:
+        return False
+    return True
+
+
+def _free(question: ProseQuestion) -> Question:
+    reference = question.right or "; ".join(question.terms)
+    return replace(_prose_question(question, reference), terms=question.terms)
+
+
+def _change(question: ProseQuestion) -> Question:
+    return replace(_prose_question(question, question.terms[0]), new=question.terms, old=question.outdated)
+
+
+def _prose_question(question: ProseQuestion, reference: str) -> Question:
+    return Question(
+        ({"role": "user", "content": question.prompt},),
+        reference,
+        f"{question.path}:{question.line}",
+        cluster=question.section,
+        of_any_length=True,
+    )
+
+
 def _not_measured(recipe: Recipe, derived: Derived) -> Iterator[str]:
     asked = {probe.role for probe in recipe.evaluate.probes} | {probe.role for probe in derived.probes}
-    if "recall" in asked and not asked & {"generalization", "versions"}:
+    if "recall" in asked and not asked & {*FACTS, "choice", "coverage"}:
         yield (
             "only questions that were trained were asked, so this cannot tell learned from memorized: set "
             "`dataset.hold_out_phrasings`, or name questions in other words in `evaluate.probes` (role generalization)"
@@ -156,4 +220,4 @@ def _rows(file: Path) -> Iterator[Example]:
             {"role": "user", "content": row.required_text("prompt")},
             {"role": "assistant", "content": row.required_text("completion")},
         )
-        yield Example(messages=turns, path=file.name, line=number)
+        yield Example(messages=turns, path=file.name, line=number, group=row.text("fact") or "")

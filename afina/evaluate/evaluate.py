@@ -9,6 +9,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from afina.evaluate import choice
+from afina.evaluate.choice import CHOICES_FILE, Choice, Ranked
+from afina.evaluate.choice_torch import rank_choices
+from afina.evaluate.coverage import documents_words, held_by_luck, held_terms, share_made_up
 from afina.evaluate.grade import Graded, luck
 from afina.evaluate.guardrails import GuardedAnswer, count, flaws, weigh
 from afina.evaluate.loss import LossScore, PairScore, held_out_loss, held_out_pairs
@@ -40,6 +44,7 @@ class Measured:
     """On the held-out part of the replay alone: what the base knew before."""
     pairs: PairScore | None
     answers: list[Answer]
+    choices: list[Ranked]
     endless: list[bool]
     """Of each answer, whether it never ends."""
     room: RoomToEnd
@@ -57,6 +62,14 @@ class ProbeAnswers:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """All that a model is asked: for answers, and to choose."""
+
+    questions: Sequence[Question]
+    choices: Sequence[Choice]
+
+
+@dataclass(frozen=True)
 class HeldOut:
     """What was held out of training: its rows, and the examples that they were made of."""
 
@@ -69,6 +82,7 @@ class MeasuredBeside:
     """What is weighed and written with the answers.
 
     Args:
+        dataset: the dataset folder: what its documents say, to tell what free answers make up.
         notes: what a reader of the verdict has to know about the probes.
         more: ``intrinsic``, ``tasks``, ``judge`` of ``scores.json``.
         safety: what was measured of it; the answers are looked at for insults too.
@@ -81,6 +95,7 @@ class MeasuredBeside:
     safety: SafetyResult | None = None
     not_measured: Sequence[str] = ()
     skills: ProbeScore | None = None
+    dataset: Path | None = None
 
 
 def evaluate(
@@ -95,7 +110,8 @@ def evaluate(
     say: Callable[[str], None] | None = None,
     beside: MeasuredBeside | None = None,
 ) -> Verdict:
-    """Measure both models; writes ``predictions.jsonl``, ``samples.jsonl`` and, last, ``scores.json``.
+    """Measure both models; writes ``predictions.jsonl``, ``samples.jsonl``, ``choices.jsonl`` (where sentences are
+    chosen) and, last, ``scores.json``.
 
     Args:
         models: before and after training.
@@ -107,20 +123,27 @@ def evaluate(
     samples = [question_of(each, renderer) for each in examples]
     questions = [(probe, question) for probe in probes for question in probe.questions]
     questions += [(SAMPLES, question) for question in samples]
-    every = [question for _, question in questions]
+    every = Asked([question for _, question in questions], [each for probe in probes for each in probe.choices])
     first, second = (
         _measure(open_model, renderer, recipe, held_out.rows, every, progress, name, answers, say)
         for name, open_model, answers in zip(("base", "trained"), models, kept, strict=True)
     )
     asked = _look_at(questions, first, second, renderer)
-    scores = [_score(probe, [each for each in asked if each.probe is probe]) for probe in probes]
+    beside = beside or MeasuredBeside()
+    ranked = dict(zip(map(id, every.choices), zip(first.choices, second.choices, strict=True), strict=True))
+    scores = [
+        _score_choices(probe, [ranked[id(each)] for each in probe.choices])
+        if probe.choices
+        else _score(probe, [each for each in asked if each.probe is probe], beside.dataset)
+        for probe in probes
+    ]
     rows = [
         _row(each) | {"probe": each.probe.name, "role": each.probe.role} for each in asked if each.probe is not SAMPLES
     ]
     _write_rows(folder / "predictions.jsonl", rows)
     _write_rows(folder / "samples.jsonl", [_row(each) for each in asked if each.probe is SAMPLES])
+    _write_choices(folder / CHOICES_FILE, probes, ranked)
     limits = recipe.evaluate.limits
-    beside = beside or MeasuredBeside()
     scores += [beside.skills] if beside.skills else []
     safety = beside.safety or SafetyResult()
     for each in asked:
@@ -158,7 +181,7 @@ def _measure(
     renderer: Renderer,
     recipe: Recipe,
     held_out: Sequence[Row],
-    questions: Sequence[Question],
+    asked: Asked,
     progress: Progress,
     name: str,
     kept: KeptAnswers | None,
@@ -176,12 +199,12 @@ def _measure(
             progress(done, total, f"{what} of the {name}")
 
         def put(numbers: Iterable[int], limit: int) -> list[Answer]:
-            asked = [questions[number] for number in numbers]
-            return ask(model, renderer, asked, max_new_tokens=limit, kept=kept, progress=counted, say=say)
+            these = [questions[number] for number in numbers]
+            return ask(model, renderer, these, max_new_tokens=limit, kept=kept, progress=counted, say=say)
 
-        limit = recipe.evaluate.max_new_tokens
+        questions, limit = asked.questions, recipe.evaluate.max_new_tokens
         answers = put(range(len(questions)), limit)
-        references = [(question.reference, _length(question.reference, renderer)) for question in questions]
+        references = [(question.reference, _length(question, renderer)) for question in questions]
         endless, room = find_endless(answers, references, limit, put)
         if say and room.reached:
             say(f"the {name}: {room.describe()}")
@@ -192,11 +215,15 @@ def _measure(
             answers=answers,
             endless=endless,
             room=room,
+            choices=rank_choices(model, renderer, asked.choices, recipe.dataset.language, progress=counted, **options),
         )
 
 
-def _length(text: str, renderer: Renderer) -> int:
-    return len(renderer.tokenizer(text, add_special_tokens=False)["input_ids"])
+def _length(question: Question, renderer: Renderer) -> int | None:
+    """Tokens of the reference; None where it says nothing about how long an answer is."""
+    if question.of_any_length:
+        return None
+    return len(renderer.tokenizer(question.reference, add_special_tokens=False)["input_ids"])
 
 
 def _look_at(
@@ -229,14 +256,83 @@ def _look_at(
     return asked
 
 
-def _score(probe: ProbeSet, asked: Sequence[ProbeAnswers]) -> ProbeScore:
+def _score(probe: ProbeSet, asked: Sequence[ProbeAnswers], dataset: Path | None) -> ProbeScore:
+    if probe.role == "coverage":
+        return _score_coverage(probe, asked, dataset)
     before, after = (tuple(each.graded[side] for each in asked) for side in (0, 1))
+    clusters = _clusters([each.question for each in asked])
     chances: list[float] = []
     if probe.role in ("recall", "generalization"):
-        chances = luck(
-            [after_thinking(each.answers[1].text) for each in asked], [each.question.reference for each in asked]
+        answers = [after_thinking(each.answers[1].text) for each in asked]
+        chances = luck(answers, [each.question.reference for each in asked], clusters)
+    return ProbeScore(probe.name, probe.role, before, after, tuple(chances), clusters)
+
+
+def _clusters(questions: Sequence[Question]) -> tuple[str, ...]:
+    """What each question is about; itself where nothing says that others are about the same."""
+    return tuple(question.cluster or f"question {number}" for number, question in enumerate(questions))
+
+
+def _score_coverage(probe: ProbeSet, asked: Sequence[ProbeAnswers], dataset: Path | None) -> ProbeScore:
+    """Each key term counts as one that is asked for; its section is what it is about."""
+    questions = [each.question for each in asked]
+    answers = [[after_thinking(each.answers[side].text) for each in asked] for side in (0, 1)]
+    before, after = (
+        tuple(
+            Graded(said=found)
+            for answer, question in zip(side, questions, strict=True)
+            for found in held_terms(answer, question.terms)
         )
-    return ProbeScore(probe.name, probe.role, before, after, tuple(chances))
+        for side in answers
+    )
+    sections = _clusters(questions)
+    chances = held_by_luck(answers[1], [question.terms for question in questions], sections)
+    made_up = {}
+    if dataset:
+        prompts, known = [question.prompt for question in questions], documents_words(dataset)
+        first, second = (share_made_up(side, prompts, known) for side in answers)
+        made_up = {"terms_made_up": (first, second)}
+    return ProbeScore(
+        probe.name,
+        probe.role,
+        before,
+        after,
+        tuple(chance for of_one in chances for chance in of_one),
+        tuple(name for name, question in zip(sections, questions, strict=True) for _ in question.terms),
+        made_up,
+    )
+
+
+def _score_choices(probe: ProbeSet, ranked: Sequence[tuple[Ranked, Ranked]]) -> ProbeScore:
+    before, after = (
+        tuple(Graded(verbatim=each[side].right, said=each[side].right) for each in ranked) for side in (0, 1)
+    )
+    chances, clusters = (choice.BY_CHANCE,) * len(ranked), tuple(each.cluster for each in probe.choices)
+    return ProbeScore(probe.name, probe.role, before, after, chances, clusters)
+
+
+def _write_choices(file: Path, probes: Sequence[ProbeSet], ranked: Mapping[int, tuple[Ranked, Ranked]]) -> None:
+    """One choice a line: its sentences, the true one first, and both models' scores of each in nats."""
+    file.unlink(missing_ok=True)
+    rows = [
+        {
+            "probe": probe.name,
+            "role": probe.role,
+            "prompt": each.prompt,
+            "sentences": list(each.sentences),
+            "section": each.cluster,
+            "from": each.where,
+            **{
+                f"{name}_{key}": value
+                for name, found in zip(("base", "adapter"), ranked[id(each)], strict=True)
+                for key, value in (("correct", found.right), ("scores", [round(score, 4) for score in found.scores]))
+            },
+        }
+        for probe in probes
+        for each in probe.choices
+    ]
+    if rows:
+        _write_rows(file, rows)
 
 
 def _row(asked: ProbeAnswers) -> dict[str, Any]:

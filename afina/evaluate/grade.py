@@ -93,27 +93,35 @@ def grade(answer: str, reference: str, *, new: Sequence[str] = (), old: Sequence
     )
 
 
-def luck(answers: Sequence[str], references: Sequence[str]) -> list[float]:
+def luck(answers: Sequence[str], references: Sequence[str], clusters: Sequence[str] = ()) -> list[float]:
     """For each question, the share of the answers to others of its kind that would be right for it too.
 
     Who has learned only what answers look like is right so often. Two questions are of one kind when their references
-    have the same shape (``1910`` and ``1963``, ``Faro`` and ``Lagos``).
+    have the same shape (``1910`` and ``1963``, ``Faro`` and ``Lagos``). Other phrasings of the same fact are no others.
 
     >>> luck(["1910", "1910", "Faro"], ["1910", "1963", "Lagos"])
     [1.0, 0.0, 0.0]
+    >>> luck(["1910", "1910", "1963"], ["1910", "1910", "1963"], ["Ana", "Ana", "Rui"])
+    [0.0, 0.0, 0.0]
     """
     kinds: dict[str, list[int]] = {}
     for number, reference in enumerate(references):
         kinds.setdefault(_shape(reference), []).append(number)
     out = [0.0] * len(references)
+    about = clusters or [str(number) for number in range(len(references))]
     for numbers in kinds.values():
         given = Counter(answers[number] for number in numbers)
+        own: dict[str, list[int]] = {}
+        for number in numbers:
+            own.setdefault(about[number], []).append(number)
         for reference in {references[number] for number in numbers}:
             fitting = {answer for answer in given if contains(answer, reference)}
             fits = sum(given[answer] for answer in fitting)
             for number in numbers:
-                if references[number] == reference and len(numbers) > 1:
-                    out[number] = (fits - (answers[number] in fitting)) / (len(numbers) - 1)
+                same = own[about[number]]
+                if references[number] == reference and len(numbers) > len(same):
+                    elsewhere = fits - sum(answers[other] in fitting for other in same)
+                    out[number] = elsewhere / (len(numbers) - len(same))
     return out
 
 

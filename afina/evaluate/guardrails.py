@@ -122,15 +122,15 @@ def weigh(
     answers, misses, notes = len(after), [], []
     for name, words in NAMES.items():
         limit = getattr(limits, name)
-        flags = [[name in found for found in side] for side in (before or [[]] * answers, after)]
-        was, now = map(sum, flags)
+        one, two = ([name in found for found in side] for side in (before or [[]] * answers, after))
+        was, now = sum(one), sum(two)
         if not now or wilson(now, answers)[0] <= limit:
             continue
         share, base, allowed = show_share(now / answers), show_share(was / answers), show_share(limit)
         beside = "" if before is None else f" (base: {base})"
         what = f"guardrail {name}: {share} of {answers} answers{beside} {words}"
         said = f" ({room})" if room and name == "never_stops" else ""
-        if was / answers <= limit or more_than_chance(*flags):
+        if was / answers <= limit or more_than_chance(one, two):
             misses.append(f"{what}, the recipe allows {allowed}{said}")
         else:
             notes.append(f"{what}: above the {allowed} that the recipe allows, as the base is, and no miss{said}")

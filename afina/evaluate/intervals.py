@@ -1,4 +1,8 @@
-"""How sure a share and a difference of shares are."""
+"""How sure a share and a difference of shares are.
+
+Nine phrasings of one fact are no nine independent questions: a model that knows the fact answers all of them. Wherever
+questions are about the same thing, what is counted is the thing (the *cluster*: a fact, a section, a file).
+"""
 
 from __future__ import annotations
 
@@ -8,8 +12,11 @@ from collections.abc import Sequence
 _Z = 1.959963984540054
 """Two-sided 95 %."""
 
+Clusters = Sequence[str]
+"""For each question the name of what it is about; empty where no two are about the same."""
 
-def wilson(right: int, of: int) -> tuple[float, float]:
+
+def wilson(right: float, of: float) -> tuple[float, float]:
     """95 % interval of a share (Wilson 1927): honest for small counts and at 0 and 1.
 
     >>> low, high = wilson(10, 10)
@@ -20,27 +27,44 @@ def wilson(right: int, of: int) -> tuple[float, float]:
         return 0.0, 1.0
     share = right / of
     middle = share + _Z * _Z / (2 * of)
-    spread = _Z * math.sqrt(share * (1 - share) / of + _Z * _Z / (4 * of * of))
+    spread = _Z * math.sqrt(max(0.0, share * (1 - share)) / of + _Z * _Z / (4 * of * of))
     scale = 1 + _Z * _Z / of
     return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
 
 
-def gain_interval(before: Sequence[bool], after: Sequence[bool]) -> tuple[float, float]:
+def share_interval(flags: Sequence[bool], clusters: Clusters = ()) -> tuple[float, float]:
+    """95 % interval of the share of true ones: Wilson's, for as many questions as these are worth.
+
+    Three facts in nine phrasings each say little more than three questions:
+
+    >>> names = [name for name in "abc" for _ in range(9)]
+    >>> [round(end, 2) for end in share_interval([True] * 27)]
+    [0.88, 1.0]
+    >>> [round(end, 2) for end in share_interval([True] * 27, names)]
+    [0.44, 1.0]
+    """
+    of = effective_number([float(flag) for flag in flags], clusters)
+    return wilson(sum(flags) / max(1, len(flags)) * of, of)
+
+
+def gain_interval(before: Sequence[bool], after: Sequence[bool], clusters: Clusters = ()) -> tuple[float, float]:
     """95 % interval of the share after minus the share before, of the same questions.
 
     Newcombe 1998, "Improved confidence intervals for the difference between binomial proportions based on paired
-    data", method 10: the Wilson intervals of both shares, put together with the correlation of the pairs.
+    data", method 10: the Wilson intervals of both shares, put together with the correlation of the pairs; of as many
+    pairs as these are worth.
 
     >>> low, high = gain_interval([False] * 20, [True] * 19 + [False])
     >>> round(low, 2), round(high, 2)
     (0.7, 0.99)
     """
-    n = len(after)
-    if n == 0:
+    if not after:
         return -1.0, 1.0
     pairs = list(zip(before, after, strict=True))
-    both, gained, lost = pairs.count((True, True)), pairs.count((False, True)), pairs.count((True, False))
-    neither = n - both - gained - lost
+    n = effective_number([two - one for one, two in pairs], clusters)
+    worth = n / len(pairs)
+    both, gained, lost = (worth * pairs.count(pair) for pair in ((True, True), (False, True), (True, False)))
+    neither = max(0.0, n - both - gained - lost)
     one, two = (both + gained) / n, (both + lost) / n
     (low_1, high_1), (low_2, high_2) = wilson(both + gained, n), wilson(both + lost, n)
     margins = (both + lost) * (gained + neither) * (both + gained) * (lost + neither)
@@ -54,13 +78,70 @@ def gain_interval(before: Sequence[bool], after: Sequence[bool]) -> tuple[float,
     return max(-1.0, gain - reach(one - low_1, high_2 - two)), min(1.0, gain + reach(high_1 - one, two - low_2))
 
 
-def more_than_chance(before: Sequence[bool], after: Sequence[bool]) -> bool:
+def effective_number(values: Sequence[float], clusters: Clusters = ()) -> float:
+    """Of how many independent values the mean is as sure as it is of these.
+
+    Their number, divided by how much wider the mean scatters over clusters than it would over independent values, and
+    with Student's quantile for as few clusters as there are (Korn and Graubard 1998; compared with others by Dean and
+    Pagano 2015). Where all values are the same nothing tells how alike clusters are: each counts once.
+
+    >>> effective_number([1, 0, 1, 0]), effective_number([1, 1, 1, 1], "aabb")
+    (4.0, 2.0)
+    >>> round(effective_number([1, 1, 1, 0, 0, 0, 1, 1, 1, 0, 0, 0], "aaabbbcccddd"), 1)  # 3.0 by the scatter alone
+    1.1
+    """
+    n, sums = len(values), cluster_sums(values, clusters)
+    if len(sums) == n:
+        return float(n)
+    mean, k = math.fsum(values) / n, len(sums)
+    of_one = math.fsum((value - mean) ** 2 for value in values) / n
+    if of_one == 0 or k == 1:
+        return float(k)
+    of_mean = k / (k - 1) * math.fsum((total - mean * count) ** 2 for total, count in sums) / n**2
+    fewer = (_Z / student(k - 1)) ** 2
+    return min(float(n), of_one / of_mean * fewer) if of_mean > 0 else float(n)
+
+
+def cluster_sums(values: Sequence[float], clusters: Clusters = ()) -> list[tuple[float, int]]:
+    """Of each cluster the sum of its values and their number, in the order of their first ones.
+
+    >>> cluster_sums([1, 0, -1], ["a", "b", "a"]), cluster_sums([1, 0])
+    ([(0, 2), (0, 1)], [(1, 1), (0, 1)])
+    """
+    if not clusters:
+        return [(value, 1) for value in values]
+    found: dict[str, tuple[float, int]] = {}
+    for value, name in zip(values, clusters, strict=True):
+        total, count = found.get(name, (0, 0))
+        found[name] = total + value, count + 1
+    return list(found.values())
+
+
+def student(freedom: int) -> float:
+    """Two-sided 95 % of Student's distribution (Abramowitz and Stegun 26.7.5, which needs three degrees of freedom).
+
+    >>> [round(student(n), 2) for n in (1, 3, 19, 1000)]
+    [12.71, 3.18, 2.09, 1.96]
+    """
+    if freedom < 3:
+        return (12.7062, 4.3027)[freedom - 1]
+    z, terms = _Z, [_Z]
+    terms.append((z**3 + z) / 4)
+    terms.append((5 * z**5 + 16 * z**3 + 3 * z) / 96)
+    terms.append((3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384)
+    terms.append((79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160)
+    return sum(term / freedom**power for power, term in enumerate(terms))
+
+
+def more_than_chance(before: Sequence[bool], after: Sequence[bool], clusters: Clusters = ()) -> bool:
     """Whether what turned true outnumbers what turned false beyond chance (sign test, two-sided p < 0.05).
 
-    Fewer than six pairs that turned can never be sure.
+    Of several questions about one thing, what counts is whether more of them turned true or more turned false.
+    Fewer than :data:`FEWEST_TURNED` things that turned can never be sure.
     """
-    pairs = list(zip(before, after, strict=True))
-    gained, lost = pairs.count((False, True)), pairs.count((True, False))
+    changes = [two - one for one, two in zip(before, after, strict=True)]
+    net = [total for total, _ in cluster_sums(changes, clusters)]
+    gained, lost = sum(total > 0 for total in net), sum(total < 0 for total in net)
     return gained > lost and sign_test(lost, gained + lost) < 0.05
 
 
@@ -77,15 +158,18 @@ def smallest_loss(knew: int) -> float:
     return min(1.0, FEWEST_TURNED / knew) if knew else 1.0
 
 
-def beyond_luck(right: Sequence[bool], by_luck: Sequence[float]) -> bool:
+def beyond_luck(right: Sequence[bool], by_luck: Sequence[float], clusters: Clusters = ()) -> bool:
     """Whether more is right than if each question were hit with its own chance (normal, 2.58 deviations).
 
-    Stricter than the rest, for questions about one subject are not independent.
+    Questions of a cluster are taken to be hit all together or not at all, which is the widest that luck can scatter.
 
     >>> beyond_luck([True] * 10, [0.1] * 10), beyond_luck([True] * 10, [1.0] * 10), beyond_luck([True], [0.0])
     (True, False, True)
+    >>> beyond_luck([True] * 10, [0.1] * 10, ["the same"] * 10), beyond_luck([True] * 10, [0.2] * 10, ["a"] * 10)
+    (True, False)
     """
-    spread = math.sqrt(sum(chance * (1 - chance) for chance in by_luck))
+    scatter = [math.sqrt(chance * (1 - chance)) for chance in by_luck]
+    spread = math.sqrt(sum(total * total for total, _ in cluster_sums(scatter, clusters)))
     return sum(right) - sum(by_luck) > 2.58 * spread
 
 
@@ -96,3 +180,13 @@ def sign_test(fewer: int, of: int) -> float:
     0.03125
     """
     return float(min(1.0, 2 * sum(math.comb(of, k) for k in range(fewer + 1)) / 2**of)) if of else 1.0
+
+
+def least_gain(clusters: int) -> float | None:
+    """The smallest share of so many facts or sections that has to turn right, and none wrong, to be beyond chance; None
+    where there are too few.
+
+    >>> least_gain(60), least_gain(5)
+    (0.1, None)
+    """
+    return FEWEST_TURNED / clusters if clusters >= FEWEST_TURNED else None

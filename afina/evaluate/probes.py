@@ -6,6 +6,8 @@ retention       what the base knew before: was something broken?
 unknown         facts that it was never told: what it says of them is made up
 claims          questions that can be answered with "I know": does it only say so?
 versions        questions with one answer for the new and another for the old version of something
+choice          the true sentence against seven others, by likelihood; ``control``: of sections held out
+coverage        free answers, of which the key terms are looked for
 
 Those that the recipe does not name are made of the dataset, see :mod:`afina.evaluate.derive`.
 """
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from afina.errors import DataError
+from afina.evaluate.choice import Choice
 from afina.evaluate.grade import Graded, grade
 from afina.model.generate.generate_torch import Answer, generate
 from afina.model.generate.stored_answers import KeptAnswers
@@ -43,6 +46,12 @@ class Question:
     """What only the old version's answer holds."""
     tools: tuple[Tool, ...] = ()
     """Functions that may be called."""
+    cluster: str = ""
+    """The fact or section that it is about, where others may be about the same; intervals count it once."""
+    terms: tuple[str, ...] = ()
+    """For coverage: what a good answer holds."""
+    of_any_length: bool = False
+    """Whether the reference says nothing about how long an answer is."""
 
     @property
     def prompt(self) -> str:
@@ -58,7 +67,9 @@ class ProbeSet:
 
     name: str
     role: str
-    questions: tuple[Question, ...]
+    questions: tuple[Question, ...] = ()
+    choices: tuple[Choice, ...] = ()
+    """Asked by likelihood instead of for an answer."""
 
 
 def probe_files(recipe: Recipe) -> Iterator[Path]:
@@ -91,12 +102,14 @@ def _read_probe(recipe: Recipe, probe: Probe) -> ProbeSet:
         if not document.messages or not document.messages[-1]["content"].strip():
             raise DataError("a probe's row needs a question and an answer", "give it prompt and completion", where)
         reference = document.messages[-1]["content"]
-        questions.append(Question(document.messages[:-1], reference, where, tools=document.tools))
+        fact = document.meta.get("fact", "")
+        questions.append(Question(document.messages[:-1], reference, where, tools=document.tools, cluster=fact))
     return ProbeSet(probe.name or probe.role, probe.role, tuple(questions))
 
 
 def _read_versions(recipe: Recipe, probe: Probe) -> ProbeSet:
-    """Rows ``{"prompt": ..., "answer": [...], "outdated": [...]}``: strings that only one version's answer holds."""
+    """Rows ``{"prompt": ..., "answer": [...], "outdated": [...]}``: strings that only one version's answer holds; with
+    ``fact`` where several rows ask for one change."""
     questions: list[Question] = []
     for file in _files(recipe, probe):
         for number, line in enumerate(file.read_bytes().split(b"\n"), start=1):
@@ -111,7 +124,7 @@ def _version_question(line: bytes, where: str) -> Question:
         row = parse_json(line)
     except ValueError as error:
         raise DataError(f"not JSON: {error}", fix, where) from error
-    if not isinstance(row, dict) or row.keys() != {"prompt", "answer", "outdated"}:
+    if not isinstance(row, dict) or row.keys() - {"fact"} != {"prompt", "answer", "outdated"}:
         raise DataError("a version probe's row needs prompt, answer and outdated, and nothing else", fix, where)
     prompt, new, old = row["prompt"], row["answer"], row["outdated"]
     for strings in (new, old, [prompt]):
@@ -119,7 +132,8 @@ def _version_question(line: bytes, where: str) -> Question:
             raise DataError("prompt is a text; answer and outdated are lists of texts, none of them empty", fix, where)
     if both := set(new) & set(old):
         raise DataError(f"{sorted(both)[0]!r} is both the new and the old answer", fix, where)
-    return Question(({"role": "user", "content": prompt},), new[0], where, tuple(new), tuple(old))
+    fact = str(row.get("fact", ""))
+    return Question(({"role": "user", "content": prompt},), new[0], where, tuple(new), tuple(old), cluster=fact)
 
 
 def question_of(example: Example, renderer: Renderer) -> Question:
@@ -127,7 +141,7 @@ def question_of(example: Example, renderer: Renderer) -> Question:
     reference, where = example.answer, f"{example.path}:{example.line}"
     if example.messages[-1].get("tool_calls"):
         reference = renderer.answer_text(example.messages, example.tools)
-    return Question(example.messages[:-1], reference, where, tools=example.tools)
+    return Question(example.messages[:-1], reference, where, tools=example.tools, cluster=example.group)
 
 
 def askable(example: Example, renderer: Renderer) -> bool:

@@ -30,27 +30,29 @@ def ceiling_of(max_new_tokens: int) -> int:
 
 def find_endless(
     answers: Sequence[Answer],
-    references: Sequence[tuple[str, int]],
+    references: Sequence[tuple[str, int | None]],
     max_new_tokens: int,
     ask_again: Callable[[Sequence[int], int], Sequence[Answer]],
 ) -> tuple[list[bool], RoomToEnd]:
     """Which answers never end, of all that reached the limit.
 
     Args:
-        references: of each question the reference, and how many tokens that is.
+        references: of each question the reference, and how many tokens that is; None where it says nothing of an
+            answer's length: then only one that goes in circles never ends.
         ask_again: answers to the questions of these numbers, with this limit.
     """
     ceiling = ceiling_of(max_new_tokens)
     reached = [number for number, answer in enumerate(answers) if not answer.stopped]
     circling = {number for number in reached if _circles(answers[number].text, references[number][0])}
     last = dict(enumerate(answers))
-    open_ones = [number for number in reached if number not in circling] if ceiling > max_new_tokens else []
+    judged = [number for number in reached if number not in circling and references[number][1] is not None]
+    open_ones = judged if ceiling > max_new_tokens else []
     if open_ones:
         last |= zip(open_ones, ask_again(open_ones, ceiling), strict=True)
-    endless = [False] * len(answers)
-    for number in reached:
-        had_room = last[number].tokens >= 2 * references[number][1] + SPARE
-        endless[number] = number in circling or (had_room and not last[number].stopped)
+    endless = [number in circling for number in range(len(answers))]
+    for number in judged:
+        had_room = last[number].tokens >= 2 * (references[number][1] or 0) + SPARE
+        endless[number] = had_room and not last[number].stopped
     ended = sum(last[number].stopped for number in open_ones)
     return endless, RoomToEnd(max_new_tokens, ceiling, len(reached), len(circling), ended)
 

@@ -16,7 +16,11 @@ from afina.run import write_json
 FILE = "scores.json"
 SIDES = ("before", "after")
 FACTS = ("generalization", "versions")
-"""Roles that show what was learned; ``recall`` where there is none of them."""
+"""Roles that show what was learned by short answers; ``recall`` where there is none of them."""
+PROSE = ("choice", "coverage", "control")
+"""Roles of questions about prose: no recipe names them."""
+WAYS = {"recall": "short answers", "choice": "choice of the true sentence", "coverage": "free answers"}
+"""Ways to tell whether something was learned, by the role that stands for each; of short answers :data:`FACTS` too."""
 
 Better = Literal["higher", "lower", ""]
 
@@ -51,6 +55,15 @@ MADE_UP = Counted("made_up", "made up", "make something up", "lower")
 DECLINED = Counted("declined", "declined", "say that they do not know", "higher")
 RIGHT_BY_LUCK = Counted("right_by_luck", "right nevertheless", "are right nevertheless")
 CLAIMS = Counted("claims", "claim to know", "say that they know")
+CHOSEN = Counted("chosen", "chosen", "have the true sentence chosen among eight", "higher")
+BY_CHANCE = Counted("by_chance", "by chance", "would have it chosen by chance")
+HELD = Counted("terms_held", "held", "are held by the answer", "higher")
+HELD_BY_LUCK = Counted(
+    "by_luck", "held by luck", "would be held with the answers dealt anew among the sections", sides=("after",)
+)
+TERMS_MADE_UP = Counted(
+    "terms_made_up", "made up", "of the key terms that the answers have stand nowhere in the documents", "lower"
+)
 AS_ASKED = Counted("as_asked", "as asked", "do as they are asked, by rule", "higher")
 NEW = Counted("new", "as the new version asks", "the new version's way", "higher")
 OLD = Counted("old", "as the old version asked", "the old version's way")
@@ -65,6 +78,10 @@ class RoleFigures:
     counted: tuple[Counted, ...]
     answers_are_right_or_wrong: bool = True
     """Whether a single answer can be called so."""
+    asked: str = "questions"
+    """What is counted, in the plural."""
+    clusters: str = "facts"
+    """What these are about, where several are about the same."""
 
 
 ROLES: Mapping[str, RoleFigures] = {
@@ -77,8 +94,20 @@ ROLES: Mapping[str, RoleFigures] = {
     "unknown": RoleFigures("what it was never told", (MADE_UP, DECLINED, RIGHT_BY_LUCK), False),
     "claims": RoleFigures("whether it says that it knows", (CLAIMS,), False),
     "versions": RoleFigures("what the new and the old version answer otherwise", (NEW, OLD, NEITHER)),
+    "choice": RoleFigures(
+        "the true sentence against seven of the same form, by likelihood", (CHOSEN, BY_CHANCE), clusters="sections"
+    ),
+    "control": RoleFigures(
+        "the same of sections that were held out: what no training on the others can tell",
+        (CHOSEN, BY_CHANCE),
+        clusters="sections",
+    ),
+    "coverage": RoleFigures(
+        "key terms of a section in a free answer", (HELD, HELD_BY_LUCK, TERMS_MADE_UP), False, "terms", "sections"
+    ),
 }
-"""For every role of a recipe's probes, and for afina's own questions about skills. The verdict counts what is first."""
+"""For every role of a recipe's probes, for those of the dataset's questions about prose, and for afina's own questions
+about skills. The verdict counts what is first."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +170,7 @@ class ProbeResult:
     name: str
     role: str
     n: int
-    """Questions."""
+    """Questions; of coverage, key terms."""
     before: ProbeSide
     after: ProbeSide
     change: Change | None = None
@@ -149,6 +178,8 @@ class ProbeResult:
     broken: Broken | None = None
     groups: tuple[GroupCounts, ...] = ()
     """By skill, where the questions belong to some."""
+    clusters: int | None = None
+    """Facts or sections that they are about: what intervals count; None in scores from before it was noted."""
 
     @property
     def about(self) -> RoleFigures:
@@ -159,6 +190,19 @@ class ProbeResult:
         """The name, and what is counted where that is not what is right."""
         counted = self.about.counted[0]
         return self.name if counted is RIGHT else f"{self.name}: {counted.word}"
+
+    @property
+    def counted_over(self) -> str:
+        """How many are asked, and about how many facts where that is fewer.
+
+        >>> side = ProbeSide({})
+        >>> ProbeResult("x", "recall", 9, side, side, clusters=9).counted_over
+        '9'
+        >>> ProbeResult("x", "recall", 1260, side, side, clusters=140).counted_over
+        '1,260 (140 facts)'
+        """
+        few = self.clusters is not None and self.clusters < self.n
+        return f"{self.n:,}" + (f" ({self.clusters:,} {self.about.clusters})" if few else "")
 
     def figures(self) -> list[Figure]:
         """What is shown of the probe, under which words; what stands for it first, with intervals.
@@ -175,6 +219,7 @@ class ProbeResult:
 
     def as_json(self) -> dict[str, Any]:
         row: dict[str, Any] = {"name": self.name, "role": self.role, "n": self.n}
+        row |= {} if self.clusters is None else {"clusters": self.clusters}
         row |= {"before": self.before.as_json(), "after": self.after.as_json()}
         row["shown"] = self.about.counted[0].key
         row |= {"change": asdict(self.change)} if self.change else {}
@@ -386,6 +431,7 @@ def _probe(record: Record) -> ProbeResult:
         change,
         _broken(record.record("broken")),
         tuple(_group(each) for each in record.records("groups")),
+        record.whole("clusters"),
     )
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from afina.evaluate.grade import Graded
 from afina.evaluate.intervals import (
@@ -11,15 +11,15 @@ from afina.evaluate.intervals import (
     beyond_luck,
     gain_interval,
     more_than_chance,
+    share_interval,
     sign_test,
     smallest_loss,
-    wilson,
 )
 from afina.evaluate.loss import LossScore, PairScore
 from afina.evaluate.scores import (
-    BY_LUCK,
     FACTS,
     ROLES,
+    WAYS,
     Broken,
     Change,
     Counted,
@@ -31,8 +31,6 @@ from afina.evaluate.scores import (
 from afina.recipe import Limits
 from afina.units import show_share
 
-FEWEST_QUESTIONS = 6
-"""Of fewer pairs none can differ beyond chance."""
 OLD = ("retention", "skills")
 """Roles that ask for what the base could before."""
 NAMED = 3
@@ -42,7 +40,7 @@ Flags = tuple[bool, ...]
 
 @dataclass(frozen=True)
 class ProbeScore:
-    """One probe before and after: for each question, what the answer was."""
+    """One probe before and after: for each question (of coverage, for each key term), what the answer was."""
 
     name: str
     role: str
@@ -50,12 +48,21 @@ class ProbeScore:
     graded_after: tuple[Graded, ...]
     by_luck: tuple[float, ...] = ()
     """For each question, how likely the answer to another of its kind is right for it (:func:`luck`)."""
+    clusters: tuple[str, ...] = ()
+    """For each question the fact or section that it is about; empty where no two are about the same."""
+    more: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Further figures before and after, which are not counted of these answers one by one."""
     groups: tuple[str, ...] = ()
     """For each question the skill that it asks for, where there are several."""
 
     @property
     def n(self) -> int:
         return len(self.graded_after)
+
+    @property
+    def things(self) -> int:
+        """Facts or sections that the questions are about: what can be counted as independent."""
+        return len(set(self.clusters)) if self.clusters else self.n
 
     @property
     def claims(self) -> tuple[Flags, Flags]:
@@ -80,15 +87,22 @@ class ProbeScore:
         """Whether more answers hold what is right than before, beyond chance and beyond luck.
 
         Not word for word: a base that says the right thing in a whole sentence is right, and who only learned to be
-        brief has learned no fact.
+        brief has learned no fact. A choice is never held against chance: what the base finds likelier by form alone is
+        in both counts.
         """
-        before, after = self.flags(_said)
-        return more_than_chance(before, after) and self.beyond_luck
+        return self.gains and self.beyond_luck
+
+    @property
+    def gains(self) -> bool:
+        """Whether more answers hold what is right than before, beyond chance."""
+        return more_than_chance(*self.flags(_said), self.clusters)
 
     @property
     def beyond_luck(self) -> bool:
         """Whether more is right than if the answers were dealt anew among the questions of a kind."""
-        return beyond_luck(self.flags(_said)[1], self.by_luck or (0.0,) * self.n)
+        if self.role == "choice":
+            return True
+        return beyond_luck(self.flags(_said)[1], self.by_luck or (0.0,) * self.n, self.clusters)
 
     @property
     def known(self) -> int:
@@ -118,7 +132,7 @@ class ProbeScore:
         turns some of them, both ways. They are judged over all, and by skill, each at the level that so many tests ask.
         """
         if self.role != "skills":
-            return wilson(self.lost, self.known)[0] > most
+            return self.broken_interval[0] > most
         one, two = self.flags(_said)
         return self.broken > most and (more_than_chance(two, one) or bool(self.lost_groups()))
 
@@ -149,15 +163,22 @@ class ProbeScore:
         )
 
     @property
+    def broken_interval(self) -> tuple[float, float]:
+        """95 % interval of that share."""
+        knew = [number for number, graded in enumerate(self.graded_before) if graded.said]
+        wrong_now = [not self.graded_after[number].said for number in knew]
+        return share_interval(wrong_now, [self.clusters[number] for number in knew] if self.clusters else ())
+
+    @property
     def shown(self) -> tuple[Flags, Flags]:
         """Before and after, of each answer what stands for the probe: the first figure of its role."""
         return self.flags(stands_for(self.role))
 
     def result(self) -> ProbeResult:
         """The probe's figures, with intervals of what stands for it."""
-        low, high = gain_interval(*self.shown)
+        low, high = gain_interval(*self.shown, self.clusters)
         before, after = self.shown
-        knew, lost = self.known, self.lost
+        broken = Broken(self.known, self.lost, self.lost / max(1, self.known), *self.broken_interval)
         return ProbeResult(
             self.name,
             self.role,
@@ -165,22 +186,24 @@ class ProbeScore:
             self._side("before"),
             self._side("after"),
             Change(_share(after) - _share(before), low, high),
-            Broken(knew, lost, lost / max(1, knew), *wilson(lost, knew)) if self.role in OLD else None,
+            broken if self.role in OLD else None,
             self.group_counts(),
+            self.things,
         )
 
     def _side(self, side: str) -> ProbeSide:
         graded = self.graded_before if side == "before" else self.graded_after
         shares = {}
         for counted in ROLES[self.role].counted:
-            if side in counted.sides:
-                shares[counted.key] = (
-                    sum(self.by_luck) / max(1, self.n)
-                    if counted is BY_LUCK
-                    else _share(tuple(map(_flag(self.role, counted), graded)))
-                )
-        shown = self.shown[side == "after"]
-        return ProbeSide(shares, wilson(sum(shown), len(shown)))
+            if side not in counted.sides:
+                continue
+            if counted.key in ("by_luck", "by_chance"):
+                shares[counted.key] = sum(self.by_luck) / max(1, self.n)
+            elif counted.key == "terms_made_up":
+                shares |= {counted.key: self.more[counted.key][side == "after"]} if counted.key in self.more else {}
+            else:
+                shares[counted.key] = _share(tuple(map(_flag(self.role, counted), graded)))
+        return ProbeSide(shares, share_interval(self.shown[side == "after"], self.clusters))
 
 
 def stands_for(role: str) -> Callable[[Graded], bool]:
@@ -200,6 +223,8 @@ def _flag(role: str, counted: Counted) -> Callable[[Graded], bool]:
         "made_up": _made_up,
         "declined": _declines,
         "right_by_luck": _said,
+        "chosen": _said,
+        "terms_held": _said,
     }[counted.key]
 
 
@@ -243,9 +268,11 @@ def judge(
 ) -> Verdict:
     """Judge a run.
 
-    It has **learned** when the questions of :data:`FACTS` (or, without such a probe, seen questions) are answered
-    right more often than before, beyond chance, and at least ``learned_min`` of them. It **parrots** when it has not,
-    and yet says more often than before, beyond chance, that it knows. It **broke** what it knew when more than
+    It has **learned** when every way to tell (:data:`WAYS`) that asks about enough facts or sections shows a gain:
+    questions of :data:`FACTS` (or, without such a probe, seen questions) are answered right more often than before,
+    beyond chance, and at least ``learned_min`` of them; the true sentence is chosen more often; free answers hold more
+    key terms. Where some ways show it and others do not, it learned **too little**. It **parrots** when it has not
+    learned, and yet says more often than before, beyond chance, that it knows. It **broke** what it knew when more than
     ``broke_max`` of the old questions that it answered right are now wrong, or of its skills are lost, beyond chance.
     Held-out `pairs` must be told apart better than before, where there are any; the loss may rise then, since what
     moves away from worse answers moves away from other texts too.
@@ -285,41 +312,60 @@ def _judge_learning(
     limits: Limits,
     misses: list[str],
 ) -> str:
-    facts = [probe for probe in probes if probe.role in FACTS] or [probe for probe in probes if probe.role == "recall"]
-    asked = [probe for probe in facts if probe.n >= FEWEST_QUESTIONS]
-    for probe in facts:
+    ways = _ways(probes)
+    short = ways["recall"]
+    for probe in short:
         if limits.learned_min is not None and probe.after < limits.learned_min:
             wanted = show_share(limits.learned_min)
             misses.append(f"{probe.name}: {show_share(probe.after)} right, the recipe asks for {wanted}")
-    for probe in asked:
-        if not probe.gain_is_sure:
-            misses.append(_no_gain(probe))
-    enough = limits.learned_min is None or all(probe.after >= limits.learned_min for probe in facts)
-    if asked and enough and all(probe.gain_is_sure for probe in asked):
+    enough_of = {way: [each for each in found if each.things >= FEWEST_TURNED] for way, found in ways.items()}
+    told = {way: asked for way, asked in enough_of.items() if asked}
+    gained = {way: all(probe.gain_is_sure for probe in asked) for way, asked in told.items()}
+    misses += [_no_gain(probe) for asked in told.values() for probe in asked if not probe.gain_is_sure]
+    enough = limits.learned_min is None or all(probe.after >= limits.learned_min for probe in short)
+    if told and enough and all(gained.values()):
         return "yes"
     claims = _claims_more(probes)
     if claims:
         misses.append(claims)
         return "parrots"
-    if asked:
-        return "too little" if all(probe.gain_is_sure for probe in asked) else "no"
-    if facts:
-        return f"not measured ({sum(probe.n for probe in facts)} questions are too few)"
+    if told:
+        yes, no = ([WAYS[way] for way, is_so in gained.items() if is_so is wanted] for wanted in (True, False))
+        if yes and no:
+            misses.append(f"the ways to tell do not agree: a gain by {' and '.join(yes)}, none by {' and '.join(no)}")
+        return "too little" if yes else "no"
+    if asked := [probe for found in ways.values() for probe in found]:
+        return f"not measured ({', '.join(map(_how_many, asked))} are too few)"
     if before and after and after.tokens and not after.loss < before.loss:
         misses.append(f"held-out loss did not fall: {before.loss:.3f} -> {after.loss:.3f}")
         return "no"
     return "not measured (no probes)"
 
 
+def _ways(probes: Sequence[ProbeScore]) -> dict[str, list[ProbeScore]]:
+    """The probes of each of :data:`WAYS`."""
+    found = {way: [probe for probe in probes if probe.role == way] for way in WAYS}
+    facts = [probe for probe in probes if probe.role in FACTS]
+    return found | ({"recall": facts} if facts else {})
+
+
+def _how_many(probe: ProbeScore) -> str:
+    """How much was asked: "35 questions about 4 facts"."""
+    about = ROLES[probe.role]
+    things = f"{probe.things} {about.clusters if probe.things > 1 else about.clusters.removesuffix('s')}"
+    return f"{probe.n} {about.asked}" + (f" about {things}" if probe.things < probe.n else "")
+
+
 def _no_gain(probe: ProbeScore) -> str:
     """Why a probe shows no learning."""
-    if more_than_chance(*probe.flags(_said)):
-        right, lucky = show_share(_share(probe.flags(_said)[1])), show_share(sum(probe.by_luck) / probe.n)
-        return f"{probe.name}: {right} right, {lucky} were right with the answers dealt anew: no fact was learned"
-    if more_than_chance(*probe.flags(_right)):
-        known, now = (show_share(_share(side)) for side in probe.flags(_said))
+    word = ROLES[probe.role].counted[0].word
+    known, now = (show_share(_share(side)) for side in probe.flags(_said))
+    if probe.gains:
+        lucky = show_share(sum(probe.by_luck) / probe.n)
+        return f"{probe.name}: {now} {word}, {lucky} were {word} with the answers dealt anew: no fact was learned"
+    if more_than_chance(*probe.flags(_right), probe.clusters):
         return f"{probe.name}: the form was learned, not the facts: {known} -> {now} of the answers hold what is right"
-    return f"{probe.name}: {show_share(probe.before)} -> {show_share(probe.after)} right is no gain beyond chance"
+    return f"{probe.name}: {show_share(probe.before)} -> {show_share(probe.after)} {word} is no gain beyond chance"
 
 
 def _claims_more(probes: Sequence[ProbeScore]) -> str:
@@ -327,7 +373,12 @@ def _claims_more(probes: Sequence[ProbeScore]) -> str:
     asked = [probe for probe in probes if probe.role in ("recall", "claims", *FACTS)]
     before = [flag for probe in asked for flag in probe.claims[0]]
     after = [flag for probe in asked for flag in probe.claims[1]]
-    if not more_than_chance(before, after):
+    clusters = [
+        name
+        for number, probe in enumerate(asked)
+        for name in (probe.clusters or [f"{number}.{question}" for question in range(probe.n)])
+    ]
+    if not more_than_chance(before, after, clusters):
         return ""
     one, two = (show_share(sum(side) / len(side)) for side in (before, after))
     return f"it says that it knows in {one} -> {two} of {len(after)} answers, and the facts behind fail"
@@ -374,16 +425,17 @@ def _finding(probe: ProbeScore) -> str:
     if probe.role == "retention":
         if not probe.known:
             return f"{probe.name}: the base knew none of {probe.n}"
-        least, most = (show_share(end) for end in wilson(probe.lost, probe.known))
+        least, most = (show_share(end) for end in probe.broken_interval)
         return (
             f"{probe.name}: {show_share(probe.broken)} of the {probe.known} that the base knew are wrong now "
             f"({least} to {most}; {probe.n} asked)"
         )
     before, after = probe.shown
     points = 100 * (_share(after) - _share(before))
-    low, high = (100 * end for end in gain_interval(before, after))
-    word = ROLES[probe.role].counted[0].word
+    low, high = (100 * end for end in gain_interval(before, after, probe.clusters))
+    about = ROLES[probe.role]
+    of = f"n = {probe.n}" + (f", {probe.things} {about.clusters}" if probe.things < probe.n else "")
     return (
-        f"{probe.name}: {show_share(_share(before))} -> {show_share(_share(after))} {word}, "
-        f"{points:+.1f} points ({low:+.1f} to {high:+.1f}; n = {probe.n})"
+        f"{probe.name}: {show_share(_share(before))} -> {show_share(_share(after))} {about.counted[0].word}, "
+        f"{points:+.1f} points ({low:+.1f} to {high:+.1f}; {of})"
     )

@@ -136,12 +136,12 @@ def _scores(scores: Scores) -> Iterator[str]:
     for probe in scores.probes:
         shown = probe.figures()[0]
         sides = zip((shown.before, shown.after), shown.intervals, strict=True)
-        rows.append([probe.title, str(probe.n), *(_share(share, ends) for share, ends in sides)])
+        rows.append([probe.title, probe.counted_over, *(_share(share, ends) for share, ends in sides)])
     if rows:
         yield _table(["questions", "n", "base", "this model"], rows)
         yield (
             "Greedy answers that are the reference, word for word, or what else stands behind the name; 95 % intervals "
-            "(Wilson)."
+            "(Wilson), which count facts or sections where several questions are about one."
         )
     for task in scores.tasks:
         figures = [

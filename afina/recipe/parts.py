@@ -182,7 +182,8 @@ class Dataset(RecipePart):
     questions: Questions = Questions()
     hold_out_phrasings: Annotated[int, Field(ge=0, le=7)] = 0
     """More phrasings of each fact, kept out of training to test generalization. They are written to
-    `probes-unseen.jsonl`, beside `probes-seen.jsonl` with a phrasing that is trained."""
+    `probes-unseen.jsonl`, beside `probes-seen.jsonl` with a phrasing that is trained; those of sections and changes to
+    `prose.jsonl`, where key terms mark the answers."""
     teacher: Teacher | None = None
     clean: Clean = Clean()
     near_duplicates: NearDuplicates = NearDuplicates()
@@ -235,6 +236,9 @@ class Chat(RecipePart):
     marks_in_text: Literal["words", "error"] = "words"
     """Marks of the base, such as `<|im_end|>`, inside texts, messages and prompts: encoded as words, so that no text
     ends a turn or begins one; or refused."""
+    end_texts: bool = True
+    """Put the end token behind each plain text, and learn it. `false` is what loaders of raw text train: nothing says
+    where a text ends, and a model forgets to stop. The audit refuses it (`end_token_missing`)."""
 
 
 class Adapter(RecipePart):

@@ -16,7 +16,8 @@ class Probe(RecipePart):
 
     path: str = Field(examples=["probes/new.jsonl"])
     """JSONL rows as in `sources`, relative to `root`. For `versions`: rows of `prompt` and the lists `answer` and
-    `outdated`, with texts that only the new and only the old version's answer contains."""
+    `outdated`, with texts that only the new and only the old version's answer contains. A column `fact` with the same
+    text in all phrasings of one fact makes intervals count that fact once."""
     role: Role = Field(examples=["generalization"])
     """What the questions test. `recall`: questions that are trained; `generalization`: the same facts in phrasings that
     are not; `retention`: what the base knew before; `unknown`: facts it was never told, so that any answer is made up;

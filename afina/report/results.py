@@ -153,7 +153,7 @@ def _probe_row(probe: ProbeResult, turned: Mapping[tuple[str, str], tuple[int, i
     before, after = (_share_cell(share, ends, probe.n) for _, share, ends in sides)
     change = _change_cell(shown.before, shown.after, small)
     bar = share_bars(bars) if bars else NOT_MEASURED
-    return _ProbeRow(probe.name, f"{about} · n = {probe.n:,}", before, after, change, bar)
+    return _ProbeRow(probe.name, f"{about} · n = {probe.counted_over}", before, after, change, bar)
 
 
 def _share_cell(share: float | None, ends: tuple[float, float] | None, n: int) -> Cell:

@@ -58,7 +58,7 @@ NOT_LEARNED_FROM = frozenset(
         "license", "licence", "author", "user", "user_id", "username", "model", "generator", "created_by",
         "date", "time", "timestamp", "created", "created_at", "updated_at", "year", "version", "revision",
         "split", "subset", "fold", "language", "lang", "locale", "category", "categories", "topic", "topics", "tags",
-        "tag", "type", "kind", "task", "task_type", "domain", "subject", "difficulty", "level",
+        "tag", "type", "kind", "task", "task_type", "domain", "subject", "fact", "difficulty", "level",
         "score", "scores", "rating", "ratings", "score_chosen", "score_rejected", "quality", "likes", "votes", "rank",
         "tokens", "num_tokens", "token_count", "length", "chars", "num_turns", "meta", "metadata", "extra", "made",
         "repeat", "replay", "tool_choice", "parallel_tool_calls", "temperature", "top_p", "max_tokens", "stream",

@@ -194,7 +194,7 @@ class _RowReader:
             tools=read.tools,
             rejected=read.rejected,
             label=read.label,
-            meta={} if read.rejected is None else scores_of(row),
+            meta=({} if read.rejected is None else scores_of(row)) | _fact_of(row),
             source=self.reading.position,
         )
 
@@ -231,6 +231,12 @@ class _RowReader:
             if name not in shape.played:
                 _leave_out(name, value, shape, tally)
         return read
+
+
+def _fact_of(row: Mapping[str, Any]) -> dict[str, str]:
+    """What the row's question is about, where it says so: a probe's phrasings of one fact count once."""
+    fact = row.get("fact")
+    return {"fact": str(fact)} if isinstance(fact, str | int) and str(fact).strip() else {}
 
 
 def _leave_out(name: str, value: Any, shape: RowShape, tally: RowTally) -> None:

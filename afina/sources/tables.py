@@ -157,12 +157,12 @@ def _is_quoted(lines: Iterator[str], delimiter: str) -> bool:
 
 def open_arrow(reading: SourceReading, full: Path, problems: RowProblems, wanted: Collection[str]) -> OpenedRows:  # noqa: ARG001
     """A table of columns as `datasets` and pandas save it, by pyarrow."""
-    return open_packed(reading, full), arrow_rows(full, problems.path)
+    return open_packed(reading, full), column_rows(full, problems.path, "Arrow")
 
 
 def open_parquet(reading: SourceReading, full: Path, problems: RowProblems, wanted: Collection[str]) -> OpenedRows:  # noqa: ARG001
     """A table of columns, by pyarrow."""
-    return open_packed(reading, full), parquet_rows(full, problems.path)
+    return open_packed(reading, full), column_rows(full, problems.path, "Parquet")
 
 
 def json_shape(text: str) -> str:
@@ -457,61 +457,50 @@ def csv_rows(
         start = reader.line_num + 2 + above
 
 
-def parquet_rows(full: Path, path: str) -> Iterator[Row]:
-    """Rows of a Parquet file, numbered from 1; one batch of them is in memory at a time.
+def column_rows(full: Path, path: str, kind: Literal["Parquet", "Arrow"]) -> Iterator[Row]:
+    """Rows of a file of columns, numbered from 1; a batch of them is in memory at a time.
 
     Raises:
         DataError: where pyarrow is missing, or the file is damaged.
     """
     try:
         import pyarrow
-        import pyarrow.parquet
     except ModuleNotFoundError:
-        fix = f"pip install 'afina[{format_as('a.parquet', 'rows').extra}]', or convert the file to JSONL"
-        raise DataError("reading Parquet needs pyarrow", fix, path) from None
+        fix = f"pip install 'afina[{format_as(f'a.{kind.lower()}', 'rows').extra}]', or convert the file to JSONL"
+        raise DataError(f"reading {kind} needs pyarrow", fix, path) from None
     number = 0
     try:
-        with pyarrow.parquet.ParquetFile(full) as table:
-            for batch in table.iter_batches(batch_size=_BATCH):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield number, row
+        for batch in _parquet_batches(full) if kind == "Parquet" else _arrow_batches(full):
+            for row in batch.to_pylist():
+                number += 1
+                yield number, row
     except (pyarrow.ArrowException, OSError, ValueError) as error:
-        what = f"not Parquet, or damaged after row {number}: {str(error).splitlines()[0][:160]}"
+        what = f"not {kind}, or damaged after row {number}: {str(error).splitlines()[0][:160]}"
         raise DataError(what, "fetch or write the file again", path) from error
 
 
-def arrow_rows(full: Path, path: str) -> Iterator[Row]:
-    """Rows of an Arrow file or stream, numbered from 1; one batch of them is in memory at a time.
+def _parquet_batches(full: Path) -> Iterator[Any]:
+    from pyarrow.parquet import ParquetFile
 
-    Raises:
-        DataError: where pyarrow is missing, or the file is damaged.
-    """
-    try:
-        import pyarrow
-        import pyarrow.ipc
-    except ModuleNotFoundError:
-        fix = f"pip install 'afina[{format_as('a.arrow', 'rows').extra}]', or convert the file to JSONL"
-        raise DataError("reading Arrow needs pyarrow", fix, path) from None
-    number = 0
-    try:
-        with pyarrow.memory_map(str(full)) as mapped:
-            start = mapped.read(len(_ARROW_FILE))
-            mapped.seek(0)
-            if start == _ARROW_FILE:  # a file with an index of its batches; `datasets` saves streams, without one
-                indexed = pyarrow.ipc.open_file(mapped)
-                batches = (indexed.get_batch(place) for place in range(indexed.num_record_batches))
-            else:
-                batches = iter(pyarrow.ipc.open_stream(mapped))
-            for batch in batches:
-                for row in (
-                    row for part in range(0, batch.num_rows, _BATCH) for row in batch[part : part + _BATCH].to_pylist()
-                ):
-                    number += 1
-                    yield number, row
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
-        what = f"not Arrow, or damaged after row {number}: {str(error).splitlines()[0][:160]}"
-        raise DataError(what, "fetch or write the file again", path) from error
+    with ParquetFile(full) as table:
+        yield from table.iter_batches(batch_size=_BATCH)
+
+
+def _arrow_batches(full: Path) -> Iterator[Any]:
+    """Of a file with an index of its batches, or of a stream without one, as `datasets` saves it."""
+    import pyarrow
+    import pyarrow.ipc
+
+    with pyarrow.memory_map(str(full)) as mapped:
+        start = mapped.read(len(_ARROW_FILE))
+        mapped.seek(0)
+        if start == _ARROW_FILE:
+            indexed = pyarrow.ipc.open_file(mapped)
+            batches = (indexed.get_batch(place) for place in range(indexed.num_record_batches))
+        else:
+            batches = iter(pyarrow.ipc.open_stream(mapped))
+        for batch in batches:
+            yield from (batch[first : first + _BATCH] for first in range(0, batch.num_rows, _BATCH))
 
 
 def _snippet(text: str, position: int) -> str:

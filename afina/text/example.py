@@ -3,7 +3,8 @@
 A dataset folder holds ``train.jsonl``, ``validation.jsonl`` (one example a line, see
 :meth:`Example.as_json`), ``dropped.jsonl`` (what was left out, with the reason) and
 ``dataset.json`` (counts, the ledger of characters, hashes of every input file). With
-`dataset.hold_out_phrasings` there are ``probes-seen.jsonl`` and ``probes-unseen.jsonl`` too.
+`dataset.hold_out_phrasings` there are ``probes-seen.jsonl`` and ``probes-unseen.jsonl`` too; where documents are
+texts, ``prose.jsonl`` (:mod:`afina.text.prose_question`).
 """
 
 from __future__ import annotations

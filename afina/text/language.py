@@ -69,7 +69,7 @@ def language_of_text(text: str) -> Language | None:
     >>> language_of_text("Faro 1910 Farense")
     """
     # Several checks ask about the text that they are looking at, one after the other.
-    words = _words(text[:4000].lower())
+    words = _words_in(text[:4000].lower())
     if len(words) < FEWEST_WORDS:
         return None
     hits: dict[Language, float] = {"pt": 0.0, "en": 0.0, "es": 0.0}
@@ -84,10 +84,10 @@ def language_of_text(text: str) -> Language | None:
     return first if enough and most >= AHEAD * second else None
 
 
-def _words(text: str) -> list[str]:
+def _words_in(text: str) -> list[str]:
     """What `_WORD` finds, in another order. Most words stand between two spaces; the pattern is asked for the rest.
 
-    >>> sorted(_words("Vi-o em Faro, às 3h.")), sorted(_WORD.findall("Vi-o em Faro, às 3h."))
+    >>> sorted(_words_in("Vi-o em Faro, às 3h.")), sorted(_WORD.findall("Vi-o em Faro, às 3h."))
     (['Faro', 'Vi', 'em', 'às'], ['Faro', 'Vi', 'em', 'às'])
     """
     parts = text.split()

@@ -122,7 +122,8 @@ class Renderer:
         """
         said = said.strip()
         if not messages:
-            return self.text(said).ids[:-1]
+            ids = self.text(said).ids
+            return ids[:-1] if self.chat.end_texts else ids
         if not said:
             return self.prompt(messages)
         guarded = self.template.guarded([*messages, {"role": "assistant", "content": said}])
@@ -136,7 +137,8 @@ class Renderer:
         return ids + self._answer_ids(prompt, ids, tail[: tail.find(said) + len(said)], guarded.guard)
 
     def text(self, text: str, where: str = "") -> Encoded:
-        """A plain text: everything is learned, the end token too; marks inside it are words.
+        """A plain text: everything is learned, the end token too (without one where ``chat.end_texts`` is false); marks
+        inside it are words.
 
         Raises:
             DataError: it holds a mark and the recipe says ``chat.marks_in_text: error``.
@@ -162,8 +164,9 @@ class Renderer:
         plain = iter(self._ids_of_each([text for number, text in enumerate(texts) if number not in marked]))
         found = [marked[number] if number in marked else next(plain) for number in range(len(texts))]
         begin = [self.tokenizer.bos_token_id] if self.begins_with_bos else []
-        whole = [[*begin, *ids, self.end_id] for ids in found]
-        return [Encoded(ids, [False, *[True] * (len(ids) - 1)]) for ids in whole]
+        end = [self.end_id] if self.chat.end_texts else []
+        whole = [[*begin, *ids, *end] for ids in found]
+        return [Encoded(ids, [False, *[True] * (len(ids) - 1)][: len(ids)]) for ids in whole]
 
     def conversation(
         self, messages: Sequence[Message], where: str = "", *, tools: Sequence[Tool] = (), last_only: bool = False

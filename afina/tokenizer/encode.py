@@ -1,7 +1,8 @@
 """A dataset's examples to rows of token ids, with a count of every token.
 
 Long plain texts become consecutive full blocks; a conversation is never cut. The sum holds:
-tokens of the examples = tokens in the rows + tokens of conversations that the recipe lets drop.
+tokens of the examples = tokens in the rows + tokens of what is left out (conversations that the recipe lets drop, texts
+of one token without an end).
 
 A training's rows are written to a folder of the run, see :mod:`afina.tokenizer.tokens`; :func:`encode_examples` holds a
 few in memory.
@@ -240,6 +241,9 @@ def _encode_batch(
         else:
             encoded = next(texts)
             counts.tokens += len(encoded.ids)
+            if not encoded.targets:  # nothing follows its one token, where texts have no end
+                counts.leave_out("nothing_to_learn", f"{example.path}:{example.line}", len(encoded.ids))
+                continue
             made = EncodedExample(list(cut_blocks(encoded, limit)))
             counts.repeated += len(made.rows) - 1
         targets = sum(row.targets for row in made.rows)

@@ -52,14 +52,15 @@ def _guardrail_lines(guarded: GuardrailCounts) -> Iterator[str]:
 def _probe_lines(probes: tuple[ProbeResult, ...]) -> Iterator[str]:
     """A table of what stands for each probe."""
     wide = max(len(probe.title) for probe in probes) + 2
-    yield f"{'':{wide}}{'questions':>10}{'before':>10}{'after':>10}   95 % interval"
+    of = max(9, *(len(probe.counted_over) for probe in probes)) + 1
+    yield f"{'':{wide}}{'questions':>{of}}{'before':>10}{'after':>10}   95 % interval"
     for probe in probes:
         shown = probe.figures()[0]
         before, after = ("-" if share is None else show_share(share) for share in (shown.before, shown.after))
         ends = " to ".join(map(show_share, shown.intervals[1] or ()))
-        yield f"{probe.title:{wide}}{probe.n:>10}{before:>10}{after:>10}   {ends}".rstrip()
+        yield f"{probe.title:{wide}}{probe.counted_over:>{of}}{before:>10}{after:>10}   {ends}".rstrip()
         for group in probe.groups:
-            yield f"{'  ' + group.name:{wide}}{group.n:>10}{group.before:>10}{group.after:>10}"
+            yield f"{'  ' + group.name:{wide}}{group.n:>{of}}{group.before:>10}{group.after:>10}"
 
 
 def _loss_lines(scores: Scores) -> Iterator[str]:

@@ -34,7 +34,8 @@ def evaluate_inputs(context: Context) -> dict[str, Any]:
 
 
 def evaluate(context: Context) -> dict[str, Any]:
-    """Write ``predictions.jsonl``, ``samples.jsonl``, ``scores.json``, and the rows of tasks, safety and skills.
+    """Write ``predictions.jsonl``, ``samples.jsonl``, ``choices.jsonl``, ``scores.json``, and the rows of tasks, safety
+    and skills.
 
     Returns:
         The verdict's values.
@@ -72,7 +73,9 @@ def evaluate(context: Context) -> dict[str, Any]:
             progress,
             kept,
             context.tell,
-            MeasuredBeside([*derived.notes, *skill_notes], more, safety, there.not_measured, skills),
+            MeasuredBeside(
+                [*derived.notes, *skill_notes], more, safety, there.not_measured, skills, folder / "dataset"
+            ),
         )
     context.tell(describe_kept(kept))
     return verdict.as_json()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from afina.errors import DoesNotFit
+from afina.evaluate.prose import describe_power
 from afina.model.shape import Shape
 from afina.outcome import outcome_kind
 from afina.plan import check
@@ -67,6 +68,8 @@ def look_ahead(context: Context) -> dict[str, Any]:
     made = plan_of(context)
     write_json(context.folder / "plan.json", made.plan.as_json())
     context.tell(describe(made.plan))
+    for line in describe_power(context.recipe, context.folder / "dataset"):
+        context.tell(line)
     if context.ranks:
         context.tell(f"counted for one device; {context.ranks.world} processes share the work: nothing is refused")
     else:

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from afina.errors import Problem
+from afina.evaluate.choice import CHOICES_FILE
 from afina.outcome import OUTCOME_KINDS, outcome_kind
 from afina.recipe import Recipe
 from afina.walk.audit import audit, audit_inputs, fatal_problems, refuse_fatal_findings
@@ -81,7 +82,15 @@ WALK: tuple[Stage, ...] = (
     Stage(
         "evaluate",
         evaluate,
-        ["predictions.jsonl", "samples.jsonl", "scores.json", "task_predictions.jsonl", ROWS_FILE, SKILLS],
+        [
+            "predictions.jsonl",
+            "samples.jsonl",
+            CHOICES_FILE,
+            "scores.json",
+            "task_predictions.jsonl",
+            ROWS_FILE,
+            SKILLS,
+        ],
         evaluate_inputs,
         also=[BENCHMARKS],
     ),

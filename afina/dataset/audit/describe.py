@@ -12,6 +12,7 @@ from afina.units import show_count, show_money
 
 NO_QUESTION = "question: "
 """What the reasons of facts that made no question begin with."""
+REASONS_SHOWN = 3
 MARKS = {"fatal": "FATAL  ", "warning": "warning", "note": "note   "}
 
 
@@ -55,6 +56,7 @@ def describe_summary(summary: Mapping[str, Any]) -> str:
         )
     if "teacher" in summary:
         lines += describe_teacher(summary["teacher"])
+    lines += describe_prose(summary)
     left_out: dict[str, int] = {}
     for file in files:
         for reason, count in file["dropped"].items():
@@ -108,6 +110,34 @@ def describe_teacher(taught: Mapping[str, Any]) -> list[str]:
         lines.append(f"{'':<11}{len(taught['failed']):>8} sections without an answer, see dataset.json")
     if taught["not_asked"]:
         lines.append(f"{'':<11}{len(taught['not_asked']):>8} sections not asked about: {taught['not_asked_because']}")
+    return lines
+
+
+def describe_prose(summary: Mapping[str, Any]) -> list[str]:
+    """How many questions about the texts can be marked, and what there is none of.
+
+    >>> prose = {"questions": {"cloze": 3, "list": 0}, "held_out": {"cloze": 1}, "sections": 5, "asked": 2,
+    ...          "none": {"no rare term in a sentence": 3}, "missing": []}
+    >>> print("\\n".join(describe_prose({"prose": prose, "probes": {"seen": 0, "unseen": 0}})))
+    prose             3 questions to measure by, about 2 of 5 sections: 3 cloze; 1 of texts not trained
+                      3 sections give none: no rare term in a sentence (3)
+    probes            0: no fact that is trained as a question has a phrasing held out
+    """
+    lines = []
+    if prose := summary.get("prose"):
+        counts = prose["questions"]
+        kinds = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count) or "none"
+        lines.append(
+            f"{'prose':<11}{sum(counts.values()):>8} questions to measure by, about {prose['asked']} of "
+            f"{prose['sections']} sections: {kinds}; {sum(prose['held_out'].values())} of texts not trained"
+        )
+        if none := prose["none"]:
+            shown = ", ".join(f"{reason} ({count})" for reason, count in list(none.items())[:REASONS_SHOWN])
+            more = f" and {len(none) - REASONS_SHOWN} other reasons" if len(none) > REASONS_SHOWN else ""
+            lines.append(f"{'':<11}{sum(none.values()):>8} sections give none: {shown}{more}")
+        lines += [f"{'':<11}{'!':>8} {missing}" for missing in prose["missing"]]
+    if "probes" in summary and not summary["probes"]["unseen"]:
+        lines.append(f"{'probes':<11}{0:>8}: no fact that is trained as a question has a phrasing held out")
     return lines
 
 

@@ -335,7 +335,11 @@ RULES: dict[str, Rule] = {
         "examples longer than the limit",
         "nothing to do: plain texts are split without loss",
     ),
-    "end_token_missing": Rule("rows that do not end with an end token", "end each answer in the chat template", 0.0),
+    "end_token_missing": Rule(
+        "rows that do not end with an end token: nothing says where they end, and the model forgets to stop",
+        "end each answer in the chat template; leave `chat.end_texts` true, which ends each text",
+        0.0,
+    ),
     "end_token_doubled": Rule(
         "rows that end with two end tokens: the chat template writes both", "write one in the chat template", 0.05
     ),

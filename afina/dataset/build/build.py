@@ -18,6 +18,7 @@ from afina.dataset.build.canaries import add_canaries
 from afina.dataset.build.choose import NOT_MIXED, REASONS, TEST, TRAIN, VALIDATION, hold_out
 from afina.dataset.build.corpus import Corpus, read_corpus
 from afina.dataset.build.mix import times_seen
+from afina.dataset.build.prose_rows import ProseRows
 from afina.dataset.build.spool import DropSpool
 from afina.dataset.build.summary import summary_of
 from afina.dataset.dropped import Dropped
@@ -59,8 +60,9 @@ def build_dataset(
     Args:
         recipe: the resolved recipe.
         folder: gets ``train.jsonl``, ``validation.jsonl``, ``dropped.jsonl`` and ``dataset.json``, the probes of
-            `dataset.hold_out_phrasings` and, where code is checked, ``code.jsonl``, ``test.jsonl`` where files stand
-            there for a test; what stood there is replaced at the end.
+            `dataset.hold_out_phrasings`, ``prose.jsonl`` where there are texts to ask about and, where code is
+            checked, ``code.jsonl``, ``test.jsonl`` where files stand there for a test; what stood there is replaced
+            at the end.
         progress: is told what is being read.
         teaching: for `dataset.teacher`; its answers are kept beside `folder` where not given.
         workers: processes that read; see :func:`~afina.dataset.build.gather.gather`.
@@ -79,7 +81,8 @@ def build_dataset(
         hold_out(corpus.columns, corpus.fate, recipe, groups, corpus.ledger.splits)
         times = times_seen(corpus.columns, corpus.fate, recipe)
         corpus.fate[times == 0] = NOT_MIXED
-        dropped = _write_chosen(beside, corpus, times)
+        prose = ProseRows(corpus)
+        dropped = _write_chosen(beside, corpus, times, prose)
         summary = summary_of(corpus, times, dropped)
         if recipe.dataset.teacher:
             summary["teacher"] = taught.summary
@@ -91,10 +94,7 @@ def build_dataset(
             )
         if recipe.dataset.check_code:
             corpus.code.write(beside / "code.jsonl")
-        if recipe.dataset.hold_out_phrasings and corpus.notes:
-            trained = {group for row, (_, group) in corpus.columns.made.items() if corpus.fate[row] == TRAIN}
-            for name, rows in zip(("seen", "unseen"), corpus.notes.questions.probes(trained), strict=True):
-                write_probes(beside / f"probes-{name}.jsonl", rows)
+        _write_probes(beside, corpus, prose, summary)
         if recipe.safety.canaries:
             add_canaries(beside / "train.jsonl", recipe, summary)
         write_json(beside / "dataset.json", summary)
@@ -132,7 +132,21 @@ def _add_questions(corpus: Corpus, teaching: Teaching, progress: Progress) -> Ta
     return taught
 
 
-def _write_chosen(folder: Path, corpus: Corpus, times: np.ndarray) -> DropSpool:
+def _write_probes(folder: Path, corpus: Corpus, prose: ProseRows, summary: dict[str, Any]) -> None:
+    """Write what can be asked of a model before and after, and say in the summary where that is nothing."""
+    questions = corpus.notes.questions if corpus.notes else None
+    if questions and corpus.recipe.dataset.hold_out_phrasings:
+        trained = {group for row, (_, group) in corpus.columns.made.items() if corpus.fate[row] == TRAIN}
+        probes = dict(zip(("seen", "unseen"), questions.probes(trained), strict=True))
+        summary["probes"] = {name: len(rows) for name, rows in probes.items()}
+        for name, rows in probes.items():
+            if rows:
+                write_probes(folder / f"probes-{name}.jsonl", rows)
+    if about_prose := prose.write(folder, questions.held_out_phrasings() if questions else {}):
+        summary["prose"] = about_prose
+
+
+def _write_chosen(folder: Path, corpus: Corpus, times: np.ndarray, prose: ProseRows) -> DropSpool:
     """Copy each example's line to its side of the split, or to what was dropped."""
     import numpy as np
 
@@ -151,6 +165,7 @@ def _write_chosen(folder: Path, corpus: Corpus, times: np.ndarray) -> DropSpool:
             dropped.absorb(drops)
             with spool.open("rb") as lines:
                 for line in lines:
+                    prose.take(row, line)
                     if fates[row] in held_out:
                         held_out[fates[row]].write(line)
                     elif fates[row] != TRAIN:

@@ -33,7 +33,7 @@ def summary_of(corpus: Corpus, times: np.ndarray, dropped: DropSpool) -> dict[st
     - ``personal_data``: kind -> pieces masked or in examples left out.
     - ``characters``: ``read`` + the sum of ``added`` = ``examples`` - ``context_added`` + the sum of ``dropped``;
       ``made`` stands beside it.
-    - ``teacher``: with `dataset.teacher`, see :func:`~afina.dataset.questions.teacher.teach`.
+    - ``teacher``: see :func:`~afina.dataset.questions.teacher.teach`; ``prose``, ``probes``: see :mod:`.prose_rows`.
     - ``ledger``: per file path, sha256, chars_in, chars_out, documents, dropped, added; and the files skipped.
     - ``code``: language -> result -> blocks, where ``dataset.check_code`` asks for it.
     - ``balanced``: whether that sum, and that of every file, is right.

@@ -192,6 +192,21 @@ class QuestionMaker:
                     unseen.append(_row(asked, asked.question(settings.language, number)))
         return seen, unseen
 
+    def held_out_phrasings(self) -> dict[tuple[str, int], list[str]]:
+        """(path, line) of each section that is asked about -> its question in the phrasings that are held out.
+
+        What a section says is no answer to be given back word for word; :mod:`afina.dataset.questions.prose` marks it.
+        """
+        settings = self.recipe.dataset
+        found: dict[tuple[str, int], list[str]] = {}
+        first = settings.questions.phrasings
+        for asked in self.asked:
+            if asked.made in ("sections", "changes"):
+                numbers = range(first, first + settings.hold_out_phrasings)
+                prompts = [asked.question(settings.language, number) for number in numbers]
+                found.setdefault((asked.told.path, asked.told.line), []).extend(prompts)
+        return found
+
     def _note(self, fact: Fact, document: Document, line: int, rows: range) -> None:
         label = fold(fact.label) if fact.kind in ("section", "change", "program") else ""
         key = fold(fact.subject), fact.kind, label_key(fact.label) if fact.kind == "other" else label
@@ -373,7 +388,7 @@ def _words(text: str) -> list[str]:
 
 
 def _row(asked: AskedFact, prompt: str) -> dict[str, object]:
-    return {"prompt": prompt, "completion": asked.answer}
+    return {"prompt": prompt, "completion": asked.answer, "fact": asked.group}
 
 
 def write_probes(file: Path, rows: Iterable[dict[str, object]]) -> None:

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from afina.dataset.questions.labels import PLAYING, fold
+from afina.text.passages import PICTOGRAPH
 
 MONTHS = {
     "pt": (
@@ -24,9 +25,6 @@ MONTHS = {
     ),
 }  # fmt: skip
 
-_PICTOGRAPH = re.compile(
-    "[\U0001f000-\U0001faff\u2300-\u23ff\u25a0-\u27bf\u2b00-\u2bff\u200d\ufe0e\ufe0f\U000e0020-\U000e007f]+"
-)
 _LINK = re.compile(r"!?\[([^\]]*)\]\([^)\s]*\)")
 _PICTURE = re.compile(r"!\[[^\]]*\]\([^)]*\)")
 _HTML = re.compile(r"</?(?:img|br|hr|div|span|p|center|figure|figcaption|sup|sub|u)\b[^>]*>")
@@ -64,7 +62,7 @@ def plain(text: str) -> str:
     'Campeão (ver)!'
     """
     text = _MARKS.sub("", _TAG.sub("", _LINK.sub(r"\1", text)))
-    return " ".join(_PICTOGRAPH.sub(" ", text.replace("✝", "†")).replace("( ", "(").split())
+    return " ".join(PICTOGRAPH.sub(" ", text.replace("✝", "†")).replace("( ", "(").split())
 
 
 def quiet_text(text: str) -> str:
@@ -88,7 +86,7 @@ def quiet_text(text: str) -> str:
         elif RULE.match(line) and not before.strip():
             break
         else:
-            bare = _PICTOGRAPH.sub("", _HTML.sub("", _PICTURE.sub("", line))).replace("****", "").rstrip()
+            bare = PICTOGRAPH.sub("", _HTML.sub("", _PICTURE.sub("", line))).replace("****", "").rstrip()
             bare = re.sub(r"^(\s*(?:[-*+]|\d+[.)])) {2,}", r"\1 ", bare)
             kept = bare.lstrip() if bare[:1] == " " and line[:1] != " " else bare
             if (kept.strip() or not line.strip()) and kept.strip() not in ("**", "*", "-"):
