@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from afina.errors import BaseError
-from afina.export.gguf_write import check_architecture
+from afina.llamacpp.gguf_write import check_architecture
 from afina.model.base import look_at_base
 from afina.model.base_kind import BaseKind, kind_of_config
 from afina.model.gguf_folder import read_origin

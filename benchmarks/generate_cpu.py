@@ -1,8 +1,9 @@
 """Generation speed on this machine's CPU: afina's engine beside the two ways that scripts use transformers.
 
-31.8 M parameters (Llama shape, random weights), 200 Canarim prompts as they come, greedy, 64 new tokens, float32. Every
-contestant runs in a process of its own, in turn; loading is left out, reading the prompts is not. Counted are the
-new tokens of each answer up to and with its end token, never what a batch writes after it.
+31.8 M parameters (Llama shape, random weights; or a model's folder, `--base`), 200 Canarim prompts as they come,
+greedy, 64 new tokens, float32. Every contestant runs in a process of its own, in turn; loading is left out, reading
+the prompts is not. Counted are the new tokens of each answer up to and with its end token, never what a batch writes
+after it.
 
     OMP_NUM_THREADS=2 python benchmarks/generate_cpu.py --data ../shared/data/ptbr/canarim
 
@@ -27,7 +28,7 @@ from typing import Any
 
 from train_cpu import make_base, read_rows
 
-END_ID, BATCH = 2, 16
+BATCH = 16
 
 
 def load(base: Path, rows: list[dict[str, str]]) -> tuple[Any, Any, list[list[int]]]:
@@ -41,24 +42,24 @@ def load(base: Path, rows: list[dict[str, str]]) -> tuple[Any, Any, list[list[in
     return AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval(), tokenizer, prompts
 
 
-def run_afina(model: Any, tokenizer: Any, prompts: list[list[int]], new: int) -> list[list[int]]:
+def run_afina(model: Any, tokenizer: Any, prompts: list[list[int]], new: int, end: int) -> list[list[int]]:
     from afina.model.generate.engine_torch import Engine
     from afina.model.generate.request import Request
 
-    engine = Engine(model, tokenizer, [END_ID])
+    engine = Engine(model, tokenizer, [end])
     order = sorted(range(len(prompts)), key=lambda number: -len(prompts[number]))  # as `generate` does
     number_of = {engine.submit(Request(prompt=prompts[number], max_new_tokens=new)): number for number in order}
     written: list[list[int]] = [[] for _ in prompts]
     while engine.busy:
         for produced in engine.step():
             if produced.done:
-                ended = [END_ID] if produced.done.finish == "stop" else []
+                ended = [end] if produced.done.finish == "stop" else []
                 written[number_of[produced.id]] = produced.done.tokens + ended
     print(engine.stats, file=sys.stderr)
     return written
 
 
-def run_transformers(model: Any, prompts: list[list[int]], new: int, batch: int) -> list[list[int]]:
+def run_transformers(model: Any, prompts: list[list[int]], new: int, batch: int, end: int) -> list[list[int]]:
     import torch
 
     written = []
@@ -67,11 +68,11 @@ def run_transformers(model: Any, prompts: list[list[int]], new: int, batch: int)
         length = max(map(len, some))
         ids = torch.tensor([[0] * (length - len(prompt)) + prompt for prompt in some])
         mask = torch.tensor([[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in some])
-        arguments = {"max_new_tokens": new, "do_sample": False, "pad_token_id": 0, "eos_token_id": END_ID}
+        arguments = {"max_new_tokens": new, "do_sample": False, "pad_token_id": 0, "eos_token_id": end}
         with torch.inference_mode():
             output = model.generate(input_ids=ids, attention_mask=mask, **arguments)
         for answer in output[:, length:].tolist():
-            written.append(answer[: answer.index(END_ID) + 1] if END_ID in answer else answer)
+            written.append(answer[: answer.index(end) + 1] if end in answer else answer)
     return written
 
 
@@ -82,12 +83,14 @@ def contestant(arguments: argparse.Namespace) -> None:
     model, tokenizer, prompts = load(arguments.base, read_rows(arguments.data / "test.jsonl", arguments.rows))
     if arguments.contestant == "one by one" and not arguments.all:
         prompts = prompts[::5]
-    run_transformers(model, prompts[:1], 4, 1)  # the first call of a process is slower for everybody
+    end = tokenizer.eos_token_id
+    run_transformers(model, prompts[:1], 4, 1, end)  # the first call of a process is slower for everybody
     started = time.perf_counter()
     if arguments.contestant == "afina":
-        written = run_afina(model, tokenizer, prompts, arguments.new)
+        written = run_afina(model, tokenizer, prompts, arguments.new, end)
     else:
-        written = run_transformers(model, prompts, arguments.new, BATCH if arguments.contestant == "batches" else 1)
+        batch = BATCH if arguments.contestant == "batches" else 1
+        written = run_transformers(model, prompts, arguments.new, batch, end)
     seconds = time.perf_counter() - started
     result = {"seconds": seconds, "tokens": sum(map(len, written)), "threads": torch.get_num_threads()}
     print("RESULT " + json.dumps(result | {"prompts": len(prompts), "written": written}))
@@ -102,7 +105,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--all", action="store_true", help="all prompts one by one, too")
     parser.add_argument("--contestant", help=argparse.SUPPRESS)
-    parser.add_argument("--base", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--base", type=Path, help="a model's folder; one of random weights is made where not given")
     arguments = parser.parse_args()
     if arguments.contestant:
         contestant(arguments)
@@ -113,8 +116,9 @@ def main() -> None:
     names = ["afina", "one by one", "batches"]
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as folder:
-        base = Path(folder) / "base"
-        make_base(base, arguments.data, slice(0, 0))
+        base = arguments.base or Path(folder) / "base"
+        if arguments.base is None:
+            make_base(base, arguments.data, slice(0, 0))
         for _ in range(arguments.rounds):
             for name in names:
                 command = [sys.executable, __file__, "--contestant", name, "--base", base, "--data", arguments.data]

@@ -65,7 +65,7 @@ class Server:
         """Stream one answer; with `hang_up`, leave after so many lines."""
         body: dict[str, Any] = {"model": model or self.model, "messages": [{"role": "user", "content": prompt}]}
         body |= {"max_tokens": new, "temperature": 0, "stream": True}
-        if self.name == "afina":  # the other one tells the counts anyway, and refuses this key
+        if not self.name.startswith("transformers"):  # that one tells the counts anyway, and refuses this key
             body["stream_options"] = {"include_usage": True}
         text = json.dumps(body).encode()
         head = (

@@ -88,7 +88,8 @@ NOT_FOLLOWED: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "a package, a program, a device or a network is needed that a test has not": (
         ("", "pip install"), ("dataset/build/datatrove_tasks.py", ""), ("endpoint/", ""), ("sources/(hub|web).py", ""),
-        ("evaluate/benchmarks.py", ""), ("export/(converters|gguf_vocab|gguf_write).py", ""), ("plan/doctor.py", ""),
+        ("evaluate/benchmarks.py", ""), ("export/converters.py", ""),
+        ("llamacpp/(gguf_vocab|gguf_write|program|base_file).py", ""), ("plan/doctor.py", ""),
         ("model/choices.py", "^(train|install)"), ("model/steps/liger_torch.py", "^train.kernels: torch"),
         ("sandbox/", ""), ("train/(ranks|shard_torch|trackers).py", ""), ("walk/follower_rank.py", ""),
         ("plan/device.py", ""), ("plan/device.py", "device: (auto|cpu)"),
@@ -108,13 +109,16 @@ NOT_FOLLOWED: dict[str, tuple[tuple[str, str], ...]] = {
         ("model/base_kind.py", ""), ("model/base.py", ""), ("model/base_kind.py", "^name the unquantized"),
         ("model/base.py", "^adapter.variant: lora"), ("recipe/start_from.py", ""), ("walk/start.py", ""),
         ("recipe/start_from.py", "(`base: …`|^leave adapter)"), ("walk/start.py", "(`base: …`|adapter.kind out|name=)"),
-        ("export/(origin|export|merge_torch).py", ""), ("serve/(opened|preflight|serve|commands).py", ""),
+        ("export/(origin|export|merge_torch|gguf_head|programs).py", ""), ("llamacpp/lora_write.py", ""),
+        ("model/stored_precision.py", ""), ("llamacpp/base_file.py", "base=PATH"),
+        ("serve/(opened|preflight|serve|commands).py", ""),
         ("walk/describe.py", ""), ("run.py", ""), ("cli/(recipes|verbs).py", ""), ("model/base.py", "base=PATH"),
         ("model/base_kind.py", "`sources`"), ("walk/base.py", "^this is a defect"),
         ("model/gguf_(file|base|folder|torch|tokenizer).py", ""), ("model/base_copy.py", ""),
     ),
     "a client is to ask otherwise: the tests of serving and of chat ask in each way": (
-        ("serve/(answers|messages|tools|identity|terminal_chat).py", ""), ("model/generate/", ""),
+        ("serve/(answers|messages|tools|identity|terminal_chat|llamacpp_driver).py", ""),
+        ("llamacpp/completion.py", ""), ("model/generate/", ""),
     ),
     "it takes a training that goes wrong, and another to see it go right": (
         ("train/guard.py", "train\\."), ("train/loop.py", ""), ("train/loop.py", "budget.hours"),

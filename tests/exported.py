@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,27 +28,44 @@ KNOWN = ROWS[::6]
 HELD_OUT = ROWS[1:9]
 
 
-def make_run(folder: Path, base: Path | None = None, steps: int = 60, asked: int = 20, **parts: Any) -> Path:
-    """A run's folder with recipe, adapter, as many stored answers of base and adapter, and held-out rows."""
+def make_run(
+    folder: Path,
+    base: Path | None = None,
+    steps: int = 60,
+    asked: int = 20,
+    *,
+    rows: Sequence[tuple[str, str]] = ROWS,
+    learned: Sequence[tuple[str, str]] = KNOWN,
+    rate: float = 1e-2,
+    new: int = 16,
+    **parts: Any,
+) -> Path:
+    """A run's folder with recipe, adapter, as many stored answers of base and adapter, and held-out rows.
+
+    Args:
+        rows, learned: what is asked, and what is learned before.
+        new: tokens of an answer at most.
+    """
     base = base or make_base(folder.parent / "base", **SHAPE)
     adapter = Adapter(**{"rank": 8, "alpha": 16, "kind": "lora"} | parts.pop("adapter", {}))
-    recipe = make_recipe(base, evaluate=Evaluate(max_new_tokens=16), **parts)
+    recipe = make_recipe(base, evaluate=Evaluate(max_new_tokens=new), **parts)
     recipe = recipe.model_copy(update={"name": folder.name, "adapter": adapter})
     folder.mkdir(parents=True)
     (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
     renderer = Renderer(load_tokenizer(str(base), recipe.chat, root=Path(recipe.root)), recipe.chat)
-    _train(base, recipe, renderer, folder / "adapter", steps)
-    prompts = [renderer.prompt([{"role": "user", "content": question}]) for question, _ in ROWS[:asked]]
+    _train(base, recipe, renderer, folder / "adapter", [_example(*row) for row in learned], steps, rate)
+    prompts = [renderer.prompt([{"role": "user", "content": question}]) for question, _ in rows[:asked]]
     model = load_base(base, recipe, torch.device("cpu"))
-    before = generate(model, renderer, prompts, max_new_tokens=16)
-    after = generate(open_adapter(model, folder / "adapter"), renderer, prompts, max_new_tokens=16)
-    rows = [
+    before = generate(model, renderer, prompts, max_new_tokens=new)
+    after = generate(open_adapter(model, folder / "adapter"), renderer, prompts, max_new_tokens=new)
+    stored = [
         {"prompt": question, "base": one.text, "adapter": two.text, "adapter_stopped": two.stopped}
-        for (question, _), one, two in zip(ROWS[:asked], before, after, strict=True)
+        for (question, _), one, two in zip(rows[:asked], before, after, strict=True)
     ]
-    (folder / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (folder / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in stored), encoding="utf-8")
     (folder / "dataset").mkdir()
-    held_out = "".join(json.dumps(_example(*row).as_json(), ensure_ascii=False) + "\n" for row in HELD_OUT)
+    unseen = HELD_OUT if rows is ROWS else rows[:8]
+    held_out = "".join(json.dumps(_example(*row).as_json(), ensure_ascii=False) + "\n" for row in unseen)
     (folder / "dataset/validation.jsonl").write_text(held_out, encoding="utf-8")
     return folder
 
@@ -57,15 +75,17 @@ def _example(question: str, answer: str) -> Example:
     return Example(messages=turns, path="rows.jsonl", line=1)  # type: ignore[arg-type]
 
 
-def _train(base: Path, recipe: Recipe, renderer: Renderer, folder: Path, steps: int) -> None:
+def _train(
+    base: Path, recipe: Recipe, renderer: Renderer, folder: Path, learned: list[Example], steps: int, rate: float
+) -> None:
     model = attach_adapter(load_base(base, recipe, torch.device("cpu")), recipe.adapter, 0)
     rows = []
-    for each in (_example(*row) for row in KNOWN):
+    for each in learned:
         encoded = renderer.conversation(each.messages)
         rows.append(Row(encoded.ids, encoded.mask, each))
     batch = make_batch(rows, renderer.tokenizer.pad_token_id, torch.device("cpu"))
-    learned = [weight for weight in model.parameters() if weight.requires_grad]
-    optimizer = torch.optim.AdamW(learned, lr=1e-2)
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(weights, lr=rate)
     for _ in range(steps):
         optimizer.zero_grad()
         (target_loss(model, batch) / batch.targets).backward()

@@ -129,7 +129,8 @@ def test_every_option_that_a_message_names_is_one_of_some_verb():
 
 
 OTHER_PROGRAMS = frozenset({
-    "--help", "--jinja", "--map-tokens", "--merge", "--model", "--no-deps", "--nproc-per-node", "--security-opt",
+    "--help", "--jinja", "--lora", "--map-tokens", "--merge",
+    "--model", "--no-deps", "--nproc-per-node", "--security-opt",
     "--temp", "--upgrade",
 })  # fmt: skip
 """Options of other programs' commands that messages hold."""

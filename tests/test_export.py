@@ -29,8 +29,8 @@ from afina.export.merge_torch import open_unmerged
 from afina.export.origin import open_origin
 from afina.export.programs import Transformers, text_of
 from afina.export.template import baked_template
-from afina.model.generate.choose_torch import TextStream
 from afina.model.generate.generate_torch import generate
+from afina.model.generate.text_stream import TextStream
 from afina.model.licence import licence_of
 from afina.model.load_torch import load_base, open_adapter
 from afina.recipe import Chat

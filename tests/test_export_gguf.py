@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +30,16 @@ from afina.errors import BaseError, RecipeError, ResultError
 from afina.export.compare import compare
 from afina.export.expected_torch import expected_of
 from afina.export.export import ExportOptions, export
-from afina.export.gguf_vocab import RULES, read_vocabulary
-from afina.export.gguf_write import check_architecture, write_gguf
 from afina.export.merge_torch import open_unmerged
 from afina.export.origin import open_origin
-from afina.export.programs import Transformers, gguf_stops
+from afina.export.programs import LlamaCpp, Transformers, gguf_stops
+from afina.llamacpp.gguf_vocab import RULES, read_vocabulary
+from afina.llamacpp.gguf_write import check_architecture, write_gguf
+from afina.llamacpp.program import find_llama_cpp
 from afina.recipe import Chat
 from afina.tokenizer.chat import Renderer
+
+needs_llama_cpp = pytest.mark.skipif(find_llama_cpp() is None, reason="llama.cpp is not installed (afina[gguf])")
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {"model_type": "llama", "attention_bias": True},
@@ -134,21 +140,20 @@ def test_transformers_reads_the_file_and_computes_the_same(tokenizer: Any, tmp_p
     )
 
 
+@needs_llama_cpp
 @pytest.mark.parametrize("family", FAMILIES)
 def test_llama_cpp_reads_the_file_and_computes_the_same(tokenizer: Any, tmp_path: Path, family: str):
-    pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
-    from afina.export.programs import LlamaCpp
-
     model = make_model(tokenizer, **FAMILIES[family])
     written(model, tokenizer, tmp_path / "m.gguf")
-    opened = LlamaCpp(tmp_path / "m.gguf", 64)
     ids = [1, 40, 50, 60, 70, 3, 9]
     with torch.no_grad():
         right = model(torch.tensor([ids])).logits[0].numpy()
-    np.testing.assert_allclose(opened.logits(ids), right, atol=2e-3 * abs(right).max())
     messages: Any = [{"role": "user", "content": "Onde nasceu  Zé, 1234?\n\n'sim'"}]
-    assert opened.prompt(messages) == Renderer(tokenizer, Chat()).prompt(messages)
-    assert opened.stops() >= gguf_stops(tmp_path / "m.gguf") == {tokenizer.eos_token_id}
+    with contextlib.closing(LlamaCpp(tmp_path / "m.gguf", 64)) as opened:
+        np.testing.assert_allclose(opened.logits(ids), right, atol=2e-3 * abs(right).max())
+        assert opened.prompt(messages) == Renderer(tokenizer, Chat()).prompt(messages)
+        assert next(opened.greedy(ids, 1)) == right[-1].argmax()
+    assert opened.stops() == gguf_stops(tmp_path / "m.gguf") == {tokenizer.eos_token_id}
 
 
 def test_llama_3s_positions_by_the_published_formula(tokenizer: Any, tmp_path: Path):
@@ -295,22 +300,26 @@ def test_tokenizers_that_llama_cpp_does_not_have_are_refused():
 
 
 @pytest.fixture(scope="module", params=[*RULES.values(), "llama"])
-def in_llama_cpp(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
-    pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
-    from afina.export.programs import LlamaCpp
-
+def in_llama_cpp(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     tokenizer = sentencepiece() if request.param == "llama" else byte_level(request.param)
     file = tmp_path_factory.mktemp("vocabulary") / "m.gguf"
     written(make_model(tokenizer, model_type="llama"), tokenizer, file)
-    return tokenizer, LlamaCpp(file, 64)
+    with contextlib.closing(LlamaCpp(file, 64)) as opened:
+        yield tokenizer, opened
 
 
+@needs_llama_cpp
 @given(text=st.text(alphabet=st.characters(codec="utf-8", exclude_characters="\0▁"), min_size=1, max_size=40))
 def test_llama_cpp_splits_any_text_as_the_tokenizer_does(in_llama_cpp: tuple[Any, Any], text: str):
     tokenizer, opened = in_llama_cpp
-    for each in [text, *TEXTS]:
-        right = tokenizer(each, add_special_tokens=False)["input_ids"]
-        assert list(opened.llama.tokenize(each.encode(), add_bos=False, special=True)) == right, each
+    assert opened.tokens(text) == tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+@needs_llama_cpp
+def test_llama_cpp_splits_these_texts_as_the_tokenizer_does(in_llama_cpp: tuple[Any, Any]):
+    tokenizer, opened = in_llama_cpp
+    for text in TEXTS:
+        assert opened.tokens(text) == tokenizer(text, add_special_tokens=False)["input_ids"], text
 
 
 def test_transformers_reads_the_same_tokens_back(tmp_path: Path):
@@ -356,7 +365,8 @@ def test_a_wrong_stop_token_in_the_file_is_caught(run: Path, tmp_path: Path):
 
 
 def test_kinds_of_llama_cpp(run: Path, tmp_path: Path):
-    pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
+    if shutil.which("llama-quantize") is None:
+        pytest.skip("llama-quantize is not on the PATH")
     found = export(run, ExportOptions("gguf", tmp_path / "k", quantize="q4_k_m"), say=lambda _: None)
     assert set(found["files"]) == {"README.md", "comparison.json", "corrida.gguf"}
     assert any("in other kinds than q4_k_m: " in note for note in found["notes"])
@@ -367,15 +377,14 @@ def test_rounding_over_the_limit_is_told_from_a_wrong_file(run: Path, tmp_path: 
         export(run, ExportOptions("gguf", tmp_path / "q4", quantize="q4_0", tolerance=1e-5), say=lambda _: None)
     assert "--tolerance" in str(raised.value) and not list(tmp_path.iterdir())
     # A q that is not turned as llama.cpp's llama turns it: opens without a word, and is wrong in any precision.
-    monkeypatch.setattr("afina.export.gguf_write._interleaved", lambda tensor, heads: tensor)
+    monkeypatch.setattr("afina.llamacpp.gguf_write.in_ggml_order", lambda tensor, heads: tensor)
     with pytest.raises(ResultError, match="in f32 it is wrong too"):
         export(run, ExportOptions("gguf", tmp_path / "q4", quantize="q4_0", tolerance=1e-5), say=lambda _: None)
 
 
 def test_other_kinds_need_llama_cpp(run: Path, tmp_path: Path, monkeypatch: Any):
-    monkeypatch.setattr("afina.export.converters.find_spec", lambda name: None)
     monkeypatch.setattr("shutil.which", lambda name: None)
     with pytest.raises(RecipeError, match="knows no q9_z"):
         export(run, ExportOptions("gguf", tmp_path / "k", quantize="q9_z"), say=lambda _: None)
-    with pytest.raises(RecipeError, match=r"q4_k_m is rounded by llama\.cpp, which is not here"):
+    with pytest.raises(RecipeError, match=r"q4_k_m is rounded by llama\.cpp's llama-quantize, which is not here"):
         export(run, ExportOptions("gguf", tmp_path / "k", quantize="q4_k_m"), say=lambda _: None)

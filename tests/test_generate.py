@@ -269,7 +269,7 @@ def test_logprobs_are_the_models_own(tiny: Any) -> None:
 
 def test_streamed_pieces_make_the_text(tiny: Any) -> None:
     """Whole characters only: every piece of half an "ã" is held back until the other half is there."""
-    from afina.model.generate.choose_torch import TextStream
+    from afina.model.generate.text_stream import TextStream
 
     tokenizer = tiny[1].tokenizer
     text = "Olhão é não ção — Faro 🙂 marcou"
@@ -280,7 +280,7 @@ def test_streamed_pieces_make_the_text(tiny: Any) -> None:
 
 
 def test_a_stop_string_ends_the_text_and_is_never_shown(tiny: Any) -> None:
-    from afina.model.generate.choose_torch import TextStream
+    from afina.model.generate.text_stream import TextStream
 
     tokenizer = tiny[1].tokenizer
     for stop, expected in (("Q:", "Faro.\n\n"), ("\n\nQ", "Faro."), ("Faro.\n\nQ: x", ""), ("QQ", "Faro.\n\nQ: x")):

@@ -58,11 +58,12 @@ INSIDE: dict[str, set[str]] = {
     | {"model"},
     "report": GROUND | {"record", "manifest", "model.shape", "score.paired", "evaluate.scores"},
     "train": GROUND | {"record", "text", "tokenizer", "dataset.audit", "model", "evaluate"},
-    "serve": GROUND | {"outcome", "record", "text", "dataset", "tokenizer", "model", "plan"},
+    "llamacpp": GROUND | {"tokenizer", "model"},
+    "serve": GROUND | {"outcome", "record", "text", "dataset", "tokenizer", "model", "plan", "llamacpp"},
     "export": GROUND
-    | {"record", "manifest", "evaluate.scores", "text", "dataset", "tokenizer", "model", "plan", "serve"},
+    | {"record", "manifest", "evaluate.scores", "text", "dataset", "tokenizer", "model", "plan", "llamacpp", "serve"},
 }
-INSIDE["base_page"] = GROUND | {"tokenizer", "model", "plan", "export"}
+INSIDE["base_page"] = GROUND | {"tokenizer", "model", "plan", "llamacpp"}
 INSIDE["base_answers"] = GROUND | {"tokenizer", "model", "plan", "evaluate"}
 INSIDE["walk"] = set(INSIDE) - {"progress"}
 INSIDE["demo"] = INSIDE["walk"] | {"walk"}
@@ -89,14 +90,15 @@ LIBRARIES: dict[str, set[str]] = {
     "evaluate": {"torch", "lm_eval"},
     "train": {"torch", "safetensors", "numpy", "bitsandbytes", "wandb", "mlflow", "trackio"},
     "serve": {"torch", "transformers", "peft", "fastapi", "starlette", "uvicorn", "prometheus_client", "pydantic"}
-    | {"pydantic_core"},
-    "export": {"torch", "transformers", "peft", "safetensors", "numpy", "gguf", "llama_cpp", "mlx", "mlx_lm"},
+    | {"pydantic_core", "httpx"},
+    "llamacpp": {"torch", "gguf", "numpy", "safetensors", "peft", "httpx", "xllamacpp"},
+    "export": {"torch", "transformers", "peft", "safetensors", "numpy", "gguf", "mlx", "mlx_lm"},
     "walk": {"torch", "transformers"},
     "cli": {"typer"},
 }
 HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "tokenizers", "huggingface_hub", "numpy"}
 HEAVY |= {"lm_eval", "docling", "pyarrow", "datasets", "datatrove", "liger_kernel", "wandb", "mlflow", "trackio"}
-HEAVY |= {"ray", "gguf", "llama_cpp", "mlx", "mlx_lm", "httpx", "tenacity"}
+HEAVY |= {"ray", "gguf", "xllamacpp", "mlx", "mlx_lm", "httpx", "tenacity"}
 
 
 def loads_torch(module: str) -> bool:
@@ -358,7 +360,9 @@ PARSES_JSON: dict[str, str] = {
     "afina.train.ranks": "what the processes of one training tell each other",
     "afina.sandbox.launcher": "what the process inside the isolation says",
     "afina.sandbox.isolation_inside": "a script of the standard library alone, started by the launcher",
-    "afina.export.gguf_vocab": "what the tokenizers library gives",
+    "afina.llamacpp.gguf_vocab": "what the tokenizers library gives",
+    "afina.llamacpp.completion": "a form that the server has written",
+    "afina.serve.llamacpp_driver": "what llama.cpp answers",
 }
 """Who calls ``json.loads``, and why it is no file that may be damaged."""
 PARSES_YAML = {"afina.recipe.yaml_text", "afina.recipe.edit", "afina.recipe.starter", "afina.recipe.parts"}

@@ -13,7 +13,7 @@ from afina.cli.arguments import Places
 
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, e.g. runs/demo.")],
-    to: Annotated[str, typer.Option(help="merged, gguf, ollama, mlx, adapter or hub-folder.")],
+    to: Annotated[str, typer.Option(help="merged, gguf, gguf-lora, ollama, mlx, adapter or hub-folder.")],
     places: Places = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write; RUN/export/FORMAT where not given.")] = None,
     quantize: Annotated[

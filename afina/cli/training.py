@@ -48,10 +48,10 @@ def plan(
         bool, typer.Option("--apply", help="Write the cheapest settings that fit into the recipe.")
     ] = False,
     trial: Annotated[bool, typer.Option("--trial", "--probe", help="Run three trial steps here first.")] = False,
-    serve: Annotated[str | None, typer.Option(help="Plan serving: vllm, transformers or mlx.")] = None,
+    serve: Annotated[str | None, typer.Option(help="Plan serving: vllm, transformers, mlx or llamacpp.")] = None,
     context: Annotated[int, typer.Option(help="With --serve: tokens of one user, prompt and answer.")] = 4096,
     users: Annotated[int, typer.Option(min=1, help="With --serve: how many at a time.")] = 1,
-    weights: Annotated[str, typer.Option(help="With --serve: 16bit, nf4, awq-int4, mlx-4-64 ...")] = "16bit",
+    weights: Annotated[str, typer.Option(help="With --serve: 16bit, nf4, awq-int4, mlx-4-64, gguf-q8_0 ...")] = "16bit",
     lora_slots: Annotated[int, typer.Option(help="With --serve: adapters that vLLM holds at once.")] = 0,
     parameters: Annotated[str, typer.Option(help="With scratch: parameters, e.g. 7B.")] = "7B",
     tokens: Annotated[

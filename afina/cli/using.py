@@ -45,13 +45,16 @@ def serve(
     adapters: Annotated[
         list[str] | None, typer.Option("--adapter", metavar="NAME=RUN", help="A further adapter of the same base.")
     ] = None,
-    engine: Annotated[str, typer.Option(help="auto, local, vllm or mlx.")] = "auto",
+    engine: Annotated[str, typer.Option(help="auto, local, llamacpp, vllm or mlx.")] = "auto",
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
     api_key: Annotated[
         str | None, typer.Option(envvar="AFINA_API_KEY", help="Key that clients must give.", show_default=False)
     ] = None,
     max_model_len: Annotated[int | None, typer.Option(help="Longest context; what fits where not given.")] = None,
+    gguf_type: Annotated[
+        str, typer.Option(help="With llamacpp, the base's weights: f16, q8_0, bf16, f32, or file: its own GGUF.")
+    ] = "auto",
     anyway: Annotated[bool, typer.Option("--anyway", help="Serve a context that may not fit.")] = False,
     change_adapters: Annotated[
         bool, typer.Option("--change-adapters", help="Let clients load and unload adapters of this machine.")
@@ -75,7 +78,7 @@ def serve(
 
     target, others = find_target(model, places or ()), named_adapters(adapters or [])
     options = ServeOptions(
-        engine=choice("--engine", engine, ("auto", "local", "vllm", "mlx")),
+        engine=choice("--engine", engine, ("auto", "local", "llamacpp", "vllm", "mlx")),
         host=host,
         port=port,
         api_key=api_key,
@@ -84,6 +87,7 @@ def serve(
         change_adapters=change_adapters,
         origins=tuple(cors or ()),
         check=check,
+        gguf_type=choice("--gguf-type", gguf_type, ("auto", "file", "f16", "q8_0", "bf16", "f32")),
     )
     if check_url is not None:
         found = check_running(target, check_url, options)

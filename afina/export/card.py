@@ -24,7 +24,10 @@ from afina.run import hash_file
 from afina.units import show_bytes, show_count, show_share
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-_LIBRARY = {"adapter": "peft", "merged": "transformers", "mlx": "mlx", "gguf": "gguf", "ollama": "gguf"}
+_LIBRARY = {"adapter": "peft", "merged": "transformers", "mlx": "mlx", "gguf": "gguf", "gguf-lora": "gguf"}
+_LIBRARY |= {"ollama": "gguf"}
+ADAPTERS = ("adapter", "gguf-lora")
+"""What is nothing without its base."""
 
 
 def write_card(
@@ -40,7 +43,7 @@ def write_card(
 
     Args:
         folder: the export as far as it is written; its files are hashed.
-        holds: `adapter`, `merged`, `gguf`, `mlx` or `ollama`: what the folder holds.
+        holds: `adapter`, `merged`, `gguf`, `gguf-lora`, `mlx` or `ollama`: what the folder holds.
         comparison: from :meth:`afina.export.compare.Comparison.as_json`; None where it was not made.
         notes: what the user has to know of the conversion.
     """
@@ -103,7 +106,7 @@ def _head(origin: Origin, holds: str, licence: str) -> str:
     }
     if base := public_base(origin):
         values["base_model"] = base
-        values["base_model_relation"] = "adapter" if holds == "adapter" else "finetune"
+        values["base_model_relation"] = "adapter" if holds in ADAPTERS else "finetune"
     datasets = [each.path.removeprefix(HUB).split("?")[0] for each in recipe.sources if each.path.startswith(HUB)]
     if datasets:
         values["datasets"] = datasets
@@ -114,9 +117,11 @@ def _head(origin: Origin, holds: str, licence: str) -> str:
 
 def _what(origin: Origin, holds: str, scores: Scores) -> str:
     recipe = origin.recipe
-    what = {"adapter": "A LoRA adapter for", "merged": "A model with an adapter merged into"}.get(
-        holds, f"A model in {holds.upper()} format, made of"
-    )
+    what = {
+        "adapter": "A LoRA adapter for",
+        "gguf-lora": "A LoRA adapter in GGUF format for",
+        "merged": "A model with an adapter merged into",
+    }.get(holds, f"A model in {holds.upper()} format, made of")
     if not origin.adapter:
         what = "A model of which every weight was trained, from"
     said = f"{what} {base_name(origin)}"
@@ -198,6 +203,7 @@ def _use(origin: Origin, holds: str) -> str:
         'tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")',
         "mlx": 'mlx_lm.generate --model THIS_FOLDER --prompt "..." --temp 0',
         "gguf": f"llama-server -m {name}.gguf --jinja",
+        "gguf-lora": f"llama-server -m {base.rpartition('/')[2]}.gguf --lora {name}-lora.gguf --jinja",
         "ollama": f"ollama create {name.lower()} -f Modelfile\nollama run {name.lower()}",
     }[holds]
     language = "python" if holds in ("adapter", "merged") else "sh"
@@ -205,7 +211,7 @@ def _use(origin: Origin, holds: str) -> str:
     note = (
         f"\n\nIt was trained with the system text {system!r}; the chat template writes it by itself." if system else ""
     )
-    if system and holds == "adapter":
+    if system and holds in ADAPTERS:
         note = f"\n\nIt was trained with the system text {system!r}: give it in every conversation."
     return f"```{language}\n{code}\n```{note}"
 

@@ -7,28 +7,16 @@ lead    ln p(run's token) - ln p(export's token), by the run's model, where thei
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from afina.export.programs import OpenedExport, answer, text_of
+from afina.model.rounding import tolerance
 from afina.run import Progress, no_progress
 
 if TYPE_CHECKING:
     from afina.export.expected_torch import Expected, Read
-
-TOLERANCES: Mapping[str, tuple[float, float]] = {
-    "f32": (1e-6, 0.01),
-    "f16": (1e-3, 0.1),
-    "bf16": (5e-3, 0.5),
-    "q8": (0.02, 0.5),
-    "q6": (0.04, 0.7),
-    "q5": (0.08, 1.0),
-    "q4": (0.2, 2.0),
-}
-"""By how the weights are held: the largest mean KL in nats, and the lead below which a greedy choice may turn."""
-COARSE = (0.4, 3.0)
-"""For anything coarser."""
 
 
 @dataclass
@@ -90,14 +78,6 @@ class ExportComparison:
         return "\n".join(lines)
 
 
-def tolerance(kind: str) -> tuple[float, float]:
-    """
-    >>> tolerance("bf16"), tolerance("q4_k_m"), tolerance("iq2_xs")
-    ((0.005, 0.5), (0.2, 2.0), (0.4, 3.0))
-    """
-    return TOLERANCES.get(kind) or TOLERANCES.get(kind[:2], COARSE)
-
-
 def compare(
     program: OpenedExport,
     expected: Expected,
@@ -114,7 +94,7 @@ def compare(
         tokenizer: to show tokens.
         stop_ids: those of the run.
         kind: how the export's weights are held, e.g. ``bf16`` or ``q8_0``.
-        kl_limit: instead of the one of :data:`TOLERANCES`.
+        kl_limit: instead of the one of :func:`afina.model.rounding.tolerance`.
     """
     most, lead = tolerance(kind)
     found = ExportComparison(program.name, kind, most if kl_limit is None else kl_limit, lead)

@@ -10,14 +10,13 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from afina.errors import AfinaError, RecipeError
+from afina.llamacpp.gguf_write import GET_CONVERTER
 
 SCRIPT = "convert_hf_to_gguf.py"
-GET_CONVERTER = "--llama-cpp PATH: a checkout of llama.cpp"
 
 
 def check_converter(checkout: Path, config: Mapping[str, Any]) -> None:
@@ -53,9 +52,8 @@ def convert_by_llama_cpp(checkout: Path, model: Path, file: Path, kind: str, say
     _run([sys.executable, str(checkout / SCRIPT), str(model), "--outfile", str(file), "--outtype", kind], say)
 
 
-def find_rounder(kind: str, checkout: Path | None) -> str | None:
-    """What rounds a GGUF to a kind that the gguf package does not: ``llama-quantize``, of the checkout or of the
-    system; None for llama-cpp-python.
+def find_rounder(kind: str, checkout: Path | None) -> str:
+    """What rounds a GGUF to a kind that the gguf package does not: a checkout's ``llama-quantize``, or the system's.
 
     Raises:
         RecipeError: none is here, or llama.cpp knows no such kind.
@@ -66,10 +64,10 @@ def find_rounder(kind: str, checkout: Path | None) -> str | None:
         raise RecipeError(f"llama.cpp knows no {kind}", "use e.g. q8_0, q6_k, q5_k_m or q4_k_m", "--quantize")
     places = [checkout / "build/bin/llama-quantize", checkout / "llama-quantize"] if checkout else []
     program = next((str(place) for place in places if place.is_file()), shutil.which("llama-quantize"))
-    if program is None and find_spec("llama_cpp") is None:
+    if program is None:
         raise RecipeError(
-            f"{kind} is rounded by llama.cpp, which is not here",
-            "pip install 'afina[gguf]', give --llama-cpp PATH, or use --quantize q8_0",
+            f"{kind} is rounded by llama.cpp's llama-quantize, which is not here",
+            "put it on the PATH, give --llama-cpp PATH, or use --quantize q8_0",
             "--quantize",
         )
     return program
@@ -82,19 +80,7 @@ def quantize_gguf(source: Path, file: Path, kind: str, checkout: Path | None, sa
         RecipeError: from :func:`find_rounder`.
         AfinaError: it failed.
     """
-    program = find_rounder(kind, checkout)
-    if program:
-        _run([program, str(source), str(file), kind.upper()], say)
-        return
-    import gguf
-    import llama_cpp
-    from llama_cpp._logger import set_verbose
-
-    set_verbose(False)
-    settings = llama_cpp.llama_model_quantize_default_params()
-    settings.ftype = int(gguf.LlamaFileType[f"MOSTLY_{kind.upper()}"])
-    if llama_cpp.llama_model_quantize(str(source).encode(), str(file).encode(), settings) != 0:
-        raise AfinaError(f"llama.cpp could not round to {kind}", "use --quantize q8_0", "--quantize")
+    _run([find_rounder(kind, checkout), str(source), str(file), kind.upper()], say)
 
 
 def kinds_in(file: Path) -> dict[str, int]:

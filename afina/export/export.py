@@ -7,6 +7,7 @@ The folder gets its name last. An export that is not the trained model is not le
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,9 +15,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from afina.errors import DiskFull, DoesNotFit, RecipeError, ResultError
+from afina.errors import BaseError, DiskFull, DoesNotFit, RecipeError, ResultError
 from afina.export.card import base_name, write_card
-from afina.export.compare import ExportComparison, compare, tolerance
+from afina.export.compare import ExportComparison, compare
 from afina.export.converters import (
     check_converter,
     convert_by_llama_cpp,
@@ -25,24 +26,28 @@ from afina.export.converters import (
     quantize_gguf,
     quantize_mlx,
 )
-from afina.export.gguf_write import ARCHITECTURES, ROUNDED_HERE, begins_with_bos, check_architecture, write_gguf
 from afina.export.ollama import modelfile, read_turns
 from afina.export.origin import Origin, open_origin
-from afina.export.programs import OpenedExport, Transformers, check_opens_gguf, open_gguf, open_mlx
+from afina.export.programs import LlamaCpp, OpenedExport, Transformers, check_opens_gguf, open_gguf, open_mlx
 from afina.export.template import baked_tokenizer
-from afina.model.base import TRAIN_AGAIN, read_adapter_config
+from afina.llamacpp.gguf_write import ARCHITECTURES, ROUNDED_HERE, begins_with_bos, check_architecture, write_gguf
+from afina.llamacpp.lora_write import refused_by_llama_cpp, write_lora
+from afina.llamacpp.program import INSTALL, find_llama_cpp
+from afina.model.base import TRAIN_AGAIN, identify_base, read_adapter_config
 from afina.model.base_kind import read_object
 from afina.model.choices import Precision
-from afina.recipe import nearest
+from afina.model.rounding import tolerance
+from afina.recipe import Chat, nearest
 from afina.record import Record
 from afina.run import Progress, no_progress, read_mapping, whole_folder, write_json
+from afina.tokenizer.chat import Renderer
 from afina.tokenizer.load import open_tokenizer
 from afina.units import show_bytes
 
 if TYPE_CHECKING:
     from afina.export.expected_torch import Expected
 
-FORMATS = ("merged", "gguf", "ollama", "mlx", "adapter", "hub-folder")
+FORMATS = ("merged", "gguf", "gguf-lora", "ollama", "mlx", "adapter", "hub-folder")
 COMPARISON = "comparison.json"
 SHORT: Mapping[Precision, str] = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 BITS = {"f32": 32.0, "f16": 16.0, "bf16": 16.0, "q8": 8.5, "q6": 6.6, "q5": 6.0, "q4": 5.0}
@@ -72,7 +77,7 @@ class WrittenExport:
     """An export as far as it is written."""
 
     holds: str
-    """What the folder holds: `adapter`, `merged`, `gguf`, `mlx` or `ollama`."""
+    """What the folder holds: `adapter`, `merged`, `gguf`, `gguf-lora`, `mlx` or `ollama`."""
     kind: str
     """How its weights are held."""
     open: Callable[[int], tuple[OpenedExport, str | None]]
@@ -154,15 +159,17 @@ def _holds(origin: Origin, options: ExportOptions) -> str:
         raise RecipeError("--merged belongs to --to hub-folder", f"--to {options.to} says what is written already")
     if options.to == "hub-folder":
         return "merged" if options.merged or not origin.adapter else "adapter"
-    if options.to == "adapter" and not origin.adapter:
-        raise RecipeError("this run trained every weight: there is no adapter", "use --to merged", "--to adapter")
+    if options.to in ("adapter", "gguf-lora") and not origin.adapter:
+        raise RecipeError(
+            "this run trained every weight: there is no adapter", "use --to merged or gguf", f"--to {options.to}"
+        )
     return options.to
 
 
 def _kind(origin: Origin, holds: str, options: ExportOptions) -> str:
     """How the weights will be held: as the base's are, where nothing else is asked for."""
     own, asked = SHORT[origin.precision], options.quantize
-    if holds == "adapter":
+    if holds in ("adapter", "gguf-lora"):
         if asked:
             raise RecipeError("an adapter is kept as it was trained", "leave --quantize out", "--quantize")
         return "f32"
@@ -191,6 +198,8 @@ def _look_before(origin: Origin, holds: str, kind: str, options: ExportOptions) 
     if holds == "adapter":  # its tokenizer goes along as it lies there, and nothing else of the export reads it
         assert origin.adapter is not None
         open_tokenizer(origin.adapter, trust_remote_code=origin.recipe.trust_remote_code, fix=TRAIN_AGAIN)
+    if holds == "gguf-lora":
+        _look_before_lora(origin, options)
     if holds in ("gguf", "ollama"):
         if options.llama_cpp is None:
             check_architecture(origin.config, origin.recipe.train.max_length)
@@ -206,6 +215,15 @@ def _look_before(origin: Origin, holds: str, kind: str, options: ExportOptions) 
         raise RecipeError("mlx-lm quantizes, and it is not installed", "pip install mlx-lm", "--quantize")
 
 
+def _look_before_lora(origin: Origin, options: ExportOptions) -> None:
+    assert origin.adapter is not None
+    check_architecture(origin.config)
+    if problems := refused_by_llama_cpp(read_adapter_config(origin.adapter), origin.recipe.name):
+        raise BaseError(problems=problems)
+    if options.check and find_llama_cpp() is None:
+        raise RecipeError("only llama.cpp opens a GGUF adapter, and it is not here", INSTALL, "--to gguf-lora")
+
+
 def _check_room(origin: Origin, out: Path, holds: str, kind: str) -> None:
     """
     Raises:
@@ -214,7 +232,7 @@ def _check_room(origin: Origin, out: Path, holds: str, kind: str) -> None:
     weights = origin.weight_bytes
     parameters = weights * 8 / BITS[SHORT[origin.precision]]
     needed = parameters * BITS.get(kind, BITS.get(kind[:2], 8.0)) / 8
-    if holds == "adapter":
+    if holds in ("adapter", "gguf-lora"):
         assert origin.adapter is not None
         needed = sum(file.stat().st_size for file in origin.adapter.rglob("*") if file.is_file())
     elif (holds in ("gguf", "ollama") and kind not in ROUNDED_HERE) or (holds == "mlx" and kind in ("q8", "q4")):
@@ -285,6 +303,8 @@ def _make(
 ) -> WrittenExport:
     if holds == "adapter":
         return _make_adapter(origin, folder, scrub=options.to == "hub-folder")
+    if holds == "gguf-lora":
+        return _make_lora(origin, folder, say)
     if holds in ("gguf", "ollama"):
         return _make_gguf(origin, holds, kind, folder, options, progress, say)
     from afina.export.merge_torch import merge, save_merged
@@ -321,6 +341,27 @@ def _make_adapter(origin: Origin, folder: Path, *, scrub: bool) -> WrittenExport
             made.notes.append(
                 f"the base is a folder of this machine ({base_name(origin)}): nobody else finds it by that name"
             )
+    if origin.recipe.chat.system or origin.recipe.chat.template_args:
+        made.notes.append("the recipe's system text and template arguments are not part of an adapter: give them")
+    return made
+
+
+def _make_lora(origin: Origin, folder: Path, say: Callable[[str], None]) -> WrittenExport:
+    """The adapter alone as GGUF; what it is compared by is the base in the precision that it is stored in."""
+    from afina.llamacpp.base_file import find_base_file, write_base_file
+
+    assert origin.adapter is not None
+    file, kind = folder / f"{origin.recipe.name}-lora.gguf", SHORT[origin.precision]
+    written = write_lora(origin.adapter, origin.config, file, name=origin.recipe.name)
+
+    def opened(context: int) -> tuple[OpenedExport, str | None]:
+        weights = identify_base(origin.base, origin.target.base, origin.tokenizer).weights_sha256
+        asked = Renderer(baked_tokenizer(origin.renderer), Chat())  # with the system text that the note tells of
+        base = find_base_file(origin.base, weights, asked, kind)
+        return LlamaCpp(write_base_file(base, origin.recipe, asked, say), context, file), None
+
+    made = WrittenExport("gguf-lora", kind, opened)
+    made.notes.append(f"{written.pairs} matrices are changed; the base's own GGUF file is needed beside it")
     if origin.recipe.chat.system or origin.recipe.chat.template_args:
         made.notes.append("the recipe's system text and template arguments are not part of an adapter: give them")
     return made
@@ -382,15 +423,16 @@ def _compare(
     origin: Origin, made: WrittenExport, expected: Expected, options: ExportOptions, progress: Progress
 ) -> ExportComparison:
     program, caveat = made.open(expected.context)
-    found = compare(
-        program,
-        expected,
-        origin.tokenizer,
-        origin.renderer.stop_ids(),
-        made.kind,
-        kl_limit=options.tolerance,
-        progress=progress,
-    )
+    with contextlib.closing(program):
+        found = compare(
+            program,
+            expected,
+            origin.tokenizer,
+            origin.renderer.stop_ids(),
+            made.kind,
+            kl_limit=options.tolerance,
+            progress=progress,
+        )
     if caveat:
         found.notes.append(caveat)
     if found.model_as_stored is not None and found.model_as_stored < found.asked:
@@ -430,12 +472,14 @@ def _wrong(
     whole, tokenizer = folder / "whole.gguf", baked_tokenizer(origin.renderer)
     write_gguf(merge(origin), tokenizer, origin.renderer, whole, own, name=origin.recipe.name, progress=progress)
     program, _ = open_gguf(whole, expected.context, origin.base)
-    again = compare(program, expected, origin.tokenizer, origin.renderer.stop_ids(), own, progress=progress)
+    with contextlib.closing(program):
+        again = compare(program, expected, origin.tokenizer, origin.renderer.stop_ids(), own, progress=progress)
     if again.problems:
         return ResultError(f"{what}; in {own} it is wrong too", "nothing was left there; please report it")
+    finer = own if made.kind.startswith("q8") else f"q8_0 or {own}"
     return ResultError(
         f"{what}. It is the rounding to {made.kind}: in {own} the same file has a mean KL of {again.kl_mean:.2g} nats "
         f"and {again.same_answers} of {again.asked} equal answers",
-        f"use --quantize q8_0 or {own}, or allow it with --tolerance {found.kl_mean * 1.1:.2g}",
+        f"use --quantize {finer}, or allow it with --tolerance {found.kl_mean * 1.1:.2g}",
         "--quantize",
     )

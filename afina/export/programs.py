@@ -9,13 +9,18 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from afina.errors import RecipeError
+from afina.export.gguf_head import OutputHead
+from afina.llamacpp.completion import completion_body
+from afina.llamacpp.program import INSTALL, LlamaCppOptions, find_llama_cpp, name_of_llama_cpp, running_llama_cpp
 from afina.model.base_kind import kind_of
+from afina.model.generate.request import Request
 from afina.text.document import Message
 from afina.tokenizer.load import open_tokenizer
 
@@ -44,6 +49,9 @@ class OpenedExport(Protocol):
 
     def greedy(self, ids: Sequence[int], limit: int) -> Iterator[int]:
         """The likeliest next token, again and again, `limit` times unless a stop token ends it before."""
+
+    def close(self) -> None:
+        """End what was started for it."""
 
 
 def text_of(tokenizer: Any, tokens: Sequence[int]) -> str:
@@ -131,39 +139,45 @@ class Transformers:
         written = self.model.generate(input_ids=torch.tensor([list(ids)]), max_new_tokens=limit)
         yield from written[0, len(ids) :].tolist()
 
+    def close(self) -> None:
+        """It is a model in this process."""
+
 
 class LlamaCpp:
-    """A GGUF file in llama.cpp, through llama-cpp-python."""
+    """A GGUF file in llama.cpp's own server; with an adapter's GGUF beside its base's.
 
-    def __init__(self, file: Path, context: int) -> None:
-        import llama_cpp
+    Its routes give answers, and the last layer's states of a text, but not the logits at every place: those are the
+    states times the file's output matrix, as llama.cpp multiplies them itself where it writes.
+    """
 
-        self._library = llama_cpp
+    def __init__(self, file: Path, context: int, lora: Path | None = None) -> None:
+        self.name = name_of_llama_cpp()
+        self._running = contextlib.ExitStack()
+        loras = [] if lora is None else [lora]
+        self._adapter: str | None = "0" if loras else None
         # The cache in 32 bits: what is measured is the file.
-        self.llama = llama_cpp.Llama(
-            str(file), n_ctx=context, n_batch=context, logits_all=True, verbose=False, type_k=0, type_v=0
-        )
-        self.name = f"llama-cpp-python {llama_cpp.__version__}"
-        vocab = self.llama._model.vocab
-        self._stops = {token for token in range(self.llama.n_vocab()) if llama_cpp.llama_vocab_is_eog(vocab, token)}
+        options = LlamaCppOptions(file, loras, context, exact=True)
+        try:
+            self._answers = self._running.enter_context(running_llama_cpp(options, "--to gguf"))
+            states = replace(options, states=True)
+            self._states = self._running.enter_context(running_llama_cpp(states, "--to gguf"))
+        except BaseException:
+            self._running.close()
+            raise
+        self._head = OutputHead(file, lora)
+        self._stops = gguf_stops(file)
+
+    def close(self) -> None:
+        self._running.close()
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
-        from llama_cpp.llama_chat_format import Jinja2ChatFormatter
+        text = self._answers.ask("/apply-template", {"messages": list(messages)})["prompt"]
+        return self.tokens(text, add_special=True)  # as its route for chats does
 
-        found = self.llama.metadata
-        begin, end = (
-            self.llama._model.token_get_text(int(found[key]))
-            if (key := f"tokenizer.ggml.{which}_token_id") in found
-            else ""
-            for which in ("bos", "eos")
-        )
-        formatter = Jinja2ChatFormatter(template=found["tokenizer.chat_template"], eos_token=end, bos_token=begin)
-        text = formatter(messages=list(messages)).prompt
-        ids = list(self.llama.tokenize(text.encode(), add_bos=False, special=True))
-        first = int(found.get("tokenizer.ggml.bos_token_id", -1))
-        if found.get("tokenizer.ggml.add_bos_token") == "true" and ids[:1] != [first]:
-            ids = [first, *ids]  # as llama.cpp's server and Ollama do
-        return ids
+    def tokens(self, text: str, *, add_special: bool = False) -> list[int]:
+        """Token ids of a text, its marks as marks."""
+        asked = {"content": text, "add_special": add_special, "parse_special": True}
+        return list(self._answers.ask("/tokenize", asked)["tokens"])
 
     def stops(self) -> set[int]:
         return self._stops
@@ -171,17 +185,13 @@ class LlamaCpp:
     def logits(self, ids: Sequence[int]) -> np.ndarray[Any, Any]:
         import numpy as np
 
-        self.llama.reset()
-        self.llama.eval(list(ids))
-        return np.array(self.llama.scores[: len(ids)], dtype=np.float32)
+        found = self._states.ask("/embedding", {"content": list(ids)})
+        return self._head.logits(np.array(found[0]["embedding"], dtype=np.float32))
 
     def greedy(self, ids: Sequence[int], limit: int) -> Iterator[int]:
-        self.llama.reset()
-        given = list(ids)
-        for _ in range(limit):
-            self.llama.eval(given)
-            given = [int(self.llama.scores[self.llama.n_tokens - 1].argmax())]
-            yield given[0]
+        request = Request(prompt=ids, max_new_tokens=limit, adapter=self._adapter)
+        asked = completion_body(request, self._adapter is not None, streamed=False)
+        yield from self._answers.ask("/completion", asked)["tokens"]  # its end token among them
 
 
 class Mlx:
@@ -215,6 +225,9 @@ class Mlx:
             given = [int(mx.argmax(self.model(mx.array([given]), cache=cache)[0, -1]).item())]
             yield given[0]
 
+    def close(self) -> None:
+        """It is a model in this process."""
+
 
 def check_opens_gguf(config: Mapping[str, Any]) -> None:
     """
@@ -222,21 +235,21 @@ def check_opens_gguf(config: Mapping[str, Any]) -> None:
         RecipeError: nothing here opens a GGUF of this kind of model, so that it could not be compared.
     """
     kind = str(config.get("model_type"))
-    if find_spec("llama_cpp") is None and kind not in READ_BY_TRANSFORMERS:
+    if find_llama_cpp() is None and kind not in READ_BY_TRANSFORMERS:
         raise RecipeError(
             f"nothing here opens a GGUF of a {kind} model to compare it",
-            "pip install 'afina[gguf]' (llama-cpp-python), or --no-check, which proves nothing",
+            f"{INSTALL}; or --no-check, which proves nothing",
             "--to gguf",
         )
 
 
 def open_gguf(file: Path, context: int, base: Path) -> tuple[OpenedExport, str | None]:
     """llama.cpp where it is installed, else transformers; with the second, what that leaves open."""
-    if find_spec("llama_cpp"):
+    if find_llama_cpp():
         return LlamaCpp(file, context), None
     return (
         Transformers(file.parent, gguf_file=file.name, base=base),
-        "llama-cpp-python is not installed (pip install 'afina[gguf]'): weights, tokens and template were read by "
+        f"llama.cpp is not here ({INSTALL}): weights, tokens and template were read by "
         "transformers; whether llama.cpp itself splits texts and turns positions the same was not seen",
     )
 

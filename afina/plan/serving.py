@@ -7,13 +7,19 @@ transformers  weights + KV cache + the MLP of the whole prompt: P * (3M + 3h) va
 vLLM          takes a share of the device; what weights, the profiled prefill of one scheduler step, CUDA graphs and
               LoRA buffers leave is KV cache, in blocks of 16 tokens
 mlx-lm        weights (embeddings quantized too) + KV cache + the logits of one prefill step
+llama.cpp     weights (embeddings quantized too) + KV cache of every place, set aside at the start + one micro-batch
 
-Sources: vLLM's gpu_worker.py and docs/configuration/conserving_memory.md; mlx-lm's generate.py.
+    tokens/s of one answer = share of the memory's rate / bytes that a token reads (every weight, and the keys and
+                             values of a short conversation), on a CPU, where that and not arithmetic is the limit
+
+Sources: vLLM's gpu_worker.py and docs/configuration/conserving_memory.md; mlx-lm's generate.py; llama.cpp's
+llama-context.cpp.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,8 +29,10 @@ from afina.plan.calibration import Sureness, sureness
 from afina.plan.device import Device
 from afina.plan.interval import Interval
 from afina.plan.memory import WEIGHT_BYTES
+from afina.plan.time import GENERATION_SHARE
+from afina.units import show_bytes
 
-Engine = Literal["transformers", "vllm", "mlx"]
+Engine = Literal["transformers", "vllm", "mlx", "llamacpp"]
 
 LITGPT = "LitGPT"
 BLOCK_TOKENS = 16
@@ -43,6 +51,24 @@ CONTEXT_BYTES = Interval(0.45e9, 0.15e9, 0.7e9)
 PREFILL_STEP = 2048
 """Tokens that mlx-lm prefills at once."""
 MLX_BYTES = 0.08e9
+GGUF_BYTES = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32, "q5_1": 24 / 32, "q5_0": 22 / 32}
+GGUF_BYTES |= {"q4_1": 20 / 32, "q4_0": 18 / 32}
+"""Bytes of a weight in llama.cpp's kinds: a block of 32 with its scale, and its minimum where it has one."""
+K_KINDS = {"q2_k": 84 / 256, "q3_k": 110 / 256, "q4_k": 144 / 256, "q5_k": 176 / 256, "q6_k": 210 / 256}
+K_KINDS |= {"q8_k": 292 / 256}
+"""The same of its kinds with blocks of 256."""
+UBATCH = 512
+"""Tokens that llama.cpp reads at once; their logits have room."""
+LLAMACPP_CACHE_BYTES = 2 * 2**30
+"""What the places of a llama.cpp server set aside together, where one does not need more."""
+LLAMACPP_PLACES = 8
+CONVERSATION = 512
+"""Tokens of a conversation whose speed is told."""
+SHOWN_KINDS = ("f16", "q8_0")
+"""Of llama.cpp's kinds of weights, those whose speed a plan shows."""
+LLAMACPP_SHARE = Interval(0.5, 0.3, 0.9)
+"""Share of the memory's rate that llama.cpp reaches while it writes one answer on a CPU (0.47 measured on two virtual
+processors, 0.135 G parameters in Q4_1)."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +76,7 @@ class Serving:
     """How a model is served.
 
     Args:
-        weights: a format of :data:`afina.plan.memory.WEIGHT_BYTES`, or `mlx-BITS-GROUP`.
+        weights: a format of :data:`afina.plan.memory.WEIGHT_BYTES`, `mlx-BITS-GROUP`, or `gguf-KIND`.
         context: tokens of one user, prompt and answer together.
         prompt: of them, what is read at once; all where not given.
         users: sequences at a time.
@@ -102,14 +128,38 @@ def served_weight_bytes(shape: Shape, weights: str, *, litgpt: bool = False) -> 
         each = int(found[1]) / 8 + 4 / int(found[2])
         quantized = shape.linear_parameters + shape.embedding_parameters
         return quantized * each + (shape.parameters - quantized) * 2
+    if weights.startswith("gguf-"):
+        kind = weights.removeprefix("gguf-")
+        quantized = shape.linear_parameters + shape.embedding_parameters
+        return quantized * gguf_bytes(kind) + (shape.parameters - quantized) * 4
     each = next((size for name, size in WEIGHT_BYTES.items() if name == weights), 0.0)
     if not each:
         raise RecipeError(
-            f"weights in {weights!r} are not known", "known are " + ", ".join([*WEIGHT_BYTES, "mlx-4-64"]), "weights"
+            f"weights in {weights!r} are not known",
+            "known are " + ", ".join([*WEIGHT_BYTES, "mlx-4-64", "gguf-q8_0"]),
+            "weights",
         )
     rest = each if each >= 2 else 2.0
     packed = packed_parameters(shape, weights) + (shape.head_parameters if litgpt else 0)
     return packed * each + (shape.parameters + head - packed) * rest
+
+
+def gguf_bytes(kind: str) -> float:
+    """Bytes of a weight in a kind of llama.cpp's.
+
+    >>> gguf_bytes("q8_0"), gguf_bytes("q4_k")
+    (1.0625, 0.5625)
+
+    Raises:
+        RecipeError: a kind that is not known.
+    """
+    if kind in GGUF_BYTES:
+        return GGUF_BYTES[kind]
+    if found := K_KINDS.get(kind[:4]):
+        return found
+    raise RecipeError(
+        f"weights in gguf-{kind} are not known", f"known are {', '.join([*GGUF_BYTES, *K_KINDS])}", "weights"
+    )
 
 
 def packed_parameters(shape: Shape, weights: str) -> int:
@@ -154,6 +204,9 @@ def serving_memory(shape: Shape, serving: Serving) -> dict[str, Interval]:
         working, fixed = 2.0 * min(prompt, PREFILL_STEP) * shape.vocab * serving.users, Interval(MLX_BYTES, 0.0, 0.3e9)
     elif serving.engine == "vllm":
         working, fixed = profile_bytes(shape, SCHEDULED_TOKENS[False]), ENGINE_BYTES + GRAPH_BYTES
+    elif serving.engine == "llamacpp":
+        widest = max(shape.vocab, 3 * max(layer.intermediate for layer in shape.layers))
+        working, fixed = 4.0 * min(prompt * serving.users, UBATCH) * widest, Interval(0.1e9, 0.05e9, 0.3e9)
     else:
         working = prefill_bytes(shape, prompt * serving.users) + unpacked_bytes(shape, serving)
         fixed = Interval(0.0, 0.0, 0.1e9) if serving.allocated else CONTEXT_BYTES
@@ -230,6 +283,59 @@ def largest_context(shape: Shape, device: Device, serving: Serving) -> Interval:
     return Interval(tokens(room.point), tokens(room.low), tokens(room.high))
 
 
+def cache_places(shape: Shape, device: Device, serving: Serving) -> int:
+    """How many answers a llama.cpp server can have under way, each with a context of its own: it sets all of them aside
+    at the start, so no more than :data:`LLAMACPP_CACHE_BYTES` where one does not need more."""
+    each = shape.kv_bytes(serving.context, serving.cache_bytes, compressed=serving.compresses)
+    room = min(cache_room(shape, device, serving).low, LLAMACPP_CACHE_BYTES)
+    return max(1, min(LLAMACPP_PLACES, int(room // each) if each else LLAMACPP_PLACES))
+
+
+def written_per_second(shape: Shape, device: Device, serving: Serving, share: Interval) -> Interval:
+    """Tokens a second of one answer, where every token reads every weight and the conversation's keys and values.
+
+    Args:
+        share: of the memory's rate that the program reaches.
+    """
+    cache = shape.kv_bytes(min(serving.context, CONVERSATION), serving.cache_bytes, compressed=serving.compresses)
+    read = served_weight_bytes(shape, serving.weights) + cache
+    return Interval(*(each * device.bytes_per_second / read for each in (share.point, share.low, share.high)))
+
+
+@dataclass(frozen=True)
+class EngineSpeed:
+    """What one engine writes on a CPU, one answer at a time."""
+
+    engine: Engine
+    weights: str
+    weight_bytes: float
+    tokens_per_second: Interval
+
+    @property
+    def in_words(self) -> str:
+        """One line."""
+        name = {"llamacpp": "llama.cpp", "transformers": "afina's own engine"}.get(self.engine, self.engine)
+        rate = self.tokens_per_second
+        return (
+            f"{name} ({self.weights.removeprefix('gguf-')}): about {rate.point:.3g} tokens/s "
+            f"({rate.low:.2g} to {rate.high:.2g}); a token reads {show_bytes(self.weight_bytes)} of weights"
+        )
+
+
+def speeds_on_cpu(shape: Shape, device: Device, context: int, kinds: Sequence[str]) -> list[EngineSpeed]:
+    """Our own engine in float32 and llama.cpp by kind of weights, the fastest first; none on another device."""
+    if device.kind != "cpu":
+        return []
+    found = []
+    own: list[tuple[Engine, str]] = [("llamacpp", f"gguf-{kind}") for kind in kinds]
+    for engine, weights in [("transformers", "float32"), *own]:
+        serving = Serving(engine=engine, weights=weights, context=context, cache_bytes=4 if engine != "llamacpp" else 2)
+        share = LLAMACPP_SHARE if engine == "llamacpp" else GENERATION_SHARE
+        rate = written_per_second(shape, device, serving, share)
+        found.append(EngineSpeed(engine, weights, served_weight_bytes(shape, weights), rate))
+    return sorted(found, key=lambda each: -each.tokens_per_second.point)
+
+
 def serves(shape: Shape, device: Device, serving: Serving) -> Literal["yes", "no", "maybe"]:
     """Whether all users' contexts fit at once.
 
@@ -263,4 +369,8 @@ def plan_serving(shape: Shape, device: Device, serving: Serving) -> dict[str, An
         "max_model_len": longest.as_json(),
         "positions": shape.max_positions,
         "fits": serves(shape, device, serving),
+        "speeds": [
+            {"engine": each.engine, "weights": each.weights, "tokens_per_second": each.tokens_per_second.as_json()}
+            for each in speeds_on_cpu(shape, device, serving.context, SHOWN_KINDS)
+        ],
     }

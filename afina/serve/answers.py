@@ -15,7 +15,7 @@ from typing import Any, Literal
 from afina.errors import AfinaError, ContextOverflow, RecipeError
 from afina.model.generate.grammar import json_grammar
 from afina.model.generate.request import BASE, Finished, Produced, Request, TokenLogprob
-from afina.serve.driver import Busy, Driver, EngineStopped
+from afina.serve.driver import Answering, Busy, EngineStopped
 from afina.serve.messages import JsonObjectFormat, JsonSchemaFormat, NamedTool
 from afina.serve.metrics import Metrics
 from afina.serve.opened import Served
@@ -108,7 +108,7 @@ class ClientRequest:
     served: Served
     wanted: ChatRequest | CompletionRequest
     requests: list[Request]
-    driver: Driver
+    driver: Answering
     metrics: Metrics
     context: int | None
     id: str = ""
@@ -267,14 +267,14 @@ class ClientRequest:
         return Usage.of(read, sum(finished.written for finished in done))
 
     def _token(self, token: int) -> str:
-        return self.driver.engine.grammars.token_bytes(token).decode(errors="replace")
+        return self.driver.grammars.token_bytes(token).decode(errors="replace")
 
     def _chat_logprobs(self, found: Sequence[TokenLogprob]) -> ChatLogprobs | None:
         if not isinstance(self.wanted, ChatRequest) or self.wanted.top is None:
             return None
 
         def top(token: int, logprob: float) -> Top:
-            read = self.driver.engine.grammars.token_bytes(token)  # half a character's too: clients put them together
+            read = self.driver.grammars.token_bytes(token)  # half a character's too: clients put them together
             return Top(token=read.decode(errors="replace"), logprob=max(logprob, LEAST), bytes=list(read))
 
         return ChatLogprobs(

@@ -28,7 +28,7 @@ from afina.serve.answers import (
     limit_shown,
     unread_thoughts,
 )
-from afina.serve.driver import Busy, Driver, EngineStopped
+from afina.serve.driver import Answering, Busy, Driver, EngineStopped
 from afina.serve.metrics import Metrics
 from afina.serve.opened import Models, Served, Target, find_target
 from afina.serve.protocol import (
@@ -88,15 +88,15 @@ class Server:
 
     Args:
         api_key: asked for on every route below ``/v1``.
-        change_adapters: whether adapters may be loaded and unloaded at run time: whoever may ask can then have any
-            folder of this machine opened as an adapter.
+        changing: the engine whose adapters may be loaded and unloaded at run time: whoever may ask can then have any
+            folder of this machine opened as an adapter. None: they may not.
     """
 
     models: Models
-    driver: Driver
+    driver: Answering
     metrics: Metrics
     api_key: str | None
-    change_adapters: bool
+    changing: Driver | None
 
     async def check_key(self, given: HTTPAuthorizationCredentials | None = BEARER) -> None:
         """Refuse a request without the key."""
@@ -121,16 +121,16 @@ class Server:
             created=each.created,
             root=str(each.folder or self.models.identity.name),
             parent=self.models.base.name if each.inside else None,
-            max_model_len=self.driver.engine.context,
+            max_model_len=self.driver.context,
         )
 
     async def ask(self, wanted: Wanted, request: Request, make: Callable[..., Any]) -> Response:
         """Both kinds of request, whole or streamed."""
         model: Served = self.served(wanted.model)
-        context = self.driver.engine.context
+        context = self.driver.context
         requests = make(model, wanted, context)
         if (grammar := requests[0].grammar) is not None:  # before a stream's status goes out
-            await asyncio.to_thread(self.driver.engine.grammars.matcher, grammar)
+            await asyncio.to_thread(self.driver.grammars.matcher, grammar)
         headers = {}
         if ignored := sorted({*wanted.ignored(), *unread_thoughts(model, wanted)}):
             headers[IGNORED] = ", ".join(ignored)
@@ -143,18 +143,19 @@ class Server:
             return StreamingResponse(asked.stream(), media_type="text/event-stream", headers=headers)
         return JSONResponse(_as_json(await _unless_gone(request, asked.whole())), headers=headers)
 
-    async def change(self, what: Callable[[], Answered]) -> Answered:
+    async def change(self, what: Callable[[Driver], Answered]) -> Answered:
         """Change the adapters between two steps of the engine."""
-        if not self.change_adapters:
+        driver = self.changing
+        if driver is None:
             raise RequestRefused(
                 403, "adapters may not be changed: start the server with --change-adapters", code="forbidden"
             )
-        return await self.driver.call(what)
+        return await driver.call(lambda: what(driver))
 
 
 def make_app(
     models: Models,
-    driver: Driver,
+    driver: Answering,
     *,
     api_key: str | None = None,
     change_adapters: bool = False,
@@ -163,11 +164,12 @@ def make_app(
     """The application; see :class:`Server` for the arguments.
 
     Args:
+        change_adapters: let clients load and unload adapters; our own engine's only.
         origins: pages that may ask from a browser (``http://localhost:3000``, or ``*`` for any).
     """
-    engine = driver.engine
-    metrics = Metrics(lambda: engine.running, lambda: max(0, driver.open - engine.running))
-    server = Server(models, driver, metrics, api_key, change_adapters)
+    metrics = Metrics(lambda: driver.running, lambda: max(0, driver.open - driver.running))
+    changing = driver if change_adapters and isinstance(driver, Driver) else None
+    server = Server(models, driver, metrics, api_key, changing)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -234,11 +236,11 @@ def _adapter_routes(server: Server) -> APIRouter:
     async def load(wanted: LoadAdapter) -> Response:
         """Add an adapter from a folder of this machine: a run, or PEFT's own."""
 
-        def change() -> str | None:
+        def change(driver: Driver) -> str | None:
             target = _adapter_at(wanted.lora_path)
             own = target.chat if target.recipe else None
             warning = models.load(wanted.lora_name, target.adapter or Path(target.base), own, target.run)
-            server.driver.engine.adopt(models.model)
+            driver.engine.adopt(models.model)
             return warning
 
         warning = await server.change(change)
@@ -249,11 +251,11 @@ def _adapter_routes(server: Server) -> APIRouter:
     async def unload(wanted: UnloadAdapter) -> Response:
         """Remove an adapter that no request uses."""
 
-        def change() -> None:
+        def change(driver: Driver) -> None:
             inside = models.served[wanted.lora_name].inside if wanted.lora_name in models.served else None
             if inside is None:
                 raise RequestRefused(404, f"there is no adapter {wanted.lora_name!r}", code="model_not_found")
-            if count := server.driver.uses(inside):
+            if count := driver.uses(inside):
                 raise RequestRefused(400, f"{count} requests use {wanted.lora_name}", code="in_use")
             models.unload(wanted.lora_name)
 

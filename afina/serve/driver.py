@@ -11,11 +11,14 @@ import queue
 import threading
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from afina.errors import AfinaError
-from afina.model.generate.engine_torch import Engine
+from afina.model.generate.grammar import Grammars
 from afina.model.generate.request import Produced, Request
+
+if TYPE_CHECKING:
+    from afina.model.generate.engine_torch import Engine
 
 QUEUE_LIMIT = 256
 """Requests that may wait for a place."""
@@ -27,6 +30,39 @@ class Busy(Exception):
 
 class EngineStopped(Exception):
     """The engine has ended, by a defect or because the server goes down."""
+
+
+class Answering(Protocol):
+    """What the server's routes ask of whatever writes the answers: our own engine, or llama.cpp."""
+
+    @property
+    def context(self) -> int | None:
+        """Longest prompt and answer together, in tokens."""
+
+    @property
+    def grammars(self) -> Grammars:
+        """Forms that an answer can be held to, and the bytes of tokens."""
+
+    @property
+    def running(self) -> int:
+        """Requests that are being answered."""
+
+    @property
+    def open(self) -> int:
+        """Requests under way, waiting ones included."""
+
+    @property
+    def failure(self) -> BaseException | None:
+        """Why nothing is answered any more."""
+
+    def has_room(self, requests: int) -> bool:
+        """Whether the queue takes so many more."""
+
+    def answer(self, request: Request) -> AsyncGenerator[Produced, None]:
+        """What is written for a request, piece by piece; leaving the loop early frees its place."""
+
+    def close(self) -> None:
+        """End it."""
 
 
 @dataclass(eq=False, slots=True)
@@ -46,13 +82,33 @@ class Driver:
 
     def __init__(self, engine: Engine, queue_limit: int = QUEUE_LIMIT) -> None:
         self.engine, self.queue_limit = engine, queue_limit
-        self.failure: BaseException | None = None
+        self._failure: BaseException | None = None
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._tickets: dict[int, Ticket] = {}
         self._open = 0
         """Tickets not ended yet; counted in the event loop's thread."""
         self._thread = threading.Thread(target=self._drive, name="engine", daemon=True)
         self._thread.start()
+
+    @property
+    def context(self) -> int | None:
+        """See :class:`Answering`."""
+        return self.engine.context
+
+    @property
+    def grammars(self) -> Grammars:
+        """See :class:`Answering`."""
+        return self.engine.grammars
+
+    @property
+    def running(self) -> int:
+        """See :class:`Answering`."""
+        return self.engine.running
+
+    @property
+    def failure(self) -> BaseException | None:
+        """Why the thread has ended."""
+        return self._failure
 
     @property
     def open(self) -> int:
@@ -165,7 +221,7 @@ class Driver:
             loop.call_soon_threadsafe(_deliver, each)
 
     def _fail(self, error: BaseException) -> None:
-        self.failure = error
+        self._failure = error
         for ticket in self._tickets.values():
             ticket.loop.call_soon_threadsafe(ticket.pieces.put_nowait, EngineStopped(str(error)))
         self._tickets.clear()

@@ -43,12 +43,16 @@ class Identity:
     tellable: int = 0
     """Questions whose answers differ in the run."""
     problems: list[str] = field(default_factory=list)
+    rounded: list[str] = field(default_factory=list)
+    """Where answers part from the run's at tokens that are nearly as likely: rounding, not another model."""
 
     def describe(self) -> str:
-        """One line."""
+        """A line, and one for each answer that is another."""
         counts = ", ".join(f"{name} {count} of {self.asked}" for name, count in self.same.items())
         return f"identity: answers as in the run: {counts}" + "".join(
-            f"\n  wrong: {problem}" for problem in self.problems
+            f"\n  {what}: {each}"
+            for what, found in (("rounding", self.rounded), ("wrong", self.problems))
+            for each in found
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -101,6 +105,20 @@ Ask = Callable[[str, Sequence[Mapping[str, str]], int], str]
 """The greedy answer of a model, by name."""
 
 
+@dataclass(frozen=True, slots=True)
+class Parting:
+    """Why an answer is not word for word the run's: each place where a server that is led along the run's answer would
+    have written another token, and how much likelier that is there."""
+
+    texts: tuple[str, ...]
+    rounding: bool
+    """Whether all of them are too near to tell apart in the server's numbers."""
+
+
+Explain = Callable[[str, Stored, str], Parting]
+"""Leads a model, by name, along an answer of the run."""
+
+
 def compared(text: str) -> str:
     """An answer as it is compared: without its thought, which servers tell apart or not, white space at its ends and a
     character cut in half by the limit.
@@ -112,7 +130,14 @@ def compared(text: str) -> str:
 
 
 def check_identity(
-    ask: Ask, run: Path, trained: str, base: str | None, *, allowed: float = 0.0, most: int = QUESTIONS
+    ask: Ask,
+    run: Path,
+    trained: str,
+    base: str | None,
+    *,
+    allowed: float = 0.0,
+    most: int = QUESTIONS,
+    explain: Explain | None = None,
 ) -> Identity:
     """Compare a server's answers with the run's.
 
@@ -120,6 +145,7 @@ def check_identity(
         ask: asks the server.
         trained, base: the names it serves them under; no base where the run trained a model whole.
         allowed: share of answers that may differ: servers that compute in other precisions round otherwise.
+        explain: where it is given, any answer may differ that it explains by rounding, and no other.
 
     Raises:
         RecipeError: the run holds nothing to compare with.
@@ -129,12 +155,17 @@ def check_identity(
     answers = {name: [compared(ask(name, each.messages, limit)) for each in stored] for name in (base, trained) if name}
     for name, given in answers.items():
         right = [compared(each.base if name == base else each.trained) for each in stored]
-        found.same[name] = sum(one == other for one, other in zip(given, right, strict=True))
-        if found.same[name] < len(stored) * (1 - allowed):
-            first = next(n for n, (one, other) in enumerate(zip(given, right, strict=True)) if one != other)
+        other_places = [n for n, (one, other) in enumerate(zip(given, right, strict=True)) if one != other]
+        found.same[name], why = len(stored) - len(other_places), ""
+        if explain is not None:
+            left = _unexplained(explain, name, [(stored[n], right[n]) for n in other_places], found)
+            other_places = [other_places[n] for n in left]
+            why = f" (led along it: {next(iter(left.values()))})" if left else ""
+        if len(other_places) > len(stored) * (0.0 if explain else allowed):
+            first = other_places[0]
             found.problems.append(
                 f"{name} answers {given[first]!r} to {stored[first].messages[-1]['content']!r}; "
-                f"in the run it was {right[first]!r}"
+                f"in the run it was {right[first]!r}{why}"
             )
     if base:
         pairs = list(zip(answers[base], answers[trained], stored, strict=True))
@@ -145,15 +176,30 @@ def check_identity(
     return found
 
 
-def refuse_wrong(found: Identity) -> None:
+def _unexplained(explain: Explain, name: str, others: Sequence[tuple[Stored, str]], found: Identity) -> dict[int, str]:
+    """Which of the differing answers are not rounding, and where they part; what explains the rest is noted."""
+    wrong = {}
+    for place, (each, right) in enumerate(others):
+        parting = explain(name, each, right)
+        if not parting.rounding:
+            wrong[place] = parting.texts[-1] if parting.texts else "it ends otherwise"
+        else:
+            found.rounded.append(f"{name}, asked {each.messages[-1]['content']!r:.60}: {'; '.join(parting.texts)}")
+    return wrong
+
+
+def refuse_wrong(found: Identity, or_else: str = "") -> None:
     """
+    Args:
+        or_else: a further way out.
+
     Raises:
         ResultError: the server is not the trained model.
     """
     if found.problems:
         raise ResultError(
             "the served model is not the trained one: " + "; ".join(found.problems),
-            "serve the run's own adapter on the base it was trained on, with its chat template",
+            "serve the run's own adapter on the base it was trained on, with its chat template" + or_else,
         )
 
 

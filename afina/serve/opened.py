@@ -84,6 +84,7 @@ class Models:
     """All that one base answers as. ``served[0]`` is the base."""
 
     model: Any
+    """None where another program holds the weights."""
     tokenizer: Any
     identity: BaseIdentity
     chat: Chat
@@ -140,30 +141,71 @@ def open_models(target: Target, adapters: Mapping[str, Target], device: str = "a
     """
     from afina.model.load_torch import load_base, pick_device
 
+    folder, models = _base_alone(target)
+    models.model = load_base(folder, recipe_of(target, folder), pick_device(device), four_bit=target.four_bit)
+    in_four_bits = bool(getattr(models.model, "is_loaded_in_4bit", False))  # by its own files, or for this run
+    warnings: list[str | None] = []
+    for name, each in _wanted(target, adapters).items():
+        warnings.append(_other_bits(name, each, in_four_bits))
+        own = each.chat if each.recipe else None
+        warnings.append(models.load(name, each.adapter or Path(each.base), own, each.run))
+    return models, [warning for warning in warnings if warning]
+
+
+def name_models(target: Target, adapters: Mapping[str, Target]) -> tuple[Path, Models, list[str]]:
+    """The base's folder and what :func:`open_models` gives, without opening any weights: another program does.
+
+    :attr:`Served.inside` is an adapter's place among the adapters, as text.
+
+    Raises:
+        BaseError, RecipeError: as :func:`open_models`.
+    """
+    folder, models = _base_alone(target)
+    warnings: list[str | None] = []
+    for number, (name, each) in enumerate(_wanted(target, adapters).items()):
+        if name in models.served:
+            raise RecipeError(f"the name {name!r} is taken", "choose another, or unload it first")
+        place = each.adapter or Path(each.base)
+        warnings += [_other_bits(name, each, False), check_adapter_fits(place, models.identity)]
+        renderer = Renderer(models.tokenizer, each.chat if each.recipe else models.chat)
+        models.served[name] = Served(name, renderer, str(number), place, each.run)
+    return folder, models, [warning for warning in warnings if warning]
+
+
+def recipe_of(target: Target, folder: Path) -> Recipe:
+    """The recipe by which the base is opened."""
+    return target.recipe or Recipe(name="served", base=str(folder), sources=[Source(path=".")])
+
+
+def _base_alone(target: Target) -> tuple[Path, Models]:
+    """The base's folder, and its name, tokenizer and identity, with no weights opened."""
     remote_code = bool(target.recipe and target.recipe.trust_remote_code)
     revision = target.recipe.base_revision if target.recipe and target.adapter else None
     folder = find_base(target.base, revision=revision, trust_remote_code=remote_code)
     tokenizer = load_tokenizer(str(folder), target.chat, root=target.root, trust_remote_code=remote_code)
-    recipe = target.recipe or Recipe(name="served", base=str(folder), sources=[Source(path=".")])
-    model = load_base(folder, recipe, pick_device(device), four_bit=target.four_bit)
-    in_four_bits = bool(getattr(model, "is_loaded_in_4bit", False))  # by its own files, or for this run
-    identity = identify_base(folder, target.base, tokenizer)
     # A model trained whole is the run; an adapter's base goes by its own name.
     name = target.name if target.adapter is None else Path(target.base).name
     run = target.run if target.adapter is None else None
     base = Served(name, Renderer(tokenizer, target.chat), None, run=run)
-    models = Models(model, tokenizer, identity, target.chat, {name: base})
-    warnings: list[str | None] = []
+    return folder, Models(None, tokenizer, identify_base(folder, target.base, tokenizer), target.chat, {name: base})
+
+
+def _wanted(target: Target, adapters: Mapping[str, Target]) -> dict[str, Target]:
+    """Every adapter by name, the run's own first.
+
+    Raises:
+        RecipeError: one of them is not an adapter.
+    """
     wanted = ({target.name: target} if target.adapter else {}) | dict(adapters)
     for name, each in wanted.items():
         if each.adapter is None and not (Path(each.base) / "adapter_config.json").is_file():
             raise RecipeError(
                 f"{each.base} is not an adapter", "give --adapter NAME=RUN of an adapter's run", f"--adapter {name}"
             )
-        if each.four_bit != in_four_bits:
-            warnings.append(
-                f"{name} was trained on a base in {'4' if each.four_bit else '16 or 32'} bits; this one is not"
-            )
-        own = each.chat if each.recipe else None
-        warnings.append(models.load(name, each.adapter or Path(each.base), own, each.run))
-    return models, [warning for warning in warnings if warning]
+    return wanted
+
+
+def _other_bits(name: str, each: Target, in_four_bits: bool) -> str | None:
+    if each.four_bit == in_four_bits:
+        return None
+    return f"{name} was trained on a base in {'4' if each.four_bit else '16 or 32'} bits; this one is not"

@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from afina.errors import AfinaError, Problem, RecipeError
+from afina.llamacpp.gguf_write import check_architecture
+from afina.llamacpp.lora_write import refused_by_llama_cpp, unusual_adapter
+from afina.llamacpp.program import INSTALL, find_llama_cpp
 from afina.model.base import find_base, read_adapter_config, read_identity
+from afina.model.base_damage import read_config
+from afina.model.base_kind import Program
 from afina.model.shape_read import shape_of_folder
 from afina.plan.device import Device, local_device
 from afina.plan.interval import Interval
-from afina.plan.serving import Engine, Serving, largest_context
+from afina.plan.serving import (
+    SHOWN_KINDS,
+    Engine,
+    EngineSpeed,
+    Serving,
+    cache_places,
+    largest_context,
+    speeds_on_cpu,
+)
 from afina.serve.opened import Target
 
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -31,6 +44,10 @@ class Preflight:
     """Where that number comes from."""
     rank: int = 0
     """Largest of the adapters."""
+    places: int = 1
+    """Answers that a llama.cpp server writes at a time."""
+    speeds: list[EngineSpeed] = field(default_factory=list)
+    """What the engines write on this CPU, the fastest first."""
     problems: list[Problem] = field(default_factory=list)
 
 
@@ -45,6 +62,11 @@ def is_port_free(host: str, port: int) -> bool:
     return True
 
 
+def _opener(engine: Engine) -> Program:
+    """What has to open the base: llama.cpp is given what transformers opens."""
+    return "transformers" if engine == "llamacpp" else engine
+
+
 def look_before(
     target: Target,
     adapters: Mapping[str, Target],
@@ -54,6 +76,7 @@ def look_before(
     port: int | None,
     max_model_len: int | None = None,
     users: int = 1,
+    weights: str = "16bit",
     device: Device | None = None,
     anyway: bool = False,
 ) -> Preflight:
@@ -61,6 +84,7 @@ def look_before(
 
     Args:
         port: None where nothing will be started.
+        weights: how they are held, see :class:`afina.plan.serving.Serving`.
         anyway: serve a context that may not fit.
 
     Raises:
@@ -74,7 +98,9 @@ def look_before(
     remote_code = bool(target.recipe and target.recipe.trust_remote_code)
     revision = target.recipe.base_revision if target.recipe and target.adapter else None
     # without it nothing else can be looked at
-    base = find_base(target.base, revision=revision, trust_remote_code=remote_code, program=engine)
+    base = find_base(target.base, revision=revision, trust_remote_code=remote_code, program=_opener(engine))
+    if engine == "llamacpp":
+        problems += _refused_by_llama_cpp(base)
     ranks = [0]
     own = {target.name: target} if target.adapter else {}
     for name, each in (own | dict(adapters)).items():
@@ -84,6 +110,8 @@ def look_before(
             ranks.append(max([int(config.get("r") or 0), *(config.get("rank_pattern") or {}).values()]))
             if engine == "vllm":
                 problems += _refused_by_vllm(config, name)
+            elif engine == "llamacpp":
+                problems += refused_by_llama_cpp(config, name)
             trained_on = read_identity(folder)
             first = read_identity(target.adapter) if target.adapter else None
             if trained_on and first and trained_on.differences(first):
@@ -98,13 +126,19 @@ def look_before(
     shape = shape_of_folder(base, trust_remote_code=remote_code)
     device = device or local_device()
     serving = Serving(
-        engine=engine, users=users, lora_slots=len(ranks) - 1 if engine == "vllm" else 0, lora_rank=max(max(ranks), 1)
+        engine=engine,
+        weights=weights,
+        users=users,
+        lora_slots=len(ranks) - 1 if engine == "vllm" else 0,
+        lora_rank=max(max(ranks), 1),
     )
     room = largest_context(shape, device, serving)
     context, why = choose_context(shape.max_positions, room, max_model_len, device, users, problems, anyway=anyway)
     if problems:
         raise AfinaError(problems=problems)
-    return Preflight(base, context, why, max(ranks))
+    places = cache_places(shape, device, replace(serving, context=context))
+    kinds = [weights.removeprefix("gguf-")] if engine == "llamacpp" else SHOWN_KINDS
+    return Preflight(base, context, why, max(ranks), places, speeds_on_cpu(shape, device, context, kinds))
 
 
 def choose_context(
@@ -158,28 +192,25 @@ def _adapter_config(folder: Path, name: str, problems: list[Problem]) -> dict[st
     return read_adapter_config(folder)
 
 
-PLAIN_STARTS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
-"""``init_lora_weights`` by name that leave the base as it is; PiSSA's, OLoRA's and LoftQ's do not."""
-
-
 def _refused_by_vllm(config: Mapping[str, Any], name: str) -> list[Problem]:
     """What vLLM refuses after minutes of loading, or, before 0.32, served wrongly (its ``lora/peft_helper.py``)."""
     merge = f"merge it: afina export {name} --to merged, and serve that folder"
-    start = config.get("init_lora_weights", True)
-    what = {
-        "is a DoRA adapter": config.get("use_dora"),
-        f"trains {', '.join(config.get('modules_to_save') or [])} whole": config.get("modules_to_save"),
-        "trains biases": config.get("lora_bias") or config.get("bias", "none") != "none",
-        f"starts from a changed base ({start})": isinstance(start, str) and start.lower() not in PLAIN_STARTS,
-        "waits for invocation tokens (aLoRA)": config.get("alora_invocation_tokens"),
-        "repeats layers": config.get("layer_replication"),
-        "is a QALoRA adapter": config.get("use_qalora"),
-        "is a block-diagonal LoRA adapter": config.get("use_bdlora"),
-    }
-    found = [Problem(f"{name} {each}, which vLLM does not serve", merge) for each, there in what.items() if there]
+    found = [Problem(f"{name} {each}, which vLLM does not serve", merge) for each in unusual_adapter(config)]
     rank = max([int(config.get("r") or 0), *(config.get("rank_pattern") or {}).values()])
     if rank > VLLM_RANKS[-1]:
         found.append(Problem(f"{name} has rank {rank}, vLLM takes {VLLM_RANKS[-1]} at most", merge))
+    return found
+
+
+def _refused_by_llama_cpp(base: Path) -> list[Problem]:
+    """llama.cpp is not here, or its format could not say what the base's configuration says."""
+    found = []
+    if find_llama_cpp() is None:
+        found.append(Problem("llama.cpp is not here", INSTALL, "--engine llamacpp"))
+    try:
+        check_architecture(read_config(base))
+    except AfinaError as error:
+        found += [replace(each, fix="serve it with --engine local", where=str(base)) for each in error.problems]
     return found
 
 

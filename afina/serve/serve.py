@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
 import subprocess
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from afina.errors import AfinaError, RecipeError
+from afina.llamacpp.base_file import kind_before
 from afina.serve.commands import Client, client_settings, mlx_command, show_command, vllm_command
-from afina.serve.identity import Identity, ask_over_http, check_identity, refuse_wrong
-from afina.serve.opened import Target, find_target, open_models
+from afina.serve.driver import Answering
+from afina.serve.identity import (
+    Explain,
+    Identity,
+    Parting,
+    Stored,
+    ask_over_http,
+    check_identity,
+    refuse_wrong,
+    stored_answers,
+)
+from afina.serve.opened import Models, Target, find_target, name_models, open_models, recipe_of
 from afina.serve.preflight import Preflight, check_address, look_before
 
-EngineName = Literal["auto", "local", "vllm", "mlx"]
+EngineName = Literal["auto", "local", "vllm", "mlx", "llamacpp"]
+OURS = ("local", "llamacpp")
+"""Engines behind our own routes."""
 OTHER_ROUNDING = 0.2
 """Share of greedy answers that may differ where another program computes, in another precision."""
 
@@ -41,6 +57,8 @@ class ServeOptions:
     """Pages that may ask from a browser; see :func:`check_origins`."""
     check: bool = True
     device: str = "auto"
+    gguf_type: str = "auto"
+    """How llama.cpp holds the base's weights, see :func:`afina.llamacpp.base_file.choose_base_file`."""
 
     @property
     def url(self) -> str:
@@ -81,7 +99,7 @@ def check_origins(origins: Sequence[str], engine: str) -> None:
     afina.errors.RecipeError: --cors http://localhost:3000/ is no origin
       -> write scheme, host and port: --cors http://localhost:3000, or --cors '*' for every page
     """
-    if origins and engine != "local":
+    if origins and engine not in OURS:
         raise RecipeError(f"--cors is a switch of afina's own server, not of {engine}", "--engine local", "--cors")
     for origin in origins:
         if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#\s]+", origin):
@@ -91,7 +109,7 @@ def check_origins(origins: Sequence[str], engine: str) -> None:
             )
 
 
-def pick_engine(wanted: EngineName) -> Literal["local", "vllm", "mlx"]:
+def pick_engine(wanted: EngineName) -> Literal["local", "vllm", "mlx", "llamacpp"]:
     """`auto`: vLLM where it is installed beside a CUDA device, else ours."""
     if wanted != "auto":
         return wanted
@@ -111,17 +129,29 @@ def look(target: Target, adapters: Mapping[str, Target], options: ServeOptions) 
     check_address(options.host, options.api_key)
     engine = pick_engine(options.engine)
     check_origins(options.origins, engine)
+    if options.change_adapters and engine != "local":
+        raise RecipeError(
+            f"adapters are changed at run time by afina's own engine, not by {engine}",
+            "name them all with --adapter, or --engine local",
+            "--change-adapters",
+        )
+    return engine, _look(target, adapters, options, engine, options.port)
+
+
+def _look(
+    target: Target, adapters: Mapping[str, Target], options: ServeOptions, engine: str, port: int | None
+) -> Preflight:
     program: Any = "transformers" if engine == "local" else engine
-    looked = look_before(
+    return look_before(
         target,
         adapters,
         engine=program,
         host=options.host,
-        port=options.port,
+        port=port,
         max_model_len=options.max_model_len,
+        weights=f"gguf-{kind_before(target.base, options.gguf_type)}" if engine == "llamacpp" else "16bit",
         anyway=options.anyway,
     )
-    return engine, looked
 
 
 def command_of(
@@ -137,24 +167,18 @@ def command_of(
 def look_text(target: Target, adapters: Mapping[str, Target], options: ServeOptions) -> tuple[dict[str, Any], str]:
     """What ``--dry-run`` says: the command, and why this context."""
     engine, looked = look(target, adapters, options)
-    words = command_of(engine, target, adapters, looked, options) if engine != "local" else []
+    words = command_of(engine, target, adapters, looked, options) if engine not in OURS else []
     values = {"engine": engine, "command": words, "max_model_len": looked.context, "why": looked.why}
-    what = show_command(words, options.api_key) if words else f"afina's own server at {options.url}/v1"
-    return values, f"{what}\n# context {looked.context}: {looked.why}"
+    own = f"afina's own server{' over llama.cpp' if engine == 'llamacpp' else ''} at {options.url}/v1"
+    what = show_command(words, options.api_key) if words else own
+    speeds = [f"# {each.in_words}" for each in looked.speeds]
+    return values, "\n".join([what, f"# context {looked.context}: {looked.why}", *speeds])
 
 
 def settings_text(client: Client, target: Target, adapters: Mapping[str, Target], options: ServeOptions) -> str:
     """What ``--config`` prints."""
     engine = pick_engine(options.engine)
-    looked = look_before(
-        target,
-        adapters,
-        engine="transformers" if engine == "local" else engine,
-        host=options.host,
-        port=None,
-        max_model_len=options.max_model_len,
-        anyway=options.anyway,
-    )
+    looked = _look(target, adapters, options, engine, None)
     return client_settings(client, target.name, options.url, looked.context)
 
 
@@ -166,8 +190,6 @@ def check_running(target: Target, url: str, options: ServeOptions) -> Identity:
     """
     if target.run is None:
         raise RecipeError(f"{target.base} is not a run: there is nothing to compare with", "name a run's folder")
-    from pathlib import Path
-
     ask = ask_over_http(url, options.api_key, target.chat)
     base = Path(target.base).name if target.adapter else None
     allowed = 0.0 if options.engine == "local" else OTHER_ROUNDING
@@ -184,8 +206,13 @@ def serve(target: Target, adapters: Mapping[str, Target], options: ServeOptions,
     started = time.monotonic()
     engine, looked = look(target, adapters, options)
     say(f"preflight: {looked.context} tokens of context ({looked.why}); {time.monotonic() - started:.1f} s")
+    for each in looked.speeds if engine in OURS else ():
+        say(f"one answer at a time, {each.in_words}")
     if engine == "local":
         _serve_here(target, adapters, looked, options, say)
+        return
+    if engine == "llamacpp":
+        _serve_by_llama_cpp(target, adapters, looked, options, say)
         return
     words = command_of(engine, target, adapters, looked, options)
     say(show_command(words, options.api_key))
@@ -195,10 +222,7 @@ def serve(target: Target, adapters: Mapping[str, Target], options: ServeOptions,
 def _serve_here(
     target: Target, adapters: Mapping[str, Target], looked: Preflight, options: ServeOptions, say: Callable[[str], None]
 ) -> None:
-    import uvicorn
-
     from afina.model.generate.engine_torch import Engine
-    from afina.serve.app import make_app
     from afina.serve.driver import Driver
 
     # In a thread that ends, and its OpenMP threads with it: a second team beside the driver's would be more threads
@@ -211,6 +235,90 @@ def _serve_here(
         engine = loader.submit(Engine, models.model, models.tokenizer, stops, places=places, say=say).result()
     engine.context = looked.context
     driver = Driver(engine, options.queue_limit)
+    _answer(models, driver, options, say, prove=lambda: _prove_all(target, adapters, models.base.name, options, say))
+
+
+def _serve_by_llama_cpp(
+    target: Target, adapters: Mapping[str, Target], looked: Preflight, options: ServeOptions, say: Callable[[str], None]
+) -> None:
+    """Our routes before a llama.cpp server of our own, which has the base and every adapter as GGUF."""
+    from afina.llamacpp.base_file import choose_base_file, write_base_file
+    from afina.llamacpp.lora_write import write_lora
+    from afina.llamacpp.program import LlamaCppOptions, name_of_llama_cpp, running_llama_cpp
+    from afina.model.base_damage import read_config
+    from afina.model.rounding import tolerance
+    from afina.serve.llamacpp_driver import LlamaCppDriver
+    from afina.serve.llamacpp_proof import explain_by_llama_cpp
+
+    folder, models, warnings = name_models(target, adapters)
+    for warning in warnings:
+        say(f"warning: {warning}")
+    renderer = models.base.renderer
+    base = choose_base_file(target.base, folder, models.identity.weights_sha256, renderer, options.gguf_type)
+    if base.given:
+        say(f"the base is served from its own file: {base.file}")
+    file, config = write_base_file(base, recipe_of(target, folder), renderer, say), read_config(folder)
+    named = [each for each in models.served.values() if each.folder is not None]
+    with tempfile.TemporaryDirectory(prefix="afina-adapters-") as place, _ended_by_term():
+        loras = [Path(place) / f"{number}.gguf" for number in range(len(named))]
+        for lora, each in zip(loras, named, strict=True):
+            assert each.folder is not None
+            written = write_lora(each.folder, config, lora, name=each.name)
+            say(f"{each.name}: {written.pairs} matrices changed, as a GGUF adapter (nothing is merged)")
+        with running_llama_cpp(LlamaCppOptions(file, loras, looked.context, looked.places)) as server:
+            say(f"{name_of_llama_cpp()}, base in {base.kind}, {looked.places} answers at a time")
+            driver = LlamaCppDriver(
+                server,
+                models.tokenizer,
+                renderer.stop_ids(),
+                int(config["vocab_size"]),
+                adapters=len(loras),
+                context=looked.context,
+                places=looked.places,
+                queue_limit=options.queue_limit,
+            )
+
+            def explain(name: str, asked: Stored, right: str) -> Parting:
+                run = models.served[name].run or target.run
+                assert run is not None
+                return explain_by_llama_cpp(
+                    server,
+                    models.served,
+                    driver.grammars.token_bytes,
+                    renderer.stop_ids(),
+                    longest=stored_answers(run)[1],
+                    limit=tolerance(base.rounding)[1],
+                )(name, asked, right)
+
+            def prove() -> None:
+                or_else = "" if base.rounding in ("f16", "f32") else "; or round less: --gguf-type f16"
+                _prove_all(target, adapters, models.base.name, options, say, explain, or_else)
+
+            _answer(models, driver, options, say, prove=prove)
+
+
+@contextlib.contextmanager
+def _ended_by_term() -> Iterator[None]:
+    """SIGTERM ends this process by way of its blocks, so that no process of its own outlives it."""
+
+    def end(*_: object) -> None:
+        raise SystemExit(0)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _answer(
+    models: Models, driver: Answering, options: ServeOptions, say: Callable[[str], None], *, prove: Callable[[], None]
+) -> None:
+    """Serve until told to stop, or until what answers is proven wrong or has ended."""
+    import uvicorn
+
+    from afina.serve.app import make_app
+
     app = make_app(
         models,
         driver,
@@ -227,25 +335,31 @@ def _serve_here(
         server.should_exit = True
 
     # uvicorn lets what runs end, then raises the signal that it caught once more: here, so that it ends with 0.
-    signal.signal(signal.SIGTERM, stop)
+    before = signal.signal(signal.SIGTERM, stop)
 
-    def prove() -> None:
+    def watch() -> None:
         while not server.started and not server.should_exit:
             time.sleep(0.05)
         try:
-            for name, run, base in _proofs(target, adapters, models.base.name):
-                _prove(name, run, base, options, 0.0, say)
+            if options.check:
+                prove()
         except AfinaError as error:
             wrong.append(error)
             server.should_exit = True
             return
-        say(f"serving {', '.join(models.served)} at {options.url}/v1")
+        unseen = "" if options.check else ", not compared with any run (--no-check)"
+        say(f"serving {', '.join(models.served)} at {options.url}/v1{unseen}")
+        while not server.should_exit:
+            if driver.failure is not None:
+                wrong.append(AfinaError(f"the engine has ended: {driver.failure}", "start again"))
+                server.should_exit = True
+            time.sleep(0.5)
 
-    if options.check:
-        threading.Thread(target=prove, daemon=True).start()
-    else:
-        say(f"serving {', '.join(models.served)} at {options.url}/v1, not compared with any run (--no-check)")
-    server.run()
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        server.run()
+    finally:
+        signal.signal(signal.SIGTERM, before)
     if wrong:
         raise wrong[0]
 
@@ -316,11 +430,31 @@ def _proofs(target: Target, adapters: Mapping[str, Target], base: str) -> list[t
     ]
 
 
+def _prove_all(
+    target: Target,
+    adapters: Mapping[str, Target],
+    base: str,
+    options: ServeOptions,
+    say: Callable[[str], None],
+    explain: Explain | None = None,
+    or_else: str = "",
+) -> None:
+    for name, run, known in _proofs(target, adapters, base):
+        _prove(name, run, known, options, 0.0, say, explain, or_else)
+
+
 def _prove(
-    name: str, run: Any, base: str | None, options: ServeOptions, allowed: float, say: Callable[[str], None]
+    name: str,
+    run: Any,
+    base: str | None,
+    options: ServeOptions,
+    allowed: float,
+    say: Callable[[str], None],
+    explain: Explain | None = None,
+    or_else: str = "",
 ) -> Identity:
     ask = ask_over_http(options.url, options.api_key, find_target(str(run)).chat)
-    found = check_identity(ask, run, name, base, allowed=allowed)
+    found = check_identity(ask, run, name, base, allowed=allowed, explain=explain)
     say(found.describe())
-    refuse_wrong(found)
+    refuse_wrong(found, or_else)
     return found

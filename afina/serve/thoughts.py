@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from afina.model.generate.text_stream import held_back
+
 
 class Thought(str):
     """A piece of what an answer thinks; clients get it apart from what it says."""
@@ -31,8 +33,6 @@ class ThoughtReader:
 
     def add(self, text: str) -> list[str]:
         """What this text makes ready: thoughts as :class:`Thought`."""
-        from afina.model.generate.choose_torch import held_back
-
         self._held += text
         if not self._begun and not self._begin():
             return []

@@ -21,6 +21,7 @@ from typing import Any
 
 from afina.errors import RecipeError
 from afina.model.generate.grammar import lark_grammar, spaced
+from afina.model.generate.text_stream import held_back
 from afina.serve.messages import NamedTool, Tool
 from afina.tokenizer.abilities import CLOSE, OPEN, PROBE_ID, Abilities, WrittenCall, read_call
 
@@ -112,8 +113,6 @@ class CallReader:
 
     def add(self, text: str) -> list[str | Call]:
         """What this text makes ready."""
-        from afina.model.generate.choose_torch import held_back
-
         self._held += text
         ready: list[str | Call] = []
         while (found := self._held.find(CLOSE if self._inside else OPEN)) >= 0:

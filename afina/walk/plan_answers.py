@@ -25,7 +25,7 @@ from afina.plan.memory import Parallel
 from afina.plan.plan import Plan, plan_run
 from afina.plan.record import recorded
 from afina.plan.scratch import CHINCHILLA_TOKENS, ScratchBudget, read_count
-from afina.plan.serving import Engine, Serving, plan_serving, serving_sureness
+from afina.plan.serving import SHOWN_KINDS, Engine, Serving, plan_serving, serving_sureness, speeds_on_cpu
 from afina.plan.tokens import TokenCount
 from afina.recipe import Recipe, load_recipe
 from afina.recipe.edit import change_recipe
@@ -33,7 +33,7 @@ from afina.run import write_whole
 from afina.units import show_bytes
 from afina.walk.lengths import estimate_lengths
 
-ENGINES = ("vllm", "transformers", "mlx")
+ENGINES = ("vllm", "transformers", "mlx", "llamacpp")
 
 
 @dataclass
@@ -198,4 +198,9 @@ def _serving(recipe: Recipe, devices: list[Device], serving: Serving) -> PlanAns
     asked = f"{serving.engine}, {serving.users} x {serving.context} tokens, {serving.lora_slots} LoRA slots"
     kept = f"KV cache: {show_bytes(shape.kv_bytes_per_token(serving.cache_bytes))} a token"
     sure = f"how sure the memory is: {serving_sureness(serving).in_words}"
-    return PlanAnswer(plans[0] if len(plans) == 1 else plans, "\n".join([asked, *rows, kept, sure]))
+    speeds = [
+        f"one answer on {device.name}, {each.in_words}"
+        for device in devices
+        for each in speeds_on_cpu(shape, device, serving.context, SHOWN_KINDS)
+    ]
+    return PlanAnswer(plans[0] if len(plans) == 1 else plans, "\n".join([asked, *rows, kept, sure, *speeds]))

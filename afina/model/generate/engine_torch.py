@@ -25,10 +25,11 @@ import torch
 from afina.errors import ContextOverflow, DoesNotFit, RecipeError
 from afina.model.generate.ability_torch import ability_of
 from afina.model.generate.call_torch import Caller
-from afina.model.generate.choose_torch import TextStream, allow_only, greedy, logprobs, sample
+from afina.model.generate.choose_torch import allow_only, greedy, logprobs, sample
 from afina.model.generate.grammar import Grammars
 from afina.model.generate.paths_torch import READ_TOKENS, ActiveRow, Equal, Slots
 from afina.model.generate.request import Finish, Finished, Produced, Request, Stats, TokenLogprob
+from afina.model.generate.text_stream import TextStream
 
 PLACES = 128
 """Rows in a batch: matrix products this tall are near the speed of the machine, and a step stays short."""

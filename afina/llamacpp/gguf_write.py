@@ -1,4 +1,4 @@
-"""A merged model as one GGUF file, written with the ``gguf`` package: llama.cpp's own names, kinds and rounding.
+"""A model as one GGUF file, written with the ``gguf`` package: llama.cpp's own names, kinds and rounding.
 
 Llama, Mistral (both llama.cpp's ``llama``), Qwen 2 and Qwen 3. Whatever a configuration holds beyond what is
 written here is refused: a file that opens and answers a little wrong is the failure to avoid.
@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from afina.errors import BaseError, RecipeError
-from afina.export.converters import GET_CONVERTER
-from afina.export.gguf_vocab import read_vocabulary
+from afina.llamacpp.gguf_vocab import read_vocabulary
 from afina.run import Progress, no_progress
 from afina.tokenizer.chat import Renderer
 
 if TYPE_CHECKING:
     import numpy as np
 
+GET_CONVERTER = "--llama-cpp PATH: a checkout of llama.cpp"
 ARCHITECTURES: Mapping[str, str] = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
 """``model_type`` -> llama.cpp's architecture."""
 ROUNDED_HERE = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
@@ -81,11 +81,11 @@ def write_gguf(
     name: str,
     progress: Progress = no_progress,
 ) -> Written:
-    """Write a merged model, one tensor at a time.
+    """Write a model, one tensor at a time.
 
     Args:
-        model: from :func:`afina.export.merge_torch.merge`.
-        tokenizer: with the template that is to travel, see :func:`afina.export.template.baked_tokenizer`.
+        model: merged, or a base as it is.
+        tokenizer: with the template that is to travel.
         renderer: as the model was trained.
         kind: one of :data:`ROUNDED_HERE`.
 
@@ -197,11 +197,9 @@ def begins_with_bos(tokenizer: Any, renderer: Renderer) -> bool:
 
 def _tensors(model: Any, architecture: str) -> Iterator[tuple[str, Any]]:
     """GGUF's name and the tensor, in the order of the model; the tensors share the model's memory."""
-    import gguf
-
-    arch = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
-    names = gguf.get_tensor_name_map(arch, model.config.num_hidden_layers)
     config = model.config
+    names = names_of(architecture, config.num_hidden_layers)
+    heads = turned_heads(architecture, config.to_dict())
     tied = bool(getattr(config, "tie_word_embeddings", False))
     for name, tensor in model.state_dict().items():
         if tied and name == "lm_head.weight":
@@ -209,19 +207,38 @@ def _tensors(model: Any, architecture: str) -> Iterator[tuple[str, Any]]:
         label = names.get_name(name, try_suffixes=(".weight", ".bias"))
         if label is None:
             raise BaseError(f"llama.cpp's {architecture} has no place for {name}", "use --to merged", "--to gguf")
-        if architecture == "llama" and (found := re.search(r"\.([qk])_proj\.(weight|bias)$", name)):
-            heads = config.num_attention_heads
-            if found[1] == "k":
-                heads = config.num_key_value_heads or heads
-            tensor = _interleaved(tensor, heads)
+        if found := TURNED.search(name):
+            tensor = in_ggml_order(tensor, heads[found[1]])
         yield label, tensor
     if (factors := _rope_factors(model)) is not None:
         yield "rope_freqs.weight", factors
 
 
-def _interleaved(tensor: Any, heads: int) -> Any:
+def names_of(architecture: str, layers: int) -> Any:
+    """gguf's table from transformers' names to llama.cpp's."""
+    import gguf
+
+    arch = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
+    return gguf.get_tensor_name_map(arch, layers)
+
+
+TURNED = re.compile(r"\.([qk])_proj\.(?:weight|bias|lora_B\.weight)$")
+"""Tensors whose rows have a place in the rotary positions."""
+
+
+def turned_heads(architecture: str, config: Mapping[str, Any]) -> Mapping[str, int | None]:
+    """Heads of q and of k whose rows llama.cpp turns in another order than transformers; None where in the same."""
+    if architecture != "llama":
+        return {"q": None, "k": None}
+    heads = int(config["num_attention_heads"])
+    return {"q": heads, "k": int(config.get("num_key_value_heads") or heads)}
+
+
+def in_ggml_order(tensor: Any, heads: int | None) -> Any:
     """Rows of q or k in the order in which llama.cpp's ``llama`` turns them: neighbours (0, 1), (2, 3) where
-    transformers turns the halves (0, d/2), (1, d/2 + 1)."""
+    transformers turns the halves (0, d/2), (1, d/2 + 1). As they are where it turns them alike (`heads` is None)."""
+    if heads is None:
+        return tensor
     half = tensor.shape[0] // heads // 2
     return tensor.reshape(heads, 2, half, *tensor.shape[1:]).transpose(1, 2).reshape(tensor.shape)
 

@@ -1,0 +1,124 @@
+"""Is an answer of llama.cpp that is not the run's word for word another model's, or rounding?
+
+llama.cpp is led along the run's answer. At each place where it would write another token, it says how much likelier it
+holds that token than the one that goes on as the run did: its margin, in nats. The same model in fewer bits
+parts only where that is small; another adapter does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from afina.llamacpp.completion import completion_body, logprobs_of
+from afina.llamacpp.program import LlamaCppServer
+from afina.model.generate.request import Request, TokenLogprob
+from afina.serve.identity import Explain, Parting, Stored
+from afina.serve.opened import Served
+from afina.text.document import Message
+
+TOP = 20
+"""Likeliest tokens that are looked through for one that goes on as the run did."""
+MOST_PARTINGS = 40
+
+
+def explain_by_llama_cpp(
+    server: LlamaCppServer,
+    served: Mapping[str, Served],
+    token_bytes: Callable[[int], bytes],
+    stop_ids: Sequence[int],
+    *,
+    longest: int,
+    limit: float,
+) -> Explain:
+    """
+    Args:
+        token_bytes: the bytes that a token stands for.
+        longest: tokens of an answer, in the run.
+        limit: largest margin that is rounding, in nats.
+    """
+
+    def explain(name: str, asked: Stored, right: str) -> Parting:
+        messages: list[Message] = [dict(turn) for turn in asked.messages]  # type: ignore[misc]
+        prompt = served[name].renderer.prompt(messages)
+        led = _Led(right, token_bytes, frozenset(stop_ids))
+        texts: list[str] = []
+        while len(texts) <= MOST_PARTINGS and len(led.ids) < longest and not led.ended:
+            request = Request(
+                prompt=[*prompt, *led.ids],
+                max_new_tokens=longest - len(led.ids),
+                adapter=served[name].inside,
+                logprobs=TOP,
+            )
+            adapters = sum(each.inside is not None for each in served.values())
+            answer = server.ask("/completion", completion_body(request, adapters, streamed=False))
+            parting = led.along(logprobs_of(answer["completion_probabilities"], TOP))
+            if parting is None:
+                break
+            text, margin = parting
+            texts.append(text)
+            if margin > limit:
+                return Parting(tuple(texts), False)
+        return Parting(tuple(texts), bool(texts) and len(texts) <= MOST_PARTINGS)
+
+    return explain
+
+
+class _Led:
+    """How far the run's answer has been followed."""
+
+    def __init__(self, right: str, token_bytes: Callable[[int], bytes], stop_ids: frozenset[int]) -> None:
+        self.left = right.encode()
+        self.ids: list[int] = []
+        self._bytes, self._stops = token_bytes, stop_ids
+        self._begun = self.ended = False
+
+    def along(self, written: Sequence[TokenLogprob]) -> tuple[str, float] | None:
+        """Follow what was written as far as it is the run's answer; where it parts, take the run's side.
+
+        Returns:
+            What to say of it and the margin in nats; None where the answer ends as the run's does.
+        """
+        for each in written:
+            if self._ends(each.token):
+                return None
+            if self._goes_on(each.token):
+                self._take(each.token)
+                continue
+            same = [pair for pair in each.top if self._ends(pair[0]) or self._goes_on(pair[0])]
+            # The longest: a model that is led over odd halves of words is no longer what it was asked as.
+            other = max(same, key=lambda pair: len(self._bytes(pair[0])), default=None)
+            least = other[1] if other else min(value for _, value in each.top)
+            margin = each.logprob - least
+            said = f"{self._shown(other[0])!r}" if other else f"as the run does (not among the {TOP} likeliest)"
+            text = f"{self._shown(each.token)!r} instead of {said}, {margin:.2g} nats likelier"
+            if other is None:
+                return text, float("inf")
+            if self._ends(other[0]):
+                self.ended = True
+                return text, margin
+            self._take(other[0])
+            return text, margin
+        return None
+
+    def _ends(self, token: int) -> bool:
+        return not self.left and token in self._stops
+
+    def _goes_on(self, token: int) -> bool:
+        """Whether a token is what stands next in the run's answer, white space at its ends apart."""
+        if token in self._stops:
+            return False
+        piece = self._bytes(token)
+        if not self.left:
+            return not piece.strip()
+        piece = piece if self._begun else piece.lstrip()
+        return self.left.startswith(piece)
+
+    def _take(self, token: int) -> None:
+        piece = self._bytes(token)
+        piece = piece if self._begun else piece.lstrip()
+        self.left = self.left[len(piece) :]
+        self._begun = self._begun or bool(piece)
+        self.ids.append(token)
+
+    def _shown(self, token: int) -> str:
+        return self._bytes(token).decode("utf-8", "replace")
