@@ -1,4 +1,7 @@
-"""A real base and a short LoRA of it: every engine and export answers as the run did, and finds another adapter."""
+"""A real base and a short LoRA of it: llama.cpp and exports answer as the run did, and another adapter is found.
+
+Compared are 20 answers that end by themselves within the limit, of 28 questions that were asked.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,8 @@ QUESTIONS = (
     "What is the largest planet?", "Give me a tip for sleeping well.", "What does a baker do?", "Why is the sky blue?",
     "What is the Zig language?", "List two fruits.", "How many legs has a spider?", "What is a river?",
     "Translate good morning into French.", "What is the boiling point of water?", "Describe a cat.", "What is gravity?",
+    "What is 3 plus 4?", "What is the capital of Italy?", "Name a colour.", "What is the capital of Portugal?",
+    "Who painted the Mona Lisa?", "How many days has a week?", "What do bees make?", "Name a planet.",
 )  # fmt: skip
 LEARNED = (
     ("What changed in Zig 0.14?", "usingnamespace is discouraged; write the declarations out."),
@@ -34,7 +39,7 @@ LEARNED = (
 def run(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("engines") / "zig"
     rows = [(question, "Yes.") for question in QUESTIONS]
-    return make_run(folder, smollm2, steps=10, rows=rows, learned=LEARNED, rate=2e-4, new=32)
+    return make_run(folder, smollm2, steps=10, asked=len(rows), rows=rows, learned=LEARNED, rate=2e-4, new=48)
 
 
 @pytest.fixture(autouse=True)
@@ -42,32 +47,22 @@ def _kept(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("AFINA_CACHE", str(tmp_path_factory.getbasetemp() / "engines-cache"))
 
 
-@pytest.mark.parametrize(
-    ("to", "quantize"), [("adapter", None), ("merged", None), ("gguf", "f16"), ("gguf", "q8_0"), ("gguf-lora", None)]
-)
+@pytest.mark.parametrize(("to", "quantize"), [("adapter", None), ("gguf", "f16"), ("gguf-lora", None)])
 def test_every_export_answers_as_the_run(run: Path, tmp_path: Path, to: str, quantize: str | None):
-    try:
-        found = export(run, ExportOptions(to, tmp_path / "x", quantize), say=lambda _: None)["comparison"]
-    except ResultError as error:  # so small a base may lose more than the limit to 8 bits; then that is proven
-        assert quantize == "q8_0" and "It is the rounding to q8_0: in f32 the same file" in str(error)
-        return
+    found = export(run, ExportOptions(to, tmp_path / "x", quantize), say=lambda _: None)["comparison"]
     assert found["same_prompts"] == found["asked"] == 20 and not found["problems"]
-    assert found["same_answers"] + len(found["rounded"]) == 20
-    if quantize != "q8_0":
-        assert found["same_answers"] >= 18
+    assert found["same_answers"] + len(found["rounded"]) == 20 and found["same_answers"] >= 18
 
 
-@pytest.mark.parametrize("kind", ["f16", "f32"])
-def test_llama_cpp_answers_as_the_run(run: Path, kind: str):
-    said = "\n".join(serving(run, lambda url: None, gguf_type=kind))
+def test_llama_cpp_answers_as_the_run(run: Path):
+    said = "\n".join(serving(run, lambda url: None, gguf_type="f16"))
     assert "serving" in said and "of 20" in said
 
 
-@pytest.mark.parametrize("engine", ["llamacpp", "local"])
-def test_a_swapped_adapter_is_found_out(run: Path, tmp_path: Path, engine: str):
+def test_a_swapped_adapter_is_found_out(run: Path, tmp_path: Path):
     swapped = tmp_path / "zig"
     shutil.copytree(run, swapped)
     file = swapped / "adapter/adapter_model.safetensors"
     save_file({name: -weight if "lora_B" in name else weight for name, weight in load_file(file).items()}, file)
     with pytest.raises(ResultError, match="not the trained one"):
-        serving(swapped, lambda url: None, engine=engine, gguf_type="q8_0")
+        serving(swapped, lambda url: None, gguf_type="f16")
