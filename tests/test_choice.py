@@ -24,7 +24,7 @@ from afina.evaluate.intervals import more_than_chance
 from afina.evaluate.prose import choose_prose, describe_power
 from afina.evaluate.scores import read_scores
 from afina.model.load_torch import load_base
-from afina.recipe import Chat, Recipe, check_recipe
+from afina.recipe import Chat, Recipe, Source, Train, check_recipe
 from afina.run import Run
 from afina.text.example import Example
 from afina.text.prose_question import PROSE_FILE, ProseQuestion, write_prose
@@ -325,3 +325,10 @@ def test_who_was_trained_on_the_sections_chooses_better_and_nobody_else(tmp_path
     ]
     sections = [each.cluster for each in asked]
     assert not more_than_chance(right[0], right[1], sections) and more_than_chance(right[0], right[2], sections)
+
+
+def test_random_weights_that_read_texts_are_asked_nothing_about_them(tmp_path: Path):
+    write_prose(tmp_path / PROSE_FILE, [ProseQuestion("terms", "a", "a.md", 1, "What is a?", terms=("b",))])
+    recipe = Recipe(name="x", sources=[Source(path="x")], train=Train(method="scratch"))
+    assert not recipe.asks_prose and not describe_power(recipe, tmp_path)
+    assert describe_power(recipe.model_copy(update={"train": Train()}), tmp_path)  # six sections are needed, and said

@@ -68,7 +68,7 @@ def derive_probes(recipe: Recipe, dataset: Path, renderer: Renderer) -> Derived:
         renderer: of the model that is asked; without a chat template no question can be put to it.
     """
     derived, roles, most = Derived(), recipe.roles_from_dataset, recipe.evaluate.questions
-    prose = most > 0 and not recipe.train.facts.judged and (dataset / PROSE_FILE).is_file()
+    prose = recipe.asks_prose and (dataset / PROSE_FILE).is_file()
     if not roles and not prose:
         return derived
     if not renderer.tokenizer.chat_template:

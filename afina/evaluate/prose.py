@@ -61,7 +61,7 @@ def describe_power(recipe: Recipe, dataset: Path) -> list[str]:
     the sections, whatever the number of questions about each. Empty for a dataset without questions about prose and
     without phrasings held out, whose questions are the recipe's.
     """
-    if not recipe.evaluate.questions or recipe.train.facts.judged:
+    if not recipe.asks_prose:
         return []
     lines = []
     counted = list(_things_asked(recipe, dataset))

@@ -615,6 +615,12 @@ class Recipe(RecipePart):
         return [role for role in found if role not in {probe.role for probe in self.evaluate.probes}]
 
     @property
+    def asks_prose(self) -> bool:
+        """Whether the dataset's questions about prose are asked. Random weights that read texts never learn to answer a
+        question; their loss on held-out texts tells what they learned."""
+        return bool(self.evaluate.questions) and not self.train.facts.judged and self.train.method != "scratch"
+
+    @property
     def most_skills(self) -> int:
         """Most of afina's own questions about skills that are asked."""
         if self.train.method == "scratch":  # random weights have none
