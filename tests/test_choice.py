@@ -24,7 +24,7 @@ from afina.evaluate.intervals import more_than_chance
 from afina.evaluate.prose import choose_prose, describe_power
 from afina.evaluate.scores import read_scores
 from afina.model.load_torch import load_base
-from afina.recipe import Chat, Recipe, Source, Train, check_recipe
+from afina.recipe import Chat, Probe, Recipe, Source, Train, check_recipe
 from afina.run import Run
 from afina.text.example import Example
 from afina.text.prose_question import PROSE_FILE, ProseQuestion, write_prose
@@ -332,3 +332,16 @@ def test_random_weights_that_read_texts_are_asked_nothing_about_them(tmp_path: P
     recipe = Recipe(name="x", sources=[Source(path="x")], train=Train(method="scratch"))
     assert not recipe.asks_prose and not describe_power(recipe, tmp_path)
     assert describe_power(recipe.model_copy(update={"train": Train()}), tmp_path)  # six sections are needed, and said
+
+
+def test_what_the_recipe_asks_by_itself_is_no_too_little(tmp_path: Path):
+    """Three sections are too few to choose by; the demo's own questions are not."""
+    write_prose(tmp_path / PROSE_FILE, [ProseQuestion("terms", "a", "a.md", 1, "What is a?", terms=("b",))])
+    recipe = Recipe(name="x", base="b", sources=[Source(path="x")])
+    assert describe_power(recipe, tmp_path)[-1].startswith("not enough to tell")
+    probes = [Probe(path="p.jsonl", role="generalization")]
+    asked = recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update={"probes": probes})})
+    assert [line for line in describe_power(asked, tmp_path) if line.startswith("not enough")] == []
+    turns = ({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"})
+    (tmp_path / "train.jsonl").write_text(json.dumps(Example(messages=turns, path="r", line=1).as_json()) + "\n")
+    assert [line for line in describe_power(recipe, tmp_path) if line.startswith("not enough")] == []

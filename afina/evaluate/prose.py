@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from afina.evaluate.intervals import FEWEST_TURNED, least_gain
-from afina.evaluate.scores import WAYS
+from afina.evaluate.scores import FACTS, WAYS
 from afina.recipe import Recipe
 from afina.record import read_rows
+from afina.text.example import read_examples
 from afina.text.prose_question import PROSE_FILE, ProseQuestion, read_prose
 
 UNSEEN_FILE = "probes-unseen.jsonl"
@@ -71,9 +72,17 @@ def describe_power(recipe: Recipe, dataset: Path) -> list[str]:
             lines.append(f"{way}, {things} of {FEWEST_TURNED} {what} that it takes: not enough to tell")
         else:
             lines.append(f"{way}, {things} {what}: a gain in less than {_percent(least)} of them is none beyond chance")
-    if counted and all(least_gain(things) is None for _, things, _ in counted):
+    if counted and all(least_gain(things) is None for _, things, _ in counted) and not _asks_more(recipe, dataset):
         lines.append("not enough to tell whether this training teaches anything; it can be trained all the same")
     return [f"measured by: {line}" if number < len(counted) else line for number, line in enumerate(lines)]
+
+
+def _asks_more(recipe: Recipe, dataset: Path) -> bool:
+    """Whether something else can tell: questions that the recipe names, or conversations that are trained."""
+    named = {probe.role for probe in recipe.evaluate.probes}
+    trained = dataset / "train.jsonl"
+    rows = read_examples(trained) if trained.is_file() else ()
+    return bool(named & {"recall", *FACTS}) or any(row.kind == "messages" and not row.replay for row in rows)
 
 
 def _things_asked(recipe: Recipe, dataset: Path) -> Iterator[tuple[str, int, str]]:
