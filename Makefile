@@ -17,7 +17,7 @@ help:
 	@echo "make demo    the whole walk on an invented world, in minutes, without network"
 	@echo "make ladder  five runs of known truth (one only parrots, two learn nothing): is each judged so?"
 	@echo "make zig     a real model meets the Zig release notes: four recipes, one table (an hour; FAST=1: minutes, no figures)"
-	@echo "make test    style, types and the tests of everything, in about ten minutes on two idle cores"
+	@echo "make test    style, types and the tests of everything, in about eight minutes on two idle cores"
 	@echo "make test-all  the same and the long tests: more kills, more compilers, every shape"
 	@echo "make mutations  500 damaged run and base folders: does every verb say what is wrong? (AFINA_SEED=N: others)"
 	@echo "make architectures  a tiny base of every family through every door; writes docs/architectures.md (half an hour)"
