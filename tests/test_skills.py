@@ -98,9 +98,9 @@ def test_who_never_stops_does_not_know_how_to_stop():
 
 
 @given(st.text(max_size=200))
-def test_any_answer_is_judged(text: str):
+def test_any_answer_is_judged_and_white_space_around_it_tells_nothing(text: str):
     for item in list(ITEMS.values())[::7]:
-        graded(item, text)
+        assert graded(item, text) is graded(item, f"\n {text}\n")
 
 
 def test_a_system_text_stands_before_the_question_where_the_template_has_no_place_for_it():
