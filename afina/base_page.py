@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from afina.errors import BaseError
+from afina.errors import BaseError, Problem
 from afina.llamacpp.gguf_write import check_architecture
 from afina.model.base import look_at_base
 from afina.model.base_kind import BaseKind, kind_of_config
@@ -138,17 +138,25 @@ class BasePage:
         yield "adapter.kind", ", ".join(trains) or "nothing trains over it: " + kind.instead
         yield "plan", "`afina plan` computes memory and time from the numbers above"
         engines = ["afina's own server" if each == "transformers" else each for each in kind.opens]
+        if "lora" in kind.trains and self._not_as_gguf() is None:
+            engines.append("llamacpp")
         yield "serve", ", ".join(engines)
         yield "export", self._export()
 
     def _export(self) -> str:
         if "lora" not in self.kind.trains and "qlora" not in self.kind.trains:
             return "the adapter alone" if self.kind.trains else "no: nothing is trained over it"
+        if problem := self._not_as_gguf():
+            return f"adapter, merged; GGUF: {problem.what}; {problem.fix}"
+        return "adapter, merged, GGUF, Ollama, MLX"
+
+    def _not_as_gguf(self) -> Problem | None:
+        """Why llama.cpp cannot have it; None where it can."""
         try:
             check_architecture(self.config)
         except BaseError as error:
-            return f"adapter, merged; GGUF: {error.problems[0].what}; {error.problems[0].fix}"
-        return "adapter, merged, GGUF, Ollama, MLX"
+            return error.problems[0]
+        return None
 
     @property
     def has_weights(self) -> bool:
