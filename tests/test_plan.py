@@ -46,7 +46,7 @@ from afina.plan.time import (
     micro_batch_seconds,
     optimizer_steps,
 )
-from afina.plan.tokens import TokenCount, estimate_tokens
+from afina.plan.tokens import TokenCount, estimate_learning, estimate_tokens
 from afina.recipe import Recipe, Scratch, load_recipe
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -537,10 +537,10 @@ def test_what_sizes_do_not_tell_is_said(tmp_path: Path) -> None:
     sources: list[dict[str, Any]] = [{"path": "a.md"}, {"path": "b.pdf"}, hub, {"path": "https://example.org/"}]
     given_recipe = recipe(root=str(tmp_path), sources=sources, dataset={"validation": 0.0})
     assert estimate_tokens(given_recipe).tokens == 2_000
-    notes = plan_run(given_recipe, TINY, None, CPU).notes
+    notes = estimate_learning(given_recipe).notes
     assert sum("is not on this disk" in note for note in notes) == 2
     assert sum(note.startswith("b.pdf holds PDF") for note in notes) == 1
-    assert plan_run(recipe(root=str(tmp_path), sources=[hub]), TINY, None, CPU).tokens.tokens == 0
+    assert estimate_tokens(recipe(root=str(tmp_path), sources=[hub])).tokens == 0
 
 
 @pytest.mark.skipif(not (SHARED / "data").exists(), reason="needs ../shared/data, which is not here")
@@ -552,7 +552,9 @@ def test_a_plan_of_real_files(tmp_path: Path) -> None:
         "sources:\n  - {path: ptbr/canarim/train.jsonl, validation: 0}\n"
     )
     given_recipe = load_recipe(file)
-    plan = plan_run(given_recipe, recipe_shape(given_recipe), None, find_device("RTX 4090"))
+    learning = estimate_learning(given_recipe)
+    shape, device = recipe_shape(given_recipe), find_device("RTX 4090")
+    plan = plan_run(given_recipe, shape, learning.tokens, device, notes=learning.notes)
     assert 1 / plan.tokens.spread < plan.tokens.tokens / (8_000 * 87) < plan.tokens.spread
     assert plan.time.low < plan.time.point < plan.time.high
     assert plan.notes[0].startswith("tokens are estimated")
