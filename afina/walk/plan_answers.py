@@ -110,9 +110,7 @@ def _devices(asked: PlanAsked, recipe: Recipe) -> list[Device]:
     return [find_device(name) for name in names] or [local_device(recipe.device)]
 
 
-def _plan(
-    recipe: Recipe, shape: Shape, learning: Learning, device: Device, gpus: int, parallel: Parallel
-) -> Plan:
+def _plan(recipe: Recipe, shape: Shape, learning: Learning, device: Device, gpus: int, parallel: Parallel) -> Plan:
     known = {"first": learning.first, "notes": learning.notes}
     job = plan_run(recipe, shape, learning.tokens, device, devices=gpus, parallel=parallel, **known)
     measured = recorded(device.name, job.job) if gpus == 1 else None
