@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, Literal, cast
 
 from afina.errors import AfinaError, DataError, RecipeError
@@ -18,7 +19,7 @@ from afina.plan.advise import (
     what_would_fit,
     with_settings,
 )
-from afina.plan.bases import find_shape, recipe_shape, rounding_of
+from afina.plan.bases import find_shape, local_base, recipe_shape, rounding_of
 from afina.plan.check import check_plan, describe, describe_several
 from afina.plan.device import Device, find_device, known_devices, local_device
 from afina.plan.memory import Parallel
@@ -30,6 +31,7 @@ from afina.plan.tokens import Learning, estimate_learning
 from afina.recipe import Recipe, load_recipe
 from afina.recipe.edit import change_recipe
 from afina.run import write_whole
+from afina.tokenizer.own_system import own_system_of
 from afina.units import show_bytes
 from afina.walk.lengths import estimate_lengths
 
@@ -94,13 +96,24 @@ def answer(asked: PlanAsked, *, parameters: str = "7B", tokens: str | None = Non
     shape = recipe_shape(recipe)
     counted = estimate_lengths(asked.runs / recipe.name / "dataset", recipe)
     learning = Learning(counted) if counted else estimate_learning(recipe)
-    if rounded := rounding_of(recipe):
-        learning = replace(learning, notes=(*learning.notes, rounded))
+    learning = replace(learning, notes=(*learning.notes, *_of_base(recipe)))
     parallel = cast(Parallel, asked.parallel)
     plans = [_plan(recipe, shape, learning, device, asked.gpus, parallel) for device in devices]
     if len(plans) > 1:
         return _several(plans, recipe)
     return _one(asked, recipe, shape, learning, plans[0])
+
+
+def _of_base(recipe: Recipe) -> list[str]:
+    """What is told of the base's files, beside their numbers."""
+    notes = [rounded] if (rounded := rounding_of(recipe)) else []
+    folder = local_base(recipe.base, recipe.base_revision) if recipe.base else None
+    if folder and (own := own_system_of(folder, recipe.chat, Path(recipe.root))):
+        notes.append(
+            "the base's chat template gives a conversation that has no system text its own, "
+            f"{shorten(own, 100)!r}; chat.system says another"
+        )
+    return notes
 
 
 def _devices(asked: PlanAsked, recipe: Recipe) -> list[Device]:
