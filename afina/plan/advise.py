@@ -87,7 +87,7 @@ def _candidates(recipe: Recipe, tokens: TokenCount, device: Device) -> Iterator[
         batches.append(size)
     recompute = [False] if train.checkpoint_activations else [False, True]
     eight_bit = [False]
-    if train.optimizer in ("auto", "adamw") and device.kind != "mps":
+    if not train.optimizer.endswith("8bit") and device.kind != "mps":
         eight_bit.append(True)
     kinds: list[str] = [adapter.kind]
     if train.method != "scratch":
@@ -106,6 +106,8 @@ def _candidates(recipe: Recipe, tokens: TokenCount, device: Device) -> Iterator[
             settings["train.optimizer"] = "adamw_8bit"
         if kind != adapter.kind:
             settings["adapter.kind"] = kind
+            if train.optimizer == "muon" and not eight:  # it is for whole matrices
+                settings["train.optimizer"] = "adamw"
         yield settings
 
 

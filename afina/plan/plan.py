@@ -250,7 +250,8 @@ def afina_setup(
         length=longest,
         check_tokens=longest,
         checkpointing=train.checkpoint_activations if checkpointing is None else checkpointing,
-        state_bytes=None if train.optimizer in ("auto", "adamw") else EIGHT_BIT_STATES,
+        state_bytes=EIGHT_BIT_STATES if train.optimizer.endswith("8bit") else None,
+        muon=train.optimizer == "muon",
         dora=adapter.variant == "dora" and kind != "none",
         saved_parameters=sum(saved_parameters(shape, name) for name in adapter.modules_to_save)
         if kind != "none"

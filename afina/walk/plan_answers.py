@@ -75,18 +75,17 @@ class PlanAnswer:
     refused: AfinaError | None = None
 
 
-def answer(asked: PlanAsked, *, parameters: str = "7B", tokens: str | None = None) -> PlanAnswer:
+def answer(asked: PlanAsked, *, parameters: str | None = None, tokens: str | None = None) -> PlanAnswer:
     """Everything that `afina plan` can be asked, without torch.
 
     Raises:
         RecipeError: the recipe, a device, a base or a setting is wrong, with the nearest known name.
     """
     if asked.recipe == "scratch":
-        count = read_count(parameters, "--parameters")
-        much = read_count(tokens, "--tokens") if tokens else CHINCHILLA_TOKENS * count
-        named = asked.devices[0] if asked.devices else "H100 SXM"
-        budget = ScratchBudget(count, much, find_device(named), asked.gpus)
+        budget = _budget(asked, parameters or "7B", tokens, find_device((*asked.devices, "H100 SXM")[0]))
         return PlanAnswer(budget.as_json(), budget.describe())
+    if asked.recipe == "scaling":
+        return _scaling(asked, parameters or "1B", tokens)
     if asked.parallel not in ("ddp", "fsdp"):
         raise RecipeError(f"{asked.parallel!r} is no way to share the work", "use ddp or fsdp", "--parallel")
     recipe = load_recipe(asked.recipe, asked.overrides)
@@ -114,6 +113,25 @@ def _of_base(recipe: Recipe) -> list[str]:
             f"{shorten(own, 100)!r}; chat.system says another"
         )
     return notes
+
+
+def _budget(asked: PlanAsked, parameters: str, tokens: str | None, device: Device) -> ScratchBudget:
+    """What so many parameters and tokens take; 20 tokens for each parameter where none are given."""
+    count = read_count(parameters, "--parameters")
+    much = read_count(tokens, "--tokens") if tokens else CHINCHILLA_TOKENS * count
+    return ScratchBudget(count, much, device, asked.gpus)
+
+
+def _scaling(asked: PlanAsked, parameters: str, tokens: str | None) -> PlanAnswer:
+    """What the runs named behind the word say of a model of another size."""
+    from afina.plan.scaling import fit_scaling
+    from afina.plan.scaling_answer import ScalingAnswer
+    from afina.walk.scaling_runs import scaling_runs
+
+    budget = _budget(asked, parameters, tokens, find_device(asked.devices[0]) if asked.devices else local_device())
+    runs = scaling_runs([Path(each) for each in asked.overrides])
+    found = ScalingAnswer(fit_scaling(runs.points), runs.unit, runs.kind, budget, runs.notes)
+    return PlanAnswer(found.as_json(), found.describe())
 
 
 def _devices(asked: PlanAsked, recipe: Recipe) -> list[Device]:
