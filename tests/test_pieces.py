@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from afina.errors import BaseError
-from afina.tokenizer.pieces import Piece, PieceTable, read_sentencepiece
+from afina.tokenizer.pieces import PieceTable, TokenPiece, read_sentencepiece
 from afina.tokenizer.ratios import PieceCounts, count_pieces
 
 MONOGRAPH = Path(__file__).parents[2] / "shared/data/ptbr/monograph"
@@ -65,7 +65,7 @@ def test_a_character_that_a_vocabulary_lacks_is_bytes_or_unknown():
         (bytes([each]), "byte") for each in "🙂".encode()
     ]
     without = read_sentencepiece(MONOGRAPH / "tokenizers/spm_v6_16k.model")
-    assert without.cut("a 🙂")[-1] == Piece(b"", "unknown")
+    assert without.cut("a 🙂")[-1] == TokenPiece(b"", "unknown")
     assert count_pieces(without.cut("a 🙂")).fallback == 1
 
 

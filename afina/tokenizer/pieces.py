@@ -26,7 +26,7 @@ PieceKind = Literal["text", "byte", "part", "unknown", "special"]
 whose alphabet is bytes; ``unknown``: a character that is lost; ``special``: begin, end, a turn's mark."""
 
 
-class Piece(NamedTuple):
+class TokenPiece(NamedTuple):
     """One token of a text."""
 
     data: bytes
@@ -47,7 +47,7 @@ class PieceTable:
     """What the user calls it."""
     sha256: str
     """Hash of all that decides how a text is cut; figures of two tokenizers cannot be compared."""
-    pieces: Sequence[Piece]
+    pieces: Sequence[TokenPiece]
     """By id."""
     encode: Callable[[str], list[int]]
     """A text alone -> ids, no begin or end token."""
@@ -55,11 +55,11 @@ class PieceTable:
     def __len__(self) -> int:
         return len(self.pieces)
 
-    def of(self, ids: Iterable[int]) -> Iterator[Piece]:
+    def of(self, ids: Iterable[int]) -> Iterator[TokenPiece]:
         """The pieces of tokens, such as those that a model produced; an id behind the vocabulary stands for nothing."""
-        return (self.pieces[each] if each < len(self.pieces) else Piece(b"", "unknown") for each in ids)
+        return (self.pieces[each] if each < len(self.pieces) else TokenPiece(b"", "unknown") for each in ids)
 
-    def cut(self, text: str) -> list[Piece]:
+    def cut(self, text: str) -> list[TokenPiece]:
         """The pieces of a text."""
         return [self.pieces[each] for each in self.encode(text)]
 
@@ -106,20 +106,20 @@ def read_sentencepiece(file: Path) -> PieceTable:
             f"is no SentencePiece model: {str(error).splitlines()[0]}", "name the .model file of one", str(file)
         ) from error
 
-    def piece(number: int) -> Piece:
+    def piece(number: int) -> TokenPiece:
         if model.is_unknown(number):
-            return Piece(b"", "unknown")
+            return TokenPiece(b"", "unknown")
         if model.is_control(number):
-            return Piece(b"", "special")
+            return TokenPiece(b"", "special")
         if model.is_byte(number):
-            return Piece(bytes([int(model.id_to_piece(number)[3:5], 16)]), "byte")
-        return Piece(model.id_to_piece(number).replace(SPACE, " ").encode())
+            return TokenPiece(bytes([int(model.id_to_piece(number)[3:5], 16)]), "byte")
+        return TokenPiece(model.id_to_piece(number).replace(SPACE, " ").encode())
 
     pieces = [piece(number) for number in range(model.vocab_size())]
     return PieceTable(file.name, hash_file(file), pieces, lambda text: list(model.encode(text)))
 
 
-def _pieces_of(content: Mapping[str, Any]) -> list[Piece]:
+def _pieces_of(content: Mapping[str, Any]) -> list[TokenPiece]:
     """By id, of what ``tokenizer.json`` holds; ids that no token has stand for nothing."""
     model, steps = content["model"], list(_steps(content["decoder"]))
     vocabulary = dict(model["vocab"].items() if isinstance(model["vocab"], dict) else _numbered(model["vocab"]))
@@ -128,12 +128,14 @@ def _pieces_of(content: Mapping[str, Any]) -> list[Piece]:
         unknown = model["vocab"][model["unk_id"]][0]
     read = _reader(steps, bool(model.get("byte_fallback")))
     size = 1 + max([*vocabulary.values(), *(each["id"] for each in content["added_tokens"])], default=-1)
-    pieces = [Piece(b"", "special")] * size
+    pieces = [TokenPiece(b"", "special")] * size
     for token, number in vocabulary.items():
-        pieces[number] = Piece(b"", "unknown") if token == unknown else read(token)
+        pieces[number] = TokenPiece(b"", "unknown") if token == unknown else read(token)
     for added in content["added_tokens"]:
         if pieces[added["id"]].kind != "unknown":
-            pieces[added["id"]] = Piece(b"", "special") if added["special"] else Piece(added["content"].encode())
+            pieces[added["id"]] = (
+                TokenPiece(b"", "special") if added["special"] else TokenPiece(added["content"].encode())
+            )
     return pieces
 
 
@@ -153,23 +155,23 @@ def _steps(decoder: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
         yield decoder
 
 
-def _reader(steps: Sequence[Mapping[str, Any]], byte_fallback: bool) -> Callable[[str], Piece]:
+def _reader(steps: Sequence[Mapping[str, Any]], byte_fallback: bool) -> Callable[[str], TokenPiece]:
     """A token as the vocabulary writes it -> its piece."""
     kinds = {step["type"]: step for step in steps}
     if "ByteLevel" in kinds:
         return _byte_level()
     if "WordPiece" in kinds:
         prefix = kinds["WordPiece"]["prefix"]
-        return lambda token: Piece(
+        return lambda token: TokenPiece(
             token.removeprefix(prefix).encode() if token.startswith(prefix) else b" " + token.encode()
         )
     space = next((step["pattern"].get("String") for step in steps if step["type"] == "Replace"), None)
     space = kinds["Metaspace"]["replacement"] if "Metaspace" in kinds else space
 
-    def read(token: str) -> Piece:
+    def read(token: str) -> TokenPiece:
         if byte_fallback and (value := byte_of(token)) is not None:
-            return Piece(bytes([value]), "byte")
-        return Piece((token.replace(space, " ") if space else token).encode())
+            return TokenPiece(bytes([value]), "byte")
+        return TokenPiece((token.replace(space, " ") if space else token).encode())
 
     return read
 
@@ -188,20 +190,20 @@ def byte_of(token: str) -> int | None:
         return None
 
 
-def _byte_level() -> Callable[[str], Piece]:
+def _byte_level() -> Callable[[str], TokenPiece]:
     """Of a byte-level vocabulary: each character of a token stands for a byte (GPT-2's table)."""
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
     byte = {character: value for value, character in bytes_to_unicode().items()}
 
-    def read(token: str) -> Piece:
+    def read(token: str) -> TokenPiece:
         if any(character not in byte for character in token):  # written as it is: "<|end|>" in the vocabulary
-            return Piece(token.encode())
+            return TokenPiece(token.encode())
         data = bytes(byte[character] for character in token)
         try:
             data.decode()
         except UnicodeDecodeError:
-            return Piece(data, "part")
-        return Piece(data)
+            return TokenPiece(data, "part")
+        return TokenPiece(data)
 
     return read

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from afina.tokenizer.pieces import Piece
+from afina.tokenizer.pieces import TokenPiece
 
 SHORT = 2
 """A piece of so many letters at most, inside a word, is short."""
@@ -50,10 +50,11 @@ class PieceCounts:
         return self.short / self.pieces if self.pieces else 0.0
 
 
-def count_pieces(pieces: Iterable[Piece]) -> PieceCounts:
+def count_pieces(pieces: Iterable[TokenPiece]) -> PieceCounts:
     """Count the pieces of a text, or those that a model produced.
 
-    >>> count_pieces([Piece(b" casa"), Piece(b"s"), Piece(b" a"), Piece(b"\\xc3", "byte"), Piece(b"", "special")])
+    >>> cut = [TokenPiece(b" casa"), TokenPiece(b"s"), TokenPiece(b" a"), TokenPiece(b"\\xc3", "byte")]
+    >>> count_pieces(cut)
     PieceCounts(pieces=4, fallback=1, short=1, parts=0)
     """
     counted = fallback = short = parts = 0
@@ -70,10 +71,10 @@ def count_pieces(pieces: Iterable[Piece]) -> PieceCounts:
     return PieceCounts(counted, fallback, short, parts)
 
 
-def is_short(piece: Piece) -> bool:
+def is_short(piece: TokenPiece) -> bool:
     """Whether it is one or two letters that begin no word: what begins one holds its space.
 
-    >>> [is_short(Piece(each.encode())) for each in ("ão", " a", "ção", "2ª", "")]
+    >>> [is_short(TokenPiece(each.encode())) for each in ("ão", " a", "ção", "2ª", "")]
     [True, False, False, False, False]
     """
     text = piece.text
