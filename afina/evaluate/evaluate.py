@@ -17,6 +17,7 @@ from afina.evaluate.grade import Graded, luck
 from afina.evaluate.guardrails import GuardedAnswer, count, flaws, weigh
 from afina.evaluate.loss import LossScore, PairScore, held_out_loss, held_out_pairs
 from afina.evaluate.probes import ProbeSet, Question, ask, askable, question_of
+from afina.evaluate.retrieval_answers import RetrievalAnswers
 from afina.evaluate.room import find_endless
 from afina.evaluate.safety.findings import SafetyResult
 from afina.evaluate.scores import ROLES, BeforeAndAfter, GuardrailCounts, RoomToEnd, Scores, Verdict, record_of
@@ -88,6 +89,7 @@ class MeasuredBeside:
         safety: what was measured of it; the answers are looked at for insults too.
         not_measured: what the recipe asks for and could not be measured: limits that are missed.
         skills: afina's own questions about skills, both answers judged.
+        retrieval: what the base answered with passages in its prompt.
     """
 
     notes: Sequence[str] = ()
@@ -96,6 +98,7 @@ class MeasuredBeside:
     not_measured: Sequence[str] = ()
     skills: ProbeScore | None = None
     dataset: Path | None = None
+    retrieval: RetrievalAnswers | None = None
 
 
 def evaluate(
@@ -144,6 +147,7 @@ def evaluate(
     _write_rows(folder / "samples.jsonl", [_row(each) for each in asked if each.probe is SAMPLES])
     _write_choices(folder / CHOICES_FILE, probes, ranked)
     limits = recipe.evaluate.limits
+    retrieval = beside.retrieval.against(probes, scores) if beside.retrieval else None
     scores += [beside.skills] if beside.skills else []
     safety = beside.safety or SafetyResult()
     for each in asked:
@@ -153,7 +157,7 @@ def evaluate(
     missed, own = weigh(base_flawed, flawed[1], limits.guardrails, second.room.describe())
     missed += [*safety.misses(recipe.safety.limits), *beside.not_measured]
     pairs = (first.pairs, second.pairs) if first.pairs and second.pairs else None
-    notes = [*beside.notes, *own]
+    notes = [*beside.notes, *own, *(each.conclusion() for each in (retrieval.probes if retrieval else ()))]
     verdict = judge(scores, first.loss, second.loss, limits, pairs=pairs, further_misses=missed, notes=notes)
     Scores(
         verdict=verdict,
@@ -168,6 +172,7 @@ def evaluate(
         loss=_before_and_after(first.loss, second.loss),
         replay_loss=_before_and_after(first.replay_loss, second.replay_loss),
         pairs=_before_and_after(first.pairs, second.pairs),
+        retrieval=retrieval,
         safety=record_of(safety.as_json()),
         intrinsic=record_of(beside.more.get("intrinsic")),
         tasks=[record_of(task) for task in beside.more.get("tasks") or ()],
@@ -215,7 +220,9 @@ def _measure(
             answers=answers,
             endless=endless,
             room=room,
-            choices=rank_choices(model, renderer, asked.choices, recipe.dataset.language, progress=counted, **options),
+            choices=rank_choices(
+                model, renderer, asked.choices, recipe.dataset.language, kept=kept, progress=counted, **options
+            ),
         )
 
 
