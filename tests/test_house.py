@@ -45,6 +45,8 @@ INSIDE: dict[str, set[str]] = {
     "model": GROUND | {"text", "tokenizer"},
     "plan": GROUND
     | {
+        "text.document",
+        "text.splits",
         "model.base",
         "model.base_kind",
         "model.shape",
@@ -85,6 +87,7 @@ LIBRARIES: dict[str, set[str]] = {
     "tokenizer": {"tokenizers", "transformers", "jinja2", "numpy", "sentencepiece"},
     "model": {"torch", "transformers", "peft", "bitsandbytes", "safetensors", "tokenizers", "huggingface_hub", "numpy"}
     | {"liger_kernel", "llguidance", "gguf", "filelock"},
+    "plan": {"numpy", "scipy"},
     "report": {"jinja2", "markupsafe", "ruamel"},
     "score": {"numpy", "sacrebleu"},
     "evaluate": {"torch", "lm_eval"},
@@ -98,7 +101,7 @@ LIBRARIES: dict[str, set[str]] = {
 }
 HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "tokenizers", "huggingface_hub", "numpy"}
 HEAVY |= {"lm_eval", "docling", "pyarrow", "datasets", "datatrove", "liger_kernel", "wandb", "mlflow", "trackio"}
-HEAVY |= {"ray", "gguf", "sentencepiece", "xllamacpp", "mlx", "mlx_lm", "httpx", "tenacity"}
+HEAVY |= {"ray", "gguf", "sentencepiece", "xllamacpp", "mlx", "mlx_lm", "httpx", "tenacity", "scipy"}
 
 
 def loads_torch(module: str) -> bool:
