@@ -67,6 +67,7 @@ INSIDE: dict[str, set[str]] = {
 }
 INSIDE["base_page"] = GROUND | {"tokenizer", "model", "plan", "llamacpp"}
 INSIDE["base_answers"] = GROUND | {"tokenizer", "model", "plan", "evaluate"}
+INSIDE["tokenizer_page"] = GROUND | {"text", "sources", "tokenizer", "model"}
 INSIDE["walk"] = set(INSIDE) - {"progress"}
 INSIDE["demo"] = INSIDE["walk"] | {"walk"}
 INSIDE["cli"] = set(INSIDE)

@@ -52,6 +52,7 @@ from afina.recipe.probe import (
 )
 from afina.recipe.safety import EXPOSURE_BITS, QuestionSet, Safety, SafetyLimits
 from afina.recipe.task import Task
+from afina.recipe.tokenizers import TOKENIZERS, TokenizerKind
 
 __all__ = [
     "EXPOSURE_BITS",
@@ -61,6 +62,7 @@ __all__ = [
     "PROMPT_TOKENS",
     "SKILL_QUESTIONS",
     "SKILL_TOKENS",
+    "TOKENIZERS",
     "WEB",
     "Adapter",
     "Budget",
@@ -92,6 +94,7 @@ __all__ = [
     "Source",
     "Task",
     "Teacher",
+    "TokenizerKind",
     "Train",
     "check_recipe",
     "expand_path",

@@ -51,6 +51,8 @@ class PieceTable:
     """By id."""
     encode: Callable[[str], list[int]]
     """A text alone -> ids, no begin or end token."""
+    kind: str = ""
+    """What cuts it, in words."""
 
     def __len__(self) -> int:
         return len(self.pieces)
@@ -88,7 +90,7 @@ def read_tokenizer(tokenizer: Any, name: str) -> PieceTable:
         return ids
 
     cuts = {key: value for key, value in content.items() if key not in ("padding", "truncation")}
-    return PieceTable(name, hash_value(cuts), _pieces_of(content), encode)
+    return PieceTable(name, hash_value(cuts), _pieces_of(content), encode, _kind_of(content))
 
 
 def read_sentencepiece(file: Path) -> PieceTable:
@@ -116,7 +118,7 @@ def read_sentencepiece(file: Path) -> PieceTable:
         return TokenPiece(model.id_to_piece(number).replace(SPACE, " ").encode())
 
     pieces = [piece(number) for number in range(model.vocab_size())]
-    return PieceTable(file.name, hash_file(file), pieces, lambda text: list(model.encode(text)))
+    return PieceTable(file.name, hash_file(file), pieces, lambda text: list(model.encode(text)), "SentencePiece")
 
 
 def _pieces_of(content: Mapping[str, Any]) -> list[TokenPiece]:
@@ -137,6 +139,15 @@ def _pieces_of(content: Mapping[str, Any]) -> list[TokenPiece]:
                 TokenPiece(b"", "special") if added["special"] else TokenPiece(added["content"].encode())
             )
     return pieces
+
+
+def _kind_of(content: Mapping[str, Any]) -> str:
+    """In words."""
+    model = content["model"]
+    if any(step["type"] == "ByteLevel" for step in _steps(content["decoder"])):
+        return f"byte-level {model['type']}"
+    kind = "characters" if model["type"] == "BPE" and not model["merges"] else str(model["type"])
+    return f"{kind} with byte fallback" if model.get("byte_fallback") else kind
 
 
 def _numbered(scored: Sequence[tuple[str, float]]) -> Iterator[tuple[str, int]]:
