@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from afina.evaluate.text_scores import ContinuationScores, WindowScores
 from afina.record import Record, read_record
 from afina.run import write_json
 from afina.units import show_share
@@ -417,6 +418,8 @@ class Scores:
     """On the held-out part of the replay alone: what the base knew before."""
     pairs: BeforeAndAfter | None = None
     retrieval: RetrievalScores | None = None
+    windows: WindowScores | None = None
+    continuations: ContinuationScores | None = None
     safety: Record = NOTHING
     intrinsic: Record = NOTHING
     """Losses of the held-out rows, on ``learned`` and on ``all`` tokens."""
@@ -436,6 +439,8 @@ class Scores:
             probes=tuple(_probe(each) for each in record.records("probes")),
             **{key: _before_and_after(record.record(key)) for key in ("loss", "replay_loss", "pairs")},
             retrieval=_retrieval(record.record("retrieval")),
+            windows=WindowScores.of(windows) if (windows := record.record("windows")) else None,
+            continuations=ContinuationScores.of(written) if (written := record.record("continuations")) else None,
             safety=record.record("safety"),
             intrinsic=record.record("intrinsic"),
             tasks=record.records("tasks"),
@@ -445,7 +450,15 @@ class Scores:
     def as_json(self) -> dict[str, Any]:
         """The file's values."""
 
-        def plain(part: Verdict | GuardrailCounts | BeforeAndAfter | RetrievalScores | None) -> dict[str, Any] | None:
+        def plain(
+            part: Verdict
+            | GuardrailCounts
+            | BeforeAndAfter
+            | RetrievalScores
+            | WindowScores
+            | ContinuationScores
+            | None,
+        ) -> dict[str, Any] | None:
             return part.as_json() if part else None
 
         return {
@@ -456,6 +469,8 @@ class Scores:
             "replay_loss": plain(self.replay_loss),
             "pairs": plain(self.pairs),
             "retrieval": plain(self.retrieval),
+            "windows": plain(self.windows),
+            "continuations": plain(self.continuations),
             "safety": dict(self.safety.values) or None,
             "intrinsic": dict(self.intrinsic.values) or None,
             "tasks": [dict(task.values) for task in self.tasks],

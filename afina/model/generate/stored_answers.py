@@ -21,8 +21,8 @@ ANSWERS_FOLDER = "_answers"
 """Its name beside the runs."""
 
 
-ANSWER: Mapping[str, type] = {"text": str, "tokens": int, "stopped": bool, "logprobs": list}
-"""What an answer consists of; a list is one of numbers."""
+ANSWER: Mapping[str, type] = {"text": str, "tokens": int, "stopped": bool, "logprobs": list, "ids": list}
+"""What an answer consists of; a list is one of numbers. Lines from before there were `ids` have none."""
 
 
 def _answer(values: Any, kinds: Mapping[str, type]) -> dict[str, Any]:
@@ -30,11 +30,12 @@ def _answer(values: Any, kinds: Mapping[str, type]) -> dict[str, Any]:
     Raises:
         KeyError, TypeError: it is none.
     """
-    answer = {key: values[key] for key in kinds}
+    answer = {key: values.get(key, []) if key == "ids" else values[key] for key in kinds}
     if wrong := [key for key, kind in kinds.items() if type(answer[key]) is not kind]:
         raise TypeError(f"{wrong[0]} is {answer[wrong[0]]!r:.60}")
     for key in (key for key, kind in kinds.items() if kind is list):
-        if not all(type(each) is float for each in answer[key]):
+        number = int if key == "ids" else float
+        if not all(type(each) is number for each in answer[key]):
             raise TypeError(f"{key} are numbers")
     return answer
 
