@@ -16,9 +16,10 @@ from ruamel.yaml import YAML
 from afina.recipe.endpoints import Judge, Teacher
 from afina.recipe.methods import METHOD_SETTINGS, METHODS, Kind, Method, MethodName, in_words, methods_that
 from afina.recipe.part import Count, Fraction, Positive, RecipePart
-from afina.recipe.probe import SKILL_QUESTIONS, Limits, Probe, Role
+from afina.recipe.probe import SKILL_QUESTIONS, WINDOWS, Limits, Probe, Role, Windows
 from afina.recipe.safety import Safety
 from afina.recipe.task import Task
+from afina.recipe.tokenizers import TokenizerKind
 
 HUB = "hf://"
 WEB = ("https://", "http://")
@@ -295,8 +296,10 @@ class Scratch(RecipePart):
     """Key-value heads of a layer; 0: as many as `heads`."""
     intermediate: int = Field(default=0, ge=0)
     """Size of the feed-forward layer; 0: three times `hidden`."""
+    tokenizer: TokenizerKind = "byte-bpe"
+    """What is trained on your examples: a byte-level BPE, SentencePiece's BPE or Unigram, or single characters."""
     vocab: Count = 1500
-    """Vocabulary size of the byte-level BPE trained on your examples."""
+    """Entries of its vocabulary, at most: little text gives fewer."""
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Scratch:
@@ -305,7 +308,7 @@ class Scratch(RecipePart):
         if self.kv_heads and self.heads % self.kv_heads:
             raise ValueError(f"heads ({self.heads}) must be a multiple of kv_heads ({self.kv_heads})")
         if self.vocab < 300:
-            raise ValueError("vocab must be at least 300: 256 bytes, the special tokens and some merges")
+            raise ValueError("vocab must be at least 300: 256 bytes, the special tokens and some pieces")
         return self
 
 
@@ -473,6 +476,16 @@ class Train(RecipePart):
         return self.model_copy(update={"first": None} | defaults | given)
 
 
+class Retrieval(RecipePart):
+    """The rival of a training: the untrained base, with what a plain search finds in the documents in its prompt."""
+
+    passages: Count = 3
+    """Passages put before each question, the best match first: sections of the documents, and conversations of the
+    sources."""
+    questions: Count = 60
+    """Most questions of each probe that are asked so; they are long, and so is their reading."""
+
+
 class Evaluate(RecipePart):
     """What is measured, before and after training."""
 
@@ -488,10 +501,17 @@ class Evaluate(RecipePart):
     tasks: list[Task] = []
     """Rows with references that both models answer, scored with metrics and intervals."""
     judge: Judge | None = None
+    retrieval: Retrieval | None = None
+    """Ask the untrained base too with passages of the documents in its prompt, found by BM25: would that have done
+    it? `{}` takes the defaults."""
     samples: int = Field(default=8, ge=0)
     """Held-out questions answered by base and trained model side by side, for the report."""
     max_new_tokens: Count = 64
     """Longest answer in tokens."""
+    prompts: str | None = None
+    """A text file, one prompt a line, that the trained model continues: greedily and with fixed seeds, the same for
+    every run. From scratch, `limits.guardrails` judge how it writes; the texts stand in `continuations.jsonl`."""
+    windows: Windows = Windows()
     limits: Limits = Limits()
 
     @field_validator("tasks", mode="after")
@@ -573,6 +593,9 @@ class Recipe(RecipePart):
                 raise ValueError("train.method scratch starts from random weights: remove `base`, or use cpt or sft")
         elif self.base is None:
             raise ValueError(f"train.method {self.train.method} needs `base`, a folder or a hub id to start from")
+        teacher = self.dataset.teacher
+        if self.base is None and teacher is not None and teacher.is_base:
+            raise ValueError("dataset.teacher.model base needs a `base`: random weights teach nothing")
         placed = [position for position, source in enumerate(self.sources) if source.stage != "auto"]
         if placed and self.train.first is None:
             raise ValueError(f"sources.{placed[0]}.stage needs `train.first`: there is only one stage")
@@ -655,6 +678,13 @@ class Recipe(RecipePart):
         """Whether the dataset's questions about prose are asked. Random weights that read texts never learn to answer a
         question; their loss on held-out texts tells what they learned."""
         return bool(self.evaluate.questions) and not self.train.facts.judged and self.train.method != "scratch"
+
+    @property
+    def most_windows(self) -> int:
+        """Most windows of held-out text that are read."""
+        if self.evaluate.windows.count is not None:
+            return self.evaluate.windows.count
+        return WINDOWS if self.train.facts.every_token else 0
 
     @property
     def most_skills(self) -> int:
