@@ -216,7 +216,8 @@ class Shape:
     @property
     def hidden_matrices(self) -> tuple[Linear, ...]:
         """Matrices of two dimensions between hidden states: no experts in one tensor, no convolutions."""
-        return tuple(linear for linear in self.linears if linear.module or linear.role == "router")
+        stacked = ("expert", "convolution")
+        return tuple(linear for linear in self.linears if linear.module or linear.role not in stacked)
 
     @property
     def largest_matrix(self) -> int:
