@@ -83,7 +83,7 @@ def _candidates(recipe: Recipe, tokens: TokenCount | None, device: Device) -> It
     while size > longest:
         size = max(longest, size // 2)
         batches.append(size)
-    recompute = [False] if train.checkpoint_activations else [False, True]
+    recompute = [False] if train.checkpoint_activations or recipe.reads_stream else [False, True]
     eight_bit = [False]
     if train.optimizer in ("auto", "adamw") and device.kind != "mps":
         eight_bit.append(True)
