@@ -65,7 +65,7 @@ class Stream(Sequence[Window]):
 
         self.rows, self.seed, self.epochs, self.steps = rows, seed, math.ceil(settings.epochs), settings.max_length
         start, length, example = (rows.rows[name].astype(np.int64) for name in ("start", "length", "example"))
-        follows = np.zeros(len(start), bool)
+        follows: NDArray[Any] = np.zeros(len(start), bool)
         follows[1:] = (example[1:] == example[:-1]) & (start[1:] == start[:-1] + length[:-1])
         follows[1:] &= rows.ids[start[1:]] == rows.ids[start[1:] - 1]
         # A block opens with the last token of the one before it.
