@@ -36,20 +36,34 @@ from afina.recipe.parts import (
     NearDuplicates,
     Questions,
     Recipe,
+    Retrieval,
     Scratch,
     Source,
     Train,
 )
-from afina.recipe.probe import SKILL_QUESTIONS, SKILL_TOKENS, Guardrails, Limits, Probe, Role
+from afina.recipe.probe import (
+    PROMPT_SEEDS,
+    PROMPT_TOKENS,
+    SKILL_QUESTIONS,
+    SKILL_TOKENS,
+    Guardrails,
+    Limits,
+    Probe,
+    Role,
+)
 from afina.recipe.safety import EXPOSURE_BITS, QuestionSet, Safety, SafetyLimits
 from afina.recipe.task import Task
+from afina.recipe.tokenizers import TOKENIZERS, TokenizerKind
 
 __all__ = [
     "EXPOSURE_BITS",
     "HUB",
     "METHODS",
+    "PROMPT_SEEDS",
+    "PROMPT_TOKENS",
     "SKILL_QUESTIONS",
     "SKILL_TOKENS",
+    "TOKENIZERS",
     "WEB",
     "Adapter",
     "Budget",
@@ -74,6 +88,7 @@ __all__ = [
     "Questions",
     "Recipe",
     "RecipePart",
+    "Retrieval",
     "Role",
     "Safety",
     "SafetyLimits",
@@ -81,6 +96,7 @@ __all__ = [
     "Source",
     "Task",
     "Teacher",
+    "TokenizerKind",
     "Train",
     "check_recipe",
     "expand_path",

@@ -16,9 +16,10 @@ from ruamel.yaml import YAML
 from afina.recipe.endpoints import Judge, Teacher
 from afina.recipe.methods import METHOD_SETTINGS, METHODS, Kind, Method, MethodName, in_words, methods_that
 from afina.recipe.part import Count, Fraction, Positive, RecipePart
-from afina.recipe.probe import SKILL_QUESTIONS, Limits, Probe, Role
+from afina.recipe.probe import SKILL_QUESTIONS, WINDOWS, Limits, Probe, Role, Windows
 from afina.recipe.safety import Safety
 from afina.recipe.task import Task
+from afina.recipe.tokenizers import TokenizerKind
 
 HUB = "hf://"
 WEB = ("https://", "http://")
@@ -304,8 +305,10 @@ class Scratch(RecipePart):
     """Of a recurrent model: numbers of a token's embedding; 0: as many as `hidden`."""
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Of a recurrent model: dropout between its layers."""
+    tokenizer: TokenizerKind = "byte-bpe"
+    """What is trained on your examples: a byte-level BPE, SentencePiece's BPE or Unigram, or single characters."""
     vocab: Count = 1500
-    """Vocabulary size of the byte-level BPE trained on your examples."""
+    """Entries of its vocabulary, at most: little text gives fewer."""
 
     @property
     def recurrent(self) -> bool:
@@ -330,12 +333,12 @@ class Scratch(RecipePart):
         if self.kv_heads and self.heads % self.kv_heads:
             raise ValueError(f"heads ({self.heads}) must be a multiple of kv_heads ({self.kv_heads})")
         if self.vocab < 300:
-            raise ValueError("vocab must be at least 300: 256 bytes, the special tokens and some merges")
+            raise ValueError("vocab must be at least 300: 256 bytes, the special tokens and some pieces")
         return self
 
 
 Rate = Annotated[float, Field(ge=0.0)]
-Schedule = Literal["linear", "cosine", "constant"]
+Schedule = Literal["linear", "cosine", "constant", "wsd"]
 
 
 class First(RecipePart):
@@ -353,6 +356,8 @@ class First(RecipePart):
     schedule: Schedule | None = None
     """As in `train`; null: the same."""
     warmup: Fraction | None = None
+    """As in `train`; null: the same."""
+    decay: Fraction | None = None
     """As in `train`; null: the same."""
     batch_tokens: Count | None = None
     """As in `train`; null: the same."""
@@ -382,14 +387,19 @@ class Train(RecipePart):
     learning_rate: Rate = 2e-4
     """Peak learning rate: 2e-4 for adapters, 2e-5 for preferences, 1e-3 from scratch."""
     schedule: Schedule = "linear"
-    """How the learning rate decays."""
+    """How the learning rate decays. `wsd` (warm-up, stable, decay): it stays at its peak, and falls in a line over the
+    last steps alone."""
     warmup: Fraction = 0.03
     """Share of the steps in which the learning rate rises to its peak."""
+    decay: Fraction = 0.2
+    """For `schedule: wsd`: share of the steps in which the learning rate falls."""
     final_rate: Fraction = 0.05
     """Learning rate at the last step, as a share of `learning_rate`."""
-    optimizer: Literal["auto", "adamw", "adamw_8bit", "paged_adamw_8bit"] = "auto"
+    optimizer: Literal["auto", "adamw", "adamw_8bit", "paged_adamw_8bit", "muon"] = "auto"
     """The optimizer. The 8-bit ones (bitsandbytes) keep AdamW's moments in a quarter of the memory; `paged` moves them
-    to the CPU when the GPU is full. `auto`: `adamw`, or `adamw_8bit` where every weight is trained on a GPU that may be
+    to the CPU when the GPU is full. `muon`, where every weight is trained: orthogonalized momentum for the hidden
+    matrices, AdamW for embeddings, head, norms and biases; its steps are scaled to the size of AdamW's, so that
+    `learning_rate` means the same. `auto`: `adamw`, or `adamw_8bit` where every weight is trained on a GPU that may be
     too small."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision of frozen weights and matrix products. `auto`: bf16 where a GPU has it, fp32 on CPUs and Apple chips.
@@ -400,7 +410,7 @@ class Train(RecipePart):
     compile: Literal["auto", "on", "off"] = "auto"
     """torch.compile for every layer. `auto` is off: on a CPU it measured slower, elsewhere it has not been measured."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
-    """Weight decay of AdamW."""
+    """Weight decay, apart from the gradient as AdamW does it."""
     clip: Positive = 1.0
     """Gradients are clipped to this norm."""
     neftune_alpha: Positive | None = None
@@ -457,6 +467,16 @@ class Train(RecipePart):
             raise ValueError(f"`first` is of method {self.method} too: give one stage more epochs instead")
         return self
 
+    @model_validator(mode="after")
+    def _decay_and_schedule_agree(self) -> Train:
+        stages = [self, self.of_first()] if self.first else [self]
+        falling = [stage for stage in stages if stage.schedule == "wsd"]
+        if any(stage.warmup + stage.decay > 1 for stage in falling):
+            raise ValueError("warmup and decay are shares of the same steps: together 1 at most")
+        if not falling and {stage.decay for stage in stages} != {Train.model_fields["decay"].default}:
+            raise ValueError("decay belongs to schedule wsd: remove it")
+        return self
+
     @property
     def facts(self) -> Method:
         """What is known of its method."""
@@ -486,6 +506,16 @@ class Train(RecipePart):
         return self.model_copy(update={"first": None} | defaults | given)
 
 
+class Retrieval(RecipePart):
+    """The rival of a training: the untrained base, with what a plain search finds in the documents in its prompt."""
+
+    passages: Count = 3
+    """Passages put before each question, the best match first: sections of the documents, and conversations of the
+    sources."""
+    questions: Count = 60
+    """Most questions of each probe that are asked so; they are long, and so is their reading."""
+
+
 class Evaluate(RecipePart):
     """What is measured, before and after training."""
 
@@ -501,10 +531,17 @@ class Evaluate(RecipePart):
     tasks: list[Task] = []
     """Rows with references that both models answer, scored with metrics and intervals."""
     judge: Judge | None = None
+    retrieval: Retrieval | None = None
+    """Ask the untrained base too with passages of the documents in its prompt, found by BM25: would that have done
+    it? `{}` takes the defaults."""
     samples: int = Field(default=8, ge=0)
     """Held-out questions answered by base and trained model side by side, for the report."""
     max_new_tokens: Count = 64
     """Longest answer in tokens."""
+    prompts: str | None = None
+    """A text file, one prompt a line, that the trained model continues: greedily and with fixed seeds, the same for
+    every run. From scratch, `limits.guardrails` judge how it writes; the texts stand in `continuations.jsonl`."""
+    windows: Windows = Windows()
     limits: Limits = Limits()
 
     @field_validator("tasks", mode="after")
@@ -586,6 +623,9 @@ class Recipe(RecipePart):
                 raise ValueError("train.method scratch starts from random weights: remove `base`, or use cpt or sft")
         elif self.base is None:
             raise ValueError(f"train.method {self.train.method} needs `base`, a folder or a hub id to start from")
+        teacher = self.dataset.teacher
+        if self.base is None and teacher is not None and teacher.is_base:
+            raise ValueError("dataset.teacher.model base needs a `base`: random weights teach nothing")
         placed = [position for position, source in enumerate(self.sources) if source.stage != "auto"]
         if placed and self.train.first is None:
             raise ValueError(f"sources.{placed[0]}.stage needs `train.first`: there is only one stage")
@@ -625,12 +665,31 @@ class Recipe(RecipePart):
                 "train.parallel fsdp cannot shard bitsandbytes' weights or moments: use adapter.kind lora or none "
                 "with optimizer adamw, or parallel ddp"
             )
+        if self.train.parallel == "fsdp" and self.train.optimizer == "muon":
+            raise ValueError(
+                "train.optimizer muon orthogonalizes whole matrices, of which fsdp gives each process a part: use "
+                "optimizer adamw, or parallel ddp"
+            )
         return self
 
     @property
     def reads_stream(self) -> bool:
         """Whether training reads one stream of all documents, carrying a state, instead of rows."""
         return self.train.method == "scratch" and self.scratch.recurrent
+
+    @model_validator(mode="after")
+    def _muon_has_whole_matrices(self) -> Recipe:
+        if self.train.optimizer == "muon" and not self.trains_all:
+            raise ValueError(
+                "train.optimizer muon orthogonalizes the update of a whole matrix, and an adapter's are those of its "
+                "two factors: use adamw, or train every weight (adapter.kind: none)"
+            )
+        return self
+
+    @property
+    def trains_all(self) -> bool:
+        """Whether every weight is trained: no adapter stands over a frozen base."""
+        return self.train.method == "scratch" or self.adapter.kind == "none"
 
     def stage_of(self, source: int, kind: Kind) -> Literal["first", "second"]:
         """Which stage of training learns an example of this kind from the source at this position."""
@@ -672,6 +731,13 @@ class Recipe(RecipePart):
         """Whether the dataset's questions about prose are asked. Random weights that read texts never learn to answer a
         question; their loss on held-out texts tells what they learned."""
         return bool(self.evaluate.questions) and not self.train.facts.judged and self.train.method != "scratch"
+
+    @property
+    def most_windows(self) -> int:
+        """Most windows of held-out text that are read."""
+        if self.evaluate.windows.count is not None:
+            return self.evaluate.windows.count
+        return WINDOWS if self.train.facts.every_token else 0
 
     @property
     def most_skills(self) -> int:

@@ -4,28 +4,26 @@
 
 Every step goes on where an earlier start stopped. `--until train` trains all four and measures nothing, so that the
 measuring can be done later; `--again` measures once more what was measured (by a newer afina, say). `--tiny` is the
-short form: few steps, few questions; its figures mean nothing. The table goes to ``runs/zig-table.md``, the figures to
-``runs/zig-figures.json``; `--publish` writes both into the project as well (docs/zig.md).
+short form: few steps, few questions; its figures mean nothing. `--publish` writes the table into docs/zig.md.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from afina.cli.opened import walk_of
-from afina.errors import AfinaError, DataError
+from afina.errors import DataError
 from afina.progress import say
 from afina.recipe.yaml_text import parse_yaml
-from afina.run import write_json, write_whole
 from afina.sandbox.launcher import isolation_missing
 from afina.walk.walk import walk_through
+from benchmarks.experiment import Experiment, base_of
 from benchmarks.zig.figures import FILE, figures_of, sweep
-from benchmarks.zig.page import TITLES, page_of, publish
+from benchmarks.zig.page import PAGE, TITLES, page_of
 from benchmarks.zig.prepare import RECIPES, Wanted, prepare, prepare_replay
 
 STEPS = ("prepare", "audit", "train", "evaluate")
@@ -39,45 +37,12 @@ TINY = (
 )
 
 
+EXPERIMENT = Experiment("zig", str(__doc__), TITLES, STEPS, FILE, PAGE, page_of)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what the command line asks for.
-
-    Returns:
-        The exit code: 0 also where a run's verdict is bad, which is what the table is there to show.
-    """
-    asked = _parse(arguments)
-    try:
-        figures = _work(asked)
-    except AfinaError as error:
-        print(f"zig: {error}", file=sys.stderr)
-        return error.exit_code
-    if figures is not None:
-        write_json(asked.runs / "zig-figures.json", figures)
-        write_whole(asked.runs / "zig-table.md", page_of(figures) + "\n")
-        if asked.publish:
-            write_json(FILE, figures)
-            publish(figures)
-        print(json.dumps(figures, ensure_ascii=False, indent=2) if asked.json else page_of(figures))
-    return 0
-
-
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="benchmarks.zig", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    here = Path(__file__).resolve().parents[2]
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings of every recipe, such as base=PATH")
-    parser.add_argument("--root", type=Path, default=here.parent / "shared/data/zig", help="where the documents are")
-    parser.add_argument("--runs", type=Path, default=Path("runs"))
-    parser.add_argument("--only", nargs="+", choices=list(TITLES), default=list(TITLES))
-    parser.add_argument("--until", choices=STEPS, default=STEPS[-1])
-    parser.add_argument("--again", action="store_true", help="measure again what was measured")
-    parser.add_argument("--tiny", action="store_true", help="the short form, whose figures mean nothing")
-    parser.add_argument("--json", action="store_true", help="the figures instead of the table")
-    parser.add_argument("--publish", action="store_true", help="write figures and table into the project")
-    asked = parser.parse_args(arguments)
-    if asked.publish and (asked.tiny or list(asked.only) != list(TITLES)):
-        parser.error("only figures of all four recipes, in their full form, are published")
-    return asked
+    """Do what the command line asks for; the exit code."""
+    return EXPERIMENT.main(arguments, _work)
 
 
 def _work(asked: argparse.Namespace) -> dict[str, Any] | None:
@@ -90,7 +55,7 @@ def _work(asked: argparse.Namespace) -> dict[str, Any] | None:
         overrides.append("evaluate.tasks=[]")
     prepare(asked.root, data, wanted)
     if "replay" in asked.only:
-        prepare_replay(_base(asked.overrides), data, asked.runs, wanted, say)
+        prepare_replay(base_of(asked.overrides, _base()), data, asked.runs, wanted, say)
     if asked.until == "prepare":
         return None
     refusals = {name: _refusal(name, overrides, asked.runs) for name in asked.only}
@@ -109,10 +74,9 @@ def _work(asked: argparse.Namespace) -> dict[str, Any] | None:
     return figures_of(folders, refusals, sweep(largest, overrides, asked.runs))
 
 
-def _base(overrides: Sequence[str]) -> str:
-    """What every recipe stands on."""
-    given = [each.removeprefix("base=") for each in overrides if each.startswith("base=")]
-    return given[-1] if given else str(parse_yaml((RECIPES / "replay.yaml").read_text(encoding="utf-8"))["base"])
+def _base() -> str:
+    """What every recipe stands on where nothing else is asked for."""
+    return str(parse_yaml((RECIPES / "replay.yaml").read_text(encoding="utf-8"))["base"])
 
 
 def _refusal(name: str, overrides: Sequence[str], runs: Path) -> list[str]:
