@@ -40,6 +40,7 @@ from afina.tokenizer.encode import ExampleRows, Row, cut_blocks
 from afina.tokenizer.tokens import TokenRows, TokenWriter
 from afina.train.flops_torch import flops_per_token
 from afina.train.loop import TrainingJob, train
+from afina.train.muon_torch import hidden_matrices
 from afina.train.ranks import Ranks
 from afina.train.stream import Stream
 from afina.train.stream_torch import StreamBackend
@@ -154,12 +155,12 @@ def test_it_opens_bitwise_as_it_was_saved_and_trains_no_further(kind, tmp_path):
     assert all(torch.equal(one, other) for one, other in zip(model.parameters(), opened.parameters(), strict=True))
     assert shape_of_folder(tmp_path).parameters == sum(weight.numel() for weight in model.parameters())
     recipe = Recipe(name="x", base=str(tmp_path), sources=[{"path": "a"}])
-    assert isinstance(load_base(find_base(str(tmp_path)), recipe, CPU), RecurrentForCausalLM)
+    assert isinstance(load_base(find_base(str(tmp_path), say=print), recipe, CPU), RecurrentForCausalLM)
     assert kind_of(tmp_path).opens == ("transformers",)
     with pytest.raises(BaseError, match=r"only train\.method scratch trains one"):
         check_trainable(tmp_path, recipe)
     with pytest.raises(BaseError, match="`afina serve` opens it as it is"):
-        find_base(str(tmp_path), program="vllm")
+        find_base(str(tmp_path), program="vllm", say=print)
 
 
 # ---- its sizes
@@ -194,6 +195,8 @@ def test_the_plan_counts_the_models_parameters_and_flops(kind, sizes):
     scratch = Scratch(kind=kind, **{"hidden": 12, "embedding": 8, "layers": 2} | sizes)
     model, shape = make_recurrent(scratch, scratch.vocab), scratch_shape(scratch, 64)
     assert shape.parameters == shape.trainable_parameters == sum(weight.numel() for weight in model.parameters())
+    matrices = sum(weight.numel() for weight in hidden_matrices(model))
+    assert sum(linear.matrix_parameters for linear in shape.hidden_matrices) == matrices == shape.linear_parameters
     per_token, per_target = flops_per_token(model)
     assert (per_token, per_target) == (6 * shape.linear_parameters, 6 * shape.head_parameters)
 
