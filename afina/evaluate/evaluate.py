@@ -147,11 +147,7 @@ def evaluate(
         else _score(probe, [each for each in asked if each.probe is probe], beside.dataset)
         for probe in probes
     ]
-    rows = [
-        _row(each) | {"probe": each.probe.name, "role": each.probe.role} for each in asked if each.probe is not SAMPLES
-    ]
-    _write_rows(folder / "predictions.jsonl", rows)
-    _write_rows(folder / "samples.jsonl", [_row(each) for each in asked if each.probe is SAMPLES])
+    _write_answers(folder, asked)
     _write_choices(folder / CHOICES_FILE, probes, ranked)
     _write_rows_if_any(folder / CONTINUATIONS_FILE, beside.continuations.rows)
     limits = recipe.evaluate.limits
@@ -326,6 +322,14 @@ def _score_choices(probe: ProbeSet, ranked: Sequence[tuple[Ranked, Ranked]]) -> 
     )
     chances, clusters = (choice.BY_CHANCE,) * len(ranked), tuple(each.cluster for each in probe.choices)
     return ProbeScore(probe.name, probe.role, before, after, chances, clusters)
+
+
+def _write_answers(folder: Path, asked: Sequence[ProbeAnswers]) -> None:
+    """The answers to probes, and those to samples."""
+    probed = [each for each in asked if each.probe is not SAMPLES]
+    rows = [_row(each) | {"probe": each.probe.name, "role": each.probe.role} for each in probed]
+    _write_rows(folder / "predictions.jsonl", rows)
+    _write_rows(folder / "samples.jsonl", [_row(each) for each in asked if each.probe is SAMPLES])
 
 
 def _write_choices(file: Path, probes: Sequence[ProbeSet], ranked: Mapping[int, tuple[Ranked, Ranked]]) -> None:

@@ -6,7 +6,9 @@ parts only where that is small; another adapter does not.
 
 A run keeps the text of an answer and not its tokens. They are taken to be those that the tokenizer makes of the text:
 of all ways to write it they are the one that a model was trained on. Any other token that the text begins with (half a
-word, or a word and a half, which no text is cut into) may be very unlikely to the very model that wrote the text.
+word, or a word and a half, which no text is cut into) may be very unlikely to the very model that wrote the text; and
+where llama.cpp itself writes half a word (" ra" where the run wrote " rain"), it has parted, though the letters are the
+same: it goes on to another word from there.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ def explain_by_llama_cpp(
         messages: list[Message] = [dict(turn) for turn in asked.messages]  # type: ignore[misc]
         renderer = served[name].renderer
         prompt, own = renderer.prompt(messages), renderer.tokenizer(right, add_special_tokens=False)["input_ids"]
-        led = _Led(right, own, token_bytes, frozenset(stop_ids))
+        led = _Led(right, own, token_bytes, frozenset(stop_ids), limit)
         texts: list[str] = []
         while len(texts) <= MOST_PARTINGS and len(led.ids) < longest and not led.ended:
             request = Request(
@@ -73,12 +75,18 @@ class _Led:
 
     Args:
         own: the tokens that the run's answer is made of.
+        limit: largest margin that is rounding, in nats.
     """
 
     def __init__(
-        self, right: str, own: Sequence[int], token_bytes: Callable[[int], bytes], stop_ids: frozenset[int]
+        self,
+        right: str,
+        own: Sequence[int],
+        token_bytes: Callable[[int], bytes],
+        stop_ids: frozenset[int],
+        limit: float,
     ) -> None:
-        self.left = right.encode()
+        self.left, self._limit = right.encode(), limit
         self.ids: list[int] = []
         self._bytes, self._stops = token_bytes, stop_ids
         self._begun = self.ended = False
@@ -99,13 +107,14 @@ class _Led:
         for each in written:
             if self._ends(each.token):
                 return None
-            if self._goes_on(each.token):
-                self._take(each.token)
-                continue
             same = [pair for pair in each.top if self._ends(pair[0]) or self._goes_on(pair[0])]
             other = max(same, key=self._like_the_runs, default=None)
             least = other[1] if other else min(value for _, value in each.top)
             margin = each.logprob - least
+            cut_otherwise = other and self._is_own(other[0]) and not self._is_own(each.token) and margin <= self._limit
+            if self._goes_on(each.token) and not cut_otherwise:
+                self._take(each.token)
+                continue
             said = f"{self._shown(other[0])!r}" if other else f"as the run does (not among the {TOP} likeliest)"
             text = f"{self._shown(each.token)!r} instead of {said}, {margin:.2g} nats likelier"
             if other is None:
@@ -132,8 +141,10 @@ class _Led:
         """The run's own token first; else the longest, as the run may have cut its text otherwise than the tokenizer
         does; of two that are equal but for white space at the answer's beginning, the likelier."""
         token, logprob = pair
-        piece = self._piece(token)
-        return piece == self._own.get(len(self.left)), len(piece), logprob
+        return self._is_own(token), len(self._piece(token)), logprob
+
+    def _is_own(self, token: int) -> bool:
+        return self._piece(token) == self._own.get(len(self.left))
 
     def _piece(self, token: int) -> bytes:
         piece = self._bytes(token)

@@ -35,7 +35,9 @@ class _LinearCrossEntropy(torch.autograd.Function):  # type: ignore[misc]
         for start in range(0, len(targets_N), chunk):
             part = slice(start, start + chunk)
             h_CD, t_C1 = hidden_ND[part], targets_N[part, None]
-            logits_CV = F.linear(h_CD, weight_VD, bias_V).float().mul_(factor)
+            logits_CV = F.linear(h_CD, weight_VD, bias_V).float()
+            if factor != 1.0:  # a pass over the logits for nothing is felt
+                logits_CV.mul_(factor)
             slope_CV = None
             if cap:
                 logits_CV.div_(cap).tanh_()
@@ -47,14 +49,16 @@ class _LinearCrossEntropy(torch.autograd.Function):  # type: ignore[misc]
             total += (highest_C - gradient_CV.amax(1).log() - at_target_C).sum()
             if not any(ctx.needs_input_grad[:3]):
                 continue
-            gradient_CV.scatter_add_(1, t_C1, torch.full_like(t_C1, -1, dtype=gradient_CV.dtype)).mul_(factor)
+            gradient_CV.scatter_add_(1, t_C1, torch.full_like(t_C1, -1, dtype=gradient_CV.dtype))
+            if factor != 1.0:
+                gradient_CV.mul_(factor)
             if slope_CV is not None:
                 gradient_CV.mul_(slope_CV)
             gradient_CV = gradient_CV.to(weight_VD.dtype)
             if of_hidden is not None:
                 of_hidden[part] = gradient_CV @ weight_VD
             if of_weight is not None:
-                of_weight += gradient_CV.t() @ h_CD.to(weight_VD.dtype)
+                of_weight.addmm_(gradient_CV.t(), h_CD.to(weight_VD.dtype))
             if of_bias is not None:
                 of_bias += gradient_CV.sum(0)
         ctx.save_for_backward(of_hidden, of_weight, of_bias)
