@@ -615,10 +615,15 @@ class Recipe(RecipePart):
         return [role for role in found if role not in {probe.role for probe in self.evaluate.probes}]
 
     @property
+    def prose_can_be_asked(self) -> bool:
+        """Whether the trained model can answer questions about prose. Random weights that read texts never learn to
+        answer any; their loss on held-out texts tells what they learned."""
+        return self.train.method != "scratch"
+
+    @property
     def asks_prose(self) -> bool:
-        """Whether the dataset's questions about prose are asked. Random weights that read texts never learn to answer a
-        question; their loss on held-out texts tells what they learned."""
-        return bool(self.evaluate.questions) and not self.train.facts.judged and self.train.method != "scratch"
+        """Whether the dataset's questions about prose are asked."""
+        return bool(self.evaluate.questions) and not self.train.facts.judged and self.prose_can_be_asked
 
     @property
     def most_skills(self) -> int:
