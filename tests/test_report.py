@@ -475,6 +475,13 @@ def test_what_a_point_has_cost(two_runs: list[Path]) -> None:
     assert metrics["outras palavras: points per million training tokens"].values[0] == pytest.approx(67.5 / 1.523)
 
 
+def test_what_a_training_computed_is_what_its_log_counts(tmp_path: Path) -> None:
+    steps = [event | {"flops_per_second": 2e9, "tokens_per_second": 500.0} for event in events(until=3, resume=None)]
+    found = compare_runs([write_run(tmp_path / "a", metrics=jsonl(steps)), write_run(tmp_path / "b")])
+    (metric,) = [metric for metric in found.metrics if metric.name == "training FLOP"]
+    assert metric.values[0] == pytest.approx(3 * 2538 * 2e9 / 500) and metric.values[1] != metric.values[0]
+
+
 def test_a_comparison_as_text_and_as_json(two_runs: list[Path]) -> None:
     found = compare_runs(two_runs)
     lines = found.describe().splitlines()

@@ -11,7 +11,6 @@ short form: few steps, few questions; its figures mean nothing. The table goes t
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,14 +20,13 @@ from afina.cli.opened import walk_of
 from afina.errors import AfinaError, DataError
 from afina.progress import say
 from afina.recipe.yaml_text import parse_yaml
-from afina.run import write_json, write_whole
 from afina.sandbox.launcher import isolation_missing
 from afina.walk.walk import walk_through
-from benchmarks.zig.figures import FILE, figures_of, sweep
-from benchmarks.zig.page import TITLES, page_of, publish
+from benchmarks.experiment import SHARED
+from benchmarks.zig.figures import figures_of, sweep
+from benchmarks.zig.page import TITLES, ZIG
 from benchmarks.zig.prepare import RECIPES, Wanted, prepare, prepare_replay
 
-STEPS = ("prepare", "audit", "train", "evaluate")
 TINY = (
     "train.epochs=0.01",
     "evaluate.questions=2",
@@ -45,39 +43,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 also where a run's verdict is bad, which is what the table is there to show.
     """
-    asked = _parse(arguments)
+    asked = ZIG.parse(arguments, __doc__, SHARED / "zig")
     try:
         figures = _work(asked)
     except AfinaError as error:
         print(f"zig: {error}", file=sys.stderr)
         return error.exit_code
     if figures is not None:
-        write_json(asked.runs / "zig-figures.json", figures)
-        write_whole(asked.runs / "zig-table.md", page_of(figures) + "\n")
-        if asked.publish:
-            write_json(FILE, figures)
-            publish(figures)
-        print(json.dumps(figures, ensure_ascii=False, indent=2) if asked.json else page_of(figures))
+        ZIG.finish(asked, figures)
     return 0
-
-
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="benchmarks.zig", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    here = Path(__file__).resolve().parents[2]
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings of every recipe, such as base=PATH")
-    parser.add_argument("--root", type=Path, default=here.parent / "shared/data/zig", help="where the documents are")
-    parser.add_argument("--runs", type=Path, default=Path("runs"))
-    parser.add_argument("--only", nargs="+", choices=list(TITLES), default=list(TITLES))
-    parser.add_argument("--until", choices=STEPS, default=STEPS[-1])
-    parser.add_argument("--again", action="store_true", help="measure again what was measured")
-    parser.add_argument("--tiny", action="store_true", help="the short form, whose figures mean nothing")
-    parser.add_argument("--json", action="store_true", help="the figures instead of the table")
-    parser.add_argument("--publish", action="store_true", help="write figures and table into the project")
-    asked = parser.parse_args(arguments)
-    if asked.publish and (asked.tiny or list(asked.only) != list(TITLES)):
-        parser.error("only figures of all four recipes, in their full form, are published")
-    return asked
 
 
 def _work(asked: argparse.Namespace) -> dict[str, Any] | None:

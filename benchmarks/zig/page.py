@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from afina.evaluate.guardrails import NAMES
-from afina.run import read_json, write_whole
 from afina.units import show_bytes, show_count, show_money, show_seconds, show_share
+from benchmarks.experiment import Experiment, cell, code, markdown_table
 
-PAGE = Path(__file__).parents[2] / "docs/zig.md"
-BEGIN, END = "<!-- figures: begin, written by `make zig PUBLISH=1` -->", "<!-- figures: end -->"
-NOT_MEASURED = "Not measured yet: `make zig PUBLISH=1` writes the table here."
 TITLES = {
     "lines": "a line an example, as published",
     "documents": "whole documents",
     "questions": "questions by structure",
     "replay": "the same with replay",
 }
-SHOWN_CHARS = 300
 
 
 def page_of(figures: Mapping[str, Any] | None) -> str:
     """All that stands between the marks."""
     if figures is None:
-        return NOT_MEASURED
+        return ZIG.not_measured()
     runs: Mapping[str, Mapping[str, Any]] = figures["runs"]
     base = figures["base"]
     about = (
@@ -38,31 +33,10 @@ def page_of(figures: Mapping[str, Any] | None) -> str:
     return "\n\n".join(parts)
 
 
-def put_into(page: str, shown: str) -> str:
-    """The page with what is shown between its marks.
-
-    >>> put_into(f"a\\n{BEGIN}\\nold\\n{END}\\nb", "new") == f"a\\n{BEGIN}\\n\\nnew\\n\\n{END}\\nb"
-    True
-    """
-    head, _, rest = page.partition(BEGIN)
-    return f"{head}{BEGIN}\n\n{shown}\n\n{END}{rest.partition(END)[2]}"
-
-
-def publish(figures: Mapping[str, Any]) -> None:
-    """Write the figures' table into docs/zig.md."""
-    write_whole(PAGE, put_into(PAGE.read_text(encoding="utf-8"), page_of(figures)))
-
-
-def read_figures(file: Path) -> Mapping[str, Any] | None:
-    """What was measured last; None where nothing was."""
-    return dict(read_json(file)) if file.exists() else None
-
-
 def _table(runs: Mapping[str, Mapping[str, Any]]) -> str:
     """A column for each run."""
     rows = [
         ["", *(TITLES.get(name, name) for name in runs)],
-        ["---"] * (1 + len(runs)),
         ["the audit refuses", *(_refusal(run) for run in runs.values())],
         ["the audit warns of", *(_warnings(run["audit"]) for run in runs.values())],
         ["tokens trained, in steps", *(f"{run['tokens']:,.0f} in {run['steps']:.0f}" for run in runs.values())],
@@ -77,8 +51,8 @@ def _table(runs: Mapping[str, Mapping[str, Any]]) -> str:
         [f"answers that {NAMES.get(name, name)}", *(_broken(run, name) for run in runs.values())] for name in broken
     ]
     rows += [["programs that compile", *(_programs(run["code"]) for run in runs.values())]]
-    rows += [["verdict", *(_cell(run["verdict"]["text"]) if run["verdict"] else "-" for run in runs.values())]]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows).replace("| --- ", "|---").replace(" |---", "|---")
+    rows += [["verdict", *(cell(run["verdict"]["text"]) if run["verdict"] else "-" for run in runs.values())]]
+    return markdown_table(rows)
 
 
 def _outcome(runs: Mapping[str, Mapping[str, Any]], parameters: float) -> str:
@@ -135,17 +109,13 @@ def _programs(tasks: Sequence[Mapping[str, Any]]) -> str:
     return "; ".join(shown) or "not measured"
 
 
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
-
-
 def _findings(runs: Mapping[str, Mapping[str, Any]]) -> str:
     """What stands behind each verdict."""
     lines = ["What stands behind the verdicts:", ""]
     for name, run in runs.items():
         verdict = run["verdict"] or {"findings": [], "misses": []}
         said = [*verdict["findings"], *(f"miss: {miss}" for miss in verdict["misses"])]
-        lines += [f"- `recipes/zig/{name}.yaml`", *(f"  - {_cell(each)}" for each in said)]
+        lines += [f"- `recipes/zig/{name}.yaml`", *(f"  - {cell(each)}" for each in said)]
     return "\n".join(lines)
 
 
@@ -153,38 +123,23 @@ def _answers(asked: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
     """The same questions to the base and to each run."""
     lines = ["The same questions, asked of the base and of each run:"]
     for each in asked:
-        lines += ["", f"> {_cell(each['prompt'])} (`{each['reference']}`)", ""]
+        lines += ["", f"> {cell(each['prompt'])} (`{each['reference']}`)", ""]
         for name in ("base", *names):
             if name in each:
-                text = _cell(each[name])
-                cut = f"{text[:SHOWN_CHARS]} ... ({len(text)} characters)" if len(text) > SHOWN_CHARS else text
-                lines.append(f"- {name}: {_code(cut)}")
+                lines.append(f"- {name}: {code(each[name])}")
     return "\n".join(lines)
-
-
-def _code(text: str) -> str:
-    """As code, whatever marks a model wrote.
-
-    >>> _code("a"), _code("`a`"), _code("")
-    ('`a`', '`` `a` ``', '(nothing)')
-    """
-    if not text:
-        return "(nothing)"
-    return f"`` {text.replace('``', '` `')} ``" if "`" in text else f"`{text}`"
 
 
 def _sizes(rows: Sequence[Mapping[str, Any]]) -> str:
     """What the plan says of larger bases."""
-    lines = [
-        "What `afina plan` says of the last of these recipes over larger bases:",
-        "",
-        "| base | parameters | device | fits | memory | time | cost |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    lines = [["base", "parameters", "device", "fits", "memory", "time", "cost"]]
     for row in rows:
         time = row["seconds"]
         spent = f"{show_seconds(time['point'])} ({show_seconds(time['low'])} to {show_seconds(time['high'])})"
         cost = "-" if row["money"] is None else show_money(row["money"], row["currency"])
         cells = [row["base"], show_count(row["parameters"]), row["device"], row["fits"], show_bytes(row["bytes"])]
-        lines.append("| " + " | ".join([*cells, spent, cost]) + " |")
-    return "\n".join(lines)
+        lines.append([*cells, spent, cost])
+    return f"What `afina plan` says of the last of these recipes over larger bases:\n\n{markdown_table(lines)}"
+
+
+ZIG = Experiment("zig", TITLES, ("prepare", "audit", "train", "evaluate"), page_of)
