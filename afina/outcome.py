@@ -39,7 +39,7 @@ def outcome_kind(recipe: Recipe) -> Kind:
     >>> outcome_kind(recipe), outcome_kind(recipe.model_copy(update={"adapter": Adapter(kind="none")}))
     ('adapter', 'model')
     """
-    return "model" if recipe.train.method == "scratch" or recipe.adapter.kind == "none" else "adapter"
+    return "model" if recipe.trains_all else "adapter"
 
 
 def find_outcome(run: Path, recipe: Recipe) -> Outcome:

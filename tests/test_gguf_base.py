@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from exported import make_run
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -23,6 +26,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from afina.errors import AfinaError, BaseError, DiskFull
+from afina.export.origin import open_origin
 from afina.model import gguf_folder as folders
 from afina.model.base import check_trainable, find_base
 from afina.model.base_copy import copy_base
@@ -30,7 +34,10 @@ from afina.model.gguf_base import config_of, scaling_of
 from afina.model.gguf_file import find_gguf, read_gguf
 from afina.model.gguf_folder import read_origin
 from afina.plan.bases import recipe_shape
+from afina.plan.device import local_device
 from afina.recipe import Chat
+from afina.serve.opened import find_target, name_models
+from afina.serve.preflight import look_before
 from afina.tokenizer.chat import Renderer
 from afina.tokenizer.load import load_tokenizer
 
@@ -107,7 +114,7 @@ def test_the_model_in_the_file_is_what_is_opened(tokenizer: Any, tmp_path: Path,
         tokenizer = byte_level("qwen2")
     model = make_model(tokenizer, **FAMILIES[family])
     written(model, tokenizer, tmp_path / "m.gguf")
-    folder = find_base(str(tmp_path / "m.gguf"))
+    folder = find_base(str(tmp_path / "m.gguf"), say=print)
     opened = AutoModelForCausalLM.from_pretrained(folder)
     torch.testing.assert_close(logits(opened), logits(model), rtol=1e-5, atol=1e-5)
     for name, weight in model.state_dict().items():
@@ -123,7 +130,7 @@ def test_the_model_in_the_file_is_what_is_opened(tokenizer: Any, tmp_path: Path,
 def test_its_numbers_are_those_that_transformers_reads_in_the_file(tokenizer: Any, tmp_path: Path, kind: str):
     tokenizer = byte_level("qwen2")
     written(make_model(tokenizer, **FAMILIES["qwen2"]), tokenizer, tmp_path / "m.gguf", kind)
-    folder = find_base(str(tmp_path / "m.gguf"))
+    folder = find_base(str(tmp_path / "m.gguf"), say=print)
     right = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="m.gguf").state_dict()
     found = load_file(folder / "model.safetensors")
     assert found.keys() == right.keys()
@@ -138,15 +145,35 @@ def test_a_tokenizer_that_transformers_would_replace_is_refused(tokenizer: Any, 
     """It gives every model of type qwen2 Qwen's rule for splitting a text, whatever ``tokenizer.json`` says."""
     written(make_model(tokenizer, **FAMILIES["qwen2"]), tokenizer, tmp_path / "m.gguf")
     with pytest.raises(BaseError, match="its tokenizer is not the one that transformers makes of a qwen2 model"):
-        find_base(str(tmp_path / "m.gguf"))
+        find_base(str(tmp_path / "m.gguf"), say=print)
 
 
 def test_a_file_is_written_once_and_by_its_content(tiny: Path, tmp_path: Path, cache: Path):
-    folder = find_base(str(tiny))
+    folder = find_base(str(tiny), say=print)
     before = (folder / "model.safetensors").stat().st_mtime_ns
-    again = find_base(str(shutil.copy(tiny, tmp_path / "other.gguf")))
+    again = find_base(str(shutil.copy(tiny, tmp_path / "other.gguf")), say=print)
     assert again == folder and (folder / "model.safetensors").stat().st_mtime_ns == before
     assert [each.name for each in cache.glob("*") if each.is_dir() and each.name != "hashes"] == [folder.name]
+
+
+def test_whoever_reads_a_gguf_first_says_so_and_how_long_it_took(tiny: Path, tmp_path: Path, cache: Path):
+    """Serving and exporting were silent for as long as it took: minutes, for a base of gigabytes."""
+    copy_base(str(tiny), tmp_path / "base")
+    run = make_run(tmp_path / "run", tmp_path / "base", steps=1, asked=0)
+    target, here = find_target(str(tiny)), local_device("cpu")
+    ways: list[Callable[[Callable[[str], None]], Any]] = [
+        lambda say: look_before(target, {}, engine="transformers", host="", port=None, device=here, say=say),
+        lambda say: name_models(target, {}, say),
+        lambda say: open_origin(run, [f"base={tiny}"], say),
+    ]
+    for way in ways:
+        said: list[str] = []
+        way(said.append)
+        assert re.fullmatch(r"reading tiny\.gguf into .*, once \(float32 as safetensors, .* MiB\)", said[0])
+        assert re.fullmatch(r"read tiny\.gguf in [\d.]+ s", said[1])
+        way(said.append)
+        assert len(said) == 2, "it is there"
+        shutil.rmtree(cache)
 
 
 def test_a_plan_writes_no_weights(tiny: Path, cache: Path):
@@ -160,12 +187,12 @@ def test_a_folder_of_one_gguf_is_that_file_and_of_several_lists_them(tiny: Path,
         if name == "a.gguf":
             assert find_gguf(str(tmp_path)) == tmp_path / "a.gguf"
     with pytest.raises(BaseError, match=r"holds 2 GGUF files\n  -> name one of them: .*a.gguf, .*b.gguf"):
-        find_base(str(tmp_path))
+        find_base(str(tmp_path), say=print)
 
 
 def test_a_file_without_an_ending_is_known_by_its_first_bytes(tiny: Path, tmp_path: Path):
     """As Ollama keeps them."""
-    assert find_base(str(shutil.copy(tiny, tmp_path / "sha256-74a4da8c9fdbcd15bd1f6d01d621410d"))).is_dir()
+    assert find_base(str(shutil.copy(tiny, tmp_path / "sha256-74a4da8c9fdbcd15bd1f6d01d621410d")), say=print).is_dir()
 
 
 def test_a_package_with_a_gguf(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -178,9 +205,9 @@ def test_a_package_with_a_gguf(tiny: Path, tmp_path: Path, monkeypatch: pytest.M
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: made-up\nVersion: 1\n")
     (about / "RECORD").write_text("".join(f"{each},,\n" for each in files))
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-    assert find_base("package:made-up/b.gguf") == find_base(str(tiny))
+    assert find_base("package:made-up/b.gguf", say=print) == find_base(str(tiny), say=print)
     with pytest.raises(BaseError, match=r"name one of them: package:made-up/a.gguf, package:made-up/b.gguf"):
-        find_base("package:made-up")
+        find_base("package:made-up", say=print)
     for wrong, said in {
         "package:made-up/c.gguf": "holds no file c.gguf\n  -> it holds: a.gguf, b.gguf",
         "package:": "names no package",
@@ -188,12 +215,12 @@ def test_a_package_with_a_gguf(tiny: Path, tmp_path: Path, monkeypatch: pytest.M
         "package:numpy": "the package numpy holds no GGUF file",
     }.items():
         with pytest.raises(BaseError, match=said):
-            find_base(wrong)
+            find_base(wrong, say=print)
 
 
 def test_an_import_is_a_folder_that_any_verb_takes(tiny: Path, tmp_path: Path):
     found = copy_base(str(tiny), tmp_path / "made")
-    assert find_base(str(tmp_path / "made")) == tmp_path / "made" and "Q8_0" in found["what"]
+    assert find_base(str(tmp_path / "made"), say=print) == tmp_path / "made" and "Q8_0" in found["what"]
     copy_base(str(tmp_path / "made"), tmp_path / "again")
     assert (
         load_file(tmp_path / "again/model.safetensors").keys() == load_file(tmp_path / "made/model.safetensors").keys()
@@ -225,25 +252,25 @@ def test_a_conversion_that_was_killed_leaves_nothing_and_is_done_again(
 
         broken.setattr("afina.model.gguf_torch.write_weights", killed)
         with pytest.raises(KeyboardInterrupt):
-            find_base(str(tiny))
+            find_base(str(tiny), say=print)
     assert not [each for each in cache.iterdir() if each.is_dir() and each.name != "hashes"]
-    assert (find_base(str(tiny)) / "model.safetensors").is_file()
+    assert (find_base(str(tiny), say=print) / "model.safetensors").is_file()
 
 
 def test_a_written_folder_that_was_damaged_says_to_remove_it(tiny: Path):
-    folder = find_base(str(tiny))
+    folder = find_base(str(tiny), say=print)
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(BaseError, match=r"is damaged or not whole .*\n  -> remove .*: it is written again"):
-        find_base(str(tiny))
+        find_base(str(tiny), say=print)
     shutil.rmtree(folder)
-    assert find_base(str(tiny)) == folder
+    assert find_base(str(tiny), say=print) == folder
 
 
 def test_room_on_the_disk_is_looked_at_before(tiny: Path, cache: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(folders.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1000))
     with pytest.raises(DiskFull, match="as safetensors, and 1000 B are free"):
-        find_base(str(tiny))
+        find_base(str(tiny), say=print)
 
 
 # ---- what is refused
@@ -282,20 +309,20 @@ def test_what_is_not_the_models_numbers_is_refused_by_name(what: str, tiny: Path
     values, said = REFUSED[what]
     file = changed(tiny, tmp_path / "m.gguf", **values)
     with pytest.raises(BaseError, match=said):
-        find_base(str(file))
+        find_base(str(file), say=print)
     assert not list(cache.glob("*/config.json")), "before anything is written"
 
 
 def test_one_part_of_a_split_file_is_no_model(tiny: Path, tmp_path: Path):
     file = shutil.copy(tiny, tmp_path / "big-00002-of-00003.gguf")
     with pytest.raises(BaseError, match=r"is part 2 of 3 of a model\n  -> .*--merge .*big-00001-of-00003.gguf"):
-        find_base(str(file))
+        find_base(str(file), say=print)
 
 
 def test_numbers_that_nothing_turns_back_are_named(tiny: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delitem(gguf.quants._type_traits, gguf.GGMLQuantizationType.Q8_0)
     with pytest.raises(BaseError, match="holds numbers as Q8_0, which nothing here turns back"):
-        find_base(str(tiny))
+        find_base(str(tiny), say=print)
 
 
 def test_all_that_is_wrong_is_said_at_once(tiny: Path, tmp_path: Path):
@@ -303,7 +330,7 @@ def test_all_that_is_wrong_is_said_at_once(tiny: Path, tmp_path: Path):
         tiny, tmp_path / "m.gguf", llama__expert_count=8, tokenizer__ggml__pre="viking", llama__block_count=3
     )
     with pytest.raises(BaseError) as found:
-        find_base(str(file))
+        find_base(str(file), say=print)
     assert len(found.value.problems) == 3
 
 
@@ -312,7 +339,7 @@ def test_a_cut_file_is_named(part: float, tiny: Path, tmp_path: Path):
     whole = tiny.read_bytes()
     (tmp_path / "m.gguf").write_bytes(whole[: int(len(whole) * part)])
     with pytest.raises(BaseError, match=r"m.gguf: is damaged or not whole \(\d+ bytes\)"):
-        find_base(str(tmp_path / "m.gguf"))
+        find_base(str(tmp_path / "m.gguf"), say=print)
 
 
 def test_a_damaged_header_is_an_error_or_harmless(tiny: Path, tmp_path: Path):
@@ -368,7 +395,7 @@ def test_the_scaling_of_positions_follows_from_its_factors(factor: float, origin
 def test_the_tokenizer_is_the_one_that_was_written(rule: str, tmp_path: Path):
     right = sentencepiece() if rule == "llama" else byte_level(rule)
     written(make_model(right, model_type="llama"), right, tmp_path / "m.gguf")
-    back = AutoTokenizer.from_pretrained(find_base(str(tmp_path / "m.gguf")))
+    back = AutoTokenizer.from_pretrained(find_base(str(tmp_path / "m.gguf"), say=print))
     for text in [*TEXTS, "<s>a</s>", "  b", "ação, 1234"]:
         ids = right(text, add_special_tokens=False)["input_ids"]
         assert back(text, add_special_tokens=False)["input_ids"] == ids, text

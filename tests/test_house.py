@@ -85,6 +85,7 @@ LIBRARIES: dict[str, set[str]] = {
     "tokenizer": {"tokenizers", "transformers", "jinja2", "numpy"},
     "model": {"torch", "transformers", "peft", "bitsandbytes", "safetensors", "tokenizers", "huggingface_hub", "numpy"}
     | {"liger_kernel", "llguidance", "gguf", "filelock"},
+    "plan": {"numpy", "scipy"},
     "report": {"jinja2", "markupsafe", "ruamel"},
     "score": {"numpy", "sacrebleu"},
     "evaluate": {"torch", "lm_eval"},
@@ -98,7 +99,7 @@ LIBRARIES: dict[str, set[str]] = {
 }
 HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "tokenizers", "huggingface_hub", "numpy"}
 HEAVY |= {"lm_eval", "docling", "pyarrow", "datasets", "datatrove", "liger_kernel", "wandb", "mlflow", "trackio"}
-HEAVY |= {"ray", "gguf", "xllamacpp", "mlx", "mlx_lm", "httpx", "tenacity"}
+HEAVY |= {"ray", "gguf", "xllamacpp", "mlx", "mlx_lm", "httpx", "tenacity", "scipy"}
 
 
 def loads_torch(module: str) -> bool:

@@ -148,11 +148,11 @@ def test_a_base_that_gguf_cannot_say_is_refused(run: Path, tmp_path: Path):
 @needs_llama_cpp
 def test_what_engines_write_is_said_before_the_start(run: Path):
     options = ServeOptions(engine="llamacpp", port=0, gguf_type="q8_0", anyway=True)
-    values, text = look_text(find_target(str(run)), {}, options)
+    values, text = look_text(find_target(str(run)), {}, options, print)
     assert values["engine"] == "llamacpp" and values["command"] == []
     assert "over llama.cpp" in text
     with pytest.raises(RecipeError, match="not by llamacpp"):
-        look_text(find_target(str(run)), {}, ServeOptions(engine="llamacpp", port=0, change_adapters=True))
+        look_text(find_target(str(run)), {}, ServeOptions(engine="llamacpp", port=0, change_adapters=True), print)
 
 
 def test_our_launcher_takes_the_words_of_llama_server():
@@ -163,7 +163,7 @@ def test_our_launcher_takes_the_words_of_llama_server():
 
 
 def test_the_bases_file_is_another_for_other_weights_kinds_and_templates(run: Path):
-    folder, models, _ = name_models(find_target(str(run)), {})
+    folder, models, _ = name_models(find_target(str(run)), {}, print)
     renderer = models.base.renderer
     files = {find_base_file(folder, weights, renderer, kind).file for weights in "ab" for kind in ("f16", "q8_0")}
     assert len(files) == 4 and files == {

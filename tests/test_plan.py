@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import re
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from afina.model.shape_read import read_shape
 from afina.model.shape_table import dense_shape, scratch_shape
 from afina.plan import device as device_module
 from afina.plan import doctor
+from afina.plan import tokens as token_counts
 from afina.plan.advise import cheapest_device, largest_context, what_would_fit, with_settings
 from afina.plan.bases import find_shape, recipe_shape
 from afina.plan.check import check_plan, describe
@@ -46,8 +48,9 @@ from afina.plan.time import (
     micro_batch_seconds,
     optimizer_steps,
 )
-from afina.plan.tokens import TokenCount, estimate_tokens
+from afina.plan.tokens import TokenCount, estimate_learning, estimate_tokens
 from afina.recipe import Recipe, Scratch, load_recipe
+from afina.walk.plan_answers import PlanAsked, answer
 
 SHARED = Path(__file__).parents[2] / "shared"
 
@@ -537,10 +540,10 @@ def test_what_sizes_do_not_tell_is_said(tmp_path: Path) -> None:
     sources: list[dict[str, Any]] = [{"path": "a.md"}, {"path": "b.pdf"}, hub, {"path": "https://example.org/"}]
     given_recipe = recipe(root=str(tmp_path), sources=sources, dataset={"validation": 0.0})
     assert estimate_tokens(given_recipe).tokens == 2_000
-    notes = plan_run(given_recipe, TINY, None, CPU).notes
+    notes = estimate_learning(given_recipe).notes
     assert sum("is not on this disk" in note for note in notes) == 2
     assert sum(note.startswith("b.pdf holds PDF") for note in notes) == 1
-    assert plan_run(recipe(root=str(tmp_path), sources=[hub]), TINY, None, CPU).tokens.tokens == 0
+    assert estimate_tokens(recipe(root=str(tmp_path), sources=[hub])).tokens == 0
 
 
 @pytest.mark.skipif(not (SHARED / "data").exists(), reason="needs ../shared/data, which is not here")
@@ -552,7 +555,9 @@ def test_a_plan_of_real_files(tmp_path: Path) -> None:
         "sources:\n  - {path: ptbr/canarim/train.jsonl, validation: 0}\n"
     )
     given_recipe = load_recipe(file)
-    plan = plan_run(given_recipe, recipe_shape(given_recipe), None, find_device("RTX 4090"))
+    learning = estimate_learning(given_recipe)
+    shape, device = recipe_shape(given_recipe), find_device("RTX 4090")
+    plan = plan_run(given_recipe, shape, learning.tokens, device, notes=learning.notes)
     assert 1 / plan.tokens.spread < plan.tokens.tokens / (8_000 * 87) < plan.tokens.spread
     assert plan.time.low < plan.time.point < plan.time.high
     assert plan.notes[0].startswith("tokens are estimated")
@@ -586,12 +591,42 @@ def test_intervals_add_end_by_end() -> None:
     assert (total.low, total.point, total.high) == (2.5, 4, 5.5)
 
 
-def test_nothing_heavy_is_imported() -> None:
-    import subprocess
+def test_nothing_heavy_is_imported_by_a_plan_of_a_family_in_the_table(tmp_path: Path) -> None:
+    """Seen from outside; and nothing that reads or writes a dataset, which a plan only asks for its size."""
+    (tmp_path / "a.md").write_text("x" * 3500)
+    (tmp_path / "recipe.yaml").write_text("name: t\nbase: Qwen/Qwen3-0.6B\nsources: [{path: a.md}]\n")
+    words = ["-X", "importtime", "-m", "afina", "plan", "recipe.yaml", "--device", "RTX 4090"]
+    done = subprocess.run([sys.executable, *words], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-500:]
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "afina.plan.plan" in loaded, "the list of imports was not understood"
+    heavy = {"torch", "transformers", "numpy", "peft", "tokenizers", "lxml", "markdown_it", "jinja2", "httpx"}
+    assert not {name.partition(".")[0] for name in loaded} & heavy
+    assert not any(name.startswith(("afina.sources", "afina.dataset", "afina.evaluate.")) for name in loaded)
 
-    program = (
-        "import sys, afina.walk.plan_answers, afina.plan.doctor; "
-        "print([name for name in ('torch', 'transformers', 'numpy', 'peft') if name in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+
+def test_a_plan_asks_the_disk_once_however_many_devices_it_compares(tmp_path: Path, monkeypatch: Any) -> None:
+    """A folder of thousands of files was gone through some ninety times."""
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "a.md").write_text("x" * 3500)
+    file = tmp_path / "recipe.yaml"
+    file.write_text("name: t\nbase: Qwen/Qwen3-8B\nsources: [{path: docs}]\n")
+    looked: list[Path] = []
+    found_below = token_counts._files
+    monkeypatch.setattr(token_counts, "_files", lambda root, source: looked.append(root) or found_below(root, source))
+    for devices in ({"devices": ("T4",)}, {"devices": (), "all_devices": True}):
+        looked.clear()
+        answer(PlanAsked(str(file), (), runs=tmp_path / "runs", **devices))
+        assert len(looked) == 2, "once for the sizes, once for what sizes do not tell"
+
+
+def test_what_would_fit_counts_both_stages() -> None:
+    """The advice beside a plan of two stages left the first one out where the rows were counted."""
+    given_recipe = recipe(train={"method": "sft", "first": {"method": "cpt"}})
+    shape, small = find_shape("Qwen/Qwen3-0.6B"), find_device("T4")
+    for made in (
+        lambda first: cheapest_device(given_recipe, shape, COUNT, first=first),
+        lambda first: what_would_fit(given_recipe, shape, COUNT, small, first=first)[0].plan,
+    ):
+        both, one = (made(first).time_parts["training"].point for first in (COUNT, None))
+        assert both > 1.9 * one

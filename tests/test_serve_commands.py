@@ -157,7 +157,7 @@ def test_documented_contexts_are_refused_where_they_failed(base: str, device: st
     shape, place = find_shape(base), find_device(device)
     room = largest_context(shape, place, Serving(lora_slots=int("32B" in base)))
     problems: list[Any] = []
-    choose_context(shape.max_positions, room, length, place, 1, problems, anyway=False)
+    choose_context(shape.max_positions, room, length, place, problems, anyway=False)
     assert (not problems) == fits
 
 
@@ -168,16 +168,20 @@ def test_documented_contexts_are_refused_where_they_failed(base: str, device: st
 def test_what_is_served_unasked_fits_for_sure(base: str, device: str, lora: int, least: int, below: int):
     shape, place = find_shape(base), find_device(device)
     room = largest_context(shape, place, Serving(lora_slots=lora))
-    context, why = choose_context(shape.max_positions, room, None, place, 1, [], anyway=False)
+    context, why = choose_context(shape.max_positions, room, None, place, [], anyway=False)
     assert least <= context < below and place.name in why
 
 
 def test_dry_run_says_why(tmp_path: Path):
     base = str(make_base(tmp_path / "base"))
-    values, text = look_text(Target("base", base, Chat(), Path()), {}, ServeOptions(engine="vllm", port=0, anyway=True))
+    values, text = look_text(
+        Target("base", base, Chat(), Path()), {}, ServeOptions(engine="vllm", port=0, anyway=True), print
+    )
     assert values["command"][:3] == ["vllm", "serve", base] and "# context 64: all that the model sees" in text
     with pytest.raises(AfinaError, match="the model sees 64"):
-        look_text(Target("base", base, Chat(), Path()), {}, ServeOptions(engine="vllm", port=0, max_model_len=65))
+        look_text(
+            Target("base", base, Chat(), Path()), {}, ServeOptions(engine="vllm", port=0, max_model_len=65), print
+        )
 
 
 FAKE = """#!{python}

@@ -170,6 +170,20 @@ def test_a_walk_is_kept_and_made_in_a_process_of_its_own(tmp_path: Path, monkeyp
     assert read_shape(config, "x") == walk(config), "half a file is made again"
 
 
+@pytest.mark.long
+def test_a_walk_in_a_process_of_its_own_loads_no_library_for_other_models() -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "afina.model.shape_walk_torch"],
+        input=json.dumps(tiny("smollm3")),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    loaded = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
+    assert {"torch", "transformers", "peft"} <= loaded, "the list of imports was not understood"
+    assert not loaded & {"bitsandbytes", "scipy", "sklearn", "torchaudio", "torchvision", "pandas", "datasets"}
+
+
 def test_without_torch_a_family_that_is_not_in_the_table_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shape_read, "find_spec", lambda _: None)
     monkeypatch.setenv("AFINA_CACHE", "/nowhere")

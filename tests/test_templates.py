@@ -19,10 +19,12 @@ from template_table import (
 )
 
 from afina.errors import DataError
+from afina.recipe import Chat
 from afina.serve.thoughts import Thought, ThoughtReader
 from afina.serve.tools import Call, CallReader, WrittenCallReader
 from afina.text.document import Message
 from afina.tokenizer.chat import Encoded, Renderer
+from afina.tokenizer.own_system import own_system_of
 from afina.tokenizer.template import NotRendered
 
 DOCS = Path(__file__).parent.parent / "docs/templates.md"
@@ -49,6 +51,26 @@ def said(role: str, content: str, **more: object) -> Message:
 
 def test_the_table_in_the_documentation_is_fresh(tmp_path: Path):
     assert DOCS.read_text(encoding="utf-8") == table(tmp_path), "`make docs` writes it again"
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_plan_finds_the_templates_own_system_text_without_its_tokenizer(
+    renderers: dict[str, Renderer], name: str, tmp_path: Path
+):
+    """By the template's file alone, in both places where such a file is kept."""
+    renderer = renderers[name]
+    own = renderer.template.abilities.own_system
+    assert bool(own) == (name in ("qwen2.5", "smollm2"))
+    renderer.tokenizer.save_pretrained(tmp_path)
+    assert own_system_of(tmp_path, Chat(), tmp_path) == own
+    assert own_system_of(tmp_path, Chat(template="chat_template.jinja"), tmp_path) == own
+    assert not own_system_of(tmp_path, Chat(system="Sê breve."), tmp_path)
+    (tmp_path / "chat_template.jinja").unlink()
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps(config | {"chat_template": renderer.tokenizer.chat_template})
+    )
+    assert own_system_of(tmp_path, Chat(), tmp_path) == own
 
 
 @pytest.mark.parametrize("turns", [None, "each", "last"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from pydantic import ValidationError
 from test_train import CPU, Recorder, adapter_weights, run_training
 from tiny import make_base, make_recipe, make_rows
 
@@ -12,7 +13,9 @@ from afina.errors import RecipeError
 from afina.model import footprint
 from afina.model.load_torch import attach_adapter, load_base
 from afina.model.loss_torch import check_loss, make_batch, target_loss
+from afina.recipe import First, Train
 from afina.train.optimizer_torch import make_optimizer
+from afina.train.schedule import learning_rate
 from afina.train.switches_torch import training_mode
 
 OFTEN = {"checkpoint_seconds": 1e-9, "epochs": 1}
@@ -112,6 +115,37 @@ def test_paging_without_a_gpu_is_refused(base, tmp_path):
     pytest.importorskip("bitsandbytes")
     with pytest.raises(RecipeError, match="there is no paging on cpu"):
         run_training(base, tmp_path, make_recipe(base, train={"optimizer": "paged_adamw_8bit"}))
+
+
+# ---- the learning rate
+
+
+def test_warmup_stable_decay_is_linear_that_begins_later():
+    """Each stage of two by its own shares; where it falls at once, it is the linear schedule."""
+    both = Train(learning_rate=1.0, warmup=0.0, final_rate=0.2, schedule="wsd", decay=0.25,
+                 first=First(warmup=0.5, decay=0.5))  # fmt: skip
+    assert [learning_rate(step, 8, both) for step in range(8)] == pytest.approx([1.0] * 7 + [0.6])
+    first = both.of_first()
+    assert [learning_rate(step, 4, first) for step in range(4)] == pytest.approx([0.5, 1.0, 1.0, 0.6])
+    linear = Train(learning_rate=1.0, warmup=0.1, schedule="linear")
+    at_once = linear.model_copy(update={"schedule": "wsd", "decay": 0.9})
+    for step in range(50):
+        assert learning_rate(step, 50, at_once) == learning_rate(step, 50, linear)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"decay": 0.1}, "belongs to schedule wsd"),
+        ({"schedule": "cosine", "first": {"decay": 0.1}}, "belongs to schedule wsd"),
+        ({"schedule": "wsd", "warmup": 0.5, "decay": 0.6}, "together 1 at most"),
+        ({"first": {"schedule": "wsd", "warmup": 0.9}}, "together 1 at most"),
+    ],
+    ids=str,
+)
+def test_a_decay_that_cannot_be_is_refused(settings, said):
+    with pytest.raises(ValidationError, match=said):
+        Train(**settings)
 
 
 # ---- the loss

@@ -33,9 +33,16 @@ def run(
 
 def plan(
     recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE|scratch", help="The recipe; or `scratch`: a model from nothing.")
+        str,
+        typer.Argument(
+            metavar="RECIPE|scratch|scaling",
+            help="The recipe; `scratch`: a model from nothing; `scaling`: what finished runs tell of larger ones.",
+        ),
     ],
-    overrides: Overrides = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Overrides, e.g. train.epochs=2; with scaling: the runs' folders."),
+    ] = None,
     device: Annotated[
         list[str] | None, typer.Option(help='Another device, e.g. "RTX 4090"; several times for several of them.')
     ] = None,
@@ -53,9 +60,11 @@ def plan(
     users: Annotated[int, typer.Option(min=1, help="With --serve: how many at a time.")] = 1,
     weights: Annotated[str, typer.Option(help="With --serve: 16bit, nf4, awq-int4, mlx-4-64, gguf-q8_0 ...")] = "16bit",
     lora_slots: Annotated[int, typer.Option(help="With --serve: adapters that vLLM holds at once.")] = 0,
-    parameters: Annotated[str, typer.Option(help="With scratch: parameters, e.g. 7B.")] = "7B",
+    parameters: Annotated[
+        str | None, typer.Option(help="With scratch (7B if not given) and scaling (1B): parameters.")
+    ] = None,
     tokens: Annotated[
-        str | None, typer.Option(help="With scratch: tokens, e.g. 140B; 20 per parameter if not given.")
+        str | None, typer.Option(help="With scratch and scaling: tokens, e.g. 140B; 20 per parameter if not given.")
     ] = None,
     as_json: AsJson = False,
     runs: RunsFolder = Path("runs"),

@@ -94,9 +94,9 @@ def serve(
         show(found.as_json(), as_json, found.describe())
         end_by({"passed": not found.problems})
     elif config is not None:
-        print(settings_text(choice("--config", config, ("aider", "continue", "openai")), target, others, options))
+        print(settings_text(choice("--config", config, ("aider", "continue", "openai")), target, others, options, say))
     elif dry_run:
-        values, text = look_text(target, others, options)
+        values, text = look_text(target, others, options, say)
         show(values, as_json, text)
     else:
         start(target, others, options, say)

@@ -96,7 +96,7 @@ def export(
         DiskFull, DoesNotFit: there is no room, found before anything is read or written.
         ResultError: the export is not the trained model.
     """
-    origin = open_origin(run, options.places)
+    origin = open_origin(run, options.places, say)
     holds = _holds(origin, options)
     kind = _kind(origin, holds, options)
     out = options.out or run / "export" / options.to

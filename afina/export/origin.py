@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -70,11 +70,12 @@ class Origin:
         return parameters * (4 if self.precision == "fp32" else 2)
 
 
-def open_origin(run: Path, places: Sequence[str] = ()) -> Origin:
+def open_origin(run: Path, places: Sequence[str] = (), say: Callable[[str], None] = lambda _: None) -> Origin:
     """Look at a run without loading any weights.
 
     Args:
         places: where its base is now, as ``base=PATH``, of a run that was moved.
+        say: told where the base has to be read from a GGUF first.
 
     Raises:
         RecipeError: `run` is not a run, or nothing was trained in it.
@@ -86,7 +87,7 @@ def open_origin(run: Path, places: Sequence[str] = ()) -> Origin:
     assert target.recipe is not None
     recipe = target.recipe
     revision = recipe.base_revision if target.adapter else None
-    base = find_base(target.base, revision=revision, trust_remote_code=recipe.trust_remote_code)
+    base = find_base(target.base, revision=revision, trust_remote_code=recipe.trust_remote_code, say=say)
     tokenizer = load_tokenizer(str(base), target.chat, root=target.root, trust_remote_code=recipe.trust_remote_code)
     if target.adapter is not None:
         check_adapter_fits(target.adapter, identify_base(base, target.base, tokenizer))

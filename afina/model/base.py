@@ -61,13 +61,14 @@ def find_base(
     revision: str | None = None,
     trust_remote_code: bool = False,
     program: Program = "transformers",
-    say: Callable[[str], None] = lambda _: None,
+    say: Callable[[str], None],
 ) -> Path:
     """The folder of a base, checked: itself, what was written of a GGUF, or the hub's snapshot (downloaded if needed).
 
     Args:
         program: what is to open it.
-        say: told before a GGUF is written as safetensors.
+        say: told where a GGUF is read into a folder first, which may take minutes; nobody who opens a base may be
+            silent about that, so there is no default.
 
     Raises:
         BaseError: it does not exist, is no model that `program` answers with, is damaged, or wants its own code to

@@ -41,7 +41,7 @@ class Choices:
     precision: Precision
     kernels: Literal["torch", "liger"]
     compile: bool
-    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"]
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "muon"]
     why: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
@@ -103,8 +103,7 @@ def choose(recipe: Recipe, machine: Machine, *, model_type: str = "llama", fits:
         why.append(reason)
     optimizer = train.optimizer
     if optimizer == "auto":
-        every = train.method == "scratch" or recipe.adapter.kind == "none"
-        short = every and machine.kind == "cuda" and machine.bitsandbytes and fits != "yes"
+        short = recipe.trains_all and machine.kind == "cuda" and machine.bitsandbytes and fits != "yes"
         optimizer = "adamw_8bit" if short else "adamw"
         if short:
             why.append("AdamW's moments in 32 bits may not fit the memory")
@@ -123,7 +122,7 @@ def choose_precision(recipe: Recipe, machine: Machine) -> Precision:
         return "fp32"
     if machine.bf16:
         return "bf16"
-    return "fp32" if recipe.train.method == "scratch" or recipe.adapter.kind == "none" else "fp16"
+    return "fp32" if recipe.trains_all else "fp16"
 
 
 def impossible(train: Train, machine: Machine, model_type: str = "llama") -> Iterator[Problem]:
@@ -152,7 +151,7 @@ def no_optimizer(optimizer: str, kind: str, *, bitsandbytes: bool) -> Problem | 
     train.optimizer: paged_adamw_8bit moves memory between a GPU and the machine; there is no paging on cpu
       -> train.optimizer: adamw_8bit saves the same memory
     """
-    if optimizer in ("auto", "adamw"):
+    if optimizer in ("auto", "adamw", "muon"):
         return None
     what, fix = "", "train.optimizer: adamw"
     if kind not in ("cuda", "cpu"):

@@ -12,6 +12,8 @@ LEAST_TARGETS = {"cpu": 100, "cuda": 512, "mps": 512}
 """With fewer at a time, reading the head's weights takes longer than multiplying with them."""
 GOOD_STEPS = 20
 """The state to go back to is noted at every step whose number divides by this."""
+ORTHOGONAL_ITERATIONS = 5
+"""Newton-Schulz iterations of each of Muon's steps."""
 MEMORY_BYTES = 2 << 30
 """A state to go back to of up to this many bytes is kept in memory; a larger one is the newest checkpoint on disk."""
 

@@ -7,6 +7,7 @@ without torch. Before anything is trained or answers, the weights come beside th
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable
 from functools import cache
 from importlib.metadata import version
@@ -23,7 +24,7 @@ from afina.recipe import Chat
 from afina.run import hash_file, hash_value, read_mapping, user_cache, whole_folder, write_json
 from afina.tokenizer.chat import Renderer
 from afina.tokenizer.load import load_tokenizer
-from afina.units import show_bytes
+from afina.units import show_bytes, show_seconds
 
 ORIGIN = "origin.json"
 """Of a folder that was written from a GGUF: from which, and what its numbers are worth."""
@@ -82,7 +83,8 @@ def write_folder(file: Path, folder: Path, *, weights: bool = True, say: Say = l
     if weights:
         needed = opened.weights * SIZES[written] + BESIDE_WEIGHTS
         _check_room(folder, needed)
-        say(f"{file.name}: written once as safetensors ({written}, {show_bytes(needed)}) to {folder}")
+        say(f"reading {file.name} into {folder}, once ({written} as safetensors, {show_bytes(needed)})")
+    started = time.monotonic()
     with whole_folder(folder) as beside:
         _describe(opened, config, beside)
         if weights:
@@ -90,6 +92,8 @@ def write_folder(file: Path, folder: Path, *, weights: bool = True, say: Say = l
 
             write_weights(file, beside, written)
         write_json(beside / ORIGIN, _origin(opened, written))
+    if weights:
+        say(f"read {file.name} in {show_seconds(time.monotonic() - started)}")
 
 
 def written_as(opened: GgufFile) -> Written:

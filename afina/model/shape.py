@@ -214,6 +214,11 @@ class Shape:
         return sum(linear.matrix_parameters for linear in self.linears if linear.role == "expert")
 
     @property
+    def hidden_matrices(self) -> tuple[Linear, ...]:
+        """Matrices of two dimensions between hidden states: no experts in one tensor, no convolutions."""
+        return tuple(linear for linear in self.linears if linear.module or linear.role == "router")
+
+    @property
     def largest_matrix(self) -> int:
         """Numbers in the largest linear module of a layer."""
         return max((linear.inputs * linear.outputs for linear in self.linears if linear.module), default=0)

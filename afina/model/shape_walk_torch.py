@@ -48,6 +48,9 @@ UNBUILDABLE: tuple[type[Exception], ...] = (
 """Configurations are checked by each model's own code, which raises whatever comes of its arithmetic."""
 MIXING = re.compile(r"attn|attention|mixer|mamba|conv|ssm|recurrent|temporal|linear_attn")
 """In the path of a module that looks at other tokens."""
+UNUSED = ("bitsandbytes", "scipy", "sklearn", "torchaudio", "torchvision")
+"""Libraries that transformers and PEFT import wherever they are installed, for what no walk does: quantizing, losses of
+other models, pictures and sound. They take as long to load as transformers itself."""
 KINDS = (
     (("SPEECH_SEQ_2_SEQ", "CTC", "TEXT_TO_WAVEFORM", "AUDIO_CLASSIFICATION"), "is a model of speech"),
     (("SEQ_TO_SEQ_CAUSAL_LM",), "is an encoder-decoder, which is trained otherwise"),
@@ -613,8 +616,9 @@ def _head_name(model: Any, head: Any) -> str:
 
 def main() -> None:
     """Read a configuration, write its shape."""
-    sys.modules["bitsandbytes"] = None  # type: ignore[assignment]  # not needed here, and brings torch's compiler along
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else None
+    if folder is None:  # code that comes with a model may import anything
+        sys.modules.update(dict.fromkeys(UNUSED))  # Python's way to say: it is not there
     try:
         found: dict[str, Any] = {"shape": walk(parse_json(sys.stdin.read()), folder).as_json()}
     except BaseError as error:

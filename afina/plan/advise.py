@@ -9,7 +9,8 @@ from typing import Any
 
 from afina.errors import RecipeError
 from afina.model.shape import Shape
-from afina.plan.bases import find_shape, known_bases
+from afina.model.shape_read import read_shape
+from afina.plan.bases import known_bases
 from afina.plan.device import Device, find_device, known_devices
 from afina.plan.memory import Parallel
 from afina.plan.plan import Plan, plan_run
@@ -53,9 +54,10 @@ class Suggestion:
 def what_would_fit(
     recipe: Recipe,
     shape: Shape,
-    tokens: TokenCount | None,
+    tokens: TokenCount,
     device: Device,
     *,
+    first: TokenCount | None = None,
     devices: int = 1,
     parallel: Parallel = "none",
     most: int = 5,
@@ -69,23 +71,23 @@ def what_would_fit(
     for settings in _candidates(recipe, tokens, device):
         changed = with_settings(recipe, settings)
         recounted = _recounted(tokens, recipe, changed)
-        plan = plan_run(changed, shape, recounted, device, devices=devices, parallel=parallel)
+        plan = plan_run(changed, shape, recounted, device, first=first, devices=devices, parallel=parallel)
         if plan.fits == "yes" and not any(one.settings.items() <= settings.items() for one in found):
             found.append(Suggestion(settings, plan))
     return sorted(found, key=lambda suggestion: suggestion.price)[:most]
 
 
-def _candidates(recipe: Recipe, tokens: TokenCount | None, device: Device) -> Iterator[dict[str, Any]]:
+def _candidates(recipe: Recipe, tokens: TokenCount, device: Device) -> Iterator[dict[str, Any]]:
     """Few changes first; micro-batches halve down to the longest example."""
     train, adapter = recipe.train, recipe.adapter
-    longest = min(tokens.longest if tokens else train.max_length, train.max_length)
+    longest = min(tokens.longest, train.max_length)
     batches, size = [train.batch_tokens], train.batch_tokens
     while size > longest:
         size = max(longest, size // 2)
         batches.append(size)
     recompute = [False] if train.checkpoint_activations else [False, True]
     eight_bit = [False]
-    if train.optimizer in ("auto", "adamw") and device.kind != "mps":
+    if not train.optimizer.endswith("8bit") and device.kind != "mps":
         eight_bit.append(True)
     kinds: list[str] = [adapter.kind]
     if train.method != "scratch":
@@ -104,6 +106,8 @@ def _candidates(recipe: Recipe, tokens: TokenCount | None, device: Device) -> It
             settings["train.optimizer"] = "adamw_8bit"
         if kind != adapter.kind:
             settings["adapter.kind"] = kind
+            if train.optimizer == "muon" and not eight:  # it is for whole matrices
+                settings["train.optimizer"] = "adamw"
         yield settings
 
 
@@ -119,9 +123,9 @@ def with_settings(recipe: Recipe, settings: dict[str, Any]) -> Recipe:
     return Recipe.model_validate(raw)
 
 
-def _recounted(tokens: TokenCount | None, before: Recipe, after: Recipe) -> TokenCount | None:
+def _recounted(tokens: TokenCount, before: Recipe, after: Recipe) -> TokenCount:
     """Counted micro-batches, scaled to another size of them; padding stays what it was."""
-    if tokens is None or not tokens.micro_batches or not tokens.largest_batch or not tokens.padded:
+    if not tokens.micro_batches or not tokens.largest_batch or not tokens.padded:
         return tokens
     share = after.train.batch_tokens / before.train.batch_tokens
     if share == 1:
@@ -135,11 +139,17 @@ def _recounted(tokens: TokenCount | None, before: Recipe, after: Recipe) -> Toke
 
 
 def cheapest_device(
-    recipe: Recipe, shape: Shape, tokens: TokenCount | None, *, devices: int = 1, parallel: Parallel = "none"
+    recipe: Recipe,
+    shape: Shape,
+    tokens: TokenCount,
+    *,
+    first: TokenCount | None = None,
+    devices: int = 1,
+    parallel: Parallel = "none",
 ) -> Plan | None:
     """Of all devices with a price, the one on which this job surely fits for the least money; none where none does."""
     plans = [
-        plan_run(recipe, shape, tokens, find_device(name), devices=devices, parallel=parallel)
+        plan_run(recipe, shape, tokens, find_device(name), first=first, devices=devices, parallel=parallel)
         for name in known_devices()
     ]
     fitting = [plan for plan in plans if plan.fits == "yes" and plan.money]
@@ -168,17 +178,19 @@ def largest_context(recipe: Recipe, shape: Shape, device: Device) -> int:
     return low
 
 
-def largest_model(recipe: Recipe, tokens: TokenCount | None, device: Device) -> tuple[str, int] | None:
+def largest_model(
+    recipe: Recipe, tokens: TokenCount, device: Device, *, first: TokenCount | None = None
+) -> tuple[str, int] | None:
     """The base with most parameters among those known here that this recipe could train, and how many it has."""
     if recipe.train.method == "scratch":
         return None
     best: tuple[str, int] | None = None
-    for name in known_bases():
+    for name, config in known_bases().items():
         try:
-            shape = find_shape(name)
+            shape = read_shape(config, name)
             if best and shape.parameters <= best[1]:
                 continue
-            if plan_run(recipe, shape, tokens, device).fits == "yes":
+            if plan_run(recipe, shape, tokens, device, first=first).fits == "yes":
                 best = name, shape.parameters
         except RecipeError:  # an adapter target that this base does not have, or a base that is not computed
             continue

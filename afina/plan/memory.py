@@ -75,6 +75,7 @@ class Setup:
             memory.
         step_in_backward: whether each gradient is applied and freed as soon as it is made.
         adapted_layers: how many of the last layers have adapters, and so a backward pass; all where not given.
+        muon: whether the hidden matrices take Muon's steps, with one moment instead of two.
     """
 
     kind: AdapterKind
@@ -98,6 +99,7 @@ class Setup:
     offload: bool = False
     step_in_backward: bool = False
     adapted_layers: int | None = None
+    muon: bool = False
 
     @property
     def shards(self) -> int:
@@ -130,16 +132,17 @@ def training_memory(shape: Shape, setup: Setup) -> dict[str, Interval]:
     step = trained * setup.program.step_bytes[0 if full else 1] + saved * setup.program.step_bytes[0]
     moving = kept + passing
     graded = largest_gradient(shape) if full and setup.step_in_backward else trained
+    moments = trained * state - _spared_moments(shape, setup)
     states = (graded * gradient + saved * saved_gradient) * (on_device if full else 1.0 / setup.shards)
     check = CHECK_BYTES * setup.check_tokens * shape.vocab - states - max(moving, step / setup.shards)
     parts = {
         "weights": (trained * weight if full else frozen_weight_bytes(shape, setup)) * on_device,
         "adapter": 0.0 if full else (trained * weight + saved * copy) * on_device,
         "gradients": states,
-        "optimizer": (trained * state + saved * saved_state) * on_device,
+        "optimizer": (moments + saved * saved_state) * on_device,
         "gathered": gathered_bytes(shape, setup),
         "experts as computed": expert_copies(shape, setup),
-        "state to go back to": (trained * (weight + state) + saved * (copy + saved_state)) * setup.kept_states,
+        "state to go back to": (trained * weight + moments + saved * (copy + saved_state)) * setup.kept_states,
         "activations": kept,
         "logits and backward": passing,
         "optimizer step": max(0.0, step / setup.shards - moving),
@@ -150,6 +153,13 @@ def training_memory(shape: Shape, setup: Setup) -> dict[str, Interval]:
         spread |= {"activations": UNCERTAIN_SPREAD, "logits and backward": UNCERTAIN_SPREAD}
     found = {name: Interval.around(part, *spread.get(name, ROUNDED_SPREAD)) for name, part in parts.items()}
     return found | {"overhead": overhead_bytes(shape, setup, max(moving, step / setup.shards))}
+
+
+def _spared_moments(shape: Shape, setup: Setup) -> float:
+    """Bytes of the second moments that Muon's matrices do not have."""
+    if not setup.muon:
+        return 0.0
+    return sum(linear.matrix_parameters for linear in shape.hidden_matrices) * setup.trained_bytes[2] / 2
 
 
 def certain_bytes(parts: Mapping[str, Interval]) -> float:

@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 from afina.model.footprint import kept_states
 from afina.model.shape import Shape
-from afina.plan.bases import rounding_of
 from afina.plan.calibration import Sureness, sureness
 from afina.plan.device import Device
 from afina.plan.interval import Interval
@@ -17,7 +16,7 @@ from afina.plan.memory import Parallel, Setup, frozen_weight_bytes, peak_interva
 from afina.plan.programs import AFINA_CPU, AFINA_CUDA, AFINA_MPS, TrainingProgram
 from afina.plan.record import Correction
 from afina.plan.time import optimizer_steps, run_time, slow_parts, time_sureness
-from afina.plan.tokens import TokenCount, estimate_tokens, unsized_sources
+from afina.plan.tokens import TokenCount
 from afina.recipe import SKILL_TOKENS, Recipe, expand_path
 from afina.units import show_count
 
@@ -121,7 +120,7 @@ class Plan:
 def plan_run(
     recipe: Recipe,
     shape: Shape,
-    tokens: TokenCount | None,
+    tokens: TokenCount,
     device: Device,
     *,
     checkpointing: bool | None = None,
@@ -129,40 +128,36 @@ def plan_run(
     parallel: Parallel = "none",
     correction: Correction | None = None,
     first: TokenCount | None = None,
+    notes: Sequence[str] = (),
 ) -> Plan:
     """Predict memory, time and money of a recipe.
 
     Args:
         shape: of the base, or of the model to start from nothing.
-        tokens: what the dataset holds; estimated from the size of the source files where not given.
+        tokens: what the dataset holds.
         device: what it would run on.
         checkpointing: whether activations are computed again instead of kept; the recipe's where not given.
         devices, parallel: several of the device, each with its own micro-batches.
-        first: what the first stage of ``train.first`` learns, where `tokens` are given.
+        first: what the first stage of ``train.first`` learns.
         correction: from finished runs and trial steps, see :mod:`afina.plan.record`.
+        notes: what whoever asks knows of the files and the base, to stand before the plan's own.
 
     Raises:
         RecipeError: for an adapter target that the model does not have.
     """
-    notes: list[str] = []
-    if tokens is None:
-        tokens = estimate_tokens(recipe)
-        first = estimate_tokens(recipe, "first") if recipe.train.first else None
-        notes.append("tokens are estimated from the size of the files; `afina data build` counts them")
-        notes += unsized_sources(recipe)
     setup = afina_setup(recipe, shape, tokens, device, checkpointing=checkpointing)
     setup = replace(setup, devices=devices, parallel=parallel if devices > 1 else "none")
-    notes += _notes(recipe, shape, tokens, device, setup)
+    said = [*notes, *_notes(recipe, shape, tokens, device, setup)]
     train = recipe.train
     memory_parts = training_memory(shape, setup)
     time_parts, unread = _time_parts(recipe, shape, setup, device, tokens)
-    notes += unread
+    said += unread
     steps = -(-optimizer_steps(tokens, train.batch_tokens, train.accumulate, train.epochs) // devices)
     if first is not None and train.first:
         alone = recipe.model_copy(update={"train": train.of_first()})
         before = plan_run(alone, shape, first, device, checkpointing=checkpointing, devices=devices, parallel=parallel)
         memory_parts, time_parts = _after(before, memory_parts, time_parts)
-        notes.append(
+        said.append(
             f"two stages: {before.steps} steps of {train.first.method} over {show_count(first.tokens)} tokens "
             f"an epoch, then {steps} steps of {train.method}"
         )
@@ -192,7 +187,7 @@ def plan_run(
         currency=recipe.budget.currency if own_price else device.currency,
         price_source="budget.price_per_hour" if own_price else device.price_source,
         correction=correction,
-        notes=tuple(notes),
+        notes=tuple(said),
     )
 
 
@@ -255,7 +250,8 @@ def afina_setup(
         length=longest,
         check_tokens=longest,
         checkpointing=train.checkpoint_activations if checkpointing is None else checkpointing,
-        state_bytes=None if train.optimizer in ("auto", "adamw") else EIGHT_BIT_STATES,
+        state_bytes=EIGHT_BIT_STATES if train.optimizer.endswith("8bit") else None,
+        muon=train.optimizer == "muon",
         dora=adapter.variant == "dora" and kind != "none",
         saved_parameters=sum(saved_parameters(shape, name) for name in adapter.modules_to_save)
         if kind != "none"
@@ -302,7 +298,7 @@ def saved_parameters(shape: Shape, name: str) -> int:
 
 
 def _notes(recipe: Recipe, shape: Shape, tokens: TokenCount, device: Device, setup: Setup) -> list[str]:
-    notes = [rounded] if (rounded := rounding_of(recipe)) else []
+    notes: list[str] = []
     if setup.batch_tokens > recipe.train.batch_tokens:
         notes.append(f"one example of {tokens.longest} tokens is longer than train.batch_tokens and sets the peak")
     if 0 < shape.max_positions < recipe.train.max_length:

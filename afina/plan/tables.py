@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,7 @@ def table(name: str) -> dict[str, Any]:
     Raises:
         RecipeError: the user's file is no mapping of mappings.
     """
-    ours = json.loads(Path(__file__).with_name(f"{name}.json").read_text(encoding="utf-8"))
-    found: dict[str, Any] = dict(ours.get("entries", ours))
+    found = dict(_ours(name))
     file = home() / f"{name}.json"
     if not file.is_file():
         return found
@@ -48,3 +48,9 @@ def table(name: str) -> dict[str, Any]:
     for key, facts in theirs.items():
         found[key] = {**found.get(key, {}), **facts}
     return found
+
+
+@cache
+def _ours(name: str) -> dict[str, Any]:
+    ours: dict[str, Any] = json.loads(Path(__file__).with_name(f"{name}.json").read_text(encoding="utf-8"))
+    return dict(ours.get("entries", ours))

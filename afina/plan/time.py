@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from afina.model.footprint import ORTHOGONAL_ITERATIONS
 from afina.model.shape import Shape
 from afina.plan.calibration import Sureness, sureness
 from afina.plan.device import Device
@@ -197,7 +198,22 @@ def optimizer_seconds(shape: Shape, setup: Setup, device: Device) -> float:
     """One step of the optimizer over the trained parameters of one device."""
     trained = trained_parameters(shape, setup) + setup.saved_parameters
     share = 0.5 if device.kind == "cpu" else 0.7
-    return trained / setup.shards * OPTIMIZER_BYTES / (device.bytes_per_second * share)
+    moved = trained / setup.shards * OPTIMIZER_BYTES / (device.bytes_per_second * share)
+    return moved + (orthogonal_flops(shape) / (device.flops_per_second * share) if setup.muon else 0.0)
+
+
+def orthogonal_flops(shape: Shape) -> float:
+    """FLOPs of the Newton-Schulz iterations in one step of Muon: of a matrix a x b with a <= b, each makes the products
+    a*b*a, a*a*a and a*a*b.
+
+    >>> from afina.model.shape_table import dense_shape
+    >>> tiny = dense_shape("llama", layers=2, hidden=8, intermediate=24, heads=2, kv_heads=2, head_dim=4, vocab=10,
+    ...                    tied_embeddings=True, max_positions=32)
+    >>> orthogonal_flops(tiny) == 2 * 5 * (4 * 2 * 3 * 8**3 + 3 * 2 * (2 * 8 * 8 * 24 + 8**3))
+    True
+    """
+    sides = ((each.count, *sorted((each.inputs, each.outputs))) for each in shape.hidden_matrices)
+    return sum(count * ORTHOGONAL_ITERATIONS * 2.0 * (2 * a * a * b + a**3) for count, a, b in sides)
 
 
 def run_time(

@@ -98,6 +98,28 @@ def estimate_tokens(recipe: Recipe, stage: Literal["first", "second"] = "second"
     )
 
 
+@dataclass(frozen=True)
+class Learning:
+    """What a run learns, as far as it is known before its rows are encoded."""
+
+    tokens: TokenCount
+    first: TokenCount | None = None
+    """Of the first stage of ``train.first``."""
+    notes: tuple[str, ...] = ()
+
+
+def estimate_learning(recipe: Recipe) -> Learning:
+    """What there is to learn by the sizes of the recipe's files, and how little is known by that."""
+    return Learning(
+        estimate_tokens(recipe),
+        estimate_tokens(recipe, "first") if recipe.train.first else None,
+        (
+            "tokens are estimated from the size of the files; `afina data build` counts them",
+            *unsized_sources(recipe),
+        ),
+    )
+
+
 def unsized_sources(recipe: Recipe) -> list[str]:
     """One note per source of which sizes on disk say little, or nothing: pictures and compression make it a guess."""
     notes = []

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import ast
+import inspect
+from itertools import pairwise
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
@@ -12,8 +15,34 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class RecipePart(BaseModel):
-    """A part of the recipe: unknown keys are refused, values do not change once read."""
+    """A part of the recipe: unknown keys are refused, values do not change once read.
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
-    )
+    A key's docstring is its help. It is read from the source where somebody asks for it; pydantic's own
+    `use_attribute_docstrings` would read all of them at every start, which takes as long as all that `--help` does.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+    @classmethod
+    def docstrings(cls) -> dict[str, str]:
+        """Key -> the docstring below it in the source, of the keys that have one."""
+        (definition,) = ast.parse(inspect.cleandoc("\n" + inspect.getsource(cls))).body
+        assert isinstance(definition, ast.ClassDef)
+        found = {}
+        for parent in reversed(cls.__mro__[1:]):
+            if issubclass(parent, RecipePart) and parent is not RecipePart:
+                found |= parent.docstrings()
+        for key, below in pairwise(definition.body):
+            match key, below:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                    found[name] = inspect.cleandoc(text)
+        return found
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """Add the docstrings to the schema that editors read."""
+        schema = handler(core_schema)
+        properties = handler.resolve_ref_schema(schema)["properties"]
+        for key, text in cls.docstrings().items():
+            properties[key]["description"] = text
+        return schema

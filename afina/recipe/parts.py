@@ -310,7 +310,7 @@ class Scratch(RecipePart):
 
 
 Rate = Annotated[float, Field(ge=0.0)]
-Schedule = Literal["linear", "cosine", "constant"]
+Schedule = Literal["linear", "cosine", "constant", "wsd"]
 
 
 class First(RecipePart):
@@ -328,6 +328,8 @@ class First(RecipePart):
     schedule: Schedule | None = None
     """As in `train`; null: the same."""
     warmup: Fraction | None = None
+    """As in `train`; null: the same."""
+    decay: Fraction | None = None
     """As in `train`; null: the same."""
     batch_tokens: Count | None = None
     """As in `train`; null: the same."""
@@ -357,14 +359,19 @@ class Train(RecipePart):
     learning_rate: Rate = 2e-4
     """Peak learning rate: 2e-4 for adapters, 2e-5 for preferences, 1e-3 from scratch."""
     schedule: Schedule = "linear"
-    """How the learning rate decays."""
+    """How the learning rate decays. `wsd` (warm-up, stable, decay): it stays at its peak, and falls in a line over the
+    last steps alone."""
     warmup: Fraction = 0.03
     """Share of the steps in which the learning rate rises to its peak."""
+    decay: Fraction = 0.2
+    """For `schedule: wsd`: share of the steps in which the learning rate falls."""
     final_rate: Fraction = 0.05
     """Learning rate at the last step, as a share of `learning_rate`."""
-    optimizer: Literal["auto", "adamw", "adamw_8bit", "paged_adamw_8bit"] = "auto"
+    optimizer: Literal["auto", "adamw", "adamw_8bit", "paged_adamw_8bit", "muon"] = "auto"
     """The optimizer. The 8-bit ones (bitsandbytes) keep AdamW's moments in a quarter of the memory; `paged` moves them
-    to the CPU when the GPU is full. `auto`: `adamw`, or `adamw_8bit` where every weight is trained on a GPU that may be
+    to the CPU when the GPU is full. `muon`, where every weight is trained: orthogonalized momentum for the hidden
+    matrices, AdamW for embeddings, head, norms and biases; its steps are scaled to the size of AdamW's, so that
+    `learning_rate` means the same. `auto`: `adamw`, or `adamw_8bit` where every weight is trained on a GPU that may be
     too small."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision of frozen weights and matrix products. `auto`: bf16 where a GPU has it, fp32 on CPUs and Apple chips.
@@ -375,7 +382,7 @@ class Train(RecipePart):
     compile: Literal["auto", "on", "off"] = "auto"
     """torch.compile for every layer. `auto` is off: on a CPU it measured slower, elsewhere it has not been measured."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
-    """Weight decay of AdamW."""
+    """Weight decay, apart from the gradient as AdamW does it."""
     clip: Positive = 1.0
     """Gradients are clipped to this norm."""
     neftune_alpha: Positive | None = None
@@ -430,6 +437,16 @@ class Train(RecipePart):
             )
         if self.first.method == self.method:
             raise ValueError(f"`first` is of method {self.method} too: give one stage more epochs instead")
+        return self
+
+    @model_validator(mode="after")
+    def _decay_and_schedule_agree(self) -> Train:
+        stages = [self, self.of_first()] if self.first else [self]
+        falling = [stage for stage in stages if stage.schedule == "wsd"]
+        if any(stage.warmup + stage.decay > 1 for stage in falling):
+            raise ValueError("warmup and decay are shares of the same steps: together 1 at most")
+        if not falling and {stage.decay for stage in stages} != {Train.model_fields["decay"].default}:
+            raise ValueError("decay belongs to schedule wsd: remove it")
         return self
 
     @property
@@ -577,7 +594,26 @@ class Recipe(RecipePart):
                 "train.parallel fsdp cannot shard bitsandbytes' weights or moments: use adapter.kind lora or none "
                 "with optimizer adamw, or parallel ddp"
             )
+        if self.train.parallel == "fsdp" and self.train.optimizer == "muon":
+            raise ValueError(
+                "train.optimizer muon orthogonalizes whole matrices, of which fsdp gives each process a part: use "
+                "optimizer adamw, or parallel ddp"
+            )
         return self
+
+    @model_validator(mode="after")
+    def _muon_has_whole_matrices(self) -> Recipe:
+        if self.train.optimizer == "muon" and not self.trains_all:
+            raise ValueError(
+                "train.optimizer muon orthogonalizes the update of a whole matrix, and an adapter's are those of its "
+                "two factors: use adamw, or train every weight (adapter.kind: none)"
+            )
+        return self
+
+    @property
+    def trains_all(self) -> bool:
+        """Whether every weight is trained: no adapter stands over a frozen base."""
+        return self.train.method == "scratch" or self.adapter.kind == "none"
 
     def stage_of(self, source: int, kind: Kind) -> Literal["first", "second"]:
         """Which stage of training learns an example of this kind from the source at this position."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -132,7 +132,9 @@ class Models:
         del self.served[name]
 
 
-def open_models(target: Target, adapters: Mapping[str, Target], device: str = "auto") -> tuple[Models, list[str]]:
+def open_models(
+    target: Target, adapters: Mapping[str, Target], device: str = "auto", say: Callable[[str], None] = lambda _: None
+) -> tuple[Models, list[str]]:
     """Load the base of `target` once, and every adapter on it; with it, what could not be checked.
 
     Raises:
@@ -141,7 +143,7 @@ def open_models(target: Target, adapters: Mapping[str, Target], device: str = "a
     """
     from afina.model.load_torch import load_base, pick_device
 
-    folder, models = _base_alone(target)
+    folder, models = _base_alone(target, say)
     models.model = load_base(folder, recipe_of(target, folder), pick_device(device), four_bit=target.four_bit)
     in_four_bits = bool(getattr(models.model, "is_loaded_in_4bit", False))  # by its own files, or for this run
     warnings: list[str | None] = []
@@ -152,7 +154,9 @@ def open_models(target: Target, adapters: Mapping[str, Target], device: str = "a
     return models, [warning for warning in warnings if warning]
 
 
-def name_models(target: Target, adapters: Mapping[str, Target]) -> tuple[Path, Models, list[str]]:
+def name_models(
+    target: Target, adapters: Mapping[str, Target], say: Callable[[str], None]
+) -> tuple[Path, Models, list[str]]:
     """The base's folder and what :func:`open_models` gives, without opening any weights: another program does.
 
     :attr:`Served.inside` is an adapter's place among the adapters, as text.
@@ -160,7 +164,7 @@ def name_models(target: Target, adapters: Mapping[str, Target]) -> tuple[Path, M
     Raises:
         BaseError, RecipeError: as :func:`open_models`.
     """
-    folder, models = _base_alone(target)
+    folder, models = _base_alone(target, say)
     warnings: list[str | None] = []
     for number, (name, each) in enumerate(_wanted(target, adapters).items()):
         if name in models.served:
@@ -177,11 +181,11 @@ def recipe_of(target: Target, folder: Path) -> Recipe:
     return target.recipe or Recipe(name="served", base=str(folder), sources=[Source(path=".")])
 
 
-def _base_alone(target: Target) -> tuple[Path, Models]:
+def _base_alone(target: Target, say: Callable[[str], None]) -> tuple[Path, Models]:
     """The base's folder, and its name, tokenizer and identity, with no weights opened."""
     remote_code = bool(target.recipe and target.recipe.trust_remote_code)
     revision = target.recipe.base_revision if target.recipe and target.adapter else None
-    folder = find_base(target.base, revision=revision, trust_remote_code=remote_code)
+    folder = find_base(target.base, revision=revision, trust_remote_code=remote_code, say=say)
     tokenizer = load_tokenizer(str(folder), target.chat, root=target.root, trust_remote_code=remote_code)
     # A model trained whole is the run; an adapter's base goes by its own name.
     name = target.name if target.adapter is None else Path(target.base).name

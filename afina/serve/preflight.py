@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -75,10 +75,10 @@ def look_before(
     host: str,
     port: int | None,
     max_model_len: int | None = None,
-    users: int = 1,
     weights: str = "16bit",
     device: Device | None = None,
     anyway: bool = False,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Preflight:
     """Port, weights, adapters of the same base, rank, template, and memory for the context.
 
@@ -86,6 +86,7 @@ def look_before(
         port: None where nothing will be started.
         weights: how they are held, see :class:`afina.plan.serving.Serving`.
         anyway: serve a context that may not fit.
+        say: told where the base has to be read from a GGUF first.
 
     Raises:
         AfinaError: one with every problem in it.
@@ -98,7 +99,8 @@ def look_before(
     remote_code = bool(target.recipe and target.recipe.trust_remote_code)
     revision = target.recipe.base_revision if target.recipe and target.adapter else None
     # without it nothing else can be looked at
-    base = find_base(target.base, revision=revision, trust_remote_code=remote_code, program=_opener(engine))
+    opener = _opener(engine)
+    base = find_base(target.base, revision=revision, trust_remote_code=remote_code, program=opener, say=say)
     if engine == "llamacpp":
         problems += _refused_by_llama_cpp(base)
     ranks = [0]
@@ -128,12 +130,11 @@ def look_before(
     serving = Serving(
         engine=engine,
         weights=weights,
-        users=users,
         lora_slots=len(ranks) - 1 if engine == "vllm" else 0,
         lora_rank=max(max(ranks), 1),
     )
     room = largest_context(shape, device, serving)
-    context, why = choose_context(shape.max_positions, room, max_model_len, device, users, problems, anyway=anyway)
+    context, why = choose_context(shape.max_positions, room, max_model_len, device, problems, anyway=anyway)
     if problems:
         raise AfinaError(problems=problems)
     places = cache_places(shape, device, replace(serving, context=context))
@@ -146,14 +147,12 @@ def choose_context(
     room: Interval,
     wanted: int | None,
     device: Device,
-    users: int,
     problems: list[Problem],
     *,
     anyway: bool,
 ) -> tuple[int, str]:
     """The context to serve, and why."""
-    each = f" for each of {users} users" if users > 1 else ""
-    space = f"{device.name} has room for about {room.point:,.0f} tokens{each} beside the weights"
+    space = f"{device.name} has room for about {room.point:,.0f} tokens beside the weights"
     if wanted is not None and positions and wanted > positions:
         problems.append(
             Problem(

@@ -34,6 +34,7 @@ from afina.serve.opened import Models, Target, find_target, name_models, open_mo
 from afina.serve.preflight import Preflight, check_address, look_before
 
 EngineName = Literal["auto", "local", "vllm", "mlx", "llamacpp"]
+Say = Callable[[str], None]
 OURS = ("local", "llamacpp")
 """Engines behind our own routes."""
 OTHER_ROUNDING = 0.2
@@ -120,7 +121,7 @@ def pick_engine(wanted: EngineName) -> Literal["local", "vllm", "mlx", "llamacpp
     return "vllm" if torch.cuda.is_available() and shutil.which("vllm") else "local"
 
 
-def look(target: Target, adapters: Mapping[str, Target], options: ServeOptions) -> tuple[str, Preflight]:
+def look(target: Target, adapters: Mapping[str, Target], options: ServeOptions, say: Say) -> tuple[str, Preflight]:
     """The engine and what is known before the start.
 
     Raises:
@@ -135,11 +136,11 @@ def look(target: Target, adapters: Mapping[str, Target], options: ServeOptions) 
             "name them all with --adapter, or --engine local",
             "--change-adapters",
         )
-    return engine, _look(target, adapters, options, engine, options.port)
+    return engine, _look(target, adapters, options, engine, options.port, say)
 
 
 def _look(
-    target: Target, adapters: Mapping[str, Target], options: ServeOptions, engine: str, port: int | None
+    target: Target, adapters: Mapping[str, Target], options: ServeOptions, engine: str, port: int | None, say: Say
 ) -> Preflight:
     program: Any = "transformers" if engine == "local" else engine
     return look_before(
@@ -151,6 +152,7 @@ def _look(
         max_model_len=options.max_model_len,
         weights=f"gguf-{kind_before(target.base, options.gguf_type)}" if engine == "llamacpp" else "16bit",
         anyway=options.anyway,
+        say=say,
     )
 
 
@@ -164,9 +166,11 @@ def command_of(
     return mlx_command(target, adapters, host=options.host, port=options.port, api_key=options.api_key)
 
 
-def look_text(target: Target, adapters: Mapping[str, Target], options: ServeOptions) -> tuple[dict[str, Any], str]:
+def look_text(
+    target: Target, adapters: Mapping[str, Target], options: ServeOptions, say: Say
+) -> tuple[dict[str, Any], str]:
     """What ``--dry-run`` says: the command, and why this context."""
-    engine, looked = look(target, adapters, options)
+    engine, looked = look(target, adapters, options, say)
     words = command_of(engine, target, adapters, looked, options) if engine not in OURS else []
     values = {"engine": engine, "command": words, "max_model_len": looked.context, "why": looked.why}
     own = f"afina's own server{' over llama.cpp' if engine == 'llamacpp' else ''} at {options.url}/v1"
@@ -175,10 +179,12 @@ def look_text(target: Target, adapters: Mapping[str, Target], options: ServeOpti
     return values, "\n".join([what, f"# context {looked.context}: {looked.why}", *speeds])
 
 
-def settings_text(client: Client, target: Target, adapters: Mapping[str, Target], options: ServeOptions) -> str:
+def settings_text(
+    client: Client, target: Target, adapters: Mapping[str, Target], options: ServeOptions, say: Say
+) -> str:
     """What ``--config`` prints."""
     engine = pick_engine(options.engine)
-    looked = _look(target, adapters, options, engine, None)
+    looked = _look(target, adapters, options, engine, None, say)
     return client_settings(client, target.name, options.url, looked.context)
 
 
@@ -204,7 +210,7 @@ def serve(target: Target, adapters: Mapping[str, Target], options: ServeOptions,
         ResultError: the served model is not the trained one; the server is ended.
     """
     started = time.monotonic()
-    engine, looked = look(target, adapters, options)
+    engine, looked = look(target, adapters, options, say)
     say(f"preflight: {looked.context} tokens of context ({looked.why}); {time.monotonic() - started:.1f} s")
     for each in looked.speeds if engine in OURS else ():
         say(f"one answer at a time, {each.in_words}")
@@ -228,7 +234,7 @@ def _serve_here(
     # In a thread that ends, and its OpenMP threads with it: a second team beside the driver's would be more threads
     # than cores, which then sleep at once instead of waiting a moment; a step would take half as long again.
     with ThreadPoolExecutor(1) as loader:
-        models, warnings = loader.submit(open_models, target, adapters, options.device).result()
+        models, warnings = loader.submit(open_models, target, adapters, options.device, say).result()
         for warning in warnings:
             say(f"warning: {warning}")
         stops, places = models.base.renderer.stop_ids(), options.places
@@ -250,7 +256,7 @@ def _serve_by_llama_cpp(
     from afina.serve.llamacpp_driver import LlamaCppDriver
     from afina.serve.llamacpp_proof import explain_by_llama_cpp
 
-    folder, models, warnings = name_models(target, adapters)
+    folder, models, warnings = name_models(target, adapters, say)
     for warning in warnings:
         say(f"warning: {warning}")
     renderer = models.base.renderer

@@ -95,13 +95,7 @@ class Abilities:
     def of(cls, render: Render) -> Abilities:
         """Ask the template."""
 
-        def said(turns: Sequence[Mapping[str, Any]], *, generation: bool = False, **arguments: Any) -> str:
-            """Nothing, where the template refuses."""
-            try:
-                return render(turns, arguments, generation)
-            except DataError:
-                return ""
-
+        said = _asking(render)
         asked = [{"role": "user", "content": "a"}]
         call: Message = {"role": "assistant", "content": "", "tool_calls": [PROBE_CALL]}
         forms: tuple[Arguments, ...] = ("object", "text")
@@ -121,7 +115,7 @@ class Abilities:
             thinks="afina_thought" in thinking,
             thought_marks=_marks(thinking, said(_THINKING[:1], generation=True)),
             opens=_behind(said, _SAYING).partition("afina_said")[0].strip(),
-            own_system=_own_system(said),
+            own_system=own_system_text(render),
         )
 
     def formed(self, turns: Sequence[Message]) -> list[dict[str, Any]]:
@@ -222,8 +216,21 @@ def _marks(rendered: str, prompt: str) -> tuple[str, str] | None:
     return (found.group(), closed) if found and closed and not re.search(r"\s", closed) else None
 
 
-def _own_system(said: Callable[..., str]) -> str:
+def _asking(render: Render) -> Callable[..., str]:
+    """Ask a template: nothing, where it refuses."""
+
+    def said(turns: Sequence[Mapping[str, Any]], *, generation: bool = False, **arguments: Any) -> str:
+        try:
+            return render(turns, arguments, generation)
+        except DataError:
+            return ""
+
+    return said
+
+
+def own_system_text(render: Render) -> str:
     """What stands in the place of the system text where there is none."""
+    said = _asking(render)
     user = {"role": "user", "content": "afina_asked"}
     given, own = said([{"role": "system", "content": "afina_system"}, user]), said([user])
     before, found, after = given.partition("afina_system")

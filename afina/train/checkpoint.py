@@ -4,7 +4,7 @@ A checkpoint is a folder ``checkpoints/step-00000120/`` written beside its place
 it is complete. Everything in it is safetensors or JSON, nothing is a pickle:
 
     weights.safetensors     the trained parameters
-    optimizer.safetensors   AdamW's moments and step counts
+    optimizer.safetensors   the optimizer's moments and step counts
     random.safetensors      the states of the random number generators
     state.json              step, position in the data, what it was trained on
     good-*                  the same four files of the last good state, where there is one

@@ -95,6 +95,6 @@ def _trained_parameters(base: Path, recipe: Recipe) -> int | None:
     if not config.is_file():
         return None
     shape = shape_of_folder(base, trust_remote_code=recipe.trust_remote_code)
-    if recipe.adapter.kind == "none" or recipe.train.method == "scratch":
+    if recipe.trains_all:
         return shape.parameters
     return shape.lora_parameters(recipe.adapter.rank, recipe.adapter.targets, experts=recipe.adapter.adapts_experts)

@@ -10,6 +10,7 @@ import torch
 from afina.errors import RecipeError
 from afina.model.choices import no_optimizer
 from afina.recipe import Train
+from afina.train.muon_torch import MuonAndAdamW, hidden_matrices
 from afina.train.shard_torch import own_part
 
 _BITSANDBYTES = {"adamw_8bit": "AdamW8bit", "paged_adamw_8bit": "PagedAdamW8bit"}
@@ -18,10 +19,10 @@ _BITSANDBYTES = {"adamw_8bit": "AdamW8bit", "paged_adamw_8bit": "PagedAdamW8bit"
 def make_optimizer(
     model: Any, settings: Train, device: torch.device, *, lora_plus_ratio: float = 1.0
 ) -> torch.optim.Optimizer:
-    """AdamW over the parameters that require a gradient; their rates are set by :func:`set_rate`.
+    """AdamW, or Muon and AdamW, over the parameters that require a gradient; their rates are set by :func:`set_rate`.
 
     With `lora_plus_ratio` the B matrices of an adapter stand in a group of their own, whose rate is that
-    many times the others' (LoRA+, arXiv 2402.12354).
+    many times the others' (LoRA+, arXiv 2402.12354). With Muon the hidden matrices do.
 
     Raises:
         RecipeError: an 8-bit optimizer where bitsandbytes is missing or has no kernel.
@@ -32,10 +33,13 @@ def make_optimizer(
         of_b = [weight for name, weight in trained if "lora_B" in name or "lora_embedding_B" in name]
         others = [weight for name, weight in trained if all(weight is not b for b in of_b)]
         groups = [{"params": others, "ratio": 1.0}, {"params": of_b, "ratio": lora_plus_ratio}]
-    if settings.optimizer in ("auto", "adamw"):
-        return torch.optim.AdamW(
-            groups, lr=0.0, weight_decay=settings.weight_decay, fused=device.type in ("cpu", "cuda")
-        )
+    if settings.optimizer == "muon":
+        hidden = hidden_matrices(model)
+        others = [weight for _, weight in trained if all(weight is not each for each in hidden)]
+        groups = [{"params": hidden, "ratio": 1.0, "muon": True}, {"params": others, "ratio": 1.0}]
+    if settings.optimizer in ("auto", "adamw", "muon"):
+        made = MuonAndAdamW if settings.optimizer == "muon" else torch.optim.AdamW
+        return made(groups, lr=0.0, weight_decay=settings.weight_decay, fused=device.type in ("cpu", "cuda"))
     return _bitsandbytes(settings, device)(groups, lr=0.0, weight_decay=settings.weight_decay)
 
 

@@ -32,13 +32,12 @@ def choose_parallel(recipe: Recipe, shape: Shape, device_bytes: int | None) -> s
     train, adapter = recipe.train, recipe.adapter
     if train.parallel != "auto":
         return train.parallel
-    if device_bytes is None or adapter.kind == "qlora" or train.optimizer.endswith("8bit"):
+    if device_bytes is None or adapter.kind == "qlora" or train.optimizer not in ("auto", "adamw"):
         return "ddp"
     # Weights in bf16. What is trained has a gradient and AdamW's two moments, of an adapter in fp32.
-    whole = train.method == "scratch" or adapter.kind == "none"
     trained = (
         shape.parameters * 2
-        if whole
+        if recipe.trains_all
         else 4 * shape.lora_parameters(adapter.rank, adapter.targets, experts=adapter.adapts_experts)
     )
     return "fsdp" if 2 * shape.parameters + 3 * trained > ROOM * device_bytes else "ddp"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, Literal, cast
 
 from afina.errors import AfinaError, DataError, RecipeError
@@ -18,7 +19,7 @@ from afina.plan.advise import (
     what_would_fit,
     with_settings,
 )
-from afina.plan.bases import find_shape, recipe_shape
+from afina.plan.bases import find_shape, local_base, recipe_shape, rounding_of
 from afina.plan.check import check_plan, describe, describe_several
 from afina.plan.device import Device, find_device, known_devices, local_device
 from afina.plan.memory import Parallel
@@ -26,10 +27,11 @@ from afina.plan.plan import Plan, plan_run
 from afina.plan.record import recorded
 from afina.plan.scratch import CHINCHILLA_TOKENS, ScratchBudget, read_count
 from afina.plan.serving import SHOWN_KINDS, Engine, Serving, plan_serving, serving_sureness, speeds_on_cpu
-from afina.plan.tokens import TokenCount
+from afina.plan.tokens import Learning, estimate_learning
 from afina.recipe import Recipe, load_recipe
 from afina.recipe.edit import change_recipe
 from afina.run import write_whole
+from afina.tokenizer.own_system import own_system_of
 from afina.units import show_bytes
 from afina.walk.lengths import estimate_lengths
 
@@ -73,18 +75,17 @@ class PlanAnswer:
     refused: AfinaError | None = None
 
 
-def answer(asked: PlanAsked, *, parameters: str = "7B", tokens: str | None = None) -> PlanAnswer:
+def answer(asked: PlanAsked, *, parameters: str | None = None, tokens: str | None = None) -> PlanAnswer:
     """Everything that `afina plan` can be asked, without torch.
 
     Raises:
         RecipeError: the recipe, a device, a base or a setting is wrong, with the nearest known name.
     """
     if asked.recipe == "scratch":
-        count = read_count(parameters, "--parameters")
-        much = read_count(tokens, "--tokens") if tokens else CHINCHILLA_TOKENS * count
-        named = asked.devices[0] if asked.devices else "H100 SXM"
-        budget = ScratchBudget(count, much, find_device(named), asked.gpus)
+        budget = _budget(asked, parameters or "7B", tokens, find_device((*asked.devices, "H100 SXM")[0]))
         return PlanAnswer(budget.as_json(), budget.describe())
+    if asked.recipe == "scaling":
+        return _scaling(asked, parameters or "1B", tokens)
     if asked.parallel not in ("ddp", "fsdp"):
         raise RecipeError(f"{asked.parallel!r} is no way to share the work", "use ddp or fsdp", "--parallel")
     recipe = load_recipe(asked.recipe, asked.overrides)
@@ -93,11 +94,44 @@ def answer(asked: PlanAsked, *, parameters: str = "7B", tokens: str | None = Non
         return _serving(recipe, devices, asked.serving)
     shape = recipe_shape(recipe)
     counted = estimate_lengths(asked.runs / recipe.name / "dataset", recipe)
+    learning = Learning(counted) if counted else estimate_learning(recipe)
+    learning = replace(learning, notes=(*learning.notes, *_of_base(recipe)))
     parallel = cast(Parallel, asked.parallel)
-    plans = [_plan(recipe, shape, counted, device, asked.gpus, parallel) for device in devices]
+    plans = [_plan(recipe, shape, learning, device, asked.gpus, parallel) for device in devices]
     if len(plans) > 1:
         return _several(plans, recipe)
-    return _one(asked, recipe, shape, counted, plans[0])
+    return _one(asked, recipe, shape, learning, plans[0])
+
+
+def _of_base(recipe: Recipe) -> list[str]:
+    """What is told of the base's files, beside their numbers."""
+    notes = [rounded] if (rounded := rounding_of(recipe)) else []
+    folder = local_base(recipe.base, recipe.base_revision) if recipe.base else None
+    if folder and (own := own_system_of(folder, recipe.chat, Path(recipe.root))):
+        notes.append(
+            "the base's chat template gives a conversation that has no system text its own, "
+            f"{shorten(own, 100)!r}; chat.system says another"
+        )
+    return notes
+
+
+def _budget(asked: PlanAsked, parameters: str, tokens: str | None, device: Device) -> ScratchBudget:
+    """What so many parameters and tokens take; 20 tokens for each parameter where none are given."""
+    count = read_count(parameters, "--parameters")
+    much = read_count(tokens, "--tokens") if tokens else CHINCHILLA_TOKENS * count
+    return ScratchBudget(count, much, device, asked.gpus)
+
+
+def _scaling(asked: PlanAsked, parameters: str, tokens: str | None) -> PlanAnswer:
+    """What the runs named behind the word say of a model of another size."""
+    from afina.plan.scaling import fit_scaling
+    from afina.plan.scaling_answer import ScalingAnswer
+    from afina.walk.scaling_runs import scaling_runs
+
+    budget = _budget(asked, parameters, tokens, find_device(asked.devices[0]) if asked.devices else local_device())
+    runs = scaling_runs([Path(each) for each in asked.overrides])
+    found = ScalingAnswer(fit_scaling(runs.points), runs.unit, runs.kind, budget, runs.notes)
+    return PlanAnswer(found.as_json(), found.describe())
 
 
 def _devices(asked: PlanAsked, recipe: Recipe) -> list[Device]:
@@ -107,21 +141,21 @@ def _devices(asked: PlanAsked, recipe: Recipe) -> list[Device]:
     return [find_device(name) for name in names] or [local_device(recipe.device)]
 
 
-def _plan(
-    recipe: Recipe, shape: Shape, counted: TokenCount | None, device: Device, gpus: int, parallel: Parallel
-) -> Plan:
-    job = plan_run(recipe, shape, counted, device, devices=gpus, parallel=parallel)
-    known = recorded(device.name, job.job) if gpus == 1 else None
-    return plan_run(recipe, shape, counted, device, correction=known) if known else job
+def _plan(recipe: Recipe, shape: Shape, learning: Learning, device: Device, gpus: int, parallel: Parallel) -> Plan:
+    known = {"first": learning.first, "notes": learning.notes}
+    job = plan_run(recipe, shape, learning.tokens, device, devices=gpus, parallel=parallel, **known)
+    measured = recorded(device.name, job.job) if gpus == 1 else None
+    return plan_run(recipe, shape, learning.tokens, device, correction=measured, **known) if measured else job
 
 
-def _one(asked: PlanAsked, recipe: Recipe, shape: Shape, counted: TokenCount | None, plan: Plan) -> PlanAnswer:
-    several: dict[str, Any] = {"devices": asked.gpus, "parallel": plan.parallel}
-    suggestions = [] if plan.fits == "yes" else what_would_fit(recipe, shape, counted, plan.device, **several)
-    cheapest = cheapest_device(recipe, shape, counted, **several)
+def _one(asked: PlanAsked, recipe: Recipe, shape: Shape, learning: Learning, plan: Plan) -> PlanAnswer:
+    tokens, first = learning.tokens, learning.first
+    several: dict[str, Any] = {"first": first, "devices": asked.gpus, "parallel": plan.parallel}
+    suggestions = [] if plan.fits == "yes" else what_would_fit(recipe, shape, tokens, plan.device, **several)
+    cheapest = cheapest_device(recipe, shape, tokens, **several)
     fitting = with_settings(recipe, suggestions[0].settings) if suggestions else recipe
     context = largest_context(fitting, shape, plan.device)
-    model = largest_model(fitting, counted, plan.device)
+    model = largest_model(fitting, tokens, plan.device, first=first)
     values = plan.as_json() | {
         "would_fit": [suggestion.as_json() for suggestion in suggestions],
         "cheapest_device": {"name": cheapest.device.name, **cheapest.as_json()["money"]} if cheapest else None,

@@ -12,6 +12,7 @@ from afina.model.shape import Shape
 from afina.outcome import outcome_kind
 from afina.plan import check
 from afina.plan.advise import what_would_fit
+from afina.plan.bases import rounding_of
 from afina.plan.check import cost_in_words, describe, is_long
 from afina.plan.device import Device, local_device
 from afina.plan.plan import Plan, plan_run
@@ -38,10 +39,11 @@ class Made:
     shape: Shape
     tokens: TokenCount
     recipe: Recipe
+    first: TokenCount | None = None
 
     def helps(self) -> str:
         """Settings with which it would fit, in words; empty where none would."""
-        found = what_would_fit(self.recipe, self.shape, self.tokens, self.plan.device, most=2)
+        found = what_would_fit(self.recipe, self.shape, self.tokens, self.plan.device, first=self.first, most=2)
         return " or ".join(suggestion.in_words() for suggestion in found)
 
 
@@ -101,10 +103,13 @@ def plan_of(context: Context, correction: Correction | None = None) -> Made:
     ]
     before = first[0] if first else None
     device = local_device(context.recipe.device)
-    plain = plan_run(context.recipe, shape, tokens, device, first=before)
+    notes = [rounded] if (rounded := rounding_of(context.recipe)) else []
+    plain = plan_run(context.recipe, shape, tokens, device, first=before, notes=notes)
     found = correction or recorded(device.name, plain.job)
-    plan = plan_run(context.recipe, shape, tokens, device, first=before, correction=found) if found else plain
-    return Made(plan, shape, tokens, context.recipe)
+    if found is None:
+        return Made(plain, shape, tokens, context.recipe, before)
+    plan = plan_run(context.recipe, shape, tokens, device, first=before, notes=notes, correction=found)
+    return Made(plan, shape, tokens, context.recipe, before)
 
 
 def count_rows(rows: Sequence[Row], held_out: Sequence[Row], settings: Train, recipe: Recipe) -> TokenCount:
