@@ -141,7 +141,10 @@ def _road(run: RunFiles) -> Road:
 
 
 def _bits_per_byte(run: RunFiles) -> tuple[float | None, tuple[float, float] | None, str]:
-    """After training, with its interval and the text that it was measured on."""
+    """After training, with its interval and the text that it was measured on: windows, or else the held-out rows."""
+    if run.scores and (windows := run.scores.windows):
+        text = f"{windows.windows} windows, {windows.bytes:,} bytes of held-out text ({windows.sha256[:8]})"
+        return windows.after.bits_per_byte, windows.after.interval, text
     if run.scores is None or run.scores.loss is None:
         return None, None, UNKNOWN_TEXT
     rows = run.manifest.dataset.text("validation_sha256") if run.manifest else None
