@@ -543,7 +543,7 @@ def named_base(arguments: argparse.Namespace, folder: Path) -> Path:
     if made:
         print(f"making the base in {named}", flush=True)
         make_base(Path(named), arguments.data, slice(arguments.rows, arguments.rows + arguments.rows_before))
-    base = Path(named) if made else find_base(named)
+    base = Path(named) if made else find_base(named, say=print)
     if arguments.notes is None and (arguments.tune or arguments.equal_loss):
         if shape_made_here(base) != MADE:
             sys.exit("say where the tuned rates are noted: --notes FILE")

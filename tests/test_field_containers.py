@@ -284,6 +284,28 @@ def test_what_is_no_text_in_a_packed_file_is_left_out_and_said(tmp_path: Path) -
     assert "unpack it" in refusal(tmp_path / "d/b.tar.gz") and "damaged .zip" in refusal(tmp_path / "d/e.zip")
 
 
+def test_questions_deep_inside_one_object_are_not_learned_as_its_text(tmp_path: Path) -> None:
+    """SQuAD's own file, and its rows as the hub has them; prose and settings in one object are a text as before."""
+    answers = [{"text": "in the south", "answer_start": 8}]
+    asked = [{"id": "7", "question": "Where is Faro?", "answers": answers, "is_impossible": False}]
+    squad = {"version": "2.0", "data": [{"title": "Faro", "paragraphs": [{"context": "It lies ...", "qas": asked}]}]}
+    (tmp_path / "squad.json").write_text(json.dumps(squad))
+    assert "deep inside one object, in `data[].paragraphs[].qas[]`" in refusal(tmp_path / "squad.json")
+    assert said(tmp_path / "squad.json", kind="text") == [(json.dumps(squad),)]
+    for given in (answers, {"text": ["in the south"], "answer_start": [8]}):
+        row = {"context": "It lies in the south.", "question": "Where is Faro?", "answers": given}
+        (tmp_path / "hub.jsonl").write_bytes(jsonl([row]))
+        assert "`answers` holds answers as SQuAD keeps them" in refusal(tmp_path / "hub.jsonl")
+    row["answers"] = "in the south"
+    (tmp_path / "hub.jsonl").write_bytes(jsonl([row]))
+    columns = {"instruction": "question", "input": "context", "output": "answers"}
+    ((question, answer),) = said(tmp_path / "hub.jsonl", columns=columns)
+    assert "It lies in the south." in question and "Where is Faro?" in question and answer == "in the south"
+    settings = {"name": "x", "tasks": {"build": {"steps": [{"run": "make"}, {"run": "test"}]}}}
+    (tmp_path / "settings.json").write_text(json.dumps(settings))
+    assert said(tmp_path / "settings.json") == [(json.dumps(settings),)]
+
+
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.ndjson", "a.jsonl.gz"])
 def test_a_file_without_rows_says_so(tmp_path: Path, name: str) -> None:
     for content in (b"", b"\n\n"):

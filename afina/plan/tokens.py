@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Literal
 
 from afina.recipe import METHODS, Kind, Recipe, Source, expand_path, is_remote
+from afina.text.document import Split
 from afina.text.formats import Format, format_of, names_of, text_share
+from afina.text.splits import by_name, describe_splits, recognise
 
 CHARS_PER_TOKEN = 3.5
 """English prose has about 4.3 characters a token, Portuguese 3.3 and code 3.0 with the vocabularies of common bases."""
@@ -67,14 +70,20 @@ def chars_per_token(recipe: Recipe) -> float:
 def estimate_tokens(recipe: Recipe, stage: Literal["first", "second"] = "second") -> TokenCount:
     """A :class:`TokenCount` of a stage of training, from the sizes of the recipe's files; nothing is read.
 
-    tokens = bytes x share of text / characters per token x repeat, per file.
+    tokens = bytes x share of text / characters per token x repeat, per file. What files are called by decides what is
+    held out and what is left to a test, as in a build (:mod:`afina.text.splits`).
     """
     train = recipe.train
     each = chars_per_token(recipe)
     tokens = targets = held_out = rows = 0.0
+    splits = named_splits(recipe)
     for position, source in enumerate(recipe.sources):
-        validation = recipe.dataset.validation if source.validation is None else source.validation
+        share = recipe.dataset.validation if source.validation is None else source.validation
         for file in _files(Path(recipe.root), source):
+            split = splits.get(_shown(file, recipe))
+            if split == "test":
+                continue
+            validation = share if split is None else float(split == "validation")
             found = format_of(file.name)
             chars = file.stat().st_size * text_share(file.name)
             conversation = source.kind in ("pairs", "rows") or (found is not None and found.kind == "rows")
@@ -87,7 +96,8 @@ def estimate_tokens(recipe: Recipe, stage: Literal["first", "second"] = "second"
             tokens += kept
             targets += kept * (1.0 if all_learned else _ANSWER_SHARE)
             held_out += chars / each * validation
-            rows += max(1.0, chars / (_ROW_CHARS if conversation else recipe.section_chars)) * source.repeat
+            if validation < 1:
+                rows += max(1.0, chars / (_ROW_CHARS if conversation else recipe.section_chars)) * source.repeat
     return TokenCount(
         tokens=round(tokens),
         targets=round(targets),
@@ -96,6 +106,21 @@ def estimate_tokens(recipe: Recipe, stage: Literal["first", "second"] = "second"
         held_out=round(held_out),
         spread=ESTIMATE_SPREAD,
     )
+
+
+def named_splits(recipe: Recipe) -> dict[str, Split]:
+    """What each file is for, by its path below the recipe's root, where names tell it."""
+    placed = [
+        by_name(_shown(file, recipe))
+        for source in recipe.sources
+        if source.splits == "auto" and source.kind != "pairs"
+        for file in _files(Path(recipe.root), source)
+    ]
+    return recognise(placed)
+
+
+def _shown(file: Path, recipe: Recipe) -> str:
+    return PurePath(os.path.relpath(file, recipe.root)).as_posix()
 
 
 @dataclass(frozen=True)
@@ -110,11 +135,13 @@ class Learning:
 
 def estimate_learning(recipe: Recipe) -> Learning:
     """What there is to learn by the sizes of the recipe's files, and how little is known by that."""
+    splits = named_splits(recipe)
     return Learning(
         estimate_tokens(recipe),
         estimate_tokens(recipe, "first") if recipe.train.first else None,
         (
             "tokens are estimated from the size of the files; `afina data build` counts them",
+            *([describe_splits(splits)] if splits else []),
             *unsized_sources(recipe),
         ),
     )

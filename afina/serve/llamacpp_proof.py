@@ -1,8 +1,12 @@
 """Is an answer of llama.cpp that is not the run's word for word another model's, or rounding?
 
 llama.cpp is led along the run's answer. At each place where it would write another token, it says how much likelier it
-holds that token than the one that goes on as the run did: its margin, in nats. The same model in fewer bits
+holds that token than the one that the run wrote there: its margin, in nats. The same model in fewer bits
 parts only where that is small; another adapter does not.
+
+A run keeps the text of an answer and not its tokens. They are taken to be those that the tokenizer makes of the text:
+of all ways to write it they are the one that a model was trained on. Any other token that the text begins with (half a
+word, or a word and a half, which no text is cut into) may be very unlikely to the very model that wrote the text.
 """
 
 from __future__ import annotations
@@ -39,8 +43,9 @@ def explain_by_llama_cpp(
 
     def explain(name: str, asked: Stored, right: str) -> Parting:
         messages: list[Message] = [dict(turn) for turn in asked.messages]  # type: ignore[misc]
-        prompt = served[name].renderer.prompt(messages)
-        led = _Led(right, token_bytes, frozenset(stop_ids))
+        renderer = served[name].renderer
+        prompt, own = renderer.prompt(messages), renderer.tokenizer(right, add_special_tokens=False)["input_ids"]
+        led = _Led(right, own, token_bytes, frozenset(stop_ids))
         texts: list[str] = []
         while len(texts) <= MOST_PARTINGS and len(led.ids) < longest and not led.ended:
             request = Request(
@@ -64,13 +69,26 @@ def explain_by_llama_cpp(
 
 
 class _Led:
-    """How far the run's answer has been followed."""
+    """How far the run's answer has been followed.
 
-    def __init__(self, right: str, token_bytes: Callable[[int], bytes], stop_ids: frozenset[int]) -> None:
+    Args:
+        own: the tokens that the run's answer is made of.
+    """
+
+    def __init__(
+        self, right: str, own: Sequence[int], token_bytes: Callable[[int], bytes], stop_ids: frozenset[int]
+    ) -> None:
         self.left = right.encode()
         self.ids: list[int] = []
         self._bytes, self._stops = token_bytes, stop_ids
         self._begun = self.ended = False
+        self._own: dict[int, bytes] = {}
+        """Bytes that are left -> what the token that the run wrote there stands for."""
+        left = len(self.left)
+        for token in own:
+            piece = token_bytes(token)
+            self._own[left] = piece = piece if self._own.get(len(self.left)) else piece.lstrip()
+            left -= len(piece)
 
     def along(self, written: Sequence[TokenLogprob]) -> tuple[str, float] | None:
         """Follow what was written as far as it is the run's answer; where it parts, take the run's side.
@@ -85,8 +103,7 @@ class _Led:
                 self._take(each.token)
                 continue
             same = [pair for pair in each.top if self._ends(pair[0]) or self._goes_on(pair[0])]
-            # The longest: a model that is led over odd halves of words is no longer what it was asked as.
-            other = max(same, key=lambda pair: len(self._bytes(pair[0])), default=None)
+            other = max(same, key=self._like_the_runs, default=None)
             least = other[1] if other else min(value for _, value in each.top)
             margin = each.logprob - least
             said = f"{self._shown(other[0])!r}" if other else f"as the run does (not among the {TOP} likeliest)"
@@ -107,15 +124,23 @@ class _Led:
         """Whether a token is what stands next in the run's answer, white space at its ends apart."""
         if token in self._stops:
             return False
-        piece = self._bytes(token)
         if not self.left:
-            return not piece.strip()
-        piece = piece if self._begun else piece.lstrip()
-        return self.left.startswith(piece)
+            return not self._bytes(token).strip()
+        return self.left.startswith(self._piece(token))
+
+    def _like_the_runs(self, pair: tuple[int, float]) -> tuple[bool, int, float]:
+        """The run's own token first; else the longest, as the run may have cut its text otherwise than the tokenizer
+        does; of two that are equal but for white space at the answer's beginning, the likelier."""
+        token, logprob = pair
+        piece = self._piece(token)
+        return piece == self._own.get(len(self.left)), len(piece), logprob
+
+    def _piece(self, token: int) -> bytes:
+        piece = self._bytes(token)
+        return piece if self._begun else piece.lstrip()
 
     def _take(self, token: int) -> None:
-        piece = self._bytes(token)
-        piece = piece if self._begun else piece.lstrip()
+        piece = self._piece(token)
         self.left = self.left[len(piece) :]
         self._begun = self._begun or bool(piece)
         self.ids.append(token)

@@ -20,10 +20,10 @@ from afina.sources.pairs import match_pairs, read_pair
 from afina.sources.parsers import has_docling, read_with_docling
 from afina.sources.repeated import with_repeated
 from afina.sources.saved import declared_splits
-from afina.sources.splits import PlacedFile, by_name, recognise, split_named
 from afina.sources.web import SiteFile, in_its_encoding, site_files, with_address
 from afina.text.document import Document, FileLedger, Ledger, Message, visible
 from afina.text.formats import format_as, load_function
+from afina.text.splits import PlacedFile, by_name, recognise, split_named
 
 __all__ = [
     "Document",

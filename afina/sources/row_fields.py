@@ -239,6 +239,13 @@ def text_of(value: Any, name: str, *, what: str = "a text") -> str:
             "give one answer a row; for a better and a worse one write `chosen` and `rejected`",
             alike=True,
         )
+    inside = value[0] if isinstance(value, list) and value else value
+    if isinstance(inside, Mapping) and inside.keys() >= {"text", "answer_start"}:
+        raise BadRow(
+            f"`{name}` holds answers as SQuAD keeps them, with their places in a passage, where {what} is needed",
+            f"write one of them as `{name}`, its text alone, and leave a question without any out",
+            alike=True,
+        )
     raise BadRow(f"`{name}` is {kind_of_value(value)} where {what} is needed", "make it a text, or remove the row")
 
 

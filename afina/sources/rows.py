@@ -99,6 +99,14 @@ def read_json(file: SourceFile, reading: SourceReading) -> Iterator[Document]:
         yield from read_rows(file, reading)
     elif reading.source.kind == "rows":
         raise DataError("one JSON object, not rows", "save a list of objects, or use `kind: text`", f"{file.path}:1")
+    elif deeper := _rows_below(DECODER.decode(opened.text), reading):
+        raise DataError(
+            f"questions and answers stand deep inside one object, in `{deeper}`: as one text, its braces and names "
+            "would be learned with them",
+            "write one object a line that holds a question, its answer and what both are about (docs/rows.md); or, if "
+            "that is what is to be learned, say `kind: text`",
+            f"{file.path}:1",
+        )
     else:
         yield from read_plain(opened, reading)
 
@@ -515,13 +523,27 @@ def _is_turns(value: Any) -> bool:
     )
 
 
-def _is_row(value: Mapping[str, Any], reading: SourceReading) -> bool:
-    """Whether a single object is a row by itself."""
+def _rows_below(value: Any, reading: SourceReading, levels: int = 8) -> str | None:
+    """Where rows with an answer stand in an object, below more lists than one, as SQuAD has them: the path to them."""
+    if isinstance(value, Mapping) and levels:
+        for name, inside in value.items():
+            if found := _rows_below(inside, reading, levels - 1):
+                return f"{name}{'' if found.startswith('[') else '.'}{found}"
+    elif isinstance(value, list) and value and isinstance(value[0], Mapping):
+        if _is_row(value[0], reading, "conversation", "answer", "preference"):
+            return "[]"
+        if found := _rows_below(value[0], reading, levels):
+            return f"[].{found}"
+    return None
+
+
+def _is_row(value: Mapping[str, Any], reading: SourceReading, *kinds: str) -> bool:
+    """Whether a single object is a row by itself; of one of some kinds, where they are given."""
     try:
-        shape_chooser(reading.source, reading.position)(value)
+        shape = shape_chooser(reading.source, reading.position)(value)
     except BadRow:
         return False
-    return True
+    return not kinds or shape.kind in kinds
 
 
 def _names_wanted(reading: SourceReading) -> set[str]:

@@ -12,10 +12,10 @@ from ruamel.yaml.error import YAMLError
 
 from afina.recipe.yaml_text import parse_yaml
 from afina.run import parse_json
-from afina.sources.splits import split_named
 from afina.text.document import Split
 from afina.text.formats import format_of, is_packed, kind_of
 from afina.text.front_matter import front_matter
+from afina.text.splits import split_named
 
 _CARD_KEYS = frozenset({
     "configs", "dataset_info", "task_categories", "task_ids", "size_categories", "annotations_creators",

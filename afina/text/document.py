@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NotRequired, TypedDict
 
 Split = Literal["train", "validation", "test"]
-"""What a file is for, where its folder tells (:mod:`afina.sources.splits`)."""
+"""What a file is for, where its folder tells (:mod:`afina.text.splits`)."""
 
 
 class FunctionCall(TypedDict):

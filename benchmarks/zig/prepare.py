@@ -120,7 +120,7 @@ def _ask(base: str, prompts: Sequence[str], runs: Path) -> Sequence[Any]:
     from afina.tokenizer.chat import Renderer
     from afina.tokenizer.load import load_tokenizer
 
-    folder = find_base(base)
+    folder = find_base(base, say=print)
     recipe = Recipe(name="zig-replay-answers", base=base, sources=[Source(path=".")])
     renderer = Renderer(load_tokenizer(str(folder), Chat()), Chat())
     kept = KeptAnswers(

@@ -27,9 +27,9 @@ from afina.record import Record, read_rows
 from afina.run import Progress, no_progress, read_mapping
 from afina.sandbox.code_check import check_blocks
 from afina.sources.rows import large_columns
-from afina.sources.splits import describe_splits
 from afina.sources.unread import describe_unread
 from afina.text.example import Example, read_examples
+from afina.text.splits import describe_splits
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +136,7 @@ def audit_files(
     Args:
         paths: what would be trained on.
         validation: a file or folder that is held out, looked at for leakage. Without one it is what the names of files
-            tell (:mod:`afina.sources.splits`): `valid` and `test` beside a `train`.
+            tell (:mod:`afina.text.splits`): `valid` and `test` beside a `train`.
         progress: is told what is being read.
         tokens: a base's tokenizer; without one nothing is said about tokens.
         check_code: language -> compiler, as in the recipe.

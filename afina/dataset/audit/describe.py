@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from afina.dataset.audit.audit import Audit
-from afina.sources.splits import describe_splits
 from afina.sources.unread import describe_unread
+from afina.text.splits import describe_splits
 from afina.units import show_count, show_money
 
 NO_QUESTION = "question: "

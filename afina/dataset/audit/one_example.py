@@ -275,6 +275,28 @@ def chat_markers(example: Example) -> Spot | None:
     return _spot(example, excerpt(text, found.start()), text, found.start()) if found else None
 
 
+_MEDIA = re.compile(
+    r"^[ \t]*<(?:image|video|audio)(?:[-_ ]?\d+)?>|<(?:image|video|audio)(?:[-_ ]?\d+)?>[ \t]*$|</?im_start>"
+    r"|<\|(?:image|video|audio|vision)(?:_\w+)?\|>",
+    re.MULTILINE,
+)
+
+
+def media_marks(example: Example) -> Spot | None:
+    """The place of a picture, a sound or a film in a conversation, of which a model of text gets to see nothing.
+
+    At the beginning or the end of a line, as rows for models with eyes have them; elements of HTML and SVG are closed.
+    """
+    text = whole(example)
+    if "<" not in text or not example.messages:
+        return None
+    for found in _MEDIA.finditer(text):
+        name = found[0].strip(" \t<>")
+        if f"</{name}" not in text and open_fence(text[: found.start()]) is None:
+            return _spot(example, excerpt(text, found.start()), text, found.start())
+    return None
+
+
 _INCLUDE = re.compile(r"\{\{\s*#(?:include|rustdoc_include|playground|title)\b")
 _TEMPLATE = re.compile(
     r"\{\{\s*#\w+|\{#\s*\w+#?\}|\{#\w+\|[^}\n]*#\}"
@@ -324,6 +346,7 @@ CHECKS: dict[str, Check] = {
     "control_characters": control_characters,
     "placeholder": placeholder,
     "chat_markers": chat_markers,
+    "media_marks": media_marks,
     "template_leftover": template_leftover,
     "unbalanced_fence": unbalanced_fence,
     "personal_data": personal_data,

@@ -12,13 +12,13 @@ from afina.recipe import Dataset, Recipe, Source, Train
 from afina.run import Progress, no_progress
 from afina.sources import placed_files, plan_sources, read_sources
 from afina.sources.rows import large_columns
-from afina.sources.splits import PlacedFile, recognise
 from afina.text.code_blocks import CodeBlock, document_blocks
 from afina.text.document import Document, Ledger, Split
 from afina.text.example import Example
 from afina.text.formats import has_own_lines, kind_of
 from afina.text.lines import file_lines
 from afina.text.sections import split_sections
+from afina.text.splits import PlacedFile, recognise
 
 SECTION_CHARS = 2048
 FEWEST_LINES = 20
@@ -68,7 +68,7 @@ class AuditReading:
 
 
 def find_splits(paths: Sequence[Path]) -> dict[str, Split]:
-    """What each file is for, where names tell (:mod:`afina.sources.splits`), by its path as in `Example.path`."""
+    """What each file is for, where names tell (:mod:`afina.text.splits`), by its path as in `Example.path`."""
     placed: list[PlacedFile] = []
     for path in paths:
         root, recipe = _recipe_of(path)

@@ -75,6 +75,7 @@ _EXAMPLES = {
     "control_characters": "a zero-width space, a soft hyphen",
     "placeholder": "`TODO`, `...`",
     "chat_markers": "`[INST] Do it. [/INST]`",
+    "media_marks": "a question that begins with `<image>`",
     "template_leftover": "`{% if user %}`",
     "fragment": "`alguns anos, presidente desta colectividade.`",
 }

@@ -287,6 +287,12 @@ RULES: dict[str, Rule] = {
         "take them out of the texts: afina writes the marks itself, around `messages` or `prompt` and `completion`",
         0.05,
     ),
+    "media_marks": Rule(
+        "places of pictures, sounds or films in questions that are learned as text: the model would learn to answer as "
+        "if it had seen them",
+        "leave these rows out, or write what there is to see or hear into the text",
+        0.05,
+    ),
     "template_leftover": Rule("marks of a template that nobody filled in", "render the pages first"),
     "unbalanced_fence": Rule(
         "code blocks that are opened and never closed: all that follows is learned as code",

@@ -1,7 +1,7 @@
 """Hold examples out by a hash of their content: files added or moved never move an example across.
 
 Where files stand side by side as `train`, `valid` and `test`, what they are called decides instead
-(:mod:`afina.sources.splits`).
+(:mod:`afina.text.splits`).
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ def summary_of(corpus: Corpus, times: np.ndarray, dropped: DropSpool) -> dict[st
     - ``train``, ``validation``: examples, texts, conversations, characters, ``replay_share`` (of
       the characters seen in one epoch, so `repeat` counts).
     - ``test``: the same of what is left out of training because its file is there for a test; ``splits``: file -> what
-      it is for. Both only where the names of files tell it (:mod:`afina.sources.splits`).
+      it is for. Both only where the names of files tell it (:mod:`afina.text.splits`).
     - ``sources``: the same per source, with its path.
     - ``made``: the questions made from documents, which are additions: examples, facts, characters, facts per kind,
       and how many facts were left out. They count in ``train``, ``validation`` and ``sources`` too.
