@@ -126,10 +126,13 @@ NOT_FOLLOWED: dict[str, tuple[tuple[str, str], ...]] = {
         ("tokenizer/encode.py", "^give rows of two questions"), ("walk/chosen_settings.py", ""),
         ("model/adapter_torch.py", "^use variant lora"),
     ),
-    "it is followed where its module is tested (test_shortcuts, test_rounded, test_shape_walk, architectures)": (
+    "it is followed where its module is tested (test_shortcuts, test_rounded, test_shape_walk, test_tokenizer_kinds)": (
         ("model/adapter_torch.py", "^remove … from adapter.targets"), ("model/base_kind.py", "trains over those"),
         ("train/backend_torch.py", "^train.parallel: ddp"), ("model/shape_(read|walk_torch).py", ""),
         ("model/base.py", "^adapter.kind: lora$"),
+        ("tokenizer/(pieces|sentencepiece_model).py", ""), ("tokenizer/sentencepiece_model.py", "scratch[.]"),
+        ("walk/tokenizer.py", "^raise `scratch.vocab`"), ("(tokenizer_page|model/named_tokenizer).py", ""),
+        ("dataset/audit/rules.py", "^start from a base whose tokenizer"),
     ),
     "the way out is a larger device or a smaller base": (
         ("plan/check.py", "^a smaller base"), ("walk/(planning|plan_answers).py", ""),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,10 @@ from afina.llamacpp.gguf_vocab import RULES, read_vocabulary
 from afina.llamacpp.gguf_write import check_architecture, write_gguf
 from afina.llamacpp.program import find_llama_cpp
 from afina.recipe import Chat
+from afina.tokenizer.characters import train_characters
 from afina.tokenizer.chat import Renderer
+from afina.tokenizer.load import load_tokenizer
+from afina.tokenizer.sentencepiece_model import train_merges
 
 needs_llama_cpp = pytest.mark.skipif(find_llama_cpp() is None, reason="llama.cpp is not installed (afina[gguf])")
 
@@ -299,9 +302,17 @@ def test_tokenizers_that_llama_cpp_does_not_have_are_refused():
         read_vocabulary(words, 10)
 
 
-@pytest.fixture(scope="module", params=[*RULES.values(), "llama"])
+def own(train: Callable[..., int], folder: Path) -> Any:
+    train(TEXTS * 9, 400, folder, 64)
+    return load_tokenizer(str(folder), Chat())
+
+
+@pytest.fixture(scope="module", params=[*RULES.values(), "llama", train_merges, train_characters])
 def in_llama_cpp(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    tokenizer = sentencepiece() if request.param == "llama" else byte_level(request.param)
+    if callable(request.param):
+        tokenizer = own(request.param, tmp_path_factory.mktemp("tokenizer"))
+    else:
+        tokenizer = sentencepiece() if request.param == "llama" else byte_level(request.param)
     file = tmp_path_factory.mktemp("vocabulary") / "m.gguf"
     written(make_model(tokenizer, model_type="llama"), tokenizer, file)
     with contextlib.closing(LlamaCpp(file, 64)) as opened:

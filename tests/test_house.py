@@ -67,6 +67,7 @@ INSIDE: dict[str, set[str]] = {
 }
 INSIDE["base_page"] = GROUND | {"tokenizer", "model", "plan", "llamacpp"}
 INSIDE["base_answers"] = GROUND | {"tokenizer", "model", "plan", "evaluate"}
+INSIDE["tokenizer_page"] = GROUND | {"text", "sources", "tokenizer", "model"}
 INSIDE["walk"] = set(INSIDE) - {"progress"}
 INSIDE["demo"] = INSIDE["walk"] | {"walk"}
 INSIDE["cli"] = set(INSIDE)
@@ -84,7 +85,7 @@ LIBRARIES: dict[str, set[str]] = {
     "sources": {"lxml", "markdown_it", "pypdf", "docling", "pyarrow", "datasets", "tree_sitter", "pathspec", "ruamel"},
     "dataset.build": {"numpy", "datatrove", "ray"},
     "dataset.audit": {"numpy"},
-    "tokenizer": {"tokenizers", "transformers", "jinja2", "numpy"},
+    "tokenizer": {"tokenizers", "transformers", "jinja2", "numpy", "sentencepiece"},
     "model": {"torch", "transformers", "peft", "bitsandbytes", "safetensors", "tokenizers", "huggingface_hub", "numpy"}
     | {"liger_kernel", "llguidance", "gguf", "filelock"},
     "plan": {"numpy", "scipy"},
@@ -101,7 +102,7 @@ LIBRARIES: dict[str, set[str]] = {
 }
 HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "tokenizers", "huggingface_hub", "numpy"}
 HEAVY |= {"lm_eval", "docling", "pyarrow", "datasets", "datatrove", "liger_kernel", "wandb", "mlflow", "trackio"}
-HEAVY |= {"ray", "gguf", "xllamacpp", "mlx", "mlx_lm", "httpx", "tenacity", "scipy"}
+HEAVY |= {"ray", "gguf", "sentencepiece", "xllamacpp", "mlx", "mlx_lm", "httpx", "tenacity", "scipy"}
 
 
 def loads_torch(module: str) -> bool:
@@ -364,6 +365,7 @@ PARSES_JSON: dict[str, str] = {
     "afina.sandbox.launcher": "what the process inside the isolation says",
     "afina.sandbox.isolation_inside": "a script of the standard library alone, started by the launcher",
     "afina.llamacpp.gguf_vocab": "what the tokenizers library gives",
+    "afina.tokenizer.pieces": "the same",
     "afina.llamacpp.completion": "a form that the server has written",
     "afina.serve.llamacpp_driver": "what llama.cpp answers",
 }

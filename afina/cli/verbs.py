@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from afina import __version__
-from afina.cli import bases, data, judging, machine, recipes, training, using
+from afina.cli import bases, data, judging, machine, recipes, tokenizers, training, using
 from afina.cli.export import export
 from afina.cli.keys import KeyCommand
 from afina.cli.output import nobody_reads, open_streams, say
@@ -36,9 +36,11 @@ app = typer.Typer(
 data_app = typer.Typer(no_args_is_help=True, help="Build, audit and look at a dataset.")
 base_app = typer.Typer(no_args_is_help=True, help="Look at a base, and write one as a folder.")
 recipe_app = typer.Typer(no_args_is_help=True, help="Write a starter recipe; print the schema.")
+tokenizer_app = typer.Typer(no_args_is_help=True, help="Train a tokenizer, look at one, compare several.")
 app.add_typer(data_app, name="data")
 app.add_typer(base_app, name="base")
 app.add_typer(recipe_app, name="recipe")
+app.add_typer(tokenizer_app, name="tokenizer")
 
 app.command(cls=KeyCommand)(training.run)
 data_app.command("build", cls=KeyCommand)(data.data_build)
@@ -58,6 +60,9 @@ app.command()(machine.doctor)
 app.command()(machine.demo)
 base_app.command("show")(bases.base_show)
 base_app.command("import")(bases.base_import)
+tokenizer_app.command("train")(tokenizers.tokenizer_train)
+tokenizer_app.command("inspect")(tokenizers.tokenizer_inspect)
+tokenizer_app.command("compare", cls=tokenizers.OnFiles)(tokenizers.tokenizer_compare)
 recipe_app.command("init")(recipes.recipe_init)
 recipe_app.command("schema")(recipes.recipe_schema)
 
@@ -85,7 +90,7 @@ def main() -> None:
     # before torch is loaded. LOG.md has the figures.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    if sys.argv[1:2] == ["data"] and "--base" in sys.argv:
+    if sys.argv[1:2] == ["tokenizer"] or (sys.argv[1:2] == ["data"] and "--base" in sys.argv):
         _do_without_torch()
     try:
         code = _ended()
@@ -97,7 +102,7 @@ def main() -> None:
 
 
 def _do_without_torch() -> None:
-    """Let transformers find no torch: a verb over data opens a tokenizer and no model, and to import torch takes most
+    """Let transformers find no torch: such a verb opens a tokenizer and no model, and to import torch takes most
     of its time. Of a recipe, documents may be read by libraries that need it."""
     if not any(word.endswith((".yaml", ".yml")) for word in sys.argv):
         os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")

@@ -14,6 +14,8 @@ from typing import Any
 
 from afina.errors import BaseError
 from afina.model.gguf_tokenizer import BYTE, CONTROL, NORMAL, SPLITS, UNKNOWN, UNUSED, USER_DEFINED
+from afina.tokenizer.fallback import SPACE_BEGINS
+from afina.tokenizer.pieces import SPACE
 
 RULES: Mapping[str, str] = {expression: name for name, expression in SPLITS.items()}
 """Regular expression of a byte-level tokenizer -> llama.cpp's name of it."""
@@ -116,7 +118,11 @@ def _sentencepiece(content: Mapping[str, Any]) -> Vocabulary:
             types[position] = BYTE
         elif token == content["model"].get("unk_token"):
             types[position] = UNKNOWN
-    return Vocabulary("llama", tokens, types, scores=scores, space_prefix=_writes_space(content))
+    vocabulary = Vocabulary("llama", tokens, types, scores=scores, space_prefix=_writes_space(content))
+    if content["pre_tokenizer"] == SPACE_BEGINS:
+        vocabulary.tokens = [token.replace(" ", SPACE) for token in tokens]
+        vocabulary.notes.append("the tokenizer tells ▁ (U+2581) from a space, llama.cpp does not")
+    return vocabulary
 
 
 def _writes_space(content: Mapping[str, Any]) -> bool:
@@ -126,6 +132,8 @@ def _writes_space(content: Mapping[str, Any]) -> bool:
     known = {"Prepend", "Replace"}
     if other := [step["type"] for step in steps if step["type"] not in known]:
         raise _refuse(f"it normalizes text by {', '.join(other)}")
+    if pre == SPACE_BEGINS:
+        return False
     if pre is not None and pre["type"] != "Metaspace":
         raise _refuse(f"it splits text by {pre['type']}")
     return any(step["type"] == "Prepend" for step in steps) or bool(pre and pre.get("prepend_scheme") != "never")

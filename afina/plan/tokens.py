@@ -8,15 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Literal
 
-from afina.recipe import METHODS, Kind, Recipe, Source, expand_path, is_remote
+from afina.recipe import METHODS, TOKENIZERS, Kind, Recipe, Source, expand_path, is_remote
 from afina.text.document import Split
 from afina.text.formats import Format, format_of, names_of, text_share
 from afina.text.splits import by_name, describe_splits, recognise
 
 CHARS_PER_TOKEN = 3.5
 """English prose has about 4.3 characters a token, Portuguese 3.3 and code 3.0 with the vocabularies of common bases."""
-CHARS_PER_TOKEN_SMALL = 2.6
-"""The same with a vocabulary of a few thousand entries, trained on the text itself."""
 ESTIMATE_SPREAD = 1.6
 """An estimate may be this many times too high or too low."""
 
@@ -63,8 +61,9 @@ class TokenCount:
 
 def chars_per_token(recipe: Recipe) -> float:
     """What a token is taken to hold where no tokenizer has counted."""
-    small = recipe.train.method == "scratch" and recipe.scratch.vocab < 8000
-    return CHARS_PER_TOKEN_SMALL if small else CHARS_PER_TOKEN
+    if recipe.base is None:
+        return TOKENIZERS[recipe.scratch.tokenizer].chars_per_token(recipe.scratch.vocab)
+    return CHARS_PER_TOKEN
 
 
 def estimate_tokens(recipe: Recipe, stage: Literal["first", "second"] = "second") -> TokenCount:

@@ -43,6 +43,7 @@ from afina.recipe.parts import (
 from afina.recipe.probe import SKILL_QUESTIONS, SKILL_TOKENS, Guardrails, Limits, Probe, Role
 from afina.recipe.safety import EXPOSURE_BITS, QuestionSet, Safety, SafetyLimits
 from afina.recipe.task import Task
+from afina.recipe.tokenizers import TOKENIZERS, TokenizerKind
 
 __all__ = [
     "EXPOSURE_BITS",
@@ -50,6 +51,7 @@ __all__ = [
     "METHODS",
     "SKILL_QUESTIONS",
     "SKILL_TOKENS",
+    "TOKENIZERS",
     "WEB",
     "Adapter",
     "Budget",
@@ -81,6 +83,7 @@ __all__ = [
     "Source",
     "Task",
     "Teacher",
+    "TokenizerKind",
     "Train",
     "check_recipe",
     "expand_path",

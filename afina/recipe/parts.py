@@ -19,6 +19,7 @@ from afina.recipe.part import Count, Fraction, Positive, RecipePart
 from afina.recipe.probe import SKILL_QUESTIONS, Limits, Probe, Role
 from afina.recipe.safety import Safety
 from afina.recipe.task import Task
+from afina.recipe.tokenizers import TokenizerKind
 
 HUB = "hf://"
 WEB = ("https://", "http://")
@@ -295,8 +296,10 @@ class Scratch(RecipePart):
     """Key-value heads of a layer; 0: as many as `heads`."""
     intermediate: int = Field(default=0, ge=0)
     """Size of the feed-forward layer; 0: three times `hidden`."""
+    tokenizer: TokenizerKind = "byte-bpe"
+    """What is trained on your examples: a byte-level BPE, SentencePiece's BPE or Unigram, or single characters."""
     vocab: Count = 1500
-    """Vocabulary size of the byte-level BPE trained on your examples."""
+    """Entries of its vocabulary, at most: little text gives fewer."""
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Scratch:
@@ -305,7 +308,7 @@ class Scratch(RecipePart):
         if self.kv_heads and self.heads % self.kv_heads:
             raise ValueError(f"heads ({self.heads}) must be a multiple of kv_heads ({self.kv_heads})")
         if self.vocab < 300:
-            raise ValueError("vocab must be at least 300: 256 bytes, the special tokens and some merges")
+            raise ValueError("vocab must be at least 300: 256 bytes, the special tokens and some pieces")
         return self
 
 

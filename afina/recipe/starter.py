@@ -79,7 +79,7 @@ _STARTERS = {
             "train.epochs": 10.0,
             "train.learning_rate": 1e-3,
         },
-        ("scratch.hidden", "scratch.layers", "scratch.heads"),
+        ("scratch.hidden", "scratch.layers", "scratch.heads", "scratch.tokenizer"),
     ),
 }
 

@@ -18,6 +18,7 @@ from afina.text.example import Example
 from afina.tokenizer.chat import Renderer
 from afina.tokenizer.encode import EncodedExample, encode_conversation
 from afina.tokenizer.load import load_tokenizer
+from afina.tokenizer.pieces import read_tokenizer
 from afina.train.batches import plan_epoch
 
 
@@ -54,6 +55,7 @@ def token_view(base: Path, recipe: Recipe) -> TokenView:
         batches=batches,
         end_ids=renderer.stop_ids(),
         marks_in=marks_in,
+        pieces=read_tokenizer(tokenizer, str(base)) if tokenizer.is_fast else None,
         marks_in_text=recipe.chat.marks_in_text,
         plain_turn_marks=renderer.template.plain_turn_marks,
         bos_id=tokenizer.bos_token_id,

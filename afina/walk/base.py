@@ -56,10 +56,13 @@ def base_files(context: Context) -> dict[str, str]:
 
 @once
 def model_shape(context: Context) -> Shape:
-    """The layers and sizes of the model that is trained."""
+    """The layers and sizes of the model that is trained; from scratch with the vocabulary that was reached."""
     folder = base_folder(context)
     if folder is None:
-        return scratch_shape(context.recipe.scratch, context.recipe.train.max_length)
+        scratch = context.recipe.scratch
+        if trained := context.run.stages.get("tokenizer"):
+            scratch = scratch.model_copy(update={"vocab": trained["result"]["vocab"]})
+        return scratch_shape(scratch, context.recipe.train.max_length)
     return shape_of_folder(folder, trust_remote_code=context.recipe.trust_remote_code)
 
 

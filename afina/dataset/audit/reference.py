@@ -53,6 +53,7 @@ _EXAMPLES = {
     "escaped_text": "a backslash and an n where a line should end",
     "reversed_text": "`.erebmem erom ton sah ti`",
     "fence_language": "a fence of `python` around `console.log(x);`",
+    "letters_not_in_vocabulary": "`São João`, for a tokenizer of texts without accents",
     "chatbot_leftover": "`【4†source】`, `:contentReference[oaicite:0]`, `utm_source=chatgpt.com`",
     "unlearned_field": "`weight: 0.5` in a turn, `images` or `choices` beside a question (docs/rows.md)",
     "broken_call": "`tool_calls` with `port=Faro` for arguments",
@@ -115,7 +116,7 @@ def severity(name: str, rule: Rule) -> str:
     if rule.fatal_above == 0.0:
         stays = " No recipe can accept it: such rows have no tokens to learn." if name in STOPS_THE_TOKENS else ""
         return f"Fatal.{stays}"
-    return f"Fatal from {rule.fatal_above * 100:g} % of the examples on, below a warning."
+    return f"Fatal from {rule.fatal_above * 100:g} % of {rule.of} on, below a warning."
 
 
 def reference() -> str:

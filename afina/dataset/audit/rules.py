@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from afina.tokenizer.letters import LACKED, LACKED_AT_MOST
+
 FEWEST_EXAMPLES = 10
 DOCUMENTED = "docs/findings.md"
 
@@ -42,6 +44,8 @@ class Rule:
     fatal_above: float | None = None
     """Share of the split above which it is fatal; None: never."""
     note: bool = False
+    of: str = "the examples"
+    """What the share is a part of."""
 
 
 RULES: dict[str, Rule] = {
@@ -322,6 +326,12 @@ RULES: dict[str, Rule] = {
         "conversations that the chat template cannot render for training",
         "set `chat.template: chatml`, or a Jinja file that gives every turn back word for word",
         0.0,
+    ),
+    LACKED: Rule(
+        "letters that the base's vocabulary has no piece for: they become bytes that it has hardly seen, or are lost",
+        "start from a base whose tokenizer knows the language (`afina tokenizer compare` says how it cuts your files)",
+        LACKED_AT_MOST,
+        of="the letters",
     ),
     "thoughts_not_learned": Rule(
         "thoughts that the chat template leaves out",

@@ -16,6 +16,8 @@ from afina.text.document import message_texts
 from afina.text.example import Example
 from afina.tokenizer.chat import Encoded
 from afina.tokenizer.encode import EncodedExample
+from afina.tokenizer.letters import LACKED, TOLD_ABOVE, LackedLetters
+from afina.tokenizer.pieces import PieceTable
 from afina.tokenizer.template import NotRendered
 from afina.units import show_count, show_share
 
@@ -42,6 +44,8 @@ class TokenView:
     end_ids: Sequence[int]
     marks_in: Callable[[Example], Sequence[str]]
     """The marks of the base that stand in its text."""
+    pieces: PieceTable | None = None
+    """Its vocabulary; None where that cannot be read (no tokenizer.json)."""
     marks_in_text: Literal["words", "error"] = "words"
     """What becomes of them."""
     plain_turn_marks: Sequence[str] = ()
@@ -96,6 +100,7 @@ class TokenAudit:
         self.split: dict[str, list[int]] = {}
         """Why conversations became a row for each answer -> how many conversations, and how many rows."""
         self.thoughts = self.lost_thoughts = self.lost_chars = 0
+        self.lacked = LackedLetters(view.pieces) if view.pieces else None
         self.plain = re.compile("|".join(map(re.escape, view.plain_turn_marks)) or r"(?!)")
 
     def add(self, example: Example) -> None:
@@ -103,6 +108,8 @@ class TokenAudit:
         view = self.view
         self.examples += 1
         text = whole(example)
+        if self.lacked and (letters := self.lacked.add(text)):
+            self._hit(LACKED, example, excerpt(text, text.find(letters[0])))
         if marks := view.marks_in(example):
             self._hit("special_token_in_text", example, excerpt(text, text.find(marks[0])))
             if view.marks_in_text == "error":
@@ -180,7 +187,14 @@ class TokenAudit:
 
     def findings(self) -> Iterator[TokenFinding]:
         """All of them; those about single rows first."""
+        if self.lacked and self.lacked.share > TOLD_ABOVE:
+            lacked = self.lacked
+            yield TokenFinding(
+                LACKED, lacked.lacked.total(), lacked.letters, lacked.describe(), examples=self.shown[LACKED]
+            )
         for name, count in self.counts.items():
+            if name == LACKED:
+                continue
             if self.held_out and name not in {"over_length", *self.refused}:
                 continue
             if name == "over_length":

@@ -1,0 +1,29 @@
+"""Tokenizers of the user's own text, one module a family; each is saved as transformers saves one, and its way back
+gives every text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+from afina.recipe import TokenizerKind
+from afina.tokenizer.bpe import train_bpe
+from afina.tokenizer.characters import train_characters
+from afina.tokenizer.saving import Say
+from afina.tokenizer.sentencepiece_model import train_merges, train_unigram
+
+
+class TrainOn(Protocol):
+    """How a kind is trained."""
+
+    def __call__(self, texts: Iterable[str], vocab: int, folder: Path, max_length: int, say: Say = ...) -> int:
+        """Train on texts and save in a folder; the entries reached, `vocab` at most."""
+
+
+TRAINED_BY: Mapping[TokenizerKind, TrainOn] = {
+    "byte-bpe": train_bpe,
+    "bpe": train_merges,
+    "unigram": train_unigram,
+    "character": train_characters,
+}
