@@ -67,6 +67,7 @@ NOT_FOLLOWED: dict[str, tuple[tuple[str, str], ...]] = {
         ("sources/", ""), ("text/(example|formats|prose_question).py", ""), ("score/output_checks.py", ""),
         ("score/(columns|score).py", ""), ("report/published.py", ""),
         ("evaluate/(probes|choice|tasks|code_task|safety/known).py", ""), ("dataset/audit/(audit|rules|show).py", ""),
+        ("evaluate/prompts.py", ""), ("evaluate/prompts.py", "leave `evaluate.prompts` out$"),
         ("dataset/audit/(clean_copy|difference).py", ""),
         ("walk/rows.py", "^the lines above say why"), ("dataset/audit/clean_copy.py", "`afina data build`$"),
         ("cli/data.py", "^(check the path|name (one JSONL file|a base's folder))"),
@@ -126,7 +127,11 @@ NOT_FOLLOWED: dict[str, tuple[tuple[str, str], ...]] = {
         ("tokenizer/encode.py", "^give rows of two questions"), ("walk/chosen_settings.py", ""),
         ("model/adapter_torch.py", "^use variant lora"),
     ),
-    "it is followed where its module is tested (test_shortcuts, test_rounded, test_shape_walk, test_tokenizer_kinds)": (
+    "it is followed where its module is tested (test_shortcuts, test_rounded, test_shape_walk, test_written, "
+    "test_tokenizer_kinds)": (
+        ("evaluate/(sample_files|sample_report).py", ""), ("evaluate/sample_files.py", "`evaluate.prompts`, or a file"),
+        ("evaluate/sample_files.py", "what `afina guardrails --json` printed"),
+        ("evaluate/sample_report.py", "--(tokenizer|keep-prompts)"),
         ("model/adapter_torch.py", "^remove … from adapter.targets"), ("model/base_kind.py", "trains over those"),
         ("train/backend_torch.py", "^train.parallel: ddp"), ("model/shape_(read|walk_torch).py", ""),
         ("model/base.py", "^adapter.kind: lora$"),

@@ -58,7 +58,7 @@ INSIDE: dict[str, set[str]] = {
     "evaluate": GROUND
     | {"record", "endpoint", "text", "sandbox", "sources", "tokenizer", "dataset.build", "dataset.audit", "score"}
     | {"model"},
-    "report": GROUND | {"record", "manifest", "model.shape", "score.paired", "evaluate.scores"},
+    "report": GROUND | {"record", "manifest", "model.shape", "score.paired", "evaluate.scores", "evaluate.text_scores"},
     "train": GROUND | {"record", "text", "tokenizer", "dataset.audit", "model", "evaluate"},
     "llamacpp": GROUND | {"tokenizer", "model"},
     "serve": GROUND | {"outcome", "record", "text", "dataset", "tokenizer", "model", "plan", "llamacpp"},

@@ -1,4 +1,4 @@
-"""``afina eval``, ``score``, ``compare`` and ``report``: what was learned and what was broken."""
+"""``afina eval``, ``score``, ``guardrails``, ``compare`` and ``report``: what was learned and what was broken."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 from afina.cli.arguments import AsJson, Places, RunFolder
 from afina.cli.opened import reopened
-from afina.cli.output import end_by, show
+from afina.cli.output import end_by, say, show
 
 
 def evaluate(
@@ -74,6 +74,37 @@ def score(
             progress=progress,
         )
     show(found.as_json(), as_json, describe_score(found))
+
+
+def guardrails(
+    samples: Annotated[
+        list[Path],
+        typer.Argument(metavar="SAMPLES...", help="Files of prompts and outputs (JSON, JSONL), runs, or reports."),
+    ],
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Cuts every text: SentencePiece's .model file, a folder, a base or a run."),
+    ] = None,
+    keep_prompts: Annotated[
+        bool, typer.Option("--keep-prompts", help="Leave a prompt in that an output begins with.")
+    ] = False,
+    words: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="TEXTS", help="Texts that people wrote, to tell broken words: file, folder or run."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say how stored outputs are written: byte fallback, short pieces, circles, echoes, broken words."""
+    from afina.evaluate.corpus_words import read_corpus
+    from afina.evaluate.sample_report import measure_samples
+    from afina.model.named_tokenizer import open_pieces
+    from afina.progress import StageProgress
+
+    with StageProgress("guardrails", quiet=as_json) as progress:
+        table = open_pieces(tokenizer, say) if tokenizer else None
+        corpus = read_corpus(words, progress) if words else None
+        found = measure_samples(samples, table, corpus, keep_prompts=keep_prompts)
+    show(found.as_json(), as_json, found.describe())
 
 
 def compare(

@@ -12,14 +12,17 @@ from typing import Any
 from afina.evaluate import choice
 from afina.evaluate.choice import CHOICES_FILE, Choice, Ranked
 from afina.evaluate.choice_torch import rank_choices
+from afina.evaluate.continuations import Continuations
 from afina.evaluate.coverage import documents_words, held_by_luck, held_terms, share_made_up
 from afina.evaluate.grade import Graded, luck
 from afina.evaluate.guardrails import GuardedAnswer, count, flaws, weigh
 from afina.evaluate.loss import LossScore, PairScore, held_out_loss, held_out_pairs
 from afina.evaluate.probes import ProbeSet, Question, ask, askable, question_of
+from afina.evaluate.prompts import CONTINUATIONS_FILE
 from afina.evaluate.room import find_endless
 from afina.evaluate.safety.findings import SafetyResult
 from afina.evaluate.scores import ROLES, BeforeAndAfter, GuardrailCounts, RoomToEnd, Scores, Verdict, record_of
+from afina.evaluate.text_scores import WindowScores
 from afina.evaluate.verdict import ProbeScore, judge, stands_for
 from afina.model.generate.generate_torch import Answer
 from afina.model.generate.stored_answers import KeptAnswers
@@ -85,6 +88,8 @@ class MeasuredBeside:
         dataset: the dataset folder: what its documents say, to tell what free answers make up.
         notes: what a reader of the verdict has to know about the probes.
         more: ``intrinsic``, ``tasks``, ``judge`` of ``scores.json``.
+        windows: of held-out text, as both models predict them.
+        continuations: what the trained model wrote behind the recipe's prompts.
         safety: what was measured of it; the answers are looked at for insults too.
         not_measured: what the recipe asks for and could not be measured: limits that are missed.
         skills: afina's own questions about skills, both answers judged.
@@ -96,6 +101,8 @@ class MeasuredBeside:
     not_measured: Sequence[str] = ()
     skills: ProbeScore | None = None
     dataset: Path | None = None
+    windows: WindowScores | None = None
+    continuations: Continuations = field(default_factory=Continuations)
 
 
 def evaluate(
@@ -111,7 +118,7 @@ def evaluate(
     beside: MeasuredBeside | None = None,
 ) -> Verdict:
     """Measure both models; writes ``predictions.jsonl``, ``samples.jsonl``, ``choices.jsonl`` (where sentences are
-    chosen) and, last, ``scores.json``.
+    chosen), ``continuations.jsonl`` (where the recipe has prompts) and, last, ``scores.json``.
 
     Args:
         models: before and after training.
@@ -143,6 +150,7 @@ def evaluate(
     _write_rows(folder / "predictions.jsonl", rows)
     _write_rows(folder / "samples.jsonl", [_row(each) for each in asked if each.probe is SAMPLES])
     _write_choices(folder / CHOICES_FILE, probes, ranked)
+    _write_rows_if_any(folder / CONTINUATIONS_FILE, beside.continuations.rows)
     limits = recipe.evaluate.limits
     scores += [beside.skills] if beside.skills else []
     safety = beside.safety or SafetyResult()
@@ -151,7 +159,7 @@ def evaluate(
     flawed = [[each.flaws[side] for each in asked] for side in (0, 1)]
     base_flawed = flawed[0] if recipe.base is not None else None
     missed, own = weigh(base_flawed, flawed[1], limits.guardrails, second.room.describe())
-    missed += [*safety.misses(recipe.safety.limits), *beside.not_measured]
+    missed += [*safety.misses(recipe.safety.limits), *beside.continuations.misses, *beside.not_measured]
     pairs = (first.pairs, second.pairs) if first.pairs and second.pairs else None
     notes = [*beside.notes, *own]
     verdict = judge(scores, first.loss, second.loss, limits, pairs=pairs, further_misses=missed, notes=notes)
@@ -168,6 +176,8 @@ def evaluate(
         loss=_before_and_after(first.loss, second.loss),
         replay_loss=_before_and_after(first.replay_loss, second.replay_loss),
         pairs=_before_and_after(first.pairs, second.pairs),
+        windows=beside.windows,
+        continuations=beside.continuations.scores,
         safety=record_of(safety.as_json()),
         intrinsic=record_of(beside.more.get("intrinsic")),
         tasks=[record_of(task) for task in beside.more.get("tasks") or ()],
@@ -313,7 +323,6 @@ def _score_choices(probe: ProbeSet, ranked: Sequence[tuple[Ranked, Ranked]]) -> 
 
 def _write_choices(file: Path, probes: Sequence[ProbeSet], ranked: Mapping[int, tuple[Ranked, Ranked]]) -> None:
     """One choice a line: its sentences, the true one first, and both models' scores of each in nats."""
-    file.unlink(missing_ok=True)
     rows = [
         {
             "probe": probe.name,
@@ -331,8 +340,7 @@ def _write_choices(file: Path, probes: Sequence[ProbeSet], ranked: Mapping[int, 
         for probe in probes
         for each in probe.choices
     ]
-    if rows:
-        _write_rows(file, rows)
+    _write_rows_if_any(file, rows)
 
 
 def _row(asked: ProbeAnswers) -> dict[str, Any]:
@@ -373,6 +381,13 @@ def _before_and_after(
     before: LossScore | PairScore | None, after: LossScore | PairScore | None
 ) -> BeforeAndAfter | None:
     return BeforeAndAfter(record_of(before.as_json()), record_of(after.as_json())) if before and after else None
+
+
+def _write_rows_if_any(file: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Without rows there is no file, nor one from an evaluation before."""
+    file.unlink(missing_ok=True)
+    if rows:
+        _write_rows(file, rows)
 
 
 def _write_rows(file: Path, rows: Sequence[dict[str, Any]]) -> None:

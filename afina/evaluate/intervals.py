@@ -47,6 +47,41 @@ def share_interval(flags: Sequence[bool], clusters: Clusters = ()) -> tuple[floa
     return wilson(sum(flags) / max(1, len(flags)) * of, of)
 
 
+def difference_interval(first: tuple[float, float, float], second: tuple[float, float, float]) -> tuple[float, float]:
+    """95 % interval of the second share less the first, of two things that were not asked the same.
+
+    Newcombe 1998, "Interval estimation for the difference between independent proportions", method 10.
+
+    Args:
+        first, second: the share, and the ends of its interval.
+
+    His first example, 56 of 70 against 48 of 80:
+
+    >>> low, high = difference_interval((48 / 80, *wilson(48, 80)), (56 / 70, *wilson(56, 70)))
+    >>> round(low, 4), round(high, 4)
+    (0.0524, 0.3339)
+    """
+    (one, low_1, high_1), (two, low_2, high_2) = first, second
+    return two - one - math.hypot(two - low_2, high_1 - one), two - one + math.hypot(high_2 - two, one - low_1)
+
+
+def ratio_interval(sums: Sequence[float], weights: Sequence[float]) -> tuple[float, float] | None:
+    """95 % interval of a ratio of sums, as of bits over bytes, over the things that each gave a part of both; by how
+    much they scatter around it (Cochran 1977, 6.3) with Student's quantile. None for fewer than two.
+
+    >>> low, high = ratio_interval([1.0, 3.0, 2.0], [1, 1, 1])
+    >>> round(low, 2), round(high, 2)
+    (-0.48, 4.48)
+    """
+    count, total = len(sums), math.fsum(weights)
+    if count < 2 or not total:
+        return None
+    ratio = math.fsum(sums) / total
+    scatter = math.fsum((each - ratio * weight) ** 2 for each, weight in zip(sums, weights, strict=True))
+    half = student(count - 1) * math.sqrt(count / (count - 1) * scatter) / total
+    return ratio - half, ratio + half
+
+
 def gain_interval(before: Sequence[bool], after: Sequence[bool], clusters: Clusters = ()) -> tuple[float, float]:
     """95 % interval of the share after minus the share before, of the same questions.
 
@@ -91,15 +126,40 @@ def effective_number(values: Sequence[float], clusters: Clusters = ()) -> float:
     1.1
     """
     n, sums = len(values), cluster_sums(values, clusters)
+    mean = math.fsum(values) / max(1, n)
+    return _worth(n, sums, math.fsum((value - mean) ** 2 for value in values) / max(1, n))
+
+
+def _worth(n: int, sums: Sequence[tuple[float, int]], of_one: float) -> float:
+    """Of how many independent values the mean of `n` is as sure.
+
+    Args:
+        sums: of each cluster the sum of its values and their number.
+        of_one: variance of a value.
+    """
     if len(sums) == n:
         return float(n)
-    mean, k = math.fsum(values) / n, len(sums)
-    of_one = math.fsum((value - mean) ** 2 for value in values) / n
+    mean, k = math.fsum(total for total, _ in sums) / n, len(sums)
     if of_one == 0 or k == 1:
         return float(k)
     of_mean = k / (k - 1) * math.fsum((total - mean * count) ** 2 for total, count in sums) / n**2
     fewer = (_Z / student(k - 1)) ** 2
     return min(float(n), of_one / of_mean * fewer) if of_mean > 0 else float(n)
+
+
+def share_of_clusters(sums: Sequence[tuple[int, int]]) -> tuple[float, float]:
+    """:func:`share_interval` of many true and false ones, of which each cluster's counts are known: so many of so many.
+
+    >>> flags, names = [True] * 3 + [False] * 6 + [True] + [False] * 17, "a" * 9 + "b" * 9 + "c" * 9
+    >>> [round(end, 6) for end in share_interval(flags, names)]
+    [0.013116, 0.694723]
+    >>> [round(end, 6) for end in share_of_clusters([(3, 9), (1, 9), (0, 9)])]
+    [0.013116, 0.694723]
+    """
+    n = sum(of for _, of in sums)
+    share = sum(count for count, _ in sums) / max(1, n)
+    of = _worth(n, sums, share * (1 - share))
+    return wilson(share * of, of)
 
 
 def cluster_sums(values: Sequence[float], clusters: Clusters = ()) -> list[tuple[float, int]]:
@@ -190,3 +250,23 @@ def least_gain(clusters: int) -> float | None:
     (0.1, None)
     """
     return FEWEST_TURNED / clusters if clusters >= FEWEST_TURNED else None
+
+
+def chance_of(fewest: int, of: int, share: float) -> float:
+    """How likely at least `fewest` of `of` are, each of which is so with probability `share`.
+
+    >>> chance_of(2, 2, 0.5), chance_of(0, 9, 0.1), round(chance_of(8, 200, 0.02), 3)
+    (0.25, 1.0, 0.049)
+    """
+    if fewest <= 0 or share >= 1.0:
+        return 1.0
+    if share <= 0.0:
+        return 0.0
+    log_share, log_not = math.log(share), math.log1p(-share)
+    below = math.fsum(
+        math.exp(
+            math.lgamma(of + 1) - math.lgamma(k + 1) - math.lgamma(of - k + 1) + k * log_share + (of - k) * log_not
+        )
+        for k in range(min(fewest, of + 1))
+    )
+    return max(0.0, 1.0 - below)

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from afina.evaluate.text_scores import ContinuationScores, WindowScores
 from afina.record import Record, read_record
 from afina.run import write_json
 
@@ -316,6 +317,8 @@ class Scores:
     replay_loss: BeforeAndAfter | None = None
     """On the held-out part of the replay alone: what the base knew before."""
     pairs: BeforeAndAfter | None = None
+    windows: WindowScores | None = None
+    continuations: ContinuationScores | None = None
     safety: Record = NOTHING
     intrinsic: Record = NOTHING
     """Losses of the held-out rows, on ``learned`` and on ``all`` tokens."""
@@ -334,6 +337,8 @@ class Scores:
             guardrails=_guardrails(record.record("guardrails")),
             probes=tuple(_probe(each) for each in record.records("probes")),
             **{key: _before_and_after(record.record(key)) for key in ("loss", "replay_loss", "pairs")},
+            windows=WindowScores.of(windows) if (windows := record.record("windows")) else None,
+            continuations=ContinuationScores.of(written) if (written := record.record("continuations")) else None,
             safety=record.record("safety"),
             intrinsic=record.record("intrinsic"),
             tasks=record.records("tasks"),
@@ -343,7 +348,9 @@ class Scores:
     def as_json(self) -> dict[str, Any]:
         """The file's values."""
 
-        def plain(part: Verdict | GuardrailCounts | BeforeAndAfter | None) -> dict[str, Any] | None:
+        def plain(
+            part: Verdict | GuardrailCounts | BeforeAndAfter | WindowScores | ContinuationScores | None,
+        ) -> dict[str, Any] | None:
             return part.as_json() if part else None
 
         return {
@@ -353,6 +360,8 @@ class Scores:
             "loss": plain(self.loss),
             "replay_loss": plain(self.replay_loss),
             "pairs": plain(self.pairs),
+            "windows": plain(self.windows),
+            "continuations": plain(self.continuations),
             "safety": dict(self.safety.values) or None,
             "intrinsic": dict(self.intrinsic.values) or None,
             "tasks": [dict(task.values) for task in self.tasks],

@@ -183,6 +183,27 @@ def plain_loss(inner: Any, batch: Batch, reduction: str) -> torch.Tensor:
     return torch.stack(losses).sum() if reduction == "sum" else torch.cat(losses)
 
 
+@torch.no_grad()
+def target_scores(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of each of the N targets its cross-entropy in nats, and whether it is the likeliest token at its place.
+
+    Logits are made for a chunk of targets at a time. Not for a model whose weights are shared out among processes.
+    """
+    inner = causal_lm(model)
+    anatomy = anatomy_of(inner, batch.ids_BL)
+    if anatomy.slower:
+        logits_NV = _read_in_groups(inner, anatomy, batch, partial(_logits_at, inner)).float()
+        return F.cross_entropy(logits_NV, batch.targets_N, reduction="none"), logits_NV.argmax(1) == batch.targets_N
+    hidden_ND = _read_in_groups(inner, anatomy, batch, partial(_hidden_at, inner, anatomy))
+    nll, hits = [], []
+    chunk = chunk_targets(_vocabulary(inner), hidden_ND.device.type)
+    for hidden, targets in zip(hidden_ND.split(chunk), batch.targets_N.split(chunk), strict=True):
+        logits_NV = _chunk_logits(inner, hidden, anatomy.factor, anatomy.cap)
+        nll.append(F.cross_entropy(logits_NV, targets, reduction="none"))
+        hits.append(logits_NV.argmax(1) == targets)
+    return torch.cat(nll), torch.cat(hits)
+
+
 _Read = Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]
 """From ids B x L, flat positions N in them and the length of what all rows begin with, to one vector for each of N."""
 
@@ -281,12 +302,15 @@ def _chunk_loss(
     inner: Any, hidden: torch.Tensor, targets: torch.Tensor, reduction: str, factor: float, cap: float | None
 ) -> torch.Tensor:
     """Cross-entropy of N targets, from hidden states N x D; the logits do not outlive it."""
-    logits_NV = inner.get_output_embeddings()(hidden).float()
+    return F.cross_entropy(_chunk_logits(inner, hidden, factor, cap), targets, reduction=reduction)
+
+
+def _chunk_logits(inner: Any, hidden: torch.Tensor, factor: float, cap: float | None) -> torch.Tensor:
+    """Logits N x V in float32, from hidden states N x D."""
+    logits_NV: torch.Tensor = inner.get_output_embeddings()(hidden).float()
     if factor != 1.0:
         logits_NV = logits_NV * factor
-    if cap:
-        logits_NV = torch.tanh(logits_NV / cap) * cap
-    return F.cross_entropy(logits_NV, targets, reduction=reduction)
+    return torch.tanh(logits_NV / cap) * cap if cap else logits_NV
 
 
 @torch.no_grad()

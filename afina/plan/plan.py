@@ -17,7 +17,7 @@ from afina.plan.programs import AFINA_CPU, AFINA_CUDA, AFINA_MPS, TrainingProgra
 from afina.plan.record import Correction
 from afina.plan.time import optimizer_steps, run_time, slow_parts, time_sureness
 from afina.plan.tokens import TokenCount
-from afina.recipe import SKILL_TOKENS, Recipe, expand_path
+from afina.recipe import PROMPT_SEEDS, PROMPT_TOKENS, SKILL_TOKENS, Recipe, expand_path
 from afina.units import show_count
 
 ANSWER_PEAK = 1.5
@@ -317,7 +317,8 @@ def _notes(recipe: Recipe, shape: Shape, tokens: TokenCount, device: Device, set
 
 
 def _generated_tokens(recipe: Recipe) -> tuple[float, list[str]]:
-    """Most tokens that evaluation asks for: the rows of probes and tasks and the samples, before and after.
+    """Most tokens that evaluation asks for: the rows of probes and tasks and the samples, before and after; and what
+    the trained model writes behind prompts.
 
     Of the probes taken from the dataset the size is not known before it is built: as many as they may ask at most,
     where there is anything to take them from. Trained claims to know are few, and not counted.
@@ -344,4 +345,8 @@ def _generated_tokens(recipe: Recipe) -> tuple[float, list[str]]:
         if not known:
             notes.append(f"task {task.name}: how many rows it has is not known before it is read")
     times = 1 if recipe.train.method == "scratch" else 2
-    return float(times * tokens), notes
+    continued = 0
+    if recipe.evaluate.prompts and (file := Path(recipe.root) / recipe.evaluate.prompts).is_file():
+        with file.open("rb") as lines:
+            continued = sum(1 for line in lines if line.strip()) * (1 + len(PROMPT_SEEDS)) * PROMPT_TOKENS
+    return float(times * tokens + continued), notes

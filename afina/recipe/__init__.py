@@ -40,7 +40,16 @@ from afina.recipe.parts import (
     Source,
     Train,
 )
-from afina.recipe.probe import SKILL_QUESTIONS, SKILL_TOKENS, Guardrails, Limits, Probe, Role
+from afina.recipe.probe import (
+    PROMPT_SEEDS,
+    PROMPT_TOKENS,
+    SKILL_QUESTIONS,
+    SKILL_TOKENS,
+    Guardrails,
+    Limits,
+    Probe,
+    Role,
+)
 from afina.recipe.safety import EXPOSURE_BITS, QuestionSet, Safety, SafetyLimits
 from afina.recipe.task import Task
 from afina.recipe.tokenizers import TOKENIZERS, TokenizerKind
@@ -49,6 +58,8 @@ __all__ = [
     "EXPOSURE_BITS",
     "HUB",
     "METHODS",
+    "PROMPT_SEEDS",
+    "PROMPT_TOKENS",
     "SKILL_QUESTIONS",
     "SKILL_TOKENS",
     "TOKENIZERS",

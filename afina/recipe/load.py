@@ -53,7 +53,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         anchor = Path.cwd() if "root" in overridden else path.parent
         raw["root"] = str((anchor / raw.get("root", ".")).resolve())
     _resolve_base(raw, Path.cwd() if "base" in overridden else path.parent)
-    _resolve_tasks(raw, path.parent)
+    _resolve_asked(raw, path.parent)
     unlike = resolve_start(raw, Path.cwd() if "start_from" in overridden else path.parent, str(path))
     if unlike:
         raise RecipeError(problems=unlike)
@@ -192,14 +192,17 @@ def _resolve_base(raw: CommentedMap, anchor: Path) -> None:
             raw["base"] = str((anchor / Path(base).expanduser()).resolve())
 
 
-def _resolve_tasks(raw: CommentedMap, folder: Path) -> None:
-    """A task's file that is not below `root` but beside the recipe becomes absolute."""
+def _resolve_asked(raw: CommentedMap, folder: Path) -> None:
+    """A file of a task or of prompts that is not below `root` but beside the recipe becomes absolute."""
     evaluate = raw.get("evaluate")
-    tasks = evaluate.get("tasks") if isinstance(evaluate, Mapping) else None
-    for task in tasks if isinstance(tasks, list) else []:
-        path = task.get("path") if isinstance(task, CommentedMap) else None
+    if not isinstance(evaluate, CommentedMap):
+        return
+    tasks = evaluate.get("tasks")
+    named = [(task, "path") for task in (tasks if isinstance(tasks, list) else []) if isinstance(task, CommentedMap)]
+    for part, key in [*named, (evaluate, "prompts")]:
+        path = part.get(key)
         if isinstance(path, str) and not (Path(raw["root"]) / path).exists() and (folder / path).is_file():
-            task["path"] = str((folder / path).resolve())
+            part[key] = str((folder / path).resolve())
 
 
 def _plain(value: Any) -> Any:
@@ -274,7 +277,7 @@ def _as_problem(raw: Any, where: str, item: Any) -> Problem:
 
 
 def _missing_paths(raw: Mapping[str, Any], where: str) -> Iterator[Problem]:
-    """Paths of sources, solutions, probes, tasks, known strings and a local base that do not exist."""
+    """Paths of sources, solutions, probes, tasks, prompts, known strings and a local base that do not exist."""
     root = Path(str(raw.get("root", ".")))
     if not root.is_dir():
         yield Problem(
@@ -292,6 +295,8 @@ def _missing_paths(raw: Mapping[str, Any], where: str) -> Iterator[Problem]:
         for position, each in enumerate(asked if isinstance(asked, list) else []):
             if isinstance(each, Mapping):
                 named.append((("evaluate", part, position, "path"), each.get("path")))
+    prompts = evaluate.get("prompts") if isinstance(evaluate, Mapping) else None
+    named.append((("evaluate", "prompts"), prompts))
     safety = raw.get("safety")
     named.append((("safety", "strings"), safety.get("strings") if isinstance(safety, Mapping) else None))
     for location, value in named:

@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 from afina.recipe.endpoints import Judge, Teacher
 from afina.recipe.methods import METHOD_SETTINGS, METHODS, Kind, Method, MethodName, in_words, methods_that
 from afina.recipe.part import Count, Fraction, Positive, RecipePart
-from afina.recipe.probe import SKILL_QUESTIONS, Limits, Probe, Role
+from afina.recipe.probe import SKILL_QUESTIONS, WINDOWS, Limits, Probe, Role, Windows
 from afina.recipe.safety import Safety
 from afina.recipe.task import Task
 from afina.recipe.tokenizers import TokenizerKind
@@ -495,6 +495,10 @@ class Evaluate(RecipePart):
     """Held-out questions answered by base and trained model side by side, for the report."""
     max_new_tokens: Count = 64
     """Longest answer in tokens."""
+    prompts: str | None = None
+    """A text file, one prompt a line, that the trained model continues: greedily and with fixed seeds, the same for
+    every run. From scratch, `limits.guardrails` judge how it writes; the texts stand in `continuations.jsonl`."""
+    windows: Windows = Windows()
     limits: Limits = Limits()
 
     @field_validator("tasks", mode="after")
@@ -663,6 +667,13 @@ class Recipe(RecipePart):
     def asks_prose(self) -> bool:
         """Whether the dataset's questions about prose are asked."""
         return bool(self.evaluate.questions) and not self.train.facts.judged and self.prose_can_be_asked
+
+    @property
+    def most_windows(self) -> int:
+        """Most windows of held-out text that are read."""
+        if self.evaluate.windows.count is not None:
+            return self.evaluate.windows.count
+        return WINDOWS if self.train.facts.every_token else 0
 
     @property
     def most_skills(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -56,6 +56,10 @@ SKILL_QUESTIONS, SKILL_TOKENS = 264, 48
 """Afina's own questions about skills, and how many tokens each may take on average."""
 
 
+PROMPT_SEEDS, PROMPT_TOKENS = (101, 102), 130
+"""Beside a greedy text each prompt of `evaluate.prompts` is continued with these seeds; about so many tokens each."""
+
+
 class Limits(RecipePart):
     """What the result must reach; a miss ends with exit code 5."""
 
@@ -68,3 +72,17 @@ class Limits(RecipePart):
     hallucination_max: Fraction | None = None
     """Largest share of `unknown` questions that may get a made-up answer, e.g. 0.2; null: no limit."""
     guardrails: Guardrails = Guardrails()
+
+
+class Windows(RecipePart):
+    """Windows of held-out text, the same text whatever the tokenizer: how well the model predicts them."""
+
+    bytes: Annotated[int, Field(ge=64)] = 4096
+    """Length of a window in bytes of UTF-8, cut at characters."""
+    count: Annotated[int, Field(ge=0)] | None = None
+    """Most windows, spread evenly over the held-out texts; null: 32 where texts are learned whole (`scratch`, `cpt`),
+    else none; 0: none."""
+
+
+WINDOWS = 32
+"""Windows that are read where the recipe does not say."""

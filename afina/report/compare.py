@@ -254,6 +254,8 @@ def _metrics_of(run: RunFiles) -> Iterator[tuple[str, _RunFigure]]:
             yield "passed", _RunFigure(verdict.passed)
         yield from _probe_metrics(run.scores.probes)
         yield from _held_out_metrics(run.scores)
+        yield from _window_metrics(run.scores)
+        yield from _written_metrics(run.scores)
         yield from _task_metrics(run.scores)
         for name, value, unit, better, ends in safety_figures(run.scores.safety):
             yield name, _RunFigure(value, unit, better, ends)
@@ -298,6 +300,36 @@ def _held_out_metrics(scores: Scores) -> Iterator[tuple[str, _RunFigure]]:
             for key, value in getattr(losses, side).numbers():
                 unit, better = _HELD_OUT.get(key, ("", ""))
                 yield f"{name} {words(key)}, {side}", _RunFigure(value, unit, better if side == "after" else "")
+
+
+def _window_metrics(scores: Scores) -> Iterator[tuple[str, _RunFigure]]:
+    if not scores.windows:
+        return
+    for side in SIDES:
+        figures = getattr(scores.windows, side)
+        shown = {"bits_per_byte": figures.interval, "loss": None, "perplexity": None, "accuracy": None}
+        for key, ends in shown.items():
+            unit, better = _HELD_OUT[key]
+            better = better if side == "after" else ""
+            yield f"windows: {words(key)}, {side}", _RunFigure(getattr(figures, key), unit, better, ends)
+
+
+def _written_metrics(scores: Scores) -> Iterator[tuple[str, _RunFigure]]:
+    """How the trained model writes. What follows the vocabulary is better nowhere."""
+    if not scores.continuations:
+        return
+    for name in ("greedy", "sampled"):
+        figures = getattr(scores.continuations, name)
+        for key, what in (("broken", "broken words"), ("broken_characters", "broken words, in characters")):
+            if share := getattr(figures, key):
+                ends = (share.low, share.high)
+                yield f"written ({name}): {what}", _RunFigure(share.share, "share", "lower", ends)
+        for key, what in (("fallback_ratio", "byte fallback"), ("short_ratio", "short pieces")):
+            yield f"written ({name}): {what}", _RunFigure(getattr(figures, key))
+        for flaw, found in figures.flaws.items():
+            yield f"written ({name}), guardrail {words(flaw)}", _RunFigure(found / figures.texts, "share", "lower")
+    control = scores.continuations.corpus.control
+    yield "held-out text: words that the training texts lack", _RunFigure(control, "share")
 
 
 def _task_metrics(scores: Scores) -> Iterator[tuple[str, _RunFigure]]:
@@ -353,6 +385,9 @@ def _notes(runs: Sequence[RunFiles], labels: Sequence[str]) -> Iterator[str]:
             yield f"{label} has no scores.json: nothing was measured in it"
         if run.finished is None:
             yield f"{label} is not marked as finished"
+    windows = {run.scores.windows.sha256 for run in runs if run.scores and run.scores.windows}
+    if len(windows) > 1:
+        yield "the runs have read different windows of held-out text: their figures of windows do not compare"
     hashes: list[tuple[str, str, Callable[[Manifest], str | None]]] = [
         (
             "datasets",

@@ -22,6 +22,7 @@ from afina.report.results import facts, guardrail_section, judge, loss_section, 
 from afina.report.safety import safety_section
 from afina.report.tasks import intrinsic_table, task_section
 from afina.report.training import curve_section, measured_facts, plan_section
+from afina.report.whole_texts import window_table, written_section
 from afina.run import write_whole
 
 _ICON = {
@@ -52,12 +53,14 @@ def write_report(folder: Path, finished: Mapping[str, Any] | None = None) -> Pat
 
 def report_html(run: RunFiles) -> str:
     """The page for what was read from a run's folder."""
+    written = written_section(run)
     sections: list[tuple[str, str, Markup]] = [
         ("guardrails", "Guardrails", guardrail_section(run)),
+        *([("written", "How it writes", written)] if written else []),
         ("probes", "Before and after", probe_section(run)),
         ("tasks", "Tasks", task_section(run)),
         ("safety", "Safety", safety_section(run)),
-        ("loss", "Held-out loss", loss_section(run) + intrinsic_table(run)),
+        ("loss", "Held-out loss", loss_section(run) + window_table(run) + intrinsic_table(run)),
         ("training", "Training", curve_section(run)),
         ("answers", "Answers", answer_section(run)),
         ("plan", "Plan beside measured", plan_section(run)),

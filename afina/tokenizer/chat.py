@@ -98,7 +98,7 @@ class Renderer:
     def completion_prompt(self, text: str) -> list[int]:
         """Token ids of a text that is to be continued as it stands, its marks as words; an end token for no text."""
         if not self.template.marks.places(text):
-            ids: list[int] = self.tokenizer(text)["input_ids"]
+            ids: list[int] = self.tokenizer(text, verbose=False)["input_ids"]
         else:
             ids = [*([self.tokenizer.bos_token_id] if self.begins_with_bos else []), *self._text_ids(text, "")]
         return ids or [self.end_id]

@@ -9,6 +9,7 @@ from afina.errors import RecipeError
 from afina.evaluate.safety.table import describe_safety
 from afina.evaluate.scores import GuardrailCounts, ProbeResult, Scores, read_scores
 from afina.evaluate.task_table import describe_tasks
+from afina.evaluate.text_scores import ContinuationScores, WindowScores
 from afina.units import show_share
 
 
@@ -25,6 +26,8 @@ def describe_scores(folder: Path) -> str:
         *(_guardrail_lines(scores.guardrails) if scores.guardrails else ()),
         *(_probe_lines(scores.probes) if scores.probes else ()),
         *_loss_lines(scores),
+        *(_window_lines(scores.windows) if scores.windows else ()),
+        *(_written_lines(scores.continuations) if scores.continuations else ()),
         *describe_tasks(scores),
         *describe_safety(scores),
     ]
@@ -79,3 +82,28 @@ def _loss_lines(scores: Scores) -> Iterator[str]:
             f"{show_share(after('accuracy'))} of {after('pairs'):.0f} pairs, by {before('margin'):.3f} -> "
             f"{after('margin'):.3f} nats per token"
         )
+
+
+def _window_lines(windows: WindowScores) -> Iterator[str]:
+    before, after = windows.before, windows.after
+    low, high = after.interval or (None, None)
+    ends = "" if low is None or high is None else f" [{low:.3f}, {high:.3f}]"
+    yield f"{windows.describe_text()}:"
+    yield (
+        f"  {before.bits_per_byte:.3f} -> {after.bits_per_byte:.3f}{ends} bits per byte, loss {before.loss:.3f} -> "
+        f"{after.loss:.3f} nats per token, perplexity {after.perplexity:.1f}, next token right in "
+        f"{show_share(before.accuracy)} -> {show_share(after.accuracy)}"
+    )
+
+
+def _written_lines(written: ContinuationScores) -> Iterator[str]:
+    for name, figures in (("sampled", written.sampled), ("greedy", written.greedy)):
+        broken = figures.broken
+        shown = "" if broken is None else f"{show_share(broken.share)} broken words, "
+        flaws = ", ".join(f"{found} {key.replace('_', ' ')}" for key, found in figures.flaws.items())
+        yield (
+            f"behind {written.prompts} prompts, {name}: {shown}{figures.fallback_ratio or 0.0:.4f} byte fallback, "
+            f"{figures.short_ratio or 0.0:.4f} short pieces; of {figures.texts} texts: {flaws or 'no flaw'}"
+        )
+    if (control := written.corpus.control) is not None:
+        yield f"  held-out real text has {show_share(control)} words that stand nowhere in the training texts"

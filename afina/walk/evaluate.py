@@ -15,6 +15,7 @@ from afina.walk.rows import encoded_rows
 from afina.walk.safety import measure_safety
 from afina.walk.skills import measure_skills
 from afina.walk.stored_answers import describe_kept, kept_answers
+from afina.walk.whole_texts import measure_continuations, measure_windows
 
 
 def evaluate_inputs(context: Context) -> dict[str, Any]:
@@ -34,8 +35,8 @@ def evaluate_inputs(context: Context) -> dict[str, Any]:
 
 
 def evaluate(context: Context) -> dict[str, Any]:
-    """Write ``predictions.jsonl``, ``samples.jsonl``, ``choices.jsonl``, ``scores.json``, and the rows of tasks, safety
-    and skills.
+    """Write ``predictions.jsonl``, ``samples.jsonl``, ``choices.jsonl``, ``continuations.jsonl``, ``scores.json``, and
+    the rows of tasks, safety and skills.
 
     Returns:
         The verdict's values.
@@ -62,6 +63,8 @@ def evaluate(context: Context) -> dict[str, Any]:
     more = losses_and_tasks(context, held_out, tasks, models, kept)
     safety = measure_safety(context, there.recipe, models, kept)
     skills, skill_notes = measure_skills(context, models[1], kept[1])
+    windows, window_notes = measure_windows(context, models)
+    continuations = measure_continuations(context, there.recipe, models[1])
     with context.open_progress("evaluate") as progress:
         verdict = judge(
             models,
@@ -74,7 +77,14 @@ def evaluate(context: Context) -> dict[str, Any]:
             kept,
             context.tell,
             MeasuredBeside(
-                [*derived.notes, *skill_notes], more, safety, there.not_measured, skills, folder / "dataset"
+                [*derived.notes, *skill_notes, *window_notes],
+                more,
+                safety,
+                there.not_measured,
+                skills,
+                folder / "dataset",
+                windows,
+                continuations,
             ),
         )
     context.tell(describe_kept(kept))

@@ -19,7 +19,7 @@ class StillThere:
     """A recipe's measures as far as their files exist."""
 
     recipe: Recipe
-    """Without probes, tasks and known strings whose files are gone."""
+    """Without probes, tasks, prompts and known strings whose files are gone."""
     not_measured: list[str]
     """What is left out, each in a sentence. The recipe asks for it, so that no verdict passes without it."""
 
@@ -33,6 +33,7 @@ def still_there(context: Context) -> StillThere:
         update={
             "probes": [each for each in recipe.evaluate.probes if each.path not in missing],
             "tasks": [each for each in recipe.evaluate.tasks if each.path not in missing],
+            "prompts": None if recipe.evaluate.prompts in missing else recipe.evaluate.prompts,
         }
     )
     kept_strings = None if recipe.safety.strings in missing else recipe.safety.strings
@@ -45,20 +46,23 @@ def still_there(context: Context) -> StillThere:
 
 
 def files_read(context: Context) -> dict[str, dict[str, str]]:
-    """Hashes of the files of probes, tasks and known strings, by their paths below `root`.
+    """Hashes of the files of probes, tasks, prompts and known strings, by their paths below `root`.
 
     A file that is gone keeps the hash that the last evaluation noted: what was measured by it stands, and is not
     measured again by less.
     """
     from afina.evaluate.probes import probe_files
+    from afina.evaluate.prompts import prompts_file
     from afina.evaluate.safety.known import strings_file
     from afina.evaluate.tasks import task_files
 
-    recipe, strings = context.recipe, strings_file(context.recipe)
+    recipe = context.recipe
+    strings, prompts = strings_file(recipe), prompts_file(recipe)
     files = {
         "probes": list(probe_files(recipe)),
         "tasks": task_files(recipe),
         "strings": [strings] if strings else [],
+        "prompts": [prompts] if prompts else [],
     }
     found = {
         part: {_named(recipe, file): hash_file(file) for file in each if file.is_file()} for part, each in files.items()
@@ -85,6 +89,8 @@ def _missing(recipe: Recipe) -> dict[str, str]:
     """Paths of the recipe that match nothing now, and what is asked by them."""
     asked = {each.path: f"the probe {each.name or each.role}" for each in recipe.evaluate.probes}
     asked |= {each.path: f"the task {each.name or each.path}" for each in recipe.evaluate.tasks}
+    if recipe.evaluate.prompts:
+        asked[recipe.evaluate.prompts] = "the prompts"
     if recipe.safety.strings:
         asked[recipe.safety.strings] = "the known strings"
     return {path: what for path, what in asked.items() if not any(expand_path(Path(recipe.root), path))}

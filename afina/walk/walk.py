@@ -11,6 +11,7 @@ from typing import Any
 
 from afina.errors import Problem
 from afina.evaluate.choice import CHOICES_FILE
+from afina.evaluate.prompts import CONTINUATIONS_FILE
 from afina.outcome import OUTCOME_KINDS, outcome_kind
 from afina.recipe import Recipe
 from afina.walk.audit import audit, audit_inputs, fatal_problems, refuse_fatal_findings
@@ -86,6 +87,7 @@ WALK: tuple[Stage, ...] = (
             "predictions.jsonl",
             "samples.jsonl",
             CHOICES_FILE,
+            CONTINUATIONS_FILE,
             "scores.json",
             "task_predictions.jsonl",
             ROWS_FILE,
@@ -136,9 +138,12 @@ def do_stages(context: Context, *names: str) -> dict[str, Any]:
 def _check_before(context: Context) -> None:
     """Say what is missing for the later stages before hours of training, not after."""
     from afina.evaluate.code_answers import check_compilers
+    from afina.evaluate.prompts import prompts_file, read_prompts
     from afina.train.trackers import check_installed
 
     (context.folder / "finished.json").unlink(missing_ok=True)
     check_installed(context.recipe.train.trackers)
     if "evaluate" not in context.run.stages:
         check_compilers(context.recipe)
+        if file := prompts_file(context.recipe):
+            read_prompts(file)

@@ -110,7 +110,7 @@ def _order(row: _Row) -> tuple[str, int]:
 def _rows(path: Path, progress: Progress) -> dict[int, list[_Row]]:
     """All rows of one side by what they say."""
     rows: dict[int, list[_Row]] = {}
-    for split, example in _read(path, progress):
+    for split, example in read_placed_rows(path, progress):
         row = _Row(split, f"{example.path}:{example.line}", _subject(example))
         rows.setdefault(int(content_key(example), 16), []).append(row)
     return rows
@@ -124,7 +124,13 @@ def _subject(example: Example) -> int:
     return int(group_key(Example(text=name)), 16)
 
 
-def _read(path: Path, progress: Progress) -> Iterator[tuple[str, Example]]:
+def read_placed_rows(path: Path, progress: Progress = no_progress) -> Iterator[tuple[str, Example]]:
+    """The rows of a dataset folder, a run, or any file or folder, each with its side of the split.
+
+    Raises:
+        RecipeError: there is no such file or folder.
+        DataError: a row or a file cannot be read.
+    """
     if not path.exists():
         raise RecipeError(problems=[Problem("there is no such file or folder", "check the path", str(path))])
     folder = path / "dataset" if (path / "dataset" / "train.jsonl").exists() else path

@@ -32,6 +32,8 @@ class Answer:
     """False: it reached the limit without an end token."""
     logprobs: tuple[float, ...] = ()
     """Natural log probability of each token, where asked for."""
+    ids: tuple[int, ...] = ()
+    """The tokens, where asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,7 @@ class Sampling:
         seed: a prompt's draws follow from the seed, its ids and how often it stood in the list before.
         stop: strings that end an answer, besides the template's stop tokens.
         logprobs: whether :attr:`Answer.logprobs` is wanted.
+        ids: whether :attr:`Answer.ids` is.
     """
 
     temperature: float = 0.0
@@ -50,6 +53,7 @@ class Sampling:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     logprobs: bool = False
+    ids: bool = False
 
     @property
     def repeatable(self) -> bool:
@@ -90,7 +94,8 @@ def generate(
     wanted = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
     limits = _limits(prompts, wanted, engine.context, say)
     settings = asdict(sampling) | {"stop": list(sampling.stop)}
-    seed = settings.pop("seed")
+    seed, with_ids = settings.pop("seed"), settings.pop("ids")
+    settings |= {"ids": True} if with_ids else {}  # answers kept before there were any stay found
     settings |= {"stop_ids": sorted(engine.stop_ids), "dtype": engine.dtype, "exact": engine.exact}
     answers: dict[str, Answer] = {}
     keys: list[str] = []
@@ -125,7 +130,7 @@ def generate(
                 if produced.done.finish == "failed":
                     raise AfinaError("the model's logits are NaN", "the weights are damaged, or a layer overflows")
                 key = key_of[produced.id]
-                answers[key] = _answer(produced.done)
+                answers[key] = _answer(produced.done, with_ids)
                 if kept is not None and sampling.repeatable:
                     kept.put(key, asdict(answers[key]))
         progress(len(answers), len(answers) + engine.running + engine.waiting, "answers")
@@ -160,10 +165,11 @@ def _limits(
     return limits
 
 
-def _answer(done: Finished) -> Answer:
+def _answer(done: Finished, with_ids: bool) -> Answer:
     return Answer(
         text=done.text.strip(),
         tokens=len(done.tokens),
         stopped=done.finish == "stop",
         logprobs=tuple(each.logprob for each in done.logprobs),
+        ids=tuple(done.tokens) if with_ids else (),
     )

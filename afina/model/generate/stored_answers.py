@@ -21,8 +21,8 @@ ANSWERS_FOLDER = "_answers"
 """Its name beside the runs."""
 
 
-_KINDS: Mapping[str, type] = {"text": str, "tokens": int, "stopped": bool, "logprobs": list}
-"""What an answer consists of."""
+_KINDS: Mapping[str, type] = {"text": str, "tokens": int, "stopped": bool, "logprobs": list, "ids": list}
+"""What an answer consists of; lines from before there were `ids` have none."""
 
 
 def _answer(values: Any) -> dict[str, Any]:
@@ -30,11 +30,13 @@ def _answer(values: Any) -> dict[str, Any]:
     Raises:
         KeyError, TypeError: it is none.
     """
-    answer = {key: values[key] for key in _KINDS}
+    answer = {key: values[key] for key in _KINDS if key != "ids"} | {"ids": values.get("ids", [])}
     if wrong := [key for key, kind in _KINDS.items() if type(answer[key]) is not kind]:
         raise TypeError(f"{wrong[0]} is {answer[wrong[0]]!r:.60}")
     if not all(type(each) is float for each in answer["logprobs"]):
         raise TypeError("logprobs are numbers")
+    if not all(type(each) is int for each in answer["ids"]):
+        raise TypeError("ids are whole numbers")
     return answer
 
 
