@@ -128,7 +128,7 @@ NOT_FOLLOWED: dict[str, tuple[tuple[str, str], ...]] = {
         ("model/adapter_torch.py", "^use variant lora"),
     ),
     "it is followed where its module is tested (test_shortcuts, test_rounded, test_shape_walk, test_written, "
-    "test_tokenizer_kinds)": (
+    "architectures, test_tokenizer_kinds)": (
         ("evaluate/(sample_files|sample_report).py", ""), ("evaluate/sample_files.py", "`evaluate.prompts`, or a file"),
         ("evaluate/sample_files.py", "what `afina guardrails --json` printed"),
         ("evaluate/sample_report.py", "--(tokenizer|keep-prompts)"),

@@ -224,6 +224,7 @@ def try_it(runs: Path, root: Path, *more: str) -> int:
     return main(["--tiny", "--root", str(root), "--runs", str(runs), *SMALL, *more])
 
 
+@pytest.mark.long
 @pytest.mark.training
 def test_the_first_version_the_last_and_the_adapter(
     texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
