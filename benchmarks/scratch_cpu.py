@@ -394,7 +394,7 @@ def contestant(name: str, folder: Path, work: Work, what: Characters, seconds: f
 # ---- optimizers
 
 SMALL = Work(hidden=128, layers=4, heads=4, intermediate=384, vocab=2000, length=128, rows=8, steps=600)
-RATES = {"adamw": (1e-3, 3e-3, 6e-3), "muon": (1e-3, 3e-3, 6e-3)}
+RATES = (1e-3, 3e-3, 6e-3)
 
 
 def compare_optimizers(arguments: argparse.Namespace, work: Work) -> None:
@@ -402,8 +402,8 @@ def compare_optimizers(arguments: argparse.Namespace, work: Work) -> None:
     print("| optimizer | rate | held-out bits per byte | nats per token |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         make_start(Path(folder), arguments.data, work)
-        for optimizer, rates in RATES.items():
-            for rate in rates:
+        for rate in arguments.rates:
+            for optimizer in ("adamw", "muon"):
                 changes = {"optimizer": optimizer, "learning_rate": rate, "schedule": "wsd", "warmup": 0.05}
                 done = run_afina(Path(folder), work, **changes)
                 print(f"| {optimizer} | {rate:g} | {done['bits_per_byte']:.4f} | {done['held_out']:.4f} |", flush=True)
@@ -616,6 +616,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, help="optimizer steps of everybody, the first ones among them")
     parser.add_argument("--seconds", type=float, default=900.0, help="of the published way, in --part streams")
+    parser.add_argument("--rates", type=float, nargs="+", default=RATES, help="of --part optimizers")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="for every contestant")
     parser.add_argument("--only", nargs="*", help="these contestants, and afina")
     parser.add_argument("--peer-python", help="a Python that has litgpt")
@@ -623,7 +624,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--contestant", help=argparse.SUPPRESS)
     parser.add_argument("--start", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args(words)
-    work, what = (TINY, FEW) if arguments.tiny else (Work(), Characters())
+    work, what = (TINY, FEW) if arguments.tiny else (SMALL if arguments.part == "optimizers" else Work(), Characters())
     if arguments.steps:
         work = replace(work, steps=arguments.steps)
     if arguments.contestant:
@@ -638,7 +639,7 @@ def main(words: list[str] | None = None) -> None:
     if arguments.part == "step":
         compare_steps(arguments, work)
     elif arguments.part == "optimizers":
-        compare_optimizers(arguments, TINY if arguments.tiny else SMALL)
+        compare_optimizers(arguments, work)
     else:
         compare_streams(arguments, what)
 

@@ -127,11 +127,12 @@ NOT_FOLLOWED: dict[str, tuple[tuple[str, str], ...]] = {
         ("tokenizer/encode.py", "^give rows of two questions"), ("walk/chosen_settings.py", ""),
         ("model/adapter_torch.py", "^use variant lora"),
     ),
-    "it is followed where its module is tested (test_shortcuts, test_rounded, test_shape_walk, test_written, "
-    "architectures, test_tokenizer_kinds)": (
+    "it names other texts or another tokenizer, which test_written.py gives": (
         ("evaluate/(sample_files|sample_report).py", ""), ("evaluate/sample_files.py", "`evaluate.prompts`, or a file"),
         ("evaluate/sample_files.py", "what `afina guardrails --json` printed"),
         ("evaluate/sample_report.py", "--(tokenizer|keep-prompts)"),
+    ),
+    "it is followed where its module is tested (test_shortcuts, test_rounded, test_shape_walk, test_tokenizer_kinds)": (
         ("model/adapter_torch.py", "^remove … from adapter.targets"), ("model/base_kind.py", "trains over those"),
         ("train/backend_torch.py", "^train.parallel: ddp"), ("model/shape_(read|walk_torch).py", ""),
         ("model/base.py", "^adapter.kind: lora$"),

@@ -15,6 +15,7 @@ from tiny import TOWNS, make_base, make_recipe
 
 from afina.demo.world import make_players
 from afina.errors import DataError
+from afina.evaluate import choice_torch
 from afina.evaluate.choice import BY_CHANCE, Choice, Ranked, choice_of
 from afina.evaluate.choice_torch import NEUTRAL, longest_row, rank_choices
 from afina.evaluate.coverage import documents_words, held_by_luck, held_terms, share_made_up
@@ -23,6 +24,7 @@ from afina.evaluate.evaluate import HeldOut, MeasuredBeside, evaluate
 from afina.evaluate.intervals import more_than_chance
 from afina.evaluate.prose import choose_prose, describe_power
 from afina.evaluate.scores import read_scores
+from afina.model.generate.stored_answers import KeptAnswers
 from afina.model.load_torch import load_base
 from afina.recipe import Chat, Probe, Recipe, Source, Train, check_recipe
 from afina.run import Run
@@ -120,6 +122,31 @@ def test_a_question_of_its_own_is_ranked_as_beside_others(base: Path, renderer: 
     for choice, ranked in zip(choices, together, strict=True):
         (alone,) = rank_choices(model, renderer, [choice], "pt", **options)
         assert alone.scores[0] - alone.scores[3] == pytest.approx(ranked.scores[0] - ranked.scores[3], abs=1e-4)
+
+
+def test_rankings_are_kept_beside_the_runs(
+    base: Path, renderer: Renderer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the same weights none is computed twice; of others, and of another question, each is."""
+    model = load_base(base, make_recipe(base), CPU).eval()
+    choices = [choice_of(cloze(f"s{n}", town, name)) for n, (town, name) in enumerate(zip(TOWNS, PEOPLE, strict=True))]
+    options: Any = {"pad_id": 0, "device": CPU, "batch_tokens": 256}
+    computed: list[int] = []
+    log_probs = choice_torch._log_probs
+    monkeypatch.setattr(choice_torch, "_log_probs", lambda *given: [computed.append(1), log_probs(*given)][1])
+
+    def rank(asked: list[Choice], weights: str) -> tuple[list[Ranked], int]:
+        computed.clear()
+        return rank_choices(model, renderer, asked, "pt", kept=KeptAnswers(tmp_path, weights), **options), len(computed)
+
+    first, forwards = rank(choices[:4], "w")
+    again, none = rank(choices[:4], "w")
+    assert again == first and forwards > 4 and none == 0
+    more, two = rank(choices, "w")
+    assert more[:4] == first and 2 < two < forwards and all(each.costs[0] == 0 for each in more)
+    assert rank(choices[:4], "others")[1] == forwards
+    (tmp_path / "rankings.jsonl").write_text("{}\n", encoding="utf-8")
+    assert rank(choices[:4], "w") == (first, forwards)
 
 
 def test_the_likelier_term_is_not_the_truer_one() -> None:

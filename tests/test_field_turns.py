@@ -299,7 +299,8 @@ def test_a_run_on_tool_calls_is_judged_and_its_call_is_read_by_the_official_clie
     base = trainable(tmp_path, FAMILIES["qwen3"])
     project(tmp_path, base, tool_rows(24), tools=[TIDE])
     _, said = afina("run", "recipe.yaml", *LEARN, "train.epochs=20")
-    assert (tmp_path / "runs/walk/scores.json").is_file(), said
+    verdict = json.loads((tmp_path / "runs/walk/scores.json").read_text())["verdict"]
+    assert verdict["text"] in said and verdict["findings"][0].startswith("questions trained: 0 % -> "), said
     predicted = [json.loads(line) for line in (tmp_path / "runs/walk/predictions.jsonl").read_text().splitlines()]
     calls = [row for row in predicted if "<tool_call>" in row["reference"]]
     assert calls and all(row["tools"] == [TIDE] for row in calls)
@@ -323,6 +324,9 @@ def test_a_run_on_thoughts_is_judged_by_what_it_says_and_serves_them_apart(tmp_p
     predicted = [json.loads(line) for line in (tmp_path / "runs/walk/predictions.jsonl").read_text().splitlines()]
     right = [row for row in predicted if row["adapter_correct"]]
     assert right and all("<think>" in row["adapter"] and "<think>" not in row["reference"] for row in right), said
+    verdict = json.loads((tmp_path / "runs/walk/scores.json").read_text())["verdict"]
+    assert verdict["text"] in said and verdict["text"].startswith("learned: yes"), said
+    assert verdict["findings"][0].startswith("questions trained: 0 % -> ")
     with served_run(tmp_path / "runs/walk") as client:
         asked: Any = {"model": "walk", "messages": [{"role": "user", "content": "0 Faro?"}], "temperature": 0}
         message = client.chat.completions.create(**asked).choices[0].message

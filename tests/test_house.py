@@ -91,7 +91,7 @@ LIBRARIES: dict[str, set[str]] = {
     "plan": {"numpy", "scipy"},
     "report": {"jinja2", "markupsafe", "ruamel"},
     "score": {"numpy", "sacrebleu"},
-    "evaluate": {"torch", "lm_eval"},
+    "evaluate": {"torch", "lm_eval", "bm25s"},
     "train": {"torch", "safetensors", "numpy", "bitsandbytes", "wandb", "mlflow", "trackio"},
     "serve": {"torch", "transformers", "peft", "fastapi", "starlette", "uvicorn", "prometheus_client", "pydantic"}
     | {"pydantic_core", "httpx"},
@@ -102,7 +102,7 @@ LIBRARIES: dict[str, set[str]] = {
 }
 HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "tokenizers", "huggingface_hub", "numpy"}
 HEAVY |= {"lm_eval", "docling", "pyarrow", "datasets", "datatrove", "liger_kernel", "wandb", "mlflow", "trackio"}
-HEAVY |= {"ray", "gguf", "sentencepiece", "xllamacpp", "mlx", "mlx_lm", "httpx", "tenacity", "scipy"}
+HEAVY |= {"ray", "gguf", "sentencepiece", "xllamacpp", "mlx", "mlx_lm", "httpx", "tenacity", "scipy", "bm25s"}
 
 
 def loads_torch(module: str) -> bool:

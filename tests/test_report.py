@@ -464,6 +464,29 @@ def test_the_same_items_are_held_against_each_other(tmp_path: Path) -> None:
     assert "-0.250 [" in line and line.endswith("n 40 *")
 
 
+def test_choices_of_the_same_sentences_are_held_against_each_other(tmp_path: Path) -> None:
+    """Twelve choices, of which b has three more right; a thirteenth has another distractor in b, and does not count."""
+    rows = [
+        {
+            "probe": "true sentence",
+            "role": "choice",
+            "prompt": f"p{n}",
+            "sentences": ["a", "b"],
+            "adapter_correct": n < 6,
+        }
+        for n in range(12)
+    ]
+    better = [row | {"adapter_correct": row["adapter_correct"] or n < 9} for n, row in enumerate(rows)]
+    runs = []
+    for name, part, distractor in (("a", rows, "c"), ("b", better, "d")):
+        runs.append(write_run(tmp_path / name))
+        further = rows[0] | {"prompt": "p12", "sentences": ["a", distractor]}
+        (runs[-1] / "choices.jsonl").write_text(jsonl([*part, further]), encoding="utf-8")
+    found = {each.name: each.differences for each in compare_runs(runs).same_items}
+    second = found["true sentence (choice)"][1]
+    assert second is not None and (second.value, second.n) == (0.25, 12) and second.low < 0.25 < second.high
+
+
 def test_what_a_point_has_cost(two_runs: list[Path]) -> None:
     metrics = {metric.name: metric for metric in compare_runs(two_runs).metrics}
     flop = (4 * 135e6 + 6 * 2.44e6) * 1_523_000

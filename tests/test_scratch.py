@@ -18,8 +18,8 @@ from afina.report.published import read_published
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.scratch.__main__ import RECIPES, main  # noqa: E402
-from benchmarks.scratch.page import SCRATCH, TITLES, page_of  # noqa: E402
+from benchmarks.scratch.__main__ import EXPERIMENT, RECIPES, main  # noqa: E402
+from benchmarks.scratch.page import TITLES, page_of  # noqa: E402
 from benchmarks.scratch.prepare import ASKED, LEARNED, short_answers  # noqa: E402
 
 SHARED = ROOT.parent / "shared/data/ptbr"
@@ -183,13 +183,12 @@ def test_the_table_by_hand() -> None:
 
 def test_the_page_shows_the_stored_figures() -> None:
     """Nobody types a figure into docs/scratch.md: `make scratch PUBLISH=1` writes it."""
-    page = SCRATCH.page.read_text(encoding="utf-8")
-    assert page == SCRATCH.put_into(page, page_of(SCRATCH.published()))
+    assert EXPERIMENT.page.read_text(encoding="utf-8") == EXPERIMENT.shown(EXPERIMENT.measured_last())
 
 
 def test_published_versions_computed_the_same() -> None:
     """Equal compute, as the log counted it: within a twentieth."""
-    figures = SCRATCH.published()
+    figures = EXPERIMENT.measured_last()
     if figures is None:
         pytest.skip("`make scratch` has not been published yet")
     flops = [figures["runs"][name]["flops"] for name in VERSIONS]
@@ -206,7 +205,10 @@ def texts(tmp_path: Path) -> Path:
     for part in ("machado/crítica", "canarim"):
         (root / part).mkdir(parents=True)
     for work in range(12):
-        lines = [f"O trem da obra {work} parou no dia {day}? Sim, disse ela; Não, disse quem desceu na estação." * 2 for day in range(40)]
+        lines = [
+            f"O trem da obra {work} parou no dia {day}? Sim, disse ela; Não, disse quem desceu na estação." * 2
+            for day in range(40)
+        ]
         (root / f"machado/crítica/{work:02}.txt").write_text("\n".join(lines), encoding="utf-8")
     for part, first in (("train", 0), ("test", 100)):
         rows = [

@@ -8,17 +8,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from forked import run_afina
 from hypothesis import given
 from hypothesis import strategies as st
 from report_fixture import HOSTILE, SCORES, write_run
 from tiny import make_base, make_recipe
 
 from afina.errors import DataError, RecipeError
-from afina.evaluate.continuations import CHARACTERS, continue_prompts
+from afina.evaluate import continuations
+from afina.evaluate.continuations import continue_prompts
 from afina.evaluate.corpus_words import CorpusWords, read_corpus
 from afina.evaluate.prompts import CONTINUATIONS_FILE, read_prompts
 from afina.evaluate.sample_files import read_samples, without_echo
 from afina.evaluate.sample_report import measure_samples
+from afina.evaluate.scores import read_scores
 from afina.evaluate.text_scores import ContinuationScores
 from afina.evaluate.written import TextJudge, WrittenText, figures_of
 from afina.model.load_torch import load_base
@@ -229,7 +232,8 @@ def test_prompts_of_a_file(tmp_path):
             read_prompts(file)
 
 
-def test_what_a_model_continues_is_counted_as_it_was_produced(tmp_path, corpus):
+def test_what_a_model_continues_is_counted_as_it_was_produced(tmp_path, corpus, monkeypatch):
+    monkeypatch.setattr(continuations, "CHARACTERS", 120)
     base = make_base(tmp_path / "base", max_position_embeddings=256)
     model, renderer = load_base(base, make_recipe(base), torch.device("cpu")).eval(), None
     renderer = Renderer(load_tokenizer(str(base), Chat()), Chat())
@@ -248,7 +252,7 @@ def test_what_a_model_continues_is_counted_as_it_was_produced(tmp_path, corpus):
     own = model.generate(ids, max_new_tokens=room, do_sample=False)[0, ids.shape[1] :].tolist()
     assert found.rows[0]["token_ids"] == own and found.rows[0]["seed"] is None
     chars_per_token = sum(map(len, prompts)) / sum(len(renderer.completion_prompt(each)) for each in prompts)
-    assert CHARACTERS <= found.scores.greedy.tokens / 2 * chars_per_token < CHARACTERS + 10, "random weights never end"
+    assert 120 <= found.scores.greedy.tokens / 2 * chars_per_token < 130, "random weights never end"
     assert ContinuationScores.of(Record(found.scores.as_json(), "scores.json")) == found.scores
     assert found.misses and "broken_words" in found.misses[0], "random weights write no words"
 
@@ -310,3 +314,35 @@ def test_every_reader_shows_windows_and_continuations(tmp_path):
     assert not figures["written (sampled): short pieces"].better, "it follows the vocabulary"
     assert any("different windows" in note for note in found.notes)
     assert not any("different windows" in note for note in compare_runs([one, one]).notes)
+
+
+@pytest.mark.long
+def test_a_run_from_scratch_keeps_windows_and_continuations(tmp_path):
+    """As a user has it, and `afina guardrails` over the run afterwards."""
+    (tmp_path / "docs").mkdir()
+    for number in range(10):
+        text = "\n\n".join(f"O jogador {number * n} nasceu em Faro e marcou {n} golos na época." for n in range(30))
+        (tmp_path / f"docs/{number}.txt").write_text(text, encoding="utf-8")
+    (tmp_path / "prompts.txt").write_text("O jogador\nFaro é\n", encoding="utf-8")
+    (tmp_path / "r.yaml").write_text(
+        "name: s\nsources: [{path: docs}]\ndataset: {language: pt-PT, validation: 0.2}\n"
+        "scratch: {vocab: 320, hidden: 16, layers: 1, heads: 2}\n"
+        "train: {method: scratch, epochs: 2, max_length: 64, batch_tokens: 512, learning_rate: 0.01}\n"
+        "evaluate:\n  prompts: prompts.txt\n  windows: {bytes: 512, count: 3}\n"
+        "  limits: {guardrails: {broken_words: 1, loops: 1, never_stops: 1, empty: 1, wrong_language: 1}}\n",
+        encoding="utf-8",
+    )
+    run_afina("run", "r.yaml", folder=tmp_path)
+    scores = read_scores(tmp_path / "runs/s")
+    assert scores is not None and scores.windows is not None and scores.continuations is not None
+    assert (scores.windows.windows, scores.windows.context) == (3, 64)
+    assert scores.windows.after.bits_per_byte < scores.windows.before.bits_per_byte
+    assert scores.continuations.sampled.texts == 2 * len(PROMPT_SEEDS)
+    assert scores.continuations.corpus.control == 0.0, "all documents are made of the same words"
+    said = run_afina("guardrails", "runs/s", "--words", "runs/s", "--json", folder=tmp_path).stdout
+    sampled, greedy = json.loads(said)["sets"]
+    assert sampled["tokens"] == scores.continuations.sampled.tokens and sampled["tokenizer"] == greedy["tokenizer"]
+    assert sampled["broken"]["count"] == scores.continuations.sampled.broken.count
+    assert "bits per byte" in run_afina("compare", "runs/s", "runs/s", folder=tmp_path).stdout
+    (tmp_path / "prompts.txt").write_text("\n", encoding="utf-8")
+    assert "holds no prompt" in run_afina("eval", "runs/s", folder=tmp_path, check=3).stderr

@@ -19,8 +19,8 @@ from afina.recipe.yaml_text import parse_yaml
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.zig.__main__ import main  # noqa: E402
-from benchmarks.zig.page import TITLES, ZIG, page_of  # noqa: E402
+from benchmarks.zig.__main__ import EXPERIMENT, main  # noqa: E402
+from benchmarks.zig.page import PAGE, TITLES, page_of  # noqa: E402
 from benchmarks.zig.prepare import NOTES, PROMPTS, RECIPES, text_rows  # noqa: E402
 
 SHARED = ROOT.parent / "shared/data/zig"
@@ -154,8 +154,8 @@ def test_the_table_by_hand() -> None:
 
 def test_the_page_shows_the_stored_figures() -> None:
     """Nobody types a figure into docs/zig.md: `make zig PUBLISH=1` writes it."""
-    page = ZIG.page.read_text(encoding="utf-8")
-    assert page == ZIG.put_into(page, page_of(ZIG.published()))
+    assert PAGE.read_text(encoding="utf-8") == EXPERIMENT.shown(EXPERIMENT.measured_last())
+    assert EXPERIMENT.put_into(EXPERIMENT.put_into("a", "old"), "new") == EXPERIMENT.put_into("a", "new")
 
 
 # ---- the whole of it

@@ -40,6 +40,11 @@ def data_build(
         from afina.dataset.build.build import TEACHER_FOLDER, estimate_teacher
 
         loaded = load(recipe, overrides)
+        if loaded.base and loaded.dataset.teacher and loaded.dataset.teacher.is_base:
+            from afina.model.base import find_base, hash_model
+            from afina.walk.base_teacher import base_named
+
+            loaded = base_named(loaded, hash_model(find_base(loaded.base, revision=loaded.base_revision, say=say)))
         found = estimate_teacher(loaded, runs / TEACHER_FOLDER)
         show(asdict(found), as_json, found.describe(loaded))
         return

@@ -14,11 +14,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from afina.endpoint.answers import read_reply
 from afina.endpoint.cache import AnswerCache
-from afina.endpoint.client import KINDS, EndpointClient, Failure, Purpose
+from afina.endpoint.client import KINDS, Failure, Purpose, Reply
 from afina.errors import Problem, RecipeError
 from afina.recipe import Endpoint
 from afina.run import Progress
@@ -145,6 +145,25 @@ class SpendingLimit:
             self.used += used
 
 
+class AnsweringClient(Protocol):
+    """What answers one question at a time, from many threads: an endpoint, or a model in this process."""
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """What it is, and how much it may be asked."""
+
+    @property
+    def purpose(self) -> Purpose:
+        """What it is asked for."""
+
+    @property
+    def reached(self) -> threading.Event:
+        """Set once it is sure that it answers at all."""
+
+    def ask(self, messages: Sequence[Mapping[str, str]]) -> Reply:
+        """The answer, or a :class:`~afina.endpoint.client.Failure`."""
+
+
 class Asker:
     """Asks questions and fills an :class:`Asking`; answers go into the cache.
 
@@ -153,7 +172,7 @@ class Asker:
 
     def __init__(
         self,
-        client: EndpointClient,
+        client: AnsweringClient,
         cache: AnswerCache,
         asking: Asking,
         read: Callable[[str], object],

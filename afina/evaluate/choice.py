@@ -42,7 +42,7 @@ class Ranked:
     log_probs: tuple[float, ...]
     """Of each sentence in nats, less what all of them have in common."""
     costs: tuple[float, ...]
-    """Of each term by itself, likewise."""
+    """Of each term by itself, less the true one's."""
 
     @property
     def scores(self) -> tuple[float, ...]:

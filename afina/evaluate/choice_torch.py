@@ -14,8 +14,9 @@ import torch
 
 from afina.evaluate.choice import Choice, Ranked
 from afina.evaluate.loss import by_length
+from afina.model.generate.stored_answers import KeptAnswers
 from afina.model.loss_torch import answer_log_probs, make_batch, target_loss
-from afina.run import Progress, no_progress
+from afina.run import Progress, hash_value, no_progress
 from afina.text.document import Message
 from afina.text.example import Example
 from afina.tokenizer.chat import Renderer
@@ -23,6 +24,8 @@ from afina.tokenizer.encode import Row
 
 NEUTRAL = {"pt": ("Escreve um termo.", "O termo é {}."), "en": ("Write a term.", "The term is {}.")}
 """By language, a request that asks for nothing in particular, and an answer to it: what a term costs by itself."""
+RANKINGS, RANKED = "rankings", {"log_probs": list, "costs": list}
+"""The file beside the runs in which rankings are kept, and what one consists of."""
 _NONE = Example()
 
 
@@ -36,6 +39,7 @@ def rank_choices(
     pad_id: int,
     device: torch.device,
     batch_tokens: int,
+    kept: KeptAnswers | None = None,
     progress: Progress = no_progress,
 ) -> list[Ranked]:
     """What the model makes of each choice, in their order; it must be in evaluation mode.
@@ -43,23 +47,41 @@ def rank_choices(
     Args:
         language: of the neutral request, as ``dataset.language``.
         batch_tokens: padded tokens of a batch of terms; the sentences of one choice are always a batch.
+        kept: answers of these weights from before; beside them lie rankings, and new ones are added.
     """
-    terms = list(dict.fromkeys(term for choice in choices for term in choice.terms))
     request, answer = NEUTRAL.get(language[:2], NEUTRAL["en"])
-    alone: list[tuple[Message, ...]] = [
-        ({"role": "user", "content": request}, {"role": "assistant", "content": answer.format(term)}) for term in terms
-    ]
-    rows, costs = _apart([_row(renderer, turns) for turns in alone]), dict[str, float]()
-    for numbers in by_length(rows, batch_tokens):
-        found = _log_probs(model, [rows[number] for number in numbers], pad_id, device)
-        costs |= {terms[number]: value for number, value in zip(numbers, found, strict=True)}
-    ranked = []
-    for choice in choices:
-        sentences = _apart([_row(renderer, choice.conversation(each)) for each in choice.sentences])
-        log_probs = _log_probs(model, sentences, pad_id, device)
-        ranked.append(Ranked(tuple(log_probs), tuple(costs[term] for term in choice.terms)))
-        progress(len(ranked), len(choices), "choices")
-    return ranked
+
+    def alone(term: str) -> Row:
+        said: Message = {"role": "assistant", "content": answer.format(term)}
+        return _row(renderer, [{"role": "user", "content": request}, said])
+
+    store = kept.beside(RANKINGS, RANKED) if kept else None
+    dtype = str(next(model.parameters()).dtype)
+    sentences = [[_row(renderer, choice.conversation(each)) for each in choice.sentences] for choice in choices]
+    neutral = {term: alone(term) for choice in choices for term in choice.terms}
+    keys, found = [], dict[str, dict[str, Any]]()
+    for choice, rows in zip(choices, sentences, strict=True):
+        ids = {"sentences": [row.ids for row in rows], "terms": [neutral[term].ids for term in choice.terms]}
+        keys.append(hash_value({"dtype": dtype} | ids))
+        if store and (from_before := store.get(keys[-1])) is not None:
+            found[keys[-1]] = from_before
+    new = [number for number, key in enumerate(keys) if key not in found]
+    terms = list(dict.fromkeys(term for number in new for term in choices[number].terms))
+    costs, apart = dict[str, float](), _apart([neutral[term] for term in terms])
+    for numbers in by_length(apart, batch_tokens):
+        values = _log_probs(model, [apart[number] for number in numbers], pad_id, device)
+        costs |= {terms[number]: value for number, value in zip(numbers, values, strict=True)}
+    for done, number in enumerate(new, start=1):
+        of_terms = [costs[term] for term in choices[number].terms]
+        found[keys[number]] = {
+            "log_probs": _log_probs(model, _apart(sentences[number]), pad_id, device),
+            # Less the true one's: what all terms of a call have in common is another number in another call.
+            "costs": [cost - of_terms[0] for cost in of_terms],
+        }
+        if store:
+            store.put(keys[number], found[keys[number]])
+        progress(len(choices) - len(new) + done, len(choices), "choices")
+    return [Ranked(tuple(found[key]["log_probs"]), tuple(found[key]["costs"])) for key in keys]
 
 
 def longest_row(renderer: Renderer, choice: Choice) -> int:

@@ -19,6 +19,7 @@ from afina.evaluate.guardrails import GuardedAnswer, count, flaws, weigh
 from afina.evaluate.loss import LossScore, PairScore, held_out_loss, held_out_pairs
 from afina.evaluate.probes import ProbeSet, Question, ask, askable, question_of
 from afina.evaluate.prompts import CONTINUATIONS_FILE
+from afina.evaluate.retrieval_answers import RetrievalAnswers
 from afina.evaluate.room import find_endless
 from afina.evaluate.safety.findings import SafetyResult
 from afina.evaluate.scores import ROLES, BeforeAndAfter, GuardrailCounts, RoomToEnd, Scores, Verdict, record_of
@@ -93,6 +94,7 @@ class MeasuredBeside:
         safety: what was measured of it; the answers are looked at for insults too.
         not_measured: what the recipe asks for and could not be measured: limits that are missed.
         skills: afina's own questions about skills, both answers judged.
+        retrieval: what the base answered with passages in its prompt.
     """
 
     notes: Sequence[str] = ()
@@ -101,6 +103,7 @@ class MeasuredBeside:
     not_measured: Sequence[str] = ()
     skills: ProbeScore | None = None
     dataset: Path | None = None
+    retrieval: RetrievalAnswers | None = None
     windows: WindowScores | None = None
     continuations: Continuations = field(default_factory=Continuations)
 
@@ -152,6 +155,7 @@ def evaluate(
     _write_choices(folder / CHOICES_FILE, probes, ranked)
     _write_rows_if_any(folder / CONTINUATIONS_FILE, beside.continuations.rows)
     limits = recipe.evaluate.limits
+    retrieval = beside.retrieval.against(probes, scores) if beside.retrieval else None
     scores += [beside.skills] if beside.skills else []
     safety = beside.safety or SafetyResult()
     for each in asked:
@@ -161,7 +165,7 @@ def evaluate(
     missed, own = weigh(base_flawed, flawed[1], limits.guardrails, second.room.describe())
     missed += [*safety.misses(recipe.safety.limits), *beside.continuations.misses, *beside.not_measured]
     pairs = (first.pairs, second.pairs) if first.pairs and second.pairs else None
-    notes = [*beside.notes, *own]
+    notes = [*beside.notes, *own, *(each.conclusion() for each in (retrieval.probes if retrieval else ()))]
     verdict = judge(scores, first.loss, second.loss, limits, pairs=pairs, further_misses=missed, notes=notes)
     Scores(
         verdict=verdict,
@@ -176,6 +180,7 @@ def evaluate(
         loss=_before_and_after(first.loss, second.loss),
         replay_loss=_before_and_after(first.replay_loss, second.replay_loss),
         pairs=_before_and_after(first.pairs, second.pairs),
+        retrieval=retrieval,
         windows=beside.windows,
         continuations=beside.continuations.scores,
         safety=record_of(safety.as_json()),
@@ -225,7 +230,9 @@ def _measure(
             answers=answers,
             endless=endless,
             room=room,
-            choices=rank_choices(model, renderer, asked.choices, recipe.dataset.language, progress=counted, **options),
+            choices=rank_choices(
+                model, renderer, asked.choices, recipe.dataset.language, kept=kept, progress=counted, **options
+            ),
         )
 
 

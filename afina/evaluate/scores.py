@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from afina.evaluate.text_scores import ContinuationScores, WindowScores
 from afina.record import Record, read_record
 from afina.run import write_json
+from afina.units import show_share
 
 FILE = "scores.json"
 SIDES = ("before", "after")
@@ -24,6 +25,8 @@ WAYS = {"recall": "short answers", "choice": "choice of the true sentence", "cov
 """Ways to tell whether something was learned, by the role that stands for each; of short answers :data:`FACTS` too."""
 
 Better = Literal["higher", "lower", ""]
+Ahead = Literal["retrieval", "training", "neither"]
+AHEAD: tuple[Ahead, ...] = get_args(Ahead)
 
 
 @dataclass(frozen=True)
@@ -164,6 +167,11 @@ class Figure:
     intervals: tuple[tuple[float, float] | None, tuple[float, float] | None] = (None, None)
 
 
+def _counted_over(n: int, clusters: int | None, about: RoleFigures) -> str:
+    few = clusters is not None and clusters < n
+    return f"{n:,}" + (f" ({clusters:,} {about.clusters})" if few else "")
+
+
 @dataclass(frozen=True)
 class ProbeResult:
     """A probe's figures, before and after."""
@@ -202,8 +210,7 @@ class ProbeResult:
         >>> ProbeResult("x", "recall", 1260, side, side, clusters=140).counted_over
         '1,260 (140 facts)'
         """
-        few = self.clusters is not None and self.clusters < self.n
-        return f"{self.n:,}" + (f" ({self.clusters:,} {self.about.clusters})" if few else "")
+        return _counted_over(self.n, self.clusters, self.about)
 
     def figures(self) -> list[Figure]:
         """What is shown of the probe, under which words; what stands for it first, with intervals.
@@ -303,6 +310,99 @@ class BeforeAndAfter:
         return {"before": dict(self.before.values), "after": dict(self.after.values)}
 
 
+@dataclass(frozen=True)
+class RetrievalProbe:
+    """Questions of a probe as the untrained base answers them with passages of the documents in its prompt."""
+
+    name: str
+    role: str
+    n: int
+    """Of them asked so; of coverage, key terms."""
+    clusters: int
+    base: float
+    """Share that the base has right without passages."""
+    retrieved: float
+    """With those that the search found."""
+    low: float
+    """95 % interval of that."""
+    high: float
+    trained: float
+    """Share that the trained model has right, without passages."""
+    section: float | None
+    """Share that the base has right with the section that is asked about; None where no question says which it is."""
+    holding: float
+    """Share of what is asked for that stands in the passages found."""
+    ahead: Change
+    """Retrieved less trained."""
+    better: Ahead
+    """Which has more right beyond chance."""
+    helps: bool
+    """Whether passages give the base more right than none, beyond chance."""
+
+    @property
+    def counted(self) -> Counted:
+        """What is counted as right: short answers in whatever form, since a base that reads answers in sentences."""
+        first = ROLES[self.role].counted[0]
+        return HOLDS if first is RIGHT else first
+
+    @property
+    def counted_over(self) -> str:
+        """How many are asked, and about how many facts or sections where that is fewer."""
+        return _counted_over(self.n, self.clusters, ROLES[self.role])
+
+    def conclusion(self) -> str:
+        """What follows for somebody who might train, or not."""
+        shares = f"{show_share(self.retrieved)} with passages in the prompt, {show_share(self.trained)} by training"
+        if self.better == "retrieval":
+            return f"{self.name}: {shares}: do not train for this, the passages do it and nothing is forgotten"
+        if self.better == "training":
+            held = f"the search found {show_share(self.holding)} of what is asked for"
+            return f"{self.name}: {shares}: the trained model is ahead; {held}"
+        if self.helps:
+            return f"{self.name}: {shares}, no difference beyond chance: passages do it too, and nothing is forgotten"
+        return f"{self.name}: {shares}, no difference beyond chance"
+
+
+@dataclass(frozen=True)
+class RetrievalScores:
+    """The rival of the training: the untrained base with passages that a search found."""
+
+    passages: int
+    """Most put into a prompt."""
+    searched: int
+    """Passages of the documents in all."""
+    probes: tuple[RetrievalProbe, ...]
+    tokens: tuple[float, float]
+    """Of a prompt, on average: without passages and with them."""
+    seconds: tuple[float, float] | None
+    """For an answer, on average of a few asked at a time: of the trained model, and of the base with passages."""
+    fewer: int = 0
+    """Prompts in which not all passages had room."""
+    left_out: int = 0
+    """Questions that were not asked: not even one passage has room."""
+
+    def describe(self) -> str:
+        """What it is and what it costs, in one sentence.
+
+        >>> RetrievalScores(3, 412, (), (38.4, 912.0), (0.42, 3.1)).describe()
+        '3 of 412 passages in each prompt, found by BM25: 38 -> 912 tokens to read, 0.42 -> 3.10 s an answer'
+        """
+        cost = f"{self.tokens[0]:.0f} -> {self.tokens[1]:.0f} tokens to read"
+        if self.seconds:
+            cost += f", {self.seconds[0]:.2f} -> {self.seconds[1]:.2f} s an answer"
+        line = f"{self.passages} of {self.searched:,} passages in each prompt, found by BM25: {cost}"
+        if self.fewer:
+            line += f"; in {self.fewer} prompts there was room for fewer"
+        return line + (f"; {self.left_out} questions had room for none and are left out" if self.left_out else "")
+
+    def as_json(self) -> dict[str, Any]:
+        costs = {"tokens": self.tokens, "seconds": self.seconds}
+        return asdict(self) | {
+            key: dict(zip(COSTS, cost, strict=True)) if cost else None for key, cost in costs.items()
+        }
+
+
+COSTS = ("alone", "with_passages")
 NOTHING = Record({}, FILE)
 
 
@@ -317,6 +417,7 @@ class Scores:
     replay_loss: BeforeAndAfter | None = None
     """On the held-out part of the replay alone: what the base knew before."""
     pairs: BeforeAndAfter | None = None
+    retrieval: RetrievalScores | None = None
     windows: WindowScores | None = None
     continuations: ContinuationScores | None = None
     safety: Record = NOTHING
@@ -337,6 +438,7 @@ class Scores:
             guardrails=_guardrails(record.record("guardrails")),
             probes=tuple(_probe(each) for each in record.records("probes")),
             **{key: _before_and_after(record.record(key)) for key in ("loss", "replay_loss", "pairs")},
+            retrieval=_retrieval(record.record("retrieval")),
             windows=WindowScores.of(windows) if (windows := record.record("windows")) else None,
             continuations=ContinuationScores.of(written) if (written := record.record("continuations")) else None,
             safety=record.record("safety"),
@@ -349,7 +451,13 @@ class Scores:
         """The file's values."""
 
         def plain(
-            part: Verdict | GuardrailCounts | BeforeAndAfter | WindowScores | ContinuationScores | None,
+            part: Verdict
+            | GuardrailCounts
+            | BeforeAndAfter
+            | RetrievalScores
+            | WindowScores
+            | ContinuationScores
+            | None,
         ) -> dict[str, Any] | None:
             return part.as_json() if part else None
 
@@ -360,6 +468,7 @@ class Scores:
             "loss": plain(self.loss),
             "replay_loss": plain(self.replay_loss),
             "pairs": plain(self.pairs),
+            "retrieval": plain(self.retrieval),
             "windows": plain(self.windows),
             "continuations": plain(self.continuations),
             "safety": dict(self.safety.values) or None,
@@ -421,6 +530,48 @@ def _room(record: Record, side: int) -> RoomToEnd:
 
 def _before_and_after(record: Record) -> BeforeAndAfter | None:
     return BeforeAndAfter(*map(record.required_record, SIDES)) if record else None
+
+
+def _retrieval(record: Record) -> RetrievalScores | None:
+    if not record:
+        return None
+    tokens, seconds = record.required_record("tokens"), record.record("seconds")
+    return RetrievalScores(
+        record.required_whole("passages"),
+        record.required_whole("searched"),
+        tuple(_retrieval_probe(each) for each in record.records("probes")),
+        (tokens.required_number(COSTS[0]), tokens.required_number(COSTS[1])),
+        (seconds.required_number(COSTS[0]), seconds.required_number(COSTS[1])) if seconds else None,
+        record.required_whole("fewer"),
+        record.required_whole("left_out"),
+    )
+
+
+def _retrieval_probe(record: Record) -> RetrievalProbe:
+    role, better = record.required_text("role"), record.required_text("better")
+    if role not in ROLES:
+        raise record.wrong("role", f"one of {', '.join(ROLES)}", role)
+    if better not in AHEAD:
+        raise record.wrong("better", f"one of {', '.join(AHEAD)}", better)
+    ahead = _change(record.required_record("ahead"))
+    assert ahead is not None
+    share = record.required_number
+    return RetrievalProbe(
+        record.required_text("name"),
+        role,
+        record.required_whole("n"),
+        record.required_whole("clusters"),
+        base=share("base"),
+        retrieved=share("retrieved"),
+        low=share("low"),
+        high=share("high"),
+        trained=share("trained"),
+        section=record.number("section"),
+        holding=share("holding"),
+        ahead=ahead,
+        better=next(each for each in AHEAD if each == better),
+        helps=record.required_flag("helps"),
+    )
 
 
 def _probe(record: Record) -> ProbeResult:

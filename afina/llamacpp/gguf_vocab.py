@@ -15,7 +15,7 @@ from typing import Any
 from afina.errors import BaseError
 from afina.model.gguf_tokenizer import BYTE, CONTROL, NORMAL, SPLITS, UNKNOWN, UNUSED, USER_DEFINED
 from afina.tokenizer.fallback import SPACE_BEGINS
-from afina.tokenizer.pieces import SPACE
+from afina.tokenizer.pieces import SPACE, byte_of
 
 RULES: Mapping[str, str] = {expression: name for name, expression in SPLITS.items()}
 """Regular expression of a byte-level tokenizer -> llama.cpp's name of it."""
@@ -114,7 +114,7 @@ def _sentencepiece(content: Mapping[str, Any]) -> Vocabulary:
         if scores[made] == 0.0:
             scores[made] = -float(rank + 1)
     for position, token in enumerate(tokens):
-        if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
+        if byte_of(token) is not None:
             types[position] = BYTE
         elif token == content["model"].get("unk_token"):
             types[position] = UNKNOWN

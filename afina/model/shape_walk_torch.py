@@ -618,7 +618,8 @@ def main() -> None:
     """Read a configuration, write its shape."""
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else None
     if folder is None:  # code that comes with a model may import anything
-        sys.modules.update(dict.fromkeys(UNUSED))  # Python's way to say: it is not there
+        for name in UNUSED:
+            sys.modules[name] = None  # type: ignore[assignment]  # Python's way to say: it is not there
     try:
         found: dict[str, Any] = {"shape": walk(parse_json(sys.stdin.read()), folder).as_json()}
     except BaseError as error:

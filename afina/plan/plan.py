@@ -344,6 +344,8 @@ def _generated_tokens(recipe: Recipe) -> tuple[float, list[str]]:
         tokens += min(known, default=0) * (task.max_new_tokens or recipe.evaluate.max_new_tokens)
         if not known:
             notes.append(f"task {task.name}: how many rows it has is not known before it is read")
+    if recipe.evaluate.retrieval:
+        notes.append("retrieval: how long its prompts are is not known before; they are not in the time")
     times = 1 if recipe.train.method == "scratch" else 2
     continued = 0
     if recipe.evaluate.prompts and (file := Path(recipe.root) / recipe.evaluate.prompts).is_file():

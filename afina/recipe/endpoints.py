@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, ClassVar
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
 from afina.recipe.part import Count, Fraction, Positive, RecipePart
 
+BASE_AS_TEACHER = "base"
+
 
 class Endpoint(RecipePart):
     """An OpenAI-compatible endpoint, and how much it may be asked."""
 
+    needs_url: ClassVar[bool] = True
     url: str = Field(examples=["http://127.0.0.1:8000/v1"])
     """Base address, e.g. `http://127.0.0.1:8000/v1`."""
     model: str = Field(examples=["my-model"])
@@ -38,6 +41,8 @@ class Endpoint(RecipePart):
     @field_validator("url", mode="after")
     @classmethod
     def _plain_address(cls, url: str) -> str:
+        if not url and not cls.needs_url:
+            return url
         try:
             parts = urlsplit(url)
             whole = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
@@ -68,14 +73,32 @@ class Endpoint(RecipePart):
 
 
 class Teacher(Endpoint):
-    """An OpenAI-compatible endpoint that writes questions and answers about each section of your documents."""
+    """An OpenAI-compatible endpoint that writes questions and answers about each section of your documents; or the base
+    itself (`{model: base}`)."""
 
+    needs_url: ClassVar[bool] = False
+    url: str = ""
+    """Base address, e.g. `http://127.0.0.1:8000/v1`; none with `model: base`."""
+    model: str = Field(examples=["base"])
+    """Name of the model there. `base`, without `url`: the recipe's own base, asked in this process. A small one may
+    write little that its sections support: what was kept is counted."""
     questions_per_section: Count = 3
     """Questions about each section."""
     paraphrases: int = Field(default=2, ge=0)
     """More phrasings of each question."""
     support: Fraction = 0.6
     """Least share of an answer's content words that its section must contain."""
+
+    @property
+    def is_base(self) -> bool:
+        """Whether the recipe's own base is asked."""
+        return not self.url
+
+    @model_validator(mode="after")
+    def _only_the_base_has_no_address(self) -> Teacher:
+        if not self.url and self.model.split(" ")[0] != BASE_AS_TEACHER:
+            raise ValueError(f"the teacher {self.model} needs `url`; only `model: base` is asked in this process")
+        return self
 
 
 class Judge(Endpoint):

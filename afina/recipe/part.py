@@ -28,7 +28,7 @@ class RecipePart(BaseModel):
         """Key -> the docstring below it in the source, of the keys that have one."""
         (definition,) = ast.parse(inspect.cleandoc("\n" + inspect.getsource(cls))).body
         assert isinstance(definition, ast.ClassDef)
-        found = {}
+        found: dict[str, str] = {}
         for parent in reversed(cls.__mro__[1:]):
             if issubclass(parent, RecipePart) and parent is not RecipePart:
                 found |= parent.docstrings()

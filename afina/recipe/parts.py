@@ -476,6 +476,16 @@ class Train(RecipePart):
         return self.model_copy(update={"first": None} | defaults | given)
 
 
+class Retrieval(RecipePart):
+    """The rival of a training: the untrained base, with what a plain search finds in the documents in its prompt."""
+
+    passages: Count = 3
+    """Passages put before each question, the best match first: sections of the documents, and conversations of the
+    sources."""
+    questions: Count = 60
+    """Most questions of each probe that are asked so; they are long, and so is their reading."""
+
+
 class Evaluate(RecipePart):
     """What is measured, before and after training."""
 
@@ -491,6 +501,9 @@ class Evaluate(RecipePart):
     tasks: list[Task] = []
     """Rows with references that both models answer, scored with metrics and intervals."""
     judge: Judge | None = None
+    retrieval: Retrieval | None = None
+    """Ask the untrained base too with passages of the documents in its prompt, found by BM25: would that have done
+    it? `{}` takes the defaults."""
     samples: int = Field(default=8, ge=0)
     """Held-out questions answered by base and trained model side by side, for the report."""
     max_new_tokens: Count = 64
@@ -580,6 +593,9 @@ class Recipe(RecipePart):
                 raise ValueError("train.method scratch starts from random weights: remove `base`, or use cpt or sft")
         elif self.base is None:
             raise ValueError(f"train.method {self.train.method} needs `base`, a folder or a hub id to start from")
+        teacher = self.dataset.teacher
+        if self.base is None and teacher is not None and teacher.is_base:
+            raise ValueError("dataset.teacher.model base needs a `base`: random weights teach nothing")
         placed = [position for position, source in enumerate(self.sources) if source.stage != "auto"]
         if placed and self.train.first is None:
             raise ValueError(f"sources.{placed[0]}.stage needs `train.first`: there is only one stage")

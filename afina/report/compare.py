@@ -15,6 +15,7 @@ from afina.report.costs import HEAD, TrainingCost, cost_cells, costs_of, task_ti
 from afina.report.labels import words
 from afina.report.published import PublishedFigures, read_published
 from afina.report.read import RunFiles, read_run
+from afina.report.retrieval import retrieval_figures
 from afina.report.safety import safety_figures
 from afina.report.same_items import SameItems, same_items, yields
 from afina.score.paired import ScoreEstimate
@@ -257,7 +258,9 @@ def _metrics_of(run: RunFiles) -> Iterator[tuple[str, _RunFigure]]:
         yield from _window_metrics(run.scores)
         yield from _written_metrics(run.scores)
         yield from _task_metrics(run.scores)
-        for name, value, unit, better, ends in safety_figures(run.scores.safety):
+        further = [*safety_figures(run.scores.safety)]
+        further += retrieval_figures(run.scores.retrieval) if run.scores.retrieval else []
+        for name, value, unit, better, ends in further:
             yield name, _RunFigure(value, unit, better, ends)
         if run.scores.guardrails:
             for name, leaf in _leaves(run.scores.guardrails.as_json(), "guardrails"):

@@ -19,6 +19,7 @@ from afina.report.provenance import data_section, environment_section, recipe_se
 from afina.report.read import RunFiles, read_run
 from afina.report.render import render
 from afina.report.results import facts, guardrail_section, judge, loss_section, probe_section
+from afina.report.retrieval import retrieval_section
 from afina.report.safety import safety_section
 from afina.report.tasks import intrinsic_table, task_section
 from afina.report.training import curve_section, measured_facts, plan_section
@@ -58,6 +59,7 @@ def report_html(run: RunFiles) -> str:
         ("guardrails", "Guardrails", guardrail_section(run)),
         *([("written", "How it writes", written)] if written else []),
         ("probes", "Before and after", probe_section(run)),
+        ("retrieval", "Documents in the prompt", retrieval_section(run)),
         ("tasks", "Tasks", task_section(run)),
         ("safety", "Safety", safety_section(run)),
         ("loss", "Held-out loss", loss_section(run) + window_table(run) + intrinsic_table(run)),

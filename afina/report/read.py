@@ -53,6 +53,8 @@ class RunFiles:
     predictions: list[Record] | None = None
     """Of the probes, and of afina's own questions about skills."""
     task_predictions: list[Record] | None = None
+    choices: list[Record] | None = None
+    """Every choice among sentences."""
     continuations: list[Record] | None = None
 
     @property
@@ -98,7 +100,7 @@ def read_run(folder: Path) -> RunFiles:
     except AfinaError as error:
         damaged.append(error)
     rows: dict[str, list[Record] | None] = {}
-    for name in ("samples", "predictions", "skills", "task_predictions", "continuations"):
+    for name in ("samples", "predictions", "skills", "task_predictions", "choices", "continuations"):
         try:
             rows[name] = read_rows(folder / f"{name}.jsonl")
         except AfinaError as error:

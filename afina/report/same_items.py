@@ -16,7 +16,8 @@ _FEWEST = 2
 """Fewer common items give no interval."""
 
 Items = dict[str, dict[tuple[str, ...], float]]
-"""Name of a measure -> item (its prompt and reference, numbered where they stand twice) -> what the run got for it."""
+"""Name of a measure -> item (its prompt and reference, of a choice its sentences; numbered where they stand twice) ->
+what the run got for it."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class SameItems:
 
 
 def same_items(runs: Sequence[RunFiles]) -> list[SameItems]:
-    """For probes (share right) and tasks (every metric that is a mean), the paired differences from the first run."""
+    """For probes (share right, or share chosen) and tasks (every metric that is a mean): paired differences from the
+    first run."""
     measured = [_items(run) for run in runs]
     found = []
     for name, first in measured[0].items():
@@ -50,19 +52,20 @@ def _items(run: RunFiles) -> Items:
     """What the trained model of a run got for each item that it answered."""
     out: Items = {}
 
-    def add(name: str, row: Record, value: float) -> None:
-        asked = (str(row.values.get("prompt")), str(row.values.get("reference")))
+    def add(name: str, row: Record, value: float, right: str = "reference") -> None:
+        asked = (str(row.values.get("prompt")), str(row.values.get(right)))
         items = out.setdefault(name, {})
         times = 0
         while (*asked, str(times)) in items:
             times += 1
         items[(*asked, str(times))] = value
 
-    for row in run.predictions or ():
-        correct = row.flag("adapter_correct")
-        if correct is not None:
-            probe, role = row.text("probe") or "", row.text("role") or ""
-            add(probe if role in ("", probe) else f"{probe} ({role})", row, float(correct))
+    for rows, right in ((run.predictions, "reference"), (run.choices, "sentences")):
+        for row in rows or ():
+            correct = row.flag("adapter_correct")
+            if correct is not None:
+                probe, role = row.text("probe") or "", row.text("role") or ""
+                add(probe if role in ("", probe) else f"{probe} ({role})", row, float(correct), right)
     for row in run.task_predictions or ():
         for metric, value in row.record("adapter_scores").numbers():
             add(f"task {row.text('task')} {words(metric)}", row, value)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from afina.dataset.build.build import TEACHER_FOLDER, build_dataset, dataset_inputs
 from afina.recipe import is_remote
 from afina.run import Progress, write_whole
+from afina.walk.base_teacher import BaseTeacher, taught_recipe
 from afina.walk.context import Context, once
 
 
@@ -23,8 +25,8 @@ def build_inputs(context: Context) -> dict[str, Any]:
     """What the dataset depends on: hashes of the sources, and the recipe's part."""
     if any(is_remote(source.path) for source in context.recipe.sources):  # a website may take long to fetch
         with context.open_progress("sources") as progress:
-            return dataset_inputs(context.recipe, progress)
-    return dataset_inputs(context.recipe)
+            return dataset_inputs(taught_recipe(context), progress)
+    return dataset_inputs(taught_recipe(context))
 
 
 def build(context: Context) -> dict[str, Any]:
@@ -38,8 +40,8 @@ def build(context: Context) -> dict[str, Any]:
             shown.close()  # one display at a time
             return shown.enter_context(context.open_progress("teacher"))
 
-        teaching = Teaching(teacher_folder(context), context.run.say, teacher_progress)
-        summary = build_dataset(context.recipe, context.folder / "dataset", progress, teaching)
+        teaching = Teaching(teacher_folder(context), context.run.say, teacher_progress, partial(BaseTeacher, context))
+        summary = build_dataset(taught_recipe(context), context.folder / "dataset", progress, teaching)
     if not context.verb_shows:
         from afina.dataset.audit.describe import describe_summary
 

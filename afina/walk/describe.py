@@ -7,7 +7,7 @@ from pathlib import Path
 
 from afina.errors import RecipeError
 from afina.evaluate.safety.table import describe_safety
-from afina.evaluate.scores import GuardrailCounts, ProbeResult, Scores, read_scores
+from afina.evaluate.scores import GuardrailCounts, ProbeResult, RetrievalScores, Scores, read_scores
 from afina.evaluate.task_table import describe_tasks
 from afina.evaluate.text_scores import ContinuationScores, WindowScores
 from afina.units import show_share
@@ -25,6 +25,7 @@ def describe_scores(folder: Path) -> str:
     lines = [
         *(_guardrail_lines(scores.guardrails) if scores.guardrails else ()),
         *(_probe_lines(scores.probes) if scores.probes else ()),
+        *(_retrieval_lines(scores.retrieval) if scores.retrieval else ()),
         *_loss_lines(scores),
         *(_window_lines(scores.windows) if scores.windows else ()),
         *(_written_lines(scores.continuations) if scores.continuations else ()),
@@ -64,6 +65,18 @@ def _probe_lines(probes: tuple[ProbeResult, ...]) -> Iterator[str]:
         yield f"{probe.title:{wide}}{probe.counted_over:>{of}}{before:>10}{after:>10}   {ends}".rstrip()
         for group in probe.groups:
             yield f"{'  ' + group.name:{wide}}{group.n:>{of}}{group.before:>10}{group.after:>10}"
+
+
+def _retrieval_lines(found: RetrievalScores) -> Iterator[str]:
+    """The base with passages in its prompt, beside both models without."""
+    wide = max([22, *(len(probe.name) for probe in found.probes)]) + 2
+    yield f"{'passages in the prompt':{wide}}{'asked':>9}{'base':>10}{'found':>10}{'section':>10}{'trained':>10}   held"
+    for probe in found.probes:
+        section = "-" if probe.section is None else show_share(probe.section)
+        shares = [show_share(probe.base), show_share(probe.retrieved), section, show_share(probe.trained)]
+        row = "".join(f"{share:>10}" for share in shares)
+        yield f"{probe.name:{wide}}{probe.n:>9}{row}   {show_share(probe.holding)}"
+    yield f"  {found.describe()}"
 
 
 def _loss_lines(scores: Scores) -> Iterator[str]:

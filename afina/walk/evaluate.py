@@ -11,6 +11,7 @@ from afina.walk.context import Context
 from afina.walk.gone import files_read, still_there
 from afina.walk.losses_and_tasks import losses_and_tasks
 from afina.walk.models import open_trained
+from afina.walk.retrieval import measure_retrieval
 from afina.walk.rows import encoded_rows
 from afina.walk.safety import measure_safety
 from afina.walk.skills import measure_skills
@@ -63,6 +64,8 @@ def evaluate(context: Context) -> dict[str, Any]:
     more = losses_and_tasks(context, held_out, tasks, models, kept)
     safety = measure_safety(context, there.recipe, models, kept)
     skills, skill_notes = measure_skills(context, models[1], kept[1])
+    asked = [*probes, *derived.probes]
+    retrieval, retrieval_notes = measure_retrieval(context, asked, models, kept)
     windows, window_notes = measure_windows(context, models)
     continuations = measure_continuations(context, there.recipe, models[1])
     with context.open_progress("evaluate") as progress:
@@ -71,18 +74,19 @@ def evaluate(context: Context) -> dict[str, Any]:
             chat,
             recipe,
             HeldOut(held_out, list(read_examples(folder / "dataset/validation.jsonl"))),
-            [*probes, *derived.probes],
+            asked,
             folder,
             progress,
             kept,
             context.tell,
             MeasuredBeside(
-                [*derived.notes, *skill_notes, *window_notes],
+                [*derived.notes, *skill_notes, *retrieval_notes, *window_notes],
                 more,
                 safety,
                 there.not_measured,
                 skills,
                 folder / "dataset",
+                retrieval,
                 windows,
                 continuations,
             ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, Literal, cast
@@ -142,10 +143,10 @@ def _devices(asked: PlanAsked, recipe: Recipe) -> list[Device]:
 
 
 def _plan(recipe: Recipe, shape: Shape, learning: Learning, device: Device, gpus: int, parallel: Parallel) -> Plan:
-    known = {"first": learning.first, "notes": learning.notes}
-    job = plan_run(recipe, shape, learning.tokens, device, devices=gpus, parallel=parallel, **known)
+    planned = partial(plan_run, recipe, shape, learning.tokens, device, first=learning.first, notes=learning.notes)
+    job = planned(devices=gpus, parallel=parallel)
     measured = recorded(device.name, job.job) if gpus == 1 else None
-    return plan_run(recipe, shape, learning.tokens, device, correction=measured, **known) if measured else job
+    return planned(correction=measured) if measured else job
 
 
 def _one(asked: PlanAsked, recipe: Recipe, shape: Shape, learning: Learning, plan: Plan) -> PlanAnswer:

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from afina.cli.opened import walk_of
-from afina.errors import AfinaError
 from afina.plan.bases import recipe_shape
 from afina.progress import say
 from afina.recipe import load_recipe
@@ -30,12 +29,23 @@ from afina.report.compare_page import write_comparison
 from afina.run import read_mapping
 from afina.units import show_count
 from afina.walk.walk import walk_through
-from benchmarks.experiment import ROOT, SHARED
+from benchmarks.experiment import DATA, Experiment
 from benchmarks.scratch.figures import figures_of
-from benchmarks.scratch.page import SCRATCH, TITLES
+from benchmarks.scratch.page import TITLES, page_of
 from benchmarks.scratch.prepare import check_inputs, prepare
 
-RECIPES = ROOT / "recipes/ptbr-scratch"
+PROJECT = Path(__file__).parents[2]
+RECIPES = PROJECT / "recipes/ptbr-scratch"
+EXPERIMENT = Experiment(
+    "scratch",
+    str(__doc__),
+    TITLES,
+    ("prepare", "plan", "train", "evaluate"),
+    Path(__file__).with_name("figures.json"),
+    PROJECT / "docs/scratch.md",
+    page_of,
+    DATA / "ptbr",
+)
 TINY_SOURCES = "sources=[{path: machado/crítica}]"
 TINY_SHARE = 0.2
 """Of the recipes' epochs, over a tenth of their texts."""
@@ -44,20 +54,8 @@ TINY_ROWS = 60
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what the command line asks for.
-
-    Returns:
-        The exit code: 0 also where a run's verdict is bad, which is what the table is there to show.
-    """
-    asked = SCRATCH.parse(arguments, __doc__, SHARED / "ptbr")
-    try:
-        figures = _work(asked)
-    except AfinaError as error:
-        print(f"scratch: {error}", file=sys.stderr)
-        return error.exit_code
-    if figures is not None:
-        SCRATCH.finish(asked, figures)
-    return 0
+    """Do what the command line asks for; the exit code."""
+    return EXPERIMENT.main(arguments, _work)
 
 
 def _work(asked: argparse.Namespace) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from afina.units import show_count, show_money, show_seconds, show_share
-from benchmarks.experiment import Experiment, Figures, cell, code, markdown_table
+from benchmarks.experiment import Figures, cell, code, table
 
 TITLES = {
     "v1": "LSTM of 256, characters",
@@ -21,10 +21,8 @@ TITLES = {
 }
 
 
-def page_of(figures: Figures | None) -> str:
+def page_of(figures: Figures) -> str:
     """All that stands between the marks."""
-    if figures is None:
-        return SCRATCH.not_measured()
     runs: Mapping[str, Mapping[str, Any]] = figures["runs"]
     ladder = {name: run for name, run in runs.items() if run["windows"]}
     parts = [f"{figures['measured']}, {figures['device']}, {figures['threads']:.0f} threads."]
@@ -56,7 +54,7 @@ def _ladder(runs: Mapping[str, Mapping[str, Any]]) -> str:
                 _money(run["money"], run["currency"]),
             ]
         )
-    return markdown_table(rows)
+    return table(rows)
 
 
 def _money(amount: float | None, currency: str) -> str:
@@ -86,7 +84,7 @@ def _tokenizers(runs: Mapping[str, Mapping[str, Any]]) -> str:
                 f"{cut['short_ratio']:.4f}",
             ]
         )
-    return f"How each vocabulary cuts the held-out works:\n\n{markdown_table(rows)}"
+    return f"How each vocabulary cuts the held-out works:\n\n{table(rows)}"
 
 
 def _written(runs: Mapping[str, Mapping[str, Any]]) -> str:
@@ -101,7 +99,7 @@ def _written(runs: Mapping[str, Mapping[str, Any]]) -> str:
         rows.append([name, shown, f"{flaws or 'none'} of {run['texts']}" if run["texts"] else "-"])
     control = next((run["control"] for run in runs.values() if run["control"] is not None), None)
     lacks = f"; of the held-out works {show_share(control)} are such words" if control is not None else ""
-    return f"Words that stand nowhere in what was learned{lacks}:\n\n{markdown_table(rows)}"
+    return f"Words that stand nowhere in what was learned{lacks}:\n\n{table(rows)}"
 
 
 def _adapter(adapter: Mapping[str, Any], runs: Mapping[str, Mapping[str, Any]]) -> str:
@@ -121,7 +119,7 @@ def _adapter(adapter: Mapping[str, Any], runs: Mapping[str, Mapping[str, Any]]) 
                 _money(money, adapter["currency"]),
             ]
         )
-    return f"The adapter over v6, on answers of three words at most:\n\n{markdown_table(rows)}"
+    return f"The adapter over v6, on answers of three words at most:\n\n{table(rows)}"
 
 
 def _title(score: Mapping[str, Any]) -> str:
@@ -135,6 +133,3 @@ def _samples(samples: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
         lines += ["", f"> {cell(each['prompt'])} ...", ""]
         lines += [f"- {name}: {code(each[name])}" for name in names if name in each]
     return "\n".join(lines)
-
-
-SCRATCH = Experiment("scratch", TITLES, ("prepare", "plan", "train", "evaluate"), page_of)

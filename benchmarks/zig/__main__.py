@@ -4,8 +4,7 @@
 
 Every step goes on where an earlier start stopped. `--until train` trains all four and measures nothing, so that the
 measuring can be done later; `--again` measures once more what was measured (by a newer afina, say). `--tiny` is the
-short form: few steps, few questions; its figures mean nothing. The table goes to ``runs/zig-table.md``, the figures to
-``runs/zig-figures.json``; `--publish` writes both into the project as well (docs/zig.md).
+short form: few steps, few questions; its figures mean nothing. `--publish` writes the table into docs/zig.md.
 """
 
 from __future__ import annotations
@@ -17,16 +16,17 @@ from pathlib import Path
 from typing import Any
 
 from afina.cli.opened import walk_of
-from afina.errors import AfinaError, DataError
+from afina.errors import DataError
 from afina.progress import say
 from afina.recipe.yaml_text import parse_yaml
 from afina.sandbox.launcher import isolation_missing
 from afina.walk.walk import walk_through
-from benchmarks.experiment import SHARED
-from benchmarks.zig.figures import figures_of, sweep
-from benchmarks.zig.page import TITLES, ZIG
+from benchmarks.experiment import Experiment, base_of
+from benchmarks.zig.figures import FILE, figures_of, sweep
+from benchmarks.zig.page import PAGE, TITLES, page_of
 from benchmarks.zig.prepare import RECIPES, Wanted, prepare, prepare_replay
 
+STEPS = ("prepare", "audit", "train", "evaluate")
 TINY = (
     "train.epochs=0.01",
     "evaluate.questions=2",
@@ -37,21 +37,12 @@ TINY = (
 )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what the command line asks for.
+EXPERIMENT = Experiment("zig", str(__doc__), TITLES, STEPS, FILE, PAGE, page_of)
 
-    Returns:
-        The exit code: 0 also where a run's verdict is bad, which is what the table is there to show.
-    """
-    asked = ZIG.parse(arguments, __doc__, SHARED / "zig")
-    try:
-        figures = _work(asked)
-    except AfinaError as error:
-        print(f"zig: {error}", file=sys.stderr)
-        return error.exit_code
-    if figures is not None:
-        ZIG.finish(asked, figures)
-    return 0
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what the command line asks for; the exit code."""
+    return EXPERIMENT.main(arguments, _work)
 
 
 def _work(asked: argparse.Namespace) -> dict[str, Any] | None:
@@ -64,7 +55,7 @@ def _work(asked: argparse.Namespace) -> dict[str, Any] | None:
         overrides.append("evaluate.tasks=[]")
     prepare(asked.root, data, wanted)
     if "replay" in asked.only:
-        prepare_replay(_base(asked.overrides), data, asked.runs, wanted, say)
+        prepare_replay(base_of(asked.overrides, _base()), data, asked.runs, wanted, say)
     if asked.until == "prepare":
         return None
     refusals = {name: _refusal(name, overrides, asked.runs) for name in asked.only}
@@ -83,10 +74,9 @@ def _work(asked: argparse.Namespace) -> dict[str, Any] | None:
     return figures_of(folders, refusals, sweep(largest, overrides, asked.runs))
 
 
-def _base(overrides: Sequence[str]) -> str:
-    """What every recipe stands on."""
-    given = [each.removeprefix("base=") for each in overrides if each.startswith("base=")]
-    return given[-1] if given else str(parse_yaml((RECIPES / "replay.yaml").read_text(encoding="utf-8"))["base"])
+def _base() -> str:
+    """What every recipe stands on where nothing else is asked for."""
+    return str(parse_yaml((RECIPES / "replay.yaml").read_text(encoding="utf-8"))["base"])
 
 
 def _refusal(name: str, overrides: Sequence[str], runs: Path) -> list[str]:

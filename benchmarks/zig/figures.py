@@ -15,6 +15,7 @@ from afina.record import Record
 from afina.report.read import RunFiles, read_run
 from afina.walk.plan_answers import PlanAsked, answer
 
+FILE = Path(__file__).with_name("figures.json")
 ASKED = 3
 """Questions whose answers are shown side by side."""
 SIZES = (

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from afina.dataset.dropped import Dropped
 from afina.dataset.questions.teacher_prompts import SYSTEM, TEMPERATURE, USER, TeacherQuestion, prompt_for, read_answer
 from afina.dataset.questions.teacher_support import stands_in, unsupported
 from afina.endpoint.answers import first_usable
-from afina.endpoint.batches import Asker, Asking, Job
+from afina.endpoint.batches import AnsweringClient, Asker, Asking, Job
 from afina.endpoint.cache import AnswerCache, answer_key
 from afina.endpoint.client import EndpointClient, Purpose, tokens_of
 from afina.recipe import METHODS, Recipe, Teacher
@@ -56,6 +57,8 @@ class Teaching:
     say: Callable[[str], None] = _silent
     open_progress: Callable[[], Progress] = lambda: no_progress
     """Called before the first section is asked about."""
+    client: Callable[[Teacher], AbstractContextManager[AnsweringClient]] | None = None
+    """What answers where the teacher is the base itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +92,9 @@ class TeacherEstimate:
         )
         limits = [f"{show_count(teacher.budget_tokens)} tokens"] if teacher.budget_tokens else []
         limits += [show_money(teacher.budget_money, recipe.budget.currency)] if teacher.budget_money else []
+        who = f"{teacher.model} at {teacher.url}" if teacher.url else f"{teacher.model}, in this process"
         return (
-            f"{line} of {teacher.model} at {teacher.url}: about {show_count(tokens)} tokens "
+            f"{line} of {who}: about {show_count(tokens)} tokens "
             f"({show_count(self.tokens_read)} read, {show_count(self.tokens_written)} written; by characters){price}"
             f"; budget: {' and '.join(limits) if limits else 'none set'}"
         )
@@ -186,7 +190,10 @@ def teach(recipe: Recipe, examples: Iterable[Example], teaching: Teaching) -> Ta
     """
     teacher = _teacher_of(recipe)
     cache = AnswerCache(teaching.cache)
-    with EndpointClient(teacher, PURPOSE, temperature=TEMPERATURE) as client:
+    assert teaching.client or not teacher.is_base, "whoever builds with the base as teacher says how it is asked"
+    client: AnsweringClient
+    open_client = teaching.client if teacher.is_base else None
+    with open_client(teacher) if open_client else EndpointClient(teacher, PURPOSE, temperature=TEMPERATURE) as client:
         plan, jobs = estimate(recipe, examples, cache)
         if cache.damaged:
             teaching.say(f"teacher: {cache.damaged} damaged lines in {cache.file} passed over")

@@ -16,6 +16,9 @@ from afina.recipe import Teacher
 TEMPERATURE = 0.3
 """Low: the facts are in the section, only the wording should vary."""
 
+LONGEST_TEXT = 300
+"""Characters of a question, an answer or a quote in :func:`answer_schema`: a text that goes in circles ends."""
+
 SYSTEM: Mapping[str, str] = {
     "pt-PT": """\
 És um professor que escreve perguntas e respostas em português europeu sobre um excerto de um documento.
@@ -80,6 +83,26 @@ def prompt_for(text: str, heading: str, language: str, teacher: Teacher) -> list
     system = SYSTEM[language].format(questions=teacher.questions_per_section, paraphrases=teacher.paraphrases)
     user = USER[language].format(heading=heading or "-", text=text)
     return [{"role": "system", "content": system}, {"role": "user", "content": user}]
+
+
+def answer_schema(teacher: Teacher) -> dict[str, Any]:
+    """The form of an answer as a JSON schema, for whoever can be held to one.
+
+    >>> schema = answer_schema(Teacher(model="base", questions_per_section=2))
+    >>> schema["properties"]["questions"]["maxItems"], sorted(read_answer('{"questions": []}'))
+    (2, [])
+    """
+    text = {"type": "string", "maxLength": LONGEST_TEXT}
+    paraphrases = {"type": "array", "items": text, "minItems": teacher.paraphrases, "maxItems": teacher.paraphrases}
+    keys = {"question": text, "paraphrases": paraphrases, "answer": text, "quote": text}
+    item = {"type": "object", "properties": keys, "required": list(keys), "additionalProperties": False}
+    questions = {"type": "array", "items": item, "maxItems": teacher.questions_per_section}
+    return {
+        "type": "object",
+        "properties": {"questions": questions},
+        "required": ["questions"],
+        "additionalProperties": False,
+    }
 
 
 def read_answer(content: str) -> list[TeacherQuestion]:

@@ -21,22 +21,22 @@ ANSWERS_FOLDER = "_answers"
 """Its name beside the runs."""
 
 
-_KINDS: Mapping[str, type] = {"text": str, "tokens": int, "stopped": bool, "logprobs": list, "ids": list}
-"""What an answer consists of; lines from before there were `ids` have none."""
+ANSWER: Mapping[str, type] = {"text": str, "tokens": int, "stopped": bool, "logprobs": list, "ids": list}
+"""What an answer consists of; a list is one of numbers. Lines from before there were `ids` have none."""
 
 
-def _answer(values: Any) -> dict[str, Any]:
+def _answer(values: Any, kinds: Mapping[str, type]) -> dict[str, Any]:
     """
     Raises:
         KeyError, TypeError: it is none.
     """
-    answer = {key: values[key] for key in _KINDS if key != "ids"} | {"ids": values.get("ids", [])}
-    if wrong := [key for key, kind in _KINDS.items() if type(answer[key]) is not kind]:
+    answer = {key: values.get(key, []) if key == "ids" else values[key] for key in kinds}
+    if wrong := [key for key, kind in kinds.items() if type(answer[key]) is not kind]:
         raise TypeError(f"{wrong[0]} is {answer[wrong[0]]!r:.60}")
-    if not all(type(each) is float for each in answer["logprobs"]):
-        raise TypeError("logprobs are numbers")
-    if not all(type(each) is int for each in answer["ids"]):
-        raise TypeError("ids are whole numbers")
+    for key in (key for key, kind in kinds.items() if kind is list):
+        number = int if key == "ids" else float
+        if not all(type(each) is number for each in answer[key]):
+            raise TypeError(f"{key} are numbers")
     return answer
 
 
@@ -46,10 +46,14 @@ class KeptAnswers:
     Args:
         folder: made with the first answer.
         weights: a hash of all that the model is made of: base, adapter, quantization, tokenizer.
+        name: of the file.
+        kinds: what one of them consists of.
     """
 
-    def __init__(self, folder: Path, weights: str) -> None:
-        self.file, self.weights = folder / "answers.jsonl", weights
+    def __init__(
+        self, folder: Path, weights: str, *, name: str = "answers", kinds: Mapping[str, type] = ANSWER
+    ) -> None:
+        self.file, self.weights, self.kinds = folder / f"{name}.jsonl", weights, kinds
         self.hits = 0
         """Answers given from the disk."""
         self.damaged = 0
@@ -66,9 +70,13 @@ class KeptAnswers:
                 try:
                     row = parse_json(line)
                     if row["weights"] == self.weights:
-                        self._rows[str(row["key"])] = _answer(row["answer"])
+                        self._rows[str(row["key"])] = _answer(row["answer"], self.kinds)
                 except (ValueError, KeyError, TypeError):
                     self.damaged += bool(line.strip())
+
+    def beside(self, name: str, kinds: Mapping[str, type]) -> KeptAnswers:
+        """What else of the same weights is kept, in a file of its own."""
+        return KeptAnswers(self.file.parent, self.weights, name=name, kinds=kinds)
 
     def key(self, settings: Mapping[str, Any]) -> str:
         """What an answer of these weights follows from, as a hash."""
