@@ -98,8 +98,8 @@ def gains(run: RunFiles) -> Iterator[tuple[str, float]]:
 def training_flops(run: RunFiles) -> float | None:
     """Floating point operations of the training: as its log counts them, or about.
 
-    About: per token 6 for a parameter that is trained: 2 forward, 2 for the gradient of what goes in, 2 for its own (Kaplan
-    et al. 2020, without attention); 4 for one that is frozen, which has no gradient of its own.
+    About: per token 6 for a parameter that is trained: 2 forward, 2 for the gradient of what goes in, 2 for its own
+    (Kaplan et al. 2020, without attention); 4 for one that is frozen, which has no gradient of its own.
     """
     if run.manifest is None:
         return None
