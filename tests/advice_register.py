@@ -92,7 +92,7 @@ NOT_FOLLOWED: dict[str, tuple[tuple[str, str], ...]] = {
         ("evaluate/benchmarks.py", ""), ("export/converters.py", ""),
         ("llamacpp/(gguf_vocab|gguf_write|program|base_file).py", ""), ("plan/doctor.py", ""),
         ("model/choices.py", "^(train|install)"), ("model/steps/liger_torch.py", "^train.kernels: torch"),
-        ("sandbox/", ""), ("train/(ranks|shard_torch|trackers).py", ""), ("walk/follower_rank.py", ""),
+        ("sandbox/", ""), ("train/(ranks|shard_torch|stream_torch|trackers).py", ""), ("walk/follower_rank.py", ""),
         ("plan/device.py", ""), ("plan/device.py", "device: (auto|cpu)"),
         ("train/ranks.py", "device=cpu$"), ("train/trackers.py", "remove it from train.trackers"),
         ("model/load_torch.py", "^use one of"), ("model/generate/grammar.py", ""),
@@ -108,6 +108,7 @@ NOT_FOLLOWED: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "it names another model or run; test_base_kinds.py, test_start_from.py and test_moved.py open that one": (
         ("model/base_kind.py", ""), ("model/base.py", ""), ("model/base_kind.py", "^name the unquantized"),
+        ("model/base_kind.py", "name a Transformer$"),
         ("model/base.py", "^adapter.variant: lora"), ("recipe/start_from.py", ""), ("walk/start.py", ""),
         ("recipe/start_from.py", "(`base: …`|^leave adapter)"), ("walk/start.py", "(`base: …`|adapter.kind out|name=)"),
         ("export/(origin|export|merge_torch|gguf_head|programs).py", ""), ("llamacpp/lora_write.py", ""),
