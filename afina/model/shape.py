@@ -222,7 +222,8 @@ class Shape:
     @property
     def hidden_matrices(self) -> tuple[Linear, ...]:
         """Matrices of two dimensions between hidden states: no experts in one tensor, no convolutions."""
-        return tuple(each for each in self.linears if each.module or each.role == "router" or self.recurrent)
+        stacked = ("expert", "convolution")
+        return tuple(linear for linear in self.linears if linear.module or linear.role not in stacked)
 
     @property
     def largest_matrix(self) -> int:

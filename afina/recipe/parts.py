@@ -672,11 +672,6 @@ class Recipe(RecipePart):
             )
         return self
 
-    @property
-    def reads_stream(self) -> bool:
-        """Whether training reads one stream of all documents, carrying a state, instead of rows."""
-        return self.train.method == "scratch" and self.scratch.recurrent
-
     @model_validator(mode="after")
     def _muon_has_whole_matrices(self) -> Recipe:
         if self.train.optimizer == "muon" and not self.trains_all:
@@ -690,6 +685,11 @@ class Recipe(RecipePart):
     def trains_all(self) -> bool:
         """Whether every weight is trained: no adapter stands over a frozen base."""
         return self.train.method == "scratch" or self.adapter.kind == "none"
+
+    @property
+    def reads_stream(self) -> bool:
+        """Whether training reads one stream of all documents, carrying a state, instead of rows."""
+        return self.train.method == "scratch" and self.scratch.recurrent
 
     def stage_of(self, source: int, kind: Kind) -> Literal["first", "second"]:
         """Which stage of training learns an example of this kind from the source at this position."""
@@ -727,10 +727,15 @@ class Recipe(RecipePart):
         return [role for role in found if role not in {probe.role for probe in self.evaluate.probes}]
 
     @property
+    def prose_can_be_asked(self) -> bool:
+        """Whether the trained model can answer questions about prose. Random weights that read texts never learn to
+        answer any; their loss on held-out texts tells what they learned."""
+        return self.train.method != "scratch"
+
+    @property
     def asks_prose(self) -> bool:
-        """Whether the dataset's questions about prose are asked. Random weights that read texts never learn to answer a
-        question; their loss on held-out texts tells what they learned."""
-        return bool(self.evaluate.questions) and not self.train.facts.judged and self.train.method != "scratch"
+        """Whether the dataset's questions about prose are asked."""
+        return bool(self.evaluate.questions) and not self.train.facts.judged and self.prose_can_be_asked
 
     @property
     def most_windows(self) -> int:
