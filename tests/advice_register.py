@@ -96,7 +96,7 @@ NOT_FOLLOWED: dict[str, tuple[tuple[str, str], ...]] = {
         ("plan/device.py", ""), ("plan/device.py", "device: (auto|cpu)"),
         ("train/ranks.py", "device=cpu$"), ("train/trackers.py", "remove it from train.trackers"),
         ("model/load_torch.py", "^use one of"), ("model/generate/grammar.py", ""),
-        ("cli/opened.py", "^unset WORLD_SIZE"),
+        ("cli/opened.py", "^unset WORLD_SIZE"), ("train/stream_torch.py", "^start it without torchrun"),
         ("dataset/build/build.py", "^set `dataset.teacher.url`"),
         ("dataset/build/datatrove_tasks.py", "dataset.datatrove"),
     ),
@@ -115,7 +115,7 @@ NOT_FOLLOWED: dict[str, tuple[tuple[str, str], ...]] = {
         ("model/stored_precision.py", ""), ("llamacpp/base_file.py", "base=PATH"),
         ("serve/(opened|preflight|serve|commands).py", ""),
         ("walk/describe.py", ""), ("run.py", ""), ("cli/(recipes|verbs).py", ""), ("model/base.py", "base=PATH"),
-        ("model/base_kind.py", "`sources`"), ("walk/base.py", "^this is a defect"),
+        ("model/base_kind.py", "(`sources`|^only train.method scratch)"), ("walk/base.py", "^this is a defect"),
         ("model/gguf_(file|base|folder|torch|tokenizer).py", ""), ("model/base_copy.py", ""),
     ),
     "a client is to ask otherwise: the tests of serving and of chat ask in each way": (

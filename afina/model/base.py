@@ -150,9 +150,9 @@ def look_at_base(
         raise BaseError(kind.what, kind.instead, base)
     problems = find_damage(place, weights=weights)
     if program is not None and program not in kind.opens:
-        engines = ("local" if each == "transformers" else each for each in kind.opens)
-        ways = " or ".join(f"--engine {engine}" for engine in engines)
-        problems.append(Problem(kind.what, f"{kind.instead}; `afina serve {ways}` opens it as it is", base))
+        others = " or ".join(f"--engine {each}" for each in kind.opens if each != "transformers")
+        way = f"`afina serve {others}`" if others else "`afina serve`"
+        problems.append(Problem(kind.what, f"{kind.instead}; {way} opens it as it is", base))
     if "auto_map" in (read_object(place / "config.json") or {}) and not trust_remote_code:
         problems.append(
             Problem(
