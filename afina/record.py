@@ -46,6 +46,8 @@ class Record:
     values: Mapping[str, Any]
     where: str
     key: str = ""
+    fix: str = REDO
+    """What to do about a value that is wrong; for a file that a person wrote, not this."""
 
     def __bool__(self) -> bool:
         return bool(self.values)
@@ -106,7 +108,7 @@ class Record:
         """The mapping under `key`; an empty one where there is none or null."""
         value = self.values.get(key)
         if value is None or isinstance(value, Mapping):
-            return Record(value or {}, self.where, self.path_of(key))
+            return Record(value or {}, self.where, self.path_of(key), self.fix)
         raise self.wrong(key, "a mapping", value)
 
     def records(self, key: str) -> list[Record]:
@@ -115,7 +117,7 @@ class Record:
         if value is None:
             return []
         if isinstance(value, list) and all(isinstance(item, Mapping) for item in value):
-            return [Record(item, self.where, f"{self.path_of(key)}.{n}") for n, item in enumerate(value)]
+            return [Record(item, self.where, f"{self.path_of(key)}.{n}", self.fix) for n, item in enumerate(value)]
         raise self.wrong(key, "a list of mappings", value)
 
     def numbers(self) -> Iterator[tuple[str, float]]:
@@ -162,11 +164,11 @@ class Record:
         return f"{self.key}.{key}" if self.key else key
 
     def _missing(self, key: str) -> AfinaError:
-        return AfinaError(f"`{self.path_of(key)}` is missing", REDO, self.where)
+        return AfinaError(f"`{self.path_of(key)}` is missing", self.fix, self.where)
 
     def wrong(self, key: str, kind: str, value: object) -> AfinaError:
         shown = repr(value) if len(repr(value)) <= 60 else repr(value)[:60] + "…"
-        return AfinaError(f"`{self.path_of(key)}` should be {kind} and is {shown}", REDO, self.where)
+        return AfinaError(f"`{self.path_of(key)}` should be {kind} and is {shown}", self.fix, self.where)
 
 
 def read_record(path: Path) -> Record | None:

@@ -1,4 +1,4 @@
-"""What `make zig` and `make prose` have in common: several recipes over one base, each run judged, one table of all.
+"""What `make zig`, `prose` and `scratch` have in common: several recipes, each run judged, one table of all.
 
 Every step goes on where an earlier start stopped. The table goes to ``runs/NAME-table.md``, the figures to
 ``runs/NAME-figures.json``; `--publish` writes both into the project as well: no figure of a page is typed by hand.
@@ -43,6 +43,8 @@ class Experiment:
     figures: Path
     page: Path
     page_of: Callable[[Figures], str]
+    root: Path = DATA / "zig"
+    """Where its documents are, where the command line names no other place."""
 
     def main(self, arguments: Sequence[str] | None, work: Callable[[argparse.Namespace], dict[str, Any] | None]) -> int:
         """Do what the command line asks for.
@@ -87,7 +89,7 @@ class Experiment:
         parser = argparse.ArgumentParser(prog=f"benchmarks.{self.name}", description=self.about,
                                          formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
         parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings of every recipe: base=PATH")
-        parser.add_argument("--root", type=Path, default=DATA / "zig", help="where the documents are")
+        parser.add_argument("--root", type=Path, default=self.root, help="where the documents are")
         parser.add_argument("--runs", type=Path, default=Path("runs"))
         parser.add_argument("--only", nargs="+", choices=list(self.titles), default=list(self.titles))
         parser.add_argument("--until", choices=self.steps, default=self.steps[-1])
@@ -104,6 +106,19 @@ class Experiment:
 def cell(text: str) -> str:
     """A text inside a table."""
     return " ".join(text.split()).replace("|", "\\|")
+
+
+def code(text: str, limit: int = 300) -> str:
+    """A text as code in one line, whatever marks a model wrote; of a long one its beginning.
+
+    >>> code("a"), code("`a`"), code(""), code("abcd", limit=2)
+    ('`a`', '`` `a` ``', '(nothing)', '`ab ... (4 characters)`')
+    """
+    text = cell(text)
+    if not text:
+        return "(nothing)"
+    text = f"{text[:limit]} ... ({len(text)} characters)" if len(text) > limit else text
+    return f"`` {text.replace('``', '` `')} ``" if "`" in text else f"`{text}`"
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:

@@ -515,9 +515,8 @@ class HeldOutCharacters:
 def run_streams(folder: Path, what: Characters) -> dict[str, Any]:
     """afina's loop over one stream; the held-out characters are asked along the way, apart from the time."""
 
-    from afina.train.stream_torch import StreamBackend
-
     from afina.train.loop import TrainingJob, train
+    from afina.train.stream_torch import StreamBackend
     from afina.walk.base import pad_id
     from afina.walk.chosen_settings import choose_here
     from afina.walk.models import fresh_model

@@ -65,7 +65,7 @@ NOT_FOLLOWED: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "a file, a row or a text is mended by hand: there is no setting to follow": (
         ("sources/", ""), ("text/(example|formats|prose_question).py", ""), ("score/output_checks.py", ""),
-        ("score/(columns|score).py", ""),
+        ("score/(columns|score).py", ""), ("report/published.py", ""),
         ("evaluate/(probes|choice|tasks|code_task|safety/known).py", ""), ("dataset/audit/(audit|rules|show).py", ""),
         ("evaluate/prompts.py", ""), ("evaluate/prompts.py", "leave `evaluate.prompts` out$"),
         ("dataset/audit/(clean_copy|difference).py", ""),

@@ -18,7 +18,7 @@ from afina.dataset.questions.lists import item_head, labelled_lists
 from afina.dataset.questions.prose import AskedBefore, prose_questions
 from afina.dataset.questions.prose_corpus import ProseCorpus, ProseSection, Sentence
 from afina.errors import DataError
-from afina.recipe import Dataset, Questions, Recipe, Source
+from afina.recipe import Dataset, Questions, Recipe, Source, Train
 from afina.text.example import read_examples
 from afina.text.identity import normal
 from afina.text.key_terms import Term, TermTable, find_terms
@@ -379,6 +379,18 @@ def test_rows_get_no_questions_about_prose(tmp_path: Path):
     recipe = Recipe(name="x", base="b", root=str(tmp_path), sources=[Source(path="rows.jsonl")])
     summary = build_dataset(recipe, tmp_path / "dataset")
     assert "prose" not in summary and not (tmp_path / "dataset/prose.jsonl").exists()
+
+
+def test_no_questions_are_made_that_no_run_by_this_method_asks(tmp_path: Path):
+    """Random weights that read texts are asked none; making them took nine tenths of a build."""
+    for number in range(14):
+        (tmp_path / f"{number:02}.md").write_text(page(number), encoding="utf-8")
+    for method, base, made in (("cpt", "b", True), ("scratch", None, False)):
+        train = Train(method=method)  # type: ignore[arg-type]
+        recipe = Recipe(name="x", base=base, root=str(tmp_path), sources=[Source(path="*.md")], train=train)
+        summary = build_dataset(recipe, tmp_path / method)
+        assert ("prose" in summary, (tmp_path / method / "prose.jsonl").exists()) == (made, made)
+        assert summary["balanced"] and summary["train"]["texts"]
 
 
 @pytest.mark.long

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import re
 from pathlib import Path
@@ -15,9 +16,11 @@ from lxml import html as lxml_html
 from report_fixture import AUDIT, HOSTILE, MANIFEST, PLAN, RECIPE, SCORES, answers, dataset, events, jsonl, write_run
 
 from afina.errors import AfinaError, RecipeError
-from afina.report.charts import smooth, thin
+from afina.report.charts import smooth, spread, thin
 from afina.report.compare import ABSENT, compare_runs
+from afina.report.compare_page import write_comparison
 from afina.report.page import write_report
+from afina.report.published import read_published
 from afina.report.render import environment, table
 
 LOADS = ("src", "href", "srcset", "data", "action", "poster", "background", "xlink:href")
@@ -495,6 +498,13 @@ def test_what_a_point_has_cost(two_runs: list[Path]) -> None:
     assert metrics["outras palavras: points per million training tokens"].values[0] == pytest.approx(67.5 / 1.523)
 
 
+def test_what_a_training_computed_is_what_its_log_counts(tmp_path: Path) -> None:
+    steps = [event | {"flops_per_second": 2e9, "tokens_per_second": 500.0} for event in events(until=3, resume=None)]
+    found = compare_runs([write_run(tmp_path / "a", metrics=jsonl(steps)), write_run(tmp_path / "b")])
+    (metric,) = [metric for metric in found.metrics if metric.name == "training FLOP"]
+    assert metric.values[0] == pytest.approx(3 * 2538 * 2e9 / 500) and metric.values[1] != metric.values[0]
+
+
 def test_a_comparison_as_text_and_as_json(two_runs: list[Path]) -> None:
     found = compare_runs(two_runs)
     lines = found.describe().splitlines()
@@ -529,6 +539,141 @@ def test_numbers_that_are_not_finite_stay_readable(tmp_path: Path) -> None:
 def test_one_run_is_no_comparison(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="at least two"):
         compare_runs([write_run(tmp_path)])
+
+
+# --- what each training cost and reached
+
+
+def from_nothing(folder: Path, hours: float, bits: float, **cost: Any) -> Path:
+    """A run from random weights, of which the held-out rows and the weights' hash are known."""
+    manifest = {key: value for key, value in MANIFEST.items() if key not in ("adapter", "base")}
+    manifest |= {"name": folder.name, "model": {"weights_sha256": folder.name, "parameters": 4_000_000}}
+    manifest |= {"cost": {"hours": hours, "price_per_hour": 0.5, "money": hours / 2, "currency": "US$"} | cost}
+    manifest["dataset"] = MANIFEST["dataset"] | {"validation_sha256": "ab" * 32}
+    scores = copy.deepcopy(SCORES)
+    scores["loss"]["after"]["bits_per_byte"] = bits
+    return write_run(folder, manifest=manifest, scores=scores)
+
+
+def over(folder: Path, base: str) -> Path:
+    """An adapter over the weights of another run, with a task."""
+    manifest = MANIFEST | {"name": folder.name, "base": MANIFEST["base"] | {"weights_sha256": base}}
+    manifest["cost"] = {"hours": 0.25, "price_per_hour": 0.5, "money": 0.125, "currency": "US$"}
+    sides = {"before": {"mean": 0.0}, "after": {"mean": 0.2, "low": 0.1, "high": 0.3}}
+    task = {"name": "qa", "n": 200, "metrics": [{"name": "exact_match", **sides, "difference": {"mean": 0.2}}]}
+    return write_run(folder, manifest=manifest, scores=SCORES | {"tasks": [task]})
+
+
+PUBLISHED = """
+title: A thesis
+source: https://example.org
+found: [measured on another text]
+results:
+  - name: theirs
+    road: adapter
+    hours: 2.5
+    money: 0.75
+    bits_per_byte: 1.5
+    derived: from its loss
+    scores:
+      - {task: qa, metric: exact match, before: 0.1, after: 0.3, label: as published}
+      - {task: qa, metric: exact match, before: 0.2, after: 0.5, label: mended}
+    found: [half of the rows leak]
+"""
+
+
+@pytest.fixture
+def two_roads(tmp_path: Path) -> list[Path]:
+    return [
+        from_nothing(tmp_path / "v1", 1.0, 2.5),
+        from_nothing(tmp_path / "v6", 1.5, 2.0),
+        over(tmp_path / "a", "v6"),
+    ]
+
+
+def test_an_adapter_over_one_of_the_runs_has_its_cost_beside_its_own(two_roads: list[Path]) -> None:
+    v1, v6, adapter = compare_runs(two_roads).costs
+    assert [(each.road, each.hours, each.money) for each in (v1, v6)] == [
+        ("from nothing", 1.0, 0.5),
+        ("from nothing", 1.5, 0.75),
+    ]
+    assert (v6.bits_per_byte, v6.text, v6.base) == (2.0, "held-out rows abababab", None)
+    assert (adapter.road, adapter.base, adapter.hours, adapter.all_hours) == ("adapter", "v6", 0.25, 1.75)
+    assert (adapter.money, adapter.all_money) == (0.125, 0.875)
+    (score,) = adapter.scores
+    assert (score.title, score.before, score.after, score.interval) == ("qa, exact match", 0.0, 0.2, (0.1, 0.3))
+
+
+def test_no_price_is_no_money_and_not_a_cost_of_nothing(tmp_path: Path) -> None:
+    run = from_nothing(tmp_path / "v1", 1.0, 2.5, price_per_hour=0.0, money=0.0)
+    assert compare_runs([run, over(tmp_path / "a", "other")]).costs[0].money is None
+
+
+def test_published_figures_stand_beside_those_of_the_runs(two_roads: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "published.yaml").write_text(PUBLISHED, encoding="utf-8")
+    found = compare_runs(two_roads, tmp_path / "published.yaml")
+    text = found.describe()
+    table = text.partition("What each cost and what it reached:")[2].splitlines()
+    rows = {line.split()[0]: line for line in table if line.strip()}
+    assert "2 h 30 min" in rows["theirs"] and "US$ 0.75" in rows["theirs"] and "about 1.500" in rows["theirs"]
+    assert "0.1 → 0.3 (as published); 0.2 → 0.5 (mended)" in rows["theirs"]
+    assert "15 min 00 s (with v6: 1 h 45 min)" in rows["a"] and rows["a"].endswith("0 → 0.2")
+    assert "  measured on another text" in table and "  theirs: half of the rows leak" in table
+    plain = json.loads(json.dumps(found.as_json(), allow_nan=False))
+    assert [each["name"] for each in plain["costs"]] == ["v1", "v6", "a", "theirs"]
+    assert [each["published"] for each in plain["costs"]] == [False, False, False, True]
+
+    page = lxml_html.fromstring(write_comparison(found, tmp_path / "page.html").read_text(encoding="utf-8"))
+    charts = page.xpath("//section[@id='reached']//figure")
+    drawn = {
+        words(each.xpath(".//svg/title")[0]): [words(tip) for tip in each.xpath(".//circle/title")] for each in charts
+    }
+    assert drawn == {
+        "bits per byte (lower is better) against hours": ["v1: 2.5 at 1", "v6: 2 at 1.5", "theirs: 1.5 at 2.5"],
+        "bits per byte (lower is better) against US$": ["v1: 2.5 at 0.5", "v6: 2 at 0.75", "theirs: 1.5 at 0.75"],
+        "qa, exact match (higher is better) against hours": [
+            "a: 0.2 at 1.75",
+            "theirs, as published: 0.3 at 2.5",
+            "theirs, mended: 0.5 at 2.5",
+        ],
+        "qa, exact match (higher is better) against US$": [
+            "a: 0.2 at 0.875",
+            "theirs, as published: 0.3 at 0.75",
+            "theirs, mended: 0.5 at 0.75",
+        ],
+    }
+    assert "Not drawn, since measured on another text: a (an unknown text)." in section(page, "reached")
+    assert "half of the rows leak" in section(page, "published")
+    assert not page.xpath("//script | //img | //link")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("hours: 2.5", "hour: 2.5"), r"unknown key `results\.0\.hour`(.|\n)*did you mean `hours`"),
+        (
+            ("hours: 2.5", "hours: two"),
+            r"`results\.0\.hours` should be a number and is 'two'(.|\n)*published\.yaml is an",
+        ),
+        (("hours: 2.5", "hours: 0"), "should be above 0"),
+        (("road: adapter", "road: lora"), "should be one of from nothing, adapter, every weight"),
+        (("after: 0.3, ", ""), r"`results\.0\.scores\.0\.after` is missing"),
+        (("title: A thesis", "title: [A"), "no YAML"),
+    ],
+)
+def test_a_file_of_published_figures_is_read_strictly(tmp_path: Path, change: tuple[str, str], said: str) -> None:
+    file = tmp_path / "published.yaml"
+    file.write_text(PUBLISHED.replace(*change), encoding="utf-8")
+    with pytest.raises(RecipeError, match=said):
+        read_published(file)
+
+
+@given(st.lists(st.floats(0, 300), min_size=1, max_size=18))
+def test_labels_are_spread_apart_and_stay_in_the_picture(wanted: list[float]) -> None:
+    found = spread(wanted, 16, 300)
+    order = sorted(range(len(wanted)), key=lambda n: wanted[n])
+    assert all(found[after] - found[before] >= 16 - 1e-9 for before, after in itertools.pairwise(order))
+    assert max(found) <= 300 and min(found) >= min(0, 300 - 16 * (len(wanted) - 1))
 
 
 # --- runs that train every weight: the manifest holds `model` where others hold `adapter`

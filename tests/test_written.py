@@ -320,16 +320,16 @@ def test_every_reader_shows_windows_and_continuations(tmp_path):
 def test_a_run_from_scratch_keeps_windows_and_continuations(tmp_path):
     """As a user has it, and `afina guardrails` over the run afterwards."""
     (tmp_path / "docs").mkdir()
-    for number in range(10):
-        text = "\n\n".join(f"O jogador {number * n} nasceu em Faro e marcou {n} golos na época." for n in range(30))
-        (tmp_path / f"docs/{number}.txt").write_text(text, encoding="utf-8")
+    for name, times in (("train", 7), ("valid", 5)):
+        text = "\n\n".join(f"O jogador {times * n} nasceu em Faro e marcou {n} golos na época." for n in range(60))
+        (tmp_path / f"docs/{name}.txt").write_text(text, encoding="utf-8")
     (tmp_path / "prompts.txt").write_text("O jogador\nFaro é\n", encoding="utf-8")
     (tmp_path / "r.yaml").write_text(
-        "name: s\nsources: [{path: docs}]\ndataset: {language: pt-PT, validation: 0.2}\n"
+        "name: s\nsources: [{path: docs}]\ndataset: {language: pt-PT}\n"
         "scratch: {vocab: 320, hidden: 16, layers: 1, heads: 2}\n"
         "train: {method: scratch, epochs: 2, max_length: 64, batch_tokens: 512, learning_rate: 0.01}\n"
         "evaluate:\n  prompts: prompts.txt\n  windows: {bytes: 512, count: 3}\n"
-        "  limits: {guardrails: {broken_words: 1, loops: 1, never_stops: 1, empty: 1, wrong_language: 1}}\n",
+        "  limits: {guardrails: {broken_words: 1, loops: 1, never_stops: 1, empty: 1, chat_markers: 1}}\n",
         encoding="utf-8",
     )
     run_afina("run", "r.yaml", folder=tmp_path)

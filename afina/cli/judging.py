@@ -109,12 +109,21 @@ def guardrails(
 
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of two or more runs.")],
+    published: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Figures that others published, to stand beside them (YAML).")
+    ] = None,
+    page: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write it as one HTML page, with what it cost drawn.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Put the figures of several runs side by side."""
+    """Put the figures of several runs side by side: what each cost, and what it reached."""
     from afina.report.compare import compare_runs
+    from afina.report.compare_page import write_comparison
 
-    comparison = compare_runs(runs)
+    comparison = compare_runs(runs, published)
+    if page is not None:
+        write_comparison(comparison, page)
     show(comparison.as_json(), as_json, comparison.describe())
 
 

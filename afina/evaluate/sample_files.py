@@ -120,12 +120,16 @@ def _text(row: Any, where: str) -> StoredText:
     if not isinstance(row, Mapping) or not isinstance(row.get("output"), str):
         raise DataError(f"holds {_seen(row)} where a text with its `output` belongs", FORMS, where)
     record = Record(row, where)
-    output, prompt = (mend(record.text(key) or "").text for key in ("output", "prompt"))
-    pieces = None
-    if "tokenizer" in row:
+    texts = {key: record.text(key) or "" for key in ("output", "prompt")}
+    misread, pieces = False, None
+    if "tokenizer" in row:  # written by a run: whatever stands there is what the model wrote
         pieces = PieceCounts(*(record.required_whole(key) for key in ("tokens", "fallback", "short")))
-    misread = "wrong_encoding" in mend(row["output"]).cut
-    return StoredText(output, prompt, record.whole("seed"), record.flag("stopped"), misread, pieces)
+    else:
+        cleaned = {key: mend(text) for key, text in texts.items()}
+        wrong = [key for key, each in cleaned.items() if "wrong_encoding" in each.cut]
+        texts |= {key: cleaned[key].text for key in wrong}
+        misread = "output" in wrong
+    return StoredText(texts["output"], texts["prompt"], record.whole("seed"), record.flag("stopped"), misread, pieces)
 
 
 def _of_run(folder: Path) -> list[SampleSet | StoredReport]:

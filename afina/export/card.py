@@ -15,7 +15,7 @@ from afina import __version__
 from afina.evaluate.scores import MADE_UP, Scores, read_scores
 from afina.export.origin import Origin
 from afina.manifest import Manifest, read_manifest
-from afina.model.base_kind import reads_images
+from afina.model.base_kind import kind_of_config, reads_images
 from afina.model.gguf_folder import read_origin
 from afina.model.licence import licence_of
 from afina.recipe import HUB, WEB
@@ -193,12 +193,15 @@ def _comparison(found: Mapping[str, Any] | None) -> Iterator[str]:
 def _use(origin: Origin, holds: str) -> str:
     base, name = base_name(origin), origin.recipe.name
     opener = "AutoModelForImageTextToText" if reads_images(origin.config) else "AutoModelForCausalLM"
+    imports = f"from transformers import {opener}, AutoTokenizer"
+    if kind_of_config(origin.config).name == "recurrent":
+        imports += "\n\nfrom afina.model.rnn_torch import register_recurrent\n\nregister_recurrent()"
     code = {
-        "adapter": f"from peft import PeftModel\nfrom transformers import {opener}, AutoTokenizer\n\n"
+        "adapter": f"from peft import PeftModel\n{imports}\n\n"
         f'model = {opener}.from_pretrained("{base}")\n'
         'model = PeftModel.from_pretrained(model, "THIS_FOLDER")\n'
         'tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")',
-        "merged": f"from transformers import {opener}, AutoTokenizer\n\n"
+        "merged": f"{imports}\n\n"
         f'model = {opener}.from_pretrained("THIS_FOLDER")\n'
         'tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")',
         "mlx": 'mlx_lm.generate --model THIS_FOLDER --prompt "..." --temp 0',

@@ -34,7 +34,7 @@ from afina.llamacpp.gguf_write import ARCHITECTURES, ROUNDED_HERE, begins_with_b
 from afina.llamacpp.lora_write import refused_by_llama_cpp, write_lora
 from afina.llamacpp.program import INSTALL, find_llama_cpp
 from afina.model.base import TRAIN_AGAIN, identify_base, read_adapter_config
-from afina.model.base_kind import read_object
+from afina.model.base_kind import kind_of_config, read_object
 from afina.model.choices import Precision
 from afina.model.rounding import tolerance
 from afina.recipe import Chat, nearest
@@ -200,6 +200,8 @@ def _look_before(origin: Origin, holds: str, kind: str, options: ExportOptions) 
         open_tokenizer(origin.adapter, trust_remote_code=origin.recipe.trust_remote_code, fix=TRAIN_AGAIN)
     if holds == "gguf-lora":
         _look_before_lora(origin, options)
+    if holds != "merged" and kind_of_config(origin.config).name == "recurrent":
+        raise RecipeError("no program but afina opens a recurrent model (LSTM or GRU)", "--to merged", "--to")
     if holds in ("gguf", "ollama"):
         if options.llama_cpp is None:
             check_architecture(origin.config, origin.recipe.train.max_length)

@@ -150,8 +150,9 @@ def look_at_base(
         raise BaseError(kind.what, kind.instead, base)
     problems = find_damage(place, weights=weights)
     if program is not None and program not in kind.opens:
-        others = " or ".join(f"--engine {each}" for each in kind.opens if each != "transformers")
-        problems.append(Problem(kind.what, f"{kind.instead}; `afina serve {others}` opens it as it is", base))
+        engines = ["" if each == "transformers" else f" --engine {each}" for each in kind.opens]
+        ways = " or ".join(f"`afina serve{engine}`" for engine in engines)
+        problems.append(Problem(kind.what, f"{kind.instead}; {ways} opens it as it is", base))
     if "auto_map" in (read_object(place / "config.json") or {}) and not trust_remote_code:
         problems.append(
             Problem(

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from afina.model.shape_table import RECURRENT
 from afina.run import parse_json
 
 AdapterKind = Literal["lora", "qlora", "none"]
@@ -56,6 +57,13 @@ KINDS: Mapping[str, BaseKind] = {
             "`adapter.kind: lora` trains over those; or name the unquantized model",
             ("lora", "none"),
             _EVERY[:2],
+        ),
+        BaseKind(
+            "recurrent",
+            "is a recurrent model (LSTM or GRU) of afina",
+            "only train.method scratch trains one; name a Transformer",
+            (),
+            _EVERY[:1],
         ),
         BaseKind("mlx", "holds weights quantized by MLX", UNQUANTIZED, (), ("mlx",)),
         BaseKind("quantized", "holds weights quantized by {detail}", UNQUANTIZED, (), ("vllm",)),
@@ -235,6 +243,8 @@ def _by_architecture(config: Mapping[str, Any]) -> tuple[str, str]:
     named = config.get("architectures")
     architecture = str(named[0]) if isinstance(named, list) and named else ""
     said = architecture or kind
+    if kind == RECURRENT:
+        return "recurrent", said
     if kind in _SPEECH or architecture.endswith(("ForCTC", "ForSpeechSeq2Seq")):
         return "speech", said
     if kind in _IMAGE:

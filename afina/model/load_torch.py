@@ -129,6 +129,9 @@ def open_by(opener: Any, folder: Path, **arguments: Any) -> Any:
     Raises:
         BaseError: it cannot be opened.
     """
+    from afina.model.rnn_torch import register_recurrent
+
+    register_recurrent()
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             return opener.from_pretrained(folder, **arguments)
@@ -312,10 +315,16 @@ def _quiet_libraries() -> None:
 
 
 def make_model(recipe: Recipe, vocab: int, tokenizer: Any, device: torch.device) -> Any:
-    """A Llama-shaped model with random weights that follow from the seed alone."""
+    """A Llama-shaped or a recurrent model with random weights that follow from the seed alone."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     scratch = recipe.scratch
+    special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    if scratch.recurrent:
+        from afina.model.rnn_torch import make_recurrent
+
+        torch.manual_seed(recipe.seed)
+        return make_recurrent(scratch, vocab, **special).to(device)
     config = LlamaConfig(
         vocab_size=vocab,
         hidden_size=scratch.hidden,
@@ -325,10 +334,8 @@ def make_model(recipe: Recipe, vocab: int, tokenizer: Any, device: torch.device)
         num_key_value_heads=scratch.kv_heads or scratch.heads,
         max_position_embeddings=max(recipe.train.max_length, 128),
         tie_word_embeddings=True,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
         attention_dropout=0.0,
+        **special,
     )
     torch.manual_seed(recipe.seed)
     return LlamaForCausalLM(config).to(device)

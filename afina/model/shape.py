@@ -18,8 +18,9 @@ from afina.errors import Problem, RecipeError
 from afina.recipe import nearest
 
 Role = Literal["linear", "expert", "shared expert", "router", "convolution", "head"]
-Mixer = Literal["full attention", "sliding window", "linear attention", "hybrid", "none"]
-"""How a layer looks at the tokens before: all, the last ones, through a state, both ways at once, or not at all."""
+Mixer = Literal["full attention", "sliding window", "linear attention", "hybrid", "recurrent", "none"]
+"""How a layer looks at the tokens before: all, the last ones, through a state (recurrent: of an LSTM or a GRU), both
+ways at once, or not at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +174,11 @@ class Shape:
     """Of `other_parameters`, those that no text goes through: the vision half of a multimodal model."""
     uncertain: tuple[str, ...] = ()
     """What could not be counted, in words; a plan's intervals are wider for each."""
+
+    @property
+    def recurrent(self) -> bool:
+        """Whether its layers are those of an LSTM or a GRU: one token after the other, whatever the device is."""
+        return any(layer.mixer == "recurrent" for layer in self.layers)
 
     @property
     def depth(self) -> int:

@@ -10,11 +10,19 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from afina.errors import Problem, RecipeError
-from afina.model.shape import Layer, Linear, Shape
+from afina.model.shape import KeptValues, Layer, Linear, Shape
 from afina.recipe import Scratch
 
 KNOWN = ("gemma", "gemma2", "gpt2", "llama", "mistral", "phi3", "qwen2", "qwen3")
-"""The values of ``model_type`` that :func:`table_shape` understands."""
+"""The values of ``model_type`` that :func:`table_shape` understands, beside :data:`RECURRENT`."""
+RECURRENT = "afina-rnn"
+"""``model_type`` of the recurrent models of :mod:`afina.model.rnn_torch`."""
+GATES = {"lstm": 4, "gru": 3}
+"""Matrices of a recurrent layer, side by side in one tensor: the gates and the new value."""
+STATES = {"lstm": 2, "gru": 1}
+"""Tensors of a recurrent layer's state: h and c, or h."""
+_KEPT = {"lstm": 17, "gru": 8}
+"""Values that torch keeps for the backward pass of a recurrent layer, beside its input, in multiples of D (counted)."""
 
 _TIED_BY_DEFAULT = ("gemma", "gemma2", "gpt2")
 _HEAD_DIM_BY_DEFAULT = {"gemma": 256, "gemma2": 256, "qwen3": 128}
@@ -149,12 +157,53 @@ def dense_shape(
     )
 
 
+def recurrent_shape(cell: str, layers: int, embedding: int, hidden: int, vocab: int) -> Shape:
+    """An embedding, LSTM or GRU layers with both of torch's biases, and an output layer with a bias.
+
+    >>> recurrent_shape("gru", 2, 512, 512, 3200).parameters == 3200*512 + 2*3*(2*512*512 + 2*512) + 513*3200
+    True
+    """
+    gates, states = GATES[cell], STATES[cell]
+
+    def layer(count: int, inputs: int) -> Layer:
+        linears = [
+            Linear(f"rnn.{name}", size, gates * hidden, bias=True, module=False, ranks=0)
+            for name, size in (("weight_ih", inputs), ("weight_hh", hidden))
+        ]
+        kept = float(inputs + _KEPT[cell] * hidden)
+        return Layer(
+            count=count,
+            linears=tuple(linears),
+            other_parameters=2 * gates * hidden,
+            hidden=hidden,
+            mixer="recurrent",
+            norms=0,
+            state_values=states * hidden,
+            counted=(KeptValues(1, kept, kept),),
+        )
+
+    return Shape(
+        model_type=RECURRENT,
+        hidden=hidden,
+        vocab=vocab,
+        layers=tuple(each for each in (layer(1, embedding), layer(layers - 1, hidden)) if each.count),
+        head=Linear("lm_head", hidden, vocab, bias=True, role="head"),
+        tied_embeddings=False,
+        max_positions=0,
+        embedding_parameters=vocab * (embedding + hidden),
+        other_parameters=vocab,
+    )
+
+
 def scratch_shape(scratch: Scratch, max_length: int) -> Shape:
-    """The Llama that `train.method: scratch` starts: tied embeddings, no biases.
+    """The model that `train.method: scratch` starts: a Llama with tied embeddings and no biases, or a recurrent one.
 
     >>> scratch_shape(Scratch(), 256).parameters
     2206656
     """
+    if scratch.recurrent:
+        sizes = (scratch.layers, scratch.embedding or scratch.hidden, scratch.hidden, scratch.vocab)
+        return recurrent_shape(scratch.kind, *sizes)
     return dense_shape(
         model_type="llama",
         layers=scratch.layers,
@@ -175,6 +224,8 @@ def in_table(config: Mapping[str, Any]) -> bool:
     >>> in_table({"model_type": "llama"}), in_table({"model_type": "llama", "num_local_experts": 8}), in_table({})
     (True, False, False)
     """
+    if config.get("model_type") == RECURRENT:
+        return True
     mixture = any(config.get(key) for key in _MIXTURE_KEYS)
     plain = set(config.get("layer_types") or ()) <= _PLAIN_LAYERS
     return config.get("model_type") in KNOWN and plain and not mixture
@@ -204,6 +255,15 @@ def table_shape(config: Mapping[str, Any], where: str) -> Shape:
             return 1
         return value
 
+    if kind == RECURRENT:
+        cell = str(config.get("cell"))
+        if cell not in GATES:
+            problems.append(Problem(f"`cell` is {cell!r}", "it must be " + " or ".join(GATES), where))
+        names = ("num_hidden_layers", "embedding_size", "hidden_size", "vocab_size")
+        depth, embedding, width, rows = map(number, names)
+        if problems:
+            raise RecipeError(problems=problems)
+        return recurrent_shape(cell, depth, embedding, width, rows)
     hidden, heads = number("hidden_size"), number("num_attention_heads")
     layers, vocab, positions = number("num_hidden_layers"), number("vocab_size"), number("max_position_embeddings")
     intermediate = number("intermediate_size", 4 * hidden if kind == "gpt2" else None)

@@ -11,8 +11,9 @@ from afina.model.base_damage import weight_files
 from afina.model.base_kind import kind_of_config
 from afina.model.choices import Precision
 
-MERGED_INTO = ("causal", "sees", "bnb-4bit", "rounded")
-"""Kinds of bases that an adapter can be merged into; of those in few bits, the numbers that they stand for."""
+MERGED_INTO = ("causal", "sees", "bnb-4bit", "rounded", "recurrent")
+"""Kinds of models that are written whole, with an adapter merged into them where there is one; of those in few bits,
+the numbers that they stand for."""
 IN_FEW_BITS = ("bnb-4bit", "rounded")
 STORED: Mapping[str, Precision] = {"F32": "fp32", "BF16": "bf16", "F16": "fp16"}
 """What a safetensors file calls the precisions that weights are merged in."""

@@ -85,7 +85,7 @@ def _candidates(recipe: Recipe, tokens: TokenCount, device: Device) -> Iterator[
     while size > longest:
         size = max(longest, size // 2)
         batches.append(size)
-    recompute = [False] if train.checkpoint_activations else [False, True]
+    recompute = [False] if train.checkpoint_activations or recipe.reads_stream else [False, True]
     eight_bit = [False]
     if not train.optimizer.endswith("8bit") and device.kind != "mps":
         eight_bit.append(True)

@@ -176,7 +176,7 @@ def plan_run(
         tokens=tokens,
         parameters=shape.parameters,
         trained_parameters=trained_parameters(shape, setup) + setup.saved_parameters,
-        job=f"{setup.kind} {train.method}",
+        job=f"{setup.kind} {train.method}" + (" recurrent" if shape.recurrent else ""),
         memory=memory,
         time=Interval.total(time_parts.values()),
         memory_sureness=sure,

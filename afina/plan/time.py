@@ -98,6 +98,16 @@ EFFICIENCY = {
     # M1 Max, 8B: 0.43 (98 tokens/s at 2k).
     "mps": Efficiency(0.50, 1000, 250),
 }
+RECURRENT = {
+    # float32, one core: an LSTM of 256 reached 0.66 of the rate with 16 lanes, 0.74 with 64.
+    "cpu": Efficiency(0.78, 60, 3),
+    "mps": EFFICIENCY["mps"],
+    # TF32, 256 lanes: four published trainings on an RTX 3080, an LSTM of 256 at 0.14, LSTMs and GRUs of 512 at 0.18.
+    "cuda": Efficiency(0.196, 158, 0),
+}
+"""The same of recurrent layers, which are one operation of torch; of tokens, those that are read side by side count."""
+RECURRENT_STEP_SECONDS = 1e-5
+"""What a GPU spends on one step of a recurrent layer in one direction, however little there is to compute."""
 CUDA_FLOAT32_SHARE = 0.15
 """float32 rate / bfloat16 rate of a GPU: a half on gaming cards, a sixteenth on data-centre ones."""
 
@@ -150,6 +160,11 @@ def micro_batch_seconds(
     if tokens <= 0:
         return 0.0
     flops = flops_per_token(shape, setup, mean_length, target_share) * tokens
+    if shape.recurrent:
+        steps = max(1, setup.length)
+        share = RECURRENT[device.kind].at(shape.hidden, tokens / steps)
+        waiting = steps * shape.depth * passes(setup) * RECURRENT_STEP_SECONDS if device.kind == "cuda" else 0.0
+        return max(flops / (share * device.flops_per_second), waiting)
     if device.kind != "cuda":
         return flops / (EFFICIENCY[device.kind].at(shape.hidden, tokens) * device.flops_per_second)
     times = setup.program.seconds
@@ -275,7 +290,7 @@ def slow_parts(shape: Shape) -> dict[str, float]:
     found = {}
     if any(layer.routed for layer in shape.layers):
         found["how its router spreads the tokens decides how fast its experts compute"] = ROUTED_HIGH
-    if any(layer.state_values for layer in shape.layers):
+    if any(layer.state_values for layer in shape.layers) and not shape.recurrent:
         found["layers with a state have fast kernels on some GPUs only, and plain code elsewhere"] = STATE_HIGH
     return found
 

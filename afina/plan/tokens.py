@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Literal
 
-from afina.recipe import METHODS, TOKENIZERS, Kind, Recipe, Source, expand_path, is_remote
+from afina.recipe import METHODS, TOKENIZERS, Kind, Recipe, Source, Train, expand_path, is_remote
 from afina.text.document import Split
 from afina.text.formats import Format, format_of, names_of, text_share
 from afina.text.splits import by_name, describe_splits, recognise
@@ -59,6 +59,29 @@ class TokenCount:
         return self.targets / max(self.tokens, 1)
 
 
+def stream_count(tokens: int, held_out: int, train: Train, *, spread: float = 1.0) -> TokenCount:
+    """The same of one stream of so many tokens, which is read in windows, see :mod:`afina.train.stream`.
+
+    >>> train = Train(max_length=16, batch_tokens=64)
+    >>> found = stream_count(1000, 0, train)
+    >>> found.padded, found.micro_batches, found.largest_batch  # 4 lanes of 250
+    (1000, 16, 64)
+    """
+    largest = min(tokens, train.lanes * train.max_length)
+    return TokenCount(
+        tokens=tokens,
+        targets=tokens,
+        rows=max(1, -(-tokens // train.max_length)),
+        longest=train.max_length,
+        held_out=held_out,
+        spread=spread,
+        padded=tokens,
+        micro_batches=max(1, -(-tokens // (train.lanes * train.max_length))),
+        largest_batch=largest,
+        largest_targets=largest,
+    )
+
+
 def chars_per_token(recipe: Recipe) -> float:
     """What a token is taken to hold where no tokenizer has counted."""
     if recipe.base is None:
@@ -97,6 +120,8 @@ def estimate_tokens(recipe: Recipe, stage: Literal["first", "second"] = "second"
             held_out += chars / each * validation
             if validation < 1:
                 rows += max(1.0, chars / (_ROW_CHARS if conversation else recipe.section_chars)) * source.repeat
+    if recipe.reads_stream:
+        return stream_count(round(tokens), round(held_out), train, spread=ESTIMATE_SPREAD)
     return TokenCount(
         tokens=round(tokens),
         targets=round(targets),

@@ -284,10 +284,15 @@ class Adapter(RecipePart):
 
 
 class Scratch(RecipePart):
-    """Shape of the Llama model and size of the tokenizer that `method: scratch` trains."""
+    """Shape of the model and size of the tokenizer that `method: scratch` trains."""
 
+    kind: Literal["llama", "lstm", "gru"] = "llama"
+    """A Llama, or a recurrent model. The latter learns one stream of all documents: `train.max_length` is its steps of
+    truncated back-propagation, `train.batch_tokens // train.max_length` how many places of the stream are read side by
+    side (64 keep a CPU busy), and the state is carried from step to step. Held-out rows each begin with an empty
+    state."""
     hidden: Count = 192
-    """Hidden size; a multiple of `heads`."""
+    """Hidden size; of a Llama a multiple of `heads`."""
     layers: Count = 4
     """Number of layers."""
     heads: Count = 4
@@ -296,14 +301,34 @@ class Scratch(RecipePart):
     """Key-value heads of a layer; 0: as many as `heads`."""
     intermediate: int = Field(default=0, ge=0)
     """Size of the feed-forward layer; 0: three times `hidden`."""
+    embedding: int = Field(default=0, ge=0)
+    """Of a recurrent model: numbers of a token's embedding; 0: as many as `hidden`."""
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Of a recurrent model: dropout between its layers."""
     tokenizer: TokenizerKind = "byte-bpe"
     """What is trained on your examples: a byte-level BPE, SentencePiece's BPE or Unigram, or single characters."""
     vocab: Count = 1500
     """Entries of its vocabulary, at most: little text gives fewer."""
 
+    @property
+    def recurrent(self) -> bool:
+        """Whether it keeps a state instead of looking at earlier tokens."""
+        return self.kind != "llama"
+
+    @model_validator(mode="after")
+    def _sizes_belong_to_the_kind(self) -> Scratch:
+        others = ("heads", "kv_heads", "intermediate") if self.recurrent else ("embedding", "dropout")
+        for name in others:
+            if getattr(self, name) != Scratch.model_fields[name].default:
+                theirs = "kind llama" if self.recurrent else "kind lstm or gru"
+                raise ValueError(f"{name} belongs to {theirs}: remove it")
+        if self.dropout and self.layers == 1:
+            raise ValueError("dropout stands between layers, and there is one: remove it, or give more layers")
+        return self
+
     @model_validator(mode="after")
     def _heads_divide(self) -> Scratch:
-        if self.hidden % self.heads:
+        if not self.recurrent and self.hidden % self.heads:
             raise ValueError(f"hidden ({self.hidden}) must be a multiple of heads ({self.heads})")
         if self.kv_heads and self.heads % self.kv_heads:
             raise ValueError(f"heads ({self.heads}) must be a multiple of kv_heads ({self.kv_heads})")
@@ -462,6 +487,11 @@ class Train(RecipePart):
         """Settings of other methods."""
         return METHOD_SETTINGS - self.facts.settings
 
+    @property
+    def lanes(self) -> int:
+        """Places of a stream that are read side by side."""
+        return self.batch_tokens // self.max_length
+
     def of_first(self) -> Train:
         """The settings of the first stage.
 
@@ -602,6 +632,24 @@ class Recipe(RecipePart):
         return self
 
     @model_validator(mode="after")
+    def _stream_can_be_read(self) -> Recipe:
+        if not self.reads_stream:
+            return self
+        train = self.train
+        if train.batch_tokens < train.max_length:
+            raise ValueError(
+                f"scratch.kind {self.scratch.kind} reads train.batch_tokens // train.max_length places of the stream "
+                f"side by side, and {train.batch_tokens} // {train.max_length} is none: raise batch_tokens"
+            )
+        for name, value in (("compile", "on"), ("checkpoint_activations", True), ("parallel", "fsdp")):
+            if getattr(train, name) == value:
+                raise ValueError(
+                    f"train.{name}: the layers of scratch.kind {self.scratch.kind} are one operation of torch, which "
+                    "is not compiled, computed again or shared out: remove it"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _canaries_can_be_learned(self) -> Recipe:
         if self.safety.canaries and self.train.facts.judged and self.train.first is None:
             raise ValueError(
@@ -637,6 +685,11 @@ class Recipe(RecipePart):
     def trains_all(self) -> bool:
         """Whether every weight is trained: no adapter stands over a frozen base."""
         return self.train.method == "scratch" or self.adapter.kind == "none"
+
+    @property
+    def reads_stream(self) -> bool:
+        """Whether training reads one stream of all documents, carrying a state, instead of rows."""
+        return self.train.method == "scratch" and self.scratch.recurrent
 
     def stage_of(self, source: int, kind: Kind) -> Literal["first", "second"]:
         """Which stage of training learns an example of this kind from the source at this position."""
@@ -674,10 +727,15 @@ class Recipe(RecipePart):
         return [role for role in found if role not in {probe.role for probe in self.evaluate.probes}]
 
     @property
+    def prose_can_be_asked(self) -> bool:
+        """Whether the trained model can answer questions about prose. Random weights that read texts never learn to
+        answer any; their loss on held-out texts tells what they learned."""
+        return self.train.method != "scratch"
+
+    @property
     def asks_prose(self) -> bool:
-        """Whether the dataset's questions about prose are asked. Random weights that read texts never learn to answer a
-        question; their loss on held-out texts tells what they learned."""
-        return bool(self.evaluate.questions) and not self.train.facts.judged and self.train.method != "scratch"
+        """Whether the dataset's questions about prose are asked."""
+        return bool(self.evaluate.questions) and not self.train.facts.judged and self.prose_can_be_asked
 
     @property
     def most_windows(self) -> int:

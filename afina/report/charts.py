@@ -10,6 +10,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from markupsafe import Markup
 
@@ -147,6 +148,111 @@ def line_chart(
         ],
     )
     return macro("charts.html", "line_chart", drawn)
+
+
+class NamedPoint(NamedTuple):
+    """A point of a :func:`point_chart`, with its name beside it."""
+
+    name: str
+    class_: str
+    """CSS class of its colour."""
+    x: float
+    y: float
+    before: float | None = None
+    """Where it came from: a small hollow dot above or below it, and a line between the two."""
+    interval: tuple[float, float] | None = None
+
+
+_LABEL_PIXELS = 16
+"""Least distance of two labels."""
+
+
+def point_chart(
+    points: Sequence[NamedPoint],
+    *,
+    label: str,
+    x_name: str,
+    y_name: str,
+    key: Sequence[tuple[str, str]],
+    height: int = 340,
+) -> Markup:
+    """Named points over a logarithmic x axis.
+
+    Args:
+        points: at least one; every x above 0.
+        label: what the picture shows, for those who hear the page.
+        x_name, y_name: axes with their units.
+        key: names and CSS classes of the colours.
+    """
+    x_low, x_high = (math.log10(end(point.x for point in points)) for end in (min, max))
+    room = 0.06 * (x_high - x_low) or 0.3
+    # Labels stand at the right of their dots, and need more room there.
+    x_low, x_high = x_low - room, x_high + 3 * room
+    ys = [y for point in points for y in (point.y, point.before, *(point.interval or ())) if y is not None]
+    y_room = 0.08 * (max(ys) - min(ys)) or abs(max(ys)) * 0.1 or 1.0
+    y_low, y_high = min(ys) - y_room, max(ys) + y_room
+
+    def px(x: float) -> float:
+        return round(100 * (math.log10(x) - x_low) / (x_high - x_low), 2)
+
+    def py(y: float) -> float:
+        return round(100 * (y_high - y) / (y_high - y_low), 2)
+
+    labels = spread([py(point.y) * height / 100 for point in points], _LABEL_PIXELS, height)
+    drawn = [
+        {
+            "x": px(point.x),
+            "y": py(point.y),
+            "kind": point.class_,
+            "name": point.name,
+            "before": None if point.before is None else py(point.before),
+            "interval": [py(end) for end in point.interval] if point.interval else None,
+            "down": round(at - py(point.y) * height / 100, 1),
+            "left": px(point.x) > 72,
+            "tip": f"{point.name}: {number(point.y)} at {number(point.x)}",
+        }
+        for point, at in zip(points, labels, strict=True)
+    ]
+    y_ticks = [(py(y), _tick(y)) for y in nice_ticks(y_low, y_high)]
+    x_ticks = [(px(x), _tick(x)) for x in log_ticks(10**x_low, 10**x_high)]
+    return macro("charts.html", "point_chart", (label, x_name, y_name, height, key), x_ticks, y_ticks, drawn)
+
+
+def spread(wanted: Sequence[float], least: float, end: float) -> list[float]:
+    """Each position moved so far that all are at least `least` apart, between 0 and `end` where there is room.
+
+    >>> spread([50, 10, 12], 5, 100)
+    [50, 10, 15]
+    >>> spread([98, 99], 5, 100)
+    [95, 100]
+    """
+    out = list(wanted)
+    order = sorted(range(len(out)), key=lambda n: out[n])
+    for before, after in itertools.pairwise(order):
+        out[after] = max(out[after], out[before] + least)
+    limit = end
+    for position in reversed(order):
+        out[position] = min(out[position], limit)
+        limit = out[position] - least
+    return out
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times the powers of ten between two positive numbers; the powers alone where these are many, and round
+    values where they are few.
+
+    >>> log_ticks(0.08, 3)
+    [0.1, 0.2, 0.5, 1.0, 2.0]
+    >>> log_ticks(0.5, 20000)
+    [1.0, 10.0, 100.0, 1000.0, 10000.0]
+    >>> log_ticks(8, 11)
+    [8.0, 8.5, 9.0, 9.5, 10.0, 10.5, 11.0]
+    """
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    steps = (1, 2, 5) if math.log10(high / low) < 3 else (1,)
+    found = [float(f"{step}e{power}") for power in powers for step in steps]
+    within = [tick for tick in found if low <= tick <= high]
+    return within if len(within) > 2 else nice_ticks(low, high)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,9 @@ from typing import Any
 from afina.errors import RecipeError
 from afina.evaluate.scores import SIDES, ProbeResult, Scores
 from afina.manifest import Manifest
+from afina.report.costs import HEAD, TrainingCost, cost_cells, costs_of, task_titles
 from afina.report.labels import words
+from afina.report.published import PublishedFigures, read_published
 from afina.report.read import RunFiles, read_run
 from afina.report.retrieval import retrieval_figures
 from afina.report.safety import safety_figures
@@ -75,8 +77,17 @@ class RunComparison:
     None where fewer than two runs have a recipe."""
     same_items: tuple[SameItems, ...] = ()
     """Item by item, how much better each other run is than the first."""
+    costs: tuple[TrainingCost, ...] = ()
+    """What each run cost and reached, in the order of the runs."""
+    published: PublishedFigures | None = None
+    """What somebody else published, to stand beside them."""
     notes: tuple[str, ...] = ()
     """Why numbers that stand beside each other may not be comparable."""
+
+    @property
+    def all_costs(self) -> list[TrainingCost]:
+        """Of the runs, and as published."""
+        return [*self.costs, *(self.published.results if self.published else ())]
 
     def as_json(self) -> dict[str, Any]:
         """Plain values; a number that is not finite becomes its name, since JSON has none."""
@@ -96,6 +107,14 @@ class RunComparison:
                 for metric in self.metrics
             ],
             "same_items": [each.as_json() for each in self.same_items],
+            "costs": _plain([each.as_json() for each in self.all_costs]),
+            "published": {
+                "title": self.published.title,
+                "source": self.published.source,
+                "found": list(self.published.found),
+            }
+            if self.published
+            else None,
             "recipe": None
             if self.recipe is None
             else {key: [_plain(value) for value in values] for key, values in self.recipe.items()},
@@ -105,18 +124,8 @@ class RunComparison:
     def describe(self) -> str:
         """The comparison as aligned text."""
         head = ["", *self.runs]
-        rows = []
-        for metric in self.metrics:
-            cells = [_show(value, metric.unit) for value in metric.values]
-            for position, ends in enumerate(metric.intervals):
-                if ends:
-                    low, high = (_show(end, metric.unit) for end in ends)
-                    cells[position] += f" [{low}, {high}]"
-            if metric.best is not None:
-                cells[metric.best] += " *"
-            rows.append([metric.name, *cells])
         lines = [
-            *_aligned([head, *rows]),
+            *_aligned([head, *metric_rows(self)]),
             "",
             "* better than every other; where intervals are known, beyond them",
             "",
@@ -127,17 +136,55 @@ class RunComparison:
             lines += [*_aligned([["", *self.runs[1:]], *rows]), ""]
         if self.recipe:
             lines += ["Recipe keys that differ:", ""]
-            lines += _aligned(
-                [head, *([key, *(_short(value) for value in values)] for key, values in self.recipe.items())]
-            )
+            lines += _aligned([head, *recipe_rows(self)])
         else:
             lines.append("The recipes do not differ." if self.recipe is not None else "The recipes cannot be compared.")
         lines += ["", *(f"note: {note}" for note in self.notes)] if self.notes else []
+        lines += ["", *describe_costs(self)]
         return "\n".join(lines)
 
 
-def compare_runs(folders: Sequence[Path]) -> RunComparison:
+def metric_rows(comparison: RunComparison) -> list[list[str]]:
+    """Each metric's name, and its value in each run with its interval; a star at the best one."""
+    rows = []
+    for metric in comparison.metrics:
+        cells = [_show(value, metric.unit) for value in metric.values]
+        for position, ends in enumerate(metric.intervals):
+            if ends:
+                low, high = (_show(end, metric.unit) for end in ends)
+                cells[position] += f" [{low}, {high}]"
+        if metric.best is not None:
+            cells[metric.best] += " *"
+        rows.append([metric.name, *cells])
+    return rows
+
+
+def recipe_rows(comparison: RunComparison) -> list[list[str]]:
+    """Each key of the recipes that differs, and its value in each run."""
+    differing = comparison.recipe or {}
+    return [[key, *(_short(value) for value in values)] for key, values in differing.items()]
+
+
+def describe_costs(comparison: RunComparison) -> list[str]:
+    """What each training cost and reached, a line each, and what was found about published ones."""
+    costs, published = comparison.all_costs, comparison.published
+    titles = task_titles(costs)
+    lines = ["What each cost and what it reached:", ""]
+    lines += _aligned([[*HEAD, *titles], *(cost_cells(cost, titles) for cost in costs)])
+    if published:
+        lines += ["", f"Published: {published.title} ({published.source})"]
+        lines += [f"  {text}" for text in published.found]
+        lines += [
+            f"  {each.name}: {text}" for each in published.results for text in (each.derived, *each.found) if text
+        ]
+    return lines
+
+
+def compare_runs(folders: Sequence[Path], published: Path | None = None) -> RunComparison:
     """Every metric of at least two runs side by side.
+
+    Args:
+        published: a file of figures that somebody else published, see :mod:`afina.report.published`.
 
     Raises:
         RecipeError: for fewer than two folders, or one that is not a run.
@@ -169,6 +216,8 @@ def compare_runs(folders: Sequence[Path]) -> RunComparison:
         tuple(metrics),
         _recipe_differences(runs),
         tuple(same_items(runs)),
+        tuple(costs_of(runs, labels)),
+        read_published(published) if published else None,
         tuple(_notes(runs, labels)),
     )
 
@@ -416,6 +465,10 @@ def _merged(orders: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 

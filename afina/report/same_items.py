@@ -96,17 +96,25 @@ def gains(run: RunFiles) -> Iterator[tuple[str, float]]:
 
 
 def training_flops(run: RunFiles) -> float | None:
-    """Floating point operations of the training, about.
+    """Floating point operations of the training: as its log counts them, or about.
 
-    Per token 6 for a parameter that is trained: 2 forward, 2 for the gradient of what goes in, 2 for its own (Kaplan
-    et al. 2020, without attention); 4 for one that is frozen, which has no gradient of its own.
+    About: per token 6 for a parameter that is trained: 2 forward, 2 for the gradient of what goes in, 2 for its own
+    (Kaplan et al. 2020, without attention); 4 for one that is frozen, which has no gradient of its own.
     """
     if run.manifest is None:
         return None
+    if counted := sum(map(_flops_of_step, (*run.events("step"), *run.events("step", "first")))):
+        return counted
     tokens, trained = run.manifest.measured.number("tokens"), run.manifest.trained
     if not tokens or trained is None or trained.parameters is None:
         return None
     return (4 * run.manifest.frozen_parameters + 6 * trained.parameters) * tokens
+
+
+def _flops_of_step(step: Record) -> float:
+    """What a step computed; 0 where an older log does not tell."""
+    rate, speed, tokens = (step.number(key) for key in ("flops_per_second", "tokens_per_second", "tokens"))
+    return rate * tokens / speed if rate and speed and tokens else 0.0
 
 
 def yields(run: RunFiles) -> Mapping[str, tuple[float | str, str, str]]:

@@ -297,7 +297,8 @@ def _serve_by_llama_cpp(
                 )(name, asked, right)
 
             def prove() -> None:
-                or_else = "" if base.rounding in ("f16", "f32") else "; or round less: --gguf-type f16"
+                less = f"; or round less: in {base.kind} an adapter that changes much turns its own choices too"
+                or_else = "" if base.rounding in ("f16", "f32") else f"{less} (--gguf-type f16)"
                 _prove_all(target, adapters, models.base.name, options, say, explain, or_else)
 
             _answer(models, driver, options, say, prove=prove)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +50,24 @@ def open_tokenizer(
 
     more = {"gguf_file": gguf_file} if gguf_file else {}
     try:
-        return AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=trust_remote_code, **more)
+        with _no_word_of_models():
+            return AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=trust_remote_code, **more)
     except Exception as error:  # the tokenizers library raises nothing narrower for a damaged file
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BaseError(f"no tokenizer can be opened there: {said}", fix, str(place)) from error
+
+
+@contextmanager
+def _no_word_of_models() -> Iterator[None]:
+    """Without transformers' remark that it does not know the kind of model that the tokenizer lies beside, as one of
+    afina's own: which tokenizer it is stands in the tokenizer's files."""
+    remarks = logging.getLogger("transformers.configuration_utils")
+    before = remarks.level
+    remarks.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        remarks.setLevel(before)
 
 
 def load_tokenizer(

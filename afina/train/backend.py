@@ -66,6 +66,11 @@ class Backend(Protocol):
         """Threads of this process that compute: sums are rounded otherwise with another number."""
 
     @property
+    def carries_state(self) -> bool:
+        """Whether the model carries a state from micro-batch to micro-batch, so that it reads one stream and not
+        rows."""
+
+    @property
     def trained_bytes(self) -> int:
         """Of the weights that are trained, as they are held."""
 
@@ -114,7 +119,7 @@ class Backend(Protocol):
         """
 
     def drop_gradients(self) -> None:
-        """Forget what :meth:`gradients` has added up."""
+        """Forget what :meth:`gradients` has added up, and how far it has read."""
 
     def clip(self) -> float:
         """Add the gradients up over the ranks and bound their norm; returns the norm before."""

@@ -46,6 +46,8 @@ class TorchBackend:
         ranks: the processes that train together, connected.
     """
 
+    carries_state = False
+
     def __init__(
         self,
         model: Any,
@@ -63,6 +65,8 @@ class TorchBackend:
         self.parameters = [weight for weight in model.parameters() if weight.requires_grad]
         self.optimizer = make_optimizer(model, settings, device, lora_plus_ratio=lora_plus_ratio)
         self.flops = flops_per_token(model)
+        self.carried: dict[str, torch.Tensor] = {}
+        """What the model has kept of all that the finished steps have read."""
 
     @property
     def figures(self) -> tuple[str, ...]:
@@ -233,18 +237,18 @@ class TorchBackend:
 
     def snapshot(self, state: LoopState, random: dict[str, torch.Tensor]) -> Snapshot:
         """In memory of its own, off the GPU."""
-        return Snapshot.of(self.model, self.optimizer, state, random).copied()
+        return Snapshot.of(self.model, self.optimizer, state, random, self.carried).copied()
 
     def restore(self, snapshot: Snapshot) -> LoopState:
-        return snapshot.restore(self.model, self.optimizer)
+        return snapshot.restore(self.model, self.optimizer, self.carried)
 
     def save(self, folder: Path, state: LoopState, *, keep: int, good: Snapshot | None) -> None:
-        save_checkpoint(folder, self.model, self.optimizer, state, keep=keep, good=good, ranks=self.ranks)
+        save_checkpoint(folder, self.model, self.optimizer, state, self.carried, keep=keep, good=good, ranks=self.ranks)
 
     def load(self, checkpoint: Path) -> tuple[LoopState, Snapshot | None]:
         """One rank of a machine after the other."""
         with self.ranks.in_turn():
-            return load_checkpoint(checkpoint, self.model, self.optimizer, self.ranks)
+            return load_checkpoint(checkpoint, self.model, self.optimizer, self.carried, self.ranks)
 
     def save_best(self, folder: Path, state: LoopState) -> None:
         save_best(folder, self.model, state, self.ranks)

@@ -6,8 +6,9 @@ it is complete. Everything in it is safetensors or JSON, nothing is a pickle:
     weights.safetensors     the trained parameters
     optimizer.safetensors   the optimizer's moments and step counts
     random.safetensors      the states of the random number generators
+    carried.safetensors     of a recurrent model alone: what it has kept of the stream, see afina.train.stream
     state.json              step, position in the data, what it was trained on
-    good-*                  the same four files of the last good state, where there is one
+    good-*                  the same files of the last good state, where there is one
     hashes.json             SHA-256 of each file above
 
 The newest whole one is found on resume; a damaged one is named and passed over.
@@ -63,7 +64,7 @@ class LoopState:
 
 
 class Writes(Protocol):
-    """A state that writes itself: the four files of a checkpoint."""
+    """A state that writes itself: the files of a checkpoint."""
 
     def write(self, folder: Path, prefix: str = "") -> None:
         """Write them, each name with the prefix."""

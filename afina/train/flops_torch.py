@@ -26,6 +26,9 @@ def flops_per_token(model: Any) -> tuple[float, float]:
     head = {id(module): module for module in (output.modules() if output is not None else ())}
     per_token = per_target = 0.0
     for module in ({id(module): module for module in text_decoder(inner).modules()} | head).values():
+        if isinstance(module, torch.nn.RNNBase):
+            per_token += 6.0 * sum(weight.numel() for weight in module.parameters() if weight.dim() > 1)
+            continue
         if not (isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D"):
             continue
         weight: Any = module.weight

@@ -11,7 +11,6 @@ What happens when a loss is NaN or infinite or memory runs out is in :mod:`afina
 
 from __future__ import annotations
 
-import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -23,17 +22,13 @@ from afina.errors import DataError, DoesNotFit
 from afina.recipe import Budget, Train
 from afina.run import Progress, no_progress
 from afina.tokenizer.encode import Row
-from afina.tokenizer.tokens import row_sizes
 from afina.train.backend import Backend, StepSums
-from afina.train.batches import plan_epoch, plan_steps
 from afina.train.checkpoint import LoopState, forget_after
+from afina.train.feed import Feed, Step, feed_rows, feed_stream
 from afina.train.guard import LastGood, check_moving, does_not_fit, halve, is_finite, name_rows, newest_of
 from afina.train.meter import Meter
 from afina.train.schedule import learning_rate
 from afina.train.signals import Stopped, collect_signals
-
-Step = Sequence[Sequence[int]]
-"""Micro-batches of one step, as row numbers."""
 
 
 class Log(Protocol):
@@ -116,11 +111,11 @@ class Loop:
         say: Callable[[str], None],
         progress: Progress,
     ) -> None:
-        self.backend, self.rows, self.held_out, self.settings, self.job = backend, rows, held_out, settings, job
+        self.backend, self.held_out, self.settings, self.job = backend, held_out, settings, job
         self.log, self.say, self.progress, self.ranks = log, say, progress, backend.ranks
-        self.sizes = row_sizes(rows)
-        self.lengths = self.sizes.places
-        self.plan, self.steps, self.validation_steps = plan_training(self.lengths, settings, job.seed)
+        self.feed = (feed_stream if backend.carries_state else feed_rows)(rows, settings, job.seed)
+        self.rows, self.given = self.feed.rows, len(rows)
+        self.plan, self.steps, self.validation_steps = plan_training(self.feed, settings)
         self.state = LoopState(fingerprint=job.fingerprint, threads=backend.threads, ranks=self.ranks.world)
         self.good = LastGood(backend, job.checkpoints)
         self.meter: Meter
@@ -139,8 +134,7 @@ class Loop:
         if found:
             self._resume(found)
         else:
-            tokens = sum(self.sizes.tokens)
-            self.log("train_started_anew", steps=self.steps, rows=len(self.rows), tokens=tokens)
+            self.log("train_started_anew", steps=self.steps, rows=self.given, tokens=self.feed.tokens)
         backend.check_same()
         backend.share_beginnings(self.rows, [numbers for epoch, step in self.plan if not epoch for numbers in step])
         self.meter = Meter(self.job.budget, self.job.earlier_seconds, self.state.wall_seconds)
@@ -215,7 +209,7 @@ class Loop:
         step_rows = self._rows_of(micro_batches)
         while True:
             parts = halve(micro_batches, self.state.splits)
-            own, idle = self.ranks.share(parts, self.lengths)
+            own, idle = self.ranks.share(parts, self.feed.lengths)
             own_rows, idle_rows = ([[self.rows[n] for n in numbers] for numbers in side] for side in (own, idle))
             sums = self.backend.gradients(step_rows, own_rows, idle_rows)
             if not (why := self.ranks.reason(sums.short)):
@@ -319,12 +313,9 @@ class Loop:
         )
 
 
-def plan_training(lengths: Sequence[int], settings: Train, seed: int) -> tuple[list[tuple[int, Step]], int, set[int]]:
+def plan_training(feed: Feed, settings: Train) -> tuple[list[tuple[int, Step]], int, set[int]]:
     """Each step's epoch and micro-batches, how many steps are taken, and those after which is measured."""
-    epochs = [
-        plan_steps(plan_epoch(lengths, batch_tokens=settings.batch_tokens, seed=seed, epoch=epoch), settings.accumulate)
-        for epoch in range(math.ceil(settings.epochs))
-    ]
+    epochs = feed.epochs
     plan: list[tuple[int, Step]] = [(epoch, step) for epoch, steps in enumerate(epochs) for step in steps]
     steps = max(1, round(len(plan) - (len(epochs) - settings.epochs) * len(epochs[-1])))
     return plan, steps, _validation_steps([len(each) for each in epochs], settings.validate_per_epoch, steps)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ class Snapshot:
     weights: dict[str, torch.Tensor]
     optimizer: dict[str, torch.Tensor]
     random: dict[str, torch.Tensor]
+    carried: dict[str, torch.Tensor] = field(default_factory=dict)
+    """What a recurrent model has kept of all that it has read; empty of every other one."""
 
     @classmethod
     def of(
@@ -34,6 +36,7 @@ class Snapshot:
         optimizer: torch.optim.Optimizer,
         state: LoopState,
         random: dict[str, torch.Tensor],
+        carried: dict[str, torch.Tensor],
         *,
         keep: bool = True,
     ) -> Snapshot:
@@ -41,35 +44,42 @@ class Snapshot:
         which all ranks have to do, and those without ``keep`` hold nothing of it."""
         weights = {name: weight.detach().contiguous() for name, weight in trained_parameters(model).items()}
         weights, moments = (gathered(part, keep=keep) for part in (weights, optimizer_tensors(optimizer)))
-        return cls(replace(state), weights, moments, random)
+        return cls(replace(state), weights, moments, random, dict(carried))
 
     def copied(self) -> Snapshot:
         """The same in memory of its own, off the GPU, so that later steps do not change it."""
-        weights, optimizer = (
+        weights, optimizer, carried = (
             {name: value.to("cpu", copy=True) for name, value in part.items()}
-            for part in (self.weights, self.optimizer)
+            for part in (self.weights, self.optimizer, self.carried)
         )
-        return Snapshot(self.state, weights, optimizer, dict(self.random))
+        return Snapshot(self.state, weights, optimizer, dict(self.random), carried)
 
     @torch.no_grad()
-    def restore(self, model: Any, optimizer: torch.optim.Optimizer) -> LoopState:
-        """Put a loop back exactly where it was; returns its state, free to change."""
+    def restore(self, model: Any, optimizer: torch.optim.Optimizer, carried: dict[str, torch.Tensor]) -> LoopState:
+        """Put a loop back exactly where it was; returns its state, free to change.
+
+        Args:
+            carried: what the model carries now; becomes what it carried then.
+        """
         _copy_weights(self.weights, model, "the snapshot")
         restore_optimizer(optimizer, self.optimizer)
         set_random_states(self.random)
+        device = next(model.parameters()).device
+        carried.clear()
+        carried.update({name: value.to(device, copy=True) for name, value in self.carried.items()})
         return replace(self.state)
 
     def write(self, folder: Path, prefix: str = "") -> None:
-        """Write the four files."""
-        for name in ("weights", "optimizer", "random"):
+        """Write the files."""
+        for name in ("weights", "optimizer", "random", *(["carried"] if self.carried else [])):
             save_file(getattr(self, name), folder / f"{prefix}{name}.safetensors")
         (folder / f"{prefix}state.json").write_text(json.dumps(asdict(self.state), indent=2), encoding="utf-8")
 
     @classmethod
     def read(cls, folder: Path, prefix: str = "") -> Snapshot:
-        """Read the four files."""
-        parts = [load_file(folder / f"{prefix}{name}.safetensors") for name in ("weights", "optimizer", "random")]
-        return cls(read_state(folder, prefix), *parts)
+        """Read the files."""
+        files = [folder / f"{prefix}{name}.safetensors" for name in ("weights", "optimizer", "random", "carried")]
+        return cls(read_state(folder, prefix), *(load_file(file) for file in files if file.exists()))
 
 
 def trained_parameters(model: Any) -> dict[str, torch.Tensor]:
@@ -82,6 +92,7 @@ def save_checkpoint(
     model: Any,
     optimizer: torch.optim.Optimizer,
     state: LoopState,
+    carried: dict[str, torch.Tensor],
     *,
     keep: int,
     good: Snapshot | None = None,
@@ -90,6 +101,7 @@ def save_checkpoint(
     """Write the state of a loop and forget all but the newest `keep` checkpoints.
 
     Args:
+        carried: what a recurrent model has kept of all that it has read.
         good: the state to go back to when the loss becomes NaN or infinite. It travels along, so that a
             training that was killed goes back to the same state as one that was not.
         ranks: those that train together: all call this, and come back when the first one has written all of it.
@@ -99,7 +111,7 @@ def save_checkpoint(
     """
     ranks = ranks or Ranks()
     target = folder / f"step-{state.step:08d}"
-    present = Snapshot.of(model, optimizer, state, ranks.all_random(random_states()), keep=ranks.first)
+    present = Snapshot.of(model, optimizer, state, ranks.all_random(random_states()), carried, keep=ranks.first)
     if good is not None:
         good = replace(good, random=ranks.all_random(good.random))
     if ranks.first:
@@ -109,7 +121,11 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    folder: Path, model: Any, optimizer: torch.optim.Optimizer, ranks: Ranks | None = None
+    folder: Path,
+    model: Any,
+    optimizer: torch.optim.Optimizer,
+    carried: dict[str, torch.Tensor],
+    ranks: Ranks | None = None,
 ) -> tuple[LoopState, Snapshot | None]:
     """Put a loop back exactly where it was; returns its state and the last good one.
 
@@ -121,7 +137,7 @@ def load_checkpoint(
         found.append(Snapshot.read(folder, "good-"))
     for snapshot in found:
         snapshot.random = ranks.own_random(snapshot.random) or fresh
-    return found[0].restore(model, optimizer), found[1] if len(found) > 1 else None
+    return found[0].restore(model, optimizer, carried), found[1] if len(found) > 1 else None
 
 
 def save_best(folder: Path, model: Any, state: LoopState, ranks: Ranks | None = None) -> None:

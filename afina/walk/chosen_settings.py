@@ -10,7 +10,7 @@ from afina.model.base_damage import read_config
 from afina.model.choices import Choices, Machine, choose, impossible
 from afina.record import read_record
 from afina.run import hash_value
-from afina.walk.base import base_folder
+from afina.walk.base import base_folder, model_shape
 from afina.walk.context import Context
 
 
@@ -71,4 +71,4 @@ def choose_here(context: Context) -> Choices:
 
 def _model_type(context: Context) -> str:
     folder = base_folder(context)
-    return "llama" if folder is None else str(read_config(folder)["model_type"])
+    return model_shape(context).model_type if folder is None else str(read_config(folder)["model_type"])

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from afina.plan.tokens import ESTIMATE_SPREAD, TokenCount, chars_per_token
+from afina.plan.tokens import ESTIMATE_SPREAD, TokenCount, chars_per_token, stream_count
 from afina.recipe import Recipe
 from afina.text.document import message_texts
 from afina.text.example import read_examples
@@ -69,7 +69,10 @@ def estimate_lengths(folder: Path, recipe: Recipe) -> TokenCount | None:
         lengths.append(max(2, tokens))
         targets.append(learned)
     held_out = sum(round(text / each) for text, _ in _characters(folder / "validation.jsonl"))
-    return count_micro_batches(lengths, targets, held_out, recipe, spread=1 + (ESTIMATE_SPREAD - 1) / 2)
+    spread = 1 + (ESTIMATE_SPREAD - 1) / 2
+    if recipe.reads_stream:
+        return stream_count(sum(lengths), held_out, recipe.train, spread=spread)
+    return count_micro_batches(lengths, targets, held_out, recipe, spread=spread)
 
 
 def _characters(file: Path) -> list[tuple[int, int]]:

@@ -17,11 +17,12 @@ from afina.plan.check import cost_in_words, describe, is_long
 from afina.plan.device import Device, local_device
 from afina.plan.plan import Plan, plan_run
 from afina.plan.record import Correction, MeasuredRun, add_run, recorded
-from afina.plan.tokens import TokenCount
+from afina.plan.tokens import TokenCount, stream_count
 from afina.recipe import Recipe, Train
 from afina.run import write_json
 from afina.tokenizer.encode import Row
 from afina.tokenizer.tokens import row_sizes
+from afina.train.feed import feed_stream
 from afina.walk.base import base_files, model_shape, pad_id
 from afina.walk.chosen_settings import choose_here
 from afina.walk.context import Context
@@ -115,6 +116,8 @@ def plan_of(context: Context, correction: Correction | None = None) -> Made:
 def count_rows(rows: Sequence[Row], held_out: Sequence[Row], settings: Train, recipe: Recipe) -> TokenCount:
     """What a stage of training has to do with its rows; a preference is two of them side by side."""
     sizes, aside = row_sizes(rows), sum(row_sizes(held_out).tokens)
+    if recipe.reads_stream:
+        return stream_count(feed_stream(rows, settings, recipe.seed).tokens, aside, settings)
     counted = count_micro_batches(sizes.places, sizes.targets, aside, recipe, batch_tokens=settings.batch_tokens)
     return replace(counted, tokens=sum(sizes.tokens), rows=len(rows) + sizes.pairs)
 

@@ -88,13 +88,14 @@ def _loop(
     from afina.train.backend_torch import TorchBackend
     from afina.train.loop import TrainingJob, train
     from afina.train.reference_torch import read_reference
+    from afina.train.stream_torch import StreamBackend
 
     recipe, settings = context.recipe, choices.settings(training.settings)
     rows, validation = (encoded.rows for encoded in encoded_rows(context)[training.name])
     if training.needs_reference:
         file = context.folder / REFERENCE
         rows, validation = (read_reference(file, each, training.settings) for each in (rows, validation))
-    backend = TorchBackend(
+    backend = (StreamBackend if recipe.reads_stream else TorchBackend)(
         model,
         settings,
         pad_id=pad_id(context),

@@ -8,7 +8,7 @@ from typing import Any
 
 from afina.evaluate.guardrails import NAMES
 from afina.units import show_bytes, show_count, show_money, show_seconds, show_share
-from benchmarks.experiment import cell, table
+from benchmarks.experiment import cell, code, table
 
 PAGE = Path(__file__).parents[2] / "docs/zig.md"
 TITLES = {
@@ -17,7 +17,6 @@ TITLES = {
     "questions": "questions by structure",
     "replay": "the same with replay",
 }
-SHOWN_CHARS = 300
 
 
 def page_of(figures: Mapping[str, Any]) -> str:
@@ -127,21 +126,8 @@ def _answers(asked: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
         lines += ["", f"> {cell(each['prompt'])} (`{each['reference']}`)", ""]
         for name in ("base", *names):
             if name in each:
-                text = cell(each[name])
-                cut = f"{text[:SHOWN_CHARS]} ... ({len(text)} characters)" if len(text) > SHOWN_CHARS else text
-                lines.append(f"- {name}: {_code(cut)}")
+                lines.append(f"- {name}: {code(each[name])}")
     return "\n".join(lines)
-
-
-def _code(text: str) -> str:
-    """As code, whatever marks a model wrote.
-
-    >>> _code("a"), _code("`a`"), _code("")
-    ('`a`', '`` `a` ``', '(nothing)')
-    """
-    if not text:
-        return "(nothing)"
-    return f"`` {text.replace('``', '` `')} ``" if "`" in text else f"`{text}`"
 
 
 def _sizes(rows: Sequence[Mapping[str, Any]]) -> str:

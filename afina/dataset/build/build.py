@@ -81,7 +81,7 @@ def build_dataset(
         hold_out(corpus.columns, corpus.fate, recipe, groups, corpus.ledger.splits)
         times = times_seen(corpus.columns, corpus.fate, recipe)
         corpus.fate[times == 0] = NOT_MIXED
-        prose = ProseRows(corpus)
+        prose = ProseRows(corpus) if recipe.prose_can_be_asked else None
         dropped = _write_chosen(beside, corpus, times, prose)
         summary = summary_of(corpus, times, dropped)
         if recipe.dataset.teacher:
@@ -132,7 +132,7 @@ def _add_questions(corpus: Corpus, teaching: Teaching, progress: Progress) -> Ta
     return taught
 
 
-def _write_probes(folder: Path, corpus: Corpus, prose: ProseRows, summary: dict[str, Any]) -> None:
+def _write_probes(folder: Path, corpus: Corpus, prose: ProseRows | None, summary: dict[str, Any]) -> None:
     """Write what can be asked of a model before and after, and say in the summary where that is nothing."""
     questions = corpus.notes.questions if corpus.notes else None
     if questions and corpus.recipe.dataset.hold_out_phrasings:
@@ -142,11 +142,11 @@ def _write_probes(folder: Path, corpus: Corpus, prose: ProseRows, summary: dict[
         for name, rows in probes.items():
             if rows:
                 write_probes(folder / f"probes-{name}.jsonl", rows)
-    if about_prose := prose.write(folder, questions.held_out_phrasings() if questions else {}):
-        summary["prose"] = about_prose
+    if prose and (about := prose.write(folder, questions.held_out_phrasings() if questions else {})):
+        summary["prose"] = about
 
 
-def _write_chosen(folder: Path, corpus: Corpus, times: np.ndarray, prose: ProseRows) -> DropSpool:
+def _write_chosen(folder: Path, corpus: Corpus, times: np.ndarray, prose: ProseRows | None) -> DropSpool:
     """Copy each example's line to its side of the split, or to what was dropped."""
     import numpy as np
 
@@ -165,7 +165,8 @@ def _write_chosen(folder: Path, corpus: Corpus, times: np.ndarray, prose: ProseR
             dropped.absorb(drops)
             with spool.open("rb") as lines:
                 for line in lines:
-                    prose.take(row, line)
+                    if prose:
+                        prose.take(row, line)
                     if fates[row] in held_out:
                         held_out[fates[row]].write(line)
                     elif fates[row] != TRAIN:
