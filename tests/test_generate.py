@@ -538,7 +538,7 @@ def test_an_answer_is_paid_for_once(tiny: Any, tmp_path: Path) -> None:
 
 
 def kept_answer(text: str) -> dict[str, Any]:
-    return {"text": text, "tokens": 1, "stopped": True, "logprobs": []}
+    return {"text": text, "tokens": 1, "stopped": True, "logprobs": [], "ids": []}
 
 
 def test_kept_answers_survive_a_kill(tmp_path: Path) -> None:

@@ -255,8 +255,8 @@ def least_gain(clusters: int) -> float | None:
 def chance_of(fewest: int, of: int, share: float) -> float:
     """How likely at least `fewest` of `of` are, each of which is so with probability `share`.
 
-    >>> chance_of(2, 2, 0.5), chance_of(0, 9, 0.1), round(chance_of(8, 200, 0.02), 3)
-    (0.25, 1.0, 0.049)
+    >>> [round(chance, 3) for chance in (chance_of(2, 2, 0.5), chance_of(0, 9, 0.1), chance_of(8, 200, 0.02))]
+    [0.25, 1.0, 0.049]
     """
     if fewest <= 0 or share >= 1.0:
         return 1.0

@@ -110,7 +110,7 @@ def generate(
         if key in answers or key in requests:
             continue
         if kept is not None and sampling.repeatable and (found := kept.get(key)) is not None:
-            answers[key] = Answer(**found | {"logprobs": tuple(found["logprobs"])})
+            answers[key] = Answer(**found | {name: tuple(found[name]) for name in ("logprobs", "ids")})
             continue
         requests[key] = Request(
             prompt=ids,
