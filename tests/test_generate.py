@@ -541,6 +541,14 @@ def kept_answer(text: str) -> dict[str, Any]:
     return {"text": text, "tokens": 1, "stopped": True, "logprobs": [], "ids": []}
 
 
+def test_answers_kept_before_there_were_ids_are_found(tmp_path: Path) -> None:
+    from afina.model.generate.stored_answers import KeptAnswers
+
+    before = {key: value for key, value in kept_answer("sim").items() if key != "ids"}
+    KeptAnswers(tmp_path, "w").put("k", before)
+    assert KeptAnswers(tmp_path, "w").get("k") == kept_answer("sim")
+
+
 def test_kept_answers_survive_a_kill(tmp_path: Path) -> None:
     from afina.model.generate.stored_answers import KeptAnswers
 
