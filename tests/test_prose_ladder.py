@@ -142,9 +142,15 @@ def test_the_table_by_hand() -> None:
 @pytest.mark.long
 @pytest.mark.training
 def test_what_was_trained_elsewhere_is_asked_about_the_notes(
-    documents: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    documents: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Trained at a first start, measured at a second one, which trains nothing again."""
+
+    def replay(base: str, folder: Path, *_: Any) -> None:  # answers of random weights never end
+        rows = [{"prompt": f"What is {number}?", "completion": f"A number, {number}."} for number in range(12)]
+        (folder / "replay.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+    monkeypatch.setattr("benchmarks.prose.__main__.prepare_replay", replay)
     base, runs = make_base(tmp_path / "base", max_position_embeddings=2048), tmp_path / "runs"
     two = ("--only", "trained", "permuted")
     assert try_it(runs, documents, base, *two, "--until", "train") == 0
