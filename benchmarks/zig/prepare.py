@@ -107,7 +107,7 @@ def prepare_replay(base: str, folder: Path, runs: Path, wanted: Wanted, say: Cal
     if len(rows) < FEWEST_REPLAYED:
         raise AfinaError(
             f"only {len(rows)} of the base's {len(prompts)} answers to general questions end by themselves",
-            "this base has nothing to replay: leave that recipe out (--only lines documents questions)",
+            "name a base that answers and ends (base=MODEL), or leave out what needs replay (--only, see --help)",
             base,
         )
     _write_rows(folder / "replay.jsonl", rows)
