@@ -242,7 +242,7 @@ def test_qlora_learns_and_leaves_the_quantized_base_bitwise(wide, tmp_path, bits
     assert model.quantization["bits"] == bits and model.quantization["group_size"] == group
     matrix = model.adapted["model.layers.0.self_attn.q_proj"].linear
     assert (matrix.bits, matrix.group_size) == (bits, group)
-    before = {name: each for name, each in tree_flatten(matrix.parameters())}
+    before = dict(tree_flatten(matrix.parameters()))
     held, share = to_train_mlx.packed(model)
     assert held == bits and share > 0.9
     _, _, log, _ = run_training(wide, tmp_path, recipe, model=model)

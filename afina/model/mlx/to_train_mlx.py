@@ -92,7 +92,7 @@ def packed(model: MlxModel) -> tuple[int, float] | None:
     """In how many bits which share of the base's numbers is held; None where all of it is whole."""
     if not model.quantization:
         return None
-    held = {name: part for name, part in quantized_parts(model.network)}
+    held = dict(quantized_parts(model.network))
     of_base = [(name, each.size) for name, each in tree_flatten(model.network.parameters()) if not _adds(name)]
     numbers = sum(part.weight.size * 32 // part.bits for part in held.values())
     whole = sum(size for name, size in of_base if name.rpartition(".")[0] not in held)
