@@ -72,9 +72,13 @@ def families():
 
     small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
     small |= {"num_key_value_heads": 2, "vocab_size": 400, "max_position_embeddings": 64, "pad_token_id": 0}
+    small |= {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}}
+    llama3 = {"rope_type": "llama3", "rope_theta": 500.0, "factor": 8.0, "low_freq_factor": 1.0}
+    llama3 |= {"high_freq_factor": 4.0, "original_max_position_embeddings": 16}
     return {
         "llama": LlamaConfig(**small),
         "llama tied": LlamaConfig(**small, tie_word_embeddings=True),
+        "llama 3, whose positions are scaled": LlamaConfig(**small | {"rope_parameters": llama3}),
         "qwen2": Qwen2Config(**small),
         "qwen3": Qwen3Config(**small, head_dim=8),
         "mistral": MistralConfig(**small, sliding_window=None),
