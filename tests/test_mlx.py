@@ -330,6 +330,22 @@ def test_an_adapter_goes_both_ways_and_every_program_computes_the_same(base, tmp
     assert torch.equal(logits_by_mlx(adapter_mlx.take_off(opened), ids), bare)
 
 
+def test_a_folder_for_mlx_lm_turns_positions_as_the_model_does(base, tmp_path):
+    from mlx_lm.utils import load_model
+    from transformers import AutoModelForCausalLM
+
+    from afina.export.converters import write_for_mlx_lm
+
+    ids = torch.tensor([[5, 6, 7, 8, 9, 10, 11, 12]])
+    model = AutoModelForCausalLM.from_config(families()["llama"])
+    model.save_pretrained(tmp_path)
+    write_for_mlx_lm(tmp_path)
+    found = torch.tensor(load_model(tmp_path)[0](mx.array(ids.numpy())).tolist())
+    torch.testing.assert_close(found, logits_by_torch(model, ids), rtol=1e-4, atol=1e-4)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path)
+    torch.testing.assert_close(logits_by_torch(again, ids), logits_by_torch(model, ids))
+
+
 def test_an_adapter_that_mlx_lm_has_trained_itself_opens_in_peft(base, tmp_path):
     from mlx_lm.tuner.utils import linear_to_lora_layers
 
