@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import GenerationConfig
 
 from afina.errors import RecipeError
 from afina.model.base_damage import read_config
@@ -31,6 +32,8 @@ def make_skeleton(folder: Path, recipe: Recipe) -> Any:
             part.register_parameter(name, _without_memory(weight))
     model.tie_weights()
     model.name_or_path = str(folder)
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
     return model
 
 
@@ -63,7 +66,7 @@ def factors_of(skeleton: Any) -> Iterator[Factors]:
         if isinstance(part, ParamWrapper):
             raise RecipeError(
                 f"{name}.{part.parameter_name} is a stack of experts, which backend mlx does not adapt",
-                "name the matrices of attention in adapter.targets, e.g. [q_proj, k_proj, v_proj, o_proj], or backend: torch",
+                "name the matrices of attention in adapter.targets, e.g. [q_proj, v_proj], or backend: torch",
                 "adapter.targets",
             )
         yield Factors(

@@ -6,7 +6,6 @@ layers are mlx-lm's own, but for their dropout (:class:`KeyedDropout`).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from afina.errors import BaseError, RecipeError
 from afina.model.base import TRAIN_AGAIN, read_adapter_config
 from afina.model.base_damage import read_shapes
 from afina.model.factors import Factors
+from afina.model.mlx.arrays_mlx import read_arrays, save_arrays
 from afina.model.mlx.mlx_model import MlxModel
 from afina.run import read_mapping, write_json
 
@@ -33,7 +33,7 @@ PLAIN = {"bias": "none", "modules_to_save": None, "rank_pattern": {}, "alpha_pat
 """Settings of PEFT's that MLX's layers do not have, with the values at which they do nothing."""
 
 
-class KeyedDropout(nn.Module):
+class KeyedDropout(nn.Module):  # type: ignore[misc]
     """Dropout that draws from a key of its own, see :func:`draw_dropout`.
 
     mlx's draws from the one generator whenever it is called. A layer whose activations are computed again
@@ -102,11 +102,16 @@ def _layer(model: MlxModel, held: Factors) -> Any:
         raise BaseError(what, TRAIN_AGAIN, where)
     made = (DoRALinear if held.dora else LoRALinear).from_base(linear, r=held.a.shape[0], scale=held.scale)
     made.dropout = KeyedDropout(held.dropout)
-    made.lora_a, made.lora_b = mx.array(held.a).T, mx.array(held.b).T
+    made.lora_a, made.lora_b = (_trained(mx.array(each).T) for each in (held.a, held.b))
     if held.magnitude is not None:
-        made.m = mx.array(held.magnitude)
+        made.m = _trained(mx.array(held.magnitude))
     mx.eval(made.parameters())
     return made
+
+
+def _trained(array: mx.array) -> mx.array:
+    """As adapters are held whatever the base is held in."""
+    return mx.contiguous(array.astype(mx.float32))
 
 
 def open_adapter(model: MlxModel, folder: Path, *, trainable: bool = False) -> MlxModel:
@@ -167,12 +172,15 @@ def read_mlx_lm(folder: Path) -> list[Factors]:
 
 
 def _read(file: Path) -> dict[str, mx.array]:
+    """
+    Raises:
+        BaseError: the file is missing or damaged.
+    """
     try:
         read_shapes(file)
     except (ValueError, OSError) as error:
         raise BaseError(str(error), TRAIN_AGAIN, str(file)) from error
-    tensors: dict[str, mx.array] = mx.load(str(file))
-    return tensors
+    return read_arrays(file)
 
 
 def _by_matrix(
@@ -209,6 +217,22 @@ def trained_factors(model: MlxModel) -> Iterator[Factors]:
         )
 
 
+def _settings(factors: Iterable[Factors]) -> tuple[int, float, float, bool]:
+    """Rank, scale, dropout, and whether it is DoRA, of all matrices.
+
+    Raises:
+        RecipeError: they differ, and both formats have one of each for all.
+    """
+    kinds = {(len(each.a), each.scale, each.dropout, each.dora) for each in factors}
+    if len(kinds) != 1:
+        raise RecipeError(
+            "its matrices have several ranks or scales, and one file of settings names one of each",
+            "train it again with one rank for all",
+            "adapter",
+        )
+    return kinds.pop()
+
+
 def write_mlx_lm(factors: Iterable[Factors], folder: Path, *, layers: int) -> None:
     """Write an adapter as mlx-lm reads it: ``adapters.safetensors`` and its ``adapter_config.json``.
 
@@ -216,21 +240,16 @@ def write_mlx_lm(factors: Iterable[Factors], folder: Path, *, layers: int) -> No
         layers: of the base.
 
     Raises:
-        RecipeError: matrices differ in rank or scale; mlx-lm has one of each.
+        RecipeError: matrices differ in rank or scale.
     """
     held = list(factors)
-    kinds = {(len(each.a), each.scale, each.dropout, each.dora) for each in held}
-    if len(kinds) != 1:
-        raise RecipeError(
-            "its matrices have several ranks or scales, of which mlx-lm has one for all", "PEFT's format has each", "adapter"
-        )
-    rank, scale, dropout, dora = kinds.pop()
+    rank, scale, dropout, dora = _settings(held)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {}
     for each in held:
         values = {"a": mx.array(each.a).T, "b": mx.array(each.b).T, "magnitude": each.magnitude}
         tensors |= {each.name + MLX_ENDS[part]: mx.array(v) for part, v in values.items() if v is not None}
-    mx.save_safetensors(str(folder / "adapters.safetensors"), tensors, {"format": "mlx"})
+    save_arrays(tensors, folder / "adapters.safetensors", {"format": "mlx"})
     write_json(
         folder / "adapter_config.json",
         {
@@ -251,17 +270,14 @@ def write_peft(factors: Iterable[Factors], folder: Path, *, base_name: str) -> N
     from peft import LoraConfig
 
     held = list(factors)
-    kinds = {(len(each.a), each.scale, each.dropout, each.dora) for each in held}
-    if len(kinds) != 1:
-        raise RecipeError("its matrices have several ranks or scales", "train it again with one of each", "adapter")
-    rank, scale, dropout, dora = kinds.pop()
+    rank, scale, dropout, dora = _settings(held)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {}
     for each in held:
         values = {"a": each.a, "b": each.b, "magnitude": each.magnitude}
         named = {PEFT_PREFIX + each.name + ENDS[part]: v for part, v in values.items() if v is not None}
-        tensors |= {name: mx.contiguous(mx.array(value)) for name, value in named.items()}
-    mx.save_safetensors(str(folder / "adapter_model.safetensors"), tensors, {"format": "pt"})
+        tensors |= {name: mx.array(value) for name, value in named.items()}
+    save_arrays(tensors, folder / "adapter_model.safetensors", {"format": "pt"})
     LoraConfig(
         r=rank,
         lora_alpha=scale * rank,

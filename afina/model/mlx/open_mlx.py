@@ -8,6 +8,7 @@ import resource
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import import_module
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -27,22 +28,19 @@ def mlx_lm_utils() -> Any:
     """mlx-lm's module that opens models. Importing it lowers how many files this process may open: put back."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     utils = import_module("mlx_lm.utils")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(limits[0], resource.getrlimit(resource.RLIMIT_NOFILE)[1]), limits[1]))
+    resource.setrlimit(
+        resource.RLIMIT_NOFILE, (min(limits[0], resource.getrlimit(resource.RLIMIT_NOFILE)[1]), limits[1])
+    )
     return utils
 
 
-def check_known(config: Mapping[str, Any], where: str) -> None:
-    """Refuse an architecture that mlx-lm does not have, before anything of it is read.
-
-    Raises:
-        BaseError: with its name.
-    """
+def why_unknown(config: Mapping[str, Any]) -> str:
+    """Why mlx-lm has no such architecture; empty where it has. Nothing of a model is read for it."""
     kind = str(config.get("model_type"))
     remapped: Mapping[str, str] = mlx_lm_utils().MODEL_REMAPPING
     if find_spec(f"mlx_lm.models.{remapped.get(kind, kind)}") is None:
-        raise BaseError(
-            f"is a {kind} model, which mlx-lm does not know", "backend: torch, or a newer mlx-lm (pip install -U mlx-lm)", where
-        )
+        return f"mlx-lm {version('mlx-lm')} does not know {kind} models"
+    return ""
 
 
 def open_base(folder: Path, recipe: Recipe, *, precision: Precision = "fp32") -> MlxModel:
@@ -61,7 +59,8 @@ def open_base(folder: Path, recipe: Recipe, *, precision: Precision = "fp32") ->
     from mlx.utils import tree_flatten
 
     config = read_config(folder)
-    check_known(config, str(folder))
+    if unknown := why_unknown(config):
+        raise BaseError(unknown, "backend: torch, or a newer mlx-lm", str(folder))
     try:
         network, config = mlx_lm_utils().load_model(folder, lazy=True, trust_remote_code=recipe.trust_remote_code)
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:  # as its classes meet a value
@@ -77,7 +76,7 @@ def open_base(folder: Path, recipe: Recipe, *, precision: Precision = "fp32") ->
         if mx.issubdtype(weight.dtype, mx.floating) and not mx.isfinite(weight).all().item():
             raise BaseError(f"weight {name} holds values that are not finite", "this copy is damaged", str(folder))
     network.freeze()
-    return MlxModel(network.eval() or network, config, folder)
+    return MlxModel(network, config, folder).eval()
 
 
 def _quantized(network: Any, config: dict[str, Any], adapter: Adapter) -> tuple[Any, dict[str, Any]]:
