@@ -13,10 +13,13 @@ import pytest
 import torch
 from test_generate import drain, prompts_of, run
 from test_serve import make_adapter, run_server, url_of
-from tiny import NAMES, TOWNS, make_base, make_recipe, make_rows
+from test_stages import write
+from tiny import NAMES, ROWS, TOWNS, make_base, make_recipe, make_rows
 
 pytest.importorskip("mlx_lm")
 
+from afina.cli.opened import walk_of
+from afina.errors import RecipeError
 from afina.evaluate.choice import Choice
 from afina.evaluate.choice_ranks import rank_choices
 from afina.evaluate.loss import held_out_loss, held_out_pairs, row_losses
@@ -36,7 +39,9 @@ from afina.serve.identity import ask_over_http, check_identity
 from afina.serve.opened import Target, find_target, open_models
 from afina.serve.serve import ServeOptions, _look
 from afina.serve.terminal_chat import answer_once
+from afina.walk.benchmarks import measure_benchmarks
 from afina.walk.models import without_adapter
+from afina.walk.walk import walk_through
 
 CPU = torch.device("cpu")
 
@@ -130,13 +135,19 @@ def test_several_adapters_over_one_base_answer_each_as_itself(base: Path, adapte
 def test_sampled_answers_follow_from_their_seeds_as_by_torch(trained: Any, renderer: Any) -> None:
     """One code draws for both, from logits that are equal but for their rounding."""
     prompts = prompts_of([4, 9, 17, 2])
-    sampling = Sampling(temperature=0.9, top_p=0.9, seed=7, ids=True)
-    by_torch, by_mlx, again = (
-        generate(model, renderer, prompts, max_new_tokens=10, sampling=sampling) for model in (*trained, trained[1])
+    asked = [
+        Request(prompt=ids, max_new_tokens=10, temperature=0.9, top_p=0.9, seed=seed)
+        for seed, ids in enumerate(prompts)
+    ]
+    by_torch, by_mlx = (
+        [done.tokens for done in run(Engine(model, renderer.tokenizer, []), asked)] for model in trained
     )
-    assert by_mlx == again == by_torch
-    other = generate(trained[1], renderer, prompts, max_new_tokens=10, sampling=Sampling(0.9, 0.9, seed=8, ids=True))
-    assert other != by_mlx
+    assert by_mlx == by_torch
+    first, again, other = (
+        generate(trained[1], renderer, prompts, max_new_tokens=10, sampling=Sampling(0.9, 0.9, seed=seed, ids=True))
+        for seed in (7, 7, 8)
+    )
+    assert first == again != other
 
 
 def test_a_stop_token_a_stop_string_and_a_cancelled_request_end_an_answer(trained: Any, renderer: Any) -> None:
@@ -275,3 +286,55 @@ def test_a_server_looks_at_memory_and_base_as_mlx_needs_them(run_by_mlx: Path, m
         target = replace(target, recipe=target.recipe.model_copy(update={"backend": recipe}))
         _look(target, {}, ServeOptions(), "local", None, print)
         assert asked[-1]["engine"] == engine
+
+
+# ---- the whole walk
+
+
+@pytest.fixture
+def project(tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    rows = [{"prompt": question, "completion": answer} for question, answer in ROWS]
+    write(tmp_path / "rows.jsonl", rows)
+    write(tmp_path / "probe.jsonl", rows[:6])
+    (tmp_path / "recipe.yaml").write_text(
+        f"name: two\nbase: {base}\nbackend: mlx\nsources: [{{path: rows.jsonl}}]\n"
+        "dataset: {language: pt-PT, validation: 0.2}\nadapter: {rank: 4}\n"
+        "train: {max_length: 64, batch_tokens: 256, learning_rate: 0.02, epochs: 3}\n"
+        "evaluate: {skills: 0, samples: 4, max_new_tokens: 8, probes: [{path: probe.jsonl, role: recall}]}\n",
+        encoding="utf-8",
+    )
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_run_goes_to_a_verdict_whose_answers_torch_gives_too(project: Path, base: Path) -> None:
+    with walk_of(Path("recipe.yaml"), [], Path("runs")) as opened:
+        walk_through(opened)
+    run_folder = Path("runs/two")
+    scores = json.loads((run_folder / "scores.json").read_text())
+    assert scores["loss"]["after"]["loss"] < scores["loss"]["before"]["loss"] - 0.1
+    assert scores["verdict"]["learned"] and scores["guardrails"]["answers"]
+    answered = [json.loads(line) for line in (run_folder / "predictions.jsonl").read_text().splitlines()]
+    recipe = make_recipe(base)
+    chat = make_rows(base, recipe)[1]
+    prompts = [chat.prompt([{"role": "user", "content": row["prompt"]}]) for row in answered]
+    model = open_adapter(load_base(base, recipe, CPU), run_folder / "adapter")
+    after = generate(model, chat, prompts, max_new_tokens=8)
+    with model.disable_adapter():
+        before = generate(model, chat, prompts, max_new_tokens=8)
+    assert [(row["base"], row["adapter"]) for row in answered] == [
+        (one.text, two.text) for one, two in zip(before, after, strict=True)
+    ]
+    kept = [json.loads(line)["weights"] for line in Path("runs/_answers/answers.jsonl").read_text().splitlines()]
+    assert len(set(kept)) == 2, "base and adapter, each under its own weights"
+    shutil.rmtree(run_folder)
+    said: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("afina.cli.opened.say", said.append)
+        with walk_of(Path("recipe.yaml"), ["backend=torch"], Path("runs")) as opened:
+            walk_through(opened)
+    assert any("0 answers of the base kept from before" in line for line in said), "torch asks the same base anew"
+    lm_eval = pytest.raises(RecipeError, match="lm-eval asks models of torch")
+    with walk_of(Path("recipe.yaml"), [], Path("runs")) as opened, lm_eval as refused:
+        measure_benchmarks(opened, ["arc_easy"], 1)
+    assert "--to merged" in refused.value.problems[0].fix

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from afina.errors import BaseError, RecipeError
-from afina.model.back_ends import back_end_of
 from afina.model.base import BaseIdentity, check_adapter_fits, find_base, identify_base, place_of
 from afina.model.base_kind import Program, kind_of
 from afina.model.choices import choose_precision
 from afina.model.gguf_file import find_gguf
 from afina.model.mlx.adapters import load_beside
 from afina.model.mlx.mlx_model import MlxModel
+from afina.model.opened_by import back_end_of
 from afina.outcome import chat_of, find_outcome
 from afina.recipe import Chat, Recipe, Source, read_saved_recipe
 from afina.tokenizer.chat import Renderer
