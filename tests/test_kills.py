@@ -95,7 +95,7 @@ def in_a_save(backend: str):
     import afina.model.mlx.arrays_mlx as arrays_mlx
     from afina.train.backend_mlx import MlxBackend
 
-    return MlxBackend, (arrays_mlx, "serialize_file", arrays_mlx.serialize_file)
+    return MlxBackend, (arrays_mlx, "save_file", arrays_mlx.save_file)
 
 
 def die_in_a_save(call: int, *arguments) -> None:
@@ -182,8 +182,9 @@ def test_a_disk_that_is_really_full(base, tmp_path, recipe, whole):
     """Room for two checkpoints and a half, and `keep_checkpoints` is 2: the third has no room while it is written."""
     expected, steps, folder = whole
     size = sum(file.stat().st_size for file in (folder / f"step-{steps:08d}").iterdir())
-    hears, says = STARTS[recipe.backend].Pipe(duplex=False)
-    child = STARTS[recipe.backend].Process(target=train_on_a_small_disk, args=(says, tmp_path, size * 5 // 2, base, recipe))
+    start = STARTS[recipe.backend]
+    hears, says = start.Pipe(duplex=False)
+    child = start.Process(target=train_on_a_small_disk, args=(says, tmp_path, size * 5 // 2, base, recipe))
     child.start()
     says.close()
     told = hears.recv()

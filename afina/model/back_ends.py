@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 from afina.errors import RecipeError
-from afina.recipe import Recipe
-from afina.recipe.back_ends import BackEndName, beyond_mlx, beyond_torch
+from afina.recipe import BackEndName, Recipe
 
 INSTALL = "pip install 'afina[mlx]'"
 
@@ -43,11 +42,11 @@ def choose_back_end(recipe: Recipe) -> BackEnd:
         found = BackEnd("torch", "no Apple chip here")
     elif not installed:
         found = BackEnd("torch", f"mlx-lm is not installed: {INSTALL}")
-    elif missing := list(beyond_mlx(recipe)):
+    elif missing := recipe.beyond_mlx:
         found = BackEnd("torch", f"mlx has no {', no '.join(missing)}")
     else:
         return BackEnd("mlx", "an Apple chip, and mlx-lm is installed")
-    if missing := list(beyond_torch(recipe)):
+    if missing := recipe.beyond_torch:
         raise RecipeError(
             f"the recipe is computed by torch here ({found.why}), which has no {', no '.join(missing)}",
             "remove it, or name backend mlx",

@@ -12,8 +12,7 @@ from typing import Any, Literal
 
 from afina.errors import Problem, RecipeError
 from afina.model.back_ends import BackEnd
-from afina.recipe import Recipe, Train
-from afina.recipe.back_ends import BackEndName
+from afina.recipe import BackEndName, Recipe, Train
 
 Precision = Literal["fp32", "bf16", "fp16"]
 

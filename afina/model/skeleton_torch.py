@@ -17,7 +17,7 @@ from afina.errors import RecipeError
 from afina.model.base_damage import read_config
 from afina.model.decoder_torch import train_text
 from afina.model.factors import Factors
-from afina.model.load_torch import attach_adapter, open_adapter
+from afina.model.load_torch import attach_adapter, open_adapter, open_by
 from afina.model.shape_walk_torch import build
 from afina.recipe import Recipe
 
@@ -33,7 +33,7 @@ def make_skeleton(folder: Path, recipe: Recipe) -> Any:
     model.tie_weights()
     model.name_or_path = str(folder)
     if (folder / "generation_config.json").is_file():
-        model.generation_config = GenerationConfig.from_pretrained(folder)
+        model.generation_config = open_by(GenerationConfig, folder)
     return model
 
 

@@ -13,7 +13,6 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 from ruamel.yaml import YAML
 
-from afina.recipe.back_ends import beyond_mlx, beyond_torch
 from afina.recipe.endpoints import Judge, Teacher
 from afina.recipe.methods import METHOD_SETTINGS, METHODS, Kind, Method, MethodName, in_words, methods_that
 from afina.recipe.part import Count, Fraction, Positive, RecipePart
@@ -582,6 +581,9 @@ class Budget(RecipePart):
     """Start even if the plan says that it will not fit."""
 
 
+BackEndName = Literal["torch", "mlx"]
+
+
 class Recipe(RecipePart):
     """The whole description of a run.
 
@@ -606,7 +608,7 @@ class Recipe(RecipePart):
     """Let code that comes with the base run."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to train. `auto` takes a GPU or Apple chip if there is one."""
-    backend: Literal["auto", "torch", "mlx"] = "auto"
+    backend: Literal["auto", BackEndName] = "auto"
     """What computes: `torch`, or `mlx` (mlx-lm's models, on Apple chips and, slowly, on CPUs). `auto`: mlx on an Apple
     chip where mlx-lm is installed and has all that the recipe asks for, else torch."""
     sources: list[Source] = Field(min_length=1)
@@ -651,8 +653,8 @@ class Recipe(RecipePart):
 
     @model_validator(mode="after")
     def _backend_has_it(self) -> Recipe:
-        for name, other, beyond in (("mlx", "torch", beyond_mlx(self)), ("torch", "mlx", beyond_torch(self))):
-            if self.backend == name and (missing := list(beyond)):
+        for name, other, missing in (("mlx", "torch", self.beyond_mlx), ("torch", "mlx", self.beyond_torch)):
+            if self.backend == name and missing:
                 raise ValueError(f"backend {name} has no {', no '.join(missing)}: remove it, or take backend {other}")
         return self
 
@@ -710,6 +712,35 @@ class Recipe(RecipePart):
     def trains_all(self) -> bool:
         """Whether every weight is trained: no adapter stands over a frozen base."""
         return self.train.method == "scratch" or self.adapter.kind == "none"
+
+    @property
+    def beyond_mlx(self) -> list[str]:
+        """What this recipe asks for and backend mlx does not have, with what it has instead."""
+        train, adapter = self.train, self.adapter
+        methods = [stage.method for stage in (train, *([train.first] if train.first else []))]
+        known = in_words(methods_that(by_mlx=True), "and")
+        variants = "(it has lora, rslora and dora)"
+        found = {f"train.method {name} (it has {known})": not METHODS[name].by_mlx for name in methods}
+        found |= {
+            f"train.optimizer {train.optimizer} (it has adamw)": train.optimizer not in ("auto", "adamw"),
+            "train.neftune_alpha": train.neftune_alpha is not None,
+            "train.kernels liger": train.kernels == "liger",
+            "train.compile on": train.compile == "on",
+            f"adapter.variant {adapter.variant} {variants}": adapter.variant in ("pissa", "loftq"),
+            "adapter.modules_to_save": bool(adapter.modules_to_save),
+            "device cuda (it has Apple chips and CPUs)": self.device == "cuda",
+        }
+        return [what for what, asked in found.items() if asked]
+
+    @property
+    def beyond_torch(self) -> list[str]:
+        """What this recipe asks for and backend torch does not have."""
+        adapter = self.adapter
+        found = {
+            "adapter.bits 8 (its qlora is NF4, of 4 bits)": adapter.bits == 8,
+            f"adapter.group_size {adapter.group_size} (NF4 has blocks of 64)": adapter.group_size is not None,
+        }
+        return [what for what, asked in found.items() if asked]
 
     @property
     def reads_stream(self) -> bool:

@@ -17,6 +17,7 @@ from afina.model.mlx.arrays_mlx import Arrays, read_arrays, save_arrays
 from afina.model.mlx.mlx_model import MlxModel
 from afina.train.checkpoint import LoopState, read_state
 
+
 @dataclass(frozen=True)
 class MlxSnapshot:
     """Everything that the next step depends on, as plain arrays."""

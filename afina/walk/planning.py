@@ -148,7 +148,7 @@ def trial_plan(context: Context) -> Plan:
     if (computes := back_end(context)).name == "mlx":
         raise RecipeError(
             f"trial steps are taken by torch, and this training is computed by mlx ({computes.why})",
-            "leave --measure out, or backend: torch",
+            "leave --trial out, or backend: torch",
             "backend",
         )
     from afina.train.trial_torch import try_steps

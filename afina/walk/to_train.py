@@ -64,7 +64,8 @@ def _by_torch(context: Context, training: Training, choices: Choices) -> ToTrain
 def _by_mlx(context: Context, training: Training, choices: Choices) -> ToTrain:
     from afina.model.load_torch import pick_device
     from afina.model.mlx.adapter_mlx import trained_factors, write_mlx_lm
-    from afina.model.mlx.to_train_mlx import model_to_train, packed, trained_tensors, use_device
+    from afina.model.mlx.to_train_mlx import model_to_train as model_by_mlx
+    from afina.model.mlx.to_train_mlx import packed, trained_tensors, use_device
     from afina.train.backend_mlx import MlxBackend
     from afina.train.flops_torch import flops_per_token
 
@@ -73,7 +74,7 @@ def _by_mlx(context: Context, training: Training, choices: Choices) -> ToTrain:
     whole = outcome_kind(context.recipe) == "model"
     folder = before if whole and before else base
     assert folder is not None, "backend mlx trains over a base"
-    skeleton, model = model_to_train(folder, context.recipe, choices.precision, None if whole else before)
+    skeleton, model = model_by_mlx(folder, context.recipe, choices.precision, None if whole else before)
     backend = MlxBackend(
         model,
         choices.settings(training.settings),

@@ -128,7 +128,7 @@ CACHE_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
-class Probe:
+class PathProbe:
     """A few rows of drawn tokens on which paths are compared: each a prompt and what is fed behind it."""
 
     rows: Sequence[Sequence[int]]
@@ -178,7 +178,7 @@ class Probe:
         return ""
 
 
-def draw_probe(adapter: str, vocabulary: int, longest: Sequence[int | None]) -> Probe:
+def draw_probe(adapter: str, vocabulary: int, longest: Sequence[int | None]) -> PathProbe:
     """Three rows, one short and two long, that fit within every limit in `longest`."""
     import torch
 
@@ -187,4 +187,4 @@ def draw_probe(adapter: str, vocabulary: int, longest: Sequence[int | None]) -> 
     prompts = (PROBE_SHORT, long, long)
     lengths = [n + PROBE_STEPS + 1 for n in prompts]
     rows = [torch.randint(vocabulary, (n,), generator=generator).tolist() for n in lengths]
-    return Probe(rows, prompts, adapter)
+    return PathProbe(rows, prompts, adapter)

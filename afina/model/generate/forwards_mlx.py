@@ -20,7 +20,7 @@ from mlx.utils import tree_flatten
 from mlx_lm.generate import PromptProcessingBatch
 from mlx_lm.models.cache import KVCache, make_prompt_cache
 
-from afina.model.generate.forwards import CACHE_BYTES, READ_TOKENS, Ability, ActiveRow, Probe, RowPath, draw_probe
+from afina.model.generate.forwards import CACHE_BYTES, READ_TOKENS, Ability, ActiveRow, PathProbe, RowPath, draw_probe
 from afina.model.generate.request import BASE
 from afina.model.mlx.adapters import adapters_of, standing_adapter, switched
 from afina.model.mlx.mlx_model import MlxModel
@@ -124,7 +124,7 @@ class MlxForwards:
     def _find_ability(self) -> Ability:
         windows = [each.max_size for each in self.new_cache() if getattr(each, "max_size", None)]
         longest = min(windows, default=None)
-        probe: Probe = draw_probe(self.standing, self.vocabulary, (longest, self.context))
+        probe: PathProbe = draw_probe(self.standing, self.vocabulary, (longest, self.context))
         tolerance = 1e-3 if self.full_precision else 5e-2
         truth = probe.run(Alone(self, cached=False))
         alone = Alone(self)

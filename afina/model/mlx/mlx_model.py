@@ -85,3 +85,23 @@ class MlxModel:
             yield
         finally:
             self.put(self.adapted)
+
+
+def flat_rope(config: Mapping[str, Any]) -> dict[str, Any]:
+    """How positions are turned, under the keys that mlx-lm reads.
+
+    transformers 5 writes them below ``rope_parameters``, which most of mlx-lm's models do not know: those then turn by
+    a default of their own, and say nothing.
+
+    >>> flat_rope({"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}})
+    {'rope_theta': 1000000.0}
+    >>> flat_rope({"rope_theta": 500.0}), flat_rope({"rope_parameters": {"full_attention": {"rope_theta": 1.0}}})
+    ({}, {})
+    """
+    said = config.get("rope_parameters")
+    if not isinstance(said, Mapping) or "rope_type" not in said:  # of several kinds of layers, see why_unknown
+        return {}
+    flat = {key: said[key] for key in ("rope_theta", "partial_rotary_factor") if said.get(key) is not None}
+    if said["rope_type"] != "default":
+        flat["rope_scaling"] = dict(said)
+    return {key: value for key, value in flat.items() if config.get(key) is None}
