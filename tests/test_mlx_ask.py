@@ -32,6 +32,7 @@ from afina.model.mlx.adapter_mlx import open_adapter as open_mlx_adapter
 from afina.model.mlx.adapters import load_beside
 from afina.model.mlx.mlx_model import MlxModel
 from afina.model.mlx.open_mlx import open_base
+from afina.model.opened_by import back_end_of
 from afina.model.reader_mlx import MlxReader
 from afina.model.reader_torch import TorchReader
 from afina.recipe import Chat, Evaluate
@@ -275,6 +276,16 @@ def test_a_server_of_what_mlx_trained_is_opened_by_mlx_and_proves_that_it_is_the
     assert found.tellable == 6 and len(set(texts.values())) == 3
     models.unload("dois")
     assert list(models.served) == [Path(target.base).name, "corrida"]
+
+
+def test_a_base_that_mlx_cannot_open_is_refused_by_name_before_it_is_served(run_by_mlx: Path, tmp_path: Path) -> None:
+    """An adapter's run copied to a machine whose base is of a family that mlx-lm does not have."""
+    target = find_target(str(run_by_mlx))
+    assert target.recipe is not None
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bloom", "architectures": ["BloomForCausalLM"]}))
+    with pytest.raises(RecipeError, match="does not know bloom models") as refused:
+        back_end_of(target.recipe.model_copy(update={"base": str(tmp_path)}))
+    assert refused.value.problems[0].fix == "backend: torch"
 
 
 def test_a_server_looks_at_memory_and_base_as_mlx_needs_them(run_by_mlx: Path, monkeypatch: pytest.MonkeyPatch):

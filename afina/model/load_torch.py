@@ -21,8 +21,7 @@ from afina.model.base import TRAIN_AGAIN, read_adapter_config
 from afina.model.base_damage import read_config, read_shapes
 from afina.model.base_kind import kind_of, reads_images
 from afina.model.choices import Machine, Precision, choose_precision
-from afina.recipe import Adapter, Recipe
-from afina.recipe.back_ends import BackEndName
+from afina.recipe import Adapter, BackEndName, Recipe
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
