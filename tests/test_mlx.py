@@ -156,7 +156,6 @@ def test_twenty_steps_are_those_of_torch(name, base, tmp_path):
     expected, found = adapter_weights(torch_model), adapter_weights(mlx_model)
     moved = max((expected[key] - first[key]).abs().max().item() for key in expected)
     apart = max((expected[key] - found[key]).abs().max().item() for key in expected)
-    print(f"{name}: moved by up to {moved:.2g}, apart by up to {apart:.2g}")
     assert apart <= LARGEST_DIFFERENCE < moved / 100
 
 

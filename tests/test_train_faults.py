@@ -263,7 +263,7 @@ def test_going_back_remembers_that_memory_was_short(base, tmp_path, monkeypatch)
     """Memory runs out after the good state was noted."""
     no_room_for(monkeypatch, 3, after_calls=2)
     own = loop.learning_rate
-    monkeypatch.setattr(loop, "learning_rate", lambda step, *rest: TOO_FAST[backend] if step == 5 else own(step, *rest))
+    monkeypatch.setattr(loop, "learning_rate", lambda step, *rest: TOO_FAST["torch"] if step == 5 else own(step, *rest))
     recipe = make_recipe(base, train=OFTEN | {"tries": 30})
     _, state, log, _ = run_training(base, tmp_path, recipe)
     assert events(log, "went_back") and events(log, "smaller_batches")[-1]["splits"] == state.splits

@@ -12,7 +12,7 @@ from mlx.utils import tree_flatten
 
 from afina.errors import BaseError, RecipeError
 from afina.model.choices import Precision
-from afina.model.mlx.adapter_mlx import PEFT_PREFIX, put_on, read_peft, trained_factors
+from afina.model.mlx.adapter_mlx import MLX_ENDS, PEFT_PREFIX, put_on, read_peft, trained_factors
 from afina.model.mlx.arrays_mlx import tensor_of
 from afina.model.mlx.mlx_model import MlxModel
 from afina.model.mlx.open_mlx import open_base, quantized_parts
@@ -98,4 +98,4 @@ def packed(model: MlxModel) -> tuple[int, float] | None:
 
 
 def _adds(name: str) -> bool:
-    return name.endswith((".lora_a", ".lora_b", ".m"))
+    return name.rpartition(".")[2] in MLX_ENDS.values()
