@@ -156,17 +156,19 @@ def test_both_trainings_of_a_run_are_told_apart(tmp_path: Path) -> None:
     assert [each.name for each in retired.trainings] == ["train"]
 
 
-def test_a_long_log_is_read_in_less_time_than_its_lines_parsed_one_by_one(tmp_path: Path) -> None:
-    """30,000 steps here; a million take about a second where the machine is idle (docs/watch.md)."""
-    run = write_watched(tmp_path, [*start(30_000), *steps(30_000)])
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    begin = time.process_time()
-    for line in lines:
-        parse_json(line)
-    middle = time.process_time()
-    view = look(run)
-    assert view.trainings[0].step == 30_000
-    assert time.process_time() - middle < 0.7 * (middle - begin)
+def test_a_long_log_is_read_faster_than_its_lines_parsed_one_by_one(tmp_path: Path) -> None:
+    """A million steps take a second or two where the machine is idle. Of three readings the quickest counts."""
+    run = write_watched(tmp_path, [*start(10_000), *steps(10_000)])
+    lines = (run / "metrics.jsonl").read_bytes().split(b"\n")[:-1]
+    ours, theirs = [], []
+    for _ in range(3):
+        begin = time.process_time()
+        assert len([parse_json(line) for line in lines]) == 10_003
+        middle = time.process_time()
+        assert look(run).trainings[0].step == 10_000
+        ours.append(time.process_time() - middle)
+        theirs.append(middle - begin)
+    assert min(ours) < 0.8 * min(theirs)
 
 
 # ---- nothing is touched
@@ -410,9 +412,12 @@ def monitor_of(folder: Path, **changed: Any) -> Any:
     return Monitor(RunReader(folder, clock=lambda: NOW), **changed)
 
 
-@pytest.mark.parametrize("size", [(80, 24), (60, 20), (160, 50)])
-def test_the_monitor_shows_state_chart_and_keys(tmp_path: Path, size: tuple[int, int]) -> None:
-    run = write_watched(tmp_path, overfitting(), samples_jsonl=finished_files()["samples_jsonl"])
+@pytest.mark.parametrize("size", [(80, 24), (60, 24), (160, 50)])
+def test_the_monitor_shows_state_chart_and_keys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = write_watched(Path("runs/clube"), overfitting(), samples_jsonl=finished_files()["samples_jsonl"])
     lines = asyncio.run(picture(monitor_of(run), size=size))
     text = "\n".join(lines)
     assert lines[0] == "KILLED  clube"
@@ -438,7 +443,7 @@ def test_the_monitor_shows_state_chart_and_keys(tmp_path: Path, size: tuple[int,
         (["3", "1"], "o held out"),
         (["question_mark"], "Nothing is written"),
         (["question_mark", "escape"], "o held out"),
-        (["w"], "while the training loss fell"),
+        (["w"], "training loss fell from"),
     ],
 )
 def test_keys_of_the_monitor(tmp_path: Path, keys: list[str], said: str) -> None:

@@ -57,11 +57,12 @@ def draw_curves(runs: Sequence[PlottedRun]) -> Figure:
         title = f"Training of {runs[0].label}" if len(runs) == 1 else f"Training of {len(runs)} runs"
         figure = new_figure(WIDTH, LOSS_HEIGHT + GAUGE_HEIGHT * rows, title, runs)
         grid = figure.add_gridspec(1 + rows, 2, height_ratios=[LOSS_HEIGHT, *[GAUGE_HEIGHT] * rows])
-        _loss_panel(figure.add_subplot(grid[0, :]), runs)
+        loss = figure.add_subplot(grid[0, :])
+        _loss_panel(loss, runs)
         for number, gauge in enumerate(gauges):
             alone = number == len(gauges) - 1 and number % 2 == 0
             place = grid[1 + number // 2, :] if alone else grid[1 + number // 2, number % 2]
-            _gauge_panel(figure.add_subplot(place), gauge, runs)
+            _gauge_panel(figure.add_subplot(place, sharex=loss), gauge, runs)
         return figure
 
 
@@ -88,7 +89,7 @@ def _loss_panel(axes: Axes, runs: Sequence[PlottedRun]) -> None:
                 line = _line(axes, list(zip(at, losses, strict=True)), color=look["color"], alpha=0.28, linewidth=0.8)
                 handles.setdefault("each step", line)
             mean = _line(axes, list(zip(at, smooth(losses, half), strict=True)), linewidth=1.9, **look)
-            handles.setdefault(run.short if len(runs) > 1 else f"mean of {2 * half + 1} steps", mean)
+            handles.setdefault(run.short if len(runs) > 1 else "smoothed" if half else "training loss", mean)
             if held := [(before + each.step, each.loss) for each in training.held_out]:
                 dots = {"marker": "o", "markersize": 4.5, "markerfacecolor": "white", "markeredgewidth": 1.4}
                 handles.setdefault("held out", _line(axes, held, color=look["color"], linestyle=":", **dots))
@@ -140,8 +141,6 @@ def _gauge_panel(axes: Axes, gauge: Gauge, runs: Sequence[PlottedRun]) -> None:
             marker = {"marker": "o", "markersize": 4.0} if gauge.held_out else {}
             _line(axes, points, linewidth=1.4, **look_of(number), **marker)
     axes.set_title(gauge.title)
-    _whole_steps(axes)
-    axes.margins(x=0.01)
     if gauge.from_zero:
         axes.set_ylim(bottom=0)
 

@@ -30,7 +30,10 @@ class PlottedRun:
         """When it was trained, on what, and how it stands: a line below the picture."""
         view = self.view
         stamps = [t for each in view.trainings for t in (each.steps["time"][:1] + each.steps["time"][-1:]) if t == t]
-        parts = [f"{when(stamps[0])} to {when(stamps[-1])} UTC"] if stamps else []
+        parts = []
+        if stamps:
+            began, ended = when(stamps[0]), when(stamps[-1])
+            parts = [f"{began} to {ended.removeprefix(began[:11])} UTC"]
         parts.append(view.state + (f" at step {view.training.step:,}" if view.training else ""))
         base = view.recipe.get("base")
         parts.append(f"base {base}" if isinstance(base, str) else "from nothing")

@@ -11,8 +11,8 @@ from pydantic_core import from_json
 
 from afina.run import parse_json
 
-BLOCK = 2**22
-"""Bytes that are read and parsed at a time."""
+BLOCK = 2**17
+"""Bytes that are read and parsed at a time. Of larger ones the events no longer fit the processor's cache."""
 
 
 class MetricsFollower:
@@ -52,7 +52,7 @@ class MetricsFollower:
         return another
 
     def new_events(self) -> Iterator[list[dict[str, Any]]]:
-        """What was logged since the last call, some thousands of events at a time, in their order."""
+        """What was logged since the last call, some hundreds of events at a time, in their order."""
         try:
             opened = self.file.open("rb")
         except FileNotFoundError:
@@ -68,7 +68,7 @@ class MetricsFollower:
                     yield self._parsed(whole)
 
     def _parsed(self, lines: bytes) -> list[dict[str, Any]]:
-        """The events of whole lines. All lines as one array of JSON: a million take a second, one by one several."""
+        """The events of whole lines. All lines as one array of JSON: in half the time that they take one by one."""
         try:
             events = from_json(b"[" + lines.replace(b"\n", b",") + b"]")
         except ValueError:

@@ -23,7 +23,7 @@ TITLES = {
     "tokens_per_second": "tokens per second",
     "memory_bytes": "memory, MiB",
 }
-_BAR = 24
+_BAR = 16
 _POINTS = 2000
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter, lt
 from typing import Any
 
 from afina.record import is_number
@@ -30,6 +30,25 @@ def whole_in(event: Event, key: str) -> int | None:
     return int(value) if math.isfinite(value) else None
 
 
+_ROW = itemgetter(*COLUMNS)
+
+
+def _columns_of(events: Sequence[Event]) -> list[Sequence[Any]]:
+    """The values of :data:`COLUMNS`, a sequence each, as they were logged."""
+    try:
+        return list(zip(*map(_ROW, events), strict=True))  # a million steps are read so in half the time
+    except KeyError:
+        return [[number_in(event, name) for event in events] for name in COLUMNS]
+
+
+def _grows(numbers: Sequence[Any]) -> bool:
+    """Whether these are numbers, each larger than the one before."""
+    try:
+        return is_number(numbers[0]) and math.isfinite(numbers[0]) and all(map(lt, numbers, numbers[1:]))
+    except TypeError:
+        return False
+
+
 @dataclass
 class TrainingLog:
     """What the log tells of one training so far."""
@@ -50,28 +69,28 @@ class TrainingLog:
 
     def add_steps(self, events: Sequence[Event]) -> None:
         """Steps that follow each other in the log, without another event between them."""
-        numbers = [number_in(event, "step") for event in events]
-        if any(not after > before for before, after in itertools.pairwise(numbers)):
-            events = [event for event in events if math.isfinite(number_in(event, "step"))]
-            for event in events:  # a log that nobody of us wrote so; the later one counts
-                self._add([event], [number_in(event, "step")])
-        elif numbers and math.isfinite(numbers[0]):
-            self._add(events, numbers)
+        columns = _columns_of(events)
+        if not _grows(columns[0]):  # a log that nobody of us wrote so; the later one counts
+            for event in events:
+                if math.isfinite(number_in(event, "step")):
+                    self._add([event], _columns_of([event]))
+        else:
+            self._add(events, columns)
 
-    def _add(self, events: Sequence[Event], numbers: Sequence[float]) -> None:
-        last = self.steps["step"]
-        if last and numbers[0] <= last[-1]:
-            self.go_back(numbers[0] - 1)
-        before = len(self.steps)
-        for name in COLUMNS:
+    def _add(self, events: Sequence[Event], columns: Sequence[Sequence[Any]]) -> None:
+        before = self.steps["step"]
+        if before and columns[0][0] <= before[-1]:
+            self.go_back(columns[0][0] - 1)
+        kept = len(self.steps)
+        for name, values in zip(COLUMNS, columns, strict=True):
             column = self.steps[name]
             try:
-                column.extend([event.get(name) for event in events])  # type: ignore[arg-type]  # refuses None and text
-            except (TypeError, OverflowError):
-                del column[before:]
+                column.extend(values)
+            except (TypeError, OverflowError):  # null, text
+                del column[kept:]
                 column.extend(number_in(event, name) for event in events)
         self.latest = events[-1]
-        memory = [value for value in self.steps["memory_bytes"][-len(events) :] if math.isfinite(value)]
+        memory = [value for value in self.steps["memory_bytes"][kept:] if math.isfinite(value)]
         self.peak_memory = max([self.peak_memory, *memory])
 
     def go_back(self, step: float) -> None:
