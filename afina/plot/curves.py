@@ -125,7 +125,9 @@ def _gauge_points(gauge: Gauge, run: PlottedRun) -> list[list[Point]]:
     for training, before in _stretches(run):
         if gauge.held_out:
             points = [
-                (before + each.step, each.figures[gauge.key]) for each in training.held_out if gauge.key in each.figures
+                (float(before + each.step), each.figures[gauge.key])
+                for each in training.held_out
+                if gauge.key in each.figures
             ]
         else:
             steps = training.steps
