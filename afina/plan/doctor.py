@@ -31,6 +31,8 @@ LIBRARIES = {
 OPTIONAL = {
     "bitsandbytes": "4-bit bases (adapter.kind: qlora): pip install 'afina[qlora]'",
     "mlx": "training on Apple chips with MLX: pip install mlx-lm",
+    "textual": "the live monitor `afina watch`: pip install 'afina[watch]'",
+    "matplotlib": "pictures, `afina plot`: pip install 'afina[plot]'",
 }
 LEAST_MEMORY = 4 * 2**30
 LEAST_DISK = 5 * 2**30
