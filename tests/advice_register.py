@@ -133,6 +133,10 @@ NOT_FOLLOWED: dict[str, tuple[tuple[str, str], ...]] = {
         ("evaluate/sample_files.py", "what `afina guardrails --json` printed"),
         ("evaluate/sample_report.py", "--(tokenizer|keep-prompts)"),
     ),
+    "it is followed where its module is tested (test_watch, test_plot)": (
+        ("plot/plot.py", ""), ("plot/plot.py", "--to FOLDER"), ("watch/(live|reader).py", ""),
+        ("watch/live.py", "--once"), ("watch/reader.py", "`afina run`"),
+    ),
     "it is followed where its module is tested (test_shortcuts, test_rounded, test_shape_walk, test_mlx, ...)": (
         ("model/adapter_torch.py", "^remove … from adapter.targets"), ("model/base_kind.py", "trains over those"),
         ("model/adapter_torch.py", "^leave it out for all"), ("model/base_kind.py", "^`backend: mlx` trains over it"),

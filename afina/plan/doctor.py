@@ -39,6 +39,8 @@ OPTIONAL = {
     "bitsandbytes": "4-bit bases (adapter.kind: qlora): pip install 'afina[qlora]'",
     "liger-kernel": "faster training on this card (train.kernels): pip install 'afina[liger]'",
     "mlx-lm": "training on this chip with MLX (backend: mlx): pip install 'afina[mlx]'",
+    "textual": "the live monitor `afina watch`: pip install 'afina[watch]'",
+    "matplotlib": "pictures, `afina plot`: pip install 'afina[plot]'",
 }
 """What each is for, and how it is installed."""
 LEAST_MEMORY = 4 * 2**30
