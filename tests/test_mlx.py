@@ -495,7 +495,7 @@ def test_what_torch_does_not_have_is_refused():
 
 def test_an_apple_chip_takes_mlx_where_it_has_all_that_is_asked_for(monkeypatch):
     assert choose_back_end(make_recipe("base")).name == "torch"
-    monkeypatch.setattr(back_ends, "on_apple_chip", lambda: True)
+    monkeypatch.setattr(back_ends, "is_apple_chip", lambda: True)
     assert choose_back_end(make_recipe("base")).name == "mlx"
     found = choose_back_end(make_recipe("base", train={"method": "dpo"}))
     assert (found.name, found.why) == ("torch", "mlx has no train.method dpo (it has sft and cpt)")

@@ -21,6 +21,23 @@ class MlxModel:
     folder: Path
     adapted: dict[str, Any] = field(default_factory=dict)
     """Full name of each adapted matrix in the base -> mlx-lm's LoRA or DoRA layer that stands in its place."""
+    beside: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Further adapters by name, in the form of `adapted`; none of them is in place. See :mod:`.adapters`."""
+
+    @property
+    def text_config(self) -> Mapping[str, Any]:
+        """Of the text model, where `config` is that of one that reads more than text."""
+        return self.config.get("text_config") or self.config
+
+    @property
+    def vocab(self) -> int:
+        """How many logits there are."""
+        return int(self.text_config["vocab_size"])
+
+    @property
+    def context(self) -> int | None:
+        """Positions that it has; None where it sets no limit."""
+        return self.text_config.get("max_position_embeddings") or self.text_config.get("n_positions")
 
     @property
     def quantization(self) -> Mapping[str, Any]:
