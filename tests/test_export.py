@@ -16,7 +16,7 @@ import pytest
 import torch
 from exported import SHAPE, make_run
 from safetensors.torch import load_file, save_file
-from tiny import make_base
+from tiny import make_base, make_recipe
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from afina.errors import BaseError, DiskFull, DoesNotFit, RecipeError, ResultError
@@ -25,14 +25,14 @@ from afina.export.compare import compare
 from afina.export.converters import convert_by_llama_cpp
 from afina.export.expected_torch import expected_of
 from afina.export.export import ExportOptions, export
-from afina.export.merge_torch import open_unmerged
+from afina.export.merge_torch import check_apart, open_unmerged
 from afina.export.origin import open_origin
 from afina.export.programs import Transformers, text_of
 from afina.export.template import baked_template
 from afina.model.generate.generate_torch import generate
 from afina.model.generate.text_stream import TextStream
 from afina.model.licence import licence_of
-from afina.model.load_torch import load_base, open_adapter
+from afina.model.load_torch import attach_adapter, load_base, open_adapter
 from afina.recipe import Chat
 from afina.run import write_json
 from afina.text.example import Example
@@ -129,6 +129,20 @@ def test_trained_embeddings_are_untied(tmp_path: Path):
     assert found["comparison"]["kl_mean"] < 1e-6
     found, _ = made(run, "gguf", tmp_path / "g")
     assert found["comparison"]["kl_mean"] < 1e-6
+
+
+def test_one_matrix_of_several_layers_is_not_merged_into(tmp_path: Path):
+    """As Zamba2's shared blocks: each place has an adapter of its own, and the matrix got the sum of both."""
+    recipe = make_recipe(make_base(tmp_path))
+    model = load_base(tmp_path, recipe, torch.device("cpu"))
+    check_apart(attach_adapter(model, recipe.adapter, 0))
+    model = load_base(tmp_path, recipe, torch.device("cpu"))
+    first, second = (layer.self_attn for layer in model.model.layers)
+    second.q_proj.weight = first.q_proj.weight
+    with pytest.raises(
+        BaseError, match=r"1 matrices of the base stand in several layers.*layers\.1\.self_attn\.q_proj"
+    ):
+        check_apart(attach_adapter(model, recipe.adapter, 0))
 
 
 def measured(run: Path, model: Any) -> list[str]:

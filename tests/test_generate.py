@@ -71,6 +71,7 @@ def architectures() -> list[Any]:
     from transformers import (
         BambaConfig,
         BloomConfig,
+        DogeConfig,
         Gemma2Config,
         GPT2Config,
         GptOssConfig,
@@ -99,6 +100,7 @@ def architectures() -> list[Any]:
         (GptOssConfig(**grouped, head_dim=8, num_local_experts=4, sliding_window=16), "slots"),
         (GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=300, n_positions=64), "slots"),
         (OPTConfig(**small, ffn_dim=64, word_embed_proj_dim=32), None),
+        (DogeConfig(**grouped, keep_window_size=8), "slots"),
         (BloomConfig(hidden_size=32, n_layer=2, n_head=4, vocab_size=300), None),
         (MambaConfig(hidden_size=32, num_hidden_layers=2, vocab_size=300, state_size=8), "equal"),
         (

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import torch
 
-from afina.errors import DoesNotFit
+from afina.errors import OutOfMemory
 from afina.tokenizer.encode import Row
 from afina.train.guard import does_not_fit
 
@@ -24,7 +24,7 @@ def memory_errors(*, final: bool = False) -> Iterator[list[str]]:
         final: raise it after all. With sharded weights the other ranks wait in the middle of the block.
 
     Raises:
-        DoesNotFit: where it is final.
+        OutOfMemory: where it is final.
     """
     short: list[str] = []
     try:
@@ -34,10 +34,10 @@ def memory_errors(*, final: bool = False) -> Iterator[list[str]]:
             raise
         short.append((str(error) or "out of memory").splitlines()[0])
         if final:
-            raise DoesNotFit(
+            raise OutOfMemory(
                 f"a rank with a part of every weight is out of memory ({short[0]})",
-                "a smaller train.batch_tokens with as much more train.accumulate, train.checkpoint_activations: true, "
-                "or more ranks; the same command goes on from the newest checkpoint",
+                "or a smaller train.batch_tokens with as much more train.accumulate, or more ranks; the same command "
+                "goes on from the newest checkpoint",
             ) from error
     if short:
         gc.collect()
@@ -51,7 +51,7 @@ def in_smaller_batches(
     """`work` with so many padded tokens at a time; with half as many, and so on, where memory runs out.
 
     Raises:
-        DoesNotFit: not even single rows fit; or at once where that is `final`, see :func:`memory_errors`.
+        OutOfMemory: not even single rows fit; or at once where that is `final`, see :func:`memory_errors`.
     """
     while True:
         with memory_errors(final=final) as short:
