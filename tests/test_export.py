@@ -109,9 +109,8 @@ def test_a_bf16_base_stays_bf16_and_the_rounding_is_within_its_limit(run: Path, 
     assert {weight.dtype for weight in load_file(tmp_path / "m32/model.safetensors").values()} == {torch.float32}
 
 
-@pytest.mark.parametrize(
-    "variant", ["rslora", *(pytest.param(each, marks=pytest.mark.long) for each in ("dora", "pissa"))]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("variant", ["rslora", "dora", "pissa"])
 def test_variants_merge(tmp_path: Path, variant: str):
     run = make_run(tmp_path / "v", adapter={"variant": variant, "alpha": 4})
     found, _ = made(run, "merged", tmp_path / "m")
@@ -293,7 +292,9 @@ def test_another_template_is_caught(run: Path, tmp_path: Path):
     assert "asks in other tokens" in found.problems[0] and len(found.problems) == 1
 
 
-@pytest.mark.parametrize("tamper", ["zero", "noise", "swap"])
+@pytest.mark.parametrize(
+    "tamper", ["swap", *(pytest.param(each, marks=pytest.mark.long) for each in ("zero", "noise"))]
+)
 def test_other_weights_are_caught_and_nothing_is_left(run: Path, tmp_path: Path, monkeypatch: Any, tamper: str):
     """An export that leaves the adapter out, is damaged, or has two matrices changed for each other."""
     save = module.whole_folder  # the real one

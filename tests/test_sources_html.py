@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from thorough import times
 
 from afina.errors import DataError
 from afina.recipe import Source
@@ -184,7 +185,7 @@ TREES = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=times(100, 300), deadline=None)
 @given(st.lists(TREES, min_size=1, max_size=4))
 def test_no_word_is_lost_doubled_or_moved(trees: list[object]) -> None:
     count = 0
@@ -207,7 +208,7 @@ def test_no_word_is_lost_doubled_or_moved(trees: list[object]) -> None:
     assert re.findall(r"\bw\d+\b", text) == [f"w{number}" for number in range(1, count + 1)]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=times(50, 150), deadline=None)
 @given(st.text(alphabet=st.sampled_from("ab #`~|>-=*_1.\\<\n\t\u00a0é"), max_size=40))
 def test_any_text_balances_in_prose_code_and_cells(text: str) -> None:
     shown = html.escape(text)

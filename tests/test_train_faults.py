@@ -457,7 +457,10 @@ def test_sigterm_then_the_same_again_is_bitwise_uninterrupted(base, tmp_path, re
     assert same(adapter_weights(run_training(base, tmp_path, recipe)[0]), expected)
 
 
-@pytest.mark.parametrize("file", ["weights", "optimizer", "random", "good-optimizer"])
+@pytest.mark.parametrize(
+    "file",
+    ["weights", "good-optimizer", *(pytest.param(each, marks=pytest.mark.long) for each in ("optimizer", "random"))],
+)
 def test_truncated_checkpoint_is_passed_over(base, tmp_path, recipe, expected, file):
     recipe = make_recipe(base, train=OFTEN | {"keep_checkpoints": 3}, adapter=DROPOUT)
     with pytest.raises(KeyboardInterrupt):
