@@ -13,7 +13,7 @@ from afina.model.shape_read import read_shape
 from afina.plan.bases import adapter_kinds, known_bases
 from afina.plan.device import Device, find_device, known_devices
 from afina.plan.memory import Parallel
-from afina.plan.plan import Plan, plan_run
+from afina.plan.plan import Plan, computed_by_mlx, plan_run
 from afina.plan.tokens import TokenCount
 from afina.recipe import Recipe
 from afina.recipe.changed import lighter_kinds, takes, with_settings
@@ -78,6 +78,11 @@ def what_would_fit(
     return sorted(found, key=lambda suggestion: suggestion.price)[:most]
 
 
+def computed_on(recipe: Recipe, device: Device) -> str:
+    """What computes a recipe's training there: the device's kind, or `mlx` on an Apple chip by MLX."""
+    return "mlx" if device.kind == "mps" and computed_by_mlx(recipe, device) else device.kind
+
+
 def _candidates(
     recipe: Recipe, tokens: TokenCount, device: Device, trained_over: Collection[str]
 ) -> Iterator[dict[str, Any]]:
@@ -92,7 +97,7 @@ def _candidates(
     eight_bit = [False]
     if not train.optimizer.endswith("8bit") and device.kind != "mps":
         eight_bit.append(True)
-    kinds = [adapter.kind, *lighter_kinds(recipe, device.kind, trained_over)]
+    kinds = [adapter.kind, *lighter_kinds(recipe, computed_on(recipe, device), trained_over)]
     for kind, again, eight, batch in itertools.product(kinds, recompute, eight_bit, batches):
         settings: dict[str, Any] = {}
         if batch != train.batch_tokens:

@@ -48,25 +48,25 @@ def lighter_settings(recipe: Recipe, device: str, kinds: Collection[str] = ADAPT
     """Changes of one setting each that need less memory to train, and that the recipe and the device take.
 
     Args:
-        device: kind of it: cpu, cuda or mps.
+        device: what computes: cpu, cuda, mps, or mlx on an Apple chip.
         kinds: of adapters, those that can be trained over the base.
     """
     changes: list[dict[str, Any]] = []
     if not recipe.train.checkpoint_activations:
         changes.append({"train.checkpoint_activations": True})
     changes += [{"adapter.kind": kind} for kind in lighter_kinds(recipe, device, kinds)]
-    if not recipe.train.optimizer.endswith("8bit") and device != "mps":
+    if not recipe.train.optimizer.endswith("8bit") and device in ("cpu", "cuda"):
         changes.append({"train.optimizer": "adamw_8bit"})
     return [change for change in changes if takes(recipe, change)]
 
 
 def lighter_kinds(recipe: Recipe, device: str, kinds: Collection[str] = ADAPTER_KINDS) -> list[str]:
     """Kinds of adapters that need less memory than the recipe's. None from scratch, and none where an earlier adapter
-    is trained on: it is of the kind that it is. Matrices in 4 bits are computed with slowly but on CUDA."""
+    is trained on: it is of the kind that it is. Matrices in 4 bits are computed with slowly but on CUDA and by MLX."""
     if recipe.base is None or recipe.start_from is not None:
         return []
     lighter = ADAPTER_KINDS[ADAPTER_KINDS.index(recipe.adapter.kind) + 1 :]
-    return [kind for kind in lighter if kind in kinds and (kind != "qlora" or device == "cuda")]
+    return [kind for kind in lighter if kind in kinds and (kind != "qlora" or device in ("cuda", "mlx"))]
 
 
 def needs_less(recipe: Recipe, device: str, kinds: Collection[str] = ADAPTER_KINDS) -> str:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from afina.errors import OutOfMemory
+from afina.plan.advise import computed_on
 from afina.plan.bases import adapter_kinds
 from afina.plan.device import local_device
 from afina.recipe.changed import needs_less
@@ -25,6 +26,7 @@ def advice_on_memory(context: Context) -> Iterator[None]:
         yield
     except OutOfMemory as error:
         recipe, device = context.recipe, local_device(context.recipe.device)
-        less = f"{needs_less(recipe, device.kind, adapter_kinds(recipe, model_shape(context)))} would need less"
+        kinds = adapter_kinds(recipe, model_shape(context))
+        less = needs_less(recipe, computed_on(recipe, device), kinds) + " would need less"
         problems = [replace(each, fix="; ".join(filter(None, (less, each.fix)))) for each in error.problems]
         raise OutOfMemory(problems=problems) from error
