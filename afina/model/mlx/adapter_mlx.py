@@ -29,7 +29,13 @@ ENDS = {"a": "lora_A.weight", "b": "lora_B.weight", "magnitude": "lora_magnitude
 """How PEFT's file calls what it holds of a matrix."""
 MLX_ENDS = {"a": "lora_a", "b": "lora_b", "magnitude": "m"}
 """How mlx-lm's file calls the same."""
-PLAIN = {"bias": "none", "modules_to_save": None, "rank_pattern": {}, "alpha_pattern": {}, "layer_replication": None}
+PLAIN: Mapping[str, Any] = {
+    "bias": "none",
+    "modules_to_save": None,
+    "rank_pattern": {},
+    "alpha_pattern": {},
+    "layer_replication": None,
+}
 """Settings of PEFT's that MLX's layers do not have, with the values at which they do nothing."""
 
 
@@ -245,7 +251,7 @@ def write_mlx_lm(factors: Iterable[Factors], folder: Path, *, layers: int) -> No
     held = list(factors)
     rank, scale, dropout, dora = _settings(held)
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {}
+    tensors: dict[str, mx.array] = {}
     for each in held:
         values = {"a": mx.array(each.a).T, "b": mx.array(each.b).T, "magnitude": each.magnitude}
         tensors |= {f"{each.name}.{MLX_ENDS[part]}": mx.array(v) for part, v in values.items() if v is not None}
@@ -272,7 +278,7 @@ def write_peft(factors: Iterable[Factors], folder: Path, *, base_name: str) -> N
     held = list(factors)
     rank, scale, dropout, dora = _settings(held)
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {}
+    tensors: dict[str, mx.array] = {}
     for each in held:
         values = {"a": each.a, "b": each.b, "magnitude": each.magnitude}
         named = {f"{PEFT_PREFIX}{each.name}.{ENDS[part]}": v for part, v in values.items() if v is not None}
