@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from hypothesis import given
 from hypothesis import strategies as st
+from test_bad_input import call
 
+from afina.cli.plan_options import MEANT
+from afina.cli.verbs import app
 from afina.errors import DoesNotFit, RecipeError
 from afina.model.shape import Shape
 from afina.model.shape_read import read_shape
+from afina.plan.asking import asked_tokens
 from afina.plan.bases import find_shape
 from afina.plan.device import Device, find_device
 from afina.plan.interval import Interval
+from afina.plan.plan import plan_run
 from afina.plan.record import Correction, MeasuredRun, add_run, corrected, recorded
 from afina.plan.scratch import ScratchBudget, read_count
 from afina.plan.serving import (
@@ -30,11 +37,13 @@ from afina.plan.serving import (
     serves,
     serving_peak,
 )
+from afina.plan.tokens import ProseCount, TokenCount, estimate_learning
 from afina.recipe import load_recipe
 from afina.recipe.edit import change_recipe
 from afina.run import Run, no_progress
+from afina.text.prose_question import ProseQuestion
 from afina.walk.context import Context
-from afina.walk.lengths import estimate_lengths
+from afina.walk.lengths import count_prose, estimate_lengths
 from afina.walk.plan_answers import PlanAsked, answer
 from afina.walk.planning import trial_plan
 from afina.walk.walk import do_stages
@@ -150,13 +159,65 @@ def test_runs_are_noted_and_read_again(tmp_path: Path, monkeypatch: pytest.Monke
     assert found is not None and found.as_json() == {
         "runs": 2,
         "trial": False,
-        "memory_ratio": pytest.approx((1.1 * 1.2) ** 0.5, rel=1e-3),
+        "memory_ratio": pytest.approx((1.1**0.9 * 1.2) ** (1 / 1.9), rel=1e-3),
+        "timed": 2,
+        "disturbed": 0,
         "time_ratio": 2.0,
     }
     assert found.of_time(Interval(100, 60, 150)).point > 180
     trial = Correction([MeasuredRun("a card", "lora sft", 1e9, 1.5e9, 100.0, 130.0, trial=True)])
     narrowed = trial.of_memory(Interval(1e9, 0.87e9, 1.15e9))
     assert narrowed.high / narrowed.low < 1.15 / 0.87
+
+
+def ran(predicted: float, measured: float, **more: Any) -> MeasuredRun:
+    """A run of a device that was measured at 100 GFLOP/s."""
+    return MeasuredRun("cpu", "lora sft", 1e9, 1e9, predicted, measured, **{"rate": 100e9, **more})
+
+
+def time_learned(*runs: MeasuredRun, planned: float = 600.0, rate: float = 100e9) -> Interval:
+    """A plan of so many seconds, after these runs."""
+    correction = Correction(runs, planned_bytes=1e9, planned_seconds=planned, rate=rate)
+    return correction.of_time(Interval.around(planned, 0.4, 2.5))
+
+
+def test_seconds_of_a_disturbed_run_do_not_count() -> None:
+    """A plan said 56 minutes for a training of 15: of its record, most runs had shared the processors with tests."""
+    busy, alone = ran(600, 2400, own_share=0.5), ran(600, 660, own_share=0.97)
+    assert time_learned(busy) == Interval.around(600, 0.4, 2.5)
+    assert time_learned(busy, alone) == time_learned(alone)
+    correction = Correction([busy, alone], rate=100e9)
+    assert correction.as_json()["time_ratio"] == 1.1
+    assert "1 of them 1.10 of the time" in correction.in_words
+    assert "seconds of 1 do not count: other programs computed beside them" in correction.in_words
+
+
+def test_runs_of_another_size_say_little_of_the_time() -> None:
+    """Fourteen trainings of two seconds, which took three times as long as predicted, made a plan of ten minutes three
+    times as long."""
+    tiny = [ran(2, 6)] * 14
+    assert time_learned(*tiny).point < 1.35 * 600
+    assert time_learned(*tiny, planned=2).point > 2.7 * 2
+    assert time_learned(*tiny, ran(550, 560)).point < 1.1 * 600
+
+
+def test_newer_runs_count_more() -> None:
+    slow, quick = [ran(600, 900)] * 10, [ran(600, 600)] * 10
+    assert time_learned(*slow, *quick).point < time_learned(*quick, *slow).point
+
+
+def test_runs_that_contradict_each_other_leave_the_interval_wide() -> None:
+    alike, apart = time_learned(*[ran(600, 700)] * 8), time_learned(*[ran(600, 250), ran(600, 2000)] * 4)
+    assert alike.high / alike.low < 2
+    assert apart.high / apart.low > 4
+
+
+def test_a_device_measured_anew_takes_its_runs_along() -> None:
+    """The same training, predicted with half the rate: twice the seconds."""
+    assert time_learned(ran(1200, 660, rate=50e9)).point == pytest.approx(time_learned(ran(600, 660)).point, rel=1e-3)
+    by_clock = ran(1200, 660, rate=0.0)  # predicted without a measured rate: nobody knows with which
+    assert time_learned(by_clock) == Interval.around(600, 0.4, 2.5)
+    assert "predicted without a measured rate" in Correction([by_clock], rate=100e9).in_words
 
 
 # --- the command ---------------------------------------------------------------------------------
@@ -231,6 +292,40 @@ def test_several_devices_all_devices_and_serving(job: Path) -> None:
         asked.set_serving("vlm")
 
 
+SCALING, SCRATCH = ["scaling", "runs/a", "runs/b"], ["scratch"]
+MEANINGLESS: list[tuple[list[str], list[str], list[str]]] = [
+    # what is asked, with what beside it, and which of that is refused
+    (SCALING, ["--all", "--apply", "--parallel", "fsdp"], ["--all", "--apply", "--parallel"]),
+    (SCALING, ["--serve", "vllm", "--users", "2", "--gpus", "2"], ["--serve", "--users"]),
+    (SCALING, ["--device", "T4,RTX 4090"], ["--device"]),
+    (SCRATCH, ["--trial", "--weights", "nf4"], ["--trial", "--weights"]),
+    (SCRATCH, ["train.epochs=2", "--device", "T4", "--device", "A40"], ["KEY=VALUE", "--device"]),
+    (["JOB"], ["--parameters", "7B", "--tokens", "1B", "--gpus", "2"], ["--parameters", "--tokens"]),
+    (["JOB"], ["--context", "10", "--lora-slots", "1"], ["--context", "--lora-slots"]),
+    (["JOB"], ["--serve", "vllm", "--apply", "--parallel", "fsdp"], ["--apply", "--parallel"]),
+    (["JOB"], ["--trial", "--device", "T4", "--serve", "vllm"], ["--device", "--serve"]),
+    (["JOB"], ["--all", "--device", "T4"], ["--device"]),
+    (["JOB"], ["--apply", "--device", "T4", "--device", "A40"], ["--apply"]),
+    (["JOB"], ["--apply", "--all"], ["--apply"]),
+]
+
+
+@pytest.mark.parametrize(("question", "beside", "refused"), MEANINGLESS, ids=lambda words: " ".join(words))
+def test_options_that_mean_nothing_to_a_question_are_refused_by_name(
+    question: list[str], beside: list[str], refused: list[str], job: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    before = job.read_text()
+    words = [str(job) if word == "JOB" else word for word in question]
+    code, said = call(monkeypatch, capsys, "plan", *words, *beside)
+    assert code == 2 and sorted(re.findall(r"^ *(\S+): ", said, re.M)[1:]) == sorted(refused), said
+    assert job.read_text() == before
+
+
+def test_every_parameter_of_plan_means_something_to_some_question() -> None:
+    command = typer.main.get_command(app).commands["plan"]  # type: ignore[attr-defined]
+    assert {each.name for each in command.params} == set().union(*MEANT.values()) | {"recipe", "as_json", "runs"}
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -250,6 +345,46 @@ def test_a_family_that_nobody_has_is_refused(tmp_path: Path, job: Path) -> None:
     (tmp_path / "base/config.json").write_text(json.dumps({"model_type": "nobody_has_it", "num_experts": 128}))
     with pytest.raises(RecipeError, match="nobody_has_it"):
         answer(PlanAsked(str(job), [f"base={tmp_path}/base"], ["RTX 4090"], Path("no-runs")))
+
+
+def test_questions_about_prose_and_passages_are_in_the_time(tmp_path: Path, job: Path) -> None:
+    """By hand: 7 choices of 100 tokens, 5 free answers of 64, both models; with passages the base alone."""
+    given = load_recipe(job, ["evaluate.skills=0", "evaluate.samples=0"])
+    counted = TokenCount(20_000, 20_000, 100, 300, prose=ProseCount(7, 5, 100.0))
+    plain, asked = asked_tokens(given, replace(counted, prose=ProseCount())), asked_tokens(given, counted)
+    assert (plain.read, asked.read) == (0, 2 * 7 * 100)
+    assert asked.written - plain.written == 2 * 5 * 64
+    with_passages = load_recipe(
+        job, ["evaluate.skills=0", "evaluate.samples=0", "evaluate.retrieval={passages: 3, questions: 4}"]
+    )
+    beside = asked_tokens(with_passages, counted)
+    asks = [role for role in given.roles_from_dataset if role in ("recall", "generalization")]
+    free = 4 * len(asks) + 4
+    assert beside.read == asked.read + (free + 4) * 4 * 200 + 2 * 4 * 100  # rows of 200 tokens are a passage each
+    assert beside.written == asked.written + 2 * free * 64 and not beside.notes
+    shape, device = find_shape("Qwen/Qwen3-0.6B"), find_device("RTX 4090")
+    parts = plan_run(with_passages, shape, counted, device).time_parts
+    assert parts["choices and passages"].point > 0
+    assert "choices and passages" not in plan_run(given, shape, replace(counted, prose=ProseCount()), device).time_parts
+
+
+def test_questions_about_prose_are_counted_where_the_dataset_holds_them(tmp_path: Path, job: Path) -> None:
+    known = {"section": "a.md > b", "path": "a.md", "line": 1, "prompt": "?" * 35}
+    wrong = tuple(f"x{number} is there" for number in range(7))
+    asked = [
+        ProseQuestion("cloze", right="xx is there", wrong=wrong, gap="xx", **known),
+        ProseQuestion("terms", terms=("xx",), **known | {"line": 2}),
+        ProseQuestion("change", terms=("new",), outdated=("old",), **known | {"line": 3}),
+        ProseQuestion("terms", terms=("yy",), held_out=True, **known | {"line": 4}),
+    ]
+    (tmp_path / "prose.jsonl").write_text("".join(json.dumps(each.as_json()) + "\n" for each in asked))
+    found = count_prose(tmp_path, load_recipe(job))
+    assert (found.choices, found.free) == (1, 2)
+    assert found.choice_tokens == (35 + 8 * (11 + 2 + 40)) / 3.5
+    none = load_recipe(job, ["evaluate.questions=0"])
+    assert count_prose(tmp_path, none) == ProseCount()
+    assert estimate_learning(load_recipe(job)).tokens.prose.choices > 0, "60,000 words hold sections to ask about"
+    assert asked_tokens(none, estimate_learning(none).tokens).read == 0
 
 
 def test_lengths_of_a_built_dataset(tmp_path: Path, job: Path) -> None:

@@ -7,6 +7,7 @@ import math
 from afina.errors import DoesNotFit, Problem, RecipeError
 from afina.plan.plan import Plan
 from afina.recipe import Recipe
+from afina.recipe.changed import smaller_model
 from afina.units import show_bytes, show_count, show_money, show_seconds
 
 LONG_SECONDS = 3600.0
@@ -25,7 +26,7 @@ def check_plan(plan: Plan, recipe: Recipe, *, helps: str = "") -> None:
             recipe says ``budget.anyway``.
         RecipeError: when `budget.money` is set and no price is known to compare it with.
     """
-    budget = recipe.budget
+    budget, smaller = recipe.budget, smaller_model(recipe)
     if budget.money is not None and plan.money is None:
         raise RecipeError(
             "`budget.money` is set, but the device has no price", "give `budget.price_per_hour`", "budget.money"
@@ -37,7 +38,7 @@ def check_plan(plan: Plan, recipe: Recipe, *, helps: str = "") -> None:
             Problem(
                 f"needs at least {show_bytes(low)} of memory; {plan.device.name} has {show_bytes(usable)} to use, "
                 f"{show_bytes(low - usable)} too little",
-                helps or "a smaller base, or a device with more memory: `afina plan --all` lists what fits",
+                helps or f"{smaller}, or a device with more memory: `afina plan --all` lists what fits",
                 "memory",
             )
         )
@@ -47,7 +48,7 @@ def check_plan(plan: Plan, recipe: Recipe, *, helps: str = "") -> None:
             Problem(
                 f"takes at least {show_seconds(plan.time.low)}, {show_seconds(plan.time.low - budget.hours * 3600)} "
                 f"more than `budget.hours` {budget.hours:g} allows",
-                f"{_epochs_within(plan, recipe, budget.hours * 3600)}a faster device or a smaller base",
+                f"{_epochs_within(plan, recipe, budget.hours * 3600)}a faster device or {smaller}",
                 "budget.hours",
             )
         )
@@ -56,8 +57,8 @@ def check_plan(plan: Plan, recipe: Recipe, *, helps: str = "") -> None:
             Problem(
                 f"costs at least {show_money(plan.money.low, plan.currency)}, "
                 f"{show_money(plan.money.low - budget.money, plan.currency)} more than `budget.money` allows",
-                f"{_epochs_within(plan, recipe, plan.time.low * budget.money / plan.money.low)}a cheaper device or a "
-                "smaller base",
+                f"{_epochs_within(plan, recipe, plan.time.low * budget.money / plan.money.low)}a cheaper device or "
+                f"{smaller}",
                 "budget.money",
             )
         )
@@ -113,7 +114,7 @@ def describe(plan: Plan) -> str:
         lines.append(("", f"how sure: {plan.memory_sureness.in_words}"))
     lines += [("", f"{name:<20}{show_bytes(part.point):>10}") for name, part in largest if part.point >= 2**20]
     lines.append(("time", f"{show_seconds(time.point)} ({show_seconds(time.low)} to {show_seconds(time.high)})"))
-    if not plan.correction:
+    if not plan.correction or not plan.correction.timed:
         lines.append(("", f"how sure: {plan.time_sureness.in_words}"))
     if plan.money:
         low, high = (show_money(amount, plan.currency) for amount in (plan.money.low, plan.money.high))
@@ -121,15 +122,7 @@ def describe(plan: Plan) -> str:
         lines.append(("money", f"{show_money(plan.money.point, plan.currency)} ({low} to {high}); {price}"))
     lines.append(("fits", plan.fits + (f": depends on {plan.depends}" if plan.depends else "")))
     if plan.correction:
-        said = plan.correction.as_json()
-        what = "three trial steps" if said["trial"] else f"{said['runs']} finished runs"
-        lines.append(
-            (
-                "learned",
-                f"{what} on this device measured {said['memory_ratio']:.2f} of the predicted memory and "
-                f"{said['time_ratio']:.2f} of the time; both are in these figures",
-            )
-        )
+        lines.append(("learned", plan.correction.in_words))
     lines += [("note", note) for note in plan.notes]
     return "\n".join(f"{name:<8}{text}" for name, text in lines)
 

@@ -18,7 +18,6 @@ llama-context.cpp.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -28,7 +27,7 @@ from afina.model.shape import Shape
 from afina.plan.calibration import Sureness, sureness
 from afina.plan.device import Device
 from afina.plan.interval import Interval
-from afina.plan.memory import WEIGHT_BYTES
+from afina.plan.memory import WEIGHT_BYTES, mlx_bytes
 from afina.plan.time import GENERATION_SHARE
 from afina.units import show_bytes
 
@@ -124,8 +123,7 @@ def served_weight_bytes(shape: Shape, weights: str, *, litgpt: bool = False) -> 
         RecipeError: a format that is not known.
     """
     head = shape.head_parameters if litgpt and shape.tied_embeddings else 0
-    if found := re.fullmatch(r"mlx-(\d)-(\d+)", weights):
-        each = int(found[1]) / 8 + 4 / int(found[2])
+    if each := mlx_bytes(weights):
         quantized = shape.linear_parameters + shape.embedding_parameters
         return quantized * each + (shape.parameters - quantized) * 2
     if weights.startswith("gguf-"):
@@ -351,8 +349,12 @@ def serves(shape: Shape, device: Device, serving: Serving) -> Literal["yes", "no
     return "maybe" if room.high >= serving.context else "no"
 
 
-def plan_serving(shape: Shape, device: Device, serving: Serving) -> dict[str, Any]:
-    """All of it as plain values: memory by part, what fits, the longest context."""
+def plan_serving(shape: Shape, device: Device, serving: Serving, kinds: Sequence[str] = SHOWN_KINDS) -> dict[str, Any]:
+    """All of it as plain values: memory by part, what fits, the longest context.
+
+    Args:
+        kinds: of llama.cpp's weights whose speed is told; none where llama.cpp does not open such a model.
+    """
     peak, longest = serving_peak(shape, serving), largest_context(shape, device, serving)
     return {
         "engine": serving.engine,
@@ -371,6 +373,6 @@ def plan_serving(shape: Shape, device: Device, serving: Serving) -> dict[str, An
         "fits": serves(shape, device, serving),
         "speeds": [
             {"engine": each.engine, "weights": each.weights, "tokens_per_second": each.tokens_per_second.as_json()}
-            for each in speeds_on_cpu(shape, device, serving.context, SHOWN_KINDS)
+            for each in speeds_on_cpu(shape, device, serving.context, kinds)
         ],
     }

@@ -24,10 +24,11 @@ from dataclasses import dataclass
 
 from afina.model.footprint import ORTHOGONAL_ITERATIONS
 from afina.model.shape import Shape
+from afina.plan.asking import AskedTokens
 from afina.plan.calibration import Sureness, sureness
 from afina.plan.device import Device
 from afina.plan.interval import Interval
-from afina.plan.memory import Setup, frozen_weight_bytes, trained_parameters
+from afina.plan.memory import Setup, backward_layers, frozen_weight_bytes, trained_parameters
 from afina.plan.tokens import TokenCount
 from afina.recipe import METHODS, Method
 
@@ -37,6 +38,8 @@ START_SECONDS = {"cpu": Interval(10, 4, 30), "mps": Interval(15, 5, 60), "cuda":
 """Imports, the tokenizer, the first step."""
 LOAD_BYTES_PER_SECOND = Interval(1.0e9, 0.2e9, 2.5e9)
 """Reading weights from a disk."""
+CHOSEN = "choices and passages"
+"""The part of the time in which evaluation reads sentences to choose among, and passages before questions."""
 GENERATION_BATCH = 8
 GENERATION_SHARE = Interval(0.3, 0.1, 0.5)
 """Share of the memory's rate that decoding reaches in plain PyTorch (0.28 measured on an A100)."""
@@ -95,9 +98,12 @@ class Efficiency:
 EFFICIENCY = {
     # float32, measured on two virtual processors: 0.25 at h 192, 0.70 for wide models.
     "cpu": Efficiency(0.74, 260, 50),
-    # M1 Max, 8B: 0.43 (98 tokens/s at 2k).
+    # torch, float32; nobody has published a case that is complete.
     "mps": Efficiency(0.50, 1000, 250),
 }
+MLX_EFFICIENCY = Efficiency(0.46, 300, 60)
+"""The same of MLX on an Apple chip: 0.43 of an M1 Max's rate for 8B (98 tokens/s at 2k), 0.46 of an M4 Pro's for 0.6B,
+0.32 to 0.41 of six chips' for 161 M parameters from nothing."""
 RECURRENT = {
     # float32, one core: an LSTM of 256 reached 0.66 of the rate with 16 lanes, 0.74 with 64.
     "cpu": Efficiency(0.78, 60, 3),
@@ -121,13 +127,14 @@ def passes(setup: Setup) -> float:
 def flops_per_token(shape: Shape, setup: Setup, mean_length: float, target_share: float) -> float:
     """FLOPs that training spends on one real token.
 
-    Matrices: 6N when trained, 4N when frozen (+2N with checkpointing), 6A for the adapter.
-    Attention, causal: 6*L*q*s (8 with checkpointing). Output layer, at learned positions only: 6*V*h when
-    trained, 4*V*h when frozen (+2*V*h where chunks of logits are made twice).
+    Matrices: 6N when trained, 4N when frozen (+2N with checkpointing), 6A for the adapter; of layers below the lowest
+    one that is trained 2N, for the forward pass alone. Attention, causal: 6*L*q*s (8 with checkpointing). Output layer,
+    at learned positions only: 6*V*h when trained, 4*V*h when frozen (+2*V*h where chunks of logits are made twice).
     """
     full = setup.kind == "none"
     again = 2 * (passes(setup) - 3)
-    matrices = ((6 if full else 4) + again) * shape.active_parameters
+    behind = backward_layers(shape, setup) / shape.depth
+    matrices = (2 + ((4 if full else 2) + again) * behind) * shape.active_parameters
     adapter = 0 if full else (6 + again) * trained_parameters(shape, setup) * active_share(shape, setup)
     attention = attention_flops(shape, setup, mean_length)
     twice = 2 if setup.program.chunk_logits is not None and not setup.program.gradient_with_loss else 0
@@ -142,7 +149,8 @@ def attention_flops(shape: Shape, setup: Setup, mean_length: float) -> float:
     for layer in shape.layers:
         seen = min(mean_length, 2 * layer.window) if layer.window else mean_length
         work += layer.count * (layer.query * seen + 2 * layer.state_values)
-    return (6 + 2 * (passes(setup) - 3)) * work
+    behind = backward_layers(shape, setup) / shape.depth
+    return (2 + (4 + 2 * (passes(setup) - 3)) * behind) * work
 
 
 def active_share(shape: Shape, setup: Setup) -> float:
@@ -166,7 +174,9 @@ def micro_batch_seconds(
         waiting = steps * shape.depth * passes(setup) * RECURRENT_STEP_SECONDS if device.kind == "cuda" else 0.0
         return max(flops / (share * device.flops_per_second), waiting)
     if device.kind != "cuda":
-        return flops / (EFFICIENCY[device.kind].at(shape.hidden, tokens) * device.flops_per_second)
+        by_mlx = device.kind == "mps" and setup.program.by_mlx
+        share = (MLX_EFFICIENCY if by_mlx else EFFICIENCY[device.kind]).at(shape.hidden, tokens)
+        return flops / (share * device.flops_per_second)
     times = setup.program.seconds
     rate = device.flops_per_second * MATRIX_CEILING * times.get("rate", 1.0)
     if setup.program.weights == "float32" and setup.kind != "qlora":
@@ -240,7 +250,7 @@ def run_time(
     epochs: float,
     accumulate: int,
     validations: float,
-    generated_tokens: float,
+    asked: AskedTokens,
     weight_bytes: float,
     facts: Method = METHODS["sft"],
 ) -> dict[str, Interval]:
@@ -250,7 +260,7 @@ def run_time(
         epochs: passes over the dataset.
         accumulate: micro-batches per optimizer step.
         validations: how many times the held-out loss is measured.
-        generated_tokens: most tokens that the probes and samples may ask for.
+        asked: what evaluation writes and reads besides.
         weight_bytes: of the base, read from disk.
         facts: of the method: whether the model judges every row before it is trained, and its further passes.
     """
@@ -266,18 +276,19 @@ def run_time(
     whole = flops_per_token(shape, setup, tokens.mean_length, tokens.target_share)
     looked_at = tokens.held_out * validations + tokens.tokens * epochs * facts.forward_passes
     looked_at += (tokens.tokens + tokens.held_out) * facts.needs_reference
-    held_out = batch * micro_batches * (looked_at / max(tokens.tokens, 1)) * forward / whole
+    read = batch * micro_batches / max(tokens.tokens, 1) * forward / whole
     reach = time_sureness(setup, device).factor
     low, high = 1 / reach, reach * math.prod(slow_parts(shape).values())
     if not tokens.padded:  # the lengths are unknown: more or less padding
         low, high = low * FILL.point / FILL.high, high * FILL.point / FILL.low
     low, high = low / tokens.spread, high * tokens.spread
-    return {
+    parts = {
         "start": START_SECONDS[device.kind] + _divide(weight_bytes, LOAD_BYTES_PER_SECOND),
         "training": Interval.around(training, low, high),
-        "validation": Interval.around(held_out, low, high),
-        "generation": _generation(shape, device, generated_tokens, weight_bytes),
+        "validation": Interval.around(read * looked_at, low, high),
+        "generation": _generation(shape, device, asked.written, weight_bytes),
     }
+    return parts | ({CHOSEN: Interval.around(read * asked.read, low, high)} if asked.read else {})
 
 
 def slow_parts(shape: Shape) -> dict[str, float]:

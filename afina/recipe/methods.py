@@ -6,6 +6,7 @@ table, and no other place compares a method's name.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -37,6 +38,8 @@ class Method:
     """Sequences of a row that stand side by side in one micro-batch."""
     mismatched: bool = False
     """Whether each row's question stands with another row's answer too."""
+    by_mlx: bool = False
+    """Whether the MLX back end has it too: its loss and score are in ``train/methods/<file>_mlx.py``."""
     forward_passes: float = 0.0
     """Passes of a row's tokens without a gradient, in every epoch, beside the step's own."""
     settings: frozenset[str] = frozenset()
@@ -49,8 +52,8 @@ class Method:
 
 
 METHODS: dict[MethodName, Method] = {
-    "sft": Method("answers"),
-    "cpt": Method("answers", every_token=True, follows=False),
+    "sft": Method("answers", by_mlx=True),
+    "cpt": Method("answers", every_token=True, follows=False, by_mlx=True),
     "scratch": Method("answers", every_token=True, follows=False),
     "dpo": Method(
         "dpo", "preference", needs_reference=True, sequences=2, settings=frozenset({"beta", "label_smoothing"})
@@ -94,7 +97,7 @@ def methods_that(**facts: object) -> list[MethodName]:
     return [name for name, method in METHODS.items() if all(getattr(method, key) == facts[key] for key in facts)]
 
 
-def in_words(names: list[MethodName], last: str = "or") -> str:
+def in_words(names: Sequence[str], last: str = "or") -> str:
     """Names as a sentence says them.
 
     >>> in_words(["dpo", "orpo"]), in_words(["sft", "dpo", "orpo"]), in_words(["sft"])

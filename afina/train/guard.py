@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from afina.errors import DoesNotFit, TrainingDiverged
+from afina.errors import OutOfMemory, TrainingDiverged
 from afina.model import footprint
 from afina.recipe import Train
 from afina.tokenizer.encode import Row
 from afina.train.backend import Backend
 from afina.train.checkpoint import LoopState, newest_checkpoint
 
+T = TypeVar("T")
 CONSTANT_STEPS = 100
 """So many losses in a row without a change end a training whose rate is above zero."""
 CONSTANT_CHANGE = 1e-9
@@ -102,7 +104,7 @@ def check_moving(state: LoopState, loss: float, rate: float) -> None:
     if state.constant_steps >= CONSTANT_STEPS:
         raise TrainingDiverged(
             f"the loss has been {loss:.6g} for {CONSTANT_STEPS} steps at a rate above zero: nothing is learned",
-            "look at train.learning_rate (too small for this precision?) and adapter.targets",
+            "look at train.learning_rate (too small for this precision?) and, with an adapter, at adapter.targets",
         )
 
 
@@ -133,11 +135,31 @@ def halve(micro_batches: Sequence[Sequence[int]], splits: int) -> list[Sequence[
     return list(micro_batches)
 
 
-def does_not_fit(what: str, said: str, where: str = "") -> DoesNotFit:
+def in_smaller_batches(
+    work: Callable[[int], T],
+    batch_tokens: int,
+    rows: Sequence[Row],
+    what: str,
+    memory_errors: Callable[[], AbstractContextManager[list[str]]],
+) -> T:
+    """`work` with so many padded tokens at a time; with half as many, and so on, where memory runs out.
+
+    Args:
+        memory_errors: the back end's, which notes that memory ran out instead of raising it.
+
+    Raises:
+        OutOfMemory: not even single rows fit.
+    """
+    while True:
+        with memory_errors() as short:
+            done = work(batch_tokens)
+        if not short:
+            return done
+        if batch_tokens < min(map(len, rows)):
+            raise does_not_fit(f"a single row of {what}", short[0])
+        batch_tokens //= 2
+
+
+def does_not_fit(what: str, said: str, where: str = "") -> OutOfMemory:
     """The error for a piece of work that cannot be made smaller."""
-    return DoesNotFit(
-        f"{what} does not fit the memory ({said})",
-        "train.checkpoint_activations: true, a smaller train.max_length, adapter.kind: qlora or "
-        "train.optimizer: adamw_8bit need less",
-        where,
-    )
+    return OutOfMemory(f"{what} does not fit the memory ({said})", where=where)

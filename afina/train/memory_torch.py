@@ -1,19 +1,14 @@
-"""Memory that runs out under torch: noted instead of raised, given back, and met with smaller batches."""
+"""Memory that runs out under torch: noted instead of raised, and given back."""
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
 
 import torch
 
-from afina.errors import DoesNotFit
-from afina.tokenizer.encode import Row
-from afina.train.guard import does_not_fit
-
-T = TypeVar("T")
+from afina.errors import OutOfMemory
 
 
 @contextmanager
@@ -24,7 +19,7 @@ def memory_errors(*, final: bool = False) -> Iterator[list[str]]:
         final: raise it after all. With sharded weights the other ranks wait in the middle of the block.
 
     Raises:
-        DoesNotFit: where it is final.
+        OutOfMemory: where it is final.
     """
     short: list[str] = []
     try:
@@ -34,33 +29,15 @@ def memory_errors(*, final: bool = False) -> Iterator[list[str]]:
             raise
         short.append((str(error) or "out of memory").splitlines()[0])
         if final:
-            raise DoesNotFit(
+            raise OutOfMemory(
                 f"a rank with a part of every weight is out of memory ({short[0]})",
-                "a smaller train.batch_tokens with as much more train.accumulate, train.checkpoint_activations: true, "
-                "or more ranks; the same command goes on from the newest checkpoint",
+                "or a smaller train.batch_tokens with as much more train.accumulate, or more ranks; the same command "
+                "goes on from the newest checkpoint",
             ) from error
     if short:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-
-def in_smaller_batches(
-    work: Callable[[int], T], batch_tokens: int, rows: Sequence[Row], what: str, *, final: bool = False
-) -> T:
-    """`work` with so many padded tokens at a time; with half as many, and so on, where memory runs out.
-
-    Raises:
-        DoesNotFit: not even single rows fit; or at once where that is `final`, see :func:`memory_errors`.
-    """
-    while True:
-        with memory_errors(final=final) as short:
-            done = work(batch_tokens)
-        if not short:
-            return done
-        if batch_tokens < min(map(len, rows)):
-            raise does_not_fit(f"a single row of {what}", short[0])
-        batch_tokens //= 2
 
 
 def is_out_of_memory(error: BaseException) -> bool:
