@@ -84,7 +84,7 @@ class Monitor(App[None]):
         self.reader, self.every_seconds = reader, every_seconds
         self.drawn: str = CHARTS[0]
         self.view: RunView | None = None
-        self.ended_by: AfinaError | None = None
+        self.ended_by: AfinaError | OSError | None = None
         """Why it cannot be shown any more."""
 
     def compose(self) -> ComposeResult:
@@ -102,7 +102,7 @@ class Monitor(App[None]):
         while True:
             try:
                 self.view = await asyncio.to_thread(self.reader.look)
-            except AfinaError as error:
+            except (AfinaError, OSError) as error:  # OSError: a file that may not be read
                 self.ended_by = error
                 self.exit()
                 return
