@@ -89,7 +89,7 @@ LIBRARIES: dict[str, set[str]] = {
     "model": {"torch", "transformers", "peft", "bitsandbytes", "safetensors", "tokenizers", "huggingface_hub", "numpy"}
     | {"liger_kernel", "llguidance", "gguf", "filelock"},
     "plan": {"numpy", "scipy"},
-    "report": {"jinja2", "markupsafe", "ruamel"},
+    "report": {"babel", "jinja2", "lxml", "markupsafe", "ruamel"},
     "score": {"numpy", "sacrebleu"},
     "evaluate": {"torch", "lm_eval", "bm25s"},
     "train": {"torch", "safetensors", "numpy", "bitsandbytes", "wandb", "mlflow", "trackio"},
