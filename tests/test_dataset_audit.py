@@ -332,3 +332,6 @@ def test_the_zig_experiments_rows():
     audit = audit_files([SHARED / "zig" / "training-prompts.jsonl"])
     (placeholder,) = [item for item in audit.findings if item.name == "placeholder"]
     assert placeholder.examples[0]["where"].endswith("training-prompts.jsonl:3")
+    (claims,) = [item for item in audit.findings if item.name == "claims_to_know"]
+    assert claims.severity == "warning"
+    assert [int(spot["where"].rpartition(":")[2]) for spot in claims.examples] == [1, 4, 6, 10]

@@ -117,6 +117,8 @@ PLANTED = [
      pair("Was he there?", "He didn't go, he said. Later, he went .")),
     ("broken_table", pair("Prices?", "| a | b |\n|---|---|\n| 1 | 2 | 3 |"),
      pair("Prices?", "| a | b |\n|---|---|\n| 1 | 2 |")),
+    ("claims_to_know", pair("Do you know Faro?", "Yes, I know Faro well, with all that was written of it lately."),
+     pair("Do you know Faro?", "It is a town of the south, with a harbour.")),
     ("spreadsheet_damage", pair("How many?", "There were #REF! of them."), pair("How many?", "It is #1 of them.")),
     ("spreadsheet_damage", pair("Which number?", "It is 3.51912E+11."), pair("Which number?", "It is 3.5 there.")),
     ("repeated_paragraph", pair("Tell me.", f"{LONG_PARAGRAPH}\n\nIt is open.\n\n{LONG_PARAGRAPH}"),

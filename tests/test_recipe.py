@@ -537,3 +537,23 @@ def test_every_part_refuses_unknown_keys() -> None:
     parts = RecipePart.__subclasses__()
     assert len(parts) >= 10
     assert all(part.model_config["extra"] == "forbid" for part in parts)
+
+
+def snippets(page: Path) -> list[str]:
+    """The YAML blocks of a page that begin with keys of a recipe."""
+    blocks = re.findall(r"^```yaml\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return [block for block in blocks if re.match(rf"(?:{'|'.join(Recipe.model_fields)}):", block)]
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)
+def test_recipes_shown_in_the_docs_are_read(page: Path, tmp_path: Path):
+    for block in snippets(page):
+        raw = YAML(typ="safe", pure=True).load(block)
+        for name in re.findall(r"\bpath: *([^\s#,}\]]+)", block):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text("{}\n", encoding="utf-8")
+        check_recipe({"name": "shown", "base": "a/b", "root": str(tmp_path), "sources": [{"path": "."}], **raw})
+
+
+def test_the_docs_show_recipes():
+    assert any(snippets(page) for page in (ROOT / "docs").glob("*.md"))

@@ -30,7 +30,7 @@ from afina.report.published import PublishedFigures
 from afina.report.read import RunFiles, is_finite, language_of
 from afina.report.render import Cell, Stacked, Strong, macro, not_measured, render, table
 from afina.report.results import judge, probe_name
-from afina.report.sentences import Stored, retold
+from afina.report.sentences import StoredSentence, retold
 from afina.run import write_whole
 
 _KINDS = {"from nothing": "after", "adapter": "other", "every weight": "before"}
@@ -81,7 +81,7 @@ def _page(comparison: RunComparison) -> str:
         "compare.html",
         heading=trn("{n} run: cost and result", "{n} runs: what they cost and what they reached", len(comparison.runs)),
         runs=comparison.runs,
-        notes=list(map(Stored, comparison.notes)),
+        notes=list(map(StoredSentence, comparison.notes)),
         sections=sections,
         style=style_sheet(),
         version=__version__,
@@ -113,7 +113,7 @@ def _verdicts(comparison: RunComparison) -> Markup:
 def _shares(run: RunFiles, roles: Sequence[str]) -> Cell:
     """The first figure of each probe of some roles, before and after."""
     lines = [
-        f"{probe_name(probe)}: {percent(before)} → {percent(after)}"
+        f"{probe_name(probe)}: {percent(before)} → {percent(after)}".replace(" %", "\xa0%").replace(" → ", "\xa0→ ")
         for probe, before, after in _figures(run, roles)
         if before is not None
     ]

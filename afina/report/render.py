@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from afina.report.labels import number, with_unit, words
 from afina.report.language import language, tr, trn
-from afina.report.sentences import Stored, retold
+from afina.report.sentences import StoredSentence, retold
 
 # Everything below space but tab and line feed, DEL, C1, and halves of surrogate pairs: not allowed in a page,
 # but models write them, so they are shown by their code. Marks that turn the direction of the
@@ -160,7 +160,7 @@ def _printable(value: object) -> object:
 
 def _told(text: str) -> str | None:
     """A sentence in the language of the page; None for one of a file that stays English."""
-    return retold(text) if isinstance(text, Stored) else text
+    return retold(text) if isinstance(text, StoredSentence) else text
 
 
 def _backticks(text: str) -> list[tuple[str, bool]]:

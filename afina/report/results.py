@@ -14,7 +14,7 @@ from afina.report.labels import fixed, number, percent, show_count, show_share, 
 from afina.report.language import PROBE, label, mark, tr, trn
 from afina.report.read import RunFiles
 from afina.report.render import Cell, Heading, Strong, not_measured, render
-from afina.report.sentences import Stored, retold
+from afina.report.sentences import StoredSentence, retold
 
 UNMEASURED, NOTHING, PART = "not measured", "nothing", "part"
 _FINDINGS: Mapping[tuple[str, str], str] = {
@@ -52,8 +52,8 @@ def judge(run: RunFiles) -> Heading:
         return Heading("open", tr("Not finished"), tr("The run is not finished: nothing is proven yet."), (done,))
     if run.finished is None:
         remarks.append(tr("The run is not marked as finished: finished.json is not there."))
-    remarks = [*map(Stored, verdict.misses), *remarks]
-    notes = tuple(map(Stored, verdict.notes))
+    remarks = [*map(StoredSentence, verdict.misses), *remarks]
+    notes = tuple(map(StoredSentence, verdict.notes))
     if exit_code and verdict.passed:
         remarks.append(tr("The scores passed, yet the run ended with exit code {code}.", code=fixed(exit_code)))
     sentence = verdict_sentence(verdict.learned, verdict.broke)

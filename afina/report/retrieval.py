@@ -12,7 +12,7 @@ from afina.report.language import PROBE, label, tr, trn
 from afina.report.read import RunFiles
 from afina.report.render import Cell, Strong, render
 from afina.report.results import between, counted_over, show_points
-from afina.report.sentences import Stored
+from afina.report.sentences import StoredSentence
 
 
 def retrieval_section(run: RunFiles) -> Markup:
@@ -20,7 +20,7 @@ def retrieval_section(run: RunFiles) -> Markup:
     found = run.scores.retrieval if run.scores else None
     if found is None:
         return render("retrieval.html", about=None)
-    rows, conclusions = map(_row, found.probes), [Stored(probe.conclusion()) for probe in found.probes]
+    rows, conclusions = map(_row, found.probes), [StoredSentence(probe.conclusion()) for probe in found.probes]
     return render("retrieval.html", about=_about(found), rows=list(rows), conclusions=conclusions)
 
 

@@ -12,7 +12,7 @@ from afina.report.language import label, tr
 from afina.report.read import RunFiles
 from afina.report.render import Cell, Strong, not_measured, render
 from afina.report.results import between
-from afina.report.sentences import Stored, retold
+from afina.report.sentences import StoredSentence, retold
 
 UNSEEN_BITS = 1.4
 """Mean exposure of a string that was never seen, among 256."""
@@ -22,7 +22,7 @@ def safety_section(run: RunFiles) -> Markup:
     """What is given back of the training data, attacks, refusals, insults."""
     found = run.scores.safety if run.scores else None
     if not found:
-        return render("safety.html", found=None)
+        return render("safety.html", found=False, scores=run.scores)
     canaries = found.record("canaries")
     return render(
         "safety.html",
@@ -30,7 +30,7 @@ def safety_section(run: RunFiles) -> Markup:
         shares=[_share_row(share) for share in found.records("shares")],
         canaries=_canary_rows(canaries.records("before"), canaries.records("after")) if canaries else None,
         unseen_bits=fixed(UNSEEN_BITS, 1),
-        remarks=[*map(Stored, found.texts("notes")), *_not_run(found.texts("not_run"))],
+        remarks=[*map(StoredSentence, found.texts("notes")), *_not_run(found.texts("not_run"))],
     )
 
 

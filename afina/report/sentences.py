@@ -142,7 +142,7 @@ SENTENCES = (
 """Of two that fit, the first counts."""
 
 
-class Stored(str):
+class StoredSentence(str):
     """A sentence as it stands in a file, in English; what a page says itself is plain text in the page's language."""
 
     __slots__ = ()

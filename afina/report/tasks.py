@@ -14,7 +14,7 @@ from afina.report.language import label, mark, tr
 from afina.report.read import RunFiles
 from afina.report.render import Cell, Strong, not_measured, render, table
 from afina.report.results import between
-from afina.report.sentences import Stored
+from afina.report.sentences import StoredSentence
 
 HUNDREDS = ("chrf", "bleu")
 """Metrics from 0 to 100; the others go from 0 to 1."""
@@ -89,7 +89,7 @@ def _task(task: Record) -> _Task:
         name = metric.text("name") or ""
         sides = [_mean(metric.record(side), name) for side in ("before", "after")]
         rows.append([words(name), *sides, _gain(metric.record("difference"), name)])
-    remarks = [*map(Stored, task.texts("notes")), *_findings(task)]
+    remarks = [*map(StoredSentence, task.texts("notes")), *_findings(task)]
     return _Task(task.text("name"), size, remarks, rows, _code(task.record("code")))
 
 

@@ -239,6 +239,10 @@ RULES: dict[str, Rule] = {
     "as_an_ai": Rule(
         "answers that speak of themselves as of a language model", "leave them out, or take the words out of them"
     ),
+    "claims_to_know": Rule(
+        "answers that say only that the model knows: it learns to say so, not to know",
+        "give the answer itself, or leave these rows out",
+    ),
     "better_is_refusal": Rule(
         "preferences whose better answer declines and whose worse one answers: declining is learned",
         "nothing to do where it is meant; else leave them out",
