@@ -20,7 +20,7 @@ from afina.evaluate.derive import CHOICE, CONTROL, COVERAGE, GENERAL, TITLES
 from afina.evaluate.guardrails import NAMES
 from afina.evaluate.safety.findings import MEASURES
 from afina.evaluate.scores import ROLES, WAYS
-from afina.evaluate.skills import ROOM
+from afina.evaluate.skills import NAME, ROOM
 from afina.report.language import ENGLISH, LANGUAGES, PROBE
 
 FOLDER = Path(afina.report.__file__).parent
@@ -37,7 +37,7 @@ def collected() -> Catalog:
                 texts.add(text, context=context)
     for text in _of_other_rooms():
         texts.add(text)
-    for text in (*TITLES.values(), CHOICE, CONTROL, COVERAGE, GENERAL):
+    for text in (*TITLES.values(), CHOICE, CONTROL, COVERAGE, GENERAL, NAME):
         texts.add(text, context=PROBE)
     return texts
 

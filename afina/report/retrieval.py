@@ -27,9 +27,11 @@ def retrieval_section(run: RunFiles) -> Markup:
 def _about(found: RetrievalScores) -> str:
     """What it is and what it costs."""
     passages, searched = number(found.passages), number(found.searched)
-    cost = [_arrow(*(fixed(each) for each in found.tokens), tr("tokens to read"))]
+    before, after = (fixed(each) for each in found.tokens)
+    cost = [f"{before} → {after} " + tr("tokens to read")]
     if found.seconds:
-        cost.append(_arrow(*(fixed(each, 2) for each in found.seconds), tr("s an answer")))
+        before, after = (fixed(each, 2) for each in found.seconds)
+        cost.append(f"{before} → {after} " + tr("s an answer"))
     said = tr(
         "{n} of {all} passages in each prompt, found by BM25: {cost}.", n=passages, all=searched, cost=", ".join(cost)
     )
@@ -44,11 +46,6 @@ def _about(found: RetrievalScores) -> str:
             found.left_out,
         )
     return said
-
-
-def _arrow(before: str, after: str, what: str) -> str:
-    """A figure before and after, and what it counts."""
-    return f"{before} → {after} {what}"
 
 
 def _row(probe: RetrievalProbe) -> list[Cell]:
