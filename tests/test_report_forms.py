@@ -14,6 +14,8 @@ from lxml import html as lxml_html
 from markdown_it import MarkdownIt
 from report_fixture import AUDIT, HOSTILE, MANIFEST, PLAN, SCORES, answers, dataset, events, jsonl, write_run
 
+from afina.cli.judging import report
+from afina.errors import RecipeError
 from afina.report.answers import COMPARED, side_names
 from afina.report.compare import compare_runs
 from afina.report.compare_page import comparison_html
@@ -181,7 +183,65 @@ def test_markdown_gives_no_way_out_of_its_fences(tmp_path: Path) -> None:
         assert text in said
 
 
+# ---- several runs on one page
+
+
+def test_a_comparison_begins_with_the_verdicts_and_draws_what_was_learned_against_its_cost(tmp_path: Path) -> None:
+    failed = copy.deepcopy(SCORES)
+    failed["verdict"] |= {"learned": "no", "passed": False, "broke": "38 % of what it knew (rivers)"}
+    failed["probes"][1]["after"] = {"verbatim": 0.2, "low": 0.105, "high": 0.348}
+    other = MANIFEST | {"name": "other", "cost": {"hours": 1.4}}
+    runs = [
+        write_run(tmp_path / "clube"),
+        write_run(tmp_path / "other", scores=failed, manifest=other),
+        write_run(tmp_path / "begun", scores=None, manifest=MANIFEST | {"name": "begun"}, metrics=None, finished=None),
+    ]
+    page = lxml_html.document_fromstring(comparison_html(compare_runs(runs)))
+    assert page.xpath("//main//section/@id")[0] == "verdicts"
+    rows = [[words(cell) for cell in row] for row in page.xpath("//section[@id='verdicts']//tbody/tr")]
+    learned = "perguntas treinadas: 5.0 % → 92.5 %outras palavras: 2.5 % → "
+    assert rows[0] == [
+        "clube",
+        "Passed It learned, and it broke nothing.",
+        f"{learned}70.0 %",
+        "retention: 87.5 % → 83.3 %",
+        "42 min 00 s",
+        "US$ 0.28",
+    ]
+    assert rows[1][:3] == [
+        "other",
+        "Failed It did not learn, and it broke 38 % of what it knew (rivers).",
+        f"{learned}20.0 %",
+    ]
+    assert rows[2][1:4] == [
+        "Not finished The run is not finished: nothing is proven yet.",
+        "not measured",
+        "not measured",
+    ]
+    tips = page.xpath("//section[@id='reached']//figure[contains(., 'outras palavras, right, %')]//circle/title/text()")
+    assert tips == ["clube: 70 at 0.7", "other: 20 at 1.4", "clube: 70 at 0.28"], (
+        "over hours, and over money where known"
+    )
+    lines = page.xpath("//section[@id='curves']//polyline/@class")
+    assert lines == ["line c0 d0", "line c1 d0"] and "in its log: begun." in words(page.get_element_by_id("curves"))
+    same = [[words(cell) for cell in row] for row in page.xpath("//section[@id='same']//tbody/tr")]
+    assert ["retention", "+0.000 [+0.000, +0.000], n 24", "+0.000 [+0.000, +0.000], n 24"] in same
+    told = [words(each) for each in page.xpath("//header//li")]
+    assert "begun is not marked as finished" in told
+
+
 # ---- JSON, and the files
+
+
+def test_the_verb_writes_each_form_and_refuses_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_run(tmp_path)
+    report(folder, "md", "pt-PT")
+    assert capsys.readouterr().out == f"{folder / 'report.md'}\n"
+    assert "# Aprendeu e não perdeu nada do que sabia." in (folder / "report.md").read_text(encoding="utf-8")
+    with pytest.raises(RecipeError, match="--format pdf is not known"):
+        report(folder, "pdf")
+    with pytest.raises(RecipeError, match="--language pt is not known"):
+        report(folder, "html", "pt")
 
 
 def test_json_holds_the_figures_as_numbers(tmp_path: Path) -> None:
