@@ -26,7 +26,8 @@ GROUND = {"errors", "units", "recipe", "run"}
 INSIDE: dict[str, set[str]] = {
     "errors": set(),
     "units": {"errors"},
-    "recipe": {"errors", "units"},
+    "machine": {"errors"},
+    "recipe": {"errors", "units", "machine"},
     "run": {"errors", "units", "recipe"},
     "record": {"errors", "run"},
     "manifest": {"errors", "run", "record"},
@@ -42,9 +43,11 @@ INSIDE: dict[str, set[str]] = {
     "dataset.build": GROUND | {"endpoint", "text", "sandbox", "sources", "dataset", "dataset.questions"},
     "dataset.audit": GROUND | {"record", "text", "sandbox", "sources", "tokenizer", "dataset", "dataset.build"},
     "score": GROUND | {"text", "sources", "dataset.audit"},
-    "model": GROUND | {"text", "tokenizer"},
+    "model": GROUND | {"machine", "text", "tokenizer"},
     "plan": GROUND
     | {
+        "machine",
+        "model.back_ends",
         "text.document",
         "text.splits",
         "model.base",
@@ -59,6 +62,8 @@ INSIDE: dict[str, set[str]] = {
     | {"record", "endpoint", "text", "sandbox", "sources", "tokenizer", "dataset.build", "dataset.audit", "score"}
     | {"model"},
     "report": GROUND | {"record", "manifest", "model.shape", "score.paired", "evaluate.scores", "evaluate.text_scores"},
+    "watch": GROUND | {"record", "progress", "report.charts", "report.labels"},
+    "plot": GROUND | {"evaluate.scores", "report.charts", "report.labels", "watch"},
     "train": GROUND | {"record", "text", "tokenizer", "dataset.audit", "model", "evaluate"},
     "llamacpp": GROUND | {"tokenizer", "model"},
     "serve": GROUND | {"outcome", "record", "text", "dataset", "tokenizer", "model", "plan", "llamacpp"},
@@ -87,12 +92,14 @@ LIBRARIES: dict[str, set[str]] = {
     "dataset.audit": {"numpy"},
     "tokenizer": {"tokenizers", "transformers", "jinja2", "numpy", "sentencepiece"},
     "model": {"torch", "transformers", "peft", "bitsandbytes", "safetensors", "tokenizers", "huggingface_hub", "numpy"}
-    | {"liger_kernel", "llguidance", "gguf", "filelock"},
-    "plan": {"numpy", "scipy"},
+    | {"liger_kernel", "llguidance", "gguf", "filelock", "mlx", "mlx_lm"},
+    "plan": {"numpy", "scipy", "torch"},
     "report": {"babel", "jinja2", "lxml", "markupsafe", "ruamel"},
+    "watch": {"pydantic_core", "ruamel", "textual"},
+    "plot": {"matplotlib"},
     "score": {"numpy", "sacrebleu"},
-    "evaluate": {"torch", "lm_eval", "bm25s"},
-    "train": {"torch", "safetensors", "numpy", "bitsandbytes", "wandb", "mlflow", "trackio"},
+    "evaluate": {"lm_eval", "bm25s"},
+    "train": {"torch", "safetensors", "numpy", "bitsandbytes", "wandb", "mlflow", "trackio", "mlx", "mlx_lm"},
     "serve": {"torch", "transformers", "peft", "fastapi", "starlette", "uvicorn", "prometheus_client", "pydantic"}
     | {"pydantic_core", "httpx"},
     "llamacpp": {"torch", "gguf", "numpy", "safetensors", "peft", "httpx", "xllamacpp"},
@@ -103,11 +110,12 @@ LIBRARIES: dict[str, set[str]] = {
 HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "tokenizers", "huggingface_hub", "numpy"}
 HEAVY |= {"lm_eval", "docling", "pyarrow", "datasets", "datatrove", "liger_kernel", "wandb", "mlflow", "trackio"}
 HEAVY |= {"ray", "gguf", "sentencepiece", "xllamacpp", "mlx", "mlx_lm", "httpx", "tenacity", "scipy", "bm25s"}
+HEAVY |= {"textual", "matplotlib"}
 
 
 def loads_torch(module: str) -> bool:
     """Whether a module may import a heavy library when it is itself imported."""
-    return room_of(module) == "evaluate" or module.endswith("_torch")
+    return room_of(module) == "evaluate" or module.endswith(("_torch", "_mlx", "_textual"))
 
 
 class Import:
@@ -347,6 +355,7 @@ PARSES_JSON: dict[str, str] = {
     "afina.recipe.start_from": "stands below the owner; what is wrong is named there",
     "afina.plan.tables": "afina's own table, a part of the package",
     "afina.plan.calibration": "the same",
+    "afina.recipe.profiles": "the same",
     "afina.evaluate.derive": "the same: questions",
     "afina.evaluate.safety.sets": "the same",
     "afina.evaluate.safety.toxicity": "the same",
@@ -555,7 +564,13 @@ def test_help_is_instant() -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [["--help"], ["run", "--help"], ["plan", "--help"], ["recipe", "schema"], ["recipe", "init", "docs"]],
+    [
+        ["--help"],
+        ["run", "--help"],
+        ["plan", "--help"],
+        ["recipe", "schema"],
+        ["recipe", "init", "docs"],
+    ],
     ids=" ".join,
 )
 def test_light_verbs_load_no_heavy_library(words: list[str]) -> None:
@@ -571,7 +586,9 @@ def test_plan_and_report_load_no_heavy_library() -> None:
     modules = [
         name for name in MODULES if room_of(name) in ("plan", "report", "sources", "text", "sandbox", "endpoint")
     ]
+    modules += [name for name in MODULES if room_of(name) in ("watch", "plot") and not loads_torch(name)]
     modules += [name for name in MODULES if name.startswith("afina.dataset")]
+    modules = [name for name in modules if not loads_torch(name)]
     code = "import sys, importlib\n" + "".join(f"importlib.import_module({name!r})\n" for name in modules)
     code += f"print(*sorted({HEAVY!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

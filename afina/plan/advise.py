@@ -13,7 +13,7 @@ from afina.model.shape_read import read_shape
 from afina.plan.bases import known_bases
 from afina.plan.device import Device, find_device, known_devices
 from afina.plan.memory import Parallel
-from afina.plan.plan import Plan, plan_run
+from afina.plan.plan import Plan, computed_by_mlx, plan_run
 from afina.plan.tokens import TokenCount
 from afina.recipe import Recipe
 from afina.units import show_bytes, show_count, show_seconds
@@ -91,7 +91,8 @@ def _candidates(recipe: Recipe, tokens: TokenCount, device: Device) -> Iterator[
         eight_bit.append(True)
     kinds: list[str] = [adapter.kind]
     if train.method != "scratch":
-        order = ["none", "lora", "qlora"] if device.kind == "cuda" else ["none", "lora"]
+        few_bits = device.kind == "cuda" or (device.kind == "mps" and computed_by_mlx(recipe, device))
+        order = ["none", "lora", "qlora"] if few_bits else ["none", "lora"]
         kinds = order[order.index(adapter.kind) :] if adapter.kind in order else [adapter.kind]
         if adapter.kind == "lora" and adapter.variant == "pissa":
             kinds = ["lora"]

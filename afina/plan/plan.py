@@ -7,17 +7,29 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from afina.machine import is_apple_chip
+from afina.model.back_ends import choose_back_end
 from afina.model.footprint import kept_states
 from afina.model.shape import Shape
 from afina.plan.calibration import Sureness, sureness
 from afina.plan.device import Device
 from afina.plan.interval import Interval
 from afina.plan.memory import Parallel, Setup, frozen_weight_bytes, peak_interval, trained_parameters, training_memory
-from afina.plan.programs import AFINA_CPU, AFINA_CUDA, AFINA_MPS, TrainingProgram
-from afina.plan.record import Correction
+from afina.plan.programs import (
+    AFINA_CPU,
+    AFINA_CUDA,
+    AFINA_MLX,
+    AFINA_MLX_CPU,
+    AFINA_MLX_FLOAT32,
+    AFINA_MPS,
+    MlxFormat,
+    TrainingProgram,
+)
+from afina.plan.record import Correction, recorded
 from afina.plan.time import optimizer_steps, run_time, slow_parts, time_sureness
 from afina.plan.tokens import TokenCount
 from afina.recipe import PROMPT_SEEDS, PROMPT_TOKENS, SKILL_TOKENS, Recipe, expand_path
+from afina.recipe.profiles import describe_profile
 from afina.units import show_count
 
 ANSWER_PEAK = 1.5
@@ -176,7 +188,7 @@ def plan_run(
         tokens=tokens,
         parameters=shape.parameters,
         trained_parameters=trained_parameters(shape, setup) + setup.saved_parameters,
-        job=f"{setup.kind} {train.method}" + (" recurrent" if shape.recurrent else ""),
+        job=f"{setup.kind} {train.method}" + " recurrent" * shape.recurrent + " by mlx" * setup.program.by_mlx,
         memory=memory,
         time=Interval.total(time_parts.values()),
         memory_sureness=sure,
@@ -188,6 +200,17 @@ def plan_run(
         price_source="budget.price_per_hour" if own_price else device.price_source,
         correction=correction,
         notes=tuple(said),
+    )
+
+
+def learned(plain: Plan) -> Correction | None:
+    """What this machine's record says of a plan that was made without it; None where it has no such runs."""
+    return recorded(
+        plain.device.name,
+        plain.job,
+        planned_bytes=plain.memory.point,
+        planned_seconds=plain.time_parts["training"].point,
+        rate=plain.device.flops_per_second if plain.device.kind == "cpu" else 0.0,  # others' stands in a table
     )
 
 
@@ -246,7 +269,8 @@ def afina_setup(
         rank=adapter.rank,
         targets=adapter.targets if isinstance(adapter.targets, str) else tuple(adapter.targets),
         place=device.kind,
-        program=_program(device, scratch=train.method == "scratch"),
+        program=program_of(recipe, device),
+        weights=_mlx_weights(recipe) if kind == "qlora" and computed_by_mlx(recipe, device) else None,
         length=longest,
         check_tokens=longest,
         checkpointing=train.checkpoint_activations if checkpointing is None else checkpointing,
@@ -257,6 +281,7 @@ def afina_setup(
         if kind != "none"
         else 0,
         dropout=adapter.dropout > 0 and kind != "none",
+        adapted_layers=adapter.num_layers if kind != "none" else None,
     )
     return replace(setup, kept_states=_kept_states(setup, shape, recipe, tokens))
 
@@ -272,13 +297,43 @@ def _kept_states(setup: Setup, shape: Shape, recipe: Recipe, tokens: TokenCount)
     return kept_states(round(trained), steps)
 
 
-def _program(device: Device, *, scratch: bool) -> TrainingProgram:
-    """How afina holds things there."""
+def computed_by_mlx(recipe: Recipe, device: Device) -> bool:
+    """Whether MLX would compute a recipe on a device. On a Mac it is asked what is installed; another is taken to have
+    all that it could."""
     if device.kind == "cuda":
-        if scratch:  # float32 from the first step
+        return False
+    if recipe.backend != "auto":
+        return recipe.backend == "mlx"
+    if device.kind != "mps":
+        return False
+    return choose_back_end(recipe).name == "mlx" if is_apple_chip() else not recipe.beyond_mlx
+
+
+def program_of(recipe: Recipe, device: Device) -> TrainingProgram:
+    """How afina holds things there."""
+    if computed_by_mlx(recipe, device):
+        if device.kind == "cpu":
+            return AFINA_MLX_CPU
+        float32 = recipe.train.precision == "fp32" or (recipe.train.precision == "auto" and recipe.trains_all)
+        return AFINA_MLX_FLOAT32 if float32 else AFINA_MLX
+    if device.kind == "cuda":
+        if recipe.train.method == "scratch":  # float32 from the first step
             return replace(AFINA_CPU, fixed_bytes=AFINA_CUDA.fixed_bytes, slack=AFINA_CUDA.slack)
         return AFINA_CUDA
     return AFINA_MPS if device.kind == "mps" else AFINA_CPU
+
+
+def _mlx_weights(recipe: Recipe) -> MlxFormat:
+    """MLX's format of the frozen matrices."""
+    found: dict[tuple[int, int], MlxFormat] = {
+        (4, 32): "mlx-4-32",
+        (4, 64): "mlx-4-64",
+        (4, 128): "mlx-4-128",
+        (8, 32): "mlx-8-32",
+        (8, 64): "mlx-8-64",
+        (8, 128): "mlx-8-128",
+    }
+    return found[recipe.adapter.bits or 4, recipe.adapter.group_size or 64]
 
 
 def saved_parameters(shape: Shape, name: str) -> int:
@@ -298,7 +353,7 @@ def saved_parameters(shape: Shape, name: str) -> int:
 
 
 def _notes(recipe: Recipe, shape: Shape, tokens: TokenCount, device: Device, setup: Setup) -> list[str]:
-    notes: list[str] = []
+    notes = [profile] if (profile := describe_profile(recipe.train.model_dump())) else []
     if setup.batch_tokens > recipe.train.batch_tokens:
         notes.append(f"one example of {tokens.longest} tokens is longer than train.batch_tokens and sets the peak")
     if 0 < shape.max_positions < recipe.train.max_length:
@@ -311,8 +366,14 @@ def _notes(recipe: Recipe, shape: Shape, tokens: TokenCount, device: Device, set
         share = shape.module_parameters / shape.linear_parameters
         notes.append(f"4 bits hold {share:.0%} of the matrices: experts that stand in one tensor stay as they are")
     notes += [f"less sure, and wider for it: {reason}" for reason in (*shape.uncertain, *slow_parts(shape))]
-    if setup.kind == "qlora" and device.kind != "cuda":
+    if setup.program.by_mlx and device.kind == "cpu":
+        notes.append("computed by MLX, which a CPU is slow at, in few bits tens of times: the time is an underestimate")
+    elif setup.program.by_mlx:
+        notes.append("computed by MLX")
+    elif setup.kind == "qlora" and device.kind != "cuda":
         notes.append(f"4-bit weights on {device.kind} are computed slowly; the time is an underestimate")
+    if recipe.backend == "mlx" and device.kind == "cuda":
+        notes.append(f"backend mlx does not compute on {device.name}: this is the plan of torch")
     return notes
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from afina.errors import AfinaError, RecipeError
+from afina.model.back_ends import BackEnd
 from afina.model.base import BaseIdentity, check_trainable, find_base, hash_model, identify_base
+from afina.model.opened_by import back_end_of
 from afina.model.shape import Shape
 from afina.model.shape_read import shape_of_folder
 from afina.model.shape_table import scratch_shape
@@ -14,6 +16,16 @@ from afina.run import again
 from afina.tokenizer.chat import Renderer
 from afina.tokenizer.load import load_tokenizer
 from afina.walk.context import Context, once
+
+
+@once
+def back_end(context: Context) -> BackEnd:
+    """What computes this run: its training, and what is asked of its model.
+
+    Raises:
+        RecipeError: the recipe names mlx, and it is not here or the run is one of several processes.
+    """
+    return back_end_of(context.recipe, "several processes train together by torch alone" if context.ranks else "")
 
 
 @once
@@ -30,6 +42,7 @@ def base_folder(context: Context) -> Path | None:
         recipe.base,
         revision=recipe.base_revision,
         trust_remote_code=recipe.trust_remote_code,
+        program="mlx" if back_end(context).name == "mlx" else "transformers",
         say=context.tell,
     )
 

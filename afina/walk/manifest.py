@@ -22,7 +22,10 @@ from afina.walk.context import Context
 from afina.walk.start import start_of
 from afina.walk.trainings import trainings_of
 
-LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "tokenizers", "safetensors", "numpy", "pydantic", "lxml")
+LIBRARIES = (
+    *("torch", "transformers", "peft", "bitsandbytes", "mlx", "mlx-lm"),
+    *("tokenizers", "safetensors", "numpy", "pydantic", "lxml"),
+)
 
 
 def write_manifest(context: Context) -> dict[str, Any]:
@@ -46,7 +49,10 @@ def write_manifest(context: Context) -> dict[str, Any]:
         python=platform.python_version(),
         platform=platform.platform(),
         libraries=record_of({name: found for name in LIBRARIES if (found := _version(name))}),
-        device=record_of(local_device(context.recipe.device).as_json() | {"used": trained["device"]}),
+        device=record_of(
+            local_device(context.recipe.device).as_json()
+            | {"used": trained["device"], "backend": trained.get("backend", "torch")}
+        ),
         threads=trained["threads"],
         ranks=trained.get("ranks", 1),
         seed=context.recipe.seed,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from afina.errors import DoesNotFit
+from afina.errors import DoesNotFit, RecipeError
 from afina.evaluate.prose import describe_power
 from afina.model.shape import Shape
 from afina.outcome import outcome_kind
@@ -15,15 +15,15 @@ from afina.plan.advise import what_would_fit
 from afina.plan.bases import rounding_of
 from afina.plan.check import cost_in_words, describe, is_long
 from afina.plan.device import Device, local_device
-from afina.plan.plan import Plan, plan_run
-from afina.plan.record import Correction, MeasuredRun, add_run, recorded
+from afina.plan.plan import Plan, learned, plan_run
+from afina.plan.record import Correction, MeasuredRun, add_run
 from afina.plan.tokens import TokenCount, stream_count
 from afina.recipe import Recipe, Train
 from afina.run import write_json
 from afina.tokenizer.encode import Row
 from afina.tokenizer.tokens import row_sizes
 from afina.train.feed import feed_stream
-from afina.walk.base import base_files, model_shape, pad_id
+from afina.walk.base import back_end, base_files, model_shape, pad_id
 from afina.walk.chosen_settings import choose_here
 from afina.walk.context import Context
 from afina.walk.lengths import count_micro_batches
@@ -106,7 +106,7 @@ def plan_of(context: Context, correction: Correction | None = None) -> Made:
     device = local_device(context.recipe.device)
     notes = [rounded] if (rounded := rounding_of(context.recipe)) else []
     plain = plan_run(context.recipe, shape, tokens, device, first=before, notes=notes)
-    found = correction or recorded(device.name, plain.job)
+    found = correction or learned(plain)
     if found is None:
         return Made(plain, shape, tokens, context.recipe, before)
     plan = plan_run(context.recipe, shape, tokens, device, first=before, notes=notes, correction=found)
@@ -135,7 +135,8 @@ def note_measured(context: Context, result: dict[str, Any]) -> None:
     made = plan_of(context)
     plain = plan_run(context.recipe, made.shape, made.tokens, made.plan.device)
     if result["peak_bytes"] > 0 and result["train_seconds"] > 0:
-        add_run(_measured(context, plain, result["peak_bytes"], result["train_seconds"]))
+        took = _measured(context, plain, result["peak_bytes"], result["train_seconds"])
+        add_run(replace(took, own_share=result.get("own_share")))
 
 
 def trial_plan(context: Context) -> Plan:
@@ -143,7 +144,14 @@ def trial_plan(context: Context) -> Plan:
 
     Raises:
         DoesNotFit: memory ran out on the way.
+        RecipeError: the training is computed by MLX.
     """
+    if (computes := back_end(context)).name == "mlx":
+        raise RecipeError(
+            f"trial steps are taken by torch, and this training is computed by mlx ({computes.why})",
+            "leave --trial out, or backend: torch",
+            "backend",
+        )
     from afina.train.trial_torch import try_steps
 
     made = plan_of(context)
@@ -181,4 +189,5 @@ def _measured(context: Context, plain: Plan, peak: float, seconds: float, *, tri
         measured_seconds=seconds,
         name=context.recipe.name,
         trial=trial,
+        rate=plain.device.flops_per_second,
     )
