@@ -656,8 +656,8 @@ def test_a_command_that_does_not_exist_is_noticed() -> None:
 def heading_anchors(page: str) -> set[str]:
     """The anchors that GitHub gives the headings of a Markdown page.
 
-    >>> heading_anchors("# The verdict\\n\\n## What is `base:`?")
-    {'the-verdict', 'what-is-base'}
+    >>> sorted(heading_anchors("# The verdict\\n\\n## What is `base:`?"))
+    ['the-verdict', 'what-is-base']
     """
     prose = re.sub(r"^```.*?^```", "", page, flags=re.DOTALL | re.MULTILINE)
     headings = re.findall(r"^#{1,6} +(.*)$", prose, re.MULTILINE)
