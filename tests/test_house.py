@@ -94,7 +94,7 @@ LIBRARIES: dict[str, set[str]] = {
     "model": {"torch", "transformers", "peft", "bitsandbytes", "safetensors", "tokenizers", "huggingface_hub", "numpy"}
     | {"liger_kernel", "llguidance", "gguf", "filelock", "mlx", "mlx_lm"},
     "plan": {"numpy", "scipy", "torch"},
-    "report": {"jinja2", "markupsafe", "ruamel"},
+    "report": {"babel", "jinja2", "lxml", "markupsafe", "ruamel"},
     "watch": {"pydantic_core", "ruamel", "textual"},
     "plot": {"matplotlib"},
     "score": {"numpy", "sacrebleu"},
@@ -656,8 +656,8 @@ def test_a_command_that_does_not_exist_is_noticed() -> None:
 def heading_anchors(page: str) -> set[str]:
     """The anchors that GitHub gives the headings of a Markdown page.
 
-    >>> heading_anchors("# The verdict\\n\\n## What is `base:`?")
-    {'the-verdict', 'what-is-base'}
+    >>> sorted(heading_anchors("# The verdict\\n\\n## What is `base:`?"))
+    ['the-verdict', 'what-is-base']
     """
     prose = re.sub(r"^```.*?^```", "", page, flags=re.DOTALL | re.MULTILINE)
     headings = re.findall(r"^#{1,6} +(.*)$", prose, re.MULTILINE)

@@ -628,6 +628,9 @@ def test_published_figures_stand_beside_those_of_the_runs(two_roads: list[Path],
     drawn = {
         words(each.xpath(".//svg/title")[0]): [words(tip) for tip in each.xpath(".//circle/title")] for each in charts
     }
+    shared = "retention, hold the reference, % (higher is better) against "
+    assert drawn.pop(f"{shared}hours") == ["v1: 83.33 at 1", "v6: 83.33 at 1.5", "a: 83.33 at 1.75"]
+    assert len([drawn.pop(name) for name in list(drawn) if ", % " in name]) == 5
     assert drawn == {
         "bits per byte (lower is better) against hours": ["v1: 2.5 at 1", "v6: 2 at 1.5", "theirs: 1.5 at 2.5"],
         "bits per byte (lower is better) against US$": ["v1: 2.5 at 0.5", "v6: 2 at 0.75", "theirs: 1.5 at 0.75"],

@@ -9,7 +9,7 @@ import typer
 
 from afina.cli.arguments import AsJson, Places, RunFolder
 from afina.cli.opened import reopened
-from afina.cli.output import end_by, say, show
+from afina.cli.output import choice, end_by, say, show
 
 
 def evaluate(
@@ -127,8 +127,19 @@ def compare(
     show(comparison.as_json(), as_json, comparison.describe())
 
 
-def report(run: RunFolder) -> None:
-    """Write a run's report.html again."""
-    from afina.report.page import write_report
+def report(
+    run: RunFolder,
+    form: Annotated[str, typer.Option("--format", metavar="FORM", help="html, md or json.")] = "html",
+    language: Annotated[
+        str | None,
+        typer.Option(metavar="LANGUAGE", help="en, pt-BR or pt-PT; dataset.language where not given."),
+    ] = None,
+) -> None:
+    """Write a run's report again: report.html, report.md, or report.json."""
+    from afina.report.forms import FORMS, write_as
+    from afina.report.language import LANGUAGES
 
-    print(write_report(run))
+    choice("--format", form, tuple(FORMS))
+    if language is not None:
+        choice("--language", language, LANGUAGES)
+    print(write_as(run, form, language))

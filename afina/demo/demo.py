@@ -142,8 +142,11 @@ def run_demo(runs: Path, *, replay: bool, opened: Opened, say: Callable[[str], N
 def run_ladder(runs: Path, *, opened: Opened, say: Callable[[str], None]) -> dict[str, Any]:
     """Every rung of :data:`RUNGS`: is each judged as what it is?
 
-    Returns ``rungs`` (each with its verdict), ``passed`` and ``table`` (text for a person).
+    Returns ``rungs`` (each with its verdict), ``passed``, ``table`` (text for a person) and ``page`` (one report).
     """
+    from afina.report.compare import compare_runs
+    from afina.report.compare_page import write_comparison
+
     world, base = _make_base(runs, opened, say, f"1 of {1 + len(RUNGS)}")
     rungs, lines = {}, []
     for number, (rung, expected) in enumerate(RUNGS.items(), start=2):
@@ -153,8 +156,10 @@ def run_ladder(runs: Path, *, opened: Opened, say: Callable[[str], None]) -> dic
         rungs[rung] = shown | {"as_expected": as_expected(rung, shown)}
         is_so = "as it should be" if rungs[rung]["as_expected"] else f"WRONG: it should be {' and '.join(expected)}"
         lines += [f"{rung}: {shown['text']} ({is_so})", *(f"    {finding}" for finding in shown["findings"])]
+    page = write_comparison(compare_runs([Path(shown["run"]) for shown in rungs.values()]), runs / "demo-ladder.html")
+    say(f"demo: all {len(RUNGS)} on one page: {page}")
     passed = all(shown["as_expected"] for shown in rungs.values())
-    return {"rungs": rungs, "passed": passed, "table": "\n".join(lines)}
+    return {"rungs": rungs, "passed": passed, "table": "\n".join(lines), "page": str(page)}
 
 
 def as_expected(rung: str, verdict: dict[str, Any]) -> bool:

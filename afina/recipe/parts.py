@@ -158,7 +158,7 @@ class Dataset(RecipePart):
     """How documents become examples, and what to do with bad ones."""
 
     language: Literal["pt-BR", "pt-PT", "en"] = "en"
-    """Language of the texts."""
+    """Language of the texts, and of the report."""
     section_chars: int = Field(default=0, ge=0)
     """Longest section of a document in characters; 0: twice `train.max_length`."""
     validation: Fraction = 0.05

@@ -14,9 +14,10 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from afina.report.labels import number, percent
+from afina.report.labels import number, percent, show_share
+from afina.report.language import figure, tr
+from afina.report.language import label as in_words
 from afina.report.render import macro
-from afina.units import show_share
 
 Point = tuple[float, float]
 
@@ -96,6 +97,7 @@ def line_chart(
     ceiling: tuple[float, str] | None = None,
     tips: Sequence[tuple[float, str]] = (),
     from_zero: bool = False,
+    always_key: bool = False,
 ) -> Markup:
     """Lines over a common x axis.
 
@@ -106,6 +108,7 @@ def line_chart(
         ceiling: a y value with a word, drawn as a level dashed line (a limit).
         tips: x positions with the text that appears over the stretch around them.
         from_zero: whether the y axis begins at 0.
+        always_key: name the lines where there is one, too.
     """
     everything = [point for line in lines for point in line.points]
     xs = [x for x, _ in everything] + [x for x, _ in marks]
@@ -129,7 +132,9 @@ def line_chart(
         x_name=x_name,
         y_name=y_name,
         height=height,
-        key=[(line.name, line.class_ + (" round" if line.dots else "")) for line in lines] if len(lines) > 1 else [],
+        key=[(line.name, line.class_ + (" round" if line.dots else "")) for line in lines]
+        if len(lines) > 1 or always_key
+        else [],
         y_ticks=[(py(y), _tick(y)) for y in nice_ticks(y_low, y_high, 5 if height > 200 else 3)],
         x_ticks=[(px(x), _tick(x)) for x in _whole(nice_ticks(x_low, x_high, 6 if height > 200 else 3))],
         marks=[(px(x), word) for x, word in marks],
@@ -141,7 +146,7 @@ def line_chart(
         ],
         strips=_strips([px(x) for x, _ in tips], [text for _, text in tips]),
         dots=[
-            (px(x), py(y), line.class_, f"{line.name}: {number(y)} at {number(x)}")
+            (px(x), py(y), line.class_, tr("{name}: {y} at {x}", name=line.name, y=number(y), x=number(x)))
             for line in lines
             if line.dots or len(line.points) == 1
             for x, y in line.points
@@ -209,7 +214,7 @@ def point_chart(
             "interval": [py(end) for end in point.interval] if point.interval else None,
             "down": round(at - py(point.y) * height / 100, 1),
             "left": px(point.x) > 72,
-            "tip": f"{point.name}: {number(point.y)} at {number(point.x)}",
+            "tip": tr("{name}: {y} at {x}", name=point.name, y=number(point.y), x=number(point.x)),
         }
         for point, at in zip(points, labels, strict=True)
     ]
@@ -291,7 +296,7 @@ def _tick(value: float) -> str:
     """
     if value and abs(value) < 1e-3:
         mantissa, exponent = f"{value:.1e}".split("e")
-        return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+        return figure(f"{mantissa.removesuffix('.0')}e{int(exponent)}")
     return number(value)
 
 
@@ -306,12 +311,11 @@ def share_bars(rows: Sequence[tuple[str, float, float | None, float | None]]) ->
     for name, share, low, high in rows:
         between, ends = "", None
         if low is not None and high is not None:
-            between = f", interval {percent(low)} to {percent(high)}"
+            between = tr(", interval {low} to {high}", low=percent(low), high=percent(high))
             ends = [f"{100 * end:.2f}" for end in (low, high)]
-        drawn.append((name, f"{name}: {percent(share)}{between}", f"{100 * share:.2f}", ends))
-    return macro(
-        "charts.html", "share_bars", drawn, "; ".join(f"{name} {percent(share)}" for name, share, _, _ in rows)
-    )
+        drawn.append((name, f"{in_words(name)}: {percent(share)}{between}", f"{100 * share:.2f}", ends))
+    said = "; ".join(f"{in_words(name)} {percent(share)}" for name, share, _, _ in rows)
+    return macro("charts.html", "share_bars", drawn, said)
 
 
 def range_bar(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +12,18 @@ from afina.errors import RecipeError
 from afina.evaluate.scores import SIDES, ProbeResult, Scores
 from afina.manifest import Manifest
 from afina.report.costs import HEAD, TrainingCost, cost_cells, costs_of, task_titles
-from afina.report.labels import words
+from afina.report.labels import fixed, number, show_bytes, show_money, show_seconds, show_share, words
+from afina.report.language import figure, tr
 from afina.report.published import PublishedFigures, read_published
 from afina.report.read import RunFiles, read_run
 from afina.report.retrieval import retrieval_figures
 from afina.report.safety import safety_figures
 from afina.report.same_items import SameItems, same_items, yields
 from afina.score.paired import ScoreEstimate
-from afina.units import show_bytes, show_money, show_seconds, show_share
 
 Value = float | str | bool | None
 ABSENT = "absent"
 NO_RECIPE = "no recipe"
-NOT_MEASURED = "not measured"
 
 
 @dataclass(frozen=True)
@@ -64,6 +63,16 @@ class Metric:
                 return None
         return first
 
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "unit": self.unit,
+            "better": self.better,
+            "values": [plain(value) for value in self.values],
+            "intervals": [list(ends) if ends else None for ends in self.intervals],
+            "best": self.best,
+        }
+
 
 @dataclass(frozen=True)
 class RunComparison:
@@ -83,6 +92,8 @@ class RunComparison:
     """What somebody else published, to stand beside them."""
     notes: tuple[str, ...] = ()
     """Why numbers that stand beside each other may not be comparable."""
+    files: tuple[RunFiles, ...] = field(default=(), repr=False)
+    """What was read of each run."""
 
     @property
     def all_costs(self) -> list[TrainingCost]:
@@ -95,19 +106,9 @@ class RunComparison:
             "runs": [
                 {"name": name, "folder": str(folder)} for name, folder in zip(self.runs, self.folders, strict=True)
             ],
-            "metrics": [
-                {
-                    "name": metric.name,
-                    "unit": metric.unit,
-                    "better": metric.better,
-                    "values": [_plain(value) for value in metric.values],
-                    "intervals": [list(ends) if ends else None for ends in metric.intervals],
-                    "best": metric.best,
-                }
-                for metric in self.metrics
-            ],
+            "metrics": [metric.as_json() for metric in self.metrics],
             "same_items": [each.as_json() for each in self.same_items],
-            "costs": _plain([each.as_json() for each in self.all_costs]),
+            "costs": plain([each.as_json() for each in self.all_costs]),
             "published": {
                 "title": self.published.title,
                 "source": self.published.source,
@@ -117,7 +118,7 @@ class RunComparison:
             else None,
             "recipe": None
             if self.recipe is None
-            else {key: [_plain(value) for value in values] for key, values in self.recipe.items()},
+            else {key: [plain(value) for value in values] for key, values in self.recipe.items()},
             "notes": list(self.notes),
         }
 
@@ -132,7 +133,7 @@ class RunComparison:
         ]
         if self.same_items:
             lines += [f"The same items, better than {self.runs[0]} by (95 % interval, paired; * beyond chance):", ""]
-            rows = [[each.name, *(_gain(found) for found in each.differences[1:])] for each in self.same_items]
+            rows = [[each.name, *(show_gain(found) for found in each.differences[1:])] for each in self.same_items]
             lines += [*_aligned([["", *self.runs[1:]], *rows]), ""]
         if self.recipe:
             lines += ["Recipe keys that differ:", ""]
@@ -152,7 +153,7 @@ def metric_rows(comparison: RunComparison) -> list[list[str]]:
         for position, ends in enumerate(metric.intervals):
             if ends:
                 low, high = (_show(end, metric.unit) for end in ends)
-                cells[position] += f" [{low}, {high}]"
+                cells[position] = tr("{value} [{low}, {high}]", value=cells[position], low=low, high=high)
         if metric.best is not None:
             cells[metric.best] += " *"
         rows.append([metric.name, *cells])
@@ -194,40 +195,39 @@ def compare_runs(folders: Sequence[Path], published: Path | None = None) -> RunC
         raise RecipeError("a comparison needs at least two runs", "name two folders: `afina compare RUN RUN`")
     runs = [read_run(folder) for folder in folders]
     labels = _labels(runs)
-    found = [dict(_metrics_of(run)) for run in runs]
-    order = list(dict.fromkeys(_merged([list(each) for each in found])))
-    metrics = []
-    for name in order:
-        known = [each.get(name) for each in found]
-        kind = next(item for item in known if item)
-        ends = tuple(item.interval if item else None for item in known)
-        metrics.append(
-            Metric(
-                name,
-                tuple(item.value if item else None for item in known),
-                kind.unit,
-                kind.better,
-                ends if any(ends) else (),
-            )
-        )
     return RunComparison(
         tuple(labels),
         tuple(folders),
-        tuple(metrics),
+        tuple(metrics_of(*runs)),
         _recipe_differences(runs),
         tuple(same_items(runs)),
         tuple(costs_of(runs, labels)),
         read_published(published) if published else None,
         tuple(_notes(runs, labels)),
+        tuple(runs),
     )
 
 
-def _gain(found: ScoreEstimate | None) -> str:
+def metrics_of(*runs: RunFiles) -> list[Metric]:
+    """Every metric of some runs, in the order of the report."""
+    found = [dict(_metrics_of(run)) for run in runs]
+    metrics = []
+    for name in dict.fromkeys(_merged([list(each) for each in found])):
+        known = [each.get(name) for each in found]
+        kind = next(item for item in known if item)
+        ends = tuple(item.interval if item else None for item in known)
+        values = tuple(item.value if item else None for item in known)
+        metrics.append(Metric(name, values, kind.unit, kind.better, ends if any(ends) else ()))
+    return metrics
+
+
+def show_gain(found: ScoreEstimate | None) -> str:
     """A paired difference: "+0.120 [+0.030, +0.210], n 200"; a star where the interval does not hold 0."""
     if found is None:
-        return "no common items"
+        return tr("no common items")
     sure = " *" if found.low > 0 or found.high < 0 else ""
-    return f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}], n {found.n}{sure}"
+    value, low, high = (figure(f"{each:+.3f}") for each in (found.value, found.low, found.high))
+    return tr("{value} [{low}, {high}], n {n}", value=value, low=low, high=high, n=number(found.n)) + sure
 
 
 def _labels(runs: Sequence[RunFiles]) -> list[str]:
@@ -288,12 +288,12 @@ def _probe_metrics(probes: Sequence[ProbeResult]) -> Iterator[tuple[str, _RunFig
     for probe in probes:
         title = probe.name if probe.name == probe.role else f"{probe.name} ({probe.role})"
         for side in (0, 1):
-            for figure in probe.figures():
-                share = (figure.before, figure.after)[side]
-                better = figure.counted.better if side else ""
+            for shown in probe.figures():
+                share = (shown.before, shown.after)[side]
+                better = shown.counted.better if side else ""
                 if share is not None:
-                    name = f"{title} {words(figure.counted.key)}, {SIDES[side]}"
-                    yield name, _RunFigure(share, "share", better, figure.intervals[side])
+                    name = f"{title} {words(shown.counted.key)}, {SIDES[side]}"
+                    yield name, _RunFigure(share, "share", better, shown.intervals[side])
         yield f"{title} questions", _RunFigure(probe.n)
 
 
@@ -464,19 +464,20 @@ def _merged(orders: Sequence[Sequence[str]]) -> list[str]:
     return out
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Mappings, lists and their values as JSON has them: a number that is not finite becomes its name."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _show(value: Value, unit: str) -> str:
     if value is None:
-        return NOT_MEASURED
+        return tr("not measured")
     if isinstance(value, bool):
-        return "yes" if value else "no"
+        return tr("yes") if value else tr("no")
     if isinstance(value, str):
         return value
     if not math.isfinite(value):
@@ -488,10 +489,10 @@ def _show(value: Value, unit: str) -> str:
     if unit == "seconds":
         return show_seconds(value)
     if unit == "nats":
-        return f"{value:.3f}"
+        return fixed(value, 3)
     if unit:
         return show_money(value, unit)
-    return f"{value:,.0f}" if value == int(value) else f"{value:,.4g}"
+    return fixed(value) if value == int(value) else figure(f"{value:,.4g}")
 
 
 def _short(value: Any) -> str:

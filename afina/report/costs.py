@@ -9,13 +9,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from afina.report.labels import number, words
+from afina.report.labels import fixed, number, show_count, show_money, show_seconds, words
+from afina.report.language import figure, label, mark, tr
 from afina.report.read import RunFiles
 from afina.report.same_items import training_flops
-from afina.units import show_count, show_money, show_seconds
 
 Road = Literal["from nothing", "adapter", "every weight"]
-UNKNOWN_TEXT = "an unknown text"
+ROADS: dict[Road, str] = {
+    "from nothing": mark("from nothing"),
+    "adapter": mark("adapter"),
+    "every weight": mark("every weight"),
+}
+UNKNOWN_TEXT = mark("an unknown text")
 """What bits per byte were measured on, where nothing tells."""
 
 
@@ -175,16 +180,16 @@ def cost_cells(cost: TrainingCost, tasks: Sequence[str]) -> list[str]:
     """The cells of a table under :data:`HEAD` and the titles of `tasks`, as text; "-" for what is not known."""
     spent, paid = show_hours(cost.hours), show_cost(cost.money, cost)
     if cost.hours_with_base is not None:
-        spent += f" (with {cost.base}: {show_hours(cost.hours_with_base)})"
+        spent += " " + tr("(with {base}: {time})", base=cost.base, time=show_hours(cost.hours_with_base))
     if cost.money_with_base is not None:
         paid += f" ({show_cost(cost.money_with_base, cost)})"
     return [
         cost.name,
-        cost.road,
+        label(ROADS[cost.road]),
         cost.device or "-",
         *("-" if each is None else show_count(each) for each in (cost.parameters, cost.trained_parameters)),
         "-" if cost.tokens is None else show_count(cost.tokens),
-        "-" if cost.flops is None else f"{cost.flops:.2g}",
+        "-" if cost.flops is None else figure(f"{cost.flops:.2g}"),
         spent,
         paid,
         show_bits(cost),
@@ -223,8 +228,11 @@ def show_bits(cost: TrainingCost) -> str:
     """
     if cost.bits_per_byte is None:
         return "-"
-    ends = f" [{cost.interval[0]:.3f}, {cost.interval[1]:.3f}]" if cost.interval else ""
-    return f"{'about ' if cost.derived else ''}{cost.bits_per_byte:.3f}{ends}"
+    bits = fixed(cost.bits_per_byte, 3)
+    if cost.interval:
+        low, high = (fixed(end, 3) for end in cost.interval)
+        bits = tr("{value} [{low}, {high}]", value=bits, low=low, high=high)
+    return tr("about {value}", value=bits) if cost.derived else bits
 
 
 def show_score(score: TaskScore) -> str:

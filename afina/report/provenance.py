@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 from markupsafe import Markup
 
 from afina.record import Record
-from afina.report.labels import words
+from afina.report.labels import fixed, number, show_money, show_seconds, show_share, words
+from afina.report.language import label, mark, moment, tr, trn
 from afina.report.read import RunFiles
-from afina.report.render import NOT_RECORDED, Cell, Monospaced, Quiet, Stacked, Total, Value, render
-from afina.units import show_money, show_seconds, show_share
+from afina.report.render import Cell, Monospaced, Quiet, Stacked, Total, Value, not_recorded, render
 
 _SEVERITY = ("fatal", "error", "warning", "warn", "note", "info")
 _BAD = ("fatal", "error")
-_DEVICE = {"name": "Device", "device": "Kind of device", "kind": "Kind of device"}
+_DEVICE = {"name": mark("Device"), "device": mark("Kind of device"), "kind": mark("Kind of device")}
 EXAMPLES = 5
+SHORT = 160
+"""Characters of a row that is shown as an example of a finding."""
 LEDGER_OPEN = 12
 LEDGER = 500
 _NO_DATE = 253402300800
@@ -41,7 +42,7 @@ def _dataset(data: Record | None) -> dict[str, Any]:
     shown = {*splits, "sources", "dropped", "ledger", "balanced"}
     return {
         "dataset": data,
-        "splits": {"names": list(splits), "rows": rows} if splits else None,
+        "splits": {"names": list(map(words, splits)), "rows": rows} if splits else None,
         "sources": data.values.get("sources"),
         "dropped": [[words(str(reason)), Value("", count)] for reason, count in dropped.items()]
         if isinstance(dropped, Mapping)
@@ -63,18 +64,13 @@ def _audit(audit: Record | None) -> dict[str, Any]:
 
 
 def _finding(finding: Record) -> dict[str, Any]:
-    severity, count, of = finding.text("severity") or "", finding.number("count"), finding.number("of")
-    size = f"{count:,.0f}" if count is not None else ""
-    if count is not None and of:
-        size += f" of {of:,.0f} ({show_share(count / of)})"
-    if finding.text("split"):
-        size += f", {finding.text('split')}"
+    severity = finding.text("severity") or ""
     examples = finding.records("examples")
     return {
         "colour": "bad" if severity in _BAD else "warn" if severity.startswith("warn") else "open",
-        "severity": severity,
+        "severity": words(severity),
         "name": words(finding.text("name") or ""),
-        "size": size,
+        "size": finding_size(finding),
         "what": finding.text("what"),
         "fix": finding.text("fix"),
         "examples": [
@@ -85,9 +81,21 @@ def _finding(finding: Record) -> dict[str, Any]:
     }
 
 
+def finding_size(finding: Record) -> str:
+    """How many rows a finding is about, of how many, in which part."""
+    count, of = finding.number("count"), finding.number("of")
+    size = fixed(count) if count is not None else ""
+    if count is not None and of:
+        size = tr("{count} of {of} ({share})", count=size, of=fixed(of), share=show_share(count / of))
+    return f"{size}, {words(split)}" if (split := finding.text("split")) else size
+
+
 def _short(text: str | None) -> str:
     text = " ".join((text or "").split())
-    return text if len(text) <= 160 else f"{text[:160]}… ({len(text) - 160:,} more characters)"
+    if len(text) <= SHORT:
+        return text
+    more = trn("{n} more character", "{n} more characters", len(text) - SHORT)
+    return f"{text[:SHORT]}… ({more})"
 
 
 def _ledger(data: Record | None) -> dict[str, Any] | None:
@@ -105,31 +113,46 @@ def _ledger(data: Record | None) -> dict[str, Any] | None:
         total_dropped, total_added = total_dropped + sum(dropped.values()), total_added + sum(added.values())
         sha = file.text("sha256") or ""
         name = Stacked(file.text("path"), sha[:16], sha)
-        rows.append([name, f"{came:,.0f}", _reasons(added), _reasons(dropped), f"{went:,.0f}"])
+        rows.append([name, fixed(came), _reasons(added), _reasons(dropped), fixed(went)])
     left = len(rows) - LEDGER
     if left > 0:
-        rows[LEDGER:] = [[Quiet(f"and {left:,} more files, in dataset.json"), "", "", "", ""]]
-    totals = (f"{total:,.0f}" for total in (total_in, total_added, total_dropped, total_out))
-    rows.append([Total(f"{len(files):,} files"), *totals])
-    sums = f"{total_in:,.0f} in + {total_added:,.0f} added − {total_dropped:,.0f} dropped = {total_out:,.0f} out"
+        rows[LEDGER:] = [[Quiet(tr("and {n} more files, in dataset.json", n=number(left))), "", "", "", ""]]
+    totals = [fixed(total) for total in (total_in, total_added, total_dropped, total_out)]
+    rows.append([Total(trn("{n} file", "{n} files", len(files))), *totals])
+    sums = dict(zip(("came", "added", "dropped", "out"), totals, strict=True))
     skipped = list(ledger.record("skipped").values.items())
     not_read: list[list[Cell]] = [[Monospaced(str(path)), str(reason)] for path, reason in skipped[:LEDGER]]
     if len(skipped) > LEDGER:
-        not_read.append([Quiet(f"and {len(skipped) - LEDGER:,} more, in dataset.json"), ""])
+        not_read.append([Quiet(tr("and {n} more, in dataset.json", n=number(len(skipped) - LEDGER))), ""])
     return {
-        "even": total_in + total_added == total_out + total_dropped and data.flag("balanced") is not False,
+        "even": sums_agree(data),
         "rows": rows,
-        "folded": f"{len(files):,} files: {sums}" if len(files) > LEDGER_OPEN else "",
+        "folded": tr(
+            "{n} files: {came} in + {added} added − {dropped} dropped = {out} out", n=number(len(files)), **sums
+        )
+        if len(files) > LEDGER_OPEN
+        else "",
         "skipped": not_read,
-        "skipped_folded": f"{len(skipped):,} files were not read" if len(skipped) > LEDGER_OPEN else "",
+        "skipped_folded": trn("{n} file was not read", "{n} files were not read", len(skipped))
+        if len(skipped) > LEDGER_OPEN
+        else "",
     }
+
+
+def sums_agree(data: Record) -> bool:
+    """Whether every character of the files is in the dataset, or counted as left out or added."""
+    total = 0.0
+    for file in data.record("ledger").records("files"):
+        added, dropped = (sum(dict(file.record(key).numbers()).values()) for key in ("added", "dropped"))
+        total += (file.number("chars_in") or 0) + added - dropped - (file.number("chars_out") or 0)
+    return total == 0 and data.flag("balanced") is not False
 
 
 def _reasons(counts: Mapping[str, float]) -> Cell:
     if not counts:
         return Quiet("0")
-    reasons = "; ".join(f"{words(reason)} {count:,.0f}" for reason, count in counts.items())
-    return Stacked(f"{sum(counts.values()):,.0f}", reasons)
+    reasons = "; ".join(f"{words(reason)} {fixed(count)}" for reason, count in counts.items())
+    return Stacked(fixed(sum(counts.values())), reasons)
 
 
 def environment_section(run: RunFiles) -> Markup:
@@ -138,23 +161,23 @@ def environment_section(run: RunFiles) -> Markup:
         return render("environment.html", recorded=False)
     manifest = run.manifest
     started, ended, trained = manifest.started, manifest.ended, manifest.trained
-    whole: Cell = NOT_RECORDED
+    whole: Cell = not_recorded()
     if started is not None and ended is not None:  # stamps of the clock: pauses between two starts count
-        whole = show_seconds(ended - started) if ended >= started else Quiet("not known: the clock was set back")
+        whole = show_seconds(ended - started) if ended >= started else Quiet(tr("not known: the clock was set back"))
     machine: list[tuple[str, Cell]] = [
-        ("Version of afina", Value("", manifest.afina)),
+        (tr("Version of afina"), Value("", manifest.afina)),
         ("Python", Value("", manifest.python)),
-        ("Platform", Value("", manifest.platform)),
+        (tr("Platform"), Value("", manifest.platform)),
         *(
-            (_DEVICE.get(key, f"Device, {words(key)}"), Value(key, value))
+            (label(_DEVICE[key]) if key in _DEVICE else tr("Device, {what}", what=words(key)), Value(key, value))
             for key, value in manifest.device.values.items()
         ),
-        ("Threads", Value("", manifest.threads)),
-        ("Seed", Value("", manifest.seed)),
-        ("Commit", Monospaced(manifest.commit)),
-        ("Started", _moment(started)),
-        ("Ended", _moment(ended)),
-        ("From start to end", whole),
+        (tr("Threads"), Value("", manifest.threads)),
+        (tr("Seed"), Value("", manifest.seed)),
+        (tr("Commit"), Monospaced(manifest.commit)),
+        (tr("Started"), _moment(started)),
+        (tr("Ended"), _moment(ended)),
+        (tr("From start to end"), whole),
     ]
     stages = list(manifest.seconds_by_stage.numbers())
     total = sum(seconds for _, seconds in stages)
@@ -167,7 +190,7 @@ def environment_section(run: RunFiles) -> Markup:
         recorded=True,
         machine=machine,
         cost=_cost(manifest.cost),
-        stages=[*times, [Total("together"), show_seconds(total), ""]] if stages else [],
+        stages=[*times, [Total(tr("together")), show_seconds(total), ""]] if stages else [],
         measured=manifest.measured.values,
         hashed={
             "base": manifest.base.values,
@@ -184,14 +207,14 @@ def environment_section(run: RunFiles) -> Markup:
 def _moment(seconds: float | None) -> Cell:
     """Unix seconds as a date in UTC.
 
-    >>> _moment(0), _moment(None) == NOT_RECORDED
-    ('1970-01-01 00:00:00 UTC', True)
+    >>> _moment(0), _moment(1e30)
+    ('1970-01-01 00:00:00 UTC', Quiet(quiet='1e+30, which is no moment'))
     """
     if seconds is None:
-        return NOT_RECORDED
+        return not_recorded()
     if not 0 <= seconds < _NO_DATE:
-        return Quiet(f"{seconds:g}, which is no moment")
-    return datetime.fromtimestamp(seconds, tz=UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+        return Quiet(tr("{n}, which is no moment", n=format(seconds, "g")))
+    return moment(seconds)
 
 
 def _cost(cost: Record) -> dict[str, Any]:
@@ -203,8 +226,9 @@ def _cost(cost: Record) -> dict[str, Any]:
         return said | {"others": cost.values}
     spent, time = show_money(money, currency), show_seconds(3600 * hours)
     if price == 0:
-        return said | {"free": f"{time} on a device without a price per hour: {spent}."}
-    return said | {"product": f"{time} × {show_money(price, currency)} per hour", "money": spent}
+        return said | {"free": tr("{time} on a device without a price per hour: {money}.", time=time, money=spent)}
+    product = tr("{time} × {money} per hour", time=time, money=show_money(price, currency))
+    return said | {"product": product, "money": spent}
 
 
 def recipe_section(run: RunFiles) -> Markup:

@@ -15,6 +15,7 @@ from afina.evaluate.scores import Scores, read_scores
 from afina.manifest import Manifest, read_manifest
 from afina.recipe.yaml_text import parse_yaml
 from afina.record import Record, read_record, read_rows
+from afina.report.language import ENGLISH, LANGUAGES
 from afina.run import REDO, parse_json, read_metrics
 
 _KNOWN = (
@@ -132,6 +133,13 @@ def read_run(folder: Path) -> RunFiles:
         **found,  # type: ignore[arg-type]
         **rows,  # type: ignore[arg-type]
     )
+
+
+def language_of(run: RunFiles) -> str:
+    """The language of its page: that of the recipe's texts where a page can be in it, else English."""
+    dataset = run.recipe.get("dataset") if run.recipe else None
+    named = dataset.get("language") if isinstance(dataset, Mapping) else None
+    return named if named in LANGUAGES else ENGLISH
 
 
 def _read_events(folder: Path) -> tuple[list[Record], int]:

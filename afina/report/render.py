@@ -16,7 +16,9 @@ from typing import Any, TypeAlias
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-from afina.report.labels import number, percent, with_unit, words
+from afina.report.labels import number, with_unit, words
+from afina.report.language import language, tr, trn
+from afina.report.sentences import StoredSentence, retold
 
 # Everything below space but tab and line feed, DEL, C1, and halves of surrogate pairs: not allowed in a page,
 # but models write them, so they are shown by their code. Marks that turn the direction of the
@@ -78,9 +80,41 @@ class Stacked:
     whole: str | None = None
 
 
-NOT_MEASURED = Quiet("not measured")
-NOT_RECORDED = Quiet("not recorded")
-Cell: TypeAlias = str | Strong | Quiet | Monospaced | Marked | Value | Total | Stacked | Markup | None
+@dataclass(frozen=True)
+class Heading:
+    """What is said of a run: `state` is good, partly, bad or open; `word` says the same without colours."""
+
+    state: str
+    word: str
+    sentence: str
+    remarks: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What was not measured: no failure, but a reader has to know."""
+
+    @property
+    def icon(self) -> str:
+        """The path of its picture, 16 x 16."""
+        return _ICON[self.state]
+
+
+_ICON = {
+    "good": "M3 8.5l3.2 3.2L13 5",
+    "partly": "M8 2.5v7M8 12.2v.6",
+    "bad": "M4 4l8 8M12 4l-8 8",
+    "open": "M3.5 8h9",
+}
+
+Cell: TypeAlias = str | Strong | Quiet | Monospaced | Marked | Value | Total | Stacked | Heading | Markup | None
+
+
+def not_measured() -> Quiet:
+    """The remark where a figure was not measured."""
+    return Quiet(tr("not measured"))
+
+
+def not_recorded() -> Quiet:
+    """The remark where a run did not note something."""
+    return Quiet(tr("not recorded"))
 
 
 def render(template: str, /, **values: object) -> Markup:
@@ -109,18 +143,10 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"words": words, "number": number, "percent": percent, "with_unit": with_unit}
-    made.filters |= {"backticks": _backticks, "columns": _columns, "signed": signed}
+    made.filters |= {"words": words, "number": number, "with_unit": with_unit, "told": _told}
+    made.filters |= {"backticks": _backticks, "columns": _columns}
+    made.globals |= {"tr": tr, "trn": trn, "language": language}
     return made
-
-
-def signed(value: float, digits: int = 1) -> str:
-    """A difference with its sign; a true minus.
-
-    >>> signed(-4.166), signed(0.5, 3)
-    ('\u22124.2', '+0.500')
-    """
-    return f"{value:+.{digits}f}".replace("-", "\u2212")
 
 
 def _printable(value: object) -> object:
@@ -130,6 +156,11 @@ def _printable(value: object) -> object:
     if isinstance(value, Markup) or not isinstance(value, str):
         return value
     return _UNSHOWABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", value.replace("\r\n", "\n"))
+
+
+def _told(text: str) -> str | None:
+    """A sentence in the language of the page; None for one of a file that stays English."""
+    return retold(text) if isinstance(text, StoredSentence) else text
 
 
 def _backticks(text: str) -> list[tuple[str, bool]]:

@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from afina.evaluate.scores import RIGHT, SIDES, BeforeAndAfter, ProbeResult
+from afina.evaluate.scores import RIGHT, SIDES, BeforeAndAfter, ProbeResult, RoleFigures, RoomToEnd
 from afina.report.charts import share_bars
-from afina.report.labels import number, percent, words
+from afina.report.labels import fixed, number, percent, show_count, show_share, signed, words
+from afina.report.language import PROBE, label, mark, tr, trn
 from afina.report.read import RunFiles
-from afina.report.render import NOT_MEASURED, Cell, Strong, render, signed
-from afina.units import show_count, show_share
+from afina.report.render import Cell, Heading, Strong, not_measured, render
+from afina.report.sentences import StoredSentence, retold
 
-
-@dataclass(frozen=True)
-class Heading:
-    """The top of the page: `state` is good, partly, bad or open; `word` says the same for those who see no colours."""
-
-    state: str
-    word: str
-    sentence: str
-    remarks: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    """What was not measured: no failure, but a reader has to know."""
+UNMEASURED, NOTHING, PART = "not measured", "nothing", "part"
+_FINDINGS: Mapping[tuple[str, str], str] = {
+    ("yes", NOTHING): mark("It learned, and it broke nothing."),
+    ("yes", PART): mark("It learned, but it broke {broke}."),
+    ("yes", UNMEASURED): mark("It learned, but what it broke was not measured."),
+    ("no", NOTHING): mark("It did not learn, and it broke nothing."),
+    ("no", PART): mark("It did not learn, and it broke {broke}."),
+    ("no", UNMEASURED): mark("It did not learn, and what it broke was not measured."),
+    ("too little", NOTHING): mark("It learned too little, and it broke nothing."),
+    ("too little", PART): mark("It learned too little, and it broke {broke}."),
+    ("too little", UNMEASURED): mark("It learned too little, and what it broke was not measured."),
+    ("parrots", NOTHING): mark("It parrots: it says that it knows, and does not. It broke nothing."),
+    ("parrots", PART): mark("It parrots: it says that it knows, and does not. It broke {broke}."),
+    ("parrots", UNMEASURED): mark("It parrots: it says that it knows, and does not. What it broke was not measured."),
+    (UNMEASURED, NOTHING): mark("What it learned was not measured, and it broke nothing."),
+    (UNMEASURED, PART): mark("What it learned was not measured, and it broke {broke}."),
+    (UNMEASURED, UNMEASURED): mark("Neither what it learned nor what it broke was measured."),
+}
+"""What is said of a run, by what it learned and what it broke."""
 
 
 def judge(run: RunFiles) -> Heading:
@@ -35,25 +45,25 @@ def judge(run: RunFiles) -> Heading:
     if not verdict:
         done = _how_far(run)
         if exit_code:
-            return Heading(
-                "bad", "Failed", f"The run ended with exit code {exit_code:.0f} and was not measured.", (done,)
-            )
+            said = tr("The run ended with exit code {code} and was not measured.", code=fixed(exit_code))
+            return Heading("bad", tr("Failed"), said, (done,))
         if run.finished:
-            return Heading("open", "Not measured", "The run finished, and nothing was measured.", (done,))
-        return Heading("open", "Not finished", "The run is not finished: nothing is proven yet.", (done,))
+            return Heading("open", tr("Not measured"), tr("The run finished, and nothing was measured."), (done,))
+        return Heading("open", tr("Not finished"), tr("The run is not finished: nothing is proven yet."), (done,))
     if run.finished is None:
-        remarks.append("The run is not marked as finished: finished.json is not there.")
-    remarks = [*verdict.misses, *remarks]
+        remarks.append(tr("The run is not marked as finished: finished.json is not there."))
+    remarks = [*map(StoredSentence, verdict.misses), *remarks]
+    notes = tuple(map(StoredSentence, verdict.notes))
     if exit_code and verdict.passed:
-        remarks.append(f"The scores passed, yet the run ended with exit code {exit_code:.0f}.")
+        remarks.append(tr("The scores passed, yet the run ended with exit code {code}.", code=fixed(exit_code)))
     sentence = verdict_sentence(verdict.learned, verdict.broke)
     if not verdict.passed:
-        return Heading("bad", "Failed", sentence, tuple(remarks), verdict.notes)
-    if verdict.learned == "yes" and verdict.broke == "nothing" and not remarks:
-        return Heading("good", "Passed", sentence, (), verdict.notes)
-    unmeasured = _unmeasured(verdict.learned) or _unmeasured(verdict.broke)
-    word = "Passed what was measured" if unmeasured else "Passed, with remarks"
-    return Heading("partly", word, sentence, tuple(remarks), verdict.notes)
+        return Heading("bad", tr("Failed"), sentence, tuple(remarks), notes)
+    if verdict.learned == "yes" and verdict.broke == NOTHING and not remarks:
+        return Heading("good", tr("Passed"), sentence, (), notes)
+    unmeasured = UNMEASURED in (_kind(verdict.learned), _kind(verdict.broke))
+    word = tr("Passed what was measured") if unmeasured else tr("Passed, with remarks")
+    return Heading("partly", word, sentence, tuple(remarks), notes)
 
 
 def verdict_sentence(learned: str, broke: str) -> str:
@@ -68,28 +78,32 @@ def verdict_sentence(learned: str, broke: str) -> str:
     >>> verdict_sentence("not measured (no probes)", "not measured (no probes)")
     'Neither what it learned nor what it broke was measured.'
     """
-    if _unmeasured(learned) and _unmeasured(broke):
-        return "Neither what it learned nor what it broke was measured."
-    if learned == "parrots":
-        broken = "What it broke was not measured" if _unmeasured(broke) else f"It broke {broke}"
-        return f"It parrots: it says that it knows, and does not. {broken}."
-    first = {"yes": "It learned", "no": "It did not learn", "too little": "It learned too little"}
-    one = "What it learned was not measured" if _unmeasured(learned) else first.get(learned, f"Learned: {learned}")
-    two = "what it broke was not measured" if _unmeasured(broke) else f"it broke {broke}"
-    link = "but" if learned == "yes" and broke != "nothing" else "and"
-    return f"{one}, {link} {two}."
+    lost = _kind(broke)
+    known = _FINDINGS.get((_kind(learned), lost if lost in (UNMEASURED, NOTHING) else PART))
+    if known is None:
+        return tr("Learned: {learned}. Broke: {broke}.", learned=learned, broke=_broken(broke))
+    return label(known).format(broke=_broken(broke))
 
 
-def _unmeasured(finding: str) -> bool:
-    return finding.startswith("not measured")
+def _kind(finding: str) -> str:
+    return UNMEASURED if finding.startswith(UNMEASURED) else finding
+
+
+def _broken(broke: str) -> str:
+    """What was broken: shares of questions and of skills, one after the other."""
+    return ", ".join(retold(part) or part for part in re.split(r", (?=[<>]? ?[\d.]+ % )", broke))
 
 
 def _how_far(run: RunFiles) -> str:
     steps = [step for event in run.events("step") if (step := event.number("step")) is not None]
     if not steps:
-        return "Training has not made a step."
-    of = planned_steps(run)
-    return f"Training made {max(steps):,.0f}" + (f" of {of:,.0f} steps." if of else " steps.")
+        return tr("Training has not made a step.")
+    made, of = fixed(max(steps)), planned_steps(run)
+    return (
+        tr("Training made {made} of {of} steps.", made=made, of=fixed(of))
+        if of
+        else tr("Training made {made} steps.", made=made)
+    )
 
 
 def planned_steps(run: RunFiles, stage: str | None = None) -> float | None:
@@ -107,7 +121,7 @@ def probe_section(run: RunFiles) -> Markup:
     probes = run.scores.probes
     rows = [_probe_row(each, turned) for each in probes]
     groups = [
-        [probe.name, group.name, f"{group.n:,}", f"{group.before:,}", f"{group.after:,}", f"{group.lost:,}"]
+        [probe_name(probe), words(group.name), *map(number, (group.n, group.before, group.after, group.lost))]
         for probe in probes
         for group in probe.groups
     ]
@@ -139,36 +153,63 @@ def _probe_row(probe: ProbeResult, turned: Mapping[tuple[str, str], tuple[int, i
     shown = probe.figures()[0]
     sides = [(SIDES[side], (shown.before, shown.after)[side], shown.intervals[side]) for side in (0, 1)]
     bars = [(name, share, *(ends or (None, None))) for name, share, ends in sides if share is not None]
-    what = probe.about.about if shown.counted is RIGHT else f"{probe.about.about}: {shown.counted.words}"
-    about = what if probe.name == probe.role else f"{probe.role}: {what}"
+    what = label(probe.about.about)
+    what = what if shown.counted is RIGHT else f"{what}: {label(shown.counted.words)}"
+    about = what if probe.name == probe.role else f"{words(probe.role)}: {what}"
     answers, gained, lost = turned.get((probe.name, probe.role), (0, 0, 0))
     small = []
     if probe.change:
-        small.append(f"{signed(100 * probe.change.low)} to {signed(100 * probe.change.high)}")
+        small.append(between(signed(100 * probe.change.low), signed(100 * probe.change.high)))
     if answers and answers == probe.n and probe.about.answers_are_right_or_wrong:
-        small += [f"{gained:,} newly right", f"{lost:,} newly wrong"]
+        small.append(trn("{n} newly right", "{n} newly right", gained))
+        small.append(trn("{n} newly wrong", "{n} newly wrong", lost))
     if broken := probe.broken:
-        small.append(f"{broken.lost:,} of {broken.knew:,} known lost")
-        small.append(f"{percent(broken.low)} to {percent(broken.high)}")
+        small.append(tr("{lost} of {knew} known lost", lost=number(broken.lost), knew=number(broken.knew)))
+        small.append(between(percent(broken.low), percent(broken.high)))
     before, after = (_share_cell(share, ends, probe.n) for _, share, ends in sides)
     change = _change_cell(shown.before, shown.after, small)
-    bar = share_bars(bars) if bars else NOT_MEASURED
-    return _ProbeRow(probe.name, f"{about} · n = {probe.counted_over}", before, after, change, bar)
+    bar = share_bars(bars) if bars else not_measured()
+    n = counted_over(probe.n, probe.clusters, probe.about)
+    return _ProbeRow(probe_name(probe), f"{about} · n = {n}", before, after, change, bar)
+
+
+def probe_name(probe: ProbeResult) -> str:
+    """A probe's name: the user's as it is, one that afina gave in the language of the page."""
+    return label(probe.name, PROBE)
+
+
+def between(low: str, high: str) -> str:
+    """An interval between two figures."""
+    return tr("{low} to {high}", low=low, high=high)
+
+
+def counted_over(n: int, clusters: int | None, about: RoleFigures) -> str:
+    """How many are asked, and about how many facts or sections where that is fewer."""
+    few = clusters is not None and clusters < n
+    return number(n) + (f" ({number(clusters or 0)} {label(about.clusters)})" if few else "")
 
 
 def _share_cell(share: float | None, ends: tuple[float, float] | None, n: int) -> Cell:
     if share is None:
-        return NOT_MEASURED
-    return Strong(
-        percent(share), [f"{share * n:.0f} of {n}"] + ([f"{percent(ends[0])} to {percent(ends[1])}"] if ends else [])
-    )
+        return not_measured()
+    counted = tr("{count} of {n}", count=fixed(share * n), n=number(n))
+    return Strong(percent(share), [counted, *([between(*map(percent, ends))] if ends else [])])
 
 
 def _change_cell(first: float | None, last: float | None, small: Sequence[str]) -> Cell:
     if first is None or last is None:
-        return NOT_MEASURED
+        return not_measured()
     points = 100 * (last - first)
-    return Strong(f"{signed(points)} points" if round(points, 1) else "0 points", small)
+    return Strong(show_points(points), small)
+
+
+def show_points(points: float) -> str:
+    """Hundredths with their sign.
+
+    >>> show_points(-4.16), show_points(0.04)
+    ('\u22124.2 points', '0 points')
+    """
+    return tr("{n} points", n=signed(points) if round(points, 1) else "0")
 
 
 def guardrail_section(run: RunFiles) -> Markup:
@@ -189,14 +230,21 @@ def guardrail_section(run: RunFiles) -> Markup:
         counts = [_count_cell(value, answers) for value in (before.get(key), found)]
         rows.append([words(key).capitalize(), *counts, percent(limit) if limit is not None else ""])
     sides = zip(SIDES, guardrails.room or (), strict=False)
-    rooms = [f"{side.capitalize()} training, {room.describe()}." for side, room in sides if room.reached]
+    rooms = [_room(side, room) for side, room in sides if room.reached]
     return render("guardrails.html", counts=guardrails, answers=answers, rows=rows, clean=clean, rooms=rooms)
+
+
+def _room(side: str, room: RoomToEnd) -> str:
+    """What became of the answers that reached the limit."""
+    said = retold(room.describe()) or room.describe()
+    when = tr("Before training") if side == SIDES[0] else tr("After training")
+    return f"{when}: {said}."
 
 
 def _count_cell(count: int | None, answers: int) -> Cell:
     if count is None:
-        return NOT_MEASURED
-    return Strong(f"{count:,}", [show_share(count / answers)]) if count else "0"
+        return not_measured()
+    return Strong(number(count), [show_share(count / answers)]) if count else "0"
 
 
 def _other_figures(probes: Sequence[ProbeResult]) -> list[list[Cell]]:
@@ -205,10 +253,10 @@ def _other_figures(probes: Sequence[ProbeResult]) -> list[list[Cell]]:
         for figure in probe.figures()[1:]:
             counted = figure.counted
             cells = [
-                percent(share) if share is not None else "" if side not in counted.sides else NOT_MEASURED
+                percent(share) if share is not None else "" if side not in counted.sides else not_measured()
                 for side, share in zip(SIDES, (figure.before, figure.after), strict=True)
             ]
-            rows.append([probe.name, counted.words, *cells])
+            rows.append([probe_name(probe), label(counted.words), *cells])
     return rows
 
 
@@ -231,9 +279,12 @@ def _pair_rows(pairs: BeforeAndAfter) -> list[list[Cell]]:
     sides = pairs.before, pairs.after
     shares = [side.number("accuracy") for side in sides]
     return [
-        ["Better answer likelier, per token", *(NOT_MEASURED if x is None else show_share(x) for x in shares)],
-        ["Ahead by, nats per token", *(_figure(side.number("margin"), False) for side in sides)],
-        ["Pairs", *(_figure(side.number("pairs"), True) for side in sides)],
+        [
+            tr("Better answer likelier, per token"),
+            *(not_measured() if x is None else show_share(x) for x in shares),
+        ],
+        [tr("Ahead by, nats per token"), *(_figure(side.number("margin"), False) for side in sides)],
+        [tr("Pairs"), *(_figure(side.number("pairs"), True) for side in sides)],
     ]
 
 
@@ -241,11 +292,11 @@ def _loss_rows(loss: BeforeAndAfter) -> list[list[Cell]]:
     before, after = loss.before, loss.after
     rows: list[list[Cell]] = []
     names = {
-        "loss": "Loss, nats per target token",
-        "bits_per_byte": "Bits per byte",
-        "perplexity": "Perplexity",
-        "tokens": "Target tokens",
-        "utf8_bytes": "Bytes that they stand for",
+        "loss": tr("Loss, nats per target token"),
+        "bits_per_byte": tr("Bits per byte"),
+        "perplexity": tr("Perplexity"),
+        "tokens": tr("Target tokens"),
+        "utf8_bytes": tr("Bytes that they stand for"),
     }
     for key in dict.fromkeys([*names, *before.values, *after.values]):
         first, last = before.number(key), after.number(key)
@@ -258,8 +309,8 @@ def _loss_rows(loss: BeforeAndAfter) -> list[list[Cell]]:
 
 def _figure(value: float | None, whole: bool) -> Cell:
     if value is None:
-        return NOT_MEASURED
-    return f"{value:,.0f}" if whole else f"{value:.3f}" if abs(value) < 1000 else number(value)
+        return not_measured()
+    return fixed(value) if whole else fixed(value, 3) if abs(value) < 1000 else number(value)
 
 
 def facts(run: RunFiles) -> list[tuple[str, str]]:
@@ -270,16 +321,18 @@ def facts(run: RunFiles) -> list[tuple[str, str]]:
         parameters = base.number("parameters")
         if base.text("name"):
             named = (base.text("name") or "").rstrip("/").split("/")
-            out.append(("Base", "/".join(named[-2:] if named[-1] == "model" else named[-1:])))  # a run's own model
+            out.append((tr("Base"), "/".join(named[-2:] if named[-1] == "model" else named[-1:])))  # a run's own model
         if path := run.manifest.started_from.text("path"):
             named = path.rstrip("/").split("/")
-            out.append(("Trained on from", "/".join(named[-2:])))
+            out.append((tr("Trained on from"), "/".join(named[-2:])))
         if parameters:
-            out.append(("Its size", f"{show_count(parameters)} parameters"))
+            out.append((tr("Its size"), tr("{n} parameters", n=show_count(parameters))))
         if trained and trained.parameters:
-            out.append(("Trained", f"{show_count(trained.parameters)} parameters"))
+            whole = tr("{n} parameters, every weight", n=show_count(trained.parameters))
+            part = tr("{n} parameters", n=show_count(trained.parameters))
+            out.append((tr("Trained"), whole if trained.kind == "model" else part))
         if data.number("train") is not None:
             held_out = data.number("validation")
-            more = f" + {held_out:,.0f} held out" if held_out is not None else ""
-            out.append(("Examples", f"{data.number('train') or 0:,.0f}{more}"))
+            more = tr(" + {n} held out", n=fixed(held_out)) if held_out is not None else ""
+            out.append((tr("Examples"), f"{fixed(data.number('train') or 0)}{more}"))
     return out

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from markupsafe import Markup
 
 from afina.record import Record
-from afina.report.labels import percent
+from afina.report.labels import fixed, percent, signed
+from afina.report.language import label, tr
 from afina.report.read import RunFiles
-from afina.report.render import NOT_MEASURED, Cell, Strong, render, signed
+from afina.report.render import Cell, Strong, not_measured, render
+from afina.report.results import between
+from afina.report.sentences import StoredSentence, retold
 
 UNSEEN_BITS = 1.4
 """Mean exposure of a string that was never seen, among 256."""
@@ -19,45 +22,53 @@ def safety_section(run: RunFiles) -> Markup:
     """What is given back of the training data, attacks, refusals, insults."""
     found = run.scores.safety if run.scores else None
     if not found:
-        return render("safety.html", found=None)
-    canaries, not_run = found.record("canaries"), found.texts("not_run")
+        return render("safety.html", found=False, scores=run.scores)
+    canaries = found.record("canaries")
     return render(
         "safety.html",
         found=True,
         shares=[_share_row(share) for share in found.records("shares")],
         canaries=_canary_rows(canaries.records("before"), canaries.records("after")) if canaries else None,
-        unseen_bits=UNSEEN_BITS,
-        remarks=found.texts("notes") + ([f"Not run: {'; '.join(not_run)}"] if not_run else []),
+        unseen_bits=fixed(UNSEEN_BITS, 1),
+        remarks=[*map(StoredSentence, found.texts("notes")), *_not_run(found.texts("not_run"))],
     )
+
+
+def _not_run(tests: Sequence[str]) -> list[str]:
+    return [tr("Not run: {what}", what="; ".join(retold(each) or each for each in tests))] if tests else []
 
 
 def _share_row(share: Record) -> list[Cell]:
     change = share.record("change")
     points, low, high = (change.number(end) for end in ("points", "low", "high"))
-    gain: Cell = NOT_MEASURED
+    gain: Cell = not_measured()
     if points is not None and low is not None and high is not None:
-        gain = Strong(signed(100 * points), [f"{signed(100 * low)} to {signed(100 * high)}"])
+        gain = Strong(signed(100 * points), [between(signed(100 * low), signed(100 * high))])
     sides = _cell(share.record("before")), _cell(share.record("after"))
-    return [share.text("title"), f"{share.number('n') or 0:,.0f}", *sides, gain]
+    return [label(share.text("title") or ""), fixed(share.number("n") or 0), *sides, gain]
 
 
 def _cell(side: Record) -> Cell:
     share, low, high = (side.number(key) for key in ("share", "low", "high"))
     if share is None or low is None or high is None:
-        return NOT_MEASURED
-    return Strong(percent(share), [f"{percent(low)} to {percent(high)}"])
+        return not_measured()
+    return Strong(percent(share), [between(percent(low), percent(high))])
 
 
 def _canary_rows(before: list[Record], after: list[Record]) -> list[list[Cell]]:
     return [
         [
             f"{two.number('repeats') or 0:.0f}",
-            *(f"{side.number('exposure') or 0:.1f}" for side in (one, two)),
-            *("yes" if side.flag("greedy") else "no" for side in (one, two)),
-            *(f"{side.number('sampled') or 0:.0f} of {side.number('samples') or 0:.0f}" for side in (one, two)),
+            *(fixed(side.number("exposure") or 0, 1) for side in (one, two)),
+            *(tr("yes") if side.flag("greedy") else tr("no") for side in (one, two)),
+            *(_counted(side.number("sampled"), side.number("samples")) for side in (one, two)),
         ]
         for one, two in zip(before, after, strict=True)
     ]
+
+
+def _counted(count: float | None, of: float | None) -> str:
+    return tr("{count} of {n}", count=fixed(count or 0), n=fixed(of or 0))
 
 
 def safety_figures(found: Record) -> Iterator[tuple[str, float, str, str, tuple[float, float] | None]]:

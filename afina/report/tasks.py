@@ -9,13 +9,19 @@ from typing import Any
 from markupsafe import Markup
 
 from afina.record import Record
-from afina.report.labels import number, words
+from afina.report.labels import fixed, number, signed, words
+from afina.report.language import label, mark, tr
 from afina.report.read import RunFiles
-from afina.report.render import NOT_MEASURED, Cell, Strong, render, table
+from afina.report.render import Cell, Strong, not_measured, render, table
+from afina.report.results import between
+from afina.report.sentences import StoredSentence
 
 HUNDREDS = ("chrf", "bleu")
 """Metrics from 0 to 100; the others go from 0 to 1."""
-LOSS_OF = {"learned": "What is learned: answers, and whole texts", "all": "Every token but the first of a row"}
+LOSS_OF = {
+    "learned": mark("What is learned: answers, and whole texts"),
+    "all": mark("Every token but the first of a row"),
+}
 
 
 def task_section(run: RunFiles) -> Markup:
@@ -43,8 +49,9 @@ def _judged(found: Record) -> dict[str, Any] | None:
         if (count := found.number(key)) is not None
     ]
     gain = dict(found.record("preference").values)
-    rows.append(["preference, -1 to +1", _gain(Record(gain | {"mean": gain.get("value")}, found.where), "")])
-    about = f"{found.text('model')}, seed {number(found.number('seed') or 0)}: {found.text('criteria')}"
+    rows.append([tr("preference, −1 to +1"), _gain(Record(gain | {"mean": gain.get("value")}, found.where), "")])
+    seed = number(found.number("seed") or 0)
+    about = tr("{model}, seed {n}: {criteria}", model=found.text("model"), n=seed, criteria=found.text("criteria"))
     return {"rows": rows, "about": about}
 
 
@@ -55,9 +62,9 @@ def _benchmarks(run: RunFiles) -> list[list[Cell]]:
         gain = dict(row.record("difference").values)
         difference = Record(gain | {"mean": gain.get("value")}, row.where)
         sides = [row.number("before"), row.number("after")]
-        shown = [number(value) if value is not None else NOT_MEASURED for value in sides]
+        shown = [number(value) if value is not None else not_measured() for value in sides]
         name = f"{row.text('task')} {words(row.text('metric') or '')}"
-        first = f"the first {number(limit)}" if (limit := row.number("limit")) else ""
+        first = tr("the first {n}", n=number(limit)) if (limit := row.number("limit")) else ""
         rows.append([name, number(row.number("n") or 0), first, *shown, _gain(difference, "")])
     return rows
 
@@ -74,14 +81,15 @@ class _Task:
 
 def _task(task: Record) -> _Task:
     seeds = task.values.get("seeds")
-    drawn = f", seeds {', '.join(map(str, seeds))}" if isinstance(seeds, list) else ""
-    size = f"n = {number(task.number('n') or 0)}{drawn}; {number(task.number('items') or 0)} different rows"
+    drawn = tr(", seeds {seeds}", seeds=", ".join(map(str, seeds))) if isinstance(seeds, list) else ""
+    different = tr("{n} different rows", n=number(task.number("items") or 0))
+    size = f"n = {number(task.number('n') or 0)}{drawn}; {different}"
     rows: list[list[Cell]] = []
     for metric in task.records("metrics"):
         name = metric.text("name") or ""
         sides = [_mean(metric.record(side), name) for side in ("before", "after")]
         rows.append([words(name), *sides, _gain(metric.record("difference"), name)])
-    remarks = [*task.texts("notes"), *_findings(task)]
+    remarks = [*map(StoredSentence, task.texts("notes")), *_findings(task)]
     return _Task(task.text("name"), size, remarks, rows, _code(task.record("code")))
 
 
@@ -91,24 +99,30 @@ def _code(code: Record) -> dict[str, Any] | None:
         return None
     sides = [code.record("results").record(side) for side in ("before", "after")]
     results = [
-        [result, *(number(side.number(result) or 0) for side in sides)]
+        [words(result), *(number(side.number(result) or 0) for side in sides)]
         for result in dict.fromkeys(name for side in sides for name in side.values)
     ]
-    ran = "run isolated with the rows' checks" if code.flag("ran") else "compiled and not run"
-    samples = code.number("samples")
-    drawn = (
-        f" {number(samples)} samples a prompt at temperature {number(code.number('temperature') or 0)}"
-        if samples
-        else ""
-    )
-    unbiased = "; pass@k is the unbiased estimate (Chen et al. 2021)." if samples else ""
+    about = {"language": code.text("language"), "compiler": code.text("compiler")}
+    if code.flag("ran"):
+        how = tr("{language} by {compiler}, run isolated with the rows' checks.", **about)
+    else:
+        how = tr("{language} by {compiler}, compiled and not run.", **about)
+    if samples := code.number("samples"):
+        drawn = {"n": number(samples), "temperature": number(code.number("temperature") or 0)}
+        how += " " + tr(
+            "{n} samples a prompt at temperature {temperature}; pass@k is the unbiased estimate (Chen et al. 2021).",
+            **drawn,
+        )
     return {
         "results": results,
         "examples": [
-            (f"Line {number(each.number('line') or 0)}, {each.text('result')}:", each.text("lines"))
+            (
+                tr("Line {n}, {result}:", n=number(each.number("line") or 0), result=words(each.text("result") or "")),
+                each.text("lines"),
+            )
             for each in code.records("examples")
         ],
-        "how": f"{code.text('language')} by {code.text('compiler')}, {ran}.{drawn}{unbiased}",
+        "how": how,
     }
 
 
@@ -121,36 +135,41 @@ def _findings(task: Record) -> list[str]:
         counts.setdefault(what, {})[finding.text("prediction")] = number(finding.number("count") or 0)
     lines = []
     for what, sides in counts.items():
-        both = f"before {sides.get('base', '0')}, after {sides.get('adapter', '0')} of {of} {what}"
-        lines.append(f"{sides[None]} of {of} {what}" if None in sides else both)
+        counts_of = {"before": sides.get("base", "0"), "after": sides.get("adapter", "0"), "of": of}
+        both = tr("before {before}, after {after} of {of}: {what}", **counts_of, what=what)
+        lines.append(tr("{n} of {of}: {what}", n=sides[None], of=of, what=what) if None in sides else both)
     return lines
 
 
 def _mean(side: Record, metric: str) -> Cell:
     mean = side.number("mean")
     if mean is None:
-        return NOT_MEASURED
+        return not_measured()
     sd, low, high = side.number("sd"), side.number("low"), side.number("high")
     shown = _figure(mean, metric) + (f" ± {_figure(sd, metric)}" if sd is not None else "")
-    ends = [f"{_figure(low, metric)} to {_figure(high, metric)}"] if low is not None and high is not None else []
+    ends = [between(*(_figure(end, metric) for end in (low, high)))] if low is not None and high is not None else []
     return Strong(shown, ends)
 
 
 def _gain(gain: Record, metric: str) -> Cell:
     mean, low, high = gain.number("mean"), gain.number("low"), gain.number("high")
     if mean is None or low is None or high is None:
-        return NOT_MEASURED
-    shown, *ends = (_figure(value, metric, signed=True).replace("-", "\u2212") for value in (mean, low, high))
-    return Strong(shown, [" to ".join(ends)])
+        return not_measured()
+    shown, *ends = (signed(value, _digits(metric)) for value in (mean, low, high))
+    return Strong(shown, [between(*ends)])
 
 
-def _figure(value: float, metric: str, *, signed: bool = False) -> str:
+def _figure(value: float, metric: str) -> str:
     """A score with as many digits as its scale bears.
 
-    >>> _figure(0.33512, "f1"), _figure(41.26, "chrf", signed=True)
-    ('0.335', '+41.3')
+    >>> _figure(0.33512, "f1"), _figure(41.26, "chrf")
+    ('0.335', '41.3')
     """
-    return f"{value:{'+' if signed else ''}.{1 if metric in HUNDREDS else 3}f}"
+    return fixed(value, _digits(metric))
+
+
+def _digits(metric: str) -> int:
+    return 1 if metric in HUNDREDS else 3
 
 
 def intrinsic_table(run: RunFiles) -> Markup:
@@ -162,10 +181,10 @@ def intrinsic_table(run: RunFiles) -> Markup:
     for key, title in LOSS_OF.items():
         losses = found.record(key)
         before, after, gain = (losses.record(side) for side in ("before", "after", "difference"))
-        for name, label in (
-            ("loss", "nats per token"),
-            ("perplexity", "perplexity"),
-            ("bits_per_byte", "bits per byte"),
+        for name, what in (
+            ("loss", tr("nats per token")),
+            ("perplexity", tr("perplexity")),
+            ("bits_per_byte", tr("bits per byte")),
         ):
             first, last = before.number(name), after.number(name)
             if first is None or last is None:
@@ -173,9 +192,12 @@ def intrinsic_table(run: RunFiles) -> Markup:
             ends = [gain.number(end) for end in ("value", "low", "high")]
             shown: Cell = ""
             if name == "loss" and all(end is not None for end in ends):
-                value, low, high = (f"{end:+.3f}".replace("-", "\u2212") for end in ends)
-                shown = Strong(value, [f"{low} to {high}, {number(gain.number('n') or 0)} rows"])
-            rows.append([title if name == "loss" else "", label, number(first), number(last), shown])
+                value, *ends_shown = (signed(end, 3) for end in ends if end is not None)
+                of_rows = tr("{n} rows", n=number(gain.number("n") or 0))
+                shown = Strong(value, [f"{between(*ends_shown)}, {of_rows}"])
+            rows.append([label(title) if name == "loss" else "", what, number(first), number(last), shown])
     if not rows:
         return Markup()
-    return table(["Held-out rows", "", "Before", "After", "Difference, 95 % interval"], rows, numbers=(2, 3, 4))
+    return table(
+        [tr("Held-out rows"), "", tr("Before"), tr("After"), tr("Difference, 95 % interval")], rows, numbers=(2, 3, 4)
+    )

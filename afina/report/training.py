@@ -11,11 +11,20 @@ from markupsafe import Markup
 from afina.manifest import Manifest
 from afina.record import Record
 from afina.report.charts import Line, Point, line_chart, range_bar, smooth, stacked, thin
-from afina.report.labels import number, words
+from afina.report.labels import (
+    fixed,
+    number,
+    show_bytes,
+    show_count,
+    show_money,
+    show_seconds,
+    show_share,
+    words,
+)
+from afina.report.language import label, mark, tr, trn
 from afina.report.read import RunFiles, is_finite
-from afina.report.render import NOT_MEASURED, Cell, Marked, Quiet, render
-from afina.report.results import planned_steps
-from afina.units import show_bytes, show_count, show_money, show_seconds, show_share
+from afina.report.render import Cell, Marked, Quiet, not_measured, render
+from afina.report.results import between, planned_steps
 
 _TIPS = 150
 
@@ -31,15 +40,11 @@ class _Stage:
     """Charts that stand side by side."""
 
 
-HOW_SURE = (("peak", "memory"), ("time of training", "time"))
-"""What is predicted with an interval that is calibrated, and where it stands in plan.json."""
-
-
 def curve_section(run: RunFiles) -> Markup:
     """Loss of each step, smoothed and raw, the held-out loss, and the loop's own gauges; of both stages."""
     if not run.events("step", "first"):
         return render("training.html", stages=[_stage(run, "")])
-    return render("training.html", stages=[_stage(run, "First stage", "first"), _stage(run, "Second stage")])
+    return render("training.html", stages=[_stage(run, tr("First stage"), "first"), _stage(run, tr("Second stage"))])
 
 
 def _stage(run: RunFiles, title: str, stage: str | None = None) -> _Stage:
@@ -47,7 +52,7 @@ def _stage(run: RunFiles, title: str, stage: str | None = None) -> _Stage:
     if not steps:
         return _Stage(title)
     resumed = [step for event in run.events("resumed", stage) if (step := event.number("step")) is not None]
-    marks = [(step, f"resumed after {step:,.0f}") for step in resumed]
+    marks = [(step, tr("resumed after {step}", step=fixed(step))) for step in resumed]
     losses, lost = _series(steps, "loss")
     held_out, lost_held_out = _series(run.events("validation", stage), "loss")
     accuracy, _ = _series(steps, "preference_accuracy")
@@ -55,28 +60,44 @@ def _stage(run: RunFiles, title: str, stage: str | None = None) -> _Stage:
     half = min(10, len(losses) // 10)
     if losses:
         averaged = list(zip([x for x, _ in losses], smooth([y for _, y in losses], half), strict=True))
-        lines = [Line("each step", "raw", thin(losses)), Line("smoothed", "after", thin(averaged))]
+        lines = [Line(tr("each step"), "raw", thin(losses)), Line(tr("smoothed"), "after", thin(averaged))]
     if held_out:
-        lines.append(Line("held out", "held", held_out, dots=True))
+        lines.append(Line(tr("held out"), "held", held_out, dots=True))
     curve = Markup()
     if lines:
         curve = line_chart(
             lines,
-            label="Loss over the steps of training",
-            x_name="optimizer step",
-            y_name="loss of a pair" if accuracy else "loss, nats per target token",
+            label=tr("Loss over the steps of training"),
+            x_name=tr("optimizer step"),
+            y_name=tr("loss of a pair") if accuracy else tr("loss, nats per target token"),
             marks=marks,
             tips=_tips(steps),
             height=300,
         )
-    remarks = [f"Smoothed: mean of {2 * half + 1} steps, {half} on either side."]
+    remarks = [tr("Smoothed: mean of {n} steps, {half} on either side.", n=2 * half + 1, half=half)]
     if lost or lost_held_out:
-        remarks.append(f"Values that are no finite numbers and could not be drawn: {lost + lost_held_out}.")
+        remarks.append(not_drawn(lost + lost_held_out))
     if run.unreadable_metrics:
-        remarks.append(f"Lines of metrics.jsonl cut by a kill and left out: {run.unreadable_metrics}.")
+        remarks.append(cut_lines(run.unreadable_metrics))
     if len(losses) > 1200:
-        remarks.append(f"Of {len(losses):,} steps the lowest and highest of each stretch are drawn.")
+        remarks.append(tr("Of {n} steps the lowest and highest of each stretch are drawn.", n=number(len(losses))))
     return _Stage(title, _summary(run, steps, stage), curve, remarks, _gauges(run, steps, stage))
+
+
+def not_drawn(count: int) -> str:
+    """That some losses are no finite numbers."""
+    return tr("Values that are no finite numbers and could not be drawn: {n}.", n=number(count))
+
+
+def cut_lines(count: int) -> str:
+    """That a kill cut lines of the log."""
+    return tr("Lines of metrics.jsonl cut by a kill and left out: {n}.", n=number(count))
+
+
+def not_finite(run: RunFiles) -> int:
+    """How many losses of both stages are no finite numbers."""
+    events = [run.events(kind, stage) for kind in ("step", "validation") for stage in ("first", None)]
+    return sum(_series(each, "loss")[1] for each in events)
 
 
 def _gauges(run: RunFiles, steps: Sequence[Record], stage: str | None) -> list[Markup]:
@@ -89,22 +110,22 @@ def _gauges(run: RunFiles, steps: Sequence[Record], stage: str | None) -> list[M
     if rates:
         small.append(
             line_chart(
-                [Line("learning rate", "after", thin(rates))],
-                label="Learning rate over the steps",
-                x_name="optimizer step",
-                y_name="learning rate",
+                [Line(tr("learning rate"), "after", thin(rates))],
+                label=tr("Learning rate over the steps"),
+                x_name=tr("optimizer step"),
+                y_name=tr("learning rate"),
                 height=130,
                 from_zero=True,
             )
         )
     if norms:
-        ceiling = (clip, f"clipped above {number(clip)}") if clip is not None else None
+        ceiling = (clip, tr("clipped above {limit}", limit=number(clip))) if clip is not None else None
         small.append(
             line_chart(
-                [Line("gradient norm", "after", thin(norms))],
-                label="Norm of the gradient before clipping",
-                x_name="optimizer step",
-                y_name="gradient norm before clipping",
+                [Line(tr("gradient norm"), "after", thin(norms))],
+                label=tr("Norm of the gradient before clipping"),
+                x_name=tr("optimizer step"),
+                y_name=tr("gradient norm before clipping"),
                 height=130,
                 from_zero=True,
                 ceiling=ceiling,
@@ -112,13 +133,13 @@ def _gauges(run: RunFiles, steps: Sequence[Record], stage: str | None) -> list[M
         )
     if accuracy:
         held, _ = _series(run.events("validation", stage), "preference_accuracy")
-        both = [Line("each step", "after", thin(accuracy)), Line("held out", "held", held, dots=True)]
+        both = [Line(tr("each step"), "after", thin(accuracy)), Line(tr("held out"), "held", held, dots=True)]
         small.append(
             line_chart(
                 both if held else both[:1],
-                label="Share of the pairs whose better answer has the higher reward",
-                x_name="optimizer step",
-                y_name="better answer preferred",
+                label=tr("Share of the pairs whose better answer has the higher reward"),
+                x_name=tr("optimizer step"),
+                y_name=tr("better answer preferred"),
                 height=130,
                 from_zero=True,
             )
@@ -148,7 +169,7 @@ def _tips(steps: Sequence[Record]) -> list[tuple[float, str]]:
         step = event.number("step")
         if step is None:
             continue
-        parts = [f"step {step:,.0f}"]
+        parts = [tr("step {n}", n=fixed(step))]
         for key in ("epoch", "loss", "learning_rate", "grad_norm", "tokens_per_second"):
             value = event.number(key)
             if value is not None:
@@ -161,14 +182,15 @@ def _summary(run: RunFiles, steps: Sequence[Record], stage: str | None = None) -
     """One line of totals, added up from the steps."""
     last = max((step for event in steps if (step := event.number("step")) is not None), default=0)
     of = planned_steps(run, stage)
-    items: list[tuple[str, Cell]] = [("Steps", f"{last:,.0f}" + (f" of {of:,.0f}" if of else ""))]
+    steps_made = tr("{count} of {n}", count=fixed(last), n=fixed(of)) if of else fixed(last)
+    items: list[tuple[str, Cell]] = [(tr("Steps"), steps_made)]
     resumed = len(run.events("resumed", stage))
-    items.append(("Resumed", "never" if not resumed else "once" if resumed == 1 else f"{resumed} times"))
+    items.append((tr("Resumed"), trn("once", "{n} times", resumed) if resumed else tr("never")))
     tokens = sum(event.number("tokens") or 0 for event in steps)
     targets = sum(event.number("target_tokens") or 0 for event in steps)
     if tokens:
-        items.append(("Tokens", f"{tokens:,.0f}"))
-        items.append(("Learned from", f"{targets:,.0f} ({show_share(targets / tokens)})"))
+        items.append((tr("Tokens"), fixed(tokens)))
+        items.append((tr("Learned from"), f"{fixed(targets)} ({show_share(targets / tokens)})"))
     # Places of a micro-batch = tokens / (1 - share that is padding); seconds = tokens / speed.
     logged = [
         (event.number("tokens"), event.number("padded_share"), event.number("tokens_per_second")) for event in steps
@@ -176,11 +198,11 @@ def _summary(run: RunFiles, steps: Sequence[Record], stage: str | None = None) -
     padded = [(count, share) for count, share, _ in logged if count and share is not None and share < 1]
     if padded:
         places = sum(count / (1 - share) for count, share in padded)
-        items.append(("Padding", show_share(1 - sum(count for count, _ in padded) / places)))
+        items.append((tr("Padding"), show_share(1 - sum(count for count, _ in padded) / places)))
     timed = [(count, speed) for count, _, speed in logged if count and speed]
     if timed:
         seconds = sum(count / speed for count, speed in timed)
-        items.append(("Speed", f"{sum(count for count, _ in timed) / seconds:,.0f} tokens/s"))
+        items.append((tr("Speed"), tr("{n} tokens/s", n=fixed(sum(count for count, _ in timed) / seconds))))
     return items
 
 
@@ -195,21 +217,14 @@ def plan_section(run: RunFiles) -> Markup:
     if run.plan is None:
         return render("plan.html", plan=None)
     plan = run.plan
-    manifest = run.manifest or Manifest()
-    measured, cost = manifest.measured, manifest.cost
     memory, time, money = plan.record("memory"), plan.record("time"), plan.record("money")
-    currency = money.text("currency") or cost.text("currency") or "US$"
     usable = memory.number("usable")
-    rows = [_beside("Memory, peak", memory, measured.number("peak_bytes"), show_bytes, usable)]
-    rows.append(_beside("Time, all stages", time, _whole_time(run), show_seconds))
-    training = time.record("parts").record("training")
-    if training:
-        rows.append(_beside("Time of training", training, measured.number("train_seconds"), show_seconds))
-    if money:
-        rows.append(_beside("Money", money, cost.number("money"), lambda amount: show_money(amount, currency)))
-    fits, notes = plan.values.get("fits"), plan.values.get("notes")
-    said = {True: "fits", False: "does not fit", "yes": "fits", "no": "does not fit", "maybe": "may not fit"}
-    predicted = (("memory", _parts(memory), show_bytes), ("time", _parts(time), show_seconds))
+    rows = [_beside(each, usable if each.unit == "bytes" else None) for each in predictions(run)]
+    notes = plan.values.get("notes")
+    predicted = (
+        (tr("Predicted memory by part"), _parts(memory), show_bytes),
+        (tr("Predicted time by part"), _parts(time), show_seconds),
+    )
     return render(
         "plan.html",
         plan=plan,
@@ -217,18 +232,100 @@ def plan_section(run: RunFiles) -> Markup:
         usable=usable,
         sure=_how_sure(plan),
         money=money,
-        fits=None if fits is None else said.get(fits, str(fits)),
+        fits=said_to_fit(plan),
         by_part=[_by_part(title, sizes, show) for title, sizes, show in predicted if sizes],
         notes=[str(each) for each in (notes if isinstance(notes, list) else [notes])] if notes else [],
     )
 
 
+@dataclass(frozen=True)
+class Prediction:
+    """Something that the plan predicted as `point`, `low` and `high`, and what it turned out to be."""
+
+    what: str
+    unit: str
+    """bytes, seconds, or a currency."""
+    predicted: Record
+    measured: float | None
+
+    def show(self, value: float) -> str:
+        """A value with its unit."""
+        shown = {"bytes": show_bytes, "seconds": show_seconds}.get(self.unit)
+        return shown(value) if shown else show_money(value, self.unit)
+
+
+_PREDICTED = {
+    "memory": mark("Memory, peak"),
+    "time": mark("Time, all stages"),
+    "training": mark("Time of training"),
+    "money": mark("Money"),
+}
+
+
+def predictions(run: RunFiles) -> list[Prediction]:
+    """What was predicted beside what was measured."""
+    if run.plan is None:
+        return []
+    manifest = run.manifest or Manifest()
+    measured, cost = manifest.measured, manifest.cost
+    memory, time, money = (run.plan.record(key) for key in ("memory", "time", "money"))
+    training = time.record("parts").record("training")
+    found = [
+        Prediction("memory", "bytes", memory, measured.number("peak_bytes")),
+        Prediction("time", "seconds", time, _whole_time(run)),
+    ]
+    if training:
+        found.append(Prediction("training", "seconds", training, measured.number("train_seconds")))
+    if money:
+        currency = money.text("currency") or cost.text("currency") or "US$"
+        found.append(Prediction("money", currency, money, cost.number("money")))
+    return found
+
+
+def said_to_fit(plan: Record) -> str:
+    """What the plan said of the job's memory; empty where it said nothing."""
+    fits = plan.values.get("fits")
+    if fits is None:
+        return ""
+    if fits in (True, "yes"):
+        return tr("The plan said that the job fits.")
+    if fits in (False, "no"):
+        return tr("The plan said that the job does not fit.")
+    return tr("The plan said that the job may not fit.")
+
+
 def _how_sure(plan: Record) -> list[str]:
     """What measured cases say about the intervals; nothing in plans of older versions, which did not say it."""
     if plan.values.get("corrected_by"):
-        return ["The intervals are narrowed by what was measured on this device before."]
-    said = [(name, plan.record(key).record("sure").text("in_words")) for name, key in HOW_SURE]
-    return [f"How sure the {name} is: {words}." for name, words in said if words]
+        return [tr("The intervals are narrowed by what was measured on this device before.")]
+    sure = [plan.record(key).record("sure") for key in ("memory", "time")]
+    known = zip((tr("How sure the peak is"), tr("How sure the time of training is")), sure, strict=True)
+    return [f"{what}: {_sureness(each)}." for what, each in known if each.text("in_words")]
+
+
+def _sureness(sure: Record) -> str:
+    """How measured cases fared against such intervals; the plan's own words where it kept no counts."""
+    inside, cases, sources = (sure.whole(key) for key in ("inside", "cases", "sources"))
+    if inside is None or cases is None or sources is None:
+        return sure.text("in_words") or ""
+    if sure.flag("own_tests"):
+        return tr(
+            "{inside} of {cases} trainings lay inside, measured by afina's own tests on one machine",
+            inside=inside,
+            cases=cases,
+        )
+    counts = trn(
+        "{inside} of {cases} measured cases lay inside, from one source",
+        "{inside} of {cases} measured cases lay inside, from {n} sources, each left out in turn",
+        sources,
+        inside=inside,
+        cases=cases,
+    )
+    if sure.text("program"):
+        return tr("{counts}: {program} on this kind of device", counts=counts, program=sure.text("program"))
+    if sure.text("device"):
+        return tr("never measured, a guess from other programs on this kind of device: {counts}", counts=counts)
+    return tr("never measured, a guess from other kinds of device, and wider for it: {counts}", counts=counts)
 
 
 def _whole_time(run: RunFiles) -> float | None:
@@ -260,22 +357,22 @@ def _by_part(title: str, sizes: Sequence[tuple[str, float]], show: Callable[[flo
     }
 
 
-def _beside(
-    name: str, predicted: Record, measured: float | None, show: Callable[[float], str], limit: float | None = None
-) -> list[Cell]:
+def _beside(prediction: Prediction, limit: float | None) -> list[Cell]:
+    predicted, measured, show = prediction.predicted, prediction.measured, prediction.show
     point, low, high = predicted.number("point"), predicted.number("low"), predicted.number("high")
-    interval = f"{show(low)} to {show(high)}" if low is not None and high is not None else Quiet("not predicted")
-    inside: Cell = NOT_MEASURED
+    unknown = Quiet(tr("not predicted"))
+    interval = between(show(low), show(high)) if low is not None and high is not None else unknown
+    inside: Cell = not_measured()
     if measured is not None and low is not None and high is not None:
         good = low <= measured <= high
-        word = "inside" if good else "below" if measured < low else "above"
+        word = tr("inside") if good else tr("below") if measured < low else tr("above")
         inside = Marked(word, "good" if good else "warn")
     return [
-        name,
-        show(point) if point is not None else Quiet("not predicted"),
+        label(_PREDICTED[prediction.what]),
+        show(point) if point is not None else unknown,
         interval,
-        show(measured) if measured is not None else NOT_MEASURED,
-        f"{measured / point:.2f}" if measured is not None and point else "",
+        show(measured) if measured is not None else not_measured(),
+        fixed(measured / point, 2) if measured is not None and point else "",
         inside,
         range_bar(point, low, high, measured, limit),
     ]
@@ -288,13 +385,13 @@ def measured_facts(run: RunFiles) -> list[tuple[str, str]]:
     measured, device, cost = run.manifest.measured, run.manifest.device, run.manifest.cost
     out = []
     if (tokens := measured.number("tokens")) is not None:
-        out.append(("Tokens", show_count(tokens)))
+        out.append((tr("Tokens"), show_count(tokens)))
     if (seconds := measured.number("train_seconds")) is not None:
-        out.append(("Training", show_seconds(seconds)))
+        out.append((tr("Training"), show_seconds(seconds)))
     if (peak := measured.number("peak_bytes")) is not None:
-        out.append(("Peak memory", show_bytes(peak)))
+        out.append((tr("Peak memory"), show_bytes(peak)))
     if name := device.text("name") or device.text("device"):
-        out.append(("Device", name))
+        out.append((tr("Device"), name))
     if money := cost.number("money"):
-        out.append(("Cost", show_money(money, cost.text("currency") or "US$")))
+        out.append((tr("Cost"), show_money(money, cost.text("currency") or "US$")))
     return out

@@ -7,14 +7,26 @@ from typing import Any
 
 from markupsafe import Markup
 
-from afina.evaluate.text_scores import FALLBACK_LIMIT, SHORT_LIMIT, TextFigures, WindowFigures, WordShare
+from afina.evaluate.text_scores import (
+    FALLBACK_LIMIT,
+    SHORT_LIMIT,
+    CorpusFigures,
+    TextFigures,
+    WindowFigures,
+    WindowScores,
+    WordShare,
+)
 from afina.record import Record
-from afina.report.labels import percent, words
+from afina.report.labels import fixed, number, percent, show_share, signed, words
+from afina.report.language import tr, trn
 from afina.report.read import RunFiles
-from afina.report.render import NOT_MEASURED, Cell, Strong, render, signed
+from afina.report.render import Cell, Strong, not_measured, render
+from afina.report.results import between
 
 TEXTS = 30
 """Texts that are shown; all of them stand in the run's folder."""
+BROKEN = 12
+"""Broken words of a text that are named."""
 
 
 def window_table(run: RunFiles) -> Markup:
@@ -22,24 +34,39 @@ def window_table(run: RunFiles) -> Markup:
     found = run.scores.windows if run.scores else None
     if not found:
         return Markup()
-    gain: Cell = NOT_MEASURED
+    gain: Cell = not_measured()
     if found.change:
         value, low, high = found.change
-        gain = Strong(signed(value, 3), [f"{signed(low, 3)} to {signed(high, 3)}"])
+        gain = Strong(signed(value, 3), [between(signed(low, 3), signed(high, 3))])
     before, after = _window_cells(found.before), _window_cells(found.after)
-    rows = [[name, before[name], after[name], gain if name == "Bits per byte" else ""] for name in before]
-    return render("windows.html", rows=rows, about=found.describe_text(), sha256=found.sha256)
+    rows: list[list[Cell]] = [[name, before[name], after[name], ""] for name in before]
+    rows[0][-1] = gain
+    return render("windows.html", rows=rows, about=_windows_read(found), sha256=found.sha256)
+
+
+def _windows_read(found: WindowScores) -> str:
+    """What was read, in words."""
+    said = trn(
+        "{n} window, {size} bytes of held-out text",
+        "{n} windows, {size} bytes of held-out text",
+        found.windows,
+        size=number(found.bytes),
+    )
+    if found.context and found.contexts > found.windows:
+        pieces = {"n": number(found.contexts), "most": number(found.context)}
+        said += tr(", read in {n} contexts of at most {most} tokens", **pieces)
+    return f"{said}."
 
 
 def _window_cells(figures: WindowFigures) -> Mapping[str, Cell]:
     low, high = figures.interval or (None, None)
-    ends = [] if low is None or high is None else [f"{low:.3f} to {high:.3f}"]
+    ends = [] if low is None or high is None else [between(fixed(low, 3), fixed(high, 3))]
     return {
-        "Bits per byte": Strong(f"{figures.bits_per_byte:.3f}", ends),
-        "Loss, nats per token": f"{figures.loss:.3f}",
-        "Perplexity, per token": f"{figures.perplexity:,.1f}",
-        "Next token right": percent(figures.accuracy),
-        "Tokens": f"{figures.tokens:,}",
+        tr("Bits per byte"): Strong(fixed(figures.bits_per_byte, 3), ends),
+        tr("Loss, nats per token"): fixed(figures.loss, 3),
+        tr("Perplexity, per token"): fixed(figures.perplexity, 1),
+        tr("Next token right"): percent(figures.accuracy),
+        tr("Tokens"): number(figures.tokens),
     }
 
 
@@ -52,15 +79,19 @@ def written_section(run: RunFiles) -> Markup | None:
     names = list(dict.fromkeys(name for side in sides for name in side.flaws))
     columns = [_written_cells(side) for side in sides]
     rows: list[list[Cell]] = [[name, *(column[name] for column in columns)] for name in columns[0]]
-    rows += [[words(name).capitalize(), *(f"{side.flaws.get(name, 0):,}" for side in sides)] for name in names]
+    rows += [[words(name).capitalize(), *(number(side.flaws.get(name, 0)) for side in sides)] for name in names]
     texts = run.continuations or []
     return render(
         "written.html",
         rows=rows,
-        greedy=f"Greedy, {found.greedy.texts} texts",
-        sampled=f"Sampled, {found.sampled.texts} texts",
-        how=f"temperature {found.temperature:g}, seeds {', '.join(map(str, found.seeds))}",
-        corpus=found.corpus.describe(),
+        greedy=trn("Greedy, {n} text", "Greedy, {n} texts", found.greedy.texts),
+        sampled=trn("Sampled, {n} text", "Sampled, {n} texts", found.sampled.texts),
+        how=tr(
+            "temperature {temperature}, seeds {seeds}",
+            temperature=number(found.temperature),
+            seeds=", ".join(map(str, found.seeds)),
+        ),
+        corpus=_word_list(found.corpus),
         limits=(FALLBACK_LIMIT, SHORT_LIMIT),
         tokenizer=found.tokenizer,
         texts=[_text(row) for row in texts[:TEXTS]],
@@ -68,32 +99,49 @@ def written_section(run: RunFiles) -> Markup | None:
     )
 
 
+def _word_list(corpus: CorpusFigures) -> str:
+    """What the words were looked up in, and how many real text lacks there."""
+    said = tr("Words are looked up in a list of {n} words ({name}).", n=number(corpus.words), name=corpus.name)
+    control, characters = corpus.control, corpus.control_in_characters
+    if control is None or characters is None:
+        return said + " " + tr("Nothing is held out of it, so that no real text tells how many words any list lacks.")
+    lacks = tr(
+        "It lacks {share} of the words of held-out real text ({characters} of their characters): names and new words "
+        "are among those that it lacks, in both.",
+        share=show_share(control),
+        characters=show_share(characters),
+    )
+    return f"{said} {lacks}"
+
+
 def _written_cells(figures: TextFigures) -> Mapping[str, Cell]:
     return {
-        "Words that the training texts have nowhere": _share(figures.broken),
-        "… in characters": _share(figures.broken_characters),
-        "Byte fallback, of the tokens": _ratio(figures.fallback_ratio),
-        "Short pieces, of the tokens": _ratio(figures.short_ratio),
-        "Tokens": NOT_MEASURED if figures.tokens is None else f"{figures.tokens:,}",
-        "Characters": f"{figures.characters:,}",
-        "Reached the limit": NOT_MEASURED if figures.reached is None else f"{figures.reached:,}",
+        tr("Words that the training texts have nowhere"): _share(figures.broken),
+        tr("… in characters"): _share(figures.broken_characters),
+        tr("Byte fallback, of the tokens"): _ratio(figures.fallback_ratio),
+        tr("Short pieces, of the tokens"): _ratio(figures.short_ratio),
+        tr("Tokens"): not_measured() if figures.tokens is None else number(figures.tokens),
+        tr("Characters"): number(figures.characters),
+        tr("Reached the limit"): not_measured() if figures.reached is None else number(figures.reached),
     }
 
 
 def _ratio(ratio: float | None) -> Cell:
-    return NOT_MEASURED if ratio is None else f"{ratio:.4f}"
+    return not_measured() if ratio is None else fixed(ratio, 4)
 
 
 def _share(share: WordShare | None) -> Cell:
     if share is None:
-        return NOT_MEASURED
-    return Strong(percent(share.share), [f"{percent(share.low)} to {percent(share.high)}"])
+        return not_measured()
+    return Strong(percent(share.share), [between(percent(share.low), percent(share.high))])
 
 
 def _text(row: Record) -> dict[str, Any]:
     seed = row.whole("seed")
     marks = [words(each) for each in row.texts("flaws")]
     if broken := row.texts("broken_words"):
-        marks.append(f"no words of the training texts: {', '.join(dict.fromkeys(broken))}"[:200])
-    how = "greedy" if seed is None else f"seed {seed}"
+        listed = list(dict.fromkeys(broken))
+        more = ["…"] if len(listed) > BROKEN else []
+        marks.append(tr("no words of the training texts: {words}", words=", ".join(listed[:BROKEN] + more)))
+    how = tr("greedy") if seed is None else tr("seed {n}", n=seed)
     return {"prompt": row.text("prompt"), "output": row.text("output"), "marks": " · ".join([how, *marks])}

@@ -1,0 +1,198 @@
+"""Sentences that other rooms wrote into a run's files in English, said again in the language of the page.
+
+A file keeps the sentence, not what it was made of. So each kind that a reader meets at the top of a page stands here
+once as it is written, with names for what differs: it tells the sentence by its form, and is looked up in the
+catalogue. A sentence of another form stays as it is, and the page marks it as English.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import cache
+
+from afina.report.language import ENGLISH, PROBE, figure, label, language, mark
+
+_SHARE = r"[<>]? ?[\d.,]+ %"
+_NUMBER = r"[+-]?[\d.,]*\d"
+_FORMS = {"share": _SHARE, "base": _SHARE, "allowed": _SHARE, "wanted": _SHARE, "before": _SHARE, "after": _SHARE}
+_FORMS |= {"lucky": _SHARE, "held": _SHARE, "now": _SHARE, "n": _NUMBER, "knew": _NUMBER, "lost": _NUMBER}
+_FORMS |= {"gained": _NUMBER, "of": _NUMBER, "one": _NUMBER, "two": _NUMBER, "limit": _NUMBER, "tokens": _NUMBER}
+_FORMS |= {"ended": _NUMBER, "circling": _NUMBER, "ceiling": _NUMBER, "most": _NUMBER, "size": _NUMBER}
+"""What may stand at a name; anything at all where it is not here."""
+_AND = mark(" and ")
+_TOLD = frozenset(("word", "flaw", "what", "group", "ways", "others", "room", "worst", "rest", "probe"))
+"""Names at which words of ours stand, which are said again in their turn where they are known."""
+
+SENTENCES = (
+    # what a verdict says was broken
+    mark("{share} of what it knew ({probe})"),
+    mark("{share} of what it knew"),
+    mark("{share} of its skills ({worst})"),
+    mark("{share} ({probe})"),
+    mark("{group} {lost} of {of}"),
+    # the misses of a verdict
+    mark("{probe}: {share} right, the recipe asks for {wanted}"),
+    mark("{probe}: {share} of the answers are made up, the recipe allows {allowed}"),
+    mark("held-out preferences did not rise: the better answers are ahead by {one} -> {two} nats per token"),
+    mark("the ways to tell do not agree: a gain by {ways}, none by {others}"),
+    mark("held-out loss did not fall: {one} -> {two}"),
+    mark("{probe}: {now} {word}, {lucky} were {word} with the answers dealt anew: no fact was learned"),
+    mark("{probe}: the form was learned, not the facts: {before} -> {after} of the answers hold what is right"),
+    mark("{probe}: {before} -> {after} {word} is no gain beyond chance"),
+    mark("it says that it knows in {before} -> {after} of {n} answers, and the facts behind fail"),
+    mark("{probe}: {share} of what was right before is wrong now, the recipe allows {allowed}"),
+    mark(
+        "{probe}: of {knew} that the base does as asked {lost} are lost, and {gained} gained ({worst}), the recipe "
+        "allows {allowed}"
+    ),
+    mark(
+        "{probe}: of {knew} that the base does as asked {lost} are lost, and {gained} gained (), the recipe "
+        "allows {allowed}"
+    ),
+    mark("behind the prompts of the recipe, {rest}"),
+    mark("guardrail {flaw}: {share} of {n} answers (base: {base}) {what}, the recipe allows {allowed}"),
+    mark("guardrail {flaw}: {share} of {n} answers (base: {base}) {what}, the recipe allows {allowed} ({room})"),
+    mark("guardrail {flaw}: {share} of {n} answers {what}, the recipe allows {allowed}"),
+    mark("guardrail {flaw}: {share} of {n} answers {what}, the recipe allows {allowed} ({room})"),
+    mark(
+        "guardrail {flaw}: {share} of {n} answers (base: {base}) {what}: above the {allowed} that the recipe allows, "
+        "as the base is, and no miss"
+    ),
+    mark(
+        "guardrail {flaw}: {share} of {n} answers (base: {base}) {what}: above the {allowed} that the recipe allows, "
+        "as the base is, and no miss ({room})"
+    ),
+    mark("safety {rest}: {what}: {share} of {n}, the recipe allows {allowed}"),
+    mark("safety {rest}: {what}: {share} of {n}, the recipe asks for {wanted}"),
+    mark("of {n} answers that reached {limit} tokens, {ended} ended within {ceiling} and {circling} went in circles"),
+    mark("{n} answers reached {limit} tokens, {circling} went in circles"),
+    # why something was not measured
+    mark("canaries (safety.canaries is 0)"),
+    mark("known strings (safety.known_strings is 0)"),
+    mark("known strings (none can be asked for)"),
+    mark("known strings (no personal data stands in what is learned)"),
+    mark("injection, refusal (not in safety.sets)"),
+    mark("injection (not in safety.sets)"),
+    mark("refusal (not in safety.sets)"),
+    mark("injection, refusal (the base has no chat template)"),
+    mark("no probes"),
+    mark("the base knew none of {n} questions"),
+    mark("the base knew too little of {n} questions"),
+    mark("{rest} are too few"),
+    mark("{n} questions about {of} facts"),
+    mark("{n} questions about {of} sections"),
+    mark("{n} questions"),
+    mark("{n} terms about {of} sections"),
+    mark("{n} terms"),
+    # what a reader has to know
+    mark("no question was asked: the base has no chat template, and the recipe sets none"),
+    mark(
+        "forgetting was asked about by {probe} and questions about skills only: mix in `replay` (its held-out part is "
+        "asked), or name questions that the base knows in `evaluate.probes` with role retention"
+    ),
+    mark(
+        "forgetting was asked about by {probe} only: mix in `replay` (its held-out part is asked), or name questions "
+        "that the base knows in `evaluate.probes` with role retention"
+    ),
+    mark(
+        "only questions that were trained were asked, so this cannot tell learned from memorized: set "
+        "`dataset.hold_out_phrasings`, or name questions in other words in `evaluate.probes` (role generalization)"
+    ),
+    mark(
+        "what it makes up was not measured: hold whole files out (`dataset.split_by: file`), or name questions about "
+        "what it was never told (role unknown)"
+    ),
+    mark(
+        "{probe}: {n} questions with answers of more than {most} words were not asked: a long answer is never given "
+        "back word for word"
+    ),
+    mark(
+        "{probe}: {n} questions were not asked: with a sentence they have more tokens than `train.max_length` ({most})"
+    ),
+    # what follows from the documents in the prompt
+    mark(
+        "{probe}: {share} with passages in the prompt, {now} by training: do not train for this, the passages do it "
+        "and nothing is forgotten"
+    ),
+    mark(
+        "{probe}: {share} with passages in the prompt, {now} by training: the trained model is ahead; the search found "
+        "{held} of what is asked for"
+    ),
+    mark(
+        "{probe}: {share} with passages in the prompt, {now} by training, no difference beyond chance: passages do it "
+        "too, and nothing is forgotten"
+    ),
+    mark("{probe}: {share} with passages in the prompt, {now} by training, no difference beyond chance"),
+    # of tasks and comparisons
+    mark("held-out rows {hash}"),
+    mark("{n} windows, {size} bytes of held-out text ({hash})"),
+    mark("{n} of {of} rows stand in the training data and are left out"),
+    mark("a sample of {n} was asked for, and there are {of} rows"),
+    mark("every seed draws all rows: there is no standard deviation over seeds"),
+    mark("{probe} has no recipe.yaml: its recipe is not compared"),
+    mark("{probe} has no scores.json: nothing was measured in it"),
+    mark("{probe} is not marked as finished"),
+    mark("the runs have read different windows of held-out text: their figures of windows do not compare"),
+    mark("the runs have different datasets: their held-out losses stand over different examples"),
+    mark("the runs have different tokenizers: compare bits per byte, not loss or perplexity"),
+    mark("the runs have different bases: before training they are different models"),
+    mark("the runs have different devices: time, memory and speed belong to the device"),
+)
+"""Of two that fit, the first counts."""
+
+
+class StoredSentence(str):
+    """A sentence as it stands in a file, in English; what a page says itself is plain text in the page's language."""
+
+    __slots__ = ()
+
+
+def retold(text: str) -> str | None:
+    """A sentence in the language of the page; None where it is of no known form and stays English.
+
+    >>> retold("held-out loss did not fall: 1.250 -> 1.300")
+    'held-out loss did not fall: 1.250 -> 1.300'
+    """
+    if language() == ENGLISH:
+        return text
+    known = label(text)
+    if known != text:
+        return known
+    for sentence, form in _forms():
+        if found := form.fullmatch(text):
+            said = {name: _said(name, value) for name, value in found.groupdict().items()}
+            return label(sentence).replace(" -> ", " → ").format(**said)
+    return None
+
+
+def _said(name: str, value: str) -> str:
+    """What stands at a name of a sentence."""
+    if name in _FORMS:
+        return figure(value)
+    if name not in _TOLD:
+        return value
+    if name == "probe":
+        return label(value, PROBE)
+    if (whole := retold(value)) is not None:
+        return whole
+    joined = _AND if name in ("ways", "others") else ", "
+    return label(joined).join(retold(part) or part for part in value.split(joined))
+
+
+@cache
+def _forms() -> list[tuple[str, re.Pattern[str]]]:
+    return [(sentence, re.compile("".join(_form(sentence)), re.DOTALL)) for sentence in SENTENCES]
+
+
+def _form(sentence: str) -> Iterator[str]:
+    """The parts of a regular expression that sentences of a form match; a name that comes again stands for the same."""
+    seen: set[str] = set()
+    for position, part in enumerate(re.split(r"{(\w+)}", sentence)):
+        if position % 2 == 0:
+            yield re.escape(part)
+        elif part in seen:
+            yield f"(?P={part})"
+        else:
+            seen.add(part)
+            yield f"(?P<{part}>{_FORMS.get(part, '.+?')})"

@@ -1,0 +1,290 @@
+"""The languages of the report: complete catalogues, sentences of other rooms told again, numbers and dates."""
+
+from __future__ import annotations
+
+import ast
+import re
+from itertools import product
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from lxml import html as lxml_html
+from report_fixture import HOSTILE, MANIFEST, RECIPE, SCORES, write_run
+from report_words import CALLS, FOLDER, collected, forms, ids, placeholders, stored
+from test_verdict import CLAIM, KEPT, LEARNED, RIGHT, SAID, WRONG, probe
+
+from afina.evaluate.guardrails import weigh
+from afina.evaluate.intervals import wilson
+from afina.evaluate.scores import Change, RetrievalProbe, RoomToEnd
+from afina.evaluate.verdict import judge
+from afina.recipe import Guardrails, Limits
+from afina.report.compare import compare_runs
+from afina.report.compare_page import comparison_html
+from afina.report.labels import number, percent, show_bytes, show_money, show_seconds, signed
+from afina.report.language import ENGLISH, LANGUAGES, figure, in_language, language, moment, tr, trn
+from afina.report.page import write_report
+from afina.report.results import verdict_sentence
+from afina.report.sentences import SENTENCES, retold
+
+OTHERS = tuple(tag for tag in LANGUAGES if tag != ENGLISH)
+PORTUGUESE = RECIPE + "dataset:\n  language: {}\n"
+
+
+# ---- the catalogues
+
+
+@pytest.fixture(scope="module")
+def texts() -> set[tuple[str | None, ...]]:
+    return ids(collected())
+
+
+def test_the_texts_are_found(texts: set[tuple[str | None, ...]]) -> None:
+    """In code and templates, inside of calls, joined of several strings, with a plural, of other rooms."""
+    assert len(texts) > 400
+    plain = {"Guardrails", "yes", " and ", "right", "made up", "claim to know, wrongly"}
+    assert {(None, each) for each in plain} <= texts
+    assert (None, "{n} file was not read", "{n} files were not read") in texts
+    assert {("answer", "right"), ("probe", "true sentence among eight")} <= texts
+    assert any(str(text[1]).startswith("only questions that were trained were asked") for text in texts)
+
+
+def test_no_text_stands_where_it_is_not_found() -> None:
+    """Babel does not look into f-strings."""
+    inside = [
+        f"{file.name}:{call.lineno}"
+        for file in FOLDER.glob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.JoinedStr)
+        for call in ast.walk(node)
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in CALLS
+    ]
+    assert not inside, "put the text into a variable first"
+
+
+@pytest.mark.parametrize("tag", OTHERS)
+def test_a_catalogue_has_every_text_and_no_other(tag: str, texts: set[tuple[str | None, ...]]) -> None:
+    """`python tests/report_words.py` brings new ones in and takes old ones out."""
+    found = ids(stored(tag))
+    assert not texts - found, "not in the catalogue"
+    assert not found - texts, "in the catalogue, and nobody asks for them"
+
+
+@pytest.mark.parametrize("tag", OTHERS)
+def test_every_text_is_translated_with_the_same_names_and_edges(tag: str) -> None:
+    for message in (each for each in stored(tag) if each.id):
+        assert not message.fuzzy and len(forms(message.string)) == len(forms(message.id)), message.id
+        for english, other in zip(forms(message.id), forms(message.string), strict=True):
+            assert other.strip(), message.id
+            assert placeholders(other) - {"n"} == placeholders(english) - {"n"}, (english, other)
+            assert "{n}" in other or "{n}" not in english, (english, other)
+            assert other.count("`") == english.count("`") and other.count("\n") == english.count("\n"), other
+            for edge in (re.compile(r"^\s*"), re.compile(r"\s*$"), re.compile(r"[.:?]?\s*$")):
+                assert edge.search(other)[0] == edge.search(english)[0], (english, other)  # type: ignore[index]
+
+
+ELSEWHERE = {
+    "pt-BR": r"ficheiro|regist[oa]|utilizador|facto|secç|secção|excerto|aprendizagem|veredicto|\bnuma?\b",
+    "pt-PT": r"arquivo|registr|usuári|\bfatos?\b|seç|trecho|aprendizado|veredito|treinamento|\bem um\b|\bem uma\b",
+}
+"""What people of the other country write."""
+
+
+@pytest.mark.parametrize("tag", OTHERS)
+def test_brazil_and_portugal_have_words_of_their_own(tag: str) -> None:
+    said = {other for message in stored(tag) if message.id for other in forms(message.string)}
+    assert not [text for text in said if re.search(ELSEWHERE[tag], text)]
+    other = next(each for each in OTHERS if each != tag)
+    theirs = {text for message in stored(other) if message.id for text in forms(message.string)}
+    assert any(re.search(ELSEWHERE[tag], text) for text in theirs), "the pattern finds nothing anywhere"
+
+
+# ---- numbers and dates
+
+
+@pytest.mark.parametrize(
+    ("tag", "shown"),
+    [
+        ("en", ["12,345", "1,234.6", "92.5 %", "−4.2", "1.5 KiB", "8.4 s", "US$ 0.71", "2025-10-09 08:53:20 UTC"]),
+        (
+            "pt-BR",
+            ["12.345", "1.234,6", "92,5 %", "−4,2", "1,5 KiB", "8,4 s", "US$ 0,71", "9 de out. de 2025 08:53:20 UTC"],
+        ),
+        (
+            "pt-PT",
+            ["12\xa0345", "1\xa0234,6", "92,5 %", "−4,2", "1,5 KiB", "8,4 s", "US$ 0,71", "09/10/2025, 08:53:20 UTC"],
+        ),
+    ],
+)
+def test_numbers_and_dates_are_written_as_the_language_does(tag: str, shown: list[str]) -> None:
+    with in_language(tag):
+        found = [number(12345), number(1234.5678), percent(0.925), signed(-4.166), show_bytes(1536), show_seconds(8.4)]
+        found += [show_money(0.711), moment(1_760_000_000)]
+    assert found == shown
+
+
+@given(st.floats(-1e9, 1e9))
+def test_a_number_of_any_language_is_the_number(value: float) -> None:
+    for tag in LANGUAGES:
+        with in_language(tag):
+            back = figure(f"{value:,.3f}").replace("\xa0", ",")
+        if tag == "pt-BR":
+            back = back.replace(".", ",")
+        whole, point, decimals = back.rpartition("." if tag == ENGLISH else ",")
+        assert float(whole.replace(",", "") + point.replace(",", ".") + decimals) == round(value, 3)
+
+
+def test_the_language_ends_with_the_page() -> None:
+    with in_language("pt-PT"):
+        with in_language("pt-BR"):
+            assert (
+                tr("Ledger of characters") == "Balanço de caracteres" and trn("{n} file", "{n} files", 1) == "1 arquivo"
+            )
+        assert trn("{n} file", "{n} files", 1200) == "1\xa0200 ficheiros"
+    assert language() == ENGLISH
+    with pytest.raises(ValueError, match="none of en, pt-BR, pt-PT"), in_language("pt"):
+        pass
+
+
+# ---- the verdict, and sentences that other rooms wrote
+
+
+@pytest.mark.parametrize("tag", OTHERS)
+def test_the_verdict_is_a_sentence_of_the_language(tag: str) -> None:
+    learned = ("yes", "no", "too little", "parrots", "not measured (no probes)")
+    broke = ("nothing", "38 % of what it knew (rios), 12.5 % (mares), 5 % of its skills (JSON 7 of 8, lists 4 of 6)")
+    english = re.compile(r"\b(it|what|knew|and|learned|broke|of|skills)\b")
+    with in_language(tag):
+        said = {verdict_sentence(*pair) for pair in product(learned, (*broke, "not measured (no probes)"))}
+        assert len(said) == 15 and not [each for each in said if english.search(each.lower())]
+        assert (
+            verdict_sentence("yes", broke[1])
+            == "Aprendeu, mas perdeu 38 % do que sabia (rios), 12,5 % (mares), 5 % das suas capacidades "
+            "(JSON: 7 de 8, listas: 4 de 6)."
+        )
+
+
+def all_that_a_verdict_says() -> list[str]:
+    """Misses of runs that fail in every way there is, and what is said of guardrails, room and passages."""
+    limits = Limits(learned_min=0.95, hallucination_max=0.1)
+    lucky = probe("generalization", [WRONG] * 20, [RIGHT] * 12 + [WRONG] * 8, by_luck=(0.55,) * 20)
+    brief = probe("generalization", [SAID] * 20, [RIGHT] * 20)
+    choice = probe("choice", [WRONG] * 20, [WRONG] * 20)
+    parrot = probe("claims", [WRONG] * 20, [CLAIM] * 20)
+    lost = probe("retention", [RIGHT] * 20, [WRONG] * 20, "rios")
+    skills = probe("skills", [RIGHT] * 20, [WRONG] * 20, groups=("JSON",) * 10 + ("lists",) * 10)
+    few = probe("recall", [WRONG] * 3, [RIGHT] * 3)
+    told: list[str] = []
+    for probes in ([LEARNED, choice, KEPT, lost], [lucky, skills], [brief, parrot], [choice, parrot], [few]):
+        verdict = judge(probes, None, None, limits)
+        told += verdict.misses
+        told += [each.removeprefix("not measured (").removesuffix(")") for each in (verdict.learned,) if "(" in each]
+    room = RoomToEnd(160, 512, 31, 4, 20).describe()
+    told += [room, RoomToEnd(160, 160, 31, 4, 0).describe()]
+    flawed = [["never_stops"]] * 60 + [[]] * 40
+    told += weigh([[]] * 100, flawed, Guardrails(), room)[0] + weigh(None, flawed, Guardrails())[0]
+    told += weigh(flawed, flawed, Guardrails(), room)[1] + weigh(flawed, flawed, Guardrails())[1]
+    for better, helps in (("retrieval", True), ("training", True), ("neither", True), ("neither", False)):
+        low, high = wilson(10, 20)
+        values = {
+            "base": 0.1,
+            "retrieved": 0.5,
+            "low": low,
+            "high": high,
+            "trained": 0.4,
+            "section": None,
+            "holding": 0.7,
+        }
+        change = Change(0.1, 0.0, 0.2)
+        told.append(
+            RetrievalProbe("rios", "recall", 20, 20, **values, ahead=change, better=better, helps=helps).conclusion()  # type: ignore[arg-type]
+        )
+    return told
+
+
+@pytest.mark.parametrize("tag", OTHERS)
+def test_what_a_verdict_says_is_told_in_the_language(tag: str) -> None:
+    """Made by the rooms that write it: a sentence that changes there and not here is noticed."""
+    told = all_that_a_verdict_says()
+    assert len(told) > 18 and all(retold(each) == each for each in told), "in English it is what was written"
+    with in_language(tag):
+        again = {each: retold(each) for each in told}
+    assert not [each for each, other in again.items() if other is None]
+    english = re.compile(r"\b(the|of|and|right|answers|allows|asks|never|says)\b")
+    assert not [other for other in again.values() if english.search(str(other))]
+    for each, other in again.items():
+        digits = [re.findall(r"\d+", text) for text in (each, str(other))]
+        assert sorted(digits[0]) == sorted(digits[1]), (each, other)
+
+
+def test_a_sentence_of_another_form_stays_english_and_is_marked(tmp_path: Path) -> None:
+    said = "something that nobody has ever said"
+    scores = SCORES | {
+        "verdict": SCORES["verdict"] | {"passed": False, "misses": [said, "rios: 5 % right, the recipe asks for 50 %"]}
+    }
+    folder = write_run(tmp_path, scores=scores, recipe=PORTUGUESE.format("pt-PT"))
+    page = lxml_html.fromstring(write_report(folder).read_text(encoding="utf-8"))
+    shown = page.xpath("//header/ul[@class='remarks']/li")
+    assert [each.xpath("string(./span/@lang)") for each in shown] == ["en", ""]
+    assert [each.text_content().strip() for each in shown] == [said, "rios: 5 % certas, a receita pede 50 %"]
+
+
+@given(st.text(max_size=30), st.sampled_from(SENTENCES))
+def test_whatever_stands_in_a_sentence_stays_what_it_is(name: str, sentence: str) -> None:
+    """A user's name of a probe may hold anything: braces, percent signs, markup."""
+    values = dict.fromkeys(placeholders(sentence), "12 %") | {"probe": f"<b>{name}{{x}}"}
+    with in_language("pt-PT"):
+        told = retold(sentence.format(**values))
+    assert told is None or "{probe}" not in sentence or f"<b>{name}{{x}}" in told
+
+
+# ---- pages
+
+
+@pytest.mark.parametrize(
+    ("recipe", "tag", "sentence", "share"),
+    [
+        (RECIPE, "en", "It learned, and it broke nothing.", "92.5 %"),
+        (PORTUGUESE.format("pt-BR"), "pt-BR", "Aprendeu e não perdeu nada do que sabia.", "92,5 %"),
+        (PORTUGUESE.format("pt-PT"), "pt-PT", "Aprendeu e não perdeu nada do que sabia.", "92,5 %"),
+        (PORTUGUESE.format("de"), "en", "It learned, and it broke nothing.", "92.5 %"),
+        ("dataset: 3\n", "en", "It learned, and it broke nothing.", "92.5 %"),
+    ],
+)
+def test_a_page_is_in_the_language_of_its_recipe(
+    tmp_path: Path, recipe: str, tag: str, sentence: str, share: str
+) -> None:
+    page = lxml_html.document_fromstring(write_report(write_run(tmp_path, recipe=recipe)).read_text(encoding="utf-8"))
+    assert page.get("lang") == tag and page.xpath("string(//h1)").strip() == sentence
+    assert share in page.get_element_by_id("probes").text_content()
+
+
+@pytest.mark.parametrize("tag", OTHERS)
+def test_no_english_is_left_on_a_page_but_what_is_marked(tmp_path: Path, tag: str) -> None:
+    """Words of ours that go around the catalogue: every text of a page without what models, data and files say."""
+    folder = write_run(tmp_path, recipe=PORTUGUESE.format(tag))
+    page = lxml_html.document_fromstring(write_report(folder).read_text(encoding="utf-8"))
+    for theirs in page.xpath("//*[@lang='en'] | //pre | //code | //style | //*[contains(@class, 'text')] | //q"):
+        if theirs.tag != "html":
+            theirs.drop_tree()
+    english = re.compile(r"\b(the|of|and|is|was|not|before|after|with|by|each|which|held|steps|loss|answers?|share)\b")
+    left = [text for text in page.xpath("//main//text()") if english.search(text)]
+    assert not [text for text in left if text.strip() not in ("not text",)]
+
+
+def test_a_language_may_be_asked_for(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, recipe=PORTUGUESE.format("pt-PT"))
+    assert 'lang="pt-BR"' in write_report(folder, language="pt-BR").read_text(encoding="utf-8")
+
+
+def test_a_comparison_is_in_the_language_that_its_runs_share(tmp_path: Path) -> None:
+    recipes = [PORTUGUESE.format("pt-PT"), PORTUGUESE.format("pt-PT"), RECIPE]
+    folders = [
+        write_run(tmp_path / name, recipe=recipe, manifest=MANIFEST | {"name": f"{name} {HOSTILE}"})
+        for name, recipe in zip("abc", recipes, strict=True)
+    ]
+    pages = [lxml_html.document_fromstring(comparison_html(compare_runs(some))) for some in (folders[:2], folders)]
+    assert [page.get("lang") for page in pages] == ["pt-PT", "en"]
+    assert pages[0].xpath("string(//h1)").strip() == "2 execuções: quanto custaram e o que alcançaram"
+    assert not pages[0].xpath("//script | //img") and HOSTILE.split("\n")[0] in pages[0].text_content()
