@@ -93,7 +93,7 @@ NOT_FOLLOWED: dict[str, tuple[tuple[str, str], ...]] = {
         ("llamacpp/(gguf_vocab|gguf_write|program|base_file).py", ""), ("plan/doctor.py", ""),
         ("model/choices.py", "^(train|install)"), ("model/steps/liger_torch.py", "^train.kernels: torch"),
         ("sandbox/", ""), ("train/(ranks|shard_torch|stream_torch|trackers).py", ""), ("walk/follower_rank.py", ""),
-        ("machine.py", "^plan for a named device"), ("plan/device.py", ""), ("plan/device.py", "device: (auto|cpu)"),
+        ("plan/device.py", ""), ("machine.py", "^plan for a named device"), ("plan/device.py", "device: (auto|cpu)"),
         ("train/ranks.py", "device=cpu$"), ("train/trackers.py", "remove it from train.trackers"),
         ("model/load_torch.py", "^use one of"), ("model/generate/grammar.py", ""),
         ("cli/opened.py", "^unset WORLD_SIZE"), ("train/stream_torch.py", "^start it without torchrun"),
