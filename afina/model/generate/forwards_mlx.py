@@ -22,20 +22,19 @@ from mlx_lm.models.cache import KVCache, make_prompt_cache
 
 from afina.model.generate.forwards import CACHE_BYTES, READ_TOKENS, Ability, ActiveRow, PathProbe, RowPath, draw_probe
 from afina.model.generate.request import BASE
+from afina.model.mlx.adapter_mlx import is_of_adapter
 from afina.model.mlx.adapters import adapters_of, standing_adapter, switched
 from afina.model.mlx.mlx_model import MlxModel
 from afina.model.mlx.window_mlx import longest_row
 
 CLEARED_EVERY = 256
 """Forwards after which MLX gives back memory that it keeps for the next one, as ``mlx_lm.generate`` does."""
-ADAPTED = (".lora_a", ".lora_b", ".m")
-"""Ends of the names of what an adapter adds."""
 _KNOWN: WeakKeyDictionary[MlxModel, Ability] = WeakKeyDictionary()
 
 
 def number_type(model: MlxModel) -> str:
     """What the base computes in, e.g. ``bfloat16``; of quantized layers, what their scales are held in."""
-    base = (weight for name, weight in tree_flatten(model.network.parameters()) if not name.endswith(ADAPTED))
+    base = (weight for name, weight in tree_flatten(model.network.parameters()) if not is_of_adapter(name))
     return next(str(each.dtype) for each in base if mx.issubdtype(each.dtype, mx.floating)).rpartition(".")[2]
 
 

@@ -12,7 +12,7 @@ from mlx.utils import tree_flatten
 
 from afina.errors import BaseError, RecipeError
 from afina.model.choices import Precision
-from afina.model.mlx.adapter_mlx import MLX_ENDS, PEFT_PREFIX, put_on, read_peft, trained_factors
+from afina.model.mlx.adapter_mlx import PEFT_PREFIX, is_of_adapter, put_on, read_peft, trained_factors
 from afina.model.mlx.arrays_mlx import tensor_of
 from afina.model.mlx.mlx_model import MlxModel
 from afina.model.mlx.open_mlx import open_base, quantized_parts
@@ -91,11 +91,7 @@ def packed(model: MlxModel) -> tuple[int, float] | None:
     if not model.quantization:
         return None
     held = dict(quantized_parts(model.network))
-    of_base = [(name, each.size) for name, each in tree_flatten(model.network.parameters()) if not _adds(name)]
+    of_base = [(name, each.size) for name, each in tree_flatten(model.network.parameters()) if not is_of_adapter(name)]
     numbers = sum(part.weight.size * 32 // part.bits for part in held.values())
     whole = sum(size for name, size in of_base if name.rpartition(".")[0] not in held)
     return int(model.quantization["bits"]), numbers / (numbers + whole)
-
-
-def _adds(name: str) -> bool:
-    return name.rpartition(".")[2] in MLX_ENDS.values()
