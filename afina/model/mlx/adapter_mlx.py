@@ -28,7 +28,7 @@ PEFT_PREFIX = "base_model.model."
 ENDS = {"a": "lora_A.weight", "b": "lora_B.weight", "magnitude": "lora_magnitude_vector"}
 """How PEFT's file calls what it holds of a matrix."""
 MLX_ENDS = {"a": "lora_a", "b": "lora_b", "magnitude": "m"}
-"""How mlx-lm's file calls the same."""
+"""How mlx-lm's layers and its file call the same."""
 PLAIN: Mapping[str, Any] = {
     "bias": "none",
     "modules_to_save": None,
@@ -37,6 +37,15 @@ PLAIN: Mapping[str, Any] = {
     "layer_replication": None,
 }
 """Settings of PEFT's that MLX's layers do not have, with the values at which they do nothing."""
+
+
+def is_of_adapter(name: str) -> bool:
+    """Whether a parameter of mlx-lm's model is part of an adapter, and none of the base.
+
+    >>> is_of_adapter("model.layers.0.self_attn.q_proj.lora_a"), is_of_adapter("model.norm.weight")
+    (True, False)
+    """
+    return name.rpartition(".")[2] in MLX_ENDS.values()
 
 
 class KeyedDropout(nn.Module):  # type: ignore[misc]
