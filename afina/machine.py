@@ -55,11 +55,11 @@ def nvidia_cards() -> list[NvidiaCard]:
     told = ask(
         "nvidia-smi", "--query-gpu=name,memory.total,memory.free,driver_version", "--format=csv,noheader,nounits"
     )
-    rows = ([part.strip() for part in line.split(",")] for line in told.splitlines())
-    return [
-        NvidiaCard(name, *(int(float(mib)) * 2**20 for mib in (total, free)), *rest)
-        for name, total, free, *rest in rows
-    ]
+    found = []
+    for line in told.splitlines():
+        name, total, free, *driver = (part.strip() for part in line.split(","))
+        found.append(NvidiaCard(name, int(float(total)) * 2**20, int(float(free)) * 2**20, *driver))
+    return found
 
 
 def training_memory_here() -> int:
