@@ -55,11 +55,11 @@ def nvidia_cards() -> list[NvidiaCard]:
     told = ask(
         "nvidia-smi", "--query-gpu=name,memory.total,memory.free,driver_version", "--format=csv,noheader,nounits"
     )
-    found = []
-    for line in told.splitlines():
-        name, total, free, *driver = (part.strip() for part in line.split(","))
-        found.append(NvidiaCard(name, int(float(total)) * 2**20, int(float(free)) * 2**20, *driver))
-    return found
+    rows = ([part.strip() for part in line.split(",")] for line in told.splitlines())
+    return [
+        NvidiaCard(name, int(float(total)) * 2**20, int(float(free)) * 2**20, *driver)
+        for name, total, free, *driver in rows
+    ]
 
 
 def training_memory_here() -> int:

@@ -24,7 +24,7 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
     "model/base.py": ("leave … out of adapter.targets", "set train.max_length to … or less"),
     "model/shape.py": ("did you mean …?",),
     "plan/bases.py": ("name its folder, or download it",),
-    "plan/check.py": ("…a faster device or a smaller base", "…a cheaper device or a smaller base",
+    "plan/check.py": ("…a faster device or …", "…a cheaper device or …",
                       "give `budget.price_per_hour`"),
     "plan/device.py": ("did you mean …?", "write one of them"),
     "plan/scratch.py": ("write it like 7B, 350M or 140e9 as 140B",),
@@ -122,6 +122,7 @@ NOT_FOLLOWED: dict[str, tuple[tuple[str, str], ...]] = {
         ("serve/(answers|messages|tools|identity|terminal_chat|llamacpp_driver).py", ""),
         ("llamacpp/completion.py", ""), ("model/generate/", ""),
     ),
+    "options of a command are to be left out: test_plan_more.py gives each of them": (("cli/plan_options.py", ""),),
     "it takes a training that goes wrong, and another to see it go right": (
         ("train/guard.py", "train\\."), ("train/loop.py", ""), ("train/loop.py", "budget.hours"),
         ("train/memory_torch.py", "train.batch_tokens"), ("train/switches_torch.py", "train.checkpoint_activations"),
@@ -149,7 +150,7 @@ NOT_FOLLOWED: dict[str, tuple[tuple[str, str], ...]] = {
         ("dataset/audit/rules.py", "^start from a base whose tokenizer"),
     ),
     "the way out is a larger device or a smaller base": (
-        ("plan/check.py", "^a smaller base"), ("walk/(planning|plan_answers).py", ""),
+        ("plan/check.py", "or a device with more memory"), ("walk/(planning|plan_answers).py", ""),
     ),
     "it asks for other runs, which test_scaling.py names": (
         ("(plan/scaling|walk/scaling_runs).py", "^(train|name|afina plan|finish|measure)"),

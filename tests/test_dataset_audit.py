@@ -311,6 +311,7 @@ def test_a_mix_of_languages_is_told(tmp_path: Path):
 
 
 @needs_shared
+@pytest.mark.long
 def test_the_zig_manual_as_the_experiment_fed_it(tmp_path: Path):
     """The documentation as lines of text, the rows as lines of JSON."""
     page = SHARED / "zig" / "documentation-0.14.0.html"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal
 
 from afina.machine import is_apple_chip
 from afina.model.back_ends import choose_back_end
 from afina.model.footprint import kept_states
 from afina.model.shape import Shape
+from afina.plan.asking import asked_tokens
 from afina.plan.calibration import Sureness, sureness
 from afina.plan.device import Device
 from afina.plan.interval import Interval
@@ -26,9 +26,9 @@ from afina.plan.programs import (
     TrainingProgram,
 )
 from afina.plan.record import Correction, recorded
-from afina.plan.time import optimizer_steps, run_time, slow_parts, time_sureness
+from afina.plan.time import CHOSEN, optimizer_steps, run_time, slow_parts, time_sureness
 from afina.plan.tokens import TokenCount
-from afina.recipe import PROMPT_SEEDS, PROMPT_TOKENS, SKILL_TOKENS, Recipe, expand_path
+from afina.recipe import Recipe
 from afina.recipe.profiles import describe_profile
 from afina.units import show_count
 
@@ -177,7 +177,7 @@ def plan_run(
     sure = sureness("training peak", device.kind, setup.program.name)
     memory = _predicted_memory(memory_parts, sure, tokens, correction, uncertain=bool(shape.uncertain))
     if correction:
-        for part in ("training", "validation"):
+        for part in {"training", "validation", CHOSEN} & time_parts.keys():
             time_parts[part] = correction.of_time(time_parts[part])
     own_price = recipe.budget.price_per_hour
     return Plan(
@@ -219,7 +219,7 @@ def _time_parts(
 ) -> tuple[dict[str, Interval], list[str]]:
     """Seconds of the recipe by part, and what is not in them."""
     train = recipe.train
-    generated, unread = _generated_tokens(recipe)
+    asked = asked_tokens(recipe, tokens)
     parts = run_time(
         shape,
         setup,
@@ -228,11 +228,11 @@ def _time_parts(
         epochs=train.epochs,
         accumulate=train.accumulate,
         validations=train.validate_per_epoch * train.epochs + 2 * (train.method != "scratch"),
-        generated_tokens=generated,
+        asked=asked,
         weight_bytes=frozen_weight_bytes(shape, setup),
         facts=train.facts,
     )
-    return parts, unread
+    return parts, asked.notes
 
 
 def _after(
@@ -375,41 +375,3 @@ def _notes(recipe: Recipe, shape: Shape, tokens: TokenCount, device: Device, set
     if recipe.backend == "mlx" and device.kind == "cuda":
         notes.append(f"backend mlx does not compute on {device.name}: this is the plan of torch")
     return notes
-
-
-def _generated_tokens(recipe: Recipe) -> tuple[float, list[str]]:
-    """Most tokens that evaluation asks for: the rows of probes and tasks and the samples, before and after; and what
-    the trained model writes behind prompts.
-
-    Of the probes taken from the dataset the size is not known before it is built: as many as they may ask at most,
-    where there is anything to take them from. Trained claims to know are few, and not counted.
-    """
-    rows, notes = recipe.evaluate.samples, []
-    rows += recipe.evaluate.questions * sum(role != "claims" for role in recipe.roles_from_dataset)
-    for probe in recipe.evaluate.probes:
-        for file in expand_path(Path(recipe.root), probe.path):
-            if file.is_file():
-                with file.open("rb") as lines:
-                    rows += sum(1 for line in lines if line.strip())
-            else:
-                notes.append(f"probe {probe.path}: a folder; its questions are not in the time")
-    tokens = rows * recipe.evaluate.max_new_tokens + recipe.most_skills * SKILL_TOKENS
-    for task in recipe.evaluate.tasks:
-        file = Path(recipe.root) / task.path
-        found = None
-        if file.suffix == ".jsonl" and file.is_file():
-            with file.open("rb") as lines:
-                found = sum(1 for line in lines if line.strip())
-        drawn = task.sample * len(task.seeds) if task.sample else None
-        known = [count for count in (found, drawn) if count is not None]
-        tokens += min(known, default=0) * (task.max_new_tokens or recipe.evaluate.max_new_tokens)
-        if not known:
-            notes.append(f"task {task.name}: how many rows it has is not known before it is read")
-    if recipe.evaluate.retrieval:
-        notes.append("retrieval: how long its prompts are is not known before; they are not in the time")
-    times = 1 if recipe.train.method == "scratch" else 2
-    continued = 0
-    if recipe.evaluate.prompts and (file := Path(recipe.root) / recipe.evaluate.prompts).is_file():
-        with file.open("rb") as lines:
-            continued = sum(1 for line in lines if line.strip()) * (1 + len(PROMPT_SEEDS)) * PROMPT_TOKENS
-    return float(times * tokens + continued), notes

@@ -86,10 +86,11 @@ _TAIL = """\
 
 Counted on real rows, each hit read: of 8,000 rows of Canarim-Instruct (Portuguese) the checks of answers, without
 `answer_loops` and `cut_answers`, name 28: nine refusals, one claim to know languages, five answers that are their
-question, four that begin with `Resposta:`, three lists as Python prints them (two of which may be
-meant), two addresses, two tokenized texts, one list of English film titles taken for an answer in English, and one answer about line breaks taken for a text escaped twice.
-So some four of 8,000 are false. `answer_loops` names 140, of which two may be meant (a robot's turns, a list of zeros).
-The checks of texts name nothing in the Zig manual, the Zig cookbook and 1,584 sections of Machado de Assis.
+question, four that begin with `Resposta:`, three lists as Python prints them (two of which may be meant), two
+addresses, two tokenized texts, one list of English film titles taken for an answer in English, and one answer about
+line breaks taken for a text escaped twice. So some four of 8,000 are false. `answer_loops` names 140, of which two
+may be meant (a robot's turns, a list of zeros). The checks of texts name nothing in the Zig manual, the Zig cookbook
+and 1,584 sections of Machado de Assis.
 
 ## Not found
 

@@ -382,7 +382,8 @@ RULES: dict[str, Rule] = {
         "take it out, or name a Jinja file as `chat.template` whose marks are tokens of this base",
     ),
     "too_little_data": Rule(
-        "too little data for what is trained", "give more data, or a smaller `adapter.rank`; expect memorization"
+        "too little data for what is trained",
+        "give more data, or train less of the model (with an adapter, a smaller `adapter.rank`); expect memorization",
     ),
     "padding": Rule("padding", "nothing to do; a larger `train.batch_tokens` sorts better", note=True),
     "token_lengths": Rule("lengths in tokens", "nothing to do", note=True),
