@@ -14,7 +14,7 @@ from afina.plan.calibration import sureness
 from afina.plan.device import find_device
 from afina.plan.interval import Interval
 from afina.plan.memory import Setup, peak_interval, training_memory
-from afina.plan.programs import AFINA_MLX, MLX
+from afina.plan.programs import AFINA_MLX, MLX, TrainingProgram
 from afina.recipe.profiles import Profile, profiles
 
 MISTRAL = find_shape("mistralai/Mistral-7B-v0.1")
@@ -32,7 +32,7 @@ DOCUMENTS = {
 CARRIED = ("activations", "logits and backward")
 
 
-def mistral(length: int, rows: int, *, again: bool, program: object = AFINA_MLX) -> Mapping[str, Interval]:
+def mistral(length: int, rows: int, *, again: bool, program: TrainingProgram = AFINA_MLX) -> Mapping[str, Interval]:
     """Parts of the peak: INT4, group 64, rank 8, seven modules."""
     tokens = rows * length
     setup = Setup("qlora", tokens, tokens, 8, SEVEN, place="mps", program=program, length=length, checkpointing=again)
@@ -77,7 +77,8 @@ def test_each_profile_fits_the_mac_that_it_is_for(profile: Profile) -> None:
 @pytest.mark.long
 @pytest.mark.parametrize("name", measure_mlx.JOBS)
 def test_a_peak_of_mlx_lm_is_within_fifteen_per_cent(name: str) -> None:
-    """Its own trainer, three steps over random weights, in a process of its own."""
+    """Its own trainer, two steps over random weights, in a process of its own. A busy machine changes the peak: MLX
+    fetches memory ahead of what it computes."""
     pytest.importorskip("mlx_lm", reason="mlx-lm is not installed")
     found = measure_mlx.measured_apart(name)
     assert 0.85 <= found["predicted"] / found["measured"] <= 1.15, found

@@ -237,6 +237,7 @@ MLX = TrainingProgram(
     four_bit="mlx-4-64",
     packs_tables=True,
     packs_experts=True,
+    adapter_bytes=(4.0, 0.0, 8.0),  # gradients come as activations go
     kept_adapter=Kept(2, 2, 2, 5.75, 1, 4, 1.5, 2, adapted_input=2),
     kept_all=Kept(4, 2, 2, 5, 1),
     dequantized_value=0.0,
@@ -261,7 +262,7 @@ MLX_CPU = replace(
     backward_score_bytes=17.8,
 )
 """There MLX fetches memory ahead of what it computes, and has no fused attention."""
-AFINA_MLX = replace(MLX, name="afina with MLX", copies_each_input=True, logit_bytes=12.0)
+AFINA_MLX = replace(MLX, name="afina with MLX", adapter_bytes=(4.0, 4.0, 8.0), copies_each_input=True, logit_bytes=12.0)
 """Not compiled, so each matrix that reads an input has a copy of its own. Logits of learned positions, in float32."""
 AFINA_MLX_FLOAT32 = replace(
     AFINA_MLX,
