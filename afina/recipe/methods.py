@@ -39,6 +39,8 @@ class Method:
     """Whether each row's question stands with another row's answer too."""
     forward_passes: float = 0.0
     """Passes of a row's tokens without a gradient, in every epoch, beside the step's own."""
+    usual_rate: float = 2e-4
+    """Peak learning rate to begin with, of an adapter."""
     settings: frozenset[str] = frozenset()
     """Keys of ``train`` that mean something to it and to no method without them."""
 
@@ -51,17 +53,23 @@ class Method:
 METHODS: dict[MethodName, Method] = {
     "sft": Method("answers"),
     "cpt": Method("answers", every_token=True, follows=False),
-    "scratch": Method("answers", every_token=True, follows=False),
+    "scratch": Method("answers", every_token=True, follows=False, usual_rate=1e-3),
     "dpo": Method(
-        "dpo", "preference", needs_reference=True, sequences=2, settings=frozenset({"beta", "label_smoothing"})
+        "dpo",
+        "preference",
+        needs_reference=True,
+        sequences=2,
+        usual_rate=2e-5,
+        settings=frozenset({"beta", "label_smoothing"}),
     ),
-    "orpo": Method("orpo", "preference", sequences=2, settings=frozenset({"beta"})),
+    "orpo": Method("orpo", "preference", sequences=2, usual_rate=2e-5, settings=frozenset({"beta"})),
     "kto": Method(
         "kto",
         "rated",
         needs_reference=True,
         mismatched=True,
         forward_passes=1.0,
+        usual_rate=2e-5,
         settings=frozenset({"beta", "desirable_weight", "undesirable_weight"}),
     ),
 }
