@@ -102,7 +102,7 @@ NOT_FOLLOWED: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "a folder was damaged: it is copied again, or the run started again (test_damaged.py)": (
         ("model/base_damage.py", ""), ("model/load_torch.py", ""), ("model/base.py", "^copy the adapter"),
-        ("run.py", "^remove the file and start"), ("report/read.py", ""), ("train/snapshot_torch.py", ""),
+        ("run.py", "^remove the file and start"), ("report/read.py", ""), ("train/checkpoint.py", ""),
         ("tokenizer/tokens.py", ""), ("walk/context.py", "^copy the whole run"), ("recipe/load.py", "^copy the recipe"),
         ("model/generate/generate_torch.py", "^the weights are damaged"), ("serve/terminal_chat.py", "^the weights"),
     ),
@@ -133,8 +133,11 @@ NOT_FOLLOWED: dict[str, tuple[tuple[str, str], ...]] = {
         ("evaluate/sample_files.py", "what `afina guardrails --json` printed"),
         ("evaluate/sample_report.py", "--(tokenizer|keep-prompts)"),
     ),
-    "it is followed where its module is tested (test_shortcuts, test_rounded, test_shape_walk, test_tokenizer_kinds)": (
+    "it is followed where its module is tested (test_shortcuts, test_rounded, test_shape_walk, test_mlx, ...)": (
         ("model/adapter_torch.py", "^remove … from adapter.targets"), ("model/base_kind.py", "trains over those"),
+        ("model/adapter_torch.py", "^leave it out for all"), ("model/base_kind.py", "^`backend: mlx` trains over it"),
+        ("(model/(mlx/|back_ends|skeleton_torch)|walk/(base|planning))", "backend"), ("model/mlx/", ""),
+        ("model/mlx/", "adapter[.]group_size|leave adapter[.]|device: cpu"),
         ("train/backend_torch.py", "^train.parallel: ddp"), ("model/shape_(read|walk_torch).py", ""),
         ("model/base.py", "^adapter.kind: lora$"),
         ("tokenizer/(pieces|sentencepiece_model).py", ""), ("tokenizer/sentencepiece_model.py", "scratch[.]"),

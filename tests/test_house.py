@@ -87,12 +87,12 @@ LIBRARIES: dict[str, set[str]] = {
     "dataset.audit": {"numpy"},
     "tokenizer": {"tokenizers", "transformers", "jinja2", "numpy", "sentencepiece"},
     "model": {"torch", "transformers", "peft", "bitsandbytes", "safetensors", "tokenizers", "huggingface_hub", "numpy"}
-    | {"liger_kernel", "llguidance", "gguf", "filelock"},
+    | {"liger_kernel", "llguidance", "gguf", "filelock", "mlx", "mlx_lm"},
     "plan": {"numpy", "scipy"},
     "report": {"jinja2", "markupsafe", "ruamel"},
     "score": {"numpy", "sacrebleu"},
     "evaluate": {"torch", "lm_eval", "bm25s"},
-    "train": {"torch", "safetensors", "numpy", "bitsandbytes", "wandb", "mlflow", "trackio"},
+    "train": {"torch", "safetensors", "numpy", "bitsandbytes", "wandb", "mlflow", "trackio", "mlx", "mlx_lm"},
     "serve": {"torch", "transformers", "peft", "fastapi", "starlette", "uvicorn", "prometheus_client", "pydantic"}
     | {"pydantic_core", "httpx"},
     "llamacpp": {"torch", "gguf", "numpy", "safetensors", "peft", "httpx", "xllamacpp"},
@@ -107,7 +107,7 @@ HEAVY |= {"ray", "gguf", "sentencepiece", "xllamacpp", "mlx", "mlx_lm", "httpx",
 
 def loads_torch(module: str) -> bool:
     """Whether a module may import a heavy library when it is itself imported."""
-    return room_of(module) == "evaluate" or module.endswith("_torch")
+    return room_of(module) == "evaluate" or module.endswith(("_torch", "_mlx"))
 
 
 class Import:

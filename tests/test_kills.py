@@ -13,17 +13,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_train import Recorder, adapter_weights, run_training
+from test_train import BACK_ENDS, Recorder, adapter_weights, run_training
 from thorough import times
 from tiny import make_base, make_recipe
 
-import afina.train.backend_torch as backend_torch
 import afina.train.checkpoint as checkpoint
 import afina.train.snapshot_torch as snapshot_torch
 from afina.errors import DiskFull
+from afina.train.backend_torch import TorchBackend
 
 KILLS = times(8, 20)
 FORK = multiprocessing.get_context("fork")
+STARTS = {"torch": FORK, "mlx": multiprocessing.get_context("spawn")}
+"""MLX computes in threads of its own, which a fork does not have."""
 
 
 @pytest.fixture(scope="module")
@@ -31,10 +33,10 @@ def base(tmp_path_factory):
     return make_base(tmp_path_factory.mktemp("base"))
 
 
-@pytest.fixture(scope="module")
-def recipe(base):
+@pytest.fixture(scope="module", params=BACK_ENDS)
+def recipe(request, base):
     often = {"checkpoint_seconds": 1e-9, "epochs": 8, "validate_per_epoch": 0}
-    return make_recipe(base, train=often, adapter={"dropout": 0.2})
+    return make_recipe(base, train=often, adapter={"dropout": 0.2}, backend=request.param)
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +73,9 @@ def test_kills_at_random_moments_end_bitwise_the_same(base, tmp_path, recipe, wh
     expected, steps, _ = whole
     pick, told = random.Random(), []
     for _ in range(KILLS):
-        hears, says = FORK.Pipe(duplex=False)
-        child = FORK.Process(target=run_training, args=(base, tmp_path, recipe, Tells(says)))
+        start = STARTS[recipe.backend]
+        hears, says = start.Pipe(duplex=False)
+        child = start.Process(target=run_training, args=(base, tmp_path, recipe, Tells(says)))
         child.start()
         says.close()
         told.append([hears.recv() for _ in range(pick.randint(1, 3))])
@@ -85,9 +88,20 @@ def test_kills_at_random_moments_end_bitwise_the_same(base, tmp_path, recipe, wh
     assert same(adapter_weights(model), expected), told
 
 
+def in_a_save(backend: str):
+    """Of a back end its class, and what writes its tensors: where, under which name, and itself."""
+    if backend == "torch":
+        return TorchBackend, (snapshot_torch, "save_file", snapshot_torch.save_file)
+    import afina.model.mlx.arrays_mlx as arrays_mlx
+    from afina.train.backend_mlx import MlxBackend
+
+    return MlxBackend, (arrays_mlx, "serialize_file", arrays_mlx.serialize_file)
+
+
 def die_in_a_save(call: int, *arguments) -> None:
     """Train, and kill this process at the so-manieth thing that a save does; files are left half-written."""
-    inside, left, own_save = [False], [call], backend_torch.save_checkpoint
+    inside, left, backend, written_by = [False], [call], *in_a_save(arguments[2].backend)
+    own_save = backend.save
 
     def save(*arguments, **options):
         inside[0] = True
@@ -99,7 +113,7 @@ def die_in_a_save(call: int, *arguments) -> None:
             left[0] -= inside[0]
             if left[0] == 0:
                 file = rest[0] if rest and isinstance(rest[0], Path) else first
-                if own is snapshot_torch.save_file:
+                if own is written_by[2]:
                     file.write_bytes(b"half")
                 elif own is shutil.rmtree:
                     (file / "hashes.json").unlink(missing_ok=True)
@@ -108,8 +122,8 @@ def die_in_a_save(call: int, *arguments) -> None:
 
         return act
 
-    backend_torch.save_checkpoint = save
-    places = ((snapshot_torch, "save_file"), (checkpoint, "hash_file"), (shutil, "rmtree"), (os, "fsync"))
+    backend.save = save
+    places = (written_by[:2], (checkpoint, "hash_file"), (shutil, "rmtree"), (os, "fsync"))
     for module, name in (*places, (Path, "rename"), (Path, "write_text")):
         setattr(module, name, deadly(getattr(module, name)))
     run_training(*arguments)
@@ -120,7 +134,8 @@ def test_kills_during_a_save_end_bitwise_the_same(base, tmp_path, recipe, whole)
     expected, _, _ = whole
     pick, begun = random.Random(11), 0
     for _ in range(KILLS):
-        child = FORK.Process(target=die_in_a_save, args=(pick.randint(1, 30), base, tmp_path, recipe))
+        start = STARTS[recipe.backend]
+        child = start.Process(target=die_in_a_save, args=(pick.randint(1, 30), base, tmp_path, recipe))
         child.start()
         child.join()
         assert child.exitcode == -signal.SIGKILL
@@ -167,8 +182,9 @@ def test_a_disk_that_is_really_full(base, tmp_path, recipe, whole):
     """Room for two checkpoints and a half, and `keep_checkpoints` is 2: the third has no room while it is written."""
     expected, steps, folder = whole
     size = sum(file.stat().st_size for file in (folder / f"step-{steps:08d}").iterdir())
-    hears, says = FORK.Pipe(duplex=False)
-    child = FORK.Process(target=train_on_a_small_disk, args=(says, tmp_path, size * 5 // 2, base, recipe))
+    start = STARTS[recipe.backend]
+    hears, says = start.Pipe(duplex=False)
+    child = start.Process(target=train_on_a_small_disk, args=(says, tmp_path, size * 5 // 2, base, recipe))
     child.start()
     says.close()
     told = hears.recv()

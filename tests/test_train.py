@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -18,6 +19,9 @@ from afina.train.checkpoint import checkpoint_problem, newest_checkpoint
 from afina.train.loop import Stopped, TrainingJob, train
 
 CPU = torch.device("cpu")
+
+
+BACK_ENDS = ["torch", pytest.param("mlx", marks=pytest.mark.skipif(find_spec("mlx_lm") is None, reason="no mlx-lm"))]
 
 
 @pytest.fixture(scope="module")
@@ -43,13 +47,20 @@ class Recorder:
 def run_training(base, folder, recipe=None, log=None, rows=None, model=None, held_out=None, **options):
     recipe = recipe or make_recipe(base)
     encoded, renderer = make_rows(base, recipe)
-    if model is None:
-        model = attach_adapter(load_base(base, recipe, CPU), recipe.adapter, recipe.seed)
     log = log or Recorder()
     said = []
-    of_backend = {"ranks": options.pop("ranks", None), "lora_plus_ratio": recipe.adapter.lora_plus_ratio}
-    pad_id = renderer.tokenizer.pad_token_id
-    backend = TorchBackend(model, recipe.train, pad_id=pad_id, device=CPU, say=said.append, **of_backend)
+    of_backend = {"pad_id": renderer.tokenizer.pad_token_id, "say": said.append}
+    of_backend["lora_plus_ratio"] = recipe.adapter.lora_plus_ratio
+    if recipe.backend == "mlx":
+        from afina.model.mlx.to_train_mlx import model_to_train
+        from afina.train.backend_mlx import MlxBackend
+
+        model = model or model_to_train(base, recipe, "fp32")[1]
+        backend = MlxBackend(model, recipe.train, **of_backend)
+    else:
+        if model is None:
+            model = attach_adapter(load_base(base, recipe, CPU), recipe.adapter, recipe.seed)
+        backend = TorchBackend(model, recipe.train, device=CPU, ranks=options.pop("ranks", None), **of_backend)
     job = TrainingJob(folder, "same", seed=recipe.seed, **options)
     learned = rows if rows is not None else encoded
     state = train(backend, learned, held_out or encoded[:4], recipe.train, job, log=log, say=said.append)
@@ -57,6 +68,10 @@ def run_training(base, folder, recipe=None, log=None, rows=None, model=None, hel
 
 
 def adapter_weights(model):
+    if not hasattr(model, "named_parameters"):  # mlx-lm's
+        from afina.model.mlx.to_train_mlx import trained_tensors
+
+        return trained_tensors(model)
     return {name: weight.detach().clone() for name, weight in model.named_parameters() if weight.requires_grad}
 
 
@@ -174,9 +189,10 @@ def test_merged_is_base_plus_scale_b_a(base, tmp_path):
     torch.testing.assert_close(merged, expected)
 
 
+@pytest.mark.parametrize("backend", BACK_ENDS)
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
-def test_killed_and_resumed_is_bitwise_uninterrupted(base, tmp_path, dropout):
-    recipe = make_recipe(base, train={"checkpoint_seconds": 1e-9}, adapter={"dropout": dropout})
+def test_killed_and_resumed_is_bitwise_uninterrupted(base, tmp_path, dropout, backend):
+    recipe = make_recipe(base, train={"checkpoint_seconds": 1e-9}, adapter={"dropout": dropout}, backend=backend)
     whole, state, *_ = run_training(base, tmp_path / "whole", recipe)
     with pytest.raises(KeyboardInterrupt):
         run_training(base, tmp_path / "killed", recipe, Recorder(die_after=5))

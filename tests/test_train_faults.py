@@ -10,13 +10,14 @@ import shutil
 import signal
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from test_bad_input import call
-from test_train import CPU, Recorder, adapter_weights, run_training
+from test_train import BACK_ENDS, CPU, Recorder, adapter_weights, run_training
 from test_walk import write_project
 from tiny import make_base, make_recipe, make_rows
 
@@ -48,6 +49,18 @@ def recipe(base):
     return make_recipe(base, train=OFTEN, adapter=DROPOUT)
 
 
+@pytest.fixture(scope="module", params=BACK_ENDS)
+def either(request, base):
+    """The same recipe by each back end."""
+    return make_recipe(base, train=OFTEN, adapter=DROPOUT, backend=request.param)
+
+
+@pytest.fixture(scope="module")
+def expected_of_either(base, either, tmp_path_factory):
+    """Its adapter where nothing disturbs the training."""
+    return adapter_weights(run_training(base, tmp_path_factory.mktemp("either"), either)[0])
+
+
 @pytest.fixture(scope="module")
 def expected(base, tmp_path_factory):
     """The adapter of a training that nothing disturbs, with dropout."""
@@ -73,16 +86,28 @@ def wrong_at(monkeypatch, calls, value=float("nan")):
         return found * value if count[0] in calls else found
 
     monkeypatch.setattr(answers, "target_loss", loss)
+    if find_spec("mlx_lm") is None:
+        return
+    import afina.train.methods.answers_mlx as answers_mlx
+
+    own_mlx = answers_mlx.loss
+
+    def loss_by_mlx(model, batch, targets):
+        count[0] += 1
+        found = own_mlx(model, batch, targets)
+        return found * value if count[0] in calls else found
+
+    monkeypatch.setattr(answers_mlx, "loss", loss_by_mlx)
 
 
 # ---- not a number
 
 
-def test_a_single_nan_costs_half_the_rate_and_no_more(base, tmp_path, recipe, monkeypatch):
-    plain = run_training(base, tmp_path / "plain", recipe)[2]
+def test_a_single_nan_costs_half_the_rate_and_no_more(base, tmp_path, either, monkeypatch):
+    plain = run_training(base, tmp_path / "plain", either)[2]
     monkeypatch.setattr(footprint, "GOOD_STEPS", 4)
     wrong_at(monkeypatch, {7})
-    _, state, log, said = run_training(base, tmp_path / "nan", recipe)
+    _, state, log, said = run_training(base, tmp_path / "nan", either)
     (back,) = events(log, "went_back")
     assert (back["step"], back["to"], back["tries"], back["rate_factor"]) == (6, 4, 1, 0.5)
     assert "rows.jsonl:" in back["reason"] and any("goes back to step 4" in line for line in said)
@@ -92,10 +117,10 @@ def test_a_single_nan_costs_half_the_rate_and_no_more(base, tmp_path, recipe, mo
     assert (state.tries, state.rate_factor) == (1, 0.5)
 
 
-def test_going_back_restores_weights_moments_and_generators(base, tmp_path, recipe, monkeypatch):
+def test_going_back_restores_weights_moments_and_generators(base, tmp_path, either, monkeypatch):
     """With the whole rate after going back, the run ends as if nothing had happened."""
     monkeypatch.setattr(footprint, "GOOD_STEPS", 4)
-    whole = adapter_weights(run_training(base, tmp_path / "whole", recipe)[0])
+    whole = adapter_weights(run_training(base, tmp_path / "whole", either)[0])
     wrong_at(monkeypatch, {7})
     own = guard.LastGood.go_back
 
@@ -105,18 +130,19 @@ def test_going_back_restores_weights_moments_and_generators(base, tmp_path, reci
         return state
 
     monkeypatch.setattr(guard.LastGood, "go_back", unpunished)
-    assert same(adapter_weights(run_training(base, tmp_path / "nan", recipe)[0]), whole)
+    assert same(adapter_weights(run_training(base, tmp_path / "nan", either)[0]), whole)
 
 
+@pytest.mark.parametrize("backend", BACK_ENDS)
 @pytest.mark.parametrize("die_after", [5, pytest.param(9, marks=pytest.mark.long)])
-def test_killed_around_a_nan_it_ends_bitwise_the_same(base, tmp_path, recipe, monkeypatch, die_after):
+def test_killed_around_a_nan_it_ends_bitwise_the_same(base, tmp_path, monkeypatch, die_after, backend):
     """The NaN belongs to the weights of step 6 at the whole rate, so that a resumed run meets it again."""
     monkeypatch.setattr(footprint, "GOOD_STEPS", 4)
     own = loop.learning_rate
     monkeypatch.setattr(loop, "learning_rate", lambda step, *rest: 200.0 if step == 5 else own(step, *rest))
-    whole, state, log, _ = run_training(base, tmp_path / "whole", make_recipe(base, train=OFTEN | {"tries": 30}))
+    recipe = make_recipe(base, train=OFTEN | {"tries": 30}, backend=backend)
+    whole, state, log, _ = run_training(base, tmp_path / "whole", recipe)
     assert 2 <= state.tries < 30 and events(log, "went_back")[0]["to"] in (0, 4)
-    recipe = make_recipe(base, train=OFTEN | {"tries": 30})
     with pytest.raises(KeyboardInterrupt):
         run_training(base, tmp_path / "killed", recipe, Recorder(die_after=die_after))
     resumed, again, _, _ = run_training(base, tmp_path / "killed", recipe)
@@ -150,19 +176,19 @@ def test_a_weight_of_the_base_that_is_not_a_number_is_not_met_by_a_lower_rate(ba
         run_training(base, tmp_path, recipe, model=model)
 
 
-def test_nan_in_the_data_path_from_the_start(base, tmp_path, recipe, monkeypatch):
+def test_nan_in_the_data_path_from_the_start(base, tmp_path, either, monkeypatch):
     wrong_at(monkeypatch, set(range(1, 10)))
     with pytest.raises(TrainingDiverged, match="before anything was learned"):
-        run_training(base, tmp_path, recipe)
+        run_training(base, tmp_path, either)
 
 
-def test_the_last_step_cannot_leave_broken_weights(base, tmp_path, recipe, monkeypatch):
+def test_the_last_step_cannot_leave_broken_weights(base, tmp_path, either, monkeypatch):
     own = loop.learning_rate
     monkeypatch.setattr(
         loop, "learning_rate", lambda step, steps, train: 1e39 if step == steps - 1 else own(step, steps, train)
     )
     with pytest.raises(TrainingDiverged, match=r"after step .* is NaN or infinite|held-out loss is (nan|inf)"):
-        run_training(base, tmp_path, recipe)
+        run_training(base, tmp_path, either)
 
 
 # ---- nothing is learned
@@ -444,7 +470,7 @@ def test_twenty_kills_anywhere_even_while_saving_end_bitwise_the_same(base, tmp_
     assert not list(tmp_path.glob("step-*.partial"))
 
 
-def test_sigterm_then_the_same_again_is_bitwise_uninterrupted(base, tmp_path, recipe, expected):
+def test_sigterm_then_the_same_again_is_bitwise_uninterrupted(base, tmp_path, either, expected_of_either):
     class Signals(Recorder):
         def __call__(self, event, **values):
             super().__call__(event, **values)
@@ -453,8 +479,8 @@ def test_sigterm_then_the_same_again_is_bitwise_uninterrupted(base, tmp_path, re
 
     for _ in range(2):
         with pytest.raises(loop.Stopped):
-            run_training(base, tmp_path, recipe, Signals())
-    assert same(adapter_weights(run_training(base, tmp_path, recipe)[0]), expected)
+            run_training(base, tmp_path, either, Signals())
+    assert same(adapter_weights(run_training(base, tmp_path, either)[0]), expected_of_either)
 
 
 @pytest.mark.parametrize("file", ["weights", "optimizer", "random", "good-optimizer"])

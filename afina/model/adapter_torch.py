@@ -10,6 +10,7 @@ loftq    A, B from what NF4 lost of W       arXiv 2310.08659
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 
 from afina.errors import RecipeError
 from afina.model.base_damage import weight_files
-from afina.model.decoder_torch import not_text
+from afina.model.decoder_torch import not_text, text_config
 from afina.model.kept_torch import keep_rest
 from afina.model.targets_torch import OTHER_FORM, OUTPUT, all_linear, expert_stacks, matrices
 from afina.recipe import Adapter
@@ -49,6 +50,8 @@ def adapter_config(model: Any, adapter: Adapter) -> Any:
 
 def _targets(model: Any, adapter: Adapter) -> tuple[str | list[str], list[str]]:
     """PEFT's target modules and target parameters."""
+    if adapter.num_layers is not None:
+        return _targets_of_last(model, adapter, adapter.num_layers)
     if adapter.targets == "all-linear":
         found = all_linear(model, adapter)
         # What PEFT finds by itself is left to it: adapters then name their targets as everybody's do. Of mixtures it
@@ -70,6 +73,31 @@ def _targets(model: Any, adapter: Adapter) -> tuple[str | list[str], list[str]]:
         name for name in names if name not in of_experts or any(_named(full, name) for full, _ in matrices(model))
     ]
     return modules, parameters
+
+
+def _targets_of_last(model: Any, adapter: Adapter, layers: int) -> tuple[list[str], list[str]]:
+    """Of the same targets those in the last layers, by their full names.
+
+    Raises:
+        RecipeError: the model has fewer layers.
+    """
+    depth = int(text_config(model).num_hidden_layers)
+    if layers > depth:
+        raise RecipeError(
+            f"adapter.num_layers is {layers}, and the base has {depth} layers",
+            "leave it out for all",
+            "adapter.num_layers",
+        )
+    modules, parameters = _targets(model, adapter.model_copy(update={"num_layers": None}))
+    if isinstance(modules, str):
+        modules = list(all_linear(model, adapter).modules)
+    named = [full for full, _ in matrices(model) if any(_named(full, name) for name in modules)]
+
+    def among_last(full: str) -> bool:
+        number = re.search(r"\.(\d+)\.", full)
+        return number is not None and int(number[1]) >= depth - layers
+
+    return [*filter(among_last, named)], [*filter(among_last, parameters)]
 
 
 def _named(full: str, name: str) -> bool:

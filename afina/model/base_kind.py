@@ -65,7 +65,13 @@ KINDS: Mapping[str, BaseKind] = {
             (),
             _EVERY[:1],
         ),
-        BaseKind("mlx", "holds weights quantized by MLX", UNQUANTIZED, (), ("mlx",)),
+        BaseKind(
+            "mlx",
+            "holds weights quantized by MLX",
+            f"`backend: mlx` trains over it; or {UNQUANTIZED}",
+            ("qlora",),
+            ("mlx",),
+        ),
         BaseKind("quantized", "holds weights quantized by {detail}", UNQUANTIZED, (), ("vllm",)),
         BaseKind(
             "adapter",

@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from afina.errors import Problem, RecipeError
-from afina.recipe import Recipe, Train
+from afina.model.back_ends import BackEnd
+from afina.recipe import BackEndName, Recipe, Train
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -27,7 +28,7 @@ class Machine:
 
     kind: Literal["cpu", "cuda", "mps"]
     bf16: bool = False
-    """Whether a GPU has bf16 units."""
+    """Whether a GPU has bf16 units; an Apple chip, whether what computes there takes bf16 (MLX does)."""
     liger: bool = False
     bitsandbytes: bool = False
     compiler: bool = False
@@ -43,6 +44,7 @@ class Choices:
     compile: bool
     optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "muon"]
     why: tuple[str, ...] = ()
+    backend: BackEndName = "torch"
 
     def as_json(self) -> dict[str, Any]:
         """What the numbers depend on: everything but the reasons."""
@@ -50,7 +52,8 @@ class Choices:
 
     def settings(self, train: Train) -> Train:
         """The loop's settings with nothing left at ``auto``."""
-        return train.model_copy(update=self.as_json() | {"compile": "on" if self.compile else "off"})
+        chosen = {name: getattr(self, name) for name in CHOSEN}
+        return train.model_copy(update=chosen | {"compile": "on" if self.compile else "off"})
 
     def meet(self, train: Train) -> bool:
         """Whether they are what a recipe names; what it leaves at ``auto`` may be anything.
@@ -67,15 +70,25 @@ class Choices:
         bf16, liger kernels, not compiled, adamw (compiling was not measured on a GPU)
         """
         parts = [self.precision, f"{self.kernels} kernels", "compiled" if self.compile else "not compiled"]
+        if self.backend == "mlx":
+            parts = ["mlx", self.precision]
         return ", ".join([*parts, self.optimizer]) + (f" ({'; '.join(self.why)})" if self.why else "")
 
 
-def choose(recipe: Recipe, machine: Machine, *, model_type: str = "llama", fits: str = "yes") -> Choices:
+def choose(
+    recipe: Recipe,
+    machine: Machine,
+    *,
+    model_type: str = "llama",
+    fits: str = "yes",
+    back_end: BackEnd | None = None,
+) -> Choices:
     """Everything that the recipe leaves at ``auto``, with the reasons.
 
     Args:
         model_type: of the base, as its config.json says.
         fits: whether memory will do with plain AdamW, as the plan says it: `yes`, `maybe` or `no`.
+        back_end: what computes, and why; torch where not given.
 
     Raises:
         RecipeError: what the recipe names cannot be had here; every such wish at once.
@@ -87,6 +100,8 @@ def choose(recipe: Recipe, machine: Machine, *, model_type: str = "llama", fits:
     train = recipe.train
     if problems := list(impossible(train, machine, model_type)):
         raise RecipeError(problems=problems)
+    if back_end is not None and back_end.name == "mlx":
+        return Choices(choose_precision(recipe, machine), "torch", False, "adamw", (back_end.why,), "mlx")
     why: list[str] = []
     precision = choose_precision(recipe, machine)
     if precision == "bf16" and machine.kind == "cpu":
@@ -111,15 +126,16 @@ def choose(recipe: Recipe, machine: Machine, *, model_type: str = "llama", fits:
 
 
 def choose_precision(recipe: Recipe, machine: Machine) -> Precision:
-    """What products are computed in: bf16 where a GPU has it, fp32 on CPUs and Apple chips.
+    """What products are computed in: bf16 where a GPU has it, fp32 on CPUs and, by torch, on Apple chips.
 
-    GPUs before Ampere have fp16 alone, whose gradients become zero without a scaled loss: adapters over
-    a frozen base bear that, training every weight does not.
+    MLX keeps a frozen base in bf16 on an Apple chip, and in fp32 weights that are trained. GPUs before Ampere have fp16
+    alone, whose gradients become zero without a scaled loss: adapters over a frozen base bear that, training every
+    weight does not.
     """
     if recipe.train.precision != "auto":
         return recipe.train.precision
     if machine.kind != "cuda":
-        return "fp32"
+        return "bf16" if machine.bf16 and not recipe.trains_all else "fp32"
     if machine.bf16:
         return "bf16"
     return "fp32" if recipe.trains_all else "fp16"
@@ -138,7 +154,7 @@ def impossible(train: Train, machine: Machine, model_type: str = "llama") -> Ite
             "install it, or train.compile: auto",
             "train.compile",
         )
-    if train.precision == "bf16" and (machine.kind == "mps" or (machine.kind == "cuda" and not machine.bf16)):
+    if train.precision == "bf16" and machine.kind != "cpu" and not machine.bf16:
         yield Problem("this GPU does not compute in bf16", "train.precision: auto takes what it has", "train.precision")
     if problem := no_optimizer(train.optimizer, machine.kind, bitsandbytes=machine.bitsandbytes):
         yield problem

@@ -24,6 +24,7 @@ from afina.errors import AfinaError
 from afina.model.anatomy_torch import CANNOT, Anatomy, anatomy_of, in_short, own_logits, plainly
 from afina.model.decoder_torch import text_config
 from afina.model.footprint import chunk_targets
+from afina.model.padding import pad_rows
 from afina.model.steps.cross_entropy_torch import linear_cross_entropy
 from afina.model.steps.prefix_torch import hidden_states, shared_prefix, side_by_side
 from afina.tokenizer.encode import Row
@@ -103,20 +104,14 @@ def make_batch(rows: Sequence[Row], pad_id: int, device: torch.device, *, share:
         pairs, better = len(rows), sum(sum(row.mask) for row in rows)
         rows = side_by_side(rows)
         assert len(rows) == 2 * pairs, "preferences and other rows are learned in different stages"
-    length = max(len(row.ids) for row in rows)
-    ids = torch.full((len(rows), length), pad_id, dtype=torch.long)
-    mask = torch.zeros((len(rows), length), dtype=torch.bool)
-    for number, row in enumerate(rows):
-        ids[number, : len(row.ids)] = torch.tensor(row.ids)
-        mask[number, : len(row.ids)] = torch.tensor(row.mask)
-    positions = (mask[:, 1:].nonzero() * torch.tensor([length, 1])).sum(1)
+    padded = pad_rows(rows, pad_id)
     return Batch(
-        ids_BL=ids.to(device),
-        positions_N=positions.to(device),
-        targets_N=ids[:, 1:][mask[:, 1:]].to(device),
+        ids_BL=torch.from_numpy(padded.ids_BL).to(device),
+        positions_N=torch.from_numpy(padded.positions_N).to(device),
+        targets_N=torch.from_numpy(padded.targets_N).to(device),
         prefix=shared_prefix(rows) if share else 0,
-        tokens=sum(len(row.ids) for row in rows),
-        lengths=tuple(len(row.ids) for row in rows),
+        tokens=sum(padded.lengths),
+        lengths=padded.lengths,
         pairs=pairs,
         better=better,
         reference_JR=torch.tensor(references, device=device).T if references else None,

@@ -37,6 +37,8 @@ class Method:
     """Sequences of a row that stand side by side in one micro-batch."""
     mismatched: bool = False
     """Whether each row's question stands with another row's answer too."""
+    by_mlx: bool = False
+    """Whether the MLX back end has it too: its loss and score are in ``train/methods/<file>_mlx.py``."""
     forward_passes: float = 0.0
     """Passes of a row's tokens without a gradient, in every epoch, beside the step's own."""
     usual_rate: float = 2e-4
@@ -51,8 +53,8 @@ class Method:
 
 
 METHODS: dict[MethodName, Method] = {
-    "sft": Method("answers"),
-    "cpt": Method("answers", every_token=True, follows=False),
+    "sft": Method("answers", by_mlx=True),
+    "cpt": Method("answers", every_token=True, follows=False, by_mlx=True),
     "scratch": Method("answers", every_token=True, follows=False, usual_rate=1e-3),
     "dpo": Method(
         "dpo",

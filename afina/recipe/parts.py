@@ -246,7 +246,8 @@ class Adapter(RecipePart):
     """What is trained: a low-rank adapter, or every weight."""
 
     kind: Literal["lora", "qlora", "none"] = "lora"
-    """`lora`; `qlora`: on a base in 4 bits (NF4, double quantization); or `none`: train every weight."""
+    """`lora`; `qlora`: on a base in 4 bits (NF4, double quantization; with `backend: mlx` MLX's own, see `bits`); or
+    `none`: train every weight."""
     variant: Literal["lora", "rslora", "dora", "pissa", "loftq"] = "lora"
     """Variant of LoRA. `rslora` scales by alpha/sqrt(rank), `dora` also trains the magnitude of each column, `pissa`
     starts from the largest singular values (not with qlora), `loftq` from the quantization error (only with qlora)."""
@@ -259,6 +260,14 @@ class Adapter(RecipePart):
     targets: Literal["all-linear"] | list[str] = "all-linear"
     """Which layers get an adapter: `all-linear`, every matrix that learns from text (routed experts too where PEFT can;
     no routers, no output), or a list of names, e.g. `[q_proj, v_proj, experts]`."""
+    num_layers: Count | None = None
+    """So many of the last layers get an adapter; null: all of them."""
+    bits: Literal[4, 8] | None = None
+    """For `qlora`: bits of each of the base's numbers; 8 with `backend: mlx` alone. null: 4, or as many as a base has
+    that MLX has quantized already."""
+    group_size: Literal[32, 64, 128] | None = None
+    """For `qlora` with `backend: mlx`: how many numbers share a scale and an offset; null: 64, or as a quantized base
+    has it."""
     lora_plus_ratio: Annotated[float, Field(ge=1.0)] = 1.0
     """LoRA+: the B matrices train at this multiple of `train.learning_rate`, e.g. 16."""
     modules_to_save: list[str] = []
@@ -280,6 +289,11 @@ class Adapter(RecipePart):
             )
         if self.kind == "none" and (self.variant != "lora" or self.lora_plus_ratio != 1.0 or self.modules_to_save):
             raise ValueError("kind none has no adapter: remove variant, lora_plus_ratio and modules_to_save")
+        if self.kind == "none" and self.num_layers is not None:
+            raise ValueError("kind none has no adapter: remove num_layers")
+        for name in ("bits", "group_size"):
+            if getattr(self, name) is not None and self.kind != "qlora":
+                raise ValueError(f"{name} belongs to kind qlora: remove it")
         return self
 
 
@@ -567,6 +581,9 @@ class Budget(RecipePart):
     """Start even if the plan says that it will not fit."""
 
 
+BackEndName = Literal["torch", "mlx"]
+
+
 class Recipe(RecipePart):
     """The whole description of a run.
 
@@ -591,6 +608,9 @@ class Recipe(RecipePart):
     """Let code that comes with the base run."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to train. `auto` takes a GPU or Apple chip if there is one."""
+    backend: Literal["auto", BackEndName] = "auto"
+    """What computes: `torch`, or `mlx` (mlx-lm's models, on Apple chips and, slowly, on CPUs). `auto`: mlx on an Apple
+    chip where mlx-lm is installed and has all that the recipe asks for, else torch."""
     sources: list[Source] = Field(min_length=1)
     dataset: Dataset = Dataset()
     chat: Chat = Chat()
@@ -629,6 +649,13 @@ class Recipe(RecipePart):
         placed = [position for position, source in enumerate(self.sources) if source.stage != "auto"]
         if placed and self.train.first is None:
             raise ValueError(f"sources.{placed[0]}.stage needs `train.first`: there is only one stage")
+        return self
+
+    @model_validator(mode="after")
+    def _backend_has_it(self) -> Recipe:
+        for name, other, missing in (("mlx", "torch", self.beyond_mlx), ("torch", "mlx", self.beyond_torch)):
+            if self.backend == name and missing:
+                raise ValueError(f"backend {name} has no {', no '.join(missing)}: remove it, or take backend {other}")
         return self
 
     @model_validator(mode="after")
@@ -685,6 +712,35 @@ class Recipe(RecipePart):
     def trains_all(self) -> bool:
         """Whether every weight is trained: no adapter stands over a frozen base."""
         return self.train.method == "scratch" or self.adapter.kind == "none"
+
+    @property
+    def beyond_mlx(self) -> list[str]:
+        """What this recipe asks for and backend mlx does not have, with what it has instead."""
+        train, adapter = self.train, self.adapter
+        methods = [stage.method for stage in (train, *([train.first] if train.first else []))]
+        known = in_words(methods_that(by_mlx=True), "and")
+        variants = "(it has lora, rslora and dora)"
+        found = {f"train.method {name} (it has {known})": not METHODS[name].by_mlx for name in methods}
+        found |= {
+            f"train.optimizer {train.optimizer} (it has adamw)": train.optimizer not in ("auto", "adamw"),
+            "train.neftune_alpha": train.neftune_alpha is not None,
+            "train.kernels liger": train.kernels == "liger",
+            "train.compile on": train.compile == "on",
+            f"adapter.variant {adapter.variant} {variants}": adapter.variant in ("pissa", "loftq"),
+            "adapter.modules_to_save": bool(adapter.modules_to_save),
+            "device cuda (it has Apple chips and CPUs)": self.device == "cuda",
+        }
+        return [what for what, asked in found.items() if asked]
+
+    @property
+    def beyond_torch(self) -> list[str]:
+        """What this recipe asks for and backend torch does not have."""
+        adapter = self.adapter
+        found = {
+            "adapter.bits 8 (its qlora is NF4, of 4 bits)": adapter.bits == 8,
+            f"adapter.group_size {adapter.group_size} (NF4 has blocks of 64)": adapter.group_size is not None,
+        }
+        return [what for what, asked in found.items() if asked]
 
     @property
     def reads_stream(self) -> bool:

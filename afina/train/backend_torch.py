@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from afina.tokenizer.encode import Row
 from afina.train.backend import Score, StepSums
 from afina.train.checkpoint import LoopState
 from afina.train.flops_torch import flops_per_token, memory_bytes
-from afina.train.memory_torch import in_smaller_batches, memory_errors
+from afina.train.guard import in_smaller_batches
+from afina.train.memory_torch import memory_errors
 from afina.train.methods import objective_of
 from afina.train.optimizer_torch import make_optimizer, set_rate
 from afina.train.ranks import Ranks
@@ -223,7 +225,9 @@ class TorchBackend:
         try:
             with uncompiled(self.settings), products_in(self.settings.precision, self.device):
                 size = self.settings.batch_tokens >> splits
-                return in_smaller_batches(score, size, rows, "the held-out loss", final=self.ranks.sharded)
+                return in_smaller_batches(
+                    score, size, rows, "the held-out loss", partial(memory_errors, final=self.ranks.sharded)
+                )
         finally:
             self.model.train()
 

@@ -12,15 +12,15 @@ it is complete. Everything in it is safetensors or JSON, nothing is a pickle:
     hashes.json             SHA-256 of each file above
 
 The newest whole one is found on resume; a damaged one is named and passed over.
-``checkpoints/best/`` holds the weights with the best held-out loss. How torch's tensors come into these files and out
-of them is in :mod:`afina.train.snapshot_torch`.
+``checkpoints/best/`` holds the weights with the best held-out loss. How tensors come into these files and out of
+them is in :mod:`afina.train.snapshot_torch` and :mod:`afina.train.snapshot_mlx`.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -128,6 +128,38 @@ def checkpoint_problem(folder: Path) -> str | None:
 def read_state(folder: Path, prefix: str = "") -> LoopState:
     """Where the loop stood, of a checkpoint that :func:`checkpoint_problem` finds nothing wrong with."""
     return LoopState(**read_mapping(folder / f"{prefix}state.json"))
+
+
+def write_best(folder: Path, state: LoopState, write_weights: Callable[[Path], object]) -> None:
+    """Keep the weights of the best held-out loss in ``best/``; the best before is replaced when they are whole.
+
+    Args:
+        write_weights: writes them to a file.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with whole_folder(folder / "best") as beside:
+        write_weights(beside / "weights.safetensors")
+        (beside / "state.json").write_text(json.dumps(asdict(state), indent=2), encoding="utf-8")
+        write_hashes(beside)
+
+
+def checked_best(folder: Path, state: LoopState) -> Path:
+    """The file of the weights that had the best held-out loss.
+
+    Raises:
+        AfinaError: they are damaged, or are not those of ``state.best_step``.
+    """
+    best, old = folder / "best", folder / "best.old"
+    if old.exists() and not best.exists():  # killed between the two renames of whole_folder
+        old.rename(best)
+    problem = checkpoint_problem(best)
+    if problem is None and read_state(best).step != state.best_step:
+        problem = f"is not of step {state.best_step}"
+    if problem is not None:
+        raise AfinaError(
+            f"the best state {problem}", "remove the folder `checkpoints` and start the same command again", str(best)
+        )
+    return best / "weights.safetensors"
 
 
 def write_hashes(folder: Path) -> None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from afina.errors import DoesNotFit, TrainingDiverged
 from afina.model import footprint
@@ -19,6 +20,7 @@ from afina.tokenizer.encode import Row
 from afina.train.backend import Backend
 from afina.train.checkpoint import LoopState, newest_checkpoint
 
+T = TypeVar("T")
 CONSTANT_STEPS = 100
 """So many losses in a row without a change end a training whose rate is above zero."""
 CONSTANT_CHANGE = 1e-9
@@ -131,6 +133,31 @@ def halve(micro_batches: Sequence[Sequence[int]], splits: int) -> list[Sequence[
             if part
         ]
     return list(micro_batches)
+
+
+def in_smaller_batches(
+    work: Callable[[int], T],
+    batch_tokens: int,
+    rows: Sequence[Row],
+    what: str,
+    memory_errors: Callable[[], AbstractContextManager[list[str]]],
+) -> T:
+    """`work` with so many padded tokens at a time; with half as many, and so on, where memory runs out.
+
+    Args:
+        memory_errors: the back end's, which notes that memory ran out instead of raising it.
+
+    Raises:
+        DoesNotFit: not even single rows fit.
+    """
+    while True:
+        with memory_errors() as short:
+            done = work(batch_tokens)
+        if not short:
+            return done
+        if batch_tokens < min(map(len, rows)):
+            raise does_not_fit(f"a single row of {what}", short[0])
+        batch_tokens //= 2
 
 
 def does_not_fit(what: str, said: str, where: str = "") -> DoesNotFit:

@@ -8,9 +8,10 @@ from typing import Any
 
 from afina.dataset.audit.token_audit import TokenView
 from afina.errors import BaseError
+from afina.model.back_ends import choose_back_end
 from afina.model.base import look_at_base
 from afina.model.base_damage import TOKENIZERS
-from afina.model.base_kind import kind_of
+from afina.model.base_kind import Program, kind_of
 from afina.model.shape_read import shape_of_folder
 from afina.recipe import Recipe
 from afina.text.document import Message
@@ -29,7 +30,8 @@ def token_view(base: Path, recipe: Recipe) -> TokenView:
         BaseError: it is no base that can be trained, or its tokenizer cannot be opened.
     """
     if base.exists() and not (base.is_dir() and _holds_tokenizer_alone(base)):
-        kind = look_at_base(base, str(base), recipe.trust_remote_code, weights=False)
+        program: Program = "mlx" if choose_back_end(recipe).name == "mlx" else "transformers"
+        kind = look_at_base(base, str(base), recipe.trust_remote_code, program=program, weights=False)
         if not kind.trains:
             raise BaseError(f"{kind.what}, over which nothing is trained", kind.instead, str(base))
     tokenizer = load_tokenizer(

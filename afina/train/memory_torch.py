@@ -1,19 +1,14 @@
-"""Memory that runs out under torch: noted instead of raised, given back, and met with smaller batches."""
+"""Memory that runs out under torch: noted instead of raised, and given back."""
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
 
 import torch
 
 from afina.errors import DoesNotFit
-from afina.tokenizer.encode import Row
-from afina.train.guard import does_not_fit
-
-T = TypeVar("T")
 
 
 @contextmanager
@@ -43,24 +38,6 @@ def memory_errors(*, final: bool = False) -> Iterator[list[str]]:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-
-def in_smaller_batches(
-    work: Callable[[int], T], batch_tokens: int, rows: Sequence[Row], what: str, *, final: bool = False
-) -> T:
-    """`work` with so many padded tokens at a time; with half as many, and so on, where memory runs out.
-
-    Raises:
-        DoesNotFit: not even single rows fit; or at once where that is `final`, see :func:`memory_errors`.
-    """
-    while True:
-        with memory_errors(final=final) as short:
-            done = work(batch_tokens)
-        if not short:
-            return done
-        if batch_tokens < min(map(len, rows)):
-            raise does_not_fit(f"a single row of {what}", short[0])
-        batch_tokens //= 2
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -16,7 +16,8 @@ from afina.recipe import Train
 from afina.record import read_rows
 from afina.run import Progress, no_progress, write_whole
 from afina.tokenizer.encode import Row
-from afina.train.memory_torch import in_smaller_batches
+from afina.train.guard import in_smaller_batches
+from afina.train.memory_torch import memory_errors
 from afina.train.methods import ReferenceObjective, objective_of
 
 
@@ -52,7 +53,7 @@ def write_reference(
             progress(len(found), len(rows), "rows judged by the reference")
         return found
 
-    found = in_smaller_batches(judged, settings.batch_tokens, rows, "the reference")
+    found = in_smaller_batches(judged, settings.batch_tokens, rows, "the reference", memory_errors)
     write_whole(
         file,
         "".join(

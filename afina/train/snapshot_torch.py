@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 
-from afina.errors import AfinaError
-from afina.run import whole_folder
-from afina.train.checkpoint import LoopState, checkpoint_problem, read_state, write_checkpoint, write_hashes
+from afina.train.checkpoint import LoopState, checked_best, read_state, write_best, write_checkpoint
 from afina.train.optimizer_torch import optimizer_tensors, restore_optimizer
 from afina.train.ranks import Ranks
 from afina.train.shard_torch import gathered, own_part
@@ -146,11 +145,7 @@ def save_best(folder: Path, model: Any, state: LoopState, ranks: Ranks | None = 
     weights = gathered(trained, keep=ranks is None or ranks.first)
     if ranks and not ranks.first:
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    with whole_folder(folder / "best") as beside:
-        save_file(weights, beside / "weights.safetensors")
-        (beside / "state.json").write_text(json.dumps(asdict(state), indent=2), encoding="utf-8")
-        write_hashes(beside)
+    write_best(folder, state, partial(save_file, weights))
 
 
 @torch.no_grad()
@@ -160,17 +155,8 @@ def load_best(folder: Path, model: Any, state: LoopState) -> None:
     Raises:
         AfinaError: they are damaged, or are not those of ``state.best_step``.
     """
-    best, old = folder / "best", folder / "best.old"
-    if old.exists() and not best.exists():  # killed between the two renames of whole_folder
-        old.rename(best)
-    problem = checkpoint_problem(best)
-    if problem is None and read_state(best).step != state.best_step:
-        problem = f"is not of step {state.best_step}"
-    if problem is not None:
-        raise AfinaError(
-            f"the best state {problem}", "remove the folder `checkpoints` and start the same command again", str(best)
-        )
-    _copy_weights(load_file(best / "weights.safetensors"), model, str(best))
+    file = checked_best(folder, state)
+    _copy_weights(load_file(file), model, str(file.parent))
 
 
 def random_states() -> dict[str, torch.Tensor]:

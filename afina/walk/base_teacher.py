@@ -21,8 +21,9 @@ from afina.errors import AfinaError, ContextOverflow
 from afina.model.generate.request import Finished, Request
 from afina.recipe import Recipe, Teacher
 from afina.run import hash_value
-from afina.walk.base import base_files, base_folder, renderer
+from afina.walk.base import base_files, renderer
 from afina.walk.context import Context, once
+from afina.walk.models import open_untrained
 
 if TYPE_CHECKING:
     from afina.model.generate.engine_torch import Engine
@@ -154,10 +155,7 @@ class BaseTeacher:
 
     def _open(self) -> Engine:
         from afina.model.generate.engine_torch import Engine
-        from afina.model.load_torch import load_base, pick_device
 
-        recipe, folder, chat = self.context.recipe, base_folder(self.context), renderer(self.context)
-        assert folder is not None, "a recipe without a base names no base as teacher"
-        four_bit = recipe.adapter.kind == "qlora"
-        model = load_base(folder, recipe, pick_device(recipe.device), four_bit=four_bit).eval()
-        return Engine(model, chat.tokenizer, chat.stop_ids(), places=self.endpoint.concurrency, say=self.context.tell)
+        chat = renderer(self.context)
+        model, places = open_untrained(self.context), self.endpoint.concurrency
+        return Engine(model, chat.tokenizer, chat.stop_ids(), places=places, say=self.context.tell)

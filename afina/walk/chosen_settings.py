@@ -8,9 +8,10 @@ from typing import Any
 from afina.errors import RecipeError
 from afina.model.base_damage import read_config
 from afina.model.choices import Choices, Machine, choose, impossible
+from afina.recipe import Recipe
 from afina.record import read_record
 from afina.run import hash_value
-from afina.walk.base import base_folder, model_shape
+from afina.walk.base import back_end, base_folder, model_shape
 from afina.walk.context import Context
 
 
@@ -25,9 +26,13 @@ def with_choices(context: Context, stage: str, inputs: dict[str, Any]) -> dict[s
     """
     begun = context.run.begun(stage) or {}
     noted = begun.pop("computed", None)
-    if noted and hash_value(begun) == hash_value(inputs) and Choices(**noted).meet(context.recipe.train):
+    if noted and hash_value(begun) == hash_value(inputs) and _meets(Choices(**noted), context.recipe):
         return inputs | {"computed": noted}
     return inputs | {"computed": choose_here(context).as_json()}
+
+
+def _meets(noted: Choices, recipe: Recipe) -> bool:
+    return noted.meet(recipe.train) and recipe.backend in ("auto", noted.backend)
 
 
 def choices_of(context: Context, inputs: dict[str, Any]) -> Choices:
@@ -37,6 +42,12 @@ def choices_of(context: Context, inputs: dict[str, Any]) -> Choices:
         RecipeError: this machine cannot go on with them.
     """
     noted, machine = Choices(**inputs["computed"]), _machine(context)
+    if noted.backend != (here := back_end(context)).name:
+        raise RecipeError(
+            f"the training began by backend {noted.backend}, and here it would go on by {here.name} ({here.why})",
+            f"backend: {noted.backend} on a machine that has it; or a new name for the run",
+            "backend",
+        )
     if problems := list(impossible(noted.settings(context.recipe.train), machine, _model_type(context))):
         kept = "; the training began with it, and starts anew with anything else"
         raise RecipeError(problems=[replace(problem, fix=problem.fix + kept) for problem in problems])
@@ -49,7 +60,8 @@ def choices_of(context: Context, inputs: dict[str, Any]) -> Choices:
 def _machine(context: Context) -> Machine:
     from afina.model.load_torch import pick_device, this_machine
 
-    return this_machine(pick_device(context.recipe.device))
+    machine = this_machine(pick_device(context.recipe.device))
+    return replace(machine, bf16=machine.kind == "mps") if back_end(context).name == "mlx" else machine
 
 
 def choose_here(context: Context) -> Choices:
@@ -66,6 +78,7 @@ def choose_here(context: Context) -> Choices:
         model_type=_model_type(context),
         # Several processes make room by sharing the weights out, which 8-bit moments cannot follow.
         fits="yes" if context.ranks or not planned else planned.required_text("fits"),
+        back_end=back_end(context),
     )
 
 

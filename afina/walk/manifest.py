@@ -23,6 +23,7 @@ from afina.walk.start import start_of
 from afina.walk.trainings import trainings_of
 
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "tokenizers", "safetensors", "numpy", "pydantic", "lxml")
+LIBRARIES += ("mlx", "mlx-lm")
 
 
 def write_manifest(context: Context) -> dict[str, Any]:
@@ -46,7 +47,10 @@ def write_manifest(context: Context) -> dict[str, Any]:
         python=platform.python_version(),
         platform=platform.platform(),
         libraries=record_of({name: found for name in LIBRARIES if (found := _version(name))}),
-        device=record_of(local_device(context.recipe.device).as_json() | {"used": trained["device"]}),
+        device=record_of(
+            local_device(context.recipe.device).as_json()
+            | {"used": trained["device"], "backend": trained.get("backend", "torch")}
+        ),
         threads=trained["threads"],
         ranks=trained.get("ranks", 1),
         seed=context.recipe.seed,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from afina.errors import DoesNotFit
+from afina.errors import DoesNotFit, RecipeError
 from afina.evaluate.prose import describe_power
 from afina.model.shape import Shape
 from afina.outcome import outcome_kind
@@ -23,7 +23,7 @@ from afina.run import write_json
 from afina.tokenizer.encode import Row
 from afina.tokenizer.tokens import row_sizes
 from afina.train.feed import feed_stream
-from afina.walk.base import base_files, model_shape, pad_id
+from afina.walk.base import back_end, base_files, model_shape, pad_id
 from afina.walk.chosen_settings import choose_here
 from afina.walk.context import Context
 from afina.walk.lengths import count_micro_batches
@@ -143,7 +143,14 @@ def trial_plan(context: Context) -> Plan:
 
     Raises:
         DoesNotFit: memory ran out on the way.
+        RecipeError: the training is computed by MLX.
     """
+    if (computes := back_end(context)).name == "mlx":
+        raise RecipeError(
+            f"trial steps are taken by torch, and this training is computed by mlx ({computes.why})",
+            "leave --trial out, or backend: torch",
+            "backend",
+        )
     from afina.train.trial_torch import try_steps
 
     made = plan_of(context)

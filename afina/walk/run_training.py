@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any
 from afina import __version__
 from afina.outcome import outcome_kind
 from afina.run import hash_value, whole_folder, write_json
-from afina.walk.base import identity, pad_id, renderer
+from afina.walk.base import identity, renderer
 from afina.walk.chosen_settings import choices_of
 from afina.walk.context import Context
-from afina.walk.distributed import model_of_rank, put_together
-from afina.walk.models import model_to_train
 from afina.walk.reference import REFERENCE
 from afina.walk.rows import encoded_rows
-from afina.walk.training_figures import peak_flops_of, what_is_adapted, what_it_took
+from afina.walk.to_train import open_to_train
+from afina.walk.training_figures import peak_flops_of, versions_of, what_is_adapted, what_it_took
 from afina.walk.trainings import Training
 
 if TYPE_CHECKING:
     from afina.model.choices import Choices
+    from afina.train.backend import Backend
     from afina.train.checkpoint import LoopState
 
 BEFORE_TRAINING = ("dataset", "audit", "tokenizer", "tokens", "plan", "first", "reference")
@@ -46,31 +46,33 @@ def run_training(context: Context, training: Training, inputs: dict[str, Any]) -
     encoded_rows(context)  # before any connection to other ranks is opened, which does not wait for ever
     choices, fingerprint = choices_of(context, inputs), hash_value(inputs)
     context.run.say(f"{training.name}: {choices}")
-    if context.ranks:
-        model, device = model_of_rank(context, training, choices.precision)
-    else:
-        model, device = model_to_train(context, training, choices.precision)
+    opened = open_to_train(context, training, choices)
+    model, device, backend = opened.model, opened.device, opened.backend
     peak_flops, source = peak_flops_of(device, choices.precision)
     if peak_flops and context.ranks:
         peak_flops *= context.ranks.world
-    is_adapted, text = what_is_adapted(model)
+    is_adapted, text = what_is_adapted(model, opened.packed)
     if text:
         context.run.say(f"{training.name}: {text}")
     started = time.monotonic()
     with _tracking(context, training, fingerprint) as log:
-        log("computing", **asdict(choices), device=str(device), peak_flops=peak_flops, peak_flops_source=source)
-        state = _loop(context, training, choices, model, device, log, fingerprint, peak_flops)
-    weights = put_together(model, context.ranks)
+        computing = asdict(choices) | {"versions": versions_of(choices.backend), "device": str(device)}
+        log("computing", **computing, peak_flops=peak_flops, peak_flops_source=source)
+        state = _loop(context, training, choices, backend, log, fingerprint, peak_flops)
+    weights = opened.weights()
     if context.ranks and not context.ranks.first:
         return {}
     kind = outcome_kind(context.recipe)
     with whole_folder(context.folder / training.folder / kind) as beside:
         set_stops(model, renderer(context).stop_ids(), renderer(context).tokenizer)
         save_trained(model, beside, weights)
+        opened.write_beside(beside)
         renderer(context).tokenizer.save_pretrained(beside)
         if kind == "adapter":
             write_json(beside / "afina.json", {"base": identity(context).as_json(), "afina": __version__})
-    took = what_it_took(model, state, device, peak_flops) | {"ranks": context.ranks.world if context.ranks else 1}
+    took = what_it_took(model, state, backend, device, peak_flops) | {
+        "ranks": context.ranks.world if context.ranks else 1
+    }
     return took | is_adapted | choices.as_json() | {"wall_seconds": round(time.monotonic() - started, 3)}
 
 
@@ -78,32 +80,21 @@ def _loop(
     context: Context,
     training: Training,
     choices: Choices,
-    model: Any,
-    device: Any,
+    backend: Backend,
     log: Callable[..., None],
     fingerprint: str,
     peak_flops: float | None,
 ) -> LoopState:
     """The call of the trainer."""
-    from afina.train.backend_torch import TorchBackend
     from afina.train.loop import TrainingJob, train
-    from afina.train.reference_torch import read_reference
-    from afina.train.stream_torch import StreamBackend
 
     recipe, settings = context.recipe, choices.settings(training.settings)
     rows, validation = (encoded.rows for encoded in encoded_rows(context)[training.name])
     if training.needs_reference:
+        from afina.train.reference_torch import read_reference
+
         file = context.folder / REFERENCE
         rows, validation = (read_reference(file, each, training.settings) for each in (rows, validation))
-    backend = (StreamBackend if recipe.reads_stream else TorchBackend)(
-        model,
-        settings,
-        pad_id=pad_id(context),
-        device=device,
-        say=context.run.say,
-        lora_plus_ratio=1.0 if outcome_kind(recipe) == "model" else recipe.adapter.lora_plus_ratio,
-        ranks=context.ranks,
-    )
     job = TrainingJob(
         context.folder / training.folder / "checkpoints",
         fingerprint,

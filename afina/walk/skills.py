@@ -11,8 +11,9 @@ from afina.model.open_model import OpenModel
 from afina.record import read_rows
 from afina.run import write_whole
 from afina.units import show_share
-from afina.walk.base import base_files, base_folder, model_shape, renderer
+from afina.walk.base import base_files, model_shape, renderer
 from afina.walk.context import Context
+from afina.walk.models import open_untrained
 from afina.walk.stored_answers import answers_of_base
 
 if TYPE_CHECKING:
@@ -50,15 +51,13 @@ def ask_base(context: Context) -> dict[str, Any]:
         How many were asked and how many were as asked, by skill, and how many did not fit.
     """
     from afina.evaluate.skills import ask_until, in_turn, needed
-    from afina.model.load_torch import load_base, pick_device
 
-    recipe, folder = context.recipe, base_folder(context)
-    assert folder is not None, "the stage is done only over a base"
+    recipe = context.recipe
     items = in_turn(recipe.dataset.language)[: recipe.most_skills]
     fitting = [item for item in items if _fits(context, item)]
     answered: list[tuple[SkillItem, Answer]] = []
     if fitting:
-        model = load_base(folder, recipe, pick_device(recipe.device), four_bit=recipe.adapter.kind == "qlora").eval()
+        model = open_untrained(context)
         kept = answers_of_base(context)
         with context.open_progress("skills of the base") as progress:
 

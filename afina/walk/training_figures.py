@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from afina.train.backend import Backend
     from afina.train.checkpoint import LoopState
+
+LIBRARIES = {"torch": ("torch", "transformers", "peft"), "mlx": ("mlx", "mlx-lm", "torch", "transformers", "peft")}
+"""What computes and writes a training, by its back end."""
+
+
+def versions_of(backend: str) -> dict[str, str]:
+    """The versions of what computes a training."""
+    return {name: version(name) for name in LIBRARIES[backend]}
 
 
 def peak_flops_of(device: Any, precision: str) -> tuple[float | None, str]:
@@ -24,16 +34,20 @@ def peak_flops_of(device: Any, precision: str) -> tuple[float | None, str]:
     return found.flops_per_second, f"{found.name} in plan/devices.json"
 
 
-def what_it_took(model: Any, state: LoopState, device: Any, peak_flops: float | None) -> dict[str, Any]:
-    """The figures that a finished training leaves among the run's stages."""
+def what_it_took(
+    model: Any, state: LoopState, backend: Backend, device: Any, peak_flops: float | None
+) -> dict[str, Any]:
+    """The figures that a finished training leaves among the run's stages.
+
+    Args:
+        model: says what is trained; of another back end than torch it computes nothing.
+    """
     import torch
 
-    from afina.train.flops_torch import flops_per_token, process_peak_bytes
-
-    flops_token, flops_target = flops_per_token(model)
+    flops_token, flops_target = backend.flops
     seconds = max(state.seconds, 1e-9)
     mfu = (flops_token * state.tokens + flops_target * state.targets) / seconds / peak_flops if peak_flops else None
-    peak = torch.cuda.max_memory_reserved() if device.type == "cuda" else process_peak_bytes()
+    peak = torch.cuda.max_memory_reserved() if device.type == "cuda" else backend.memory_bytes()
     return {
         "steps": state.step,
         "stopped": state.stopped,
@@ -49,18 +63,23 @@ def what_it_took(model: Any, state: LoopState, device: Any, peak_flops: float | 
         "mfu": None if mfu is None else round(mfu, 4),
         "peak_bytes": peak,
         "device": str(device),
-        "threads": torch.get_num_threads(),
+        "threads": backend.threads,
         "parameters": sum(weight.numel() for weight in model.parameters()),
         "trained_parameters": sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
     }
 
 
-def what_is_adapted(model: Any) -> tuple[dict[str, Any], str]:
-    """What an adapter adapts and leaves out, as plain values and in words; nothing of a model without one."""
+def what_is_adapted(model: Any, packed: tuple[int, float] | None = None) -> tuple[dict[str, Any], str]:
+    """What an adapter adapts and leaves out, as plain values and in words; nothing of a model without one.
+
+    Args:
+        packed: in how many bits which share of the base's numbers is held, where `model` does not hold them.
+    """
     if not hasattr(model, "peft_config"):
         return {}, ""
     from afina.model.targets_torch import adapted, share_in_4_bits
 
-    found, share = adapted(model), share_in_4_bits(model)
-    text = f"{found}; {share:.1%} of the base's numbers are in 4 bits" if share else str(found)
-    return {"adapted": found.as_json() | {"share_in_4_bits": round(share, 4)}}, text
+    found = adapted(model)
+    bits, share = packed or (4, share_in_4_bits(model))
+    text = f"{found}; {share:.1%} of the base's numbers are in {bits} bits" if share else str(found)
+    return {"adapted": found.as_json() | {f"share_in_{bits}_bits": round(share, 4)}}, text

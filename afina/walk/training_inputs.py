@@ -16,6 +16,9 @@ NOT_IN_THE_RESULT |= {"checkpoint_activations", *CHOSEN}
 """Settings of the loop that change when something is written or computed, never what is learned; and those that
 stand among the inputs as they were chosen."""
 
+NEWER = ("num_layers", "bits", "group_size")
+"""Settings of the adapter that earlier versions did not have; null is what those did."""
+
 
 def training_inputs(context: Context, training: Training) -> dict[str, Any]:
     """The inputs of a training; one that goes on computes as it began.
@@ -25,6 +28,9 @@ def training_inputs(context: Context, training: Training) -> dict[str, Any]:
     """
     parts = {"adapter", "chat", "seed", "dataset", "scratch"}
     recipe = context.recipe.model_dump(mode="json", include=parts) | context.recipe.stages
+    for name in NEWER:  # a training that began before there was such a setting goes on
+        if recipe["adapter"][name] is None:
+            del recipe["adapter"][name]
     unused = NOT_IN_THE_RESULT | {"first"}  # of which the outcome counts
     if training.settings.patience:  # when it may end
         unused = unused - {"validate_per_epoch"}
