@@ -273,9 +273,9 @@ def peak_flops(arguments: argparse.Namespace) -> float:
         from afina.plan.device import local_device
 
         return local_device("cuda").flops_per_second
-    from afina.train.flops_torch import measured_peak
+    from afina.plan.matrix_rate_torch import measured_flops
 
-    return measured_peak()
+    return measured_flops()
 
 
 def compare(arguments: argparse.Namespace, model: str, adapter: str, peak: float) -> list[dict[str, Any]]:

@@ -132,13 +132,14 @@ def run_afina(folder: Path, work: Work, **changes: Any) -> dict[str, Any]:
     from transformers import AutoModelForCausalLM
 
     from afina.evaluate.loss import held_out_loss
+    from afina.plan.matrix_rate_torch import measured_flops
     from afina.recipe import Chat, Train
     from afina.text.example import Example
     from afina.tokenizer.encode import Row
     from afina.tokenizer.load import load_tokenizer
     from afina.train.backend_torch import TorchBackend
     from afina.train.batches import plan_epoch
-    from afina.train.flops_torch import flops_per_token, measured_peak
+    from afina.train.flops_torch import flops_per_token
     from afina.train.loop import TrainingJob, train
 
     plain = Train(
@@ -172,7 +173,7 @@ def run_afina(folder: Path, work: Work, **changes: Any) -> dict[str, Any]:
     model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32)
     backend = TorchBackend(model, settings, pad_id=0, device=torch.device("cpu"), say=lambda _: None)
     per_token, per_target = flops_per_token(model)
-    peak = measured_peak(2.0 if work.hidden != TINY.hidden else 0.1)
+    peak = measured_flops(2.0 if work.hidden != TINY.hidden else 0.1)
     with tempfile.TemporaryDirectory() as beside:
         train(backend, rows, [], settings, TrainingJob(Path(beside), "bench"), log=log, say=lambda _: None)
     tokenizer = load_tokenizer(str(folder / "tokenizer"), Chat())

@@ -22,6 +22,10 @@ os.environ["AFINA_HOME"] = tempfile.mkdtemp(prefix="afina-home-")
 # The models of the tests are tiny: one thread is faster than two that wait for each other, and the same everywhere.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from afina.plan.matrix_rate import keep_rate
+
+keep_rate(50e9)  # or the first plan of each test process would start torch to measure it
+
 # A slow machine is no defect, and a test that fails must fail again tomorrow.
 settings.register_profile("house", deadline=None, derandomize=True, max_examples=times(25, 60))
 settings.load_profile("house")

@@ -26,7 +26,8 @@ GROUND = {"errors", "units", "recipe", "run"}
 INSIDE: dict[str, set[str]] = {
     "errors": set(),
     "units": {"errors"},
-    "recipe": {"errors", "units"},
+    "machine": {"errors"},
+    "recipe": {"errors", "units", "machine"},
     "run": {"errors", "units", "recipe"},
     "record": {"errors", "run"},
     "manifest": {"errors", "run", "record"},
@@ -45,6 +46,7 @@ INSIDE: dict[str, set[str]] = {
     "model": GROUND | {"text", "tokenizer"},
     "plan": GROUND
     | {
+        "machine",
         "text.document",
         "text.splits",
         "model.base",
@@ -88,7 +90,7 @@ LIBRARIES: dict[str, set[str]] = {
     "tokenizer": {"tokenizers", "transformers", "jinja2", "numpy", "sentencepiece"},
     "model": {"torch", "transformers", "peft", "bitsandbytes", "safetensors", "tokenizers", "huggingface_hub", "numpy"}
     | {"liger_kernel", "llguidance", "gguf", "filelock", "mlx", "mlx_lm"},
-    "plan": {"numpy", "scipy"},
+    "plan": {"numpy", "scipy", "torch"},
     "report": {"jinja2", "markupsafe", "ruamel"},
     "score": {"numpy", "sacrebleu"},
     "evaluate": {"torch", "lm_eval", "bm25s"},

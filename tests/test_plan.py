@@ -16,11 +16,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from afina import machine
 from afina.errors import DoesNotFit, RecipeError
 from afina.model.shape import Shape
 from afina.model.shape_read import read_shape
 from afina.model.shape_table import dense_shape, scratch_shape
-from afina.plan import device as device_module
 from afina.plan import doctor
 from afina.plan import tokens as token_counts
 from afina.plan.advise import cheapest_device, largest_context, what_would_fit, with_settings
@@ -462,7 +462,7 @@ def test_an_unknown_device_names_the_nearest(name: str, said: str) -> None:
     ],
 )
 def test_a_local_gpu_is_recognized(monkeypatch: pytest.MonkeyPatch, told: str, name: str) -> None:
-    monkeypatch.setattr(device_module, "_ask", lambda *command: told if command[0] == "nvidia-smi" else "")
+    monkeypatch.setattr(machine, "ask", lambda *command: told if command[0] == "nvidia-smi" else "")
     device = local_device()
     assert (device.name, device.kind) == (name, "cuda")
     assert device.usable_bytes == int(told.split(",")[2]) * 2**20
@@ -498,7 +498,7 @@ def test_every_price_says_when_and_where() -> None:
 
 
 def test_a_local_gpu_that_is_not_in_the_table_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device_module, "_ask", lambda *_: "NVIDIA Quadro P400, 2048, 2000")
+    monkeypatch.setattr(machine, "ask", lambda *_: "NVIDIA Quadro P400, 2048, 2000")
     with pytest.raises(RecipeError, match="rate of 'NVIDIA Quadro P400' is not known"):
         local_device()
 

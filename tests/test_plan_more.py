@@ -150,13 +150,65 @@ def test_runs_are_noted_and_read_again(tmp_path: Path, monkeypatch: pytest.Monke
     assert found is not None and found.as_json() == {
         "runs": 2,
         "trial": False,
-        "memory_ratio": pytest.approx((1.1 * 1.2) ** 0.5, rel=1e-3),
+        "memory_ratio": pytest.approx((1.1**0.9 * 1.2) ** (1 / 1.9), rel=1e-3),
+        "timed": 2,
+        "disturbed": 0,
         "time_ratio": 2.0,
     }
     assert found.of_time(Interval(100, 60, 150)).point > 180
     trial = Correction([MeasuredRun("a card", "lora sft", 1e9, 1.5e9, 100.0, 130.0, trial=True)])
     narrowed = trial.of_memory(Interval(1e9, 0.87e9, 1.15e9))
     assert narrowed.high / narrowed.low < 1.15 / 0.87
+
+
+def ran(predicted: float, measured: float, **more: Any) -> MeasuredRun:
+    """A run of a device that was measured at 100 GFLOP/s."""
+    return MeasuredRun("cpu", "lora sft", 1e9, 1e9, predicted, measured, **{"rate": 100e9, **more})
+
+
+def time_learned(*runs: MeasuredRun, planned: float = 600.0, rate: float = 100e9) -> Interval:
+    """A plan of so many seconds, after these runs."""
+    correction = Correction(runs, planned_bytes=1e9, planned_seconds=planned, rate=rate)
+    return correction.of_time(Interval.around(planned, 0.4, 2.5))
+
+
+def test_seconds_of_a_disturbed_run_do_not_count() -> None:
+    """A plan said 56 minutes for a training of 15: of its record, most runs had shared the processors with tests."""
+    busy, alone = ran(600, 2400, own_share=0.5), ran(600, 660, own_share=0.97)
+    assert time_learned(busy) == Interval.around(600, 0.4, 2.5)
+    assert time_learned(busy, alone) == time_learned(alone)
+    correction = Correction([busy, alone], rate=100e9)
+    assert correction.as_json()["time_ratio"] == 1.1
+    assert "1 of them 1.10 of the time" in correction.in_words
+    assert "seconds of 1 do not count: other programs computed beside them" in correction.in_words
+
+
+def test_runs_of_another_size_say_little_of_the_time() -> None:
+    """Fourteen trainings of two seconds, which took three times as long as predicted, made a plan of ten minutes three
+    times as long."""
+    tiny = [ran(2, 6)] * 14
+    assert time_learned(*tiny).point < 1.35 * 600
+    assert time_learned(*tiny, planned=2).point > 2.7 * 2
+    assert time_learned(*tiny, ran(550, 560)).point < 1.1 * 600
+
+
+def test_newer_runs_count_more() -> None:
+    slow, quick = [ran(600, 900)] * 10, [ran(600, 600)] * 10
+    assert time_learned(*slow, *quick).point < time_learned(*quick, *slow).point
+
+
+def test_runs_that_contradict_each_other_leave_the_interval_wide() -> None:
+    alike, apart = time_learned(*[ran(600, 700)] * 8), time_learned(*[ran(600, 250), ran(600, 2000)] * 4)
+    assert alike.high / alike.low < 2
+    assert apart.high / apart.low > 4
+
+
+def test_a_device_measured_anew_takes_its_runs_along() -> None:
+    """The same training, predicted with half the rate: twice the seconds."""
+    assert time_learned(ran(1200, 660, rate=50e9)).point == pytest.approx(time_learned(ran(600, 660)).point, rel=1e-3)
+    by_clock = ran(1200, 660, rate=0.0)  # predicted without a measured rate: nobody knows with which
+    assert time_learned(by_clock) == Interval.around(600, 0.4, 2.5)
+    assert "predicted without a measured rate" in Correction([by_clock], rate=100e9).in_words
 
 
 # --- the command ---------------------------------------------------------------------------------

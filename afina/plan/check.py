@@ -113,7 +113,7 @@ def describe(plan: Plan) -> str:
         lines.append(("", f"how sure: {plan.memory_sureness.in_words}"))
     lines += [("", f"{name:<20}{show_bytes(part.point):>10}") for name, part in largest if part.point >= 2**20]
     lines.append(("time", f"{show_seconds(time.point)} ({show_seconds(time.low)} to {show_seconds(time.high)})"))
-    if not plan.correction:
+    if not plan.correction or not plan.correction.timed:
         lines.append(("", f"how sure: {plan.time_sureness.in_words}"))
     if plan.money:
         low, high = (show_money(amount, plan.currency) for amount in (plan.money.low, plan.money.high))
@@ -121,15 +121,7 @@ def describe(plan: Plan) -> str:
         lines.append(("money", f"{show_money(plan.money.point, plan.currency)} ({low} to {high}); {price}"))
     lines.append(("fits", plan.fits + (f": depends on {plan.depends}" if plan.depends else "")))
     if plan.correction:
-        said = plan.correction.as_json()
-        what = "three trial steps" if said["trial"] else f"{said['runs']} finished runs"
-        lines.append(
-            (
-                "learned",
-                f"{what} on this device measured {said['memory_ratio']:.2f} of the predicted memory and "
-                f"{said['time_ratio']:.2f} of the time; both are in these figures",
-            )
-        )
+        lines.append(("learned", plan.correction.in_words))
     lines += [("note", note) for note in plan.notes]
     return "\n".join(f"{name:<8}{text}" for name, text in lines)
 

@@ -1,9 +1,10 @@
 """What the work would run on: this machine, looked at without torch, or one from the table.
 
-The CPU's rate is estimated as ``physical cores x GHz x flops per cycle`` in float32: two fused
-multiply-adds a cycle over 8 lanes make 32 with AVX2 or NEON-class units, over 16 lanes 64 with
-AVX-512. Under a hypervisor a processor is mostly one hardware thread of two, so half the cores
-are counted. Two such processors at 2.6 GHz with AVX-512 come to 166 GFLOP/s; measured 150.
+A CPU's rate is the one that its matrix products were measured at (:mod:`afina.plan.matrix_rate`). Where there is no
+torch to measure it with, it is estimated as ``physical cores x GHz x flops per cycle`` in float32: two fused
+multiply-adds a cycle over 8 lanes make 32 with AVX2 or NEON-class units, over 16 lanes 64 with AVX-512. Under a
+hypervisor a processor may be one hardware thread of two, so half the cores are counted: an estimate from below, off by
+more than two times where it is not.
 """
 
 from __future__ import annotations
@@ -11,20 +12,29 @@ from __future__ import annotations
 import os
 import platform
 import re
-import subprocess
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from afina.errors import AfinaError, RecipeError
+from afina.errors import RecipeError
+from afina.machine import (
+    USABLE_SHARE,
+    NvidiaCard,
+    ask,
+    cpu_info,
+    cpu_name,
+    granted_processors,
+    is_apple_chip,
+    main_memory,
+    nvidia_cards,
+    processors,
+)
+from afina.plan.matrix_rate import rate_here
 from afina.plan.tables import table
 from afina.recipe import nearest
 from afina.units import show_bytes
 
 Kind = Literal["cpu", "cuda", "mps"]
 
-USABLE_SHARE = {"cpu": 0.95, "cuda": 0.95}
-"""Share of the memory that a process can have where nobody has reported it."""
 CPU_BYTES_PER_SECOND = 20e9
 """What two to four cores get from their memory; enough for a rough time of generation."""
 
@@ -121,11 +131,11 @@ def local_device(prefer: Literal["auto", "cpu", "cuda", "mps"] = "auto") -> Devi
             return gpu
         if prefer == "cuda":
             raise RecipeError("there is no NVIDIA GPU here", "use device: auto, or plan for a named device", "device")
-    apple = platform.system() == "Darwin" and platform.machine() == "arm64"
+    apple = is_apple_chip()
     if prefer == "mps" and not apple:
         raise RecipeError("this is not an Apple chip", "use device: auto, or plan for a named device", "device")
     if apple and prefer != "cpu":
-        return _from_table(_ask("sysctl", "-n", "machdep.cpu.brand_string"), _memory_bytes()[0])
+        return _apple(cpu_name())
     return _cpu()
 
 
@@ -152,10 +162,10 @@ def _from_table(name: str, memory_bytes: int, **changes: Any) -> Device:
     price = price_of(name)
     if facts.get("usable_gib") and memory_bytes == facts["memory_gib"][0] * 2**30:
         usable = int(facts["usable_gib"] * 2**30)
-    elif kind == "mps":  # recommendedMaxWorkingSetSize: two thirds up to 32 GiB, then three quarters
-        usable = int(memory_bytes * (2 / 3 if memory_bytes <= 32 * 2**30 else 0.75))
+    elif kind == "mps":
+        usable = int(memory_bytes * wired_share(memory_bytes))
     else:
-        usable = int(memory_bytes * USABLE_SHARE[kind])
+        usable = int(memory_bytes * USABLE_SHARE)
     values: dict[str, Any] = {
         "name": name,
         "kind": kind,
@@ -172,13 +182,35 @@ def _from_table(name: str, memory_bytes: int, **changes: Any) -> Device:
     return Device(**(values | changes))
 
 
+def wired_share(memory_bytes: int) -> float:
+    """Share of a Mac's memory that macOS lets its GPU hold (Metal's recommendedMaxWorkingSetSize): two thirds up to
+    32 GiB, then three quarters."""
+    return 2 / 3 if memory_bytes <= 32 * 2**30 else 0.75
+
+
+def _apple(name: str) -> Device:
+    """The chip of this Mac. One that is newer than the table is taken for the newest of its class that stands there."""
+    memory, known = main_memory(), known_devices()
+    changes = {} if memory.wired_limit is None else {"usable_bytes": memory.wired_limit}
+    if name in known:
+        return _from_table(name, memory.total, **changes)
+    written = re.fullmatch(r"Apple M\d+( \w+)?", name)
+    alike = [each for each in known if written and re.fullmatch(rf"Apple M\d+{written[1] or ''}", each)]
+    if not alike:
+        return _from_table(name, memory.total)  # which names the nearest
+    newest = max(alike, key=lambda each: int(re.findall(r"M(\d+)", each)[0]))
+    said = f"newer than the table of devices: times are those of an {newest}, the newest of its class there"
+    return replace(_from_table(newest, memory.total, **changes), name=name, note=said)
+
+
 def _nvidia() -> Device | None:
     """The first GPU that nvidia-smi lists; its free memory is what is usable."""
-    told = _ask("nvidia-smi", "--query-gpu=name,memory.total,memory.free", "--format=csv,noheader,nounits")
-    if not told:
-        return None
-    name, total, free = (part.strip() for part in told.splitlines()[0].split(","))
-    memory_bytes, free_bytes = (int(float(mib)) * 2**20 for mib in (total, free))
+    cards = nvidia_cards()
+    return _card(cards[0]) if cards else None
+
+
+def _card(card: NvidiaCard) -> Device:
+    name, memory_bytes = card.name, card.total
     words = _words(name)
     fitting = [
         known
@@ -196,44 +228,48 @@ def _nvidia() -> Device | None:
             -len(_words(known) & words),
         ),
     )
-    return _from_table(best, memory_bytes, usable_bytes=free_bytes, price_per_hour=None)
+    return _from_table(best, memory_bytes, usable_bytes=card.free, price_per_hour=None)
 
 
 def _cpu() -> Device:
-    memory_bytes, usable_bytes = _memory_bytes()
-    cores, ghz, flops_per_cycle, how = _cpu_facts()
+    memory, rate = main_memory(), rate_here()
+    if rate is None:
+        cores, ghz, flops_per_cycle, how = _cpu_facts()
+        flops = cores * ghz * 1e9 * flops_per_cycle
+        known = (
+            f"about {flops / 1e9:.0f} GFLOP/s, not measured: {cores:g} core{'s' * (cores > 1)} x {ghz:.2f} GHz x "
+            f"{flops_per_cycle} float32 operations a cycle ({how})"
+        )
+    else:
+        flops, known = rate.flops_per_second, rate.in_words
     return Device(
-        name=platform.processor() or platform.machine() or "cpu",
+        name=cpu_name(),
         kind="cpu",
-        memory_bytes=memory_bytes,
-        usable_bytes=usable_bytes,
-        flops_per_second=cores * ghz * 1e9 * flops_per_cycle,
+        memory_bytes=memory.total,
+        usable_bytes=memory.usable,
+        flops_per_second=flops,
         bytes_per_second=CPU_BYTES_PER_SECOND,
-        note=f"{cores:g} core{'s' * (cores > 1)} x {ghz:.2f} GHz x {flops_per_cycle} float32 operations a cycle "
-        f"({how}), {show_bytes(memory_bytes)} of memory",
+        note=f"{known}, {show_bytes(memory.total)} of memory",
     )
 
 
 def _cpu_facts() -> tuple[float, float, int, str]:
     """Physical cores that this process may use, GHz, float32 operations per cycle, and in words why."""
     if platform.system() == "Darwin":
-        cores = float(_ask("sysctl", "-n", "hw.physicalcpu") or os.cpu_count() or 1)
-        hertz = float(_ask("sysctl", "-n", "hw.cpufrequency") or 3.2e9)
+        cores = float(ask("sysctl", "-n", "hw.physicalcpu") or os.cpu_count() or 1)
+        hertz = float(ask("sysctl", "-n", "hw.cpufrequency") or 3.2e9)
         return cores, hertz / 1e9, 32, "AVX2 or NEON"
-    info = Path("/proc/cpuinfo")
-    text = info.read_text(encoding="utf-8", errors="replace") if info.exists() else ""
-    threads = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    quota = _cgroup_cpus()
+    text, threads, quota = cpu_info(), float(processors()), granted_processors()
     threads = min(threads, quota) if quota else threads
     flags_line = re.search(r"^flags\s*:(.*)$", text, re.MULTILINE)
     flags = set(flags_line[1].split()) if flags_line else set()
     placed = re.findall(r"^(?:physical id|core id)\s*:\s*(\d+)$", text, re.MULTILINE)
     physical = len(set(zip(placed[0::2], placed[1::2], strict=True))) if placed and len(placed) % 2 == 0 else 0
-    processors = len(re.findall(r"^processor\s*:", text, re.MULTILINE)) or 1
+    listed = len(re.findall(r"^processor\s*:", text, re.MULTILINE)) or 1
     if "hypervisor" in flags:
         cores, how = max(threads / 2, 0.5), "virtual: two processors count as one core"
-    elif 0 < physical < processors:
-        cores, how = max(threads * physical / processors, 0.5), "threads of one core count once"
+    elif 0 < physical < listed:
+        cores, how = max(threads * physical / listed, 0.5), "threads of one core count once"
     else:
         cores, how = threads, "cores"
     advertised = re.search(r"@\s*([\d.]+)\s*GHz", text)
@@ -241,55 +277,3 @@ def _cpu_facts() -> tuple[float, float, int, str]:
     ghz = float(advertised[1]) if advertised else max(running) / 1000 if running else 2.5
     lanes = "avx512f" in flags
     return cores, ghz, 64 if lanes else 32, f"{'AVX-512' if lanes else 'AVX2 or NEON'}; {how}"
-
-
-def _memory_bytes() -> tuple[int, int]:
-    """All memory that this process may have, and what is free of it now."""
-    if platform.system() == "Darwin":
-        told = _ask("sysctl", "-n", "hw.memsize")
-        if told:
-            return int(told), int(int(told) * USABLE_SHARE["cpu"])
-    info = Path("/proc/meminfo")
-    if not info.exists():
-        raise AfinaError("this system does not tell how much memory it has", "plan for a named device", "device")
-    values = dict(re.findall(r"^(\w+):\s+(\d+) kB$", info.read_text(encoding="utf-8"), re.MULTILINE))
-    total, available = (int(values[key]) * 1024 for key in ("MemTotal", "MemAvailable"))
-    total = min([total, *_cgroup_limits("memory", "memory.max", "memory.limit_in_bytes")])
-    return total, min(available, int(total * USABLE_SHARE["cpu"]))
-
-
-def _cgroup_limits(controller: str, v2: str, v1: str) -> list[int]:
-    """The limits of this process's control group and of those above it, both versions."""
-    limits: list[int] = []
-    listing = Path("/proc/self/cgroup")
-    for line in listing.read_text(encoding="utf-8").splitlines() if listing.exists() else []:
-        _, controllers, path = line.split(":", 2)
-        if controllers not in ("", controller):
-            continue
-        root = Path("/sys/fs/cgroup") / (controller if controllers else "")
-        place = root / path.lstrip("/")
-        for folder in (place, *place.parents):
-            file = folder / (v1 if controllers else v2)
-            if file.is_file() and (text := file.read_text(encoding="utf-8").strip()).isdigit():
-                limits.append(int(text))
-            if folder == root:
-                break
-    return limits
-
-
-def _cgroup_cpus() -> float | None:
-    """Processors that the control group grants (``cpu.max``), if it sets a bound."""
-    file = Path("/sys/fs/cgroup/cpu.max")
-    if not file.is_file():
-        return None
-    quota, _, period = file.read_text(encoding="utf-8").strip().partition(" ")
-    return int(quota) / int(period) if quota.isdigit() and period.isdigit() else None
-
-
-def _ask(*command: str) -> str:
-    """What a program prints; nothing where it is absent or fails."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return done.stdout.strip()

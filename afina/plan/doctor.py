@@ -1,4 +1,7 @@
-"""Is this machine ready? Looks without importing torch or anything else that is heavy."""
+"""Is this machine ready? Looks without loading torch or anything else that is heavy.
+
+Only the matrix rate is measured, by a process of its own, where the newest measurement is not of today.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,17 @@ import os
 import platform
 import shutil
 import sys
+import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from afina.errors import AfinaError
-from afina.plan.device import Device, local_device
+from afina.machine import Memory, NvidiaCard, cpu_name, is_apple_chip, main_memory, nvidia_cards, processors
+from afina.plan.device import Device, local_device, wired_share
+from afina.plan.matrix_rate import kept_rate, measure_rate
+from afina.recipe.profiles import profile_for
 from afina.units import show_bytes
 
 LIBRARIES = {
@@ -30,8 +37,12 @@ LIBRARIES = {
 """Needed, with the oldest version that works."""
 OPTIONAL = {
     "bitsandbytes": "4-bit bases (adapter.kind: qlora): pip install 'afina[qlora]'",
-    "mlx": "training on Apple chips with MLX: pip install mlx-lm",
+    "liger-kernel": "faster training on this card (train.kernels): pip install 'afina[liger]'",
+    "mlx-lm": "training on this chip with MLX (backend: mlx): pip install mlx-lm",
 }
+"""What each is for, and how it is installed."""
+RATE_SECONDS = 86400.0
+"""A rate that was measured in this time is not measured again."""
 LEAST_MEMORY = 4 * 2**30
 LEAST_DISK = 5 * 2**30
 
@@ -43,14 +54,16 @@ class DoctorCheck:
     Args:
         status: `ok`, `warning` (works, with a limit) or `missing` (something will not work).
         fix: what to do; empty where nothing is to be done.
+        values: the figures in `found`, in bytes and floating-point operations per second, for machines.
     """
 
     name: str
     status: Literal["ok", "warning", "missing"]
     found: str
     fix: str = ""
+    values: dict[str, Any] = field(default_factory=dict)
 
-    def as_json(self) -> dict[str, str]:
+    def as_json(self) -> dict[str, Any]:
         """Plain values."""
         return asdict(self)
 
@@ -58,13 +71,15 @@ class DoctorCheck:
 def examine(runs: Path = Path("runs")) -> list[DoctorCheck]:
     """Everything that a run needs from this machine.
 
-    >>> [check.name for check in examine()][:2]
-    ['python', 'memory']
+    >>> [check.name for check in examine()][:3]
+    ['python', 'chip', 'memory']
 
     Args:
         runs: the folder that runs are written to; it need not exist yet, and is not created.
     """
-    return [_python(), *_machine(), _disk(runs), _writable(runs), *map(_library, LIBRARIES), *_extras(), _hub()]
+    cards = nvidia_cards()
+    libraries = [*map(_library, LIBRARIES), *_torch_for(cards), *_extras(cards)]
+    return [_python(), *_machine(cards), _disk(runs), _writable(runs), *libraries, _hub()]
 
 
 def describe_checks(checks: Sequence[DoctorCheck]) -> str:
@@ -88,32 +103,65 @@ def _python() -> DoctorCheck:
     return DoctorCheck("python", "ok" if fit else "missing", found, "" if fit else "use Python 3.11, 3.12 or 3.13")
 
 
-def _machine() -> Iterator[DoctorCheck]:
+def _machine(cards: Sequence[NvidiaCard]) -> Iterator[DoctorCheck]:
+    count = processors()
+    mac = platform.mac_ver()[0]
+    system = f"macOS {mac}" if mac else f"{platform.system()} {platform.release()}"
+    cpu = f"{cpu_name()}, {count} processor{'s' * (count != 1)}, {platform.machine()}, {system}"
+    yield DoctorCheck("chip", "ok", cpu, values={"name": cpu_name(), "processors": count})
     try:
-        cpu = local_device("cpu")
+        memory = main_memory()
     except AfinaError as error:
         yield DoctorCheck("memory", "warning", error.problems[0].what, error.problems[0].fix)
-    else:
-        enough = cpu.usable_bytes >= LEAST_MEMORY
-        yield DoctorCheck(
-            "memory",
-            "ok" if enough else "warning",
-            f"{show_bytes(cpu.usable_bytes)} free of {show_bytes(cpu.memory_bytes)}",
-            "" if enough else "close other programs: even a small base needs about 4 GiB",
-        )
-        yield DoctorCheck("cpu", "ok", f"about {cpu.flops_per_second / 1e9:.0f} GFLOP/s: {cpu.note}")
+        return
+    yield _memory(memory)
+    yield _rate()
     try:
-        device = local_device()
+        yield _gpu(local_device() if cards or is_apple_chip() else None, memory, cards)
     except AfinaError as error:
         yield DoctorCheck("gpu", "warning", error.problems[0].what, error.problems[0].fix)
-    else:
-        yield _gpu(device)
+    profile = profile_for(cards[0].total if cards else memory.total)
+    said = f"train.profile: auto takes {profile.in_words}"
+    yield DoctorCheck("profile", "ok", said, values={"name": profile.name, **profile.settings})
 
 
-def _gpu(device: Device) -> DoctorCheck:
-    if device.kind == "cpu":
+def _memory(memory: Memory) -> DoctorCheck:
+    enough = memory.usable >= LEAST_MEMORY
+    wired = "" if memory.wired is None else f", {show_bytes(memory.wired)} wired"
+    return DoctorCheck(
+        "memory",
+        "ok" if enough else "warning",
+        f"{show_bytes(memory.usable)} free of {show_bytes(memory.total)}{wired}",
+        "" if enough else "close other programs: even a small base needs about 4 GiB",
+        asdict(memory),
+    )
+
+
+def _rate() -> DoctorCheck:
+    """Of the CPU."""
+    rate = kept_rate(since=time.time() - RATE_SECONDS) or measure_rate()
+    if rate is None:
+        fix = "install torch: without it times on this CPU are planned by its clock, and may be off several times"
+        return DoctorCheck("matrix rate", "warning", "not measured", fix)
+    found = f"float32 products: {rate.in_words}"
+    return DoctorCheck("matrix rate", "ok", found, values=asdict(rate))
+
+
+def _gpu(device: Device | None, memory: Memory, cards: Sequence[NvidiaCard]) -> DoctorCheck:
+    if device is None:
         return DoctorCheck("gpu", "warning", "none found", "bases up to about 1 G parameters train on the CPU")
-    return DoctorCheck("gpu", "ok", f"{device.name}, {show_bytes(device.usable_bytes)} usable")
+    values = {"name": device.name, "memory": device.memory_bytes, "usable": device.usable_bytes}
+    if device.kind == "cuda":
+        others = f", and {len(cards) - 1} more" if len(cards) > 1 else ""
+        driver = f", driver {cards[0].driver}" if cards[0].driver else ""
+        found = f"{device.name}, {show_bytes(device.usable_bytes)} free of {show_bytes(device.memory_bytes)}"
+        return DoctorCheck("gpu", "ok", found + driver + others, values=values | {"driver": cards[0].driver})
+    if memory.wired_limit is not None:
+        whose = "as iogpu.wired_limit_mb was set"
+    else:
+        whose = f"{wired_share(memory.total):.0%}, as macOS has it; more: sudo sysctl iogpu.wired_limit_mb=MIB"
+    found = f"{device.name}: may hold {show_bytes(device.usable_bytes)} of {show_bytes(memory.total)} ({whose})"
+    return DoctorCheck("gpu", "ok", found + (f"; {device.note}" if device.note else ""), values=values)
 
 
 def _disk(runs: Path) -> DoctorCheck:
@@ -154,15 +202,25 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split("+")[0].split(".")[:2] if part.isdigit())
 
 
-def _extras() -> Iterator[DoctorCheck]:
-    apple = platform.system() == "Darwin" and platform.machine() == "arm64"
-    for name, purpose in OPTIONAL.items():
-        if name == "mlx" and not apple:
-            continue
+def _torch_for(cards: Sequence[NvidiaCard]) -> Iterator[DoctorCheck]:
+    """Whether torch can use the card that is here."""
+    try:
+        build = importlib.metadata.version("torch").partition("+")[2]
+    except importlib.metadata.PackageNotFoundError:
+        return
+    if cards and build == "cpu":
+        fix = "pip uninstall torch, then install it for CUDA as pytorch.org/get-started/locally says"
+        yield DoctorCheck("torch for cuda", "missing", f"torch {build} computes on the CPU alone", fix)
+
+
+def _extras(cards: Sequence[NvidiaCard]) -> Iterator[DoctorCheck]:
+    """Libraries that only some machines have a use for."""
+    useless = {"mlx-lm"} if not is_apple_chip() else {"bitsandbytes"}
+    for name in [name for name in OPTIONAL if name not in useless and (cards or name != "liger-kernel")]:
         try:
             yield DoctorCheck(name, "ok", importlib.metadata.version(name))
         except importlib.metadata.PackageNotFoundError:
-            yield DoctorCheck(name, "warning", "not installed (optional)", purpose)
+            yield DoctorCheck(name, "warning", "not installed (optional)", OPTIONAL[name])
 
 
 def _hub() -> DoctorCheck:

@@ -15,21 +15,22 @@ counts it again), or what published slopes over the length say.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from afina.model.shape import Layer, Linear, Shape, named_by
 from afina.plan.calibration import Sureness
 from afina.plan.interval import Interval
-from afina.plan.programs import AFINA_CPU, Format, Kept, TrainingProgram
+from afina.plan.programs import AFINA_CPU, Format, Kept, MlxFormat, TrainingProgram
 
 AdapterKind = Literal["lora", "qlora", "none"]
 Place = Literal["cpu", "cuda", "mps"]
 Parallel = Literal["none", "ddp", "fsdp"]
 Checkpointing = bool | Literal["selective"]
 
-WEIGHT_BYTES: dict[Format, float] = {
+WEIGHT_BYTES: dict[str, float] = {
     "float32": 4.0,
     "16bit": 2.0,
     "fp8": 1.0,
@@ -43,7 +44,9 @@ WEIGHT_BYTES: dict[Format, float] = {
 }
 """Bytes of one value of a matrix with its scales. nf4: 4 bits and one float32 scale per 64 values; double: an 8-bit
 scale per 64 and a float32 one per 256 of those; GPTQ and AWQ: a 16-bit scale and a packed zero per group of 128;
-MXFP4: an 8-bit exponent per 32."""
+MXFP4: an 8-bit exponent per 32. MLX's are :func:`mlx_bytes`."""
+READ_TOGETHER = {"k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj"}
+"""Matrices that read the same input as another."""
 CHECK_BYTES = 8.0
 """Of one logit where the model computes its own loss without a gradient: the logits and their log-softmax."""
 ROUNDED_SPREAD = (0.99, 1.02)
@@ -86,7 +89,7 @@ class Setup:
     place: Place = "cpu"
     program: TrainingProgram = AFINA_CPU
     length: int = 0
-    weights: Format | None = None
+    weights: Format | MlxFormat | None = None
     checkpointing: Checkpointing = False
     check_tokens: int = 0
     state_bytes: float | None = None
@@ -228,13 +231,24 @@ def frozen_weight_bytes(shape: Shape, setup: Setup) -> float:
     Llama-2-7B in NF4, double quantization, the rest in 16 bits: 6.476e9 * 0.5159 + 0.262e9 * 2 = 3.87e9.
     """
     program = setup.program
-    matrices = WEIGHT_BYTES[setup.weights or (program.four_bit if setup.kind == "qlora" else program.weights)]
-    rest = program.rest_bytes if matrices < 2 else matrices
+    held = setup.weights or (program.four_bit if setup.kind == "qlora" else program.weights)
+    matrices = mlx_bytes(held, scale_bytes=program.value_bytes) or WEIGHT_BYTES[held]
+    rest = program.rest_bytes if matrices < 2 and not program.packs_tables else matrices
     head = shape.head_parameters if program.separate_head and shape.tied_embeddings else 0
     packed = shape.module_parameters + (shape.expert_parameters if program.packs_experts else 0)
     if matrices >= 2:
         packed = shape.linear_parameters
     return packed * matrices + (shape.parameters - packed + head) * rest
+
+
+def mlx_bytes(weights: str, *, scale_bytes: int = 2) -> float:
+    """Bytes of one value in MLX's `mlx-BITS-GROUP`, a scale and an offset for each group; 0 for another format.
+
+    >>> mlx_bytes("mlx-4-64"), mlx_bytes("mlx-8-32", scale_bytes=4), mlx_bytes("nf4")
+    (0.5625, 1.25, 0.0)
+    """
+    found = re.fullmatch(r"mlx-(\d)-(\d+)", weights)
+    return int(found[1]) / 8 + 2 * scale_bytes / int(found[2]) if found else 0.0
 
 
 def values_per_layer(layer: Layer, setup: Setup) -> float:
@@ -254,12 +268,24 @@ def values_per_layer(layer: Layer, setup: Setup) -> float:
     if full:
         return float(values)
     kept, adapted = setup.program.kept_adapter, adapted_in(layer, setup.targets)
+    values += kept.adapted_input * sum(_inputs_read(adapted, each=setup.program.copies_each_input))
+    values += kept.adapted_output * sum(linear.active * linear.outputs for linear in adapted)
     values += kept.rank * setup.rank * sum(linear.active * linear.ranks for linear in adapted)
     if setup.dropout:  # a masked copy of each input and one byte of mask for two of value
         values += kept.dropped_input * sum(linear.active * linear.inputs for linear in adapted)
     if setup.dora:
         values += kept.dora_output * sum(linear.active * linear.outputs for linear in adapted)
     return float(values)
+
+
+def _inputs_read(adapted: Sequence[Linear], *, each: bool) -> Iterable[float]:
+    """Sizes of the inputs of some matrices: of each of them, or of each input once."""
+    if each:
+        return [linear.active * linear.inputs for linear in adapted]
+    names = ((linear.name.rpartition("."), linear) for linear in adapted)
+    return {
+        (place, READ_TOGETHER.get(name, name)): linear.active * linear.inputs for (place, _, name), linear in names
+    }.values()
 
 
 def _explained(layer: Layer, kept: Kept) -> float:

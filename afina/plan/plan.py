@@ -14,10 +14,11 @@ from afina.plan.device import Device
 from afina.plan.interval import Interval
 from afina.plan.memory import Parallel, Setup, frozen_weight_bytes, peak_interval, trained_parameters, training_memory
 from afina.plan.programs import AFINA_CPU, AFINA_CUDA, AFINA_MPS, TrainingProgram
-from afina.plan.record import Correction
+from afina.plan.record import Correction, recorded
 from afina.plan.time import optimizer_steps, run_time, slow_parts, time_sureness
 from afina.plan.tokens import TokenCount
 from afina.recipe import PROMPT_SEEDS, PROMPT_TOKENS, SKILL_TOKENS, Recipe, expand_path
+from afina.recipe.profiles import describe_profile
 from afina.units import show_count
 
 ANSWER_PEAK = 1.5
@@ -191,6 +192,17 @@ def plan_run(
     )
 
 
+def learned(plain: Plan) -> Correction | None:
+    """What this machine's record says of a plan that was made without it; None where it has no such runs."""
+    return recorded(
+        plain.device.name,
+        plain.job,
+        planned_bytes=plain.memory.point,
+        planned_seconds=plain.time_parts["training"].point,
+        rate=plain.device.flops_per_second if plain.device.kind == "cpu" else 0.0,  # others' stands in a table
+    )
+
+
 def _time_parts(
     recipe: Recipe, shape: Shape, setup: Setup, device: Device, tokens: TokenCount
 ) -> tuple[dict[str, Interval], list[str]]:
@@ -298,7 +310,7 @@ def saved_parameters(shape: Shape, name: str) -> int:
 
 
 def _notes(recipe: Recipe, shape: Shape, tokens: TokenCount, device: Device, setup: Setup) -> list[str]:
-    notes: list[str] = []
+    notes = [profile] if (profile := describe_profile(recipe.train.model_dump())) else []
     if setup.batch_tokens > recipe.train.batch_tokens:
         notes.append(f"one example of {tokens.longest} tokens is longer than train.batch_tokens and sets the peak")
     if 0 < shape.max_positions < recipe.train.max_length:

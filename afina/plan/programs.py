@@ -14,6 +14,8 @@ from typing import Literal, NamedTuple
 from afina.model.footprint import LEAST_TARGETS, LOGIT_BYTES
 
 Format = Literal["float32", "16bit", "fp8", "int8", "mxfp4", "nf4", "nf4-double", "gptq-int4", "gptq-int8", "awq-int4"]
+MlxFormat = Literal["mlx-4-32", "mlx-4-64", "mlx-4-128", "mlx-8-32", "mlx-8-64", "mlx-8-128"]
+"""`mlx-BITS-GROUP`: MLX's, a scale and an offset for each group of values."""
 
 
 class Kept(NamedTuple):
@@ -34,6 +36,10 @@ class Kept(NamedTuple):
     """Times the output of each adapted matrix, for DoRA."""
     parallel_hidden: float = 0.0
     """`hidden` of blocks with LayerNorm and no gate (GPT-2, Phi, Falcon); 0: the same."""
+    adapted_input: float = 0.0
+    """Times each input that adapted matrices read: a copy of it in the adapter's type."""
+    adapted_output: float = 0.0
+    """Times the output of each adapted matrix: its gradient, where all of them wait for the optimizer."""
 
 
 _LEAN = Kept(12, 3, 1, 3, 2, 1, 1.5, 2, 8)
@@ -48,7 +54,7 @@ class TrainingProgram:
     name: str
     weights: Format = "16bit"
     """What frozen matrices are held in."""
-    four_bit: Format = "nf4-double"
+    four_bit: Format | MlxFormat = "nf4-double"
     rest_bytes: float = 2.0
     """Of one embedding, norm or head weight beside quantized matrices."""
     value_bytes: int = 2
@@ -77,6 +83,10 @@ class TrainingProgram:
     """Whether a mixture's experts are held in fewer bits too, though they stand in one tensor."""
     remakes_experts: bool = False
     """Whether experts that stand in one tensor are made anew in each forward: with their adapters, or out of 4 bits."""
+    packs_tables: bool = False
+    """Whether embeddings and output are held in fewer bits too."""
+    copies_each_input: bool = False
+    """Whether an input that several adapted matrices read is copied for each of them."""
     separate_head: bool = False
     """Whether a tied output matrix is held a second time."""
     keeps_4bit_inputs: bool = False
@@ -97,6 +107,8 @@ class TrainingProgram:
     """Buffers of communication, with more than one device."""
     slack: float = 0.0
     """Held but unused by the allocator, as a share of what comes and goes."""
+    by_mlx: bool = False
+    """Whether MLX computes, which reaches more of an Apple chip than torch."""
     seconds: dict[str, float] = field(default_factory=dict)
     """What differs in time, see :mod:`afina.plan.time`."""
 
@@ -218,15 +230,37 @@ TORCHTITAN = TrainingProgram(
 )
 MLX = TrainingProgram(
     "mlx-lm",
-    four_bit="nf4",  # 4 bits with a 16-bit scale and offset for 64 values: as many bytes as NF4
-    rest_bytes=0.5 + 4 / 64,
-    adapter_bytes=(2.0, 2.0, 4.0),
-    kept_adapter=Kept(16, 4, 2, 6, 2, 1, 1.5, 2),
+    four_bit="mlx-4-64",
+    packs_tables=True,
+    packs_experts=True,
+    kept_adapter=Kept(2, 1, 2, 4, 1, 2, 1.5, 2, adapted_input=2),
+    kept_all=Kept(4, 2, 2, 5, 1),
+    dequantized_value=0.0,
     logit_bytes=8.0,
     backward_score_bytes=8.7,
     fixed_bytes=0.6e9,
+    by_mlx=True,
 )
-"""Embeddings are quantized too. Attention is fused on the way forward; its backward pass makes the scores of one layer
-at a time (8.716 bytes of each, and 85 of each token, hidden value and layer, measured by mlx-train-perf)."""
+"""Embeddings are quantized too. Adapters are in float32: a copy of each input that they read, in that type, waits for
+the backward pass, where a frozen matrix alone would need none. Attention is fused on the way forward; its backward pass
+makes the scores of one layer at a time (8.716 bytes of each, and 85 of each token, hidden value and layer, measured by
+mlx-train-perf)."""
 MLX_EAGER = replace(MLX, name="mlx-lm before 0.20", eager_attention=True, backward_score_bytes=0.0)
 """Its attention kept the scores of every layer: 160 GB of a 7B at 7,500 tokens."""
+AFINA_MLX = replace(
+    MLX,
+    name="afina with MLX",
+    copies_each_input=True,
+    logit_bytes=12.0,
+)
+"""Not compiled, so each matrix that reads an input has a copy of its own. Logits of learned positions, in float32."""
+AFINA_MLX_FLOAT32 = replace(
+    AFINA_MLX,
+    name="afina with MLX, float32",
+    weights="float32",
+    rest_bytes=4.0,
+    value_bytes=4,
+    residual_bytes=4.0,
+    kept_adapter=AFINA_MLX.kept_adapter._replace(rank=1, adapted_input=0),
+)
+"""The same in float32, on a CPU or where every weight is trained: an input needs no copy."""

@@ -18,7 +18,6 @@ llama-context.cpp.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -28,7 +27,7 @@ from afina.model.shape import Shape
 from afina.plan.calibration import Sureness, sureness
 from afina.plan.device import Device
 from afina.plan.interval import Interval
-from afina.plan.memory import WEIGHT_BYTES
+from afina.plan.memory import WEIGHT_BYTES, mlx_bytes
 from afina.plan.time import GENERATION_SHARE
 from afina.units import show_bytes
 
@@ -124,8 +123,7 @@ def served_weight_bytes(shape: Shape, weights: str, *, litgpt: bool = False) -> 
         RecipeError: a format that is not known.
     """
     head = shape.head_parameters if litgpt and shape.tied_embeddings else 0
-    if found := re.fullmatch(r"mlx-(\d)-(\d+)", weights):
-        each = int(found[1]) / 8 + 4 / int(found[2])
+    if each := mlx_bytes(weights):
         quantized = shape.linear_parameters + shape.embedding_parameters
         return quantized * each + (shape.parameters - quantized) * 2
     if weights.startswith("gguf-"):

@@ -27,7 +27,7 @@ from afina.model.shape import Shape
 from afina.plan.calibration import Sureness, sureness
 from afina.plan.device import Device
 from afina.plan.interval import Interval
-from afina.plan.memory import Setup, frozen_weight_bytes, trained_parameters
+from afina.plan.memory import Setup, backward_layers, frozen_weight_bytes, trained_parameters
 from afina.plan.tokens import TokenCount
 from afina.recipe import METHODS, Method
 
@@ -95,9 +95,12 @@ class Efficiency:
 EFFICIENCY = {
     # float32, measured on two virtual processors: 0.25 at h 192, 0.70 for wide models.
     "cpu": Efficiency(0.74, 260, 50),
-    # M1 Max, 8B: 0.43 (98 tokens/s at 2k).
+    # torch, float32; nobody has published a case that is complete.
     "mps": Efficiency(0.50, 1000, 250),
 }
+MLX_EFFICIENCY = Efficiency(0.46, 300, 60)
+"""The same of MLX on an Apple chip: 0.43 of an M1 Max's rate for 8B (98 tokens/s at 2k), 0.46 of an M4 Pro's for 0.6B,
+0.32 to 0.41 of six chips' for 161 M parameters from nothing."""
 RECURRENT = {
     # float32, one core: an LSTM of 256 reached 0.66 of the rate with 16 lanes, 0.74 with 64.
     "cpu": Efficiency(0.78, 60, 3),
@@ -121,13 +124,14 @@ def passes(setup: Setup) -> float:
 def flops_per_token(shape: Shape, setup: Setup, mean_length: float, target_share: float) -> float:
     """FLOPs that training spends on one real token.
 
-    Matrices: 6N when trained, 4N when frozen (+2N with checkpointing), 6A for the adapter.
-    Attention, causal: 6*L*q*s (8 with checkpointing). Output layer, at learned positions only: 6*V*h when
-    trained, 4*V*h when frozen (+2*V*h where chunks of logits are made twice).
+    Matrices: 6N when trained, 4N when frozen (+2N with checkpointing), 6A for the adapter; of layers below the lowest
+    one that is trained 2N, for the forward pass alone. Attention, causal: 6*L*q*s (8 with checkpointing). Output layer,
+    at learned positions only: 6*V*h when trained, 4*V*h when frozen (+2*V*h where chunks of logits are made twice).
     """
     full = setup.kind == "none"
     again = 2 * (passes(setup) - 3)
-    matrices = ((6 if full else 4) + again) * shape.active_parameters
+    behind = backward_layers(shape, setup) / shape.depth
+    matrices = (2 + ((4 if full else 2) + again) * behind) * shape.active_parameters
     adapter = 0 if full else (6 + again) * trained_parameters(shape, setup) * active_share(shape, setup)
     attention = attention_flops(shape, setup, mean_length)
     twice = 2 if setup.program.chunk_logits is not None and not setup.program.gradient_with_loss else 0
@@ -142,7 +146,8 @@ def attention_flops(shape: Shape, setup: Setup, mean_length: float) -> float:
     for layer in shape.layers:
         seen = min(mean_length, 2 * layer.window) if layer.window else mean_length
         work += layer.count * (layer.query * seen + 2 * layer.state_values)
-    return (6 + 2 * (passes(setup) - 3)) * work
+    behind = backward_layers(shape, setup) / shape.depth
+    return (2 + (4 + 2 * (passes(setup) - 3)) * behind) * work
 
 
 def active_share(shape: Shape, setup: Setup) -> float:
@@ -166,7 +171,9 @@ def micro_batch_seconds(
         waiting = steps * shape.depth * passes(setup) * RECURRENT_STEP_SECONDS if device.kind == "cuda" else 0.0
         return max(flops / (share * device.flops_per_second), waiting)
     if device.kind != "cuda":
-        return flops / (EFFICIENCY[device.kind].at(shape.hidden, tokens) * device.flops_per_second)
+        by_mlx = device.kind == "mps" and setup.program.by_mlx
+        share = (MLX_EFFICIENCY if by_mlx else EFFICIENCY[device.kind]).at(shape.hidden, tokens)
+        return flops / (share * device.flops_per_second)
     times = setup.program.seconds
     rate = device.flops_per_second * MATRIX_CEILING * times.get("rate", 1.0)
     if setup.program.weights == "float32" and setup.kind != "qlora":

@@ -14,6 +14,7 @@ from ruamel.yaml.reader import ReaderError
 
 from afina.errors import Problem, RecipeError
 from afina.recipe.parts import HUB, WEB, Recipe
+from afina.recipe.profiles import resolve_profile
 from afina.recipe.start_from import resolve_start
 from afina.recipe.yaml_text import parse_yaml
 
@@ -103,7 +104,9 @@ def read_saved_recipe(run: Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def check_recipe(raw: Mapping[str, Any], where: str = "recipe") -> Recipe:
-    """Turn plain values into a :class:`Recipe`, with every problem in one error."""
+    """Turn plain values into a :class:`Recipe`, with every problem in one error. A profile's settings are written into
+    them."""
+    resolve_profile(raw)
     problems: list[Problem] = []
     recipe: Recipe | None = None
     try:

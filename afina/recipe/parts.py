@@ -429,6 +429,10 @@ class Train(RecipePart):
     """Gradients are clipped to this norm."""
     neftune_alpha: Positive | None = None
     """NEFTune: noise on the embeddings while training; 5 is usual. It is uniform, times alpha/sqrt(length * hidden)."""
+    profile: Literal["auto", "8gb", "16gb", "32gb"] | None = None
+    """Settings by memory, as on Macs of that size: `max_length`, `batch_tokens`, `accumulate` and
+    `checkpoint_activations`, each where the recipe has none of its own. `auto`: by the memory of the GPU or machine
+    that reads the recipe; what it chose is in the run's `recipe.yaml`. Null: none."""
     max_length: int = Field(default=1024, ge=16)
     """Longest example in tokens. Longer plain texts become consecutive blocks; for conversations see
     `dataset.on_too_long`."""
@@ -464,6 +468,13 @@ class Train(RecipePart):
         if len(set(names)) < len(names):
             raise ValueError("trackers names one of them twice")
         return names
+
+    @field_validator("profile")
+    @classmethod
+    def _profile_is_chosen(cls, name: str | None) -> str | None:
+        if name == "auto":
+            raise ValueError("profile auto is chosen by `load_recipe` and `check_recipe`: use one of them")
+        return name
 
     @model_validator(mode="after")
     def _stages_and_method_agree(self) -> Train:

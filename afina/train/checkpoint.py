@@ -39,6 +39,8 @@ class LoopState:
     targets: int = 0
     seconds: float = 0.0
     """Spent in steps."""
+    thread_seconds: float = 0.0
+    """Of them, those in which the loop's own thread was on a processor."""
     wall_seconds: float = 0.0
     """Spent in the loop as a whole, with validations and checkpoints; what the budget counts."""
     fingerprint: str = ""

@@ -1,10 +1,9 @@
-"""What torch computes and holds: operations of a training step, the rate of this CPU, memory so far."""
+"""What torch computes and holds: operations of a training step, memory so far."""
 
 from __future__ import annotations
 
 import re
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -40,18 +39,6 @@ def flops_per_token(model: Any) -> tuple[float, float]:
         else:
             per_token += cost
     return per_token, per_target
-
-
-def measured_peak(seconds: float = 0.2) -> float:
-    """Floating-point operations per second of float32 matrix products of 1024 x 512 x 1408 on this CPU, the best of
-    those that fit in `seconds`."""
-    a, b = torch.ones(1024, 512), torch.ones(512, 1408)
-    best, began = 0.0, time.perf_counter()
-    while (started := time.perf_counter()) - began < seconds:
-        for _ in range(4):
-            a @ b
-        best = max(best, 4 * 2 * 1024 * 512 * 1408 / (time.perf_counter() - started))
-    return best
 
 
 def memory_bytes(device: torch.device) -> int:

@@ -163,7 +163,7 @@ class Loop:
 
     def step(self) -> bool:
         """One step of the optimizer, logged; False where it went back instead."""
-        started, random = time.monotonic(), self.backend.random()
+        started, on_processor, random = time.monotonic(), time.thread_time(), self.backend.random()
         epoch, micro_batches = self.plan[self.state.step]
         sums, count = self._gradients(micro_batches, random)
         loss, padded, shared, *figures = self.ranks.sum(
@@ -186,6 +186,7 @@ class Loop:
         state.tokens += tokens
         state.targets += targets
         state.seconds += seconds
+        state.thread_seconds += time.thread_time() - on_processor
         self.log(
             "step",
             step=state.step,

@@ -24,8 +24,7 @@ from afina.plan.bases import find_shape, local_base, recipe_shape, rounding_of
 from afina.plan.check import check_plan, describe, describe_several
 from afina.plan.device import Device, find_device, known_devices, local_device
 from afina.plan.memory import Parallel
-from afina.plan.plan import Plan, plan_run
-from afina.plan.record import recorded
+from afina.plan.plan import Plan, learned, plan_run
 from afina.plan.scratch import CHINCHILLA_TOKENS, ScratchBudget, read_count
 from afina.plan.serving import SHOWN_KINDS, Engine, Serving, plan_serving, serving_sureness, speeds_on_cpu
 from afina.plan.tokens import Learning, estimate_learning
@@ -145,7 +144,7 @@ def _devices(asked: PlanAsked, recipe: Recipe) -> list[Device]:
 def _plan(recipe: Recipe, shape: Shape, learning: Learning, device: Device, gpus: int, parallel: Parallel) -> Plan:
     planned = partial(plan_run, recipe, shape, learning.tokens, device, first=learning.first, notes=learning.notes)
     job = planned(devices=gpus, parallel=parallel)
-    measured = recorded(device.name, job.job) if gpus == 1 else None
+    measured = learned(job) if gpus == 1 else None
     return planned(correction=measured) if measured else job
 
 

@@ -15,8 +15,8 @@ from afina.plan.advise import what_would_fit
 from afina.plan.bases import rounding_of
 from afina.plan.check import cost_in_words, describe, is_long
 from afina.plan.device import Device, local_device
-from afina.plan.plan import Plan, plan_run
-from afina.plan.record import Correction, MeasuredRun, add_run, recorded
+from afina.plan.plan import Plan, learned, plan_run
+from afina.plan.record import Correction, MeasuredRun, add_run
 from afina.plan.tokens import TokenCount, stream_count
 from afina.recipe import Recipe, Train
 from afina.run import write_json
@@ -106,7 +106,7 @@ def plan_of(context: Context, correction: Correction | None = None) -> Made:
     device = local_device(context.recipe.device)
     notes = [rounded] if (rounded := rounding_of(context.recipe)) else []
     plain = plan_run(context.recipe, shape, tokens, device, first=before, notes=notes)
-    found = correction or recorded(device.name, plain.job)
+    found = correction or learned(plain)
     if found is None:
         return Made(plain, shape, tokens, context.recipe, before)
     plan = plan_run(context.recipe, shape, tokens, device, first=before, notes=notes, correction=found)
@@ -135,7 +135,8 @@ def note_measured(context: Context, result: dict[str, Any]) -> None:
     made = plan_of(context)
     plain = plan_run(context.recipe, made.shape, made.tokens, made.plan.device)
     if result["peak_bytes"] > 0 and result["train_seconds"] > 0:
-        add_run(_measured(context, plain, result["peak_bytes"], result["train_seconds"]))
+        took = _measured(context, plain, result["peak_bytes"], result["train_seconds"])
+        add_run(replace(took, own_share=result.get("own_share")))
 
 
 def trial_plan(context: Context) -> Plan:
@@ -188,4 +189,5 @@ def _measured(context: Context, plain: Plan, peak: float, seconds: float, *, tri
         measured_seconds=seconds,
         name=context.recipe.name,
         trial=trial,
+        rate=plain.device.flops_per_second,
     )

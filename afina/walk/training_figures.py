@@ -22,12 +22,13 @@ def peak_flops_of(device: Any, precision: str) -> tuple[float | None, str]:
     """Floating-point operations per second that MFU is a share of, and where the figure comes from or why there is
     none."""
     from afina.plan.device import local_device
-    from afina.train.flops_torch import measured_peak
+    from afina.plan.matrix_rate import measure_rate
 
     if device.type == "cpu":
         if precision != "fp32":
             return None, f"the rate of {precision} on a CPU is not measured"
-        return measured_peak(), "float32 matrix products, measured here"
+        rate = measure_rate()
+        return (rate.flops_per_second, f"float32 matrix products: {rate.in_words}") if rate else (None, "not measured")
     if device.type == "cuda" and precision == "fp32":
         return None, "the table of devices has no rate of fp32"
     found = local_device(device.type)
@@ -59,6 +60,8 @@ def what_it_took(
         "tokens": state.tokens,
         "target_tokens": state.targets,
         "train_seconds": round(state.seconds, 3),
+        # torch computes in the thread that asks for it: what is missing of 1, other programs had
+        "own_share": round(state.thread_seconds / seconds, 4) if device.type == "cpu" else None,
         "tokens_per_second": round(state.tokens / seconds, 1),
         "mfu": None if mfu is None else round(mfu, 4),
         "peak_bytes": peak,

@@ -186,9 +186,11 @@ def setup_of(case: Case, shape: Shape, program: TrainingProgram | None = None) -
 
 
 def adapted_layers_of(case: Case) -> int | None:
-    """mlx-lm adapts the last 16 layers where its user does not say otherwise."""
-    if not case["framework"].startswith("mlx-lm") or case["method"] not in ("lora", "qlora"):
+    """mlx-lm adapts the last 16 layers where its user does not say otherwise; so does mlx-tune."""
+    if not case["framework"].startswith("mlx-") or case["method"] not in ("lora", "qlora"):
         return None
+    if case.get("lora_layers"):
+        return int(case["lora_layers"])
     stated = re.search(r"(\d+) (?:LoRA )?layers", case["measured"].get("note", ""))
     return int(stated[1]) if stated else MLX_LAYERS
 

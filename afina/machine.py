@@ -1,0 +1,157 @@
+"""What the system says of this machine: memory, processors, chip, NVIDIA cards. No library is loaded for it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from afina.errors import AfinaError
+
+USABLE_SHARE = 0.95
+"""Share of the memory that a process can have where nobody has reported it."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The main memory, in bytes. `usable` is what a process could have of it now; `wired` what the system and GPUs hold
+    and cannot be moved out (a Mac's figure), `wired_limit` how much of it a Mac's GPU may hold, where it was set."""
+
+    total: int
+    usable: int
+    wired: int | None = None
+    wired_limit: int | None = None
+
+
+@dataclass(frozen=True)
+class NvidiaCard:
+    """A line of nvidia-smi; memory in bytes."""
+
+    name: str
+    total: int
+    free: int
+    driver: str = ""
+
+
+def ask(*command: str) -> str:
+    """What a program prints; nothing where it is absent or fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()
+
+
+def is_apple_chip() -> bool:
+    """Whether this is a Mac whose memory its GPU shares."""
+    return platform.system() == "Darwin" and platform.machine() == "arm64"
+
+
+def nvidia_cards() -> list[NvidiaCard]:
+    """The cards that nvidia-smi lists; none where there is no driver."""
+    told = ask(
+        "nvidia-smi", "--query-gpu=name,memory.total,memory.free,driver_version", "--format=csv,noheader,nounits"
+    )
+    rows = ([part.strip() for part in line.split(",")] for line in told.splitlines())
+    return [
+        NvidiaCard(name, *(int(float(mib)) * 2**20 for mib in (total, free)), *rest)
+        for name, total, free, *rest in rows
+    ]
+
+
+def training_memory_here() -> int:
+    """All memory of what would train here: the first NVIDIA card's own, or the machine's.
+
+    Raises:
+        AfinaError: the system does not tell.
+    """
+    cards = nvidia_cards()
+    return cards[0].total if cards else main_memory().total
+
+
+def main_memory() -> Memory:
+    """The memory that this process may have, within the limits of its control group.
+
+    Raises:
+        AfinaError: the system does not tell.
+    """
+    if platform.system() == "Darwin" and (told := ask("sysctl", "-n", "hw.memsize")):
+        return _mac_memory(int(told))
+    info = Path("/proc/meminfo")
+    if not info.exists():
+        raise AfinaError("this system does not tell how much memory it has", "plan for a named device", "device")
+    values = dict(re.findall(r"^(\w+):\s+(\d+) kB$", info.read_text(encoding="utf-8"), re.MULTILINE))
+    total, available = (int(values[key]) * 1024 for key in ("MemTotal", "MemAvailable"))
+    total = min([total, *_cgroup_limits("memory", "memory.max", "memory.limit_in_bytes")])
+    return Memory(total, min(available, int(total * USABLE_SHARE)))
+
+
+def _mac_memory(total: int) -> Memory:
+    """What vm_stat counts: free, inactive and speculative pages can be had."""
+    told = ask("vm_stat")
+    pages = {name: int(count) for name, count in re.findall(r"^Pages ([\w ]+):\s+(\d+)\.$", told, re.MULTILINE)}
+    size = re.search(r"page size of (\d+) bytes", told)
+    limit = ask("sysctl", "-n", "iogpu.wired_limit_mb")
+    set_limit = int(limit) * 2**20 if limit.isdigit() and int(limit) else None
+    most = int(total * USABLE_SHARE)
+    if not pages or size is None:
+        return Memory(total, most, wired_limit=set_limit)
+    page = int(size[1])
+    free = sum(pages.get(name, 0) for name in ("free", "inactive", "speculative")) * page
+    return Memory(total, min(most, free), pages.get("wired down", 0) * page, set_limit)
+
+
+def cpu_name() -> str:
+    """The processor as its maker calls it.
+
+    >>> bool(cpu_name())
+    True
+    """
+    if platform.system() == "Darwin":
+        found = ask("sysctl", "-n", "machdep.cpu.brand_string")
+    else:
+        named = re.search(r"^model name\s*:\s*(.+?)\s*$", cpu_info(), re.MULTILINE)
+        found = named[1] if named else ""
+    return found or platform.processor() or platform.machine() or "cpu"
+
+
+def cpu_info() -> str:
+    """Linux's description of the processors; empty elsewhere."""
+    info = Path("/proc/cpuinfo")
+    return info.read_text(encoding="utf-8", errors="replace") if info.exists() else ""
+
+
+def processors() -> int:
+    """Processors that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def granted_processors() -> float | None:
+    """Processors that the control group grants (``cpu.max``), if it sets a bound."""
+    file = Path("/sys/fs/cgroup/cpu.max")
+    if not file.is_file():
+        return None
+    quota, _, period = file.read_text(encoding="utf-8").strip().partition(" ")
+    return int(quota) / int(period) if quota.isdigit() and period.isdigit() else None
+
+
+def _cgroup_limits(controller: str, v2: str, v1: str) -> list[int]:
+    """The limits of this process's control group and of those above it, both versions."""
+    limits: list[int] = []
+    listing = Path("/proc/self/cgroup")
+    for line in listing.read_text(encoding="utf-8").splitlines() if listing.exists() else []:
+        _, controllers, path = line.split(":", 2)
+        if controllers not in ("", controller):
+            continue
+        root = Path("/sys/fs/cgroup") / (controller if controllers else "")
+        place = root / path.lstrip("/")
+        for folder in (place, *place.parents):
+            file = folder / (v1 if controllers else v2)
+            if file.is_file() and (text := file.read_text(encoding="utf-8").strip()).isdigit():
+                limits.append(int(text))
+            if folder == root:
+                break
+    return limits

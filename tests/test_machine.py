@@ -1,0 +1,229 @@
+"""What `afina doctor` and the plan see of a Mac, of a card, of this CPU: systems that are not here are given in what
+their programs print."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from afina import machine
+from afina.errors import RecipeError
+from afina.machine import main_memory, nvidia_cards
+from afina.plan import doctor, matrix_rate
+from afina.plan.device import local_device
+from afina.plan.matrix_rate import keep_rate, kept_rate, measure_rate, rate_here
+from afina.recipe import check_recipe, load_recipe
+from afina.recipe.profiles import profiles
+
+GIB = 2**30
+VM_STAT = """\
+Mach Virtual Memory Statistics: (page size of 16384 bytes)
+Pages free:                               65536.
+Pages active:                            200000.
+Pages inactive:                          131072.
+Pages speculative:                        65536.
+Pages throttled:                              0.
+Pages wired down:                        131072.
+Pages purgeable:                           4096.
+"Translation faults":                  12345678.
+"""
+CARD = "NVIDIA GeForce RTX 4090, 24564, 23900, 560.35.03\nNVIDIA GeForce RTX 4090, 24564, 24000, 560.35.03"
+
+
+def be(monkeypatch: pytest.MonkeyPatch, answers: dict[str, str], system: str = "Linux", cpu: str = "x86_64") -> None:
+    """Another machine, by what its programs answer to a command that ends so."""
+
+    def ask(*command: str) -> str:
+        return next((said for end, said in answers.items() if " ".join(command).endswith(end)), "")
+
+    for module in (machine, sys.modules["afina.plan.device"]):
+        monkeypatch.setattr(module, "ask", ask)
+    monkeypatch.setattr(platform, "system", lambda: system)
+    monkeypatch.setattr(platform, "machine", lambda: cpu)
+    keep_rate(50e9)  # or torch would be started to measure its CPU
+
+
+def mac(monkeypatch: pytest.MonkeyPatch, chip: str, gib: int, limit: str = "0") -> None:
+    answers = {"hw.memsize": str(gib * GIB), "machdep.cpu.brand_string": chip, "iogpu.wired_limit_mb": limit}
+    be(monkeypatch, answers | {"vm_stat": VM_STAT}, "Darwin", "arm64")
+
+
+def card(monkeypatch: pytest.MonkeyPatch) -> None:
+    be(monkeypatch, {"--format=csv,noheader,nounits": CARD})
+
+
+def checks(folder: Path) -> dict[str, doctor.DoctorCheck]:
+    return {check.name: check for check in doctor.examine(folder / "runs")}
+
+
+# --- the doctor ----------------------------------------------------------------------------------
+
+
+def test_a_mac_is_described(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mac(monkeypatch, "Apple M1", 16)
+    found = checks(tmp_path)
+    assert found["chip"].found.startswith("Apple M1, ")
+    assert found["memory"].found == "4.0 GiB free of 16.0 GiB, 2.0 GiB wired"
+    assert found["gpu"].found.startswith("Apple M1: may hold 10.7 GiB of 16.0 GiB (67%, as macOS has it")
+    assert "16gb" in found["profile"].found
+    assert "liger-kernel" not in found
+    assert found["mlx-lm"].status == "ok" or "pip install mlx-lm" in found["mlx-lm"].fix
+    assert json.loads(json.dumps(found["memory"].as_json()))["values"]["wired"] == 2 * GIB
+
+
+def test_a_limit_that_was_set_is_the_macs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mac(monkeypatch, "Apple M2 Max", 64, limit="57344")
+    assert local_device().usable_bytes == 56 * GIB
+    assert "as iogpu.wired_limit_mb was set" in checks(tmp_path)["gpu"].found
+
+
+def test_a_chip_newer_than_the_table_is_planned_as_the_newest_of_its_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was refused: "the rate of 'Apple M9 Pro' is not known"."""
+    mac(monkeypatch, "Apple M9 Pro", 48)
+    device = local_device()
+    assert (device.name, device.memory_bytes) == ("Apple M9 Pro", 48 * GIB)
+    assert "those of an Apple M4 Pro" in device.note
+    mac(monkeypatch, "Apple Vision", 16)
+    with pytest.raises(RecipeError, match="rate of 'Apple Vision' is not known"):
+        local_device()
+
+
+def test_a_card_is_described_and_a_torch_that_cannot_use_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    card(monkeypatch)
+    versions = {"torch": "2.9.0+cpu"}
+    real = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: versions.get(name) or real(name))
+    found = checks(tmp_path)
+    assert found["gpu"].found == "RTX 4090, 23.3 GiB free of 24.0 GiB, driver 560.35.03, and 1 more"
+    assert found["torch for cuda"].status == "missing"
+    assert "16gb" in found["profile"].found, "the card's own memory, whatever the machine has"
+    assert "liger-kernel" in found and "mlx-lm" not in found
+    versions["torch"] = "2.9.0+cu128"
+    assert "torch for cuda" not in checks(tmp_path)
+
+
+def test_without_a_card_or_an_apple_chip_the_cpu_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    be(monkeypatch, {})
+    found = checks(tmp_path)
+    assert found["gpu"].found == "none found"
+    assert found["matrix rate"].found.startswith("float32 products: ")
+    assert nvidia_cards() == []
+    assert main_memory().wired is None
+
+
+# --- the matrix rate -----------------------------------------------------------------------------
+
+
+def test_the_highest_of_the_newest_measurements_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another program that computes makes one lower, and never higher."""
+    monkeypatch.setenv("AFINA_HOME", str(tmp_path))
+    assert kept_rate() is None
+    assert [keep_rate(flops).flops_per_second for flops in (90e9, 190e9, 60e9)] == [90e9, 190e9, 190e9]
+    found = rate_here()
+    assert found is not None and found.in_words.startswith(f"190 GFLOP/s measured on {time.strftime('%Y-')}")
+    assert kept_rate(since=time.time() + 60) is None
+    for _ in range(matrix_rate.NEWEST):
+        last = keep_rate(100e9)
+    assert last.flops_per_second == 100e9, "an old measurement ends"
+
+
+def test_other_threads_or_another_torch_begin_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AFINA_HOME", str(tmp_path))
+    keep_rate(190e9)
+    (tmp_path / "rates.jsonl").open("a").write('{"half a li')
+    assert kept_rate() is not None
+    with monkeypatch.context() as other:
+        other.setenv("OMP_NUM_THREADS", "7")
+        assert kept_rate() is None
+    with monkeypatch.context() as other:
+        other.setattr(matrix_rate, "version", lambda _: "99.0")
+        assert kept_rate() is None
+    assert kept_rate() is not None
+
+
+def test_without_torch_the_clock_is_taken_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AFINA_HOME", str(tmp_path))
+
+    def missing(_: str) -> str:
+        raise metadata.PackageNotFoundError
+
+    monkeypatch.setattr(matrix_rate, "version", missing)
+    assert measure_rate() is None
+    device = local_device("cpu")
+    assert device.flops_per_second > 1e9 and "not measured" in device.note
+
+
+@pytest.mark.long
+def test_a_measurement_is_made_without_loading_torch_here(tmp_path: Path) -> None:
+    code = (
+        "import sys; from afina.plan.matrix_rate import rate_here; rate = rate_here(); "
+        "assert rate.flops_per_second > 1e9; assert 'torch' not in sys.modules; print(rate_here() == rate)"
+    )
+    environment = {**os.environ, "AFINA_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "True", done.stderr
+
+
+# --- profiles ------------------------------------------------------------------------------------
+
+
+def job(folder: Path, train: str) -> Path:
+    (folder / "a.txt").write_text("text")
+    file = folder / "recipe.yaml"
+    file.write_text(f"name: x\nbase: Qwen/Qwen3-8B\nsources: [{{path: a.txt}}]\ntrain: {train}\n")
+    return file
+
+
+@pytest.mark.parametrize(("gib", "name", "length"), [(8, "8gb", 256), (16, "16gb", 512), (64, "32gb", 1024)])
+def test_auto_takes_the_profile_of_this_memory(
+    gib: int, name: str, length: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mac(monkeypatch, "Apple M1", gib)
+    train = load_recipe(job(tmp_path, "{profile: auto}")).train
+    assert (train.profile, train.max_length, train.checkpoint_activations) == (name, length, True)
+    assert train.batch_tokens % length == 0
+
+
+def test_of_a_gpu_its_own_memory_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    card(monkeypatch)
+    assert load_recipe(job(tmp_path, "{profile: auto}")).train.profile == "16gb"
+
+
+def test_each_line_of_a_profile_can_be_overridden_and_is_said_to_be(tmp_path: Path) -> None:
+    from afina.plan.bases import recipe_shape
+    from afina.plan.device import find_device
+    from afina.plan.plan import plan_run
+    from afina.plan.tokens import TokenCount
+
+    file = job(tmp_path, "{profile: 16gb, accumulate: 1}")
+    recipe = load_recipe(file, ["train.batch_tokens=512"])
+    train = recipe.train
+    assert (train.max_length, train.batch_tokens, train.accumulate) == (512, 512, 1)
+    plan = plan_run(recipe, recipe_shape(recipe), TokenCount(5000, 5000, 50, 500), find_device("Apple M1 16GB"))
+    assert plan.notes[0] == (
+        "train.profile 16gb (12 to 28 GiB of memory, 4 rows of 512 tokens at a time): max_length 512, batch_tokens "
+        "2048, accumulate 2, checkpoint_activations true; of these the recipe has its own batch_tokens 512, "
+        "accumulate 1"
+    )
+
+
+def test_a_resolved_recipe_stays_what_it_is_on_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mac(monkeypatch, "Apple M1", 16)
+    saved = load_recipe(job(tmp_path, "{profile: auto, batch_tokens: 1024}")).model_dump(mode="json")
+    mac(monkeypatch, "Apple M1", 8)
+    assert check_recipe(saved).model_dump(mode="json") == saved
+    assert saved["train"]["profile"] == "16gb"
+
+
+def test_a_profile_that_is_none_names_those_there_are(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="8gb"):
+        load_recipe(job(tmp_path, "{profile: 64gb}"))
+    assert [each.name for each in profiles()] == ["8gb", "16gb", "32gb"]
