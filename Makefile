@@ -110,6 +110,7 @@ docs: $(STAMP)
 	$(BIN)/python -m afina.recipe.reference docs/recipe.md
 	$(BIN)/python -m afina.dataset.audit.reference docs/findings.md
 	$(BIN)/python tests/template_table.py docs/templates.md
+	$(BIN)/python tests/watch_screens.py docs/watch.md
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info

@@ -20,7 +20,7 @@ import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -334,7 +334,12 @@ class Run:
             else:
                 self.say(f"{name}: redone, because its files on disk are not the ones that it wrote")
         started, began = time.time(), time.monotonic()  # a clock that is set must not change what the budget counts
-        result = do()
+        self.log("stage", name=name, state="began")
+        try:
+            result = do()
+        except BaseException as error:
+            self._note_stop(name, error)
+            raise
         self.stages[name] = {
             "inputs": plain,
             "outputs": self.outputs_hash(outputs),
@@ -344,7 +349,21 @@ class Run:
             "seconds": round(time.monotonic() - began, 3),
         }
         self._write_stages()
+        self.log("stage", name=name, state="done")
         return result
+
+    def _note_stop(self, name: str, error: BaseException) -> None:
+        """Log why a stage did not end: the folder tells nothing else of it. A kill leaves no note."""
+        signal = error.code - 128 if isinstance(error, SystemExit) and isinstance(error.code, int) else 0
+        if isinstance(error, AfinaError):
+            problems = [asdict(problem) for problem in error.problems]
+        elif isinstance(error, KeyboardInterrupt) or signal > 0:
+            what = "interrupted" if signal <= 0 else f"stopped by signal {signal}"
+            problems = [asdict(Problem(what, f"to go on: {again(self.folder)}"))]
+        else:
+            problems = [asdict(Problem(f"{type(error).__name__}: {error}"[:1000], "", ""))]
+        with contextlib.suppress(DiskFull):  # the error that is on its way says it better
+            self.log("stage", name=name, state="stopped", error=type(error).__name__, problems=problems)
 
     def begin(self, name: str, inputs: Mapping[str, object], outputs: Sequence[str]) -> Path | None:
         """Note that a resumable stage has begun, and set aside what an older recipe left of it.

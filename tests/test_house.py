@@ -61,6 +61,9 @@ INSIDE: dict[str, set[str]] = {
     | {"record", "endpoint", "text", "sandbox", "sources", "tokenizer", "dataset.build", "dataset.audit", "score"}
     | {"model"},
     "report": GROUND | {"record", "manifest", "model.shape", "score.paired", "evaluate.scores", "evaluate.text_scores"},
+    "watch": GROUND | {"record", "progress", "report.charts", "report.labels"},
+    "plot": GROUND | {"evaluate.scores", "report.charts", "report.labels", "watch"},
+    "remedies": GROUND | {"record", "evaluate.scores", "watch"},
     "train": GROUND | {"record", "text", "tokenizer", "dataset.audit", "model", "evaluate"},
     "llamacpp": GROUND | {"tokenizer", "model"},
     "serve": GROUND | {"outcome", "record", "text", "dataset", "tokenizer", "model", "plan", "llamacpp"},
@@ -92,6 +95,8 @@ LIBRARIES: dict[str, set[str]] = {
     | {"liger_kernel", "llguidance", "gguf", "filelock", "mlx", "mlx_lm"},
     "plan": {"numpy", "scipy", "torch"},
     "report": {"jinja2", "markupsafe", "ruamel"},
+    "watch": {"pydantic_core", "ruamel", "textual"},
+    "plot": {"matplotlib"},
     "score": {"numpy", "sacrebleu"},
     "evaluate": {"torch", "lm_eval", "bm25s"},
     "train": {"torch", "safetensors", "numpy", "bitsandbytes", "wandb", "mlflow", "trackio", "mlx", "mlx_lm"},
@@ -105,11 +110,12 @@ LIBRARIES: dict[str, set[str]] = {
 HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "tokenizers", "huggingface_hub", "numpy"}
 HEAVY |= {"lm_eval", "docling", "pyarrow", "datasets", "datatrove", "liger_kernel", "wandb", "mlflow", "trackio"}
 HEAVY |= {"ray", "gguf", "sentencepiece", "xllamacpp", "mlx", "mlx_lm", "httpx", "tenacity", "scipy", "bm25s"}
+HEAVY |= {"textual", "matplotlib"}
 
 
 def loads_torch(module: str) -> bool:
     """Whether a module may import a heavy library when it is itself imported."""
-    return room_of(module) == "evaluate" or module.endswith(("_torch", "_mlx"))
+    return room_of(module) == "evaluate" or module.endswith(("_torch", "_mlx", "_textual"))
 
 
 class Import:
@@ -557,7 +563,14 @@ def test_help_is_instant() -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [["--help"], ["run", "--help"], ["plan", "--help"], ["recipe", "schema"], ["recipe", "init", "docs"]],
+    [
+        ["--help"],
+        ["run", "--help"],
+        ["plan", "--help"],
+        ["watch", "--help"],
+        ["recipe", "schema"],
+        ["recipe", "init", "docs"],
+    ],
     ids=" ".join,
 )
 def test_light_verbs_load_no_heavy_library(words: list[str]) -> None:
@@ -573,6 +586,7 @@ def test_plan_and_report_load_no_heavy_library() -> None:
     modules = [
         name for name in MODULES if room_of(name) in ("plan", "report", "sources", "text", "sandbox", "endpoint")
     ]
+    modules += [name for name in MODULES if room_of(name) in ("watch", "plot") and not loads_torch(name)]
     modules += [name for name in MODULES if name.startswith("afina.dataset")]
     code = "import sys, importlib\n" + "".join(f"importlib.import_module({name!r})\n" for name in modules)
     code += f"print(*sorted({HEAVY!r} & set(sys.modules)))"

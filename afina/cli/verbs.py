@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from afina import __version__
-from afina.cli import bases, data, judging, machine, recipes, tokenizers, training, using
+from afina.cli import bases, data, judging, machine, recipes, tokenizers, training, using, watching
 from afina.cli.export import export
 from afina.cli.keys import KeyCommand
 from afina.cli.output import nobody_reads, open_streams, say
@@ -57,6 +57,8 @@ app.command()(using.chat)
 app.command()(using.serve)
 app.command()(export)
 app.command()(judging.report)
+app.command()(watching.watch)
+app.command()(watching.plot)
 app.command()(machine.doctor)
 app.command()(machine.demo)
 base_app.command("show")(bases.base_show)
