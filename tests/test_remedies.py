@@ -15,6 +15,7 @@ import pytest
 import torch
 from forked import run_afina
 from test_walk import write_project
+from tiny import make_base
 
 import afina.train.methods.answers_torch as answers
 from afina.cli.verbs import main
@@ -134,12 +135,13 @@ def test_a_loss_that_does_not_fall_gets_a_rate_that_moves_it(flat: Path) -> None
 def test_many_passes_over_few_rows_are_too_many(afina: Called, project: Path) -> None:
     """Rows whose answers follow from nothing can be learned by heart, and nothing of them holds for others."""
     pick = random.Random(0)
-    rows = [{"prompt": f"Golos {n}?", "completion": f"{pick.randrange(10**6)}"} for n in range(40)]
+    rows = [{"prompt": f"Golos {n}?", "completion": f"{pick.randrange(10**6)}"} for n in range(24)]
     (project / "noise.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    settings = ["sources=[{path: noise.jsonl}]", "adapter.kind=none", "train.epochs=20", "dataset.validation=0.3"]
-    assert afina("train", "recipe.yaml", "name=over", *settings) == 0
+    make_base(project / "wide", hidden_size=96, intermediate_size=256)
+    settings = ["sources=[{path: noise.jsonl}]", "dataset.validation=0.3", "base=./wide", "adapter.kind=none"]
+    assert afina("train", "recipe.yaml", "name=over", *settings, "train.batch_tokens=512", "train.epochs=60") == 0
     shown = remedy(diagnose(Path("runs/over")), "overfitting")
-    assert 1 <= shown.settings["train.epochs"] < 20
+    assert 1 <= shown.settings["train.epochs"] < 60
     assert (shown.settings["train.patience"], shown.settings["train.validate_per_epoch"]) == (2, 2)
     assert "held-out loss was lowest at step" in shown.seen
     assert afina("train", *shlex.split(diagnose(Path("runs/over")).command)[2:]) == 0

@@ -141,7 +141,7 @@ def overfitting(run: RunReading) -> Remedy | None:
         return None
     best, steps = warning.figures["best_step"], run.training.planned_steps
     settings: dict[str, Any] = {}
-    if steps and (needed := max(1.0, math.ceil(train.epochs * best / steps))) < train.epochs:
+    if steps and (needed := max(1.0, float(math.ceil(train.epochs * best / steps)))) < train.epochs:
         settings[run.key("epochs")] = needed
     settings |= {"train.patience": 2, "train.validate_per_epoch": max(2, train.validate_per_epoch)}
     return Remedy(
