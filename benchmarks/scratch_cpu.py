@@ -133,6 +133,7 @@ def run_afina(folder: Path, work: Work, **changes: Any) -> dict[str, Any]:
 
     from afina.evaluate.loss import held_out_loss
     from afina.plan.matrix_rate_torch import measured_flops
+    from afina.model.reader_torch import TorchReader
     from afina.recipe import Chat, Train
     from afina.text.example import Example
     from afina.tokenizer.encode import Row
@@ -181,8 +182,7 @@ def run_afina(folder: Path, work: Work, **changes: Any) -> dict[str, Any]:
         Row(ids, [False] + [True] * (work.length - 1), Example(), len(tokenizer.decode(ids[1:]).encode()))
         for ids in held_out.tolist()
     ]
-    options: dict[str, Any] = {"pad_id": 0, "device": torch.device("cpu"), "batch_tokens": settings.batch_tokens}
-    score = held_out_loss(model.eval(), left, **options)
+    score = held_out_loss(TorchReader(model.eval()), left, pad_id=0, batch_tokens=settings.batch_tokens)
     flops = work.rows * (work.length * per_token + (work.length - 1) * per_target)
     measured = {"seconds": seconds, "flops_of_a_step": flops, "peak_flops": peak}
     return measured | {"held_out": score.loss, "bits_per_byte": score.bits_per_byte}

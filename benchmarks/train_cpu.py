@@ -332,17 +332,17 @@ def run_trl(base: Path, rows: list[dict[str, str]], out: Path, setting: Setting,
 
 def held_out(base: Path, adapter: Path | None, rows: list[dict[str, str]], *, four_bit: bool = False) -> float:
     """Held-out loss of an adapter in plain PEFT, measured for all contestants by the same function."""
-    import torch
     from peft import PeftModel
 
     from afina.evaluate.loss import held_out_loss
+    from afina.model.reader_torch import TorchReader
 
     encoded, _ = encode(base, rows)
     model = open_base(base, four_bit=four_bit)
     if adapter is not None:
         model = PeftModel.from_pretrained(model, adapter)
     model.eval()
-    return held_out_loss(model, encoded, pad_id=0, device=torch.device("cpu"), batch_tokens=4096).loss
+    return held_out_loss(TorchReader(model), encoded, pad_id=0, batch_tokens=4096).loss
 
 
 def matmul_flops(base: Path) -> float:

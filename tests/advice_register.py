@@ -89,7 +89,7 @@ NOT_FOLLOWED: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "a package, a program, a device or a network is needed that a test has not": (
         ("", "pip install"), ("dataset/build/datatrove_tasks.py", ""), ("endpoint/", ""), ("sources/(hub|web).py", ""),
-        ("evaluate/benchmarks.py", ""), ("export/converters.py", ""),
+        ("evaluate/benchmarks.py", ""), ("walk/benchmarks.py", "lm-eval$"), ("export/converters.py", ""),
         ("llamacpp/(gguf_vocab|gguf_write|program|base_file).py", ""), ("plan/doctor.py", ""),
         ("model/choices.py", "^(train|install)"), ("model/steps/liger_torch.py", "^train.kernels: torch"),
         ("sandbox/", ""), ("train/(ranks|shard_torch|stream_torch|trackers).py", ""), ("walk/follower_rank.py", ""),
@@ -137,7 +137,7 @@ NOT_FOLLOWED: dict[str, tuple[tuple[str, str], ...]] = {
         ("cli/machine.py", "^afina doctor RUN --apply"), ("remedies/answer.py", "^name the recipe"),
         ("model/adapter_torch.py", "^remove … from adapter.targets"), ("model/base_kind.py", "trains over those"),
         ("model/adapter_torch.py", "^leave it out for all"), ("model/base_kind.py", "^`backend: mlx` trains over it"),
-        ("(model/(mlx/|back_ends|skeleton_torch)|walk/(base|planning))", "backend"), ("model/mlx/", ""),
+        ("(model/(mlx/|back_ends|opened_by|skeleton_torch)|walk/planning)", "backend"), ("model/mlx/", ""),
         ("model/mlx/", "adapter[.]group_size|leave adapter[.]|device: cpu"),
         ("train/backend_torch.py", "^train.parallel: ddp"), ("model/shape_(read|walk_torch).py", ""),
         ("model/base.py", "^adapter.kind: lora$"),

@@ -15,9 +15,9 @@ from tiny import TOWNS, make_base, make_recipe
 
 from afina.demo.world import make_players
 from afina.errors import DataError
-from afina.evaluate import choice_torch
+from afina.evaluate import choice_ranks
 from afina.evaluate.choice import BY_CHANCE, Choice, Ranked, choice_of
-from afina.evaluate.choice_torch import NEUTRAL, longest_row, rank_choices
+from afina.evaluate.choice_ranks import NEUTRAL, longest_row, rank_choices
 from afina.evaluate.coverage import documents_words, held_by_luck, held_terms, share_made_up
 from afina.evaluate.derive import CHOICE, CONTROL, COVERAGE, derive_probes
 from afina.evaluate.evaluate import HeldOut, MeasuredBeside, evaluate
@@ -26,6 +26,7 @@ from afina.evaluate.prose import choose_prose, describe_power
 from afina.evaluate.scores import read_scores
 from afina.model.generate.stored_answers import KeptAnswers
 from afina.model.load_torch import load_base
+from afina.model.reader_torch import TorchReader
 from afina.recipe import Chat, Probe, Recipe, Source, Train, check_recipe
 from afina.run import Run
 from afina.text.example import Example
@@ -102,7 +103,7 @@ def test_scores_are_log_probabilities_less_what_each_term_costs(base: Path, rend
         choice_of(cloze("s", "Lagos")),
         Choice("De onde é Ana?", sentences, tuple(each.removeprefix("Ana é de ") for each in sentences), "a:1", "s"),
     ]
-    found = rank_choices(model, renderer, choices, "pt-PT", pad_id=0, device=CPU, batch_tokens=64)
+    found = rank_choices(TorchReader(model), renderer, choices, "pt-PT", pad_id=0, batch_tokens=64)
     request, answer = NEUTRAL["pt"]
     with torch.no_grad():
         for choice, ranked in zip(choices, found, strict=True):
@@ -117,10 +118,10 @@ def test_scores_are_log_probabilities_less_what_each_term_costs(base: Path, rend
 def test_a_question_of_its_own_is_ranked_as_beside_others(base: Path, renderer: Renderer) -> None:
     model = load_base(base, make_recipe(base), CPU).eval()
     choices = [choice_of(cloze(f"s{n}", town, name)) for n, (town, name) in enumerate(zip(TOWNS, PEOPLE, strict=True))]
-    options: Any = {"pad_id": 0, "device": CPU, "batch_tokens": 256}
-    together = rank_choices(model, renderer, choices, "pt", **options)
+    options: Any = {"pad_id": 0, "batch_tokens": 256}
+    together = rank_choices(TorchReader(model), renderer, choices, "pt", **options)
     for choice, ranked in zip(choices, together, strict=True):
-        (alone,) = rank_choices(model, renderer, [choice], "pt", **options)
+        (alone,) = rank_choices(TorchReader(model), renderer, [choice], "pt", **options)
         assert alone.scores[0] - alone.scores[3] == pytest.approx(ranked.scores[0] - ranked.scores[3], abs=1e-4)
 
 
@@ -130,14 +131,16 @@ def test_rankings_are_kept_beside_the_runs(
     """Of the same weights none is computed twice; of others, and of another question, each is."""
     model = load_base(base, make_recipe(base), CPU).eval()
     choices = [choice_of(cloze(f"s{n}", town, name)) for n, (town, name) in enumerate(zip(TOWNS, PEOPLE, strict=True))]
-    options: Any = {"pad_id": 0, "device": CPU, "batch_tokens": 256}
+    options: Any = {"pad_id": 0, "batch_tokens": 256}
     computed: list[int] = []
-    log_probs = choice_torch._log_probs
-    monkeypatch.setattr(choice_torch, "_log_probs", lambda *given: [computed.append(1), log_probs(*given)][1])
+    log_probs = choice_ranks._log_probs
+    monkeypatch.setattr(choice_ranks, "_log_probs", lambda *given: [computed.append(1), log_probs(*given)][1])
 
     def rank(asked: list[Choice], weights: str) -> tuple[list[Ranked], int]:
         computed.clear()
-        return rank_choices(model, renderer, asked, "pt", kept=KeptAnswers(tmp_path, weights), **options), len(computed)
+        return rank_choices(
+            TorchReader(model), renderer, asked, "pt", kept=KeptAnswers(tmp_path, weights), **options
+        ), len(computed)
 
     first, forwards = rank(choices[:4], "w")
     again, none = rank(choices[:4], "w")
@@ -345,7 +348,7 @@ def test_who_was_trained_on_the_sections_chooses_better_and_nobody_else(tmp_path
         [
             ranked.right
             for ranked in rank_choices(
-                load_base(folder, own, CPU).eval(), chat, asked, "pt", pad_id=0, device=CPU, batch_tokens=512
+                TorchReader(load_base(folder, own, CPU)), chat, asked, "pt", pad_id=0, batch_tokens=512
             )
         ]
         for folder in (base, tmp_path / "elsewhere/run/model", tmp_path / "trained/run/model")

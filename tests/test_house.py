@@ -98,7 +98,7 @@ LIBRARIES: dict[str, set[str]] = {
     "watch": {"pydantic_core", "ruamel", "textual"},
     "plot": {"matplotlib"},
     "score": {"numpy", "sacrebleu"},
-    "evaluate": {"torch", "lm_eval", "bm25s"},
+    "evaluate": {"lm_eval", "bm25s"},
     "train": {"torch", "safetensors", "numpy", "bitsandbytes", "wandb", "mlflow", "trackio", "mlx", "mlx_lm"},
     "serve": {"torch", "transformers", "peft", "fastapi", "starlette", "uvicorn", "prometheus_client", "pydantic"}
     | {"pydantic_core", "httpx"},

@@ -95,7 +95,7 @@ def in_a_save(backend: str):
     import afina.model.mlx.arrays_mlx as arrays_mlx
     from afina.train.backend_mlx import MlxBackend
 
-    return MlxBackend, (arrays_mlx, "serialize_file", arrays_mlx.serialize_file)
+    return MlxBackend, (arrays_mlx, "save_file", arrays_mlx.save_file)
 
 
 def die_in_a_save(call: int, *arguments) -> None:

@@ -17,6 +17,7 @@ from tiny import NAMES, TOWNS, make_base, make_recipe
 from afina.errors import DataError
 from afina.evaluate.loss import held_out_pairs
 from afina.model.loss_torch import Totals, make_batch
+from afina.model.reader_torch import TorchReader
 from afina.text.example import Example
 from afina.tokenizer.chat import Renderer
 from afina.tokenizer.encode import encode_examples
@@ -178,9 +179,9 @@ def test_it_learns_and_a_killed_one_is_bitwise_an_uninterrupted(base, tmp_path):
         else:
             rows = judged(base, recipe, rows, tmp_path)
         model = learning(base, recipe)
-        before = held_out_pairs(model.eval(), rows[:6], pad_id=0, device=CPU, batch_tokens=128)
+        before = held_out_pairs(TorchReader(model.eval()), rows[:6], pad_id=0, batch_tokens=128)
         out = run_training(base, folder, recipe, log, rows=rows[6:], held_out=rows[:6], model=model)
-        return out, before, held_out_pairs(out[0].eval(), rows[:6], pad_id=0, device=CPU, batch_tokens=128)
+        return out, before, held_out_pairs(TorchReader(out[0].eval()), rows[:6], pad_id=0, batch_tokens=128)
 
     (model, _, log, _), before, after = go(tmp_path / "whole")
     assert after.margin > before.margin + 0.3 and after.accuracy == 1.0

@@ -34,7 +34,7 @@ from afina.model.mlx import adapter_mlx, loss_mlx, to_train_mlx  # noqa: E402
 from afina.model.mlx.open_mlx import open_base  # noqa: E402
 from afina.train.backend_mlx import MlxBackend  # noqa: E402
 
-STEPS = {"epochs": 2, "batch_tokens": 256, "validate_per_epoch": 0}
+STEPS = {"epochs": 7, "batch_tokens": 256, "validate_per_epoch": 0}
 LARGEST_DIFFERENCE = 2e-5
 """Between the adapters of both back ends after 20 steps in fp32: they sum in other orders. Weights are about 0.1 large,
 and 20 steps at a rate of 0.005 move each by up to 0.1."""
@@ -72,9 +72,13 @@ def families():
 
     small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
     small |= {"num_key_value_heads": 2, "vocab_size": 400, "max_position_embeddings": 64, "pad_token_id": 0}
+    small |= {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}}
+    llama3 = {"rope_type": "llama3", "rope_theta": 500.0, "factor": 8.0, "low_freq_factor": 1.0}
+    llama3 |= {"high_freq_factor": 4.0, "original_max_position_embeddings": 16}
     return {
         "llama": LlamaConfig(**small),
         "llama tied": LlamaConfig(**small, tie_word_embeddings=True),
+        "llama 3, whose positions are scaled": LlamaConfig(**small | {"rope_parameters": llama3}),
         "qwen2": Qwen2Config(**small),
         "qwen3": Qwen3Config(**small, head_dim=8),
         "mistral": MistralConfig(**small, sliding_window=None),
@@ -130,9 +134,15 @@ ADAPTERS = {
 }
 
 
-@pytest.mark.parametrize("name", ADAPTERS)
+def fast_one(names, fast):
+    """Parameters of which the rest is long."""
+    return [name if name in fast else pytest.param(name, marks=pytest.mark.long) for name in names]
+
+
+@pytest.mark.parametrize("name", fast_one(ADAPTERS, ["lora"]))
 def test_twenty_steps_are_those_of_torch(name, base, tmp_path):
-    parts = {"adapter": ADAPTERS[name], "train": STEPS | {"weight_decay": 0.01}}
+    rate = 1e-3 if name == "lora+" else 5e-3  # eight times that moves B so far that roundings grow
+    parts = {"adapter": ADAPTERS[name], "train": STEPS | {"weight_decay": 0.01, "learning_rate": rate}}
     begun = attach_adapter(load_base(base, make_recipe(base, **parts), CPU), make_recipe(base, **parts).adapter, 0)
     _, fresh = to_train_mlx.model_to_train(base, by_mlx(base, **parts), "fp32")
     first, same = adapter_weights(begun), adapter_weights(fresh)
@@ -146,6 +156,7 @@ def test_twenty_steps_are_those_of_torch(name, base, tmp_path):
     expected, found = adapter_weights(torch_model), adapter_weights(mlx_model)
     moved = max((expected[key] - first[key]).abs().max().item() for key in expected)
     apart = max((expected[key] - found[key]).abs().max().item() for key in expected)
+    print(f"{name}: moved by up to {moved:.2g}, apart by up to {apart:.2g}")
     assert apart <= LARGEST_DIFFERENCE < moved / 100
 
 
@@ -233,7 +244,9 @@ def test_patience_takes_the_best_weights(base, tmp_path):
 # ---- few bits
 
 
-@pytest.mark.parametrize(("bits", "group"), [(4, 64), (4, 32), (8, 64)])
+@pytest.mark.parametrize(
+    ("bits", "group"), [(4, 64), *(pytest.param(*each, marks=pytest.mark.long) for each in ((4, 32), (8, 64)))]
+)
 def test_qlora_learns_and_leaves_the_quantized_base_bitwise(wide, tmp_path, bits, group):
     recipe = by_mlx(
         wide, adapter={"kind": "qlora", "bits": bits, "group_size": group}, train={"epochs": 4, "learning_rate": 1e-2}
@@ -281,7 +294,7 @@ def test_a_base_that_mlx_has_quantized_is_taken_as_it_is(wide, quantized, tmp_pa
 # ---- files
 
 
-@pytest.mark.parametrize("variant", ["lora", "rslora", "dora"])
+@pytest.mark.parametrize("variant", fast_one(["rslora", "lora", "dora"], ["rslora"]))
 def test_an_adapter_goes_both_ways_and_every_program_computes_the_same(base, tmp_path, variant):
     from mlx_lm.tuner.utils import load_adapters
     from peft import PeftModel
@@ -389,7 +402,7 @@ def test_documents_first_then_answers_and_a_kill_changes_nothing(project, wide):
     assert [set(event["versions"]) >= {"mlx", "mlx-lm"} for event in computing] == [True, True]
     for event in ("first", None):
         losses = [e["loss"] for e in read_metrics(run) if e["event"] == "step" and e.get("stage") == event]
-        assert sum(losses[-3:]) < sum(losses[:3])
+        assert losses[-1] < losses[0]
     assert PeftConfig.from_pretrained(run / "adapter").r == 4
     network, _ = load(str(wide), adapter_path=str(run / "adapter/mlx-lm"))
     held = dict(tree_flatten(network.parameters()))

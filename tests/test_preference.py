@@ -15,6 +15,7 @@ from tiny import NAMES, TOWNS, make_base, make_recipe
 from afina.evaluate.loss import held_out_pairs
 from afina.model.load_torch import attach_adapter, load_base
 from afina.model.loss_torch import Totals, answer_log_probs, make_batch, target_loss
+from afina.model.reader_torch import TorchReader
 from afina.text.example import Example
 from afina.tokenizer.chat import Renderer
 from afina.tokenizer.encode import encode_examples
@@ -265,9 +266,9 @@ def trained(base, tmp_path, recipe, rows, log=None):
 def test_it_learns_and_leaves_the_base_bitwise(base, tmp_path, method):
     recipe, rows = make(base, method, train={"epochs": 4, "learning_rate": 1e-2})
     frozen = load_file(base / "model.safetensors")
-    before = held_out_pairs(learning(base, recipe), rows[:4], pad_id=0, device=CPU, batch_tokens=128)
+    before = held_out_pairs(TorchReader(learning(base, recipe)), rows[:4], pad_id=0, batch_tokens=128)
     model, _, log, _ = trained(base, tmp_path, recipe, judged(base, recipe, rows, tmp_path))
-    after = held_out_pairs(model.eval(), rows[:4], pad_id=0, device=CPU, batch_tokens=128)
+    after = held_out_pairs(TorchReader(model.eval()), rows[:4], pad_id=0, batch_tokens=128)
     assert after.margin > before.margin + 0.3 and after.accuracy == 1.0
     steps = [event for event in log.events if event["event"] == "step"]
     assert steps[-1]["preference_accuracy"] == 1.0 and steps[-1]["reward_margin"] > steps[0]["reward_margin"]

@@ -14,6 +14,7 @@ from afina.evaluate.loss import held_out_loss
 from afina.model.adapter_torch import save_trained
 from afina.model.load_torch import attach_adapter, load_base
 from afina.model.loss_torch import make_batch
+from afina.model.reader_torch import TorchReader
 from afina.recipe import Adapter, Chat, Recipe, Source, Train
 from afina.text.example import Example
 from afina.tokenizer.bpe import train_bpe
@@ -84,13 +85,13 @@ def test_qlora_learns_what_lora_learns_and_plain_peft_opens_it(canarim, tmp_path
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     base, recipe, rows, held_out = canarim
-    measured, options = {}, {"pad_id": 0, "device": CPU, "batch_tokens": 2048}
+    measured, options = {}, {"pad_id": 0, "batch_tokens": 2048}
     for kind in ("lora", "qlora"):
         model = load_base(base, recipe, CPU, four_bit=kind == "qlora")
-        before = held_out_loss(model, held_out, **options).loss
+        before = held_out_loss(TorchReader(model), held_out, **options).loss
         model = attach_adapter(model, Adapter(kind=kind, rank=8, alpha=16), 0)
         fit(model, rows, tmp_path / kind, learning_rate=5e-3, epochs=3)
-        measured[kind] = (before, held_out_loss(model, held_out, **options).loss)
+        measured[kind] = (before, held_out_loss(TorchReader(model), held_out, **options).loss)
     lora, qlora = measured["lora"][1], measured["qlora"][1]
     assert lora < measured["lora"][0] - 0.05 and qlora < measured["qlora"][0] - 0.05, measured
     assert abs(qlora - lora) <= 0.02, measured

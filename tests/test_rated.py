@@ -16,6 +16,7 @@ from afina.dataset.build.build import build_dataset
 from afina.errors import DataError
 from afina.evaluate.loss import held_out_pairs
 from afina.model.load_torch import load_base
+from afina.model.reader_torch import TorchReader
 from afina.recipe import Recipe
 from afina.text.example import Example, read_examples
 from afina.text.identity import content_key
@@ -98,11 +99,11 @@ def test_the_held_out_score_of_rated_answers_by_hand(tmp_path):
         return sum(log_probs[place - 1, row.ids[place]].item() for place in places) / len(places)
 
     means = [mean(row) for row in encoded]
-    found = held_out_pairs(model, encoded, pad_id=0, device=torch.device("cpu"), batch_tokens=64)
+    found = held_out_pairs(TorchReader(model), encoded, pad_id=0, batch_tokens=64)
     right = sum(good > bad for good in means[:2] for bad in means[2:])
     assert (found.pairs, found.accuracy) == (6, right / 6)
     assert found.margin == pytest.approx(sum(means[:2]) / 2 - sum(means[2:]) / 3, abs=1e-5)
-    alone = held_out_pairs(model, encoded[:2], pad_id=0, device=torch.device("cpu"), batch_tokens=64)
+    alone = held_out_pairs(TorchReader(model), encoded[:2], pad_id=0, batch_tokens=64)
     assert (alone.pairs, alone.margin) == (0, pytest.approx(sum(means[:2]) / 2, abs=1e-5))
 
 

@@ -223,7 +223,7 @@ def test_a_model_trained_on_canaries_gives_them_back(base: Path, renderer: Rende
     model = load_base(base, recipe, CPU).requires_grad_(True)
     rows = encode_examples([each.example for each in trained], renderer, recipe).rows
     batch = make_batch(rows, renderer.tokenizer.pad_token_id, CPU)
-    settings = {"pad_id": renderer.tokenizer.pad_token_id, "device": CPU, "batch_tokens": 4096}
+    settings = {"pad_id": renderer.tokenizer.pad_token_id, "batch_tokens": 4096}
     before = measure_canaries(model.eval(), renderer, canaries, **settings)
     assert not any(each.greedy or each.sampled for each in before)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)

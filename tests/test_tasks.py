@@ -18,6 +18,7 @@ from afina.evaluate.scores import Scores, record_of
 from afina.evaluate.task_table import describe_tasks
 from afina.evaluate.tasks import measure_tasks, read_tasks
 from afina.model.load_torch import attach_adapter, load_base
+from afina.model.reader_torch import TorchReader
 from afina.recipe import Recipe, Task, load_recipe
 from afina.record import Record
 from afina.report.page import write_report
@@ -191,8 +192,8 @@ def test_losses_of_rows_are_the_models_own(base: Path, models) -> None:
     rows, renderer = make_rows(base, recipe)
     pad = renderer.tokenizer.pad_token_id
     with models[1]() as model:
-        found = row_losses(model, rows, pad_id=pad, device=CPU, batch_tokens=200)
-        whole = held_out_loss(model, rows, pad_id=pad, device=CPU, batch_tokens=128)
+        found = row_losses(TorchReader(model), rows, pad_id=pad, batch_tokens=200)
+        whole = held_out_loss(TorchReader(model), rows, pad_id=pad, batch_tokens=128)
         for row, loss in list(zip(rows, found, strict=True))[::9]:
             ids = torch.tensor([row.ids])
             labels = torch.where(torch.tensor([row.mask]), ids, -100)
@@ -211,7 +212,9 @@ def test_two_models_losses_side_by_side(base: Path, models) -> None:
     losses = []
     for opened in models:
         with opened() as model:
-            losses.append(row_losses(model, rows, pad_id=renderer.tokenizer.pad_token_id, device=CPU, batch_tokens=256))
+            losses.append(
+                row_losses(TorchReader(model), rows, pad_id=renderer.tokenizer.pad_token_id, batch_tokens=256)
+            )
     found = compare_losses(rows, *losses)
     for name in ("learned", "all"):
         before, after, gain = (found[name][side] for side in ("before", "after", "difference"))

@@ -21,7 +21,8 @@ from afina.train.loop import Stopped, TrainingJob, train
 CPU = torch.device("cpu")
 
 
-BACK_ENDS = ["torch", pytest.param("mlx", marks=pytest.mark.skipif(find_spec("mlx_lm") is None, reason="no mlx-lm"))]
+NEEDS_MLX = pytest.mark.skipif(find_spec("mlx_lm") is None, reason="mlx-lm is not installed: pip install 'afina[mlx]'")
+BACK_ENDS = ["torch", pytest.param("mlx", marks=[NEEDS_MLX, pytest.mark.long])]
 
 
 @pytest.fixture(scope="module")
@@ -189,8 +190,9 @@ def test_merged_is_base_plus_scale_b_a(base, tmp_path):
     torch.testing.assert_close(merged, expected)
 
 
-@pytest.mark.parametrize("backend", BACK_ENDS)
-@pytest.mark.parametrize("dropout", [0.0, 0.2])
+@pytest.mark.parametrize(
+    ("dropout", "backend"), [(0.0, "torch"), (0.2, "torch"), pytest.param(0.2, "mlx", marks=NEEDS_MLX)]
+)
 def test_killed_and_resumed_is_bitwise_uninterrupted(base, tmp_path, dropout, backend):
     recipe = make_recipe(base, train={"checkpoint_seconds": 1e-9}, adapter={"dropout": dropout}, backend=backend)
     whole, state, *_ = run_training(base, tmp_path / "whole", recipe)

@@ -133,13 +133,17 @@ def test_going_back_restores_weights_moments_and_generators(base, tmp_path, eith
     assert same(adapter_weights(run_training(base, tmp_path / "nan", either)[0]), whole)
 
 
+TOO_FAST = {"torch": 200.0, "mlx": 1e12}
+"""Rates at which a step leaves weights whose next loss is not a number, by back end: mlx's attention bears more."""
+
+
 @pytest.mark.parametrize("backend", BACK_ENDS)
 @pytest.mark.parametrize("die_after", [5, pytest.param(9, marks=pytest.mark.long)])
 def test_killed_around_a_nan_it_ends_bitwise_the_same(base, tmp_path, monkeypatch, die_after, backend):
     """The NaN belongs to the weights of step 6 at the whole rate, so that a resumed run meets it again."""
     monkeypatch.setattr(footprint, "GOOD_STEPS", 4)
     own = loop.learning_rate
-    monkeypatch.setattr(loop, "learning_rate", lambda step, *rest: 200.0 if step == 5 else own(step, *rest))
+    monkeypatch.setattr(loop, "learning_rate", lambda step, *rest: TOO_FAST[backend] if step == 5 else own(step, *rest))
     recipe = make_recipe(base, train=OFTEN | {"tries": 30}, backend=backend)
     whole, state, log, _ = run_training(base, tmp_path / "whole", recipe)
     assert 2 <= state.tries < 30 and events(log, "went_back")[0]["to"] in (0, 4)
@@ -259,7 +263,7 @@ def test_going_back_remembers_that_memory_was_short(base, tmp_path, monkeypatch)
     """Memory runs out after the good state was noted."""
     no_room_for(monkeypatch, 3, after_calls=2)
     own = loop.learning_rate
-    monkeypatch.setattr(loop, "learning_rate", lambda step, *rest: 200.0 if step == 5 else own(step, *rest))
+    monkeypatch.setattr(loop, "learning_rate", lambda step, *rest: TOO_FAST[backend] if step == 5 else own(step, *rest))
     recipe = make_recipe(base, train=OFTEN | {"tries": 30})
     _, state, log, _ = run_training(base, tmp_path, recipe)
     assert events(log, "went_back") and events(log, "smaller_batches")[-1]["splits"] == state.splits

@@ -14,6 +14,7 @@ from tiny import make_base, make_recipe, make_tokenizer
 from afina.evaluate.text_scores import WindowScores
 from afina.evaluate.windows import BETWEEN, ReadWindows, compare_windows, context_of, cut_windows, window_bits
 from afina.model.load_torch import load_base
+from afina.model.reader_torch import TorchReader
 from afina.recipe import Chat, Recipe, Source
 from afina.record import Record
 from afina.text.example import Example
@@ -68,7 +69,7 @@ def test_bits_and_hits_are_those_of_the_models_own_logits(opened, context):
     """By hand: each context through transformers' forward, one after the other."""
     model, renderer = opened
     read = ReadWindows.of(WINDOWS, renderer, context)
-    bits, hits = window_bits(model, read, pad_id=renderer.tokenizer.pad_token_id, device=CPU, batch_tokens=128)
+    bits, hits = window_bits(TorchReader(model), read, pad_id=renderer.tokenizer.pad_token_id, batch_tokens=128)
     own_bits, own_hits = [0.0] * len(WINDOWS), 0
     for window, text in enumerate(WINDOWS):
         ids = renderer.tokenizer(text, verbose=False)["input_ids"]
@@ -105,7 +106,7 @@ def test_a_tokenizer_without_a_begin_token_reads_behind_its_end(tmp_path):
 def test_a_model_from_scratch_reads_no_longer_than_it_was_trained(opened):
     model, _ = opened
     assert model.config.max_position_embeddings == 64
-    assert [context_of(model, trained_at) for trained_at in (None, 32, 100)] == [64, 32, 64]
+    assert [context_of(TorchReader(model), trained_at) for trained_at in (None, 32, 100)] == [64, 32, 64]
 
 
 def test_figures_stand_over_the_same_bytes_and_are_read_back(opened):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from afina.dataset.build.canaries import CANARY
 from afina.evaluate.choice import choice_of
-from afina.evaluate.choice_torch import longest_row
+from afina.evaluate.choice_ranks import longest_row
 from afina.evaluate.grade import claims_to_know
 from afina.evaluate.probes import ProbeSet, Question, askable, question_of
 from afina.evaluate.prose import UNSEEN_FILE, choose_prose

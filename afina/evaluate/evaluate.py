@@ -11,7 +11,7 @@ from typing import Any
 
 from afina.evaluate import choice
 from afina.evaluate.choice import CHOICES_FILE, Choice, Ranked
-from afina.evaluate.choice_torch import rank_choices
+from afina.evaluate.choice_ranks import rank_choices
 from afina.evaluate.continuations import Continuations
 from afina.evaluate.coverage import documents_words, held_by_luck, held_terms, share_made_up
 from afina.evaluate.grade import Graded, luck
@@ -28,6 +28,7 @@ from afina.evaluate.verdict import ProbeScore, judge, stands_for
 from afina.model.generate.generate_torch import Answer
 from afina.model.generate.stored_answers import KeptAnswers
 from afina.model.open_model import OpenModel
+from afina.model.readers import reader_of
 from afina.recipe import Recipe
 from afina.recipe.methods import JUDGED
 from afina.run import Progress, no_progress, write_whole
@@ -203,8 +204,8 @@ def _measure(
     plain, judged = ([row for row in held_out if (row.example.kind in JUDGED) is wanted] for wanted in (False, True))
     replay = [row for row in plain if row.example.replay]
     with open_model() as model:
-        device = next(model.parameters()).device
-        options: Any = {"pad_id": pad, "device": device, "batch_tokens": recipe.train.batch_tokens}
+        reader = reader_of(model)
+        options: Any = {"pad_id": pad, "batch_tokens": recipe.train.batch_tokens}
 
         def counted(done: int, total: int | None, what: str) -> None:
             progress(done, total, f"{what} of the {name}")
@@ -220,14 +221,14 @@ def _measure(
         if say and room.reached:
             say(f"the {name}: {room.describe()}")
         return Measured(
-            loss=held_out_loss(model, plain, **options) if plain else None,
-            replay_loss=held_out_loss(model, replay, **options) if replay else None,
-            pairs=held_out_pairs(model, judged, **options) if judged else None,
+            loss=held_out_loss(reader, plain, **options) if plain else None,
+            replay_loss=held_out_loss(reader, replay, **options) if replay else None,
+            pairs=held_out_pairs(reader, judged, **options) if judged else None,
             answers=answers,
             endless=endless,
             room=room,
             choices=rank_choices(
-                model, renderer, asked.choices, recipe.dataset.language, kept=kept, progress=counted, **options
+                reader, renderer, asked.choices, recipe.dataset.language, kept=kept, progress=counted, **options
             ),
         )
 

@@ -6,11 +6,10 @@ import math
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import compress
 from typing import Any
 
-import torch
-
-from afina.model.loss_torch import answer_log_probs, make_batch, target_loss
+from afina.model.reader import Reader
 from afina.score.paired import ratio_difference
 from afina.tokenizer.encode import Row
 
@@ -57,16 +56,13 @@ def by_length(rows: Sequence[Row], batch_tokens: int) -> Iterator[list[int]]:
         start = end
 
 
-@torch.no_grad()
-def held_out_loss(
-    model: Any, rows: Sequence[Row], *, pad_id: int, device: torch.device, batch_tokens: int
-) -> LossScore:
-    """Mean loss over the targets of `rows`, whatever the batches; the model must be in evaluation mode."""
+def held_out_loss(reader: Reader, rows: Sequence[Row], *, pad_id: int, batch_tokens: int) -> LossScore:
+    """Mean loss over the targets of `rows`, whatever the batches."""
     total, targets = 0.0, 0
     for numbers in by_length(rows, batch_tokens):
-        batch = make_batch([rows[number] for number in numbers], pad_id, device)
-        total += target_loss(model, batch).item()
-        targets += batch.targets
+        batch = [rows[number] for number in numbers]
+        total += reader.summed_loss(batch, pad_id)
+        targets += sum(row.targets for row in batch)
     return LossScore(
         loss=total / max(1, targets), tokens=targets, utf8_bytes=round(sum(row.learned_bytes for row in rows))
     )
@@ -87,11 +83,8 @@ class PairScore:
         return asdict(self)
 
 
-@torch.no_grad()
-def held_out_pairs(
-    model: Any, rows: Sequence[Row], *, pad_id: int, device: torch.device, batch_tokens: int
-) -> PairScore:
-    """Which of better and worse answers are likelier; the model must be in evaluation mode.
+def held_out_pairs(reader: Reader, rows: Sequence[Row], *, pad_id: int, batch_tokens: int) -> PairScore:
+    """Which of better and worse answers are likelier.
 
     Rows are all preferences, or all rated. Of rated ones every good answer makes a pair with every bad one, and the
     margin is the difference of the means of both sides; a side without rows counts as 0.
@@ -99,14 +92,14 @@ def held_out_pairs(
     right, margin = 0, 0.0
     good, bad = list[float](), list[float]()
     for numbers in by_length(rows, batch_tokens):
-        batch = make_batch([rows[number] for number in numbers], pad_id, device)
-        sums, counts = answer_log_probs(target_loss(model, batch, reduction="none"), batch)
-        if batch.pairs:
-            better_P, worse_P = (sums / counts).view(2, -1)
-            right += int((better_P > worse_P).sum())
-            margin += (better_P - worse_P).sum().item()
+        batch = [rows[number] for number in numbers]
+        means = [nats / targets for nats, targets in reader.log_probs(batch, pad_id)]
+        if batch[0].rejected:
+            gains = [better - worse for better, worse in zip(means[: len(batch)], means[len(batch) :], strict=True)]
+            right += sum(gain > 0 for gain in gains)
+            margin += math.fsum(gains)
         else:
-            for row, mean in zip(batch.rows, (sums / counts).tolist(), strict=True):
+            for row, mean in zip(batch, means, strict=True):
                 (good if row.example.label else bad).append(mean)
     if not good and not bad:
         return PairScore(len(rows), right / max(1, len(rows)), margin / max(1, len(rows)))
@@ -129,18 +122,14 @@ class RowLoss:
     all_tokens: int
 
 
-@torch.no_grad()
-def row_losses(
-    model: Any, rows: Sequence[Row], *, pad_id: int, device: torch.device, batch_tokens: int
-) -> list[RowLoss]:
-    """The losses of each row, in the order of the rows; the model must be in evaluation mode."""
+def row_losses(reader: Reader, rows: Sequence[Row], *, pad_id: int, batch_tokens: int) -> list[RowLoss]:
+    """The losses of each row, in the order of the rows."""
     found: list[RowLoss | None] = [None] * len(rows)
     for numbers in by_length(rows, batch_tokens):
         whole = [replace(rows[number], mask=[False, *[True] * (len(rows[number]) - 1)]) for number in numbers]
-        nats = target_loss(model, make_batch(whole, pad_id, device), reduction="none").double().cpu()
-        for number, values in zip(numbers, nats.split([len(row) - 1 for row in whole]), strict=True):
-            learned = values[torch.tensor(rows[number].mask[1:], dtype=torch.bool)]
-            found[number] = RowLoss(learned.sum().item(), len(learned), values.sum().item(), len(values))
+        for number, (nats, _) in zip(numbers, reader.target_scores(whole, pad_id), strict=True):
+            learned = list(compress(nats, rows[number].mask[1:]))
+            found[number] = RowLoss(math.fsum(learned), len(learned), math.fsum(nats), len(nats))
     return [each for each in found if each is not None]
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from afina.evaluate.choice import Choice
-from afina.evaluate.choice_torch import longest_row, rank_choices
+from afina.evaluate.choice_ranks import longest_row, rank_choices
 from afina.evaluate.coverage import held_terms
 from afina.evaluate.probes import ProbeSet, Question, ask
 from afina.evaluate.retrieval import (
@@ -26,6 +26,7 @@ from afina.evaluate.scores import RetrievalScores
 from afina.evaluate.verdict import ProbeScore
 from afina.model.generate.stored_answers import KeptAnswers
 from afina.model.open_model import OpenModel
+from afina.model.readers import reader_of
 from afina.recipe import Recipe, Retrieval
 from afina.run import Progress, no_progress
 from afina.text.answer_flaws import after_thinking
@@ -160,14 +161,12 @@ def _flags(model: Any, asked: Sequence[AskedWith], asking: AskingBase) -> list[F
     """What the model has right of each question; of coverage of each key term."""
     items = [each.item for each in asked]
     if choices := [each for each in items if isinstance(each, Choice)]:
-        device = next(model.parameters()).device
         ranked = rank_choices(
-            model,
+            reader_of(model),
             asking.renderer,
             choices,
             asking.recipe.dataset.language,
             pad_id=asking.pad_id,
-            device=device,
             batch_tokens=asking.recipe.train.batch_tokens,
             kept=asking.kept,
             progress=asking.progress,

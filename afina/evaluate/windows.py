@@ -11,15 +11,11 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from afina.evaluate.intervals import ratio_interval
 from afina.evaluate.loss import by_length
 from afina.evaluate.text_scores import WindowFigures, WindowScores
-from afina.model.decoder_torch import text_config
-from afina.model.loss_torch import causal_lm, make_batch, target_scores
+from afina.model.reader import Reader
 from afina.run import hash_value
 from afina.text.example import Example, read_examples
 from afina.tokenizer.chat import Encoded, Renderer
@@ -104,28 +100,24 @@ class ReadWindows:
         return [len(text.encode()) for text in self.texts]
 
 
-def context_of(model: Any, trained_at: int | None) -> int | None:
+def context_of(reader: Reader, trained_at: int | None) -> int | None:
     """The longest context that a model reads, in tokens; None where it sets no limit.
 
     Args:
         trained_at: longest row that random weights were trained on: positions behind it mean nothing to them.
     """
-    limit: int | None = getattr(text_config(causal_lm(model)), "max_position_embeddings", None)
+    limit = reader.context
     return limit if limit is None or trained_at is None else min(limit, trained_at)
 
 
-@torch.no_grad()
-def window_bits(
-    model: Any, read: ReadWindows, *, pad_id: int, device: torch.device, batch_tokens: int
-) -> tuple[list[float], int]:
-    """Bits of each window, and how many tokens are the likeliest at their place; the model is in evaluation mode."""
+def window_bits(reader: Reader, read: ReadWindows, *, pad_id: int, batch_tokens: int) -> tuple[list[float], int]:
+    """Bits of each window, and how many tokens are the likeliest at their place."""
     nats, hits = [0.0] * len(read.texts), 0
     for numbers in by_length(read.rows, batch_tokens):
-        rows = [read.rows[number] for number in numbers]
-        nll_N, hit_N = target_scores(model, make_batch(rows, pad_id, device))
-        hits += int(hit_N.sum())
-        for number, values in zip(numbers, nll_N.double().cpu().split([row.targets for row in rows]), strict=True):
-            nats[read.window_of[number]] += values.sum().item()
+        scores = reader.target_scores([read.rows[number] for number in numbers], pad_id)
+        for number, score in zip(numbers, scores, strict=True):
+            nats[read.window_of[number]] += math.fsum(score.nats)
+            hits += sum(score.hits)
     return [each / math.log(2) for each in nats], hits
 
 

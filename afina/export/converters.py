@@ -15,6 +15,9 @@ from typing import Any
 
 from afina.errors import AfinaError, RecipeError
 from afina.llamacpp.gguf_write import GET_CONVERTER
+from afina.model.base_damage import read_config
+from afina.model.mlx.mlx_model import flat_rope
+from afina.run import write_json
 
 SCRIPT = "convert_hf_to_gguf.py"
 
@@ -91,10 +94,17 @@ def kinds_in(file: Path) -> dict[str, int]:
     return dict(kinds.most_common())
 
 
+def write_for_mlx_lm(folder: Path) -> None:
+    """Say in ``config.json`` how positions are turned as mlx-lm reads it too, beside transformers 5's own form."""
+    config = read_config(folder)
+    write_json(folder / "config.json", config | flat_rope(config))
+
+
 def quantize_mlx(model: Path, folder: Path, bits: int) -> None:
     """A merged folder in 4 or 8 bits, by mlx-lm; `model` is removed."""
     from mlx_lm import convert
 
+    write_for_mlx_lm(model)
     made = folder / ".made"
     with contextlib.redirect_stdout(io.StringIO()):
         convert(str(model), str(made), quantize=True, q_bits=bits)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -162,13 +163,21 @@ def given_again(origin: Origin, expected: Expected, progress: Progress = no_prog
 
 
 def _as_measured(origin: Origin) -> Iterator[tuple[str, Any]]:
-    """The run's model on the device and in the precisions that it was measured in, one after the other."""
+    """The run's model by the back end, on the device and in the precisions that it was measured in, one after the
+    other."""
     recipe = origin.recipe
     device = pick_device(recipe.device) if recipe.device == "auto" or _is_there(recipe.device) else torch.device("cpu")
     four_bit = recipe.adapter.kind == "qlora" and origin.adapter is not None
     stages = origin.run / "stages.json"
     trained = read_stages(stages).get("train", {}).get("inputs", {}) if stages.is_file() else {}
-    here, noted = choose_precision(recipe, this_machine(device)), trained.get("computed", {}).get("precision")
+    computed = trained.get("computed", {})
+    here, noted = choose_precision(recipe, this_machine(device)), computed.get("precision")
+    if computed.get("backend") == "mlx" and find_spec("mlx_lm"):
+        from afina.model.mlx.adapter_mlx import open_adapter as open_by_mlx
+        from afina.model.mlx.open_mlx import open_base
+
+        by_mlx = open_base(origin.base, recipe, precision=noted)
+        yield f"{noted} by MLX", open_by_mlx(by_mlx, origin.adapter) if origin.adapter else by_mlx
     for precision in dict.fromkeys([noted or here, here]):
         if precision == "fp32" and device.type == "cpu" and not four_bit:
             continue  # that is what was compared

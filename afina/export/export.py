@@ -25,6 +25,7 @@ from afina.export.converters import (
     kinds_in,
     quantize_gguf,
     quantize_mlx,
+    write_for_mlx_lm,
 )
 from afina.export.ollama import modelfile, read_turns
 from afina.export.origin import Origin, open_origin
@@ -319,6 +320,7 @@ def _make(
     else:
         save_merged(merge(origin, precision[kind]), origin, folder)
     if holds == "mlx":
+        write_for_mlx_lm(folder)
         return WrittenExport(holds, kind, lambda _: open_mlx(folder))
     return WrittenExport(holds, kind, lambda _: (Transformers(folder), None))
 

@@ -9,6 +9,7 @@ import logging as log
 import os
 import shutil
 import warnings
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from afina.model.base import TRAIN_AGAIN, read_adapter_config
 from afina.model.base_damage import read_config, read_shapes
 from afina.model.base_kind import kind_of, reads_images
 from afina.model.choices import Machine, Precision, choose_precision
-from afina.recipe import Adapter, Recipe
+from afina.recipe import Adapter, BackEndName, Recipe
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -54,6 +55,12 @@ def this_machine(device: torch.device) -> Machine:
         bitsandbytes=find_spec("bitsandbytes") is not None,
         compiler=find_spec("triton") is not None if cuda else any(shutil.which(name) for name in compilers if name),
     )
+
+
+def machine_of(recipe: Recipe, back_end: BackEndName) -> Machine:
+    """What a recipe's training can use here: MLX computes in bf16 on every Apple chip."""
+    machine = this_machine(pick_device(recipe.device))
+    return replace(machine, bf16=machine.kind == "mps") if back_end == "mlx" else machine
 
 
 def load_base(

@@ -6,12 +6,18 @@ import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from afina.errors import BaseError, RecipeError
-from afina.model.base import BaseIdentity, check_adapter_fits, find_base, identify_base
+from afina.model.base import BaseIdentity, check_adapter_fits, find_base, identify_base, place_of
+from afina.model.base_kind import Program, kind_of
+from afina.model.choices import choose_precision
 from afina.model.gguf_file import find_gguf
+from afina.model.mlx.adapters import load_beside
+from afina.model.mlx.mlx_model import MlxModel
+from afina.model.opened_by import back_end_of
 from afina.outcome import chat_of, find_outcome
 from afina.recipe import Chat, Recipe, Source, read_saved_recipe
 from afina.tokenizer.chat import Renderer
@@ -37,8 +43,24 @@ class Target:
         return self if find_gguf(self.base) is None else replace(self, base=str(folder))
 
     @property
+    def by_mlx(self) -> bool:
+        """Whether MLX computes what is asked of it here: what it trained, and what only it opens."""
+        if self.recipe is not None:
+            return back_end_of(self.recipe).name == "mlx"
+        place = place_of(self.base, weights=False)
+        return place is not None and kind_of(place).name == "mlx" and find_spec("mlx_lm") is not None
+
+    @property
+    def weights_by_mlx(self) -> str:
+        """How MLX holds the base, as a plan of serving says it."""
+        if not self.four_bit:
+            return "16bit"
+        assert self.recipe is not None
+        return f"mlx-{self.recipe.adapter.bits or 4}-{self.recipe.adapter.group_size or 64}"
+
+    @property
     def four_bit(self) -> bool:
-        """Whether the base was held in 4 bits while the adapter was trained, and so is here."""
+        """Whether the base was held in 4 bits (by MLX also in 8) while the adapter was trained, and so is here."""
         return self.adapter is not None and self.recipe is not None and self.recipe.adapter.kind == "qlora"
 
 
@@ -84,7 +106,7 @@ class Models:
     """All that one base answers as. ``served[0]`` is the base."""
 
     model: Any
-    """None where another program holds the weights."""
+    """Of torch or of MLX; None where another program holds the weights."""
     tokenizer: Any
     identity: BaseIdentity
     chat: Chat
@@ -103,8 +125,6 @@ class Models:
             RecipeError: the name is taken.
             BaseError: it was trained on another base, or holds no safetensors.
         """
-        from afina.model.load_torch import open_adapter
-
         if name in self.served:
             raise RecipeError(f"the name {name!r} is taken", "choose another, or unload it first")
         if not (folder / "adapter_config.json").is_file():
@@ -113,7 +133,12 @@ class Models:
             )
         warning = check_adapter_fits(folder, self.identity)
         inside = f"adapter{next(self.numbers)}"  # PEFT's names are those of modules: no dots
-        self.model = open_adapter(self.model, folder, inside)
+        if isinstance(self.model, MlxModel):
+            load_beside(self.model, inside, folder)
+        else:
+            from afina.model.load_torch import open_adapter
+
+            self.model = open_adapter(self.model, folder, inside)
         self.served[name] = Served(name, Renderer(self.tokenizer, chat or self.chat), inside, folder, run)
         return warning
 
@@ -128,7 +153,10 @@ class Models:
             raise RecipeError(
                 f"there is no adapter {name!r}", f"there are: {', '.join(list(self.served)[1:]) or 'none'}"
             )
-        self.model.delete_adapter(served.inside)
+        if isinstance(self.model, MlxModel):
+            del self.model.beside[served.inside]
+        else:
+            self.model.delete_adapter(served.inside)
         del self.served[name]
 
 
@@ -141,17 +169,32 @@ def open_models(
         BaseError: an adapter was trained on another base.
         RecipeError: a name is taken, or an adapter is not an adapter.
     """
-    from afina.model.load_torch import load_base, pick_device
-
     folder, models = _base_alone(target, say)
-    models.model = load_base(folder, recipe_of(target, folder), pick_device(device), four_bit=target.four_bit)
-    in_four_bits = bool(getattr(models.model, "is_loaded_in_4bit", False))  # by its own files, or for this run
+    models.model = _opened(target, folder, device)
+    in_few_bits = bool(
+        models.model.quantization
+        if isinstance(models.model, MlxModel)
+        else getattr(models.model, "is_loaded_in_4bit", False)  # by its own files, or for this run
+    )
     warnings: list[str | None] = []
     for name, each in _wanted(target, adapters).items():
-        warnings.append(_other_bits(name, each, in_four_bits))
+        warnings.append(_other_bits(name, each, in_few_bits))
         own = each.chat if each.recipe else None
         warnings.append(models.load(name, each.adapter or Path(each.base), own, each.run))
     return models, [warning for warning in warnings if warning]
+
+
+def _opened(target: Target, folder: Path, device: str) -> Any:
+    """The base, by the back end that trained what is asked, as it was held there."""
+    recipe = recipe_of(target, folder)
+    if target.by_mlx:
+        from afina.model.load_torch import machine_of
+        from afina.model.mlx.open_mlx import open_base
+
+        return open_base(folder, recipe, precision=choose_precision(recipe, machine_of(recipe, "mlx")))
+    from afina.model.load_torch import load_base, pick_device
+
+    return load_base(folder, recipe, pick_device(device), four_bit=target.four_bit)
 
 
 def name_models(
@@ -185,7 +228,8 @@ def _base_alone(target: Target, say: Callable[[str], None]) -> tuple[Path, Model
     """The base's folder, and its name, tokenizer and identity, with no weights opened."""
     remote_code = bool(target.recipe and target.recipe.trust_remote_code)
     revision = target.recipe.base_revision if target.recipe and target.adapter else None
-    folder = find_base(target.base, revision=revision, trust_remote_code=remote_code, say=say)
+    program: Program = "mlx" if target.by_mlx else "transformers"
+    folder = find_base(target.base, revision=revision, trust_remote_code=remote_code, program=program, say=say)
     tokenizer = load_tokenizer(str(folder), target.chat, root=target.root, trust_remote_code=remote_code)
     # A model trained whole is the run; an adapter's base goes by its own name.
     name = target.name if target.adapter is None else Path(target.base).name
@@ -209,7 +253,8 @@ def _wanted(target: Target, adapters: Mapping[str, Target]) -> dict[str, Target]
     return wanted
 
 
-def _other_bits(name: str, each: Target, in_four_bits: bool) -> str | None:
-    if each.four_bit == in_four_bits:
+def _other_bits(name: str, each: Target, in_few_bits: bool) -> str | None:
+    if each.four_bit == in_few_bits:
         return None
-    return f"{name} was trained on a base in {'4' if each.four_bit else '16 or 32'} bits; this one is not"
+    bits = (each.recipe.adapter.bits or 4) if each.recipe and each.four_bit else "16 or 32"
+    return f"{name} was trained on a base in {bits} bits; this one is not"

@@ -142,7 +142,10 @@ def look(target: Target, adapters: Mapping[str, Target], options: ServeOptions, 
 def _look(
     target: Target, adapters: Mapping[str, Target], options: ServeOptions, engine: str, port: int | None, say: Say
 ) -> Preflight:
-    program: Any = "transformers" if engine == "local" else engine
+    program: Any = engine
+    weights = f"gguf-{kind_before(target.base, options.gguf_type)}" if engine == "llamacpp" else "16bit"
+    if engine == "local":
+        program, weights = ("mlx", target.weights_by_mlx) if target.by_mlx else ("transformers", weights)
     return look_before(
         target,
         adapters,
@@ -150,7 +153,7 @@ def _look(
         host=options.host,
         port=port,
         max_model_len=options.max_model_len,
-        weights=f"gguf-{kind_before(target.base, options.gguf_type)}" if engine == "llamacpp" else "16bit",
+        weights=weights,
         anyway=options.anyway,
         say=say,
     )
@@ -212,7 +215,7 @@ def serve(target: Target, adapters: Mapping[str, Target], options: ServeOptions,
     started = time.monotonic()
     engine, looked = look(target, adapters, options, say)
     say(f"preflight: {looked.context} tokens of context ({looked.why}); {time.monotonic() - started:.1f} s")
-    for each in looked.speeds if engine in OURS else ():
+    for each in looked.speeds if engine in OURS and not target.by_mlx else ():  # they are torch's and llama.cpp's
         say(f"one answer at a time, {each.in_words}")
     if engine == "local":
         _serve_here(target, adapters, looked, options, say)

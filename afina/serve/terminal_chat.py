@@ -112,7 +112,7 @@ def open_voices(model: Any, before: OpenModel | None, renderer: Renderer) -> Ite
     with contextlib.ExitStack() as stack:
         engine = _engine(model, renderer)
         voices = [Voice("trained", engine)]
-        if before is not None and hasattr(model, "peft_config"):
+        if before is not None and engine.adapters()[1:]:
             voices.insert(0, Voice("base", engine, BASE))
         elif before is not None:
             voices.insert(0, Voice("base", _engine(stack.enter_context(before()), renderer)))

@@ -5,15 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from afina.errors import AfinaError, RecipeError
-from afina.model.back_ends import BackEnd, choose_back_end
-from afina.model.base import BaseIdentity, check_trainable, find_base, hash_model, identify_base, place_of
-from afina.model.base_damage import read_config
-from afina.model.base_kind import kind_of
+from afina.model.back_ends import BackEnd
+from afina.model.base import BaseIdentity, check_trainable, find_base, hash_model, identify_base
+from afina.model.opened_by import back_end_of
 from afina.model.shape import Shape
 from afina.model.shape_read import shape_of_folder
 from afina.model.shape_table import scratch_shape
 from afina.outcome import chat_of, outcome_kind
-from afina.recipe import Recipe
 from afina.run import again
 from afina.tokenizer.chat import Renderer
 from afina.tokenizer.load import load_tokenizer
@@ -27,29 +25,7 @@ def back_end(context: Context) -> BackEnd:
     Raises:
         RecipeError: the recipe names mlx, and it is not here or the run is one of several processes.
     """
-    recipe = context.recipe
-    found = choose_back_end(recipe)
-    if found.name == "torch" or recipe.base is None:
-        return found
-    why = "several processes train together by torch alone" if context.ranks else _why_not_mlx(recipe)
-    if not why:
-        return found
-    if recipe.backend == "mlx":
-        raise RecipeError(f"backend mlx: {why}", "backend: torch", "backend")
-    return BackEnd("torch", why)
-
-
-def _why_not_mlx(recipe: Recipe) -> str:
-    """Why mlx-lm does not open a base of this machine; empty where it does, or where the base is not here yet."""
-    from afina.model.mlx.open_mlx import why_unknown
-
-    place = place_of(str(recipe.base), weights=False)
-    if place is None or not (place / "config.json").is_file():
-        return ""  # whoever looks for the base says what is wrong with it
-    kind = kind_of(place)
-    if kind.opens and "mlx" not in kind.opens:
-        return f"mlx-lm does not open what {kind.what}"
-    return why_unknown(read_config(place))
+    return back_end_of(context.recipe, "several processes train together by torch alone" if context.ranks else "")
 
 
 @once

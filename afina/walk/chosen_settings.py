@@ -58,10 +58,9 @@ def choices_of(context: Context, inputs: dict[str, Any]) -> Choices:
 
 
 def _machine(context: Context) -> Machine:
-    from afina.model.load_torch import pick_device, this_machine
+    from afina.model.load_torch import machine_of
 
-    machine = this_machine(pick_device(context.recipe.device))
-    return replace(machine, bf16=machine.kind == "mps") if back_end(context).name == "mlx" else machine
+    return machine_of(context.recipe, back_end(context).name)
 
 
 def choose_here(context: Context) -> Choices:

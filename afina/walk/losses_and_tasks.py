@@ -33,12 +33,13 @@ def losses_and_tasks(
     """
     from afina.evaluate.loss import compare_losses, row_losses
     from afina.evaluate.tasks import PREDICTIONS_FILE, measure_tasks
+    from afina.model.readers import reader_of
 
     rows, losses = [row for row in held_out if row.example.kind not in JUDGED], []
     for opened in models:
         with opened() as model:
-            device, tokens = next(model.parameters()).device, context.recipe.train.batch_tokens
-            losses.append(row_losses(model, rows, pad_id=pad_id(context), device=device, batch_tokens=tokens))
+            tokens = context.recipe.train.batch_tokens
+            losses.append(row_losses(reader_of(model), rows, pad_id=pad_id(context), batch_tokens=tokens))
     more: dict[str, Any] = {"intrinsic": compare_losses(rows, losses[0], losses[1]) if rows else None, "tasks": []}
     (context.folder / PREDICTIONS_FILE).unlink(missing_ok=True)
     if tasks:

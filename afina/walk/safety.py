@@ -57,7 +57,6 @@ def measure_safety(context: Context, recipe: Recipe, models: tuple[OpenModel, Op
                 options: Any = {"kept": from_before, "progress": progress}
                 if canaries:
                     size: Any = {"pad_id": pad_id(context), "batch_tokens": recipe.train.batch_tokens}
-                    size["device"] = next(model.parameters()).device
                     scores.append(measure_canaries(model, chat, canaries, **size, **options))
                 # Not kept with the other answers: what is given back here should lie nowhere else.
                 given_back.append(ask_for(model, chat, known.asked, progress) if known else [])

@@ -14,7 +14,7 @@ from afina.units import show_share
 from afina.walk.base import base_files, model_shape, renderer
 from afina.walk.context import Context
 from afina.walk.models import open_untrained
-from afina.walk.stored_answers import answers_of_base
+from afina.walk.stored_answers import answers_of_base, bits_of_base
 
 if TYPE_CHECKING:
     from afina.evaluate.skills import SkillItem
@@ -35,13 +35,12 @@ def skills_inputs(context: Context) -> dict[str, Any]:
     recipe = context.recipe
     return {
         "base": base_files(context),
-        "four_bit": recipe.adapter.kind == "qlora",
         "chat": recipe.chat.model_dump(mode="json"),
         "language": recipe.dataset.language,
         "most": recipe.most_skills,
         "broke_max": recipe.evaluate.limits.broke_max,
         "questions": items_hash(),
-    }
+    } | bits_of_base(context)
 
 
 def ask_base(context: Context) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from afina.model.base import hash_model
 from afina.model.generate.stored_answers import ANSWERS_FOLDER, KeptAnswers
 from afina.outcome import find_outcome
 from afina.run import hash_value
-from afina.walk.base import base_files, base_folder
+from afina.walk.base import back_end, base_files, base_folder
 from afina.walk.context import Context
 
 Kept = tuple[KeptAnswers | None, KeptAnswers]
@@ -22,7 +22,16 @@ def answers_of_base(context: Context) -> KeptAnswers | None:
 
 
 def _base(context: Context) -> dict[str, Any]:
-    return {"base": base_files(context), "four_bit": context.recipe.adapter.kind == "qlora", "adapter": None}
+    return {"base": base_files(context), "adapter": None} | bits_of_base(context)
+
+
+def bits_of_base(context: Context) -> dict[str, Any]:
+    """How the base's numbers are held while it is asked; by what else it is computed, each answer's own key says."""
+    adapter = context.recipe.adapter
+    held: dict[str, Any] = {"four_bit": adapter.kind == "qlora"}
+    if held["four_bit"] and back_end(context).name == "mlx":
+        held["mlx"] = [adapter.bits, adapter.group_size]
+    return held
 
 
 def kept_answers(context: Context) -> Kept:

@@ -18,6 +18,7 @@ def measure_windows(context: Context, models: tuple[OpenModel, OpenModel]) -> tu
     """How the models before and after training predict windows of the held-out texts, and what a reader has to know;
     None where none are read."""
     from afina.evaluate.windows import ReadWindows, compare_windows, context_of, cut_windows, window_bits
+    from afina.model.readers import reader_of
 
     recipe = context.recipe
     file, most = context.folder / "dataset/validation.jsonl", recipe.most_windows
@@ -29,9 +30,9 @@ def measure_windows(context: Context, models: tuple[OpenModel, OpenModel]) -> tu
     for opened in models:
         with opened() as model:
             trained_at = recipe.train.max_length if recipe.base is None else None
-            read = ReadWindows.of(texts, renderer(context), context_of(model, trained_at))
-            options: Any = {"pad_id": pad_id(context), "device": next(model.parameters()).device}
-            found.append(window_bits(model, read, batch_tokens=recipe.train.batch_tokens, **options))
+            reader = reader_of(model)
+            read = ReadWindows.of(texts, renderer(context), context_of(reader, trained_at))
+            found.append(window_bits(reader, read, pad_id=pad_id(context), batch_tokens=recipe.train.batch_tokens))
     return compare_windows(read, *found), [few] if recipe.evaluate.windows.count and len(texts) < most else []
 
 

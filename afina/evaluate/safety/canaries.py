@@ -13,12 +13,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-
 from afina.dataset.build.canaries import Canary, random_codes
 from afina.evaluate.loss import row_losses
 from afina.model.generate.generate_torch import Sampling, generate
 from afina.model.generate.stored_answers import KeptAnswers
+from afina.model.readers import reader_of
 from afina.recipe import EXPOSURE_BITS
 from afina.run import Progress, no_progress
 from afina.text.example import Example
@@ -54,7 +53,6 @@ def measure_canaries(
     canaries: Sequence[Canary],
     *,
     pad_id: int,
-    device: torch.device,
     batch_tokens: int,
     kept: KeptAnswers | None = None,
     progress: Progress = no_progress,
@@ -70,7 +68,7 @@ def measure_canaries(
     for number, canary in enumerate(canaries):
         texts = [answer.text for answer in sampled[number * SAMPLES : (number + 1) * SAMPLES]]
         rows = [_row(renderer, canary.with_code(code)) for code in [canary.code, *_others(canary)]]
-        losses = row_losses(model, rows, pad_id=pad_id, device=device, batch_tokens=batch_tokens)
+        losses = row_losses(reader_of(model), rows, pad_id=pad_id, batch_tokens=batch_tokens)
         scores.append(
             CanaryScore(
                 repeats=canary.example.repeat,

@@ -23,18 +23,15 @@ from typing import Any
 import torch
 
 from afina.errors import ContextOverflow, DoesNotFit, RecipeError
-from afina.model.generate.ability_torch import ability_of
-from afina.model.generate.call_torch import Caller
 from afina.model.generate.choose_torch import allow_only, greedy, logprobs, sample
+from afina.model.generate.forwards import READ_TOKENS, ActiveRow, RowPath
 from afina.model.generate.grammar import Grammars
-from afina.model.generate.paths_torch import READ_TOKENS, ActiveRow, Equal, Slots
 from afina.model.generate.request import Finish, Finished, Produced, Request, Stats, TokenLogprob
 from afina.model.generate.text_stream import TextStream
+from afina.model.readers import reader_of
 
 PLACES = 128
 """Rows in a batch: matrix products this tall are near the speed of the machine, and a step stays short."""
-CACHE_BYTES = 1 << 30
-"""Keys and values held at a time where the caller sets no limit: 1 GiB, on a GPU half of what is free if more."""
 TIE = 1e-5
 """In float32 a greedy choice is too near to call when it leads by less than this times its logit's size (at least 1).
 
@@ -59,12 +56,13 @@ class Engine:
     """Continuous batching over one model.
 
     Args:
-        model: a transformers causal language model, or PEFT's around one, in evaluation mode.
+        model: a transformers causal language model, PEFT's around one, or one of MLX, in evaluation mode.
         tokenizer: its ``decode`` makes the text.
         stop_ids: tokens that end an answer.
         places: most requests that run at a time.
         max_tokens_in_cache: most tokens whose keys and values are held, counted as places times the longest
-            running request; None takes what :data:`CACHE_BYTES` hold, and lets one longer request run by itself.
+            running request; None takes what :data:`~afina.model.generate.forwards.CACHE_BYTES` hold, and lets one
+            longer request run by itself.
         exact: whether near ties are decided alone; None does so in float32.
         keep_special: whether special tokens that the model writes appear in the text.
         say: is told, once, when the model cannot take the fast path, and why.
@@ -94,39 +92,35 @@ class Engine:
         self.tokenizer, self.stop_ids, self.keep_special = tokenizer, frozenset(stop_ids), keep_special
         self.places = places
         self.stats = Stats()
-        self._call = Caller(model)
+        self._call = reader_of(model).forwards()
         self._default = self._call.standing
-        self._ability = ability_of(self._call)
+        self._ability = self._call.ability
         self._say = self._say_apart = say
         if not self._ability.slots:
             self._explain()
-        self.exact = self._call.dtype == torch.float32 if exact is None else exact
+        self.exact = self._call.full_precision if exact is None else exact
         self._asked_limit = max_tokens_in_cache
         self.max_tokens_in_cache = max_tokens_in_cache or self._default_tokens()
-        text = self._call.config.get_text_config(decoder=True)
-        self.context: int | None = getattr(text, "max_position_embeddings", None)
+        self.context = self._call.context
         """Longest prompt and answer together, in tokens; None where the model sets no limit."""
-        self.grammars = Grammars(tokenizer, text.vocab_size, stop_ids)
+        self.grammars = Grammars(tokenizer, self._call.vocabulary, stop_ids)
         self._ids = itertools.count()
         self._waiting: deque[_Running] = deque()
-        self._shared: dict[str, Slots] = {}
-        self._alone = Equal(self._call, cached=self._ability.cached, most=1)
-        self._equal = Equal(self._call) if self._ability.equal else self._alone
+        self._shared: dict[str, RowPath] = {}
+        self._alone = self._call.alone()
+        self._equal = self._call.equal() if self._ability.equal else self._alone
 
     def _default_tokens(self) -> int | None:
         if not self._ability.bytes_per_token:
             return None
-        room = CACHE_BYTES
-        if self._call.device.type == "cuda":
-            room = max(room, torch.cuda.mem_get_info(self._call.device)[0] // 2)
-        return room // self._ability.bytes_per_token
+        return self._call.cache_bytes // self._ability.bytes_per_token
 
     # ---- from outside
 
     @property
     def dtype(self) -> str:
         """The numbers computed with, e.g. ``float32 cpu``."""
-        return f"{self._call.dtype} {self._call.device.type}".removeprefix("torch.")
+        return self._call.numbers
 
     @property
     def busy(self) -> bool:
@@ -149,8 +143,7 @@ class Engine:
 
     def adopt(self, model: Any) -> None:
         """Go on with the same base in a new wrapping (its first adapter was loaded); running requests stay."""
-        call = Caller(model)
-        self._call.model, self._call.inner, self._call.standing = call.model, call.inner, call.standing
+        self._call.adopt(model)
 
     def submit(self, request: Request) -> int:
         """Queue a request; returns its number.
@@ -221,7 +214,7 @@ class Engine:
             self._say(f"generation: {self._ability.why}")
         self._say = None
 
-    def _paths(self) -> list[Slots | Equal]:
+    def _paths(self) -> list[RowPath]:
         return [*self._shared.values(), self._alone, *([self._equal] if self._ability.equal else [])]
 
     def _check(self, request: Request) -> str:
@@ -234,7 +227,7 @@ class Engine:
                 f"it has {len(request.prompt)} tokens, max_new_tokens {request.max_new_tokens}, "
                 f"temperature {request.temperature}, top_p {request.top_p}",
             )
-        vocabulary = self._call.config.get_text_config(decoder=True).vocab_size
+        vocabulary = self._call.vocabulary
         if not 0 <= min(request.prompt) <= max(request.prompt) < vocabulary:  # on a GPU it would end the process
             raise RecipeError(
                 f"token ids run from 0 to {vocabulary - 1}, the prompt holds one outside", "use this base's tokenizer"
@@ -253,7 +246,7 @@ class Engine:
             )
         return adapter
 
-    def _path_for(self, row: _Running) -> Slots | Equal:
+    def _path_for(self, row: _Running) -> RowPath:
         """The batch that a request can share; adapters that PEFT cannot mix have one each."""
         longest = self._ability.longest
         if not self._ability.slots:
@@ -266,13 +259,13 @@ class Engine:
             self._say_apart(f"generation: rows of different adapters are answered apart: {why}")
             self._say_apart = None
         if name not in self._shared:
-            self._shared[name] = Slots(self._call, self.max_tokens_in_cache)
+            self._shared[name] = self._call.slots(self.max_tokens_in_cache)
         return self._shared[name]
 
     def _admit(self) -> None:
         """Let waiting requests in, first come first served, as many as have a place and READ_TOKENS to read."""
         running, read = self.running, 0
-        coming: dict[Slots | Equal, list[ActiveRow]] = {}
+        coming: dict[RowPath, list[ActiveRow]] = {}
         while self._waiting and running < self.places and (not read or read + self._waiting[0].prompt <= READ_TOKENS):
             row = self._waiting[0]
             path = self._path_for(row)
@@ -280,17 +273,17 @@ class Engine:
                 break
             coming.setdefault(path, []).append(self._waiting.popleft())
             running, read = running + 1, read + row.prompt
-            self.stats.alone += not isinstance(path, Slots)
+            self.stats.alone += path not in self._shared.values()
         for path, rows in coming.items():
             path.add(rows)
 
-    def _fits(self, path: Slots | Equal, row: ActiveRow, coming: dict[Slots | Equal, list[ActiveRow]]) -> bool:
+    def _fits(self, path: RowPath, row: ActiveRow, coming: dict[RowPath, list[ActiveRow]]) -> bool:
         if self.max_tokens_in_cache is None:
             return True
         with_row = coming | {path: [*coming.get(path, []), row]}
         return sum(each.tokens(with_row.get(each, ())) for each in self._paths()) <= self.max_tokens_in_cache
 
-    def _advance(self, path: Slots | Equal) -> list[Produced]:
+    def _advance(self, path: RowPath) -> list[Produced]:
         logits_nV = path.step().float()
         rows = [row for row in path.rows if isinstance(row, _Running)]
         chosen_nV = _held_to_grammars(rows, logits_nV)

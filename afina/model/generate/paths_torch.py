@@ -24,23 +24,10 @@ import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from afina.model.generate.call_torch import Caller
+from afina.model.generate.forwards import READ_TOKENS, ActiveRow
 
 COLUMNS = 64
 """The columns of the slots grow by so many at a time."""
-READ_TOKENS = 2048
-"""Prompt tokens, padding included, that one forward reads at most (a longer prompt is read by itself)."""
-
-
-@dataclass(eq=False, slots=True)
-class ActiveRow:
-    """What a path needs to know of a running request."""
-
-    ids: list[int]
-    """The prompt, then what was written so far."""
-    prompt: int
-    limit: int
-    """Length that it may reach: prompt and ``max_new_tokens``."""
-    adapter: str
 
 
 # ---- slots

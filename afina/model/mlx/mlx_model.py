@@ -22,6 +22,24 @@ class MlxModel:
     adapted: dict[str, Any] = field(default_factory=dict)
     """Full name of each adapted matrix in the base -> mlx-lm's LoRA or DoRA layer that stands in its place."""
 
+    beside: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Further adapters by name, in the form of `adapted`; none of them is in place. See :mod:`.adapters`."""
+
+    @property
+    def text_config(self) -> Mapping[str, Any]:
+        """Of the text model, where `config` is that of one that reads more than text."""
+        return self.config.get("text_config") or self.config
+
+    @property
+    def vocab(self) -> int:
+        """How many logits there are."""
+        return int(self.text_config["vocab_size"])
+
+    @property
+    def context(self) -> int | None:
+        """The longest row in tokens; None where the model sets no limit."""
+        return self.text_config.get("max_position_embeddings")
+
     @property
     def quantization(self) -> Mapping[str, Any]:
         """``bits`` and ``group_size`` of the quantized weights; empty where they are whole."""
@@ -67,3 +85,23 @@ class MlxModel:
             yield
         finally:
             self.put(self.adapted)
+
+
+def flat_rope(config: Mapping[str, Any]) -> dict[str, Any]:
+    """How positions are turned, under the keys that mlx-lm reads.
+
+    transformers 5 writes them below ``rope_parameters``, which most of mlx-lm's models do not know: those then turn by
+    a default of their own, and say nothing.
+
+    >>> flat_rope({"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}})
+    {'rope_theta': 1000000.0}
+    >>> flat_rope({"rope_theta": 500.0}), flat_rope({"rope_parameters": {"full_attention": {"rope_theta": 1.0}}})
+    ({}, {})
+    """
+    said = config.get("rope_parameters")
+    if not isinstance(said, Mapping) or "rope_type" not in said:  # of several kinds of layers, see why_unknown
+        return {}
+    flat = {key: said[key] for key in ("rope_theta", "partial_rotary_factor") if said.get(key) is not None}
+    if said["rope_type"] != "default":
+        flat["rope_scaling"] = dict(said)
+    return {key: value for key, value in flat.items() if config.get(key) is None}

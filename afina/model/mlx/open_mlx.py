@@ -4,42 +4,37 @@ from __future__ import annotations
 
 import contextlib
 import io
-import resource
 from collections.abc import Iterator, Mapping
-from functools import cache
 from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
+from inspect import signature
 from pathlib import Path
 from typing import Any
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+from mlx_lm.utils import MODEL_REMAPPING, load_model, quantize_model
 
 from afina.errors import BaseError, RecipeError
 from afina.model.base_damage import read_config
 from afina.model.choices import Precision
-from afina.model.mlx.mlx_model import MlxModel
+from afina.model.mlx.mlx_model import MlxModel, flat_rope
 from afina.recipe import Adapter, Recipe
 
 GROUP_SIZE = 64
 """Numbers that share a scale and an offset where the recipe does not say; mlx-lm's own."""
 
 
-@cache
-def mlx_lm_utils() -> Any:
-    """mlx-lm's module that opens models. Importing it lowers how many files this process may open: put back."""
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    utils = import_module("mlx_lm.utils")
-    resource.setrlimit(
-        resource.RLIMIT_NOFILE, (min(limits[0], resource.getrlimit(resource.RLIMIT_NOFILE)[1]), limits[1])
-    )
-    return utils
-
-
 def why_unknown(config: Mapping[str, Any]) -> str:
-    """Why mlx-lm has no such architecture; empty where it has. Nothing of a model is read for it."""
-    kind = str(config.get("model_type"))
-    remapped: Mapping[str, str] = mlx_lm_utils().MODEL_REMAPPING
-    if find_spec(f"mlx_lm.models.{remapped.get(kind, kind)}") is None:
-        return f"mlx-lm {version('mlx-lm')} does not know {kind} models"
+    """Why mlx-lm does not open such a model; empty where it does. Nothing but the configuration is read for it."""
+    kind, release = str(config.get("model_type")), version("mlx-lm")
+    name = f"mlx_lm.models.{MODEL_REMAPPING.get(kind, kind)}"
+    if find_spec(name) is None:
+        return f"mlx-lm {release} does not know {kind} models"
+    turns, read = config.get("rope_parameters"), signature(import_module(name).ModelArgs).parameters
+    if isinstance(turns, Mapping) and "rope_type" not in turns and "rope_parameters" not in read:
+        return f"mlx-lm {release} does not read how layers of this {kind} model turn positions ({', '.join(turns)})"
     return ""
 
 
@@ -55,14 +50,13 @@ def open_base(folder: Path, recipe: Recipe, *, precision: Precision = "fp32") ->
         BaseError: mlx-lm does not know it, or a weight is missing or not finite.
         RecipeError: the recipe asks for other bits than a quantized base has, or its groups fit no matrix.
     """
-    import mlx.core as mx
-    from mlx.utils import tree_flatten
-
     config = read_config(folder)
     if unknown := why_unknown(config):
         raise BaseError(unknown, "backend: torch, or a newer mlx-lm", str(folder))
     try:
-        network, config = mlx_lm_utils().load_model(folder, lazy=True, trust_remote_code=recipe.trust_remote_code)
+        network, config = load_model(
+            folder, lazy=True, model_config=flat_rope(config), trust_remote_code=recipe.trust_remote_code
+        )
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:  # as its classes meet a value
         raise BaseError(f"cannot be opened by mlx-lm: {_first_line(error)}", "see config.json", str(folder)) from error
     network.set_dtype({"fp32": mx.float32, "bf16": mx.bfloat16, "fp16": mx.float16}[precision])
@@ -83,7 +77,7 @@ def _quantized(network: Any, config: dict[str, Any], adapter: Adapter) -> tuple[
     """By mlx-lm's own conversion. It leaves matrices whose rows do not divide into groups as they are."""
     bits, group = adapter.bits or 4, adapter.group_size or GROUP_SIZE
     with contextlib.redirect_stdout(io.StringIO()):  # it prints its bits per weight
-        network, config = mlx_lm_utils().quantize_model(network, config, group, bits)
+        network, config = quantize_model(network, config, group, bits)
     if not any(True for _ in quantized_parts(network)):
         raise RecipeError(
             f"no matrix of this base has rows that divide into groups of {group}",

@@ -13,6 +13,7 @@ from mlx.utils import tree_flatten
 from afina.errors import BaseError, RecipeError
 from afina.model.choices import Precision
 from afina.model.mlx.adapter_mlx import PEFT_PREFIX, put_on, read_peft, trained_factors
+from afina.model.mlx.arrays_mlx import tensor_of
 from afina.model.mlx.mlx_model import MlxModel
 from afina.model.mlx.open_mlx import open_base, quantized_parts
 from afina.model.skeleton_torch import factors_of, skeleton_to_train
@@ -70,7 +71,7 @@ def _check_names(skeleton: Any, model: MlxModel) -> None:
 def trained_tensors(model: MlxModel) -> dict[str, torch.Tensor]:
     """What was trained, by the names of the skeleton's parameters."""
     if not model.adapted:
-        return {name: _tensor(array) for name, array in tree_flatten(model.network.trainable_parameters())}
+        return {name: tensor_of(array) for name, array in tree_flatten(model.network.trainable_parameters())}
     found = {}
     for each in trained_factors(model):
         parts = {"lora_A": each.a, "lora_B": each.b, "lora_magnitude_vector": each.magnitude}
@@ -80,12 +81,6 @@ def trained_tensors(model: MlxModel) -> dict[str, torch.Tensor]:
                     np.ascontiguousarray(values)
                 )
     return found
-
-
-def _tensor(array: mx.array) -> torch.Tensor:
-    if array.dtype == mx.bfloat16:  # which NumPy does not have
-        return torch.from_numpy(np.array(array.astype(mx.float32))).to(torch.bfloat16)
-    return torch.from_numpy(np.array(array))
 
 
 def packed(model: MlxModel) -> tuple[int, float] | None:

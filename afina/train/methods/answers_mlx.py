@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
-from afina.evaluate.loss import LossScore, by_length
-from afina.model.mlx.loss_mlx import MlxBatch, make_batch, target_losses
+from afina.evaluate.loss import LossScore, held_out_loss
+from afina.model.mlx.loss_mlx import MlxBatch, target_losses
 from afina.model.mlx.mlx_model import MlxModel
+from afina.model.reader_mlx import MlxReader
 from afina.tokenizer.encode import Row
 
 FIGURES: tuple[str, ...] = ()
@@ -22,9 +23,4 @@ def loss(model: MlxModel, batch: MlxBatch, targets: int) -> mx.array:
 
 def held_out(model: MlxModel, rows: Sequence[Row], *, pad_id: int, batch_tokens: int) -> LossScore:
     """The same mean over rows that are not learned, whatever the batches, and bits per byte."""
-    total, targets = 0.0, 0
-    for numbers in by_length(rows, batch_tokens):
-        batch = make_batch([rows[number] for number in numbers], pad_id)
-        total += target_losses(model, batch).sum().item()
-        targets += batch.targets
-    return LossScore(total / max(1, targets), targets, round(sum(row.learned_bytes for row in rows)))
+    return held_out_loss(MlxReader(model), rows, pad_id=pad_id, batch_tokens=batch_tokens)

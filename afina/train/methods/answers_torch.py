@@ -10,6 +10,7 @@ import torch
 
 from afina.evaluate.loss import LossScore, held_out_loss
 from afina.model.loss_torch import Batch, Totals, target_loss
+from afina.model.reader_torch import TorchReader
 from afina.recipe import Train
 from afina.tokenizer.encode import Row
 
@@ -30,9 +31,11 @@ class AnswersObjective:
         """The part of the mean that a micro-batch adds."""
         return target_loss(model, batch) / totals.targets, {}
 
-    def held_out(self, model: Any, rows: Sequence[Row], **options: Any) -> LossScore:
+    def held_out(
+        self, model: Any, rows: Sequence[Row], *, pad_id: int, device: torch.device, batch_tokens: int
+    ) -> LossScore:
         """The same mean over rows that are not learned, and bits per byte."""
-        return held_out_loss(model, rows, **options)
+        return held_out_loss(TorchReader(model, device), rows, pad_id=pad_id, batch_tokens=batch_tokens)
 
 
 OBJECTIVE = AnswersObjective

@@ -10,12 +10,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
-
 from afina.evaluate.choice import Choice, Ranked
 from afina.evaluate.loss import by_length
 from afina.model.generate.stored_answers import KeptAnswers
-from afina.model.loss_torch import answer_log_probs, make_batch, target_loss
+from afina.model.reader import Reader
 from afina.run import Progress, hash_value, no_progress
 from afina.text.document import Message
 from afina.text.example import Example
@@ -29,20 +27,18 @@ RANKINGS, RANKED = "rankings", {"log_probs": list, "costs": list}
 _NONE = Example()
 
 
-@torch.no_grad()
 def rank_choices(
-    model: Any,
+    reader: Reader,
     renderer: Renderer,
     choices: Sequence[Choice],
     language: str,
     *,
     pad_id: int,
-    device: torch.device,
     batch_tokens: int,
     kept: KeptAnswers | None = None,
     progress: Progress = no_progress,
 ) -> list[Ranked]:
-    """What the model makes of each choice, in their order; it must be in evaluation mode.
+    """What the model makes of each choice, in their order.
 
     Args:
         language: of the neutral request, as ``dataset.language``.
@@ -56,25 +52,24 @@ def rank_choices(
         return _row(renderer, [{"role": "user", "content": request}, said])
 
     store = kept.beside(RANKINGS, RANKED) if kept else None
-    dtype = str(next(model.parameters()).dtype)
     sentences = [[_row(renderer, choice.conversation(each)) for each in choice.sentences] for choice in choices]
     neutral = {term: alone(term) for choice in choices for term in choice.terms}
     keys, found = [], dict[str, dict[str, Any]]()
     for choice, rows in zip(choices, sentences, strict=True):
         ids = {"sentences": [row.ids for row in rows], "terms": [neutral[term].ids for term in choice.terms]}
-        keys.append(hash_value({"dtype": dtype} | ids))
+        keys.append(hash_value({"dtype": reader.dtype} | ids))
         if store and (from_before := store.get(keys[-1])) is not None:
             found[keys[-1]] = from_before
     new = [number for number, key in enumerate(keys) if key not in found]
     terms = list(dict.fromkeys(term for number in new for term in choices[number].terms))
     costs, apart = dict[str, float](), _apart([neutral[term] for term in terms])
     for numbers in by_length(apart, batch_tokens):
-        values = _log_probs(model, [apart[number] for number in numbers], pad_id, device)
+        values = _log_probs(reader, [apart[number] for number in numbers], pad_id)
         costs |= {terms[number]: value for number, value in zip(numbers, values, strict=True)}
     for done, number in enumerate(new, start=1):
         of_terms = [costs[term] for term in choices[number].terms]
         found[keys[number]] = {
-            "log_probs": _log_probs(model, _apart(sentences[number]), pad_id, device),
+            "log_probs": _log_probs(reader, _apart(sentences[number]), pad_id),
             # Less the true one's: what all terms of a call have in common is another number in another call.
             "costs": [cost - of_terms[0] for cost in of_terms],
         }
@@ -105,9 +100,6 @@ def _apart(rows: Sequence[Row]) -> list[Row]:
     return [replace(row, mask=[at >= common and flag for at, flag in enumerate(row.mask)]) for row in rows]
 
 
-def _log_probs(model: Any, rows: Sequence[Row], pad_id: int, device: torch.device) -> list[float]:
+def _log_probs(reader: Reader, rows: Sequence[Row], pad_id: int) -> list[float]:
     """Summed log-probability of each row's targets, in nats."""
-    batch = make_batch(rows, pad_id, device, share=True)
-    sums, _ = answer_log_probs(target_loss(model, batch, reduction="none").double(), batch)
-    values: list[float] = sums.tolist()
-    return values
+    return [each.nats for each in reader.log_probs(rows, pad_id, share=True)]
