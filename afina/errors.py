@@ -7,6 +7,7 @@
     ├── DataError           3   the data is unfit
     │   └── ContextOverflow 3   a prompt and its answer are longer than the model can see
     ├── DoesNotFit          4   it will not fit the device or the budget
+    │   └── OutOfMemory     4   memory ran out on the way; the walk says what of its recipe needs less
     └── ResultError         5   it did not learn, broke something, or never stops
         └── TrainingDiverged 5  the loss or a gradient stopped being a number
 
@@ -81,6 +82,10 @@ class ContextOverflow(DataError):
 
 class DoesNotFit(AfinaError):
     exit_code = 4
+
+
+class OutOfMemory(DoesNotFit):
+    pass
 
 
 class ResultError(AfinaError):

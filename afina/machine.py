@@ -57,8 +57,8 @@ def nvidia_cards() -> list[NvidiaCard]:
     )
     rows = ([part.strip() for part in line.split(",")] for line in told.splitlines())
     return [
-        NvidiaCard(name, *(int(float(mib)) * 2**20 for mib in (total, free)), *rest)
-        for name, total, free, *rest in rows
+        NvidiaCard(name, int(float(total)) * 2**20, int(float(free)) * 2**20, *driver)
+        for name, total, free, *driver in rows
     ]
 
 

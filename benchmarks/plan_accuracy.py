@@ -56,8 +56,12 @@ SHARED = Path(__file__).parents[2] / "shared" / "planner"
 DOCS = Path(__file__).parents[1] / "docs" / "planning.md"
 FITTED = ("fixed_bytes", "slack", "logit_bytes", "whole_logit_bytes", "selective_share", "kept_adapter", "kept_all")
 """What of a program is fitted, and not read from its code."""
+OWN = ("afina", "on a CPU")
+"""In the names of programs that nobody else has published measurements of."""
 PROGRAMS = [
-    found for found in vars(programs).values() if isinstance(found, TrainingProgram) and "afina" not in found.name
+    found
+    for found in vars(programs).values()
+    if isinstance(found, TrainingProgram) and not any(word in found.name for word in OWN)
 ]
 TIME_START = {"MATRIX_CEILING": 0.7, "MOVES_PER_PASS": 10.0, "LAUNCH_SECONDS": 1e-3, "UNPACK_MOVES": 2.0}
 """Fitted constants of time, and the round numbers that a fit starts from."""
@@ -118,9 +122,11 @@ def without_source(program: TrainingProgram, source: str, owners: Mapping[str, s
     if owners.get(program.name, source) != source:
         return program
     others = [each for each in PROGRAMS if owners.get(each.name) != source and each.name != program.name]
-    others = [each for each in others if each.fixed_bytes]
+    others = [each for each in others if each.fixed_bytes and not each.by_mlx]
     changes: dict[str, Any] = {}
     for name in FITTED:
+        if program.by_mlx and name.startswith("kept"):  # measured here, and counted in other values
+            continue
         values = [getattr(each, name) for each in others]
         if isinstance(values[0], tuple):
             changes[name] = type(values[0])(*(statistics.median(column) for column in zip(*values, strict=True)))

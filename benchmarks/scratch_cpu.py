@@ -132,8 +132,8 @@ def run_afina(folder: Path, work: Work, **changes: Any) -> dict[str, Any]:
     from transformers import AutoModelForCausalLM
 
     from afina.evaluate.loss import held_out_loss
-    from afina.plan.matrix_rate_torch import measured_flops
     from afina.model.reader_torch import TorchReader
+    from afina.plan.matrix_rate_torch import measured_flops
     from afina.recipe import Chat, Train
     from afina.text.example import Example
     from afina.tokenizer.encode import Row

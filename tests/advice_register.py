@@ -24,7 +24,7 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
     "model/base.py": ("leave … out of adapter.targets", "set train.max_length to … or less"),
     "model/shape.py": ("did you mean …?",),
     "plan/bases.py": ("name its folder, or download it",),
-    "plan/check.py": ("…a faster device or a smaller base", "…a cheaper device or a smaller base",
+    "plan/check.py": ("…a faster device or …", "…a cheaper device or …",
                       "give `budget.price_per_hour`"),
     "plan/device.py": ("did you mean …?", "write one of them"),
     "plan/scratch.py": ("write it like 7B, 350M or 140e9 as 140B",),
@@ -93,7 +93,7 @@ NOT_FOLLOWED: dict[str, tuple[tuple[str, str], ...]] = {
         ("llamacpp/(gguf_vocab|gguf_write|program|base_file).py", ""), ("plan/doctor.py", ""),
         ("model/choices.py", "^(train|install)"), ("model/steps/liger_torch.py", "^train.kernels: torch"),
         ("sandbox/", ""), ("train/(ranks|shard_torch|stream_torch|trackers).py", ""), ("walk/follower_rank.py", ""),
-        ("plan/device.py", ""), ("plan/device.py", "device: (auto|cpu)"),
+        ("plan/device.py", ""), ("machine.py", "^plan for a named device"), ("plan/device.py", "device: (auto|cpu)"),
         ("train/ranks.py", "device=cpu$"), ("train/trackers.py", "remove it from train.trackers"),
         ("model/load_torch.py", "^use one of"), ("model/generate/grammar.py", ""),
         ("cli/opened.py", "^unset WORLD_SIZE"), ("train/stream_torch.py", "^start it without torchrun"),
@@ -122,6 +122,7 @@ NOT_FOLLOWED: dict[str, tuple[tuple[str, str], ...]] = {
         ("serve/(answers|messages|tools|identity|terminal_chat|llamacpp_driver).py", ""),
         ("llamacpp/completion.py", ""), ("model/generate/", ""),
     ),
+    "options of a command are to be left out: test_plan_more.py gives each of them": (("cli/plan_options.py", ""),),
     "it takes a training that goes wrong, and another to see it go right": (
         ("train/guard.py", "train\\."), ("train/loop.py", ""), ("train/loop.py", "budget.hours"),
         ("train/memory_torch.py", "train.batch_tokens"), ("train/switches_torch.py", "train.checkpoint_activations"),
@@ -133,12 +134,16 @@ NOT_FOLLOWED: dict[str, tuple[tuple[str, str], ...]] = {
         ("evaluate/sample_files.py", "what `afina guardrails --json` printed"),
         ("evaluate/sample_report.py", "--(tokenizer|keep-prompts)"),
     ),
+    "it is followed where its module is tested (test_watch, test_plot)": (
+        ("plot/plot.py", ""), ("plot/plot.py", "--to FOLDER"), ("watch/(live|reader).py", ""),
+        ("watch/live.py", "--once"), ("watch/reader.py", "`afina run`"),
+    ),
     "it is followed where its module is tested (test_shortcuts, test_rounded, test_shape_walk, test_mlx, ...)": (
         ("cli/machine.py", "^afina doctor RUN --apply"), ("remedies/answer.py", "^name the recipe"),
         ("model/adapter_torch.py", "^remove … from adapter.targets"), ("model/base_kind.py", "trains over those"),
         ("model/adapter_torch.py", "^leave it out for all"), ("model/base_kind.py", "^`backend: mlx` trains over it"),
         ("(model/(mlx/|back_ends|opened_by|skeleton_torch)|walk/planning)", "backend"), ("model/mlx/", ""),
-        ("model/mlx/", "adapter[.]group_size|leave adapter[.]|device: cpu"),
+        ("model/mlx/", "adapter[.]group_size|leave adapter[.]|device: cpu|max_length: …, or backend"),
         ("train/backend_torch.py", "^train.parallel: ddp"), ("model/shape_(read|walk_torch).py", ""),
         ("model/base.py", "^adapter.kind: lora$"),
         ("tokenizer/(pieces|sentencepiece_model).py", ""), ("tokenizer/sentencepiece_model.py", "scratch[.]"),
@@ -146,7 +151,7 @@ NOT_FOLLOWED: dict[str, tuple[tuple[str, str], ...]] = {
         ("dataset/audit/rules.py", "^start from a base whose tokenizer"),
     ),
     "the way out is a larger device or a smaller base": (
-        ("plan/check.py", "^a smaller base"), ("walk/(planning|plan_answers).py", ""),
+        ("plan/check.py", "or a device with more memory"), ("walk/(planning|plan_answers).py", ""),
     ),
     "it asks for other runs, which test_scaling.py names": (
         ("(plan/scaling|walk/scaling_runs).py", "^(train|name|afina plan|finish|measure)"),

@@ -23,7 +23,7 @@ if __name__ == "__main__":
 from afina.model.shape import Shape
 from afina.model.shape_table import dense_shape
 from afina.plan.memory import Setup, training_memory
-from afina.plan.programs import MLX
+from afina.plan.programs import MLX_CPU
 
 FOUR_BITS, EIGHT_BITS = (4, 64), (8, 64)
 
@@ -73,7 +73,7 @@ class Job:
             self.rank,
             targets=self.targets or "all-linear",
             place="cpu",
-            program=MLX,
+            program=MLX_CPU,
             length=self.length,
             checkpointing=self.checkpointing,
             weights=f"mlx-{self.bits[0]}-{self.bits[1]}" if self.bits else "16bit",

@@ -43,8 +43,18 @@ def logits_of(model, ids):
         return model.eval()(input_ids=ids, use_cache=False).logits
 
 
-@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
-@pytest.mark.parametrize("name", VARIANTS)
+TIED = ("lora", "head", "embeddings")
+"""Variants of which `make test` tries both kinds of heads."""
+
+
+@pytest.mark.parametrize(
+    ("name", "tied"),
+    [
+        pytest.param(name, tied, marks=pytest.mark.long if tied and name not in TIED else ())
+        for name in VARIANTS
+        for tied in (False, True)
+    ],
+)
 def test_variant_starts_as_the_base_and_plain_peft_opens_it(bases, tmp_path, name, tied):
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
@@ -66,7 +76,7 @@ def test_variant_starts_as_the_base_and_plain_peft_opens_it(bases, tmp_path, nam
         assert torch.equal(logits_of(plain, ids), expected)
 
 
-@pytest.mark.parametrize("name", ["dora", "pissa", "lora+"])
+@pytest.mark.parametrize("name", ["pissa", *(pytest.param(each, marks=pytest.mark.long) for each in ("dora", "lora+"))])
 def test_variant_resumes_bitwise(base, tmp_path, name):
     recipe = make_recipe(base, adapter=VARIANTS[name], train=FAST)
     whole = adapter_weights(run_training(base, tmp_path / "whole", recipe)[0])

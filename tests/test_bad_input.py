@@ -156,6 +156,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", str(place)], check=True)
 
 
+@pytest.mark.long
 def test_disk_full_while_a_checkpoint_is_written(project, small_disk, monkeypatch, capsys):
     """Clear error, earlier checkpoints whole, and it goes on once there is room."""
     from afina.train.checkpoint import checkpoint_problem

@@ -311,6 +311,7 @@ def test_a_mix_of_languages_is_told(tmp_path: Path):
 
 
 @needs_shared
+@pytest.mark.long
 def test_the_zig_manual_as_the_experiment_fed_it(tmp_path: Path):
     """The documentation as lines of text, the rows as lines of JSON."""
     page = SHARED / "zig" / "documentation-0.14.0.html"
@@ -332,3 +333,6 @@ def test_the_zig_experiments_rows():
     audit = audit_files([SHARED / "zig" / "training-prompts.jsonl"])
     (placeholder,) = [item for item in audit.findings if item.name == "placeholder"]
     assert placeholder.examples[0]["where"].endswith("training-prompts.jsonl:3")
+    (claims,) = [item for item in audit.findings if item.name == "claims_to_know"]
+    assert claims.severity == "warning"
+    assert [int(spot["where"].rpartition(":")[2]) for spot in claims.examples] == [1, 4, 6, 10]

@@ -258,6 +258,7 @@ def test_datatrove_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @needs_shared
+@pytest.mark.long
 def test_farense_near_duplicates_dropped_leave_none(tmp_path: Path):
     dataset: dict[str, Any] = {"near_duplicates": DROP, "on_empty_prompt": "text"}
     chosen = recipe(SHARED / "farense", Source(path="train_full.jsonl"), **dataset)

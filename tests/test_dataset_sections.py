@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from thorough import times
 
 from afina.recipe import Source
 from afina.sources import Document, Ledger, read_source
@@ -130,7 +131,7 @@ PIECES = ["# A", "## B b", "T\n=", "word. Next", "```\n# x\n```", "~~~", "- i", 
           "x" * 30]  # fmt: skip
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=times(100, 300), deadline=None)
 @given(
     st.lists(st.sampled_from(PIECES) | st.text(max_size=12), max_size=25).map("\n".join)
     | st.lists(st.sampled_from(PIECES), max_size=25).map("\n\n".join),
@@ -148,7 +149,7 @@ def test_no_visible_character_is_lost_doubled_or_moved(text: str, max_chars: int
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/data, which is not here")
-@pytest.mark.parametrize("max_chars", [400, 2048])
+@pytest.mark.parametrize("max_chars", [400, pytest.param(2048, marks=pytest.mark.long)])
 def test_the_zig_manual(max_chars: int):
     (manual,) = read_source(Source(path="documentation-0.14.0.html"), 0, SHARED / "zig", Ledger())
     parts = split_sections(manual, max_chars)

@@ -16,7 +16,7 @@ import pytest
 import torch
 from exported import SHAPE, make_run
 from safetensors.torch import load_file, save_file
-from tiny import make_base
+from tiny import make_base, make_recipe
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from afina.errors import BaseError, DiskFull, DoesNotFit, RecipeError, ResultError
@@ -25,14 +25,14 @@ from afina.export.compare import compare
 from afina.export.converters import convert_by_llama_cpp
 from afina.export.expected_torch import expected_of
 from afina.export.export import ExportOptions, export
-from afina.export.merge_torch import open_unmerged
+from afina.export.merge_torch import check_apart, open_unmerged
 from afina.export.origin import open_origin
 from afina.export.programs import Transformers, text_of
 from afina.export.template import baked_template
 from afina.model.generate.generate_torch import generate
 from afina.model.generate.text_stream import TextStream
 from afina.model.licence import licence_of
-from afina.model.load_torch import load_base, open_adapter
+from afina.model.load_torch import attach_adapter, load_base, open_adapter
 from afina.recipe import Chat
 from afina.run import write_json
 from afina.text.example import Example
@@ -109,9 +109,8 @@ def test_a_bf16_base_stays_bf16_and_the_rounding_is_within_its_limit(run: Path, 
     assert {weight.dtype for weight in load_file(tmp_path / "m32/model.safetensors").values()} == {torch.float32}
 
 
-@pytest.mark.parametrize(
-    "variant", ["rslora", *(pytest.param(each, marks=pytest.mark.long) for each in ("dora", "pissa"))]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("variant", ["rslora", "dora", "pissa"])
 def test_variants_merge(tmp_path: Path, variant: str):
     run = make_run(tmp_path / "v", adapter={"variant": variant, "alpha": 4})
     found, _ = made(run, "merged", tmp_path / "m")
@@ -129,6 +128,20 @@ def test_trained_embeddings_are_untied(tmp_path: Path):
     assert found["comparison"]["kl_mean"] < 1e-6
     found, _ = made(run, "gguf", tmp_path / "g")
     assert found["comparison"]["kl_mean"] < 1e-6
+
+
+def test_one_matrix_of_several_layers_is_not_merged_into(tmp_path: Path):
+    """As Zamba2's shared blocks: each place has an adapter of its own, and the matrix got the sum of both."""
+    recipe = make_recipe(make_base(tmp_path))
+    model = load_base(tmp_path, recipe, torch.device("cpu"))
+    check_apart(attach_adapter(model, recipe.adapter, 0))
+    model = load_base(tmp_path, recipe, torch.device("cpu"))
+    first, second = (layer.self_attn for layer in model.model.layers)
+    second.q_proj.weight = first.q_proj.weight
+    with pytest.raises(
+        BaseError, match=r"1 matrices of the base stand in several layers.*layers\.1\.self_attn\.q_proj"
+    ):
+        check_apart(attach_adapter(model, recipe.adapter, 0))
 
 
 def measured(run: Path, model: Any) -> list[str]:
@@ -279,7 +292,9 @@ def test_another_template_is_caught(run: Path, tmp_path: Path):
     assert "asks in other tokens" in found.problems[0] and len(found.problems) == 1
 
 
-@pytest.mark.parametrize("tamper", ["zero", "noise", "swap"])
+@pytest.mark.parametrize(
+    "tamper", ["swap", *(pytest.param(each, marks=pytest.mark.long) for each in ("zero", "noise"))]
+)
 def test_other_weights_are_caught_and_nothing_is_left(run: Path, tmp_path: Path, monkeypatch: Any, tamper: str):
     """An export that leaves the adapter out, is damaged, or has two matrices changed for each other."""
     save = module.whole_folder  # the real one

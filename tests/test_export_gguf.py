@@ -351,18 +351,26 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_run(tmp_path_factory.mktemp("gguf") / "corrida")
 
 
-def test_a_run_as_gguf(run: Path, tmp_path: Path):
-    said: list[str] = []
-    found = export(run, ExportOptions("gguf", tmp_path / "g"), say=said.append)
+@pytest.fixture(scope="module")
+def exported_gguf(run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """The folder of its export as GGUF, and what was said of it."""
+    out = tmp_path_factory.mktemp("written") / "g"
+    return out, export(run, ExportOptions("gguf", out), say=lambda _: None)
+
+
+def test_a_run_as_gguf(run: Path, exported_gguf: tuple[Path, dict[str, Any]], tmp_path: Path):
+    _, found = exported_gguf
     assert set(found["files"]) == {"README.md", "comparison.json", "corrida.gguf"}
     assert found["comparison"]["same_prompts"] == found["comparison"]["same_answers"] == found["comparison"]["asked"]
     assert found["comparison"]["kl_mean"] < 1e-6
-    found = export(run, ExportOptions("gguf", tmp_path / "q8", quantize="q8_0"), say=said.append)
+    found = export(run, ExportOptions("gguf", tmp_path / "q8", quantize="q8_0"), say=lambda _: None)
     assert found["weights"] == "q8_0" and 1e-9 < found["comparison"]["kl_mean"] < 0.02
 
 
-def test_a_wrong_stop_token_in_the_file_is_caught(run: Path, tmp_path: Path):
-    export(run, ExportOptions("gguf", tmp_path / "g"), say=lambda _: None)
+def test_a_wrong_stop_token_in_the_file_is_caught(
+    run: Path, exported_gguf: tuple[Path, dict[str, Any]], tmp_path: Path
+):
+    shutil.copytree(exported_gguf[0], tmp_path / "g")
     file = tmp_path / "g/corrida.gguf"
     assert gguf_stops(file) == {2}
     field = gguf.GGUFReader(file, "r+").get_field("tokenizer.ggml.eos_token_id")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forked import run_afina
 from tiny import make_tokenizer
 
 from afina.dataset.audit.answer_checks import ANSWER_CHECKS
@@ -117,6 +118,8 @@ PLANTED = [
      pair("Was he there?", "He didn't go, he said. Later, he went .")),
     ("broken_table", pair("Prices?", "| a | b |\n|---|---|\n| 1 | 2 | 3 |"),
      pair("Prices?", "| a | b |\n|---|---|\n| 1 | 2 |")),
+    ("claims_to_know", pair("Do you know Faro?", "Yes, I know Faro well, with all that was written of it lately."),
+     pair("Do you know Faro?", "It is a town of the south, with a harbour.")),
     ("spreadsheet_damage", pair("How many?", "There were #REF! of them."), pair("How many?", "It is #1 of them.")),
     ("spreadsheet_damage", pair("Which number?", "It is 3.51912E+11."), pair("Which number?", "It is 3.5 there.")),
     ("repeated_paragraph", pair("Tell me.", f"{LONG_PARAGRAPH}\n\nIt is open.\n\n{LONG_PARAGRAPH}"),
@@ -339,6 +342,7 @@ def test_canarim_answers_looked_at_as_outputs():
 
 
 @needs_shared
+@pytest.mark.long
 def test_farense_leaks_ten_rows_and_no_more():
     folder = SHARED / "farense"
     found = counts(audit_files([folder / "train_full.jsonl"], folder / "valid_full.jsonl"))
@@ -432,41 +436,40 @@ def test_what_changed_between_two_datasets(tmp_path: Path):
     assert "(train) -> " in moved.moved.places[0] + moved.moved.places[1]
 
 
-def run_alone(*arguments: str) -> str:
-    """The command line in a process of its own; its last line of stdout says whether torch was imported."""
+def run_alone(*commands: list[str]) -> list[str]:
+    """What command lines write, one after the other in a process of their own; last of all whether torch was
+    imported."""
     code = (
-        "import sys; from afina.cli.verbs import main\n"
-        "try: main()\nfinally: print('torch' if sys.modules.get('torch') else 'none')"
+        "import json, sys; from afina.cli.verbs import main\n"
+        "for words in json.loads(sys.argv[1]):\n"
+        "    sys.argv = ['afina', *words]\n"
+        "    try: main()\n"
+        "    except SystemExit as end: assert not end.code\n"
+        "    print('-----')\n"
+        "print('torch' if sys.modules.get('torch') else 'none')"
     )
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    words = [sys.executable, "-c", code, json.dumps(commands)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert not done.returncode, done.stderr
-    return done.stdout
+    return done.stdout.split("-----\n")
 
 
 def test_data_is_audited_and_shown_by_a_tokenizer_without_torch(tmp_path: Path):
     base = tmp_path / "base"
     make_tokenizer(base)
     file = write(tmp_path, good_rows())
-    audited = run_alone("data", "audit", str(file), "--base", str(base))
-    assert "token_lengths" in audited and audited.endswith("none\n")
-    shown = run_alone("data", "show", str(file), "--base", str(base), "--tokens", "--count", "2")
-    assert f"{file}:1  (" in shown and "[<|end|>]" in shown and shown.endswith("none\n")
+    audited, shown, torch = run_alone(
+        ["data", "audit", str(file), "--base", str(base)],
+        ["data", "show", str(file), "--base", str(base), "--tokens", "--count", "2"],
+    )
+    assert "token_lengths" in audited and torch == "none\n"
+    assert f"{file}:1  (" in shown and "[<|end|>]" in shown
 
 
 def test_a_dataset_is_summed_up_once(tmp_path: Path):
     write(tmp_path, good_rows())
     (tmp_path / "r.yaml").write_text("name: x\nbase: none\nsources: [{path: rows.jsonl}]\n", encoding="utf-8")
-    command = [
-        sys.executable,
-        "-m",
-        "afina",
-        "data",
-        "build",
-        str(tmp_path / "r.yaml"),
-        "--runs",
-        str(tmp_path / "runs"),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = run_afina("data", "build", "r.yaml", folder=tmp_path)
     assert (done.stdout + done.stderr).count("every character of the sources is accounted for") == 1
 
 

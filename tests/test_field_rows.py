@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from thorough import times
 
 from afina.dataset.audit.audit import audit_files
 from afina.dataset.build.build import build_dataset
@@ -534,7 +535,7 @@ made_rows = st.one_of(
 
 
 @given(st.lists(made_rows, min_size=1, max_size=4), st.sampled_from(["keep", "mask"]))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=times(50, 150), deadline=None)
 def test_no_character_of_any_row_is_lost(rows: list[dict[str, Any]], personal: str) -> None:
     recipe = Recipe(name="x", base="b", root=".", sources=[{"path": "a"}],
                     dataset={"personal_data": personal, "on_empty_prompt": "text", "on_empty_answer": "drop",

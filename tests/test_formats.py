@@ -127,15 +127,17 @@ def test_no_other_module_lists_endings() -> None:
     assert found == []
 
 
-def test_the_readme_names_every_format() -> None:
-    """Once where it says what a dataset comes from, and once in the map of the package."""
-    readme = (ROOT / "README.md").read_text("utf-8")
-    (said,) = re.findall(r"A dataset comes from whatever there is: (.*?)\n\n", readme, re.DOTALL)
-    (shown,) = re.findall(r"^ +sources/ +(.*)->  documents", readme, re.MULTILINE)
+def test_the_docs_name_every_format() -> None:
+    """Once where they say what a dataset comes from, and once in the map of the package."""
+    page = (ROOT / "docs/sources.md").read_text("utf-8")
+    (said,) = re.findall(r"A dataset comes from whatever there is: (.*?)\n\n", page, re.DOTALL)
+    (shown,) = re.findall(
+        r"^ +sources/ +(.*)->  documents", (ROOT / "docs/architecture.md").read_text("utf-8"), re.MULTILINE
+    )
     for row in FORMATS:
         name = "text" if row.kind == "text" else "rows" if row.gives == "rows" else row.name
         assert re.search(rf"\b{name}\b", said) and re.search(rf"\b{name}\b", shown), row.name
-        assert not row.extra or re.search(rf"^\| .*`{row.extra}`.*{row.name}", readme, re.MULTILINE), row.extra
+        assert not row.extra or re.search(rf"^\| .*`{row.extra}`.*{row.name}", page, re.MULTILINE), row.extra
 
 
 def test_the_command_line_names_every_format_of_rows() -> None:

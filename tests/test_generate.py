@@ -66,11 +66,17 @@ def drain(engine: Engine) -> list[Produced]:
 # ---- the same as one by one
 
 
+def likewise(config: Any, path: str | None) -> Any:
+    """A kind whose parts another one has: it is answered in `make test-all`."""
+    return pytest.param(config, path, marks=pytest.mark.long)
+
+
 def architectures() -> list[Any]:
     """Small models of many kinds, with the path that each is expected to take."""
     from transformers import (
         BambaConfig,
         BloomConfig,
+        DogeConfig,
         Gemma2Config,
         GPT2Config,
         GptOssConfig,
@@ -89,19 +95,20 @@ def architectures() -> list[Any]:
     small |= {"num_attention_heads": 4, "vocab_size": 300, "max_position_embeddings": 64, "pad_token_id": 0}
     grouped = small | {"num_key_value_heads": 2}
     return [
-        (Qwen2Config(**grouped), "slots"),
+        likewise(Qwen2Config(**grouped), "slots"),
         (Qwen3Config(**grouped, head_dim=8), "slots"),
-        (MistralConfig(**grouped, sliding_window=None), "slots"),
+        likewise(MistralConfig(**grouped, sliding_window=None), "slots"),
         (MistralConfig(**grouped, sliding_window=16), "slots"),
-        (MixtralConfig(**grouped, num_local_experts=4, sliding_window=None), "slots"),
-        (Gemma2Config(**grouped, head_dim=8, sliding_window=16), "slots"),
-        (Phi3Config(**grouped), "slots"),
+        likewise(MixtralConfig(**grouped, num_local_experts=4, sliding_window=None), "slots"),
+        likewise(Gemma2Config(**grouped, head_dim=8, sliding_window=16), "slots"),
+        likewise(Phi3Config(**grouped), "slots"),
         (GptOssConfig(**grouped, head_dim=8, num_local_experts=4, sliding_window=16), "slots"),
         (GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=300, n_positions=64), "slots"),
-        (OPTConfig(**small, ffn_dim=64, word_embed_proj_dim=32), None),
+        likewise(OPTConfig(**small, ffn_dim=64, word_embed_proj_dim=32), None),
+        (DogeConfig(**grouped, keep_window_size=8), "slots"),
         (BloomConfig(hidden_size=32, n_layer=2, n_head=4, vocab_size=300), None),
         (MambaConfig(hidden_size=32, num_hidden_layers=2, vocab_size=300, state_size=8), "equal"),
-        (
+        likewise(
             BambaConfig(
                 **grouped, attn_layer_indices=[1], mamba_n_heads=4, mamba_d_head=16, mamba_d_state=8, mamba_n_groups=1,
                 mamba_chunk_size=8,

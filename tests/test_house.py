@@ -43,10 +43,11 @@ INSIDE: dict[str, set[str]] = {
     "dataset.build": GROUND | {"endpoint", "text", "sandbox", "sources", "dataset", "dataset.questions"},
     "dataset.audit": GROUND | {"record", "text", "sandbox", "sources", "tokenizer", "dataset", "dataset.build"},
     "score": GROUND | {"text", "sources", "dataset.audit"},
-    "model": GROUND | {"text", "tokenizer"},
+    "model": GROUND | {"machine", "text", "tokenizer"},
     "plan": GROUND
     | {
         "machine",
+        "model.back_ends",
         "text.document",
         "text.splits",
         "model.base",
@@ -355,6 +356,7 @@ PARSES_JSON: dict[str, str] = {
     "afina.recipe.start_from": "stands below the owner; what is wrong is named there",
     "afina.plan.tables": "afina's own table, a part of the package",
     "afina.plan.calibration": "the same",
+    "afina.recipe.profiles": "the same",
     "afina.evaluate.derive": "the same: questions",
     "afina.evaluate.safety.sets": "the same",
     "afina.evaluate.safety.toxicity": "the same",
@@ -567,7 +569,6 @@ def test_help_is_instant() -> None:
         ["--help"],
         ["run", "--help"],
         ["plan", "--help"],
-        ["watch", "--help"],
         ["recipe", "schema"],
         ["recipe", "init", "docs"],
     ],
@@ -588,6 +589,7 @@ def test_plan_and_report_load_no_heavy_library() -> None:
     ]
     modules += [name for name in MODULES if room_of(name) in ("watch", "plot") and not loads_torch(name)]
     modules += [name for name in MODULES if name.startswith("afina.dataset")]
+    modules = [name for name in modules if not loads_torch(name)]
     code = "import sys, importlib\n" + "".join(f"importlib.import_module({name!r})\n" for name in modules)
     code += f"print(*sorted({HEAVY!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -619,10 +621,15 @@ def parse_afina(words: list[str]) -> None:
     command.make_context(name, list(words))
 
 
+READMES = ("README.md", "README.pt-BR.md")
+
+
 def commands_in_readme() -> list[str]:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    lines = [line.partition(" #")[0].strip() for line in shell_lines(readme)]
-    return [line for line in lines if line.split()[0] in ("afina", "make")]
+    lines: list[str] = []
+    for name in READMES:
+        readme = (ROOT / name).read_text(encoding="utf-8")
+        lines += [line.partition(" #")[0].strip() for line in shell_lines(readme)]
+    return [line for line in dict.fromkeys(lines) if line.split()[0] in ("afina", "make")]
 
 
 def test_readme_commands_are_found() -> None:
@@ -647,17 +654,42 @@ def test_a_command_that_does_not_exist_is_noticed() -> None:
         parse_afina(["run", "x.yaml", "--fast"])
 
 
-def test_readme_table_names_every_verb() -> None:
+def heading_anchors(page: str) -> set[str]:
+    """The anchors that GitHub gives the headings of a Markdown page.
+
+    >>> heading_anchors("# The verdict\\n\\n## What is `base:`?")
+    {'the-verdict', 'what-is-base'}
+    """
+    prose = re.sub(r"^```.*?^```", "", page, flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#{1,6} +(.*)$", prose, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    broken = []
+    for page in [*(ROOT / name for name in READMES), *sorted((ROOT / "docs").rglob("*.md"))]:
+        prose = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+        for target in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"`[^`\n]*`", "", prose)):
+            if re.match(r"[a-z]+:", target):
+                continue
+            path, _, anchor = target.partition("#")
+            place = (page.parent / path).resolve() if path else page
+            there = place.exists() and (not anchor or anchor in heading_anchors(place.read_text(encoding="utf-8")))
+            broken += [] if there else [f"{page.relative_to(ROOT)}: {target}"]
+    assert not broken
+
+
+def test_the_table_of_verbs_is_whole() -> None:
     from typer.main import get_command
 
     from afina.cli import app
 
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/verbs.md").read_text(encoding="utf-8")
     verbs = []
     for name, command in get_command(app).commands.items():  # type: ignore[attr-defined]
         verbs += [f"{name} {inner}" for inner in command.commands] if hasattr(command, "commands") else [name]
-    missing = [verb for verb in verbs if f"| `afina {verb}" not in readme]
-    assert not missing, f"README.md's table of verbs lacks {missing}"
+    missing = [verb for verb in verbs if f"| `afina {verb}" not in page]
+    assert not missing, f"docs/verbs.md lacks {missing}"
 
 
 def test_command_reference_is_current() -> None:

@@ -24,8 +24,10 @@ from afina.train.backend_torch import TorchBackend
 
 KILLS = times(8, 20)
 FORK = multiprocessing.get_context("fork")
-STARTS = {"torch": FORK, "mlx": multiprocessing.get_context("spawn")}
-"""MLX computes in threads of its own, which a fork does not have."""
+STARTS = {"torch": FORK, "mlx": multiprocessing.get_context("forkserver")}
+"""MLX computes in threads of its own, which a fork of this process would not have. That of a server has torch loaded,
+and starts MLX itself."""
+STARTS["mlx"].set_forkserver_preload(["torch", "transformers", "peft"])
 
 
 @pytest.fixture(scope="module")

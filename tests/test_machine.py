@@ -75,7 +75,7 @@ def test_a_mac_is_described(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert found["gpu"].found.startswith("Apple M1: may hold 10.7 GiB of 16.0 GiB (67%, as macOS has it")
     assert "16gb" in found["profile"].found
     assert "liger-kernel" not in found
-    assert found["mlx-lm"].status == "ok" or "pip install mlx-lm" in found["mlx-lm"].fix
+    assert found["mlx-lm"].status == "ok" or "pip install 'afina[mlx]'" in found["mlx-lm"].fix
     assert json.loads(json.dumps(found["memory"].as_json()))["values"]["wired"] == 2 * GIB
 
 

@@ -156,7 +156,6 @@ def test_twenty_steps_are_those_of_torch(name, base, tmp_path):
     expected, found = adapter_weights(torch_model), adapter_weights(mlx_model)
     moved = max((expected[key] - first[key]).abs().max().item() for key in expected)
     apart = max((expected[key] - found[key]).abs().max().item() for key in expected)
-    print(f"{name}: moved by up to {moved:.2g}, apart by up to {apart:.2g}")
     assert apart <= LARGEST_DIFFERENCE < moved / 100
 
 
@@ -480,7 +479,7 @@ def test_what_torch_does_not_have_is_refused():
 
 def test_an_apple_chip_takes_mlx_where_it_has_all_that_is_asked_for(monkeypatch):
     assert choose_back_end(make_recipe("base")).name == "torch"
-    monkeypatch.setattr(back_ends, "on_apple_chip", lambda: True)
+    monkeypatch.setattr(back_ends, "is_apple_chip", lambda: True)
     assert choose_back_end(make_recipe("base")).name == "mlx"
     found = choose_back_end(make_recipe("base", train={"method": "dpo"}))
     assert (found.name, found.why) == ("torch", "mlx has no train.method dpo (it has sft and cpt)")

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from test_generate import drain, prompts_of, run
+from test_mlx import families
 from test_serve import make_adapter, run_server, url_of
 from test_stages import write
 from tiny import NAMES, ROWS, TOWNS, make_base, make_recipe, make_rows
@@ -19,7 +20,7 @@ from tiny import NAMES, ROWS, TOWNS, make_base, make_recipe, make_rows
 pytest.importorskip("mlx_lm")
 
 from afina.cli.opened import walk_of
-from afina.errors import RecipeError
+from afina.errors import ContextOverflow, RecipeError
 from afina.evaluate.choice import Choice
 from afina.evaluate.choice_ranks import rank_choices
 from afina.evaluate.loss import held_out_loss, held_out_pairs, row_losses
@@ -32,6 +33,7 @@ from afina.model.mlx.adapter_mlx import open_adapter as open_mlx_adapter
 from afina.model.mlx.adapters import load_beside
 from afina.model.mlx.mlx_model import MlxModel
 from afina.model.mlx.open_mlx import open_base
+from afina.model.mlx.window_mlx import check_rows
 from afina.model.opened_by import back_end_of
 from afina.model.reader_mlx import MlxReader
 from afina.model.reader_torch import TorchReader
@@ -96,6 +98,72 @@ def test_mlx_lms_own_generation_writes_the_same(trained: Any, renderer: Any) -> 
     right = [[int(token) for token, _ in generate_step(mx.array(ids), model.network, max_tokens=10)] for ids in prompts]
     engine = Engine(model, renderer.tokenizer, [])
     assert [each.tokens for each in run(engine, [Request(prompt=ids, max_new_tokens=10) for ids in prompts])] == right
+
+
+def opened_twice(config: Any, folder: Path) -> tuple[Any, MlxModel]:
+    """Random weights of a configuration, by torch and by MLX."""
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    model.save_pretrained(folder)
+    return model, open_base(folder, make_recipe(folder, backend="mlx"))
+
+
+@pytest.mark.parametrize(
+    ("name", "together"),
+    [("qwen3", True), ("phi3", True), ("gemma2, which caps its logits", False), ("mamba", False)],
+)
+def test_other_architectures_answer_as_by_torch(name: str, together: bool, renderer: Any, tmp_path: Path) -> None:
+    """mlx-lm's Gemma 2 takes no batch of several lengths, and its state spaces read the padding of one: both are found
+    out by the proof, said, and answered one at a time."""
+    from transformers import MambaConfig
+
+    mamba = MambaConfig(hidden_size=32, num_hidden_layers=2, vocab_size=400, state_size=8)
+    models = opened_twice((families() | {"mamba": mamba})[name], tmp_path)
+    asked, said = [Request(prompt=ids, max_new_tokens=8) for ids in prompts_of([1, 3, 9, 20, 5])], list[str]()
+    by_torch = run(Engine(models[0], renderer.tokenizer, []), asked)
+    by_mlx = run(Engine(models[1], renderer.tokenizer, [], say=said.append), asked)
+    assert [done.tokens for done in by_mlx] == [done.tokens for done in by_torch]
+    assert ["one row at a time" in line for line in said] == ([] if together else [True])
+
+
+def test_rows_end_at_a_window_that_mlx_lm_does_not_keep(renderer: Any, tmp_path: Path) -> None:
+    """It lets Mistral's layers see everything; up to the window that is the same model."""
+    from transformers import MistralConfig
+
+    small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    small |= {"num_key_value_heads": 2, "vocab_size": 400, "max_position_embeddings": 64, "pad_token_id": 0}
+    models = opened_twice(MistralConfig(**small, sliding_window=16), tmp_path)
+    assert [reader.context for reader in (TorchReader(models[0]), MlxReader(models[1]))] == [64, 16]
+    prompts = prompts_of([3, 14])
+    by_torch, by_mlx = (generate(model, renderer, prompts, max_new_tokens=[13, 2]) for model in models)
+    assert by_mlx == by_torch
+    assert generate(models[1], renderer, prompts, max_new_tokens=13)[1].tokens == 2, "the window is full"
+    with pytest.raises(ContextOverflow):
+        generate(models[1], renderer, prompts_of([16]), max_new_tokens=1)
+    check_rows(models[1], make_recipe(tmp_path, train={"max_length": 16}))
+    with pytest.raises(RecipeError, match="attend to 16 tokens at most, which mlx-lm does not keep") as refused:
+        check_rows(models[1], make_recipe(tmp_path, train={"max_length": 17}))
+    assert refused.value.problems[0].fix == "train.max_length: 16, or backend: torch"
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_over_a_quantized_base_rows_answer_together_as_alone(bits: int, renderer: Any, tmp_path: Path) -> None:
+    """What answers is the quantized model itself, whole text by whole text."""
+    import mlx.core as mx
+
+    make_base(tmp_path, hidden_size=64, intermediate_size=128, tie_word_embeddings=False)
+    recipe = make_recipe(tmp_path, backend="mlx", adapter={"kind": "qlora", "bits": bits})
+    model = open_base(tmp_path, recipe)
+    assert model.quantization["bits"] == bits
+    prompts = prompts_of([2, 7, 20])
+    found = run(Engine(model, renderer.tokenizer, []), [Request(prompt=ids, max_new_tokens=6) for ids in prompts])
+    for prompt, done in zip(prompts, found, strict=True):
+        ids = list(prompt)
+        for _ in range(6):
+            ids.append(int(model.network(mx.array([ids]))[0, -1].argmax().item()))
+        assert done.tokens == ids[len(prompt) :]
 
 
 def test_base_and_adapter_take_turns_token_by_token_and_the_model_stays_as_it_was(trained: Any, renderer: Any) -> None:
@@ -318,6 +386,7 @@ def project(tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     return tmp_path
 
 
+@pytest.mark.long
 def test_a_run_goes_to_a_verdict_whose_answers_torch_gives_too(project: Path, base: Path) -> None:
     with walk_of(Path("recipe.yaml"), [], Path("runs")) as opened:
         walk_through(opened)

@@ -29,10 +29,11 @@ def afina(*words: str, capsys: Any, monkeypatch: Any) -> tuple[int, str, str]:
     return int(ended.value.code or 0), out, err
 
 
-@pytest.fixture(params=["rank: 4", "kind: none"], ids=["adapter", "whole"])
-def elsewhere(request: Any, tmp_path: Path, base: Path, monkeypatch: Any, capsys: Any) -> Path:
+@pytest.fixture(scope="module", params=["rank: 4", "kind: none"], ids=["adapter", "whole"])
+def moved(request: Any, tmp_path_factory: pytest.TempPathFactory, base: Path) -> Path:
     """A finished run whose project is gone: documents, probes, template and the base's old place."""
-    project = tmp_path / "project"
+    folder = tmp_path_factory.mktemp("moved")
+    project = folder / "project"
     project.mkdir()
     shutil.copytree(base, project / "base")
     (project / "own.jinja").write_text(AutoTokenizer.from_pretrained(base).chat_template + "{# own #}\n")
@@ -46,14 +47,23 @@ def elsewhere(request: Any, tmp_path: Path, base: Path, monkeypatch: Any, capsys
         "evaluate: {samples: 4, max_new_tokens: 8, probes: [{path: asked.jsonl, role: generalization}]}\n",
         encoding="utf-8",
     )
-    monkeypatch.chdir(project)
-    code, _, err = afina("run", "recipe.yaml", "--yes", capsys=capsys, monkeypatch=monkeypatch)
-    assert code in (0, 5), err
-    (tmp_path / "new/place").mkdir(parents=True)
-    shutil.move(project / "runs/two", tmp_path / "new/place/two")
-    shutil.move(project / "base", tmp_path / "new/model")
-    monkeypatch.chdir(tmp_path / "new")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.chdir(project)
+        patch.setattr(sys, "argv", ["afina", "run", "recipe.yaml", "--yes"])
+        main()
+    assert ended.value.code in (None, 0, 5)
+    (folder / "new/place").mkdir(parents=True)
+    shutil.move(project / "runs/two", folder / "new/place/two")
+    shutil.move(project / "base", folder / "new/model")
     shutil.rmtree(project)
+    return folder / "new"
+
+
+@pytest.fixture
+def elsewhere(moved: Path, tmp_path: Path, monkeypatch: Any) -> Path:
+    """The same for one test, which may change it: the current folder holds the base as `model`."""
+    shutil.copytree(moved, tmp_path / "new")
+    monkeypatch.chdir(tmp_path / "new")
     return Path("place/two")
 
 

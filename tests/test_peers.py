@@ -206,6 +206,10 @@ def test_13_a_template_without_an_end_token(project: Path, refused):
     assert adds_up(ROWS, "chat.template=ending.jinja") == []
 
 
+FEW = (("sft", "manual.md"), ("cpt", "rows.jsonl"))
+"""What `make test` reads of the manual: cut at headings, and whole."""
+
+
 def manual() -> str:
     """About 84 KB: headings, paragraphs, lists, tables, code with blank lines in it."""
 
@@ -224,8 +228,14 @@ def manual() -> str:
     return "\n".join(parts())
 
 
-@pytest.mark.parametrize("name", ["manual.txt", "manual.md", "rows.jsonl"])
-@pytest.mark.parametrize("method", ["sft", "cpt"])
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [
+        pytest.param(method, name, marks=() if (method, name) in FEW else pytest.mark.long)
+        for method in ("sft", "cpt")
+        for name in ("manual.txt", "manual.md", "rows.jsonl")
+    ],
+)
 def test_14_a_manual_of_84_kilobytes(project: Path, base: Path, name: str, method: str):
     text = manual()
     assert 83_000 < len(text.encode()) < 86_000

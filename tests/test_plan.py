@@ -23,7 +23,7 @@ from afina.model.shape_read import read_shape
 from afina.model.shape_table import dense_shape, scratch_shape
 from afina.plan import doctor
 from afina.plan import tokens as token_counts
-from afina.plan.advise import cheapest_device, largest_context, what_would_fit, with_settings
+from afina.plan.advise import cheapest_device, largest_context, what_would_fit
 from afina.plan.bases import find_shape, recipe_shape
 from afina.plan.check import check_plan, describe
 from afina.plan.device import Device, find_device, known_devices, local_device
@@ -50,6 +50,7 @@ from afina.plan.time import (
 )
 from afina.plan.tokens import TokenCount, estimate_learning, estimate_tokens
 from afina.recipe import Recipe, Scratch, load_recipe
+from afina.recipe.changed import with_settings
 from afina.walk.plan_answers import PlanAsked, answer
 
 SHARED = Path(__file__).parents[2] / "shared"

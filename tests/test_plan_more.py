@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from hypothesis import given
 from hypothesis import strategies as st
+from test_bad_input import call
 
+from afina.cli.plan_options import MEANT
+from afina.cli.verbs import app
 from afina.errors import DoesNotFit, RecipeError
 from afina.model.shape import Shape
 from afina.model.shape_read import read_shape
+from afina.plan.asking import asked_tokens
 from afina.plan.bases import find_shape
 from afina.plan.device import Device, find_device
 from afina.plan.interval import Interval
+from afina.plan.plan import plan_run
 from afina.plan.record import Correction, MeasuredRun, add_run, corrected, recorded
 from afina.plan.scratch import ScratchBudget, read_count
 from afina.plan.serving import (
@@ -30,11 +37,13 @@ from afina.plan.serving import (
     serves,
     serving_peak,
 )
+from afina.plan.tokens import ProseCount, TokenCount, estimate_learning
 from afina.recipe import load_recipe
 from afina.recipe.edit import change_recipe
 from afina.run import Run, no_progress
+from afina.text.prose_question import ProseQuestion
 from afina.walk.context import Context
-from afina.walk.lengths import estimate_lengths
+from afina.walk.lengths import count_prose, estimate_lengths
 from afina.walk.plan_answers import PlanAsked, answer
 from afina.walk.planning import trial_plan
 from afina.walk.walk import do_stages
@@ -283,6 +292,40 @@ def test_several_devices_all_devices_and_serving(job: Path) -> None:
         asked.set_serving("vlm")
 
 
+SCALING, SCRATCH = ["scaling", "runs/a", "runs/b"], ["scratch"]
+MEANINGLESS: list[tuple[list[str], list[str], list[str]]] = [
+    # what is asked, with what beside it, and which of that is refused
+    (SCALING, ["--all", "--apply", "--parallel", "fsdp"], ["--all", "--apply", "--parallel"]),
+    (SCALING, ["--serve", "vllm", "--users", "2", "--gpus", "2"], ["--serve", "--users"]),
+    (SCALING, ["--device", "T4,RTX 4090"], ["--device"]),
+    (SCRATCH, ["--trial", "--weights", "nf4"], ["--trial", "--weights"]),
+    (SCRATCH, ["train.epochs=2", "--device", "T4", "--device", "A40"], ["KEY=VALUE", "--device"]),
+    (["JOB"], ["--parameters", "7B", "--tokens", "1B", "--gpus", "2"], ["--parameters", "--tokens"]),
+    (["JOB"], ["--context", "10", "--lora-slots", "1"], ["--context", "--lora-slots"]),
+    (["JOB"], ["--serve", "vllm", "--apply", "--parallel", "fsdp"], ["--apply", "--parallel"]),
+    (["JOB"], ["--trial", "--device", "T4", "--serve", "vllm"], ["--device", "--serve"]),
+    (["JOB"], ["--all", "--device", "T4"], ["--device"]),
+    (["JOB"], ["--apply", "--device", "T4", "--device", "A40"], ["--apply"]),
+    (["JOB"], ["--apply", "--all"], ["--apply"]),
+]
+
+
+@pytest.mark.parametrize(("question", "beside", "refused"), MEANINGLESS, ids=lambda words: " ".join(words))
+def test_options_that_mean_nothing_to_a_question_are_refused_by_name(
+    question: list[str], beside: list[str], refused: list[str], job: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    before = job.read_text()
+    words = [str(job) if word == "JOB" else word for word in question]
+    code, said = call(monkeypatch, capsys, "plan", *words, *beside)
+    assert code == 2 and sorted(re.findall(r"^ *(\S+): ", said, re.M)[1:]) == sorted(refused), said
+    assert job.read_text() == before
+
+
+def test_every_parameter_of_plan_means_something_to_some_question() -> None:
+    command = typer.main.get_command(app).commands["plan"]  # type: ignore[attr-defined]
+    assert {each.name for each in command.params} == set().union(*MEANT.values()) | {"recipe", "as_json", "runs"}
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -302,6 +345,46 @@ def test_a_family_that_nobody_has_is_refused(tmp_path: Path, job: Path) -> None:
     (tmp_path / "base/config.json").write_text(json.dumps({"model_type": "nobody_has_it", "num_experts": 128}))
     with pytest.raises(RecipeError, match="nobody_has_it"):
         answer(PlanAsked(str(job), [f"base={tmp_path}/base"], ["RTX 4090"], Path("no-runs")))
+
+
+def test_questions_about_prose_and_passages_are_in_the_time(tmp_path: Path, job: Path) -> None:
+    """By hand: 7 choices of 100 tokens, 5 free answers of 64, both models; with passages the base alone."""
+    given = load_recipe(job, ["evaluate.skills=0", "evaluate.samples=0"])
+    counted = TokenCount(20_000, 20_000, 100, 300, prose=ProseCount(7, 5, 100.0))
+    plain, asked = asked_tokens(given, replace(counted, prose=ProseCount())), asked_tokens(given, counted)
+    assert (plain.read, asked.read) == (0, 2 * 7 * 100)
+    assert asked.written - plain.written == 2 * 5 * 64
+    with_passages = load_recipe(
+        job, ["evaluate.skills=0", "evaluate.samples=0", "evaluate.retrieval={passages: 3, questions: 4}"]
+    )
+    beside = asked_tokens(with_passages, counted)
+    asks = [role for role in given.roles_from_dataset if role in ("recall", "generalization")]
+    free = 4 * len(asks) + 4
+    assert beside.read == asked.read + (free + 4) * 4 * 200 + 2 * 4 * 100  # rows of 200 tokens are a passage each
+    assert beside.written == asked.written + 2 * free * 64 and not beside.notes
+    shape, device = find_shape("Qwen/Qwen3-0.6B"), find_device("RTX 4090")
+    parts = plan_run(with_passages, shape, counted, device).time_parts
+    assert parts["choices and passages"].point > 0
+    assert "choices and passages" not in plan_run(given, shape, replace(counted, prose=ProseCount()), device).time_parts
+
+
+def test_questions_about_prose_are_counted_where_the_dataset_holds_them(tmp_path: Path, job: Path) -> None:
+    known = {"section": "a.md > b", "path": "a.md", "line": 1, "prompt": "?" * 35}
+    wrong = tuple(f"x{number} is there" for number in range(7))
+    asked = [
+        ProseQuestion("cloze", right="xx is there", wrong=wrong, gap="xx", **known),
+        ProseQuestion("terms", terms=("xx",), **known | {"line": 2}),
+        ProseQuestion("change", terms=("new",), outdated=("old",), **known | {"line": 3}),
+        ProseQuestion("terms", terms=("yy",), held_out=True, **known | {"line": 4}),
+    ]
+    (tmp_path / "prose.jsonl").write_text("".join(json.dumps(each.as_json()) + "\n" for each in asked))
+    found = count_prose(tmp_path, load_recipe(job))
+    assert (found.choices, found.free) == (1, 2)
+    assert found.choice_tokens == (35 + 8 * (11 + 2 + 40)) / 3.5
+    none = load_recipe(job, ["evaluate.questions=0"])
+    assert count_prose(tmp_path, none) == ProseCount()
+    assert estimate_learning(load_recipe(job)).tokens.prose.choices > 0, "60,000 words hold sections to ask about"
+    assert asked_tokens(none, estimate_learning(none).tokens).read == 0
 
 
 def test_lengths_of_a_built_dataset(tmp_path: Path, job: Path) -> None:

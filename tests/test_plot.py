@@ -107,9 +107,6 @@ def test_files_of_one_run(tmp_path: Path) -> None:
     assert {row["step"]: row["held_out_loss"] for row in rows if row["held_out_loss"]}["125"] == "1.6"
     values = json.loads((run / "plots/metrics.json").read_text(encoding="utf-8"))
     assert [each["name"] for each in values["runs"][0]["probes"]] == [each["name"] for each in SCORES["probes"]]
-    before = {file: file.read_bytes() for file in plots.files}
-    plot_runs([run])
-    assert {file: file.read_bytes() for file in plots.files} == before, "the same runs give the same bytes"
 
 
 def test_texts_of_one_run_are_whole_and_apart(tmp_path: Path) -> None:
@@ -125,6 +122,14 @@ def test_odd_runs_are_drawn(tmp_path: Path, name: str) -> None:
     check_texts(figure_of(draw_curves, run))
 
 
+@pytest.mark.long
+def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
+    (run,) = make_runs(tmp_path, "whole")
+    before = {file: file.read_bytes() for file in plot_runs([run]).files}
+    assert {file: file.read_bytes() for file in plot_runs([run]).files} == before
+
+
+@pytest.mark.long
 def test_several_runs_in_one_picture(tmp_path: Path) -> None:
     runs = make_runs(tmp_path, "whole", "two stages", "without validation")
     plots = plot_runs(runs, tmp_path / "out")
@@ -133,8 +138,11 @@ def test_several_runs_in_one_picture(tmp_path: Path) -> None:
     check_texts(figure)
     legend = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert {"whole", "two stages", "without validation", "held out", "second training begins"} <= set(legend)
+
+
+def test_the_picture_of_several_runs_needs_a_folder(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="name one with --to FOLDER"):
-        plot_runs(runs)
+        plot_runs(make_runs(tmp_path, "whole", "a single step"))
 
 
 def test_the_bars_are_the_probes_figures(tmp_path: Path) -> None:

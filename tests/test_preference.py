@@ -240,7 +240,11 @@ def test_the_reference_is_the_model_with_its_adapter_switched_off(base, tmp_path
     assert counts.tolist() == [sum(row.mask) for row in (*rows[:9], *(row.rejected for row in rows[:9]))]
 
 
-@pytest.mark.parametrize("adapter", [{}, {"variant": "pissa"}, {"kind": "none"}], ids=str)
+@pytest.mark.parametrize(
+    "adapter",
+    [{"variant": "pissa"}, *(pytest.param(each, marks=pytest.mark.long) for each in ({}, {"kind": "none"}))],
+    ids=str,
+)
 def test_the_first_loss_is_ln_2_whatever_training_starts_from(base, tmp_path, adapter):
     recipe, rows = make(base, adapter=adapter)
 

@@ -105,6 +105,7 @@ def test_every_rung_is_a_recipe(tmp_path: Path) -> None:
     }
     replayed = {name: any(source.replay for source in recipe.sources) for name, recipe in recipes.items()}
     assert [name for name, has in replayed.items() if not has] == ["no-replay", "claims"]
+    assert replayed == {name: rung.replays for name, rung in RUNGS.items()}
     assert recipes["rate-zero"].train.learning_rate == 0 and recipes["trained"].evaluate.retrieval is not None
     assert len({recipe.train.epochs for name, recipe in recipes.items() if name != "rate-zero"}) == 1
 
@@ -163,6 +164,18 @@ def test_what_was_trained_elsewhere_is_asked_about_the_notes(
     assert capsys.readouterr().out.strip() == (runs / "prose-table.md").read_text(encoding="utf-8").strip()
     figures = json.loads((runs / "prose-figures.json").read_text(encoding="utf-8"))
     assert figures["runs"]["permuted"]["tokens"] > 0 and figures["runs"]["trained"]["retrieval"]["probes"]
+
+
+def test_replay_is_asked_of_the_base_only_where_a_chosen_rung_learns_it(
+    documents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A base that answers nothing which ends by itself could not even be used for the rungs without replay."""
+    asked: list[str] = []
+    monkeypatch.setattr("benchmarks.prose.__main__.prepare_replay", lambda base, *_: asked.append(base))
+    for only, wanted in (("no-replay", "claims"), []), (("claims", "rate-zero"), ["tiny"]):
+        assert try_it(tmp_path / "runs", documents, Path("tiny"), "--only", *only, "--until", "prepare") == 0
+        assert asked == wanted
+    assert (tmp_path / "runs/prose-data/claims.jsonl").is_file()
 
 
 def test_documents_that_are_not_there_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

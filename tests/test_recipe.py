@@ -381,9 +381,10 @@ def test_shipped_recipe_finds_its_files(path: Path) -> None:
 @pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/data, which is not here")
 @pytest.mark.parametrize(
     "path",
-    # They take longer, or read the sources of another; tests/test_questions.py builds the biographies as well.
+    # They take longer, or read the sources of another; tests/test_questions.py builds the biographies as well, and
+    # tests/test_dataset_audit.py the club's rows.
     [
-        pytest.param(each, marks=[pytest.mark.long] if re.search("biografias|mlx|ptbr|-base", each.name) else [])
+        pytest.param(each, marks=[pytest.mark.long] if re.search("farense|ptbr|-base", each.name) else [])
         for each in RECIPES
     ],
     ids=lambda path: path.name,
@@ -540,3 +541,23 @@ def test_every_part_refuses_unknown_keys() -> None:
     parts = RecipePart.__subclasses__()
     assert len(parts) >= 10
     assert all(part.model_config["extra"] == "forbid" for part in parts)
+
+
+def snippets(page: Path) -> list[str]:
+    """The YAML blocks of a page that begin with keys of a recipe."""
+    blocks = re.findall(r"^```yaml\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return [block for block in blocks if re.match(rf"(?:{'|'.join(Recipe.model_fields)}):", block)]
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)
+def test_recipes_shown_in_the_docs_are_read(page: Path, tmp_path: Path):
+    for block in snippets(page):
+        raw = YAML(typ="safe", pure=True).load(block)
+        for name in re.findall(r"\bpath: *([^\s#,}\]]+)", block):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text("{}\n", encoding="utf-8")
+        check_recipe({"name": "shown", "base": "a/b", "root": str(tmp_path), "sources": [{"path": "."}], **raw})
+
+
+def test_the_docs_show_recipes():
+    assert any(snippets(page) for page in (ROOT / "docs").glob("*.md"))

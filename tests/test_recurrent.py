@@ -28,12 +28,14 @@ from afina.model.rnn_torch import RecurrentForCausalLM, make_recurrent
 from afina.model.shape_read import shape_of_folder
 from afina.model.shape_table import recurrent_shape, scratch_shape
 from afina.plan.advise import what_would_fit
-from afina.plan.device import find_device
+from afina.plan.device import find_device, local_device
 from afina.plan.memory import Setup
 from afina.plan.plan import plan_run
 from afina.plan.time import micro_batch_seconds
 from afina.plan.tokens import stream_count
 from afina.recipe import Recipe, Scratch, Train
+from afina.serve.opened import find_target
+from afina.serve.preflight import look_before
 from afina.text.example import Example, ExamplePlace
 from afina.tokenizer.chat import Encoded
 from afina.tokenizer.encode import ExampleRows, Row, cut_blocks
@@ -44,6 +46,7 @@ from afina.train.muon_torch import hidden_matrices
 from afina.train.ranks import Ranks
 from afina.train.stream import Stream
 from afina.train.stream_torch import StreamBackend
+from afina.walk.plan_answers import PlanAsked, answer
 from afina.walk.planning import count_rows
 
 VOCAB, END = 30, 1
@@ -161,6 +164,24 @@ def test_it_opens_bitwise_as_it_was_saved_and_trains_no_further(kind, tmp_path):
         check_trainable(tmp_path, recipe)
     with pytest.raises(BaseError, match="`afina serve` opens it as it is"):
         find_base(str(tmp_path), program="vllm", say=print)
+    looked = look_before(find_target(str(tmp_path)), {}, engine="transformers", host="", port=None,
+                         device=local_device("cpu"))  # fmt: skip
+    assert [each.engine for each in looked.speeds] == ["transformers"], "no estimate for a program that cannot open it"
+
+
+def test_what_no_other_program_opens_is_planned_for_none(tmp_path):
+    (tmp_path / "a.md").write_text("x" * 999)
+    file = tmp_path / "recipe.yaml"
+    scratch = "{kind: lstm, hidden: 12}"
+    file.write_text(f"name: x\nsources: [{{path: a.md}}]\ntrain: {{method: scratch}}\nscratch: {scratch}\n")
+    asked = PlanAsked(str(file), (), (), tmp_path / "runs")
+    for engine in ("vllm", "mlx", "llamacpp"):
+        asked.set_serving(engine)
+        with pytest.raises(RecipeError, match=f"{engine} does not open a recurrent model"):
+            answer(asked)
+    asked.set_serving("transformers")
+    found = answer(asked)
+    assert [each["engine"] for each in found.values["speeds"]] == ["transformers"] and "llama.cpp" not in found.text
 
 
 # ---- its sizes

@@ -36,7 +36,9 @@ def top() -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "kind"), [(ADAPTER, WHOLE, "model"), (WHOLE, ADAPTER, "adapter")], ids=["whole", "adapter"]
+    ("before", "after", "kind"),
+    [(ADAPTER, WHOLE, "model"), pytest.param(WHOLE, ADAPTER, "adapter", marks=pytest.mark.long)],
+    ids=["whole", "adapter"],
 )
 def test_the_result_of_another_recipe_is_set_aside_and_not_taken(
     project: Path,
@@ -77,6 +79,7 @@ def test_a_changed_training_that_is_interrupted_goes_on_from_its_own_states(proj
     assert len(list(RUN.glob("replaced/*"))) == 1
 
 
+@pytest.mark.long
 def test_two_results_that_lie_there_already_are_told_apart_and_the_older_set_aside(project: Path, base: Path):
     """As earlier versions left them: the recipe says which is its own."""
     recipe(project, base, "rows.jsonl", train="epochs: 1", adapter=ADAPTER)

@@ -313,7 +313,7 @@ def test_the_monographs_predictions_as_they_are(monkeypatch, capsys) -> None:
 
 
 @needs_shared
-@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("known", [pytest.param(True, marks=pytest.mark.long), False])
 def test_the_monographs_predictions_without_their_leaks(monkeypatch, capsys, tmp_path, known) -> None:
     file = PREDICTIONS
     if not known:  # the same without the columns of prompts

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from serving import TOOLS_TEMPLATE, Asked, serving
+from thorough import times
 
 from afina.model.generate.request import Request
 from afina.serve.answers import AnswerText
@@ -84,7 +85,7 @@ def test_openais_client_in_python(asked: Asked, right: list[list[str]]):
         pieces = client.chat.completions.create(**wanted, stream=True, stream_options={"include_usage": True})
         return "".join(piece.choices[0].delta.content or "" for piece in pieces if piece.choices)
 
-    talk(ask, right)
+    talk(ask, right, every=times(5, 1))
 
 
 def test_openais_client_in_javascript(asked: Asked, right: list[list[str]]):
@@ -199,4 +200,4 @@ def test_requests_as_programs_write_them(asked: Asked, right: list[list[str]], s
             for turn in ([{"role": "user", "content": content}] for content, _ in CONVERSATIONS[place::SHAPES])
         )
     else:
-        talk(ask, right, place, SHAPES)
+        talk(ask, right, place, SHAPES * times(3, 1))

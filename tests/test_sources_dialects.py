@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from thorough import times
 
 from afina.recipe import Source
 from afina.sources import Document, FileLedger, Ledger, read_source, visible
@@ -117,7 +118,7 @@ PIECES = st.sampled_from([
 ])  # fmt: skip
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=times(70, 200), deadline=None)
 @given(st.lists(PIECES, max_size=25), st.booleans())
 def test_every_character_is_kept_or_counted(pieces: list[str], mdx: bool) -> None:
     plain("".join(pieces), mdx=mdx)

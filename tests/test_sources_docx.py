@@ -123,6 +123,16 @@ def test_tables(tmp_path: Path) -> None:
     assert "in ner<br>after" in text_of(tmp_path, f"<w:tbl><w:tr>{inner}{cell('y')}</w:tr></w:tbl>")
 
 
+def test_a_cell_of_several_rows_says_so_in_each_of_them(tmp_path: Path) -> None:
+    begins, goes_on = '<w:vMerge w:val="restart"/>', "<w:vMerge/>"
+    rows = [(("Faro", begins), "1910"), (("", goes_on), "1911"), (("Lagos", ""), "1912"), (("", goes_on), "1913")]
+    body = "".join(f"<w:tr>{cell(*first)}{cell(year)}</w:tr>" for first, year in rows)
+    expected = "|  |  |\n|---|---|\n| Faro | 1910 |\n| Faro | 1911 |\n| Lagos | 1912 |\n| Lagos | 1913 |\n"
+    ledger = Ledger()
+    assert text_of(tmp_path, f"<w:tbl>{body}</w:tbl>", ledger) == expected
+    assert ledger.files[0].added["Markdown: cell of several rows"] == len("Faro" + "Lagos")
+
+
 def test_code_keeps_its_spaces(tmp_path: Path) -> None:
     body = p("def f():", style="Code") + p("    return 1", style="Code") + p("text")
     assert text_of(tmp_path, body) == "```\ndef f():\n    return 1\n```\n\ntext\n"

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from thorough import times
 
 from afina.errors import DataError
 from afina.recipe import Source
@@ -105,7 +106,26 @@ def test_tables() -> None:
     page = """<table><caption>T</caption><thead><tr><th>A<th>B</thead>
     <tr><td><code>a | b</code><td><pre>x\n  y</pre><tr><td colspan=2><ul><li>p<li>q</ul></table>"""
     assert markdown(page) == "T\n\n| A | B |\n|---|---|\n| `a \\| b` | `x`<br>`  y` |\n| p<br>q |  |\n"
-    assert markdown("<table><tr><td rowspan=2>a<td>b<tr><td>c</table>") == "|  |  |\n|---|---|\n| a | b |\n|  | c |\n"
+
+
+@pytest.mark.parametrize(
+    ("rows", "lines", "repeated"),
+    [
+        ("<tr><td rowspan=2>a<td>b<tr><td>c", "| a | b |\n| a | c |", 1),
+        ("<tr><td>x<td rowspan=3>a<tr><td>y<tr><td>z<tr><td>u<td>v", "| x | a |\n| y | a |\n| z | a |\n| u | v |", 2),
+        ("<tr><td rowspan=9><code>a|b</code><td>b<tr><td>c", "| `a\\|b` | b |\n| `a\\|b` | c |", 5),
+        ("<tr><th rowspan=2>N<th colspan=2>S<tr><th>W<th>H", "| N | S |  |\n|---|---|---|\n| N | W | H |", 1),
+        ("<tr><td rowspan=2 colspan=2>a<td>b<tr><td>c", "| a |  | b |\n| a |  | c |", 1),
+        ("<tr><td rowspan=2>a<td rowspan=2>b<tr><tr><td>c<td>d", "| a | b |\n| c | d |", 0),
+        (f"<tr><td rowspan=2>{'long ' * 41}<td>b<tr><td>c", f"| {'long ' * 40}long | b |\n| \N{DITTO MARK} | c |", 1),
+    ],
+    ids=["two", "three", "marks", "heads", "both ways", "a row of nothing else", "long"],
+)
+def test_a_cell_of_several_rows_stands_in_each_of_them_and_is_counted(rows: str, lines: str, repeated: int) -> None:
+    """Markdown has none: the rows below had an empty cell, and nothing told whose values they hold."""
+    document, entry = convert(f"<table>{rows}</table>")
+    assert document and document.text.endswith(f"{lines}\n")
+    assert entry.added.get("Markdown: cell of several rows", 0) == repeated
 
 
 def test_a_table_that_only_arranges_is_no_table() -> None:
@@ -165,7 +185,7 @@ TREES = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=times(100, 300), deadline=None)
 @given(st.lists(TREES, min_size=1, max_size=4))
 def test_no_word_is_lost_doubled_or_moved(trees: list[object]) -> None:
     count = 0
@@ -188,7 +208,7 @@ def test_no_word_is_lost_doubled_or_moved(trees: list[object]) -> None:
     assert re.findall(r"\bw\d+\b", text) == [f"w{number}" for number in range(1, count + 1)]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=times(50, 150), deadline=None)
 @given(st.text(alphabet=st.sampled_from("ab #`~|>-=*_1.\\<\n\t\u00a0é"), max_size=40))
 def test_any_text_balances_in_prose_code_and_cells(text: str) -> None:
     shown = html.escape(text)

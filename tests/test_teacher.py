@@ -373,6 +373,7 @@ def test_the_estimate_asks_nothing(tmp_path):
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/data, which is not here")
+@pytest.mark.long
 def test_the_zig_release_notes(tmp_path):
     with FakeTeacher(always_good) as server:
         made = recipe(SHARED / "zig", server.url, questions_per_section=3, paraphrases=2, concurrency=8)

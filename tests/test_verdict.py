@@ -18,12 +18,13 @@ from tiny import asking
 from afina.dataset.build.build import build_dataset
 from afina.errors import DataError
 from afina.evaluate.derive import GENERAL, derive_probes, general_questions
-from afina.evaluate.grade import Graded, claims_to_know, contains, declines, grade, luck, verbatim, version_of
+from afina.evaluate.grade import Graded, contains, grade, luck, verbatim, version_of
 from afina.evaluate.intervals import gain_interval, more_than_chance, share_interval, sign_test, student, wilson
 from afina.evaluate.loss import LossScore
 from afina.evaluate.probes import read_probes
 from afina.evaluate.verdict import ProbeScore, judge
 from afina.recipe import Limits, Recipe, check_recipe
+from afina.text.claims import claims_to_know, declines
 
 RIGHT, WRONG = Graded(verbatim=True, said=True), Graded()
 CLAIM, DECLINED = Graded(claims=True), Graded(declines=True)

@@ -143,6 +143,7 @@ def test_a_second_run_redoes_nothing(finished):
     assert (finished / "runs/clube/metrics.jsonl").read_text() == before
 
 
+@pytest.mark.long
 def test_a_change_is_told_and_what_it_replaces_is_kept(finished, tmp_path):
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".lock"))
     old = adapter_of(tmp_path / "runs/clube")

@@ -341,6 +341,9 @@ def test_what_is_left_counts_from_the_last_step(tmp_path: Path) -> None:
         view = look(run, now=START + 203)
     assert view.training and view.training.eta_seconds == pytest.approx(97)
     assert look(run, now=START + 203).training.eta_seconds is None, "it does not run"  # type: ignore[union-attr]
+    write_watched(tmp_path, [*start(300), *steps(200), began() | {"time": START + 900}])
+    with FileLock(run / ".lock"):
+        assert look(run, now=START + 901).training.eta_seconds is None, "no step since it went on"  # type: ignore[union-attr]
 
 
 # ---- frames

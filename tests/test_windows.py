@@ -15,7 +15,8 @@ from afina.evaluate.text_scores import WindowScores
 from afina.evaluate.windows import BETWEEN, ReadWindows, compare_windows, context_of, cut_windows, window_bits
 from afina.model.load_torch import load_base
 from afina.model.reader_torch import TorchReader
-from afina.recipe import Chat, Recipe, Source
+from afina.model.rnn_torch import make_recurrent
+from afina.recipe import Chat, Recipe, Scratch, Source
 from afina.record import Record
 from afina.text.example import Example
 from afina.tokenizer.chat import Renderer
@@ -107,6 +108,31 @@ def test_a_model_from_scratch_reads_no_longer_than_it_was_trained(opened):
     model, _ = opened
     assert model.config.max_position_embeddings == 64
     assert [context_of(TorchReader(model), trained_at) for trained_at in (None, 32, 100)] == [64, 32, 64]
+
+
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_a_recurrent_model_reads_a_window_at_once_with_its_state_carried(kind, tmp_path):
+    """By hand: seven tokens at a time, each part with the state that the ones before left. No length is beyond it."""
+    tokenizer = make_tokenizer(tmp_path)
+    model = make_recurrent(Scratch(kind=kind, hidden=12, layers=2), len(tokenizer)).eval()
+    assert context_of(TorchReader(model), trained_at=16) is None
+    read = ReadWindows.of(WINDOWS, Renderer(tokenizer, Chat()), None)
+    assert [len(row.ids) for row in read.rows] == [row.targets + 1 for row in read.rows] and len(read.rows) == 3
+    bits, hits = window_bits(TorchReader(model), read, pad_id=tokenizer.pad_token_id, batch_tokens=4096)
+    own_bits, own_hits = [], 0
+    for row in read.rows:
+        carried, nats = None, 0.0
+        for start in range(0, row.targets, 7):
+            targets = torch.tensor(row.ids[start + 1 : start + 8])
+            with torch.no_grad():
+                said = model(
+                    torch.tensor([row.ids[start : start + len(targets)]]), past_key_values=carried, use_cache=True
+                )
+            carried, logits = said.past_key_values, said.logits[0].double()
+            nats -= logits.log_softmax(1).gather(1, targets[:, None]).sum().item()
+            own_hits += int((logits.argmax(1) == targets).sum())
+        own_bits.append(nats / math.log(2))
+    assert bits == pytest.approx(own_bits, rel=1e-5) and hits == own_hits
 
 
 def test_figures_stand_over_the_same_bytes_and_are_read_back(opened):

@@ -10,6 +10,7 @@ import typer
 from afina.cli.arguments import Anyway, AsJson, Overrides, RecipeFile, RunsFolder, Yes
 from afina.cli.opened import training_walk, walk_of, with_anyway
 from afina.cli.output import confirm, end_by, say, show
+from afina.cli.plan_options import check_options
 
 
 def run(
@@ -32,6 +33,7 @@ def run(
 
 
 def plan(
+    called: typer.Context,
     recipe: Annotated[
         str,
         typer.Argument(
@@ -72,6 +74,7 @@ def plan(
     """Say whether a job fits, how long it takes and what it costs, before anything runs; what would fit; serving."""
     from afina.walk.plan_answers import PlanAsked, answer
 
+    check_options(called)
     asked = PlanAsked(recipe, overrides or [], device or [], runs, all_devices, gpus, parallel, apply)
     asked.set_serving(serve, context=context, users=users, weights=weights, lora_slots=lora_slots)
     if trial:

@@ -16,12 +16,12 @@ from pathlib import Path
 from afina.dataset.build.canaries import CANARY
 from afina.evaluate.choice import choice_of
 from afina.evaluate.choice_ranks import longest_row
-from afina.evaluate.grade import claims_to_know
 from afina.evaluate.probes import ProbeSet, Question, askable, question_of
 from afina.evaluate.prose import UNSEEN_FILE, choose_prose
 from afina.evaluate.scores import FACTS
 from afina.recipe import Recipe, Role
 from afina.record import read_rows
+from afina.text.claims import claims_to_know
 from afina.text.document import Message
 from afina.text.example import Example, read_examples
 from afina.text.prose_question import PROSE_FILE, ProseQuestion

@@ -18,11 +18,12 @@ from afina.evaluate.coverage import held_terms
 from afina.evaluate.grade import Graded, contains
 from afina.evaluate.intervals import gain_interval, more_than_chance, share_interval
 from afina.evaluate.probes import ProbeSet, Question
-from afina.evaluate.scores import FACTS, Ahead, Change, RetrievalProbe
+from afina.evaluate.scores import Ahead, Change, RetrievalProbe
 from afina.evaluate.verdict import ProbeScore
+from afina.recipe.probe import TELL_OF_LEARNING
 from afina.text.example import Example, read_examples
 
-ASKED_OF_PASSAGES = ("recall", *FACTS, "choice", "coverage")
+ASKED_OF_PASSAGES = (*TELL_OF_LEARNING, "choice", "coverage")
 """Roles of the probes that tell whether something was learned."""
 INSTRUCTION = {
     "pt": ("Responde com base nestes excertos.", "Pergunta:"),

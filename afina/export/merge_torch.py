@@ -40,6 +40,7 @@ def merge(origin: Origin, precision: Precision | None = None) -> Any:
     if origin.adapter:
         if not hasattr(model, "merge_and_unload"):
             raise BaseError("this kind of adapter cannot be merged", "use --to adapter", str(origin.adapter))
+        check_apart(model)
         try:
             model = model.merge_and_unload(safe_merge=True)
         except torch.OutOfMemoryError:
@@ -52,6 +53,29 @@ def merge(origin: Origin, precision: Precision | None = None) -> Any:
     set_stops(model, origin.renderer.stop_ids(), origin.tokenizer)
     model.config.bos_token_id = origin.tokenizer.bos_token_id
     return model
+
+
+def check_apart(model: Any) -> None:
+    """Refuse to merge into one matrix what was trained over several of its places, as over Zamba2's shared blocks: each
+    place has an update of its own, and the matrix would get the sum of all.
+
+    Raises:
+        BaseError: with the matrices.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    places: dict[int, list[str]] = {}
+    for name, module in model.named_modules():
+        weight = getattr(module.get_base_layer(), "weight", None) if isinstance(module, LoraLayer) else None
+        if isinstance(weight, torch.Tensor):
+            places.setdefault(weight.data_ptr(), []).append(name)
+    shared = [names for names in places.values() if len(names) > 1]
+    if shared:
+        raise BaseError(
+            f"{len(shared)} matrices of the base stand in several layers, each with an update of its own (first "
+            f"{' and '.join(shared[0][:2])}): merged, all layers would get the sum of them",
+            "use --to adapter",
+        )
 
 
 def save_merged(model: Any, origin: Origin, folder: Path) -> None:

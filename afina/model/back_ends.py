@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import platform
 from dataclasses import dataclass
 from importlib.util import find_spec
 
 from afina.errors import RecipeError
+from afina.machine import is_apple_chip
 from afina.recipe import BackEndName, Recipe
 
 INSTALL = "pip install 'afina[mlx]'"
@@ -18,11 +18,6 @@ class BackEnd:
 
     name: BackEndName
     why: str
-
-
-def on_apple_chip() -> bool:
-    """Whether this is a Mac with an Apple chip."""
-    return (platform.system(), platform.machine()) == ("Darwin", "arm64")
 
 
 def choose_back_end(recipe: Recipe) -> BackEnd:
@@ -38,7 +33,7 @@ def choose_back_end(recipe: Recipe) -> BackEnd:
         if not installed:
             raise RecipeError("backend mlx needs mlx-lm, which is not installed", INSTALL, "backend")
         return BackEnd("mlx", "as the recipe says")
-    if not on_apple_chip():
+    if not is_apple_chip():
         found = BackEnd("torch", "no Apple chip here")
     elif not installed:
         found = BackEnd("torch", f"mlx-lm is not installed: {INSTALL}")

@@ -38,8 +38,8 @@ def pad_rows(rows: Sequence[Row], pad_id: int) -> PaddedRows:
     import numpy as np
 
     lengths = tuple(len(row.ids) for row in rows)
-    ids = np.full((len(rows), max(lengths)), pad_id, dtype=np.int64)
-    mask = np.zeros(ids.shape, dtype=bool)
+    ids: np.ndarray[Any, Any] = np.full((len(rows), max(lengths)), pad_id, dtype=np.int64)
+    mask: np.ndarray[Any, Any] = np.zeros(ids.shape, dtype=bool)
     for number, row in enumerate(rows):
         ids[number, : lengths[number]] = row.ids
         mask[number, : lengths[number]] = row.mask

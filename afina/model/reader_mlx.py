@@ -10,6 +10,7 @@ import numpy as np
 from afina.model.generate.forwards_mlx import MlxForwards, number_type
 from afina.model.mlx.loss_mlx import make_batch, target_losses, target_scores
 from afina.model.mlx.mlx_model import MlxModel
+from afina.model.mlx.window_mlx import longest_row
 from afina.model.reader import AnswerLogProb, TargetScores
 from afina.model.steps.prefix_torch import side_by_side
 from afina.tokenizer.encode import Row
@@ -31,8 +32,8 @@ class MlxReader:
 
     @property
     def context(self) -> int | None:
-        """Positions that the text model has."""
-        return self.model.context
+        """What it reads as it was trained to."""
+        return longest_row(self.model)
 
     def forwards(self) -> MlxForwards:
         """See :class:`~afina.model.reader.Reader`."""

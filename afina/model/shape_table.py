@@ -275,7 +275,7 @@ def table_shape(config: Mapping[str, Any], where: str) -> Shape:
         raise RecipeError(problems=problems)
 
     bias = kind == "gpt2" or (kind in _BIAS_BY_CONFIG and bool(config.get("attention_bias", False)))
-    window = config.get("sliding_window") if config.get("use_sliding_window", kind not in _WINDOW_OFF) else None
+    window = _used_window(config)
     return dense_shape(
         model_type=kind,
         layers=layers,
@@ -300,6 +300,23 @@ def table_shape(config: Mapping[str, Any], where: str) -> Shape:
         sliding_layers=_sliding_layers(config, kind, layers) if window else 0,
         capped_attention=kind == "gemma2" and config.get("attn_logit_softcapping", 50.0) is not None,
     )
+
+
+def attention_window(config: Mapping[str, Any]) -> int | None:
+    """Tokens that layers with a window see; None where no layer has one.
+
+    >>> attention_window({"model_type": "mistral", "sliding_window": 4096})
+    4096
+    >>> attention_window({"model_type": "qwen2", "sliding_window": 4096})
+    >>> attention_window({"model_type": "qwen3", "sliding_window": 4096, "layer_types": ["full_attention"]})
+    """
+    listed = config.get("layer_types")
+    return None if listed and "sliding_attention" not in listed else _used_window(config)
+
+
+def _used_window(config: Mapping[str, Any]) -> int | None:
+    used = config.get("use_sliding_window", config.get("model_type") not in _WINDOW_OFF)
+    return config.get("sliding_window") if used else None
 
 
 def _sliding_layers(config: Mapping[str, Any], kind: str, layers: int) -> int:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 from afina.errors import RecipeError
 from afina.model.shape import Shape
 from afina.model.shape_read import read_shape
-from afina.plan.bases import known_bases
+from afina.plan.bases import adapter_kinds, known_bases
 from afina.plan.device import Device, find_device, known_devices
 from afina.plan.memory import Parallel
-from afina.plan.plan import Plan, plan_run
+from afina.plan.plan import Plan, computed_by_mlx, plan_run
 from afina.plan.tokens import TokenCount
 from afina.recipe import Recipe
+from afina.recipe.changed import lighter_kinds, takes, with_settings
 from afina.units import show_bytes, show_count, show_seconds
 
 
@@ -68,7 +69,7 @@ def what_would_fit(
     precision and, last, the adapter's kind. What the examples are is left alone.
     """
     found: list[Suggestion] = []
-    for settings in _candidates(recipe, tokens, device):
+    for settings in _candidates(recipe, tokens, device, adapter_kinds(recipe, shape)):
         changed = with_settings(recipe, settings)
         recounted = _recounted(tokens, recipe, changed)
         plan = plan_run(changed, shape, recounted, device, first=first, devices=devices, parallel=parallel)
@@ -77,24 +78,26 @@ def what_would_fit(
     return sorted(found, key=lambda suggestion: suggestion.price)[:most]
 
 
-def _candidates(recipe: Recipe, tokens: TokenCount, device: Device) -> Iterator[dict[str, Any]]:
-    """Few changes first; micro-batches halve down to the longest example."""
+def computed_on(recipe: Recipe, device: Device) -> str:
+    """What computes a recipe's training there: the device's kind, or `mlx` on an Apple chip by MLX."""
+    return "mlx" if device.kind == "mps" and computed_by_mlx(recipe, device) else device.kind
+
+
+def _candidates(
+    recipe: Recipe, tokens: TokenCount, device: Device, trained_over: Collection[str]
+) -> Iterator[dict[str, Any]]:
+    """Changes that the recipe takes, few first; micro-batches halve down to the longest example."""
     train, adapter = recipe.train, recipe.adapter
     longest = min(tokens.longest, train.max_length)
     batches, size = [train.batch_tokens], train.batch_tokens
     while size > longest:
         size = max(longest, size // 2)
         batches.append(size)
-    recompute = [False] if train.checkpoint_activations or recipe.reads_stream else [False, True]
+    recompute = [False] if train.checkpoint_activations else [False, True]
     eight_bit = [False]
     if not train.optimizer.endswith("8bit") and device.kind != "mps":
         eight_bit.append(True)
-    kinds: list[str] = [adapter.kind]
-    if train.method != "scratch":
-        order = ["none", "lora", "qlora"] if device.kind == "cuda" else ["none", "lora"]
-        kinds = order[order.index(adapter.kind) :] if adapter.kind in order else [adapter.kind]
-        if adapter.kind == "lora" and adapter.variant == "pissa":
-            kinds = ["lora"]
+    kinds = [adapter.kind, *lighter_kinds(recipe, computed_on(recipe, device), trained_over)]
     for kind, again, eight, batch in itertools.product(kinds, recompute, eight_bit, batches):
         settings: dict[str, Any] = {}
         if batch != train.batch_tokens:
@@ -108,19 +111,8 @@ def _candidates(recipe: Recipe, tokens: TokenCount, device: Device) -> Iterator[
             settings["adapter.kind"] = kind
             if train.optimizer == "muon" and not eight:  # it is for whole matrices
                 settings["train.optimizer"] = "adamw"
-        yield settings
-
-
-def with_settings(recipe: Recipe, settings: dict[str, Any]) -> Recipe:
-    """A recipe with some dotted settings changed, checked again."""
-    raw = recipe.model_dump()
-    for key, value in settings.items():
-        *parents, last = key.split(".")
-        place = raw
-        for parent in parents:
-            place = place[parent]
-        place[last] = value
-    return Recipe.model_validate(raw)
+        if takes(recipe, settings):
+            yield settings
 
 
 def _recounted(tokens: TokenCount, before: Recipe, after: Recipe) -> TokenCount:

@@ -8,6 +8,7 @@ from typing import Any
 
 from afina.errors import BaseError, RecipeError
 from afina.model.base import (
+    NOT_IN_FOUR_BITS,
     check_length,
     check_targets,
     check_trainable,
@@ -22,6 +23,7 @@ from afina.model.shape_read import read_shape, shape_of_folder
 from afina.model.shape_table import scratch_shape
 from afina.plan.tables import table
 from afina.recipe import Recipe, nearest
+from afina.recipe.changed import ADAPTER_KINDS
 
 
 def known_bases() -> dict[str, dict[str, Any]]:
@@ -95,6 +97,13 @@ def rounding_of(recipe: Recipe) -> str | None:
     folder = local_base(recipe.base, recipe.base_revision) if recipe.base else None
     kind = kind_of(folder) if folder else None
     return f"the base {kind.what}; what rounding them took is lost" if kind and kind.name == "rounded" else None
+
+
+def adapter_kinds(recipe: Recipe, shape: Shape) -> list[str]:
+    """Values of ``adapter.kind`` that can be trained over a recipe's base, as far as its files are here to say."""
+    folder = local_base(recipe.base, recipe.base_revision) if recipe.base else None
+    trained = kind_of(folder).trains if folder else ADAPTER_KINDS
+    return [kind for kind in trained if kind != "qlora" or shape.model_type not in NOT_IN_FOUR_BITS]
 
 
 def local_base(base: str, revision: str | None = None, cache_folder: Path | None = None) -> Path | None:

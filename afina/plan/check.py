@@ -7,6 +7,7 @@ import math
 from afina.errors import DoesNotFit, Problem, RecipeError
 from afina.plan.plan import Plan
 from afina.recipe import Recipe
+from afina.recipe.changed import smaller_model
 from afina.units import show_bytes, show_count, show_money, show_seconds
 
 LONG_SECONDS = 3600.0
@@ -25,7 +26,7 @@ def check_plan(plan: Plan, recipe: Recipe, *, helps: str = "") -> None:
             recipe says ``budget.anyway``.
         RecipeError: when `budget.money` is set and no price is known to compare it with.
     """
-    budget = recipe.budget
+    budget, smaller = recipe.budget, smaller_model(recipe)
     if budget.money is not None and plan.money is None:
         raise RecipeError(
             "`budget.money` is set, but the device has no price", "give `budget.price_per_hour`", "budget.money"
@@ -37,7 +38,7 @@ def check_plan(plan: Plan, recipe: Recipe, *, helps: str = "") -> None:
             Problem(
                 f"needs at least {show_bytes(low)} of memory; {plan.device.name} has {show_bytes(usable)} to use, "
                 f"{show_bytes(low - usable)} too little",
-                helps or "a smaller base, or a device with more memory: `afina plan --all` lists what fits",
+                helps or f"{smaller}, or a device with more memory: `afina plan --all` lists what fits",
                 "memory",
             )
         )
@@ -47,7 +48,7 @@ def check_plan(plan: Plan, recipe: Recipe, *, helps: str = "") -> None:
             Problem(
                 f"takes at least {show_seconds(plan.time.low)}, {show_seconds(plan.time.low - budget.hours * 3600)} "
                 f"more than `budget.hours` {budget.hours:g} allows",
-                f"{_epochs_within(plan, recipe, budget.hours * 3600)}a faster device or a smaller base",
+                f"{_epochs_within(plan, recipe, budget.hours * 3600)}a faster device or {smaller}",
                 "budget.hours",
             )
         )
@@ -56,8 +57,8 @@ def check_plan(plan: Plan, recipe: Recipe, *, helps: str = "") -> None:
             Problem(
                 f"costs at least {show_money(plan.money.low, plan.currency)}, "
                 f"{show_money(plan.money.low - budget.money, plan.currency)} more than `budget.money` allows",
-                f"{_epochs_within(plan, recipe, plan.time.low * budget.money / plan.money.low)}a cheaper device or a "
-                "smaller base",
+                f"{_epochs_within(plan, recipe, plan.time.low * budget.money / plan.money.low)}a cheaper device or "
+                f"{smaller}",
                 "budget.money",
             )
         )

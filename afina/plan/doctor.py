@@ -10,9 +10,9 @@ import os
 import platform
 import shutil
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import date, datetime, time
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,11 +38,11 @@ LIBRARIES = {
 OPTIONAL = {
     "bitsandbytes": "4-bit bases (adapter.kind: qlora): pip install 'afina[qlora]'",
     "liger-kernel": "faster training on this card (train.kernels): pip install 'afina[liger]'",
-    "mlx-lm": "training on this chip with MLX (backend: mlx): pip install mlx-lm",
+    "mlx-lm": "training on this chip with MLX (backend: mlx): pip install 'afina[mlx]'",
+    "textual": "the live monitor `afina watch`: pip install 'afina[watch]'",
+    "matplotlib": "pictures, `afina plot`: pip install 'afina[plot]'",
 }
 """What each is for, and how it is installed."""
-RATE_SECONDS = 86400.0
-"""A rate that was measured in this time is not measured again."""
 LEAST_MEMORY = 4 * 2**30
 LEAST_DISK = 5 * 2**30
 
@@ -138,8 +138,9 @@ def _memory(memory: Memory) -> DoctorCheck:
 
 
 def _rate() -> DoctorCheck:
-    """Of the CPU."""
-    rate = kept_rate(since=time.time() - RATE_SECONDS) or measure_rate()
+    """Of the CPU, measured once a day."""
+    today = datetime.combine(date.today(), time.min).timestamp()
+    rate = kept_rate(since=today) or measure_rate()
     if rate is None:
         fix = "install torch: without it times on this CPU are planned by its clock, and may be off several times"
         return DoctorCheck("matrix rate", "warning", "not measured", fix)

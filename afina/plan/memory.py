@@ -269,7 +269,6 @@ def values_per_layer(layer: Layer, setup: Setup) -> float:
         return float(values)
     kept, adapted = setup.program.kept_adapter, adapted_in(layer, setup.targets)
     values += kept.adapted_input * sum(_inputs_read(adapted, each=setup.program.copies_each_input))
-    values += kept.adapted_output * sum(linear.active * linear.outputs for linear in adapted)
     values += kept.rank * setup.rank * sum(linear.active * linear.ranks for linear in adapted)
     if setup.dropout:  # a masked copy of each input and one byte of mask for two of value
         values += kept.dropped_input * sum(linear.active * linear.inputs for linear in adapted)
@@ -339,14 +338,18 @@ def activation_bytes(shape: Shape, setup: Setup) -> float:
 def passing_bytes(shape: Shape, setup: Setup) -> float:
     """The larger of the logits and one layer on its way back (computed again first, with checkpointing)."""
     back = max(_backward_bytes(layer, setup) for layer in shape.layers)
-    return max(logit_bytes(shape, setup, setup.target_tokens), back)
+    logits = logit_bytes(shape, setup, setup.target_tokens)
+    return logits + back if setup.program.adds_logits else max(logits, back)
 
 
 def _backward_bytes(layer: Layer, setup: Setup) -> float:
     """One layer on its way back."""
-    back = 1.0 * setup.batch_tokens * (3 * layer.intermediate + 2 * layer.hidden) * setup.program.value_bytes
+    program = setup.program
+    intermediate = program.back_intermediate + (program.back_again if setup.checkpointing else 0.0)
+    values = intermediate * layer.intermediate + program.back_hidden * layer.hidden
+    back = setup.batch_tokens * values * program.value_bytes
     back += 2 * score_bytes(layer, setup)
-    back += setup.program.backward_score_bytes * setup.batch_tokens * setup.length * layer.heads
+    back += program.backward_score_bytes * setup.batch_tokens * setup.length * layer.heads
     return back + layer_bytes(layer, setup) if setup.checkpointing else back
 
 

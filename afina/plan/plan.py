@@ -4,20 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal
 
+from afina.machine import is_apple_chip
+from afina.model.back_ends import choose_back_end
 from afina.model.footprint import kept_states
 from afina.model.shape import Shape
+from afina.plan.asking import asked_tokens
 from afina.plan.calibration import Sureness, sureness
 from afina.plan.device import Device
 from afina.plan.interval import Interval
 from afina.plan.memory import Parallel, Setup, frozen_weight_bytes, peak_interval, trained_parameters, training_memory
-from afina.plan.programs import AFINA_CPU, AFINA_CUDA, AFINA_MPS, TrainingProgram
+from afina.plan.programs import (
+    AFINA_CPU,
+    AFINA_CUDA,
+    AFINA_MLX,
+    AFINA_MLX_CPU,
+    AFINA_MLX_FLOAT32,
+    AFINA_MPS,
+    MlxFormat,
+    TrainingProgram,
+)
 from afina.plan.record import Correction, recorded
-from afina.plan.time import optimizer_steps, run_time, slow_parts, time_sureness
+from afina.plan.time import CHOSEN, optimizer_steps, run_time, slow_parts, time_sureness
 from afina.plan.tokens import TokenCount
-from afina.recipe import PROMPT_SEEDS, PROMPT_TOKENS, SKILL_TOKENS, Recipe, expand_path
+from afina.recipe import Recipe
 from afina.recipe.profiles import describe_profile
 from afina.units import show_count
 
@@ -166,7 +177,7 @@ def plan_run(
     sure = sureness("training peak", device.kind, setup.program.name)
     memory = _predicted_memory(memory_parts, sure, tokens, correction, uncertain=bool(shape.uncertain))
     if correction:
-        for part in ("training", "validation"):
+        for part in {"training", "validation", CHOSEN} & time_parts.keys():
             time_parts[part] = correction.of_time(time_parts[part])
     own_price = recipe.budget.price_per_hour
     return Plan(
@@ -177,7 +188,7 @@ def plan_run(
         tokens=tokens,
         parameters=shape.parameters,
         trained_parameters=trained_parameters(shape, setup) + setup.saved_parameters,
-        job=f"{setup.kind} {train.method}" + (" recurrent" if shape.recurrent else ""),
+        job=f"{setup.kind} {train.method}" + " recurrent" * shape.recurrent + " by mlx" * setup.program.by_mlx,
         memory=memory,
         time=Interval.total(time_parts.values()),
         memory_sureness=sure,
@@ -208,7 +219,7 @@ def _time_parts(
 ) -> tuple[dict[str, Interval], list[str]]:
     """Seconds of the recipe by part, and what is not in them."""
     train = recipe.train
-    generated, unread = _generated_tokens(recipe)
+    asked = asked_tokens(recipe, tokens)
     parts = run_time(
         shape,
         setup,
@@ -217,11 +228,11 @@ def _time_parts(
         epochs=train.epochs,
         accumulate=train.accumulate,
         validations=train.validate_per_epoch * train.epochs + 2 * (train.method != "scratch"),
-        generated_tokens=generated,
+        asked=asked,
         weight_bytes=frozen_weight_bytes(shape, setup),
         facts=train.facts,
     )
-    return parts, unread
+    return parts, asked.notes
 
 
 def _after(
@@ -258,7 +269,8 @@ def afina_setup(
         rank=adapter.rank,
         targets=adapter.targets if isinstance(adapter.targets, str) else tuple(adapter.targets),
         place=device.kind,
-        program=_program(device, scratch=train.method == "scratch"),
+        program=program_of(recipe, device),
+        weights=_mlx_weights(recipe) if kind == "qlora" and computed_by_mlx(recipe, device) else None,
         length=longest,
         check_tokens=longest,
         checkpointing=train.checkpoint_activations if checkpointing is None else checkpointing,
@@ -269,6 +281,7 @@ def afina_setup(
         if kind != "none"
         else 0,
         dropout=adapter.dropout > 0 and kind != "none",
+        adapted_layers=adapter.num_layers if kind != "none" else None,
     )
     return replace(setup, kept_states=_kept_states(setup, shape, recipe, tokens))
 
@@ -284,13 +297,43 @@ def _kept_states(setup: Setup, shape: Shape, recipe: Recipe, tokens: TokenCount)
     return kept_states(round(trained), steps)
 
 
-def _program(device: Device, *, scratch: bool) -> TrainingProgram:
-    """How afina holds things there."""
+def computed_by_mlx(recipe: Recipe, device: Device) -> bool:
+    """Whether MLX would compute a recipe on a device. On a Mac it is asked what is installed; another is taken to have
+    all that it could."""
     if device.kind == "cuda":
-        if scratch:  # float32 from the first step
+        return False
+    if recipe.backend != "auto":
+        return recipe.backend == "mlx"
+    if device.kind != "mps":
+        return False
+    return choose_back_end(recipe).name == "mlx" if is_apple_chip() else not recipe.beyond_mlx
+
+
+def program_of(recipe: Recipe, device: Device) -> TrainingProgram:
+    """How afina holds things there."""
+    if computed_by_mlx(recipe, device):
+        if device.kind == "cpu":
+            return AFINA_MLX_CPU
+        float32 = recipe.train.precision == "fp32" or (recipe.train.precision == "auto" and recipe.trains_all)
+        return AFINA_MLX_FLOAT32 if float32 else AFINA_MLX
+    if device.kind == "cuda":
+        if recipe.train.method == "scratch":  # float32 from the first step
             return replace(AFINA_CPU, fixed_bytes=AFINA_CUDA.fixed_bytes, slack=AFINA_CUDA.slack)
         return AFINA_CUDA
     return AFINA_MPS if device.kind == "mps" else AFINA_CPU
+
+
+def _mlx_weights(recipe: Recipe) -> MlxFormat:
+    """MLX's format of the frozen matrices."""
+    found: dict[tuple[int, int], MlxFormat] = {
+        (4, 32): "mlx-4-32",
+        (4, 64): "mlx-4-64",
+        (4, 128): "mlx-4-128",
+        (8, 32): "mlx-8-32",
+        (8, 64): "mlx-8-64",
+        (8, 128): "mlx-8-128",
+    }
+    return found[recipe.adapter.bits or 4, recipe.adapter.group_size or 64]
 
 
 def saved_parameters(shape: Shape, name: str) -> int:
@@ -323,44 +366,12 @@ def _notes(recipe: Recipe, shape: Shape, tokens: TokenCount, device: Device, set
         share = shape.module_parameters / shape.linear_parameters
         notes.append(f"4 bits hold {share:.0%} of the matrices: experts that stand in one tensor stay as they are")
     notes += [f"less sure, and wider for it: {reason}" for reason in (*shape.uncertain, *slow_parts(shape))]
-    if setup.kind == "qlora" and device.kind != "cuda":
+    if setup.program.by_mlx and device.kind == "cpu":
+        notes.append("computed by MLX, which a CPU is slow at, in few bits tens of times: the time is an underestimate")
+    elif setup.program.by_mlx:
+        notes.append("computed by MLX")
+    elif setup.kind == "qlora" and device.kind != "cuda":
         notes.append(f"4-bit weights on {device.kind} are computed slowly; the time is an underestimate")
+    if recipe.backend == "mlx" and device.kind == "cuda":
+        notes.append(f"backend mlx does not compute on {device.name}: this is the plan of torch")
     return notes
-
-
-def _generated_tokens(recipe: Recipe) -> tuple[float, list[str]]:
-    """Most tokens that evaluation asks for: the rows of probes and tasks and the samples, before and after; and what
-    the trained model writes behind prompts.
-
-    Of the probes taken from the dataset the size is not known before it is built: as many as they may ask at most,
-    where there is anything to take them from. Trained claims to know are few, and not counted.
-    """
-    rows, notes = recipe.evaluate.samples, []
-    rows += recipe.evaluate.questions * sum(role != "claims" for role in recipe.roles_from_dataset)
-    for probe in recipe.evaluate.probes:
-        for file in expand_path(Path(recipe.root), probe.path):
-            if file.is_file():
-                with file.open("rb") as lines:
-                    rows += sum(1 for line in lines if line.strip())
-            else:
-                notes.append(f"probe {probe.path}: a folder; its questions are not in the time")
-    tokens = rows * recipe.evaluate.max_new_tokens + recipe.most_skills * SKILL_TOKENS
-    for task in recipe.evaluate.tasks:
-        file = Path(recipe.root) / task.path
-        found = None
-        if file.suffix == ".jsonl" and file.is_file():
-            with file.open("rb") as lines:
-                found = sum(1 for line in lines if line.strip())
-        drawn = task.sample * len(task.seeds) if task.sample else None
-        known = [count for count in (found, drawn) if count is not None]
-        tokens += min(known, default=0) * (task.max_new_tokens or recipe.evaluate.max_new_tokens)
-        if not known:
-            notes.append(f"task {task.name}: how many rows it has is not known before it is read")
-    if recipe.evaluate.retrieval:
-        notes.append("retrieval: how long its prompts are is not known before; they are not in the time")
-    times = 1 if recipe.train.method == "scratch" else 2
-    continued = 0
-    if recipe.evaluate.prompts and (file := Path(recipe.root) / recipe.evaluate.prompts).is_file():
-        with file.open("rb") as lines:
-            continued = sum(1 for line in lines if line.strip()) * (1 + len(PROMPT_SEEDS)) * PROMPT_TOKENS
-    return float(times * tokens + continued), notes

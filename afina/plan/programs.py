@@ -38,8 +38,6 @@ class Kept(NamedTuple):
     """`hidden` of blocks with LayerNorm and no gate (GPT-2, Phi, Falcon); 0: the same."""
     adapted_input: float = 0.0
     """Times each input that adapted matrices read: a copy of it in the adapter's type."""
-    adapted_output: float = 0.0
-    """Times the output of each adapted matrix: its gradient, where all of them wait for the optimizer."""
 
 
 _LEAN = Kept(12, 3, 1, 3, 2, 1, 1.5, 2, 8)
@@ -95,6 +93,12 @@ class TrainingProgram:
     selective_share: float = 0.5
     eager_attention: bool = False
     capped_is_eager: bool = True
+    back_hidden: float = 2.0
+    back_intermediate: float = 3.0
+    back_again: float = 0.0
+    """Values of one layer on its way back, per token: times h, times M, and times M where it was computed again."""
+    adds_logits: bool = False
+    """Whether logits are still held while the last layer is on its way back; otherwise the larger of the two counts."""
     backward_score_bytes: float = 0.0
     """Of one score of one layer, where a fused attention makes the scores again on the way back."""
     gather_bytes: float = 2.0
@@ -233,7 +237,7 @@ MLX = TrainingProgram(
     four_bit="mlx-4-64",
     packs_tables=True,
     packs_experts=True,
-    kept_adapter=Kept(2, 1, 2, 4, 1, 2, 1.5, 2, adapted_input=2),
+    kept_adapter=Kept(2, 2, 2, 5.75, 1, 4, 1.5, 2, adapted_input=2),
     kept_all=Kept(4, 2, 2, 5, 1),
     dequantized_value=0.0,
     logit_bytes=8.0,
@@ -242,17 +246,22 @@ MLX = TrainingProgram(
     by_mlx=True,
 )
 """Embeddings are quantized too. Adapters are in float32: a copy of each input that they read, in that type, waits for
-the backward pass, where a frozen matrix alone would need none. Attention is fused on the way forward; its backward pass
-makes the scores of one layer at a time (8.716 bytes of each, and 85 of each token, hidden value and layer, measured by
-mlx-train-perf)."""
+the backward pass, where a frozen matrix alone would need none. What layers keep was measured on a CPU (20 shapes, to
+7 %). Attention is fused on the way forward; its backward pass makes the scores of one layer at a time (8.716 bytes of
+each, measured by mlx-train-perf on an Apple chip)."""
 MLX_EAGER = replace(MLX, name="mlx-lm before 0.20", eager_attention=True, backward_score_bytes=0.0)
 """Its attention kept the scores of every layer: 160 GB of a 7B at 7,500 tokens."""
-AFINA_MLX = replace(
+MLX_CPU = replace(
     MLX,
-    name="afina with MLX",
-    copies_each_input=True,
-    logit_bytes=12.0,
+    name="mlx-lm on a CPU",
+    back_hidden=24.0,
+    back_intermediate=2.0,
+    back_again=16.0,
+    adds_logits=True,
+    backward_score_bytes=17.8,
 )
+"""There MLX fetches memory ahead of what it computes, and has no fused attention."""
+AFINA_MLX = replace(MLX, name="afina with MLX", copies_each_input=True, logit_bytes=12.0)
 """Not compiled, so each matrix that reads an input has a copy of its own. Logits of learned positions, in float32."""
 AFINA_MLX_FLOAT32 = replace(
     AFINA_MLX,
@@ -261,6 +270,17 @@ AFINA_MLX_FLOAT32 = replace(
     rest_bytes=4.0,
     value_bytes=4,
     residual_bytes=4.0,
-    kept_adapter=AFINA_MLX.kept_adapter._replace(rank=1, adapted_input=0),
+    kept_adapter=AFINA_MLX.kept_adapter._replace(rank=2, adapted_input=0),
 )
-"""The same in float32, on a CPU or where every weight is trained: an input needs no copy."""
+"""The same in float32, where every weight is trained: an input needs no copy."""
+AFINA_MLX_CPU = replace(
+    AFINA_MLX_FLOAT32,
+    name="afina with MLX on a CPU",
+    back_hidden=MLX_CPU.back_hidden,
+    back_intermediate=MLX_CPU.back_intermediate,
+    back_again=MLX_CPU.back_again,
+    adds_logits=True,
+    backward_score_bytes=2 * MLX_CPU.backward_score_bytes,
+    fixed_bytes=0.5e9,
+)
+"""With the libraries that are loaded."""

@@ -349,8 +349,12 @@ def serves(shape: Shape, device: Device, serving: Serving) -> Literal["yes", "no
     return "maybe" if room.high >= serving.context else "no"
 
 
-def plan_serving(shape: Shape, device: Device, serving: Serving) -> dict[str, Any]:
-    """All of it as plain values: memory by part, what fits, the longest context."""
+def plan_serving(shape: Shape, device: Device, serving: Serving, kinds: Sequence[str] = SHOWN_KINDS) -> dict[str, Any]:
+    """All of it as plain values: memory by part, what fits, the longest context.
+
+    Args:
+        kinds: of llama.cpp's weights whose speed is told; none where llama.cpp does not open such a model.
+    """
     peak, longest = serving_peak(shape, serving), largest_context(shape, device, serving)
     return {
         "engine": serving.engine,
@@ -369,6 +373,6 @@ def plan_serving(shape: Shape, device: Device, serving: Serving) -> dict[str, An
         "fits": serves(shape, device, serving),
         "speeds": [
             {"engine": each.engine, "weights": each.weights, "tokens_per_second": each.tokens_per_second.as_json()}
-            for each in speeds_on_cpu(shape, device, serving.context, SHOWN_KINDS)
+            for each in speeds_on_cpu(shape, device, serving.context, kinds)
         ],
     }

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 
 from afina.model.footprint import ORTHOGONAL_ITERATIONS
 from afina.model.shape import Shape
+from afina.plan.asking import AskedTokens
 from afina.plan.calibration import Sureness, sureness
 from afina.plan.device import Device
 from afina.plan.interval import Interval
@@ -37,6 +38,8 @@ START_SECONDS = {"cpu": Interval(10, 4, 30), "mps": Interval(15, 5, 60), "cuda":
 """Imports, the tokenizer, the first step."""
 LOAD_BYTES_PER_SECOND = Interval(1.0e9, 0.2e9, 2.5e9)
 """Reading weights from a disk."""
+CHOSEN = "choices and passages"
+"""The part of the time in which evaluation reads sentences to choose among, and passages before questions."""
 GENERATION_BATCH = 8
 GENERATION_SHARE = Interval(0.3, 0.1, 0.5)
 """Share of the memory's rate that decoding reaches in plain PyTorch (0.28 measured on an A100)."""
@@ -247,7 +250,7 @@ def run_time(
     epochs: float,
     accumulate: int,
     validations: float,
-    generated_tokens: float,
+    asked: AskedTokens,
     weight_bytes: float,
     facts: Method = METHODS["sft"],
 ) -> dict[str, Interval]:
@@ -257,7 +260,7 @@ def run_time(
         epochs: passes over the dataset.
         accumulate: micro-batches per optimizer step.
         validations: how many times the held-out loss is measured.
-        generated_tokens: most tokens that the probes and samples may ask for.
+        asked: what evaluation writes and reads besides.
         weight_bytes: of the base, read from disk.
         facts: of the method: whether the model judges every row before it is trained, and its further passes.
     """
@@ -273,18 +276,19 @@ def run_time(
     whole = flops_per_token(shape, setup, tokens.mean_length, tokens.target_share)
     looked_at = tokens.held_out * validations + tokens.tokens * epochs * facts.forward_passes
     looked_at += (tokens.tokens + tokens.held_out) * facts.needs_reference
-    held_out = batch * micro_batches * (looked_at / max(tokens.tokens, 1)) * forward / whole
+    read = batch * micro_batches / max(tokens.tokens, 1) * forward / whole
     reach = time_sureness(setup, device).factor
     low, high = 1 / reach, reach * math.prod(slow_parts(shape).values())
     if not tokens.padded:  # the lengths are unknown: more or less padding
         low, high = low * FILL.point / FILL.high, high * FILL.point / FILL.low
     low, high = low / tokens.spread, high * tokens.spread
-    return {
+    parts = {
         "start": START_SECONDS[device.kind] + _divide(weight_bytes, LOAD_BYTES_PER_SECOND),
         "training": Interval.around(training, low, high),
-        "validation": Interval.around(held_out, low, high),
-        "generation": _generation(shape, device, generated_tokens, weight_bytes),
+        "validation": Interval.around(read * looked_at, low, high),
+        "generation": _generation(shape, device, asked.written, weight_bytes),
     }
+    return parts | ({CHOSEN: Interval.around(read * asked.read, low, high)} if asked.read else {})
 
 
 def slow_parts(shape: Shape) -> dict[str, float]:

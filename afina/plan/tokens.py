@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Literal
 
@@ -18,8 +18,26 @@ CHARS_PER_TOKEN = 3.5
 ESTIMATE_SPREAD = 1.6
 """An estimate may be this many times too high or too low."""
 
+CHOICE_TOKENS = 240.0
+"""What is read of a choice among sentences of some 20 words, where none is counted."""
+
 _ANSWER_SHARE = 0.5
 _ROW_CHARS = 400
+
+
+@dataclass(frozen=True)
+class ProseCount:
+    """Questions about the prose of a dataset that are asked.
+
+    Args:
+        choices: with eight sentences each.
+        free: to be answered in words.
+        choice_tokens: what is read of a choice: once what its sentences share, then the rest of each, and each term.
+    """
+
+    choices: int = 0
+    free: int = 0
+    choice_tokens: float = CHOICE_TOKENS
 
 
 @dataclass(frozen=True)
@@ -35,6 +53,7 @@ class TokenCount:
         spread: 1.0 for a count; an estimate may be this many times too high or too low.
         padded: padded tokens of one epoch; none where the lengths are not known.
         micro_batches: of one epoch, and the padded and the learned tokens of the largest of them.
+        prose: questions about it that a dataset of documents keeps.
     """
 
     tokens: int
@@ -47,6 +66,7 @@ class TokenCount:
     micro_batches: int | None = None
     largest_batch: int | None = None
     largest_targets: int | None = None
+    prose: ProseCount = ProseCount()
 
     @property
     def mean_length(self) -> float:
@@ -97,7 +117,7 @@ def estimate_tokens(recipe: Recipe, stage: Literal["first", "second"] = "second"
     """
     train = recipe.train
     each = chars_per_token(recipe)
-    tokens = targets = held_out = rows = 0.0
+    tokens = targets = held_out = rows = sections = 0.0
     splits = named_splits(recipe)
     for position, source in enumerate(recipe.sources):
         share = recipe.dataset.validation if source.validation is None else source.validation
@@ -120,8 +140,10 @@ def estimate_tokens(recipe: Recipe, stage: Literal["first", "second"] = "second"
             held_out += chars / each * validation
             if validation < 1:
                 rows += max(1.0, chars / (_ROW_CHARS if conversation else recipe.section_chars)) * source.repeat
+                sections += 0 if conversation or source.replay else max(1.0, chars / recipe.section_chars)
     if recipe.reads_stream:
         return stream_count(round(tokens), round(held_out), train, spread=ESTIMATE_SPREAD)
+    asked = min(recipe.evaluate.questions, round(sections))  # at most: many sections say nothing that only they say
     return TokenCount(
         tokens=round(tokens),
         targets=round(targets),
@@ -129,6 +151,7 @@ def estimate_tokens(recipe: Recipe, stage: Literal["first", "second"] = "second"
         longest=train.max_length,
         held_out=round(held_out),
         spread=ESTIMATE_SPREAD,
+        prose=ProseCount(asked, asked),
     )
 
 
@@ -160,9 +183,13 @@ class Learning:
 def estimate_learning(recipe: Recipe) -> Learning:
     """What there is to learn by the sizes of the recipe's files, and how little is known by that."""
     splits = named_splits(recipe)
+    tokens = estimate_tokens(recipe)
+    first = estimate_tokens(recipe, "first") if recipe.train.first else None
+    if first:  # what is asked of documents is asked after both stages
+        tokens = replace(tokens, prose=max(tokens.prose, first.prose, key=lambda each: each.choices))
     return Learning(
-        estimate_tokens(recipe),
-        estimate_tokens(recipe, "first") if recipe.train.first else None,
+        tokens,
+        first,
         (
             "tokens are estimated from the size of the files; `afina data build` counts them",
             *([describe_splits(splits)] if splits else []),

@@ -78,7 +78,8 @@ def _stretches(run: PlottedRun) -> list[tuple[TrainingView, int]]:
 
 def _loss_panel(axes: Axes, runs: Sequence[PlottedRun]) -> None:
     """Loss of the steps, smoothed, each step behind it where there are few runs, and the held-out loss."""
-    handles: dict[str, Any] = {}
+    named: dict[str, Any] = {}
+    others: dict[str, Any] = {}
     for number, run in enumerate(runs):
         look = look_of(number)
         for training, before in _stretches(run):
@@ -87,20 +88,20 @@ def _loss_panel(axes: Axes, runs: Sequence[PlottedRun]) -> None:
             half = min(10, len(losses) // 20)
             if half and len(runs) <= 3:
                 line = _line(axes, list(zip(at, losses, strict=True)), color=look["color"], alpha=0.28, linewidth=0.8)
-                handles.setdefault("each step", line)
+                others.setdefault("each step", line)
             mean = _line(axes, list(zip(at, smooth(losses, half), strict=True)), linewidth=1.9, **look)
-            handles.setdefault(run.short if len(runs) > 1 else "smoothed" if half else "training loss", mean)
+            named.setdefault(run.short if len(runs) > 1 else "smoothed" if half else "training loss", mean)
             if held := [(before + each.step, each.loss) for each in training.held_out]:
                 dots = {"marker": "o", "markersize": 4.5, "markerfacecolor": "white", "markeredgewidth": 1.4}
-                handles.setdefault("held out", _line(axes, held, color=look["color"], linestyle=":", **dots))
-        _marks(axes, run, handles)
+                others.setdefault("held out", _line(axes, held, color=look["color"], linestyle=":", **dots))
+        _marks(axes, run, others)
     pairs = any(
         "preference_accuracy" in each.figures for run in runs for t in run.view.trainings for each in t.held_out
     )
     axes.set_title("Loss, nats per target token" + (" (of preferences: per pair)" if pairs else ""))
     axes.set_xlabel("optimizer step")
     _whole_steps(axes)
-    axes.margins(x=0.01)
+    handles = named | others
     axes.legend(handles.values(), handles.keys(), loc="best", ncols=1 if len(handles) <= 7 else 2)
 
 
@@ -125,7 +126,9 @@ def _gauge_points(gauge: Gauge, run: PlottedRun) -> list[list[Point]]:
     for training, before in _stretches(run):
         if gauge.held_out:
             points = [
-                (before + each.step, each.figures[gauge.key]) for each in training.held_out if gauge.key in each.figures
+                (float(before + each.step), each.figures[gauge.key])
+                for each in training.held_out
+                if gauge.key in each.figures
             ]
         else:
             steps = training.steps
@@ -142,7 +145,8 @@ def _gauge_panel(axes: Axes, gauge: Gauge, runs: Sequence[PlottedRun]) -> None:
             _line(axes, points, linewidth=1.4, **look_of(number), **marker)
     axes.set_title(gauge.title)
     if gauge.from_zero:
-        axes.set_ylim(bottom=0)
+        top = max(y for run in runs for points in _gauge_points(gauge, run) for _, y in points)
+        axes.set_ylim(0, 1.08 * top if top > 0 else 1.0)
 
 
 def _line(axes: Axes, points: Sequence[Point], **look: Any) -> Any:
@@ -155,9 +159,12 @@ def _line(axes: Axes, points: Sequence[Point], **look: Any) -> Any:
 
 
 def _whole_steps(axes: Axes) -> None:
-    """Ticks at whole steps, in groups of three digits."""
+    """Ticks at whole steps, in groups of three digits, and some room on both sides."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     show: Callable[[float, int], str] = lambda value, _: f"{value:,.0f}"  # noqa: E731
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
     axes.xaxis.set_major_formatter(FuncFormatter(show))
+    low, high = axes.dataLim.intervalx
+    room = max(0.5, 0.01 * (high - low))
+    axes.set_xlim(low - room, high + room)

@@ -6,6 +6,7 @@ table, and no other place compares a method's name.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -104,7 +105,7 @@ def methods_that(**facts: object) -> list[MethodName]:
     return [name for name, method in METHODS.items() if all(getattr(method, key) == facts[key] for key in facts)]
 
 
-def in_words(names: list[MethodName], last: str = "or") -> str:
+def in_words(names: Sequence[str], last: str = "or") -> str:
     """Names as a sentence says them.
 
     >>> in_words(["dpo", "orpo"]), in_words(["sft", "dpo", "orpo"]), in_words(["sft"])

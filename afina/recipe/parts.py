@@ -728,7 +728,7 @@ class Recipe(RecipePart):
     def beyond_mlx(self) -> list[str]:
         """What this recipe asks for and backend mlx does not have, with what it has instead."""
         train, adapter = self.train, self.adapter
-        methods = [stage.method for stage in (train, *([train.first] if train.first else []))]
+        methods = [train.method, *([train.first.method] if train.first else [])]
         known = in_words(methods_that(by_mlx=True), "and")
         variants = "(it has lora, rslora and dora)"
         found = {f"train.method {name} (it has {known})": not METHODS[name].by_mlx for name in methods}

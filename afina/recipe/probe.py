@@ -10,6 +10,9 @@ from afina.recipe.part import Fraction, RecipePart
 
 Role = Literal["recall", "generalization", "retention", "unknown", "claims", "versions"]
 
+TELL_OF_LEARNING: tuple[Role, ...] = ("recall", "generalization", "versions")
+"""Roles that a recipe may name and that tell whether something was learned."""
+
 
 class Probe(RecipePart):
     """Questions with known answers, asked before and after training."""

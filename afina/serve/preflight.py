@@ -101,8 +101,9 @@ def look_before(
     # without it nothing else can be looked at
     opener = _opener(engine)
     base = find_base(target.base, revision=revision, trust_remote_code=remote_code, program=opener, say=say)
-    if engine == "llamacpp":
-        problems += _refused_by_llama_cpp(base)
+    not_by_llama_cpp = _not_as_gguf(base)
+    if engine == "llamacpp" and find_llama_cpp() is None:
+        problems.append(Problem("llama.cpp is not here", INSTALL, "--engine llamacpp"))
     ranks = [0]
     own = {target.name: target} if target.adapter else {}
     for name, each in (own | dict(adapters)).items():
@@ -110,10 +111,9 @@ def look_before(
         config = _adapter_config(folder, name, problems)
         if config:
             ranks.append(max([int(config.get("r") or 0), *(config.get("rank_pattern") or {}).values()]))
+            not_by_llama_cpp += refused_by_llama_cpp(config, name)
             if engine == "vllm":
                 problems += _refused_by_vllm(config, name)
-            elif engine == "llamacpp":
-                problems += refused_by_llama_cpp(config, name)
             trained_on = read_identity(folder)
             first = read_identity(target.adapter) if target.adapter else None
             if trained_on and first and trained_on.differences(first):
@@ -125,6 +125,8 @@ def look_before(
                         str(folder),
                     )
                 )
+    if engine == "llamacpp":
+        problems += not_by_llama_cpp
     shape = shape_of_folder(base, trust_remote_code=remote_code)
     device = device or local_device()
     serving = Serving(
@@ -138,7 +140,7 @@ def look_before(
     if problems:
         raise AfinaError(problems=problems)
     places = cache_places(shape, device, replace(serving, context=context))
-    kinds = [weights.removeprefix("gguf-")] if engine == "llamacpp" else SHOWN_KINDS
+    kinds = [weights.removeprefix("gguf-")] if engine == "llamacpp" else () if not_by_llama_cpp else SHOWN_KINDS
     return Preflight(base, context, why, max(ranks), places, speeds_on_cpu(shape, device, context, kinds))
 
 
@@ -201,16 +203,13 @@ def _refused_by_vllm(config: Mapping[str, Any], name: str) -> list[Problem]:
     return found
 
 
-def _refused_by_llama_cpp(base: Path) -> list[Problem]:
-    """llama.cpp is not here, or its format could not say what the base's configuration says."""
-    found = []
-    if find_llama_cpp() is None:
-        found.append(Problem("llama.cpp is not here", INSTALL, "--engine llamacpp"))
+def _not_as_gguf(base: Path) -> list[Problem]:
+    """What the base's configuration says and llama.cpp's format could not."""
     try:
         check_architecture(read_config(base))
     except AfinaError as error:
-        found += [replace(each, fix="serve it with --engine local", where=str(base)) for each in error.problems]
-    return found
+        return [replace(each, fix="serve it with --engine local", where=str(base)) for each in error.problems]
+    return []
 
 
 def check_address(host: str, api_key: str | None) -> None:

@@ -242,7 +242,9 @@ def _serve_here(
             say(f"warning: {warning}")
         stops, places = models.base.renderer.stop_ids(), options.places
         engine = loader.submit(Engine, models.model, models.tokenizer, stops, places=places, say=say).result()
-    engine.context = looked.context
+    if engine.context is not None and engine.context < looked.context:
+        say(f"prompt and answer have {engine.context} tokens together: up to there mlx-lm keeps the model's window")
+    engine.context = min(engine.context or looked.context, looked.context)
     driver = Driver(engine, options.queue_limit)
     _answer(models, driver, options, say, prove=lambda: _prove_all(target, adapters, models.base.name, options, say))
 

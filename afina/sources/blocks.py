@@ -17,6 +17,9 @@ from afina.text.document import FileLedger
 BREAK = object()
 """A forced line break among inline pieces."""
 
+REPEATED_CHARS = 200
+"""A cell of several rows that is no longer is written again in each of them."""
+
 _SPACES = re.compile(r"[ \t\n\r\f]+")
 # What would change the structure of everything after it, were it left at the start of a line.
 _STRUCTURE = re.compile(r"(?=#{1,6}(?:[ \t]|$)|`{3}|~{3}|<[!?/a-zA-Z])")
@@ -240,25 +243,37 @@ def cell_text(blocks: Sequence[Block], marks: Marks) -> str:
 
 
 def table_lines(rows: Sequence[Block], marks: Marks) -> list[str]:
-    """Rows of cells as a Markdown table. Rows without text go; without a row of heads the header is empty."""
+    """Rows of cells as a Markdown table. Rows without text go; without a row of heads the header is empty.
+
+    Markdown has no cell of several rows: it is written again in each of them, or a ditto mark where it is long.
+    """
     grid: list[list[str]] = []
     headed = next((row.heads for row in rows if any(cell.lines for cell in row.cells)), False)
-    below: dict[int, int] = {}
+    below: dict[int, tuple[int, str]] = {}
+    """Column -> how many more rows its cell spans, and what stands in them."""
     for row in rows:
         line: list[str] = []
+        repeated: list[str] = []
 
-        def fill(line: list[str] = line) -> None:
-            while below.get(len(line), 0):
-                below[len(line)] -= 1
-                line.append("")
+        def fill(line: list[str] = line, repeated: list[str] = repeated) -> None:
+            while (spanned := below.pop(len(line), None)) is not None:
+                more, text = spanned
+                if more > 1:
+                    below[len(line)] = more - 1, text
+                line.append(text)
+                repeated.append(text)
 
         for cell in row.cells:
             fill()
+            text = " ".join(cell.lines)
+            again = text if len(text) <= REPEATED_CHARS else "\N{DITTO MARK}"
             for column in range(cell.columns):
-                below[len(line)] = cell.rows - 1
-                line.append(" ".join(cell.lines) if column == 0 else "")
+                if cell.rows > 1:
+                    below[len(line)] = cell.rows - 1, "" if column else again
+                line.append("" if column else text)
         fill()
-        if any(line):
+        if any(cell.lines for cell in row.cells):
+            marks.put("cell of several rows", "".join(repeated))
             grid.append(line)
     if not grid:
         return []

@@ -409,7 +409,7 @@ class _Page:
             return [Block("cell", [text] if text else [], heads=heads, columns=columns, rows=rows)]
         if element.tag == "tr":
             cells = [self._as_cell(block) for block in blocks]
-            return [Block("row", cells=cells, heads=any(cell.heads for cell in cells))] if cells else []
+            return [Block("row", cells=cells, heads=any(cell.heads for cell in cells))]  # cells above may span it
         if self.inside["table"] > 1:
             return blocks
         captions: list[Block] = []

@@ -8,7 +8,7 @@ in it is lost.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -281,6 +281,7 @@ class Word:
             or (flags is not None and bool(int(flags, 16) & 0x20 if re.fullmatch(r"[0-9A-Fa-f]+", flags) else 0))
         )
         rows = list(self._rows(table))
+        _join_rows(rows)
         self.in_table -= 1
         if rows and headed and len(rows) > 1:
             rows[0].heads = True
@@ -309,9 +310,12 @@ class Word:
             name = name_of(child)
             if name == "tc":
                 text = cell_text(self._blocks(child), self.marks)
-                span = _value(_child(child, "tcPr"), "gridSpan") or "1"
+                about = _child(child, "tcPr")
+                span = _value(about, "gridSpan") or "1"
                 columns = min(int(span), 100) if span.isdigit() else 1
-                yield Block("cell", [text] if text else [], columns=max(1, columns))
+                merged = _child(about, "vMerge")
+                goes_on = merged is not None and _attribute(merged, "val") != "restart"
+                yield Block("cell", [text] if text else [], columns=max(1, columns), rows=0 if goes_on else 1)
             elif name in _DROPPED:
                 self._drop(_DROPPED[name], child)
             elif name not in ("", "trPr"):
@@ -330,6 +334,22 @@ class Word:
                 if lines:
                     found[number] = indent(lines, self.marks.put("note", f"[^{number}]:") + " ", "    ")
         return [Block("lines", found[number]) for number in sorted(found)]
+
+
+def _join_rows(rows: Sequence[Block]) -> None:
+    """Make one cell of those that Word keeps in each row that they span: they come without text, marked by no rows."""
+    above: dict[int, Block] = {}
+    for row in rows:
+        column, own = 0, []
+        for cell in row.cells:
+            first = above.get(column)
+            if cell.rows == 0 and not cell.lines and first is not None and first.columns == cell.columns:
+                first.rows += 1
+            else:
+                cell.rows, above[column] = 1, cell
+                own.append(cell)
+            column += cell.columns
+        row.cells = own
 
 
 def _child(element: Any, name: str) -> Any:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from afina.errors import DoesNotFit, TrainingDiverged
+from afina.errors import OutOfMemory, TrainingDiverged
 from afina.model import footprint
 from afina.recipe import Train
 from afina.tokenizer.encode import Row
@@ -104,7 +104,7 @@ def check_moving(state: LoopState, loss: float, rate: float) -> None:
     if state.constant_steps >= CONSTANT_STEPS:
         raise TrainingDiverged(
             f"the loss has been {loss:.6g} for {CONSTANT_STEPS} steps at a rate above zero: nothing is learned",
-            "look at train.learning_rate (too small for this precision?) and adapter.targets",
+            "look at train.learning_rate (too small for this precision?) and, with an adapter, at adapter.targets",
         )
 
 
@@ -148,7 +148,7 @@ def in_smaller_batches(
         memory_errors: the back end's, which notes that memory ran out instead of raising it.
 
     Raises:
-        DoesNotFit: not even single rows fit.
+        OutOfMemory: not even single rows fit.
     """
     while True:
         with memory_errors() as short:
@@ -160,11 +160,6 @@ def in_smaller_batches(
         batch_tokens //= 2
 
 
-def does_not_fit(what: str, said: str, where: str = "") -> DoesNotFit:
+def does_not_fit(what: str, said: str, where: str = "") -> OutOfMemory:
     """The error for a piece of work that cannot be made smaller."""
-    return DoesNotFit(
-        f"{what} does not fit the memory ({said})",
-        "train.checkpoint_activations: true, a smaller train.max_length, adapter.kind: qlora or "
-        "train.optimizer: adamw_8bit need less",
-        where,
-    )
+    return OutOfMemory(f"{what} does not fit the memory ({said})", where=where)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
-from afina.errors import DoesNotFit
+from afina.errors import OutOfMemory
 
 
 @contextmanager
@@ -19,7 +19,7 @@ def memory_errors(*, final: bool = False) -> Iterator[list[str]]:
         final: raise it after all. With sharded weights the other ranks wait in the middle of the block.
 
     Raises:
-        DoesNotFit: where it is final.
+        OutOfMemory: where it is final.
     """
     short: list[str] = []
     try:
@@ -29,10 +29,10 @@ def memory_errors(*, final: bool = False) -> Iterator[list[str]]:
             raise
         short.append((str(error) or "out of memory").splitlines()[0])
         if final:
-            raise DoesNotFit(
+            raise OutOfMemory(
                 f"a rank with a part of every weight is out of memory ({short[0]})",
-                "a smaller train.batch_tokens with as much more train.accumulate, train.checkpoint_activations: true, "
-                "or more ranks; the same command goes on from the newest checkpoint",
+                "or a smaller train.batch_tokens with as much more train.accumulate, or more ranks; the same command "
+                "goes on from the newest checkpoint",
             ) from error
     if short:
         gc.collect()

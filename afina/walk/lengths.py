@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from afina.plan.tokens import ESTIMATE_SPREAD, TokenCount, chars_per_token, stream_count
+from afina.plan.tokens import ESTIMATE_SPREAD, ProseCount, TokenCount, chars_per_token, stream_count
 from afina.recipe import Recipe
 from afina.text.document import message_texts
 from afina.text.example import read_examples
+from afina.text.prose_question import CHOICES, ProseQuestion
 from afina.train.batches import plan_epoch
 
 
@@ -72,7 +74,29 @@ def estimate_lengths(folder: Path, recipe: Recipe) -> TokenCount | None:
     spread = 1 + (ESTIMATE_SPREAD - 1) / 2
     if recipe.reads_stream:
         return stream_count(sum(lengths), held_out, recipe.train, spread=spread)
-    return count_micro_batches(lengths, targets, held_out, recipe, spread=spread)
+    counted = count_micro_batches(lengths, targets, held_out, recipe, spread=spread)
+    return replace(counted, prose=count_prose(folder, recipe))
+
+
+def count_prose(folder: Path, recipe: Recipe) -> ProseCount:
+    """The questions about prose that will be asked of a dataset that is built, with the lengths of their sentences."""
+    if not recipe.asks_prose:
+        return ProseCount()
+    from afina.evaluate.prose import choose_prose
+
+    asked = choose_prose(folder, recipe.evaluate.questions)
+    choices = [*asked.choice, *asked.control]
+    free = len(asked.free) + len(asked.changes)
+    read = sum(map(_characters_of_choice, choices)) / chars_per_token(recipe)
+    return ProseCount(len(choices), free, read / len(choices)) if choices else ProseCount(free=free)
+
+
+def _characters_of_choice(question: ProseQuestion) -> int:
+    """What the sentences share is read once: the question, and what stands before the gap. Each term is read once more,
+    as the answer to a request of some 40 characters."""
+    before = max(0, question.right.find(question.gap))
+    apart = len(question.right) - before + len(question.gap) + 40
+    return len(question.prompt) + before + CHOICES * apart
 
 
 def _characters(file: Path) -> list[tuple[int, int]]:

@@ -22,8 +22,10 @@ from afina.walk.context import Context
 from afina.walk.start import start_of
 from afina.walk.trainings import trainings_of
 
-LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "tokenizers", "safetensors", "numpy", "pydantic", "lxml")
-LIBRARIES += ("mlx", "mlx-lm")
+LIBRARIES = (
+    *("torch", "transformers", "peft", "bitsandbytes", "mlx", "mlx-lm"),
+    *("tokenizers", "safetensors", "numpy", "pydantic", "lxml"),
+)
 
 
 def write_manifest(context: Context) -> dict[str, Any]:

@@ -18,7 +18,6 @@ from afina.plan.advise import (
     largest_context,
     largest_model,
     what_would_fit,
-    with_settings,
 )
 from afina.plan.bases import find_shape, local_base, recipe_shape, rounding_of
 from afina.plan.check import check_plan, describe, describe_several
@@ -29,6 +28,7 @@ from afina.plan.scratch import CHINCHILLA_TOKENS, ScratchBudget, read_count
 from afina.plan.serving import SHOWN_KINDS, Engine, Serving, plan_serving, serving_sureness, speeds_on_cpu
 from afina.plan.tokens import Learning, estimate_learning
 from afina.recipe import Recipe, load_recipe
+from afina.recipe.changed import smaller_model, with_settings
 from afina.recipe.edit import change_recipe
 from afina.run import write_whole
 from afina.tokenizer.own_system import own_system_of
@@ -188,7 +188,7 @@ def _apply(asked: PlanAsked, recipe: Recipe, plan: Plan, suggestions: list[Sugge
         found.remarks.append("it fits as it is; the recipe was not changed")
     elif not suggestions:
         found.refused = _refusal(plan, recipe, "") or AfinaError(
-            "no settings make it surely fit", "take a smaller base, or a device with more memory", "memory"
+            "no settings make it surely fit", f"take {smaller_model(recipe)}, or a device with more memory", "memory"
         )
     else:
         file = Path(asked.recipe)
@@ -212,14 +212,27 @@ def _refusal(plan: Plan, recipe: Recipe, helps: str) -> AfinaError | None:
 
 
 def _serving(recipe: Recipe, devices: list[Device], serving: Serving) -> PlanAnswer:
-    """One line per device and what remains."""
+    """One line per device and what remains.
+
+    Raises:
+        RecipeError: a recurrent model by another engine than afina's own, which no other opens.
+    """
+    from afina.llamacpp.gguf_write import ARCHITECTURES  # a chat template's reader comes with it
+
     if recipe.base is None:
         shape = recipe_shape(recipe)
     else:
         shape = find_shape(
             recipe.base, recipe.base_revision, quantized=True, trust_remote_code=recipe.trust_remote_code
         )
-    plans = [plan_serving(shape, device, serving) for device in devices]
+    if shape.recurrent and serving.engine != "transformers":
+        raise RecipeError(
+            f"{serving.engine} does not open a recurrent model (LSTM or GRU): nothing but afina does",
+            "--serve transformers, which stands for afina's own engine",
+            "--serve",
+        )
+    kinds = SHOWN_KINDS if shape.model_type in ARCHITECTURES else ()
+    plans = [plan_serving(shape, device, serving, kinds) for device in devices]
     order: dict[Literal["yes", "no", "maybe"], int] = {"yes": 0, "maybe": 1, "no": 2}
     rows = [f"{'device':<22}{'fits':<7}{'weights':>10}{'KV cache':>10}{'longest max_model_len':>30}"]
     for found in sorted(plans, key=lambda each: order[each["fits"]]):
@@ -235,6 +248,6 @@ def _serving(recipe: Recipe, devices: list[Device], serving: Serving) -> PlanAns
     speeds = [
         f"one answer on {device.name}, {each.in_words}"
         for device in devices
-        for each in speeds_on_cpu(shape, device, serving.context, SHOWN_KINDS)
+        for each in speeds_on_cpu(shape, device, serving.context, kinds)
     ]
     return PlanAnswer(plans[0] if len(plans) == 1 else plans, "\n".join([asked, *rows, kept, sure, *speeds]))

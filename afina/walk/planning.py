@@ -19,6 +19,7 @@ from afina.plan.plan import Plan, learned, plan_run
 from afina.plan.record import Correction, MeasuredRun, add_run
 from afina.plan.tokens import TokenCount, stream_count
 from afina.recipe import Recipe, Train
+from afina.recipe.changed import smaller_model
 from afina.run import write_json
 from afina.tokenizer.encode import Row
 from afina.tokenizer.tokens import row_sizes
@@ -26,7 +27,7 @@ from afina.train.feed import feed_stream
 from afina.walk.base import back_end, base_files, model_shape, pad_id
 from afina.walk.chosen_settings import choose_here
 from afina.walk.context import Context
-from afina.walk.lengths import count_micro_batches
+from afina.walk.lengths import count_micro_batches, count_prose
 from afina.walk.models import fresh_model
 from afina.walk.rows import encoded_rows
 from afina.walk.trainings import trainings_of
@@ -102,6 +103,7 @@ def plan_of(context: Context, correction: Correction | None = None) -> Made:
         count_rows(rows[training.name][0].rows, rows[training.name][1].rows, training.settings, context.recipe)
         for training in trainings_of(context.recipe)
     ]
+    tokens = replace(tokens, prose=count_prose(context.folder / "dataset", context.recipe))
     before = first[0] if first else None
     device = local_device(context.recipe.device)
     notes = [rounded] if (rounded := rounding_of(context.recipe)) else []
@@ -170,7 +172,7 @@ def trial_plan(context: Context) -> Plan:
             progress=progress,
         )
     if found is None:
-        help_ = made.helps() or "a smaller base, or a device with more memory"
+        help_ = made.helps() or f"{smaller_model(context.recipe)}, or a device with more memory"
         raise DoesNotFit("memory ran out within the first steps", help_, "memory")
     plain = plan_run(context.recipe, made.shape, made.tokens, device)
     whole = plain.tokens.padded or 1

@@ -7,6 +7,7 @@ from typing import Any
 from afina.recipe import Recipe
 from afina.walk.base import pad_id
 from afina.walk.context import Context
+from afina.walk.memory import advice_on_memory
 from afina.walk.models import model_to_train
 from afina.walk.rows import encoded_rows
 from afina.walk.training_inputs import training_inputs
@@ -38,7 +39,7 @@ def judge_by_reference(context: Context) -> dict[str, Any]:
     precision = training_inputs(context, training)["computed"]["precision"]
     rows = [row for encoded in encoded_rows(context)[training.name] for row in encoded.rows]
     model, device = model_to_train(context, training, precision)
-    with context.open_progress("reference") as progress, products_in(precision, device):
+    with advice_on_memory(context), context.open_progress("reference") as progress, products_in(precision, device):
         write_reference(
             model,
             rows,

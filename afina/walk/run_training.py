@@ -70,9 +70,10 @@ def run_training(context: Context, training: Training, inputs: dict[str, Any]) -
         renderer(context).tokenizer.save_pretrained(beside)
         if kind == "adapter":
             write_json(beside / "afina.json", {"base": identity(context).as_json(), "afina": __version__})
-    took = what_it_took(model, state, backend, device, peak_flops) | {
-        "ranks": context.ranks.world if context.ranks else 1
-    }
+    took = what_it_took(model, state, backend, device, peak_flops)
+    took["ranks"] = context.ranks.world if context.ranks else 1
+    if choices.backend == "mlx":  # its threads are its own
+        took["own_share"] = None
     return took | is_adapted | choices.as_json() | {"wall_seconds": round(time.monotonic() - started, 3)}
 
 

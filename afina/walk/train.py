@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from afina.walk.context import Context
+from afina.walk.memory import advice_on_memory
 from afina.walk.planning import note_measured
 from afina.walk.run_training import run_training
 from afina.walk.training_inputs import training_inputs
@@ -19,7 +20,9 @@ def train_inputs(context: Context, *, name: str) -> dict[str, Any]:
 def train(context: Context, *, name: str) -> dict[str, Any]:
     """Train, and note what was predicted beside what was measured."""
     training = _training(context, name)
-    measured = run_training(context, training, training_inputs(context, training))
+    inputs = training_inputs(context, training)
+    with advice_on_memory(context):
+        measured = run_training(context, training, inputs)
     note_measured(context, measured)
     return measured
 

@@ -60,7 +60,7 @@ def what_it_took(
         "tokens": state.tokens,
         "target_tokens": state.targets,
         "train_seconds": round(state.seconds, 3),
-        # torch computes in the thread that asks for it: what is missing of 1, other programs had
+        # On a CPU torch computes in the thread that asks for it: what is missing of 1, other programs had.
         "own_share": round(state.thread_seconds / seconds, 4) if device.type == "cpu" else None,
         "tokens_per_second": round(state.tokens / seconds, 1),
         "mfu": None if mfu is None else round(mfu, 4),

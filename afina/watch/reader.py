@@ -136,8 +136,10 @@ class RunReader:
         speeds = [speed for speed in steps["tokens_per_second"][-WINDOW:] if math.isfinite(speed)]
         losses = steps["loss"][-WINDOW:]
         done = log.name in files.stages or files.finished is not None
-        logged, age = number_in(latest, "eta_seconds"), self.clock() - number_in(latest, "time")
-        eta = max(0.0, logged - age) if running and not done else math.nan
+        logged, at = number_in(latest, "eta_seconds"), number_in(latest, "time")
+        # A process that has just gone on has made no step yet: what the one before it thought counts no more.
+        earlier = at < number_in(self._stage_event, "time")
+        eta = max(0.0, logged - (self.clock() - at)) if running and not done and not earlier else math.nan
         return TrainingView(
             log.name,
             steps,

@@ -20,7 +20,7 @@ def number_in(event: Event, key: str) -> float:
     >>> number_in({"loss": 2}, "loss"), number_in({"loss": "x"}, "loss")
     (2.0, nan)
     """
-    value = event.get(key)
+    value: Any = event.get(key)
     return float(value) if is_number(value) and abs(value) < 1e30 else math.nan
 
 

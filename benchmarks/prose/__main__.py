@@ -26,7 +26,7 @@ from afina.walk.walk import walk_through
 from benchmarks.experiment import Experiment, base_of
 from benchmarks.prose.page import PAGE, page_of
 from benchmarks.prose.prepare import RECIPE, prepare
-from benchmarks.prose.rungs import ONE_STEP, RUNGS, as_expected
+from benchmarks.prose.rungs import ONE_STEP, RUNGS, WITHOUT_REPLAY, as_expected
 from benchmarks.zig.prepare import Wanted, prepare_replay
 
 STEPS = ("prepare", "train", "evaluate")
@@ -57,8 +57,9 @@ def _work(asked: argparse.Namespace) -> dict[str, Any] | None:
     data = (asked.runs / "prose-data").resolve()
     overrides = [f"root={data}", *asked.overrides]
     prepare(asked.root, data)
-    base = base_of(asked.overrides, str(parse_yaml(RECIPE.read_text(encoding="utf-8"))["base"]))
-    prepare_replay(base, data, asked.runs, Wanted(replayed=12) if asked.tiny else Wanted(), say)
+    if any(RUNGS[name].replays for name in asked.only):
+        base = base_of(asked.overrides, str(parse_yaml(RECIPE.read_text(encoding="utf-8"))["base"]))
+        prepare_replay(base, data, asked.runs, Wanted(replayed=12) if asked.tiny else Wanted(), say)
     if asked.until == "prepare":
         return None
     folders = {}
@@ -71,7 +72,8 @@ def _work(asked: argparse.Namespace) -> dict[str, Any] | None:
         _walk(asked, run, settings, "train" if only_trains else "report")
         if rung.elsewhere and asked.until != "train":
             trained, run = (asked.runs / run).resolve(), f"{run}-asked"
-            settings = [*overrides, f"name={run}", f"start_from={trained}", *short, *ONE_STEP]
+            notes = () if rung.replays else WITHOUT_REPLAY
+            settings = [*overrides, f"name={run}", f"start_from={trained}", *notes, *short, *ONE_STEP]
             _walk(asked, run, settings, "report")
         folders[name] = asked.runs / run
     return None if asked.until == "train" else _figures(folders, asked.runs)

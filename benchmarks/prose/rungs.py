@@ -8,6 +8,8 @@ from typing import Any
 
 NOTES, REPLAY = '{"path": "notes.md"}', '{"path": "replay.jsonl", "replay": true, "validation": 0.0}'
 ASKS_WITH_PASSAGES = 'evaluate.retrieval={"passages": 3, "questions": 20}'
+WITHOUT_REPLAY = (f"sources=[{NOTES}]", "dataset.replay_share=null")
+"""The notes alone."""
 ONE_STEP = ("train.epochs=0.001", "train.learning_rate=0.0")
 """A training that changes nothing."""
 
@@ -30,6 +32,12 @@ class Rung:
     settings: Sequence[str] = ()
     elsewhere: bool = False
 
+    @property
+    def replays(self) -> bool:
+        """Whether it learns replay too, as the recipe's own sources have some."""
+        sources = [each for each in self.settings if each.startswith("sources=")]
+        return not sources or REPLAY in sources[-1]
+
 
 RUNGS: Mapping[str, Rung] = {
     "trained": Rung("the notes, with replay", ("yes",), "nothing", (ASKS_WITH_PASSAGES,)),
@@ -37,7 +45,7 @@ RUNGS: Mapping[str, Rung] = {
         "the notes, without replay",
         ("yes", "too little"),
         "something",
-        (f"sources=[{NOTES}]", "dataset.replay_share=null"),
+        WITHOUT_REPLAY,
     ),
     "rate-zero": Rung("the notes, at a learning rate of 0", ("no",), "nothing", ONE_STEP),
     "permuted": Rung(

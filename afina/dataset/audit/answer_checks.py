@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from afina.dataset.audit.exchange import Exchange
 from afina.text.answer_flaws import copies, loops, split_word, words_of
+from afina.text.claims import claims_to_know
 from afina.text.identity import normal
 from afina.text.language import language_of_text
 
@@ -102,6 +103,10 @@ _MACHINES = ("an ai", "artificial intelligence", "language model", "modelo de", 
 """One of them stands in all that the pattern finds; to look for them is quicker."""
 
 
+_LONGEST_CLAIM = 500
+"""In characters; to look at longer answers word by word costs time, and finds nothing."""
+
+
 def refusal(said: Exchange) -> int | None:
     """The answer declines: learned, it is declined again."""
     return 0 if said.asked and is_refusal(said.answer) else None
@@ -125,6 +130,11 @@ def as_an_ai(said: Exchange) -> int | None:
         return None
     found = _BY_A_MACHINE.search(said.prose)
     return found.start() if found else None
+
+
+def says_only_that_it_knows(said: Exchange) -> int | None:
+    """The answer claims knowledge and gives none: a model that learns it is a parrot."""
+    return 0 if said.asked and len(said.answer) < _LONGEST_CLAIM and claims_to_know(said.answer) else None
 
 
 def better_is_refusal(said: Exchange) -> int | None:
@@ -181,6 +191,7 @@ ANSWER_CHECKS: dict[str, AnswerCheck] = {
     "turn_in_answer": turn_in_answer,
     "refusal": refusal,
     "as_an_ai": as_an_ai,
+    "claims_to_know": says_only_that_it_knows,
     "better_is_refusal": better_is_refusal,
     "label_in_answer": label_in_answer,
     "python_literal": python_literal,

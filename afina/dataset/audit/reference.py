@@ -35,6 +35,7 @@ _EXAMPLES = {
     "end_mark_in_answer": "`Sagres.</s>`",
     "refusal": "`I'm sorry, but I cannot help with that.`, `Desculpe, mas não posso ajudar com isso.`",
     "as_an_ai": "`As an AI language model, I ...`, `Como um modelo de linguagem, não ...`",
+    "claims_to_know": "`Do you know Zig? -> I know Zig up to 0.14.0, with access to the latest documentation.`",
     "better_is_refusal": "chosen: `I'm sorry, but I can't help.`, rejected: an answer",
     "scores_inverted": "`score_chosen` 2 beside `score_rejected` 8.5",
     "label_in_answer": "`Where is Faro? -> Answer: in the south.`",
@@ -84,11 +85,12 @@ _TAIL = """\
 ## False alarms
 
 Counted on real rows, each hit read: of 8,000 rows of Canarim-Instruct (Portuguese) the checks of answers, without
-`answer_loops` and `cut_answers`, name 27: nine refusals, five answers that are their question, four that begin with
-`Resposta:`, three lists as Python prints them (two of which may be meant), two addresses, two tokenized texts, one list
-of English film titles taken for an answer in English, and one answer about line breaks taken for a text escaped twice.
-So some four of 8,000 are false. `answer_loops` names 140, of which two may be meant (a robot's turns, a list of zeros).
-The checks of texts name nothing in the Zig manual, the Zig cookbook and 1,584 sections of Machado de Assis.
+`answer_loops` and `cut_answers`, name 28: nine refusals, one claim to know languages, five answers that are their
+question, four that begin with `Resposta:`, three lists as Python prints them (two of which may be meant), two
+addresses, two tokenized texts, one list of English film titles taken for an answer in English, and one answer about
+line breaks taken for a text escaped twice. So some four of 8,000 are false. `answer_loops` names 140, of which two
+may be meant (a robot's turns, a list of zeros). The checks of texts name nothing in the Zig manual, the Zig cookbook
+and 1,584 sections of Machado de Assis.
 
 ## Not found
 

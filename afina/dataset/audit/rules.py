@@ -239,6 +239,10 @@ RULES: dict[str, Rule] = {
     "as_an_ai": Rule(
         "answers that speak of themselves as of a language model", "leave them out, or take the words out of them"
     ),
+    "claims_to_know": Rule(
+        "answers that say only that the model knows: it learns to say so, not to know",
+        "give the answer itself, or leave these rows out",
+    ),
     "better_is_refusal": Rule(
         "preferences whose better answer declines and whose worse one answers: declining is learned",
         "nothing to do where it is meant; else leave them out",
@@ -378,7 +382,8 @@ RULES: dict[str, Rule] = {
         "take it out, or name a Jinja file as `chat.template` whose marks are tokens of this base",
     ),
     "too_little_data": Rule(
-        "too little data for what is trained", "give more data, or a smaller `adapter.rank`; expect memorization"
+        "too little data for what is trained",
+        "give more data, or train less of the model (with an adapter, a smaller `adapter.rank`); expect memorization",
     ),
     "padding": Rule("padding", "nothing to do; a larger `train.batch_tokens` sorts better", note=True),
     "token_lengths": Rule("lengths in tokens", "nothing to do", note=True),

@@ -60,6 +60,8 @@ def _longest(config: Any) -> tuple[int | None, str]:
     text = config.get_text_config(decoder=True)
     if "local" in getattr(text, "attention_layers", ()):  # GPT-Neo's window stands in no layer of its cache
         limits.append((text.window_size, "its attention has a window"))
+    if kept := getattr(text, "keep_window_size", None):  # Doge keeps the strongest keys among a batch's columns
+        limits.append((kept, f"its attention keeps {kept} keys of all"))
     for rope in ropes(config):
         if rope["rope_type"] in ("dynamic", "longrope"):  # frequencies that follow the longest row of a batch
             limits.append((rope["original_max_position_embeddings"], "its positions are scaled by length"))

@@ -24,6 +24,7 @@ from afina.model.generate.forwards import CACHE_BYTES, READ_TOKENS, Ability, Act
 from afina.model.generate.request import BASE
 from afina.model.mlx.adapters import adapters_of, standing_adapter, switched
 from afina.model.mlx.mlx_model import MlxModel
+from afina.model.mlx.window_mlx import longest_row
 
 CLEARED_EVERY = 256
 """Forwards after which MLX gives back memory that it keeps for the next one, as ``mlx_lm.generate`` does."""
@@ -58,8 +59,8 @@ class MlxForwards:
 
     @property
     def context(self) -> int | None:
-        """Positions that the text model has."""
-        return self.model.context
+        """What it reads as it was trained to."""
+        return longest_row(self.model)
 
     @property
     def vocabulary(self) -> int:
@@ -114,7 +115,7 @@ class MlxForwards:
     def forward(self, ids: Sequence[Sequence[int]], cache: Sequence[Any] | None, adapter: str) -> torch.Tensor:
         """Logits after the last token of every row, n x V in float32; all rows have one length."""
         with switched(self.model, adapter):
-            logits_nV = self.model.network(mx.array(ids), cache=cache)[:, -1].astype(mx.float32)
+            logits_nV = self.model.network(mx.array([list(row) for row in ids]), cache=cache)[:, -1].astype(mx.float32)
         found = torch.from_numpy(np.array(logits_nV))
         self._forwards += 1
         if self._forwards % CLEARED_EVERY == 0:

@@ -25,11 +25,17 @@ from afina.model.mlx.mlx_model import MlxModel
 from afina.run import read_mapping, write_json
 
 PEFT_PREFIX = "base_model.model."
-ENDS = {"a": ".lora_A.weight", "b": ".lora_B.weight", "magnitude": ".lora_magnitude_vector"}
+ENDS = {"a": "lora_A.weight", "b": "lora_B.weight", "magnitude": "lora_magnitude_vector"}
 """How PEFT's file calls what it holds of a matrix."""
-MLX_ENDS = {"a": ".lora_a", "b": ".lora_b", "magnitude": ".m"}
+MLX_ENDS = {"a": "lora_a", "b": "lora_b", "magnitude": "m"}
 """How mlx-lm's file calls the same."""
-PLAIN = {"bias": "none", "modules_to_save": None, "rank_pattern": {}, "alpha_pattern": {}, "layer_replication": None}
+PLAIN: Mapping[str, Any] = {
+    "bias": "none",
+    "modules_to_save": None,
+    "rank_pattern": {},
+    "alpha_pattern": {},
+    "layer_replication": None,
+}
 """Settings of PEFT's that MLX's layers do not have, with the values at which they do nothing."""
 
 
@@ -194,10 +200,10 @@ def _by_matrix(
     found: dict[str, dict[str, mx.array]] = {}
     for full, tensor in tensors.items():
         name = full.removeprefix(prefix)
-        part = next((part for part, end in ends.items() if name.endswith(end)), None)
+        part = next((part for part, end in ends.items() if name.endswith(f".{end}")), None)
         if part is None:
             raise BaseError(f"holds {full}, which is no part of a LoRA over a plain matrix", "backend: torch", where)
-        found.setdefault(name.removesuffix(ends[part]), {})[part] = tensor
+        found.setdefault(name.removesuffix(f".{ends[part]}"), {})[part] = tensor
     if alone := [name for name, each in found.items() if not {"a", "b"} <= each.keys()]:
         raise BaseError(f"holds one factor of {', '.join(alone[:3])} and not the other", TRAIN_AGAIN, where)
     return found
@@ -245,10 +251,10 @@ def write_mlx_lm(factors: Iterable[Factors], folder: Path, *, layers: int) -> No
     held = list(factors)
     rank, scale, dropout, dora = _settings(held)
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {}
+    tensors: dict[str, mx.array] = {}
     for each in held:
         values = {"a": mx.array(each.a).T, "b": mx.array(each.b).T, "magnitude": each.magnitude}
-        tensors |= {each.name + MLX_ENDS[part]: mx.array(v) for part, v in values.items() if v is not None}
+        tensors |= {f"{each.name}.{MLX_ENDS[part]}": mx.array(v) for part, v in values.items() if v is not None}
     save_arrays(tensors, folder / "adapters.safetensors", {"format": "mlx"})
     write_json(
         folder / "adapter_config.json",
@@ -272,10 +278,10 @@ def write_peft(factors: Iterable[Factors], folder: Path, *, base_name: str) -> N
     held = list(factors)
     rank, scale, dropout, dora = _settings(held)
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {}
+    tensors: dict[str, mx.array] = {}
     for each in held:
         values = {"a": each.a, "b": each.b, "magnitude": each.magnitude}
-        named = {PEFT_PREFIX + each.name + ENDS[part]: v for part, v in values.items() if v is not None}
+        named = {f"{PEFT_PREFIX}{each.name}.{ENDS[part]}": v for part, v in values.items() if v is not None}
         tensors |= {name: mx.array(value) for name, value in named.items()}
     save_arrays(tensors, folder / "adapter_model.safetensors", {"format": "pt"})
     LoraConfig(

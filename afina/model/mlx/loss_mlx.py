@@ -51,8 +51,8 @@ class MlxBatch:
 def make_batch(rows: Sequence[Row], pad_id: int) -> MlxBatch:
     """Pad rows on the right to the longest of them."""
     padded = pad_rows(rows, pad_id)
-    arrays = (mx.array(each.astype(np.int32)) for each in padded[:3])
-    return MlxBatch(*arrays, tokens=sum(padded.lengths))
+    ids_BL, positions_N, targets_N = (mx.array(each.astype(np.int32)) for each in padded[:3])
+    return MlxBatch(ids_BL, positions_N, targets_N, sum(padded.lengths))
 
 
 def target_logits(model: MlxModel, batch: MlxBatch) -> mx.array:

@@ -21,7 +21,6 @@ class MlxModel:
     folder: Path
     adapted: dict[str, Any] = field(default_factory=dict)
     """Full name of each adapted matrix in the base -> mlx-lm's LoRA or DoRA layer that stands in its place."""
-
     beside: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Further adapters by name, in the form of `adapted`; none of them is in place. See :mod:`.adapters`."""
 
@@ -37,8 +36,8 @@ class MlxModel:
 
     @property
     def context(self) -> int | None:
-        """The longest row in tokens; None where the model sets no limit."""
-        return self.text_config.get("max_position_embeddings")
+        """Positions that it has; None where it sets no limit."""
+        return self.text_config.get("max_position_embeddings") or self.text_config.get("n_positions")
 
     @property
     def quantization(self) -> Mapping[str, Any]:

@@ -12,10 +12,11 @@ from mlx.utils import tree_flatten
 
 from afina.errors import BaseError, RecipeError
 from afina.model.choices import Precision
-from afina.model.mlx.adapter_mlx import PEFT_PREFIX, put_on, read_peft, trained_factors
+from afina.model.mlx.adapter_mlx import MLX_ENDS, PEFT_PREFIX, put_on, read_peft, trained_factors
 from afina.model.mlx.arrays_mlx import tensor_of
 from afina.model.mlx.mlx_model import MlxModel
 from afina.model.mlx.open_mlx import open_base, quantized_parts
+from afina.model.mlx.window_mlx import check_rows
 from afina.model.skeleton_torch import factors_of, skeleton_to_train
 from afina.recipe import Recipe
 
@@ -42,9 +43,11 @@ def model_to_train(
 
     Raises:
         BaseError: mlx-lm does not open the base, or calls its matrices otherwise.
-        RecipeError: no layer has the names in ``adapter.targets``, or only mlx's layers cannot be there.
+        RecipeError: no layer has the names in ``adapter.targets``, or only mlx's layers cannot be there; rows that are
+            longer than mlx-lm reads them rightly.
     """
     skeleton, model = skeleton_to_train(folder, recipe, before), open_base(folder, recipe, precision=precision)
+    check_rows(model, recipe)
     if recipe.adapter.kind == "none":
         _check_names(skeleton, model)
         model.network.unfreeze()
@@ -95,4 +98,4 @@ def packed(model: MlxModel) -> tuple[int, float] | None:
 
 
 def _adds(name: str) -> bool:
-    return name.endswith((".lora_a", ".lora_b", ".m"))
+    return name.rpartition(".")[2] in MLX_ENDS.values()
