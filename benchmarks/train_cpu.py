@@ -90,8 +90,10 @@ def read_held_out(arguments: argparse.Namespace) -> list[dict[str, str]]:
     return rows
 
 
-def make_base(folder: Path, data: Path, rows_before: slice) -> None:
-    """The 31.8 M Llama shape and a 16k byte-level BPE, both trained on rows of the data (the BPE on 8000)."""
+def make_base(
+    folder: Path, data: Path, rows_before: slice, *, shape: dict[str, int] = MADE, vocab: int = 16_000
+) -> None:
+    """A Llama (of 31.8 M parameters) and a byte-level BPE, both trained on rows of the data (the BPE on 8000)."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -103,7 +105,7 @@ def make_base(folder: Path, data: Path, rows_before: slice) -> None:
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     special = ["<pad>", "<|im_start|>", "<|im_end|>"]
     trainer = trainers.BpeTrainer(
-        vocab_size=16000, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+        vocab_size=vocab, special_tokens=special, initial_alphabet=alphabet, show_progress=False
     )
     bpe.train_from_iterator((f"{row['prompt']}\n{row['completion']}" for row in rows), trainer)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token="<pad>", eos_token="<|im_end|>")
@@ -111,8 +113,8 @@ def make_base(folder: Path, data: Path, rows_before: slice) -> None:
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=16000,
-        **MADE,
+        vocab_size=vocab,
+        **shape,
         num_key_value_heads=4,
         max_position_embeddings=2048,
         tie_word_embeddings=True,

@@ -139,6 +139,7 @@ NOT_FOLLOWED: dict[str, tuple[tuple[str, str], ...]] = {
         ("watch/live.py", "--once"), ("watch/reader.py", "`afina run`"),
     ),
     "it is followed where its module is tested (test_shortcuts, test_rounded, test_shape_walk, test_mlx, ...)": (
+        ("cli/machine.py", "^afina doctor RUN --apply"), ("remedies/answer.py", "^name the recipe"),
         ("model/adapter_torch.py", "^remove … from adapter.targets"), ("model/base_kind.py", "trains over those"),
         ("model/adapter_torch.py", "^leave it out for all"), ("model/base_kind.py", "^`backend: mlx` trains over it"),
         ("(model/(mlx/|back_ends|opened_by|skeleton_torch)|walk/planning)", "backend"), ("model/mlx/", ""),

@@ -64,6 +64,7 @@ INSIDE: dict[str, set[str]] = {
     "report": GROUND | {"record", "manifest", "model.shape", "score.paired", "evaluate.scores", "evaluate.text_scores"},
     "watch": GROUND | {"record", "progress", "report.charts", "report.labels"},
     "plot": GROUND | {"evaluate.scores", "report.charts", "report.labels", "watch"},
+    "remedies": GROUND | {"record", "evaluate.scores", "watch"},
     "train": GROUND | {"record", "text", "tokenizer", "dataset.audit", "model", "evaluate"},
     "llamacpp": GROUND | {"tokenizer", "model"},
     "serve": GROUND | {"outcome", "record", "text", "dataset", "tokenizer", "model", "plan", "llamacpp"},

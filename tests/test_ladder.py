@@ -13,6 +13,7 @@ import pytest
 from afina.demo.demo import RUNGS, adapter_recipe, as_expected, base_recipe
 from afina.demo.world import Size, write_world
 from afina.recipe import Recipe, check_recipe
+from afina.remedies.answer import diagnose
 from afina.run import Run, read_json
 from afina.walk.context import Context
 from afina.walk.describe import describe_scores
@@ -74,6 +75,13 @@ def test_each_rung_is_judged_as_what_it_is(league: Path, rung: str):
         assert shown.index("guardrail") < shown.index("new players")
     if rung == "claims":
         assert by_role["claims"]["after"]["claims"] > 0.5 > by_role["claims"]["before"]["claims"]
+    remedies = {each.kind: each for each in diagnose(league / rung).remedies}
+    if rung == "replay":
+        assert remedies == {}, "a good run has nothing to change"
+    if rung == "no-replay":
+        broken = remedies["broke"]
+        assert broken.settings["train.learning_rate"] == 2e-3 and "replay: true" in broken.why
     if rung == "rate-zero":
+        assert remedies["not_falling"].settings["train.learning_rate"] == 5e-4
         lines = (league / rung / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
         assert all(row["base"] == row["adapter"] for row in map(json.loads, lines))

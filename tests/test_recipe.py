@@ -20,6 +20,7 @@ from afina.cli.keys import KEY_OF
 from afina.errors import Problem, RecipeError
 from afina.recipe import METHODS, Recipe, RecipePart, check_recipe, expand_path, load_recipe, nearest, recipe_schema
 from afina.recipe.keys import every_key
+from afina.recipe.profiles import resolve_profile
 from afina.recipe.reference import reference
 from afina.recipe.starter import starter
 
@@ -343,10 +344,11 @@ def test_a_recipe_does_not_change_once_read(tmp_path: Path) -> None:
 # ---- shipped recipes
 
 
-def test_there_are_seven_recipes() -> None:
+def test_there_are_eight_recipes() -> None:
     assert [path.name for path in RECIPES] == [
         "farense-base.yaml",
         "farense-biografias.yaml",
+        "farense-mlx.yaml",
         "farense.yaml",
         "ptbr-eval-base.yaml",
         "ptbr-eval.yaml",
@@ -359,6 +361,7 @@ def test_there_are_seven_recipes() -> None:
 def test_shipped_recipe_is_valid(path: Path) -> None:
     """All but the presence of the files, which is checked below."""
     raw = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    resolve_profile(raw)
     recipe = Recipe.model_validate(raw)
     assert recipe.name == path.stem
     head = path.read_text(encoding="utf-8").partition("\nname:")[0]

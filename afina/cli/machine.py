@@ -1,26 +1,48 @@
-"""``afina doctor`` and ``demo``: this machine, and the whole walk on it."""
+"""``afina doctor`` and ``demo``: this machine or a run, and the whole walk on it."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from afina.cli.arguments import AsJson, RunsFolder
 from afina.cli.opened import opened
 from afina.cli.output import end_by, say, show
-
-if TYPE_CHECKING:
-    pass
+from afina.errors import RecipeError
 
 
-def doctor(as_json: AsJson = False, runs: RunsFolder = Path("runs")) -> None:
-    """Look at this machine: Python, memory, disk, devices, libraries."""
+def doctor(
+    run: Annotated[
+        Path | None, typer.Argument(metavar="[RUN]", help="A run's folder; without it, this machine.")
+    ] = None,
+    apply: Annotated[
+        Path | None, typer.Option("--apply", metavar="RECIPE", help="Write what helps the run into this recipe.")
+    ] = None,
+    as_json: AsJson = False,
+    runs: RunsFolder = Path("runs"),
+) -> None:
+    """Look at this machine: Python, memory, disk, devices, libraries. With RUN: what it shows, and what to change."""
+    if run is not None:
+        _doctor_run(run, apply, as_json)
+        return
+    if apply is not None:
+        raise RecipeError("--apply needs a run: this machine has no settings", "afina doctor RUN --apply RECIPE")
     from afina.plan.doctor import describe_checks, examine
 
     checks = examine(runs)
     show([check.as_json() for check in checks], as_json, describe_checks(checks))
+
+
+def _doctor_run(run: Path, recipe: Path | None, as_json: bool) -> None:
+    from afina.remedies.answer import apply, diagnose
+
+    found = diagnose(run)
+    applied = apply(found, recipe) if recipe else ""
+    show(found.as_json(), as_json, found.describe())
+    if applied:
+        say(applied)
 
 
 def demo(

@@ -42,6 +42,8 @@ class Method:
     """Whether the MLX back end has it too: its loss and score are in ``train/methods/<file>_mlx.py``."""
     forward_passes: float = 0.0
     """Passes of a row's tokens without a gradient, in every epoch, beside the step's own."""
+    usual_rate: float = 2e-4
+    """Peak learning rate to begin with, of an adapter."""
     settings: frozenset[str] = frozenset()
     """Keys of ``train`` that mean something to it and to no method without them."""
 
@@ -54,17 +56,23 @@ class Method:
 METHODS: dict[MethodName, Method] = {
     "sft": Method("answers", by_mlx=True),
     "cpt": Method("answers", every_token=True, follows=False, by_mlx=True),
-    "scratch": Method("answers", every_token=True, follows=False),
+    "scratch": Method("answers", every_token=True, follows=False, usual_rate=1e-3),
     "dpo": Method(
-        "dpo", "preference", needs_reference=True, sequences=2, settings=frozenset({"beta", "label_smoothing"})
+        "dpo",
+        "preference",
+        needs_reference=True,
+        sequences=2,
+        usual_rate=2e-5,
+        settings=frozenset({"beta", "label_smoothing"}),
     ),
-    "orpo": Method("orpo", "preference", sequences=2, settings=frozenset({"beta"})),
+    "orpo": Method("orpo", "preference", sequences=2, usual_rate=2e-5, settings=frozenset({"beta"})),
     "kto": Method(
         "kto",
         "rated",
         needs_reference=True,
         mismatched=True,
         forward_passes=1.0,
+        usual_rate=2e-5,
         settings=frozenset({"beta", "desirable_weight", "undesirable_weight"}),
     ),
 }

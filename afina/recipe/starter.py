@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 
 from afina.errors import RecipeError
 from afina.recipe.keys import keys_of
+from afina.recipe.methods import METHODS
 from afina.recipe.part import RecipePart
 from afina.recipe.parts import Recipe
 
@@ -64,7 +65,7 @@ _STARTERS = {
             "sources[].path": "pairs.jsonl",
             "train.method": "dpo",
             "train.epochs": 1.0,
-            "train.learning_rate": 2e-5,
+            "train.learning_rate": METHODS["dpo"].usual_rate,
         },
         ("train.beta", "evaluate.limits.broke_max"),
     ),
@@ -77,7 +78,7 @@ _STARTERS = {
             "scratch.vocab": 4096,
             "train.method": "scratch",
             "train.epochs": 10.0,
-            "train.learning_rate": 1e-3,
+            "train.learning_rate": METHODS["scratch"].usual_rate,
         },
         ("scratch.hidden", "scratch.layers", "scratch.heads", "scratch.tokenizer"),
     ),
