@@ -248,8 +248,8 @@ MLX = TrainingProgram(
 )
 """Embeddings are quantized too. Adapters are in float32: a copy of each input that they read, in that type, waits for
 the backward pass, where a frozen matrix alone would need none. What layers keep is fitted to seven shapes measured on a
-CPU, to 12 % (adapters on few matrices take less). Attention is fused on the way forward; its backward pass makes the scores of one layer at a time (8.716 bytes of
-each, measured by mlx-train-perf on an Apple chip)."""
+CPU, to 12 % (adapters on few matrices take less). Attention is fused on the way forward; its backward pass makes the
+scores of one layer at a time (8.716 bytes of each, measured by mlx-train-perf on an Apple chip)."""
 MLX_EAGER = replace(MLX, name="mlx-lm before 0.20", eager_attention=True, backward_score_bytes=0.0)
 """Its attention kept the scores of every layer: 160 GB of a 7B at 7,500 tokens."""
 MLX_CPU = replace(
