@@ -213,7 +213,7 @@ def test_a_run_keeps_what_it_began_with(tmp_path, monkeypatch, capsys):
     assert (code, "computed.precision: bf16 -> fp32" in said) == (0, True), said
     stages = json.loads((tmp_path / "runs/clube/stages.json").read_text())
     assert stages["train"]["inputs"]["computed"] == {
-        "precision": "fp32", "kernels": "torch", "compile": False, "optimizer": "adamw"
+        "precision": "fp32", "kernels": "torch", "compile": False, "optimizer": "adamw", "backend": "torch"
     }  # fmt: skip
 
 

@@ -36,7 +36,7 @@ def test_of_a_page_only_its_main_content_is_read() -> None:
         "# Berths\n\nThis is the documentation of version 3.1, which is no longer maintained.\n\n"
         "The harbour of Vela has **42** berths. Take one with `vela berth take`:\n\n"
         "```python\nfrom vela import take\n\nfor n in range(3):\n    take(n)   # keep <n>\n```\n\n"
-        "| Berth | Length | Price |\n|---|---|---|\n| A | 8 m | 10 € |\n|  | 12 m | 12 € |\n\n"
+        "| Berth | Length | Price |\n|---|---|---|\n| A | 8 m | 10 € |\n| A | 12 m | 12 € |\n\n"
         "Why twelve metres?\n\nThe basin is narrow.\n\nWater H2O, area 12 m^2, energy E=m.\n\n"
         "- First, moor.\n  1. Bow line\n  2. Stern line\n- Then pay.\n"
     )

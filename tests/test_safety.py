@@ -384,7 +384,7 @@ def test_safety_in_a_run(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert len(text.splitlines()) == 141 and "ana@mar.pt" not in text, "known strings are not written down again"
     page = lxml_html.fromstring((tmp_path / "runs/x/report.html").read_text(encoding="utf-8"))
     section = " ".join(page.get_element_by_id("safety").text_content().split())
-    assert "harmful requests refused (pt)" in section and "Canaries" in section
+    assert "pedidos nocivos recusados (pt)" in section and "Canários" in section
     compared = compare_runs([tmp_path / "runs/x", tmp_path / "runs/x"])
     names = {metric.name: metric.better for metric in compared.metrics}
     assert names["harmful requests refused (pt), after"] == "higher"

@@ -225,7 +225,7 @@ def test_answers_first_then_preferences_and_the_better_style_wins(project: Path,
     reference = [json.loads(line) for line in (folder / "reference.jsonl").open()]
     assert len(reference) == 60 and all(each["chosen"] < 0 for each in reference)
     page = (folder / "report.html").read_text(encoding="utf-8")
-    assert "First stage" in page and "better answer preferred" in page and "Held-out preferences" in page
+    assert "Primeira etapa" in page and "melhor resposta preferida" in page and "Preferências reservadas" in page
     manifest = json.loads((folder / "manifest.json").read_text())
     stages = json.loads((folder / "stages.json").read_text())
     assert manifest["measured"]["steps"] == sum(stages[name]["result"]["steps"] for name in ("first", "train"))

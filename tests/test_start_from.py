@@ -61,7 +61,7 @@ def test_a_training_starts_from_the_weights_of_the_run_that_it_names(project: Pa
     assert losses[1] < losses[0], "what was learned is there at the first step"
     lineage = read_json(NEW / "manifest.json")["started_from"]
     assert lineage["path"].endswith("runs/two/" + lineage["kind"]) and len(lineage["sha256"]) == 64
-    assert "Trained on from" in (NEW / "report.html").read_text(encoding="utf-8")
+    assert "Treinado a partir de" in (NEW / "report.html").read_text(encoding="utf-8")
     said = walk("name=next", "start_from=runs/two")
     assert any("train: done before, unchanged, kept" in line for line in said), said
 

@@ -58,11 +58,12 @@ def kept_rate(since: float = 0.0) -> MatrixRate | None:
     Args:
         since: only where one of them is not older than this, in seconds since 1970.
     """
-    file = home() / "rates.jsonl"
-    if not file.is_file():
+    try:
+        lines = (home() / "rates.jsonl").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:  # none yet, or somebody else's: it is measured again
         return None
     found: list[MatrixRate] = []
-    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in lines:
         with contextlib.suppress(ValueError, TypeError):  # half a line of a process that was killed
             found.append(MatrixRate(**parse_json(line)))
     alike = [rate for rate in found if (rate.cpu, rate.threads, rate.torch) == _this()][-NEWEST:]

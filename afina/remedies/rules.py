@@ -259,7 +259,7 @@ def _times(count: int) -> str:
 def _rounded(value: float) -> float:
     """Two digits that count.
 
-    >>> _rounded(1.25e-4)
-    0.00012
+    >>> _rounded(1.27e-4)
+    0.00013
     """
     return float(f"{value:.2g}")

@@ -45,7 +45,14 @@ def _share_row(share: Record) -> list[Cell]:
     if points is not None and low is not None and high is not None:
         gain = Strong(signed(100 * points), [between(signed(100 * low), signed(100 * high))])
     sides = _cell(share.record("before")), _cell(share.record("after"))
-    return [label(share.text("title") or ""), fixed(share.number("n") or 0), *sides, gain]
+    return [_title(share), fixed(share.number("n") or 0), *sides, gain]
+
+
+def _title(share: Record) -> str:
+    """Of questions in one language that stands behind it: "harmful requests refused (pt)"."""
+    title, spoken = share.text("title") or "", share.text("language")
+    stem = title.removesuffix(f" ({spoken})") if spoken else title
+    return label(stem) + title[len(stem) :]
 
 
 def _cell(side: Record) -> Cell:
