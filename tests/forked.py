@@ -2,7 +2,8 @@
 
 A process of its own: it has an exit code, its own working folder and environment, and can be killed at any moment.
 But it does not load torch, transformers and PEFT once more, which costs ten seconds of processor time each time.
-Where loading itself is the point, tests start `python -m afina`.
+Where loading itself is the point, tests start `python -m afina`; and where MLX computes: the threads that it started in
+the tests' own process are not there in a fork, which would wait for them for ever (`start_afina`).
 """
 
 from __future__ import annotations
@@ -56,6 +57,14 @@ def run_afina(*words: str | Path, folder: Path, check: int | None = 0) -> subpro
     import peft  # noqa: F401  # loaded here once, not by every fork
 
     done = Forked([*map(str, words)], folder).done()
+    assert check is None or done.returncode == check, done.stdout + done.stderr
+    return done
+
+
+def start_afina(*words: str | Path, folder: Path, check: int | None = 0) -> subprocess.CompletedProcess[str]:
+    """The same in a Python of its own."""
+    command = [sys.executable, "-m", "afina", *map(str, words)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert check is None or done.returncode == check, done.stdout + done.stderr
     return done
 

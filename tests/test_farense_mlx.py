@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from forked import run_afina
+from forked import start_afina
 from tiny import make_base
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,7 +47,7 @@ def finished(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run's folder after `afina run recipes/farense-mlx.yaml` with the tiny base."""
     folder = tmp_path_factory.mktemp("farense")
     words = ("run", ROOT / "recipes/farense-mlx.yaml", f"base={tiny_base}", *FEW, *TINY.split())
-    done = run_afina(*words, folder=folder, check=None)
+    done = start_afina(*words, folder=folder, check=None)
     assert done.returncode in (0, 5), done.stdout + done.stderr
     return folder / "runs/farense-mlx"
 
