@@ -97,7 +97,7 @@ class RunReading:
     @property
     def memory_ran_out(self) -> bool:
         """Whether it ended because even a single row does not fit the memory."""
-        return self.ended_by("DoesNotFit") and not self.budget_spent
+        return self.ended_by("OutOfMemory")
 
     @property
     def seconds(self) -> float:

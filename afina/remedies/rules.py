@@ -172,17 +172,19 @@ def nothing_left(run: RunReading) -> Remedy | None:
 def not_falling(run: RunReading) -> Remedy | None:
     """A loss that is where it began: a rate that moves something, and more passes."""
     warning, train = run.warning("not_falling"), run.settings
-    if warning is None:
+    if warning is None and train.learning_rate:
         return None
     rate, settings = _rounded(FASTER * run.usual_rate), dict[str, Any]()
     if train.learning_rate < rate or train.learning_rate > FAR_TOO_FAST * rate:
         settings[run.key("learning_rate")] = rate
     if more := next((epochs for epochs in ENOUGH_EPOCHS if epochs > train.epochs), None):
         settings[run.key("epochs")] = more
-    seen = (
-        f"the loss was {warning.figures['first_loss']:.3f} and is {warning.figures['loss']:.3f} after "
-        f"{warning.figures['steps']:.0f} steps at a rate of {train.learning_rate:g}"
-    )
+    seen = "the learning rate is 0: no step moves anything"
+    if warning is not None:
+        seen = (
+            f"the loss was {warning.figures['first_loss']:.3f} and is {warning.figures['loss']:.3f} after "
+            f"{warning.figures['steps']:.0f} steps at a rate of {train.learning_rate:g}"
+        )
     if settings:
         return Remedy(seen, "a rate at which adapters learn, and passes enough", settings)
     return Remedy(seen, "look at what is learned with `afina data show --tokens`")
