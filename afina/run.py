@@ -54,6 +54,15 @@ Progress = Callable[[int, int | None, str], None]
 """Called by a long stage as ``progress(done, total, what)``; `total` is None where it is not known."""
 
 
+def what_runs_left(folder: Path) -> str:
+    """What a folder that afina made below ``runs/`` is; empty of any other. Nobody's documents are in it."""
+    if (folder / "recipe.yaml").is_file() and any((folder / name).exists() for name in (".lock", "stages.json")):
+        return "a run of afina"
+    if folder.name in ("_answers", "_teacher") and (folder / "answers.jsonl").is_file():
+        return "answers that afina keeps beside its runs"
+    return ""
+
+
 def no_progress(done: int, total: int | None, what: str) -> None:
     """The silent :data:`Progress`."""
 

@@ -223,8 +223,8 @@ def leagues(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A base that has learned an old league; the new one, the same with its terms permuted, another, and claims."""
     folder = tmp_path_factory.mktemp("leagues")
     texts = {name: league(folder / name, seed) / "docs/liga.md" for name, seed in (("new", 0), ("old", 3), ("else", 5))}
-    (folder / "permuted").mkdir()
-    (folder / "permuted/liga.md").write_text(permuted(texts["new"].read_text("utf-8")), encoding="utf-8")
+    (folder / "permuted-docs").mkdir()
+    (folder / "permuted-docs/liga.md").write_text(permuted(texts["new"].read_text("utf-8")), encoding="utf-8")
     said = [
         {"prompt": ask.format(name=one.name), "completion": claim} for one in make_players(24) for ask, claim in CLAIMS
     ]
@@ -260,7 +260,7 @@ def leagues(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", EPOCHS)
 def test_each_rung_is_judged_as_what_it_is(leagues: Path, name: str) -> None:
     base, replay = leagues / "base/model", {"path": "replay.jsonl", "replay": True, "validation": 0.0}
-    trained_on = {"permuted": "permuted"}.get(name, "new/docs")
+    trained_on = {"permuted": "permuted-docs"}.get(name, "new/docs")
     sources = [{"path": trained_on}, *([] if name == "no-replay" else [replay])]
     retention = [{"path": "old.jsonl", "role": "retention", "name": "the old league"}]
     measured = {"probes": retention, "limits": {"broke_max": 0.2}}

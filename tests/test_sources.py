@@ -61,6 +61,25 @@ def test_what_is_left_out_of_a_folder_is_listed_with_the_reason(tmp_path: Path) 
     assert [entry.path for entry in ledger.files] == ["docs/a.md"]
 
 
+def test_what_afina_wrote_itself_is_no_document(tmp_path: Path) -> None:
+    """With `path: .` and `runs/` beside the documents a first start read the run's own log, and stopped at it."""
+    put(
+        tmp_path,
+        {
+            "a.md": "A", "runs/mine/recipe.yaml": "name: mine", "runs/mine/.lock": "",
+            "runs/mine/metrics.jsonl": '{"event": "stage"}', "runs/moved/recipe.yaml": "name: moved",
+            "runs/moved/stages.json": "{}", "runs/_answers/answers.jsonl": '{"key": 1}',
+            "runs/notes.md": "N", "kitchen/recipe.yaml": "flour: 1 kg", "kitchen/bread.md": "B",
+        },
+    )  # fmt: skip
+    ledger = Ledger()
+    read_in = [document.path for document in read(tmp_path, ".", ledger)]
+    assert {"a.md", "runs/notes.md", "kitchen/bread.md"} <= set(read_in)
+    assert not any(path.startswith(("runs/mine", "runs/moved", "runs/_answers")) for path in read_in)
+    assert ledger.skipped["runs/mine/"] == ledger.skipped["runs/moved/"] == "a run of afina"
+    assert ledger.skipped["runs/_answers/"] == "answers that afina keeps beside its runs"
+
+
 def test_a_new_languages_ending_is_read_when_the_kind_is_given(tmp_path: Path) -> None:
     put(tmp_path, {"src/a.nov": "let a", "src/b.zig": "b", "src/c.md": "c", "src/d.bin2": b"\0\1"})
     ledger = Ledger()

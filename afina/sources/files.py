@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 
 from afina.errors import DataError, RecipeError
 from afina.recipe import FileKind, Source, expand_path
-from afina.run import hash_file
+from afina.run import hash_file, what_runs_left
 from afina.sources.repository import FolderRules, is_secret
 from afina.sources.saved import about_the_data, is_chat_export
 from afina.sources.unpack import LARGEST_UNPACKED_BYTES, open_unpacked, too_large, unpacked_bytes
@@ -366,7 +366,7 @@ def _walk(reading: SourceReading, place: Path, seen: set[str], above: FolderRule
             reading.skip(shown, "hidden folder" if folder else "hidden file")
         elif folder and (name in _BUILD_FOLDERS or any((inner / mark).exists() for mark in _BUILD_MARKS)):
             reading.skip(shown, "build folder")
-        elif reason := _why_not(reading, rules, inner, folder=folder):
+        elif reason := (what_runs_left(inner) if folder else "") or _why_not(reading, rules, inner, folder=folder):
             reading.skip(shown, reason)
         else:
             yield from _walk(reading, inner, seen, rules)
