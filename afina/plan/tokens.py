@@ -9,6 +9,7 @@ from pathlib import Path, PurePath
 from typing import Literal
 
 from afina.recipe import METHODS, TOKENIZERS, Kind, Recipe, Source, Train, expand_path, is_remote
+from afina.run import what_runs_left
 from afina.text.document import Split
 from afina.text.formats import Format, format_of, names_of, text_share
 from afina.text.splits import by_name, describe_splits, recognise
@@ -220,6 +221,8 @@ def _files(root: Path, source: Source) -> Iterator[Path]:
     excluded = {path for pattern in source.exclude for path in expand_path(root, pattern)}
     patterns = [pattern for pattern in (source.path, source.solutions) if pattern]
     for place in [place for pattern in patterns for place in expand_path(root, pattern)]:
-        for file in sorted(place.rglob("*")) if place.is_dir() else [place]:
+        inside = sorted(place.rglob("*")) if place.is_dir() else [place]
+        excluded |= {folder for folder in inside if folder.is_dir() and what_runs_left(folder)}
+        for file in inside:
             if file.is_file() and file not in excluded and not excluded.intersection(file.parents):
                 yield file
