@@ -248,6 +248,15 @@ def _settings(factors: Iterable[Factors]) -> tuple[int, float, float, bool]:
     return kinds.pop()
 
 
+def _arrays(held: Iterable[Factors]) -> Iterator[tuple[str, str, Any]]:
+    """What an adapter holds: the matrix of the base, which part, and its values. A magnitude has one dimension, so that
+    both formats write it alike."""
+    for each in held:
+        for part, value in (("a", each.a), ("b", each.b), ("magnitude", each.magnitude)):
+            if value is not None:
+                yield each.name, part, value
+
+
 def write_mlx_lm(factors: Iterable[Factors], folder: Path, *, layers: int) -> None:
     """Write an adapter as mlx-lm reads it: ``adapters.safetensors`` and its ``adapter_config.json``.
 
@@ -260,10 +269,7 @@ def write_mlx_lm(factors: Iterable[Factors], folder: Path, *, layers: int) -> No
     held = list(factors)
     rank, scale, dropout, dora = _settings(held)
     folder.mkdir(parents=True, exist_ok=True)
-    tensors: dict[str, mx.array] = {}
-    for each in held:
-        values = {"a": mx.array(each.a).T, "b": mx.array(each.b).T, "magnitude": each.magnitude}
-        tensors |= {f"{each.name}.{MLX_ENDS[part]}": mx.array(v) for part, v in values.items() if v is not None}
+    tensors = {f"{name}.{MLX_ENDS[part]}": mx.array(value.T) for name, part, value in _arrays(held)}
     save_arrays(tensors, folder / "adapters.safetensors", {"format": "mlx"})
     write_json(
         folder / "adapter_config.json",
@@ -287,11 +293,7 @@ def write_peft(factors: Iterable[Factors], folder: Path, *, base_name: str) -> N
     held = list(factors)
     rank, scale, dropout, dora = _settings(held)
     folder.mkdir(parents=True, exist_ok=True)
-    tensors: dict[str, mx.array] = {}
-    for each in held:
-        values = {"a": each.a, "b": each.b, "magnitude": each.magnitude}
-        named = {f"{PEFT_PREFIX}{each.name}.{ENDS[part]}": v for part, v in values.items() if v is not None}
-        tensors |= {name: mx.array(value) for name, value in named.items()}
+    tensors = {f"{PEFT_PREFIX}{name}.{ENDS[part]}": mx.array(value) for name, part, value in _arrays(held)}
     save_arrays(tensors, folder / "adapter_model.safetensors", {"format": "pt"})
     LoraConfig(
         r=rank,
