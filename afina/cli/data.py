@@ -1,7 +1,5 @@
 """``afina data``: build, audit and look at a dataset."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import sys
@@ -178,7 +176,7 @@ def _dataset_folder(where: Path) -> Path | None:
     return where if (where / "train.jsonl").is_file() and (where / "dataset.json").is_file() else None
 
 
-def _examples_of(where: Path, dataset: Path | None, count: int) -> Iterator[Example]:
+def _examples_of(where: Path, dataset: Path | None, count: int) -> Iterator["Example"]:
     """The first of a dataset, or of any data; what could not be read on the way is said."""
     if dataset:
         from afina.text.example import read_examples
@@ -196,7 +194,7 @@ def _examples_of(where: Path, dataset: Path | None, count: int) -> Iterator[Exam
         say(str(problem))
 
 
-def _as_text(example: Example) -> str:
+def _as_text(example: "Example") -> str:
     from afina.dataset.audit.show import render
 
     return render(example)
@@ -204,7 +202,7 @@ def _as_text(example: Example) -> str:
 
 def _as_tokens(
     where: Path, base: str | None, settings: list[str], opened: contextlib.ExitStack
-) -> Callable[[Example], str]:
+) -> Callable[["Example"], str]:
     """Show an example by a base's tokenizer, or by the one of a run."""
     from afina.tokenizer.show import show_tokens
 
@@ -234,7 +232,7 @@ def described(base: str | None) -> Path | None:
     return place_of(base, weights=False) or Path(base)
 
 
-def base_of(context: Context) -> Path | None:
+def base_of(context: "Context") -> Path | None:
     """The recipe's base; None, and said, where it is not here."""
     from afina.errors import BaseError
     from afina.walk.base import base_folder
@@ -246,7 +244,7 @@ def base_of(context: Context) -> Path | None:
         return None
 
 
-def token_view_of(base: Path | None, recipe: Recipe) -> Any:
+def token_view_of(base: Path | None, recipe: "Recipe") -> Any:
     """A base's tokenizer and the recipe's settings, for an audit; None without a base."""
     if base is None:
         return None

@@ -1,7 +1,5 @@
 """``afina recipe``: write a starter recipe; print the schema."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Annotated

@@ -1,7 +1,5 @@
 """``afina watch`` and ``plot``: a run while it goes on, and its curves as pictures."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +7,7 @@ from typing import Annotated
 import typer
 
 from afina.cli.arguments import AsJson, RunFolder
+from afina.cli.completions import complete_run
 from afina.cli.output import show
 
 
@@ -38,7 +37,10 @@ def _can_draw() -> bool:
 
 
 def plot(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, e.g. runs/demo.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="Folders of runs, e.g. runs/demo.", autocompletion=complete_run),
+    ],
     to: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Where to write; RUN/plots for a single run.")
     ] = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -82,6 +83,14 @@ class Key:
         if all(f"`{value}`" in text for value in values if value != "auto"):
             return ""
         return f"{'Any' if self.schema.get('type') == 'array' else 'One'} of {', '.join(values)}."
+
+    @property
+    def choices(self) -> list[str]:
+        """What may stand behind ``KEY=`` on the command line: the values to choose from, or else the default."""
+        found = _options(self.schema) or ([True, False] if self.schema.get("type") == "boolean" else [])
+        if not found and not self.field.is_required():
+            found = [self.default]
+        return [value if isinstance(value, str) else json.dumps(value) for value in found]
 
     @property
     def values(self) -> str:
