@@ -10,7 +10,7 @@ JOBS ?= auto
 CANDIDATES := $(if $(PYTHON),$(PYTHON),python3.11 python3.12 python3.13 python3)
 SUPPORTED := import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 
-.PHONY: architectures mutations help setup demo ladder zig prose scratch test test-long test-all tests lint bench docs clean
+.PHONY: architectures mutations help setup demo ladder zig prose scratch test test-long test-all tests lint bench docs dist clean
 .DEFAULT_GOAL := help
 
 help:
@@ -26,6 +26,7 @@ help:
 	@echo "make lint    style and types only"
 	@echo "make bench   the measurements in benchmarks/"
 	@echo "make docs    write docs/{cli,recipe,findings,templates}.md again, from what the program itself says"
+	@echo "make dist    the source archive and the wheel, in dist/ (docs/releases.md)"
 	@echo "make setup   install into .venv only (the targets above do it by themselves)"
 	@echo "make clean   remove .venv and caches; runs/ stays"
 
@@ -111,6 +112,10 @@ docs: $(STAMP)
 	$(BIN)/python -m afina.dataset.audit.reference docs/findings.md
 	$(BIN)/python tests/template_table.py docs/templates.md
 	$(BIN)/python tests/watch_screens.py docs/watch.md
+
+dist: $(STAMP)
+	rm -rf dist
+	$(BIN)/python -m build
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
