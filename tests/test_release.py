@@ -112,9 +112,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built from the source archive, which is built from a copy of the checkout, without a network."""
     if find_spec("build") is None or find_spec("setuptools") is None:
         pytest.skip("build and setuptools are not installed: pip install 'afina[dev]'")
-    copy, out = tmp_path_factory.mktemp("copy") / "afina", tmp_path_factory.mktemp("dist")
-    left_out = shutil.ignore_patterns(".git", ".venv", "runs", "build", "dist", "*.egg-info", "__pycache__", ".*_cache")
-    shutil.copytree(ROOT, copy, ignore=left_out)
+    copy, out = tmp_path_factory.mktemp("copy"), tmp_path_factory.mktemp("dist")
+    shutil.copytree(ROOT / "afina", copy / "afina", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "MANIFEST.in", "README.md", "CHANGELOG.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy)
     ran(sys.executable, "-m", "build", "--no-isolation", "--outdir", out, copy)
     assert len(list(out.glob("*.tar.gz"))) == 1
     (built,) = out.glob("*.whl")
