@@ -23,9 +23,7 @@ def change_recipe(path: Path, settings: Mapping[str, Any]) -> str:
     return change_text(path.read_text(encoding="utf-8"), settings, where=str(path))
 
 
-def change_text(
-    text: str, settings: Mapping[str, Any], *, removed: Collection[str] = (), where: str = "recipe"
-) -> str:
+def change_text(text: str, settings: Mapping[str, Any], *, removed: Collection[str] = (), where: str = "recipe") -> str:
     """A recipe's text with dotted keys set, e.g. ``{"train.batch_tokens": 512, "sources.0.path": "docs"}``.
 
     >>> print(change_text("train:\\n  epochs: 2  # enough\\n", {"train.epochs": 3, "seed": 1}), end="")

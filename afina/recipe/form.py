@@ -109,4 +109,3 @@ def _given(part: type[RecipePart], raw: Mapping[str, Any], path: str) -> Iterato
             yield key.path, str(value)
         else:
             yield key.path, yaml_value(value)
-
