@@ -53,8 +53,8 @@ def smollm2() -> Path:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Chromium of this machine by Playwright, for one module: while it is open, no test of the process can start an event
-    loop."""
+    """Chromium of this machine by Playwright, for one module: while it is open, no test of the process can start a
+    loop of events."""
     driver = pytest.importorskip("playwright.sync_api")
     program = shutil.which("chromium")
     if program is None:
