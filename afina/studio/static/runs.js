@@ -97,7 +97,9 @@ function row(run) {
 }
 
 function progress(run) {
-  if (run.state !== "running" || !run.planned_steps) return null;
+  if (run.state !== "running") return null;
+  if (run.step == null) return run.stage ? element("small", {}, _("in the stage {stage}", { stage: run.stage })) : null;
+  if (!run.planned_steps) return element("small", {}, _("step {n}", { n: number(run.step) }));
   const told = _("step {n} of {total}", { n: number(run.step), total: number(run.planned_steps) });
   return [element("progress", { max: run.planned_steps, value: run.step, "aria-label": told }), element("small", {}, told)];
 }
@@ -179,7 +181,7 @@ function showChosen() {
   at("chosen").hidden = chosen.size === 0;
   const enough = chosen.size > 1;
   const told = _n("{n} run chosen", "{n} runs chosen", chosen.size);
-  at("count").textContent = enough ? told : `${told}. ${_("Choose another one to compare.")}`;
+  at("count").textContent = enough ? told : [told, _("choose another one to compare")].join("; ");
   if (enough) at("compare").href = `/compare?${new URLSearchParams([...chosen].map((name) => ["runs", name]))}`;
   else at("compare").removeAttribute("href");
   at("compare").hidden = !enough;
@@ -200,7 +202,8 @@ async function refresh() {
   let busy = false;
   try {
     const { runs, folder } = await getJSON("/api/runs");
-    busy = runs.some((run) => run.state === "running");
+    // A list of very many runs is read in several goes: what was only glanced at is asked again at once.
+    busy = runs.some((run) => run.state === "running" || run.checked === false);
     at("folder").replaceChildren(element("code", {}, folder));
     take(runs);
     stateChoices();
