@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 from collections.abc import Collection, Mapping
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
@@ -68,9 +69,9 @@ def _steps(key: str) -> list[tuple[bool, int, str]]:
 
 def _place_of(raw: CommentedMap, key: str, where: str) -> tuple[Any, str | int]:
     """What holds a key's last step, and that step. Mappings on the way are made where they are missing."""
-    *parents, last = key.split(".")
-    place: Any = raw
-    for step, below in zip(parents, [*parents[1:], last], strict=True):
+    steps = key.split(".")
+    last, place = steps[-1], cast(Any, raw)
+    for step, below in pairwise(steps):
         inner = int(step) if isinstance(place, list) and step.isdigit() else step
         if isinstance(place, list) and inner == len(place):
             place.append(CommentedMap())
