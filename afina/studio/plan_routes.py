@@ -182,7 +182,7 @@ def _assumed(settings: StudioSettings, changed: Mapping[str, Any]) -> Recipe:
     if others := sorted(changed.keys() - set(KEYS)):
         raise RecipeError(f"{others[0]} is asked for without a recipe", "name a recipe that holds it", others[0])
     folder = next((each for each in (home(settings), settings.runs) if each.is_dir()), settings.runs.parent)
-    if problems := list(outside(settings, strings_in(dict(changed)), [folder, Path.cwd()])):
+    if problems := list(outside(settings, strings_in(dict(changed)), [folder])):
         raise RecipeError(problems=problems)
     try:
         return read_recipe(change_text(ASSUMED, changed), folder / UNSAVED)

@@ -180,9 +180,9 @@ def _without_glob(text: str) -> str:
 
 
 def _anchors(raw: Mapping[str, Any], folder: Path) -> list[Path]:
-    """What a recipe's relative paths count from: its folder, its root, and where `afina run` is started."""
+    """What a recipe's relative paths count from: its folder, and its root."""
     root = raw.get("root", ".")
-    return [folder, *([folder / root] if isinstance(root, str) else []), Path.cwd()]
+    return [folder, *([folder / root] if isinstance(root, str) else [])]
 
 
 def anchored(text: str, folder: Path, recipe: Recipe) -> str:
