@@ -100,7 +100,7 @@ export class Chart {
   set(points, marks = this.marks) {
     this.points = points;
     this.marks = marks;
-    this.plot.setData(uPlot.join(points.map(([xs, ys]) => [xs, ys])), !this.zoomed);
+    this.plot.setData(uPlot.join(points.map(([xs, ys]) => [xs.slice(), ys.slice()])), !this.zoomed);
     if (this.zoomed) this.plot.redraw();
     this.plotBox.setAttribute("aria-label", this.inWords());
     if (this.values.open) this.fillTable();
@@ -215,6 +215,7 @@ export class Chart {
     ctx.setLineDash([4 * scale, 3 * scale]);
     ctx.font = `${11 * scale}px system-ui, sans-serif`;
     ctx.textBaseline = "top";
+    ctx.textAlign = "left";
     let free = -Infinity;
     for (const [x, word] of this.marks) {
       const left = plot.valToPos(x, "x", true);

@@ -9,6 +9,7 @@ const POINTS = 2000;
 const MEAN_STEPS = 21;
 const DRAW_MS = 250;
 const LOG_LINES = 2000;
+const PATIENCE_MS = 4000; // a connection that breaks is usually there again before that
 const at = (id) => document.getElementById(id);
 const name = at("run").dataset.name;
 const of = (...parts) => address("api", "runs", name, ...parts);
@@ -145,8 +146,10 @@ function showVerdict() {
     return;
   }
   const said = element("p", { class: verdict.state }, element("strong", {}, verdict.sentence ?? ""));
-  const points = (lines) => (lines?.length ? element("ul", { class: "remarks" }, lines.map((line) => element("li", {}, line))) : null);
-  fill(at("verdict"), element("h2", { class: "hidden" }, _("Verdict")), stamp(verdict), said, points(verdict.remarks), points(verdict.notes));
+  const remarks = (verdict.remarks ?? []).map((line) => element("li", {}, line));
+  const notes = (verdict.notes ?? []).map((line) => element("p", { class: "note" }, line));
+  const points = remarks.length ? element("ul", { class: "remarks" }, remarks) : null;
+  fill(at("verdict"), element("h2", { class: "hidden" }, _("Verdict")), stamp(verdict), said, points, notes);
 }
 
 function showProblems() {
@@ -299,19 +302,19 @@ try {
 } catch (error) {
   fail(error);
 }
-let lost = false;
+let lost = null;
 follow(`${of("stream")}?offset=${offset}`, {
   metric: takeMetric,
   log: takeLog,
   sample: takeSample,
   state: takeState,
   open: () => {
-    if (lost) at("failure").replaceChildren();
-    lost = false;
+    if (lost !== null) at("failure").replaceChildren();
+    clearTimeout(lost);
+    lost = null;
   },
   error: () => {
-    lost = true;
     const what = _("The studio does not answer; this page tries again by itself.");
-    at("failure").replaceChildren(element("p", { class: "problem" }, what));
+    lost ??= setTimeout(() => at("failure").replaceChildren(element("p", { class: "problem" }, what)), PATIENCE_MS);
   },
 });
