@@ -17,9 +17,11 @@ from afina.evaluate.scores import Scores, read_scores
 from afina.manifest import read_manifest
 from afina.recipe.yaml_text import parse_yaml
 from afina.record import Record, is_number, read_record
+from afina.report.cautions import Caution, cautions
 from afina.report.language import in_language
 from afina.report.read import RunFiles
 from afina.report.results import judge
+from afina.report.sentences import retold
 from afina.run import REDO, parse_json, read_stages
 from afina.studio.refusal import StudioRefusal
 from afina.studio.security import inside
@@ -58,8 +60,11 @@ class RunFacts:
     started: float | None = None
     seconds: float | None = None
     cost: Mapping[str, Any] | None = None
-    verdict: Mapping[str, str] | None = None
-    """``learned``, ``broke``; as the report says it: ``state`` (good, partly, bad, open), ``word``, ``sentence``."""
+    verdict: Mapping[str, Any] | None = None
+    """See :func:`verdict_values`."""
+    planned_steps: int | None = None
+    cautions: tuple[Caution, ...] = ()
+    """The warnings of its data, its plan and its figures, as the report has them, in the studio's language."""
     modified: float | None = None
     checked: bool = False
     """Whether all of it was read: at a glance stages, manifest, scores, plan, audit and rows are not."""
@@ -163,14 +168,16 @@ def _whole(reading: SmallFiles, finished: Record | None) -> dict[str, Any]:
     stages = reading.of("stages.json", read_stages) or {}
     manifest = reading.of("manifest.json", lambda path: read_manifest(path.parent))
     scores = reading.of("scores.json", lambda path: read_scores(path.parent))
-    for name in ("plan.json", "audit.json"):
-        reading.of(name, read_record)
+    plan, audit, dataset = (reading.of(f"{name}.json", read_record) for name in ("plan", "audit", "dataset/dataset"))
+    known = RunFiles(reading.folder, plan=plan, audit=audit, dataset=dataset, scores=scores)
     for name in ROWS:
         reading.of(name, _check_rows)
     starts, seconds = ([each[key] for each in stages.values() if is_number(each.get(key))] for key in _TIMES)
     return {
         "stages": tuple(stages),
-        "verdict": _verdict(reading.settings, scores, finished),
+        "planned_steps": _count(plan.values.get("steps")) if plan else None,
+        "cautions": tuple(_cautions(reading, known)),
+        "verdict": verdict_values(reading.settings, scores, finished),
         "said": None if finished else reading.of(RESULT, _said_at_end),
         "started": min(starts, default=None),
         "seconds": sum(seconds) if seconds else None,
@@ -186,14 +193,30 @@ def _recipe_facts(reading: SmallFiles, marks: Marks, marked: Marks, before: RunF
     return {"base": base, "method": method}
 
 
-def _verdict(settings: StudioSettings, scores: Scores | None, finished: Record | None) -> dict[str, str] | None:
+def verdict_values(settings: StudioSettings, scores: Scores | None, finished: Record | None) -> dict[str, Any] | None:
+    """The verdict of a run; None where nothing was measured.
+
+    ``learned``, ``broke`` and ``passed`` are as they were stored. ``state`` (good, partly, bad, open), ``word``,
+    ``sentence``, ``remarks`` and ``notes`` are as the report says them, in the studio's language.
+    """
     verdict = scores.verdict if scores else None
     if verdict is None:
         return None
     with in_language(settings.language):
         said = judge(RunFiles(Path(), scores=scores, finished=finished))
-    told = {"state": said.state, "word": said.word, "sentence": said.sentence}
-    return {"learned": verdict.learned, "broke": verdict.broke, **told}
+        told = {key: [retold(each) or each for each in getattr(said, key)] for key in ("remarks", "notes")}
+    stored = {"learned": verdict.learned, "broke": verdict.broke, "passed": verdict.passed}
+    return stored | {"state": said.state, "word": said.word, "sentence": said.sentence} | told
+
+
+def _cautions(reading: SmallFiles, known: RunFiles) -> list[Caution]:
+    """What stands at the top of a report; a value of the wrong kind in a file that could be parsed is damage."""
+    with in_language(reading.settings.language):
+        try:
+            return cautions(known)
+        except AfinaError as error:
+            reading.problems += error.problems
+            return []
 
 
 _TIMES = ("started", "seconds")
@@ -282,8 +305,11 @@ def _last_of(events: list[dict[str, Any]]) -> tuple[Mapping[str, Any], int | Non
     """The last event of a stage, and the last step."""
     stage = next((event for event in reversed(events) if event.get("event") == "stage"), {})
     step = next((event for event in reversed(events) if event.get("event") == "step"), {})
-    number = step.get("step")
-    return stage, int(number) if is_number(number) and abs(number) < 2**53 else None
+    return stage, _count(step.get("step"))
+
+
+def _count(value: Any) -> int | None:
+    return int(value) if is_number(value) and abs(value) < 2**53 else None
 
 
 def _check_rows(path: Path) -> None:

@@ -32,6 +32,7 @@ failed: it ended by an error. stopped: by a person or a signal, or after its tra
 damaged: a file cannot be read."""
 SECONDS = 0.3
 """Of whole readings for one list."""
+_OF_FILES = ("step", "planned_steps", "verdict", "base", "method", "started", "seconds", "cost", "modified", "checked")
 _INTERRUPTED = ("Stopped", "KeyboardInterrupt")
 _EXITS_BY_VERDICT = (None, 0, 5)
 
@@ -46,8 +47,9 @@ class RunLine:
     """Why that is its state: a sentence."""
     stage: str | None = None
     step: int | None = None
-    verdict: Mapping[str, str] | None = None
-    """``learned``, ``broke``; as the report says it: ``state`` (good, partly, bad, open), ``word``, ``sentence``."""
+    planned_steps: int | None = None
+    verdict: Mapping[str, Any] | None = None
+    """See :func:`~afina.studio.facts.verdict_values`."""
     base: str | None = None
     method: str | None = None
     started: float | None = None
@@ -57,6 +59,8 @@ class RunLine:
     cost: Mapping[str, Any] | None = None
     """``hours``, ``price_per_hour``, ``money``, ``currency``."""
     modified: float | None = None
+    warnings: int | None = None
+    """Of its data and its plan; those of its training take its whole log."""
     problem: str | None = None
     checked: bool = True
     """Whether every small file was read, so that a damaged one would show."""
@@ -129,14 +133,14 @@ class RunIndex:
         )
         found = find_state(signs)
         state = _listed(found, facts)
-        copied = ("step", "verdict", "base", "method", "started", "seconds", "cost", "modified", "checked")
         return RunLine(
             name,
             state,
             found.reason,
             found.stage,
+            warnings=len(facts.cautions) if facts.checked else None,
             problem=_problem(state, found, facts),
-            **{key: getattr(facts, key) for key in copied},
+            **{key: getattr(facts, key) for key in _OF_FILES},
         )
 
 
