@@ -96,7 +96,9 @@ def read_facts(
     """
     reading = SmallFiles(settings, folder, marks)
     finished = reading.of("finished.json", _read_finished)
-    events = reading.of("metrics.jsonl", lambda path: _end_of_log(path, TAIL if whole else GLANCE)) or []
+    events = []
+    if whole or not finished:
+        events = reading.of("metrics.jsonl", lambda path: _end_of_log(path, TAIL if whole else GLANCE)) or []
     stage_event, step = _last_of(events)
     facts: dict[str, Any] = {
         "finished": finished,
@@ -263,12 +265,13 @@ def named_in(recipe: str) -> tuple[str | None, str | None]:
     >>> named_in("name: x\\nbase: ./my model\\ntrain:\\n  first: null\\n  method: sft\\n")
     ('./my model', 'sft')
     """
-    base = re.search(r"(?m)^base: (.+(?:\n +.*)*)", recipe)
+    base = re.search(r"(?m)^base:(.*(?:\n +.*)*)", recipe)
     method = re.search(r"(?m)^train:\n(?: +.*\n)*?  method: ([\w-]+)", recipe)
     found = None
     if base:
         try:
-            found = base[1] if re.fullmatch(r"[\w./:@+-]*[./:][\w./:@+-]*", base[1]) else parse_yaml(base[1])
+            said = base[1].strip()
+            found = said if re.fullmatch(r"[\w./:@+-]*[a-z./][\w./@+-]*/[\w./@+-]*", said) else parse_yaml(said)
         except YAMLError:  # whoever reads the whole of it says so
             found = None
     return _text(found), method[1] if method else None
@@ -278,23 +281,23 @@ def _text(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _end_of(path: Path, limit: int) -> tuple[bytes, bool]:
-    """The last whole lines of a file, and what follows the last line end; whether it was read from its beginning."""
+def _end_of(path: Path, limit: int) -> bytes:
+    """The end of a file, from the beginning of a line on."""
     with path.open("rb") as opened:
         size = os.fstat(opened.fileno()).st_size
         opened.seek(max(0, size - limit))
         end = opened.read(limit)
-    return (end, True) if size <= limit else (end.partition(b"\n")[2], False)
+    return end if size <= limit else end.partition(b"\n")[2]
 
 
 def _end_of_log(path: Path, limit: int) -> list[dict[str, Any]]:
     """The last events of ``metrics.jsonl``.
 
     Raises:
-        AfinaError: there are lines, and none of them is an event.
+        AfinaError: there is something, and no event in it.
     """
-    end, _ = _end_of(path, limit)
-    lines = end.rpartition(b"\n")[0]
+    end = _end_of(path, limit)
+    lines = end.rpartition(b"\n")[0] or end
     events, unreadable = events_in(lines) if lines else ([], 0)
     if unreadable and not events:
         raise AfinaError("damaged: none of its last lines is an event", REDO, str(path))
@@ -314,7 +317,7 @@ def _count(value: Any) -> int | None:
 
 def _check_rows(path: Path) -> None:
     """Whether the last rows of a file are rows: it was written whole, a line that is cut is damage."""
-    end, _ = _end_of(path, TAIL)
+    end = _end_of(path, TAIL)
     _, unreadable = events_in(end.strip(b"\n")) if end.strip() else ([], 0)
     if unreadable:
         raise AfinaError(f"damaged: {unreadable} of its last lines are no rows", REDO, str(path))
