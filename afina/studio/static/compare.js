@@ -20,7 +20,7 @@ function table(label, head, rows, best = []) {
 }
 
 function section(title, ...content) {
-  return element("section", { "aria-label": title }, element("h2", {}, title), content);
+  return element("section", {}, element("h2", {}, title), content);
 }
 
 const quiet = (text) => element("p", { class: "empty" }, text);

@@ -11,6 +11,7 @@ const DRAW_MS = 250;
 const VIEW_MS = 15_000;
 const PATIENCE_MS = 4000; // a connection that breaks is usually there again before that
 const LOG_LINES = 2000;
+const LONGEST_TEXT = 1200;
 const RESUMABLE = ["stopped", "dead", "failed", "new"];
 const at = (id) => document.getElementById(id);
 const name = at("run").dataset.name;
@@ -163,7 +164,7 @@ function showVerdict() {
     at("verdict").replaceChildren();
     return;
   }
-  const said = element("p", { class: verdict.state }, element("strong", {}, verdict.sentence ?? ""));
+  const said = element("p", { class: `sentence ${verdict.state}` }, verdict.sentence);
   const { misses = [], notes = [] } = run.scores?.verdict ?? {};
   const points = element("ul", { class: "remarks", lang: english }, misses.map((line) => element("li", {}, line)));
   const below = notes.map((line) => element("p", { class: "note", lang: english }, line));
@@ -218,13 +219,18 @@ const usable = () => (view.usable_bytes ? element("small", {}, _("of {usable} us
 
 // ---- answers, log, folder
 
-const answers = [];
+let answers = [];
+
+// A text that a model or a person wrote; of a very long one its beginning, as in the report.
+function block(title, text, kind = "") {
+  if (text == null) return null;
+  const rest = text.length - LONGEST_TEXT;
+  const more = element("span", { class: "quiet" }, " … ", _n("{n} more character", "{n} more characters", rest));
+  const shown = text ? [text.slice(0, LONGEST_TEXT), rest > 0 ? more : null] : element("span", { class: "quiet" }, _("(empty)"));
+  return element("div", {}, element("p", { class: "side" }, title), element("div", { class: `text ${kind}`, dir: "auto" }, shown));
+}
 
 function answer(sample) {
-  const block = (title, text, kind = "") =>
-    text == null
-      ? null
-      : element("div", {}, element("h4", {}, title), element("div", { class: `text ${kind}`, dir: "auto" }, text || _("(empty)")));
   const mark = (right) => (typeof right === "boolean" ? [" · ", right ? _("right") : _("wrong")] : null);
   return element(
     "article",
@@ -242,9 +248,9 @@ function answer(sample) {
 const written = (sample) => sample.adapter ?? sample.written; // as a file of samples has it, as the stream has it
 
 function showAnswers() {
-  answers.length = 0;
-  at("answers-list").replaceChildren();
-  for (const sample of run.samples ?? []) takeSample(sample);
+  answers = run.samples ?? [];
+  at("answers").hidden = !answers.length;
+  at("answers-list").replaceChildren(...answers.map(answer));
   const all = run.samples_in_all ?? 0;
   const some = _("{n} of {total} answers; the report has them all", { n: number(answers.length), total: number(all) });
   at("answers-shown").textContent = all > answers.length ? some : "";
@@ -253,7 +259,7 @@ function showAnswers() {
 // The newest answer, unless it is there already.
 function takeSample(sample) {
   if (answers.some((each) => each.prompt === sample.prompt && written(each) === written(sample))) return;
-  answers.push(sample);
+  answers = [...answers, sample];
   at("answers").hidden = false;
   at("answers-list").append(answer(sample));
 }
