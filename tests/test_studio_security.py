@@ -20,7 +20,7 @@ from afina.studio.security import POLICY, inside, run_folder
 from afina.studio.serving import open_studio
 from afina.studio.settings import StudioSettings
 
-PAGES = ("/", "/run/a", "/compare?runs=a&runs=b", "/data", "/plan", "/playground", "/start", "/nothing")
+PAGES = ("/", "/run/a", "/compare?runs=a,b", "/data", "/plan", "/playground", "/start", "/nothing")
 CHANGING = ("/api/runs/a/stop", "/api/runs/a/resume")
 CHANGES = {"x-afina-studio": "1"}
 
@@ -132,7 +132,7 @@ def test_reading_changes_nothing(runs: Path) -> None:
     client = client_of(runs)
     for path in CHANGING:
         assert client.get(path).status_code == 405
-    for path in (*PAGES, "/api/runs", "/api/runs/a", "/api/runs/a/metrics", "/api/words"):
+    for path in (*PAGES, "/api/runs", "/api/runs/a", "/api/runs/a/metrics", "/api/runs/a/view", "/api/words"):
         client.get(path)
     assert {path: path.stat().st_mtime_ns for path in runs.rglob("*")} == before
 
@@ -156,13 +156,13 @@ def secret(tmp_path: Path) -> Path:
 )
 def test_no_name_of_a_run_leads_out_of_the_folder(runs: Path, secret: Path, name: str) -> None:
     client = client_of(runs)
-    for rest in ("", "/metrics", "/report", "/stream"):
+    for rest in ("", "/metrics", "/view", "/report", "/stream"):
         answer = client.get(f"/api/runs/{name}{rest}")
         assert answer.status_code in (404, 405) or answer.url.path == "/api/runs", rest
         assert "SECRET" not in answer.text
     for path in (f"/api/runs/{name}/stop", f"/api/runs/{name}/resume"):
         assert client.post(path, headers=CHANGES).status_code in (404, 405)
-    assert "SECRET" not in client.get(f"/compare?runs={name}&runs=a").text
+    assert "SECRET" not in client.get(f"/compare?runs={name},a").text
 
 
 def test_an_absolute_name_is_no_run(runs: Path, secret: Path) -> None:
@@ -177,7 +177,7 @@ def test_a_run_that_is_a_link_out_of_the_roots_is_damaged_and_not_read(runs: Pat
     line = next(each for each in answer.json()["runs"] if each["name"] == "linked")
     assert line["state"] == "damaged" and "leads out" in line["problem"]
     assert "SECRET" not in answer.text
-    for rest in ("", "/metrics", "/report"):
+    for rest in ("", "/metrics", "/view", "/report"):
         refused = client.get(f"/api/runs/linked{rest}")
         assert refused.status_code == 403 and "SECRET" not in refused.text
     allowed = client_of(runs, roots=(secret,)).get("/api/runs/linked")
@@ -191,10 +191,10 @@ def test_a_file_of_a_run_that_is_a_link_out_of_the_roots_is_not_read(runs: Path,
     (runs / "a" / name).symlink_to(secret / name)
     client = client_of(runs)
     assert client.get("/api/runs").json()["runs"][0]["state"] == "damaged"
-    for path in ("/api/runs", "/api/runs/a", "/api/runs/a/metrics", "/api/runs/a/report"):
+    for path in ("/api/runs", "/api/runs/a", "/api/runs/a/metrics", "/api/runs/a/view", "/api/runs/a/report"):
         assert "SECRET" not in client.get(path).text, path
     write_run(runs / "b")
-    assert "SECRET" not in client.get("/api/compare?runs=a&runs=b").text
+    assert "SECRET" not in client.get("/api/compare?runs=a,b").text
 
 
 def test_a_path_has_to_lie_in_the_runs_folder_or_a_root(tmp_path: Path, secret: Path) -> None:
@@ -280,6 +280,22 @@ def test_beyond_loopback_names_of_others_are_refused_and_addresses_taken(runs: P
         assert client.get("/api/runs", headers={"host": host} | cookie).status_code == 200, host
 
 
+def test_without_a_root_it_looks_into_the_folder_that_it_is_started_in_and_never_into_a_home(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def roots() -> tuple[Path, ...]:
+        opened = open_studio(runs, (), host="127.0.0.1", port=0, language="en")
+        opened.listener.close()
+        return opened.settings.roots
+
+    monkeypatch.chdir(runs)
+    assert roots() == (runs.resolve(),)
+    monkeypatch.setenv("HOME", str(runs))
+    assert roots() == ()
+    monkeypatch.chdir("/")
+    assert roots() == ()
+
+
 def test_on_loopback_there_is_no_token(runs: Path) -> None:
     opened = open_studio(runs, (), host="127.0.0.1", port=0, language="en")
     opened.listener.close()
@@ -356,7 +372,7 @@ def test_a_name_that_is_markup_stays_text(runs: Path) -> None:
     write_watched(runs / name, [*start(), *steps(3)], recipe_yaml=RECIPE + "# <script>alert(1)</script>\n")
     client = client_of(runs)
     address = "/run/" + "".join(f"%{byte:02x}" for byte in name.encode())
-    for path in (address, "/compare?runs=a&runs=" + address.removeprefix("/run/")):
+    for path in (address, "/compare?runs=a," + address.removeprefix("/run/")):
         page = client.get(path)
         assert page.status_code == 200 and "<img" not in page.text
     assert client.get("/api" + address.replace("run", "runs", 1)).json()["name"] == name
