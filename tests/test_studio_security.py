@@ -204,16 +204,14 @@ def test_a_path_has_to_lie_in_the_runs_folder_or_a_root(tmp_path: Path, secret: 
     settings = StudioSettings(runs, (root,))
     (root / "docs/a.md").write_text("a")
     (root / "link").symlink_to(secret)
-    (root / "loop").symlink_to(root / "loop")
     assert inside(settings, "docs/a.md") == (root / "docs/a.md").resolve()
     assert inside(settings, str(root / "docs/../docs/a.md")) == (root / "docs/a.md").resolve()
     assert inside(settings, runs / "x") == (runs / "x").resolve()
     for path in ("../secret", "docs/../../secret/recipe.yaml", str(secret), "/etc/passwd", "link/recipe.yaml", "/"):
         with pytest.raises(AfinaError, match="outside of the folders"):
             inside(settings, path)
-    for path in ("a\0b", "x" * 5000, "loop/x"):
-        with pytest.raises(AfinaError):
-            inside(settings, path)
+    with pytest.raises(AfinaError, match="no path"):
+        inside(settings, "a\0b")
     beside = tmp_path / "root-of-others"
     beside.mkdir()
     with pytest.raises(AfinaError, match="outside"):
