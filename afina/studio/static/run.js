@@ -204,7 +204,7 @@ function block(title, text, kind = "") {
   const rest = text.length - LONGEST_TEXT;
   const more = element("span", { class: "quiet" }, " … ", _n("{n} more character", "{n} more characters", rest));
   const shown = text ? [text.slice(0, LONGEST_TEXT), rest > 0 ? more : null] : element("span", { class: "quiet" }, _("(empty)"));
-  return element("div", {}, element("p", { class: "side" }, title), element("div", { class: `text ${kind}`, dir: "auto" }, shown));
+  return element("div", {}, element("p", { class: "which" }, title), element("div", { class: `text ${kind}`, dir: "auto" }, shown));
 }
 
 function answer(sample) {
