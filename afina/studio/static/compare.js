@@ -28,7 +28,7 @@ function table(label, head, rows, { best = [] } = {}) {
 }
 
 function section(title, ...content) {
-  return element("section", { "aria-label": title }, element("h2", {}, title), content);
+  return element("section", {}, element("h2", {}, title), content);
 }
 
 function verdicts(found) {
@@ -45,34 +45,26 @@ function notes(found) {
   return element("div", { class: "cautions", role: "note" }, element("h2", {}, _("What does not compare")), list);
 }
 
-function folded(title, ...content) {
-  return element("details", {}, element("summary", {}, title), content);
-}
-
 function figures(found) {
   const names = found.runs.map((run) => run.label);
   const spent = ["", _("Road"), _("Device"), _("Parameters"), _("Trained"), _("Tokens"), _("FLOP"), _("Time"), _("Cost"), _("Bits per byte")];
-  const parts = [
-    section(_("Cost and result"), table(_("Cost and result"), [...spent, ...found.tasks], found.costs)),
-    section(
-      _("Every figure"),
-      element("p", { class: "note" }, _("* better than every other; where intervals are known, beyond them")),
-      table(_("Every figure"), ["", ...names], found.figures.rows, { best: found.figures.best }),
-    ),
-  ];
+  const parts = [section(_("Cost and result"), table(_("Cost and result"), [...spent, ...found.tasks], found.costs))];
   if (found.same_items.length) {
     const told = _("Better than {name} by (95 % interval, paired; * beyond chance)", { name: names[0] });
     const title = _("The same questions, one by one");
     parts.push(section(title, element("p", { class: "note" }, told), table(title, ["", ...names.slice(1)], found.same_items)));
   }
-  parts.push(section(_("Recipes"), recipes(found, names)));
-  return parts;
+  const star = element("p", { class: "note" }, _("* better than every other; where intervals are known, beyond them"));
+  const every = table(_("Every figure"), ["", ...names], found.figures.rows, { best: found.figures.best });
+  return [...parts, section(_("Every figure"), star, every)];
 }
 
-function recipes(found, names) {
-  if (found.recipe === null) return element("p", { class: "empty" }, _("The recipes cannot be compared."));
-  if (!found.recipe.length) return element("p", { class: "empty" }, _("The recipes do not differ."));
-  return folded(_("Keys that differ"), table(_("Keys that differ"), ["", ...names], found.recipe));
+function recipes(found) {
+  const title = _("Recipe keys that differ");
+  const none = (text) => section(title, element("p", { class: "empty" }, text));
+  if (found.recipe === null) return none(_("The recipes cannot be compared."));
+  if (!found.recipe.length) return none(_("The recipes do not differ."));
+  return section(title, table(title, ["", ...found.runs.map((run) => run.label)], found.recipe));
 }
 
 // The held-out losses and the means of the training losses; a run whose curves cannot be read has none.
@@ -106,7 +98,7 @@ async function show() {
   }
   const found = await getJSON(`/api/compare?${new URLSearchParams(names.map((name) => ["runs", name]))}`);
   const drawings = section(_("Curves"));
-  at("compare").replaceChildren(...[notes(found), verdicts(found), drawings, ...figures(found)].filter(Boolean));
+  at("compare").replaceChildren(...[notes(found), verdicts(found), recipes(found), drawings, ...figures(found)].filter(Boolean));
   await curves(found.runs, drawings);
   drawings.hidden = drawings.children.length < 2;
 }

@@ -1,6 +1,6 @@
 // The page "run": what the folder tells of a run, and what it appends while one looks. The server sends the curves once,
 // thinned, with the place in metrics.jsonl up to which they hold; from there on only new lines come.
-import { address, element, follow, getJSON, postJSON, problemNodes } from "./api.js";
+import { StudioError, address, element, follow, getJSON, postJSON, problemNodes } from "./api.js";
 import { badge, stamp, stateWord } from "./badges.js";
 import { Chart, Curve } from "./chart.js";
 import { _, _n, bytes, count, duration, figure, language, money, number } from "./words.js";
@@ -9,6 +9,8 @@ const POINTS = 2000;
 const MEAN_STEPS = 21;
 const DRAW_MS = 250;
 const LOG_LINES = 2000;
+const LONGEST_TEXT = 1200;
+const PATIENCE_MS = 4000; // a connection that breaks is usually there again before that
 const at = (id) => document.getElementById(id);
 const name = at("run").dataset.name;
 const of = (...parts) => address("api", "runs", name, ...parts);
@@ -24,8 +26,8 @@ const charts = {
     title: _("Loss"),
     lines: [
       { name: _("each step"), colour: "--raw", swatch: "raw line", width: 1 },
-      { name: _("mean"), colour: "--after", swatch: "after line" },
-      { name: _("held out"), colour: "--held", swatch: "held round", dash: [2, 3], width: 1.2, dots: true },
+      { name: _("mean of the steps around"), colour: "--after", swatch: "after line" },
+      { name: _("held out"), colour: "--held", swatch: "held round", dash: [2, 3], width: 1, dots: true },
     ],
     sync,
   }),
@@ -48,6 +50,8 @@ async function loadCurves() {
   curves = Object.fromEntries(SERIES.map((key) => [key, new Curve(found.series[key])]));
   ({ training, offset } = found);
   marks = found.marks.map(([step, word]) => [step, MARKS[word] ?? word]);
+  const sampled = _("Drawn from {n} lines of a longer log, taken at even distances.", { n: number(found.lines) });
+  at("sampled").textContent = found.sampled ? sampled : "";
   draw();
 }
 
@@ -62,28 +66,22 @@ function draw() {
   charts.memory.set(points("memory_bytes"), marks);
 }
 
-const MARKS = {
-  resumed: _("resumed"),
-  went_back: _("went back"),
-  "went back": _("went back"),
-  smaller_batches: _("smaller batches"),
-  "smaller batches": _("smaller batches"),
-};
+const MARKS = { resumed: _("resumed"), "went back": _("went back"), "smaller batches": _("smaller batches") };
+const EVENTS = { resumed: MARKS.resumed, went_back: MARKS["went back"], smaller_batches: MARKS["smaller batches"] };
 
-// One line of metrics.jsonl; `id` is the byte at which it ends.
+// One line of metrics.jsonl; `id` begins with the byte at which it ends.
 function takeMetric(event, id) {
-  if (!curves || Number(id) <= offset) return;
-  offset = Number(id);
+  const end = parseInt(id, 10);
+  if (!curves || end <= offset) return;
+  offset = end;
   const another = (event.stage ?? "train") !== training && ["step", "validation"].includes(event.event);
   if (another || ["train_started_anew", "retired"].includes(event.event)) {
     reloadCurves();
-  } else if (event.event === "step") {
-    takeStep(event);
-  } else if (event.event === "validation") {
-    curves.heldout.push(event.step, known(event.loss));
-  } else if (event.event in MARKS) {
-    marks = [...marks, [event.to ?? event.step, MARKS[event.event]]];
+    return;
   }
+  if (event.event === "step") takeStep(event);
+  else if (event.event === "validation") curves.heldout.push(event.step, known(event.loss));
+  else if (event.event in EVENTS) marks = [...marks, [event.to ?? event.step, EVENTS[event.event]]];
   drawing ??= setTimeout(draw, DRAW_MS);
 }
 
@@ -144,9 +142,11 @@ function showVerdict() {
     at("verdict").replaceChildren();
     return;
   }
-  const said = element("p", { class: verdict.state }, element("strong", {}, verdict.sentence ?? ""));
-  const points = (lines) => (lines?.length ? element("ul", { class: "remarks" }, lines.map((line) => element("li", {}, line))) : null);
-  fill(at("verdict"), element("h2", { class: "hidden" }, _("Verdict")), stamp(verdict), said, points(verdict.remarks), points(verdict.notes));
+  const said = element("p", { class: `sentence ${verdict.state}` }, verdict.sentence);
+  const { misses = [], notes = [] } = run.scores?.verdict ?? {};
+  const points = element("ul", { class: "remarks", lang: english }, misses.map((line) => element("li", {}, line)));
+  const below = notes.map((line) => element("p", { class: "note", lang: english }, line));
+  fill(at("verdict"), element("h2", { class: "hidden" }, _("Verdict")), stamp(verdict), said, misses.length ? points : null, below);
 }
 
 function showProblems() {
@@ -157,37 +157,38 @@ function showProblems() {
   fill(at("problems"), told);
   const warnings = run.warnings ?? [];
   const first = (each) => (each.training === "first" ? [" · ", _("first training")] : null);
-  const list = element("ul", {}, warnings.map((each) => element("li", {}, element("span", { lang: english }, each.what), first(each))));
+  const list = element("ul", {}, warnings.map((each) => element("li", {}, element("span", { lang: each.lang }, each.what), first(each))));
   const title = element("h2", {}, _n("{n} warning", "{n} warnings", warnings.length));
   fill(at("warnings"), warnings.length ? element("div", { class: "cautions", role: "note" }, title, list) : null);
 }
 
 function showFigures() {
-  const now = run.training;
   const shown = [];
-  const put = (title, value, ...below) => value && shown.push([title, value, below.filter(Boolean)]);
+  const put = (title, value, format, ...below) => value != null && shown.push([title, format(value), below]);
+  const now = run.training;
   if (now) {
-    const total = now.planned_steps;
-    const share = total ? Math.min(1, now.step / total) : null;
-    const told = total ? _("step {n} of {total}", { n: number(now.step), total: number(total) }) : null;
-    const bar = share === null ? null : element("progress", { max: total, value: now.step, "aria-label": told });
-    put(_("Step"), number(now.step), told ? element("small", {}, _("of {total}", { total: number(total) })) : null, bar);
-    if (now.epoch !== null) put(_("Epoch"), number(now.epoch + 1));
-    put(_("Loss"), now.loss === null ? null : figure(now.loss));
-    const best = now.best && now.best.step !== now.held_out?.step ? lowest(now.best) : null;
-    put(_("Held-out loss"), now.held_out ? figure(now.held_out.loss) : null, best);
-    put(_("Time left"), now.eta_seconds === null ? null : duration(now.eta_seconds));
-    put(_("Tokens per second"), now.tokens_per_second === null ? null : number(now.tokens_per_second, { maximumFractionDigits: 0 }));
-    put(_("Tokens"), now.tokens ? count(now.tokens) : null);
-    put(_("Memory"), now.peak_memory_bytes === null ? null : bytes(now.peak_memory_bytes), usable());
-    put(_("Learning rate"), now.learning_rate === null ? null : figure(now.learning_rate));
-    put(_("Checkpoint"), now.checkpoint === null || now.done ? null : number(now.checkpoint));
+    const { planned_steps: total, best, held_out: last } = now;
+    put(_("Step"), now.step, number, total ? steps(now.step, total) : null);
+    put(_("Epoch"), now.epoch, (epoch) => number(epoch + 1));
+    put(_("Loss"), now.loss, figure);
+    put(_("Held-out loss"), last?.loss, figure, best && best.step !== last?.step ? lowest(best) : null);
+    put(_("Time left"), now.eta_seconds, duration);
+    put(_("Tokens per second"), now.tokens_per_second, (value) => number(value, { maximumFractionDigits: 0 }));
+    put(_("Tokens"), now.tokens || null, count);
+    put(_("Memory"), now.peak_memory_bytes, bytes, usable());
+    put(_("Learning rate"), now.learning_rate, figure);
+    if (!now.done) put(_("Checkpoint"), now.checkpoint, number);
   }
-  const spent = now?.money ?? run.cost?.money ?? null;
-  put(_("Cost"), spent ? money(spent, run.currency ?? run.cost?.currency ?? "US$") : null);
-  put(_("Time"), run.seconds == null ? null : duration(run.seconds));
+  const currency = run.cost?.currency ?? run.currency ?? "US$";
+  put(_("Cost"), (run.cost?.money ?? now?.money) || null, (amount) => money(amount, currency));
+  put(_("Time"), run.seconds, duration);
   at("figures").hidden = !shown.length;
-  fill(at("figures"), shown.map(([title, value, below]) => element("div", {}, element("dt", {}, title), element("dd", {}, value, below))));
+  fill(at("figures"), shown.map(([title, text, below]) => element("div", {}, element("dt", {}, title), element("dd", {}, text, below))));
+}
+
+function steps(made, total) {
+  const told = _("step {n} of {total}", { n: number(made), total: number(total) });
+  return [element("small", {}, _("of {total}", { total: number(total) })), element("progress", { max: total, value: made, "aria-label": told })];
 }
 
 const lowest = (best) => element("small", {}, _("lowest {loss} at step {step}", { loss: figure(best.loss), step: number(best.step) }));
@@ -195,13 +196,18 @@ const usable = () => (run.usable_bytes ? element("small", {}, _("of {usable} usa
 
 // ---- answers, log, folder
 
-const answers = [];
+let answers = [];
+
+// A text that a model or a person wrote; of a very long one its beginning, as in the report.
+function block(title, text, kind = "") {
+  if (text == null) return null;
+  const rest = text.length - LONGEST_TEXT;
+  const more = element("span", { class: "quiet" }, " … ", _n("{n} more character", "{n} more characters", rest));
+  const shown = text ? [text.slice(0, LONGEST_TEXT), rest > 0 ? more : null] : element("span", { class: "quiet" }, _("(empty)"));
+  return element("div", {}, element("p", { class: "which" }, title), element("div", { class: `text ${kind}`, dir: "auto" }, shown));
+}
 
 function answer(sample) {
-  const block = (title, text, kind = "") =>
-    text == null
-      ? null
-      : element("div", {}, element("h4", {}, title), element("div", { class: `text ${kind}`, dir: "auto" }, text || _("(empty)")));
   const mark = (right) => (typeof right === "boolean" ? [" · ", right ? _("right") : _("wrong")] : null);
   return element(
     "article",
@@ -217,16 +223,20 @@ function answer(sample) {
 }
 
 function showAnswers() {
+  answers = run.samples ?? [];
   at("answers").hidden = !answers.length;
-  const all = run.samples_total ?? answers.length;
-  at("answers-shown").textContent =
-    all > answers.length ? _("{n} of {total} answers; the report has them all", { n: number(answers.length), total: number(all) }) : "";
+  at("answers-list").replaceChildren(...answers.map(answer));
+  const all = run.samples_total ?? 0;
+  const some = _("{n} of {total} answers; the report has them all", { n: number(answers.length), total: number(all) });
+  at("answers-shown").textContent = all > answers.length ? some : "";
 }
 
+// The newest answer, unless it is there already.
 function takeSample(sample) {
-  answers.push(sample);
+  if (answers.some((each) => each.prompt === sample.prompt && each.adapter === sample.adapter)) return;
+  answers = [...answers, sample];
+  at("answers").hidden = false;
   at("answers-list").append(answer(sample));
-  showAnswers();
 }
 
 function takeLog(text) {
@@ -260,12 +270,10 @@ function showRun() {
 
 async function loadRun() {
   run = await getJSON(of());
-  answers.length = 0;
-  at("answers-list").replaceChildren();
-  for (const sample of run.samples ?? []) takeSample(sample);
-  showRun();
-  showFolder();
   document.title = `${name}: ${stateWord(run.state)} · afina studio`;
+  showRun();
+  showAnswers();
+  showFolder();
 }
 
 async function takeState(event) {
@@ -299,19 +307,21 @@ try {
 } catch (error) {
   fail(error);
 }
-let lost = false;
+let lost = null;
 follow(`${of("stream")}?offset=${offset}`, {
   metric: takeMetric,
   log: takeLog,
   sample: takeSample,
   state: takeState,
+  again: reloadCurves,
+  gone: ({ problems }) => fail(new StudioError(problems)),
   open: () => {
-    if (lost) at("failure").replaceChildren();
-    lost = false;
+    if (lost !== null) at("failure").replaceChildren();
+    clearTimeout(lost);
+    lost = null;
   },
   error: () => {
-    lost = true;
     const what = _("The studio does not answer; this page tries again by itself.");
-    at("failure").replaceChildren(element("p", { class: "problem" }, what));
+    lost ??= setTimeout(() => at("failure").replaceChildren(element("p", { class: "problem" }, what)), PATIENCE_MS);
   },
 });
