@@ -12,6 +12,7 @@ from fastapi.testclient import TestClient
 from typer.testing import CliRunner
 
 from afina.cli import app
+from afina.machine import main_memory
 from afina.plan.device import find_device
 from afina.recipe.edit import change_text
 from afina.studio.app import studio_app
@@ -60,6 +61,13 @@ def root(tmp_path: Path) -> Path:
 def client(root: Path) -> TestClient:
     settings = StudioSettings(root / "runs", (root,))
     return TestClient(studio_app(settings), base_url="http://localhost:8321", headers={"X-Afina-Studio": "1"})
+
+
+@pytest.fixture(autouse=True)
+def same_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What this machine has free changes from one question to the next."""
+    memory = main_memory()
+    monkeypatch.setattr("afina.plan.device.main_memory", lambda: memory)
 
 
 def from_terminal(*words: str) -> tuple[int, Any]:

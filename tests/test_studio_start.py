@@ -12,9 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from afina.recipe import load_recipe, recipe_schema
-from afina.recipe.form import form_fields
+from afina.recipe.edit import change_text
+from afina.recipe.form import form_fields, given_values
 from afina.recipe.keys import every_key
 from afina.recipe.starter import starter
+from afina.recipe.yaml_text import parse_yaml
 from afina.studio import jobs
 from afina.studio.app import studio_app
 from afina.studio.settings import StudioSettings
@@ -86,21 +88,37 @@ def test_the_form_has_every_key(client: TestClient) -> None:
         assert facts["basic"] and all(f"{key.rpartition('.')[2]}:" in text for key in facts["basic"])
 
 
-def test_each_control_takes_what_its_key_may_be(client: TestClient) -> None:
-    """Each default, written by its control, leaves the recipe as it was; each of the options is no wrong value."""
+def test_a_form_with_every_default_is_the_recipe_that_it_was(client: TestClient, root: Path) -> None:
+    """Each default, as its field shows it, is what its control writes."""
+    (root / "plain.yaml").write_text(TEXT, encoding="utf-8")
     own = check(client)["given"]
-    for field in form_fields():
-        key = field["key"]
-        if field["control"] in ("part", "parts", "optional") or "[]" in key or not field["default"] or key in own:
-            continue
-        if key.startswith(("train.first.", "dataset.teacher.", "evaluate.judge.", "evaluate.retrieval.")):
-            continue  # of a part that is not there
-        found = check(client, TEXT, {"key": key, "yaml": field["default"]})
-        assert found["problems"] == [] and key in found["given"], key
-        for option in field["options"]:
-            value = f"[{option}]" if field["control"] == "choices" else option
-            said = " ".join(each["what"] for each in check(client, TEXT, {"key": key, "yaml": value})["problems"])
-            assert "Input should be" not in said, (key, value)
+    absent = tuple(f"{each['key']}." for each in form_fields() if each["control"] == "optional")
+    defaults = {
+        each["key"]: each["default"]
+        for each in form_fields()
+        if each["default"] and "[]" not in each["key"] and each["key"] not in own and not each["key"].startswith(absent)
+    }
+    assert len(defaults) > 100
+    changes = ({"key": key, "yaml": value} for key, value in defaults.items())
+    found = check(client, TEXT, *changes)
+    assert found["problems"] == []
+    (root / "whole.yaml").write_text(found["text"], encoding="utf-8")
+    assert load_recipe(root / "whole.yaml") == load_recipe(root / "plain.yaml")
+    assert {key: found["given"][key] for key in defaults} == {
+        key: "" if value == "''" else value for key, value in defaults.items()
+    }
+
+
+def test_choices_are_those_of_the_schema() -> None:
+    """Each is taken by its key, or refused by a rule of several keys, but never as no value of it."""
+    fields = {each["key"]: each for each in form_fields()}
+    for key in every_key():
+        field = fields[key.path]
+        if field["options"]:
+            values = [parse_yaml(each) for each in field["options"]]
+            written = key.schema["items"] if field["control"] == "choices" else key.schema
+            allowed = [each.get("enum", [each.get("const")]) for each in written.get("anyOf", [written])]
+            assert values == [value for each in allowed for value in each if value is not None], key.path
 
 
 def test_the_form_changes_the_text_and_keeps_its_comments(client: TestClient) -> None:
@@ -137,10 +155,6 @@ def test_the_form_changes_the_text_and_keeps_its_comments(client: TestClient) ->
     name=st.from_regex(r"[A-Za-z0-9][\w.-]{0,20}", fullmatch=True),
 )
 def test_what_a_form_writes_is_what_is_read(rank: int, epochs: float, name: str) -> None:
-    from afina.recipe.edit import change_text
-    from afina.recipe.form import given_values
-    from afina.recipe.yaml_text import parse_yaml
-
     values = given_values(parse_yaml(change_text(TEXT, {"adapter.rank": rank, "train.epochs": epochs, "name": name})))
     assert int(values["adapter.rank"]) == rank and float(values["train.epochs"]) == epochs and values["name"] == name
 
@@ -205,6 +219,19 @@ def test_a_text_that_is_no_yaml_names_its_line_and_takes_no_change(client: TestC
     assert "no YAML" in found["problems"][0]["what"] and "not YAML" in found["problems"][1]["what"]
     (wrong,) = check(client, TEXT, {"key": "seed", "yaml": "[1"})["problems"]
     assert wrong["key"] == "seed" and "is not a YAML value" in wrong["what"]
+
+
+def test_a_change_that_cannot_be_made_keeps_no_other_from_it(client: TestClient) -> None:
+    text = TEXT.replace("train:\n  epochs: 2\n", "train: 5\n")
+    changes = [
+        {"key": "train.epochs", "yaml": "3"},
+        {"key": "seed", "yaml": "4"},
+        {"key": "sources.7.path", "text": "a"},
+    ]
+    found = check(client, text, *changes)
+    assert found["given"]["seed"] == "4"
+    refused = {each["key"]: each["what"] for each in found["problems"]}
+    assert refused["train.epochs"] == "train holds no keys" and "7 holds no keys" in refused["sources.7.x"]
 
 
 def test_a_name_that_is_taken_is_said_with_a_free_one(client: TestClient, settings: StudioSettings) -> None:

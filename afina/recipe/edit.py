@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
 from afina.errors import RecipeError
-from afina.recipe.load import parse_recipe
+from afina.recipe.load import KeyProblem, parse_recipe
 
 
 def change_recipe(path: Path, settings: Mapping[str, Any]) -> str:
@@ -82,12 +82,16 @@ def _place_of(raw: CommentedMap, key: str, where: str) -> tuple[Any, str | int]:
         except (IndexError, TypeError):
             place = None
         if not isinstance(place, dict | list):
-            raise RecipeError(f"{step} holds no keys", f"set {key} by hand", where)
+            raise _no_way(f"{step} holds no keys", key, where)
     if isinstance(place, dict):
         return place, last
     if last.isdigit() and int(last) <= len(place):
         return place, int(last)
-    raise RecipeError(f"{last} is no place of its list", f"set {key} by hand", where)
+    raise _no_way(f"{last} is no place of its list", key, where)
+
+
+def _no_way(what: str, key: str, where: str) -> RecipeError:
+    return RecipeError(problems=[KeyProblem(what, f"set {key} by hand", where, key)])
 
 
 def _remove(raw: CommentedMap, key: str) -> None:

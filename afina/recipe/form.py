@@ -18,8 +18,8 @@ of some values, true or false, a number, text, or anything else as YAML."""
 def control_of(key: Key) -> Control:
     """How a key is asked for.
 
-    >>> [(key.name, control_of(key)) for key in every_key() if key.path in ("seed", "sources", "train.first", "train")]
-    [('seed', 'number'), ('sources', 'parts'), ('train', 'part'), ('train.first', 'optional')]
+    >>> {key.path: control_of(key) for key in every_key() if key.path in ("seed", "sources", "train.first")}
+    {'seed': 'number', 'sources': 'parts', 'train.first': 'optional'}
     """
     if key.part is not None:
         return "parts" if key.many else "part" if key.always else "optional"

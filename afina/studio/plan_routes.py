@@ -16,7 +16,7 @@ from afina.plan.bases import known_bases
 from afina.plan.device import known_devices
 from afina.plan.memory import WEIGHT_BYTES
 from afina.plan.serving import GGUF_BYTES, K_KINDS
-from afina.recipe import Recipe, read_recipe
+from afina.recipe import KeyProblem, Recipe, read_recipe
 from afina.recipe.edit import change_text
 from afina.recipe.form import options_of
 from afina.recipe.keys import every_key
@@ -180,7 +180,8 @@ def _recipe_of(settings: StudioSettings, question: PlanQuestion) -> tuple[Recipe
 def _assumed(settings: StudioSettings, changed: Mapping[str, Any]) -> Recipe:
     """A recipe of the page's keys alone. Its source is a folder that is there, and is not read."""
     if others := sorted(changed.keys() - set(KEYS)):
-        raise RecipeError(f"{others[0]} is asked for without a recipe", "name a recipe that holds it", others[0])
+        what, fix = f"{others[0]} is asked for without a recipe", "name a recipe that holds it"
+        raise RecipeError(problems=[KeyProblem(what, fix, others[0], others[0])])
     folder = next((each for each in (home(settings), settings.runs) if each.is_dir()), settings.runs.parent)
     if problems := list(outside(settings, strings_in(dict(changed)), [folder])):
         raise RecipeError(problems=problems)

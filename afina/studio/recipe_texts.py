@@ -93,8 +93,8 @@ def read_text(settings: StudioSettings, text: str, folder: Path) -> Recipe:
         RecipeError: with every problem.
     """
     path = inside(settings, folder) / UNSAVED
-    raw = parse_recipe(text, str(path))
-    problems = list(outside(settings, strings_in(parse_yaml(text)), _anchors(raw, path.parent)))
+    parse_recipe(text, str(path))  # which says what is wrong with it
+    problems = list(_named_outside(settings, parse_yaml(text), path.parent))
     try:
         recipe = read_recipe(text, path)
     except RecipeError as error:
@@ -179,10 +179,12 @@ def _without_glob(text: str) -> str:
     return "/".join(steps[:plain]) or ("/" if text.startswith("/") else "")
 
 
-def _anchors(raw: Mapping[str, Any], folder: Path) -> list[Path]:
-    """What a recipe's relative paths count from: its folder, and its root."""
+def _named_outside(settings: StudioSettings, raw: Mapping[str, Any], folder: Path) -> Iterator[KeyProblem]:
+    """The same of a recipe in a folder: its root counts from there, all else from there or from its root."""
     root = raw.get("root", ".")
-    return [folder, *([folder / root] if isinstance(root, str) else [])]
+    anchors = [folder, *([folder / root] if isinstance(root, str) else [])]
+    yield from outside(settings, strings_in({"root": root}), [folder])
+    yield from outside(settings, strings_in({key: raw[key] for key in raw if key != "root"}), anchors)
 
 
 def anchored(text: str, folder: Path, recipe: Recipe) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from afina.studio.pages import render
 from afina.studio.recipe_texts import (
     UNSAVED,
     anchored,
+    as_key_problem,
     home,
     known_recipes,
     problems_of,
@@ -74,14 +76,7 @@ def routes(settings: StudioSettings) -> APIRouter:
     @made.get("/api/recipe/schema")
     def schema() -> dict[str, Any]:
         """Every key as a field of the form, the JSON schema, the kinds of starters and which keys are basic."""
-        kinds = {kind: {"title": title, "basic": sorted(basic_keys(kind))} for kind, title in starter_kinds().items()}
-        return {
-            "fields": form_fields(),
-            "kinds": kinds,
-            "schema": recipe_schema(),
-            "recipes": known_recipes(settings),
-            "bases": list(known_bases()),
-        }
+        return {**_form(), "recipes": known_recipes(settings), "bases": list(known_bases())}
 
     @made.get("/api/recipe/starter")
     def begin(kind: str) -> dict[str, Any]:
@@ -107,6 +102,13 @@ def routes(settings: StudioSettings) -> APIRouter:
     return made
 
 
+@cache
+def _form() -> dict[str, Any]:
+    """What is the same for everyone; to read every key's help takes most of a second."""
+    kinds = {kind: {"title": title, "basic": sorted(basic_keys(kind))} for kind, title in starter_kinds().items()}
+    return {"fields": form_fields(), "kinds": kinds, "schema": recipe_schema()}
+
+
 def check_text(settings: StudioSettings, edit: RecipeEdit) -> dict[str, Any]:
     """``text`` with the changes, ``given``: what it gives by key (None where it is no mapping), and ``problems``, each
     with ``key``, ``line``, ``what`` and ``fix``."""
@@ -129,25 +131,28 @@ def problem_values(problem: KeyProblem) -> dict[str, Any]:
 def _changed(edit: RecipeEdit) -> tuple[str, list[KeyProblem]]:
     """The text with the changes that could be made, and why others could not. Places of lists count as they are in the
     text that came: what goes, goes last."""
-    text, refused = edit.text, list[KeyProblem]()
-    gone = [change.key for change in edit.changes if change.text is None and change.yaml is None]
     try:
-        parse_recipe(text, UNSAVED)
+        parse_recipe(edit.text, UNSAVED)
     except RecipeError:  # which is told with the other problems
         what, fix = "the form cannot write into a text that is no YAML", "correct the text first"
-        return text, [KeyProblem(what, fix, change.key, change.key) for change in edit.changes]
+        return edit.text, [KeyProblem(what, fix, change.key, change.key) for change in edit.changes]
+    settings, gone, refused = dict[str, Any](), list[str](), list[KeyProblem]()
     for change in edit.changes:
-        if change.key in gone:
+        if change.text is None and change.yaml is None:
+            gone.append(change.key)
             continue
         try:
-            value = change.text if change.yaml is None else parse_yaml(change.yaml)
-            text = change_text(text, {change.key: value})
+            settings[change.key] = change.text if change.yaml is None else parse_yaml(change.yaml)
         except YAMLError:
             what, fix = f"{change.yaml!r} is not a YAML value", "put text in quotes; lists look like [a, b]"
             refused.append(KeyProblem(what, fix, change.key, change.key))
-        except RecipeError as error:
-            refused += [KeyProblem(each.what, each.fix, each.where, change.key) for each in error.problems]
-    return change_text(text, {}, removed=gone) if gone else text, refused
+    while True:
+        try:
+            return change_text(edit.text, settings, removed=gone), refused
+        except RecipeError as error:  # a key that leads through no mapping; the others are written
+            (problem,) = map(as_key_problem, error.problems)
+            refused.append(problem)
+            del settings[problem.key]
 
 
 def _taken(settings: StudioSettings, given: dict[str, str]) -> Iterator[KeyProblem]:
