@@ -29,6 +29,7 @@ const START = { tokens: 1000000, context: 4096, users: 1 };
 let own = {}; // what the recipe holds by the keys of the page
 let asking = null;
 let waiting = null;
+let taking = false; // a recipe is on its way
 
 // ---- controls
 
@@ -149,13 +150,19 @@ function showControls() {
 
 function soon() {
   showControls();
-  at("answer").setAttribute("aria-busy", "true");
-  clearTimeout(waiting);
+  if (taking) return; // the recipe that is on its way fills the controls, and is asked about then
+  outdate();
   waiting = setTimeout(ask, WAIT_MS);
 }
 
-async function ask() {
+// What is shown, or asked for, is no answer to what the controls say now.
+function outdate() {
+  at("answer").setAttribute("aria-busy", "true");
+  clearTimeout(waiting);
   asking?.abort();
+}
+
+async function ask() {
   asking = new AbortController();
   const { signal } = asking;
   try {
@@ -209,12 +216,18 @@ function onward() {
 async function take() {
   own = {};
   showControls();
+  outdate();
+  const { signal } = (asking = new AbortController());
+  taking = true;
   try {
-    const answer = await postJSON("/api/plan", { ...question({}), serve: null });
+    const answer = await postJSON("/api/plan", { ...question({}), serve: null }, { signal });
     own = answer.settings;
     controls.forEach((each) => set(each, own[each.dataset.key]));
+    taking = false;
     soon();
   } catch (error) {
+    if (signal.aborted) return; // by another recipe
+    taking = false;
     if (serves()) soon(); // what cannot be trained may be served
     else fail(error);
   }
