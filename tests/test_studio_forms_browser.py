@@ -88,7 +88,7 @@ def write(page: Any, text: str) -> None:
 
 
 def text_holds(page: Any, words: str) -> None:
-    """Wait until the recipe's text holds some words; Playwright's own waiting needs an `eval`, which is forbidden here."""
+    """Wait until the recipe's text holds some words; Playwright's own waiting needs `eval`, which no page has."""
     end = time.monotonic() + SECONDS / 1000
     while words not in page.input_value("#yaml"):
         assert time.monotonic() < end, f"no {words!r} in {page.input_value('#yaml')}"
@@ -254,7 +254,7 @@ def test_a_broken_recipe_shows_its_errors_at_the_fields(browser: Any, address: s
     assert epochs.locator("input").input_value() == "-1"
     assert epochs.locator("input").get_attribute("aria-invalid") == "true"
     assert "greater than 0" in epochs.locator(".problem").inner_text()
-    assert "did you mean `learning_rate`?" in page.locator('[data-group="train"] > [data-problems]').inner_text()
+    assert "did you mean learning_rate?" in page.locator('[data-group="train"] > [data-problems]').inner_text()
     page.locator("#problems").get_by_role("button", name="line 6").click()
     assert page.evaluate("document.querySelector('#yaml').value.slice(yaml.selectionStart, yaml.selectionEnd)") == (
         "  epochs: -1"

@@ -28,7 +28,8 @@ function trainingNodes(answer, use, short) {
   const { memory, time } = plan;
   return [
     verdict(plan),
-    ...refused.map((each) => element("p", { class: "problem", lang: "en" }, each.what, each.fix ? ` → ${each.fix}` : null)),
+    // What would fit stands below, with a button each.
+    ...refused.map((each) => element("p", { class: "problem", lang: "en" }, each.what, each.fix && !plan.would_fit.length ? ` → ${each.fix}` : null)),
     bar(memory, names, memory.usable),
     figures([
       [_("Memory"), bytes(memory.point), range(memory, bytes)],

@@ -129,8 +129,12 @@ function single(field, key) {
 // The first sentence; the rest where one is in the field.
 function hint(field, key) {
   const rest = field.help.startsWith(field.brief) ? field.help.slice(field.brief.length) : ` ${field.help}`;
-  return element("p", { class: "hint", id: `h-${key}`, lang: "en" }, field.brief, rest.trim() ? element("span", { class: "rest" }, rest) : null);
+  return element("p", { class: "hint", id: `h-${key}`, lang: "en" }, prose(field.brief), rest.trim() ? element("span", { class: "rest" }, prose(rest)) : null);
 }
+
+// A text of the server with its code marked.
+const prose = (text) => text.split("`").map((each, place) => (place % 2 ? element("code", {}, each) : each));
+const sayProblem = ({ what, fix }) => [...prose(what), ...(fix ? prose(` → ${fix}`) : [])];
 
 const messages = (key) => element("div", { id: `p-${key}`, "data-problems": key });
 
@@ -166,9 +170,9 @@ function sift() {
   let matching = 0;
   for (const node of at("fields").querySelectorAll("[data-field]")) {
     const { field: key } = node.dataset;
-    const field = byKey.get(general(key)) ?? byKey.get(general(parentOf(key))); // the second: one of a list
+    const field = byKey.get(general(key)) ?? byKey.get(general(parentOf(key)));
     const found = asked.length > 0 && asked.every((each) => words(field).includes(each));
-    const there = key in given || (node.tagName === "BUTTON" && parentOf(key) in given);
+    const there = key in given || (/\.\d+$/.test(key) && parentOf(key) in given); // the second: one of a list
     const usual = at("every").checked || plain.has(general(key)) || there || field.required;
     node.hidden = !(found || (usual && !asked.length) || wrong.has(key));
     node.classList.toggle("whole", found);
@@ -186,8 +190,8 @@ function showProblems() {
   for (const holder of at("fields").querySelectorAll("[data-problems]")) holder.replaceChildren();
   at("fields").querySelectorAll("[aria-invalid]").forEach((each) => each.removeAttribute("aria-invalid"));
   const placed = problems.map((each) => ({ ...each, holder: holderOf(each.key) }));
-  for (const { holder, key, what, fix } of placed.filter((each) => each.holder)) {
-    holder.append(element("p", { class: "problem", lang: "en" }, holder.dataset.problems === key ? null : element("code", {}, key), what, fix ? ` → ${fix}` : null));
+  for (const { holder, key, ...said } of placed.filter((each) => each.holder)) {
+    holder.append(element("p", { class: "problem", lang: "en" }, holder.dataset.problems === key ? null : [element("code", {}, key), ": "], sayProblem(said)));
     const control = at(`f-${key}`);
     if (control?.dataset.key) control.setAttribute("aria-invalid", "true");
   }
@@ -219,7 +223,7 @@ function summary(placed) {
           { class: "problem" },
           holder ? element("button", { type: "button", class: "plain", onclick: () => show(key) }, key) : null,
           line ? element("button", { type: "button", class: "plain", onclick: () => showLine(line) }, _("line {n}", { n: line })) : null,
-          element("span", { lang: "en" }, what, fix ? ` → ${fix}` : null),
+          element("span", { lang: "en" }, sayProblem(said)),
         ),
       ),
     ),
