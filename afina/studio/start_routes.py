@@ -1,0 +1,21 @@
+"""The page "start": a recipe by a form."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from fastapi.responses import Response
+
+from afina.studio.pages import render
+from afina.studio.settings import StudioSettings
+
+
+def routes(settings: StudioSettings) -> APIRouter:
+    """The page and its JSON."""
+    made = APIRouter()
+
+    @made.get("/start")
+    def page() -> Response:
+        """The page."""
+        return render("start.html", settings, here="/start")
+
+    return made

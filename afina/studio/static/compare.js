@@ -1,0 +1,4 @@
+// The page "compare".
+import { element, getJSON } from "./api.js";
+
+void [element, getJSON];

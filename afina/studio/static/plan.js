@@ -1,0 +1,4 @@
+// The page "plan".
+import { element, getJSON } from "./api.js";
+
+void [element, getJSON];

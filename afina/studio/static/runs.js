@@ -1,0 +1,4 @@
+// The page "runs".
+import { element, getJSON } from "./api.js";
+
+void [element, getJSON];

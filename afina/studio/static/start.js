@@ -1,0 +1,4 @@
+// The page "start".
+import { element, getJSON } from "./api.js";
+
+void [element, getJSON];
