@@ -1,4 +1,316 @@
-// The page "run".
-import { element, getJSON } from "./api.js";
+// The page "run": what the folder tells of a run, and what it appends while one looks. The server sends the curves once,
+// thinned, with the place in metrics.jsonl up to which they hold; from there on only new lines come.
+import { address, element, follow, getJSON, postJSON, problemNodes } from "./api.js";
+import { badge, stamp, stateWord } from "./badges.js";
+import { Chart, Curve } from "./chart.js";
+import { _, _n, bytes, count, duration, figure, language, money, number } from "./words.js";
 
-void [element, getJSON];
+const POINTS = 2000;
+const MEAN_STEPS = 21;
+const DRAW_MS = 250;
+const LOG_LINES = 2000;
+const at = (id) => document.getElementById(id);
+const name = at("run").dataset.name;
+const of = (...parts) => address("api", "runs", name, ...parts);
+
+let run = {};
+
+// ---- curves
+
+const SERIES = ["loss", "loss_mean", "heldout", "learning_rate", "tokens_per_second", "memory_bytes"];
+const sync = "run";
+const charts = {
+  loss: new Chart(at("loss"), {
+    title: _("Loss"),
+    lines: [
+      { name: _("each step"), colour: "--raw", swatch: "raw line", width: 1 },
+      { name: _("mean"), colour: "--after", swatch: "after line" },
+      { name: _("held out"), colour: "--held", swatch: "held round", dash: [2, 3], width: 1.2, dots: true },
+    ],
+    sync,
+  }),
+  rate: small("rate", _("Learning rate")),
+  speed: small("speed", _("Tokens per second"), { format: (value) => number(value, { maximumFractionDigits: 0 }) }),
+  memory: small("memory", _("Memory"), { format: bytes, binary: true }),
+};
+let curves = null;
+let training = null;
+let offset = 0;
+let marks = [];
+let drawing = null;
+
+function small(id, title, more = {}) {
+  return new Chart(at(id), { title, lines: [{ name: title, colour: "--after", swatch: "after line" }], zero: true, sync, ...more });
+}
+
+async function loadCurves() {
+  const found = await getJSON(`${of("metrics")}?points=${POINTS}`);
+  curves = Object.fromEntries(SERIES.map((key) => [key, new Curve(found.series[key])]));
+  ({ training, offset } = found);
+  marks = found.marks.map(([step, word]) => [step, MARKS[word] ?? word]);
+  draw();
+}
+
+function draw() {
+  drawing = null;
+  at("curves").hidden = !curves.loss.xs.length && !curves.heldout.xs.length;
+  if (at("curves").hidden) return;
+  const points = (...keys) => keys.map((key) => curves[key].points);
+  charts.loss.set(points("loss", "loss_mean", "heldout"), marks);
+  charts.rate.set(points("learning_rate"), marks);
+  charts.speed.set(points("tokens_per_second"), marks);
+  charts.memory.set(points("memory_bytes"), marks);
+}
+
+const MARKS = {
+  resumed: _("resumed"),
+  went_back: _("went back"),
+  "went back": _("went back"),
+  smaller_batches: _("smaller batches"),
+  "smaller batches": _("smaller batches"),
+};
+
+// One line of metrics.jsonl; `id` is the byte at which it ends.
+function takeMetric(event, id) {
+  if (!curves || Number(id) <= offset) return;
+  offset = Number(id);
+  const another = (event.stage ?? "train") !== training && ["step", "validation"].includes(event.event);
+  if (another || ["train_started_anew", "retired"].includes(event.event)) {
+    reloadCurves();
+  } else if (event.event === "step") {
+    takeStep(event);
+  } else if (event.event === "validation") {
+    curves.heldout.push(event.step, known(event.loss));
+  } else if (event.event in MARKS) {
+    marks = [...marks, [event.to ?? event.step, MARKS[event.event]]];
+  }
+  drawing ??= setTimeout(draw, DRAW_MS);
+}
+
+const known = (value) => (Number.isFinite(value) ? value : null);
+
+function takeStep(event) {
+  const before = curves.loss_mean.last;
+  const loss = known(event.loss);
+  curves.loss.push(event.step, loss);
+  const mean = before == null || loss === null ? (loss ?? before) : before + ((loss - before) * 2) / (MEAN_STEPS + 1);
+  curves.loss_mean.push(event.step, mean);
+  for (const key of ["learning_rate", "tokens_per_second", "memory_bytes"]) curves[key].push(event.step, known(event[key]));
+  curves.heldout.cut(event.step + 1); // measured of steps that are done again
+}
+
+let reloading = null;
+
+function reloadCurves() {
+  reloading ??= loadCurves()
+    .catch(fail)
+    .finally(() => (reloading = null));
+}
+
+// ---- what is said
+
+const english = language === "en" ? null : "en";
+
+function say(text) {
+  if (at("said").textContent !== text) at("said").textContent = text;
+}
+
+function fail(error) {
+  at("failure").replaceChildren(...problemNodes(error));
+}
+
+// Replace what an element holds, unless it says the same already: a screen reader would say it again.
+function fill(holder, ...nodes) {
+  const made = element("div", {}, nodes);
+  if (made.innerHTML !== holder.innerHTML) holder.replaceChildren(...made.childNodes);
+}
+
+function showState() {
+  const stage = run.state === "running" && run.stage ? _("in the stage {stage}", { stage: run.stage }) : null;
+  const why = run.reason ? element("span", { class: "quiet", lang: english }, stage ? ` · ${stage}` : ` · ${run.reason}`) : null;
+  fill(at("state"), badge(run.state), why);
+  at("stop").hidden = !run.can?.stop;
+  at("resume").hidden = !run.can?.resume;
+  at("report").hidden = !run.report;
+  at("report").href = of("report");
+  at("play").hidden = !run.files?.some((file) => /^(adapter|model)(\/|$)/.test(file.name));
+  at("play").href = `/playground?${new URLSearchParams({ run: name })}`;
+}
+
+function showVerdict() {
+  const { verdict } = run;
+  if (!verdict) {
+    at("verdict").replaceChildren();
+    return;
+  }
+  const said = element("p", { class: verdict.state }, element("strong", {}, verdict.sentence ?? ""));
+  const points = (lines) => (lines?.length ? element("ul", { class: "remarks" }, lines.map((line) => element("li", {}, line))) : null);
+  fill(at("verdict"), element("h2", { class: "hidden" }, _("Verdict")), stamp(verdict), said, points(verdict.remarks), points(verdict.notes));
+}
+
+function showProblems() {
+  const told = (run.problems ?? []).map((each) => {
+    const where = each.where ? [element("code", {}, each.where), ": "] : null;
+    return element("p", { class: "problem", lang: english }, where, element("strong", {}, each.what), each.fix ? ` → ${each.fix}` : null);
+  });
+  fill(at("problems"), told);
+  const warnings = run.warnings ?? [];
+  const first = (each) => (each.training === "first" ? ` (${_("first training")})` : "");
+  const list = element("ul", { lang: english }, warnings.map((each) => element("li", {}, each.what + first(each))));
+  const title = element("h2", {}, _n("{n} warning", "{n} warnings", warnings.length));
+  fill(at("warnings"), warnings.length ? element("div", { class: "cautions", role: "note" }, title, list) : null);
+}
+
+function showFigures() {
+  const now = run.training;
+  const shown = [];
+  const put = (title, value, ...below) => value && shown.push([title, value, below.filter(Boolean)]);
+  if (now) {
+    const total = now.planned_steps;
+    const share = total ? Math.min(1, now.step / total) : null;
+    const told = total ? _("step {n} of {total}", { n: number(now.step), total: number(total) }) : null;
+    const bar = share === null ? null : element("progress", { max: total, value: now.step, "aria-label": told });
+    put(_("Step"), number(now.step), told ? element("small", {}, _("of {total}", { total: number(total) })) : null, bar);
+    if (now.epoch !== null) put(_("Epoch"), number(now.epoch + 1));
+    put(_("Loss"), now.loss === null ? null : figure(now.loss));
+    const best = now.best && now.best.step !== now.held_out?.step ? lowest(now.best) : null;
+    put(_("Held-out loss"), now.held_out ? figure(now.held_out.loss) : null, best);
+    put(_("Time left"), now.eta_seconds === null ? null : duration(now.eta_seconds));
+    put(_("Tokens per second"), now.tokens_per_second === null ? null : number(now.tokens_per_second, { maximumFractionDigits: 0 }));
+    put(_("Tokens"), now.tokens ? count(now.tokens) : null);
+    put(_("Memory"), now.peak_memory_bytes === null ? null : bytes(now.peak_memory_bytes), usable());
+    put(_("Learning rate"), now.learning_rate === null ? null : figure(now.learning_rate));
+    put(_("Checkpoint"), now.checkpoint === null || now.done ? null : number(now.checkpoint));
+  }
+  const spent = now?.money ?? run.cost?.money ?? null;
+  put(_("Cost"), spent ? money(spent, run.currency ?? run.cost?.currency ?? "US$") : null);
+  put(_("Time"), run.seconds == null ? null : duration(run.seconds));
+  at("figures").hidden = !shown.length;
+  fill(at("figures"), shown.map(([title, value, below]) => element("div", {}, element("dt", {}, title), element("dd", {}, value, below))));
+}
+
+const lowest = (best) => element("small", {}, _("lowest {loss} at step {step}", { loss: figure(best.loss), step: number(best.step) }));
+const usable = () => (run.usable_bytes ? element("small", {}, _("of {usable} usable", { usable: bytes(run.usable_bytes) })) : null);
+
+// ---- answers, log, folder
+
+const answers = [];
+
+function answer(sample) {
+  const block = (title, text, kind = "") =>
+    text == null
+      ? null
+      : element("div", {}, element("h4", {}, title), element("div", { class: `text ${kind}`, dir: "auto" }, text || _("(empty)")));
+  const mark = (right) => (right === true ? ` · ${_("right")}` : right === false ? ` · ${_("wrong")}` : "");
+  return element(
+    "article",
+    { class: "answer" },
+    element("div", { class: "two" }, block(_("Question"), sample.prompt), block(_("Reference"), sample.reference)),
+    element(
+      "div",
+      { class: "two" },
+      block(_("Before") + mark(sample.base_correct), sample.base, "before"),
+      block(_("After") + mark(sample.adapter_correct), sample.adapter, "after"),
+    ),
+  );
+}
+
+function showAnswers() {
+  at("answers").hidden = !answers.length;
+  const all = run.samples_total ?? answers.length;
+  at("answers-shown").textContent =
+    all > answers.length ? _("{n} of {total} answers; the report has them all", { n: number(answers.length), total: number(all) }) : "";
+}
+
+function takeSample(sample) {
+  answers.push(sample);
+  at("answers-list").append(answer(sample));
+  showAnswers();
+}
+
+function takeLog(text) {
+  const log = at("log");
+  at("log-section").hidden = false;
+  log.append(text.endsWith("\n") ? text : `${text}\n`);
+  while (log.childNodes.length > LOG_LINES) log.firstChild.remove();
+  if (at("follow").checked) log.scrollTop = log.scrollHeight;
+}
+
+function showFolder() {
+  at("folder").hidden = !run.folder;
+  at("place").textContent = run.folder;
+  at("recipe").hidden = !run.recipe;
+  at("recipe").querySelector("pre").textContent = run.recipe ?? "";
+  const rows = (run.files ?? []).map((file) =>
+    element("tr", {}, element("th", { scope: "row" }, element("code", {}, file.name)), element("td", { class: "num" }, bytes(file.bytes))),
+  );
+  const head = element("tr", {}, element("th", { scope: "col" }, _("File")), element("th", { scope: "col", class: "num" }, _("Size")));
+  at("files").querySelector(".scroll").replaceChildren(element("table", {}, element("thead", {}, head), element("tbody", {}, rows)));
+}
+
+// ---- the run
+
+function showRun() {
+  showState();
+  showVerdict();
+  showProblems();
+  showFigures();
+}
+
+async function loadRun() {
+  run = await getJSON(of());
+  answers.length = 0;
+  at("answers-list").replaceChildren();
+  for (const sample of run.samples ?? []) takeSample(sample);
+  showRun();
+  showFolder();
+  document.title = `${name}: ${stateWord(run.state)} · afina studio`;
+}
+
+async function takeState(event) {
+  const before = run.state;
+  run = { ...run, ...event };
+  showRun();
+  if (run.state === before) return;
+  say(_("{name}: {state}", { name, state: stateWord(run.state) }));
+  await loadRun().catch(fail); // what a state brings with it: the verdict, the report, the answers
+}
+
+async function ask(what, button) {
+  button.disabled = true;
+  at("failure").replaceChildren();
+  say(what === "stop" ? _("It stops after this step, and a checkpoint is written.") : _("It goes on from its last checkpoint."));
+  try {
+    await postJSON(of(what));
+    await loadRun();
+  } catch (error) {
+    fail(error);
+  } finally {
+    button.disabled = false;
+  }
+}
+
+at("stop").addEventListener("click", () => ask("stop", at("stop")));
+at("resume").addEventListener("click", () => ask("resume", at("resume")));
+
+try {
+  await Promise.all([loadRun(), loadCurves()]);
+} catch (error) {
+  fail(error);
+}
+let lost = false;
+follow(`${of("stream")}?offset=${offset}`, {
+  metric: takeMetric,
+  log: takeLog,
+  sample: takeSample,
+  state: takeState,
+  open: () => {
+    if (lost) at("failure").replaceChildren();
+    lost = false;
+  },
+  error: () => {
+    lost = true;
+    const what = _("The studio does not answer; this page tries again by itself.");
+    at("failure").replaceChildren(element("p", { class: "problem" }, what));
+  },
+});
