@@ -14,8 +14,14 @@ from typing import Any
 from afina.errors import Problem
 from afina.studio.refusal import StudioRefusal, error_values
 from afina.studio.verb_child import VerbChild
-from afina.text.formats import format_of, is_packed
+from afina.text.formats import FORMATS
 
+PASTED = tuple(
+    (each.name, f"pasted{each.endings[0]}")
+    for each in sorted(FORMATS, key=lambda each: each.gives != "rows")
+    if not each.packed and each.gives != "code"
+)
+"""As what a text can be pasted: the format's name, and the name of a file that says so."""
 KEPT = 8
 """Audits at a time, over all open pages; the oldest one makes room."""
 
@@ -49,14 +55,13 @@ def pasted(text: str, name: str) -> Looked:
     """A text as a file in a temporary folder that only this user may read.
 
     Args:
-        name: of the file; its ending says how the text is read.
+        name: one of :data:`PASTED`; it says how the text is read.
 
     Raises:
-        StudioRefusal: the name is a path, or says of no kind of text.
+        StudioRefusal: it is another.
     """
-    found = format_of(name) if name == Path(name).name and not name.startswith(".") else None
-    if found is None or is_packed(name) or found.gives == "code":
-        raise StudioRefusal(400, f"{name[:100]!r} is no name of a text", "a name such as pasted.jsonl or pasted.md")
+    if name not in dict(PASTED).values():
+        raise StudioRefusal(400, f"{name[:100]!r} is no name of a pasted text", "pasted.jsonl or pasted.md, say")
     folder = TemporaryDirectory(prefix="afina-studio-")
     (Path(folder.name) / name).write_text(text, encoding="utf-8", newline="")
     # The folder is looked at, not the file: whatever the file is called, it is data and never a recipe.

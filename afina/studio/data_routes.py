@@ -14,7 +14,7 @@ from fastapi import APIRouter, Query
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
-from afina.studio.data_audits import AuditJob, Audits, Looked, pasted
+from afina.studio.data_audits import PASTED, AuditJob, Audits, Looked, pasted
 from afina.studio.folders import list_folder, list_places
 from afina.studio.named_base import tokenizer_words
 from afina.studio.pages import render
@@ -66,7 +66,7 @@ def routes(settings: StudioSettings) -> APIRouter:
     @made.get("/data")
     def page() -> Response:
         """The page."""
-        return render("data.html", settings, here="/data")
+        return render("data.html", settings, here="/data", kinds=PASTED)
 
     @made.get("/api/files")
     def files(path: str | None = None) -> dict[str, Any]:

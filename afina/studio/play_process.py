@@ -69,8 +69,8 @@ class PlayProcess:
         return self.about
 
     async def answer(self, target: PlayTarget, asked: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
-        """``say`` and ``opened`` where the target has to be opened first, then ``piece`` after ``piece`` and ``done``.
-        Leaving early stops the answer.
+        """``opened``, with ``say`` before it where the target has to be opened first; then ``piece`` after ``piece``,
+        and ``done``. Leaving early stops the answer.
 
         Raises:
             StudioRefusal, AfinaError: as :meth:`open`; and where the conversation leaves no room for an answer.
@@ -95,6 +95,11 @@ class PlayProcess:
                 self._later(self._stop_answer())
             else:
                 self._end()
+
+    async def stop(self) -> None:
+        """Have the answer that is being written end where it is: ``done`` follows."""
+        if self._busy and self.about is not None:
+            await self._order({"do": "stop"})
 
     async def close(self) -> None:
         """End the child; its memory is free then."""
@@ -130,6 +135,7 @@ class PlayProcess:
 
     async def _opened(self, target: PlayTarget) -> AsyncGenerator[dict[str, Any], None]:
         if self.about is not None and self.target == target and self._process and self._process.returncode is None:
+            yield self.about
             return
         await self.close()
         self._remarks = tempfile.TemporaryFile()  # noqa: SIM115  as long as the child

@@ -6,7 +6,6 @@ The conversation is the page's: each question comes with all turns before it, so
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Annotated, Any
 
@@ -22,6 +21,7 @@ from afina.studio.play_process import PlayProcess, PlayTarget
 from afina.studio.refusal import StudioRefusal, error_values
 from afina.studio.security import run_folder
 from afina.studio.settings import StudioSettings
+from afina.studio.streams import event as as_event
 
 
 class WantedModels(BaseModel):
@@ -86,6 +86,12 @@ def routes(settings: StudioSettings) -> APIRouter:
         await playground.close()
         return {}
 
+    @made.post("/api/play/stop")
+    async def stop() -> dict[str, Any]:
+        """End the answer that is being written where it is."""
+        await playground.stop()
+        return {}
+
     @made.post("/api/play/answer")
     async def answer(wanted: WantedAnswer) -> StreamingResponse:
         """The answers as events: ``say``, ``opened``, ``piece``, ``done`` (with the differences) or ``error``."""
@@ -111,19 +117,15 @@ def _target(settings: StudioSettings, wanted: WantedModels) -> PlayTarget:
     return PlayTarget(run, allowed_base(settings, wanted.base) if wanted.base else None)
 
 
-async def _as_events(told: AsyncGenerator[dict[str, Any], None]) -> AsyncIterator[str]:
+async def _as_events(told: AsyncGenerator[dict[str, Any], None]) -> AsyncIterator[bytes]:
     """Server-sent events; an error is one too, as the answer has begun already."""
     try:
         async with contextlib.aclosing(told) as events:
             async for event in events:
                 more = {"pieces": _compared(event["texts"])} if event["event"] == "done" else {}
-                yield _event(event["event"], event | more)
+                yield as_event(event["event"], event | more)
     except AfinaError as error:
-        yield _event("error", error_values(*error.problems))
-
-
-def _event(name: str, values: dict[str, Any]) -> str:
-    return f"event: {name}\ndata: {json.dumps(values, ensure_ascii=False)}\n\n"
+        yield as_event("error", error_values(*error.problems))
 
 
 def _compared(texts: dict[str, str]) -> dict[str, list[tuple[str, bool]]]:

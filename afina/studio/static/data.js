@@ -1,6 +1,6 @@
 // The page "data": an audit, the rows of its findings, and rows token by token.
 import { element, getJSON, postJSON, problemNodes, StudioError } from "./api.js";
-import { _, _n, bytes, count, duration, number, percent } from "./words.js";
+import { _, _n, bytes, duration, number, percent } from "./words.js";
 
 const POLL = 500; // ms between two looks at an audit
 const FOLDED = 600; // characters from which on a text of a row is folded
@@ -99,20 +99,24 @@ async function audit() {
   const mine = ++asked;
   settled();
   at("result").hidden = true;
-  await forget();
-  const begun = await postJSON("/api/data/audit", wanted());
-  job = begun.job;
-  tell(_("The audit has begun."));
-  for (let state = begun; mine === asked; state = await getJSON(`/api/data/audit/${job}`)) {
-    if (state.state === "running") {
+  try {
+    await forget();
+    let state = await postJSON("/api/data/audit", wanted());
+    job = state.job;
+    tell(_("The audit has begun."));
+    for (; state.state === "running"; state = await getJSON(`/api/data/audit/${job}`)) {
       working([_("{time} so far", { time: duration(state.seconds) }), state.said].filter(Boolean).join(" · "));
       await new Promise((done) => setTimeout(done, POLL));
-      continue;
+      if (mine !== asked) return;
     }
+    if (mine !== asked) return;
     working(null);
     if (state.state === "failed") throw new StudioError(state.problems, 200);
     showAudit(state.audit);
-    return;
+  } catch (error) {
+    if (mine !== asked) return;
+    working(null);
+    fail(error);
   }
 }
 
@@ -151,7 +155,8 @@ function showAudit(told) {
   at("result").hidden = false;
   at("result-title").focus();
   const fatal = findings.filter((each) => each.severity === "fatal").length;
-  tell(_("The audit is done: {findings}, {fatal} of them fatal.", { findings: _n("{n} finding", "{n} findings", findings.length), fatal: number(fatal) }));
+  const many = _n("{n} finding", "{n} findings", findings.length);
+  tell(_("The audit is done: {findings}, {fatal} of them fatal.", { findings: many, fatal: number(fatal) }));
 }
 
 function showFindings() {
@@ -266,11 +271,11 @@ async function showTokens(what) {
 }
 
 async function asking(what) {
-  working(_("The tokenizer is being opened."));
+  at("tokens-said").textContent = _("The tokenizer is being opened.");
   try {
     return await postJSON("/api/data/tokens", what);
   } finally {
-    working(null);
+    at("tokens-said").textContent = "";
   }
 }
 
@@ -300,7 +305,8 @@ function drawSide(each, side) {
     const { what, fix } = side.problem;
     return [element("div", { class: "side" }, element("h4", {}, title), ...problemNodes(new StudioError([{ what, fix, where: "" }], 200)))];
   }
-  const why = side.why ? [element("p", { class: "note", lang: "en" }, `${_n("{n} row", "{n} rows", side.rows.length)}: ${side.why}`)] : [];
+  const many = _n("{n} row", "{n} rows", side.rows.length);
+  const why = side.why ? [element("p", { class: "note" }, `${many}: `, element("span", { lang: "en" }, side.why))] : [];
   return [...why, ...side.rows.map((tokens) => drawTokensOf(title, tokens))];
 }
 
@@ -309,7 +315,7 @@ function drawTokensOf(title, tokens) {
   const counted = _("{tokens} tokens, {learned} learned", { tokens: number(tokens.length), learned: number(learned) });
   const holder = element("div", { class: "tokens" }, tokens.slice(0, TOKENS).map(token));
   const rest = tokens.slice(TOKENS);
-  const more = element("button", { type: "button" }, _("Show {n} more tokens", { n: count(rest.length) }));
+  const more = element("button", { type: "button" }, _("Show {n} more tokens", { n: number(rest.length) }));
   more.addEventListener("click", () => {
     holder.append(...rest.map(token));
     more.remove();
@@ -327,10 +333,7 @@ function token(each) {
 
 form.addEventListener("submit", (event) => {
   event.preventDefault();
-  audit().catch((error) => {
-    working(null);
-    fail(error);
-  });
+  audit();
 });
 form.addEventListener("change", showGiven);
 at("cancel").addEventListener("click", () => cancel().catch(fail));
