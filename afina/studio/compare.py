@@ -1,11 +1,21 @@
-"""Several runs side by side."""
+"""Several runs side by side: the figures of `afina compare`, written in the studio's language."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
 from fastapi.responses import Response
 
+from afina.report.compare import RunComparison, compare_runs, metric_rows, recipe_rows, show_gain
+from afina.report.costs import cost_cells, task_titles
+from afina.report.language import in_language
+from afina.report.results import judge
+from afina.report.sentences import retold
 from afina.studio.pages import render
+from afina.studio.security import run_folder
 from afina.studio.settings import StudioSettings
 
 
@@ -14,8 +24,46 @@ def routes(settings: StudioSettings) -> APIRouter:
     made = APIRouter()
 
     @made.get("/compare")
-    def page(runs: str = "") -> Response:
-        """The page."""
-        return render("compare.html", settings, here="/", names=[each for each in runs.split(",") if each])
+    def page() -> Response:
+        """The page; its script reads the runs' names from the address."""
+        return render("compare.html", settings, here="/")
+
+    @made.get("/api/compare")
+    def compared(runs: Annotated[list[str], Query()]) -> dict[str, Any]:
+        """Two runs or more; a damaged one is an error that names its file."""
+        return comparison_values(settings, [run_folder(settings, name) for name in dict.fromkeys(runs)])
 
     return made
+
+
+def comparison_values(settings: StudioSettings, folders: Sequence[Path]) -> dict[str, Any]:
+    """What the page shows of at least two runs: texts, in the order of the runs.
+
+    Raises:
+        AfinaError: naming the files that are damaged, or that there are fewer than two runs.
+    """
+    with in_language(settings.language):
+        found = compare_runs(folders)
+        titles = task_titles(found.costs)
+        return {
+            "runs": _verdicts(found),
+            "notes": [retold(note) or note for note in found.notes],
+            "tasks": titles,
+            "costs": [cost_cells(cost, titles) for cost in found.costs],
+            "figures": {"rows": metric_rows(found), "best": [metric.best for metric in found.metrics]},
+            "same_items": [[each.name, *map(show_gain, each.differences[1:])] for each in found.same_items],
+            "recipe": None if found.recipe is None else recipe_rows(found),
+        }
+
+
+def _verdicts(found: RunComparison) -> list[dict[str, Any]]:
+    """Each run's folder and name, and what is said of it."""
+    headings = [judge(files) for files in found.files]
+    return [
+        {
+            "name": folder.name,
+            "label": label,
+            "verdict": {"state": heading.state, "word": heading.word, "sentence": heading.sentence},
+        }
+        for folder, label, heading in zip(found.folders, found.runs, headings, strict=True)
+    ]

@@ -1,7 +1,7 @@
 // The page "compare": the runs of the address side by side. The server writes the figures, as the report has them; the
 // curves are drawn of the runs' own series.
 import { address, element, getJSON, problemNodes } from "./api.js";
-import { badge, stamp } from "./badges.js";
+import { stamp } from "./badges.js";
 import { Chart } from "./chart.js";
 import { _ } from "./words.js";
 
@@ -21,7 +21,7 @@ function table(label, head, rows, { best = [] } = {}) {
     element(
       "table",
       {},
-      element("thead", {}, element("tr", {}, head.map((name) => element("th", { scope: "col" }, name)))),
+      element("thead", {}, element("tr", {}, head.map((name) => (name ? element("th", { scope: "col" }, name) : element("td"))))),
       element("tbody", {}, rows.map((row, n) => element("tr", {}, element("th", { scope: "row" }, row[0]), cells(row, n)))),
     ),
   );
@@ -35,9 +35,8 @@ function verdicts(found) {
   const rows = found.runs.map((run) => [
     element("a", { href: address("run", run.name) }, run.label),
     [stamp(run.verdict), element("small", {}, run.verdict.sentence)],
-    badge(run.state),
   ]);
-  return section(_("Verdicts"), table(_("Verdicts"), [_("Run"), _("Verdict"), _("State")], rows));
+  return section(_("Verdicts"), table(_("Verdicts"), [_("Run"), _("Verdict")], rows));
 }
 
 function notes(found) {
@@ -52,8 +51,9 @@ function folded(title, ...content) {
 
 function figures(found) {
   const names = found.runs.map((run) => run.label);
+  const spent = ["", _("Road"), _("Device"), _("Parameters"), _("Trained"), _("Tokens"), _("FLOP"), _("Time"), _("Cost"), _("Bits per byte")];
   const parts = [
-    section(_("Cost and result"), table(_("Cost and result"), found.costs.head, found.costs.rows)),
+    section(_("Cost and result"), table(_("Cost and result"), [...spent, ...found.tasks], found.costs)),
     section(
       _("Every figure"),
       element("p", { class: "note" }, _("* better than every other; where intervals are known, beyond them")),

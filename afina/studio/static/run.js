@@ -122,13 +122,14 @@ function fail(error) {
 // Replace what an element holds, unless it says the same already: a screen reader would say it again.
 function fill(holder, ...nodes) {
   const made = element("div", {}, nodes);
-  if (made.innerHTML !== holder.innerHTML) holder.replaceChildren(...made.childNodes);
+  const same = made.childNodes.length === holder.childNodes.length && [...made.childNodes].every((node, n) => node.isEqualNode(holder.childNodes[n]));
+  if (!same) holder.replaceChildren(...made.childNodes);
 }
 
 function showState() {
   const stage = run.state === "running" && run.stage ? _("in the stage {stage}", { stage: run.stage }) : null;
-  const why = run.reason ? element("span", { class: "quiet", lang: english }, stage ? ` · ${stage}` : ` · ${run.reason}`) : null;
-  fill(at("state"), badge(run.state), why);
+  const why = run.reason ? element("span", { lang: english }, run.reason) : null;
+  fill(at("state"), badge(run.state), stage || why ? element("span", { class: "quiet" }, " · ", stage ?? why) : null);
   at("stop").hidden = !run.can?.stop;
   at("resume").hidden = !run.can?.resume;
   at("report").hidden = !run.report;
@@ -155,8 +156,8 @@ function showProblems() {
   });
   fill(at("problems"), told);
   const warnings = run.warnings ?? [];
-  const first = (each) => (each.training === "first" ? ` (${_("first training")})` : "");
-  const list = element("ul", { lang: english }, warnings.map((each) => element("li", {}, each.what + first(each))));
+  const first = (each) => (each.training === "first" ? [" · ", _("first training")] : null);
+  const list = element("ul", {}, warnings.map((each) => element("li", {}, element("span", { lang: english }, each.what), first(each))));
   const title = element("h2", {}, _n("{n} warning", "{n} warnings", warnings.length));
   fill(at("warnings"), warnings.length ? element("div", { class: "cautions", role: "note" }, title, list) : null);
 }
@@ -201,7 +202,7 @@ function answer(sample) {
     text == null
       ? null
       : element("div", {}, element("h4", {}, title), element("div", { class: `text ${kind}`, dir: "auto" }, text || _("(empty)")));
-  const mark = (right) => (right === true ? ` · ${_("right")}` : right === false ? ` · ${_("wrong")}` : "");
+  const mark = (right) => (typeof right === "boolean" ? [" · ", right ? _("right") : _("wrong")] : null);
   return element(
     "article",
     { class: "answer" },
@@ -209,8 +210,8 @@ function answer(sample) {
     element(
       "div",
       { class: "two" },
-      block(_("Before") + mark(sample.base_correct), sample.base, "before"),
-      block(_("After") + mark(sample.adapter_correct), sample.adapter, "after"),
+      block([_("Before"), mark(sample.base_correct)], sample.base, "before"),
+      block([_("After"), mark(sample.adapter_correct)], sample.adapter, "after"),
     ),
   );
 }
