@@ -10,7 +10,7 @@ export const STATES = {
   failed: [_("failed"), "bad"],
   stopped: [_("stopped"), "warn"],
   new: [_("not trained yet"), "open"],
-  finished: [_("finished"), "good"],
+  finished: [_("finished"), "done"],
 };
 
 const PICTURES = {

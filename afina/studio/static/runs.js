@@ -97,7 +97,9 @@ function row(run) {
 }
 
 function progress(run) {
-  if (run.state !== "running" || !run.planned_steps) return null;
+  if (run.state !== "running") return null;
+  if (run.step == null) return run.stage ? element("small", {}, _("in the stage {stage}", { stage: run.stage })) : null;
+  if (!run.planned_steps) return element("small", {}, _("step {n}", { n: number(run.step) }));
   const told = _("step {n} of {total}", { n: number(run.step), total: number(run.planned_steps) });
   return [element("progress", { max: run.planned_steps, value: run.step, "aria-label": told }), element("small", {}, told)];
 }
@@ -200,7 +202,8 @@ async function refresh() {
   let busy = false;
   try {
     const { runs, folder } = await getJSON("/api/runs");
-    busy = runs.some((run) => run.state === "running");
+    // A list of very many runs is read in several goes: what was only glanced at is asked again at once.
+    busy = runs.some((run) => run.state === "running" || run.checked === false);
     at("folder").replaceChildren(element("code", {}, folder));
     take(runs);
     stateChoices();
