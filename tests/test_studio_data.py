@@ -35,7 +35,11 @@ def row(question: str, answer: str) -> str:
 
 
 FLAWED = [row(f"O que é o clube {n}?", f"É o clube número {n} da cidade de Faro.") for n in range(12)]
-FLAWED += [row("", f"Uma resposta a nada: {SCRIPT}"), row("Quem marcou?", ""), row("O que é o clube 3?", "Não se sabe.")]
+FLAWED += [
+    row("", f"Uma resposta a nada: {SCRIPT}"),
+    row("Quem marcou?", ""),
+    row("O que é o clube 3?", "Não se sabe."),
+]
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +108,8 @@ def test_rows_of_a_finding_are_whole(studio: TestClient, flawed: dict[str, Any])
     (only,) = answer.json()["rows"]
     assert only["where"] == only["at"] == "flawed.jsonl:13"
     assert only["row"]["messages"][-1]["content"] == f"Uma resposta a nada: {SCRIPT}"
-    assert answer.headers["content-type"] == "application/json" and answer.headers["x-content-type-options"] == "nosniff"
+    sent = answer.headers
+    assert (sent["content-type"], sent["x-content-type-options"]) == ("application/json", "nosniff")
     (broken,) = rows("unreadable").json()["rows"]
     assert broken["row"] is None and broken["line"] == "{half a row"
     assert rows("no_such_finding").status_code == 404
@@ -181,7 +186,7 @@ def test_the_end_of_the_studio_removes_what_was_pasted(place: Path, tmp_path: Pa
 
 def test_text_is_pasted_as_what_is_read_as_text():
     names = dict(PASTED)
-    assert list(names)[0] == "JSONL" and {"Markdown", "plain text", "CSV"} <= set(names)
+    assert next(iter(names)) == "JSONL" and {"Markdown", "plain text", "CSV"} <= set(names)
     assert not {"PDF", "Word", "Parquet", "code"} & set(names)
 
 

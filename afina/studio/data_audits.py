@@ -33,12 +33,12 @@ class Looked:
     path: Path
     pasted: TemporaryDirectory[str] | None = None
 
-    def shown(self, place: str) -> str:
-        """A place of an audit as it is shown: from the file or folder on, without what lies above it."""
-        return place.removeprefix(f"{self._above}/")
+    def shown(self, text: str) -> str:
+        """The places in a text as they are shown: from the file or folder on, without what lies above it."""
+        return text.replace(f"{self._above}/", "")
 
     def hidden(self, place: str) -> str:
-        """The opposite of :meth:`shown`."""
+        """A place, from one that is shown."""
         return f"{self._above}/{place}"
 
     def forget(self) -> None:
@@ -94,10 +94,7 @@ class AuditJob:
             AfinaError: it failed or was cancelled.
         """
         audit: dict[str, Any] = self.child.value()
-        findings = [
-            each | {"examples": [at | {"where": self.looked.shown(at["where"])} for at in each["examples"]]}
-            for each in audit["findings"]
-        ]
+        findings = [each | {"examples": [self._shown(at) for at in each["examples"]]} for each in audit["findings"]]
         return audit | {"findings": findings}
 
     def places(self, finding: str, split: str) -> list[str]:
@@ -120,6 +117,10 @@ class AuditJob:
         """Stop it, and forget what was pasted for it."""
         self.child.cancel()
         self.looked.forget()
+
+    def _shown(self, at: dict[str, str]) -> dict[str, str]:
+        """One place of a finding; its text may name others."""
+        return at | {name: self.looked.shown(at[name]) for name in ("where", "text")}
 
     def _problems(self) -> list[Problem]:
         return [replace(each, where=self.looked.shown(each.where)) for each in self.child.problems]
@@ -191,4 +192,3 @@ class Audits:
         finally:
             with self._lock:
                 self._children.discard(child)
-

@@ -1,4 +1,4 @@
-"""The base that a page names: a run's, a folder inside of the roots, an installed package's, or one in the hub's cache."""
+"""The base that a page names: a run's, a folder inside of the roots, an installed package's, one in the hub's cache."""
 
 from __future__ import annotations
 

@@ -303,7 +303,7 @@ function drawSide(each, side) {
   const title = side.rejected ? _("{place}, rejected answer", { place: each.where }) : each.where;
   if (side.problem) {
     const { what, fix } = side.problem;
-    return [element("div", { class: "side" }, element("h4", {}, title), ...problemNodes(new StudioError([{ what, fix, where: "" }], 200)))];
+    return [element("div", { class: "side" }, element("h3", {}, title), ...problemNodes(new StudioError([{ what, fix, where: "" }], 200)))];
   }
   const many = _n("{n} row", "{n} rows", side.rows.length);
   const why = side.why ? [element("p", { class: "note" }, `${many}: `, element("span", { lang: "en" }, side.why))] : [];
@@ -320,7 +320,7 @@ function drawTokensOf(title, tokens) {
     holder.append(...rest.map(token));
     more.remove();
   });
-  return element("div", { class: "side" }, element("h4", {}, title), element("p", { class: "note" }, counted), holder, rest.length ? more : null);
+  return element("div", { class: "side" }, element("h3", {}, title), element("p", { class: "note" }, counted), holder, rest.length ? more : null);
 }
 
 function token(each) {
