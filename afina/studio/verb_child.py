@@ -1,7 +1,7 @@
 """A verb of afina as a child process: its JSON, what it says meanwhile, and its end whenever it is wanted.
 
-What reads data or opens a tokenizer takes memory and time, which the studio's own process has to keep small; and a child
-be stopped in the middle.
+What reads data or opens a tokenizer takes memory and time, which the studio's own process has to keep small, and a
+child can be stopped in the middle.
 """
 
 from __future__ import annotations
