@@ -78,9 +78,9 @@ def test_show_begins_where_it_is_told_and_writes_json(tmp_path: Path, capsys: An
     file = lines(tmp_path / "rows.jsonl", *(pair(f"pergunta {n}", f"resposta {n}") for n in range(1, 8)))
     text = shown(capsys, monkeypatch, str(file), "--first", "3", "--count", "2")
     assert [line for line in text.splitlines() if line.startswith("user")] == ["user: pergunta 3", "user: pergunta 4"]
-    rows = json.loads(shown(capsys, monkeypatch, str(file), "--first", "7", "--json"))
+    rows = json.loads(shown(capsys, monkeypatch, str(file), "--first", "7", "--json"))["examples"]
     assert [each["row"]["messages"][1]["content"] for each in rows] == ["resposta 7"]
-    (only,) = json.loads(shown(capsys, monkeypatch, str(file), "--at", f"{file}:5", "--json"))
+    (only,) = json.loads(shown(capsys, monkeypatch, str(file), "--at", f"{file}:5", "--json"))["examples"]
     assert only["at"] == f"{file}:5" and only["row"]["from"]["line"] == 5
 
 

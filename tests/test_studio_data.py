@@ -20,7 +20,6 @@ from afina.dataset.audit.audit import audit_files
 from afina.studio.app import studio_app
 from afina.studio.data_audits import PASTED
 from afina.studio.settings import StudioSettings
-from afina.studio.verb_child import VerbChild
 from afina.text.example import Example
 from afina.tokenizer.chat import Renderer
 from afina.tokenizer.load import load_tokenizer
@@ -188,12 +187,6 @@ def test_text_is_pasted_as_what_is_read_as_text():
     names = dict(PASTED)
     assert next(iter(names)) == "JSONL" and {"Markdown", "plain text", "CSV"} <= set(names)
     assert not {"PDF", "Word", "Parquet", "code"} & set(names)
-
-
-def test_a_verb_that_was_cancelled_says_so_and_is_gone():
-    child = VerbChild(["data", "audit", "/dev/stdin"])
-    child.cancel()
-    assert child.state == "cancelled" and child.seconds < 30
 
 
 @pytest.mark.long

@@ -179,7 +179,7 @@ def data_show(
         else:
             shown = ((example, {}) for example in _examples_of(where, dataset, first, count))
         if as_json:
-            show([_as_values(example, about, renderer) for example, about in shown], as_json, "")
+            show({"examples": [_as_values(example, about, renderer) for example, about in shown]}, as_json, "")
             return
         for example, about in shown:
             print(_as_text(example, renderer) if example else f"{about['at']}: {about['line']}", end="\n\n")

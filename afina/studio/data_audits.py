@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from afina.errors import Problem
+from afina.errors import AfinaError
+from afina.studio.jobs import ask
 from afina.studio.refusal import StudioRefusal, error_values
-from afina.studio.verb_child import VerbChild
 from afina.text.formats import FORMATS
 
 PASTED = tuple(
@@ -68,127 +68,109 @@ def pasted(text: str, name: str) -> Looked:
     return Looked(Path(folder.name), folder)
 
 
-@dataclass
 class AuditJob:
-    """One audit."""
+    """One audit: ``afina data audit --json`` as it goes on, and what came out."""
 
-    looked: Looked
-    child: VerbChild
-    rows: dict[tuple[str, str], list[dict[str, Any]]] = field(default_factory=dict)
-    """Finding and split -> the rows at its places, once they were asked for."""
+    def __init__(self, looked: Looked, options: Sequence[str]) -> None:
+        self.looked, self.said = looked, ""
+        self.rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        """Finding and split -> the rows at its places, once they were asked for."""
+        self._began, self._seconds = time.monotonic(), 0.0
+        self._task = asyncio.get_running_loop().create_task(self._audit(options))
 
     def as_json(self, name: str) -> dict[str, Any]:
-        """How it stands; with the audit where it is done."""
-        told: dict[str, Any] = {"job": name, "state": self.child.state, "said": self.child.said}
-        told["seconds"] = round(self.child.seconds, 1)
-        if told["state"] == "failed":
-            told |= error_values(*self._problems())
-        if told["state"] == "done":
-            told["audit"] = self.audit()
-        return told
+        """How it stands; with the audit where it is done, its places as they are shown."""
+        running = not self._task.done()
+        seconds = time.monotonic() - self._began if running else self._seconds
+        told = {"job": name, "state": "running", "said": self.said, "seconds": round(seconds, 1)}
+        if running:
+            return told
+        try:
+            audit = self.result()
+        except AfinaError as error:
+            problems = [replace(each, where=self.looked.shown(each.where)) for each in error.problems]
+            return told | {"state": "failed"} | error_values(*problems)
+        findings = [each | {"examples": [self._shown(at) for at in each["examples"]]} for each in audit["findings"]]
+        return told | {"state": "done", "audit": audit | {"findings": findings}}
 
-    def audit(self) -> dict[str, Any]:
-        """``afina data audit --json``, its places as they are shown.
+    def result(self) -> dict[str, Any]:
+        """What the verb printed.
 
         Raises:
-            AfinaError: it failed or was cancelled.
+            StudioRefusal: 409, it goes on still.
+            AfinaError: it failed.
         """
-        audit: dict[str, Any] = self.child.value()
-        findings = [each | {"examples": [self._shown(at) for at in each["examples"]]} for each in audit["findings"]]
-        return audit | {"findings": findings}
+        if not self._task.done():
+            raise StudioRefusal(409, "the audit goes on still", "wait for it")
+        return self._task.result()
 
     def places(self, finding: str, split: str) -> list[str]:
         """The places of a finding that name a line, each once.
 
         Raises:
-            StudioRefusal: there is no such finding.
+            StudioRefusal: 404, there is no such finding; and as :meth:`result`.
         """
-        for each in self.child.value()["findings"]:
+        for each in self.result()["findings"]:
             if (each["name"], each["split"]) == (finding, split):
                 places = [at["where"] for at in each["examples"] if at["where"].rpartition(":")[2].isdecimal()]
                 return list(dict.fromkeys(places))
         raise StudioRefusal(404, f"the audit has no finding {finding[:100]!r} of {split[:100]!r}")
 
-    def all_places(self) -> set[str]:
-        """Every place that the audit names."""
-        return {at["where"] for each in self.child.value()["findings"] for at in each["examples"]}
+    def names(self, place: str) -> bool:
+        """Whether it names a place."""
+        return any(at["where"] == place for each in self.result()["findings"] for at in each["examples"])
 
-    def end(self) -> None:
+    async def end(self) -> None:
         """Stop it, and forget what was pasted for it."""
-        self.child.cancel()
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
         self.looked.forget()
+
+    async def _audit(self, options: Sequence[str]) -> dict[str, Any]:
+        try:
+            return await ask(
+                "data audit", *options, str(self.looked.path), said=self._note, seconds=None, offline=True
+            )
+        finally:
+            self._seconds = time.monotonic() - self._began
+
+    def _note(self, line: str) -> None:
+        self.said = line
 
     def _shown(self, at: dict[str, str]) -> dict[str, str]:
         """One place of a finding; its text may name others."""
         return at | {name: self.looked.shown(at[name]) for name in ("where", "text")}
 
-    def _problems(self) -> list[Problem]:
-        return [replace(each, where=self.looked.shown(each.where)) for each in self.child.problems]
-
 
 class Audits:
-    """All that are kept, by a name that nobody can guess; and every other child that reads data meanwhile."""
+    """All that are kept, by a name that nobody can guess."""
 
     def __init__(self) -> None:
         self._jobs: dict[str, AuditJob] = {}
-        self._children: set[VerbChild] = set()
-        self._lock = threading.Lock()
 
-    def start(self, looked: Looked, options: list[str]) -> str:
+    async def start(self, looked: Looked, options: Sequence[str]) -> str:
         """Audit a file or folder; returns the audit's name."""
         name = secrets.token_urlsafe(12)
-        job = AuditJob(looked, VerbChild(["data", "audit", str(looked.path), *options]))
-        with self._lock:
-            self._jobs[name] = job
-            old = [self._jobs.pop(each) for each in list(self._jobs)[:-KEPT]]
-        for each in old:
-            each.end()
+        self._jobs[name] = AuditJob(looked, options)
+        while len(self._jobs) > KEPT:
+            await self.forget(next(iter(self._jobs)))
         return name
 
     def job(self, name: str) -> AuditJob:
         """
         Raises:
-            StudioRefusal: it is not kept any more.
+            StudioRefusal: 404, it is not kept any more.
         """
-        with self._lock:
-            found = self._jobs.get(name)
-        if found is None:
+        if name not in self._jobs:
             raise StudioRefusal(404, "this audit is not kept any more", "audit the file or folder again")
-        return found
+        return self._jobs[name]
 
-    def forget(self, name: str) -> None:
+    async def forget(self, name: str) -> None:
         """Stop an audit and forget it; nothing where it is gone."""
-        with self._lock:
-            job = self._jobs.pop(name, None)
-        if job:
-            job.end()
+        if job := self._jobs.pop(name, None):
+            await job.end()
 
-    def ask(self, words: list[str]) -> Any:
-        """What a verb prints; waits for it.
-
-        Raises:
-            AfinaError: what the verb raised.
-        """
-        with self._child(words) as child:
-            return child.value()
-
-    def close(self) -> None:
-        """Stop everything and forget everything."""
-        with self._lock:
-            jobs, children = list(self._jobs.values()), list(self._children)
-            self._jobs.clear()
-        for child in children:
-            child.cancel()
-        for job in jobs:
-            job.end()
-
-    @contextmanager
-    def _child(self, words: list[str]) -> Iterator[VerbChild]:
-        child = VerbChild(words)
-        with self._lock:
-            self._children.add(child)
-        try:
-            yield child
-        finally:
-            with self._lock:
-                self._children.discard(child)
+    async def close(self) -> None:
+        """Stop and forget all of them."""
+        for name in list(self._jobs):
+            await self.forget(name)

@@ -6,7 +6,7 @@ All of it is the verbs' own (``afina data audit`` and ``afina data show``), each
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field
 
 from afina.studio.data_audits import PASTED, AuditJob, Audits, Looked, pasted
 from afina.studio.folders import list_folder, list_places
+from afina.studio.jobs import ask
 from afina.studio.named_base import tokenizer_words
 from afina.studio.pages import render
 from afina.studio.refusal import StudioRefusal
@@ -59,7 +60,7 @@ def routes(settings: StudioSettings) -> APIRouter:
         try:
             yield
         finally:
-            audits.close()
+            await audits.close()
 
     made = APIRouter(lifespan=until_the_end)
 
@@ -74,39 +75,40 @@ def routes(settings: StudioSettings) -> APIRouter:
         return list_folder(settings, path) if path else list_places(settings)
 
     @made.post("/api/data/audit")
-    def audit(wanted: WantedData) -> dict[str, Any]:
+    async def audit(wanted: WantedData) -> dict[str, Any]:
         """Begin an audit; returns how it stands."""
         options = tokenizer_words(settings, wanted.base, wanted.run)
-        name = audits.start(_looked_at(settings, wanted), options)
+        name = await audits.start(_looked_at(settings, wanted), options)
         return audits.job(name).as_json(name)
 
     @made.get("/api/data/audit/{job}")
-    def state(job: str) -> dict[str, Any]:
+    async def state(job: str) -> dict[str, Any]:
         """How an audit stands, and its result."""
         return audits.job(job).as_json(job)
 
     @made.post("/api/data/audit/{job}/end")
-    def end(job: str) -> dict[str, Any]:
+    async def end(job: str) -> dict[str, Any]:
         """Stop an audit, and forget it with what was pasted for it."""
-        audits.forget(job)
+        await audits.forget(job)
         return {}
 
     @made.get("/api/data/rows")
-    def rows(job: str, finding: str, split: Annotated[str, Query()] = "train") -> dict[str, Any]:
+    async def rows(job: str, finding: str, split: Annotated[str, Query()] = "train") -> dict[str, Any]:
         """The rows at the places that a finding names, whole."""
-        return {"rows": _rows_of(audits, audits.job(job), finding, split)}
+        return {"rows": await _rows_of(audits.job(job), finding, split)}
 
     @made.post("/api/data/tokens")
-    def tokens(wanted: WantedTokens) -> dict[str, Any]:
+    async def tokens(wanted: WantedTokens) -> dict[str, Any]:
         """Rows token by token, and which of their tokens are learned."""
         options = tokenizer_words(settings, wanted.base, wanted.run)
         if not options:
             raise StudioRefusal(400, "tokens need a tokenizer", "name a base, or a run", "base")
         if wanted.job:
-            return {"rows": _tokens_of(audits, audits.job(wanted.job).looked, wanted, options)}
+            job = audits.job(wanted.job)
+            return {"rows": await _tokens_of(job.looked, [*options, *_wanted_rows(wanted, job)])}
         looked = _looked_at(settings, wanted)
         try:
-            return {"rows": _tokens_of(audits, looked, wanted, options)}
+            return {"rows": await _tokens_of(looked, [*options, *_wanted_rows(wanted, None)])}
         finally:
             looked.forget()
 
@@ -133,26 +135,33 @@ def _looked_at(settings: StudioSettings, wanted: WantedData) -> Looked:
     return Looked(path)
 
 
-def _rows_of(audits: Audits, job: AuditJob, finding: str, split: str) -> list[dict[str, Any]]:
+async def _rows_of(job: AuditJob, finding: str, split: str) -> list[dict[str, Any]]:
     key = (finding, split)
     if key not in job.rows:
         places = job.places(finding, split)
-        words = [word for place in places for word in ("--at", place)]
-        found = audits.ask(["data", "show", str(job.looked.path), *words]) if places else []
-        job.rows[key] = [_shown(job.looked, each) for each in found]
+        words = [f"--at={place}" for place in places]
+        found = await ask("data show", *words, str(job.looked.path), offline=True) if places else {"examples": []}
+        job.rows[key] = [_shown(job.looked, each) for each in found["examples"]]
     return job.rows[key]
 
 
-def _tokens_of(audits: Audits, looked: Looked, wanted: WantedTokens, options: list[str]) -> list[dict[str, Any]]:
-    words = ["data", "show", str(looked.path), "--tokens", *options]
+def _wanted_rows(wanted: WantedTokens, job: AuditJob | None) -> list[str]:
+    """The options that say which rows.
+
+    Raises:
+        StudioRefusal: 404, a place that the audit does not name.
+    """
     if wanted.at is None:
-        words += ["--first", str(wanted.row), "--count", str(wanted.count)]
-    else:
-        place = looked.hidden(wanted.at)
-        if not wanted.job or place not in audits.job(wanted.job).all_places():
-            raise StudioRefusal(404, "the audit names no such place", "take one of its places", wanted.at)
-        words += ["--at", place]
-    return [_shown(looked, each) for each in audits.ask(words)]
+        return [f"--first={wanted.row}", f"--count={wanted.count}"]
+    place = job.looked.hidden(wanted.at) if job else wanted.at
+    if job is None or not job.names(place):
+        raise StudioRefusal(404, "no audit names such a place", "take one of its places", wanted.at)
+    return [f"--at={place}"]
+
+
+async def _tokens_of(looked: Looked, options: Sequence[str]) -> list[dict[str, Any]]:
+    found = await ask("data show", "--tokens", *options, str(looked.path), offline=True)
+    return [_shown(looked, each) for each in found["examples"]]
 
 
 def _shown(looked: Looked, found: dict[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from afina.studio.settings import StudioSettings
 
 def allowed_base(settings: StudioSettings, given: str) -> str:
     """A base as verbs take it, its path absolute. What is no path names a package or the hub's cache: nothing is
-    downloaded (:func:`~afina.studio.verb_child.child_environment`).
+    downloaded (the verbs work offline).
 
     Raises:
         StudioRefusal: 403, it lies outside of the roots.
@@ -43,7 +43,7 @@ def tokenizer_words(settings: StudioSettings, base: str | None, run: str | None)
         RecipeError: the run's recipe is damaged.
     """
     if base:
-        return ["--base", allowed_base(settings, base)]
+        return [f"--base={allowed_base(settings, base)}"]
     if not run:
         return []
     folder = run_folder(settings, run)
@@ -55,4 +55,4 @@ def tokenizer_words(settings: StudioSettings, base: str | None, run: str | None)
         chat["template"] = str(Path(recipe.root) / chat["template"])
     said = [f"train.max_length={recipe.train.max_length}"]
     said += [f"chat.{name}={json.dumps(value, ensure_ascii=False)}" for name, value in chat.items()]
-    return ["--base", str(recipe.base), *(word for each in said for word in ("--set", each))]
+    return [f"--base={recipe.base}", *(f"--set={each}" for each in said)]
