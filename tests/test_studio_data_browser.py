@@ -138,7 +138,7 @@ def test_what_is_refused_is_said(page: Any) -> None:
 def test_two_answers_stream_side_by_side(page: Any) -> None:
     page.wait_for_selector("#run option[value=corrida]", state="attached")
     assert violations(page) == []
-    page.fill("#length", "8")
+    page.fill("#longest", "8")
     page.fill("#question", "Onde nasceu Ana Faro?")
     page.press("#question", "Enter")
     page.wait_for_selector("article.answer[aria-busy=false]")

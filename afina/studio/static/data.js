@@ -192,7 +192,8 @@ async function openRows(each, button, holder) {
   const open = button.getAttribute("aria-expanded") === "true";
   if (!open && !holder.hasChildNodes()) {
     button.disabled = true;
-    tell(_("The rows are being read."));
+    button.textContent = _("The rows are being read.");
+    tell(button.textContent);
     try {
       const query = new URLSearchParams({ job, finding: each.name, split: each.split });
       const { rows } = await getJSON(`/api/data/rows?${query}`);
@@ -200,6 +201,7 @@ async function openRows(each, button, holder) {
       tell(_n("{n} row is shown.", "{n} rows are shown.", rows.length));
     } finally {
       button.disabled = false;
+      button.textContent = _("Show these rows");
     }
     button.focus();
   }

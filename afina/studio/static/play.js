@@ -140,7 +140,7 @@ async function ask(question) {
     question,
     turns,
     temperature: at("temperature").valueAsNumber,
-    max_new_tokens: at("length").valueAsNumber,
+    max_new_tokens: at("longest").valueAsNumber,
     seed: at("seed").valueAsNumber,
   };
   const handlers = {
