@@ -19,8 +19,6 @@ from afina.studio.security import HEADERS, Guard
 from afina.studio.settings import StudioSettings
 from afina.studio.translate import all_words
 
-ROUTES = (runs, run_page, compare, streams, jobs, data_routes, play_routes, plan_routes, start_routes)
-
 
 def studio_app(settings: StudioSettings) -> FastAPI:
     """The application.
@@ -39,7 +37,10 @@ def studio_app(settings: StudioSettings) -> FastAPI:
         middleware=[Middleware(Guard, settings=settings)],
     )
     app.mount("/static", StaticFiles(packages=[("afina.studio", "static")]))
-    for module in ROUTES:
+    index = runs.RunIndex(settings)
+    for shared in (runs, run_page, compare, streams):
+        app.include_router(shared.routes(settings, index))
+    for module in (jobs, data_routes, play_routes, plan_routes, start_routes):
         app.include_router(module.routes(settings))
     app.include_router(_word_routes(settings))
     _add_errors(app, settings)

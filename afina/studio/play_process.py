@@ -13,8 +13,8 @@ from typing import Any, BinaryIO
 
 from afina.errors import AfinaError, Problem
 from afina.run import parse_json
+from afina.studio.jobs import environment
 from afina.studio.refusal import StudioRefusal
-from afina.studio.verb_child import child_environment
 
 IDLE_SECONDS = 600.0
 """Without a question for so long, the models are closed; the next question opens them again."""
@@ -146,7 +146,7 @@ class PlayProcess:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=self._remarks,
-            env=child_environment(),
+            env=environment(offline=True),
             start_new_session=True,
             limit=LONGEST_EVENT,
         )

@@ -1,13 +1,42 @@
-"""What happens in a run, as server-sent events."""
+"""What happens in a run, as server-sent events, from its files while they grow.
+
+Events: ``metric`` (a list of what was logged, in its order), ``log`` (text that the process said), ``sample``,
+``state`` (the run's line in the list), ``again`` (the log is another one, or too far ahead: ask for the curves anew),
+``gone`` (the run is not there any more). The id of an event is where in both logs the stream has come, so that a
+browser that connects again misses nothing.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Header, Query
+from fastapi.responses import Response, StreamingResponse
 from fastapi.sse import format_sse_event
 
+from afina.errors import AfinaError
+from afina.studio.facts import LOG, check_links
+from afina.studio.refusal import error_values
+from afina.studio.runs import RunIndex
+from afina.studio.security import run_folder
 from afina.studio.settings import StudioSettings
+from afina.watch.follow import MetricsFollower
+from afina.watch.reader import last_sample
+from afina.watch.view import SampleView, without_nan
+
+EVERY, BEAT = 0.5, 15.0
+"""Seconds between two looks, and between two signs that the stream still stands where nothing happens."""
+FURTHEST = 2**21
+"""Bytes of a log that a stream sends at once; who is further behind asks for the curves anew."""
+LOG_BEFORE = 2**14
+"""Bytes of what the process said before the stream began."""
+_SAMPLES = ("samples.jsonl", "continuations.jsonl")
 
 
 def event(name: str, data: object, number: int | str | None = None) -> bytes:
@@ -23,7 +52,114 @@ def event(name: str, data: object, number: int | str | None = None) -> bytes:
     return format_sse_event(data_str=json.dumps(data, ensure_ascii=False), event=name, id=identity)
 
 
-def routes(settings: StudioSettings) -> APIRouter:
+class RunStream:
+    """Follows a run for one browser: each :meth:`news` gives what is new.
+
+    Args:
+        offset: bytes of ``metrics.jsonl`` that the browser has; None for its end.
+        said: bytes of ``console.log`` that it has; None for the last :data:`LOG_BEFORE` of it.
+    """
+
+    def __init__(self, index: RunIndex, name: str, offset: int | None, said: int | None) -> None:
+        self.index, self.name = index, name
+        self.folder = index.settings.runs / name
+        self._metrics = MetricsFollower(self.folder / "metrics.jsonl")
+        self._metrics.offset = _size(self._metrics.file) if offset is None else offset
+        self._said = max(0, _size(self.folder / LOG) - LOG_BEFORE) if said is None else said
+        self._line: dict[str, Any] = {}
+        self._sample: SampleView | None = None
+
+    @property
+    def place(self) -> str:
+        """Where in both logs it has come."""
+        return f"{self._metrics.offset}-{self._said}"
+
+    def news(self) -> Iterator[bytes]:
+        """The events since the last call.
+
+        Raises:
+            AfinaError: the run is not there any more, or has a link in it that leads elsewhere.
+        """
+        line = self.index.line(self.name).as_json()
+        check_links(self.index.settings, self.folder)
+        behind = _size(self._metrics.file) - self._metrics.offset
+        if self._metrics.replaced() or behind > FURTHEST:
+            self._metrics.offset = _size(self._metrics.file)
+            yield event("again", {}, self.place)
+        for events in self._metrics.new_events():
+            yield event("metric", without_nan(events), self.place)
+        if text := self._new_text():
+            yield event("log", text, self.place)
+        sample = next((found for name in _SAMPLES if (found := _sample_of(self.folder / name))), None)
+        if sample is not None and sample != self._sample:
+            self._sample = sample
+            yield event("sample", asdict(sample), self.place)
+        if line != self._line:
+            self._line = line
+            yield event("state", line, self.place)
+
+    def _new_text(self) -> str:
+        """What the process said since, up to its last line end."""
+        path = self.folder / LOG
+        if _size(path) < self._said:
+            self._said = 0
+        try:
+            with path.open("rb") as opened:
+                opened.seek(self._said)
+                found = opened.read(LOG_BEFORE)
+        except FileNotFoundError:
+            return ""
+        whole = found[: found.rfind(b"\n") + 1] or (found if len(found) == LOG_BEFORE else b"")
+        self._said += len(whole)
+        return whole.decode("utf-8", errors="replace")
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _sample_of(path: Path) -> SampleView | None:
+    try:
+        return last_sample(path)
+    except OSError:
+        return None
+
+
+def routes(settings: StudioSettings, index: RunIndex) -> APIRouter:
     """The stream of a run."""
-    del settings
-    return APIRouter()
+    made = APIRouter()
+
+    @made.get("/api/runs/{name}/stream")
+    def stream(
+        name: str,
+        offset: Annotated[int | None, Query(ge=0)] = None,
+        last_event_id: Annotated[str | None, Header()] = None,
+    ) -> Response:
+        """What happens in it from now on, or since the browser was here last."""
+        run_folder(settings, name)
+        came = re.fullmatch(r"(\d{1,18})-(\d{1,18})", last_event_id or "")
+        place = (int(came[1]), int(came[2])) if came else (offset, None)
+        return StreamingResponse(_follow(RunStream(index, name, *place)), media_type="text/event-stream")
+
+    return made
+
+
+async def _follow(stream: RunStream) -> AsyncIterator[bytes]:
+    """The news of a run until the browser leaves; a comment now and then, so that a dead connection is noticed."""
+    quiet = 0.0
+    while True:
+        try:
+            found = await asyncio.to_thread(lambda: [*stream.news()])
+        except AfinaError as error:
+            yield event("gone", error_values(*error.problems))
+            return
+        for each in found:
+            yield each
+        quiet = 0.0 if found else quiet + EVERY
+        if quiet >= BEAT:
+            quiet = 0.0
+            yield b": still here\n\n"
+        await asyncio.sleep(EVERY)
