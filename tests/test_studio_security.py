@@ -280,6 +280,22 @@ def test_beyond_loopback_names_of_others_are_refused_and_addresses_taken(runs: P
         assert client.get("/api/runs", headers={"host": host} | cookie).status_code == 200, host
 
 
+def test_without_a_root_it_looks_into_the_folder_that_it_is_started_in_and_never_into_a_home(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def roots() -> tuple[Path, ...]:
+        opened = open_studio(runs, (), host="127.0.0.1", port=0, language="en")
+        opened.listener.close()
+        return opened.settings.roots
+
+    monkeypatch.chdir(runs)
+    assert roots() == (runs.resolve(),)
+    monkeypatch.setenv("HOME", str(runs))
+    assert roots() == ()
+    monkeypatch.chdir("/")
+    assert roots() == ()
+
+
 def test_on_loopback_there_is_no_token(runs: Path) -> None:
     opened = open_studio(runs, (), host="127.0.0.1", port=0, language="en")
     opened.listener.close()

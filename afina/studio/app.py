@@ -14,7 +14,9 @@ from starlette.staticfiles import StaticFiles
 from afina.errors import AfinaError, Problem
 from afina.studio import compare, data_routes, jobs, plan_routes, play_routes, run_page, runs, start_routes, streams
 from afina.studio.pages import render
+from afina.studio.readers import Readers
 from afina.studio.refusal import StudioRefusal, error_values
+from afina.studio.runs import RunIndex
 from afina.studio.security import HEADERS, Guard
 from afina.studio.settings import StudioSettings
 from afina.studio.translate import all_words
@@ -37,9 +39,11 @@ def studio_app(settings: StudioSettings) -> FastAPI:
         middleware=[Middleware(Guard, settings=settings)],
     )
     app.mount("/static", StaticFiles(packages=[("afina.studio", "static")]))
-    index = runs.RunIndex(settings)
-    for shared in (runs, run_page, compare, streams):
-        app.include_router(shared.routes(settings, index))
+    index, readers = RunIndex(settings), Readers(settings)
+    app.include_router(runs.routes(settings, index))
+    app.include_router(run_page.routes(settings, index, readers))
+    app.include_router(compare.routes(settings, index, readers))
+    app.include_router(streams.routes(settings, index))
     for module in (jobs, data_routes, play_routes, plan_routes, start_routes):
         app.include_router(module.routes(settings))
     app.include_router(_word_routes(settings))

@@ -17,9 +17,11 @@ from afina.evaluate.scores import Scores, read_scores
 from afina.manifest import read_manifest
 from afina.recipe.yaml_text import parse_yaml
 from afina.record import Record, is_number, read_record
+from afina.report.cautions import Caution, cautions
 from afina.report.language import in_language
 from afina.report.read import RunFiles
 from afina.report.results import judge
+from afina.report.sentences import retold
 from afina.run import REDO, parse_json, read_stages
 from afina.studio.refusal import StudioRefusal
 from afina.studio.security import inside
@@ -58,8 +60,11 @@ class RunFacts:
     started: float | None = None
     seconds: float | None = None
     cost: Mapping[str, Any] | None = None
-    verdict: Mapping[str, str] | None = None
-    """``learned``, ``broke``; as the report says it: ``state`` (good, partly, bad, open), ``word``, ``sentence``."""
+    verdict: Mapping[str, Any] | None = None
+    """See :func:`verdict_values`."""
+    planned_steps: int | None = None
+    cautions: tuple[Caution, ...] = ()
+    """The warnings of its data, its plan and its figures, as the report has them, in the studio's language."""
     modified: float | None = None
     checked: bool = False
     """Whether all of it was read: at a glance stages, manifest, scores, plan, audit and rows are not."""
@@ -91,7 +96,9 @@ def read_facts(
     """
     reading = SmallFiles(settings, folder, marks)
     finished = reading.of("finished.json", _read_finished)
-    events = reading.of("metrics.jsonl", lambda path: _end_of_log(path, TAIL if whole else GLANCE)) or []
+    events = []
+    if whole or not finished:
+        events = reading.of("metrics.jsonl", lambda path: _end_of_log(path, TAIL if whole else GLANCE)) or []
     stage_event, step = _last_of(events)
     facts: dict[str, Any] = {
         "finished": finished,
@@ -163,14 +170,16 @@ def _whole(reading: SmallFiles, finished: Record | None) -> dict[str, Any]:
     stages = reading.of("stages.json", read_stages) or {}
     manifest = reading.of("manifest.json", lambda path: read_manifest(path.parent))
     scores = reading.of("scores.json", lambda path: read_scores(path.parent))
-    for name in ("plan.json", "audit.json"):
-        reading.of(name, read_record)
+    plan, audit, dataset = (reading.of(f"{name}.json", read_record) for name in ("plan", "audit", "dataset/dataset"))
+    known = RunFiles(reading.folder, plan=plan, audit=audit, dataset=dataset, scores=scores)
     for name in ROWS:
         reading.of(name, _check_rows)
     starts, seconds = ([each[key] for each in stages.values() if is_number(each.get(key))] for key in _TIMES)
     return {
         "stages": tuple(stages),
-        "verdict": _verdict(reading.settings, scores, finished),
+        "planned_steps": _count(plan.values.get("steps")) if plan else None,
+        "cautions": tuple(_cautions(reading, known)),
+        "verdict": verdict_values(reading.settings, scores, finished),
         "said": None if finished else reading.of(RESULT, _said_at_end),
         "started": min(starts, default=None),
         "seconds": sum(seconds) if seconds else None,
@@ -186,14 +195,30 @@ def _recipe_facts(reading: SmallFiles, marks: Marks, marked: Marks, before: RunF
     return {"base": base, "method": method}
 
 
-def _verdict(settings: StudioSettings, scores: Scores | None, finished: Record | None) -> dict[str, str] | None:
+def verdict_values(settings: StudioSettings, scores: Scores | None, finished: Record | None) -> dict[str, Any] | None:
+    """The verdict of a run; None where nothing was measured.
+
+    ``learned``, ``broke`` and ``passed`` are as they were stored. ``state`` (good, partly, bad, open), ``word``,
+    ``sentence``, ``remarks`` and ``notes`` are as the report says them, in the studio's language.
+    """
     verdict = scores.verdict if scores else None
     if verdict is None:
         return None
     with in_language(settings.language):
         said = judge(RunFiles(Path(), scores=scores, finished=finished))
-    told = {"state": said.state, "word": said.word, "sentence": said.sentence}
-    return {"learned": verdict.learned, "broke": verdict.broke, **told}
+        told = {key: [retold(each) or each for each in getattr(said, key)] for key in ("remarks", "notes")}
+    stored = {"learned": verdict.learned, "broke": verdict.broke, "passed": verdict.passed}
+    return stored | {"state": said.state, "word": said.word, "sentence": said.sentence} | told
+
+
+def _cautions(reading: SmallFiles, known: RunFiles) -> list[Caution]:
+    """What stands at the top of a report; a value of the wrong kind in a file that could be parsed is damage."""
+    with in_language(reading.settings.language):
+        try:
+            return cautions(known)
+        except AfinaError as error:
+            reading.problems += error.problems
+            return []
 
 
 _TIMES = ("started", "seconds")
@@ -240,12 +265,13 @@ def named_in(recipe: str) -> tuple[str | None, str | None]:
     >>> named_in("name: x\\nbase: ./my model\\ntrain:\\n  first: null\\n  method: sft\\n")
     ('./my model', 'sft')
     """
-    base = re.search(r"(?m)^base: (.+(?:\n +.*)*)", recipe)
+    base = re.search(r"(?m)^base:(.*(?:\n +.*)*)", recipe)
     method = re.search(r"(?m)^train:\n(?: +.*\n)*?  method: ([\w-]+)", recipe)
     found = None
     if base:
         try:
-            found = base[1] if re.fullmatch(r"[\w./:@+-]*[./:][\w./:@+-]*", base[1]) else parse_yaml(base[1])
+            said = base[1].strip()
+            found = said if re.fullmatch(r"[\w./:@+-]*[a-z./][\w./@+-]*/[\w./@+-]*", said) else parse_yaml(said)
         except YAMLError:  # whoever reads the whole of it says so
             found = None
     return _text(found), method[1] if method else None
@@ -255,23 +281,23 @@ def _text(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _end_of(path: Path, limit: int) -> tuple[bytes, bool]:
-    """The last whole lines of a file, and what follows the last line end; whether it was read from its beginning."""
+def _end_of(path: Path, limit: int) -> bytes:
+    """The end of a file, from the beginning of a line on."""
     with path.open("rb") as opened:
         size = os.fstat(opened.fileno()).st_size
         opened.seek(max(0, size - limit))
         end = opened.read(limit)
-    return (end, True) if size <= limit else (end.partition(b"\n")[2], False)
+    return end if size <= limit else end.partition(b"\n")[2]
 
 
 def _end_of_log(path: Path, limit: int) -> list[dict[str, Any]]:
     """The last events of ``metrics.jsonl``.
 
     Raises:
-        AfinaError: there are lines, and none of them is an event.
+        AfinaError: there is something, and no event in it.
     """
-    end, _ = _end_of(path, limit)
-    lines = end.rpartition(b"\n")[0]
+    end = _end_of(path, limit)
+    lines = end.rpartition(b"\n")[0] or end
     events, unreadable = events_in(lines) if lines else ([], 0)
     if unreadable and not events:
         raise AfinaError("damaged: none of its last lines is an event", REDO, str(path))
@@ -282,13 +308,16 @@ def _last_of(events: list[dict[str, Any]]) -> tuple[Mapping[str, Any], int | Non
     """The last event of a stage, and the last step."""
     stage = next((event for event in reversed(events) if event.get("event") == "stage"), {})
     step = next((event for event in reversed(events) if event.get("event") == "step"), {})
-    number = step.get("step")
-    return stage, int(number) if is_number(number) and abs(number) < 2**53 else None
+    return stage, _count(step.get("step"))
+
+
+def _count(value: Any) -> int | None:
+    return int(value) if is_number(value) and abs(value) < 2**53 else None
 
 
 def _check_rows(path: Path) -> None:
     """Whether the last rows of a file are rows: it was written whole, a line that is cut is damage."""
-    end, _ = _end_of(path, TAIL)
+    end = _end_of(path, TAIL)
     _, unreadable = events_in(end.strip(b"\n")) if end.strip() else ([], 0)
     if unreadable:
         raise AfinaError(f"damaged: {unreadable} of its last lines are no rows", REDO, str(path))

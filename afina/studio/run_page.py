@@ -1,8 +1,7 @@
-"""One run: what its files say, its curves, its report, and its page."""
+"""One run: what its files say, how its training stands, its curves, its report, and its page."""
 
 from __future__ import annotations
 
-import asyncio
 import os
 from dataclasses import asdict
 from pathlib import Path
@@ -11,64 +10,43 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 from fastapi.responses import FileResponse, JSONResponse, Response
 
-from afina.errors import AfinaError
-from afina.evaluate.scores import read_scores
 from afina.record import read_record, read_rows
-from afina.report.cautions import cautions
 from afina.report.compare import plain
-from afina.report.language import in_language
-from afina.report.read import RunFiles
-from afina.studio.curves import WHOLE, curve_values, read_log
-from afina.studio.facts import SmallFiles, check_links, marks_of, text_of
-from afina.studio.jobs import ask
+from afina.studio.curves import curve_values
+from afina.studio.facts import SmallFiles, marks_of, text_of
 from afina.studio.pages import render
+from afina.studio.readers import Readers
 from afina.studio.refusal import StudioRefusal
 from afina.studio.runs import RunIndex
 from afina.studio.security import REPORT_POLICY, run_folder
 from afina.studio.settings import StudioSettings
-from afina.watch.reader import RunReader
+from afina.watch.view import without_nan
 
-SAMPLES = 50
+SAMPLES = 20
 """Answers before and after that a page shows; the report has them all."""
 MOST_FILES = 400
 
 
 def run_values(settings: StudioSettings, index: RunIndex, name: str) -> dict[str, Any]:
-    """What the page of a run shows of its small files. A damaged file is among the ``problems``, the rest is there."""
+    """What the page of a run shows of its small files. A damaged one is among the ``problems``, the rest is there."""
     folder = run_folder(settings, name)
+    line, facts = index.line(name), index.facts(name)
     files = SmallFiles(settings, folder, marks_of(folder))
-    plan, audit = (files.of(each, read_record) for each in ("plan.json", "audit.json"))
-    dataset = files.of("dataset/dataset.json", read_record)
-    scores = files.of("scores.json", lambda path: read_scores(path.parent))
-    stored = files.of("scores.json", read_record)
     samples = files.of("samples.jsonl", read_rows) or []
-    known = RunFiles(folder, plan=plan, audit=audit, dataset=dataset, scores=scores)
-    values: dict[str, Any] = index.line(name).as_json() | {
+    stored = {key: files.of(f"{key}.json", read_record) for key in ("plan", "scores", "audit")}
+    values = line.as_json() | {key: dict(record.values) if record else None for key, record in stored.items()}
+    values |= {
         "folder": str(folder),
         "recipe": files.of("recipe.yaml", text_of),
-        "plan": dict(plan.values) if plan else None,
-        "scores": dict(stored.values) if stored else None,
-        "audit": dict(audit.values) if audit else None,
-        "warnings": _warnings(settings, known, files),
+        "warnings": [asdict(each) for each in facts.cautions],
         "samples": [dict(row.values) for row in samples[:SAMPLES]],
         "samples_in_all": len(samples),
         "has_report": "report.html" in files.present,
         "files": _files(folder),
     }
-    problems = {str(each): each for each in (*index.facts(name).problems, *files.problems)}
-    values["problems"] = [asdict(each) for each in problems.values()]
-    found: dict[str, Any] = plain(values)
+    problems = {(each.what, each.where): asdict(each) for each in (*facts.problems, *files.problems)}
+    found: dict[str, Any] = plain(values | {"problems": list(problems.values())})
     return found
-
-
-def _warnings(settings: StudioSettings, known: RunFiles, files: SmallFiles) -> list[dict[str, str]]:
-    """What stands at the top of the run's report; those of its training come with its view."""
-    with in_language(settings.language):
-        try:
-            return [asdict(each) for each in cautions(known)]
-        except AfinaError as error:  # a value of the wrong kind in a file that could be parsed
-            files.problems += error.problems
-            return []
 
 
 def _files(folder: Path) -> list[dict[str, Any]]:
@@ -78,7 +56,7 @@ def _files(folder: Path) -> list[dict[str, Any]]:
         inner = Path(place).relative_to(folder)
         if len(inner.parts) >= 2:
             folders.clear()
-        for name in sorted(names):
+        for name in names:
             status = (Path(place) / name).lstat()
             found.append({"name": (inner / name).as_posix(), "bytes": status.st_size, "modified": status.st_mtime})
     return sorted(found, key=lambda each: (each["name"].count("/"), each["name"]))[:MOST_FILES]
@@ -98,7 +76,7 @@ def report_of(settings: StudioSettings, name: str) -> Path:
     return path
 
 
-def routes(settings: StudioSettings, index: RunIndex) -> APIRouter:
+def routes(settings: StudioSettings, index: RunIndex, readers: Readers) -> APIRouter:
     """The page of a run and its data."""
     made = APIRouter()
 
@@ -113,25 +91,17 @@ def routes(settings: StudioSettings, index: RunIndex) -> APIRouter:
         """Its line in the list, and what its small files say."""
         return JSONResponse(run_values(settings, index, name))
 
-    @made.get("/api/runs/{name}/metrics")
-    def metrics(
-        name: str, points: Annotated[int, Query(ge=10, le=20_000)] = 2000, training: str | None = None
-    ) -> Response:
-        """Its curves."""
-        folder = run_folder(settings, name)
-        files = SmallFiles(settings, folder, marks_of(folder))
-        read = files.of("metrics.jsonl", read_log)
-        return JSONResponse(curve_values(read or read_log(folder / "-"), points, training))
-
     @made.get("/api/runs/{name}/view")
-    async def view(name: str) -> Response:
-        """How its training stands, and the warnings about it: the object of `afina watch --json`."""
-        folder = run_folder(settings, name)
-        check_links(settings, folder)
-        log = folder / "metrics.jsonl"
-        if log.is_file() and log.stat().st_size > WHOLE:  # seconds and memory that the studio has not
-            return JSONResponse(await ask("watch", str(folder)))
-        return JSONResponse(await asyncio.to_thread(lambda: RunReader(folder).look().as_json()))
+    def watch(name: str) -> Response:
+        """How its training stands, and the warnings about it: the object of `afina watch --json`, without curves."""
+        with readers.looking(name) as (view, _):
+            return JSONResponse(without_nan(view.as_json(points=2)))
+
+    @made.get("/api/runs/{name}/metrics")
+    def metrics(name: str, points: Annotated[int, Query(ge=10, le=20_000)] = 2000) -> Response:
+        """Its curves."""
+        with readers.looking(name) as (view, log):
+            return JSONResponse(curve_values(view, log, points))
 
     @made.get("/api/runs/{name}/report")
     def report(name: str) -> Response:

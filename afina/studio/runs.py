@@ -30,8 +30,9 @@ ListedState = Literal["new", "running", "finished", "failed", "stopped", "dead",
 """new: no training has begun. running: a process works in it. finished: the whole walk is done, whatever the verdict.
 failed: it ended by an error. stopped: by a person or a signal, or after its training. dead: without a word.
 damaged: a file cannot be read."""
-SECONDS = 0.3
+SECONDS = 0.2
 """Of whole readings for one list."""
+_OF_FILES = ("step", "planned_steps", "verdict", "base", "method", "started", "seconds", "cost", "modified", "checked")
 _INTERRUPTED = ("Stopped", "KeyboardInterrupt")
 _EXITS_BY_VERDICT = (None, 0, 5)
 
@@ -46,8 +47,9 @@ class RunLine:
     """Why that is its state: a sentence."""
     stage: str | None = None
     step: int | None = None
-    verdict: Mapping[str, str] | None = None
-    """``learned``, ``broke``; as the report says it: ``state`` (good, partly, bad, open), ``word``, ``sentence``."""
+    planned_steps: int | None = None
+    verdict: Mapping[str, Any] | None = None
+    """See :func:`~afina.studio.facts.verdict_values`."""
     base: str | None = None
     method: str | None = None
     started: float | None = None
@@ -57,6 +59,8 @@ class RunLine:
     cost: Mapping[str, Any] | None = None
     """``hours``, ``price_per_hour``, ``money``, ``currency``."""
     modified: float | None = None
+    warnings: int | None = None
+    """Of its data and its plan; those of its training take its whole log."""
     problem: str | None = None
     checked: bool = True
     """Whether every small file was read, so that a damaged one would show."""
@@ -79,15 +83,16 @@ class RunIndex:
     ) -> None:
         self.settings, self.seconds, self.clock = settings, seconds, clock
         self._kept: dict[str, tuple[Marks, RunFacts]] = {}
+        self._left = 0.0
         self._one_at_a_time = threading.Lock()
 
     def lines(self) -> list[RunLine]:
         """Every run, the one that changed last first."""
         with self._one_at_a_time:
-            until = self.clock() + self.seconds
+            self._left = self.seconds
             found = sorted(self._present(), key=lambda each: (-each[2], each[0]))
             self._kept = {name: self._kept[name] for name, _, _ in found if name in self._kept}
-            return [self._line(name, self._facts(name, marks, whole=self.clock() < until)) for name, marks, _ in found]
+            return [self._line(name, self._facts(name, marks, whole=self._left > 0)) for name, marks, _ in found]
 
     def line(self, name: str) -> RunLine:
         """One run, read whole."""
@@ -113,8 +118,9 @@ class RunIndex:
     def _facts(self, name: str, marks: Marks, *, whole: bool) -> RunFacts:
         kept, facts = self._kept.get(name, ({}, RunFacts()))
         if kept != marks or (whole and not facts.checked):
-            folder = self.settings.runs / name
+            folder, began = self.settings.runs / name, self.clock()
             facts = read_facts(self.settings, folder, marks, whole=whole, before=(kept, facts))
+            self._left -= self.clock() - began if whole else 0.0
             self._kept[name] = marks, facts
         return facts
 
@@ -129,14 +135,14 @@ class RunIndex:
         )
         found = find_state(signs)
         state = _listed(found, facts)
-        copied = ("step", "verdict", "base", "method", "started", "seconds", "cost", "modified", "checked")
         return RunLine(
             name,
             state,
             found.reason,
             found.stage,
+            warnings=len(facts.cautions) if facts.checked else None,
             problem=_problem(state, found, facts),
-            **{key: getattr(facts, key) for key in copied},
+            **{key: getattr(facts, key) for key in _OF_FILES},
         )
 
 

@@ -1,9 +1,9 @@
 """What happens in a run, as server-sent events, from its files while they grow.
 
-Events: ``metric`` (a list of what was logged, in its order), ``log`` (text that the process said), ``sample``,
-``state`` (the run's line in the list), ``again`` (the log is another one, or too far ahead: ask for the curves anew),
-``gone`` (the run is not there any more). The id of an event is where in both logs the stream has come, so that a
-browser that connects again misses nothing.
+Events: ``metric`` (a list of what was logged, in its order), ``log`` (text that the process said), ``sample`` (the last
+thing that the model was seen to write), ``state`` (the run's line in the list), ``again`` (the log is another one, or
+too far ahead: ask for the curves anew), ``gone`` (the run is not there any more). The id of an event is where in both
+logs the stream has come, so that a browser that connects again misses nothing.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from afina.studio.refusal import error_values
 from afina.studio.runs import RunIndex
 from afina.studio.security import run_folder
 from afina.studio.settings import StudioSettings
-from afina.watch.follow import MetricsFollower
+from afina.watch.follow import events_in
 from afina.watch.reader import last_sample
 from afina.watch.view import SampleView, without_nan
 
@@ -56,23 +56,23 @@ class RunStream:
     """Follows a run for one browser: each :meth:`news` gives what is new.
 
     Args:
-        offset: bytes of ``metrics.jsonl`` that the browser has; None for its end.
-        said: bytes of ``console.log`` that it has; None for the last :data:`LOG_BEFORE` of it.
+        offset: bytes of ``metrics.jsonl`` that the browser has; None for all that is there.
+        said: bytes of ``console.log`` that it has; None for all but the last :data:`LOG_BEFORE`.
     """
 
-    def __init__(self, index: RunIndex, name: str, offset: int | None, said: int | None) -> None:
+    def __init__(self, index: RunIndex, name: str, offset: int | None = None, said: int | None = None) -> None:
         self.index, self.name = index, name
         self.folder = index.settings.runs / name
-        self._metrics = MetricsFollower(self.folder / "metrics.jsonl")
-        self._metrics.offset = _size(self._metrics.file) if offset is None else offset
-        self._said = max(0, _size(self.folder / LOG) - LOG_BEFORE) if said is None else said
+        self._metrics, self._console = self.folder / "metrics.jsonl", self.folder / LOG
+        self._offset = _size(self._metrics) if offset is None else offset
+        self._said = max(0, _size(self._console) - LOG_BEFORE) if said is None else said
+        self._sample = self._last_sample()
         self._line: dict[str, Any] = {}
-        self._sample: SampleView | None = None
 
     @property
     def place(self) -> str:
         """Where in both logs it has come."""
-        return f"{self._metrics.offset}-{self._said}"
+        return f"{self._offset}-{self._said}"
 
     def news(self) -> Iterator[bytes]:
         """The events since the last call.
@@ -82,15 +82,10 @@ class RunStream:
         """
         line = self.index.line(self.name).as_json()
         check_links(self.index.settings, self.folder)
-        behind = _size(self._metrics.file) - self._metrics.offset
-        if self._metrics.replaced() or behind > FURTHEST:
-            self._metrics.offset = _size(self._metrics.file)
-            yield event("again", {}, self.place)
-        for events in self._metrics.new_events():
-            yield event("metric", without_nan(events), self.place)
+        yield from self._new_metrics()
         if text := self._new_text():
             yield event("log", text, self.place)
-        sample = next((found for name in _SAMPLES if (found := _sample_of(self.folder / name))), None)
+        sample = self._last_sample()
         if sample is not None and sample != self._sample:
             self._sample = sample
             yield event("sample", asdict(sample), self.place)
@@ -98,13 +93,25 @@ class RunStream:
             self._line = line
             yield event("state", line, self.place)
 
+    def _new_metrics(self) -> Iterator[bytes]:
+        behind = _size(self._metrics) - self._offset
+        if not 0 <= behind <= FURTHEST:
+            self._offset += behind
+            yield event("again", {}, self.place)
+        elif behind:
+            with self._metrics.open("rb") as opened:
+                opened.seek(self._offset)
+                lines = opened.read(behind).rpartition(b"\n")[0]
+            if lines:
+                self._offset += len(lines) + 1
+                yield event("metric", without_nan(events_in(lines)[0]), self.place)
+
     def _new_text(self) -> str:
         """What the process said since, up to its last line end."""
-        path = self.folder / LOG
-        if _size(path) < self._said:
+        if _size(self._console) < self._said:  # started anew
             self._said = 0
         try:
-            with path.open("rb") as opened:
+            with self._console.open("rb") as opened:
                 opened.seek(self._said)
                 found = opened.read(LOG_BEFORE)
         except FileNotFoundError:
@@ -113,19 +120,21 @@ class RunStream:
         self._said += len(whole)
         return whole.decode("utf-8", errors="replace")
 
+    def _last_sample(self) -> SampleView | None:
+        for name in _SAMPLES:
+            try:
+                if found := last_sample(self.folder / name):
+                    return found
+            except OSError:  # not there yet
+                continue
+        return None
+
 
 def _size(path: Path) -> int:
     try:
         return path.stat().st_size
     except OSError:
         return 0
-
-
-def _sample_of(path: Path) -> SampleView | None:
-    try:
-        return last_sample(path)
-    except OSError:
-        return None
 
 
 def routes(settings: StudioSettings, index: RunIndex) -> APIRouter:

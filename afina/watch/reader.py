@@ -35,17 +35,20 @@ class RunReader:
     Args:
         folder: the run's.
         clock: seconds since 1970, as events are stamped with.
+        metrics: follows its log; by default every line of it.
 
     Raises:
         RecipeError: there is no run in `folder`.
     """
 
-    def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
-        if not any((folder / name).exists() for name in _SIGNS_OF_A_RUN):
+    def __init__(
+        self, folder: Path, clock: Callable[[], float] = time.time, metrics: MetricsFollower | None = None
+    ) -> None:
+        if not is_run(folder):
             what = "there is no run here" if folder.is_dir() else "there is no such folder"
             raise RecipeError(what, f"name a folder that `afina run` made{_beside(folder)}", str(folder))
         self.folder, self.clock = folder, clock
-        self._metrics = MetricsFollower(folder / "metrics.jsonl")
+        self._metrics = metrics or MetricsFollower(folder / "metrics.jsonl")
         self._files = _KeptFiles()
         self._log = RunLog()
 
@@ -133,6 +136,11 @@ class RunReader:
             device=_text(log.computing.get("device")),
             precision=_text(log.computing.get("precision")),
         )
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder holds what a run writes."""
+    return any((folder / name).exists() for name in _SIGNS_OF_A_RUN)
 
 
 def _known(value: float) -> float | None:

@@ -100,7 +100,7 @@ export class Chart {
   set(points, marks = this.marks) {
     this.points = points;
     this.marks = marks;
-    this.plot.setData(uPlot.join(points.map(([xs, ys]) => [xs, ys])), !this.zoomed);
+    this.plot.setData(uPlot.join(points.map(([xs, ys]) => [xs.slice(), ys.slice()])), !this.zoomed);
     if (this.zoomed) this.plot.redraw();
     this.plotBox.setAttribute("aria-label", this.inWords());
     if (this.values.open) this.fillTable();
@@ -139,14 +139,17 @@ export class Chart {
     const axis = { stroke: colour("--quiet"), font: "12px system-ui, sans-serif", ticks: { show: false } };
     const grid = { stroke: colour("--line"), width: 1 };
     const wide = (values) => 14 + 7 * Math.max(2, ...(values ?? []).map((value) => value.length));
-    const [low, high] = [(min, max) => Math.min(0, min), (min, max) => (max > 0 ? 1.08 * max : 1)];
+    const range = (_plot, min, max) => {
+      if (min === null) return [0, 1]; // without a range an axis that has values later is not laid out
+      return this.zero ? [Math.min(0, min), max > 0 ? 1.08 * max : 1] : uPlot.rangeNum(min, max, 0.1, true);
+    };
     return {
       ...this.size(),
       legend: { show: false },
       padding: [8, 12, 0, 0],
       scales: {
         x: { time: false },
-        y: this.zero ? { range: (_plot, min, max) => (min === null ? [0, 1] : [low(min, max), high(min, max)]) } : {},
+        y: { range },
       },
       axes: [
         { ...axis, grid: { show: false }, size: 26, incrs: steps(), values: (_plot, splits) => splits.map((x) => number(x)) },
@@ -215,6 +218,7 @@ export class Chart {
     ctx.setLineDash([4 * scale, 3 * scale]);
     ctx.font = `${11 * scale}px system-ui, sans-serif`;
     ctx.textBaseline = "top";
+    ctx.textAlign = "left";
     let free = -Infinity;
     for (const [x, word] of this.marks) {
       const left = plot.valToPos(x, "x", true);

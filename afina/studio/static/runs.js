@@ -10,16 +10,15 @@ const at = (id) => document.getElementById(id);
 const query = new URLSearchParams(location.search);
 
 const order = Object.keys(STATES);
-const words = { learned: (run) => run.verdict?.sentence ?? "", cost: (run) => run.cost?.money ?? null };
 // Columns that can be sorted: their head, what a run has there, and whether the largest comes first at the first press.
 const COLUMNS = {
   name: [_("Run"), (run) => run.name],
   state: [_("State"), (run) => order.indexOf(run.state)],
-  verdict: [_("Verdict"), words.learned],
-  method: [_("Method"), (run) => run.method ?? ""],
-  started: [_("Started"), (run) => run.started, true],
+  verdict: [_("Verdict"), (run) => run.verdict?.sentence],
+  method: [_("Method"), (run) => run.method],
+  started: [_("Started"), (run) => run.started ?? run.modified, true],
   seconds: [_("Time"), (run) => run.seconds, true],
-  cost: [_("Cost"), words.cost, true],
+  cost: [_("Cost"), (run) => run.cost?.money, true],
 };
 
 const rows = new Map(); // by name: the run, its text as it was, its row
@@ -137,9 +136,10 @@ function compared(a, b) {
   const value = COLUMNS[sorted][1];
   const [one, other] = [value(a.run), value(b.run)];
   const missing = (each) => each === null || each === undefined || each === "";
-  if (missing(one) || missing(other)) return missing(one) - missing(other); // what is not known comes last, either way
+  const names = a.run.name.localeCompare(b.run.name, undefined, { numeric: true });
+  if (missing(one) || missing(other)) return missing(one) - missing(other) || names; // what is not known comes last
   const found = typeof one === "number" ? one - other : one.localeCompare(other, undefined, { numeric: true });
-  return (descending ? -found : found) || a.run.name.localeCompare(b.run.name, undefined, { numeric: true });
+  return (descending ? -found : found) || names;
 }
 
 function show() {
@@ -182,7 +182,7 @@ function showChosen() {
   const enough = chosen.size > 1;
   const told = _n("{n} run chosen", "{n} runs chosen", chosen.size);
   at("count").textContent = enough ? told : [told, _("choose another one to compare")].join("; ");
-  if (enough) at("compare").href = `/compare?${new URLSearchParams([...chosen].map((name) => ["runs", name]))}`;
+  if (enough) at("compare").href = `/compare?${new URLSearchParams({ runs: [...chosen].join(",") })}`;
   else at("compare").removeAttribute("href");
   at("compare").hidden = !enough;
 }

@@ -74,7 +74,8 @@ export function percent(share) {
   return `${number(100 * share, { maximumFractionDigits: 1 })} %`;
 }
 
-// Unix seconds as date and time.
+// Unix seconds as date and time; in English as 2026-11-29 13:42, which cannot be read in two ways.
 export function moment(seconds) {
-  return new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: "short" }).format(seconds * 1000);
+  const locale = language === "en" ? "sv-SE" : language;
+  return new Intl.DateTimeFormat(locale, { dateStyle: "short", timeStyle: "short" }).format(seconds * 1000);
 }
