@@ -19,7 +19,7 @@ from afina.text.formats import FORMATS
 PASTED = tuple(
     (each.name, f"pasted{each.endings[0]}")
     for each in sorted(FORMATS, key=lambda each: each.gives != "rows")
-    if not each.packed and each.gives != "code"
+    if each.endings and not each.packed and not each.export and each.gives != "code"
 )
 """As what a text can be pasted: the format's name, and the name of a file that says so."""
 KEPT = 8
