@@ -13,9 +13,10 @@ import pytest
 
 pytest.importorskip("fastapi")
 
-from exported import make_run
+from exported import SHAPE, make_run
 from fastapi.testclient import TestClient
 from test_studio_data import asking, problem
+from tiny import make_base
 
 from afina.studio.play_process import PlayProcess, PlayTarget
 from afina.studio.settings import StudioSettings
@@ -39,7 +40,9 @@ def studio(place: Path) -> Iterator[TestClient]:
 
 @pytest.fixture(scope="module")
 def run(place: Path) -> Path:
-    made = make_run(place / "made/corrida", new=8)
+    # Untied and drawn wide: it says something else to each prompt, where a tied one repeats the last token.
+    base = make_base(place / "made/base", tie_word_embeddings=False, initializer_range=0.4, **SHAPE)
+    made = make_run(place / "made/corrida", base, new=8)
     (place / "root").mkdir()
     shutil.copytree(made.parent / "base", place / "root/base")
     shutil.copytree(made, place / "runs/corrida")
