@@ -27,6 +27,7 @@ from afina.studio import jobs, long_log
 from afina.studio.app import studio_app
 from afina.studio.facts import FILES, named_in
 from afina.studio.long_log import LongLog
+from afina.studio.readers import Readers
 from afina.studio.runs import RunIndex
 from afina.studio.settings import StudioSettings
 from afina.studio.streams import RunStream
@@ -118,14 +119,18 @@ def test_a_folder_that_is_not_there_has_no_runs(tmp_path: Path) -> None:
     assert answer == {"runs": [], "folder": str(tmp_path / "none"), "unchecked": 0}
 
 
+SHORT = jsonl([*start(3), *steps(3)])
 SMALL = sorted({*FILES} - {"dataset", "report.html", "console.log", "console.json"} - {"skills.jsonl", "choices.jsonl"})
 
 
-@pytest.mark.parametrize("broken", ['{"broken', b"\xff\xfe\x00", "[1, 2", "5\n", "{}{}\n"])
+@pytest.mark.parametrize(
+    "broken",
+    ['{"broken', *(pytest.param(each, marks=pytest.mark.long) for each in (b"\xff\xfe\x00", "[1, 2", "5\n", "{}{}\n"))],
+)
 def test_a_damaged_file_is_named_and_the_other_runs_are_as_usual(tmp_path: Path, broken: str | bytes) -> None:
     """Every file in turn; the list goes on, and so does the run's page."""
     for name in SMALL:
-        folder = write_run(tmp_path / name)
+        folder = write_run(tmp_path / name, metrics=SHORT)
         (folder / name).write_bytes(broken if isinstance(broken, bytes) else broken.encode())
     write_run(tmp_path / "whole")
     client = client_of(tmp_path)
@@ -142,7 +147,7 @@ def test_a_damaged_file_is_named_and_the_other_runs_are_as_usual(tmp_path: Path,
 
 def test_a_file_that_is_a_folder_is_damage(tmp_path: Path) -> None:
     for name in SMALL:
-        folder = write_run(tmp_path / name)
+        folder = write_run(tmp_path / name, metrics=SHORT)
         (folder / name).unlink(missing_ok=True)
         (folder / name).mkdir()
     found = listed(tmp_path)
@@ -151,7 +156,7 @@ def test_a_file_that_is_a_folder_is_damage(tmp_path: Path) -> None:
 
 def test_a_list_of_many_runs_goes_on_where_the_last_one_ended(tmp_path: Path) -> None:
     for n in range(6):
-        write_run(tmp_path / f"run-{n}")
+        write_run(tmp_path / f"run-{n}", metrics=SHORT)
     ticks = iter(range(1000))
     index = RunIndex(StudioSettings(tmp_path), seconds=2.5, clock=lambda: float(next(ticks)))
     first, second = index.lines(), index.lines()
@@ -164,7 +169,7 @@ def test_a_list_of_many_runs_goes_on_where_the_last_one_ended(tmp_path: Path) ->
 def test_only_what_changed_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for n in range(3):
         write_run(tmp_path / f"run-{n}")
-    index = RunIndex(StudioSettings(tmp_path))
+    index = RunIndex(StudioSettings(tmp_path), seconds=math.inf)
     index.lines()
     opened: list[str] = []
     monkeypatch.setattr(
@@ -206,8 +211,9 @@ def test_a_run_shows_its_files(tmp_path: Path) -> None:
     assert run["recipe"] == RECIPE
     assert run["plan"]["fits"] == "yes" and run["scores"]["verdict"]["learned"] == "yes"
     assert run["audit"]["train"] == 1904
-    assert any("contradiction" in each["text"] for each in run["warnings"])
-    assert run["samples_in_all"] == 15 and run["has_report"] and run["problems"] == []
+    assert any("contradiction" in each["what"] for each in run["warnings"])
+    assert run["samples_total"] == 15 and run["report"] and run["problems"] == []
+    assert run["can"] == {"stop": False, "resume": False}
     assert {"recipe.yaml", "dataset/dataset.json"} <= {each["name"] for each in run["files"]}
 
 
@@ -216,16 +222,22 @@ def test_numbers_that_json_has_not_do_not_break_an_answer(tmp_path: Path) -> Non
     scores["loss"]["after"]["loss"] = math.nan
     write_run(tmp_path / "a", scores=scores, metrics=jsonl([*start(), step(1, math.nan), step(2, 1.0)]))
     client = client_of(tmp_path)
-    for path in ("/api/runs", "/api/runs/a", "/api/runs/a/metrics", "/api/runs/a/view"):
+    for path in ("/api/runs", "/api/runs/a", "/api/runs/a/metrics"):
         assert "NaN" not in client.get(path).text
     assert client.get("/api/runs/a/metrics").json()["not_finite"] == 1
 
 
-def test_the_view_is_what_afina_watch_prints(tmp_path: Path) -> None:
+def test_a_run_stands_as_afina_watch_says(tmp_path: Path) -> None:
     folder = write_watched(tmp_path / "a", [*start(), *steps(100, 2.0, 2.0), held_out(100, 2.5)])
-    answer = client_of(tmp_path).get("/api/runs/a/view").json()
-    assert answer == json.loads(json.dumps(RunReader(folder).look().as_json(points=2)))
-    assert [each["kind"] for each in answer["warnings"]] == ["not_falling"]
+    run = client_of(tmp_path).get("/api/runs/a").json()
+    watched = json.loads(json.dumps(RunReader(folder).look().as_json()))
+    training = watched["trainings"][0]
+    for key in ("step", "planned_steps", "loss", "tokens_per_second", "eta_seconds", "tokens", "checkpoint", "best"):
+        assert run["training"][key] == training[key], key
+    assert run["training"]["held_out"] == training["held_out"][-1]
+    of_training = [each for each in run["warnings"] if each["training"]]
+    assert [each["kind"] for each in of_training] == ["not_falling"] == [each["kind"] for each in watched["warnings"]]
+    assert run["can"] == {"stop": False, "resume": True}
 
 
 def test_a_run_that_was_started_and_has_not_begun_has_a_page(tmp_path: Path) -> None:
@@ -233,8 +245,7 @@ def test_a_run_that_was_started_and_has_not_begun_has_a_page(tmp_path: Path) -> 
     (tmp_path / "a/console.log").write_text("afina: reading\n")
     client = client_of(tmp_path)
     run = client.get("/api/runs/a").json()
-    assert (run["state"], run["recipe"]) == ("new", None)
-    assert client.get("/api/runs/a/view").json()["trainings"] == []
+    assert (run["state"], run["training"], run["can"]["resume"]) == ("new", None, False)
     assert client.get("/api/runs/a/metrics").json()["series"]["loss"] == [[], []]
 
 
@@ -274,7 +285,8 @@ def test_a_short_log_is_drawn_whole(tmp_path: Path) -> None:
     drawn = client_of(tmp_path).get("/api/runs/a/metrics").json()
     assert drawn["series"]["loss"][0] == [float(n) for n in range(1, 61)]
     assert drawn["series"]["heldout"] == [[], []]  # it was measured after the step that was gone back to
-    assert (drawn["planned"], drawn["resumed"], drawn["sampled"], drawn["lines"]) == (100, [40], False, len(events))
+    assert (drawn["planned_steps"], drawn["marks"], drawn["sampled"]) == (100, [[40, "resumed"]], False)
+    assert (drawn["lines"], drawn["steps"]) == (len(events), 60)
     assert drawn["offset"] == (folder / "metrics.jsonl").stat().st_size
 
 
@@ -306,8 +318,8 @@ def test_a_long_log_is_sampled_and_says_so(tmp_path: Path, monkeypatch: pytest.M
     numbers = drawn["series"]["loss"][0]
     assert numbers == sorted(set(numbers)) and numbers[:2] == [1, 2] and numbers[-2:] == [4999, 5000]
     assert max(after - before for before, after in itertools.pairwise(numbers)) < 5000 / 15
-    training = client.get("/api/runs/a/view").json()["trainings"][0]
-    assert training["step"] == 5000 and training["tokens"] == 0.0  # not the sum of a sample
+    run = client.get("/api/runs/a").json()
+    assert run["training"]["step"] == 5000 and run["training"]["tokens"] == 0.0  # not the sum of a sample
 
 
 @pytest.mark.parametrize("seed", range(times(20, 500)))
@@ -349,7 +361,9 @@ def test_a_log_that_is_being_written_ends_at_its_last_whole_line(tmp_path: Path)
 
 
 def stream_of(runs: Path, offset: int | None = None, said: int | None = None) -> RunStream:
-    return RunStream(RunIndex(StudioSettings(runs)), "a", offset, said)
+    settings = StudioSettings(runs)
+    ticks = itertools.count()
+    return RunStream(RunIndex(settings), Readers(settings), "a", offset, said, clock=lambda: float(next(ticks)))
 
 
 def told(stream: RunStream) -> list[tuple[str, Any, str]]:
@@ -369,26 +383,29 @@ def test_a_stream_follows_a_run_by_the_byte(tmp_path: Path) -> None:
     assert told(stream) == []
     with log.open("a") as out:
         out.write(json.dumps(step(4, math.nan)) + "\n" + json.dumps(step(5, 0.9))[:30])
-    (name, events, number), (_, state, _) = told(stream)
-    assert (name, [(each["step"], each["loss"]) for each in events]) == ("metric", [(4, None)])
-    assert number == f"{log.stat().st_size - 30}-0" and state["step"] == 4
+    whole = log.stat().st_size - 30
+    (name, event, number), (_, state, _) = told(stream)
+    assert (name, event["step"], event["loss"], float(number)) == ("metric", 4, None, whole)
+    assert state["step"] == state["training"]["step"] == 4
     with log.open("a") as out:
         out.write(json.dumps(step(5, 0.9))[30:] + "\n")
-    assert told(stream)[0][1] == [step(5, 0.9)]
+    assert told(stream)[0][1] == step(5, 0.9)
 
 
 def test_a_browser_that_comes_again_misses_nothing(tmp_path: Path) -> None:
+    """Wherever in the middle of many lines the connection broke."""
     folder = write_watched(tmp_path / "a", [*start(), *steps(3)])
     stream = stream_of(tmp_path)
     told(stream)
-    place = stream.place
     with (folder / "metrics.jsonl").open("a") as out:
-        out.write(jsonl(steps(2, after=3)))
+        out.write(jsonl(steps(5, after=3)))
     (folder / "console.log").write_text("train: 5 of 300\n")
     events = told(stream)
-    assert [each[:2] for each in events[:2]] == [("metric", steps(2, after=3)), ("log", "train: 5 of 300\n")]
-    assert told(stream_of(tmp_path, *map(int, place.split("-")))) == events
-    assert [name for name, _, _ in told(stream_of(tmp_path, *map(int, events[1][2].split("-"))))] == ["state"]
+    for n, (_, _, number) in enumerate(events[:6]):
+        metrics, said = map(int, number.split("."))
+        again = told(stream_of(tmp_path, metrics, said))
+        assert [each[:2] for each in again[:-1]] == [each[:2] for each in events[n + 1 : 6]]
+    assert events[5][:2] == ("log", "train: 5 of 300\n")
 
 
 def test_a_log_that_began_anew_is_said(tmp_path: Path) -> None:
@@ -427,7 +444,7 @@ def wait_for(what: Any, seconds: float = 60.0) -> Any:
     while time.monotonic() < until:
         if found := what():
             return found
-        time.sleep(0.05)
+        time.sleep(0.2)
     raise AssertionError("it did not happen")
 
 
@@ -437,8 +454,9 @@ def test_a_recipe_that_cannot_be_run_shows_as_failed_with_its_reason(tmp_path: P
     runs = tmp_path / "runs"
     begun = jobs.start(StudioSettings(runs), recipe, "mine")
     assert begun.name == "mine"
-    line = wait_for(lambda: (found := listed(runs)["mine"])["state"] == "failed" and found)
-    assert "surces" in line["problem"]
+    index = RunIndex(StudioSettings(runs))
+    line = wait_for(lambda: (found := index.line("mine")).state == "failed" and found)
+    assert "surces" in line.problem
     assert os.getsid(0) != begun.pid
 
 
@@ -455,16 +473,16 @@ def test_an_answer_of_a_verb_comes_from_a_process(tmp_path: Path) -> None:
     assert caught.value.problems[0].where == str(tmp_path / "-none")
 
 
-def test_a_comparison_has_the_figures_and_the_curves(tmp_path: Path) -> None:
+def test_a_comparison_has_the_reports_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_run(tmp_path / "a")
-    write_run(tmp_path / "b")
+    write_run(tmp_path / "b,c")
     client = client_of(tmp_path)
-    found = client.get("/api/compare?runs=a,b").json()
-    assert found["problems"] == [] and len(found["comparison"]["runs"]) == 2
-    assert [line["name"] for line in found["lines"]] == ["a", "b"]
-    assert len(found["curves"]["b"]["series"]["loss"][0]) > 100
-    assert client.get("/api/compare?runs=a").status_code == 400
-    assert client.get("/api/compare?runs=a,none").status_code == 404
+    found = client.get("/api/compare?runs=a&runs=b,c").json()
+    assert [each["name"] for each in found["runs"]] == ["a", "b,c"]
+    assert found["figures"]["rows"] and found["recipe"] == []
+    assert client.get("/api/compare?runs=a&runs=none").status_code == 404
+    monkeypatch.setattr("afina.studio.compare.LONGEST_LOG", 1000)
+    assert client.get("/api/compare?runs=a&runs=b,c").status_code == 413
 
 
 # ---- many runs, long logs
@@ -474,9 +492,9 @@ def test_a_comparison_has_the_figures_and_the_curves(tmp_path: Path) -> None:
 def many(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Runs of every kind, one of them damaged."""
     folder = tmp_path_factory.mktemp("many")
-    for n in range(times(60, 1000)):
+    for n in range(times(30, 1000)):
         if n % 3:
-            write_run(folder / f"run-{n}")
+            write_run(folder / f"run-{n}", metrics=SHORT)
         else:
             write_watched(folder / f"run-{n}", [*start(), *steps(200)])
     yield folder

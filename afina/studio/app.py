@@ -42,9 +42,8 @@ def studio_app(settings: StudioSettings) -> FastAPI:
     index, readers = RunIndex(settings), Readers(settings)
     app.include_router(runs.routes(settings, index))
     app.include_router(run_page.routes(settings, index, readers))
-    app.include_router(compare.routes(settings, index, readers))
-    app.include_router(streams.routes(settings, index))
-    for module in (jobs, data_routes, play_routes, plan_routes, start_routes):
+    app.include_router(streams.routes(settings, index, readers))
+    for module in (compare, jobs, data_routes, play_routes, plan_routes, start_routes):
         app.include_router(module.routes(settings))
     app.include_router(_word_routes(settings))
     _add_errors(app, settings)

@@ -1,9 +1,9 @@
 """What happens in a run, as server-sent events, from its files while they grow.
 
-Events: ``metric`` (a list of what was logged, in its order), ``log`` (text that the process said), ``sample`` (the last
-thing that the model was seen to write), ``state`` (the run's line in the list), ``again`` (the log is another one, or
-too far ahead: ask for the curves anew), ``gone`` (the run is not there any more). The id of an event is where in both
-logs the stream has come, so that a browser that connects again misses nothing.
+Events: ``metric`` (a line of ``metrics.jsonl``), ``log`` (text that the process said), ``sample`` (the last thing that
+the model was seen to write), ``state`` (how the run stands), ``again`` (the log is another one, or too far ahead: ask
+for the curves anew), ``gone`` (the run is not there any more). The id of an event is where in both logs the stream has
+come, as the number ``metrics.log``, so that a browser that connects again misses nothing.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import asdict
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,8 +21,10 @@ from fastapi.responses import Response, StreamingResponse
 from fastapi.sse import format_sse_event
 
 from afina.errors import AfinaError
-from afina.studio.facts import LOG, check_links
+from afina.studio.facts import LOG
+from afina.studio.readers import Readers
 from afina.studio.refusal import error_values
+from afina.studio.run_page import standing
 from afina.studio.runs import RunIndex
 from afina.studio.security import run_folder
 from afina.studio.settings import StudioSettings
@@ -30,8 +32,9 @@ from afina.watch.follow import events_in
 from afina.watch.reader import last_sample
 from afina.watch.view import SampleView, without_nan
 
-EVERY, BEAT = 0.5, 15.0
-"""Seconds between two looks, and between two signs that the stream still stands where nothing happens."""
+EVERY, STATE_EVERY, BEAT = 0.5, 1.0, 15.0
+"""Seconds between two looks, between two looks at how the run stands, and between two signs that the stream still
+stands where nothing happens."""
 FURTHEST = 2**21
 """Bytes of a log that a stream sends at once; who is further behind asks for the curves anew."""
 LOG_BEFORE = 2**14
@@ -58,21 +61,32 @@ class RunStream:
     Args:
         offset: bytes of ``metrics.jsonl`` that the browser has; None for all that is there.
         said: bytes of ``console.log`` that it has; None for all but the last :data:`LOG_BEFORE`.
+        clock: in seconds.
     """
 
-    def __init__(self, index: RunIndex, name: str, offset: int | None = None, said: int | None = None) -> None:
-        self.index, self.name = index, name
+    def __init__(
+        self,
+        index: RunIndex,
+        readers: Readers,
+        name: str,
+        offset: int | None = None,
+        said: int | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.index, self.readers, self.name, self.clock = index, readers, name, clock
         self.folder = index.settings.runs / name
         self._metrics, self._console = self.folder / "metrics.jsonl", self.folder / LOG
         self._offset = _size(self._metrics) if offset is None else offset
         self._said = max(0, _size(self._console) - LOG_BEFORE) if said is None else said
         self._sample = self._last_sample()
-        self._line: dict[str, Any] = {}
+        self._standing: dict[str, Any] = {}
+        self._stood = -STATE_EVERY
 
     @property
     def place(self) -> str:
         """Where in both logs it has come."""
-        return f"{self._offset}-{self._said}"
+        return f"{self._offset}.{self._said:012d}"
 
     def news(self) -> Iterator[bytes]:
         """The events since the last call.
@@ -80,18 +94,20 @@ class RunStream:
         Raises:
             AfinaError: the run is not there any more, or has a link in it that leads elsewhere.
         """
-        line = self.index.line(self.name).as_json()
-        check_links(self.index.settings, self.folder)
+        now = self.clock()
+        stands = self._standing
+        if now - self._stood >= STATE_EVERY:  # first of all: it sees to links
+            stands, self._stood = standing(self.index, self.readers, self.name), now
         yield from self._new_metrics()
         if text := self._new_text():
             yield event("log", text, self.place)
         sample = self._last_sample()
         if sample is not None and sample != self._sample:
             self._sample = sample
-            yield event("sample", asdict(sample), self.place)
-        if line != self._line:
-            self._line = line
-            yield event("state", line, self.place)
+            yield event("sample", {"prompt": sample.prompt, "base": sample.base, "adapter": sample.written}, self.place)
+        if stands != self._standing:
+            self._standing = stands
+            yield event("state", stands, self.place)
 
     def _new_metrics(self) -> Iterator[bytes]:
         behind = _size(self._metrics) - self._offset
@@ -102,9 +118,10 @@ class RunStream:
             with self._metrics.open("rb") as opened:
                 opened.seek(self._offset)
                 lines = opened.read(behind).rpartition(b"\n")[0]
-            if lines:
-                self._offset += len(lines) + 1
-                yield event("metric", without_nan(events_in(lines)[0]), self.place)
+            for line in lines.split(b"\n") if lines else ():
+                self._offset += len(line) + 1
+                for each in events_in(line)[0]:
+                    yield event("metric", without_nan(each), self.place)
 
     def _new_text(self) -> str:
         """What the process said since, up to its last line end."""
@@ -137,7 +154,7 @@ def _size(path: Path) -> int:
         return 0
 
 
-def routes(settings: StudioSettings, index: RunIndex) -> APIRouter:
+def routes(settings: StudioSettings, index: RunIndex, readers: Readers) -> APIRouter:
     """The stream of a run."""
     made = APIRouter()
 
@@ -149,9 +166,10 @@ def routes(settings: StudioSettings, index: RunIndex) -> APIRouter:
     ) -> Response:
         """What happens in it from now on, or since the browser was here last."""
         run_folder(settings, name)
-        came = re.fullmatch(r"(\d{1,18})-(\d{1,18})", last_event_id or "")
+        came = re.fullmatch(r"(\d{1,18})\.(\d{1,18})", last_event_id or "")
         place = (int(came[1]), int(came[2])) if came else (offset, None)
-        return StreamingResponse(_follow(RunStream(index, name, *place)), media_type="text/event-stream")
+        followed = _follow(RunStream(index, readers, name, *place))
+        return StreamingResponse(followed, media_type="text/event-stream")
 
     return made
 

@@ -178,7 +178,7 @@ export class Chart {
       },
       hooks: {
         setCursor: [(plot) => this.tell(plot)],
-        drawAxes: [(plot) => this.drawMarks(plot)],
+        draw: [(plot) => this.drawMarks(plot)],
         setScale: [(plot, key) => key === "x" && this.noteZoom(plot)],
       },
     };
@@ -213,9 +213,7 @@ export class Chart {
     const { ctx, bbox } = plot;
     const scale = devicePixelRatio;
     ctx.save();
-    ctx.strokeStyle = ctx.fillStyle = this.colours["--quiet"];
-    ctx.lineWidth = scale;
-    ctx.setLineDash([4 * scale, 3 * scale]);
+    ctx.fillStyle = this.colours["--quiet"];
     ctx.font = `${11 * scale}px system-ui, sans-serif`;
     ctx.textBaseline = "top";
     ctx.textAlign = "left";
@@ -223,6 +221,9 @@ export class Chart {
     for (const [x, word] of this.marks) {
       const left = plot.valToPos(x, "x", true);
       if (!(left >= bbox.left && left <= bbox.left + bbox.width)) continue;
+      ctx.strokeStyle = this.colours["--quiet"];
+      ctx.lineWidth = scale;
+      ctx.setLineDash([4 * scale, 3 * scale]);
       ctx.beginPath();
       ctx.moveTo(left, bbox.top);
       ctx.lineTo(left, bbox.top + bbox.height);
@@ -230,6 +231,10 @@ export class Chart {
       const wide = ctx.measureText(word).width;
       const start = left + 4 * scale + wide > bbox.left + bbox.width ? left - 4 * scale - wide : left + 4 * scale;
       if (start < free) continue; // its line stands there; its word would lie over another
+      ctx.setLineDash([]);
+      ctx.strokeStyle = this.colours["--paper"];
+      ctx.lineWidth = 3 * scale;
+      ctx.strokeText(word, start, bbox.top + 2 * scale);
       ctx.fillText(word, start, bbox.top + 2 * scale);
       free = start + wide + 8 * scale;
     }

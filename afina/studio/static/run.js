@@ -1,29 +1,25 @@
 // The page "run": what the folder tells of a run, and what it appends while one looks. The server sends the curves once,
 // thinned, with the place in metrics.jsonl up to which they hold; from there on only new lines come.
-import { address, element, follow, getJSON, postJSON, problemNodes } from "./api.js";
+import { StudioError, address, element, follow, getJSON, postJSON, problemNodes } from "./api.js";
 import { badge, stamp, stateWord } from "./badges.js";
 import { Chart, Curve } from "./chart.js";
 import { _, _n, bytes, count, duration, figure, language, money, number } from "./words.js";
 
 const POINTS = 2000;
-const WINDOW = 20; // steps whose mean stands for a loss, as afina/watch/judge.py has it
+const MEAN_STEPS = 21;
 const DRAW_MS = 250;
-const VIEW_MS = 15_000;
-const PATIENCE_MS = 4000; // a connection that breaks is usually there again before that
 const LOG_LINES = 2000;
 const LONGEST_TEXT = 1200;
-const RESUMABLE = ["stopped", "dead", "failed", "new"];
+const PATIENCE_MS = 4000; // a connection that breaks is usually there again before that
 const at = (id) => document.getElementById(id);
 const name = at("run").dataset.name;
 const of = (...parts) => address("api", "runs", name, ...parts);
 
-let run = {}; // its line in the list, and what its small files say
-let view = {}; // how its training stands, as `afina watch --json` says it
-let now = null; // the training that goes on, or came last: of `view`, and brought up to date by each step
+let run = {};
 
 // ---- curves
 
-const LOGGED = { loss: "loss", rate: "learning_rate", tokens_per_second: "tokens_per_second", memory: "memory_bytes" };
+const SERIES = ["loss", "loss_mean", "heldout", "learning_rate", "tokens_per_second", "memory_bytes"];
 const sync = "run";
 const charts = {
   loss: new Chart(at("loss"), {
@@ -36,95 +32,77 @@ const charts = {
     sync,
   }),
   rate: small("rate", _("Learning rate")),
-  tokens_per_second: small("speed", _("Tokens per second"), { format: (value) => number(value, { maximumFractionDigits: 0 }) }),
+  speed: small("speed", _("Tokens per second"), { format: (value) => number(value, { maximumFractionDigits: 0 }) }),
   memory: small("memory", _("Memory"), { format: bytes, binary: true }),
 };
 let curves = null;
-let marks = [];
 let training = null;
+let offset = 0;
+let marks = [];
 let drawing = null;
 
 function small(id, title, more = {}) {
   return new Chart(at(id), { title, lines: [{ name: title, colour: "--after", swatch: "after line" }], zero: true, sync, ...more });
 }
 
-// Asks for the curves; returns the place in metrics.jsonl from which on they are to be followed.
 async function loadCurves() {
   const found = await getJSON(`${of("metrics")}?points=${POINTS}`);
-  curves = Object.fromEntries(Object.entries(found.series).map(([key, points]) => [key, new Curve(points)]));
-  training = found.training;
-  marks = [...found.resumed.map((step) => [step, _("resumed")]), ...found.went_back.map((each) => [each.to, _("went back")])];
-  at("sampled").textContent = found.sampled ? _("Drawn of {n} lines of a longer log, taken at even distances.", { n: number(found.lines) }) : "";
+  curves = Object.fromEntries(SERIES.map((key) => [key, new Curve(found.series[key])]));
+  ({ training, offset } = found);
+  marks = found.marks.map(([step, word]) => [step, MARKS[word] ?? word]);
+  const sampled = _("Drawn from {n} lines of a longer log, taken at even distances.", { n: number(found.lines) });
+  at("sampled").textContent = found.sampled ? sampled : "";
   draw();
-  return found.offset;
 }
 
 function draw() {
   drawing = null;
   at("curves").hidden = !curves.loss.xs.length && !curves.heldout.xs.length;
   if (at("curves").hidden) return;
-  const { loss, heldout } = curves;
-  charts.loss.set([loss.points, [loss.xs, smooth(loss.ys)], heldout.points], marks);
-  for (const key of ["rate", "tokens_per_second", "memory"]) charts[key].set([curves[key].points], marks);
+  const points = (...keys) => keys.map((key) => curves[key].points);
+  charts.loss.set(points("loss", "loss_mean", "heldout"), marks);
+  charts.rate.set(points("learning_rate"), marks);
+  charts.speed.set(points("tokens_per_second"), marks);
+  charts.memory.set(points("memory_bytes"), marks);
 }
 
-// Mean of each value and its neighbours on both sides: it does not lag behind a falling curve.
-function smooth(ys) {
-  const half = Math.min(10, Math.floor(ys.length / 20));
-  const sums = [0];
-  for (const y of ys) sums.push(sums.at(-1) + y);
-  return ys.map((_y, n) => {
-    const [start, end] = [Math.max(0, n - half), Math.min(ys.length, n + half + 1)];
-    return (sums[end] - sums[start]) / (end - start);
-  });
-}
+const MARKS = { resumed: _("resumed"), "went back": _("went back"), "smaller batches": _("smaller batches") };
+const EVENTS = { resumed: MARKS.resumed, went_back: MARKS["went back"], smaller_batches: MARKS["smaller batches"] };
 
-// What was logged. False where another training began: then all the curves are others.
-function takeMetrics(events) {
-  for (const event of events) {
-    const ofAnother = ["step", "validation"].includes(event.event) && (event.stage ?? "train") !== training;
-    if (ofAnother || ["train_started_anew", "retired"].includes(event.event)) return false;
-    if (event.event === "step") takeStep(event);
-    else if (event.event === "validation") takeMeasurement(event);
-    else if (event.event === "resumed") marks = [...marks, [event.step, _("resumed")]];
-    else if (event.event === "went_back") marks = [...marks, [event.to, _("went back")]];
+// One line of metrics.jsonl; `id` begins with the byte at which it ends.
+function takeMetric(event, id) {
+  const end = parseInt(id, 10);
+  if (!curves || end <= offset) return;
+  offset = end;
+  const another = (event.stage ?? "train") !== training && ["step", "validation"].includes(event.event);
+  if (another || ["train_started_anew", "retired"].includes(event.event)) {
+    reloadCurves();
+    return;
   }
-  drawing ??= setTimeout(() => {
-    draw();
-    showFigures();
-  }, DRAW_MS);
-  return true;
+  if (event.event === "step") takeStep(event);
+  else if (event.event === "validation") curves.heldout.push(event.step, known(event.loss));
+  else if (event.event in EVENTS) marks = [...marks, [event.to ?? event.step, EVENTS[event.event]]];
+  drawing ??= setTimeout(draw, DRAW_MS);
 }
+
+const known = (value) => (Number.isFinite(value) ? value : null);
 
 function takeStep(event) {
-  for (const [key, logged] of Object.entries(LOGGED)) {
-    if (Number.isFinite(event[logged])) curves[key].push(event.step, event[logged]);
-  }
+  const before = curves.loss_mean.last;
+  const loss = known(event.loss);
+  curves.loss.push(event.step, loss);
+  const mean = before == null || loss === null ? (loss ?? before) : before + ((loss - before) * 2) / (MEAN_STEPS + 1);
+  curves.loss_mean.push(event.step, mean);
+  for (const key of ["learning_rate", "tokens_per_second", "memory_bytes"]) curves[key].push(event.step, known(event[key]));
   curves.heldout.cut(event.step + 1); // measured of steps that are done again
-  if (!now) return;
-  const latest = curves.loss.ys.slice(-WINDOW);
-  const known = (key) => (Number.isFinite(event[key]) ? event[key] : now[key]);
-  now = {
-    ...now,
-    step: event.step,
-    epoch: known("epoch"),
-    loss: latest.length ? latest.reduce((sum, y) => sum + y, 0) / latest.length : null,
-    learning_rate: known("learning_rate"),
-    tokens_per_second: known("tokens_per_second"),
-    memory_bytes: known("memory_bytes"),
-    peak_memory_bytes: Math.max(now.peak_memory_bytes ?? 0, known("memory_bytes") ?? 0) || null,
-    tokens: now.tokens + (event.tokens ?? 0),
-    eta_seconds: known("eta_seconds"),
-    money: known("money"),
-  };
 }
 
-function takeMeasurement(event) {
-  if (!Number.isFinite(event.loss)) return;
-  curves.heldout.push(event.step, event.loss);
-  if (!now) return;
-  const found = { step: event.step, loss: event.loss, figures: {} };
-  now = { ...now, held_out: [...now.held_out, found], best: now.best && now.best.loss <= found.loss ? now.best : found };
+let reloading = null;
+
+function reloadCurves() {
+  reloading ??= loadCurves()
+    .catch(fail)
+    .finally(() => (reloading = null));
 }
 
 // ---- what is said
@@ -141,18 +119,18 @@ function fail(error) {
 
 // Replace what an element holds, unless it says the same already: a screen reader would say it again.
 function fill(holder, ...nodes) {
-  const made = [...element("div", {}, nodes).childNodes];
-  const same = made.length === holder.childNodes.length && made.every((node, n) => node.isEqualNode(holder.childNodes[n]));
-  if (!same) holder.replaceChildren(...made);
+  const made = element("div", {}, nodes);
+  const same = made.childNodes.length === holder.childNodes.length && [...made.childNodes].every((node, n) => node.isEqualNode(holder.childNodes[n]));
+  if (!same) holder.replaceChildren(...made.childNodes);
 }
 
 function showState() {
   const stage = run.state === "running" && run.stage ? _("in the stage {stage}", { stage: run.stage }) : null;
   const why = run.reason ? element("span", { lang: english }, run.reason) : null;
   fill(at("state"), badge(run.state), stage || why ? element("span", { class: "quiet" }, " · ", stage ?? why) : null);
-  at("stop").hidden = run.state !== "running";
-  at("resume").hidden = !RESUMABLE.includes(run.state) || !run.recipe;
-  at("report").hidden = !run.has_report;
+  at("stop").hidden = !run.can?.stop;
+  at("resume").hidden = !run.can?.resume;
+  at("report").hidden = !run.report;
   at("report").href = of("report");
   at("play").hidden = !run.files?.some((file) => /^(adapter|model)(\/|$)/.test(file.name));
   at("play").href = `/playground?${new URLSearchParams({ run: name })}`;
@@ -177,10 +155,9 @@ function showProblems() {
     return element("p", { class: "problem", lang: english }, where, element("strong", {}, each.what), each.fix ? ` → ${each.fix}` : null);
   });
   fill(at("problems"), told);
+  const warnings = run.warnings ?? [];
   const first = (each) => (each.training === "first" ? [" · ", _("first training")] : null);
-  const watched = (view.warnings ?? []).map((each) => [element("span", { lang: english }, each.what), first(each)]);
-  const warnings = [...watched, ...(run.warnings ?? []).map((each) => [each.text])];
-  const list = element("ul", {}, warnings.map((each) => element("li", {}, each)));
+  const list = element("ul", {}, warnings.map((each) => element("li", {}, element("span", { lang: each.lang }, each.what), first(each))));
   const title = element("h2", {}, _n("{n} warning", "{n} warnings", warnings.length));
   fill(at("warnings"), warnings.length ? element("div", { class: "cautions", role: "note" }, title, list) : null);
 }
@@ -188,21 +165,21 @@ function showProblems() {
 function showFigures() {
   const shown = [];
   const put = (title, value, format, ...below) => value != null && shown.push([title, format(value), below]);
+  const now = run.training;
   if (now) {
-    const total = now.planned_steps;
-    const last = now.held_out.at(-1);
+    const { planned_steps: total, best, held_out: last } = now;
     put(_("Step"), now.step, number, total ? steps(now.step, total) : null);
     put(_("Epoch"), now.epoch, (epoch) => number(epoch + 1));
     put(_("Loss"), now.loss, figure);
-    put(_("Held-out loss"), last?.loss, figure, now.best && now.best.step !== last?.step ? lowest(now.best) : null);
-    if (run.state === "running") put(_("Time left"), now.eta_seconds, duration);
+    put(_("Held-out loss"), last?.loss, figure, best && best.step !== last?.step ? lowest(best) : null);
+    put(_("Time left"), now.eta_seconds, duration);
     put(_("Tokens per second"), now.tokens_per_second, (value) => number(value, { maximumFractionDigits: 0 }));
     put(_("Tokens"), now.tokens || null, count);
     put(_("Memory"), now.peak_memory_bytes, bytes, usable());
     put(_("Learning rate"), now.learning_rate, figure);
     if (!now.done) put(_("Checkpoint"), now.checkpoint, number);
   }
-  const currency = run.cost?.currency ?? view.currency ?? "US$";
+  const currency = run.cost?.currency ?? run.currency ?? "US$";
   put(_("Cost"), (run.cost?.money ?? now?.money) || null, (amount) => money(amount, currency));
   put(_("Time"), run.seconds, duration);
   at("figures").hidden = !shown.length;
@@ -215,7 +192,7 @@ function steps(made, total) {
 }
 
 const lowest = (best) => element("small", {}, _("lowest {loss} at step {step}", { loss: figure(best.loss), step: number(best.step) }));
-const usable = () => (view.usable_bytes ? element("small", {}, _("of {usable} usable", { usable: bytes(view.usable_bytes) })) : null);
+const usable = () => (run.usable_bytes ? element("small", {}, _("of {usable} usable", { usable: bytes(run.usable_bytes) })) : null);
 
 // ---- answers, log, folder
 
@@ -227,7 +204,7 @@ function block(title, text, kind = "") {
   const rest = text.length - LONGEST_TEXT;
   const more = element("span", { class: "quiet" }, " … ", _n("{n} more character", "{n} more characters", rest));
   const shown = text ? [text.slice(0, LONGEST_TEXT), rest > 0 ? more : null] : element("span", { class: "quiet" }, _("(empty)"));
-  return element("div", {}, element("p", { class: "side" }, title), element("div", { class: `text ${kind}`, dir: "auto" }, shown));
+  return element("div", {}, element("p", { class: "which" }, title), element("div", { class: `text ${kind}`, dir: "auto" }, shown));
 }
 
 function answer(sample) {
@@ -240,25 +217,23 @@ function answer(sample) {
       "div",
       { class: "two" },
       block([_("Before"), mark(sample.base_correct)], sample.base, "before"),
-      block([_("After"), mark(sample.adapter_correct)], written(sample), "after"),
+      block([_("After"), mark(sample.adapter_correct)], sample.adapter, "after"),
     ),
   );
 }
-
-const written = (sample) => sample.adapter ?? sample.written; // as a file of samples has it, as the stream has it
 
 function showAnswers() {
   answers = run.samples ?? [];
   at("answers").hidden = !answers.length;
   at("answers-list").replaceChildren(...answers.map(answer));
-  const all = run.samples_in_all ?? 0;
+  const all = run.samples_total ?? 0;
   const some = _("{n} of {total} answers; the report has them all", { n: number(answers.length), total: number(all) });
   at("answers-shown").textContent = all > answers.length ? some : "";
 }
 
 // The newest answer, unless it is there already.
 function takeSample(sample) {
-  if (answers.some((each) => each.prompt === sample.prompt && written(each) === written(sample))) return;
+  if (answers.some((each) => each.prompt === sample.prompt && each.adapter === sample.adapter)) return;
   answers = [...answers, sample];
   at("answers").hidden = false;
   at("answers-list").append(answer(sample));
@@ -301,38 +276,22 @@ async function loadRun() {
   showFolder();
 }
 
-let looking = null;
-
-// How the training stands, and again after a while; of a very long log that takes the server seconds.
-async function loadView() {
-  clearTimeout(looking);
-  const began = performance.now();
-  try {
-    view = await getJSON(of("view"));
-    now = view.trainings.at(-1) ?? null;
-    showRun();
-  } catch (error) {
-    fail(error);
-  }
-  const wait = Math.max(VIEW_MS, 20 * (performance.now() - began));
-  if (run.state === "running") looking = setTimeout(loadView, wait);
-}
-
-async function takeState(line) {
+async function takeState(event) {
   const before = run.state;
-  run = { ...run, ...line };
+  run = { ...run, ...event };
   showRun();
   if (run.state === before) return;
   say(_("{name}: {state}", { name, state: stateWord(run.state) }));
-  await Promise.all([loadRun().catch(fail), loadView()]); // what a state brings with it: the verdict, the report, answers
+  await loadRun().catch(fail); // what a state brings with it: the verdict, the report, the answers
 }
 
 async function ask(what, button) {
   button.disabled = true;
   at("failure").replaceChildren();
+  say(what === "stop" ? _("It stops after this step, and a checkpoint is written.") : _("It goes on from its last checkpoint."));
   try {
     await postJSON(of(what));
-    say(what === "stop" ? _("It stops after this step, and a checkpoint is written.") : _("It goes on from its last checkpoint."));
+    await loadRun();
   } catch (error) {
     fail(error);
   } finally {
@@ -343,36 +302,26 @@ async function ask(what, button) {
 at("stop").addEventListener("click", () => ask("stop", at("stop")));
 at("resume").addEventListener("click", () => ask("resume", at("resume")));
 
-let close = () => {};
-let lost = null;
-
-// The curves as they are, and all that happens from there on.
-async function connect() {
-  close();
-  at("log").replaceChildren();
-  const again = () => Promise.all([connect().catch(fail), loadView()]);
-  const offset = await loadCurves();
-  close = follow(`${of("stream")}?offset=${offset}`, {
-    metric: (events) => takeMetrics(events) || again(),
-    log: takeLog,
-    sample: takeSample,
-    state: takeState,
-    again,
-    gone: ({ problems }) => {
-      close();
-      fail({ message: problems.map((each) => each.what).join("; ") });
-    },
-    open: () => {
-      if (lost !== null) at("failure").replaceChildren();
-      clearTimeout(lost);
-      lost = null;
-    },
-    error: () => {
-      const what = _("The studio does not answer; this page tries again by itself.");
-      lost ??= setTimeout(() => at("failure").replaceChildren(element("p", { class: "problem" }, what)), PATIENCE_MS);
-    },
-  });
+try {
+  await Promise.all([loadRun(), loadCurves()]);
+} catch (error) {
+  fail(error);
 }
-
-await Promise.all([loadRun().catch(fail), connect().catch(fail)]);
-await loadView();
+let lost = null;
+follow(`${of("stream")}?offset=${offset}`, {
+  metric: takeMetric,
+  log: takeLog,
+  sample: takeSample,
+  state: takeState,
+  again: reloadCurves,
+  gone: ({ problems }) => fail(new StudioError(problems)),
+  open: () => {
+    if (lost !== null) at("failure").replaceChildren();
+    clearTimeout(lost);
+    lost = null;
+  },
+  error: () => {
+    const what = _("The studio does not answer; this page tries again by itself.");
+    lost ??= setTimeout(() => at("failure").replaceChildren(element("p", { class: "problem" }, what)), PATIENCE_MS);
+  },
+});

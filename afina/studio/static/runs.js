@@ -182,7 +182,7 @@ function showChosen() {
   const enough = chosen.size > 1;
   const told = _n("{n} run chosen", "{n} runs chosen", chosen.size);
   at("count").textContent = enough ? told : [told, _("choose another one to compare")].join("; ");
-  if (enough) at("compare").href = `/compare?${new URLSearchParams({ runs: [...chosen].join(",") })}`;
+  if (enough) at("compare").href = `/compare?${new URLSearchParams([...chosen].map((name) => ["runs", name]))}`;
   else at("compare").removeAttribute("href");
   at("compare").hidden = !enough;
 }
