@@ -128,9 +128,7 @@ class AuditJob:
 
     async def _audit(self, options: Sequence[str]) -> dict[str, Any]:
         try:
-            return await ask(
-                "data audit", *options, str(self.looked.path), said=self._note, seconds=None, offline=True
-            )
+            return await ask("data audit", *options, str(self.looked.path), said=self._note, seconds=None, offline=True)
         finally:
             self._seconds = time.monotonic() - self._began
 
