@@ -165,7 +165,7 @@ async def ask(
             os.killpg(process.pid, signal.SIGKILL)
         await process.wait()
         if isinstance(error, TimeoutError):
-            raise AfinaError(f"`afina {verb}` took more than {seconds} s", "try it in a terminal") from None
+            raise AfinaError(f"the verb {verb} took more than {seconds} s", "try it in a terminal") from None
         raise
     try:
         values = parse_json(out)
@@ -180,7 +180,7 @@ def _error_of(verb: str, values: Any, said: str) -> AfinaError:
     problems = values.get("problems") if isinstance(values, dict) else None
     if problems:
         return AfinaError(problems=[Problem(**each) for each in problems])
-    return AfinaError(f"`afina {verb}` gave no answer: {said[:500] or 'it said nothing'}", "try it in a terminal")
+    return AfinaError(f"the verb {verb} gave no answer: {said[:500] or 'it said nothing'}", "try it in a terminal")
 
 
 def environment(*, offline: bool = False) -> dict[str, str]:
