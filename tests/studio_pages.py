@@ -15,12 +15,21 @@ from typing import Any
 @contextmanager
 def studio(runs: Path, *options: str) -> Iterator[str]:
     """The address of an `afina studio` that runs, without a slash at its end."""
+    with studio_process(runs, *options) as (address, _):
+        yield address
+
+
+@contextmanager
+def studio_process(runs: Path, *options: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """The same, and its process, which leads a group of its own."""
     command = [sys.executable, "-m", "afina", "studio", "--runs", str(runs), "--port", "0", "--no-browser", "--json"]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True, env=environment)
+    process = subprocess.Popen(
+        [*command, *options], stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    )
     try:
         assert process.stdout
-        yield _first_object(process.stdout)["url"].rstrip("/")
+        yield _first_object(process.stdout)["url"].rstrip("/"), process
     finally:
         process.terminate()
         process.communicate(timeout=20)

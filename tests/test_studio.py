@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import math
@@ -20,6 +21,7 @@ from watched import began, held_out, start, step, steps, working, write_watched
 pytest.importorskip("fastapi")
 from fastapi.testclient import TestClient
 
+from afina.errors import AfinaError
 from afina.run import hash_file
 from afina.studio import jobs, long_log
 from afina.studio.app import studio_app
@@ -454,8 +456,6 @@ def test_a_recipe_that_cannot_be_run_shows_as_failed_with_its_reason(tmp_path: P
 
 
 def test_a_name_that_is_none_of_a_folder_starts_nothing(tmp_path: Path) -> None:
-    from afina.errors import AfinaError
-
     for name in ("", ".", "..", "a/b", "a\\b", "a\0"):
         with pytest.raises(AfinaError, match="no name of a run"):
             jobs.start(StudioSettings(tmp_path / "runs"), tmp_path / "x.yaml", name)
@@ -465,11 +465,27 @@ def test_a_name_that_is_none_of_a_folder_starts_nothing(tmp_path: Path) -> None:
 def test_an_answer_of_a_verb_comes_from_a_process(tmp_path: Path) -> None:
     import asyncio
 
-    from afina.errors import AfinaError
-
     with pytest.raises(AfinaError, match="no such folder") as caught:
         asyncio.run(jobs.ask("watch", str(tmp_path / "-none")))
     assert caught.value.problems[0].where == str(tmp_path / "-none")
+
+
+def test_an_answer_of_a_verb_comes_from_a_process(tmp_path: Path) -> None:
+    with pytest.raises(AfinaError, match="no such folder") as caught:
+        asyncio.run(jobs.ask("watch", str(tmp_path / "-none")))
+    assert caught.value.problems[0].where == str(tmp_path / "-none")
+
+
+def test_a_comparison_has_the_reports_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_run(tmp_path / "a")
+    write_run(tmp_path / "b,c")
+    client = client_of(tmp_path)
+    found = client.get("/api/compare?runs=a&runs=b,c").json()
+    assert [each["name"] for each in found["runs"]] == ["a", "b,c"]
+    assert found["figures"]["rows"] and found["recipe"] == []
+    assert client.get("/api/compare?runs=a&runs=none").status_code == 404
+    monkeypatch.setattr("afina.studio.compare.LONGEST_LOG", 1000)
+    assert client.get("/api/compare?runs=a&runs=b,c").status_code == 413
 
 
 # ---- many runs, long logs

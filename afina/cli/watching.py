@@ -55,7 +55,7 @@ def studio(
     runs: RunsFolder = Path("runs"),
     roots: Annotated[
         list[Path] | None,
-        typer.Option("--root", metavar="FOLDER", help="A further folder that its pages may read; may be repeated."),
+        typer.Option("--root", metavar="FOLDER", help="Folders that its pages may read besides; this one if none."),
     ] = None,
     host: Annotated[
         str, typer.Option(help="Address to listen on; beyond this machine a token is asked for.")

@@ -49,6 +49,8 @@ def open_studio(runs: Path, roots: Sequence[Path], *, host: str, port: int, lang
     """Take the port of a studio.
 
     Args:
+        roots: further folders to look into. None given: the one it is started in, unless that is somebody's home or
+            the whole disk.
         port: 0 takes one that is free.
 
     Raises:
@@ -59,6 +61,7 @@ def open_studio(runs: Path, roots: Sequence[Path], *, host: str, port: int, lang
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise RecipeError(f"{error.name} is not installed", INSTALL, "studio") from error
+    roots = roots or _started_in()
     for folder in roots:
         if not folder.is_dir():
             raise RecipeError("there is no such folder", "name one that is there", f"--root {folder}")
@@ -74,3 +77,12 @@ def open_studio(runs: Path, roots: Sequence[Path], *, host: str, port: int, lang
     port = listener.getsockname()[1]
     settings = StudioSettings(runs.resolve(), tuple(each.resolve() for each in roots), host, port, token, language)
     return OpenStudio(settings, listener)
+
+
+def _started_in() -> Sequence[Path]:
+    here = Path.cwd()
+    try:
+        home = Path.home()
+    except RuntimeError:  # nobody's
+        home = here
+    return () if here == home or here.parent == here else (here,)
