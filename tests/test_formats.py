@@ -130,7 +130,7 @@ def test_no_other_module_lists_endings() -> None:
 def test_the_docs_name_every_format() -> None:
     """Once where they say what a dataset comes from, and once in the map of the package."""
     page = (ROOT / "docs/sources.md").read_text("utf-8")
-    (said,) = re.findall(r"A dataset comes from whatever there is: (.*?)\n\n", page, re.DOTALL)
+    (said,) = re.findall(r"You can make a dataset from almost anything: (.*?)\n\n", page, re.DOTALL)
     (shown,) = re.findall(
         r"^ +sources/ +(.*)->  documents", (ROOT / "docs/architecture.md").read_text("utf-8"), re.MULTILINE
     )
