@@ -73,6 +73,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("Follow a run from another terminal", "afina watch runs/my-docs"),
         ("One look, for a script", "afina watch runs/my-docs --json"),
     ),
+    "studio": (("Runs, data, plans and recipes in a browser, from this folder", "afina studio"),),
     "plot": (("The curves of two runs in one picture", "afina plot runs/my-docs runs/my-docs-2 --to pictures"),),
     "doctor": (
         ("What this machine has, and what is missing", "afina doctor"),

@@ -70,7 +70,11 @@ def plan(
         str | None, typer.Option(help="With scratch (7B if not given) and scaling (1B): parameters.")
     ] = None,
     tokens: Annotated[
-        str | None, typer.Option(help="With scratch and scaling: tokens, e.g. 140B; 20 per parameter if not given.")
+        str | None,
+        typer.Option(
+            help="Tokens of an epoch, e.g. 2M, instead of those of the files. With scratch and scaling: in all, 20 per "
+            "parameter if not given."
+        ),
     ] = None,
     as_json: AsJson = False,
     runs: RunsFolder = Path("runs"),

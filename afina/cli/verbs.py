@@ -57,6 +57,7 @@ app.command()(export)
 app.command()(judging.report)
 app.command()(watching.watch)
 app.command()(watching.plot)
+app.command()(watching.studio)
 app.command()(machine.doctor)
 app.command()(machine.demo)
 base_app.command("show")(bases.base_show)
@@ -96,7 +97,8 @@ def main() -> None:
     # before torch is loaded. LOG.md has the figures.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    if sys.argv[1:2] == ["tokenizer"] or (sys.argv[1:2] == ["data"] and "--base" in sys.argv):
+    of_base = any(word.partition("=")[0] == "--base" for word in sys.argv)
+    if sys.argv[1:2] == ["tokenizer"] or (sys.argv[1:2] == ["data"] and of_base):
         _do_without_torch()
     try:
         code = _ended()

@@ -62,7 +62,7 @@ class Key:
     @property
     def help(self) -> str:
         """The field's docstring as one line; of a part without one, the first paragraph of its class's."""
-        text = _docstrings_of(self.inside).get(self.name) or (self.part.__doc__ if self.part else "") or ""
+        text = self.inside.docstrings().get(self.name) or (self.part.__doc__ if self.part else "") or ""
         return " ".join(text.partition("\n\n")[0].split())
 
     @property
@@ -119,11 +119,6 @@ def every_key(part: type[RecipePart] = Recipe, path: str = "") -> Iterator[Key]:
 @cache
 def _schema_of(part: type[RecipePart]) -> dict[str, Any]:
     return part.model_json_schema()
-
-
-@cache
-def _docstrings_of(part: type[RecipePart]) -> dict[str, str]:
-    return part.docstrings()
 
 
 def _part_in(annotation: Any) -> type[RecipePart] | None:
