@@ -10,7 +10,7 @@ JOBS ?= auto
 CANDIDATES := $(if $(PYTHON),$(PYTHON),python3.11 python3.12 python3.13 python3)
 SUPPORTED := import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 
-.PHONY: architectures mutations help setup demo ladder zig prose scratch test test-long test-all tests lint bench docs docs-site clean
+.PHONY: architectures mutations help setup demo ladder zig prose scratch test test-long test-all tests lint bench docs docs-site dist clean
 .DEFAULT_GOAL := help
 
 help:
@@ -27,6 +27,7 @@ help:
 	@echo "make bench   the measurements in benchmarks/"
 	@echo "make docs    write what docs/ holds of the program's own words again: options, keys, findings, messages, ..."
 	@echo "make docs-site  docs/ as a website in site/, which fetches nothing from elsewhere"
+	@echo "make dist    the source archive and the wheel, in dist/ (docs/releases.md)"
 	@echo "make setup   install into .venv only (the targets above do it by themselves)"
 	@echo "make clean   remove .venv and caches; runs/ stays"
 
@@ -118,6 +119,10 @@ docs: $(STAMP)
 docs-site: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "open site/index.html; with its search box: $(BIN)/python -m http.server --directory site"
+
+dist: $(STAMP)
+	rm -rf dist
+	$(BIN)/python -m build
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist site *.egg-info
