@@ -6,11 +6,13 @@ Who works in a run is what its lock says (:mod:`afina.watch.lock`), whoever star
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,8 @@ from afina.watch.lock import UNNAMED, lock_holder
 AFINA = (sys.executable, "-m", "afina")
 LONGEST_ANSWER = 600.0
 """Seconds that a verb may take to answer a page."""
+LONGEST_LINE = 1 << 24
+"""Bytes of a line that a verb says."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ def start(settings: StudioSettings, recipe: Path, name: str) -> StartedRun:
             stdout=result,
             stderr=log,
             start_new_session=True,  # no Ctrl-C and no closed terminal of the studio reaches it
-            env=_environment(),
+            env=environment(),
         )
     threading.Thread(target=process.wait, daemon=True).start()  # nobody else takes its exit code
     return StartedRun(name, process.pid)
@@ -107,16 +111,25 @@ def resume(settings: StudioSettings, name: str) -> StartedRun:
     return start(settings, recipe, name)
 
 
-async def ask(verb: str, *words: str) -> dict[str, Any]:
+async def ask(
+    verb: str,
+    *words: str,
+    said: Callable[[str], None] = lambda _: None,
+    seconds: float | None = LONGEST_ANSWER,
+    offline: bool = False,
+) -> dict[str, Any]:
     """What a verb of afina answers to ``--json``, computed in a process of its own, so that neither the time nor the
-    memory is the studio's.
+    memory is the studio's. Cancelled, it ends with all that it started.
 
     Args:
         verb: its words, such as ``watch`` or ``data audit``.
         words: its options, written ``--name=value``, and its arguments; one that begins with ``-`` is no option.
+        said: is told each line of its progress and remarks.
+        seconds: that it may take; None: as long as it wants.
+        offline: whether the hub's cache alone counts, and nothing is downloaded.
 
     Raises:
-        AfinaError: with the problems that the verb names.
+        AfinaError: with the problems that the verb names, or that it took too long.
     """
     options = [word for word in words if word.startswith("--")]
     rest = [word for word in words if not word.startswith("--")]
@@ -130,20 +143,36 @@ async def ask(verb: str, *words: str) -> dict[str, Any]:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env=_environment(),
+        env=environment(offline=offline),
+        start_new_session=True,
+        limit=LONGEST_LINE,
     )
+    assert process.stdout and process.stderr
+    last = ""
+
+    async def follow(lines: asyncio.StreamReader) -> None:
+        nonlocal last
+        async for line in lines:
+            last = line.decode("utf-8", errors="replace").strip() or last
+            said(last)
+
     try:
-        out, said = await asyncio.wait_for(process.communicate(), LONGEST_ANSWER)
-    except (asyncio.CancelledError, TimeoutError):
-        process.kill()
+        async with asyncio.timeout(seconds):
+            out, _ = await asyncio.gather(process.stdout.read(), follow(process.stderr))
+            await process.wait()
+    except BaseException as error:  # whoever asked has left, or it took too long
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         await process.wait()
+        if isinstance(error, TimeoutError):
+            raise AfinaError(f"the verb {verb} took more than {seconds} s", "try it in a terminal") from None
         raise
     try:
         values = parse_json(out)
     except ValueError:
         values = None
     if not isinstance(values, dict) or ("error" in values and "exit_code" in values):
-        raise _error_of(verb, values, said.decode("utf-8", errors="replace"))
+        raise _error_of(verb, values, last)
     return values
 
 
@@ -151,13 +180,12 @@ def _error_of(verb: str, values: Any, said: str) -> AfinaError:
     problems = values.get("problems") if isinstance(values, dict) else None
     if problems:
         return AfinaError(problems=[Problem(**each) for each in problems])
-    last = said.strip().splitlines()[-1:] or ["it said nothing"]
-    return AfinaError(f"`afina {verb}` gave no answer: {last[0][:500]}", "try it in a terminal")
+    return AfinaError(f"the verb {verb} gave no answer: {said[:500] or 'it said nothing'}", "try it in a terminal")
 
 
-def _environment() -> dict[str, str]:
-    """Of a process: as the studio's, and what it says comes at once."""
-    return {**os.environ, "PYTHONUNBUFFERED": "1"}
+def environment(*, offline: bool = False) -> dict[str, str]:
+    """Of a process: as the studio's, and what it says comes at once; offline, the hub's cache is all that it asks."""
+    return {**os.environ, "PYTHONUNBUFFERED": "1"} | ({"HF_HUB_OFFLINE": "1"} if offline else {})
 
 
 def routes(settings: StudioSettings) -> APIRouter:
