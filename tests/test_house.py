@@ -76,7 +76,7 @@ INSIDE["base_answers"] = GROUND | {"tokenizer", "model", "plan", "evaluate"}
 INSIDE["tokenizer_page"] = GROUND | {"text", "sources", "tokenizer", "model"}
 INSIDE["walk"] = set(INSIDE) - {"progress"}
 INSIDE["demo"] = INSIDE["walk"] | {"walk"}
-INSIDE["studio"] = GROUND | {"record", "manifest", "report", "watch"}
+INSIDE["studio"] = GROUND | {"record", "manifest", "evaluate.scores", "report", "watch"}
 INSIDE["cli"] = set(INSIDE)
 IN_WORDS = {"walk", "demo", "cli"}
 """Rows that docs/architecture.md writes as "all above"."""
@@ -107,7 +107,7 @@ LIBRARIES: dict[str, set[str]] = {
     "llamacpp": {"torch", "gguf", "numpy", "safetensors", "peft", "httpx", "xllamacpp"},
     "export": {"torch", "transformers", "peft", "safetensors", "numpy", "gguf", "mlx", "mlx_lm"},
     "walk": {"torch", "transformers"},
-    "studio": {"fastapi", "jinja2", "starlette", "uvicorn"},
+    "studio": {"fastapi", "jinja2", "ruamel", "starlette", "uvicorn"},
     "cli": {"typer"},
 }
 HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "tokenizers", "huggingface_hub", "numpy"}
