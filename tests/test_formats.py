@@ -111,7 +111,22 @@ def test_every_ending_leads_to_its_format() -> None:
 def test_no_other_module_lists_endings() -> None:
     """`".pdf"` in another file of the package is a second table. Files that we write ourselves are not sources; MDX is
     told from Markdown by its ending, and `repository` knows which names are generated ones."""
-    own = {".md", ".json", ".jsonl", ".toml", ".yaml", ".yml", ".py", ".html", ".sh", ".txt", ".text", ".xml", ".mdx", ".js"}
+    own = {
+        ".md",
+        ".json",
+        ".jsonl",
+        ".toml",
+        ".yaml",
+        ".yml",
+        ".py",
+        ".html",
+        ".sh",
+        ".txt",
+        ".text",
+        ".xml",
+        ".mdx",
+        ".js",
+    }
     listed = {each for row in FORMATS for each in row.endings} - own
     found = []
     for file in sorted((ROOT / "afina").rglob("*.py")):
