@@ -76,7 +76,7 @@ INSIDE["base_answers"] = GROUND | {"tokenizer", "model", "plan", "evaluate"}
 INSIDE["tokenizer_page"] = GROUND | {"text", "sources", "tokenizer", "model"}
 INSIDE["walk"] = set(INSIDE) - {"progress"}
 INSIDE["demo"] = INSIDE["walk"] | {"walk"}
-INSIDE["studio"] = GROUND | {"record", "manifest", "report", "watch", "plan", "walk.plan_answers"}
+INSIDE["studio"] = GROUND | {"record", "manifest", "evaluate.scores", "report", "watch", "plan", "walk.plan_answers"}
 INSIDE["cli"] = set(INSIDE)
 IN_WORDS = {"walk", "demo", "cli"}
 """Rows that docs/architecture.md writes as "all above"."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import math
@@ -20,6 +21,7 @@ from watched import began, held_out, start, step, steps, working, write_watched
 pytest.importorskip("fastapi")
 from fastapi.testclient import TestClient
 
+from afina.errors import AfinaError
 from afina.run import hash_file
 from afina.studio import jobs, long_log
 from afina.studio.app import studio_app
@@ -117,14 +119,18 @@ def test_a_folder_that_is_not_there_has_no_runs(tmp_path: Path) -> None:
     assert answer == {"runs": [], "folder": str(tmp_path / "none"), "unchecked": 0}
 
 
+SHORT = jsonl([*start(3), *steps(3)])
 SMALL = sorted({*FILES} - {"dataset", "report.html", "console.log", "console.json"} - {"skills.jsonl", "choices.jsonl"})
 
 
-@pytest.mark.parametrize("broken", ['{"broken', b"\xff\xfe\x00", "[1, 2", "5\n", "{}{}\n"])
+@pytest.mark.parametrize(
+    "broken",
+    ['{"broken', *(pytest.param(each, marks=pytest.mark.long) for each in (b"\xff\xfe\x00", "[1, 2", "5\n", "{}{}\n"))],
+)
 def test_a_damaged_file_is_named_and_the_other_runs_are_as_usual(tmp_path: Path, broken: str | bytes) -> None:
     """Every file in turn; the list goes on, and so does the run's page."""
     for name in SMALL:
-        folder = write_run(tmp_path / name)
+        folder = write_run(tmp_path / name, metrics=SHORT)
         (folder / name).write_bytes(broken if isinstance(broken, bytes) else broken.encode())
     write_run(tmp_path / "whole")
     client = client_of(tmp_path)
@@ -141,7 +147,7 @@ def test_a_damaged_file_is_named_and_the_other_runs_are_as_usual(tmp_path: Path,
 
 def test_a_file_that_is_a_folder_is_damage(tmp_path: Path) -> None:
     for name in SMALL:
-        folder = write_run(tmp_path / name)
+        folder = write_run(tmp_path / name, metrics=SHORT)
         (folder / name).unlink(missing_ok=True)
         (folder / name).mkdir()
     found = listed(tmp_path)
@@ -150,7 +156,7 @@ def test_a_file_that_is_a_folder_is_damage(tmp_path: Path) -> None:
 
 def test_a_list_of_many_runs_goes_on_where_the_last_one_ended(tmp_path: Path) -> None:
     for n in range(6):
-        write_run(tmp_path / f"run-{n}")
+        write_run(tmp_path / f"run-{n}", metrics=SHORT)
     ticks = iter(range(1000))
     index = RunIndex(StudioSettings(tmp_path), seconds=2.5, clock=lambda: float(next(ticks)))
     first, second = index.lines(), index.lines()
@@ -163,7 +169,7 @@ def test_a_list_of_many_runs_goes_on_where_the_last_one_ended(tmp_path: Path) ->
 def test_only_what_changed_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for n in range(3):
         write_run(tmp_path / f"run-{n}")
-    index = RunIndex(StudioSettings(tmp_path))
+    index = RunIndex(StudioSettings(tmp_path), seconds=math.inf)
     index.lines()
     opened: list[str] = []
     monkeypatch.setattr(
@@ -438,7 +444,7 @@ def wait_for(what: Any, seconds: float = 60.0) -> Any:
     while time.monotonic() < until:
         if found := what():
             return found
-        time.sleep(0.05)
+        time.sleep(0.2)
     raise AssertionError("it did not happen")
 
 
@@ -448,14 +454,13 @@ def test_a_recipe_that_cannot_be_run_shows_as_failed_with_its_reason(tmp_path: P
     runs = tmp_path / "runs"
     begun = jobs.start(StudioSettings(runs), recipe, "mine")
     assert begun.name == "mine"
-    line = wait_for(lambda: (found := listed(runs)["mine"])["state"] == "failed" and found)
-    assert "surces" in line["problem"]
+    index = RunIndex(StudioSettings(runs))
+    line = wait_for(lambda: (found := index.line("mine")).state == "failed" and found)
+    assert "surces" in line.problem
     assert os.getsid(0) != begun.pid
 
 
 def test_a_name_that_is_none_of_a_folder_starts_nothing(tmp_path: Path) -> None:
-    from afina.errors import AfinaError
-
     for name in ("", ".", "..", "a/b", "a\\b", "a\0"):
         with pytest.raises(AfinaError, match="no name of a run"):
             jobs.start(StudioSettings(tmp_path / "runs"), tmp_path / "x.yaml", name)
@@ -463,13 +468,21 @@ def test_a_name_that_is_none_of_a_folder_starts_nothing(tmp_path: Path) -> None:
 
 
 def test_an_answer_of_a_verb_comes_from_a_process(tmp_path: Path) -> None:
-    import asyncio
-
-    from afina.errors import AfinaError
-
     with pytest.raises(AfinaError, match="no such folder") as caught:
         asyncio.run(jobs.ask("watch", str(tmp_path / "-none")))
     assert caught.value.problems[0].where == str(tmp_path / "-none")
+
+
+def test_a_comparison_has_the_reports_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_run(tmp_path / "a")
+    write_run(tmp_path / "b,c")
+    client = client_of(tmp_path)
+    found = client.get("/api/compare?runs=a&runs=b,c").json()
+    assert [each["name"] for each in found["runs"]] == ["a", "b,c"]
+    assert found["figures"]["rows"] and found["recipe"] == []
+    assert client.get("/api/compare?runs=a&runs=none").status_code == 404
+    monkeypatch.setattr("afina.studio.compare.LONGEST_LOG", 1000)
+    assert client.get("/api/compare?runs=a&runs=b,c").status_code == 413
 
 
 # ---- many runs, long logs
@@ -479,9 +492,9 @@ def test_an_answer_of_a_verb_comes_from_a_process(tmp_path: Path) -> None:
 def many(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Runs of every kind, one of them damaged."""
     folder = tmp_path_factory.mktemp("many")
-    for n in range(times(60, 1000)):
+    for n in range(times(30, 1000)):
         if n % 3:
-            write_run(folder / f"run-{n}")
+            write_run(folder / f"run-{n}", metrics=SHORT)
         else:
             write_watched(folder / f"run-{n}", [*start(), *steps(200)])
     yield folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -22,7 +23,7 @@ pytest.importorskip("fastapi")
 pytestmark = pytest.mark.long
 
 CHANGES = {"x-afina-studio": "1"}
-SECONDS = 60.0
+SECONDS = 240.0
 
 
 def wait_for(what: Callable[[], Any], seconds: float = SECONDS) -> Any:
@@ -63,7 +64,7 @@ def test_a_connection_that_breaks_loses_nothing(tmp_path: Path) -> None:
                         with log.open("a") as out:
                             out.write(jsonl([step(m, 1.0) for m in range(n, n + 3)]))
                     elif name == "metric":
-                        seen += [each["step"] for each in data]
+                        seen.append(data["step"])
                         last = number
                         if seen[-1] >= n + 2:
                             break
@@ -96,7 +97,7 @@ def test_ten_runs_of_a_million_lines_are_open_in_300_mb(
         client = httpx.Client(base_url=address, timeout=60)
         streams = []
         for n in range(10):
-            for path in ("", "/metrics", "/view"):
+            for path in ("", "/metrics"):
                 client.get(f"/api/runs/run-{n}{path}").raise_for_status()
             opened = client.build_request("GET", f"/api/runs/run-{n}/stream")
             streams.append(httpx.Client(timeout=60).send(httpx.Request("GET", opened.url), stream=True))
@@ -149,10 +150,8 @@ def test_a_run_outlives_the_studio_that_started_it(tmp_path: Path) -> None:
                 wait_for(lambda: line(again)["state"] == "stopped")
             assert (runs / "clube/console.log").stat().st_size > 0
         finally:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
 
 
 def line_of(runs: Path) -> int:
@@ -163,25 +162,30 @@ def line_of(runs: Path) -> int:
 
 def test_ctrl_c_ends_the_studio_at_once_with_a_stream_open(tmp_path: Path) -> None:
     write_watched(tmp_path / "runs/a", [*start(), *steps(3)])
-    with studio_process(tmp_path / "runs") as (address, process):
-        with httpx.stream("GET", f"{address}/api/runs/a/stream", timeout=30) as stream:
-            next(stream.iter_lines())
-            before = time.monotonic()
-            process.send_signal(signal.SIGINT)
-            assert process.wait(20) == 0
-            assert time.monotonic() - before < 10
+    with (
+        studio_process(tmp_path / "runs") as (address, process),
+        httpx.stream("GET", f"{address}/api/runs/a/stream", timeout=30) as stream,
+    ):
+        next(stream.iter_lines())
+        before = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+        assert time.monotonic() - before < 10
 
 
 def test_a_stopped_run_shows_at_once(tmp_path: Path) -> None:
     """Whoever started it: here a terminal."""
     (tmp_path / "runs/a").mkdir(parents=True)
     (tmp_path / "runs/a/recipe.yaml").write_text(RECIPE)
-    with studio_process(tmp_path / "runs") as (address, _), working(tmp_path / "runs/a") as process:
-        with httpx.stream("GET", f"{address}/api/runs/a/stream", timeout=30) as stream:
-            states = (data["state"] for name, data, _ in events_of(stream.iter_lines()) if name == "state")
-            assert next(states) == "running"
-            process.send_signal(signal.SIGINT)
-            assert next(each for each in states if each != "running") == "stopped"
+    with (
+        studio_process(tmp_path / "runs") as (address, _),
+        working(tmp_path / "runs/a") as process,
+        httpx.stream("GET", f"{address}/api/runs/a/stream", timeout=30) as stream,
+    ):
+        states = (data["state"] for name, data, _ in events_of(stream.iter_lines()) if name == "state")
+        assert next(states) == "running"
+        process.send_signal(signal.SIGINT)
+        assert next(each for each in states if each != "running") == "stopped"
 
 
 def test_the_verb_says_what_is_missing(tmp_path: Path) -> None:

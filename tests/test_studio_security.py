@@ -20,7 +20,7 @@ from afina.studio.security import POLICY, inside, run_folder
 from afina.studio.serving import open_studio
 from afina.studio.settings import StudioSettings
 
-PAGES = ("/", "/run/a", "/compare?runs=a,b", "/data", "/plan", "/playground", "/start", "/nothing")
+PAGES = ("/", "/run/a", "/compare?runs=a&runs=b", "/data", "/plan", "/playground", "/start", "/nothing")
 CHANGING = ("/api/runs/a/stop", "/api/runs/a/resume")
 CHANGES = {"x-afina-studio": "1"}
 
@@ -132,7 +132,7 @@ def test_reading_changes_nothing(runs: Path) -> None:
     client = client_of(runs)
     for path in CHANGING:
         assert client.get(path).status_code == 405
-    for path in (*PAGES, "/api/runs", "/api/runs/a", "/api/runs/a/metrics", "/api/runs/a/view", "/api/words"):
+    for path in (*PAGES, "/api/runs", "/api/runs/a", "/api/runs/a/metrics", "/api/words"):
         client.get(path)
     assert {path: path.stat().st_mtime_ns for path in runs.rglob("*")} == before
 
@@ -156,13 +156,13 @@ def secret(tmp_path: Path) -> Path:
 )
 def test_no_name_of_a_run_leads_out_of_the_folder(runs: Path, secret: Path, name: str) -> None:
     client = client_of(runs)
-    for rest in ("", "/metrics", "/view", "/report", "/stream"):
+    for rest in ("", "/metrics", "/report", "/stream"):
         answer = client.get(f"/api/runs/{name}{rest}")
         assert answer.status_code in (404, 405) or answer.url.path == "/api/runs", rest
         assert "SECRET" not in answer.text
     for path in (f"/api/runs/{name}/stop", f"/api/runs/{name}/resume"):
         assert client.post(path, headers=CHANGES).status_code in (404, 405)
-    assert "SECRET" not in client.get(f"/compare?runs={name},a").text
+    assert "SECRET" not in client.get(f"/compare?runs={name}&runs=a").text
 
 
 def test_an_absolute_name_is_no_run(runs: Path, secret: Path) -> None:
@@ -177,7 +177,7 @@ def test_a_run_that_is_a_link_out_of_the_roots_is_damaged_and_not_read(runs: Pat
     line = next(each for each in answer.json()["runs"] if each["name"] == "linked")
     assert line["state"] == "damaged" and "leads out" in line["problem"]
     assert "SECRET" not in answer.text
-    for rest in ("", "/metrics", "/view", "/report"):
+    for rest in ("", "/metrics", "/report"):
         refused = client.get(f"/api/runs/linked{rest}")
         assert refused.status_code == 403 and "SECRET" not in refused.text
     allowed = client_of(runs, roots=(secret,)).get("/api/runs/linked")
@@ -191,10 +191,10 @@ def test_a_file_of_a_run_that_is_a_link_out_of_the_roots_is_not_read(runs: Path,
     (runs / "a" / name).symlink_to(secret / name)
     client = client_of(runs)
     assert client.get("/api/runs").json()["runs"][0]["state"] == "damaged"
-    for path in ("/api/runs", "/api/runs/a", "/api/runs/a/metrics", "/api/runs/a/view", "/api/runs/a/report"):
+    for path in ("/api/runs", "/api/runs/a", "/api/runs/a/metrics", "/api/runs/a/report"):
         assert "SECRET" not in client.get(path).text, path
     write_run(runs / "b")
-    assert "SECRET" not in client.get("/api/compare?runs=a,b").text
+    assert "SECRET" not in client.get("/api/compare?runs=a&runs=b").text
 
 
 def test_a_path_has_to_lie_in_the_runs_folder_or_a_root(tmp_path: Path, secret: Path) -> None:
@@ -370,7 +370,7 @@ def test_a_name_that_is_markup_stays_text(runs: Path) -> None:
     write_watched(runs / name, [*start(), *steps(3)], recipe_yaml=RECIPE + "# <script>alert(1)</script>\n")
     client = client_of(runs)
     address = "/run/" + "".join(f"%{byte:02x}" for byte in name.encode())
-    for path in (address, "/compare?runs=a," + address.removeprefix("/run/")):
+    for path in (address, "/compare?runs=a&runs=" + address.removeprefix("/run/")):
         page = client.get(path)
         assert page.status_code == 200 and "<img" not in page.text
     assert client.get("/api" + address.replace("run", "runs", 1)).json()["name"] == name

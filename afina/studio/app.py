@@ -17,7 +17,7 @@ from afina.studio.pages import render
 from afina.studio.readers import Readers
 from afina.studio.refusal import StudioRefusal, error_values
 from afina.studio.runs import RunIndex
-from afina.studio.security import HEADERS, Guard
+from afina.studio.security import HEADERS, StudioGuard
 from afina.studio.settings import StudioSettings
 from afina.studio.translate import all_words
 
@@ -36,7 +36,7 @@ def studio_app(settings: StudioSettings) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
-        middleware=[Middleware(Guard, settings=settings)],
+        middleware=[Middleware(StudioGuard, settings=settings)],
     )
     app.mount("/static", StaticFiles(packages=[("afina.studio", "static")]))
     index, readers = RunIndex(settings), Readers(settings)

@@ -233,6 +233,7 @@ def _read_finished(path: Path) -> Record | None:
 
 
 def text_of(path: Path) -> str:
+    """A text file of a run; one that is no UTF-8 is damaged."""
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -306,8 +307,10 @@ def _end_of_log(path: Path, limit: int) -> list[dict[str, Any]]:
 
 def _last_of(events: list[dict[str, Any]]) -> tuple[Mapping[str, Any], int | None]:
     """The last event of a stage, and the last step."""
-    stage = next((event for event in reversed(events) if event.get("event") == "stage"), {})
-    step = next((event for event in reversed(events) if event.get("event") == "step"), {})
+    nothing: Mapping[str, Any] = {}
+    stage, step = (
+        next((event for event in reversed(events) if event.get("event") == kind), nothing) for kind in ("stage", "step")
+    )
     return stage, _count(step.get("step"))
 
 

@@ -54,7 +54,7 @@ HEADERS = {
 _HOST = re.compile(r"^(?P<name>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::\d{1,5})?$")
 
 
-class Guard:
+class StudioGuard:
     """The middleware that every request passes, before any route sees it."""
 
     def __init__(self, app: ASGIApp, settings: StudioSettings) -> None:

@@ -5,6 +5,7 @@ The same mechanism as the report's (:mod:`afina.report.language`), with catalogu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -36,5 +37,5 @@ def all_words(tag: str) -> dict[str, Any]:
     return {"language": tag, "words": found}
 
 
-def _key(text: str | tuple[str, ...]) -> str:
+def _key(text: str | Sequence[str]) -> str:
     return text if isinstance(text, str) else text[0]
