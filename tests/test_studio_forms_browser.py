@@ -25,7 +25,7 @@ from afina.units import show_bytes
 
 pytestmark = pytest.mark.long
 SCHEMES, WIDTHS = ("light", "dark"), (1280, 390)
-SECONDS = 15_000
+SECONDS = 60_000
 """Milliseconds that something may take to be seen; the machine may be busy."""
 JOB = """\
 # a job for the page "plan"
