@@ -23,7 +23,7 @@ pytest.importorskip("fastapi")
 pytestmark = pytest.mark.long
 
 CHANGES = {"x-afina-studio": "1"}
-SECONDS = 60.0
+SECONDS = 240.0
 
 
 def wait_for(what: Callable[[], Any], seconds: float = SECONDS) -> Any:

@@ -1,7 +1,5 @@
 """``afina data``: build, audit and look at a dataset."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import sys
@@ -192,7 +190,7 @@ def _dataset_folder(where: Path) -> Path | None:
     return where if (where / "train.jsonl").is_file() and (where / "dataset.json").is_file() else None
 
 
-def _examples_of(where: Path, dataset: Path | None, first: int = 1, count: int | None = None) -> Iterator[Example]:
+def _examples_of(where: Path, dataset: Path | None, first: int = 1, count: int | None = None) -> Iterator["Example"]:
     """Those of a dataset, or of any data; what could not be read on the way is said."""
     end = None if count is None else first - 1 + count
     if dataset:
@@ -211,7 +209,7 @@ def _examples_of(where: Path, dataset: Path | None, first: int = 1, count: int |
         say(str(problem))
 
 
-def _at_places(where: Path, dataset: Path | None, at: list[str]) -> Iterator[tuple[Example | None, dict[str, Any]]]:
+def _at_places(where: Path, dataset: Path | None, at: list[str]) -> Iterator[tuple["Example | None", dict[str, Any]]]:
     """What stands at each place, which is told beside it; for a row that could not be read the line of its file."""
     from afina.dataset.audit.places import examples_at, raw_line, read_place
 
@@ -221,14 +219,14 @@ def _at_places(where: Path, dataset: Path | None, at: list[str]) -> Iterator[tup
             yield None, {"at": str(place), "line": raw_line(place)}
 
 
-def _as_text(example: Example, renderer: Renderer | None) -> str:
+def _as_text(example: "Example", renderer: "Renderer | None") -> str:
     from afina.dataset.audit.show import render
     from afina.tokenizer.show import show_tokens
 
     return render(example) if renderer is None else show_tokens(example, renderer, color=sys.stdout.isatty())
 
 
-def _as_values(example: Example | None, about: dict[str, Any], renderer: Renderer | None) -> dict[str, Any]:
+def _as_values(example: "Example | None", about: dict[str, Any], renderer: "Renderer | None") -> dict[str, Any]:
     """For ``--json``: the row as a dataset holds it, and its tokens where they are asked for."""
     if example is None:
         return about
@@ -238,7 +236,7 @@ def _as_values(example: Example | None, about: dict[str, Any], renderer: Rendere
     return about | {"row": example.as_json()} | sides
 
 
-def _renderer_of(where: Path, base: str | None, settings: list[str], opened: contextlib.ExitStack) -> Renderer:
+def _renderer_of(where: Path, base: str | None, settings: list[str], opened: contextlib.ExitStack) -> "Renderer":
     """A base's tokenizer, or the one of a run."""
     if base is None:
         from afina.walk.base import renderer
@@ -264,7 +262,7 @@ def described(base: str | None) -> Path | None:
     return place_of(base, weights=False) or Path(base)
 
 
-def base_of(context: Context) -> Path | None:
+def base_of(context: "Context") -> Path | None:
     """The recipe's base; None, and said, where it is not here."""
     from afina.errors import BaseError
     from afina.walk.base import base_folder
@@ -276,7 +274,7 @@ def base_of(context: Context) -> Path | None:
         return None
 
 
-def token_view_of(base: Path | None, recipe: Recipe) -> Any:
+def token_view_of(base: Path | None, recipe: "Recipe") -> Any:
     """A base's tokenizer and the recipe's settings, for an audit; None without a base."""
     if base is None:
         return None

@@ -1,7 +1,5 @@
 """``afina watch``, ``plot``, ``studio``: a run while it goes on, its curves as pictures, all runs in a browser."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +7,7 @@ from typing import Annotated
 import typer
 
 from afina.cli.arguments import AsJson, RunFolder, RunsFolder
+from afina.cli.completions import complete_run
 from afina.cli.output import choice, say, show
 
 
@@ -38,7 +37,10 @@ def _can_draw() -> bool:
 
 
 def plot(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, e.g. runs/demo.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="Folders of runs, e.g. runs/demo.", autocompletion=complete_run),
+    ],
     to: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Where to write; RUN/plots for a single run.")
     ] = None,
