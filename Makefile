@@ -10,7 +10,7 @@ JOBS ?= auto
 CANDIDATES := $(if $(PYTHON),$(PYTHON),python3.11 python3.12 python3.13 python3)
 SUPPORTED := import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 
-.PHONY: architectures mutations help setup demo ladder zig prose scratch test test-long test-all tests lint bench docs clean
+.PHONY: architectures mutations help setup demo ladder zig prose scratch test test-long test-all tests lint bench docs docs-site dist clean
 .DEFAULT_GOAL := help
 
 help:
@@ -25,7 +25,9 @@ help:
 	@echo "make architectures  a tiny base of every family through every door; writes docs/architectures.md (half an hour)"
 	@echo "make lint    style and types only"
 	@echo "make bench   the measurements in benchmarks/"
-	@echo "make docs    write docs/{cli,recipe,findings,templates}.md again, from what the program itself says"
+	@echo "make docs    write what docs/ holds of the program's own words again: options, keys, findings, messages, ..."
+	@echo "make docs-site  docs/ as a website in site/, which opens without a server and without a network"
+	@echo "make dist    the source archive and the wheel, in dist/ (docs/releases.md)"
 	@echo "make setup   install into .venv only (the targets above do it by themselves)"
 	@echo "make clean   remove .venv and caches; runs/ stays"
 
@@ -111,7 +113,17 @@ docs: $(STAMP)
 	$(BIN)/python -m afina.dataset.audit.reference docs/findings.md
 	$(BIN)/python tests/template_table.py docs/templates.md
 	$(BIN)/python tests/watch_screens.py docs/watch.md
+	$(BIN)/python tests/message_page.py docs/troubleshooting.md
+	$(BIN)/python tests/gpu_table.py docs/how-to.md
+
+docs-site: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "open site/index.html"
+
+dist: $(STAMP)
+	rm -rf dist
+	$(BIN)/python -m build
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist site *.egg-info
 	find afina tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

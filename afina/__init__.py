@@ -1,3 +1,3 @@
 """afina: documents in, a proven language-model adapter out."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -15,6 +15,7 @@ file (``RssAnon``): pages of temporary files that the system may drop at any tim
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -56,7 +57,7 @@ def write_rows(file: Path, count: int) -> None:
     """The rows, by a seed."""
     chance = random.Random(5)
     words = ["".join(chance.choices(SYLLABLES, k=chance.randint(1, 4))) for _ in range(20_000)]
-    weights = [1 / (place + 10) for place in range(len(words))]
+    summed = list(itertools.accumulate(1 / (place + 10) for place in range(len(words))))
     kept: list[tuple[list[str], list[str]]] = []
     with file.open("w", encoding="utf-8") as out:
         for number in range(count):
@@ -65,7 +66,7 @@ def write_rows(file: Path, count: int) -> None:
                 question, answer = chance.choice(kept)
                 answer = answer if kind == 37 else [*answer[:-1], chance.choice(words)]
             else:
-                drawn = chance.choices(words, weights, k=chance.randint(30, 90))
+                drawn = chance.choices(words, cum_weights=summed, k=chance.randint(30, 90))
                 question, answer = drawn[:12], drawn[12:]
                 if len(kept) < 5000:
                     kept.append((question, answer))

@@ -159,5 +159,9 @@ NOT_FOLLOWED: dict[str, tuple[tuple[str, str], ...]] = {
     "only a tokenizer that cannot write ChatML gets there, and none is known": (
         ("tokenizer/template.py", "^this tokenizer needs a template of its own"),
     ),
+    "a page says it to whoever looks at it, who does it there (test_studio*); or the verb's own words follow it": (
+        ("studio/", ""), ("studio/", "`afina (studio|data audit RECIPE)"), ("studio/serving.py", "^--port 0"),
+        ("dataset/audit/places.py", "^write FILE:LINE"),
+    ),
     "nobody outside of afina can do anything about it": (("", "(defect of afina|please report)"),),
 }  # fmt: skip

@@ -69,3 +69,23 @@ def test_other_weights_are_refused(adapter, tmp_path):
 
 def test_an_adapter_that_names_no_base_is_opened_with_a_warning(base, tmp_path):
     assert "cannot be checked" in str(check_adapter_fits(tmp_path, identity(base)))
+
+
+def test_a_gated_base_says_how_to_get_it(monkeypatch):
+    """Nothing is wrong with the name; its terms were not accepted."""
+    import httpx
+    import huggingface_hub
+    from huggingface_hub.errors import GatedRepoError
+
+    from afina.model.base import find_base
+
+    def refuse(name, **_):
+        raise GatedRepoError(
+            "403", response=httpx.Response(403, request=httpx.Request("GET", "https://huggingface.co"))
+        )
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    with pytest.raises(BaseError, match="accepted its terms") as caught:
+        find_base("owner/gated", say=print)
+    assert "https://huggingface.co/owner/gated" in caught.value.problems[0].fix
+    assert "hf auth login" in caught.value.problems[0].fix

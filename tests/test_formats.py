@@ -112,7 +112,22 @@ def test_every_ending_leads_to_its_format() -> None:
 def test_no_other_module_lists_endings() -> None:
     """`".pdf"` in another file of the package is a second table. Files that we write ourselves are not sources; MDX is
     told from Markdown by its ending, and `repository` knows which names are generated ones."""
-    own = {".md", ".json", ".jsonl", ".toml", ".yaml", ".yml", ".py", ".html", ".sh", ".txt", ".text", ".xml", ".mdx"}
+    own = {
+        ".md",
+        ".json",
+        ".jsonl",
+        ".toml",
+        ".yaml",
+        ".yml",
+        ".py",
+        ".html",
+        ".sh",
+        ".txt",
+        ".text",
+        ".xml",
+        ".mdx",
+        ".js",
+    }
     listed = {each for row in FORMATS for each in row.endings} - own
     found = []
     for file in FILES:
@@ -131,7 +146,7 @@ def test_no_other_module_lists_endings() -> None:
 def test_the_docs_name_every_format() -> None:
     """Once where they say what a dataset comes from, and once in the map of the package."""
     page = (ROOT / "docs/sources.md").read_text("utf-8")
-    (said,) = re.findall(r"A dataset comes from whatever there is: (.*?)\n\n", page, re.DOTALL)
+    (said,) = re.findall(r"You can make a dataset from almost anything: (.*?)\n\n", page, re.DOTALL)
     (shown,) = re.findall(
         r"^ +sources/ +(.*)->  documents", (ROOT / "docs/architecture.md").read_text("utf-8"), re.MULTILINE
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import shlex
@@ -10,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +78,8 @@ INSIDE["base_answers"] = GROUND | {"tokenizer", "model", "plan", "evaluate"}
 INSIDE["tokenizer_page"] = GROUND | {"text", "sources", "tokenizer", "model"}
 INSIDE["walk"] = set(INSIDE) - {"progress"}
 INSIDE["demo"] = INSIDE["walk"] | {"walk"}
+INSIDE["studio"] = GROUND | {"record", "manifest", "evaluate.scores", "report", "watch", "plan", "walk.plan_answers"}
+INSIDE["studio"] |= {"outcome", "text", "tokenizer", "model", "train.flops_torch", "serve"}  # pages data and playground
 INSIDE["cli"] = set(INSIDE)
 IN_WORDS = {"walk", "demo", "cli"}
 """Rows that docs/architecture.md writes as "all above"."""
@@ -106,6 +110,7 @@ LIBRARIES: dict[str, set[str]] = {
     "llamacpp": {"torch", "gguf", "numpy", "safetensors", "peft", "httpx", "xllamacpp"},
     "export": {"torch", "transformers", "peft", "safetensors", "numpy", "gguf", "mlx", "mlx_lm"},
     "walk": {"torch", "transformers"},
+    "studio": {"fastapi", "jinja2", "pydantic", "ruamel", "starlette", "torch", "uvicorn"},
     "cli": {"typer"},
 }
 HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "tokenizers", "huggingface_hub", "numpy"}
@@ -570,6 +575,36 @@ def test_light_verbs_load_no_heavy_library(words: list[str]) -> None:
     assert not loaded & HEAVY
 
 
+OF_A_PLAN = {
+    "annotated_doc",
+    "annotated_types",
+    "filelock",
+    "pydantic",
+    "pydantic_core",
+    "ruamel",
+    "shellingham",
+    "typer",
+}
+OF_A_PLAN |= {"typing_extensions", "typing_inspection"}
+
+
+def test_a_plan_loads_the_readers_of_its_command_line_and_recipe_alone(tmp_path: Path) -> None:
+    """Each further library is a tenth of what a plan takes, or more."""
+    base = {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    base |= {"intermediate_size": 96, "vocab_size": 128, "max_position_embeddings": 512}
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base/config.json").write_text(json.dumps(base))
+    (tmp_path / "base/tokenizer.json").write_text('{"model": {"vocab": {}}, "added_tokens": []}')
+    (tmp_path / "a.md").write_text("# Ada\n\nAda opened the valve.")
+    (tmp_path / "recipe.yaml").write_text("name: a\nbase: base\nsources: [{path: a.md}]\ntrain: {max_length: 64}\n")
+    shown = run_afina("plan", str(tmp_path / "recipe.yaml"), PYTHONPROFILEIMPORTTIME="1")
+    assert shown.returncode == 0 and "fits" in shown.stdout, shown.stderr[-500:]
+    loaded = {line.rpartition("|")[2].strip().split(".")[0] for line in shown.stderr.splitlines() if "|" in line}
+    own = {name for name in loaded - sys.stdlib_module_names - {"sitecustomize"} if not name.startswith("_")}
+    assert "typer" in own, "the list of imports was not understood"
+    assert {name for name in own - OF_A_PLAN if find_spec(name)} == {"afina"}
+
+
 def test_plan_and_report_load_no_heavy_library() -> None:
     """They run on a machine without torch; seen from outside, as an import may hide behind another."""
     modules = [
@@ -594,8 +629,12 @@ def shell_lines(text: str) -> list[str]:
     return [line for line in lines if line and not line.startswith("#")]
 
 
-def parse_afina(words: list[str]) -> None:
-    """Parse a command line as `afina` would, without running it; typer's own error says what is wrong."""
+def parse_afina(words: list[str]) -> Any:
+    """Parse a command line as `afina` would, without running it; typer's own error says what is wrong.
+
+    Returns:
+        typer's context of the verb.
+    """
     from typer.main import get_command
 
     from afina.cli import app
@@ -606,7 +645,7 @@ def parse_afina(words: list[str]) -> None:
         assert words, f"{name} needs a verb"
         assert words[0] in command.commands, f"{name} has no verb {words[0]!r}"
         name, command, words = f"{name} {words[0]}", command.commands[words[0]], words[1:]
-    command.make_context(name, list(words))
+    return command.make_context(name, list(words))
 
 
 READMES = ("README.md", "README.pt-BR.md")

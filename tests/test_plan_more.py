@@ -300,7 +300,7 @@ MEANINGLESS: list[tuple[list[str], list[str], list[str]]] = [
     (SCALING, ["--device", "T4,RTX 4090"], ["--device"]),
     (SCRATCH, ["--trial", "--weights", "nf4"], ["--trial", "--weights"]),
     (SCRATCH, ["train.epochs=2", "--device", "T4", "--device", "A40"], ["KEY=VALUE", "--device"]),
-    (["JOB"], ["--parameters", "7B", "--tokens", "1B", "--gpus", "2"], ["--parameters", "--tokens"]),
+    (["JOB"], ["--parameters", "7B", "--tokens", "1B", "--gpus", "2"], ["--parameters"]),
     (["JOB"], ["--context", "10", "--lora-slots", "1"], ["--context", "--lora-slots"]),
     (["JOB"], ["--serve", "vllm", "--apply", "--parallel", "fsdp"], ["--apply", "--parallel"]),
     (["JOB"], ["--trial", "--device", "T4", "--serve", "vllm"], ["--device", "--serve"]),

@@ -6,8 +6,6 @@ They need Chromium on this machine (``chromium`` on the PATH) and Playwright, an
 from __future__ import annotations
 
 import io
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +21,6 @@ pytestmark = pytest.mark.long
 LARGEST = 3_000_000
 WIDTHS = (1280, 390)
 LONG = "a-name-of-a-file-without-any-place-to-break-it/" * 4
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Debian's Chromium by Playwright."""
-    driver = pytest.importorskip("playwright.sync_api")
-    program = shutil.which("chromium")
-    if program is None:
-        pytest.skip("no chromium on the PATH")
-    with driver.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
-        yield opened
-        opened.close()
 
 
 def portuguese(folder: Path, tag: str, **changed: Any) -> Path:

@@ -166,6 +166,7 @@ def test_a_walk_is_kept_and_made_in_a_process_of_its_own(tmp_path: Path, monkeyp
     )
     assert done.stdout.split() == ["False", str(walk(config).parameters)]
     (kept,) = (tmp_path / "shapes").iterdir()
+    assert shape_from(json.loads(kept.read_text())) == walk(config), "as where sharded tensors are loaded too"
     monkeypatch.setattr(shape_read, "_walk_here", lambda *_: pytest.fail("it was kept"))
     assert read_shape(config, "x") == shape_from(json.loads(kept.read_text()))
     kept.write_text("{}")
@@ -188,6 +189,8 @@ def test_a_walk_in_a_process_of_its_own_loads_no_library_for_other_models() -> N
     loaded = {name.partition(".")[0] for name in names if "." in name}
     assert {"torch", "transformers", "peft"} <= loaded, "the list of imports was not understood"
     assert not loaded & {"bitsandbytes", "scipy", "sklearn", "torchaudio", "torchvision", "pandas", "datasets"}
+    sharded = ("torch.distributed.tensor", "torch.distributed.fsdp", "torch.distributed.checkpoint")
+    assert not [name for name in names if name.startswith(sharded)]
 
 
 def test_without_torch_a_family_that_is_not_in_the_table_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,5 @@
 """``afina base``: look at a base before anything is done with it, and write it as a folder."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -1,11 +1,9 @@
 """``afina data``: build, audit and look at a dataset."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,6 +17,7 @@ from afina.cli.output import say, show
 if TYPE_CHECKING:
     from afina.recipe import Recipe
     from afina.text.example import Example
+    from afina.tokenizer.chat import Renderer
     from afina.walk.context import Context
 
 
@@ -143,6 +142,11 @@ def data_show(
         Path, typer.Argument(metavar="RUN|DATASET|PATH", help="A run's folder, a dataset folder, or any data.")
     ],
     count: Annotated[int, typer.Option(help="How many examples.")] = 5,
+    first: Annotated[int, typer.Option(min=1, help="The first one shown, counted from 1.")] = 1,
+    at: Annotated[
+        list[str] | None,
+        typer.Option("--at", metavar="FILE:LINE", help="Only what stands at a place, as an audit of PATH names it."),
+    ] = None,
     tokens: Annotated[
         bool, typer.Option(help="Token by token, what is learned marked (of a run, or with --base).")
     ] = False,
@@ -152,6 +156,7 @@ def data_show(
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Setting of a recipe, e.g. chat.template=chatml (with --base).")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Print examples as the model will see them."""
     from afina.errors import RecipeError
@@ -159,16 +164,23 @@ def data_show(
     run, dataset = (where / "recipe.yaml").is_file(), _dataset_folder(where)
     if tokens and base is None and not run:
         raise RecipeError("tokens need a tokenizer", "name a base's folder: --base BASE", str(where))
-    if not tokens and dataset:
+    if not (tokens or at or as_json) and dataset:
         from afina.dataset.audit.show import show_examples
 
-        for text in show_examples(dataset, count):
+        for text in itertools.islice(show_examples(dataset, first - 1 + count), first - 1, None):
             print(text, end="\n\n")
         return
     with contextlib.ExitStack() as opened:
-        shown = _as_tokens(where, base, settings or [], opened) if tokens else _as_text
-        for example in _examples_of(where, dataset, count):
-            print(shown(example), end="\n\n")
+        renderer = _renderer_of(where, base, settings or [], opened) if tokens else None
+        if at:
+            shown = _at_places(where, dataset, at)
+        else:
+            shown = ((example, {}) for example in _examples_of(where, dataset, first, count))
+        if as_json:
+            show({"examples": [_as_values(example, about, renderer) for example, about in shown]}, as_json, "")
+            return
+        for example, about in shown:
+            print(_as_text(example, renderer) if example else f"{about['at']}: {about['line']}", end="\n\n")
 
 
 def _dataset_folder(where: Path) -> Path | None:
@@ -178,12 +190,13 @@ def _dataset_folder(where: Path) -> Path | None:
     return where if (where / "train.jsonl").is_file() and (where / "dataset.json").is_file() else None
 
 
-def _examples_of(where: Path, dataset: Path | None, count: int) -> Iterator[Example]:
-    """The first of a dataset, or of any data; what could not be read on the way is said."""
+def _examples_of(where: Path, dataset: Path | None, first: int = 1, count: int | None = None) -> Iterator["Example"]:
+    """Those of a dataset, or of any data; what could not be read on the way is said."""
+    end = None if count is None else first - 1 + count
     if dataset:
         from afina.text.example import read_examples
 
-        yield from itertools.islice(read_examples(dataset / "train.jsonl"), count)
+        yield from itertools.islice(read_examples(dataset / "train.jsonl"), first - 1, end)
         return
     from afina.dataset.audit.read_files import AuditReading, read_files
     from afina.errors import RecipeError
@@ -191,38 +204,53 @@ def _examples_of(where: Path, dataset: Path | None, count: int) -> Iterator[Exam
     if not where.exists():
         raise RecipeError("there is no such file or folder", "check the path", str(where))
     reading = AuditReading()
-    yield from itertools.islice(read_files(where, reading), count)
+    yield from itertools.islice(read_files(where, reading), first - 1, end)
     for problem in reading.problems:
         say(str(problem))
 
 
-def _as_text(example: Example) -> str:
+def _at_places(where: Path, dataset: Path | None, at: list[str]) -> Iterator[tuple["Example | None", dict[str, Any]]]:
+    """What stands at each place, which is told beside it; for a row that could not be read the line of its file."""
+    from afina.dataset.audit.places import examples_at, raw_line, read_place
+
+    for place, examples in examples_at(_examples_of(where, dataset), [read_place(each) for each in at]).items():
+        yield from ((example, {"at": str(place)}) for example in examples)
+        if not examples:
+            yield None, {"at": str(place), "line": raw_line(place)}
+
+
+def _as_text(example: "Example", renderer: "Renderer | None") -> str:
     from afina.dataset.audit.show import render
-
-    return render(example)
-
-
-def _as_tokens(
-    where: Path, base: str | None, settings: list[str], opened: contextlib.ExitStack
-) -> Callable[[Example], str]:
-    """Show an example by a base's tokenizer, or by the one of a run."""
     from afina.tokenizer.show import show_tokens
 
+    return render(example) if renderer is None else show_tokens(example, renderer, color=sys.stdout.isatty())
+
+
+def _as_values(example: "Example | None", about: dict[str, Any], renderer: "Renderer | None") -> dict[str, Any]:
+    """For ``--json``: the row as a dataset holds it, and its tokens where they are asked for."""
+    if example is None:
+        return about
+    from afina.tokenizer.show import shown_sides
+
+    sides = {} if renderer is None else {"tokens": [side.as_json() for side in shown_sides(example, renderer)]}
+    return about | {"row": example.as_json()} | sides
+
+
+def _renderer_of(where: Path, base: str | None, settings: list[str], opened: contextlib.ExitStack) -> "Renderer":
+    """A base's tokenizer, or the one of a run."""
     if base is None:
         from afina.walk.base import renderer
         from afina.walk.walk import do_stages
 
         walk = opened.enter_context(reopened(where, writes=False))
         do_stages(walk, "tokenizer")
-        made = renderer(walk)
-    else:
-        from afina.recipe import recipe_of
-        from afina.tokenizer.chat import Renderer
-        from afina.tokenizer.load import load_tokenizer
+        return renderer(walk)
+    from afina.recipe import recipe_of
+    from afina.tokenizer.chat import Renderer
+    from afina.tokenizer.load import load_tokenizer
 
-        recipe = recipe_of(settings)
-        made = Renderer(load_tokenizer(str(described(base)), recipe.chat, root=Path(recipe.root)), recipe.chat)
-    return lambda example: show_tokens(example, made, color=sys.stdout.isatty())
+    recipe = recipe_of(settings)
+    return Renderer(load_tokenizer(str(described(base)), recipe.chat, root=Path(recipe.root)), recipe.chat)
 
 
 def described(base: str | None) -> Path | None:
@@ -234,7 +262,7 @@ def described(base: str | None) -> Path | None:
     return place_of(base, weights=False) or Path(base)
 
 
-def base_of(context: Context) -> Path | None:
+def base_of(context: "Context") -> Path | None:
     """The recipe's base; None, and said, where it is not here."""
     from afina.errors import BaseError
     from afina.walk.base import base_folder
@@ -246,7 +274,7 @@ def base_of(context: Context) -> Path | None:
         return None
 
 
-def token_view_of(base: Path | None, recipe: Recipe) -> Any:
+def token_view_of(base: Path | None, recipe: "Recipe") -> Any:
     """A base's tokenizer and the recipe's settings, for an audit; None without a base."""
     if base is None:
         return None

@@ -1,18 +1,16 @@
 """The verb ``afina export``, in a file of its own: `cli` holds the others."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from afina.cli.arguments import Places
+from afina.cli.arguments import Places, RunFolder
 
 
 def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, e.g. runs/demo.")],
+    run: RunFolder,
     to: Annotated[str, typer.Option(help="merged, gguf, gguf-lora, ollama, mlx, adapter or hub-folder.")],
     places: Places = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write; RUN/export/FORMAT where not given.")] = None,

@@ -1,13 +1,12 @@
 """``afina eval``, ``score``, ``guardrails``, ``compare`` and ``report``: what was learned and what was broken."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from afina.cli.arguments import AsJson, Places, RunFolder
+from afina.cli.completions import complete_run
 from afina.cli.opened import reopened
 from afina.cli.output import choice, end_by, say, show
 
@@ -108,7 +107,10 @@ def guardrails(
 
 
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of two or more runs.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="Folders of two or more runs.", autocompletion=complete_run),
+    ],
     published: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Figures that others published, to stand beside them (YAML).")
     ] = None,

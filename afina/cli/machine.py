@@ -1,13 +1,12 @@
 """``afina doctor`` and ``demo``: this machine or a run, and the whole walk on it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from afina.cli.arguments import AsJson, RunsFolder
+from afina.cli.completions import complete_recipe, complete_run
 from afina.cli.opened import opened
 from afina.cli.output import end_by, say, show
 from afina.errors import RecipeError
@@ -15,10 +14,17 @@ from afina.errors import RecipeError
 
 def doctor(
     run: Annotated[
-        Path | None, typer.Argument(metavar="[RUN]", help="A run's folder; without it, this machine.")
+        Path | None,
+        typer.Argument(metavar="[RUN]", help="A run's folder; without it, this machine.", autocompletion=complete_run),
     ] = None,
     apply: Annotated[
-        Path | None, typer.Option("--apply", metavar="RECIPE", help="Write what helps the run into this recipe.")
+        Path | None,
+        typer.Option(
+            "--apply",
+            metavar="RECIPE",
+            help="Write what helps the run into this recipe.",
+            autocompletion=complete_recipe,
+        ),
     ] = None,
     as_json: AsJson = False,
     runs: RunsFolder = Path("runs"),

@@ -10,7 +10,7 @@ from afina.errors import Problem, RecipeError
 
 _OF_SERVING = {"serve", "context", "users", "weights", "lora_slots"}
 MEANT: dict[str, set[str]] = {
-    "afina plan RECIPE": {"overrides", "device", "all_devices", "gpus", "parallel", "apply"},
+    "afina plan RECIPE": {"overrides", "device", "all_devices", "gpus", "parallel", "apply", "tokens"},
     "afina plan RECIPE --serve": {"overrides", "device", "all_devices", "gpus", *_OF_SERVING},
     "afina plan RECIPE --trial": {"overrides", "trial"},
     "afina plan scaling": {"overrides", "device", "gpus", "parameters", "tokens"},

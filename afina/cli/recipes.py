@@ -1,7 +1,5 @@
 """``afina recipe``: write a starter recipe; print the schema."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Annotated
@@ -28,7 +26,7 @@ def recipe_init(
         raise RecipeError(f"{to} is there already", "choose another name, or remove it")
     else:
         write_whole(to, text)
-        say(f"wrote {to}; next: afina run {to}")
+        say(f"wrote {to}; set what its first lines name, then: afina plan {to}")
 
 
 def recipe_schema() -> None:

@@ -1,7 +1,5 @@
 """``afina tokenizer``: train a tokenizer, look at one, compare several."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Any
 

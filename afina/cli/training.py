@@ -1,13 +1,12 @@
 """``afina run``, ``plan`` and ``train``: the walk, what it will take, and the walk as far as training."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from afina.cli.arguments import Anyway, AsJson, Overrides, RecipeFile, RunsFolder, Yes
+from afina.cli.completions import complete_key, complete_plan
 from afina.cli.opened import training_walk, walk_of, with_anyway
 from afina.cli.output import confirm, end_by, say, show
 from afina.cli.plan_options import check_options
@@ -39,11 +38,16 @@ def plan(
         typer.Argument(
             metavar="RECIPE|scratch|scaling",
             help="The recipe; `scratch`: a model from nothing; `scaling`: what finished runs tell of larger ones.",
+            autocompletion=complete_plan,
         ),
     ],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="Overrides, e.g. train.epochs=2; with scaling: the runs' folders."),
+        typer.Argument(
+            metavar="KEY=VALUE",
+            help="Overrides, e.g. train.epochs=2; with scaling: the runs' folders.",
+            autocompletion=complete_key,
+        ),
     ] = None,
     device: Annotated[
         list[str] | None, typer.Option(help='Another device, e.g. "RTX 4090"; several times for several of them.')
@@ -66,7 +70,11 @@ def plan(
         str | None, typer.Option(help="With scratch (7B if not given) and scaling (1B): parameters.")
     ] = None,
     tokens: Annotated[
-        str | None, typer.Option(help="With scratch and scaling: tokens, e.g. 140B; 20 per parameter if not given.")
+        str | None,
+        typer.Option(
+            help="Tokens of an epoch, e.g. 2M, instead of those of the files. With scratch and scaling: in all, 20 per "
+            "parameter if not given."
+        ),
     ] = None,
     as_json: AsJson = False,
     runs: RunsFolder = Path("runs"),

@@ -1,17 +1,13 @@
 """``afina chat`` and ``serve``: talk to what was trained, or let programs do so."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from afina.cli.arguments import AsJson, Places, RunFolder
+from afina.cli.completions import complete_run
 from afina.cli.opened import reopened
 from afina.cli.output import choice, end_by, say, show
-
-if TYPE_CHECKING:
-    pass
 
 
 def chat(
@@ -40,7 +36,12 @@ def chat(
 
 
 def serve(
-    model: Annotated[str, typer.Argument(metavar="RUN|BASE", help="A run's folder, or a base's folder or hub id.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN|BASE", help="A run's folder, or a base's folder or hub id.", autocompletion=complete_run
+        ),
+    ],
     places: Places = None,
     adapters: Annotated[
         list[str] | None, typer.Option("--adapter", metavar="NAME=RUN", help="A further adapter of the same base.")

@@ -5,8 +5,6 @@ says how it ended: 0 done, 1 a defect of ours, 2 the command or recipe is wrong,
 unfit, 4 it will not fit, 5 the result fails its checks.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -17,6 +15,7 @@ import typer
 
 from afina import __version__
 from afina.cli import bases, data, judging, machine, recipes, tokenizers, training, using, watching
+from afina.cli.examples import START, shown
 from afina.cli.export import export
 from afina.cli.keys import KeyCommand
 from afina.cli.output import nobody_reads, open_streams, say
@@ -28,19 +27,18 @@ LOOK = "look at what is there and at its permissions"
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Documents in, a proven language-model adapter out.",
+    epilog=START,
 )
 data_app = typer.Typer(no_args_is_help=True, help="Build, audit and look at a dataset.")
 base_app = typer.Typer(no_args_is_help=True, help="Look at a base, and write one as a folder.")
 recipe_app = typer.Typer(no_args_is_help=True, help="Write a starter recipe; print the schema.")
 tokenizer_app = typer.Typer(no_args_is_help=True, help="Train a tokenizer, look at one, compare several.")
-app.add_typer(data_app, name="data")
-app.add_typer(base_app, name="base")
-app.add_typer(recipe_app, name="recipe")
-app.add_typer(tokenizer_app, name="tokenizer")
+GROUPS = {"data": data_app, "base": base_app, "recipe": recipe_app, "tokenizer": tokenizer_app}
+for name, group in GROUPS.items():
+    app.add_typer(group, name=name)
 
 app.command(cls=KeyCommand)(training.run)
 data_app.command("build", cls=KeyCommand)(data.data_build)
@@ -59,6 +57,7 @@ app.command()(export)
 app.command()(judging.report)
 app.command()(watching.watch)
 app.command()(watching.plot)
+app.command()(watching.studio)
 app.command()(machine.doctor)
 app.command()(machine.demo)
 base_app.command("show")(bases.base_show)
@@ -68,6 +67,9 @@ tokenizer_app.command("inspect")(tokenizers.tokenizer_inspect)
 tokenizer_app.command("compare", cls=tokenizers.OnFiles)(tokenizers.tokenizer_compare)
 recipe_app.command("init")(recipes.recipe_init)
 recipe_app.command("schema")(recipes.recipe_schema)
+for prefix, group in [("", app), *((f"{name} ", group) for name, group in GROUPS.items())]:
+    for verb in group.registered_commands:
+        verb.epilog = shown(f"{prefix}{verb.name or getattr(verb.callback, '__name__', '')}")
 
 
 @app.callback(invoke_without_command=True)
@@ -88,12 +90,15 @@ def main() -> None:
 
     open_streams()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # For plugins that a recipe has none of, pydantic would read the entry points of every package that is installed.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     # Threads of OpenMP that wait in a loop starve each other as soon as another program wants a core; threads that
     # sleep at once make short steps a third slower on an idle machine. They wait shortly, then sleep. It must be set
     # before torch is loaded. LOG.md has the figures.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    if sys.argv[1:2] == ["tokenizer"] or (sys.argv[1:2] == ["data"] and "--base" in sys.argv):
+    of_base = any(word.partition("=")[0] == "--base" for word in sys.argv)
+    if sys.argv[1:2] == ["tokenizer"] or (sys.argv[1:2] == ["data"] and of_base):
         _do_without_torch()
     try:
         code = _ended()
@@ -140,7 +145,7 @@ def _ended() -> int:
     return 0
 
 
-def _tell(error: AfinaError) -> int:
+def _tell(error: "AfinaError") -> int:
     """Say what is wrong and what to do; its exit code."""
     if "--json" in sys.argv:
         print(json.dumps(error.as_json(), ensure_ascii=False, indent=2))

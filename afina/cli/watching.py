@@ -1,6 +1,4 @@
-"""``afina watch`` and ``plot``: a run while it goes on, and its curves as pictures."""
-
-from __future__ import annotations
+"""``afina watch``, ``plot``, ``studio``: a run while it goes on, its curves as pictures, all runs in a browser."""
 
 import sys
 from pathlib import Path
@@ -8,8 +6,9 @@ from typing import Annotated
 
 import typer
 
-from afina.cli.arguments import AsJson, RunFolder
-from afina.cli.output import show
+from afina.cli.arguments import AsJson, RunFolder, RunsFolder
+from afina.cli.completions import complete_run
+from afina.cli.output import choice, say, show
 
 
 def watch(
@@ -38,7 +37,10 @@ def _can_draw() -> bool:
 
 
 def plot(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, e.g. runs/demo.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="Folders of runs, e.g. runs/demo.", autocompletion=complete_run),
+    ],
     to: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Where to write; RUN/plots for a single run.")
     ] = None,
@@ -49,3 +51,27 @@ def plot(
 
     written = plot_runs(runs, to)
     show(written.as_json(), as_json, written.describe())
+
+
+def studio(
+    runs: RunsFolder = Path("runs"),
+    roots: Annotated[
+        list[Path] | None,
+        typer.Option("--root", metavar="FOLDER", help="Folders that its pages may read besides; this one if none."),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; beyond this machine a token is asked for.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8321,
+    language: Annotated[str, typer.Option(metavar="LANGUAGE", help="en, pt-BR or pt-PT.")] = "en",
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open it in the browser.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Look at runs in a browser, start them, stop them, audit data and plan: from the run folders alone."""
+    from afina.report.language import LANGUAGES
+    from afina.studio.serving import open_studio
+
+    choice("--language", language, LANGUAGES)
+    opened = open_studio(runs, roots or (), host=host, port=port, language=language)
+    show({"url": opened.settings.url, "runs": str(opened.settings.runs)}, as_json, opened.settings.url)
+    opened.serve(browser=browser, say=say)

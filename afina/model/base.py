@@ -256,7 +256,12 @@ def check_length(shape: Shape, max_length: int) -> None:
 def _from_hub(base: str, revision: str | None, look: Callable[[Path], object]) -> Path:
     """The snapshot of a hub id; `look` sees what is small of it before gigabytes of weights come."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+    )
 
     small = ["*.json", "*.model", "*.txt", "*.jinja"]
     try:
@@ -266,6 +271,12 @@ def _from_hub(base: str, revision: str | None, look: Callable[[Path], object]) -
                 raise BaseError(KINDS["gguf"].what, KINDS["gguf"].instead, base)
             look(folder)
         return Path(snapshot_download(base, revision=revision, allow_patterns=[*small, "*.safetensors"]))
+    except GatedRepoError as error:
+        raise BaseError(
+            "is given only to those who have accepted its terms",
+            f"accept them on its page, https://huggingface.co/{base}, and log in here: hf auth login",
+            base,
+        ) from error
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise BaseError(
             f"is neither a folder nor a model that the hub gives: {str(error).splitlines()[0]}",

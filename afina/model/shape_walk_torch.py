@@ -12,6 +12,7 @@ model may run.
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import re
 import sys
@@ -51,6 +52,8 @@ MIXING = re.compile(r"attn|attention|mixer|mamba|conv|ssm|recurrent|temporal|lin
 UNUSED = ("bitsandbytes", "scipy", "sklearn", "torchaudio", "torchvision")
 """Libraries that transformers and PEFT import wherever they are installed, for what no walk does: quantizing, losses of
 other models, pictures and sound. They take as long to load as transformers itself."""
+SHARDED = ("torch.distributed.fsdp", "torch.distributed.tensor")
+"""What torch and transformers import where several processes may compute together; torch is built without it too."""
 KINDS = (
     (("SPEECH_SEQ_2_SEQ", "CTC", "TEXT_TO_WAVEFORM", "AUDIO_CLASSIFICATION"), "is a model of speech"),
     (("SEQ_TO_SEQ_CAUSAL_LM",), "is an encoder-decoder, which is trained otherwise"),
@@ -617,9 +620,11 @@ def _head_name(model: Any, head: Any) -> str:
 def main() -> None:
     """Read a configuration, write its shape."""
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else None
+    gc.disable()  # the walk is all that this process does; it would look through a thousand imports again and again
     if folder is None:  # code that comes with a model may import anything
-        for name in UNUSED:
+        for name in (*UNUSED, *SHARDED):
             sys.modules[name] = None  # type: ignore[assignment]  # Python's way to say: it is not there
+        torch.distributed.is_available = lambda: False
     try:
         found: dict[str, Any] = {"shape": walk(parse_json(sys.stdin.read()), folder).as_json()}
     except BaseError as error:

@@ -140,10 +140,8 @@ def cheapest_device(
     parallel: Parallel = "none",
 ) -> Plan | None:
     """Of all devices with a price, the one on which this job surely fits for the least money; none where none does."""
-    plans = [
-        plan_run(recipe, shape, tokens, find_device(name), first=first, devices=devices, parallel=parallel)
-        for name in known_devices()
-    ]
+    priced = [each for each in map(find_device, known_devices()) if recipe.budget.price_per_hour or each.price_per_hour]
+    plans = [plan_run(recipe, shape, tokens, each, first=first, devices=devices, parallel=parallel) for each in priced]
     fitting = [plan for plan in plans if plan.fits == "yes" and plan.money]
     return min(fitting, key=lambda plan: plan.money.point if plan.money else 0.0, default=None)
 

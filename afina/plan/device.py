@@ -99,9 +99,8 @@ def find_device(name: str) -> Device:
         wanted, size = written[1], int(written[2])
     words = _words(wanted)
     devices = known_devices()
-    found = [known for known in devices if _words(known) == words] or [
-        known for known in devices if words and words <= _words(known)
-    ]
+    found = [wanted] if wanted in devices else [known for known in devices if _words(known) == words]
+    found = found or [known for known in devices if words and words <= _words(known)]
     if len(found) != 1:
         guess = nearest(wanted.lower(), [known.lower() for known in devices])
         close = next((known for known in devices if known.lower() == guess), None)

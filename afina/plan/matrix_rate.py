@@ -66,7 +66,8 @@ def kept_rate(since: float = 0.0) -> MatrixRate | None:
     for line in lines:
         with contextlib.suppress(ValueError, TypeError):  # half a line of a process that was killed
             found.append(MatrixRate(**parse_json(line)))
-    alike = [rate for rate in found if (rate.cpu, rate.threads, rate.torch) == _this()][-NEWEST:]
+    this = _this()
+    alike = [rate for rate in found if (rate.cpu, rate.threads, rate.torch) == this][-NEWEST:]
     if not alike or max(rate.when for rate in alike) < since:
         return None
     return max(alike, key=lambda rate: rate.flops_per_second)

@@ -8,11 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Literal
 
+from afina.errors import RecipeError
 from afina.recipe import METHODS, TOKENIZERS, Kind, Recipe, Source, Train, expand_path, is_remote
 from afina.run import what_runs_left
 from afina.text.document import Split
 from afina.text.formats import Format, format_of, names_of, text_share
 from afina.text.splits import by_name, describe_splits, recognise
+from afina.units import show_count
 
 CHARS_PER_TOKEN = 3.5
 """English prose has about 4.3 characters a token, Portuguese 3.3 and code 3.0 with the vocabularies of common bases."""
@@ -154,6 +156,37 @@ def estimate_tokens(recipe: Recipe, stage: Literal["first", "second"] = "second"
         spread=ESTIMATE_SPREAD,
         prose=ProseCount(asked, asked),
     )
+
+
+def assume_learning(recipe: Recipe, tokens: int) -> Learning:
+    """An epoch of so many tokens, of which nothing is counted: texts that are learned whole, or judged answers, of
+    which half is learned; rows as long as a recipe cuts them, and the longest as long as it may be.
+
+    Raises:
+        RecipeError: the recipe trains in two stages, of which each learns its own tokens.
+    """
+    train, judged = recipe.train, recipe.train.facts.judged is not None
+    if train.first:
+        raise RecipeError(
+            "so many tokens do not say which stage of `train.first` learns them", "leave --tokens out", "--tokens"
+        )
+    validation = min(recipe.dataset.validation, 0.99)
+    held_out = round(tokens * validation / (1 - validation))
+    notes = (f"an epoch of {show_count(tokens)} tokens is assumed; the recipe's files were not looked at",)
+    if recipe.reads_stream:
+        return Learning(stream_count(tokens, held_out, train), notes=notes)
+    chars = tokens * chars_per_token(recipe)
+    sections = 0 if judged else max(1, round(chars / recipe.section_chars))
+    asked = min(recipe.evaluate.questions, sections)
+    counted = TokenCount(
+        tokens=tokens,
+        targets=round(tokens * (_ANSWER_SHARE if judged else 1.0)),
+        rows=sections or max(1, round(chars / _ROW_CHARS)),
+        longest=train.max_length,
+        held_out=held_out,
+        prose=ProseCount(asked, asked),
+    )
+    return Learning(counted, notes=notes)
 
 
 def named_splits(recipe: Recipe) -> dict[str, Split]:

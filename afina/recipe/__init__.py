@@ -10,11 +10,14 @@ from __future__ import annotations
 from afina.recipe.code import Check, Code, read_checks
 from afina.recipe.endpoints import Endpoint, Judge, Teacher
 from afina.recipe.load import (
+    KeyProblem,
     check_recipe,
     expand_path,
     is_remote,
     load_recipe,
     nearest,
+    parse_recipe,
+    read_recipe,
     read_saved_recipe,
     recipe_of,
     recipe_schema,
@@ -81,6 +84,7 @@ __all__ = [
     "First",
     "Guardrails",
     "Judge",
+    "KeyProblem",
     "Kind",
     "Limits",
     "Method",
@@ -106,7 +110,9 @@ __all__ = [
     "load_recipe",
     "method_facts",
     "nearest",
+    "parse_recipe",
     "read_checks",
+    "read_recipe",
     "read_saved_recipe",
     "recipe_of",
     "recipe_schema",

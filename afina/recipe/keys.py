@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -61,7 +62,7 @@ class Key:
     @property
     def help(self) -> str:
         """The field's docstring as one line; of a part without one, the first paragraph of its class's."""
-        text = _docstrings_of(self.inside).get(self.name) or (self.part.__doc__ if self.part else "") or ""
+        text = self.inside.docstrings().get(self.name) or (self.part.__doc__ if self.part else "") or ""
         return " ".join(text.partition("\n\n")[0].split())
 
     @property
@@ -82,6 +83,14 @@ class Key:
         if all(f"`{value}`" in text for value in values if value != "auto"):
             return ""
         return f"{'Any' if self.schema.get('type') == 'array' else 'One'} of {', '.join(values)}."
+
+    @property
+    def choices(self) -> list[str]:
+        """What may stand behind ``KEY=`` on the command line: the values to choose from, or else the default."""
+        found = _options(self.schema) or ([True, False] if self.schema.get("type") == "boolean" else [])
+        if not found and not self.field.is_required():
+            found = [self.default]
+        return [value if isinstance(value, str) else json.dumps(value) for value in found]
 
     @property
     def values(self) -> str:
@@ -110,11 +119,6 @@ def every_key(part: type[RecipePart] = Recipe, path: str = "") -> Iterator[Key]:
 @cache
 def _schema_of(part: type[RecipePart]) -> dict[str, Any]:
     return part.model_json_schema()
-
-
-@cache
-def _docstrings_of(part: type[RecipePart]) -> dict[str, str]:
-    return part.docstrings()
 
 
 def _part_in(annotation: Any) -> type[RecipePart] | None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,17 @@ from afina.recipe.start_from import resolve_start
 from afina.recipe.yaml_text import parse_yaml
 
 
+@dataclass(frozen=True)
+class KeyProblem(Problem):
+    """What is wrong with one key of a recipe."""
+
+    key: str = ""
+    """As the command line writes it, ``sources.0.path``: the one that has to change, as far as it can be told; empty
+    where it is none, as in a file that is no YAML."""
+    line: int | None = None
+    """From 1, in the file."""
+
+
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe, apply ``key=value`` overrides, check everything, report all problems at once.
 
@@ -26,7 +39,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     as an override from the current folder; so does a `base` that is a folder.
 
     Raises:
-        RecipeError: with one :class:`~afina.errors.Problem` per unknown key, wrong value and missing path.
+        RecipeError: with one :class:`KeyProblem` per unknown key, wrong value and missing path.
     """
     path = Path(path)
     try:
@@ -37,18 +50,19 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError(f"not UTF-8 (byte {error.start})", "save the recipe as UTF-8", str(path)) from None
     except OSError as error:
         raise RecipeError(f"cannot be read: {error.strerror}", "name a YAML file", str(path)) from None
-    try:
-        raw = parse_yaml(text, round_trip=True)
-    except MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise RecipeError(f"not YAML: {error.problem}", "correct the line", f"{path}:{line}") from None
-    except ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
-        raise RecipeError(f"not YAML: {error.reason}", "remove the character", f"{path}:{line}") from None
-    except YAMLError as error:
-        raise RecipeError(f"not YAML: {error}", "correct the value", str(path)) from None
-    if not isinstance(raw, CommentedMap):
-        raise RecipeError("a recipe is a mapping of keys to values", "`afina recipe init docs` shows one", str(path))
+    return read_recipe(text, path, overrides)
+
+
+def read_recipe(text: str, path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The same of a file's text; the file need not be there.
+
+    Args:
+        path: where the file is, or would be: what is relative counts from its folder.
+
+    Raises:
+        RecipeError: as :func:`load_recipe`.
+    """
+    raw = parse_recipe(text, str(path))
     overridden = _apply_overrides(raw, overrides)
     if isinstance(raw.get("root", "."), str):
         anchor = Path.cwd() if "root" in overridden else path.parent
@@ -59,6 +73,31 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     if unlike:
         raise RecipeError(problems=unlike)
     return check_recipe(raw, str(path))
+
+
+def parse_recipe(text: str, where: str) -> CommentedMap:
+    """A recipe's text as the mapping that it is, its values not looked at.
+
+    Raises:
+        RecipeError: it is no YAML, or no mapping.
+    """
+    try:
+        raw = parse_yaml(text, round_trip=True)
+    except MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise _no_yaml(str(error.problem), "correct the line", where, line) from None
+    except ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise _no_yaml(error.reason, "remove the character", where, line) from None
+    except YAMLError as error:
+        raise RecipeError(f"not YAML: {error}", "correct the value", where) from None
+    if not isinstance(raw, CommentedMap):
+        raise RecipeError("a recipe is a mapping of keys to values", "`afina recipe init docs` shows one", where)
+    return raw
+
+
+def _no_yaml(why: str, fix: str, where: str, line: int) -> RecipeError:
+    return RecipeError(problems=[KeyProblem(f"not YAML: {why}", fix, f"{where}:{line}", line=line)])
 
 
 PLACES = ("base", "root", "device")
@@ -232,11 +271,32 @@ def _line_of(raw: Any, location: Sequence[int | str]) -> int | None:
     return line
 
 
-def _place(raw: Any, where: str, location: Sequence[int | str]) -> str:
-    line = _line_of(raw, location)
-    key = ".".join(str(step) for step in location)
+def _problem(
+    what: str, fix: str, raw: Any, where: str, location: Sequence[int | str], key: str | None = None
+) -> KeyProblem:
+    """A problem with the line of its key and where both are.
+
+    Args:
+        key: the one that has to change, where it is not the one at `location`.
+    """
+    line, named = _line_of(raw, location), ".".join(str(step) for step in location)
     file = f"{where}:{line}" if line else where
-    return f"{file}: {key}" if key else file
+    return KeyProblem(what, fix, f"{file}: {named}" if named else file, named if key is None else key, line)
+
+
+def _meant_key(location: Sequence[int | str], message: str) -> str:
+    """The key that a check of a whole part speaks of: the first that its message names, or the part.
+
+    >>> _meant_key(("train",), "decay belongs to schedule wsd: remove it")
+    'train.decay'
+    >>> _meant_key((), "train.method sft needs `base`, a folder or a hub id to start from")
+    'train.method'
+    """
+    for word in re.findall(r"[a-z_]+(?:\.[a-z0-9_]+)*", message):
+        steps = [int(step) if step.isdigit() else step for step in word.split(".")]
+        if steps[-1] in _known_keys([*location, *steps]):
+            return ".".join(map(str, [*location, *steps]))
+    return ".".join(map(str, location))
 
 
 def _known_keys(location: Sequence[int | str]) -> list[str]:
@@ -262,30 +322,29 @@ def _model_in(annotation: Any) -> Any:
     return None
 
 
-def _as_problem(raw: Any, where: str, item: Any) -> Problem:
+def _as_problem(raw: Any, where: str, item: Any) -> KeyProblem:
     location: tuple[int | str, ...] = item["loc"]
-    place = _place(raw, where, location)
     if item["type"] == "extra_forbidden":
         known = _known_keys(location)
         guess = nearest(str(location[-1]), known)
         fix = f"did you mean `{guess}`?" if guess else "known here: " + ", ".join(known)
-        return Problem(f"unknown key `{location[-1]}`", fix, place)
+        return _problem(f"unknown key `{location[-1]}`", fix, raw, where, location)
     if item["type"] == "missing":
-        return Problem(f"`{location[-1]}` is missing", "add it; `afina recipe init docs` shows where", place)
+        fix = "add it; `afina recipe init docs` shows where"
+        return _problem(f"`{location[-1]}` is missing", fix, raw, where, location)
     message = item["msg"].removeprefix("Value error, ")
     given = item.get("input")
     secret = location[-1:] in (("url",), ("api_key_env",))  # someone may have written a password or a key there
     shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool) and not secret else ""
-    return Problem(message + shown, "`afina recipe schema` lists what is allowed", place)
+    key = _meant_key(location, message) if isinstance(given, Mapping) else None
+    return _problem(message + shown, "`afina recipe schema` lists what is allowed", raw, where, location, key)
 
 
 def _missing_paths(raw: Mapping[str, Any], where: str) -> Iterator[Problem]:
     """Paths of sources, solutions, probes, tasks, prompts, known strings and a local base that do not exist."""
     root = Path(str(raw.get("root", ".")))
     if not root.is_dir():
-        yield Problem(
-            f"there is no folder {root}", "set `root` to the folder of your files", _place(raw, where, ("root",))
-        )
+        yield _problem(f"there is no folder {root}", "set `root` to the folder of your files", raw, where, ("root",))
         return
     named: list[tuple[tuple[int | str, ...], Any]] = []
     sources = raw.get("sources")
@@ -305,15 +364,17 @@ def _missing_paths(raw: Mapping[str, Any], where: str) -> Iterator[Problem]:
     for location, value in named:
         elsewhere = location[0] == "sources" and location[-1] == "path" and is_remote(str(value))
         if isinstance(value, str) and not elsewhere and not any(expand_path(root, value)):
-            yield Problem(
-                f"nothing matches {value!r} below {root}", "check the path, or set `root`", _place(raw, where, location)
+            yield _problem(
+                f"nothing matches {value!r} below {root}", "check the path, or set `root`", raw, where, location
             )
     base = raw.get("base")
     if isinstance(base, str) and Path(base).is_absolute() and not Path(base).exists():
-        yield Problem(
+        yield _problem(
             f"there is no base {base}",
             "name a folder with config.json and *.safetensors, a GGUF file, or a hub id such as Qwen/Qwen3-8B",
-            _place(raw, where, ("base",)),
+            raw,
+            where,
+            ("base",),
         )
 
 

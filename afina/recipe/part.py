@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+from functools import cache
 from itertools import pairwise
 from typing import Annotated, Any
 
@@ -26,17 +27,7 @@ class RecipePart(BaseModel):
     @classmethod
     def docstrings(cls) -> dict[str, str]:
         """Key -> the docstring below it in the source, of the keys that have one."""
-        (definition,) = ast.parse(inspect.cleandoc("\n" + inspect.getsource(cls))).body
-        assert isinstance(definition, ast.ClassDef)
-        found: dict[str, str] = {}
-        for parent in reversed(cls.__mro__[1:]):
-            if issubclass(parent, RecipePart) and parent is not RecipePart:
-                found |= parent.docstrings()
-        for key, below in pairwise(definition.body):
-            match key, below:
-                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
-                    found[name] = inspect.cleandoc(text)
-        return found
+        return dict(_docstrings_of(cls))
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
@@ -46,3 +37,19 @@ class RecipePart(BaseModel):
         for key, text in cls.docstrings().items():
             properties[key]["description"] = text
         return schema
+
+
+@cache
+def _docstrings_of(part: type[RecipePart]) -> dict[str, str]:
+    """Read once: Python looks through the whole file for each class."""
+    (definition,) = ast.parse(inspect.cleandoc("\n" + inspect.getsource(part))).body
+    assert isinstance(definition, ast.ClassDef)
+    found: dict[str, str] = {}
+    for parent in reversed(part.__mro__[1:]):
+        if issubclass(parent, RecipePart) and parent is not RecipePart:
+            found |= parent.docstrings()
+    for key, below in pairwise(definition.body):
+        match key, below:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                found[name] = inspect.cleandoc(text)
+    return found

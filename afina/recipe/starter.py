@@ -102,10 +102,25 @@ def starter(kind: str, *, full: bool = False) -> str:
             "answer each; scratch: a new small model",
         )
     chosen = _STARTERS[kind]
-    shown = None if full else {*chosen.values, *_SHORT, *chosen.also}
+    shown = None if full else basic_keys(kind)
     rows = [("", ""), *_rows(Recipe, chosen.values, shown)]
     lines = [line for code, text in rows for line in _laid_out(code, text)]
     return "\n".join([*_head(chosen, kind, full), *lines]) + "\n"
+
+
+def starter_kinds() -> dict[str, str]:
+    """The kinds of starters, each with its title."""
+    return {kind: each.title for kind, each in _STARTERS.items()}
+
+
+def basic_keys(kind: str) -> set[str]:
+    """The keys that the short starter of a kind shows: what a newcomer decides.
+
+    >>> sorted(basic_keys("docs"))[:3]
+    ['base', 'dataset.language', 'dataset.questions.make']
+    """
+    chosen = _STARTERS[kind]
+    return {*chosen.values, *_SHORT, *chosen.also}
 
 
 def _head(chosen: Starter, kind: str, full: bool) -> Iterator[str]:

@@ -17,6 +17,7 @@ from gettext import GNUTranslations, NullTranslations
 from importlib.resources import files
 
 from babel.dates import format_datetime
+from babel.messages import Catalog
 from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po
 from babel.numbers import get_decimal_symbol, get_group_symbol
@@ -63,7 +64,7 @@ def trn(one: str, many: str, n: int, /, **values: object) -> str:
     >>> trn("{n} file was not read", "{n} files were not read", 1200)
     '1,200 files were not read'
     """
-    return _catalogue(language()).ngettext(one, many, n).format(n=figure(f"{n:,}"), **values)
+    return catalogue(language()).ngettext(one, many, n).format(n=figure(f"{n:,}"), **values)
 
 
 def label(text: str, context: str | None = None) -> str:
@@ -74,7 +75,7 @@ def label(text: str, context: str | None = None) -> str:
     """
     if not text:
         return ""
-    return _catalogue(language()).gettext(text) if context is None else _catalogue(language()).pgettext(context, text)
+    return catalogue(language()).gettext(text) if context is None else catalogue(language()).pgettext(context, text)
 
 
 def mark(text: str) -> str:
@@ -123,11 +124,17 @@ def _separators(tag: str) -> dict[int, str]:
 
 
 @cache
-def _catalogue(tag: str) -> NullTranslations:
+def catalogue(tag: str, package: str = "afina.report") -> NullTranslations:
+    """The words of a language, from the folder ``words`` of a package; English has none, and needs none."""
     if tag == ENGLISH:
         return NullTranslations()
-    text = files("afina.report").joinpath("words", f"{tag}.po").read_text(encoding="utf-8")
     compiled = io.BytesIO()
-    write_mo(compiled, read_po(io.StringIO(text), locale=tag.replace("-", "_")))
+    write_mo(compiled, read_catalogue(tag, package))
     compiled.seek(0)
     return GNUTranslations(compiled)
+
+
+def read_catalogue(tag: str, package: str = "afina.report") -> Catalog:
+    """The same as Babel reads it: each text with its translation."""
+    text = files(package).joinpath("words", f"{tag}.po").read_text(encoding="utf-8")
+    return read_po(io.StringIO(text), locale=tag.replace("-", "_"))

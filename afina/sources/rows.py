@@ -22,6 +22,7 @@ of it.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -202,7 +203,7 @@ class _RowReader:
             tools=read.tools,
             rejected=read.rejected,
             label=read.label,
-            meta=({} if read.rejected is None else scores_of(row)) | _fact_of(row),
+            meta=({} if read.rejected is None else scores_of(row)) | _fact_of(row) | _lines_of(read.text, line),
             source=self.reading.position,
         )
 
@@ -245,6 +246,11 @@ def _fact_of(row: Mapping[str, Any]) -> dict[str, str]:
     """What the row's question is about, where it says so: a probe's phrasings of one fact count once."""
     fact = row.get("fact")
     return {"fact": str(fact)} if isinstance(fact, str | int) and str(fact).strip() else {}
+
+
+def _lines_of(text: str, line: int) -> dict[str, str]:
+    """That a row's text stands on one line of the file, however many it has itself."""
+    return {"lines": json.dumps({"1": line})} if "\n" in text else {}
 
 
 def _leave_out(name: str, value: Any, shape: RowShape, tally: RowTally) -> None:

@@ -1,33 +1,23 @@
-"""What MLX holds on an Apple chip, and what happens when it runs out: noted instead of raised, and given back."""
+"""What MLX holds on an Apple chip, and how it says that memory ran out."""
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import mlx.core as mx
 
 from afina.train.flops_torch import process_peak_bytes
+from afina.train.memory import shortage_noted
 
 CACHE_BYTES = 1 << 30
 """Memory that MLX keeps for later instead of giving it back, at most. Micro-batches come in many lengths, and buffers
 of one length do not serve another's."""
 
 
-@contextmanager
-def memory_errors() -> Iterator[list[str]]:
-    """Collect an out-of-memory error of the block instead of raising it, and give the memory back."""
-    short: list[str] = []
-    try:
-        yield short
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        short.append((str(error) or "out of memory").splitlines()[0])
-    if short:
-        gc.collect()
-        mx.clear_cache()
+def memory_errors() -> AbstractContextManager[list[str]]:
+    """An out-of-memory error of the block is noted instead of raised."""
+    return shortage_noted(is_out_of_memory, mx.clear_cache)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

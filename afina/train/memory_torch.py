@@ -1,19 +1,19 @@
-"""Memory that runs out under torch: noted instead of raised, and given back."""
+"""How torch says that memory ran out."""
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
 from afina.errors import OutOfMemory
+from afina.train.memory import shortage_noted
 
 
 @contextmanager
 def memory_errors(*, final: bool = False) -> Iterator[list[str]]:
-    """Collect an out-of-memory error of the block instead of raising it, and give the memory back.
+    """An out-of-memory error of the block is noted instead of raised.
 
     Args:
         final: raise it after all. With sharded weights the other ranks wait in the middle of the block.
@@ -21,23 +21,19 @@ def memory_errors(*, final: bool = False) -> Iterator[list[str]]:
     Raises:
         OutOfMemory: where it is final.
     """
-    short: list[str] = []
-    try:
+    with shortage_noted(is_out_of_memory, _empty_cache) as short:
         yield short
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        short.append((str(error) or "out of memory").splitlines()[0])
-        if final:
-            raise OutOfMemory(
-                f"a rank with a part of every weight is out of memory ({short[0]})",
-                "or a smaller train.batch_tokens with as much more train.accumulate, or more ranks; the same command "
-                "goes on from the newest checkpoint",
-            ) from error
-    if short:
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+    if short and final:
+        raise OutOfMemory(
+            f"a rank with a part of every weight is out of memory ({short[0]})",
+            "or a smaller train.batch_tokens with as much more train.accumulate, or more ranks; the same command "
+            "goes on from the newest checkpoint",
+        )
+
+
+def _empty_cache() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -26,7 +26,7 @@ from afina.plan.memory import Parallel
 from afina.plan.plan import Plan, learned, plan_run
 from afina.plan.scratch import CHINCHILLA_TOKENS, ScratchBudget, read_count
 from afina.plan.serving import SHOWN_KINDS, Engine, Serving, plan_serving, serving_sureness, speeds_on_cpu
-from afina.plan.tokens import Learning, estimate_learning
+from afina.plan.tokens import Learning, assume_learning, estimate_learning
 from afina.recipe import Recipe, load_recipe
 from afina.recipe.changed import smaller_model, with_settings
 from afina.recipe.edit import change_recipe
@@ -86,21 +86,41 @@ def answer(asked: PlanAsked, *, parameters: str | None = None, tokens: str | Non
         return PlanAnswer(budget.as_json(), budget.describe())
     if asked.recipe == "scaling":
         return _scaling(asked, parameters or "1B", tokens)
+    return answer_recipe(asked, load_recipe(asked.recipe, asked.overrides), tokens=tokens)
+
+
+def answer_recipe(asked: PlanAsked, recipe: Recipe, *, tokens: str | None = None) -> PlanAnswer:
+    """The same of a recipe that is read already; of `asked` its file and its overrides are not looked at, but where
+    settings are written into it.
+
+    Args:
+        tokens: of an epoch, where they shall not be counted or estimated.
+
+    Raises:
+        RecipeError: as :func:`answer`.
+    """
     if asked.parallel not in ("ddp", "fsdp"):
         raise RecipeError(f"{asked.parallel!r} is no way to share the work", "use ddp or fsdp", "--parallel")
-    recipe = load_recipe(asked.recipe, asked.overrides)
     devices = _devices(asked, recipe)
     if asked.serving:
         return _serving(recipe, devices, asked.serving)
     shape = recipe_shape(recipe)
-    counted = estimate_lengths(asked.runs / recipe.name / "dataset", recipe)
-    learning = Learning(counted) if counted else estimate_learning(recipe)
-    learning = replace(learning, notes=(*learning.notes, *_of_base(recipe)))
+    learning = _learning(asked, recipe, tokens)
     parallel = cast(Parallel, asked.parallel)
     plans = [_plan(recipe, shape, learning, device, asked.gpus, parallel) for device in devices]
     if len(plans) > 1:
         return _several(plans, recipe)
     return _one(asked, recipe, shape, learning, plans[0])
+
+
+def _learning(asked: PlanAsked, recipe: Recipe, tokens: str | None) -> Learning:
+    """What there is to learn: as it is said, counted in a dataset that is built, or by the sizes of the files."""
+    if tokens is not None:
+        found = assume_learning(recipe, max(1, round(read_count(tokens, "--tokens"))))
+    else:
+        counted = estimate_lengths(asked.runs / recipe.name / "dataset", recipe)
+        found = Learning(counted) if counted else estimate_learning(recipe)
+    return replace(found, notes=(*found.notes, *_of_base(recipe)))
 
 
 def _of_base(recipe: Recipe) -> list[str]:

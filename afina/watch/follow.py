@@ -65,22 +65,29 @@ class MetricsFollower:
                 whole, newline, rest = (rest + block).rpartition(b"\n")
                 if newline:
                     self.offset += len(whole) + 1
-                    yield self._parsed(whole)
+                    events, unreadable = events_in(whole)
+                    self.unreadable += unreadable
+                    yield events
 
-    def _parsed(self, lines: bytes) -> list[dict[str, Any]]:
-        """The events of whole lines. All lines as one array of JSON: in half the time that they take one by one."""
-        try:
-            events = from_json(b"[" + lines.replace(b"\n", b",") + b"]")
-        except ValueError:
-            events = [self._one(line) for line in lines.split(b"\n") if line.strip()]
-        found = [event for event in events if type(event) is dict]
-        self.unreadable += len(events) - len(found)
-        return found
 
-    @staticmethod
-    def _one(line: bytes) -> Any:
-        """The event in a line; None where it is none."""
-        try:
-            return parse_json(line)
-        except ValueError:
-            return None
+def events_in(lines: bytes) -> tuple[list[dict[str, Any]], int]:
+    """The events of whole lines, and how many lines are none. All lines as one array of JSON: in half the time that
+    they take one by one.
+
+    >>> events_in(b'{"event": "step"}\\n{"event": "st')
+    ([{'event': 'step'}], 1)
+    """
+    try:
+        events = from_json(b"[" + lines.replace(b"\n", b",") + b"]")
+    except ValueError:
+        events = [_one(line) for line in lines.split(b"\n") if line.strip()]
+    found = [event for event in events if type(event) is dict]
+    return found, len(events) - len(found)
+
+
+def _one(line: bytes) -> Any:
+    """The event in a line; None where it is none."""
+    try:
+        return parse_json(line)
+    except ValueError:
+        return None

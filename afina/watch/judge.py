@@ -106,7 +106,7 @@ def _not_falling(training: TrainingView) -> Iterator[RunWarning]:
             f"the loss does not fall: {first:.4g} in the first {WINDOW} steps, {latest:.4g} in the last {WINDOW} of "
             f"{len(losses)}" + (f", at a rate of {rate:.3g}" if rate is not None else ""),
             step=training.step,
-            figures={"first_loss": first, "loss": latest, "steps": len(losses)}
+            figures={"first_loss": first, "loss": latest, "steps": training.step}
             | ({"learning_rate": rate} if rate is not None else {}),
         )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import statistics
 import time
@@ -21,7 +20,7 @@ from afina.watch.follow import MetricsFollower
 from afina.watch.judge import WINDOW, judge
 from afina.watch.lock import lock_holder
 from afina.watch.state import Signs, find_state
-from afina.watch.training_log import TrainingLog, number_in, whole_in
+from afina.watch.training_log import RunLog, TrainingLog, number_in, whole_in
 from afina.watch.view import RunView, SampleView, TrainingView
 
 _SIGNS_OF_A_RUN = ("recipe.yaml", "metrics.jsonl", "stages.json", "finished.json")
@@ -36,24 +35,22 @@ class RunReader:
     Args:
         folder: the run's.
         clock: seconds since 1970, as events are stamped with.
+        metrics: follows its log; by default every line of it.
 
     Raises:
         RecipeError: there is no run in `folder`.
     """
 
-    def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
-        if not any((folder / name).exists() for name in _SIGNS_OF_A_RUN):
+    def __init__(
+        self, folder: Path, clock: Callable[[], float] = time.time, metrics: MetricsFollower | None = None
+    ) -> None:
+        if not is_run(folder):
             what = "there is no run here" if folder.is_dir() else "there is no such folder"
             raise RecipeError(what, f"name a folder that `afina run` made{_beside(folder)}", str(folder))
         self.folder, self.clock = folder, clock
-        self._metrics = MetricsFollower(folder / "metrics.jsonl")
+        self._metrics = metrics or MetricsFollower(folder / "metrics.jsonl")
         self._files = _KeptFiles()
-        self._forget()
-
-    def _forget(self) -> None:
-        self._trainings: dict[str, TrainingLog] = {}
-        self._stage_event: Mapping[str, Any] = {}
-        self._last_event: float | None = None
+        self._log = RunLog()
 
     def look(self) -> RunView:
         """How the run stands now. What a file does not tell because it is damaged is among the view's ``problems``."""
@@ -62,16 +59,16 @@ class RunReader:
         if not self.folder.is_dir():
             raise RecipeError("the run is not there any more", "it was moved or removed", str(self.folder))
         if self._metrics.replaced():
-            self._forget()
+            self._log = RunLog()
         for events in self._metrics.new_events():
-            self._take(events)
+            self._log.take(events)
         problems: list[Problem] = []
         files = self._files.read(self.folder, problems)
         signs = Signs(
             holder=holder,
             finished=files.finished,
             stages=files.stages,
-            last=self._stage_event,
+            last=self._log.stage_event,
             trained_at=self._reached(),
             problems=tuple(problems),
         )
@@ -79,7 +76,7 @@ class RunReader:
         trainings = tuple(
             self._view(log, files, running=found.state == "running" and found.stage in (name, None))
             for name in _TRAININGS
-            if (log := self._trainings.get(name))
+            if (log := self._log.trainings.get(name))
         )
         view = RunView(
             folder=self.folder,
@@ -88,7 +85,7 @@ class RunReader:
             reason=found.reason,
             stage=found.stage,
             trainings=trainings,
-            last_event=self._last_event,
+            last_event=self._log.last_event,
             currency=files.currency,
             sample=files.sample,
             verdict=files.verdict,
@@ -102,33 +99,8 @@ class RunReader:
 
     def _reached(self) -> int | None:
         """The last step of the training that came last; None where none has begun."""
-        logs = [self._trainings[name] for name in _TRAININGS if name in self._trainings]
+        logs = [self._log.trainings[name] for name in _TRAININGS if name in self._log.trainings]
         return whole_in(logs[-1].latest, "step") or 0 if logs else None
-
-    def _take(self, events: list[dict[str, Any]]) -> None:
-        """New events into the trainings that they belong to."""
-        for (kind, name), group in itertools.groupby(events, key=lambda e: (e.get("event"), e.get("stage"))):
-            together = list(group)
-            if kind == "stage":
-                self._stage_event = together[-1]
-            elif kind == "retired":
-                self._trainings.pop(str(name), None)
-            elif name in (None, "first"):
-                self._to_training(name or "train", kind, together)
-        stamped = (number_in(event, "time") for event in reversed(events))
-        self._last_event = next((stamp for stamp in stamped if math.isfinite(stamp)), self._last_event)
-
-    def _to_training(self, name: str, kind: Any, events: list[dict[str, Any]]) -> None:
-        log = self._trainings.get(name)
-        if name == "first" and kind == "train_started_anew":
-            self._trainings.pop("train", None)  # an earlier recipe's: it began where an earlier first training ended
-        if log is None or kind == "train_started_anew":
-            log = self._trainings[name] = TrainingLog(name, computing=log.computing if log else {})
-        if kind == "step":
-            log.add_steps(events)
-        else:
-            for event in events:
-                log.take(event)
 
     def _view(self, log: TrainingLog, files: _FileFacts, *, running: bool) -> TrainingView:
         """A training's figures."""
@@ -138,7 +110,7 @@ class RunReader:
         done = log.name in files.stages or files.finished is not None
         logged, at = number_in(latest, "eta_seconds"), number_in(latest, "time")
         # A process that has just gone on has made no step yet: what the one before it thought counts no more.
-        earlier = at < number_in(self._stage_event, "time")
+        earlier = at < number_in(self._log.stage_event, "time")
         eta = max(0.0, logged - (self.clock() - at)) if running and not done and not earlier else math.nan
         return TrainingView(
             log.name,
@@ -164,6 +136,11 @@ class RunReader:
             device=_text(log.computing.get("device")),
             precision=_text(log.computing.get("precision")),
         )
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder holds what a run writes."""
+    return any((folder / name).exists() for name in _SIGNS_OF_A_RUN)
 
 
 def _known(value: float) -> float | None:
@@ -238,7 +215,7 @@ class _KeptFiles:
             finished=finished,
             usable_bytes=usable,
             verdict=verdict,
-            sample=kept("samples.jsonl", _last_sample) or kept("continuations.jsonl", _last_sample),
+            sample=kept("samples.jsonl", last_sample) or kept("continuations.jsonl", last_sample),
         )
 
     def _of(self, path: Path, reader: Callable[[Path], Any]) -> Any:
@@ -264,7 +241,7 @@ def _read_recipe(path: Path) -> Mapping[str, Any]:
     return content
 
 
-def _last_sample(path: Path) -> SampleView | None:
+def last_sample(path: Path) -> SampleView | None:
     """The last whole line of a file of samples."""
     with path.open("rb") as opened:
         opened.seek(max(0, path.stat().st_size - _TAIL))

@@ -1,7 +1,8 @@
-"""One training put together from its events, as they come: what is done again after a resume counts once."""
+"""A run's log put together from its events, as they come: what is done again after a resume counts once."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -124,3 +125,40 @@ class TrainingLog:
             self.computing = event
         elif kind == "train_started_anew":
             self.planned = whole_in(event, "steps")
+
+
+@dataclass
+class RunLog:
+    """What the events of a run tell so far."""
+
+    trainings: dict[str, TrainingLog] = field(default_factory=dict)
+    """By name, ``first`` and ``train``: those that have begun."""
+    stage_event: Event = field(default_factory=dict)
+    """The last one that says how a stage began or ended."""
+    last_event: float | None = None
+    """When it last logged something, seconds since 1970."""
+
+    def take(self, events: Sequence[Event]) -> None:
+        """New events into the trainings that they belong to."""
+        for (kind, name), group in itertools.groupby(events, key=lambda e: (e.get("event"), e.get("stage"))):
+            together = list(group)
+            if kind == "stage":
+                self.stage_event = together[-1]
+            elif kind == "retired":
+                self.trainings.pop(str(name), None)
+            elif name in (None, "first"):
+                self._to_training(name or "train", kind, together)
+        stamped = (number_in(event, "time") for event in reversed(events))
+        self.last_event = next((stamp for stamp in stamped if math.isfinite(stamp)), self.last_event)
+
+    def _to_training(self, name: str, kind: Any, events: Sequence[Event]) -> None:
+        log = self.trainings.get(name)
+        if name == "first" and kind == "train_started_anew":
+            self.trainings.pop("train", None)  # an earlier recipe's: it began where an earlier first training ended
+        if log is None or kind == "train_started_anew":
+            log = self.trainings[name] = TrainingLog(name, computing=log.computing if log else {})
+        if kind == "step":
+            log.add_steps(events)
+        else:
+            for event in events:
+                log.take(event)

@@ -211,17 +211,17 @@ def _training_json(training: TrainingView, points: int) -> dict[str, Any]:
     values = {key: value for key, value in vars(training).items() if key not in ("steps", "held_out")}
     values |= {key: [*value] for key, value in values.items() if isinstance(value, list | tuple)}
     best = training.best
-    return {key: _plain(value) for key, value in values.items()} | {
+    return {key: without_nan(value) for key, value in values.items()} | {
         "best": asdict(best) if best else None,
-        "held_out": [_plain(asdict(each)) for each in training.held_out],
-        "curve": {name: [_plain(column[n]) for n in kept] for name, column in training.steps.columns.items()},
+        "held_out": [without_nan(asdict(each)) for each in training.held_out],
+        "curve": {name: [without_nan(column[n]) for n in kept] for name, column in training.steps.columns.items()},
     }
 
 
-def _plain(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
     """JSON has no NaN: what is not finite is null."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {key: _plain(each) for key, each in value.items()}
-    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
+        return {key: without_nan(each) for key, each in value.items()}
+    return [without_nan(each) for each in value] if isinstance(value, list | tuple) else value

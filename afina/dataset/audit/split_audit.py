@@ -17,6 +17,7 @@ from afina.dataset.audit.text_checks import TEXT_CHECKS
 from afina.dataset.audit.token_audit import TokenAudit
 from afina.dataset.audit.turn_checks import TURN_CHECKS, Thinking
 from afina.text.example import Example
+from afina.text.formats import has_own_lines
 from afina.text.personal_data import find_personal_data
 
 LearnedOrHeldOut = Literal["train", "validation"]
@@ -91,12 +92,13 @@ class SplitAudit:
         """Each answer by itself; a flaw counts once for an example."""
         found: set[str] = set()
         said: list[Exchange] = list(exchanges(example))
+        own_lines = not example.messages and has_own_lines(example.path)
         for each in said:
             for checks in (ANSWER_CHECKS if each.asked else {}, TEXT_CHECKS):
                 for name, check in checks.items():
                     if name not in found and (at := check(each)) is not None:
                         found.add(name)
-                        below = 0 if example.messages else each.answer.count("\n", 0, at)
+                        below = each.answer.count("\n", 0, at) if own_lines else 0
                         self._hit(name, example, Spot(excerpt(each.answer, at), below))
             if each.asked and not example.made and "answer_loops" not in found:
                 self.cut.see(each, f"{example.path}:{example.line}")

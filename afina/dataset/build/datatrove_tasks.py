@@ -56,7 +56,7 @@ def read_by_datatrove(recipe: Recipe, todo: Sequence[FileBatch], folder: Path, w
         import datatrove.executor  # noqa: F401
     except ImportError:
         raise RecipeError(
-            "`dataset.engine: datatrove` needs datatrove", "pip install afina[datatrove]", "dataset.engine"
+            "`dataset.engine: datatrove` needs datatrove", "pip install 'afina[datatrove]'", "dataset.engine"
         ) from None
 
     folder = folder.resolve()  # a task may start in another folder

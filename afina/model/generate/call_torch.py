@@ -13,6 +13,9 @@ from afina.model.anatomy_torch import CANNOT, in_short
 from afina.model.generate.request import BASE
 from afina.model.lengths_torch import lengths_of
 from afina.model.loss_torch import causal_lm
+from afina.model.steps.few_rows_torch import forward_of, linears_of
+from afina.model.steps.forward_torch import other_forwards
+from afina.model.steps.lora_torch import answering_forward, plain_layers
 
 
 class Caller:
@@ -31,12 +34,19 @@ class Caller:
         weight = next(self.inner.parameters())
         self.device, self.dtype = weight.device, self.inner.dtype
         self.standing = _standing(model)
+        self.linears = linears_of(model)
+        self.adapted = plain_layers(model) if self.linears else []
         self._mixed: dict[str, tuple[Any, str]] = {}
         """Of each adapter its configuration when it was tried, and why its rows stay apart."""
 
     def __call__(self, adapters: Sequence[str], **inputs: Any) -> torch.Tensor:
         logits: torch.Tensor = self._output(adapters, inputs).logits
         return logits[:, -1]
+
+    def one_token(self, adapters: Sequence[str], **inputs: Any) -> torch.Tensor:
+        """The same for a token of each row, which on a CPU costs what reading the weights costs."""
+        with other_forwards(self.linears, forward_of), other_forwards(self.adapted, answering_forward):
+            return self(adapters, **inputs)
 
     def with_cache(self, adapters: Sequence[str], cache: Any, **inputs: Any) -> tuple[torch.Tensor, Any]:
         """The same, and what the model keeps for the next token; `cache` is what it gave before, None at first."""

@@ -52,6 +52,7 @@ class TorchForwards(Caller):
         """See :class:`~afina.model.generate.forwards.Forwards`."""
         call = Caller(model)
         self.model, self.inner, self.standing = call.model, call.inner, call.standing
+        self.linears, self.adapted = call.linears, call.adapted
 
     def slots(self, most_tokens: int | None) -> Slots:
         """See :mod:`afina.model.generate.paths_torch`."""

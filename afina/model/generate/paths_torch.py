@@ -181,7 +181,7 @@ class Slots:
         # An additive mask of four dimensions is what every attention of transformers takes as it is.
         hidden_nC = torch.arange(self.cache.columns, device=device) > position_n[:, None]
         mask = torch.zeros(hidden_nC.shape, dtype=self.call.dtype, device=device).masked_fill_(hidden_nC, -torch.inf)
-        return self.call(
+        return self.call.one_token(
             [row.adapter for row in self.rows],
             input_ids=torch.tensor([row.ids[-1:] for row in self.rows], device=device),
             position_ids=position_n[:, None],

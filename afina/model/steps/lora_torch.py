@@ -72,11 +72,34 @@ def short_lora(model: Any) -> AbstractContextManager[int]:
     Layers that compute anything else keep PEFT's own: a 4-bit base, DoRA, an adapter in another precision
     than its base. A layer whose adapter is merged or switched off goes PEFT's way for as long as it is.
     """
-    return other_forwards([layer for layer in model.modules() if _is_plain(layer)], _forward)
+    return other_forwards(plain_layers(model), _forward)
+
+
+def plain_layers(model: Any) -> list[Any]:
+    """PEFT's layers that are a frozen nn.Linear + scale * B(A(dropout(x))), all in one precision, and nothing else."""
+    return [layer for layer in model.modules() if _is_plain(layer)]
+
+
+def answering_forward(layer: Any) -> Callable[..., torch.Tensor]:
+    """A plain layer's forward where nothing is trained, in three operations instead of PEFT's nine.
+
+    Over a few rows on a CPU they cost as much as the arithmetic: a token of a 135 M model with 210 adapted layers.
+    """
+    own, name = layer.forward, layer.active_adapters[0]
+
+    def forward(x: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
+        a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
+        if arguments or options or layer.disable_adapters or layer.merged or layer.active_adapters != [name]:
+            return own(x, *arguments, **options)
+        y: torch.Tensor = layer.base_layer(x)
+        h_NR = x.reshape(-1, x.shape[-1]) @ a.t()
+        y.view(-1, y.shape[-1]).addmm_(h_NR, b.t(), alpha=layer.scaling[name])
+        return y
+
+    return forward
 
 
 def _is_plain(layer: Any) -> bool:
-    """Whether a layer is frozen nn.Linear + scale * B(A(dropout(x))), all in one precision, and nothing else."""
     if "peft" not in sys.modules:  # then no layer is one of its own; importing it takes seconds
         return False
     from peft.tuners.lora.layer import Linear

