@@ -267,7 +267,7 @@ def test_the_curve_moves_while_a_process_appends_and_nothing_is_read_again(brows
         until(lambda: value(page, "Step").startswith("305"))
         until(lambda: picture(page) != before)
         until(lambda: state(page) != "running")
-        assert "to 0.0098" in page.get_attribute("#loss .plot", "aria-label")
+        until(lambda: "to 0.0098" in page.get_attribute("#loss .plot", "aria-label"))
         assert not [url for url in asked if "/metrics" in url], "new lines came by the stream alone"
         assert not said
         page.close()
