@@ -49,7 +49,7 @@ def find(message: str) -> str:
     """The entry of the page whose words are those of a message, or of its first part; empty where there is none. Of
     several the one with the most words of its own; one with a word or two would be found for everything."""
     message = " ".join(message.split())
-    found = [what for what, pattern in patterns() if len(constant(what)) >= 7 and pattern.fullmatch(message)]
+    found = [what for what, pattern in patterns() if len(constant(what)) >= 6 and pattern.fullmatch(message)]
     found += [what for what, pattern in patterns() if len(constant(what)) >= 12 and pattern.match(message)]
     return max(found, key=lambda what: len(constant(what)), default="")
 
@@ -164,6 +164,8 @@ ROWS: dict[str, str] = {
     '[{"function": {"name": "f", "arguments": "x=1"}}]}]}',
     "surrogate": '{"prompt": "\\ud83d", "completion": "b"}',
     "twice": '{"prompt": "a", "prompt": "c", "completion": "b"}',
+    "a comma": '{"prompt": "a", "completion": "b",}',
+    "Python": "{'prompt': 'a', 'completion': None}",
 }  # fmt: skip
 FILES: dict[str, tuple[str, bytes]] = {
     "empty": ("a.md", b""),
