@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
 
-from advice_sites import HOLE, PACKAGE, _assigned
+from advice_sites import HOLE, _assigned
+from parsed import FILES, PACKAGE, tree_of
 
 from afina import errors
 
@@ -76,7 +77,7 @@ class Message:
 class _Module:
     """One file: its functions, its calls, and what is set and returned where."""
 
-    def __init__(self, name: str, text: str) -> None:
+    def __init__(self, name: str) -> None:
         self.name = name
         self.functions: dict[str, ast.FunctionDef] = {}
         self.calls: list[tuple[ast.FunctionDef | None, ast.Call]] = []
@@ -87,7 +88,7 @@ class _Module:
         self.set_in: dict[ast.FunctionDef | None, dict[str, list[ast.expr]]] = defaultdict(lambda: defaultdict(list))
         self.inside: dict[ast.Call, int] = {}
         """Calls that stand within one that makes an error -> its exit code."""
-        self._walk(ast.parse(text), (), None)
+        self._walk(tree_of(PACKAGE / name), (), None)
 
     def _walk(self, tree: ast.AST, functions: tuple[ast.FunctionDef, ...], code: int | None) -> None:
         for node in ast.iter_child_nodes(tree):
@@ -115,11 +116,11 @@ class _Module:
 @cache
 def _modules() -> tuple[_Module, ...]:
     """The files that make messages, or call a function of another file that makes one of what it is given."""
-    texts = {str(file.relative_to(PACKAGE)): file.read_text(encoding="utf-8") for file in sorted(PACKAGE.rglob("*.py"))}
+    texts = {str(file.relative_to(PACKAGE)): file.read_text(encoding="utf-8") for file in FILES}
     makes = re.compile(rf"\b(?:{'|'.join(CLASSES | OTHERS)}|def (?:{'|'.join(GIVE_BOTH)}))\(")
-    making = {name: _Module(name, text) for name, text in texts.items() if makes.search(text)}
+    making = {name: _Module(name) for name, text in texts.items() if makes.search(text)}
     told = re.compile(rf"\b(?:{'|'.join(_tellers(tuple(making.values())))})\(")
-    rest = {name: _Module(name, text) for name, text in texts.items() if name not in making and told.search(text)}
+    rest = {name: _Module(name) for name, text in texts.items() if name not in making and told.search(text)}
     return tuple(module for _, module in sorted((making | rest).items()))
 
 
