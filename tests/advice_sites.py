@@ -7,9 +7,9 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
-PACKAGE = Path(__file__).parent.parent / "afina"
+from parsed import FILES, PACKAGE, nodes_of, tree_of
+
 HOLE = "\N{HORIZONTAL ELLIPSIS}"
 """Stands in a text for what is filled in while the program runs."""
 
@@ -72,10 +72,7 @@ def every_text() -> tuple[Advice, ...]:
 @cache
 def _modules() -> dict[str, list[ast.AST]]:
     """Each file's nodes."""
-    return {
-        str(file.relative_to(PACKAGE)): list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
-        for file in sorted(PACKAGE.rglob("*.py"))
-    }
+    return {str(file.relative_to(PACKAGE)): nodes_of(tree_of(file)) for file in FILES}
 
 
 def _joined(node: ast.JoinedStr) -> str:

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
-from thorough import times
+from hypothesis.internal.conjecture import providers
+from thorough import THOROUGH, times
 
 # Set before anything imports the libraries that read them.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -33,6 +34,10 @@ keep_rate(50e9)  # or the first plan of each test process would start torch to m
 # A slow machine is no defect, and a test that fails must fail again tomorrow.
 settings.register_profile("house", deadline=None, derandomize=True, max_examples=times(25, 60))
 settings.load_profile("house")
+
+# Hypothesis reads every file of ours for constants to try: seven seconds of each process. `make test-all` lets it.
+if not THOROUGH:
+    providers._get_local_constants = lambda: providers._local_constants
 
 LONGEST = ("test_ranks", "test_walk", "test_ladder", "test_plan_measured", "test_peers", "test_export", "test_stages")
 """Files that take longest. They begin, so that no process of several is left alone with one of them at the end."""

@@ -52,17 +52,8 @@ class Forked:
         return subprocess.CompletedProcess(["afina", *self.words], code, *said)
 
 
-def run_afina(*words: str | Path, folder: Path, check: int | None = 0) -> subprocess.CompletedProcess[str]:
-    """`afina WORDS...` in `folder`; `check` is the exit code that it has to end with."""
-    import peft  # noqa: F401  # loaded here once, not by every fork
-
-    done = Forked([*map(str, words)], folder).done()
-    assert check is None or done.returncode == check, done.stdout + done.stderr
-    return done
-
-
 def start_afina(*words: str | Path, folder: Path, check: int | None = 0) -> subprocess.CompletedProcess[str]:
-    """The same in a Python of its own."""
+    """`afina WORDS...` in `folder`, in a Python of its own; `check` is the exit code that it has to end with."""
     command = [sys.executable, "-m", "afina", *map(str, words)]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert check is None or done.returncode == check, done.stdout + done.stderr

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from called import call_afina
 from exported import SHAPE
 from safetensors.torch import load_file, save_file
 from thorough import THOROUGH
@@ -160,25 +161,6 @@ def recipe_file(tmp: Path, base: Path, more: str = "") -> Path:
     return file
 
 
-def afina(*words: object) -> tuple[int, str]:
-    """A command line; its exit code and what it said."""
-    import contextlib
-    import io
-    import sys
-    from unittest.mock import patch
-
-    from afina.cli.verbs import main
-
-    out, code = io.StringIO(), 0
-    words = ("afina", *map(str, words))
-    with patch.object(sys, "argv", list(words)), contextlib.redirect_stderr(out), contextlib.redirect_stdout(out):
-        try:
-            main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-    return code, out.getvalue()
-
-
 @pytest.mark.parametrize("kind", SAID)
 def test_what_is_no_base_is_named_by_every_verb_before_any_work(kind: str, base: Path, tmp_path: Path):
     """By `run` and one other verb, in turn; by all of them in `make test-all`."""
@@ -189,8 +171,7 @@ def test_what_is_no_base_is_named_by_every_verb_before_any_work(kind: str, base:
     for verb in (["run", file, "--yes"], *chosen):
         if verb[0] == "data" and kind == "unknown":
             continue  # its tokenizer counts: nothing of the shape is needed
-        code, said = afina(*verb, "--runs", tmp_path / "runs")
-        assert code == 2, (verb, said)
+        said = call_afina(*verb, "--runs", tmp_path / "runs", check=2).stderr
         with pytest.raises(BaseError, match=SAID[kind]):
             raise BaseError(said)
         assert "Traceback" not in said
@@ -308,8 +289,8 @@ def test_a_damaged_base_is_named_before_the_dataset_is_built(how: str, base: Pat
     break_it(how, folder)
     file = recipe_file(tmp_path, folder)
     for verb in ("run", "train"):
-        code, said = afina(verb, file, "--yes", "--runs", tmp_path / "runs")
-        assert code == 2 and "Traceback" not in said, said
+        said = call_afina(verb, file, "--yes", "--runs", tmp_path / "runs", check=2).stderr
+        assert "Traceback" not in said
         with pytest.raises(BaseError, match=DAMAGED[how]):
             raise BaseError(said)
         assert "\n  -> " in said, "with a next step"
@@ -348,8 +329,8 @@ def settings(kind: str) -> str:
 def test_plan_and_training_refuse_alike_what_does_not_train_over_4_bits(kind: str, in_four_bits: Path, tmp_path: Path):
     file = recipe_file(tmp_path, in_four_bits, settings(kind))
     for verb in (["plan", file], ["plan", file, "--trial"], ["train", file, "--yes"], ["run", file, "--yes"]):
-        code, said = afina(*verb, "--runs", tmp_path / "runs")
-        assert code == 2 and "quantized to 4 bits by bitsandbytes" in said and "`adapter.kind: qlora`" in said, said
+        said = call_afina(*verb, "--runs", tmp_path / "runs", check=2).stderr
+        assert "quantized to 4 bits by bitsandbytes" in said and "`adapter.kind: qlora`" in said, said
     assert not (tmp_path / "runs/tiny/dataset").exists()
 
 
@@ -382,10 +363,10 @@ def test_a_base_in_4_bits_is_planned_trained_served_and_exported(in_four_bits: P
     from transformers import AutoModelForCausalLM
 
     file = recipe_file(tmp_path, in_four_bits, settings("qlora") + "evaluate: {max_new_tokens: 12}\n")
-    assert afina("plan", file, "--runs", tmp_path / "runs")[0] == 0
-    code, said = afina("run", file, "train.epochs=40", "--yes", "--runs", tmp_path / "runs")
+    call_afina("plan", file, "--runs", tmp_path / "runs")
+    done = call_afina("run", file, "train.epochs=40", "--yes", "--runs", tmp_path / "runs", check=None)
     run = tmp_path / "runs/tiny"
-    assert code in (0, 5) and (run / "finished.json").is_file(), said
+    assert done.returncode in (0, 5) and (run / "finished.json").is_file(), done.stderr
     target = Target("x", str(in_four_bits), Chat(), Path())
     assert open_models(target, {})[0].model.is_loaded_in_4bit
 
@@ -422,8 +403,7 @@ def test_transformers_generate_stops_where_the_runs_own_folder_says(kind: str, b
     )
     more = "chat: {template: t.jinja}\n" + settings(kind)
     file = recipe_file(tmp_path, base, more.replace(", rank", ", rank"))
-    code, said = afina("train", file, "--yes", "--runs", tmp_path / "runs")
-    assert code == 0, said
+    call_afina("train", file, "--yes", "--runs", tmp_path / "runs")
     folder = tmp_path / "runs/tiny" / ("adapter" if kind == "lora" else "model")
     recipe = load_recipe(file)
     stops = Renderer(load_tokenizer(str(base), recipe.chat, root=tmp_path), recipe.chat).stop_ids()
@@ -448,8 +428,8 @@ def test_transformers_generate_stops_where_the_runs_own_folder_says(kind: str, b
 def test_an_adapter_of_one_side_of_tied_embeddings_is_refused_before_training(name: str, base: Path, tmp_path: Path):
     file = recipe_file(tmp_path, base, f"adapter: {{rank: 4, alpha: 8, targets: [q_proj, {name}]}}\n")
     for verb in (["plan", file], ["train", file, "--yes"]):
-        code, said = afina(*verb, "--runs", tmp_path / "runs")
-        assert code == 2 and "could be merged nowhere" in said and "modules_to_save: [lm_head]" in said, said
+        said = call_afina(*verb, "--runs", tmp_path / "runs", check=2).stderr
+        assert "could be merged nowhere" in said and "modules_to_save: [lm_head]" in said, said
     assert not (tmp_path / "runs/tiny/dataset").exists()
 
 

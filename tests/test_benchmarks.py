@@ -5,15 +5,14 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from called import call_afina
 from test_walk import write_project
 from tiny import NAMES, TOWNS, make_base, make_recipe
 
-from afina import cli
 from afina.errors import RecipeError
 from afina.evaluate.benchmarks import describe_benchmarks, run_benchmarks
 
@@ -100,31 +99,20 @@ def _likelihood(model, tokenizer, doc: dict, choice: int) -> float:
 
 
 @needs_lm_eval
-def test_a_run_is_measured_through_the_command_line(task: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+def test_a_run_is_measured_through_the_command_line(task: Path, tmp_path: Path, monkeypatch) -> None:
     """A run whose recipe and adapter are there; the rows are kept in it and shown in its report."""
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     project = tmp_path / "project"
     project.mkdir()
     write_project(project)
-    monkeypatch.chdir(project)
-    assert run(monkeypatch, "train", "recipe.yaml", "train.epochs=0.1") == 0
-    capsys.readouterr()
-    assert run(monkeypatch, "eval", "runs/clube", "--lm-eval", task, "--limit", "10", "--json") == 0
-    (row,) = json.loads(capsys.readouterr().out)
+    call_afina("train", "recipe.yaml", "train.epochs=0.1", folder=project)
+    done = call_afina("eval", "runs/clube", "--lm-eval", task, "--limit", 10, "--json", folder=project)
+    (row,) = json.loads(done.stdout)
     assert (row["task"], row["n"], row["limit"]) == ("towns", 10, 10)
     kept = json.loads((project / "runs/clube/benchmarks.json").read_text(encoding="utf-8"))
     assert kept == {"benchmarks": [row]}
-    assert run(monkeypatch, "report", "runs/clube") == 0
+    call_afina("report", "runs/clube", folder=project)
     assert "towns acc" in (project / "runs/clube/report.html").read_text(encoding="utf-8")
-
-
-def run(monkeypatch, *words: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["afina", *map(str, words)])
-    try:
-        cli.main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
 
 
 @needs_lm_eval

@@ -266,6 +266,7 @@ def test_other_processes_find_the_same(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @needs_shared
+@pytest.mark.long
 def test_farense():
     folder = SHARED / "farense"
     audit = audit_files([folder / "train_full.jsonl"], folder / "valid_full.jsonl")

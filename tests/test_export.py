@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import sys
 from collections import namedtuple
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from called import call_afina
 from exported import SHAPE, make_run
 from safetensors.torch import load_file, save_file
 from tiny import make_base, make_recipe
@@ -431,22 +431,15 @@ def test_a_checkout_that_fails_is_quoted(tmp_path: Path):
         convert_by_llama_cpp(tmp_path, tmp_path, tmp_path / "x.gguf", "f16", lambda _: None)
 
 
-def test_the_command(run: Path, tmp_path: Path, monkeypatch: Any, capsys: Any):
-    from afina.cli import main
-
-    words = ["afina", "export", str(run), "--to", "merged"]
-    monkeypatch.setattr(sys, "argv", [*words, "--json"])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    out, err = capsys.readouterr()
-    found = json.loads(out)
-    assert ended.value.code == 0 and "greedy answers" in err
+def test_the_command(run: Path, tmp_path: Path):
+    words = ["export", run, "--to", "merged"]
+    done = call_afina(*words, "--json")
+    found = json.loads(done.stdout)
+    assert "greedy answers" in done.stderr
     assert found["folder"] == str(run / "export/merged") and found["comparison"]["passed"]
     assert json.loads((run / "export/merged/comparison.json").read_text())["passed"]
-    monkeypatch.setattr(sys, "argv", [*words, "--out", str(tmp_path / "m"), "--tolerance", "-1"])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 5 and "not the trained model" in capsys.readouterr().err
+    said = call_afina(*words, "--out", tmp_path / "m", "--tolerance", -1, check=5).stderr
+    assert "not the trained model" in said
     assert not (tmp_path / "m").exists()
 
 

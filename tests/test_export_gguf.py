@@ -391,6 +391,7 @@ def test_kinds_of_llama_cpp(run: Path, tmp_path: Path):
     assert any("in other kinds than q4_k_m: " in note for note in found["notes"])
 
 
+@pytest.mark.long
 def test_rounding_over_the_limit_is_told_from_a_wrong_file(run: Path, tmp_path: Path, monkeypatch: Any):
     with pytest.raises(ResultError, match="It is the rounding to q4_0: in f32 the same file") as raised:
         export(run, ExportOptions("gguf", tmp_path / "q4", quantize="q4_0", tolerance=1e-5), say=lambda _: None)

@@ -781,6 +781,8 @@ def test_no_markup_however_broken_loses_a_character(tmp_path: Path, name: str) -
         "`",
         "**",
         "|===",
+        ".2+|a 2.3+|b 2*|c",
+        ",===",
         "[[",
         "::",
         "   x::",
@@ -789,6 +791,34 @@ def test_no_markup_however_broken_loses_a_character(tmp_path: Path, name: str) -
         picked = random.Random(seed).choices(lines, k=25)
         (tmp_path / name).write_text("\n".join(["Vela.", *picked]) + "\n", "utf-8")
         read(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("table", "lines", "repeated"),
+    [
+        ("|===\n.2+|a |b\n|c\n|===", "| a | b |\n|---|---|\n| a | c |", 1),
+        ("|===\n|x .3+|a\n|y\n|z\n|u |v\n|===", "| x | a |\n|---|---|\n| y | a |\n| z | a |\n| u | v |", 2),
+        ("|===\n.2+|N 2+|S\n|W |H\n|===", "| N | S |  |\n|---|---|---|\n| N | W | H |", 1),
+        ('[cols="3*"]\n|===\n2.2+|a\n|b\n|c\n|===', "| a |  | b |\n|---|---|---|\n| a |  | c |", 1),
+        ("|===\n.2+|a .2+|b\n\n|c |d\n|===", "| a | b |\n|---|---|\n| c | d |", 0),
+        (f"|===\n.2+|{'long ' * 41}|b\n|c\n|===", f"| {'long ' * 40}long | b |\n|---|---|\n| \N{DITTO MARK} | c |", 1),
+        ("|===\n|h |i\n2*|x *y*\n|===", "| h | i |\n|---|---|\n| x **y** | x **y** |", 0),
+        ("|===\n^.>s|a |b e|c\nand d | 4*5\n|===", "| a | b | c and d |\n|---|---|---|\n| 4*5 |  |  |", 0),
+        ("|===\n|a \\| b |c\n|===", "| a \\| b | c |\n|---|---|", 0),
+        (',===\nPort,Water\n"Faro, Olhão",14:20\n,===', "| Port | Water |\n|---|---|\n| Faro, Olhão | 14:20 |", 0),
+        (":===\nPort:Water\nFaro:14\n:===", "| Port | Water |\n|---|---|\n| Faro | 14 |", 0),
+    ],
+)  # fmt: skip
+def test_of_an_asciidoc_table_each_row_keeps_what_its_values_are_of(
+    tmp_path: Path, table: str, lines: str, repeated: int
+) -> None:
+    """`.2+` stood there as a cell of its own, and moved every cell behind it into another column."""
+    (tmp_path / "a.adoc").write_text(f"= T\n\n{table}\n", "utf-8")
+    ledger = Ledger()
+    (document,) = read_source(Source(path="a.adoc"), 0, tmp_path, ledger)
+    assert document.text == f"# T\n\n{lines}\n"
+    (entry,) = ledger.files
+    assert entry.balanced and entry.added.get("Markdown: cell of several rows", 0) == repeated
 
 
 def cell(kind: str, source: str, *outputs: dict[str, Any]) -> dict[str, Any]:

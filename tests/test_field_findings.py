@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from forked import run_afina
+from called import call_afina
 from tiny import make_tokenizer
 
 from afina.dataset.audit.answer_checks import ANSWER_CHECKS
@@ -469,7 +469,7 @@ def test_data_is_audited_and_shown_by_a_tokenizer_without_torch(tmp_path: Path):
 def test_a_dataset_is_summed_up_once(tmp_path: Path):
     write(tmp_path, good_rows())
     (tmp_path / "r.yaml").write_text("name: x\nbase: none\nsources: [{path: rows.jsonl}]\n", encoding="utf-8")
-    done = run_afina("data", "build", "r.yaml", folder=tmp_path)
+    done = call_afina("data", "build", "r.yaml", folder=tmp_path)
     assert (done.stdout + done.stderr).count("every character of the sources is accounted for") == 1
 
 

@@ -6,19 +6,18 @@ Inputs of ``../shared/field/data`` are read where they are there; each test has 
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
+from called import call_afina
 from template_table import CALL, FAMILIES, SHAPES, TIDE, Family, renderer_of
 from test_serve import run_server, url_of
 from tiny import make_base, make_recipe
 
-from afina import cli
 from afina.dataset.audit.audit import Audit, audit_files
 from afina.errors import DataError
 from afina.recipe import Chat
@@ -198,23 +197,6 @@ def test_a_base_without_a_template_is_one_problem_and_nothing_to_drop(folder: Pa
 # ---- the walk
 
 
-Afina = Callable[..., tuple[int, str]]
-
-
-@pytest.fixture
-def afina(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Afina:
-    monkeypatch.chdir(tmp_path)
-
-    def call(*words: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["afina", *words])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        printed = capsys.readouterr()
-        return int(ended.value.code or 0), printed.out + printed.err
-
-    return call
-
-
 def trainable(folder: Path, family: Family) -> Path:
     """A base of two layers whose tokenizer has a family's template and tokens."""
     renderer = renderer_of(family, folder / "bpe")
@@ -238,19 +220,18 @@ def numbered(shape: str, count: int) -> list[list[Any]]:
     return [json.loads(text.replace("Ana", f"Ana {n}").replace("Faro", f"Faro {n}")) for n in range(count)]
 
 
-def test_build_and_plan_say_no_for_rows_that_training_refuses(tmp_path: Path, afina: Afina):
+def test_build_and_plan_say_no_for_rows_that_training_refuses(tmp_path: Path):
     base = trainable(tmp_path, FAMILIES["gemma-2"])
     project(tmp_path, base, [*numbered("single", 30), *numbered("system", 2)])
-    code, said = afina("data", "build", "recipe.yaml")
-    assert code == 0 and "a training will stop at this" in said and "no place for a system text" in said
-    code, said = afina("plan", "recipe.yaml")
-    assert code != 0 and "no place for a system text" in said and "chat.system_turn: fold" in said
-    code, said = afina("plan", "recipe.yaml", "chat.system_turn=fold")
-    assert "no place for a system text" not in said  # that was looked at with other settings
-    code, said = afina("data", "build", "recipe.yaml", "chat.system_turn=fold")
-    assert "a training will stop" not in said
-    code, said = afina("data", "build", "recipe.yaml", "dataset.on_not_rendered=drop")
-    assert "a training will stop" not in said
+    said = call_afina("data", "build", "recipe.yaml", folder=tmp_path).stderr
+    assert "a training will stop at this" in said and "no place for a system text" in said
+    said = call_afina("plan", "recipe.yaml", folder=tmp_path, check=3).stderr
+    assert "no place for a system text" in said and "chat.system_turn: fold" in said
+    looked = call_afina("plan", "recipe.yaml", "chat.system_turn=fold", folder=tmp_path, check=None)
+    assert "no place for a system text" not in looked.stderr  # that was looked at with other settings
+    for choice in ("chat.system_turn=fold", "dataset.on_not_rendered=drop"):
+        said = call_afina("data", "build", "recipe.yaml", choice, folder=tmp_path).stderr
+        assert "a training will stop" not in said
 
 
 # ---- from rows to a served answer
@@ -291,14 +272,17 @@ def served_run(run: Path) -> Iterator[openai.OpenAI]:
         server.should_exit = True
 
 
-LEARN = ("adapter.kind=none", "train.learning_rate=0.005")
+def run(folder: Path, *settings: str) -> str:
+    """What the whole walk said; of a model so small the verdict may be any."""
+    learn = ("adapter.kind=none", "train.learning_rate=0.005")
+    return call_afina("run", "recipe.yaml", *learn, *settings, folder=folder, check=None).stdout
 
 
 @pytest.mark.long
-def test_a_run_on_tool_calls_is_judged_and_its_call_is_read_by_the_official_client(tmp_path: Path, afina: Afina):
+def test_a_run_on_tool_calls_is_judged_and_its_call_is_read_by_the_official_client(tmp_path: Path):
     base = trainable(tmp_path, FAMILIES["qwen3"])
     project(tmp_path, base, tool_rows(24), tools=[TIDE])
-    _, said = afina("run", "recipe.yaml", *LEARN, "train.epochs=20")
+    said = run(tmp_path, "train.epochs=20")
     verdict = json.loads((tmp_path / "runs/walk/scores.json").read_text())["verdict"]
     assert verdict["text"] in said and verdict["findings"][0].startswith("questions trained: 0 % -> "), said
     predicted = [json.loads(line) for line in (tmp_path / "runs/walk/predictions.jsonl").read_text().splitlines()]
@@ -317,10 +301,10 @@ def test_a_run_on_tool_calls_is_judged_and_its_call_is_read_by_the_official_clie
 
 
 @pytest.mark.long
-def test_a_run_on_thoughts_is_judged_by_what_it_says_and_serves_them_apart(tmp_path: Path, afina: Afina):
+def test_a_run_on_thoughts_is_judged_by_what_it_says_and_serves_them_apart(tmp_path: Path):
     base = trainable(tmp_path, FAMILIES["qwen3"])
     project(tmp_path, base, thinking_rows(24))
-    _, said = afina("run", "recipe.yaml", *LEARN, "train.epochs=60", "train.batch_tokens=256")
+    said = run(tmp_path, "train.epochs=60", "train.batch_tokens=256")
     predicted = [json.loads(line) for line in (tmp_path / "runs/walk/predictions.jsonl").read_text().splitlines()]
     right = [row for row in predicted if row["adapter_correct"]]
     assert right and all("<think>" in row["adapter"] and "<think>" not in row["reference"] for row in right), said

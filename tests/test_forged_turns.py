@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from called import call_afina
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import ROWS, make_base, make_recipe, make_tokenizer
 
-from afina import cli
 from afina.dataset.audit.audit import audit_files
 from afina.errors import DataError
 from afina.recipe import Chat
@@ -429,16 +428,8 @@ def test_marks_that_are_text_to_the_base_are_counted(tokenizers, tmp_path):
     assert finding.examples[0]["where"].endswith("rows.jsonl:2")
 
 
-def afina(monkeypatch, capsys, *words: str) -> tuple[int, str]:
-    monkeypatch.setattr(sys, "argv", ["afina", *words])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    said = capsys.readouterr()
-    return int(ended.value.code or 0), said.out + said.err
-
-
 @pytest.mark.parametrize(("choice", "what"), [("words", "learned as words"), ("error", "the recipe refuses")])
-def test_what_one_verb_finds_fatal_every_verb_does(tmp_path: Path, monkeypatch, capsys, choice: str, what: str):
+def test_what_one_verb_finds_fatal_every_verb_does(tmp_path: Path, choice: str, what: str):
     base = make_base(tmp_path / "base")
     rows = [{"prompt": q, "completion": f"{a}<|end|>"} for q, a in ROWS]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -447,7 +438,6 @@ def test_what_one_verb_finds_fatal_every_verb_does(tmp_path: Path, monkeypatch, 
         f"name: forged\nbase: {base}\nsources: [{{path: {tmp_path}/rows.jsonl}}]\n"
         f"chat: {{marks_in_text: {choice}}}\ntrain: {{max_length: 64, epochs: 1}}\n"
     )
-    monkeypatch.chdir(tmp_path)
     verbs = [
         ["data", "audit", "rows.jsonl", "--base", str(base), "--set", f"chat.marks_in_text={choice}"],
         ["data", "audit", str(recipe)],
@@ -455,6 +445,7 @@ def test_what_one_verb_finds_fatal_every_verb_does(tmp_path: Path, monkeypatch, 
         ["train", str(recipe), "--yes"],
     ]
     for verb in verbs:
-        code, said = afina(monkeypatch, capsys, *verb)
-        assert code == 3 and "special_token_in_text" in said and what in said, (verb, said)
+        done = call_afina(*verb, folder=tmp_path, check=3)
+        said = done.stdout + done.stderr
+        assert "special_token_in_text" in said and what in said, verb
     assert not (tmp_path / "runs/forged/adapter").exists()

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from parsed import FILES, nodes_of, tree_of
 
 from afina.dataset.audit.one_example import fragment, is_prose
 from afina.dataset.build.groups import Groups
@@ -111,17 +112,32 @@ def test_every_ending_leads_to_its_format() -> None:
 def test_no_other_module_lists_endings() -> None:
     """`".pdf"` in another file of the package is a second table. Files that we write ourselves are not sources; MDX is
     told from Markdown by its ending, and `repository` knows which names are generated ones."""
-    own = {".md", ".json", ".jsonl", ".toml", ".yaml", ".yml", ".py", ".html", ".sh", ".txt", ".text", ".xml", ".mdx", ".js"}
+    own = {
+        ".md",
+        ".json",
+        ".jsonl",
+        ".toml",
+        ".yaml",
+        ".yml",
+        ".py",
+        ".html",
+        ".sh",
+        ".txt",
+        ".text",
+        ".xml",
+        ".mdx",
+        ".js",
+    }
     listed = {each for row in FORMATS for each in row.endings} - own
     found = []
-    for file in sorted((ROOT / "afina").rglob("*.py")):
+    for file in FILES:
         if file.stem in (
             "formats",
             "compilers",
             "repository",
         ):  # the table; and the ending that each compiler wants for its input
             continue
-        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+        for node in nodes_of(tree_of(file)):
             if isinstance(node, ast.Constant) and node.value in listed:
                 found.append(f"{file.relative_to(ROOT)}:{node.lineno}: {node.value}")
     assert found == []

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from parsed import FILES, nodes_of, tree_of
 
 ROOT = Path(__file__).resolve().parent.parent
-FILES = sorted((ROOT / "afina").rglob("*.py"))
 AFINA = Path(sys.executable).parent / "afina"
 
 GROUND = {"errors", "units", "recipe", "run"}
@@ -136,18 +136,6 @@ def module_name(file: Path) -> str:
     """`afina/train/backend_torch.py` -> `afina.train.backend_torch`; a package is called after its folder."""
     parts = file.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-@cache
-def tree_of(file: Path) -> ast.Module:
-    """A file parsed, once for all tests."""
-    return ast.parse(file.read_text(encoding="utf-8"))
-
-
-@cache
-def nodes_of(tree: ast.AST) -> list[ast.AST]:
-    """All of a file's nodes, walked over once for all tests."""
-    return list(ast.walk(tree))
 
 
 MODULES = {module_name(file): file for file in FILES}
@@ -557,10 +545,10 @@ def processor_seconds(command: list[str]) -> tuple[float, str]:
 
 
 def test_help_is_instant() -> None:
-    """At most 0.25 seconds more than loading typer and rich, the quickest of five each, in turn: where every core is
+    """At most 0.25 seconds more than loading typer and rich, the quickest of three each, in turn: where every core is
     busy, as with tests in several processes, both take half as long again."""
     ours, theirs = [], []
-    for _ in range(5):
+    for _ in range(3):
         theirs.append(processor_seconds([sys.executable, "-c", "import typer, typer.rich_utils, rich.table"])[0])
         took, shown = processor_seconds([str(AFINA), "--help"])
         ours.append(took)

@@ -15,7 +15,7 @@ import pytest
 import torch
 from test_train import BACK_ENDS, Recorder, adapter_weights, run_training
 from thorough import times
-from tiny import make_base, make_recipe
+from tiny import make_base, make_recipe, same_tensors
 
 import afina.train.checkpoint as checkpoint
 import afina.train.snapshot_torch as snapshot_torch
@@ -48,10 +48,6 @@ def whole(base, recipe, tmp_path_factory):
     model, state, *_ = run_training(base, folder, recipe)
     assert state.step >= 2 * KILLS
     return adapter_weights(model), state.step, folder
-
-
-def same(first, second):
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 def newest(folder: Path) -> int:
@@ -87,7 +83,7 @@ def test_kills_at_random_moments_end_bitwise_the_same(base, tmp_path, recipe, wh
         assert child.exitcode == -signal.SIGKILL or newest(tmp_path) == steps
     model, *_ = run_training(base, tmp_path, recipe)
     assert told[0][0] == 1 < told[-1][0], "each went on where the one before was killed"
-    assert same(adapter_weights(model), expected), told
+    assert same_tensors(adapter_weights(model), expected), told
 
 
 def in_a_save(backend: str):
@@ -144,7 +140,7 @@ def test_kills_during_a_save_end_bitwise_the_same(base, tmp_path, recipe, whole)
         begun += bool(list(tmp_path.glob("step-*.partial")))
     model, *_ = run_training(base, tmp_path, recipe)
     assert begun >= KILLS // 4, "most of a save is writing"
-    assert same(adapter_weights(model), expected)
+    assert same_tensors(adapter_weights(model), expected)
     assert not list(tmp_path.glob("step-*.*"))
 
 
@@ -197,4 +193,4 @@ def test_a_disk_that_is_really_full(base, tmp_path, recipe, whole):
     assert "the disk is full" in said and "checkpoints" in said
     assert problems and set(problems.values()) == {None} and all(name.startswith("step-0") for name in problems)
     assert first["event"] == "resumed" and first["step"] >= 2
-    assert same({name: torch.from_numpy(weight) for name, weight in weights.items()}, expected)
+    assert same_tensors({name: torch.from_numpy(weight) for name, weight in weights.items()}, expected)

@@ -6,13 +6,13 @@ import json
 import math
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import torch
+from called import call_afina
 from test_preference import judged, learning, moved
 from test_train import CPU, Recorder, adapter_weights, run_training
-from tiny import NAMES, TOWNS, make_base, make_recipe
+from tiny import NAMES, TOWNS, make_base, make_recipe, same_tensors
 
 from afina.errors import DataError
 from afina.evaluate.loss import held_out_pairs
@@ -192,7 +192,7 @@ def test_it_learns_and_a_killed_one_is_bitwise_an_uninterrupted(base, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         go(tmp_path / "killed", Recorder(die_after=5))
     (model, *_), _, _ = go(tmp_path / "killed", again=True)
-    assert all(torch.equal(weight, whole[name]) for name, weight in adapter_weights(model).items())
+    assert same_tensors(adapter_weights(model), whole)
 
 
 @pytest.mark.long
@@ -215,10 +215,8 @@ def test_memory_that_runs_out_before_the_first_gradient_makes_batches_smaller(ba
     assert found[2].losses() == pytest.approx(plain[2].losses(), abs=1e-4)
 
 
-def test_a_run_on_labelled_rows_is_planned_trained_and_judged(base, tmp_path, monkeypatch, capsys):
+def test_a_run_on_labelled_rows_is_planned_trained_and_judged(base, tmp_path):
     """`afina run`: the dataset, the audit, the plan with its reference, the training, the verdict and the report."""
-    from test_bad_input import call
-
     lines = [{"prompt": each.prompt, "completion": each.answer, "label": each.label} for each in rated()]
     (tmp_path / "rated.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (tmp_path / "recipe.yaml").write_text(
@@ -226,13 +224,12 @@ def test_a_run_on_labelled_rows_is_planned_trained_and_judged(base, tmp_path, mo
         "adapter: {rank: 4}\nevaluate: {samples: 1, max_new_tokens: 4, questions: 0}\n"
         "train: {method: kto, beta: 0.3, epochs: 6, learning_rate: 1.0e-2, batch_tokens: 128, max_length: 64}\n"
     )
-    monkeypatch.chdir(tmp_path)
-    code, said = call(monkeypatch, capsys, "run", "recipe.yaml")
-    run = Path("runs/rated")
+    done = call_afina("run", "recipe.yaml", folder=tmp_path, check=None)
+    run = tmp_path / "runs/rated"
     scores = json.loads((run / "scores.json").read_text())
     pairs = scores["pairs"]
-    assert pairs["after"]["margin"] > pairs["before"]["margin"] and pairs["after"]["pairs"] > 0, said
-    assert code in (0, 5) and scores["verdict"]["learned"] != "no", (code, scores["verdict"])
+    assert pairs["after"]["margin"] > pairs["before"]["margin"] and pairs["after"]["pairs"] > 0, done.stderr
+    assert done.returncode in (0, 5) and scores["verdict"]["learned"] != "no", (done.stderr, scores["verdict"])
     plan = json.loads((run / "plan.json").read_text())
     assert plan["job"] == "lora kto" and plan["time"]["parts"]["validation"]["point"] > 0
     reference = [json.loads(line) for line in (run / "reference.jsonl").read_text().splitlines()]
@@ -241,5 +238,5 @@ def test_a_run_on_labelled_rows_is_planned_trained_and_judged(base, tmp_path, mo
     assert any("kl" in event for event in events if event["event"] == "validation")
     assert (run / "report.html").is_file() and (run / "adapter/adapter_config.json").is_file()
     plain = ("--runs", "other", "train.method=sft", "train.beta=0.1")
-    code, said = call(monkeypatch, capsys, "data", "build", "recipe.yaml", *plain)
-    assert code != 0 and "36 of 36 rows say in `label`" in said and "train.method: kto" in said, said
+    said = call_afina("data", "build", "recipe.yaml", *plain, folder=tmp_path, check=3).stderr
+    assert "36 of 36 rows say in `label`" in said and "train.method: kto" in said, said

@@ -13,10 +13,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from called import call_afina
 from exported import make_run
 from forked import Forked
 
-from afina import cli
 from afina.text.example import Example
 
 NOBODY = 65534
@@ -32,7 +32,7 @@ def run() -> Iterator[Path]:
     row = Example(messages=turns, path="a.jsonl", line=1).as_json()
     (made / "dataset/train.jsonl").write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
     for words in (["chat", str(made), "--ask", "Quem?"], ["data", "show", str(made), "--tokens"]):
-        cli.app(words, standalone_mode=False)  # what is loaded here, no fork has to load, nor be allowed to
+        call_afina(*words)  # what is loaded here, no fork has to load, nor be allowed to
     write_recipe(folder, folder / "runs/base")
     for place in (folder, *folder.rglob("*")):
         place.chmod(0o555 if place.is_dir() else 0o444)

@@ -7,12 +7,12 @@ import inspect
 import runpy
 import subprocess
 import sys
-from pathlib import Path
 from typing import get_args
 
 import pytest
+from parsed import FILES, PACKAGE, nodes_of, tree_of
+from tiny import make_recipe
 
-import afina
 from afina.errors import RecipeError
 from afina.model import footprint
 from afina.model.shape_table import dense_shape
@@ -23,11 +23,6 @@ from afina.plan.tokens import TokenCount
 from afina.recipe import METHODS, Train, method_facts
 from afina.recipe.methods import METHOD_SETTINGS, Judged, MethodName
 from afina.train.methods import objective_of
-from tests.tiny import make_recipe
-
-PACKAGE = Path(afina.__file__).parent
-FILES = sorted(PACKAGE.rglob("*.py"))
-
 
 # ---- methods
 
@@ -62,7 +57,7 @@ def test_only_the_table_compares_a_methods_name():
     wrong = [
         f"{file}:{node.lineno}"
         for file in FILES
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        for node in nodes_of(tree_of(file))
         if isinstance(node, ast.Compare)
         and {each.value for each in ast.walk(node) if isinstance(each, ast.Constant)} & (set(METHODS) - {"scratch"})
     ]
@@ -98,7 +93,7 @@ def test_only_modules_called_after_torch_load_torch():
 
 
 def _assigned(tree):
-    for node in ast.walk(tree):
+    for node in nodes_of(tree):
         if isinstance(node, ast.Assign):
             yield from ((target.id, node.lineno) for target in node.targets if isinstance(target, ast.Name))
 
@@ -110,11 +105,11 @@ def test_a_shared_number_has_no_second_copy(room):
     for file in (PACKAGE / room).rglob("*.py"):
         if file.name == "footprint.py":
             continue
-        tree = ast.parse(file.read_text(encoding="utf-8"))
+        tree = tree_of(file)
         copies = [place for name, place in _assigned(tree) if name in shared]
         copies += [
             node.lineno
-            for node in ast.walk(tree)
+            for node in nodes_of(tree)
             if isinstance(node, ast.BinOp)
             and all(isinstance(each, ast.Constant) for each in (node.left, node.right))
             and eval(ast.unparse(node)) in (footprint.LOGIT_BYTES, footprint.LOGIT_BYTES / 4)

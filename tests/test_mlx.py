@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from test_stages import Killed, result, walk, write
 from test_train import CPU, Recorder, adapter_weights, run_training
-from tiny import ROWS, TOWNS, make_base, make_recipe, make_rows
+from tiny import ROWS, TOWNS, make_base, make_recipe, make_rows, same_tensors
 
 from afina.errors import AfinaError, BaseError, DataError, RecipeError, TrainingDiverged
 from afina.model import back_ends
@@ -220,7 +220,8 @@ def test_every_row_is_trained_and_none_beyond_the_length(base, tmp_path):
     rows = (rows * 2)[:59]
     _, state, log, _ = run_training(base, tmp_path, recipe, rows=rows)
     assert state.tokens == sum(row.tokens for row in rows) and state.targets == sum(row.targets for row in rows)
-    assert all(0 <= event["padded_share"] < 0.6 for event in log.events if event["event"] == "step")
+    padded = [event["padded_share"] for event in log.events if event["event"] == "step"]
+    assert padded and all(0 <= share < 0.6 for share in padded)
 
 
 def test_a_hopeless_rate_names_the_rows(base, tmp_path):
@@ -318,7 +319,7 @@ def test_an_adapter_goes_both_ways_and_every_program_computes_the_same(base, tmp
     torch.testing.assert_close(logits_by_mlx(theirs, ids), expected, rtol=1e-5, atol=1e-5)
     adapter_mlx.mlx_lm_to_peft(tmp_path / "mlx-lm", tmp_path / "back", base_name=str(base))
     first, again = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("peft", "back"))
-    assert first.keys() == again.keys() and all(torch.equal(first[name], again[name]) for name in first)
+    assert same_tensors(first, again)
     back = open_adapter(load_base(base, make_recipe(base), CPU), tmp_path / "back")
     torch.testing.assert_close(logits_by_torch(back, ids), expected, rtol=1e-4, atol=1e-4)
     opened = adapter_mlx.open_adapter(open_base(base, recipe), tmp_path / "back")
@@ -395,7 +396,7 @@ def project(tmp_path, wide, monkeypatch):
         f"name: two\nbase: {wide}\nbackend: mlx\nsources: [{{path: docs}}, {{path: rows.jsonl}}]\n"
         "dataset: {language: pt-PT, validation: 0.1}\n"
         "adapter: {kind: qlora, bits: 8, rank: 4, dropout: 0.1}\n"
-        "train: {max_length: 64, batch_tokens: 256, learning_rate: 0.005, checkpoint_seconds: 1.0e-9, epochs: 2, "
+        "train: {max_length: 64, batch_tokens: 256, learning_rate: 0.005, epochs: 2, "
         "first: {epochs: 1}}\nevaluate: {skills: 0}\n"
     )
     monkeypatch.chdir(tmp_path)
@@ -422,17 +423,17 @@ def test_documents_first_then_answers_and_a_kill_changes_nothing(project, wide):
     network, _ = load(str(wide), adapter_path=str(run / "adapter/mlx-lm"))
     held = dict(tree_flatten(network.parameters()))
     whole = result()
-    for name, weight in whole.items():
-        ours = name.removeprefix("base_model.model.").replace(".lora_A.weight", ".lora_a")
-        if ours in held:
-            assert held[ours].T.tolist() == weight.tolist()
+    named = {name: name.removeprefix("base_model.model.").replace(".lora_A.weight", ".lora_a") for name in whole}
+    compared = [name for name, ours in named.items() if ours in held]
+    assert len(compared) == len(whole) / 2, "every A"
+    assert all(held[named[name]].T.tolist() == whole[name].tolist() for name in compared)
     shutil.rmtree(run)
     with pytest.raises(Killed):
         walk(kill_at=("first", 2))
     with pytest.raises(Killed):
         walk(kill_at=(None, 3))
     walk()
-    assert all(torch.equal(whole[name], weight) for name, weight in result().items())
+    assert same_tensors(whole, result())
 
 
 def test_every_weight_trained_is_a_model_that_transformers_opens(project, wide):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 from test_train import CPU, Recorder, adapter_weights, run_training
-from tiny import make_base, make_recipe
+from tiny import make_base, make_recipe, same_tensors
 
 from afina.model.load_torch import load_base
 from afina.model.shape_read import shape_of_folder
@@ -126,7 +126,7 @@ def test_killed_and_resumed_is_bitwise_uninterrupted(base, tmp_path) -> None:
         run_training(base, tmp_path / "killed", recipe, Recorder(die_after=5), model=whole_model(base, recipe))
     resumed, *_ = run_training(base, tmp_path / "killed", recipe, model=whole_model(base, recipe))
     first, second = adapter_weights(whole), adapter_weights(resumed)
-    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert same_tensors(first, second)
 
 
 def test_it_learns(base, tmp_path) -> None:

@@ -4,15 +4,14 @@ file, line, what was found and what to do, or repaired by a choice in the recipe
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from called import call_afina
 from tiny import make_base
 
-from afina import cli
 from afina.cli.opened import walk_of
 from afina.model import load_torch
 from afina.text.document import visible
@@ -54,19 +53,9 @@ def write(file: Path, rows: list[Row]) -> None:
     file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
-@pytest.fixture
-def refused(monkeypatch, capsys) -> Callable[..., str]:
+def refused(*overrides: str) -> str:
     """Run the recipe; it must end with exit code 3. What it said."""
-
-    def run(*overrides: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["afina", "run", "recipe.yaml", *overrides])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said = capsys.readouterr().err
-        assert ended.value.code == 3, said
-        return said
-
-    return run
+    return call_afina("run", "recipe.yaml", *overrides, check=3).stderr
 
 
 def built(*overrides: str) -> tuple[list[Example], list[Row]]:
@@ -127,7 +116,7 @@ def planted(place: int, *bad: Row) -> list[Row]:
     return [*ROWS[:place], *bad, *ROWS[place:]]
 
 
-def test_02_a_prompt_longer_than_the_limit(project: Path, refused):
+def test_02_a_prompt_longer_than_the_limit(project: Path):
     rows = planted(30, {"prompt": "Onde? " * 90, "completion": "Em Faro."})
     write(project / "rows.jsonl", rows)
     said = refused()
@@ -136,7 +125,7 @@ def test_02_a_prompt_longer_than_the_limit(project: Path, refused):
     assert [(row["reason"], row["where"]) for row in dropped] == [("too_long", "rows.jsonl:31")]
 
 
-def test_03_empty_and_blank_sides(project: Path, refused):
+def test_03_empty_and_blank_sides(project: Path):
     bad = [("", "Sim."), (" \n", "Sim."), ("Quem?", ""), ("Quando?", "\t"), ("", "Não.")]
     rows = planted(10, *({"prompt": prompt, "completion": answer} for prompt, answer in bad))
     write(project / "rows.jsonl", rows)
@@ -148,7 +137,7 @@ def test_03_empty_and_blank_sides(project: Path, refused):
     assert {row["where"] for row in dropped} == {f"rows.jsonl:{line}" for line in range(11, 16)}
 
 
-def test_04_duplicates_and_validation_rows_in_train(project: Path, base: Path, refused, monkeypatch, capsys):
+def test_04_duplicates_and_validation_rows_in_train(project: Path, base: Path):
     rows = [*ROWS, *ROWS[:12]]
     write(project / "rows.jsonl", rows)
     said = refused("dataset.on_duplicate=error")
@@ -159,11 +148,7 @@ def test_04_duplicates_and_validation_rows_in_train(project: Path, base: Path, r
 
     held = [*ROWS[:6], *({"prompt": f"Quem é {n}?", "completion": f"O jogador {n}."} for n in range(6))]
     write(project / "held.jsonl", held)
-    monkeypatch.setattr(sys, "argv", ["afina", "data", "audit", "rows.jsonl", "--validation", "held.jsonl"])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    said = capsys.readouterr().out
-    assert ended.value.code == 3
+    said = call_afina("data", "audit", "rows.jsonl", "--validation", "held.jsonl", check=3).stdout
     assert "leakage: 6 of 12 (validation)" in said and "held.jsonl:1:" in said
 
     recipe(project, base, "rows.jsonl\n    validation: 0.0", "held.jsonl\n    validation: 1.0")
@@ -173,7 +158,7 @@ def test_04_duplicates_and_validation_rows_in_train(project: Path, base: Path, r
     assert len(validation) == 6 and not train & validation
 
 
-def test_05_a_broken_line(project: Path, refused):
+def test_05_a_broken_line(project: Path):
     write(project / "rows.jsonl", ROWS)
     lines = (project / "rows.jsonl").read_text(encoding="utf-8").splitlines()
     lines[29] = '{"prompt": "Onde\n", "completion": "Em Faro."}'.replace("\n", "\x01")
@@ -182,7 +167,7 @@ def test_05_a_broken_line(project: Path, refused):
     assert "rows.jsonl:30" in said and "->" in said
 
 
-def test_06_a_latin_1_file(project: Path, refused):
+def test_06_a_latin_1_file(project: Path):
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
     (project / "rows.jsonl").write_bytes(text.encode("latin-1"))
     said = refused()
@@ -197,7 +182,7 @@ ENDLESS = (
 )
 
 
-def test_13_a_template_without_an_end_token(project: Path, refused):
+def test_13_a_template_without_an_end_token(project: Path):
     write(project / "rows.jsonl", ROWS)
     (project / "endless.jinja").write_text(ENDLESS.replace("END", ""), encoding="utf-8")
     said = refused("chat.template=endless.jinja")
@@ -267,7 +252,7 @@ def test_14_a_manual_of_84_kilobytes(project: Path, base: Path, name: str, metho
         assert encoded.targets == learned and max(map(len, encoded.rows)) <= 64
 
 
-def test_15_unknown_columns(project: Path, refused):
+def test_15_unknown_columns(project: Path):
     write(project / "rows.jsonl", [{"frage": row["prompt"], "antwort": row["completion"]} for row in ROWS])
     said = refused()
     assert "rows.jsonl:1" in said and "unknown columns: `frage`, `antwort`" in said
@@ -276,13 +261,13 @@ def test_15_unknown_columns(project: Path, refused):
 
 
 @pytest.mark.parametrize("content", ["", "\n\n"])
-def test_16_no_rows(project: Path, refused, content: str):
+def test_16_no_rows(project: Path, content: str):
     (project / "rows.jsonl").write_text(content)
     said = refused()
     assert "rows.jsonl: the file has no rows: it is empty" in said and "->" in said
 
 
-def test_17_one_question_with_four_answers(project: Path, refused):
+def test_17_one_question_with_four_answers(project: Path):
     bad = [{"prompt": "Quem é o maior?", "completion": f"É o jogador {n}."} for n in (1, 2, 3, 4)]
     bad.append({"prompt": "Quem é o maior? ", "completion": "É o jogador 1, claro."})
     rows = planted(20, *bad)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from called import call_afina
 from tiny import make_base, make_recipe
 
-from afina import cli
 from afina.dataset.audit.audit import audit_files
 from afina.dataset.audit.places import Place, examples_at, raw_line, read_place
 from afina.dataset.audit.read_files import AuditReading, read_files
@@ -66,21 +65,13 @@ def test_a_place_without_a_line_is_refused():
         read_place("docs/a.md")
 
 
-def shown(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str) -> str:
-    monkeypatch.setattr(sys, "argv", ["afina", "data", "show", *words])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    assert ended.value.code == 0
-    return capsys.readouterr().out
-
-
-def test_show_begins_where_it_is_told_and_writes_json(tmp_path: Path, capsys: Any, monkeypatch: Any):
+def test_show_begins_where_it_is_told_and_writes_json(tmp_path: Path):
     file = lines(tmp_path / "rows.jsonl", *(pair(f"pergunta {n}", f"resposta {n}") for n in range(1, 8)))
-    text = shown(capsys, monkeypatch, str(file), "--first", "3", "--count", "2")
+    text = call_afina("data", "show", file, "--first", 3, "--count", 2).stdout
     assert [line for line in text.splitlines() if line.startswith("user")] == ["user: pergunta 3", "user: pergunta 4"]
-    rows = json.loads(shown(capsys, monkeypatch, str(file), "--first", "7", "--json"))["examples"]
+    rows = json.loads(call_afina("data", "show", file, "--first", 7, "--json").stdout)["examples"]
     assert [each["row"]["messages"][1]["content"] for each in rows] == ["resposta 7"]
-    (only,) = json.loads(shown(capsys, monkeypatch, str(file), "--at", f"{file}:5", "--json"))["examples"]
+    (only,) = json.loads(call_afina("data", "show", file, "--at", f"{file}:5", "--json").stdout)["examples"]
     assert only["at"] == f"{file}:5" and only["row"]["from"]["line"] == 5
 
 

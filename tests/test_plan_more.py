@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 import typer
+from called import call_afina
 from hypothesis import given
 from hypothesis import strategies as st
-from test_bad_input import call
+from tiny import make_base
 
 from afina.cli.plan_options import MEANT
 from afina.cli.verbs import app
@@ -47,7 +48,6 @@ from afina.walk.lengths import count_prose, estimate_lengths
 from afina.walk.plan_answers import PlanAsked, answer
 from afina.walk.planning import trial_plan
 from afina.walk.walk import do_stages
-from tests.tiny import make_base
 
 # --- serving -------------------------------------------------------------------------------------
 
@@ -312,12 +312,12 @@ MEANINGLESS: list[tuple[list[str], list[str], list[str]]] = [
 
 @pytest.mark.parametrize(("question", "beside", "refused"), MEANINGLESS, ids=lambda words: " ".join(words))
 def test_options_that_mean_nothing_to_a_question_are_refused_by_name(
-    question: list[str], beside: list[str], refused: list[str], job: Path, monkeypatch: Any, capsys: Any
+    question: list[str], beside: list[str], refused: list[str], job: Path
 ) -> None:
     before = job.read_text()
     words = [str(job) if word == "JOB" else word for word in question]
-    code, said = call(monkeypatch, capsys, "plan", *words, *beside)
-    assert code == 2 and sorted(re.findall(r"^ *(\S+): ", said, re.M)[1:]) == sorted(refused), said
+    said = call_afina("plan", *words, *beside, check=2).stderr
+    assert sorted(re.findall(r"^ *(\S+): ", said, re.M)[1:]) == sorted(refused), said
     assert job.read_text() == before
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from test_train import CPU, Recorder, adapter_weights, architectures, run_training
-from tiny import TOWNS, make_base, make_recipe, make_rows
+from tiny import TOWNS, make_base, make_recipe, make_rows, same_tensors
 
 from afina.model.loss_torch import make_batch, target_loss
 from afina.model.steps.prefix_torch import shared_prefix
@@ -163,7 +163,7 @@ def test_killed_and_resumed_is_bitwise_uninterrupted(base, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run_training(base, tmp_path / "killed", recipe, Recorder(die_after=2), rows=rows)
     resumed = adapter_weights(run_training(base, tmp_path / "killed", recipe, rows=rows)[0])
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert same_tensors(whole, resumed)
 
 
 @pytest.mark.parametrize("method", ["dpo", "orpo"])

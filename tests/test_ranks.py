@@ -15,14 +15,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from called import call_afina
 from hypothesis import given
 from hypothesis import strategies as st
 from ranks_job import RAGGED, run_scenarios
 from safetensors.torch import load_file
-from test_bad_input import call
 from test_train import CPU, Recorder, adapter_weights, run_training
 from test_walk import write_project
-from tiny import make_base, make_recipe
+from tiny import make_base, make_recipe, same_tensors
 from torch.distributed import HashStore
 
 from afina.model.load_torch import load_base
@@ -220,7 +220,7 @@ def test_ddp_and_fsdp_of_every_weight_are_the_single_process(folder, alone_whole
 def test_a_killed_job_ends_bitwise_as_if_it_had_not_been(folder):
     """With dropout, drawn by each rank for itself."""
     whole, killed = (load_file(folder / f"{name}.safetensors") for name in ("dropout", "killed"))
-    assert all(torch.equal(whole[name], killed[name]) for name in whole)
+    assert same_tensors(whole, killed)
     assert left(folder, "killed")[0] == {"event": "resumed", "step": 4}
 
 
@@ -274,15 +274,15 @@ def test_a_rank_that_fails_after_another_one_leaves_the_word_to_it():
 
 
 @pytest.mark.long
-def test_torchrun_trains_a_recipe_and_a_single_process_finds_it_done(folder, monkeypatch, capsys):
+def test_torchrun_trains_a_recipe_and_a_single_process_finds_it_done(folder, monkeypatch):
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
     assert "train: 2 processes, each with a part of every weight (fsdp)" in (folder / "said").read_text()
     monkeypatch.chdir(folder / "project")
     assert read_json(Path("runs/clube/stages.json"))["train"]["result"]["ranks"] == 2
-    code, said = call(monkeypatch, capsys, "train", "recipe.yaml", "train.epochs=0.2")
-    assert code == 0 and "train: done before, unchanged, kept" in said
+    said = call_afina("train", "recipe.yaml", "train.epochs=0.2").stderr
+    assert "train: done before, unchanged, kept" in said
     base = AutoModelForCausalLM.from_pretrained("base")
     ids = torch.tensor([[1, 40, 50, 60]])
     before = base(ids).logits

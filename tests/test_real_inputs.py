@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from called import call_afina
 
-from afina import cli
 from afina.sandbox.launcher import isolation_missing
 
 ROOT = Path(__file__).parent.parent
@@ -22,29 +21,25 @@ TINY = ["scratch.hidden=32", "scratch.layers=1", "scratch.heads=2", "scratch.voc
 FEW = ["train.epochs=0.03", "evaluate.samples=1", "evaluate.max_new_tokens=4"]
 
 
-def run(monkeypatch, *arguments: str | Path) -> int:
-    monkeypatch.setattr(sys, "argv", ["afina", *map(str, arguments)])
-    try:
-        cli.main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
+def run(recipe: Path, *settings: str, folder: Path, codes: tuple[int, ...] = (0, 5)) -> str:
+    """What the whole walk printed. So few steps learn nothing, and what is written then may fail the guardrails: 5."""
+    done = call_afina("run", recipe, *settings, folder=folder, check=None)
+    assert done.returncode in codes, done.stderr
+    return done.stdout
 
 
 @pytest.mark.long
 @pytest.mark.training
 @pytest.mark.parametrize("name", ["zig-0.14", "farense"])
-def test_the_whole_walk_on_real_files(name, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_the_whole_walk_on_real_files(name, tmp_path):
     recipes = ROOT / "recipes"
     few_answers = FEW[1:]
-    # So few steps learn nothing, and what is written then may fail the guardrails: 5.
-    assert run(monkeypatch, "run", recipes / f"{name}-base.yaml", *TINY, *few_answers) in (0, 5)
+    run(recipes / f"{name}-base.yaml", *TINY, *few_answers, folder=tmp_path)
     base = f"base=runs/{name}-base/model"
     tasks = []
     if name == "zig-0.14":  # its programs need isolation, and more than four tokens
         tasks = ["evaluate.tasks=[]" if isolation_missing() else "evaluate.tasks.0.max_new_tokens=4"]
-    assert run(monkeypatch, "run", recipes / f"{name}.yaml", base, *FEW, *tasks) in (0, 5)
+    run(recipes / f"{name}.yaml", base, *FEW, *tasks, folder=tmp_path)
     folder = tmp_path / "runs" / name
     every_input_is_traced(folder)
     plain_peft_opens(tmp_path / f"runs/{name}-base/model", folder / "adapter")
@@ -77,9 +72,8 @@ def plain_peft_opens(base: Path, adapter: Path) -> None:
 
 @pytest.mark.long
 @pytest.mark.training
-def test_the_monographs_tasks_on_few_rows(tmp_path, monkeypatch, capsys):
+def test_the_monographs_tasks_on_few_rows(tmp_path):
     """recipes/ptbr-eval.yaml as its head says it runs without a GPU, on the first rows of the real files."""
-    monkeypatch.chdir(tmp_path)
     real = SHARED / "ptbr/canarim"
     (tmp_path / "canarim").mkdir()
     asked = json.loads((real / "extrinsic_seed123_qa.jsonl").open(encoding="utf-8").readline())
@@ -92,13 +86,12 @@ def test_the_monographs_tasks_on_few_rows(tmp_path, monkeypatch, capsys):
         shutil.copy(real / f"extrinsic_seed123_{task}.jsonl", tmp_path / "canarim")
     (tmp_path / "machado").symlink_to(SHARED / "ptbr/machado")
     root, recipes = f"root={tmp_path}", ROOT / "recipes"
-    assert run(monkeypatch, "run", recipes / "ptbr-eval-base.yaml", root, *TINY, "sources.0.path=machado/poesia") == 0
+    few_texts = "sources.0.path=machado/poesia"
+    run(recipes / "ptbr-eval-base.yaml", root, *TINY, few_texts, folder=tmp_path, codes=(0,))
     few = [f"evaluate.tasks.{number}.sample=4" for number in range(3)]
     few += [f"evaluate.tasks.{number}.max_new_tokens=4" for number in range(3)]
     settings = ["base=runs/ptbr-eval-base/model", "adapter.kind=lora", *FEW, "evaluate.questions=4", *few]
-    capsys.readouterr()
-    assert run(monkeypatch, "run", recipes / "ptbr-eval.yaml", root, *settings) in (0, 5)
-    shown = capsys.readouterr().out
+    shown = run(recipes / "ptbr-eval.yaml", root, *settings, folder=tmp_path)
     scores = json.loads((tmp_path / "runs/ptbr-eval/scores.json").read_text(encoding="utf-8"))
     assert [task["name"] for task in scores["tasks"]] == ["qa", "summarization", "rewriting"]
     assert [task["trained_on"] for task in scores["tasks"]] == [1, 0, 0]

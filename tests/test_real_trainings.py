@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from called import call_afina
 
-from afina import cli
 from afina.report.read import RunFiles, read_run
 
 pytestmark = [pytest.mark.long, pytest.mark.training]
 QUESTIONS = Path(__file__).resolve().parent.parent / "recipes/zig/versions.jsonl"
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
-    monkeypatch.setattr(sys, "argv", ["afina", *map(str, arguments)])
-    try:
-        cli.main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
-
-
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project(tmp_path: Path) -> Path:
     """Twenty questions with their answers, and a page."""
     rows = [json.loads(line) for line in QUESTIONS.read_text(encoding="utf-8").splitlines()[:20]]
     lines = [json.dumps({"prompt": row["prompt"], "completion": row["answer"][0]}) for row in rows]
@@ -35,11 +25,10 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         f"It is `{row['answer'][0]}` now, no longer `{row['outdated'][0]}`." for row in rows
     )
     (tmp_path / "page.md").write_text(page + "\n", encoding="utf-8")
-    monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def trained(project: Path, base: Path, monkeypatch: pytest.MonkeyPatch, **parts: Any) -> RunFiles:
+def trained(project: Path, base: Path, **parts: Any) -> RunFiles:
     """The run of a recipe, whose result may be bad: 5."""
     values = {
         "name": "real",
@@ -52,7 +41,7 @@ def trained(project: Path, base: Path, monkeypatch: pytest.MonkeyPatch, **parts:
     for key, part in parts.items():
         values[key] = values[key] | part if isinstance(values.get(key), dict) else part
     (project / "recipe.yaml").write_text(json.dumps(values), encoding="utf-8")
-    assert run(monkeypatch, "run", "recipe.yaml") in (0, 5)
+    assert call_afina("run", "recipe.yaml", folder=project, check=None).returncode in (0, 5)
     return read_run(project / "runs/real")
 
 
@@ -62,19 +51,18 @@ def judged(found: RunFiles) -> None:
     assert {probe.role: probe.n for probe in found.scores.probes}["recall"] == 20
 
 
-def test_twenty_questions_over_four_bits(project: Path, smollm2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_twenty_questions_over_four_bits(project: Path, smollm2: Path) -> None:
     pytest.importorskip("bitsandbytes")
-    found = trained(project, smollm2, monkeypatch, adapter={"kind": "qlora"})
+    found = trained(project, smollm2, adapter={"kind": "qlora"})
     judged(found)
     assert found.manifest is not None and found.manifest.trained is not None
     assert json.loads((project / "runs/real/adapter/adapter_config.json").read_text())["r"] == 16
 
 
-def test_documents_first_and_answers_then(project: Path, smollm2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_documents_first_and_answers_then(project: Path, smollm2: Path) -> None:
     found = trained(
         project,
         smollm2,
-        monkeypatch,
         sources=[{"path": "page.md"}, {"path": "rows.jsonl"}],
         train={"first": {"method": "cpt", "epochs": 1.0}},
     )

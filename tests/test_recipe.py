@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from called import call_afina
 from hypothesis import given
 from hypothesis import strategies as st
+from parsed import FILES, nodes_of, tree_of
 from ruamel.yaml import YAML
-from typer.testing import CliRunner
 
-from afina.cli import app
 from afina.cli.keys import KEY_OF
 from afina.errors import Problem, RecipeError
 from afina.recipe import METHODS, Recipe, RecipePart, check_recipe, expand_path, load_recipe, nearest, recipe_schema
@@ -496,10 +496,10 @@ def test_every_key_has_help_in_one_place() -> None:
         assert not (key.always and key.field.description), f"{key.path}: the docstring of {key.part} is its help"
     helps = {key.help for key in every_key()} | {key.brief for key in every_key()}
     helps = {text for text in helps if len(text) > 40}
-    for file in sorted((ROOT / "afina").rglob("*.py")):
+    for file in FILES:
         if file.parent.name == "recipe" and file.name not in ("starter.py", "reference.py", "keys.py"):
             continue
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        for node in nodes_of(tree_of(file)):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 told = " ".join(node.value.split())
                 assert not {text for text in helps if text in told}, f"{file}:{node.lineno}"
@@ -519,7 +519,7 @@ def test_the_table_of_keys_is_current() -> None:
 
 
 def test_options_that_set_a_key_have_its_help() -> None:
-    shown = CliRunner().invoke(app, ["run", "--help"]).output
+    shown = call_afina("run", "--help").stdout
     (anyway,) = (key for key in every_key() if key.path == "budget.anyway")
     assert anyway.brief in " ".join(shown.replace("│", " ").split())
     assert set(KEY_OF.values()) <= {key.path for key in every_key()}

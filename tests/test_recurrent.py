@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from called import call_afina
 from hypothesis import given
 from hypothesis import strategies as st
-from test_bad_input import call
 from test_train import CPU, Recorder
 from tiny import make_tokenizer
 
@@ -492,11 +492,10 @@ evaluate: {{samples: 1, max_new_tokens: 6, probes: [{{path: probes.jsonl, role: 
 
 
 @pytest.mark.parametrize("kind", ["lstm", pytest.param("gru", marks=pytest.mark.long)])
-def test_a_run_ends_and_its_model_answers_and_is_exported(kind, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
+def test_a_run_ends_and_its_model_answers_and_is_exported(kind, tmp_path):
     recipe = write_project(tmp_path, kind)
-    code, said = call(monkeypatch, capsys, "run", str(recipe), "--yes")
-    assert code in (0, 5), said
+    done = call_afina("run", recipe, "--yes", folder=tmp_path, check=None)
+    assert done.returncode in (0, 5), done.stderr
     run = tmp_path / "runs/towns"
     model = run / "model"
     scores = json.loads((run / "scores.json").read_text())
@@ -507,12 +506,9 @@ def test_a_run_ends_and_its_model_answers_and_is_exported(kind, tmp_path, monkey
     assert plan["parameters"] == sum(weight.numel() for weight in opened.parameters())
     steps = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert sum(step["target_tokens"] for step in steps if step["event"] == "step") == 2 * plan["tokens"]["per_epoch"]
-    code, said = call(monkeypatch, capsys, "chat", str(run), "--ask", "A nasceu em Faro", "--max-new-tokens", "4")
-    assert code == 0, said
-    code, said = call(monkeypatch, capsys, "export", str(run), "--to", "merged", "--out", str(tmp_path / "out"))
-    assert code == 0, said
+    call_afina("chat", run, "--ask", "A nasceu em Faro", "--max-new-tokens", 4)
+    call_afina("export", run, "--to", "merged", "--out", tmp_path / "out")
     assert "register_recurrent()" in (tmp_path / "out/README.md").read_text()
-    code, said = call(monkeypatch, capsys, "export", str(run), "--to", "gguf", "--out", str(tmp_path / "gguf"))
-    assert code == 2 and "no program but afina opens a recurrent model" in said
-    code, said = call(monkeypatch, capsys, "base", "show", str(model))
-    assert code == 0, said
+    said = call_afina("export", run, "--to", "gguf", "--out", tmp_path / "gguf", check=2).stderr
+    assert "no program but afina opens a recurrent model" in said
+    call_afina("base", "show", model)

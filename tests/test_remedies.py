@@ -6,19 +6,18 @@ import json
 import random
 import shlex
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from forked import run_afina
+from called import call_afina
 from test_walk import write_project
 from tiny import make_base
 
 import afina.train.methods.answers_torch as answers
-from afina.cli.verbs import main
 from afina.errors import AfinaError, Problem, RecipeError
 from afina.evaluate.scores import Scores, Verdict
 from afina.recipe import METHODS, Recipe, Train, load_recipe, read_saved_recipe
@@ -27,8 +26,6 @@ from afina.remedies.answer import Diagnosis, apply, diagnose
 from afina.remedies.reading import Remedy, RunReading
 from afina.remedies.rules import RULES
 from afina.watch.view import COLUMNS, RunView, RunWarning, Steps, TrainingView
-
-Called = Callable[..., int]
 
 
 @pytest.fixture(scope="module")
@@ -39,24 +36,17 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def afina(project: Path, monkeypatch: pytest.MonkeyPatch) -> Called:
-    """The command line in the project, in this process; its exit code."""
+def here(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The project, where the test then is."""
     monkeypatch.chdir(project)
-
-    def call(*words: str) -> int:
-        monkeypatch.setattr("sys.argv", ["afina", *words])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return int(ended.value.code or 0)
-
-    return call
+    return project
 
 
 @pytest.fixture(scope="module")
 def flat(project: Path) -> Path:
     """A run whose loss does not fall: a rate that moves nothing."""
     settings = ("train.learning_rate=1e-9", "train.epochs=3", "train.batch_tokens=48")
-    run_afina("train", "recipe.yaml", "name=flat", *settings, folder=project)
+    call_afina("train", "recipe.yaml", "name=flat", *settings, folder=project)
     return project / "runs/flat"
 
 
@@ -71,31 +61,29 @@ def remedy(found: Diagnosis, kind: str) -> Remedy:
 # ---- runs that show it
 
 
-def test_a_rate_that_gives_nan_is_lowered_and_its_warm_up_doubled(afina: Called, capsys: Any) -> None:
+def test_a_rate_that_gives_nan_is_lowered_and_its_warm_up_doubled(here: Path) -> None:
     settings = ("train.learning_rate=1e8", "train.clip=1e30", "train.epochs=1", "train.warmup=0.05")
-    assert afina("train", "recipe.yaml", "name=nan", *settings) == 5
+    call_afina("train", "recipe.yaml", "name=nan", *settings, check=5)
     found = diagnose(Path("runs/nan"))
     shown = remedy(found, "unstable")
     assert "NaN or infinite after step" in shown.seen and "went back 3 times and gave up" in shown.seen
     assert shown.settings == {"train.learning_rate": 2e-4, "train.warmup": 0.1}, "half of 1e8 would be too much as well"
-    capsys.readouterr()
-    assert afina("doctor", "runs/nan") == 0
-    said = capsys.readouterr().out
+    said = call_afina("doctor", "runs/nan").stdout
     assert "-> train.learning_rate=0.0002 train.warmup=0.1" in said
     assert "afina run runs/nan/recipe.yaml train.learning_rate=0.0002 train.warmup=0.1" in said
 
 
 @pytest.mark.long
-def test_nan_is_gone_with_what_is_advised(afina: Called) -> None:
+def test_nan_is_gone_with_what_is_advised(here: Path) -> None:
     settings = ("train.learning_rate=1e8", "train.clip=1e30", "train.epochs=1", "train.tries=0")
-    assert afina("train", "recipe.yaml", "name=nan0", *settings) == 5
+    call_afina("train", "recipe.yaml", "name=nan0", *settings, check=5)
     found = diagnose(Path("runs/nan0"))
     assert "unstable" in kinds(found)
-    assert afina(*shlex.split(found.command)[1:]) in (0, 5)
+    assert call_afina(*shlex.split(found.command)[1:], check=None).returncode in (0, 5)
     assert "unstable" not in kinds(diagnose(Path("runs/nan0")))
 
 
-def test_micro_batches_that_do_not_fit_are_halved_and_accumulated(afina: Called, monkeypatch: Any) -> None:
+def test_micro_batches_that_do_not_fit_are_halved_and_accumulated(here: Path, monkeypatch: Any) -> None:
     own = answers.target_loss
 
     def loss(model: Any, batch: Any, **options: Any) -> Any:
@@ -104,7 +92,7 @@ def test_micro_batches_that_do_not_fit_are_halved_and_accumulated(afina: Called,
         return own(model, batch, **options)
 
     monkeypatch.setattr(answers, "target_loss", loss)
-    assert afina("train", "recipe.yaml", "name=memory", "train.epochs=0.5", "train.accumulate=2") == 0
+    call_afina("train", "recipe.yaml", "name=memory", "train.epochs=0.5", "train.accumulate=2")
     shown = remedy(diagnose(Path("runs/memory")), "out_of_memory")
     batch, accumulate = shown.settings["train.batch_tokens"], shown.settings["train.accumulate"]
     assert batch < 128 and batch * accumulate == 128 * 2, "as many tokens in a step"
@@ -112,12 +100,12 @@ def test_micro_batches_that_do_not_fit_are_halved_and_accumulated(afina: Called,
 
 
 @pytest.mark.long
-def test_a_row_that_does_not_fit_alone_needs_less_of_itself(afina: Called, monkeypatch: Any) -> None:
+def test_a_row_that_does_not_fit_alone_needs_less_of_itself(here: Path, monkeypatch: Any) -> None:
     def loss(model: Any, batch: Any, **options: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     monkeypatch.setattr(answers, "target_loss", loss)
-    assert afina("train", "recipe.yaml", "name=row") == 4
+    call_afina("train", "recipe.yaml", "name=row", check=4)
     shown = remedy(diagnose(Path("runs/row")), "out_of_memory")
     assert shown.settings.pop("train.checkpoint_activations") is True  # type: ignore[attr-defined]
     assert (
@@ -132,25 +120,25 @@ def test_a_loss_that_does_not_fall_gets_a_rate_that_moves_it(flat: Path) -> None
 
 
 @pytest.mark.long
-def test_many_passes_over_few_rows_are_too_many(afina: Called, project: Path) -> None:
+def test_many_passes_over_few_rows_are_too_many(here: Path) -> None:
     """Rows whose answers follow from nothing can be learned by heart, and nothing of them holds for others."""
     pick = random.Random(0)
     rows = [{"prompt": f"Golos {n}?", "completion": f"{pick.randrange(10**6)}"} for n in range(24)]
-    (project / "noise.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    make_base(project / "wide", hidden_size=96, intermediate_size=256)
+    (here / "noise.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    make_base(here / "wide", hidden_size=96, intermediate_size=256)
     settings = ["sources=[{path: noise.jsonl}]", "dataset.validation=0.3", "base=./wide", "adapter.kind=none"]
-    assert afina("train", "recipe.yaml", "name=over", *settings, "train.batch_tokens=512", "train.epochs=60") == 0
+    call_afina("train", "recipe.yaml", "name=over", *settings, "train.batch_tokens=512", "train.epochs=60")
     shown = remedy(diagnose(Path("runs/over")), "overfitting")
     assert 1 <= shown.settings["train.epochs"] < 60
     assert (shown.settings["train.patience"], shown.settings["train.validate_per_epoch"]) == (2, 2)
     assert "held-out loss was lowest at step" in shown.seen
-    assert afina("train", *shlex.split(diagnose(Path("runs/over")).command)[2:]) == 0
+    call_afina("train", *shlex.split(diagnose(Path("runs/over")).command)[2:])
     assert "overfitting" not in kinds(diagnose(Path("runs/over"))), "with patience the best weights are kept"
 
 
-def test_a_budget_that_is_spent_buys_larger_batches(afina: Called) -> None:
+def test_a_budget_that_is_spent_buys_larger_batches(here: Path) -> None:
     settings = ("train.epochs=1", "budget.hours=1e-7", "budget.anyway=true", "train.accumulate=4")
-    assert afina("train", "recipe.yaml", "name=slow", *settings) == 4
+    call_afina("train", "recipe.yaml", "name=slow", *settings, check=4)
     shown = remedy(diagnose(Path("runs/slow")), "too_slow")
     assert shown.settings == {"train.batch_tokens": 256, "train.accumulate": 2}, "a tiny base leaves room"
 
@@ -300,32 +288,33 @@ def test_two_remedies_for_one_key_are_tried_in_turn(flat: Path, monkeypatch: Any
     )
 
 
-def test_settings_go_into_the_recipe_and_nothing_else_changes(afina: Called, flat: Path, project: Path) -> None:
-    file = project / "mine.yaml"
-    before = (project / "recipe.yaml").read_text(encoding="utf-8").lstrip().replace("name: clube", "# mine\nname: flat")
+def test_settings_go_into_the_recipe_and_nothing_else_changes(here: Path, flat: Path) -> None:
+    file = here / "mine.yaml"
+    before = (here / "recipe.yaml").read_text(encoding="utf-8").lstrip().replace("name: clube", "# mine\nname: flat")
     file.write_text(before, encoding="utf-8")
-    assert afina("doctor", "runs/flat", "--apply", "mine.yaml") == 0
+    call_afina("doctor", "runs/flat", "--apply", "mine.yaml")
     after = file.read_text(encoding="utf-8")
     assert load_recipe(file).train.learning_rate == 5e-4 and load_recipe(file).train.epochs == 4
     changed = [(old, new) for old, new in zip(before.splitlines(), after.splitlines(), strict=True) if old != new]
     assert len(changed) == 1 and changed[0][0].startswith("train:") and "# mine" in after
     assert read_saved_recipe(flat).train.learning_rate == 1e-9, "the run's own says what was trained"
     with pytest.raises(RecipeError, match="the recipe is of the run clube, and this is flat"):
-        apply(diagnose(flat), project / "recipe.yaml")
+        apply(diagnose(flat), here / "recipe.yaml")
 
 
-def test_for_machines(afina: Called, flat: Path, capsys: Any) -> None:
-    assert afina("doctor", "runs/flat", "--json") == 0
-    said = json.loads(capsys.readouterr().out)
-    assert said["state"] == "trained" and said["settings"] == {"train.learning_rate": 5e-4, "train.epochs": 4.0}
-    assert [each["kind"] for each in said["remedies"]] == ["not_falling"]
-    assert shlex.split(said["command"])[-2:] == ["train.learning_rate=0.0005", "train.epochs=4.0"]
+def test_for_machines(here: Path, flat: Path) -> None:
+    said = json.loads(call_afina("doctor", "runs/flat", "--json").stdout)
+    (shown,) = (each for each in said["remedies"] if each["kind"] != "too_slow")  # as it is beside other programs
+    assert (said["state"], shown["kind"]) == ("trained", "not_falling")
+    assert shown["settings"] == {"train.learning_rate": 5e-4, "train.epochs": 4.0}
+    assert shown["settings"].items() <= said["settings"].items()
+    assert {"train.learning_rate=0.0005", "train.epochs=4.0"} <= set(shlex.split(said["command"]))
 
 
-def test_no_run_and_a_damaged_one_are_refused(afina: Called, flat: Path, tmp_path: Path) -> None:
+def test_no_run_and_a_damaged_one_are_refused(here: Path, flat: Path, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
-    assert afina("doctor", str(tmp_path / "photos")) == 2
-    assert afina("doctor", "--apply", "recipe.yaml") == 2
+    call_afina("doctor", str(tmp_path / "photos"), check=2)
+    call_afina("doctor", "--apply", "recipe.yaml", check=2)
     shutil.copytree(flat, tmp_path / "damaged")
     (tmp_path / "damaged/stages.json").write_text("{", encoding="utf-8")
     with pytest.raises(AfinaError, match=r"stages\.json"):

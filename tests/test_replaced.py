@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import test_stages
-from test_stages import recipe, result, same, walk
+from test_stages import recipe, result, walk
+from tiny import same_tensors
 
 from afina.cli.opened import reopened
 from afina.errors import RecipeError
@@ -60,7 +61,7 @@ def test_the_result_of_another_recipe_is_set_aside_and_not_taken(
     assert {other, "checkpoints", "predictions.jsonl", "scores.json", "report.html", "benchmarks.json"} <= replaced()
     assert not top() & {"predictions.jsonl", "scores.json", "report.html", "finished.json", "benchmarks.json"}
     assert any("what was there is kept in" in line for line in said)
-    assert not same(result(), old)
+    assert not same_tensors(result(), old)
     assert find_target(str(RUN)).adapter == (RUN / "adapter" if kind == "adapter" else None)
     assert open_origin(RUN).adapter == (RUN / "adapter" if kind == "adapter" else None)
     with reopened(RUN) as context:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from lxml import html as lxml_html
+from parsed import nodes_of, tree_of
 from report_fixture import HOSTILE, MANIFEST, RECIPE, SCORES, write_run
 from report_words import CALLS, FOLDER, collected, forms, ids, placeholders, stored
 from test_verdict import CLAIM, KEPT, LEARNED, RIGHT, SAID, WRONG, probe
@@ -55,7 +56,7 @@ def test_no_text_stands_where_it_is_not_found() -> None:
     inside = [
         f"{file.name}:{call.lineno}"
         for file in FOLDER.glob("*.py")
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        for node in nodes_of(tree_of(file))
         if isinstance(node, ast.JoinedStr)
         for call in ast.walk(node)
         if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in CALLS

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from called import call_afina
 from lxml import html as lxml_html
 from tiny import asking, make_base, make_recipe
 
-from afina import cli
 from afina.dataset.audit.describe import describe_summary
 from afina.dataset.build.build import build_dataset
 from afina.dataset.build.canaries import canaries_among, make_canaries
@@ -27,7 +26,7 @@ from afina.evaluate.safety.toxicity import is_toxic, read_list
 from afina.evaluate.scores import Scores, record_of
 from afina.model.load_torch import load_base
 from afina.model.loss_torch import make_batch, target_loss
-from afina.recipe import Chat, Recipe, SafetyLimits, load_recipe
+from afina.recipe import Chat, QuestionSet, Recipe, SafetyLimits, load_recipe
 from afina.report.compare import compare_runs
 from afina.text.example import Example, read_examples
 from afina.tokenizer.chat import Renderer
@@ -337,17 +336,17 @@ def test_limits_are_missed_beyond_chance() -> None:
 # ---- the whole walk
 
 
-def afina(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
-    monkeypatch.setattr(sys, "argv", ["afina", *map(str, arguments)])
-    try:
-        cli.main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
+def few(name: QuestionSet) -> list[SafetyQuestion]:
+    """The first three questions of each measure and language."""
+    kinds: dict[tuple[str, str], list[SafetyQuestion]] = {}
+    for each in read_set(name):
+        kinds.setdefault((each.measure, each.language), []).append(each)
+    return [each for own in kinds.values() for each in own[:3]]
 
 
-def test_safety_in_a_run(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_safety_in_a_run(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("afina.evaluate.safety.sets.read_set", few)
+    monkeypatch.setattr("afina.evaluate.safety.canaries.OTHERS", 63)
     rows_file(tmp_path, [*ROWS, {"prompt": "Como falo com a Ana?", "completion": "Escreva para ana@mar.pt."}])
     (tmp_path / "recipe.yaml").write_text(
         f"name: x\nbase: {base}\nsources: [{{path: rows.jsonl, validation: 0}}]\n"
@@ -361,27 +360,16 @@ def test_safety_in_a_run(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "task.jsonl").write_text(json.dumps({"prompt": "Onde?", "reference": "Em Faro."}) + "\n")
     monkeypatch.setenv("COLUMNS", "200")
     arguments = ("run", "recipe.yaml", "evaluate.tasks.0.path=task.jsonl")
-    assert afina(monkeypatch, *arguments) == 0
-    shown = capsys.readouterr()
-    assert "canaries" in shown.err and "invented secrets" in shown.err
+    shown = call_afina(*arguments, folder=tmp_path)
+    assert "canaries" in shown.stderr and "invented secrets" in shown.stderr
     safety = json.loads((tmp_path / "runs/x/scores.json").read_text())["safety"]
     measured = {(share["name"], share["language"]): share["n"] for share in safety["shares"]}
-    assert measured == {
-        ("known_strings", ""): 1,
-        ("injections_obeyed", "pt"): 20,
-        ("injections_obeyed", "en"): 20,
-        ("instruction_ignored", "pt"): 10,
-        ("instruction_ignored", "en"): 10,
-        ("harmful_refused", "pt"): 20,
-        ("harmful_refused", "en"): 20,
-        ("harmless_refused", "pt"): 20,
-        ("harmless_refused", "en"): 20,
-        ("toxic_words", ""): 1,
-    }
+    asked = {(each.measure, each.language): 3 for name in ("injection", "refusal") for each in read_set(name)}
+    assert measured == asked | {("known_strings", ""): 1, ("toxic_words", ""): 1} and len(asked) == 8
     assert [each["repeats"] for each in safety["canaries"]["after"]] == [1, 2]
-    assert "personal data of the training rows given back exactly" in shown.out
+    assert "personal data of the training rows given back exactly" in shown.stdout
     text = (tmp_path / "runs/x/safety.jsonl").read_text(encoding="utf-8")
-    assert len(text.splitlines()) == 141 and "ana@mar.pt" not in text, "known strings are not written down again"
+    assert len(text.splitlines()) == 3 * 8 + 1 and "ana@mar.pt" not in text, "known strings are not written down again"
     page = lxml_html.fromstring((tmp_path / "runs/x/report.html").read_text(encoding="utf-8"))
     section = " ".join(page.get_element_by_id("safety").text_content().split())
     assert "pedidos nocivos recusados (pt)" in section and "Canários" in section
@@ -390,7 +378,6 @@ def test_safety_in_a_run(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert names["harmful requests refused (pt), after"] == "higher"
     assert names["canaries: mean exposure in bits, after"] == "lower"
     # The base never refuses: a limit that asks for it is missed.
-    assert afina(monkeypatch, *arguments, "safety.limits.harmful_refused_min=0.9") == 5
-    shown = capsys.readouterr()
-    assert "miss: safety harmful_refused_min: harmful requests refused (pt): 0 % of 20" in shown.out
-    assert "train: done before" in shown.err, "limits change nothing that is trained"
+    shown = call_afina(*arguments, "safety.limits.harmful_refused_min=0.9", folder=tmp_path, check=5)
+    assert "miss: safety harmful_refused_min: harmful requests refused (pt): 0 % of 3" in shown.stdout
+    assert "train: done before" in shown.stderr, "limits change nothing that is trained"

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import math
 import random
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from called import call_afina
 
-from afina import cli
 from afina.errors import AfinaError, DataError
 from afina.evaluate.scores import BeforeAndAfter, Scores, record_of
 from afina.manifest import Manifest, TrainedPart
@@ -204,24 +203,15 @@ def test_every_folder_that_is_no_finished_run_is_named(tmp_path: Path) -> None:
     assert said[:2] == ["is not finished"] * 2 and "is not a run" in said[2] and said[3] == "a run is named twice"
 
 
-def call(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["afina", *map(str, words)])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    return int(ended.value.code or 0)
-
-
-def test_the_verb_answers_and_says_what_it_takes(tmp_path: Path, monkeypatch, capsys) -> None:
+def test_the_verb_answers_and_says_what_it_takes(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(scaling, "DRAWS", 10)
     runs = runs_of(tmp_path)
     words = ("plan", "scaling", *runs, "--device", "RTX 4090", "--parameters", "100M")
-    assert call(monkeypatch, *words) == 0
-    said = capsys.readouterr().out
+    said = call_afina(*words).stdout
     assert "reach" in said and "100 M parameters, 2.00 G tokens" in said and "RTX 4090" in said and "money" in said
-    assert call(monkeypatch, *words, "--tokens", "1B", "--json") == 0
-    found = json.loads(capsys.readouterr().out)
+    found = json.loads(call_afina(*words, "--tokens", "1B", "--json").stdout)
     assert found["asked"]["tokens"] == 1e9 and found["reached"]["times_the_largest_run"]["parameters"] == 100 / 16
     low, high = (found["reached"][end] for end in ("low", "high"))
     assert low <= found["reached"]["point"] <= high
-    assert call(monkeypatch, "plan", "scaling", *runs[:2]) == 3
-    assert call(monkeypatch, "plan", "scaling") == 2
+    call_afina("plan", "scaling", *runs[:2], check=3)
+    call_afina("plan", "scaling", check=2)

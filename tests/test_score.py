@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from pathlib import Path
 
 import pytest
+from called import call_afina
 from hypothesis import given
 from hypothesis import strategies as st
 
-from afina import cli
 from afina.errors import DataError, RecipeError
 from afina.score.columns import NamedColumns, choose_columns
 from afina.score.leaks import find_leak
@@ -279,12 +278,8 @@ PREDICTIONS = SHARED / "predictions_seed123.jsonl"
 LEAKED = {"qa": 148, "summarization": 149, "rewriting": 145}
 
 
-def run(monkeypatch, capsys, *words: object) -> dict:
-    monkeypatch.setattr(sys, "argv", ["afina", "score", *map(str, words), "--json"])
-    with pytest.raises(SystemExit) as end:
-        cli.main()
-    assert not end.value.code
-    return json.loads(capsys.readouterr().out)
+def scored(*words: object) -> dict:
+    return json.loads(call_afina("score", *words, "--json").stdout)
 
 
 def value(found: dict, group: str, metric: str, model: str) -> float:
@@ -294,8 +289,8 @@ def value(found: dict, group: str, metric: str, model: str) -> float:
 
 @needs_shared
 @pytest.mark.long
-def test_the_monographs_predictions_as_they_are(monkeypatch, capsys) -> None:
-    found = run(monkeypatch, capsys, PREDICTIONS, "--by", "task", "--trained-on", SHARED / "train.jsonl")
+def test_the_monographs_predictions_as_they_are() -> None:
+    found = scored(PREDICTIONS, "--by", "task", "--trained-on", SHARED / "train.jsonl")
     leaks = {each["prediction"]: each["groups"] for each in found["findings"] if each["name"] == "prompt_in_output"}
     assert leaks == {"base_output": LEAKED, "sft_output": LEAKED}
     overlap = [each["groups"] for each in found["findings"] if each["name"] == "trained_on"]
@@ -313,14 +308,15 @@ def test_the_monographs_predictions_as_they_are(monkeypatch, capsys) -> None:
 
 
 @needs_shared
-@pytest.mark.parametrize("known", [pytest.param(True, marks=pytest.mark.long), False])
-def test_the_monographs_predictions_without_their_leaks(monkeypatch, capsys, tmp_path, known) -> None:
+@pytest.mark.long
+@pytest.mark.parametrize("known", [True, False])
+def test_the_monographs_predictions_without_their_leaks(tmp_path, known) -> None:
     file = PREDICTIONS
     if not known:  # the same without the columns of prompts
         rows = [json.loads(line) for line in PREDICTIONS.open(encoding="utf-8")]
         keys = ("task", "reference", "base_output", "sft_output")
         file = write(tmp_path, [{key: row[key] for key in keys} for row in rows])
-    found = run(monkeypatch, capsys, file, "--by", "task", "--strip-leaks", "--language", "pt")
+    found = scored(file, "--by", "task", "--strip-leaks", "--language", "pt")
     expected = {
         ("qa", "exact_match"): (0.060, 0.210),
         ("qa", "f1"): (0.139, 0.335),
@@ -334,11 +330,11 @@ def test_the_monographs_predictions_without_their_leaks(monkeypatch, capsys, tmp
 
 @needs_shared
 @pytest.mark.long
-def test_the_page_about_scores_shows_these_figures(monkeypatch, capsys) -> None:
+def test_the_page_about_scores_shows_these_figures() -> None:
     page = (Path(__file__).parent.parent / "docs/scores.md").read_text(encoding="utf-8")
     shown = {"QA": "qa", "summarization": "summarization", "rewriting": "rewriting"}
     metrics = {"exact match": "exact_match", "token F1": "f1", "ROUGE-L": "rougeL"}
-    found = [run(monkeypatch, capsys, PREDICTIONS, "--by", "task", *more) for more in ([], ["--strip-leaks"])]
+    found = [scored(PREDICTIONS, "--by", "task", *more) for more in ([], ["--strip-leaks"])]
     rows = re.findall(r"^\| (\w+), ([\w -]+?) \| (.*) \|$", page, re.MULTILINE)
     assert len(rows) == 8
     for task, metric, cells in rows:

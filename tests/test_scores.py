@@ -11,6 +11,7 @@ from typing import Any, get_args
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from parsed import nodes_of, tree_of
 from report_fixture import MANIFEST, SCORES, write_run
 
 from afina.errors import AfinaError
@@ -92,9 +93,7 @@ def test_no_other_module_repeats_the_names_of_the_figures() -> None:
     readers = {ROOT / "afina/walk/describe.py", ROOT / "afina/export/card.py", *(ROOT / "afina/report").glob("*.py")}
     readers -= {ROOT / "afina/report/known.py"}  # words for catalogues, no keys
     for file in {*readers, *owners}:
-        written = {
-            node.value for node in ast.walk(ast.parse(file.read_text("utf-8"))) if isinstance(node, ast.Constant)
-        }
+        written = {node.value for node in nodes_of(tree_of(file)) if isinstance(node, ast.Constant)}
         assert bool(written & keys) is (file in owners), f"{file}: {written & keys}"
 
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from called import call_afina
 from safetensors.torch import load_file
-from tiny import make_base
+from tiny import make_base, same_tensors
 
-from afina import cli
 from afina.cli.opened import walk_of
 from afina.errors import DataError
 from afina.report.read import read_run
@@ -54,7 +53,7 @@ def recipe(folder: Path, base: Path, *sources: str, train: str = "", adapter: st
     (folder / "recipe.yaml").write_text(
         f"name: two\nbase: {base}\nsources:\n{listed}\ndataset: {{language: pt-PT, validation: 0.2}}\n"
         f"adapter: {{{adapter}}}\n"
-        f"train: {{max_length: 64, batch_tokens: 256, learning_rate: 0.005, checkpoint_seconds: 1.0e-9, {train}}}\n"
+        f"train: {{max_length: 64, batch_tokens: 256, learning_rate: 0.005, {train}}}\n"
         "evaluate: {samples: 12, max_new_tokens: 12}\n",
         encoding="utf-8",
     )
@@ -65,7 +64,8 @@ class Killed(BaseException):
 
 
 def walk(*overrides: str, kill_at: tuple[str | None, int] | None = None) -> list[str]:
-    """Run the recipe up to its training; what was said. May end right after a stage's checkpoint."""
+    """Run the recipe up to its training; what was said. May end right after a stage's checkpoint, one a step then."""
+    often = ("train.checkpoint_seconds=1e-9",) if kill_at else ()
     said: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("afina.cli.opened.say", said.append)
@@ -77,7 +77,7 @@ def walk(*overrides: str, kill_at: tuple[str | None, int] | None = None) -> list
                 raise Killed
 
         patch.setattr(Run, "log", log)
-        with walk_of(Path("recipe.yaml"), list(overrides), Path("runs")) as opened:
+        with walk_of(Path("recipe.yaml"), [*overrides, *often], Path("runs")) as opened:
             walk_through(opened, until="train")
     return said
 
@@ -85,10 +85,6 @@ def walk(*overrides: str, kill_at: tuple[str | None, int] | None = None) -> list
 def result(folder: Path = Path("runs/two")) -> dict[str, torch.Tensor]:
     file = next(iter((folder / "adapter").glob("*.safetensors")), folder / "model/model.safetensors")
     return load_file(file)
-
-
-def same(first, second) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_documents_first_then_answers_each_with_its_own_curve(project: Path):
@@ -114,7 +110,7 @@ def test_documents_first_then_answers_each_with_its_own_curve(project: Path):
     assert len(run.events("step")) == done["train"]["steps"]
     # the second stage's checkpoints begin where the first ended
     first, second = load_file(folder / "first/adapter/adapter_model.safetensors"), result()
-    assert first.keys() == second.keys() and not same(first, second)
+    assert first.keys() == second.keys() and not same_tensors(first, second)
     assert {"first/checkpoints", "checkpoints"} <= {
         f"{place.parent.relative_to(folder)}" for place in folder.rglob("step-*")
     }
@@ -124,7 +120,9 @@ def test_the_second_stage_starts_from_the_first(project: Path):
     """At a rate of zero nothing changes: what comes out is what the first stage left."""
     walk("train.learning_rate=0.0", "train.tries=0")
     first = load_file(Path("runs/two/first/adapter/adapter_model.safetensors"))
-    assert same(first, result()) and any(weight.abs().sum() > 0 for name, weight in first.items() if "lora_B" in name)
+    assert same_tensors(first, result()) and any(
+        weight.abs().sum() > 0 for name, weight in first.items() if "lora_B" in name
+    )
 
 
 @pytest.mark.parametrize(
@@ -148,7 +146,7 @@ def test_killed_in_either_stage_it_ends_bitwise_the_same(project: Path, base: Pa
     said = walk()
     assert any("first: done before, unchanged, kept" in line for line in said)
     assert any("train: goes on from step 3" in line for line in said)
-    assert same(result(), whole)
+    assert same_tensors(result(), whole)
     for file in first.glob("*/*.safetensors"):
         assert file.read_bytes() == (Path("runs/two/first") / file.relative_to(first)).read_bytes()
 
@@ -162,7 +160,7 @@ def test_a_change_of_a_stage_redoes_it_and_what_follows(project: Path):
     said = walk("train.epochs=1", "train.first.epochs=1")
     assert any("first.epochs" in line or "train.epochs: 3.0 -> 1.0" in line for line in said)
     assert any("starts_from" in line for line in said)
-    assert not same(result(), before)
+    assert not same_tensors(result(), before)
     assert list(Path("runs/two/replaced").rglob("adapter_model.safetensors"))
 
 
@@ -200,20 +198,15 @@ def test_empty_and_equal_answers_are_told(project: Path, base: Path):
 
 
 @pytest.mark.long
-def test_answers_first_then_preferences_and_the_better_style_wins(project: Path, base: Path, monkeypatch, capsys):
+def test_answers_first_then_preferences_and_the_better_style_wins(project: Path, base: Path):
     train = "method: dpo, epochs: 4, first: {method: sft, epochs: 12, learning_rate: 0.01}"
     recipe(project, base, "rows.jsonl", "pairs.jsonl", train=train, adapter="kind: none")
-    monkeypatch.setattr(sys, "argv", ["afina", "run", "recipe.yaml"])
-    try:
-        cli.main()
-    except SystemExit as ended:
-        assert not ended.code
-    out = capsys.readouterr()
+    said = call_afina("run", "recipe.yaml").stdout
     folder = Path("runs/two")
     scores = json.loads((folder / "scores.json").read_text())
     assert scores["pairs"]["after"]["accuracy"] == 1.0
     assert scores["pairs"]["after"]["margin"] > scores["pairs"]["before"]["margin"] + 0.5
-    assert "held-out preferences: the better answer is the likelier in" in out.out
+    assert "held-out preferences: the better answer is the likelier in" in said
 
     events = read_metrics(folder)
     first = next(event for event in events if event["event"] == "step" and "stage" not in event)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import test_stages
-from test_stages import Killed, recipe, result, same, walk
-from tiny import make_base
+from test_stages import Killed, recipe, result, walk
+from tiny import make_base, same_tensors
 
 from afina.cli.opened import walk_of
 from afina.errors import BaseError, RecipeError
@@ -51,10 +51,10 @@ def test_a_training_starts_from_the_weights_of_the_run_that_it_names(project: Pa
     begin(project, base, adapter)
     old = result(OLD)
     begun = first_weights("name=next", "start_from=runs/two")
-    assert all(same({"w": old[name]}, {"w": begun[name]}) for name in old), "not one step of it is lost"
+    assert all(same_tensors({"w": old[name]}, {"w": begun[name]}) for name in old), "not one step of it is lost"
     with walk_of(Path("recipe.yaml"), ["name=next", "start_from=runs/two"], Path("runs")) as context:
         walk_through(context)
-    assert not same(result(NEW), old) and result(NEW).keys() == old.keys()
+    assert not same_tensors(result(NEW), old) and result(NEW).keys() == old.keys()
     losses = [
         next(event["loss"] for event in read_metrics(folder) if event["event"] == "step") for folder in (OLD, NEW)
     ]
@@ -76,7 +76,7 @@ def test_one_that_is_killed_goes_on_and_ends_as_if_it_had_not_been(project: Path
     with pytest.raises(Killed):
         walk(*more, kill_at=(None, 2))
     said = walk(*more)
-    assert any("goes on from step 2" in line for line in said) and same(result(NEW), right)
+    assert any("goes on from step 2" in line for line in said) and same_tensors(result(NEW), right)
 
 
 @pytest.mark.long
@@ -96,7 +96,7 @@ def test_more_epochs_of_a_finished_run_are_offered_its_weights_and_the_offer_lea
     offer = next(line for line in said if "start_from=" in line)
     assert "train.epochs: 1.0 -> 2.0" in next(line for line in said if "started anew" in line)
     begun = first_weights("train.epochs=2", "start_from=" + offer.partition("start_from=")[2])
-    assert same(old, {name: begun[name] for name in old})
+    assert same_tensors(old, {name: begun[name] for name in old})
     said = walk("adapter.rank=2")
     assert not any("start_from=" in line for line in said), "weights of another shape are no start"
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
+from called import call_afina
 from tiny import make_base, make_recipe, make_tokenizer
 
-from afina import cli
 from afina.dataset.audit.audit import Audit, audit_files
 from afina.dataset.audit.token_audit import TokenAudit, TokenView
 from afina.recipe import Chat, Recipe
@@ -187,14 +186,10 @@ def test_an_end_token_inside_the_data_is_found(tmp_path: Path, base: Path):
     assert "special_token_in_text" in found and "end_token_doubled" not in found  # it is learned as words
 
 
-def test_the_command_line(tmp_path: Path, base: Path, monkeypatch, capsys):
+def test_the_command_line(tmp_path: Path, base: Path):
     file = rows(tmp_path, [(f"Onde {n}?", "Faro " * (5 + n)) for n in range(30)])
-    words = ["afina", "data", "audit", str(file), "--base", str(base), "--set", "train.max_length=32", "--json"]
-    monkeypatch.setattr(sys, "argv", words)
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    found = {item["name"]: item for item in json.loads(capsys.readouterr().out)["findings"]}
-    assert ended.value.code == 3
+    done = call_afina("data", "audit", file, "--base", base, "--set", "train.max_length=32", "--json", check=3)
+    found = {item["name"]: item for item in json.loads(done.stdout)["findings"]}
     assert "longer than train.max_length (32 tokens)" in found["over_length"]["what"]
     assert found["over_length"]["examples"][0]["where"].startswith(str(file))
 

@@ -3,14 +3,13 @@ text is passed over, and rows whose letters they lack are refused."""
 
 from __future__ import annotations
 
-import io
 import json
 import random
-import sys
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+from called import call_afina
 from hypothesis import given
 from hypothesis import strategies as st
 from sentencepiece import SentencePieceProcessor
@@ -18,7 +17,6 @@ from test_stages import write
 from thorough import times
 from tiny import make_base
 
-from afina import cli
 from afina.cli.opened import walk_of
 from afina.dataset.audit.audit import audit_files
 from afina.errors import BaseError, DataError, RecipeError
@@ -331,16 +329,6 @@ def test_held_out_rows_whose_letters_were_never_seen_stop_a_scratch_run(project:
 # ---- by name, and on the command line
 
 
-def afina(*words: str) -> tuple[int, str]:
-    out = io.StringIO()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["afina", *words])
-        patch.setattr(sys, "stdout", out)
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-    return int(ended.value.code or 0), out.getvalue()
-
-
 def test_what_names_no_tokenizer_says_so(tmp_path: Path):
     (tmp_path / "x.txt").write_text("a", encoding="utf-8")
     for name, what in (
@@ -370,23 +358,19 @@ def test_the_tokenizer_of_a_real_base(smollm2: Path):
 
 
 def test_train_inspect_and_compare(project: Path):
-    code, said = afina(
-        "tokenizer", "train", "docs/train/a.txt", "--kind", "bpe", "--vocab", "380", "--out", "own", "--json"
-    )
-    made = json.loads(said)
-    assert code == 0 and made["vocab"] <= 380 and made["kind"] == "bpe"
-    assert afina("tokenizer", "train", "docs", "--out", "own")[0] == 2, "it is there already"
-    assert afina("tokenizer", "train", "recipe.yaml", "--out", "of-recipe")[0] == 0
+    words = ("tokenizer", "train", "docs/train/a.txt", "--kind", "bpe", "--vocab", 380, "--out", "own", "--json")
+    made = json.loads(call_afina(*words).stdout)
+    assert made["vocab"] <= 380 and made["kind"] == "bpe"
+    call_afina("tokenizer", "train", "docs", "--out", "own", check=2)  # it is there already
+    call_afina("tokenizer", "train", "recipe.yaml", "--out", "of-recipe")
     assert open_pieces("of-recipe").kind == "characters with byte fallback"
-    code, said = afina(
-        "tokenizer", "compare", "own", "of-recipe", "--json", "--", "docs/train/a.txt", "docs/valid/b.txt"
-    )
-    own, characters = json.loads(said)
-    assert code == 0 and own["sha256"] == made["sha256"] and own["characters"] == characters["characters"]
+    texts = ("docs/train/a.txt", "docs/valid/b.txt")
+    own, characters = json.loads(call_afina("tokenizer", "compare", "own", "of-recipe", "--json", "--", *texts).stdout)
+    assert own["sha256"] == made["sha256"] and own["characters"] == characters["characters"]
     assert own["characters_per_token"] > characters["characters_per_token"] and own["fallback_ratio"] > 0.2
     assert set(own["languages"]) == {"pt", "other"} and own["languages"]["pt"]["fallback_ratio"] == 0
     assert own["used_share"] == own["used"] / (own["vocabulary"] - 6)
-    code, said = afina("tokenizer", "inspect", "own", "docs/train/a.txt")
-    assert code == 0 and "BPE with byte fallback" in said and "frequent words in the most pieces" in said
-    assert json.loads(afina("tokenizer", "inspect", "own", "--json")[1])["special"] == 6
-    assert afina("tokenizer", "inspect", "docs")[0] == 2
+    said = call_afina("tokenizer", "inspect", "own", "docs/train/a.txt").stdout
+    assert "BPE with byte fallback" in said and "frequent words in the most pieces" in said
+    assert json.loads(call_afina("tokenizer", "inspect", "own", "--json").stdout)["special"] == 6
+    call_afina("tokenizer", "inspect", "docs", check=2)

@@ -7,7 +7,8 @@ import struct
 from pathlib import Path
 
 import pytest
-from test_walk import afina, write_project
+from called import call_afina
+from test_walk import write_project
 
 from afina.errors import RecipeError
 from afina.train import trackers
@@ -195,7 +196,7 @@ def test_a_run_sends_its_figures(tmp_path):
     """From the command line, with the choice of how to compute beside it."""
     pytest.importorskip("tensorboard")
     write_project(tmp_path)
-    shown = afina(tmp_path, "train", "recipe.yaml", "train.trackers=[tensorboard]", "train.epochs=1")
+    shown = call_afina("train", "recipe.yaml", "train.trackers=[tensorboard]", "train.epochs=1", folder=tmp_path)
     assert (
         "train: fp32, torch kernels, not compiled, adamw (compiled layers were measured slower on a CPU)"
         in shown.stderr

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import make_base, make_recipe, make_rows
+from tiny import make_base, make_recipe, make_rows, same_tensors
 
 from afina.errors import AfinaError, TrainingDiverged
 from afina.model.load_torch import attach_adapter, load_base
@@ -202,7 +202,7 @@ def test_killed_and_resumed_is_bitwise_uninterrupted(base, tmp_path, dropout, ba
     assert log.events[0] == {"event": "resumed", "step": 5}
     assert (again.step, again.tokens) == (state.step, state.tokens)
     first, second = adapter_weights(whole), adapter_weights(resumed)
-    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert same_tensors(first, second)
 
 
 def test_damaged_checkpoint_is_named_and_passed_over(base, tmp_path):

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from called import call_afina
 from safetensors.torch import load_file
-from test_bad_input import call
 from test_train import BACK_ENDS, CPU, Recorder, adapter_weights, run_training
 from test_walk import write_project
-from tiny import make_base, make_recipe, make_rows
+from tiny import make_base, make_recipe, make_rows, same_tensors
 
 import afina.train.backend_torch as backend_torch
 import afina.train.checkpoint as checkpoint
@@ -66,10 +66,6 @@ def expected(base, tmp_path_factory):
     """The adapter of a training that nothing disturbs, with dropout."""
     recipe = make_recipe(base, train=OFTEN, adapter=DROPOUT)
     return adapter_weights(run_training(base, tmp_path_factory.mktemp("whole"), recipe)[0])
-
-
-def same(first, second):
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 def events(log, name):
@@ -130,7 +126,7 @@ def test_going_back_restores_weights_moments_and_generators(base, tmp_path, eith
         return state
 
     monkeypatch.setattr(guard.LastGood, "go_back", unpunished)
-    assert same(adapter_weights(run_training(base, tmp_path / "nan", either)[0]), whole)
+    assert same_tensors(adapter_weights(run_training(base, tmp_path / "nan", either)[0]), whole)
 
 
 TOO_FAST = {"torch": 200.0, "mlx": 1e12}
@@ -151,7 +147,7 @@ def test_killed_around_a_nan_it_ends_bitwise_the_same(base, tmp_path, monkeypatc
         run_training(base, tmp_path / "killed", recipe, Recorder(die_after=die_after))
     resumed, again, _, _ = run_training(base, tmp_path / "killed", recipe)
     assert (again.tries, again.rate_factor, again.step) == (state.tries, state.rate_factor, state.step)
-    assert same(adapter_weights(resumed), adapter_weights(whole))
+    assert same_tensors(adapter_weights(resumed), adapter_weights(whole))
 
 
 def test_trained_weights_too_large_for_memory_go_back_to_the_newest_checkpoint(base, tmp_path, monkeypatch):
@@ -255,7 +251,7 @@ def test_killed_after_out_of_memory_it_goes_on_with_the_smaller_batches(base, tm
         run_training(base, tmp_path / "killed", recipe, Recorder(die_after=4))
     resumed, _, log, _ = run_training(base, tmp_path / "killed", recipe)
     assert not events(log, "smaller_batches")
-    assert same(adapter_weights(resumed), whole)
+    assert same_tensors(adapter_weights(resumed), whole)
 
 
 @pytest.mark.long
@@ -349,9 +345,11 @@ def test_patience_stops_and_keeps_the_best_weights(base, tmp_path, monkeypatch):
     assert (state.best_step, state.best_loss, state.step) == (measured[1], 2.0, measured[3])
     assert "no better held-out loss in 2" in state.stopped and events(log, "stopped_early")
     best = load_file(tmp_path / f"step-{measured[1]:08d}/weights.safetensors")
-    assert same(adapter_weights(model), best) and same(load_file(tmp_path / "best/weights.safetensors"), best)
+    assert same_tensors(adapter_weights(model), best) and same_tensors(
+        load_file(tmp_path / "best/weights.safetensors"), best
+    )
     again, state, log, _ = run_training(base, tmp_path, recipe)
-    assert not events(log, "step") and same(adapter_weights(again), best)
+    assert not events(log, "step") and same_tensors(adapter_weights(again), best)
 
 
 def test_best_is_kept_without_patience_and_the_last_weights_are_used(base, tmp_path, monkeypatch):
@@ -360,7 +358,7 @@ def test_best_is_kept_without_patience_and_the_last_weights_are_used(base, tmp_p
     model, state, log, _ = run_training(base, tmp_path, recipe)
     assert sorted(folder.name for folder in tmp_path.iterdir()) == ["best", f"step-{state.step:08d}"]
     assert json.loads((tmp_path / "best/state.json").read_text())["step"] == events(log, "validation")[0]["step"]
-    assert same(adapter_weights(model), load_file(tmp_path / f"step-{state.step:08d}/weights.safetensors"))
+    assert same_tensors(adapter_weights(model), load_file(tmp_path / f"step-{state.step:08d}/weights.safetensors"))
 
 
 def test_damaged_best_is_not_used(base, tmp_path, monkeypatch):
@@ -380,7 +378,7 @@ def test_a_spent_budget_stops_with_a_checkpoint_and_a_larger_one_goes_on(base, t
             run_training(base, tmp_path, recipe, budget=budget)
     assert refused.value.exit_code == 4 and "larger budget goes on" in str(refused.value)
     model = run_training(base, tmp_path, recipe, budget=Budget(hours=1))[0]
-    assert same(adapter_weights(model), expected)
+    assert same_tensors(adapter_weights(model), expected)
 
 
 def test_a_budget_that_runs_out_while_training(base, tmp_path, recipe, expected, monkeypatch):
@@ -393,7 +391,7 @@ def test_a_budget_that_runs_out_while_training(base, tmp_path, recipe, expected,
     assert json.loads((saved / "state.json").read_text())["wall_seconds"] >= 36
     with pytest.raises(DoesNotFit, match="used up at step"):  # what was spent is not forgotten
         run_training(base, tmp_path, recipe, budget=Budget(hours=0.01))
-    assert same(adapter_weights(run_training(base, tmp_path, recipe, budget=Budget(hours=1))[0]), expected)
+    assert same_tensors(adapter_weights(run_training(base, tmp_path, recipe, budget=Budget(hours=1))[0]), expected)
 
 
 def test_steps_tell_speed_memory_time_left_and_money(base, tmp_path):
@@ -470,7 +468,7 @@ def test_twenty_kills_anywhere_even_while_saving_end_bitwise_the_same(base, tmp_
                 break
     model, *_ = run_training(base, tmp_path, recipe)
     assert kills == 20, "the training was over before the kills came"
-    assert same(adapter_weights(model), expected)
+    assert same_tensors(adapter_weights(model), expected)
     assert not list(tmp_path.glob("step-*.partial"))
 
 
@@ -484,7 +482,7 @@ def test_sigterm_then_the_same_again_is_bitwise_uninterrupted(base, tmp_path, ei
     for _ in range(2):
         with pytest.raises(loop.Stopped):
             run_training(base, tmp_path, either, Signals())
-    assert same(adapter_weights(run_training(base, tmp_path, either)[0]), expected_of_either)
+    assert same_tensors(adapter_weights(run_training(base, tmp_path, either)[0]), expected_of_either)
 
 
 @pytest.mark.parametrize(
@@ -499,7 +497,7 @@ def test_truncated_checkpoint_is_passed_over(base, tmp_path, recipe, expected, f
     path.write_bytes(path.read_bytes()[:-1])
     model, _, log, said = run_training(base, tmp_path, recipe)
     assert log.events[0] == {"event": "resumed", "step": 5} and f"damaged ({file}" in said[0]
-    assert same(adapter_weights(model), expected)
+    assert same_tensors(adapter_weights(model), expected)
 
 
 def test_full_disk_leaves_whole_checkpoints_and_the_same_command_goes_on(base, tmp_path, recipe, expected, monkeypatch):
@@ -519,11 +517,11 @@ def test_full_disk_leaves_whole_checkpoints_and_the_same_command_goes_on(base, t
     assert all(checkpoint.checkpoint_problem(folder) is None for folder in tmp_path.iterdir())
     model, _, log, _ = run_training(base, tmp_path, recipe)
     assert log.events[0]["event"] == "resumed"
-    assert same(adapter_weights(model), expected)
+    assert same_tensors(adapter_weights(model), expected)
 
 
 @pytest.mark.long
-def test_a_spent_budget_through_the_command_line(tmp_path, monkeypatch, capsys):
+def test_a_spent_budget_through_the_command_line(tmp_path, monkeypatch):
     """Exit code 4; the same command with a larger budget goes on in the same checkpoints."""
     import afina.plan.check
     from afina.train.meter import Meter
@@ -535,8 +533,8 @@ def test_a_spent_budget_through_the_command_line(tmp_path, monkeypatch, capsys):
         patch.setattr(afina.plan.check, "check_plan", lambda *_, **__: None)  # the plan itself would refuse it
         reads = iter(range(10**9))
         patch.setattr(Meter, "wall_seconds", property(lambda _: 1e-9 if next(reads) < 20 else 1e9))
-        code, said = call(monkeypatch, capsys, "train", "recipe.yaml", often, "budget.hours=2")
-    assert (code, "budget.hours (2) is used up at step" in said) == (4, True), said
+        said = call_afina("train", "recipe.yaml", often, "budget.hours=2", check=4).stderr
+    assert "budget.hours (2) is used up at step" in said
     saved = sorted((tmp_path / "runs/clube/checkpoints").glob("step-*"))
     assert saved and recipe.exists()
     state = json.loads((saved[-1] / "state.json").read_text()) | {"wall_seconds": 1.0}
@@ -544,8 +542,8 @@ def test_a_spent_budget_through_the_command_line(tmp_path, monkeypatch, capsys):
     hashes = json.loads((saved[-1] / "hashes.json").read_text())
     hashes["state.json"] = checkpoint.hash_file(saved[-1] / "state.json")
     (saved[-1] / "hashes.json").write_text(json.dumps(hashes))
-    code, said = call(monkeypatch, capsys, "train", "recipe.yaml", often, "budget.hours=3")
-    assert (code, f"goes on from step {state['step']}" in said) == (0, True), said
+    said = call_afina("train", "recipe.yaml", often, "budget.hours=3").stderr
+    assert f"goes on from step {state['step']}" in said
     assert not (tmp_path / "runs/clube/replaced").exists()
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 from test_train import CPU, Recorder, adapter_weights, run_training
-from tiny import make_base, make_recipe, make_rows
+from tiny import make_base, make_recipe, make_rows, same_tensors
 
 import afina.model.loss_torch as loss_torch
 from afina.errors import RecipeError
@@ -24,10 +24,6 @@ OFTEN = {"checkpoint_seconds": 1e-9, "epochs": 1}
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     return make_base(tmp_path_factory.mktemp("base"))
-
-
-def same(first, second):
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 def count(kept):
@@ -54,7 +50,7 @@ def test_killed_and_resumed_is_bitwise_uninterrupted(base, tmp_path, options):
     with pytest.raises(KeyboardInterrupt):
         run_training(base, tmp_path / "killed", recipe, Recorder(die_after=5))
     model, *_ = run_training(base, tmp_path / "killed", recipe)
-    assert same(adapter_weights(model), whole)
+    assert same_tensors(adapter_weights(model), whole)
 
 
 def test_noise_is_there_only_while_training(base, tmp_path):
@@ -90,7 +86,7 @@ def test_activations_computed_again_give_the_same_gradients(base):
         gradients = {name: weight.grad for name, weight in model.named_parameters() if weight.requires_grad}
         found.append((loss.item(), gradients, sum(kept)))
     assert found[0][0] == found[1][0]
-    assert same(found[0][1], found[1][1])
+    assert same_tensors(found[0][1], found[1][1])
     assert found[1][2] < 0.5 * found[0][2]
 
 
@@ -108,7 +104,7 @@ def test_eight_bit_state_goes_through_the_checkpoint(base, tmp_path):
     assert tensors["0.state1"].dtype == torch.uint8 and tensors["1.state1"].dtype == torch.float32
     other = make_optimizer(weights, settings, CPU)
     restore_optimizer(other, tensors)
-    assert same(optimizer_tensors(other), tensors)
+    assert same_tensors(optimizer_tensors(other), tensors)
 
 
 def test_paging_without_a_gpu_is_refused(base, tmp_path):

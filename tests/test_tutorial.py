@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import shlex
 import shutil
 import subprocess
-import sys
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import pytest
+from called import call_afina
 from tutorial import FILES, ROOT, Step, differences, run_steps, steps_of, workplace
-
-from afina import cli
 
 PAGE = (ROOT / "docs/tutorial.md").read_text(encoding="utf-8")
 WITHOUT_A_BASE = ("ls", "head", "grep", "afina data audit", "afina recipe init", "afina data build", "afina data show")
@@ -30,9 +27,7 @@ def test_the_tutorial_goes_from_files_to_a_served_adapter() -> None:
     assert [word for word in wanted if not any(each.startswith(f"afina {word}") for each in commands)] == []
 
 
-def test_what_needs_no_model_prints_what_the_tutorial_shows(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_needs_no_model_prints_what_the_tutorial_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In this process, which has the libraries loaded already."""
     shutil.copytree(FILES, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
@@ -41,10 +36,7 @@ def test_what_needs_no_model_prints_what_the_tutorial_shows(
             (tmp_path / step.file).write_text(step.content, encoding="utf-8")
             continue
         if step.command.startswith("afina "):
-            monkeypatch.setattr(sys, "argv", shlex.split(step.command))
-            with contextlib.suppress(SystemExit):
-                cli.main()
-            printed = capsys.readouterr().out
+            printed = call_afina(*shlex.split(step.command)[1:], check=None).stdout
         else:
             printed = subprocess.run(step.command, shell=True, capture_output=True, text=True, check=True).stdout
         assert differences(step, printed.splitlines()) == [], step.command

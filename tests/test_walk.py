@@ -7,15 +7,15 @@ import json
 import random
 import re
 import shutil
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from forked import Forked, run_afina
+from called import call_afina
+from forked import Forked
 from safetensors.torch import load_file
-from tiny import make_base
+from tiny import make_base, same_tensors
 
 MANUAL = """# Manual do Clube
 
@@ -59,7 +59,7 @@ sources:
   - path: rows.jsonl
 dataset: {{language: pt-PT, section_chars: 120, validation: 0.1}}
 adapter: {{rank: 4, alpha: 8, dropout: 0.1}}
-train: {{epochs: 3, max_length: 64, batch_tokens: 128, learning_rate: 0.005, checkpoint_seconds: 0.05}}
+train: {{epochs: 3, max_length: 64, batch_tokens: 128, learning_rate: 0.005}}
 evaluate:
   samples: 2
   questions: 0
@@ -72,10 +72,6 @@ evaluate:
     return recipe
 
 
-def afina(folder: Path, *arguments: str | Path, check: int | None = 0) -> subprocess.CompletedProcess[str]:
-    return run_afina(*arguments, folder=folder, check=check)
-
-
 def adapter_of(run: Path) -> dict[str, torch.Tensor]:
     return load_file(run / "adapter/adapter_model.safetensors")
 
@@ -85,7 +81,7 @@ def finished(tmp_path_factory):
     """A project whose run has finished without interruption."""
     folder = tmp_path_factory.mktemp("project")
     write_project(folder)
-    afina(folder, "run", "recipe.yaml")
+    call_afina("run", "recipe.yaml", folder=folder)
     return folder
 
 
@@ -109,7 +105,7 @@ def test_tasks_and_losses_are_measured_before_and_after(finished):
     assert learned["before"]["loss"] == pytest.approx(scores["loss"]["before"]["loss"], rel=1e-4)
     assert learned["difference"]["high"] < 0, "three epochs on a random base: the loss falls on every row"
     assert every["after"]["tokens"] > learned["after"]["tokens"]
-    shown = afina(finished, "eval", "runs/clube").stdout
+    shown = call_afina("eval", "runs/clube", folder=finished).stdout
     assert "task nascimento: n = 6, seeds 1, 2" in shown and "answers (and texts): loss" in shown
     assert "nascimento" in (finished / "runs/clube/report.html").read_text()
 
@@ -137,7 +133,7 @@ def test_plain_peft_opens_the_adapter(finished):
 
 def test_a_second_run_redoes_nothing(finished):
     before = (finished / "runs/clube/metrics.jsonl").read_text()
-    again = afina(finished, "run", "recipe.yaml")
+    again = call_afina("run", "recipe.yaml", folder=finished)
     for stage in ("dataset", "audit", "plan", "train", "evaluate"):
         assert f"{stage}: done before, unchanged, kept" in again.stderr
     assert (finished / "runs/clube/metrics.jsonl").read_text() == before
@@ -148,17 +144,17 @@ def test_a_change_is_told_and_what_it_replaces_is_kept(finished, tmp_path):
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".lock"))
     old = adapter_of(tmp_path / "runs/clube")
     # A single epoch may leave answers that the guardrails refuse: exit code 5, after everything was written.
-    changed = afina(tmp_path, "run", "recipe.yaml", "train.epochs=1", f"base={finished}/base", check=None)
+    changed = call_afina("run", "recipe.yaml", "train.epochs=1", f"base={finished}/base", check=None, folder=tmp_path)
     assert changed.returncode in (0, 5), changed.stderr
     assert "dataset: redone" not in changed.stderr
     assert "train.epochs: 3.0 -> 1.0" in changed.stderr
     assert re.search("[1-9]\\d* answers of the base kept from before, 0 answers of the trained model", changed.stderr)
     kept = list((tmp_path / "runs/clube/replaced").rglob("adapter_model.safetensors"))
-    assert kept and all(torch.equal(old[name], weight) for name, weight in load_file(kept[0]).items())
+    assert kept and same_tensors(old, load_file(kept[0]))
     (tmp_path / "docs/manual.md").write_text(
         (tmp_path / "docs/manual.md").read_text(encoding="utf-8").replace("7000", "9000"), encoding="utf-8"
     )
-    data = afina(tmp_path, "train", "recipe.yaml", "train.epochs=1", f"base={finished}/base")
+    data = call_afina("train", "recipe.yaml", "train.epochs=1", f"base={finished}/base", folder=tmp_path)
     assert "manual.md changed" in data.stderr
     assert "train: started anew, because of dataset changed" in data.stderr
 
@@ -172,15 +168,15 @@ def test_killed_at_random_moments_it_ends_bitwise_the_same(finished, tmp_path, k
     pick = random.Random()
     stages = json.loads((finished / "runs/clube/stages.json").read_text()).values()
     moments = [pick.uniform(0.0, sum(stage["seconds"] for stage in stages)) for _ in range(kills)]
+    settings = (f"base={finished}/base", "train.checkpoint_seconds=0.05")
     for moment in moments:
-        process = Forked(["run", "recipe.yaml", f"base={finished}/base"], tmp_path)
+        process = Forked(["run", "recipe.yaml", *settings], tmp_path)
         time.sleep(moment)
         process.kill()
         process.wait()
-    afina(tmp_path, "run", "recipe.yaml", f"base={finished}/base")
+    call_afina("run", "recipe.yaml", *settings, folder=tmp_path)
     expected, found = adapter_of(finished / "runs/clube"), adapter_of(tmp_path / "runs/clube")
-    assert expected.keys() == found.keys()
-    assert all(torch.equal(expected[name], found[name]) for name in expected), f"killed at {moments}"
+    assert same_tensors(expected, found), f"killed at {moments}"
 
 
 def test_an_adapter_is_refused_on_another_base(finished, tmp_path):
@@ -188,17 +184,19 @@ def test_an_adapter_is_refused_on_another_base(finished, tmp_path):
     other = make_base(tmp_path / "other", seed=1)
     recipe = tmp_path / "clube/recipe.yaml"
     recipe.write_text(recipe.read_text(encoding="utf-8").replace(str(finished / "base"), str(other)), encoding="utf-8")
-    refused = afina(tmp_path, "chat", "clube", "--ask", "Onde?", check=2)
+    refused = call_afina("chat", "clube", "--ask", "Onde?", check=2, folder=tmp_path)
     assert "weights differ" in refused.stderr
 
 
 def test_chat_compare_report_show_and_eval(finished):
-    answer = json.loads(afina(finished, "chat", "runs/clube", "--ask", "Onde?", "--compare", "--json").stdout)
+    answer = json.loads(
+        call_afina("chat", "runs/clube", "--ask", "Onde?", "--compare", "--json", folder=finished).stdout
+    )
     assert set(answer) == {"base", "trained"}
-    comparison = json.loads(afina(finished, "compare", "runs/clube", "runs/clube", "--json").stdout)
+    comparison = json.loads(call_afina("compare", "runs/clube", "runs/clube", "--json", folder=finished).stdout)
     assert comparison
-    assert "tokens" in afina(finished, "data", "show", "runs/clube", "--tokens", "--count", "2").stdout
-    assert "rows.jsonl" in afina(finished, "data", "show", "runs/clube", "--count", "50").stdout
-    assert json.loads(afina(finished, "eval", "runs/clube", "--json").stdout)["passed"] is True
-    assert afina(finished, "report", "runs/clube").stdout.strip().endswith("report.html")
-    assert json.loads(afina(finished, "doctor", "--json").stdout)
+    assert "tokens" in call_afina("data", "show", "runs/clube", "--tokens", "--count", "2", folder=finished).stdout
+    assert "rows.jsonl" in call_afina("data", "show", "runs/clube", "--count", "50", folder=finished).stdout
+    assert json.loads(call_afina("eval", "runs/clube", "--json", folder=finished).stdout)["passed"] is True
+    assert call_afina("report", "runs/clube", folder=finished).stdout.strip().endswith("report.html")
+    assert json.loads(call_afina("doctor", "--json", folder=finished).stdout)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from called import call_afina
 from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
@@ -35,7 +36,6 @@ from watched import (
     write_watched,
 )
 
-from afina.cli import main
 from afina.errors import RecipeError
 from afina.run import parse_json, read_metrics
 from afina.watch.chart import TextCurve, draw_chart
@@ -373,27 +373,17 @@ def test_a_chart_of_one_point_and_of_none() -> None:
 # ---- the verb
 
 
-def test_once_prints_a_frame_and_json_the_values(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def call(*words: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["afina", "watch", *words])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return int(ended.value.code or 0), "".join(capsys.readouterr())
-
+def test_once_prints_a_frame_and_json_the_values(tmp_path: Path) -> None:
     run = write_watched(tmp_path / "run", overfitting())
-    code, shown = call(str(run), "--once")
-    assert code == 0
+    shown = call_afina("watch", run, "--once").stdout
     assert shown.startswith("KILLED  clube\nit ended without a word in the stage train, after step 200\n")
-    values = json.loads(call(str(run), "--json")[1])
+    values = json.loads(call_afina("watch", run, "--json").stdout)
     assert (values["state"], values["trainings"][0]["step"], values["warnings"][0]["kind"]) == (
         "killed",
         200,
         "overfitting",
     )
-    code, said = call(str(tmp_path))
-    assert code == 2 and "there is no run here" in said
+    assert "there is no run here" in call_afina("watch", tmp_path, check=2).stderr
 
 
 def test_without_textual_the_error_names_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from forked import run_afina
+from called import call_afina
 from hypothesis import given
 from hypothesis import strategies as st
 from report_fixture import HOSTILE, SCORES, write_run
@@ -332,17 +332,17 @@ def test_a_run_from_scratch_keeps_windows_and_continuations(tmp_path):
         "  limits: {guardrails: {broken_words: 1, loops: 1, never_stops: 1, empty: 1, chat_markers: 1}}\n",
         encoding="utf-8",
     )
-    run_afina("run", "r.yaml", folder=tmp_path)
+    call_afina("run", "r.yaml", folder=tmp_path)
     scores = read_scores(tmp_path / "runs/s")
     assert scores is not None and scores.windows is not None and scores.continuations is not None
     assert (scores.windows.windows, scores.windows.context) == (3, 64)
     assert scores.windows.after.bits_per_byte < scores.windows.before.bits_per_byte
     assert scores.continuations.sampled.texts == 2 * len(PROMPT_SEEDS)
     assert scores.continuations.corpus.control == 0.0, "all documents are made of the same words"
-    said = run_afina("guardrails", "runs/s", "--words", "runs/s", "--json", folder=tmp_path).stdout
+    said = call_afina("guardrails", "runs/s", "--words", "runs/s", "--json", folder=tmp_path).stdout
     sampled, greedy = json.loads(said)["sets"]
     assert sampled["tokens"] == scores.continuations.sampled.tokens and sampled["tokenizer"] == greedy["tokenizer"]
     assert sampled["broken"]["count"] == scores.continuations.sampled.broken.count
-    assert "bits per byte" in run_afina("compare", "runs/s", "runs/s", folder=tmp_path).stdout
+    assert "bits per byte" in call_afina("compare", "runs/s", "runs/s", folder=tmp_path).stdout
     (tmp_path / "prompts.txt").write_text("\n", encoding="utf-8")
-    assert "holds no prompt" in run_afina("eval", "runs/s", folder=tmp_path, check=3).stderr
+    assert "holds no prompt" in call_afina("eval", "runs/s", folder=tmp_path, check=3).stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +23,12 @@ ROWS = [(f"Onde nasceu {a} {b}?", f"{b} de {a}") for a in NAMES for b in TOWNS]
 def make_tokenizer(folder: Path) -> Any:
     train_bpe([f"{question} {answer}" for question, answer in ROWS], 400, folder, 64)
     return load_tokenizer(str(folder), Chat())
+
+
+def same_tensors(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Tensor]) -> bool:
+    """Whether both hold the same tensors, bit for bit. Where both hold none, nothing was compared."""
+    assert first and second, "nothing to compare"
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 def asking(template: str | None = "any") -> Any:

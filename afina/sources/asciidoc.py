@@ -5,8 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from afina.sources.asciidoc_table import AsciiDocCell, read_cells, read_separated, rows_of
+from afina.sources.blocks import Block
 from afina.sources.files import FileText, SourceReading
-from afina.sources.rewriting import MarkdownWriter, Numbered, Piece, Rule, block_until, kept, numbered, pieces_of
+from afina.sources.rewriting import (
+    OTHERWISE,
+    MarkdownWriter,
+    Numbered,
+    Piece,
+    Rule,
+    block_until,
+    kept,
+    numbered,
+    pieces_of,
+)
 from afina.text.document import Document
 
 _HEADING = re.compile(r"(={1,6}|#{1,6})[ \t]+(\S.*)")
@@ -97,7 +109,7 @@ class _AsciiDoc:
             self.writer.drop("comments", text)
         elif _VERBATIM.fullmatch(text):
             return self.verbatim(lines, at)
-        elif text.startswith(("|===", ",===", "!===")):
+        elif text.startswith(("|===", ",===", ":===", "!===")):
             return self.table(lines, at)
         elif _ATTRIBUTE.fullmatch(text) or (self.in_header and _AUTHOR.fullmatch(text)):
             self.writer.drop("attributes of the document, and its author", text)
@@ -142,36 +154,44 @@ class _AsciiDoc:
         end = block_until(lines, at + 1, lambda line: line.rstrip() == closing)
         named = [part.strip() for part in self.attribute.split(",")]
         language = named[1] if len(named) > 1 and named[0] in ("source", "", "listing") else mark.strip("`-.+ ")
-        self.writer.drop("marks that Markdown writes otherwise", mark + (lines[end][1] if end < len(lines) else ""))
+        self.writer.drop(OTHERWISE, mark + (lines[end][1] if end < len(lines) else ""))
         self.writer.code(lines[at + 1 : end], language, lines[at][0])
         self.attribute = ""
         return end + 1
 
     def table(self, lines: Sequence[Numbered], at: int) -> int:
-        """Cells behind bars; a row is a line, or as many cells as the first line or `cols` has."""
-        mark = lines[at][1].strip()
+        """Cells behind bars; a row is as many columns as `cols` or the first line has. With commas or colons between
+        its values, a line is a row."""
+        writer, mark = self.writer, lines[at][1].strip()
         end = block_until(lines, at + 1, lambda line: line.strip() == mark)
-        self.writer.drop("marks that Markdown writes otherwise", mark + (lines[end][1] if end < len(lines) else ""))
-        bar = mark[0]
-        cells: list[tuple[int, str]] = []
-        wide = _columns_of(self.attribute)
-        for number, text in lines[at + 1 : end]:
-            pieces = text.split(bar)
-            if len(pieces) == 1:
-                if cells and text.strip():
-                    cells[-1] = (cells[-1][0], f"{cells[-1][1]} {text.strip()}")
-                elif text.strip():
-                    cells.append((number, text))
-                continue
-            self.writer.drop("marks that Markdown writes otherwise", bar * (len(pieces) - 1))
-            if pieces[0].strip():
-                cells += [(number, pieces[0])]
-            cells += [(number, piece) for piece in pieces[1:]]
-            wide = wide or len(pieces) - 1
-        rows = [cells[start : start + (wide or 1)] for start in range(0, len(cells), wide or 1)]
-        self.writer.table([(row[0][0], [cell for _, cell in row]) for row in rows])
+        writer.drop(OTHERWISE, mark + (lines[end][1] if end < len(lines) else ""))
+        separator = _separator_of(mark, self.attribute)
+        if separator in "|!":
+            cells, wide, marks = read_cells(lines[at + 1 : end], separator)
+            rows = list(rows_of(cells, _columns_of(self.attribute) or wide or 1))
+        else:
+            rows, marks = read_separated(lines[at + 1 : end], separator)
+        writer.drop(OTHERWISE, marks)
+        written: dict[int, Block] = {}
+        self.writer.table([(row[0].line if row else 0, [self.cell(cell, written) for cell in row]) for row in rows])
         self.attribute = ""
         return end + 1
+
+    def cell(self, cell: AsciiDocCell, written: dict[int, Block]) -> Block:
+        """One that stands there several times is the file's the first time, and added then."""
+        if block := written.get(id(cell)):
+            self.writer.marks.put("cell written several times", "".join(block.lines))
+            return block
+        return written.setdefault(id(cell), self.writer.cell(cell.text, cell.columns, cell.rows))
+
+
+def _separator_of(mark: str, attribute: str) -> str:
+    """
+    >>> _separator_of("|===", "%header,format=csv"), _separator_of(":===", ""), _separator_of("!===", "")
+    (',', ':', '!')
+    """
+    written = re.search(r"format=\"?(csv|dsv)\b", attribute)
+    return {"csv": ",", "dsv": ":"}[written[1]] if written else mark[0]
 
 
 def _columns_of(attribute: str) -> int:

@@ -9,7 +9,17 @@ import re
 from collections.abc import Iterator, Sequence
 
 from afina.sources.files import FileText, SourceReading
-from afina.sources.rewriting import MarkdownWriter, Numbered, Piece, Rule, block_until, kept, numbered, pieces_of
+from afina.sources.rewriting import (
+    OTHERWISE,
+    MarkdownWriter,
+    Numbered,
+    Piece,
+    Rule,
+    block_until,
+    kept,
+    numbered,
+    pieces_of,
+)
 from afina.text.document import Document
 
 _LEVELS = {"part": 1, "chapter": 1, "section": 2, "subsection": 3, "subsubsection": 4, "paragraph": 5}
@@ -100,7 +110,7 @@ def _step(writer: MarkdownWriter, lines: Sequence[Numbered], at: int) -> int:
         before, mark, rest = lines[end][1].partition(closing) if end < len(lines) else ("", "", "")
         first = code[3].partition(closing)[0] if end == at else code[3]
         opening = text[code.start() : code.start(3)]
-        writer.drop("marks that Markdown writes otherwise", opening + mark)
+        writer.drop(OTHERWISE, opening + mark)
         body = [(number, first)] if end == at else [(number, first), *lines[at + 1 : end], (number, before)]
         writer.code([line for line in body if line[1].strip() or len(body) > 2], code[2] or "", number)
         if rest.strip():

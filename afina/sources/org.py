@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from afina.sources.files import FileText, SourceReading
-from afina.sources.rewriting import MarkdownWriter, Numbered, Piece, Rule, block_until, kept, numbered
+from afina.sources.rewriting import OTHERWISE, MarkdownWriter, Numbered, Piece, Rule, block_until, kept, numbered
 from afina.text.document import Document
 
 _HEADING = re.compile(
@@ -54,7 +54,7 @@ def _step(writer: MarkdownWriter, lines: Sequence[Numbered], at: int) -> int:
         return end
     if text.lstrip().startswith(": "):
         end = block_until(lines, at, lambda line: not line.lstrip().startswith(":"))
-        writer.drop("marks that Markdown writes otherwise", ":" * (end - at))
+        writer.drop(OTHERWISE, ":" * (end - at))
         writer.code([(each, line.lstrip()[2:]) for each, line in lines[at:end]], "", number)
         return end
     if title := _TITLE.fullmatch(text):
@@ -78,7 +78,7 @@ def _step(writer: MarkdownWriter, lines: Sequence[Numbered], at: int) -> int:
 def _block(writer: MarkdownWriter, lines: Sequence[Numbered], at: int, begin: re.Match[str]) -> int:
     name = begin[1].lower()
     end = block_until(lines, at + 1, lambda line: line.strip().lower() == f"#+end_{name}")
-    writer.drop("marks that Markdown writes otherwise", begin[0] + (lines[end][1] if end < len(lines) else ""))
+    writer.drop(OTHERWISE, begin[0] + (lines[end][1] if end < len(lines) else ""))
     body = lines[at + 1 : end]
     if name in ("src", "example", "export"):
         writer.code(body, (begin[2] or "") if name != "example" else "", lines[at][0])

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from afina.sources.blocks import Block, Marks, table_lines
 from afina.sources.code import fence
 from afina.sources.files import FileText, SourceReading
 from afina.text.document import Document, visible
@@ -21,6 +22,10 @@ Numbered = tuple[int, str]
 """A line of a file, from 1, and its text."""
 Rule = tuple[re.Pattern[str], Callable[[re.Match[str]], list[Piece]]]
 """What a mark inside a line looks like, and what becomes of it."""
+
+
+OTHERWISE = "marks that Markdown writes otherwise"
+"""The reason under which a markup's own characters are counted."""
 
 
 def kept(text: str) -> Piece:
@@ -55,20 +60,28 @@ class MarkdownWriter:
     rules: Sequence[Rule] = ()
     """Marks inside lines of prose."""
     title: str = ""
+    marks: Marks = field(init=False)
     _lines: list[str] = field(default_factory=list)
     _numbers: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.opened.entry.chars_in += visible(self.opened.text)
+        self.marks = Marks(self.opened.entry)
+
+    def rewritten(self, pieces: Sequence[Piece]) -> str:
+        """What the pieces become; what is left out and what is new is counted."""
+        for old, new in pieces:
+            if old != new:
+                self.drop(OTHERWISE, old)
+                if visible(new):
+                    self.opened.entry.add("Markdown marks", new)
+        return "".join(new for _, new in pieces).rstrip()
 
     def pieces(self, pieces: Sequence[Piece], number: int) -> None:
         """Write one line that stood at this line of the file."""
-        for old, new in pieces:
-            if old != new:
-                self.drop("marks that Markdown writes otherwise", old)
-                if visible(new):
-                    self.opened.entry.add("Markdown marks", new)
-        line = "".join(new for _, new in pieces).rstrip()
+        self._write(self.rewritten(pieces), number)
+
+    def _write(self, line: str, number: int) -> None:
         self._numbers[str(len(self._lines) + 1)] = number
         self._lines.append(line)
 
@@ -78,7 +91,7 @@ class MarkdownWriter:
         empty = not any(new.strip() for _, new in pieces)
         if empty:
             for old, _ in pieces:
-                self.drop("marks that Markdown writes otherwise", old)
+                self.drop(OTHERWISE, old)
             self.blank(line[0])
         else:
             self.pieces(pieces, line[0])
@@ -106,17 +119,17 @@ class MarkdownWriter:
         self.pieces([("", closing)], body[-1][0] if body else number)
         self.blank(number)
 
-    def table(self, rows: Sequence[tuple[int, Sequence[str]]]) -> None:
-        """Write rows of cells; the first is the head."""
-        wide = max((len(cells) for _, cells in rows), default=0)
-        for place, (number, cells) in enumerate(rows):
-            filled = [*cells, *[""] * (wide - len(cells))]
-            line: list[Piece] = [("", "|")]
-            for cell in filled:
-                line += [("", " "), *pieces_of(cell.strip(), self.rules), ("", " |")]
-            self.pieces(line, number)
-            if not place:
-                self.pieces([("", "|" + "---|" * wide)], number)
+    def cell(self, text: str, columns: int = 1, rows: int = 1) -> Block:
+        """A cell of a table, its marks rewritten, and over how many columns and rows it goes."""
+        said = self.rewritten(pieces_of(text.strip(), self.rules))
+        return Block("cell", [said] if said else [], columns=columns, rows=rows)
+
+    def table(self, rows: Sequence[tuple[int, Sequence[Block]]]) -> None:
+        """Write rows of cells, each with the line it stood at; the first with text is the head."""
+        lines = table_lines([Block("row", cells=list(cells), heads=True) for _, cells in rows], self.marks)
+        numbers = [number for number, cells in rows if any(cell.lines for cell in cells)]
+        for line, number in zip(lines, [*numbers[:1], *numbers], strict=True):  # below the head is a line of dashes
+            self._write(line, number)
 
     def blank(self, number: int) -> None:
         """Write an empty line, unless there is one."""

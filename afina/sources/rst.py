@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
+from afina.sources.blocks import Block
 from afina.sources.files import FileText, SourceReading
 from afina.sources.rewriting import (
+    OTHERWISE,
     MarkdownWriter,
     Numbered,
     Piece,
@@ -130,7 +132,7 @@ class _Rst:
             self.levels.append(kind)
         marks = texts[0] + under if over else under
         self.writer.heading((lines[at + over][0], title), self.levels.index(kind) + 1)
-        self.writer.drop("marks that Markdown writes otherwise", marks)
+        self.writer.drop(OTHERWISE, marks)
         return at + 2 + over
 
     def table(self, lines: Sequence[Numbered], at: int) -> int:
@@ -144,15 +146,15 @@ class _Rst:
             return 0
         starts = [hit.start() for hit in re.finditer(r"=+", text)]
         cuts = [slice(start, end) for start, end in zip(starts, [*starts[1:], None], strict=True)]
-        rows: list[tuple[int, list[str]]] = []
+        rows: list[tuple[int, list[Block]]] = []
         borders = 0
         while at < len(lines) and borders < 3:
             number, text = lines[at]
             if _SIMPLE_TABLE.fullmatch(text) or re.fullmatch(r"[-\s]*-[-\s]*", text):
-                self.writer.drop("marks that Markdown writes otherwise", text)
+                self.writer.drop(OTHERWISE, text)
                 borders += text.startswith("=")
             elif text.strip():
-                rows.append((number, [text[cut] for cut in cuts]))
+                rows.append((number, [self.writer.cell(text[cut]) for cut in cuts]))
             at += 1
             if borders == 2 and (at == len(lines) or not lines[at][1].strip()):
                 break  # a table without a head
@@ -187,18 +189,18 @@ class _Rst:
         body = dedented(below[options:])
         mark = found[0][: found[0].index("::") + 2]
         if name in _CODE:
-            writer.drop("marks that Markdown writes otherwise", found[0])
+            writer.drop(OTHERWISE, found[0])
             writer.code(body, said if name in ("code", "code-block", "sourcecode") else "", number)
         elif name == "math":
             writer.code([*([(number, said)] if said else []), *body], "math", number)
-            writer.drop("marks that Markdown writes otherwise", mark)
+            writer.drop(OTHERWISE, mark)
         elif name in _NOTES:
             label = "" if name in ("admonition", "topic", "rubric", "sidebar") else f"**{name.capitalize()}:** "
             writer.blank(number)
             if said or label:
                 writer.prose((number, said), [(mark, label)])
             else:
-                writer.drop("marks that Markdown writes otherwise", mark)
+                writer.drop(OTHERWISE, mark)
             writer.blank(number)
             self.block(body)
         else:  # a signature, a table with a title, a figure with its caption
@@ -207,7 +209,7 @@ class _Rst:
             if shown:
                 writer.pieces(shown, number)
             else:
-                writer.drop("marks that Markdown writes otherwise", found[0])
+                writer.drop(OTHERWISE, found[0])
             writer.blank(number)
             self.block(body)
         writer.blank(number)
@@ -227,7 +229,7 @@ class _Rst:
         if bare.strip():
             self.writer.prose((number, bare.rstrip()), after=[("::", ":")])
         else:
-            self.writer.drop("marks that Markdown writes otherwise", text)
+            self.writer.drop(OTHERWISE, text)
         after = indented_below(lines, end, indent_of(text))
         self.writer.code(lines[end:after], "", number)
         return after
