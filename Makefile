@@ -26,7 +26,7 @@ help:
 	@echo "make lint    style and types only"
 	@echo "make bench   the measurements in benchmarks/"
 	@echo "make docs    write what docs/ holds of the program's own words again: options, keys, findings, messages, ..."
-	@echo "make docs-site  docs/ as a website in site/, which opens without a server and without a network"
+	@echo "make docs-site  docs/ as a website in site/, which fetches nothing from elsewhere"
 	@echo "make dist    the source archive and the wheel, in dist/ (docs/releases.md)"
 	@echo "make setup   install into .venv only (the targets above do it by themselves)"
 	@echo "make clean   remove .venv and caches; runs/ stays"
@@ -118,7 +118,7 @@ docs: $(STAMP)
 
 docs-site: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
-	@echo "open site/index.html"
+	@echo "open site/index.html; with its search box: $(BIN)/python -m http.server --directory site"
 
 dist: $(STAMP)
 	rm -rf dist

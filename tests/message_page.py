@@ -38,6 +38,7 @@ TOPICS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Training", ("train/", "model/", "walk/start", "walk/chosen", "walk/trainings", "walk/to_train")),
     ("Measuring and scores", ("evaluate/", "score/", "walk/skills", "walk/benchmarks", "walk/describe")),
     ("Export", ("export/",)),
+    ("The studio", ("studio/",)),
     ("Runs, reports and figures", (
         "run", "record", "manifest", "outcome", "walk/", "report/", "watch/", "plot/")),
 )  # fmt: skip

@@ -23,6 +23,7 @@ CLASSES: dict[str, int] = {
 OTHERS = {
     # what becomes a message -> the argument that says what is wrong, and its exit code (None: that of its module)
     "Problem": (0, None),
+    "KeyProblem": (0, None),
     "BadRow": (0, 3),
     "UnusableRow": (0, 3),
     "add": (0, 3),
@@ -37,6 +38,7 @@ OTHERS = {
     "Failure": (1, None),
     "WrongContent": (0, None),
     "RequestRefused": (1, None),
+    "StudioRefusal": (1, None),
     "EngineStopped": (0, None),
     "PydanticCustomError": (1, None),
 }
@@ -188,7 +190,10 @@ class _Scope:
         """The scope of a function that is called, with what its parameters are given."""
         names = [each.arg for each in (*function.args.posonlyargs, *function.args.args) if each.arg != "self"]
         given = dict(zip(names, call.args, strict=False)) | {word.arg: word.value for word in call.keywords if word.arg}
-        bound = {name: tuple(self.texts(value, depth + 1)) for name, value in given.items()}
+        bound = {
+            name: tuple(text for each in _settings(self, call.lineno, value) for text in self.texts(each, depth + 1))
+            for name, value in given.items()
+        }
         said = {name: texts for name, texts in bound.items() if texts != (HOLE,)}
         return _Scope(module or self.module, function, tuple(said.items()))
 
@@ -239,7 +244,7 @@ def _messages(scope: _Scope, call: ast.Call, of_module: int | None) -> Iterator[
         place, code = 0, CLASSES[name]
     elif name in OTHERS and (name != "add" or _receiver(call) == "problems"):
         place, own = OTHERS[name]
-        code = scope.module.inside.get(call, of_module) if own is None and name == "Problem" else own
+        code = scope.module.inside.get(call, of_module) if name.endswith("Problem") else own
         if name == "ValueError" and module.startswith("recipe/"):
             code = 2
         if name in ("ValueError", "TypeError", "KeyError") and module in NEVER_SHOWN:
@@ -312,7 +317,7 @@ def _uses(scope: _Scope, name: str) -> Iterator[int]:
     """The lines of a function in which a message is made of a name."""
     for call in scope.module.calls_in[scope.function] if scope.function else []:
         given = any(isinstance(each, ast.Name) and each.id == name for each in call.args)
-        if given and name_of(call) in (*OTHERS, *CLASSES):
+        if given and name_of(call) in OTHERS.keys() | CLASSES.keys() | _tellers(_modules()).keys():
             yield call.lineno
 
 

@@ -530,9 +530,9 @@ def test_a_million_lines_are_drawn_within_a_second(
     stream = stream_of(tmp_path, drawn["offset"])
     with (folder / "metrics.jsonl").open("a") as out:
         out.write(json.dumps(step(1_000_001, 1.0)) + "\n")
-    before = time.monotonic()
-    assert told(stream)[0][1][0]["step"] == 1_000_001
-    assert time.monotonic() - before < 0.1
+    worked = time.process_time()
+    assert told(stream)[0][1]["step"] == 1_000_001
+    assert time.process_time() - worked < 0.1
 
 
 def test_text_of_others_stays_text(tmp_path: Path) -> None:

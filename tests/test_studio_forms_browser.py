@@ -25,7 +25,7 @@ from afina.units import show_bytes
 
 pytestmark = pytest.mark.long
 SCHEMES, WIDTHS = ("light", "dark"), (1280, 390)
-SECONDS = 15_000
+SECONDS = 60_000
 """Milliseconds that something may take to be seen; the machine may be busy."""
 JOB = """\
 # a job for the page "plan"
@@ -314,6 +314,7 @@ def test_a_run_that_the_form_starts_reaches_its_verdict(browser: Any, address: s
     page.close()
     page, _ = opened(browser, f"{address}/run/from-a-form")
     page.wait_for_selector("#verdict .stamp", timeout=240_000)
+    page.wait_for_selector("#state .badge.good", timeout=60_000)
     run = project / "runs/from-a-form"
     assert (run / "report.html").is_file() and "epochs: 1.0" in (run / "recipe.yaml").read_text(encoding="utf-8")
     written = (project / "runs/from-a-form.yaml").read_text(encoding="utf-8")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from advice_sites import HOLE, PACKAGE
 from message_page import BEGIN, END, TOPICS, as_code, document, topic_of
-from message_sites import CLASSES, every_message
+from message_sites import CLASSES, OTHERS, every_message
 
 from afina.errors import AfinaError
 from afina.model.base import find_base
@@ -82,6 +82,13 @@ def test_every_error_that_is_raised_was_read() -> None:
             if not any(words in what for what in entries()):
                 lost.append(f"{file.name}: {words}")
     assert not lost
+
+
+def test_every_kind_of_error_is_known() -> None:
+    """A class of its own for errors or problems has to be named where messages are read from the source."""
+    kinds = re.compile(rf"^class (\w+)\((?:{'|'.join([*CLASSES, *OTHERS])})\b", re.MULTILINE)
+    found = {name for file in PACKAGE.rglob("*.py") for name in kinds.findall(file.read_text(encoding="utf-8"))}
+    assert found - {*CLASSES, *OTHERS} == set()
 
 
 def test_every_module_has_a_topic() -> None:

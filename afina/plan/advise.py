@@ -17,7 +17,7 @@ from afina.plan.plan import Plan, computed_by_mlx, plan_run
 from afina.plan.tokens import TokenCount
 from afina.recipe import Recipe
 from afina.recipe.changed import lighter_kinds, takes, with_settings
-from afina.units import show_bytes, show_count, show_seconds
+from afina.units import show_bytes, show_count, show_money, show_seconds
 
 
 @dataclass(frozen=True)
@@ -201,8 +201,8 @@ def describe_advice(
             lines.append(f"    {suggestion.in_words()}: {show_bytes(now.memory.point)}, {show_seconds(now.time.point)}")
     if cheapest and cheapest.money:
         lines.append(
-            f"cheapest device with a price: {cheapest.device.name}, {cheapest.currency} {cheapest.money.point:.2f}, "
-            f"{show_seconds(cheapest.time.point)}"
+            f"cheapest device with a price: {cheapest.device.name}, "
+            f"{show_money(cheapest.money.point, cheapest.currency)}, {show_seconds(cheapest.time.point)}"
         )
     lines.append(
         f"longest example that fits alone here: {context} tokens" if context else "not even 16 tokens fit here"

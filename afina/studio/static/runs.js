@@ -105,7 +105,8 @@ function progress(run) {
 
 function verdict(run) {
   const warned = run.warnings ? element("small", { class: "warn" }, _n("{n} warning", "{n} warnings", run.warnings)) : null;
-  return run.verdict ? [stamp(run.verdict), element("small", {}, run.verdict.sentence), warned] : [warned];
+  if (!run.verdict) return [run.checked === false ? element("small", {}, _("not read yet")) : warned];
+  return [stamp(run.verdict), element("small", {}, run.verdict.sentence), warned];
 }
 
 function take(runs) {

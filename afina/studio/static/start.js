@@ -217,7 +217,7 @@ function summary(placed) {
     element(
       "ul",
       { class: "problems" },
-      placed.map(({ key, line, what, fix, holder }) =>
+      placed.map(({ key, line, holder, ...said }) =>
         element(
           "li",
           { class: "problem" },
