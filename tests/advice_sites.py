@@ -17,7 +17,7 @@ ADVICE_AT = {
     **dict.fromkeys(("AfinaError", "RecipeError", "BaseError", "DiskFull", "DataError", "ContextOverflow"), 1),
     "OutOfMemory": 1,
     **dict.fromkeys(("DoesNotFit", "ResultError", "TrainingDiverged", "NotRendered", "TemplateRefusal"), 1),
-    **dict.fromkeys(("Problem", "_BadRow", "Rule"), 1),
+    **dict.fromkeys(("Problem", "KeyProblem", "_problem", "_BadRow", "Rule"), 1),
     "add": 1,
     "group": 1,
     "BaseKind": 2,

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
 
-from advice_sites import HOLE, PACKAGE, _assigned
+from advice_sites import HOLE, _assigned
+from parsed import FILES, PACKAGE, tree_of
 
 from afina import errors
 
@@ -42,6 +43,8 @@ OTHERS = {
     "EngineStopped": (0, None),
     "PydanticCustomError": (1, None),
 }
+GIVE_BOTH = {"mistake": 3, "problems_of": 2}
+"""Functions that give (what, fix) to others, who make the error -> its exit code."""
 FIXES = ("fix", "instead")
 NEVER_SHOWN = (
     "model/rnn_torch.py", "train/optimizer_torch.py", "model/mlx/mlx_model.py", "plan/calibration.py",
@@ -74,7 +77,7 @@ class Message:
 class _Module:
     """One file: its functions, its calls, and what is set and returned where."""
 
-    def __init__(self, name: str, text: str) -> None:
+    def __init__(self, name: str) -> None:
         self.name = name
         self.functions: dict[str, ast.FunctionDef] = {}
         self.calls: list[tuple[ast.FunctionDef | None, ast.Call]] = []
@@ -85,7 +88,7 @@ class _Module:
         self.set_in: dict[ast.FunctionDef | None, dict[str, list[ast.expr]]] = defaultdict(lambda: defaultdict(list))
         self.inside: dict[ast.Call, int] = {}
         """Calls that stand within one that makes an error -> its exit code."""
-        self._walk(ast.parse(text), (), None)
+        self._walk(tree_of(PACKAGE / name), (), None)
 
     def _walk(self, tree: ast.AST, functions: tuple[ast.FunctionDef, ...], code: int | None) -> None:
         for node in ast.iter_child_nodes(tree):
@@ -113,11 +116,11 @@ class _Module:
 @cache
 def _modules() -> tuple[_Module, ...]:
     """The files that make messages, or call a function of another file that makes one of what it is given."""
-    texts = {str(file.relative_to(PACKAGE)): file.read_text(encoding="utf-8") for file in sorted(PACKAGE.rglob("*.py"))}
-    makes = re.compile(rf"\b(?:{'|'.join(CLASSES | OTHERS)})\(")
-    making = {name: _Module(name, text) for name, text in texts.items() if makes.search(text)}
+    texts = {str(file.relative_to(PACKAGE)): file.read_text(encoding="utf-8") for file in FILES}
+    makes = re.compile(rf"\b(?:{'|'.join(CLASSES | OTHERS)}|def (?:{'|'.join(GIVE_BOTH)}))\(")
+    making = {name: _Module(name) for name, text in texts.items() if makes.search(text)}
     told = re.compile(rf"\b(?:{'|'.join(_tellers(tuple(making.values())))})\(")
-    rest = {name: _Module(name, text) for name, text in texts.items() if name not in making and told.search(text)}
+    rest = {name: _Module(name) for name, text in texts.items() if name not in making and told.search(text)}
     return tuple(module for _, module in sorted((making | rest).items()))
 
 
@@ -220,16 +223,29 @@ def every_message() -> tuple[Message, ...]:
 def _of_module(module: _Module) -> Iterator[Message]:
     code = _code_of(module)
     tellers = _tellers(_modules())
+    for name in GIVE_BOTH.keys() & module.functions.keys():
+        yield from _both(_Scope(module, module.functions[name]), GIVE_BOTH[name])
     for function, call in module.calls:
         scope = _Scope(module, function)
         yield from _messages(scope, call, code)
         called = name_of(call)
-        home, teller = tellers.get(called, (module, None))
+        homes = tellers.get(called, [])
         imported = isinstance(call.func, ast.Name) and not called.startswith("_") and called not in module.functions
-        if teller not in (None, function) and (imported or home is module):
+        chosen = [each for each in homes if each[0] is module] or (homes if imported and len(homes) == 1 else [])
+        for home, teller in (each for each in chosen if each[1] is not function):
             inside = scope.inside(call, teller, 0, home)
             for inner in home.calls_in[teller] if inside.bound else []:
                 yield from _messages(inside, inner, _code_of(home))
+
+
+def _both(scope: _Scope, code: int) -> Iterator[Message]:
+    """The pairs of what and fix that stand in a function."""
+    for node in ast.walk(scope.function) if scope.function else []:
+        if isinstance(node, ast.Tuple) and len(node.elts) > 1 and not isinstance(node.ctx, ast.Store):
+            advice = _all(scope.texts(node.elts[1]))
+            for what in scope.texts(node.elts[0]):
+                if " " in what and advice:
+                    yield Message(scope.module.name, node.lineno, what, advice, code)
 
 
 def name_of(call: ast.Call) -> str:
@@ -345,8 +361,8 @@ GATHERED_IN = {
 
 
 @cache
-def _tellers(modules: tuple[_Module, ...]) -> dict[str, tuple[_Module, ast.FunctionDef]]:
-    """Functions that make a message of a text they are given, by name: `_refuse(what)`; none of two with one name."""
+def _tellers(modules: tuple[_Module, ...]) -> dict[str, list[tuple[_Module, ast.FunctionDef]]]:
+    """Functions that make a message of a text they are given, by name: `_refuse(what)`; each with its module."""
     found: dict[str, list[tuple[_Module, ast.FunctionDef]]] = defaultdict(list)
     for module in modules:
         for name, function in module.functions.items():
@@ -355,7 +371,7 @@ def _tellers(modules: tuple[_Module, ...]) -> dict[str, tuple[_Module, ast.Funct
                 given & _words_of(module, function, call) for call in module.calls_in[function]
             ):
                 found[name].append((module, function))
-    return {name: every[0] for name, every in found.items() if len(every) == 1}
+    return found
 
 
 def _words_of(module: _Module, function: ast.FunctionDef, call: ast.Call) -> set[str]:

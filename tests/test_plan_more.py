@@ -321,6 +321,11 @@ def test_options_that_mean_nothing_to_a_question_are_refused_by_name(
     assert job.read_text() == before
 
 
+def test_so_many_tokens_are_refused_where_two_stages_learn_their_own(job: Path) -> None:
+    said = call_afina("plan", str(job), "train.first={method: cpt}", "--tokens", "5M", check=2).stderr
+    assert "leave --tokens out" in said, said
+
+
 def test_every_parameter_of_plan_means_something_to_some_question() -> None:
     command = typer.main.get_command(app).commands["plan"]  # type: ignore[attr-defined]
     assert {each.name for each in command.params} == set().union(*MEANT.values()) | {"recipe", "as_json", "runs"}

@@ -98,7 +98,7 @@ def test_a_rows_script_is_text_and_its_tokens_are_marked(page: Any) -> None:
     page.click("#show-tokens")
     page.wait_for_selector("#by-row:not([hidden])")
     page.click("#next")
-    page.wait_for_function("document.querySelector('#shown-tokens h3').textContent.endsWith(':2')")
+    page.locator("#shown-tokens h3", has_text="flawed.jsonl:2").wait_for()
     page.check("#ids")
     assert re.fullmatch(r"\d+", page.locator("#shown-tokens sub").first.inner_text())
     assert cut(page) == [] and violations(page) == []
@@ -130,7 +130,7 @@ def test_what_is_refused_is_said(page: Any) -> None:
     assert "outside of the folders" in page.inner_text("#failure") and violations(page) == []
     page.fill("#path", "flawed.jsonl")
     page.click("#show-tokens")
-    page.wait_for_function("document.querySelector('#failure').textContent.includes('tokenizer')")
+    page.locator("#failure", has_text="tokenizer").wait_for()
     assert page.evaluate("document.activeElement.id") == "tokenizer"
 
 
@@ -147,7 +147,7 @@ def test_two_answers_stream_side_by_side(page: Any) -> None:
     assert "of memory" in page.inner_text("#opened")
     page.fill("#question", "E Rui?")
     page.press("#question", "Enter")
-    page.wait_for_function("document.querySelectorAll('article.answer[aria-busy=false]').length === 2")
+    page.locator("article.answer[aria-busy=false]").nth(1).wait_for()
     assert cut(page) == [] and violations(page) == []
     page.click("#close")
     page.wait_for_selector("#close", state="hidden")

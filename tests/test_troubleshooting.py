@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from advice_sites import HOLE, PACKAGE
+from advice_sites import HOLE
 from message_page import BEGIN, END, TOPICS, as_code, document, topic_of
 from message_sites import CLASSES, OTHERS, every_message
+from parsed import FILES
 
 from afina.errors import AfinaError
 from afina.model.base import find_base
@@ -49,7 +50,7 @@ def find(message: str) -> str:
     """The entry of the page whose words are those of a message, or of its first part; empty where there is none. Of
     several the one with the most words of its own; one with a word or two would be found for everything."""
     message = " ".join(message.split())
-    found = [what for what, pattern in patterns() if len(constant(what)) >= 7 and pattern.fullmatch(message)]
+    found = [what for what, pattern in patterns() if len(constant(what)) >= 6 and pattern.fullmatch(message)]
     found += [what for what, pattern in patterns() if len(constant(what)) >= 12 and pattern.match(message)]
     return max(found, key=lambda what: len(constant(what)), default="")
 
@@ -76,7 +77,7 @@ def test_every_error_that_is_raised_was_read() -> None:
     """Looked for in another way: the first words behind `raise`, by a pattern."""
     raised = re.compile(rf"\braise (?:{'|'.join(CLASSES)})\(\n? *f?[\"'](?P<text>[^\"'{{}}\n]{{12,}})")
     lost = []
-    for file in sorted(PACKAGE.rglob("*.py")):
+    for file in FILES:
         for match in raised.finditer(file.read_text(encoding="utf-8")):
             words = " ".join(match["text"].replace("\\", "").split())
             if not any(words in what for what in entries()):
@@ -87,7 +88,7 @@ def test_every_error_that_is_raised_was_read() -> None:
 def test_every_kind_of_error_is_known() -> None:
     """A class of its own for errors or problems has to be named where messages are read from the source."""
     kinds = re.compile(rf"^class (\w+)\((?:{'|'.join([*CLASSES, *OTHERS])})\b", re.MULTILINE)
-    found = {name for file in PACKAGE.rglob("*.py") for name in kinds.findall(file.read_text(encoding="utf-8"))}
+    found = {name for file in FILES for name in kinds.findall(file.read_text(encoding="utf-8"))}
     assert found - {*CLASSES, *OTHERS} == set()
 
 
@@ -164,8 +165,10 @@ ROWS: dict[str, str] = {
     '[{"function": {"name": "f", "arguments": "x=1"}}]}]}',
     "surrogate": '{"prompt": "\\ud83d", "completion": "b"}',
     "twice": '{"prompt": "a", "prompt": "c", "completion": "b"}',
+    "a comma": '{"prompt": "a", "completion": "b",}',
+    "Python": "{'prompt': 'a', 'completion': None}",
 }  # fmt: skip
-FILES: dict[str, tuple[str, bytes]] = {
+BROKEN: dict[str, tuple[str, bytes]] = {
     "empty": ("a.md", b""),
     "latin-1": ("a.md", "# Clube\n\nO médio e o avançado.\n".encode("latin-1")),
     "binary": ("a.md", b"a\0b" * 9),
@@ -187,7 +190,7 @@ def raised(folder: Path) -> Iterator[tuple[str, list[str]]]:
         yield f"recipe: {name}", said_by(lambda change=change: check_recipe(GIVEN | {"root": str(folder)} | change))
     for name, row in ROWS.items():
         yield f"row: {name}", said_by(lambda row=row: read(folder, "rows.jsonl", row.encode()))
-    for name, (file, content) in FILES.items():
+    for name, (file, content) in BROKEN.items():
         yield f"file: {name}", said_by(lambda file=file, content=content: read(folder / "files", file, content))
     (folder / "broken.yaml").write_text("a: [1\n", encoding="utf-8")
     base = folder / "base"

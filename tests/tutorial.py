@@ -143,7 +143,7 @@ def differences(step: Step, printed: Sequence[str]) -> list[str]:
     if step.remark == "output: answers vary":
         labels = [line.partition(":")[0] for line in step.printed if ":" in line]
         return [label for label in labels if not any(line.startswith(f"{label}:") for line in printed)]
-    bare = step.remark == "output: figures vary"
+    bare = step.remark.startswith("output: figures vary")
     shown, found = [plain(line, bare) for line in step.printed], [plain(line, bare) for line in printed]
     pattern = "".join("(?:.*\n)*" if line.strip() == "..." else re.escape(line) + "\n" for line in shown)
     if re.fullmatch(pattern, "".join(f"{line}\n" for line in found)):

@@ -125,7 +125,7 @@ def _engine(model: Any, renderer: Renderer) -> Engine:
 
 def write_answers(
     voices: Iterable[Voice], renderer: Renderer, settings: Settings, say: Callable[[str], None]
-) -> Iterator[dict[str, str]]:
+) -> Generator[dict[str, str], None, None]:
     """What each has written so far, after every step; leaving early frees their places.
 
     Args:
