@@ -231,7 +231,7 @@ def test_a_change_that_cannot_be_made_keeps_no_other_from_it(client: TestClient)
     found = check(client, text, *changes)
     assert found["given"]["seed"] == "4"
     refused = {each["key"]: each["what"] for each in found["problems"]}
-    assert refused["train.epochs"] == "train holds no keys" and "7 holds no keys" in refused["sources.7.x"]
+    assert refused["train.epochs"] == "train holds no keys" and "7 holds no keys" in refused["sources.7.path"]
 
 
 def test_a_name_that_is_taken_is_said_with_a_free_one(client: TestClient, settings: StudioSettings) -> None:
