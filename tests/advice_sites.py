@@ -23,6 +23,7 @@ ADVICE_AT = {
     "BaseKind": 2,
     "DoctorCheck": 3,
     "_Refusal": 1,
+    "StudioRefusal": 2,
 }
 """What is given advice -> which of its arguments it is."""
 NAMES = ("fix", "instead")

@@ -253,7 +253,7 @@ def test_slurm_that_is_not_here_or_refuses_is_said(tmp_path: Path, monkeypatch: 
 def test_datatrove_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     write(tmp_path / "in", a=TEXT)
     monkeypatch.setitem(__import__("sys").modules, "datatrove.executor", None)
-    with pytest.raises(RecipeError, match=r"pip install afina\[datatrove\]"):
+    with pytest.raises(RecipeError, match=r"pip install 'afina\[datatrove\]'"):
         build_dataset(recipe(tmp_path / "in", engine="datatrove"), tmp_path / "out")
 
 

@@ -90,7 +90,8 @@ def finished_files() -> dict[str, Any]:
 
 
 WORKER = """
-import sys, time
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job begins by ignoring it
 from pathlib import Path
 from afina.recipe import Recipe, Source
 from afina.run import Run
