@@ -141,7 +141,7 @@ def test_disk_full_while_a_checkpoint_is_written(project, small_disk, monkeypatc
     """Clear error, earlier checkpoints whole, and it goes on once there is room."""
     from afina.train.checkpoint import checkpoint_problem
 
-    runs = str(small_disk)
+    runs, often = str(small_disk), "train.checkpoint_seconds=0.05"
     filler = small_disk / "filler"
     import afina.train.backend_torch as backend
 
@@ -155,7 +155,7 @@ def test_disk_full_while_a_checkpoint_is_written(project, small_disk, monkeypatc
         return save(*arguments, **options)
 
     monkeypatch.setattr(backend, "save_checkpoint", fill_then_save)
-    said = call_afina("train", "recipe.yaml", "--runs", runs, "train.keep_checkpoints=5", check=2).stderr
+    said = call_afina("train", "recipe.yaml", "--runs", runs, "train.keep_checkpoints=5", often, check=2).stderr
     assert "disk is full" in said
     # Beside the two that were saved before the disk filled up there may be best/, where a validation came first.
     checkpoints = sorted((small_disk / "clube/checkpoints").iterdir())
@@ -163,5 +163,5 @@ def test_disk_full_while_a_checkpoint_is_written(project, small_disk, monkeypatc
     assert all(checkpoint_problem(folder) is None for folder in checkpoints)
     filler.unlink()
     monkeypatch.setattr(backend, "save_checkpoint", save)
-    said = call_afina("train", "recipe.yaml", "--runs", runs, "train.keep_checkpoints=1", check=0).stderr
+    said = call_afina("train", "recipe.yaml", "--runs", runs, "train.keep_checkpoints=1", often, check=0).stderr
     assert "goes on from step" in said

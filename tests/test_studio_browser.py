@@ -288,6 +288,7 @@ def test_a_page_that_was_closed_shows_the_same_when_it_is_opened_again(browser: 
             page, said = opened(browser, f"{address}/run/live")
             page.wait_for_selector("#curves canvas", timeout=SECONDS)
             page.click("#loss summary")
+            page.wait_for_selector("#loss tbody tr", timeout=SECONDS)
             rows = page.query_selector_all("#loss tbody tr")
             assert rows[0].inner_text().split()[:2] == ["1", "3"] and rows[-1].inner_text().split()[0] == "305"
             assert value(page, "Step").startswith("305") and not said

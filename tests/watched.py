@@ -90,7 +90,7 @@ def finished_files() -> dict[str, Any]:
 
 
 WORKER = """
-import signal, sys
+import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job begins by ignoring it
 from pathlib import Path
 from afina.recipe import Recipe, Source
@@ -123,4 +123,5 @@ def working(folder: Path, end: str = "pass") -> Iterator[subprocess.Popen[str]]:
         yield process
     finally:
         process.kill()
-        process.communicate()
+        said = process.communicate()[1]
+        assert "NameError" not in said, said
