@@ -29,7 +29,7 @@ UNUSED = ("bitsandbytes", "scipy", "sklearn", "torchaudio", "torchvision")
 other models, pictures and sound. They take as long to load as transformers itself."""
 SHARDED = ("torch.distributed.fsdp", "torch.distributed.tensor")
 """What torch and transformers import where several processes may compute together; torch is built without it too."""
-FILLS = ("uniform_", "normal_", "trunc_normal_", "constant_", "ones_", "zeros_")
+FILLS: tuple[str, ...] = ("uniform_", "normal_", "trunc_normal_", "constant_", "ones_", "zeros_")
 FILLS += ("xavier_uniform_", "xavier_normal_", "kaiming_uniform_", "kaiming_normal_")
 """What gives a new weight its values, in torch.nn.init: on `meta` there are none to give."""
 
@@ -52,6 +52,11 @@ def _any_true(*values: bool) -> bool:
     return any(values)
 
 
+def _same(left: Any, right: Any) -> bool:
+    """Whether two sizes, or two rows of sizes, are equal."""
+    return bool([*left] == [*right] if isinstance(left, (list, tuple)) else left == right)
+
+
 class _Symbol:
     """A class of which nothing is an instance: every size here is a number."""
 
@@ -62,7 +67,7 @@ LATER = {
         dict.fromkeys(("guard_or_false", "guard_or_true", "guard_size_oblivious", "statically_known_true"), _true)
         | {"expect_true": _true, "sym_and": _all_true, "sym_or": _any_true}
         | {"is_nested_int": lambda _: False, "has_free_symbols": lambda _: False, "has_guarding_hint": lambda _: True}
-        | {"guarding_hint_or_throw": lambda value: value}
+        | {"guarding_hint_or_throw": lambda value: value, "sym_eq": _same}
     ),
     "sympy": Deferred({"Basic": _Symbol}),
     "transformers": Deferred(
