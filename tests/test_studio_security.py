@@ -420,12 +420,14 @@ def test_a_run_whose_recipe_is_a_link_outside_is_not_gone_on_with(runs: Path, se
         assert "SECRET" not in answer.text
 
 
-def test_a_lock_that_is_a_link_stops_nobody(runs: Path, tmp_path: Path) -> None:
-    """Who holds what it leads to may be any program of the same user."""
+def test_a_lock_that_is_a_link_stops_nobody(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who holds what it leads to may be any program of the same user: here this one."""
     fcntl = pytest.importorskip("fcntl")
+    stopped: list[int] = []
+    monkeypatch.setattr("afina.studio.jobs.os.kill", lambda process, _: stopped.append(process))
     with (tmp_path / "another.lock").open("wb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         (runs / "a/.lock").unlink(missing_ok=True)
         (runs / "a/.lock").symlink_to(tmp_path / "another.lock")
         answer = client_of(runs).post("/api/runs/a/stop", headers=CHANGES)
-    assert answer.status_code == 409 and "is a link" in answer.json()["error"]["what"]
+    assert answer.status_code == 409 and "is a link" in answer.json()["error"]["what"] and not stopped
