@@ -567,7 +567,7 @@ def test_the_docs_show_recipes():
 def test_a_home_of_nobody_is_a_place_that_is_not_there(tmp_path: Path, key: str) -> None:
     (tmp_path / "a.md").write_text("# A\n")
     (tmp_path / "r.yaml").write_text("name: x\nbase: a/b\nsources: [{path: a.md}]\n")
-    with pytest.raises(RecipeError, match="there is no .*~nobody-has-this-name"):
+    with pytest.raises(RecipeError, match=r"there is no .*~nobody-has-this-name"):
         load_recipe(tmp_path / "r.yaml", [f"{key}=~nobody-has-this-name/x"])
 
 

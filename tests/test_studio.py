@@ -221,6 +221,41 @@ def test_a_run_shows_its_files(tmp_path: Path) -> None:
     assert {"recipe.yaml", "dataset/dataset.json"} <= {each["name"] for each in run["files"]}
 
 
+def test_what_a_page_leaves_out_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of files and of recipes; that something was trained is known of all of them."""
+    folder = write_run(tmp_path / "runs/a")
+    (folder / "model").mkdir()
+    (folder / "model/config.json").write_text("{}")
+    write_run(tmp_path / "runs/b")
+    monkeypatch.setattr("afina.studio.run_page.MOST_FILES", 2)
+    monkeypatch.setattr("afina.studio.recipe_texts.MOST_LISTED", 1)
+    client = client_of(tmp_path / "runs")
+    run = client.get("/api/runs/a").json()
+    there = [each for each in folder.rglob("*") if each.is_file()]
+    assert (len(run["files"]), run["files_total"], run["trained"]) == (2, len(there), True)
+    assert client.get("/api/runs/b").json()["trained"] is False
+    choices = client.get("/api/plan/choices").json()
+    assert (len(choices["recipes"]), choices["recipes_left_out"]) == (1, 1)
+
+
+def test_a_log_that_cannot_be_read_ends_no_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was removed, or closed to us, between two looks."""
+    folder = write_watched(tmp_path / "a", [*start(), *steps(3)])
+    (folder / "console.log").write_text("said\n")
+    stream = stream_of(tmp_path, 0, 0)
+    whole = Path.open
+
+    def barred(path: Path, *given: Any, **named: Any) -> Any:
+        if path.name == "console.log":
+            raise PermissionError(13, "Permission denied")
+        return whole(path, *given, **named)
+
+    monkeypatch.setattr(Path, "open", barred)
+    assert [name for name, _, _ in told(stream)].count("metric") == 6
+    monkeypatch.setattr(Path, "open", whole)
+    assert ("log", "said\n") in [each[:2] for each in told(stream)]
+
+
 def test_numbers_that_json_has_not_do_not_break_an_answer(tmp_path: Path) -> None:
     scores = json.loads((write_run(tmp_path / "b") / "scores.json").read_text())
     scores["loss"]["after"]["loss"] = math.nan

@@ -113,7 +113,7 @@ def plan_choices(settings: StudioSettings) -> dict[str, Any]:
     """Bases, devices with their memories, what the keys of the page may be, and how models are served."""
     keys = {key.path: key for key in every_key() if key.path in KEYS}
     return {
-        "recipes": known_recipes(settings),
+        **known_recipes(settings),
         "bases": list(known_bases()),
         "devices": [name for each, facts in known_devices().items() for name in _sizes(each, facts)],
         "keys": {

@@ -30,8 +30,9 @@ def home(settings: StudioSettings) -> Path:
     return settings.roots[0] if settings.roots else settings.runs
 
 
-def known_recipes(settings: StudioSettings) -> list[dict[str, str]]:
-    """Recipes in the roots and one folder below, those that the studio wrote, and those of the newest runs."""
+def known_recipes(settings: StudioSettings) -> dict[str, Any]:
+    """``recipes``: those in the roots and one folder below, those that the studio wrote, and those of the newest runs;
+    ``recipes_left_out``: how many more there are."""
     folders = [folder for root in settings.roots for folder in (root, *_folders(settings, root))]
     places = [*(folder for folder in folders if folder != settings.runs), settings.runs]
     files = [file for folder in places for file in _files(settings, folder) if _looks_like_one(file)]
@@ -39,7 +40,8 @@ def known_recipes(settings: StudioSettings) -> list[dict[str, str]]:
     runs = [file for file in saved if file.is_file() and lies_inside(settings, file)]
     runs.sort(key=lambda file: -_changed(file))
     found = [{"path": str(file), "name": _short(file, settings), "kind": "recipe"} for file in files[:MOST_LISTED]]
-    return found + [{"path": str(file), "name": file.parent.name, "kind": "run"} for file in runs[:MOST_LISTED]]
+    found += [{"path": str(file), "name": file.parent.name, "kind": "run"} for file in runs[:MOST_LISTED]]
+    return {"recipes": found, "recipes_left_out": len(files) + len(runs) - len(found)}
 
 
 def _folders(settings: StudioSettings, folder: Path) -> list[Path]:

@@ -72,7 +72,7 @@ def routes(settings: StudioSettings) -> APIRouter:
     @made.get("/api/recipe/schema")
     def schema() -> dict[str, Any]:
         """Every key as a field of the form, the JSON schema, the kinds of starters and which keys are basic."""
-        return {**_form(), "recipes": known_recipes(settings), "bases": list(known_bases())}
+        return {**_form(), **known_recipes(settings), "bases": list(known_bases())}
 
     @made.get("/api/recipe/starter")
     def begin(kind: str) -> dict[str, Any]:
