@@ -273,6 +273,18 @@ def test_the_curve_moves_while_a_process_appends_and_nothing_is_read_again(brows
         page.close()
 
 
+def test_a_run_that_was_removed_is_said_and_not_taken_for_a_studio_that_is_silent(browser: Any, tmp_path: Path) -> None:
+    folder = write_watched(tmp_path / "gone", [*start(), *steps(5)])
+    with studio(tmp_path) as address:
+        page, _ = opened(browser, f"{address}/run/gone")
+        page.wait_for_selector("#curves canvas", timeout=SECONDS)
+        folder.rename(tmp_path / ".elsewhere")
+        page.wait_for_selector("#failure .problem", timeout=SECONDS)
+        page.wait_for_timeout(6000)  # longer than the page waits for a studio that may come back
+        assert "there is no run" in page.inner_text("#failure")
+        page.close()
+
+
 def test_a_page_that_was_closed_shows_the_same_when_it_is_opened_again(browser: Any, tmp_path: Path) -> None:
     with working(tmp_path / "live", MOVES.replace("\n", " ")) as process:
         with studio(tmp_path) as address:

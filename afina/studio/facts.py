@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from ruamel.yaml.error import YAMLError
 
-from afina.errors import AfinaError, Problem
+from afina.errors import AfinaError, Problem, read_problem
 from afina.evaluate.scores import Scores, read_scores
 from afina.manifest import read_manifest
 from afina.recipe.yaml_text import parse_yaml
@@ -24,7 +24,7 @@ from afina.report.results import judge
 from afina.report.sentences import retold
 from afina.run import REDO, parse_json, read_stages
 from afina.studio.refusal import StudioRefusal
-from afina.studio.security import inside
+from afina.studio.security import inside, run_folder
 from afina.studio.settings import StudioSettings
 from afina.watch.follow import events_in
 
@@ -164,6 +164,18 @@ def check_links(settings: StudioSettings, folder: Path) -> None:
     files.of("dataset/dataset.json", lambda path: path)
     if files.problems:
         raise AfinaError(problems=files.problems)
+
+
+def checked_run(settings: StudioSettings, name: str) -> Path:
+    """The folder of the run with this name, for who reads it by other means than :class:`SmallFiles`.
+
+    Raises:
+        StudioRefusal: 404, there is none; 403, a link leads out of the runs' folder and the roots.
+        AfinaError: as :func:`check_links`.
+    """
+    folder = run_folder(settings, name)
+    check_links(settings, folder)
+    return folder
 
 
 def _whole(reading: SmallFiles, finished: Record | None) -> dict[str, Any]:
@@ -334,6 +346,4 @@ def _said_at_end(path: Path) -> Problem | None:
         return None
     problems = told.get("problems") if isinstance(told, dict) and "error" in told else None
     first = problems[0] if isinstance(problems, list) and problems else None
-    if not isinstance(first, dict):
-        return None
-    return Problem(*(str(first.get(key, "")) for key in ("what", "fix", "where")))
+    return read_problem(first) if isinstance(first, dict) else None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,6 +29,7 @@ from afina.watch.view import RunView, TrainingView, without_nan
 SAMPLES = 20
 """Answers before and after that a page shows; the report has them all."""
 MOST_FILES = 400
+"""Files that a page lists; it says how many there are."""
 ENDED = ("finished", "running")
 
 
@@ -77,12 +80,15 @@ def run_values(settings: StudioSettings, index: RunIndex, readers: Readers, name
     samples = files.of("samples.jsonl", read_rows) or []
     stored = {name: files.of(f"{name}.json", read_record) for name in ("plan", "scores", "audit")}
     values |= {name: dict(record.values) if record else None for name, record in stored.items()}
+    listed = _files(folder)
     values |= {
         "folder": str(folder),
         "recipe": files.of("recipe.yaml", text_of),
         "samples": [dict(row.values) for row in samples[:SAMPLES]],
         "samples_total": len(samples),
-        "files": _files(folder),
+        "files": listed[:MOST_FILES],
+        "files_total": len(listed),
+        "trained": any(re.match(r"(adapter|model)(/|$)", each["name"]) for each in listed),
     }
     known = {(each["what"], each["where"]) for each in values["problems"]}
     values["problems"] += [asdict(each) for each in files.problems if (each.what, each.where) not in known]
@@ -91,16 +97,18 @@ def run_values(settings: StudioSettings, index: RunIndex, readers: Readers, name
 
 
 def _files(folder: Path) -> list[dict[str, Any]]:
-    """The files of a run and of the folders in it."""
+    """The files of a run, of the folders in it and of those in them: name from the run's folder, bytes, and when each
+    was changed, in Unix seconds."""
     found: list[dict[str, Any]] = []
     for place, folders, names in os.walk(folder):
         inner = Path(place).relative_to(folder)
         if len(inner.parts) >= 2:
             folders.clear()
         for name in names:
-            status = (Path(place) / name).lstat()
-            found.append({"name": (inner / name).as_posix(), "bytes": status.st_size, "modified": status.st_mtime})
-    return sorted(found, key=lambda each: (each["name"].count("/"), each["name"]))[:MOST_FILES]
+            with contextlib.suppress(FileNotFoundError):  # a checkpoint that was written anew meanwhile
+                status = (Path(place) / name).lstat()
+                found.append({"name": (inner / name).as_posix(), "bytes": status.st_size, "modified": status.st_mtime})
+    return sorted(found, key=lambda each: (each["name"].count("/"), each["name"]))
 
 
 def report_of(settings: StudioSettings, name: str) -> Path:

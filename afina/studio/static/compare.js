@@ -67,10 +67,14 @@ function recipes(found) {
   return section(title, table(title, ["", ...found.runs.map((run) => run.label)], found.recipe));
 }
 
-// The held-out losses and the means of the training losses; a run whose curves cannot be read has none.
+// The held-out losses and the means of the training losses; of a run whose curves cannot be read it is said why.
 async function curves(runs, holder) {
+  const unread = (error) => {
+    holder.append(...problemNodes(error));
+    return null;
+  };
   const found = await Promise.all(
-    runs.map((run) => getJSON(`${address("api", "runs", run.name, "metrics")}?points=${POINTS}`).catch(() => null)),
+    runs.map((run) => getJSON(`${address("api", "runs", run.name, "metrics")}?points=${POINTS}`).catch(unread)),
   );
   const drawn = [["heldout", _("Held-out loss"), true], ["loss_mean", _("Loss, mean of the steps around")]];
   for (const [key, title, dots] of drawn) {

@@ -102,6 +102,10 @@ async function audit() {
   try {
     await forget();
     let state = await postJSON("/api/data/audit", wanted());
+    if (mine !== asked) {
+      await postJSON(endOf(state.job), {}); // it was cancelled, or another begun, before its name was known
+      return;
+    }
     job = state.job;
     tell(_("The audit has begun."));
     for (; state.state === "running"; state = await getJSON(`/api/data/audit/${job}`)) {
@@ -120,9 +124,11 @@ async function audit() {
   }
 }
 
+const endOf = (name) => `/api/data/audit/${name}/end`;
+
 async function forget({ leaving = false } = {}) {
   if (job === null) return;
-  const path = `/api/data/audit/${job}/end`;
+  const path = endOf(job);
   job = null;
   if (leaving) {
     const headers = { "Content-Type": "application/json", "X-Afina-Studio": "1" };

@@ -132,7 +132,7 @@ function showState() {
   at("resume").hidden = !run.can?.resume;
   at("report").hidden = !run.report;
   at("report").href = of("report");
-  at("play").hidden = !run.files?.some((file) => /^(adapter|model)(\/|$)/.test(file.name));
+  at("play").hidden = !run.trained;
   at("play").href = `/playground?${new URLSearchParams({ run: name })}`;
 }
 
@@ -256,7 +256,9 @@ function showFolder() {
     element("tr", {}, element("th", { scope: "row" }, element("code", {}, file.name)), element("td", { class: "num" }, bytes(file.bytes))),
   );
   const head = element("tr", {}, element("th", { scope: "col" }, _("File")), element("th", { scope: "col", class: "num" }, _("Size")));
-  at("files").querySelector(".scroll").replaceChildren(element("table", {}, element("thead", {}, head), element("tbody", {}, rows)));
+  const some = _("{n} of {total} files", { n: number(rows.length), total: number(run.files_total ?? 0) });
+  const note = run.files_total > rows.length ? element("p", { class: "note" }, some) : null;
+  at("files").querySelector(".scroll").replaceChildren(element("table", {}, element("thead", {}, head), element("tbody", {}, rows)), ...[note].filter(Boolean));
 }
 
 // ---- the run
@@ -308,13 +310,16 @@ try {
   fail(error);
 }
 let lost = null;
-follow(`${of("stream")}?offset=${offset}`, {
+const leave = follow(`${of("stream")}?offset=${offset}`, {
   metric: takeMetric,
   log: takeLog,
   sample: takeSample,
   state: takeState,
   again: reloadCurves,
-  gone: ({ problems }) => fail(new StudioError(problems)),
+  gone: ({ problems }) => {
+    leave(); // or the browser asks again, and says that the studio does not answer
+    fail(new StudioError(problems));
+  },
   open: () => {
     if (lost !== null) at("failure").replaceChildren();
     clearTimeout(lost);
