@@ -151,6 +151,12 @@ def test_pages_speak_the_language_of_the_studio(browser: Any, runs: Path, tag: s
         page.wait_for_selector(READY["run"])
         assert "learned" not in page.inner_text("#verdict .sentence")
         assert page.get_by_role("heading", name="Antes e depois").is_visible()
+        page.goto(f"{address}/run/clube-2")
+        page.wait_for_selector("#verdict .remarks li", timeout=SECONDS)
+        assert page.inner_text("#verdict .remarks") == "a perda nos exemplos reservados não diminuiu: 1,2 → 1,3"
+        assert "todo o percurso" in page.inner_text("#state") and page.locator("#warnings li").count() == 3
+        told = page.locator("#state [lang=en], #verdict [lang=en], #warnings [lang=en]")
+        assert told.count() == 0, "what files say in English is told in the language"
         assert not said
         page.close()
 

@@ -13,11 +13,12 @@ from afina.report.compare import RunComparison, compare_runs, metric_rows, recip
 from afina.report.costs import cost_cells, task_titles
 from afina.report.language import in_language
 from afina.report.results import judge
-from afina.report.sentences import retold
+from afina.report.sentences import StoredSentence
 from afina.studio.facts import checked_run
 from afina.studio.pages import render
 from afina.studio.refusal import StudioRefusal
 from afina.studio.settings import StudioSettings
+from afina.studio.translate import sentence_values
 from afina.units import show_bytes
 
 LONGEST_LOG = 2**25
@@ -66,7 +67,7 @@ def comparison_values(settings: StudioSettings, folders: Sequence[Path]) -> dict
         titles = task_titles(found.costs)
         return {
             "runs": _verdicts(found),
-            "notes": [retold(note) or note for note in found.notes],
+            "notes": [sentence_values(StoredSentence(note)) for note in found.notes],
             "tasks": titles,
             "costs": [cost_cells(cost, titles) for cost in found.costs],
             "figures": {"rows": metric_rows(found), "best": [metric.best for metric in found.metrics]},

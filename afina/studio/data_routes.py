@@ -79,12 +79,12 @@ def routes(settings: StudioSettings) -> APIRouter:
         """Begin an audit; returns how it stands."""
         options = tokenizer_words(settings, wanted.base, wanted.run)
         name = await audits.start(_looked_at(settings, wanted), options)
-        return audits.job(name).as_json(name)
+        return audits.job(name).as_json(name, settings.language)
 
     @made.get("/api/data/audit/{job}")
     async def state(job: str) -> dict[str, Any]:
         """How an audit stands, and its result."""
-        return audits.job(job).as_json(job)
+        return audits.job(job).as_json(job, settings.language)
 
     @made.post("/api/data/audit/{job}/end")
     async def end(job: str) -> dict[str, Any]:

@@ -21,11 +21,11 @@ from afina.report.cautions import Caution, cautions
 from afina.report.language import in_language
 from afina.report.read import RunFiles
 from afina.report.results import judge
-from afina.report.sentences import retold
 from afina.run import REDO, parse_json, read_stages
 from afina.studio.refusal import StudioRefusal
 from afina.studio.security import inside, run_folder
 from afina.studio.settings import StudioSettings
+from afina.studio.translate import sentence_values
 from afina.watch.follow import events_in
 
 Found = TypeVar("Found")
@@ -210,15 +210,16 @@ def _recipe_facts(reading: SmallFiles, marks: Marks, marked: Marks, before: RunF
 def verdict_values(settings: StudioSettings, scores: Scores | None, finished: Record | None) -> dict[str, Any] | None:
     """The verdict of a run; None where nothing was measured.
 
-    ``learned``, ``broke`` and ``passed`` are as they were stored. ``state`` (good, partly, bad, open), ``word``,
-    ``sentence``, ``remarks`` and ``notes`` are as the report says them, in the studio's language.
+    ``learned``, ``broke`` and ``passed`` are as they were stored. ``state`` (good, partly, bad, open), ``word`` and
+    ``sentence`` are as the report says them, in the studio's language, and so are the sentences of ``remarks`` and
+    ``notes``: each with ``text``, and ``lang`` where it stays English.
     """
     verdict = scores.verdict if scores else None
     if verdict is None:
         return None
     with in_language(settings.language):
         said = judge(RunFiles(Path(), scores=scores, finished=finished))
-        told = {key: [retold(each) or each for each in getattr(said, key)] for key in ("remarks", "notes")}
+        told = {key: list(map(sentence_values, getattr(said, key))) for key in ("remarks", "notes")}
     stored = {"learned": verdict.learned, "broke": verdict.broke, "passed": verdict.passed}
     return stored | {"state": said.state, "word": said.word, "sentence": said.sentence} | told
 

@@ -14,7 +14,8 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 
 from afina.record import read_record, read_rows
 from afina.report.compare import plain
-from afina.report.language import ENGLISH
+from afina.report.language import in_language
+from afina.report.sentences import StoredSentence
 from afina.studio.curves import curve_values
 from afina.studio.facts import SmallFiles, marks_of, text_of
 from afina.studio.pages import render
@@ -23,8 +24,9 @@ from afina.studio.refusal import StudioRefusal
 from afina.studio.runs import RunIndex
 from afina.studio.security import REPORT_POLICY, run_folder
 from afina.studio.settings import StudioSettings
+from afina.studio.translate import sentence_values
 from afina.watch.lock import UNNAMED, lock_holder
-from afina.watch.view import RunView, TrainingView, without_nan
+from afina.watch.view import RunView, RunWarning, TrainingView, without_nan
 
 SAMPLES = 20
 """Answers before and after that a page shows; the report has them all."""
@@ -34,14 +36,15 @@ ENDED = ("finished", "running")
 
 
 def standing(index: RunIndex, readers: Readers, name: str) -> dict[str, Any]:
-    """How a run stands: its line in the list, and what may change while it works."""
+    """How a run stands: its line in the list, and what may change while it works. ``why`` is the reason of its state in
+    the studio's language, and so are the warnings, each with ``lang`` where it stays English.
+    """
     line = index.line(name)
     folder = index.settings.runs / name
     facts = index.facts(name)
-    with readers.looking(name) as (view, _):
-        shown = _shown(view)
-    tag = index.settings.language
-    of_files = [{"kind": each.section, "what": each.text, "training": None, "lang": tag} for each in facts.cautions]
+    with readers.looking(name) as (view, _), in_language(index.settings.language):
+        shown = _shown(view) | {"why": sentence_values(StoredSentence(line.reason))}
+    of_files = [{"kind": each.section, "what": each.text, "training": None, "lang": None} for each in facts.cautions]
     shown["warnings"] = [*of_files, *shown["warnings"]]
     can = {
         "stop": (lock_holder(folder / ".lock") or UNNAMED) != UNNAMED,
@@ -57,11 +60,16 @@ def _shown(view: RunView) -> dict[str, Any]:
     return without_nan(
         {key: getattr(view, key) for key in kept}
         | {
-            "warnings": [asdict(each) | {"lang": ENGLISH} for each in view.warnings],
+            "warnings": [_warning(each) for each in view.warnings],
             "training": _training(view.training) if view.training else None,
             "money": view.training.money if view.training else None,
         }
     )
+
+
+def _warning(warning: RunWarning) -> dict[str, Any]:
+    said = sentence_values(StoredSentence(warning.what))
+    return asdict(warning) | {"what": said["text"], "lang": said["lang"]}
 
 
 def _training(training: TrainingView) -> dict[str, Any]:

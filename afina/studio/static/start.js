@@ -1,6 +1,6 @@
 // The page "start": a recipe as a form and as text, which are one. The text is the truth; the server writes into it what
 // the form changes, says what the text gives for each key and what is wrong with it, and keeps comments and order.
-import { StudioError, address, element, getJSON, postJSON, problemNodes } from "./api.js";
+import { StudioError, address, element, getJSON, postJSON, problemNodes, prose } from "./api.js";
 import { planNodes } from "./plan_view.js";
 import { _, _n } from "./words.js";
 
@@ -132,8 +132,6 @@ function hint(field, key) {
   return element("p", { class: "hint", id: `h-${key}`, lang: "en" }, prose(field.brief), rest.trim() ? element("span", { class: "rest" }, prose(rest)) : null);
 }
 
-// A text of the server with its code marked.
-const prose = (text) => text.split("`").map((each, place) => (place % 2 ? element("code", {}, each) : each));
 const sayProblem = ({ what, fix }) => [...prose(what), ...(fix ? prose(` → ${fix}`) : [])];
 
 const messages = (key) => element("div", { id: `p-${key}`, "data-problems": key });
