@@ -17,7 +17,8 @@ at once travel in one error, so that nobody mends a recipe one line per attempt.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 
@@ -32,6 +33,16 @@ class Problem:
     def __str__(self) -> str:
         place = f"{self.where}: " if self.where else ""
         return f"{place}{self.what}\n  -> {self.fix}" if self.fix else f"{place}{self.what}"
+
+
+def read_problem(values: Mapping[str, object]) -> Problem:
+    """A problem of :meth:`AfinaError.as_json`, as another process prints it; what it holds besides, such as the key and
+    the line of one in a recipe, is left out.
+
+    >>> read_problem({"what": "unknown key", "fix": "did you mean `train`?", "where": "a.yaml:3", "key": "trian"})
+    Problem(what='unknown key', fix='did you mean `train`?', where='a.yaml:3')
+    """
+    return Problem(*(str(values.get(name) or "") for name in ("what", "fix", "where")))
 
 
 class AfinaError(Exception):
@@ -94,3 +105,16 @@ class ResultError(AfinaError):
 
 class TrainingDiverged(ResultError):
     pass
+
+
+LOOK = "look at what is there and at its permissions"
+
+
+def unreadable_path(error: OSError) -> RecipeError:
+    """The system's words for a path that a person named, or allowed to be read, as an error of ours.
+
+    >>> print(unreadable_path(FileNotFoundError(2, "No such file or directory", "a.md")))
+    a.md: cannot be read or written: No such file or directory
+      -> look at what is there and at its permissions
+    """
+    return RecipeError(f"cannot be read or written: {error.strerror}", LOOK, os.fsdecode(error.filename))

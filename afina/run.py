@@ -42,11 +42,14 @@ def again(run: Path, verb: str = "run") -> str:
     >>> again(Path("/data/demo"), "train")
     'afina train /data/demo/recipe.yaml --runs /data'
     """
+    from afina.recipe.starter import yaml_value
+
     recipe, place = run / "recipe.yaml", run.parent
     text = recipe.read_text(encoding="utf-8", errors="replace") if recipe.is_file() else ""
     named = re.search(r"(?m)^name: *['\"]?([^\s'\"]+)", text)
     elsewhere = f" --runs {shlex.quote(str(place))}" if place.resolve() != Path("runs").resolve() else ""
-    renamed = f" name={run.name}" if named and named[1] != run.name else ""
+    # Quoted as YAML wants it: of `name=2026-11-29` the value would be a date.
+    renamed = f" {shlex.quote(f'name={yaml_value(run.name)}')}" if named and named[1] != run.name else ""
     return f"afina {verb} {shlex.quote(str(recipe))}{elsewhere}{renamed}"
 
 

@@ -22,7 +22,7 @@ TOPICS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Several processes and GPUs", ("train/ranks", "train/shard", "walk/follower_rank", "cli/opened")),
     ("A teacher or a judge", ("endpoint/", "dataset/questions/", "evaluate/judge", "walk/base_teacher")),
     ("Programs that are compiled and run", ("sandbox/", "recipe/code", "evaluate/code", "dataset/build/code")),
-    ("The recipe and the command line", ("recipe/", "cli/", "units", "remedies/")),
+    ("The recipe and the command line", ("recipe/", "cli/", "errors", "units", "remedies/")),
     ("Rows and conversations", (
         "sources/row", "sources/turns", "sources/tool", "sources/preferences", "sources/tables", "sources/conversions",
         "sources/exports", "sources/unpack")),

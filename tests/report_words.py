@@ -16,6 +16,7 @@ from babel.messages.pofile import read_po, write_po
 from jinja2.ext import babel_extract
 
 import afina.report
+from afina.dataset.audit.rules import RULES
 from afina.evaluate.derive import CHOICE, CONTROL, COVERAGE, GENERAL, TITLES
 from afina.evaluate.guardrails import NAMES
 from afina.evaluate.safety.findings import MEASURES
@@ -50,6 +51,8 @@ def _of_other_rooms() -> Iterator[str]:
     yield from (*WAYS.values(), *NAMES.values(), *(name.replace("_", " ") for name in NAMES))
     yield from (title for title, _ in MEASURES.values())
     yield from ROOM
+    for rule in RULES.values():
+        yield from (rule.what, rule.fix)
 
 
 def stored(tag: str) -> Catalog:

@@ -128,7 +128,7 @@ def test_seven_billion_from_nothing() -> None:
     assert "112 GB: 28 weights + 28 gradients + 56 optimizer" in budget.describe()
 
 
-@pytest.mark.parametrize("text", ["", "7 billion", "-1B", "0", "1.2.3M"])
+@pytest.mark.parametrize("text", ["", "7 billion", "-1B", "0", "1.2.3M", "9" * 400])
 def test_a_count_that_is_none(text: str) -> None:
     with pytest.raises(RecipeError, match="no count"):
         read_count(text, "--parameters")

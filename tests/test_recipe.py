@@ -561,3 +561,20 @@ def test_recipes_shown_in_the_docs_are_read(page: Path, tmp_path: Path):
 
 def test_the_docs_show_recipes():
     assert any(snippets(page) for page in (ROOT / "docs").glob("*.md"))
+
+
+@pytest.mark.parametrize("key", ["base", "start_from"])
+def test_a_home_of_nobody_is_a_place_that_is_not_there(tmp_path: Path, key: str) -> None:
+    (tmp_path / "a.md").write_text("# A\n")
+    (tmp_path / "r.yaml").write_text("name: x\nbase: a/b\nsources: [{path: a.md}]\n")
+    with pytest.raises(RecipeError, match=r"there is no .*~nobody-has-this-name"):
+        load_recipe(tmp_path / "r.yaml", [f"{key}=~nobody-has-this-name/x"])
+
+
+@pytest.mark.parametrize("value", ["!!bool x", "!!int ''", "!!timestamp x", "&a [*a]", "&a {b: *a}"])
+def test_a_value_of_yaml_that_is_none_is_refused(tmp_path: Path, value: str) -> None:
+    """What ruamel takes for granted of a tag, and an anchor that holds itself, which nobody comes to the end of."""
+    (tmp_path / "r.yaml").write_text(f"name: x\nbase: a/b\nsources: [{{path: .}}]\nseed: {value}\n")
+    for overrides in ([], [f"seed={value}"]):
+        with pytest.raises(RecipeError, match=r"YAML|valid integer"):
+            load_recipe(tmp_path / "r.yaml", overrides)

@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
+import unicodedata
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
 from lxml import html as lxml_html
 from parsed import nodes_of, tree_of
 from report_fixture import HOSTILE, MANIFEST, RECIPE, SCORES, write_run
 from report_words import CALLS, FOLDER, collected, forms, ids, placeholders, stored
+from test_field_findings import good_rows, write
+from test_token_audit import Words, conversation, findings
 from test_verdict import CLAIM, KEPT, LEARNED, RIGHT, SAID, WRONG, probe
+from test_watch import FALLS, look
+from watched import START, finished_files, held_out, overfitting, start, step, steps, write_watched
 
+from afina.dataset.audit.audit import audit_files
+from afina.dataset.audit.rules import RULES
+from afina.errors import Problem
 from afina.evaluate.guardrails import weigh
 from afina.evaluate.intervals import wilson
 from afina.evaluate.scores import Change, RetrievalProbe, RoomToEnd
 from afina.evaluate.verdict import judge
 from afina.recipe import Guardrails, Limits
+from afina.record import Record
 from afina.report.compare import compare_runs
 from afina.report.compare_page import comparison_html
 from afina.report.labels import number, percent, show_bytes, show_money, show_seconds, signed
@@ -28,6 +40,11 @@ from afina.report.language import ENGLISH, LANGUAGES, figure, in_language, langu
 from afina.report.page import write_report
 from afina.report.results import verdict_sentence
 from afina.report.sentences import SENTENCES, retold
+from afina.tokenizer.encode import EncodedExample
+from afina.tokenizer.letters import LACKED
+from afina.watch.lock import UNNAMED
+from afina.watch.state import Signs, find_state
+from afina.watch.view import WARNING_KINDS
 
 OTHERS = tuple(tag for tag in LANGUAGES if tag != ENGLISH)
 PORTUGUESE = RECIPE + "dataset:\n  language: {}\n"
@@ -217,6 +234,98 @@ def test_what_a_verdict_says_is_told_in_the_language(tag: str) -> None:
     for each, other in again.items():
         digits = [re.findall(r"\d+", text) for text in (each, str(other))]
         assert sorted(digits[0]) == sorted(digits[1]), (each, other)
+
+
+COUNTED = {"personal_data", "cut_answers", "unicode_mixed", "length_bias", "think_on_some", "language_mix", LACKED}
+COUNTED |= {"thoughts_not_learned", "template_system", "token_lengths", "padding"}
+"""Findings that say how much, in sentences of their own."""
+
+
+def all_that_an_audit_counts(folder: Path) -> dict[str, str]:
+    """Finding -> what it says, of rows that have each of these flaws; by the rooms that write it."""
+    rows = good_rows()
+    along = "and the road goes on along the sea past every village of the coast until it comes to the cape itself "
+    for n in range(10):
+        rows[2 * n]["completion"] = (f"Number {n} begins at the harbour " + along * 3)[:200]
+    rows[1]["completion"] = "Ask Ana by ana.silva@sapo.pt, she knows the village well."
+    rows[3]["completion"] = unicodedata.normalize("NFD", "É uma cidade à beira-mar, com praças e igrejas.")
+    rows[7] = {
+        "prompt": "O que é que se pode ver naquela cidade, para quem lá chega de comboio?",
+        "completion": "Quem chega de comboio vê primeiro a muralha, e depois as ruas que descem até ao porto, "
+        "onde os pescadores consertam as redes ao fim da tarde e as crianças brincam junto das casas brancas.",
+    }
+    rows[5]["completion"] = "<think>Which one?</think>" + rows[5]["completion"]
+    pairs = [{"prompt": f"Why {n}?", "chosen": "Since it is so. " * 3, "rejected": "No."} for n in range(30)]
+    files = [write(folder, rows), folder / "pairs.jsonl"]
+    files[1].write_text("".join(json.dumps(each) + "\n" for each in pairs), encoding="utf-8")
+    found = {each.name: each.what for file in files for each in audit_files([file]).findings}
+
+    def encode(_: object) -> EncodedExample:
+        words = Words("one two three")
+        words.thoughts, words.lost = 2, ("so it is",)
+        return EncodedExample([words])  # type: ignore[list-item]
+
+    pieces = SimpleNamespace(
+        has_fallback=True, cut=lambda letter: [SimpleNamespace(kind="byte" if letter == "ç" else "")]
+    )
+    told = findings([conversation("praça")], encode=encode, own_system="You are kind.", pieces=pieces)
+    return found | {name: each.what for name, each in told.items()}
+
+
+@pytest.mark.parametrize("tag", OTHERS)
+def test_what_an_audit_finds_is_told_in_the_language(tag: str, tmp_path: Path) -> None:
+    """The words of every rule, and the sentences in which some findings count."""
+    found = all_that_an_audit_counts(tmp_path)
+    assert found.keys() >= COUNTED and all(found[name] != RULES[name].what for name in COUNTED)
+    told = [found[name] for name in COUNTED] + [text for rule in RULES.values() for text in (rule.what, rule.fix)]
+    with in_language(tag):
+        again = {each: retold(each) for each in told}
+    assert not [each for each, other in again.items() if other is None]
+    english = re.compile(r"\b(the|of|and|that|answers|rows|nothing|them|with|learned)\b")
+    assert not [other for other in again.values() if english.search(re.sub("`[^`]*`", "", str(other)))]
+
+
+def all_that_a_watched_run_says(folder: Path) -> list[str]:
+    """The reasons of every state but that of a run that stopped by an error, and the warnings of curves whose sentence
+    holds no other room's reason."""
+    began, problem = {"name": "train", "state": "began"}, Problem("damaged", "", "x")
+    finished = Record({"exit_code": 0}, "finished.json")
+    signs = [
+        Signs(holder, done, stages, last, step, problems)
+        for holder in (None, UNNAMED, 1 << 30)
+        for done in (None, finished)
+        for stages in ((), ("train",))
+        for last in ({}, began, began | {"name": "audit"})
+        for step in (None, 245)
+        for problems in ((), (problem,), (problem, problem))
+    ]
+    curves = [
+        overfitting(),
+        [*start(), *steps(200, 3.0, 2.99)],
+        [*start(), *steps(100), *steps(100, 1.0, 2.5, after=100), held_out(200, 2.0)],
+        [*start(), *steps(3), step(4, 1.0, memory_bytes=21.5 * 2**30), held_out(4, 2.0)],
+        [*FALLS, *(step(200 + n, 1.0, tokens_per_second=900.0) for n in range(1, 30))],
+    ]
+    views = [look(write_watched(folder / str(n), events)) for n, events in enumerate(curves)]
+    views.append(look(write_watched(folder / "done", FALLS, **finished_files())))
+    silent = write_watched(folder / "silent", [*start(), *steps(100)])
+    with FileLock(silent / ".lock"):
+        views.append(look(silent, now=START + 700))
+    told = [warning.what for view in views for warning in view.warnings]
+    kinds = {warning.kind for view in views for warning in view.warnings}
+    assert len(kinds) == len(WARNING_KINDS) - 3, "went_back, smaller_batches and unreadable_lines are not among them"
+    return [*{find_state(each).reason for each in signs}, *told]
+
+
+@pytest.mark.parametrize("tag", OTHERS)
+def test_what_a_watched_run_says_is_told_in_the_language(tag: str, tmp_path: Path) -> None:
+    told = all_that_a_watched_run_says(tmp_path)
+    assert len(told) > 20
+    with in_language(tag):
+        again = {each: retold(each) for each in told}
+    assert not [each for each, other in again.items() if other is None]
+    english = re.compile(r"\b(the|it|is|and|word|file|loss|walk|works|of)\b")
+    assert not [other for other in again.values() if english.search(str(other))]
 
 
 def test_a_sentence_of_another_form_stays_english_and_is_marked(tmp_path: Path) -> None:

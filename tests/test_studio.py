@@ -8,6 +8,9 @@ import json
 import math
 import os
 import random
+import shlex
+import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +25,8 @@ pytest.importorskip("fastapi")
 from fastapi.testclient import TestClient
 
 from afina.errors import AfinaError
-from afina.run import hash_file
+from afina.recipe import load_recipe
+from afina.run import again, hash_file
 from afina.studio import jobs, long_log
 from afina.studio.app import studio_app
 from afina.studio.facts import FILES, named_in
@@ -215,6 +219,41 @@ def test_a_run_shows_its_files(tmp_path: Path) -> None:
     assert run["samples_total"] == 15 and run["report"] and run["problems"] == []
     assert run["can"] == {"stop": False, "resume": False}
     assert {"recipe.yaml", "dataset/dataset.json"} <= {each["name"] for each in run["files"]}
+
+
+def test_what_a_page_leaves_out_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of files and of recipes; that something was trained is known of all of them."""
+    folder = write_run(tmp_path / "runs/a")
+    (folder / "model").mkdir()
+    (folder / "model/config.json").write_text("{}")
+    write_run(tmp_path / "runs/b")
+    monkeypatch.setattr("afina.studio.run_page.MOST_FILES", 2)
+    monkeypatch.setattr("afina.studio.recipe_texts.MOST_LISTED", 1)
+    client = client_of(tmp_path / "runs")
+    run = client.get("/api/runs/a").json()
+    there = [each for each in folder.rglob("*") if each.is_file()]
+    assert (len(run["files"]), run["files_total"], run["trained"]) == (2, len(there), True)
+    assert client.get("/api/runs/b").json()["trained"] is False
+    choices = client.get("/api/plan/choices").json()
+    assert (len(choices["recipes"]), choices["recipes_left_out"]) == (1, 1)
+
+
+def test_a_log_that_cannot_be_read_ends_no_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was removed, or closed to us, between two looks."""
+    folder = write_watched(tmp_path / "a", [*start(), *steps(3)])
+    (folder / "console.log").write_text("said\n")
+    stream = stream_of(tmp_path, 0, 0)
+    whole = Path.open
+
+    def barred(path: Path, *given: Any, **named: Any) -> Any:
+        if path.name == "console.log":
+            raise PermissionError(13, "Permission denied")
+        return whole(path, *given, **named)
+
+    monkeypatch.setattr(Path, "open", barred)
+    assert [name for name, _, _ in told(stream)].count("metric") == 6
+    monkeypatch.setattr(Path, "open", whole)
+    assert ("log", "said\n") in [each[:2] for each in told(stream)]
 
 
 def test_numbers_that_json_has_not_do_not_break_an_answer(tmp_path: Path) -> None:
@@ -458,6 +497,52 @@ def test_a_recipe_that_cannot_be_run_shows_as_failed_with_its_reason(tmp_path: P
     line = wait_for(lambda: (found := index.line("mine")).state == "failed" and found)
     assert "surces" in line.problem
     assert os.getsid(0) != begun.pid
+
+
+def test_a_run_that_is_being_started_is_not_started_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process takes the run's lock only when it has loaded its libraries; whoever presses again before that would
+    start a second one, whose refusal is taken for the run's."""
+    monkeypatch.setattr(jobs, "run_command", lambda *_: [sys.executable, "-c", "import time; time.sleep(60)"])
+    settings = StudioSettings(tmp_path)
+    first = jobs.start(settings, tmp_path / "a.yaml", "a")
+    try:
+        (tmp_path / "a/console.json").write_text("what it gives")
+        for _ in range(2):
+            with pytest.raises(AfinaError, match="has not ended"):
+                jobs.start(settings, tmp_path / "a.yaml", "a")
+        assert (tmp_path / "a/console.json").read_text() == "what it gives"
+    finally:
+        os.kill(first.pid, signal.SIGKILL)
+    monkeypatch.setattr(jobs, "run_command", lambda *_: ["true"])
+
+    def started() -> bool:
+        try:
+            return bool(jobs.start(settings, tmp_path / "a.yaml", "a"))
+        except AfinaError:
+            return False
+
+    assert wait_for(started) and (tmp_path / "a/console.json").read_text() == ""
+
+
+@pytest.mark.parametrize("name", ["2026-11-29", "2024", "1e5", "true", "null", "my-docs", "a.b"])
+def test_a_run_may_be_called_after_a_day(tmp_path: Path, name: str) -> None:
+    """As `name=2026-11-29` it would be a date, and the run could not be started or gone on with."""
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("name: x\nbase: a/b\nsources: [{path: .}]\n")
+    words = jobs.run_command(StudioSettings(tmp_path), recipe, name)
+    assert load_recipe(recipe, [words[words.index(str(recipe)) + 1]]).name == name
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "recipe.yaml").write_text(recipe.read_text())
+    told = shlex.split(again(tmp_path / name))
+    assert load_recipe(recipe, [word for word in told if word.startswith("name=")]).name == name
+
+
+def test_what_is_wrong_with_a_key_travels_from_a_verb(tmp_path: Path) -> None:
+    """A problem of a recipe has a key and a line besides."""
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    with pytest.raises(AfinaError) as caught:
+        asyncio.run(jobs.ask("data audit", "--set=train.epochs=-1", str(tmp_path / "rows.jsonl")))
+    assert "greater than 0" in caught.value.problems[0].what
 
 
 def test_a_name_that_is_none_of_a_folder_starts_nothing(tmp_path: Path) -> None:

@@ -151,6 +151,12 @@ def test_pages_speak_the_language_of_the_studio(browser: Any, runs: Path, tag: s
         page.wait_for_selector(READY["run"])
         assert "learned" not in page.inner_text("#verdict .sentence")
         assert page.get_by_role("heading", name="Antes e depois").is_visible()
+        page.goto(f"{address}/run/clube-2")
+        page.wait_for_selector("#verdict .remarks li", timeout=SECONDS)
+        assert page.inner_text("#verdict .remarks") == "a perda nos exemplos reservados não diminuiu: 1,2 → 1,3"
+        assert "todo o percurso" in page.inner_text("#state") and page.locator("#warnings li").count() == 3
+        told = page.locator("#state [lang=en], #verdict [lang=en], #warnings [lang=en]")
+        assert told.count() == 0, "what files say in English is told in the language"
         assert not said
         page.close()
 
@@ -270,6 +276,18 @@ def test_the_curve_moves_while_a_process_appends_and_nothing_is_read_again(brows
         until(lambda: "to 0.0098" in page.get_attribute("#loss .plot", "aria-label"))
         assert not [url for url in asked if "/metrics" in url], "new lines came by the stream alone"
         assert not said
+        page.close()
+
+
+def test_a_run_that_was_removed_is_said_and_not_taken_for_a_studio_that_is_silent(browser: Any, tmp_path: Path) -> None:
+    folder = write_watched(tmp_path / "gone", [*start(), *steps(5)])
+    with studio(tmp_path) as address:
+        page, _ = opened(browser, f"{address}/run/gone")
+        page.wait_for_selector("#curves canvas", timeout=SECONDS)
+        folder.rename(tmp_path / ".elsewhere")
+        page.wait_for_selector("#failure .problem", timeout=SECONDS)
+        page.wait_for_timeout(6000)  # longer than the page waits for a studio that may come back
+        assert "there is no run" in page.inner_text("#failure")
         page.close()
 
 

@@ -93,10 +93,25 @@ def test_an_audit_is_the_verbs_own(flawed: dict[str, Any], place: Path):
     assert flawed["state"] == "done"
     own = audit_files([place / "root/flawed.jsonl"]).as_json()
     expected = json.loads(json.dumps(own).replace(f"{place}/root/", ""))
-    assert flawed["audit"] == expected
+    assert {each["told"]["what"]["text"] for each in flawed["audit"]["findings"]} == {
+        each["what"] for each in own["findings"]
+    }
+    findings = [{name: each[name] for name in each if name != "told"} for each in flawed["audit"]["findings"]]
+    assert flawed["audit"] | {"findings": findings} == expected
     found = {each["name"]: each for each in flawed["audit"]["findings"]}
     assert {"empty_prompt", "empty_answer", "unreadable"} <= set(found)
     assert found["empty_prompt"]["examples"][0]["where"] == "flawed.jsonl:13"
+
+
+@pytest.mark.long
+def test_findings_are_told_in_the_language_of_the_studio(place: Path):
+    settings = StudioSettings(place / "runs", (place / "root",), language="pt-PT")
+    with asking(settings) as client:
+        told = audited(client, path=str(place / "root/flawed.jsonl"))["audit"]["findings"]
+    (prompt,) = (each["told"] for each in told if each["name"] == "empty_prompt")
+    assert prompt["fix"] == {"text": "corrija-as, ou defina `dataset.on_empty_prompt: drop` ou `text`", "lang": None}
+    (broken,) = (each["told"]["what"] for each in told if each["name"] == "unreadable")
+    assert broken["lang"] == "en" and broken["text"].startswith("files or rows"), "it holds what the parser says"
 
 
 def test_rows_of_a_finding_are_whole(studio: TestClient, flawed: dict[str, Any]):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -13,33 +12,27 @@ import pytest
 
 pytest.importorskip("playwright.sync_api")
 
-from exported import make_run
+from exported import SHAPE, make_run
 from studio_pages import cut, opened, studio, violations
 from test_studio_data import FARENSE, FLAWED, SCRIPT
+from tiny import make_base
 
-pytestmark = [
-    pytest.mark.long,
-    pytest.mark.skipif(
-        "AFINA_STUDIO_PAGES" not in os.environ,
-        reason="two of them fail, not yet looked into: AFINA_STUDIO_PAGES=1 runs",
-    ),
-]
+pytestmark = pytest.mark.long
 WIDTHS = (1280, 390)
 REFUSED = re.compile("status of 40[03]")
 """What the browser notes where the studio refuses: the page says it in words."""
-PATIENCE = 120_000  # ms: tests run on busy machines
+PATIENCE = 60_000  # ms: a process of ours takes three seconds of computing, and machines of tests are busy
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs with one that learned a little, and a root with its base and with data."""
     folder = tmp_path_factory.mktemp("studio")
-    make_run(folder / "runs/corrida", new=8)
-    (folder / "root/deep").mkdir(parents=True)
-    (folder / "runs/base").rename(folder / "root/base")
-    recipe = folder / "runs/corrida/recipe.yaml"
-    text = recipe.read_text(encoding="utf-8").replace(str(folder / "runs/base"), str(folder / "root/base"))
-    recipe.write_text(text, encoding="utf-8")
+    # It sees enough for two questions whatever it answers: a base that is untrained may answer with marks of the chat,
+    # which are many tokens each where the next question tells them again as text.
+    base = make_base(folder / "root/base", max_position_embeddings=512, **SHAPE)
+    make_run(folder / "runs/corrida", base, new=8)
+    (folder / "root/deep").mkdir()
     (folder / "root/flawed.jsonl").write_text("".join(FLAWED), encoding="utf-8")
     if FARENSE.is_dir():
         shutil.copy(FARENSE / "train_full.jsonl", folder / "root/train_full.jsonl")
@@ -111,12 +104,54 @@ def test_a_rows_script_is_text_and_its_tokens_are_marked(page: Any) -> None:
     assert cut(page) == [] and violations(page) == []
 
 
+def test_an_answer_that_comes_late_does_not_take_the_place_of_what_was_asked_after_it(browser: Any, url: str) -> None:
+    """The reader goes to row 11, and back to row 10 before the studio has told of row 11."""
+    page, said = opened(browser, f"{url}/data")
+    late: list[Any] = []
+
+    def told(route: Any) -> None:
+        first = route.request.post_data_json["row"]
+        where = [f"flawed.jsonl:{first + place}" for place in range(10)]
+        sides = [{"rejected": False, "rows": [[{"text": "a", "id": 1, "learned": True}]]}]
+        rows = [{"row": None, "line": None, "tokens": sides, "at": each, "where": each} for each in where]
+        if first == 1:
+            route.fulfill(json={"rows": rows})
+        else:
+            late.append(lambda: route.fulfill(json={"rows": rows}))
+
+    page.route("**/api/data/tokens", told)
+    page.fill("#path", "flawed.jsonl")
+    page.locator("#tokenizer option[value=corrida]").wait_for(state="attached")
+    page.select_option("#tokenizer", "corrida")
+    page.click("#show-tokens")
+    shown = page.locator("#shown-tokens h3")
+    shown.filter(has_text=re.compile(":1$")).wait_for()
+    for _ in range(9):
+        page.click("#next")
+    shown.filter(has_text=re.compile(":10$")).wait_for()
+    page.click("#next")
+    page.locator("#tokens-said", has_text="opened").wait_for()
+    page.click("#previous")
+    page.click("#next")
+    page.click("#previous")
+    assert len(late) == 1, "the same rows are asked for once"
+    with page.expect_response("**/api/data/tokens"):
+        late[0]()
+    page.wait_for_timeout(100)
+    assert shown.inner_text() == "flawed.jsonl:10" and page.input_value("#row") == "10"
+    page.click("#next")
+    shown.filter(has_text=re.compile(":11$")).wait_for()
+    assert not said
+    page.close()
+
+
 @both
-def test_a_folder_is_browsed_and_a_text_pasted_by_keys_alone(page: Any) -> None:
+def test_a_folder_is_browsed_and_a_text_pasted_by_keys_alone(page: Any, place: Path) -> None:
     page.focus("#browse summary")
     page.keyboard.press("Enter")
-    page.locator(".entries button", has_text="root").press("Enter")
-    page.locator(".entries button", has_text="flawed.jsonl").press("Enter")
+    entries = page.locator(".entries")
+    entries.get_by_role("button", name=f"{place}/root/", exact=True).press("Enter")
+    entries.get_by_role("button", name="flawed.jsonl", exact=True).press("Enter")
     assert page.input_value("#path").endswith("root/flawed.jsonl")
     page.focus("input[name=given][value=path]")
     page.keyboard.press("ArrowRight")
@@ -141,21 +176,25 @@ def test_what_is_refused_is_said(page: Any) -> None:
     assert page.evaluate("document.activeElement.id") == "tokenizer"
 
 
-@pytest.mark.parametrize("page", [("/playground", width) for width in WIDTHS], indirect=True, ids=map(str, WIDTHS))
+@pytest.mark.parametrize("page", [("/playground", 1280)], indirect=True, ids=["playground"])
 def test_two_answers_stream_side_by_side(page: Any) -> None:
+    """At one width, and looked at in both: to open the models takes a process of its own ten seconds of computing."""
     page.wait_for_selector("#run option[value=corrida]", state="attached")
     assert violations(page) == []
     page.fill("#longest", "8")
     page.fill("#question", "Onde nasceu Ana Faro?")
     page.press("#question", "Enter")
-    page.wait_for_selector("article.answer[aria-busy=false]")
+    page.wait_for_selector("article.answer[aria-busy=false]", timeout=2 * PATIENCE)
     texts = page.locator("article.answer .text").all_inner_texts()
     assert len(texts) == 2 and texts[0] != texts[1]
     assert "of memory" in page.inner_text("#opened")
     page.fill("#question", "E Rui?")
     page.press("#question", "Enter")
-    page.locator("article.answer[aria-busy=false]").nth(1).wait_for()
-    assert cut(page) == [] and violations(page) == []
+    page.locator("article.answer[aria-busy=false]").nth(1).or_(page.locator("#failure .problem")).wait_for()
+    assert page.inner_text("#failure") == ""
+    for width in WIDTHS:
+        page.set_viewport_size({"width": width, "height": 900})
+        assert cut(page) == [] and violations(page) == []
     page.click("#close")
     page.wait_for_selector("#close", state="hidden")
     page.click("#forget")

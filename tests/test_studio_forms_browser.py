@@ -274,6 +274,52 @@ def test_a_broken_recipe_shows_its_errors_at_the_fields(browser: Any, address: s
     page.close()
 
 
+SLOW = """(() => {
+  const asked = window.fetch;
+  window.fetch = async (...given) => {
+    if (String(given[0]).includes("/api/recipe/check")) await new Promise((done) => setTimeout(done, 700));
+    return asked(...given);
+  };
+})()"""
+"""A studio that takes its time to look at a recipe."""
+
+
+def test_what_is_started_is_what_the_form_shows(browser: Any, address: str) -> None:
+    """Start is pressed while an earlier change is still being looked at."""
+    page, _ = begun(browser, address)
+    write(page, JOB)
+    epochs = page.locator('[data-field="train.epochs"] input')
+    posted: list[str] = []
+    page.route("**/api/start", lambda route: (posted.append(route.request.post_data_json["text"]), route.abort()))
+    page.evaluate(SLOW)
+    epochs.fill("5")
+    page.wait_for_timeout(400)  # the change is on its way
+    epochs.fill("7")
+    page.locator('[data-field="train.method"] select').select_option("cpt")
+    page.click("#run")
+    page.wait_for_selector("#failure .problem", timeout=SECONDS)
+    assert ["epochs: 7" in text and "method: cpt" in text for text in posted] == [True]
+    page.close()
+
+
+def test_a_change_that_nobody_answered_is_not_lost(browser: Any, address: str) -> None:
+    page, _ = begun(browser, address)
+    write(page, JOB)
+    posted: list[str] = []
+    page.route("**/api/start", lambda route: (posted.append(route.request.post_data_json["text"]), route.abort()))
+    page.route("**/api/recipe/check", lambda route: route.abort())
+    page.locator('[data-field="train.epochs"] input').fill("5")
+    page.wait_for_selector("#failure .problem", timeout=SECONDS)
+    page.click("#run")
+    page.wait_for_timeout(300)
+    assert not posted and "epochs: 5" not in page.input_value("#yaml")
+    page.unroute("**/api/recipe/check")
+    page.locator('[data-field="train.method"] select').select_option("cpt")
+    text_holds(page, "method: cpt")
+    assert "epochs: 5" in page.input_value("#yaml")
+    page.close()
+
+
 def test_every_key_is_reached_by_search(browser: Any, address: str) -> None:
     page, said = begun(browser, address)
     assert page.locator('[data-field="train.learning_rate"]').is_visible()

@@ -305,6 +305,9 @@ def test_a_port_that_is_taken_and_a_folder_that_is_not_there_are_said(runs: Path
     opened = open_studio(runs, (), host="127.0.0.1", port=0, language="en")
     with opened.listener, pytest.raises(AfinaError, match="cannot listen there"):
         open_studio(runs, (), host="127.0.0.1", port=opened.settings.port, language="en")
+    for host, port in (("127.0.0.1", 99_999), ("127.0.0.1", -1), ("", 0), ("a" * 70 + ".com", 0)):
+        with pytest.raises(AfinaError, match="cannot listen there"):
+            open_studio(runs, (), host=host, port=port, language="en")
     with pytest.raises(AfinaError, match="no such folder"):
         open_studio(runs, (runs / "none",), host="127.0.0.1", port=0, language="en")
     with pytest.raises(AfinaError, match="no folder"):
@@ -383,3 +386,48 @@ def test_a_report_may_run_no_script(runs: Path) -> None:
     policy = answer.headers["content-security-policy"]
     assert policy.startswith("sandbox") and "allow-scripts" not in policy and "script-src" not in policy
     assert "default-src 'none'" in policy
+
+
+# ---- a folder that somebody gave
+
+
+@pytest.mark.parametrize("name", ["console.log", "console.json"])
+@pytest.mark.parametrize("place", ["root", "outside"])
+def test_a_start_writes_nothing_where_a_link_leads(tmp_path: Path, runs: Path, name: str, place: str) -> None:
+    """A run's folder may come from anyone: what a process says would be written over somebody's file, also over one
+    that the studio may read."""
+    kept = tmp_path / place / "kept.txt"
+    kept.parent.mkdir()
+    kept.write_text("mine")
+    (runs / "a" / name).symlink_to(kept)
+    answer = client_of(runs, roots=(tmp_path / "root",)).post("/api/runs/a/resume", headers=CHANGES)
+    assert answer.status_code in (409, 422) and "link" in answer.json()["error"]["what"]
+    assert kept.read_text() == "mine"
+
+
+def test_a_run_whose_recipe_is_a_link_outside_is_not_gone_on_with(runs: Path, secret: Path) -> None:
+    """Nor is it asked, nor does its tokenizer look at data."""
+    (runs / "a/recipe.yaml").unlink()
+    (runs / "a/recipe.yaml").symlink_to(secret / "recipe.yaml")
+    client = client_of(runs, roots=(runs,))
+    for path, body in (
+        ("/api/runs/a/resume", {}),
+        ("/api/play/open", {"run": "a"}),
+        ("/api/data/audit", {"path": str(runs), "run": "a"}),
+    ):
+        answer = client.post(path, json=body, headers=CHANGES)
+        assert answer.status_code == 422 and "leads out" in answer.json()["error"]["what"], path
+        assert "SECRET" not in answer.text
+
+
+def test_a_lock_that_is_a_link_stops_nobody(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who holds what it leads to may be any program of the same user: here this one."""
+    fcntl = pytest.importorskip("fcntl")
+    stopped: list[int] = []
+    monkeypatch.setattr("afina.studio.jobs.os.kill", lambda process, _: stopped.append(process))
+    with (tmp_path / "another.lock").open("wb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        (runs / "a/.lock").unlink(missing_ok=True)
+        (runs / "a/.lock").symlink_to(tmp_path / "another.lock")
+        answer = client_of(runs).post("/api/runs/a/stop", headers=CHANGES)
+    assert answer.status_code == 409 and "is a link" in answer.json()["error"]["what"] and not stopped

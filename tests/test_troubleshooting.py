@@ -76,20 +76,21 @@ def test_every_message_of_the_package_is_on_the_page() -> None:
 def test_every_error_that_is_raised_was_read() -> None:
     """Looked for in another way: the first words behind `raise`, by a pattern."""
     raised = re.compile(rf"\braise (?:{'|'.join(CLASSES)})\(\n? *f?[\"'](?P<text>[^\"'{{}}\n]{{12,}})")
-    lost = []
+    lost, seen = [], 0
     for file in FILES:
         for match in raised.finditer(file.read_text(encoding="utf-8")):
+            seen += 1
             words = " ".join(match["text"].replace("\\", "").split())
             if not any(words in what for what in entries()):
                 lost.append(f"{file.name}: {words}")
-    assert not lost
+    assert not lost and seen > 100
 
 
 def test_every_kind_of_error_is_known() -> None:
     """A class of its own for errors or problems has to be named where messages are read from the source."""
     kinds = re.compile(rf"^class (\w+)\((?:{'|'.join([*CLASSES, *OTHERS])})\b", re.MULTILINE)
     found = {name for file in FILES for name in kinds.findall(file.read_text(encoding="utf-8"))}
-    assert found - {*CLASSES, *OTHERS} == set()
+    assert {"KeyProblem", "StudioRefusal"} <= found <= {*CLASSES, *OTHERS}
 
 
 def test_every_module_has_a_topic() -> None:

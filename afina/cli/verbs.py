@@ -23,7 +23,6 @@ from afina.cli.output import nobody_reads, open_streams, say
 if TYPE_CHECKING:
     from afina.errors import AfinaError
 
-LOOK = "look at what is there and at its permissions"
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -133,7 +132,7 @@ class _NotShown:
 
 def _ended() -> int:
     """Do what the command line says; the exit code."""
-    from afina.errors import AfinaError, Problem, RecipeError
+    from afina.errors import LOOK, AfinaError, Problem, RecipeError, unreadable_path
 
     try:
         app()
@@ -151,8 +150,7 @@ def _ended() -> int:
     except OSError as error:  # a path that the person named or allowed; the system says which
         if error.filename is None:
             raise
-        what = f"cannot be read or written: {error.strerror}"
-        return _tell(RecipeError(what, LOOK, os.fsdecode(error.filename)))
+        return _tell(unreadable_path(error))
     except KeyboardInterrupt:
         say("afina: interrupted; the same command goes on from the last whole state")
         return 130

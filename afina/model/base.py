@@ -20,6 +20,7 @@ from afina.model.gguf_file import find_gguf
 from afina.model.shape import Shape
 from afina.model.shape_read import shape_of_folder
 from afina.recipe import Adapter, Recipe
+from afina.recipe.home import from_home
 from afina.run import hash_file, hash_folder, hash_value, read_mapping
 
 NOT_IN_FOUR_BITS = {
@@ -103,7 +104,7 @@ def place_of(base: str, *, weights: bool, say: Callable[[str], None] = lambda _:
         from afina.model.gguf_folder import gguf_folder
 
         return gguf_folder(file, weights=weights, say=say)
-    place = Path(base).expanduser()
+    place = from_home(base)
     return place if place.exists() else None
 
 

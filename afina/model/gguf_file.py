@@ -17,6 +17,7 @@ from typing import Any
 
 from afina.errors import BaseError
 from afina.model.base_kind import GGUF_ENDING, kind_of
+from afina.recipe.home import from_home
 
 PACKAGE = "package:"
 """What stands before the name of an installed Python package that holds a GGUF file."""
@@ -105,7 +106,7 @@ def find_gguf(base: str) -> Path | None:
     """
     if base.startswith(PACKAGE):
         return _in_package(base)
-    place = Path(base).expanduser()
+    place = from_home(base)
     if not place.exists() or kind_of(place).name != "gguf":
         return None
     if place.is_file():

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 from afina.errors import BaseError
 from afina.model.base import looks_like_path, no_such_place, place_of
 from afina.model.base_damage import TOKENIZERS
 from afina.recipe import read_saved_recipe
+from afina.recipe.home import from_home
 from afina.tokenizer.load import open_tokenizer
 from afina.tokenizer.pieces import PieceTable, read_sentencepiece, read_tokenizer
 
@@ -26,7 +26,7 @@ def open_pieces(name: str, say: Callable[[str], None] = lambda _: None) -> Piece
     Raises:
         BaseError: there is no such thing, or no tokenizer in it.
     """
-    place = Path(name).expanduser()
+    place = from_home(name)
     if place.is_file() and place.suffix == SENTENCEPIECE_ENDING:
         return read_sentencepiece(place)
     if (place / "recipe.yaml").is_file():

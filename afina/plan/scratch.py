@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -115,6 +116,6 @@ def read_count(text: str, what: str) -> float:
         RecipeError: it is no positive number with k, M, B (or G) or T behind it.
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kKmMbBgGtT]?)\s*", text)
-    if not found or not float(found[1]):
+    if not found or not 0 < float(found[1]) < math.inf:
         raise RecipeError(f"{text!r} is no count", "write it like 7B, 350M or 140e9 as 140B", what)
     return float(found[1]) * {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}[found[2].lower()]

@@ -15,6 +15,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.reader import ReaderError
 
 from afina.errors import Problem, RecipeError
+from afina.recipe.home import from_home
 from afina.recipe.parts import HUB, WEB, Recipe
 from afina.recipe.profiles import resolve_profile
 from afina.recipe.start_from import resolve_start
@@ -75,14 +76,18 @@ def read_recipe(text: str, path: Path, overrides: Sequence[str] = ()) -> Recipe:
     return check_recipe(raw, str(path))
 
 
-def parse_recipe(text: str, where: str) -> CommentedMap:
+def parse_recipe(text: str, where: str, *, round_trip: bool = True) -> dict[str, Any]:
     """A recipe's text as the mapping that it is, its values not looked at.
+
+    Args:
+        round_trip: with the lines that keys stand in, as a :class:`~ruamel.yaml.comments.CommentedMap`; else as plain
+            values, which a tag of somebody's own (``!x``) cannot be.
 
     Raises:
         RecipeError: it is no YAML, or no mapping.
     """
     try:
-        raw = parse_yaml(text, round_trip=True)
+        raw = parse_yaml(text, round_trip=round_trip)
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise _no_yaml(str(error.problem), "correct the line", where, line) from None
@@ -91,7 +96,7 @@ def parse_recipe(text: str, where: str) -> CommentedMap:
         raise _no_yaml(error.reason, "remove the character", where, line) from None
     except YAMLError as error:
         raise RecipeError(f"not YAML: {error}", "correct the value", where) from None
-    if not isinstance(raw, CommentedMap):
+    if not isinstance(raw, dict):
         raise RecipeError("a recipe is a mapping of keys to values", "`afina recipe init docs` shows one", where)
     return raw
 
@@ -184,7 +189,7 @@ def nearest(word: str, known: Sequence[str]) -> str | None:
     return found[0] if found else None
 
 
-def _apply_overrides(raw: CommentedMap, overrides: Sequence[str]) -> set[str]:
+def _apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> set[str]:
     """Write ``a.b=value`` into the raw recipe; returns the dotted keys that were set."""
     problems, done = [], set()
     for override in overrides:
@@ -225,16 +230,16 @@ def _apply_overrides(raw: CommentedMap, overrides: Sequence[str]) -> set[str]:
     return done
 
 
-def _resolve_base(raw: CommentedMap, anchor: Path) -> None:
+def _resolve_base(raw: dict[str, Any], anchor: Path) -> None:
     """A base that looks like a folder becomes absolute; anything else stays a hub id."""
     base = raw.get("base")
     if isinstance(base, str) and base:
         looks_like_path = base.startswith((".", "/", "~")) or base.count("/") > 1 or (anchor / base).exists()
         if looks_like_path:
-            raw["base"] = str((anchor / Path(base).expanduser()).resolve())
+            raw["base"] = str((anchor / from_home(base)).resolve())
 
 
-def _resolve_asked(raw: CommentedMap, folder: Path) -> None:
+def _resolve_asked(raw: dict[str, Any], folder: Path) -> None:
     """A file of a task or of prompts that is not below `root` but beside the recipe becomes absolute."""
     evaluate = raw.get("evaluate")
     if not isinstance(evaluate, CommentedMap):

@@ -12,6 +12,7 @@ from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import YAMLError
 
 from afina.errors import Problem
+from afina.recipe.home import from_home
 from afina.recipe.yaml_text import parse_yaml
 
 CONFIG = "adapter_config.json"
@@ -19,7 +20,7 @@ _NUMBERED = re.compile(r"\D+\.(\d+)\.(\D+)")
 """``model.layers.3.mlp.up_proj``: the layer's number, and the matrix within it."""
 
 
-def resolve_start(raw: CommentedMap, anchor: Path, where: str) -> list[Problem]:
+def resolve_start(raw: dict[str, Any], anchor: Path, where: str) -> list[Problem]:
     """Make ``start_from`` absolute and write the adapter's settings into the raw recipe; what does not agree.
 
     Args:
@@ -29,7 +30,7 @@ def resolve_start(raw: CommentedMap, anchor: Path, where: str) -> list[Problem]:
     given = raw.get("start_from")
     if not isinstance(given, str) or not given:
         return []
-    folder = (anchor / Path(given).expanduser()).resolve()
+    folder = (anchor / from_home(given)).resolve()
     raw["start_from"] = str(folder)
     place = f"{where}: start_from"
     if not folder.is_dir():

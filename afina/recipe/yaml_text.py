@@ -21,8 +21,28 @@ def parse_yaml(text: str, *, round_trip: bool = False) -> Any:
         YAMLError: it is no YAML, or holds a value that is none.
     """
     try:
-        return YAML(typ="rt" if round_trip else "safe", pure=True).load(text)
+        found = YAML(typ="rt" if round_trip else "safe", pure=True).load(text)
+        _refuse_circles(found, set(), set())
+        return found
     except RecursionError as error:
         raise YAMLError("brackets in brackets without end") from error
     except (ValueError, OverflowError) as error:  # a number of thousands of digits, the 31st of February
         raise YAMLError(str(error)) from error
+    except (LookupError, TypeError, AttributeError) as error:  # `!!bool x`, `!!int ''`: ruamel does not look first
+        raise YAMLError("a value is not what its tag says") from error
+
+
+def _refuse_circles(value: Any, above: set[int], seen: set[int]) -> None:
+    """An anchor may hold itself (``&a [*a]``); whoever walks over such values never ends.
+
+    Args:
+        above: what holds `value`, by its id.
+        seen: what has been walked over; one anchor may stand in many places.
+    """
+    if not isinstance(value, dict | list) or id(value) in seen:
+        return
+    for each in value.values() if isinstance(value, dict) else value:
+        if id(each) in above or each is value:
+            raise YAMLError("an anchor that holds itself")
+        _refuse_circles(each, above | {id(value)}, seen)
+    seen.add(id(value))

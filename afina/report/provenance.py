@@ -12,6 +12,7 @@ from afina.report.labels import fixed, number, show_money, show_seconds, show_sh
 from afina.report.language import label, mark, moment, tr, trn
 from afina.report.read import RunFiles
 from afina.report.render import Cell, Monospaced, Quiet, Stacked, Total, Value, not_recorded, render
+from afina.report.sentences import StoredSentence
 
 _SEVERITY = ("fatal", "error", "warning", "warn", "note", "info")
 _BAD = ("fatal", "error")
@@ -71,8 +72,8 @@ def _finding(finding: Record) -> dict[str, Any]:
         "severity": words(severity),
         "name": words(finding.text("name") or ""),
         "size": finding_size(finding),
-        "what": finding.text("what"),
-        "fix": finding.text("fix"),
+        "what": StoredSentence(finding.text("what") or ""),
+        "fix": StoredSentence(finding.text("fix") or ""),
         "examples": [
             (each.text("where") or "", None if each.text("text") is None else _short(each.text("text")))
             for each in examples[:EXAMPLES]

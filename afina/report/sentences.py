@@ -18,6 +18,7 @@ _NUMBER = r"[+-]?[\d.,]*\d"
 _FORMS = {"share": _SHARE, "base": _SHARE, "allowed": _SHARE, "wanted": _SHARE, "before": _SHARE, "after": _SHARE}
 _FORMS |= {"lucky": _SHARE, "held": _SHARE, "now": _SHARE, "n": _NUMBER, "knew": _NUMBER, "lost": _NUMBER}
 _FORMS |= {"gained": _NUMBER, "of": _NUMBER, "one": _NUMBER, "two": _NUMBER, "limit": _NUMBER, "tokens": _NUMBER}
+_FORMS |= {"memory": r"[\d.]+ \w+", "usable": r"[\d.]+ \w+"}
 _FORMS |= {"ended": _NUMBER, "circling": _NUMBER, "ceiling": _NUMBER, "most": _NUMBER, "size": _NUMBER}
 """What may stand at a name; anything at all where it is not here."""
 _AND = mark(" and ")
@@ -138,6 +139,57 @@ SENTENCES = (
     mark("the runs have different tokenizers: compare bits per byte, not loss or perplexity"),
     mark("the runs have different bases: before training they are different models"),
     mark("the runs have different devices: time, memory and speed belong to the device"),
+    # of an audit, where it counts: its other words are those of its rules, and stand in the catalogue as they are
+    mark("examples with personal data or secrets (shown masked): {kinds}"),
+    mark("answers without an end, all of one length: they were cut at a limit: {limit} {room}"),
+    mark(
+        "letters and their accents stored apart (NFD), which are other tokens than composed ones (NFC): {n} rows hold "
+        "such letters, {of} composed"
+    ),
+    mark("better answers are {one} times as long; the better answer is the longer one in {share} of {n} pairs"),
+    mark("{n} of {of} answers think; the others are learned without a thought"),
+    mark("examples in another language than {main}; of those that can be told: {kinds}"),
+    mark("{n} of {of} thoughts ({size} characters) are not learned: the chat template leaves them out"),
+    mark("the chat template gives {n} conversations its own system text: {text}"),
+    mark(
+        "tokens per example: median {n}, 95 % at most {limit}, longest {most}; {tokens} in all, {of} of them learned; "
+        "{one} characters per token"
+    ),
+    mark("{share} of what is computed is padding, in {n} micro-batches an epoch"),
+    mark("{n} of {of} letters ({share}) have no piece: {kinds}"),
+    mark("words"),
+    # in which state a run is, and why
+    mark("{n} of its files cannot be read"),
+    mark("a file is damaged"),
+    mark("another process works in it"),
+    mark("process {process} works in it"),
+    mark("the whole walk is done"),
+    mark("the whole walk is done; another process has it open"),
+    mark("the whole walk is done; process {process} has it open"),
+    mark("it ended without a word in the stage {stage}, after step {n}"),
+    mark("it ended without a word in the stage {stage}"),
+    mark("it ended without a word, after step {n}"),
+    mark("it ended without a word"),
+    mark("it is trained, after step {n}, and the walk has not ended"),
+    mark("it is trained, and the walk has not ended"),
+    mark("no training has begun"),
+    # what the curves of a training show
+    mark(
+        "the held-out loss rose from {one} (step {n}) to {two} (step {of}) while the training loss fell from {size} to "
+        "{limit}: it overfits"
+    ),
+    mark("the loss does not fall: {one} in the first {n} steps, {two} in the last {n} of {of}"),
+    mark("the loss does not fall: {one} in the first {n} steps, {two} in the last {n} of {of}, at a rate of {rate}"),
+    mark("the loss rises: it was {one} around step {n} and is {two} now"),
+    mark(
+        "the held-out loss still fell at the end, by {share} between the last two measurements (to {one}): more epochs "
+        "may help"
+    ),
+    mark("it is slower than it was: {one} tokens/s, {two} at the beginning"),
+    mark("memory is nearly full: {memory} of {usable} that are usable"),
+    mark("it runs, and has logged nothing for {time}; before, at most for {usual}"),
+    mark("no held-out loss is measured: overfitting would not be seen"),
+    mark("{n} lines of metrics.jsonl cannot be read (a kill cuts one)"),
 )
 """Of two that fit, the first counts."""
 

@@ -57,7 +57,7 @@ def is_port_free(host: str, port: int) -> bool:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-        except OSError:
+        except (OSError, OverflowError, UnicodeError):  # the others: a port beyond 65535, a name that is none
             return False
     return True
 

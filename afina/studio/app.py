@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.staticfiles import StaticFiles
 
-from afina.errors import AfinaError, Problem
+from afina.errors import AfinaError, Problem, unreadable_path
 from afina.studio import compare, data_routes, jobs, plan_routes, play_routes, run_page, runs, start_routes, streams
 from afina.studio.pages import render
 from afina.studio.readers import Readers
@@ -72,6 +72,12 @@ def _add_errors(app: FastAPI, settings: StudioSettings) -> None:
     @app.exception_handler(AfinaError)
     async def refused(request: Request, error: AfinaError) -> Response:
         return answer(request, error.status if isinstance(error, StudioRefusal) else 422, *error.problems)
+
+    @app.exception_handler(OSError)
+    async def unreadable(request: Request, error: OSError) -> Response:
+        if error.filename is None:  # nothing that the person named
+            raise error
+        return answer(request, 422, *unreadable_path(error).problems)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:

@@ -13,12 +13,12 @@ from afina.report.compare import RunComparison, compare_runs, metric_rows, recip
 from afina.report.costs import cost_cells, task_titles
 from afina.report.language import in_language
 from afina.report.results import judge
-from afina.report.sentences import retold
-from afina.studio.facts import check_links
+from afina.report.sentences import StoredSentence
+from afina.studio.facts import checked_run
 from afina.studio.pages import render
 from afina.studio.refusal import StudioRefusal
-from afina.studio.security import run_folder
 from afina.studio.settings import StudioSettings
+from afina.studio.translate import sentence_values
 from afina.units import show_bytes
 
 LONGEST_LOG = 2**25
@@ -37,23 +37,20 @@ def routes(settings: StudioSettings) -> APIRouter:
     @made.get("/api/compare")
     def compared(runs: Annotated[list[str], Query()]) -> dict[str, Any]:
         """Two runs or more; a damaged one is an error that names its file."""
-        folders = [run_folder(settings, name) for name in dict.fromkeys(runs)]
+        folders = [checked_run(settings, name) for name in dict.fromkeys(runs)]
         for folder in folders:
-            check_folder(settings, folder)
+            check_length(folder / "metrics.jsonl")
         return comparison_values(settings, folders)
 
     return made
 
 
-def check_folder(settings: StudioSettings, folder: Path) -> None:
-    """Before a run is read whole.
+def check_length(log: Path) -> None:
+    """Before a run's log is read whole.
 
     Raises:
-        AfinaError: a file of it is a link that leads out of what the studio may read.
-        StudioRefusal: 413, its log would take more memory than the studio has.
+        StudioRefusal: 413, it would take more memory than the studio has.
     """
-    check_links(settings, folder)
-    log = folder / "metrics.jsonl"
     if log.is_file() and log.stat().st_size > LONGEST_LOG:
         what = f"its log is too long to be compared here: {show_bytes(log.stat().st_size)}"
         raise StudioRefusal(413, what, "`afina compare RUN RUN --page FILE` does it in a terminal", str(log))
@@ -70,7 +67,7 @@ def comparison_values(settings: StudioSettings, folders: Sequence[Path]) -> dict
         titles = task_titles(found.costs)
         return {
             "runs": _verdicts(found),
-            "notes": [retold(note) or note for note in found.notes],
+            "notes": [sentence_values(StoredSentence(note)) for note in found.notes],
             "tasks": titles,
             "costs": [cost_cells(cost, titles) for cost in found.costs],
             "figures": {"rows": metric_rows(found), "best": [metric.best for metric in found.metrics]},

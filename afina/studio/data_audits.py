@@ -12,8 +12,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from afina.errors import AfinaError
+from afina.report.language import in_language
+from afina.report.sentences import StoredSentence
 from afina.studio.jobs import ask
 from afina.studio.refusal import StudioRefusal, error_values
+from afina.studio.translate import sentence_values
 from afina.text.formats import FORMATS
 
 PASTED = tuple(
@@ -78,8 +81,9 @@ class AuditJob:
         self._began, self._seconds = time.monotonic(), 0.0
         self._task = asyncio.get_running_loop().create_task(self._audit(options))
 
-    def as_json(self, name: str) -> dict[str, Any]:
-        """How it stands; with the audit where it is done, its places as they are shown."""
+    def as_json(self, name: str, language: str) -> dict[str, Any]:
+        """How it stands; with the audit where it is done, its places as they are shown, and ``told``: what each finding
+        means and what to do, in a language where it is known in that."""
         running = not self._task.done()
         seconds = time.monotonic() - self._began if running else self._seconds
         told = {"job": name, "state": "running", "said": self.said, "seconds": round(seconds, 1)}
@@ -90,7 +94,8 @@ class AuditJob:
         except AfinaError as error:
             problems = [replace(each, where=self.looked.shown(each.where)) for each in error.problems]
             return told | {"state": "failed"} | error_values(*problems)
-        findings = [each | {"examples": [self._shown(at) for at in each["examples"]]} for each in audit["findings"]]
+        with in_language(language):
+            findings = [self._told(each) for each in audit["findings"]]
         return told | {"state": "done", "audit": audit | {"findings": findings}}
 
     def result(self) -> dict[str, Any]:
@@ -134,6 +139,10 @@ class AuditJob:
 
     def _note(self, line: str) -> None:
         self.said = line
+
+    def _told(self, finding: dict[str, Any]) -> dict[str, Any]:
+        told = {key: sentence_values(StoredSentence(finding[key])) for key in ("what", "fix")}
+        return finding | {"examples": [self._shown(at) for at in finding["examples"]], "told": told}
 
     def _shown(self, at: dict[str, str]) -> dict[str, str]:
         """One place of a finding; its text may name others."""

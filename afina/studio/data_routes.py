@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from fastapi.responses import Response
-from pydantic import BaseModel, Field
+from pydantic import Field
 
+from afina.studio.bodies import MOST, PageBody
 from afina.studio.data_audits import PASTED, AuditJob, Audits, Looked, pasted
 from afina.studio.folders import list_folder, list_places
 from afina.studio.jobs import ask
@@ -30,7 +30,7 @@ MOST_ROWS = 20
 """Rows whose tokens are given at a time."""
 
 
-class WantedData(BaseModel):
+class WantedData(PageBody):
     """A file or folder by its path, or a pasted text by the name that says how it is read; and whose tokenizer."""
 
     path: str | None = None
@@ -46,7 +46,7 @@ class WantedTokens(WantedData):
 
     job: str | None = None
     """Instead of path and text: what this audit looked at."""
-    row: Annotated[int, Field(ge=1)] = 1
+    row: Annotated[int, Field(ge=1, le=MOST)] = 1
     count: Annotated[int, Field(ge=1, le=MOST_ROWS)] = 1
     at: str | None = None
 
@@ -79,12 +79,12 @@ def routes(settings: StudioSettings) -> APIRouter:
         """Begin an audit; returns how it stands."""
         options = tokenizer_words(settings, wanted.base, wanted.run)
         name = await audits.start(_looked_at(settings, wanted), options)
-        return audits.job(name).as_json(name)
+        return audits.job(name).as_json(name, settings.language)
 
     @made.get("/api/data/audit/{job}")
     async def state(job: str) -> dict[str, Any]:
         """How an audit stands, and its result."""
-        return audits.job(job).as_json(job)
+        return audits.job(job).as_json(job, settings.language)
 
     @made.post("/api/data/audit/{job}/end")
     async def end(job: str) -> dict[str, Any]:
@@ -126,7 +126,7 @@ def _looked_at(settings: StudioSettings, wanted: WantedData) -> Looked:
     if wanted.text is not None:
         return pasted(wanted.text, wanted.name)
     assert wanted.path is not None
-    path = inside(settings, Path(wanted.path).expanduser())
+    path = inside(settings, wanted.path)
     if not path.exists():
         raise StudioRefusal(404, "there is no such file or folder", "check the path", wanted.path)
     if path.is_file() and language_of(path.name) == "yaml":  # of a recipe the verb builds the dataset first

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from ruamel.yaml.error import YAMLError
 
-from afina.errors import AfinaError, Problem
+from afina.errors import AfinaError, Problem, read_problem
 from afina.evaluate.scores import Scores, read_scores
 from afina.manifest import read_manifest
 from afina.recipe.yaml_text import parse_yaml
@@ -21,11 +21,11 @@ from afina.report.cautions import Caution, cautions
 from afina.report.language import in_language
 from afina.report.read import RunFiles
 from afina.report.results import judge
-from afina.report.sentences import retold
 from afina.run import REDO, parse_json, read_stages
 from afina.studio.refusal import StudioRefusal
-from afina.studio.security import inside
+from afina.studio.security import inside, run_folder
 from afina.studio.settings import StudioSettings
+from afina.studio.translate import sentence_values
 from afina.watch.follow import events_in
 
 Found = TypeVar("Found")
@@ -166,6 +166,18 @@ def check_links(settings: StudioSettings, folder: Path) -> None:
         raise AfinaError(problems=files.problems)
 
 
+def checked_run(settings: StudioSettings, name: str) -> Path:
+    """The folder of the run with this name, for who reads it by other means than :class:`SmallFiles`.
+
+    Raises:
+        StudioRefusal: 404, there is none; 403, a link leads out of the runs' folder and the roots.
+        AfinaError: as :func:`check_links`.
+    """
+    folder = run_folder(settings, name)
+    check_links(settings, folder)
+    return folder
+
+
 def _whole(reading: SmallFiles, finished: Record | None) -> dict[str, Any]:
     stages = reading.of("stages.json", read_stages) or {}
     manifest = reading.of("manifest.json", lambda path: read_manifest(path.parent))
@@ -198,15 +210,16 @@ def _recipe_facts(reading: SmallFiles, marks: Marks, marked: Marks, before: RunF
 def verdict_values(settings: StudioSettings, scores: Scores | None, finished: Record | None) -> dict[str, Any] | None:
     """The verdict of a run; None where nothing was measured.
 
-    ``learned``, ``broke`` and ``passed`` are as they were stored. ``state`` (good, partly, bad, open), ``word``,
-    ``sentence``, ``remarks`` and ``notes`` are as the report says them, in the studio's language.
+    ``learned``, ``broke`` and ``passed`` are as they were stored. ``state`` (good, partly, bad, open), ``word`` and
+    ``sentence`` are as the report says them, in the studio's language, and so are the sentences of ``remarks`` and
+    ``notes``: each with ``text``, and ``lang`` where it stays English.
     """
     verdict = scores.verdict if scores else None
     if verdict is None:
         return None
     with in_language(settings.language):
         said = judge(RunFiles(Path(), scores=scores, finished=finished))
-        told = {key: [retold(each) or each for each in getattr(said, key)] for key in ("remarks", "notes")}
+        told = {key: list(map(sentence_values, getattr(said, key))) for key in ("remarks", "notes")}
     stored = {"learned": verdict.learned, "broke": verdict.broke, "passed": verdict.passed}
     return stored | {"state": said.state, "word": said.word, "sentence": said.sentence} | told
 
@@ -334,6 +347,4 @@ def _said_at_end(path: Path) -> Problem | None:
         return None
     problems = told.get("problems") if isinstance(told, dict) and "error" in told else None
     first = problems[0] if isinstance(problems, list) and problems else None
-    if not isinstance(first, dict):
-        return None
-    return Problem(*(str(first.get(key, "")) for key in ("what", "fix", "where")))
+    return read_problem(first) if isinstance(first, dict) else None

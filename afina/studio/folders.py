@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from afina.studio.refusal import StudioRefusal
-from afina.studio.security import inside
+from afina.studio.security import inside, lies_inside
 from afina.studio.settings import StudioSettings
 from afina.text.formats import kind_of
 
@@ -35,7 +35,7 @@ def list_folder(settings: StudioSettings, given: str) -> dict[str, Any]:
     try:
         with os.scandir(folder) as found:
             every = list(found)
-        entries = [each for each in every if _is_inside(settings, Path(each.path))]
+        entries = [each for each in every if lies_inside(settings, Path(each.path))]
         entries.sort(key=lambda each: (not each.is_dir(), each.name.casefold()))
         shown = [_entry(each) for each in entries[:SHOWN]]
     except OSError as error:
@@ -50,13 +50,3 @@ def _entry(each: os.DirEntry[str]) -> dict[str, Any]:
         return {"name": each.name, "path": each.path, "folder": True}
     told = {"name": each.name, "path": each.path, "folder": False, "kind": kind_of(each.name)}
     return told | {"bytes": each.stat().st_size if each.is_file() else None}
-
-
-def _is_inside(settings: StudioSettings, path: Path) -> bool:
-    if not path.is_symlink():
-        return True
-    try:
-        inside(settings, path)
-    except StudioRefusal:
-        return False
-    return True

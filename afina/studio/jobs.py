@@ -12,19 +12,21 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 
-from afina.errors import AfinaError, Problem
+from afina.errors import AfinaError, read_problem
+from afina.recipe.starter import yaml_value
 from afina.run import parse_json
-from afina.studio.facts import LOG, RESULT
+from afina.studio.facts import LOG, RESULT, check_links, checked_run
 from afina.studio.refusal import StudioRefusal
-from afina.studio.security import run_folder
+from afina.studio.security import is_name, run_folder
 from afina.studio.settings import StudioSettings
 from afina.watch.lock import UNNAMED, lock_holder
 
@@ -53,26 +55,69 @@ def start(settings: StudioSettings, recipe: Path, name: str) -> StartedRun:
         name: of the run, whatever name the recipe gives.
 
     Raises:
-        StudioRefusal: 409, a process works in that run; 400, the name is none of a folder.
+        StudioRefusal: 409, a process works in that run, or was started there and has not ended; 400, the name is none
+            of a folder.
+        AfinaError: a file of the folder is a link that leads out of what the studio may read.
     """
-    if name in ("", ".", "..") or set(name) & {"/", "\\", "\0"}:
+    if not is_name(name):
         raise StudioRefusal(400, f"{name!r} is no name of a run", "letters, digits, - and _", "name")
     folder = settings.runs / name
-    if (holder := lock_holder(folder / ".lock")) is not None:
-        raise StudioRefusal(409, f"process {holder} works in this run", "wait for it, or stop it", str(folder))
+    check_links(settings, folder)
     folder.mkdir(parents=True, exist_ok=True)
-    command = [*AFINA, "run", str(recipe), f"name={name}", "--json", "--runs", str(settings.runs)]
-    with (folder / LOG).open("ab") as log, (folder / RESULT).open("wb") as result:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=result,
-            stderr=log,
-            start_new_session=True,  # no Ctrl-C and no closed terminal of the studio reaches it
-            env=environment(),
-        )
+    with _result_alone(folder / RESULT) as result:
+        if (holder := lock_holder(folder / ".lock")) is not None:
+            raise StudioRefusal(409, f"process {holder} works in this run", "wait for it, or stop it", str(folder))
+        result.truncate(0)
+        with _opened(folder / LOG, os.O_APPEND) as log:
+            process = subprocess.Popen(
+                run_command(settings, recipe, name),
+                stdin=subprocess.DEVNULL,
+                stdout=result,
+                stderr=log,
+                start_new_session=True,  # no Ctrl-C and no closed terminal of the studio reaches it
+                env=environment(),
+            )
     threading.Thread(target=process.wait, daemon=True).start()  # nobody else takes its exit code
     return StartedRun(name, process.pid)
+
+
+def run_command(settings: StudioSettings, recipe: Path, name: str) -> list[str]:
+    """The command line of ``afina run``. The name is quoted as YAML wants it: ``2026-11-29`` alone would be a date."""
+    return [*AFINA, "run", str(recipe), f"name={yaml_value(name)}", "--json", "--runs", str(settings.runs)]
+
+
+@contextmanager
+def _result_alone(path: Path) -> Iterator[BinaryIO]:
+    """``console.json`` opened and locked. A process that gets it as its output keeps the lock until it ends: the run's
+    own lock is taken only when it has loaded its libraries, seconds later, and a second press would start another.
+
+    Raises:
+        StudioRefusal: 409, a process that was started here before has it still.
+    """
+    import fcntl
+
+    with _opened(path) as result:
+        try:
+            fcntl.flock(result, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            what = "a process that was started here has not ended"
+            raise StudioRefusal(409, what, "wait until its state shows, a few seconds", str(path.parent)) from error
+        except OSError:  # a file system without locks: the run's own lock refuses the second process
+            pass
+        yield result
+
+
+def _opened(path: Path, flags: int = 0) -> BinaryIO:
+    """A file for what a process writes; never through a link, which would write over what it leads to.
+
+    Raises:
+        StudioRefusal: 409, it is a link, or cannot be written.
+    """
+    try:
+        return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | flags, 0o666), "wb")
+    except OSError as error:
+        why = "it is a link" if path.is_symlink() else error.strerror
+        raise StudioRefusal(409, f"cannot be written: {why}", "remove it: it is made anew", str(path)) from error
 
 
 def stop(settings: StudioSettings, name: str) -> int:
@@ -85,7 +130,10 @@ def stop(settings: StudioSettings, name: str) -> int:
         StudioRefusal: 409, nothing works in it, or who does cannot be told or may not be asked.
     """
     folder = run_folder(settings, name)
-    holder = lock_holder(folder / ".lock")
+    lock = folder / ".lock"
+    if lock.is_symlink():  # somebody else's folder, and what it leads to may be held by any program of this user
+        raise StudioRefusal(409, "is a link, and no run writes one", "stop the run where it was started", str(lock))
+    holder = lock_holder(lock)
     if holder is None:
         raise StudioRefusal(409, "no process works in this run", "look at its state again", str(folder))
     if holder == UNNAMED:
@@ -104,8 +152,9 @@ def resume(settings: StudioSettings, name: str) -> StartedRun:
 
     Raises:
         StudioRefusal: 409, a process works in it, or it has no recipe.
+        AfinaError: a file of it is a link that leads out of what the studio may read.
     """
-    recipe = run_folder(settings, name) / "recipe.yaml"
+    recipe = checked_run(settings, name) / "recipe.yaml"
     if not recipe.is_file():
         raise StudioRefusal(409, "the run has no recipe to go on by", "start it with one", str(recipe))
     return start(settings, recipe, name)
@@ -179,7 +228,7 @@ async def ask(
 def _error_of(verb: str, values: Any, said: str) -> AfinaError:
     problems = values.get("problems") if isinstance(values, dict) else None
     if problems:
-        return AfinaError(problems=[Problem(**each) for each in problems])
+        return AfinaError(problems=[read_problem(each) for each in problems])
     return AfinaError(f"the verb {verb} gave no answer: {said[:500] or 'it said nothing'}", "try it in a terminal")
 
 

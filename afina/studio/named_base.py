@@ -8,8 +8,9 @@ from pathlib import Path
 from afina.model.base import looks_like_path, no_such_place
 from afina.model.gguf_file import PACKAGE
 from afina.recipe import read_saved_recipe
+from afina.studio.facts import checked_run
 from afina.studio.refusal import StudioRefusal
-from afina.studio.security import inside, run_folder
+from afina.studio.security import inside
 from afina.studio.settings import StudioSettings
 
 
@@ -23,14 +24,14 @@ def allowed_base(settings: StudioSettings, given: str) -> str:
     """
     if given.startswith(PACKAGE):
         return given
-    place = Path(given).expanduser()
-    found = inside(settings, place)
+    found = inside(settings, given)
     if found.exists():
         return str(found)
     if looks_like_path(given):
         raise no_such_place(given)
+    place = Path(given).absolute()
     if place.exists():  # from the folder in which the studio was started, where a verb would find it
-        return str(inside(settings, place.absolute()))
+        return str(inside(settings, place))
     return given
 
 
@@ -41,12 +42,13 @@ def tokenizer_words(settings: StudioSettings, base: str | None, run: str | None)
     Raises:
         StudioRefusal: the run is not there, or was trained from nothing; or the base as :func:`allowed_base`.
         RecipeError: the run's recipe is damaged.
+        AfinaError: a file of the run is a link that leads out of what the studio may read.
     """
     if base:
         return [f"--base={allowed_base(settings, base)}"]
     if not run:
         return []
-    folder = run_folder(settings, run)
+    folder = checked_run(settings, run)
     recipe = read_saved_recipe(folder)
     if recipe.base is None:
         raise StudioRefusal(400, "a model from nothing has no base", "name another base", str(folder))

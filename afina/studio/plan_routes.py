@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter
 from fastapi.responses import Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from afina.errors import RecipeError
 from afina.plan.bases import known_bases
@@ -22,6 +22,7 @@ from afina.recipe.form import options_of
 from afina.recipe.keys import every_key
 from afina.recipe.starter import yaml_value
 from afina.report.language import in_language, label, mark
+from afina.studio.bodies import MOST, PageBody
 from afina.studio.pages import render
 from afina.studio.recipe_texts import (
     UNSAVED,
@@ -57,35 +58,31 @@ sources:
 """The recipe that is planned where none is named: its files are not looked at, only how many tokens are said."""
 
 
-class ServingQuestion(BaseModel):
+class ServingQuestion(PageBody):
     """How a model is served."""
 
-    model_config = ConfigDict(extra="forbid")
-
     engine: str = "vllm"
-    context: Annotated[int, Field(ge=1)] = 4096
-    users: Annotated[int, Field(ge=1)] = 1
+    context: Annotated[int, Field(ge=1, le=MOST)] = 4096
+    users: Annotated[int, Field(ge=1, le=MOST)] = 1
     weights: str = "16bit"
-    lora_slots: Annotated[int, Field(ge=0)] = 0
+    lora_slots: Annotated[int, Field(ge=0, le=MOST)] = 0
 
 
-class PlanQuestion(BaseModel):
+class PlanQuestion(PageBody):
     """What is to be planned: a recipe by its file or its text, or none; and what of it is another."""
-
-    model_config = ConfigDict(extra="forbid")
 
     recipe: str | None = None
     """Its file."""
     text: str | None = None
     folder: str | None = None
     """Of a text: where it lies or would lie."""
-    settings: dict[str, Any] = {}
+    settings: Annotated[dict[str, Any], Field(default_factory=dict)]
     """Dotted keys of the recipe, as ``KEY=VALUE`` of `afina plan`."""
     tokens: str | None = None
     """Of an epoch, as ``--tokens``. Without a recipe it has to be given."""
     device: str | None = None
     """None: this machine."""
-    gpus: Annotated[int, Field(ge=1)] = 1
+    gpus: Annotated[int, Field(ge=1, le=MOST)] = 1
     parallel: str = "ddp"
     serve: ServingQuestion | None = None
 
@@ -116,7 +113,7 @@ def plan_choices(settings: StudioSettings) -> dict[str, Any]:
     """Bases, devices with their memories, what the keys of the page may be, and how models are served."""
     keys = {key.path: key for key in every_key() if key.path in KEYS}
     return {
-        "recipes": known_recipes(settings),
+        **known_recipes(settings),
         "bases": list(known_bases()),
         "devices": [name for each, facts in known_devices().items() for name in _sizes(each, facts)],
         "keys": {

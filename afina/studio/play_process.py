@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from afina.errors import AfinaError, Problem
+from afina.errors import AfinaError, read_problem
 from afina.run import parse_json
 from afina.studio.jobs import environment
 from afina.studio.refusal import StudioRefusal
@@ -188,7 +188,7 @@ class PlayProcess:
             raise AfinaError(f"the process that held the models has ended (exit code {code}){said}", fix)
         event: dict[str, Any] = parse_json(line)
         if event["event"] == "error":
-            raise AfinaError(problems=[Problem(**each) for each in event["problems"]])
+            raise AfinaError(problems=[read_problem(each) for each in event["problems"]])
         return event
 
     def _last_remark(self) -> str:

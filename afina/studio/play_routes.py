@@ -11,27 +11,28 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter
 from fastapi.responses import Response, StreamingResponse
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from afina.errors import AfinaError
 from afina.report.differences import differences
+from afina.studio.bodies import MOST, PageBody
+from afina.studio.facts import checked_run
 from afina.studio.named_base import allowed_base
 from afina.studio.pages import render
 from afina.studio.play_process import PlayProcess, PlayTarget
 from afina.studio.refusal import StudioRefusal, error_values
-from afina.studio.security import run_folder
 from afina.studio.settings import StudioSettings
 from afina.studio.streams import event as as_event
 
 
-class WantedModels(BaseModel):
+class WantedModels(PageBody):
     """A run by its name, on another base where one is named; or a base alone."""
 
     run: str | None = None
     base: str | None = None
 
 
-class PlayedTurn(BaseModel):
+class PlayedTurn(PageBody):
     """A question and what each side answered."""
 
     question: str
@@ -43,10 +44,10 @@ class WantedAnswer(WantedModels):
     """A question, the turns before it, and how tokens are chosen."""
 
     question: Annotated[str, Field(min_length=1)]
-    turns: list[PlayedTurn] = []
+    turns: Annotated[list[PlayedTurn], Field(default_factory=list)]
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
     max_new_tokens: Annotated[int, Field(ge=1, le=1 << 20)] = 200
-    seed: Annotated[int, Field(ge=0, lt=1 << 53)] = 0
+    seed: Annotated[int, Field(ge=0, lt=MOST)] = 0
 
 
 def routes(settings: StudioSettings) -> APIRouter:
@@ -110,10 +111,11 @@ def _target(settings: StudioSettings, wanted: WantedModels) -> PlayTarget:
     Raises:
         StudioRefusal: neither is named; there is no such run; the base lies outside of the roots.
         BaseError: there is no such folder or file.
+        AfinaError: a file of the run is a link that leads out of what the studio may read.
     """
     if not wanted.run and not wanted.base:
         raise StudioRefusal(400, "nothing is named to be asked", "choose a run or a base", "run")
-    run = str(run_folder(settings, wanted.run)) if wanted.run else None
+    run = str(checked_run(settings, wanted.run)) if wanted.run else None
     return PlayTarget(run, allowed_base(settings, wanted.base) if wanted.base else None)
 
 

@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-from afina.studio.facts import check_links
+from afina.studio.facts import checked_run
 from afina.studio.long_log import LongLog
-from afina.studio.security import run_folder
 from afina.studio.settings import StudioSettings
 from afina.watch.reader import RunReader, is_run
 from afina.watch.view import RunView
@@ -41,8 +40,7 @@ class Readers:
         Raises:
             AfinaError: there is no such run, or it holds a link that leads out of what the studio may read.
         """
-        folder = run_folder(self.settings, name)
-        check_links(self.settings, folder)
+        folder = checked_run(self.settings, name)
         log = LongLog(folder / "metrics.jsonl")
         if not is_run(folder):  # a process was started that has not opened the run yet, or never will
             yield RunView(folder, name, "not trained", "no training has begun"), log

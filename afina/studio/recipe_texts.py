@@ -10,9 +10,10 @@ from typing import Any
 from afina.errors import AfinaError, Problem, RecipeError
 from afina.recipe import KeyProblem, Recipe, is_remote, parse_recipe, read_recipe
 from afina.recipe.edit import change_text
+from afina.recipe.home import from_home
 from afina.recipe.yaml_text import parse_yaml
 from afina.studio.refusal import StudioRefusal
-from afina.studio.security import inside
+from afina.studio.security import inside, lies_inside
 from afina.studio.settings import StudioSettings
 
 ENDINGS = (".yaml", ".yml")
@@ -29,30 +30,52 @@ def home(settings: StudioSettings) -> Path:
     return settings.roots[0] if settings.roots else settings.runs
 
 
-def known_recipes(settings: StudioSettings) -> list[dict[str, str]]:
-    """Recipes in the roots and one folder below, those that the studio wrote, and those of the newest runs."""
-    folders = [folder for root in settings.roots for folder in (root, *_folders(root)) if folder != settings.runs]
-    files = [file for folder in (*folders, settings.runs) for file in _files(folder) if _looks_like_one(file)]
-    runs = [folder / "recipe.yaml" for folder in _folders(settings.runs) if (folder / "recipe.yaml").is_file()]
-    runs.sort(key=lambda file: -file.stat().st_mtime)
+def known_recipes(settings: StudioSettings) -> dict[str, Any]:
+    """``recipes``: those in the roots and one folder below, those that the studio wrote, and those of the newest runs;
+    ``recipes_left_out``: how many more there are."""
+    folders = [folder for root in settings.roots for folder in (root, *_folders(settings, root))]
+    places = [*(folder for folder in folders if folder != settings.runs), settings.runs]
+    files = [file for folder in places for file in _files(settings, folder) if _looks_like_one(file)]
+    saved = (folder / "recipe.yaml" for folder in _folders(settings, settings.runs))
+    runs = [file for file in saved if file.is_file() and lies_inside(settings, file)]
+    runs.sort(key=lambda file: -_changed(file))
     found = [{"path": str(file), "name": _short(file, settings), "kind": "recipe"} for file in files[:MOST_LISTED]]
-    return found + [{"path": str(file), "name": file.parent.name, "kind": "run"} for file in runs[:MOST_LISTED]]
+    found += [{"path": str(file), "name": file.parent.name, "kind": "run"} for file in runs[:MOST_LISTED]]
+    return {"recipes": found, "recipes_left_out": len(files) + len(runs) - len(found)}
 
 
-def _folders(folder: Path) -> list[Path]:
-    return sorted(each for each in folder.iterdir() if each.is_dir() and each.name[0] != ".") if folder.is_dir() else []
+def _folders(settings: StudioSettings, folder: Path) -> list[Path]:
+    return [each for each in _entries(settings, folder) if each.is_dir() and each.name[0] != "."]
 
 
-def _files(folder: Path) -> list[Path]:
-    if not folder.is_dir():
+def _files(settings: StudioSettings, folder: Path) -> list[Path]:
+    return [each for each in _entries(settings, folder) if each.suffix in ENDINGS and each.is_file()]
+
+
+def _entries(settings: StudioSettings, folder: Path) -> list[Path]:
+    """What lies in a folder, without links that lead outside; nothing of one that is not there or may not be read: the
+    other folders are listed as usual."""
+    try:
+        return sorted(each for each in folder.iterdir() if lies_inside(settings, each))
+    except OSError:
         return []
-    return sorted(file for file in folder.iterdir() if file.suffix in ENDINGS and file.is_file())
 
 
 def _looks_like_one(file: Path) -> bool:
-    if file.stat().st_size > LARGEST:
+    try:
+        if file.stat().st_size > LARGEST:
+            return False
+        return re.search(r"(?m)^sources:", file.read_text(encoding="utf-8", errors="replace")) is not None
+    except OSError:  # removed a moment ago, or not readable
         return False
-    return re.search(r"(?m)^sources:", file.read_text(encoding="utf-8", errors="replace")) is not None
+
+
+def _changed(file: Path) -> float:
+    """When a file was changed, in Unix seconds; 0 of one that was removed a moment ago."""
+    try:
+        return file.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _short(file: Path, settings: StudioSettings) -> str:
@@ -93,8 +116,7 @@ def read_text(settings: StudioSettings, text: str, folder: Path) -> Recipe:
         RecipeError: with every problem.
     """
     path = inside(settings, folder) / UNSAVED
-    parse_recipe(text, str(path))  # which says what is wrong with it
-    problems = list(_named_outside(settings, parse_yaml(text), path.parent))
+    problems = list(_named_outside(settings, parse_recipe(text, str(path), round_trip=False), path.parent))
     try:
         recipe = read_recipe(text, path)
     except RecipeError as error:
@@ -154,7 +176,7 @@ def outside(
             continue
         for anchor in anchors:
             try:
-                found = (anchor / Path(named).expanduser()).resolve()
+                found = (anchor / from_home(named)).resolve()
                 if not found.exists():
                     continue
                 inside(settings, found)
@@ -162,7 +184,7 @@ def outside(
                 (problem,) = error.problems
                 yield KeyProblem(f"{text!r:.200} lies {problem.what}", problem.fix, key, key)
                 break
-            except (OSError, RuntimeError, ValueError):  # no path: too long, a zero in it, a home of nobody
+            except (OSError, RuntimeError, ValueError):  # no path: too long, a zero in it, a loop of links
                 continue
 
 

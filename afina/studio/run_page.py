@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +14,8 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 
 from afina.record import read_record, read_rows
 from afina.report.compare import plain
-from afina.report.language import ENGLISH
+from afina.report.language import in_language
+from afina.report.sentences import StoredSentence
 from afina.studio.curves import curve_values
 from afina.studio.facts import SmallFiles, marks_of, text_of
 from afina.studio.pages import render
@@ -21,24 +24,27 @@ from afina.studio.refusal import StudioRefusal
 from afina.studio.runs import RunIndex
 from afina.studio.security import REPORT_POLICY, run_folder
 from afina.studio.settings import StudioSettings
+from afina.studio.translate import sentence_values
 from afina.watch.lock import UNNAMED, lock_holder
-from afina.watch.view import RunView, TrainingView, without_nan
+from afina.watch.view import RunView, RunWarning, TrainingView, without_nan
 
 SAMPLES = 20
 """Answers before and after that a page shows; the report has them all."""
 MOST_FILES = 400
+"""Files that a page lists; it says how many there are."""
 ENDED = ("finished", "running")
 
 
 def standing(index: RunIndex, readers: Readers, name: str) -> dict[str, Any]:
-    """How a run stands: its line in the list, and what may change while it works."""
+    """How a run stands: its line in the list, and what may change while it works. ``why`` is the reason of its state in
+    the studio's language, and so are the warnings, each with ``lang`` where it stays English.
+    """
     line = index.line(name)
     folder = index.settings.runs / name
     facts = index.facts(name)
-    with readers.looking(name) as (view, _):
-        shown = _shown(view)
-    tag = index.settings.language
-    of_files = [{"kind": each.section, "what": each.text, "training": None, "lang": tag} for each in facts.cautions]
+    with readers.looking(name) as (view, _), in_language(index.settings.language):
+        shown = _shown(view) | {"why": sentence_values(StoredSentence(line.reason))}
+    of_files = [{"kind": each.section, "what": each.text, "training": None, "lang": None} for each in facts.cautions]
     shown["warnings"] = [*of_files, *shown["warnings"]]
     can = {
         "stop": (lock_holder(folder / ".lock") or UNNAMED) != UNNAMED,
@@ -54,11 +60,16 @@ def _shown(view: RunView) -> dict[str, Any]:
     return without_nan(
         {key: getattr(view, key) for key in kept}
         | {
-            "warnings": [asdict(each) | {"lang": ENGLISH} for each in view.warnings],
+            "warnings": [_warning(each) for each in view.warnings],
             "training": _training(view.training) if view.training else None,
             "money": view.training.money if view.training else None,
         }
     )
+
+
+def _warning(warning: RunWarning) -> dict[str, Any]:
+    said = sentence_values(StoredSentence(warning.what))
+    return asdict(warning) | {"what": said["text"], "lang": said["lang"]}
 
 
 def _training(training: TrainingView) -> dict[str, Any]:
@@ -77,12 +88,15 @@ def run_values(settings: StudioSettings, index: RunIndex, readers: Readers, name
     samples = files.of("samples.jsonl", read_rows) or []
     stored = {name: files.of(f"{name}.json", read_record) for name in ("plan", "scores", "audit")}
     values |= {name: dict(record.values) if record else None for name, record in stored.items()}
+    listed = _files(folder)
     values |= {
         "folder": str(folder),
         "recipe": files.of("recipe.yaml", text_of),
         "samples": [dict(row.values) for row in samples[:SAMPLES]],
         "samples_total": len(samples),
-        "files": _files(folder),
+        "files": listed[:MOST_FILES],
+        "files_total": len(listed),
+        "trained": any(re.match(r"(adapter|model)(/|$)", each["name"]) for each in listed),
     }
     known = {(each["what"], each["where"]) for each in values["problems"]}
     values["problems"] += [asdict(each) for each in files.problems if (each.what, each.where) not in known]
@@ -91,16 +105,18 @@ def run_values(settings: StudioSettings, index: RunIndex, readers: Readers, name
 
 
 def _files(folder: Path) -> list[dict[str, Any]]:
-    """The files of a run and of the folders in it."""
+    """The files of a run, of the folders in it and of those in them: name from the run's folder, bytes, and when each
+    was changed, in Unix seconds."""
     found: list[dict[str, Any]] = []
     for place, folders, names in os.walk(folder):
         inner = Path(place).relative_to(folder)
         if len(inner.parts) >= 2:
             folders.clear()
         for name in names:
-            status = (Path(place) / name).lstat()
-            found.append({"name": (inner / name).as_posix(), "bytes": status.st_size, "modified": status.st_mtime})
-    return sorted(found, key=lambda each: (each["name"].count("/"), each["name"]))[:MOST_FILES]
+            with contextlib.suppress(FileNotFoundError):  # a checkpoint that was written anew meanwhile
+                status = (Path(place) / name).lstat()
+                found.append({"name": (inner / name).as_posix(), "bytes": status.st_size, "modified": status.st_mtime})
+    return sorted(found, key=lambda each: (each["name"].count("/"), each["name"]))
 
 
 def report_of(settings: StudioSettings, name: str) -> Path:

@@ -23,6 +23,7 @@ from starlette.requests import cookie_parser
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from afina.errors import Problem
+from afina.recipe.home import from_home
 from afina.studio.refusal import StudioRefusal, error_values
 from afina.studio.settings import StudioSettings, is_loopback
 
@@ -157,7 +158,7 @@ def inside(settings: StudioSettings, path: Path | str) -> Path:
     """A path with its links followed, which lies in the runs' folder or in one of the roots.
 
     Args:
-        path: absolute, or from the first root (the runs' folder where there is none).
+        path: absolute, from a home (``~``), or from the first root (the runs' folder where there is none).
 
     Raises:
         StudioRefusal: 403, it lies elsewhere; 400, it is no path.
@@ -165,14 +166,35 @@ def inside(settings: StudioSettings, path: Path | str) -> Path:
     allowed = [each.resolve() for each in (settings.runs, *settings.roots)]
     start = settings.roots[0] if settings.roots else settings.runs
     try:
-        found = (start / path).resolve()
-    except (OSError, ValueError, RuntimeError) as error:  # a loop of links, a zero in it, longer than names may be
+        found = (start / from_home(path)).resolve()
+        if any(found.is_relative_to(folder) for folder in allowed):
+            found.exists()  # whoever gets the path may ask the system for it: what is too long or barred is said here
+            return found
+    except (OSError, ValueError, RuntimeError) as error:  # a loop of links, a zero in it, too long
         raise StudioRefusal(400, f"no path: {error}", where=str(path)[:200]) from error
-    if not any(found.is_relative_to(folder) for folder in allowed):
-        places = ", ".join(map(str, allowed))
-        fix = f"it may lie in {places}; `afina studio --root FOLDER` names further folders"
-        raise StudioRefusal(403, "outside of the folders that the studio may read", fix, str(path)[:200])
-    return found
+    places = ", ".join(map(str, allowed))
+    fix = f"it may lie in {places}; `afina studio --root FOLDER` names further folders"
+    raise StudioRefusal(403, "outside of the folders that the studio may read", fix, str(path)[:200])
+
+
+def lies_inside(settings: StudioSettings, entry: Path) -> bool:
+    """Whether an entry of a folder that lies inside does too: but for a link that leads outside it does."""
+    if not entry.is_symlink():
+        return True
+    try:
+        inside(settings, entry.absolute())
+    except StudioRefusal:
+        return False
+    return True
+
+
+def is_name(name: str) -> bool:
+    """Whether a name is that of a file or folder in another folder, and leads nowhere else.
+
+    >>> [is_name(each) for each in ("my-docs", "..", "a/b", "")]
+    [True, False, False, False]
+    """
+    return name not in ("", ".", "..") and not set(name) & {"/", "\\", "\0"}
 
 
 def run_folder(settings: StudioSettings, name: str) -> Path:
@@ -181,9 +203,12 @@ def run_folder(settings: StudioSettings, name: str) -> Path:
     Raises:
         StudioRefusal: 404, there is none; 403, a link leads out of the runs' folder and the roots.
     """
-    plain = name not in ("", ".", "..") and not set(name) & {"/", "\\", "\0"}
     folder = settings.runs / name
-    if not plain or not folder.is_dir():
+    try:
+        there = is_name(name) and folder.is_dir()
+    except OSError:  # longer than names may be
+        there = False
+    if not there:
         raise StudioRefusal(404, f"there is no run {name[:100]!r}", "look at the list of runs", str(settings.runs))
     inside(settings, folder.absolute())
     return folder

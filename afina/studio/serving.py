@@ -71,8 +71,8 @@ def open_studio(runs: Path, roots: Sequence[Path], *, host: str, port: int, lang
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listener = socket.create_server((host, port), family=family)
-    except OSError as error:
-        why = error.strerror or error
+    except (OSError, OverflowError, UnicodeError) as error:  # the others: a port beyond 65535, a name that is none
+        why = getattr(error, "strerror", None) or error
         raise RecipeError(f"cannot listen there: {why}", "--port 0 takes a free one", f"{host}:{port}") from error
     port = listener.getsockname()[1]
     settings = StudioSettings(runs.resolve(), tuple(each.resolve() for each in roots), host, port, token, language)

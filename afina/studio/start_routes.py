@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter
 from fastapi.responses import Response
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 from ruamel.yaml.error import YAMLError
 
 from afina.errors import RecipeError
@@ -20,6 +21,7 @@ from afina.recipe.form import form_fields, given_values
 from afina.recipe.starter import basic_keys, starter, starter_kinds
 from afina.recipe.yaml_text import parse_yaml
 from afina.studio import jobs
+from afina.studio.bodies import PageBody
 from afina.studio.pages import render
 from afina.studio.recipe_texts import (
     UNSAVED,
@@ -31,34 +33,28 @@ from afina.studio.recipe_texts import (
     read_file,
     read_text,
 )
-from afina.studio.security import inside
+from afina.studio.security import inside, is_name
 from afina.studio.settings import StudioSettings
 
 
-class KeyChange(BaseModel):
+class KeyChange(PageBody):
     """A key that the form changes: set to a text, or to what a text means in YAML; taken out where neither is given."""
-
-    model_config = ConfigDict(extra="forbid")
 
     key: str
     text: str | None = None
     yaml: str | None = None
 
 
-class RecipeEdit(BaseModel):
+class RecipeEdit(PageBody):
     """A recipe's text, where it lies or would lie, and what the form changes in it."""
-
-    model_config = ConfigDict(extra="forbid")
 
     text: str
     folder: str | None = None
-    changes: list[KeyChange] = []
+    changes: Annotated[list[KeyChange], Field(default_factory=list)]
 
 
-class StartOrder(BaseModel):
+class StartOrder(PageBody):
     """The recipe of a run that is to be started."""
-
-    model_config = ConfigDict(extra="forbid")
 
     text: str
     folder: str | None = None
@@ -76,7 +72,7 @@ def routes(settings: StudioSettings) -> APIRouter:
     @made.get("/api/recipe/schema")
     def schema() -> dict[str, Any]:
         """Every key as a field of the form, the JSON schema, the kinds of starters and which keys are basic."""
-        return {**_form(), "recipes": known_recipes(settings), "bases": list(known_bases())}
+        return {**_form(), **known_recipes(settings), "bases": list(known_bases())}
 
     @made.get("/api/recipe/starter")
     def begin(kind: str) -> dict[str, Any]:
@@ -115,8 +111,7 @@ def check_text(settings: StudioSettings, edit: RecipeEdit) -> dict[str, Any]:
     folder = inside(settings, edit.folder or home(settings))
     text, refused = _changed(edit)
     try:
-        parse_recipe(text, UNSAVED)
-        given = given_values(parse_yaml(text))
+        given = given_values(parse_recipe(text, UNSAVED, round_trip=False))
     except RecipeError:
         given = None
     problems = [*refused, *problems_of(settings, text, folder), *_taken(settings, given or {})]
@@ -158,8 +153,7 @@ def _changed(edit: RecipeEdit) -> tuple[str, list[KeyProblem]]:
 def _taken(settings: StudioSettings, given: dict[str, str]) -> Iterator[KeyProblem]:
     """What a recipe's name says that is there already."""
     name = given.get("name", "")
-    plain = bool(name) and not set(name) & set("/\\\0") and name not in (".", "..")
-    if plain and (found := next((each for each in _places(settings, name) if each.exists()), None)):
+    if is_name(name) and (found := next(filter(os.path.lexists, _places(settings, name)), None)):
         what = f"there is a run {name} already" if found.is_dir() else f"there is a recipe {found.name} already"
         yield KeyProblem(what, f"call it {_free_name(settings, name)}, or go on with the other on its page", "", "name")
 
@@ -171,7 +165,7 @@ def _places(settings: StudioSettings, name: str) -> tuple[Path, Path]:
 
 def _free_name(settings: StudioSettings, name: str) -> str:
     number = 2
-    while any(each.exists() for each in _places(settings, f"{name}-{number}")):
+    while any(map(os.path.lexists, _places(settings, f"{name}-{number}"))):
         number += 1
     return f"{name}-{number}"
 

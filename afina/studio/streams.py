@@ -115,9 +115,7 @@ class RunStream:
             self._offset += behind
             yield event("again", {}, self.place)
         elif behind:
-            with self._metrics.open("rb") as opened:
-                opened.seek(self._offset)
-                lines = opened.read(behind).rpartition(b"\n")[0]
+            lines = _read(self._metrics, self._offset, behind).rpartition(b"\n")[0]
             for line in lines.split(b"\n") if lines else ():
                 self._offset += len(line) + 1
                 for each in events_in(line)[0]:
@@ -127,12 +125,7 @@ class RunStream:
         """What the process said since, up to its last line end."""
         if _size(self._console) < self._said:  # started anew
             self._said = 0
-        try:
-            with self._console.open("rb") as opened:
-                opened.seek(self._said)
-                found = opened.read(LOG_BEFORE)
-        except FileNotFoundError:
-            return ""
+        found = _read(self._console, self._said, LOG_BEFORE)
         whole = found[: found.rfind(b"\n") + 1] or (found if len(found) == LOG_BEFORE else b"")
         self._said += len(whole)
         return whole.decode("utf-8", errors="replace")
@@ -145,6 +138,17 @@ class RunStream:
             except OSError:  # not there yet
                 continue
         return None
+
+
+def _read(path: Path, at: int, length: int) -> bytes:
+    """Bytes of a file; none of one that was removed a moment ago or may not be read, which how the run stands will
+    tell: a stream that breaks off is only asked for again."""
+    try:
+        with path.open("rb") as opened:
+            opened.seek(at)
+            return opened.read(length)
+    except OSError:
+        return b""
 
 
 def _size(path: Path) -> int:

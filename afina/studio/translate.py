@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any
 
 from afina.report.language import ENGLISH, catalogue, figure, in_language, read_catalogue
+from afina.report.sentences import StoredSentence, retold
 
 PACKAGE = "afina.studio"
 
@@ -28,6 +29,17 @@ def words(tag: str, one: str, many: str, n: int, /, **values: object) -> str:
     with in_language(tag):
         shown = figure(f"{n:,}")
     return catalogue(tag, PACKAGE).ngettext(one, many, n).format(n=shown, **values)
+
+
+def sentence_values(text: str) -> dict[str, str | None]:
+    """A sentence as a page of the language of now shows it: ``text``, and as ``lang`` the language that it stays in
+    where it is not the page's.
+
+    >>> sentence_values(StoredSentence("no probes"))
+    {'text': 'no probes', 'lang': None}
+    """
+    told = retold(text) if isinstance(text, StoredSentence) else text
+    return {"text": text, "lang": ENGLISH} if told is None else {"text": told, "lang": None}
 
 
 @cache

@@ -90,6 +90,9 @@ export function element(tag, attributes = {}, ...children) {
   return made;
 }
 
+// A text of the server: what stands between backticks is code.
+export const prose = (text) => text.split("`").map((each, place) => (place % 2 ? element("code", {}, each) : each));
+
 // An address of ours: names of runs may hold what means something in one.
 export const address = (...parts) => "/" + parts.map(encodeURIComponent).join("/");
 
@@ -102,8 +105,8 @@ export function problemNodes(error) {
       { class: "problem", lang: "en" },
       each.where ? element("code", {}, each.where) : null,
       each.where ? ": " : null,
-      each.what,
-      each.fix ? ` → ${each.fix}` : null,
+      prose(each.what),
+      each.fix ? [" → ", prose(each.fix)] : null,
     ),
   );
 }

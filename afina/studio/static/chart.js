@@ -64,8 +64,9 @@ export class Curve {
 
 // lines: {name, colour ("--after"), swatch (class of its sign in the key), width, dash, dots (each point is a measurement)}.
 // format: a value as text. zero: the y axis begins at 0. binary: values are bytes. sync: charts of one name share a pointer.
+// named: a line that is alone stands in the key too.
 export class Chart {
-  constructor(holder, { title, lines, xName = _("Step"), format = figure, zero = false, binary = false, sync = null }) {
+  constructor(holder, { title, lines, xName = _("Step"), format = figure, zero = false, binary = false, sync = null, named = false }) {
     Object.assign(this, { holder, title, lines, xName, format, zero, binary });
     this.points = lines.map(() => [[], []]);
     this.marks = [];
@@ -76,7 +77,7 @@ export class Chart {
     this.table = element("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": title });
     this.values = element("details", { ontoggle: () => this.fillTable() }, element("summary", {}, _("Values")), this.table);
     holder.replaceChildren(
-      element("div", { class: "chart-head" }, element("h3", {}, title), lines.length > 1 ? this.key() : null, this.whole),
+      element("div", { class: "chart-head" }, element("h3", {}, title), named || lines.length > 1 ? this.key() : null, this.whole),
       this.plotBox,
       this.readout,
       this.values,

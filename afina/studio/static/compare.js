@@ -1,6 +1,6 @@
 // The page "compare": the runs of the address side by side. The server writes the figures, as the report has them; the
 // curves are drawn of the runs' own series.
-import { address, element, getJSON, problemNodes } from "./api.js";
+import { address, element, getJSON, problemNodes, prose } from "./api.js";
 import { stamp } from "./badges.js";
 import { Chart } from "./chart.js";
 import { _ } from "./words.js";
@@ -41,7 +41,7 @@ function verdicts(found) {
 
 function notes(found) {
   if (!found.notes.length) return null;
-  const list = element("ul", {}, found.notes.map((note) => element("li", {}, note)));
+  const list = element("ul", {}, found.notes.map((note) => element("li", { lang: note.lang }, prose(note.text))));
   return element("div", { class: "cautions", role: "note" }, element("h2", {}, _("What does not compare")), list);
 }
 
@@ -67,10 +67,14 @@ function recipes(found) {
   return section(title, table(title, ["", ...found.runs.map((run) => run.label)], found.recipe));
 }
 
-// The held-out losses and the means of the training losses; a run whose curves cannot be read has none.
+// The held-out losses and the means of the training losses; of a run whose curves cannot be read it is said why.
 async function curves(runs, holder) {
+  const unread = (error) => {
+    holder.append(...problemNodes(error));
+    return null;
+  };
   const found = await Promise.all(
-    runs.map((run) => getJSON(`${address("api", "runs", run.name, "metrics")}?points=${POINTS}`).catch(() => null)),
+    runs.map((run) => getJSON(`${address("api", "runs", run.name, "metrics")}?points=${POINTS}`).catch(unread)),
   );
   const drawn = [["heldout", _("Held-out loss"), true], ["loss_mean", _("Loss, mean of the steps around")]];
   for (const [key, title, dots] of drawn) {
@@ -85,7 +89,7 @@ async function curves(runs, holder) {
     }));
     const box = element("div", { class: "chart" });
     holder.append(box);
-    new Chart(box, { title, lines, sync: "compare" }).set(there.map(({ points }) => points));
+    new Chart(box, { title, lines, sync: "compare", named: true }).set(there.map(({ points }) => points));
   }
 }
 

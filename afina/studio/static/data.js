@@ -1,5 +1,5 @@
 // The page "data": an audit, the rows of its findings, and rows token by token.
-import { element, getJSON, postJSON, problemNodes, StudioError } from "./api.js";
+import { element, getJSON, postJSON, problemNodes, prose, StudioError } from "./api.js";
 import { _, _n, bytes, duration, number, percent } from "./words.js";
 
 const POLL = 500; // ms between two looks at an audit
@@ -102,6 +102,10 @@ async function audit() {
   try {
     await forget();
     let state = await postJSON("/api/data/audit", wanted());
+    if (mine !== asked) {
+      await postJSON(endOf(state.job), {}); // it was cancelled, or another begun, before its name was known
+      return;
+    }
     job = state.job;
     tell(_("The audit has begun."));
     for (; state.state === "running"; state = await getJSON(`/api/data/audit/${job}`)) {
@@ -120,9 +124,11 @@ async function audit() {
   }
 }
 
+const endOf = (name) => `/api/data/audit/${name}/end`;
+
 async function forget({ leaving = false } = {}) {
   if (job === null) return;
-  const path = `/api/data/audit/${job}/end`;
+  const path = endOf(job);
   job = null;
   if (leaving) {
     const headers = { "Content-Type": "application/json", "X-Afina-Studio": "1" };
@@ -178,8 +184,8 @@ function finding(each) {
     { class: "finding", "aria-label": `${severity}: ${each.name}` },
     element("h3", {}, element("span", { class: `badge ${colour}` }, severity), element("code", {}, each.name),
       element("span", { class: "quiet" }, _("{count} of {total}", { count: number(each.count), total: number(each.of) }), share, `, ${split}`)),
-    element("p", { lang: "en" }, each.what),
-    element("p", { class: "fix", lang: "en" }, `→ ${each.fix}`),
+    element("p", { lang: each.told.what.lang }, prose(each.told.what.text)),
+    element("p", { class: "fix", lang: each.told.fix.lang }, "→ ", prose(each.told.fix.text)),
     places.length ? element("ul", { class: "places", "aria-label": _("First places") }, places) : null,
     each.examples.some((place) => /:\d+$/.test(place.where)) ? open : null,
     rows,
@@ -242,8 +248,9 @@ function folded(text) {
 // ---- token by token
 
 let browsing = null; // what is asked for, without the row
-let batch = new Map(); // number of a row -> its tokens
+let batch = new Map(); // number of a row -> the answer that holds its tokens, there or on its way, and the place in it
 let shownNow = null;
+let awaited = 0; // counts what was to be shown: an answer to an earlier one is not
 
 function whose() {
   const { base, run } = wanted();
@@ -260,39 +267,47 @@ async function showTokens(what) {
   browsing = what.at ? null : what;
   batch = new Map();
   for (const id of ["by-row", "previous", "next"]) at(id).hidden = browsing === null;
-  if (browsing) {
-    at("row").value = 1;
-    await showRow(1);
-  } else {
-    const { rows } = await asking(what);
-    shownNow = rows;
-    drawTokens();
-  }
+  if (!(await (browsing ? showRow(1) : showWhenThere(postJSON("/api/data/tokens", what), ({ rows }) => rows)))) return;
   at("tokens").hidden = false;
   at("tokens-title").focus();
 }
 
-async function asking(what) {
+// Rows token by token when they have come, unless others were asked for meanwhile; whether they are shown.
+async function showWhenThere(coming, rowsOf) {
+  const mine = ++awaited;
   at("tokens-said").textContent = _("The tokenizer is being opened.");
   try {
-    return await postJSON("/api/data/tokens", what);
+    const told = await coming;
+    if (mine !== awaited) return false;
+    shownNow = rowsOf(told);
+    drawTokens();
+    return true;
+  } catch (error) {
+    if (mine !== awaited) return false;
+    throw error;
   } finally {
-    at("tokens-said").textContent = "";
+    if (mine === awaited) at("tokens-said").textContent = "";
   }
 }
 
-async function showRow(number_) {
+function showRow(number_) {
   settled();
-  if (!batch.has(number_)) {
-    const { rows } = await asking({ ...browsing, row: number_, count: BATCH });
-    rows.forEach((each, place) => batch.set(number_ + place, each));
-    if (!rows.length) batch.set(number_, null);
-  }
+  if (!batch.has(number_)) askFrom(number_);
+  const { coming, place } = batch.get(number_);
   at("row").value = number_;
   at("previous").disabled = number_ === 1;
-  at("next").disabled = batch.get(number_) === null;
-  shownNow = batch.get(number_) ? [batch.get(number_)] : [];
-  drawTokens();
+  at("next").disabled = false;
+  return showWhenThere(coming, ({ rows }) => {
+    at("next").disabled = place + 1 < BATCH && rows.length <= place + 1;
+    return rows.slice(place, place + 1);
+  });
+}
+
+function askFrom(number_) {
+  const kept = batch;
+  const coming = postJSON("/api/data/tokens", { ...browsing, row: number_, count: BATCH });
+  for (let place = 0; place < BATCH; place++) kept.set(number_ + place, { coming, place });
+  coming.catch(() => kept.clear()); // asked again the next time
 }
 
 function drawTokens() {

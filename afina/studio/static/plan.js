@@ -2,7 +2,7 @@
 // it is asked for, as KEY=VALUE would be in a terminal.
 import { element, getJSON, postJSON, problemNodes } from "./api.js";
 import { planNodes, spoken } from "./plan_view.js";
-import { _, number } from "./words.js";
+import { _, _n, number } from "./words.js";
 
 const WAIT_MS = 120;
 const at = (id) => document.getElementById(id);
@@ -89,12 +89,14 @@ function setUp() {
     set(control, value);
   }
   const groups = { recipe: _("Recipes"), run: _("Runs") };
+  const left = choices.recipes_left_out;
   at("recipe").replaceChildren(
     element("option", { value: "" }, _("none: only what is said here")),
     ...Object.entries(groups)
       .map(([kind, title]) => [title, choices.recipes.filter((each) => each.kind === kind)])
       .filter(([, found]) => found.length)
       .map(([title, found]) => element("optgroup", { label: title }, found.map((each) => element("option", { value: each.path }, each.name)))),
+    left ? element("option", { disabled: true }, _n("{n} more is not listed", "{n} more are not listed", left)) : "",
   );
 }
 

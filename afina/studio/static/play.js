@@ -50,7 +50,8 @@ async function offer() {
     showWho();
   }
   const named = new URLSearchParams(location.search).get("run");
-  if (named) at("run").value = named;
+  const first = named ?? runs.find((run) => run.state === "finished")?.name; // one that holds something trained
+  if (first) at("run").value = first;
 }
 
 function showOpened(about) {
@@ -134,6 +135,7 @@ async function ask(question) {
   if (spoken !== whom) forget();
   spoken = whom;
   let turn = null;
+  let whole = null;
   let failed = null;
   const body = {
     ...asked,
@@ -152,10 +154,7 @@ async function ask(question) {
     },
     piece: ({ side, text }) => turn.holders[side].append(text),
     done: (told) => {
-      finish(turn, told);
-      turns.push({ question, ...told.texts });
-      at("question").value = "";
-      tell(told.stopped ? _("Stopped: what was written until then counts as the answer.") : _("All is written."));
+      whole = told;
     },
     error: (told) => {
       failed = new StudioError(told.problems, 200);
@@ -167,6 +166,11 @@ async function ask(question) {
   try {
     await postStream("/api/play/answer", body, handlers);
     if (failed) throw failed;
+    // Only now does the studio take another question: whoever sees the answer as finished may ask at once.
+    finish(turn, whole);
+    turns.push({ question, ...whole.texts });
+    at("question").value = "";
+    tell(whole.stopped ? _("Stopped: what was written until then counts as the answer.") : _("All is written."));
   } catch (error) {
     turn?.article.remove();
     if (!turn) showOpened(null);

@@ -1,6 +1,6 @@
 // The page "run": what the folder tells of a run, and what it appends while one looks. The server sends the curves once,
 // thinned, with the place in metrics.jsonl up to which they hold; from there on only new lines come.
-import { StudioError, address, element, follow, getJSON, postJSON, problemNodes } from "./api.js";
+import { StudioError, address, element, follow, getJSON, postJSON, problemNodes, prose } from "./api.js";
 import { badge, stamp, stateWord } from "./badges.js";
 import { Chart, Curve } from "./chart.js";
 import { _, _n, bytes, count, duration, figure, language, money, number } from "./words.js";
@@ -126,13 +126,13 @@ function fill(holder, ...nodes) {
 
 function showState() {
   const stage = run.state === "running" && run.stage ? _("in the stage {stage}", { stage: run.stage }) : null;
-  const why = run.reason ? element("span", { lang: english }, run.reason) : null;
+  const why = run.why ? element("span", { lang: run.why.lang }, run.why.text) : null;
   fill(at("state"), badge(run.state), stage || why ? element("span", { class: "quiet" }, " · ", stage ?? why) : null);
   at("stop").hidden = !run.can?.stop;
   at("resume").hidden = !run.can?.resume;
   at("report").hidden = !run.report;
   at("report").href = of("report");
-  at("play").hidden = !run.files?.some((file) => /^(adapter|model)(\/|$)/.test(file.name));
+  at("play").hidden = !run.trained;
   at("play").href = `/playground?${new URLSearchParams({ run: name })}`;
 }
 
@@ -143,21 +143,20 @@ function showVerdict() {
     return;
   }
   const said = element("p", { class: `sentence ${verdict.state}` }, verdict.sentence);
-  const { misses = [], notes = [] } = run.scores?.verdict ?? {};
-  const points = element("ul", { class: "remarks", lang: english }, misses.map((line) => element("li", {}, line)));
-  const below = notes.map((line) => element("p", { class: "note", lang: english }, line));
-  fill(at("verdict"), element("h2", { class: "hidden" }, _("Verdict")), stamp(verdict), said, misses.length ? points : null, below);
+  const points = element("ul", { class: "remarks" }, verdict.remarks.map(({ text, lang }) => element("li", { lang }, prose(text))));
+  const below = verdict.notes.map(({ text, lang }) => element("p", { class: "note", lang }, prose(text)));
+  fill(at("verdict"), element("h2", { class: "hidden" }, _("Verdict")), stamp(verdict), said, verdict.remarks.length ? points : null, below);
 }
 
 function showProblems() {
   const told = (run.problems ?? []).map((each) => {
     const where = each.where ? [element("code", {}, each.where), ": "] : null;
-    return element("p", { class: "problem", lang: english }, where, element("strong", {}, each.what), each.fix ? ` → ${each.fix}` : null);
+    return element("p", { class: "problem", lang: english }, where, element("strong", {}, prose(each.what)), each.fix ? [" → ", prose(each.fix)] : null);
   });
   fill(at("problems"), told);
   const warnings = run.warnings ?? [];
   const first = (each) => (each.training === "first" ? [" · ", _("first training")] : null);
-  const list = element("ul", {}, warnings.map((each) => element("li", {}, element("span", { lang: each.lang }, each.what), first(each))));
+  const list = element("ul", {}, warnings.map((each) => element("li", {}, element("span", { lang: each.lang }, prose(each.what)), first(each))));
   const title = element("h2", {}, _n("{n} warning", "{n} warnings", warnings.length));
   fill(at("warnings"), warnings.length ? element("div", { class: "cautions", role: "note" }, title, list) : null);
 }
@@ -256,7 +255,9 @@ function showFolder() {
     element("tr", {}, element("th", { scope: "row" }, element("code", {}, file.name)), element("td", { class: "num" }, bytes(file.bytes))),
   );
   const head = element("tr", {}, element("th", { scope: "col" }, _("File")), element("th", { scope: "col", class: "num" }, _("Size")));
-  at("files").querySelector(".scroll").replaceChildren(element("table", {}, element("thead", {}, head), element("tbody", {}, rows)));
+  const some = _("{n} of {total} files", { n: number(rows.length), total: number(run.files_total ?? 0) });
+  const note = run.files_total > rows.length ? element("p", { class: "note" }, some) : null;
+  at("files").querySelector(".scroll").replaceChildren(element("table", {}, element("thead", {}, head), element("tbody", {}, rows)), ...[note].filter(Boolean));
 }
 
 // ---- the run
@@ -308,13 +309,16 @@ try {
   fail(error);
 }
 let lost = null;
-follow(`${of("stream")}?offset=${offset}`, {
+const leave = follow(`${of("stream")}?offset=${offset}`, {
   metric: takeMetric,
   log: takeLog,
   sample: takeSample,
   state: takeState,
   again: reloadCurves,
-  gone: ({ problems }) => fail(new StudioError(problems)),
+  gone: ({ problems }) => {
+    leave(); // or the browser asks again, and says that the studio does not answer
+    fail(new StudioError(problems));
+  },
   open: () => {
     if (lost !== null) at("failure").replaceChildren();
     clearTimeout(lost);

@@ -1,6 +1,6 @@
 // The page "start": a recipe as a form and as text, which are one. The text is the truth; the server writes into it what
 // the form changes, says what the text gives for each key and what is wrong with it, and keeps comments and order.
-import { address, element, getJSON, postJSON, problemNodes } from "./api.js";
+import { StudioError, address, element, getJSON, postJSON, problemNodes, prose } from "./api.js";
 import { planNodes } from "./plan_view.js";
 import { _, _n } from "./words.js";
 
@@ -15,7 +15,7 @@ let folder = null; // that relative paths count from
 let given = {};
 let problems = [];
 let changes = []; // of the form, that the text does not have yet
-let checking = false;
+let opened = 0; // counts recipes that were opened
 let waiting = null;
 let planning = null;
 let drawn = ""; // which lists and optional parts the form shows
@@ -132,8 +132,6 @@ function hint(field, key) {
   return element("p", { class: "hint", id: `h-${key}`, lang: "en" }, prose(field.brief), rest.trim() ? element("span", { class: "rest" }, prose(rest)) : null);
 }
 
-// A text of the server with its code marked.
-const prose = (text) => text.split("`").map((each, place) => (place % 2 ? element("code", {}, each) : each));
 const sayProblem = ({ what, fix }) => [...prose(what), ...(fix ? prose(` → ${fix}`) : [])];
 
 const messages = (key) => element("div", { id: `p-${key}`, "data-problems": key });
@@ -248,8 +246,7 @@ function showLine(line) {
 // ---- the text, and what the server says of it
 
 function change(...made) {
-  const keys = new Set(made.map((each) => each.key));
-  changes = [...changes.filter((each) => !keys.has(each.key)), ...made];
+  changes = onTop(changes, made);
   soon();
 }
 
@@ -258,21 +255,30 @@ function soon() {
   waiting = setTimeout(check, CHECK_MS);
 }
 
-// One check at a time. What is written into the text meanwhile is kept, and the form's changes are said again on top.
-async function check() {
-  if (checking) return;
-  checking = true;
+// One check at a time, which the next one waits for. True: the server has seen all that is written.
+let checked = Promise.resolve(true);
+
+function check() {
+  checked = checked.then(checkNow, checkNow);
+  return checked;
+}
+
+// What is written into the text meanwhile is kept, and the form's changes are said again on top, unless they were another
+// recipe's; so they are where the studio did not answer.
+async function checkNow() {
+  let sent = [];
   try {
     for (let again = true; again; ) {
-      const sent = changes;
-      const before = area.value;
-      changes = [];
+      const [before, recipe] = [area.value, opened];
+      [sent, changes] = [changes, []];
       const found = await postJSON("/api/recipe/check", { text: before, folder, changes: sent });
+      if (recipe !== opened) continue;
       if (area.value !== before) {
-        changes = [...sent, ...changes];
+        changes = onTop(sent, changes);
         continue;
       }
       if (sent.length && found.text !== before) write(found.text);
+      sent = [];
       ({ problems } = found);
       if (found.given) ({ given } = found);
       again = changes.length > 0;
@@ -280,8 +286,9 @@ async function check() {
     at("failure").replaceChildren();
   } catch (error) {
     at("failure").replaceChildren(...problemNodes(error));
-  } finally {
-    checking = false;
+    if (error instanceof StudioError) fill(); // refused, as it would be again
+    else changes = onTop(sent, changes);
+    return false;
   }
   if (structure() !== drawn) redraw();
   fill();
@@ -291,6 +298,13 @@ async function check() {
   at("said").textContent = problems.length ? _n("{n} problem", "{n} problems", problems.length) : _("The recipe is right");
   clearTimeout(planning);
   planning = setTimeout(plan, PLAN_MS);
+  return true;
+}
+
+// Changes with later ones of the same keys in the earlier ones' place.
+function onTop(earlier, later) {
+  const keys = new Set(later.map((each) => each.key));
+  return [...earlier.filter((each) => !keys.has(each.key)), ...later];
 }
 
 function redraw() {
@@ -343,6 +357,7 @@ async function open(path) {
 }
 
 function place(found) {
+  opened += 1;
   ({ folder } = found);
   area.value = found.text;
   changes = [];
@@ -365,7 +380,7 @@ const keep = () => sessionStorage.setItem(KEPT, JSON.stringify({ text: area.valu
 
 async function run() {
   clearTimeout(waiting);
-  await check();
+  if (!(await check())) return; // what is written would not be what is started
   if (problems.length) {
     const [{ key, line }] = problems;
     if (holderOf(key)) show(key);
