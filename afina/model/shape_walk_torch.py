@@ -375,14 +375,15 @@ def _kept(model: Any, decoder: Any, layers: Any, length: int, *, whole: bool) ->
         for part in layers.modules():
             if isinstance(part, torch.nn.Linear) or type(part).__name__ == "Conv1D":
                 part.weight.requires_grad_(True)
-    outside = {_storage(each) for each in (*model.parameters(), *model.buffers())}
-    held: dict[int, Any] = {}
-    sizes, at = dict.fromkeys(range(len(layers)), 0), [-1]
+    # By place in memory, and held, so that no other tensor gets the place: XGLM replaces its table of positions.
+    held = {_storage(each): each for each in (*model.parameters(), *model.buffers())}
+    outside = set(held)
+    own, sizes, at = len(held), dict.fromkeys(range(len(layers)), 0), [-1]
 
     def pack(tensor: Any) -> Any:
         key = _storage(tensor)
         if at[0] >= 0 and key not in outside and key not in held:
-            held[key] = tensor  # so that no other tensor gets the same place
+            held[key] = tensor
             sizes[at[0]] += tensor.untyped_storage().nbytes()
         return tensor
 
@@ -409,7 +410,7 @@ def _kept(model: Any, decoder: Any, layers: Any, length: int, *, whole: bool) ->
         for hook in hooks:
             hook.remove()
         decoder.requires_grad_(False)
-    return _Seen({place: size / 4 / length for place, size in sizes.items()}, len(held))
+    return _Seen({place: size / 4 / length for place, size in sizes.items()}, len(held) - own)
 
 
 def _storage(tensor: Any) -> int:
