@@ -573,6 +573,8 @@ def test_light_verbs_load_no_heavy_library(words: list[str]) -> None:
     loaded = {line.rpartition("|")[2].strip().split(".")[0] for line in shown.stderr.splitlines()}
     assert "typer" in loaded, "the list of imports was not understood"
     assert not loaded & HEAVY
+    if "--help" in words:
+        assert not loaded & {"markdown_it", "pygments", "attr"}, "what typer imports for no help of ours"
 
 
 OF_A_PLAN = {

@@ -99,6 +99,8 @@ def main() -> None:
     of_base = any(word.partition("=")[0] == "--base" for word in sys.argv)
     if sys.argv[1:2] == ["tokenizer"] or (sys.argv[1:2] == ["data"] and of_base):
         _do_without_torch()
+    if len(sys.argv) == 1 or ("--" not in sys.argv and {"-h", "--help"} & {*sys.argv}):
+        _do_without_markdown()
     try:
         code = _ended()
         sys.stdout.flush()
@@ -114,6 +116,18 @@ def _do_without_torch() -> None:
     if not any(word.endswith((".yaml", ".yml")) for word in sys.argv):
         os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
         sys.modules.setdefault("torch", None)  # type: ignore[arg-type]  # Python's way to say: it is not there
+
+
+def _do_without_markdown() -> None:
+    """Let rich come without its Markdown and its tracebacks, which typer imports for its help and shows in none of
+    ours: a parser of Markdown and a highlighter of code took a third of the time of a ``--help``."""
+    from afina.model.deferred import Deferred, defer
+
+    defer({"rich.markdown": Deferred({"Markdown": _NotShown}), "rich.traceback": Deferred({"Traceback": _NotShown})})
+
+
+class _NotShown:
+    """Stands for a class of rich of which a help makes nothing."""
 
 
 def _ended() -> int:

@@ -30,7 +30,7 @@ def adapter_config(model: Any, adapter: Adapter) -> Any:
     Raises:
         RecipeError: ``adapter.targets`` names a layer that is no plain matrix.
     """
-    from peft import LoraConfig
+    from peft.tuners.lora import LoraConfig
 
     modules, parameters = _targets(model, adapter)
     return LoraConfig(

@@ -2,24 +2,19 @@
 
 The model is built on torch's `meta` device, where tensors have sizes and no values. Its modules say what its matrices
 are; a forward pass over tensors without values says what each layer keeps for its backward pass and in its cache.
-
-    python -m afina.model.shape_walk_torch [FOLDER] < config.json
-
-prints one JSON object: `shape`, or `what` and `fix` where there is none. FOLDER is given where code that comes with the
-model may run.
+:mod:`afina.model.shape_apart` does it in a process of its own, which imports less.
 """
 
 from __future__ import annotations
 
 import contextlib
-import gc
 import json
 import re
-import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -33,7 +28,6 @@ from afina.model.base_kind import A_MODEL
 from afina.model.decoder_torch import beside_text, text_decoder
 from afina.model.shape import KeptValues, Layer, Linear, Mixer, Role, Shape
 from afina.recipe import Adapter
-from afina.run import parse_json
 
 LENGTHS = (64, 256, 1024)
 """Tokens of the rows with which kept values are counted: scans work in chunks of 64 to 256."""
@@ -49,11 +43,6 @@ UNBUILDABLE: tuple[type[Exception], ...] = (
 """Configurations are checked by each model's own code, which raises whatever comes of its arithmetic."""
 MIXING = re.compile(r"attn|attention|mixer|mamba|conv|ssm|recurrent|temporal|linear_attn")
 """In the path of a module that looks at other tokens."""
-UNUSED = ("bitsandbytes", "scipy", "sklearn", "torchaudio", "torchvision")
-"""Libraries that transformers and PEFT import wherever they are installed, for what no walk does: quantizing, losses of
-other models, pictures and sound. They take as long to load as transformers itself."""
-SHARDED = ("torch.distributed.fsdp", "torch.distributed.tensor")
-"""What torch and transformers import where several processes may compute together; torch is built without it too."""
 KINDS = (
     (("SPEECH_SEQ_2_SEQ", "CTC", "TEXT_TO_WAVEFORM", "AUDIO_CLASSIFICATION"), "is a model of speech"),
     (("SEQ_TO_SEQ_CAUSAL_LM",), "is an encoder-decoder, which is trained otherwise"),
@@ -105,8 +94,8 @@ def build(config: Mapping[str, Any], folder: Path | None) -> Any:
     Raises:
         BaseError: transformers knows no model of this kind that writes text, or cannot make sense of the configuration.
     """
-    import transformers
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING, AutoConfig
+    from transformers.models.auto.modeling_auto import AutoModelForCausalLM, AutoModelForImageTextToText
     from transformers.utils import logging
 
     kind, values = str(config.get("model_type")), {**config}
@@ -117,10 +106,10 @@ def build(config: Mapping[str, Any], folder: Path | None) -> Any:
             read = AutoConfig.from_pretrained(folder, trust_remote_code=True)
             read.__dict__.pop("quantization_config", None)
         else:
-            if kind not in transformers.CONFIG_MAPPING:
+            if kind not in CONFIG_MAPPING:
                 own = "; or, if you trust the code that comes with it, trust_remote_code: true"
                 raise BaseError(
-                    f"transformers {transformers.__version__} knows no model of type {kind!r}",
+                    f"transformers {version('transformers')} knows no model of type {kind!r}",
                     f"a newer one may: pip install -U transformers{own if 'auto_map' in config else ''}",
                 )
             with tempfile.TemporaryDirectory() as written:  # infinities are read of a file alone
@@ -386,14 +375,15 @@ def _kept(model: Any, decoder: Any, layers: Any, length: int, *, whole: bool) ->
         for part in layers.modules():
             if isinstance(part, torch.nn.Linear) or type(part).__name__ == "Conv1D":
                 part.weight.requires_grad_(True)
-    outside = {_storage(each) for each in (*model.parameters(), *model.buffers())}
-    held: dict[int, Any] = {}
-    sizes, at = dict.fromkeys(range(len(layers)), 0), [-1]
+    # By place in memory, and held, so that no other tensor gets the place: XGLM replaces its table of positions.
+    held = {_storage(each): each for each in (*model.parameters(), *model.buffers())}
+    outside = set(held)
+    own, sizes, at = len(held), dict.fromkeys(range(len(layers)), 0), [-1]
 
     def pack(tensor: Any) -> Any:
         key = _storage(tensor)
         if at[0] >= 0 and key not in outside and key not in held:
-            held[key] = tensor  # so that no other tensor gets the same place
+            held[key] = tensor
             sizes[at[0]] += tensor.untyped_storage().nbytes()
         return tensor
 
@@ -420,7 +410,7 @@ def _kept(model: Any, decoder: Any, layers: Any, length: int, *, whole: bool) ->
         for hook in hooks:
             hook.remove()
         decoder.requires_grad_(False)
-    return _Seen({place: size / 4 / length for place, size in sizes.items()}, len(held))
+    return _Seen({place: size / 4 / length for place, size in sizes.items()}, len(held) - own)
 
 
 def _storage(tensor: Any) -> int:
@@ -469,10 +459,10 @@ def _numbers(tensors: Sequence[Any]) -> int:
 
 def _adapt(model: Any) -> str:
     """Put an adapter of rank 1 on everything that ``all-linear`` means for this model; what PEFT says against it."""
-    from peft import get_peft_model
+    from peft.tuners.lora import LoraModel
 
     try:
-        get_peft_model(model, adapter_config(model, Adapter(kind="lora", rank=1)))
+        LoraModel(model, {"default": adapter_config(model, Adapter(kind="lora", rank=1))}, "default")
     except (ValueError, TypeError, KeyError, NotImplementedError) as error:
         return f"PEFT puts no adapter on all-linear of it ({_first_line(error)})"
     return ""
@@ -615,22 +605,3 @@ def _around(model: Any, text: Any, decoder: Any, layers: Any, uncertain: tuple[s
 
 def _head_name(model: Any, head: Any) -> str:
     return next((path.rpartition(".")[2] for path, part in model.named_modules() if part is head), "lm_head")
-
-
-def main() -> None:
-    """Read a configuration, write its shape."""
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else None
-    gc.disable()  # the walk is all that this process does; it would look through a thousand imports again and again
-    if folder is None:  # code that comes with a model may import anything
-        for name in (*UNUSED, *SHARDED):
-            sys.modules[name] = None  # type: ignore[assignment]  # Python's way to say: it is not there
-        torch.distributed.is_available = lambda: False
-    try:
-        found: dict[str, Any] = {"shape": walk(parse_json(sys.stdin.read()), folder).as_json()}
-    except BaseError as error:
-        found = {"what": error.problems[0].what, "fix": error.problems[0].fix}
-    sys.stdout.write(json.dumps(found) + "\n")
-
-
-if __name__ == "__main__":
-    main()
