@@ -22,6 +22,8 @@ from afina.run import Progress, no_progress
 from afina.serve.commands import Client, client_settings, mlx_command, show_command, vllm_command
 from afina.serve.driver import Answering
 from afina.serve.identity import (
+    AT_ONCE,
+    SECONDS,
     Explain,
     Identity,
     Parting,
@@ -420,7 +422,7 @@ def _serve_there(
             proofs = [("default_model", run, None) for _, run, _ in proofs]
         if options.check:
             for name, run, known in proofs:
-                _prove(name, run, known, options, OTHER_ROUNDING, say, stage)
+                _prove(name, run, known, options, say, stage, ours=False)
         checked = "" if options.check and proofs else ", not compared with any run"
         say(f"serving at {options.url}/v1{checked}")
         if target.chat.system:
@@ -471,7 +473,7 @@ def _prove_all(
     or_else: str = "",
 ) -> None:
     for name, run, known in _proofs(target, adapters, base):
-        _prove(name, run, known, options, 0.0, say, stage, explain, or_else)
+        _prove(name, run, known, options, say, stage, explain, or_else, ours=True)
 
 
 def _prove(
@@ -479,15 +481,30 @@ def _prove(
     run: Any,
     base: str | None,
     options: ServeOptions,
-    allowed: float,
     say: Say,
     stage: Stage,
     explain: Explain | None = None,
     or_else: str = "",
+    *,
+    ours: bool,
 ) -> Identity:
-    ask = ask_over_http(options.url, options.api_key, find_target(str(run)).chat)
+    """
+    Args:
+        ours: whether the server is this process: it rounds as the run did, has room for all questions at once, and says
+            itself when it cannot answer.
+    """
+    chat, seconds = find_target(str(run)).chat, None if ours else SECONDS
     with stage("identity") as progress:
-        found = check_identity(ask, run, name, base, allowed=allowed, explain=explain, progress=progress)
+        found = check_identity(
+            ask_over_http(options.url, options.api_key, chat, seconds=seconds),
+            run,
+            name,
+            base,
+            allowed=0.0 if ours else OTHER_ROUNDING,
+            explain=explain,
+            at_once=options.places if ours else AT_ONCE,
+            progress=progress,
+        )
     say(found.describe())
     refuse_wrong(found, or_else)
     return found
