@@ -7,6 +7,7 @@ AFINA_VLLM_PYTHON; mlx-lm is asked where it is installed, or named in AFINA_MLX_
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import os
@@ -14,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from afina.plan.bases import find_shape
 from afina.plan.device import find_device
 from afina.plan.serving import Serving, largest_context
 from afina.recipe import Adapter, Chat
+from afina.run import Progress
 from afina.serve.commands import mlx_command, show_command, vllm_command
 from afina.serve.opened import Target, find_target
 from afina.serve.preflight import Preflight, choose_context
@@ -229,12 +232,19 @@ def test_another_server_is_started_compared_and_ended_with_us(tmp_path: Path, mo
         if text.startswith("note:"):  # the last line before it waits
             os.kill(os.getpid(), signal.SIGTERM)
 
+    shown: list[tuple[str, int, int | None]] = []
+
+    @contextlib.contextmanager
+    def stage(name: str) -> Iterator[Progress]:
+        yield lambda done, total, _: shown.append((name, done, total))
+
     before = signal.getsignal(signal.SIGTERM)
-    serve(find_target(str(run)), {}, ServeOptions(engine="vllm", port=port, api_key="secret", anyway=True), say)
+    serve(find_target(str(run)), {}, ServeOptions(engine="vllm", port=port, api_key="secret", anyway=True), say, stage)
+    assert shown == [("identity", done, 2) for done in range(3)]
     assert signal.getsignal(signal.SIGTERM) is before
     assert any("corrida 1 of 1" in line for line in said) and "serving at" in said[-2] and "secret" not in "".join(said)
     seen = [json.loads(line) for line in (tmp_path / "seen").read_text().splitlines()]
-    assert [asked["model"] for _, _, asked in seen] == [str(base), "corrida"]
+    assert sorted(asked["model"] for _, _, asked in seen) == sorted([str(base), "corrida"])
     assert all(key == "Bearer secret" and asked["messages"][0]["content"] == "Fala." for _, key, asked in seen)
     with socket.socket() as probe:  # it is gone
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

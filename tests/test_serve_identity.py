@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,15 @@ from afina.model.generate.generate_torch import Answer, generate
 from afina.model.load_torch import load_base, open_adapter
 from afina.recipe import Chat, Evaluate
 from afina.serve.commands import client_settings
-from afina.serve.identity import ask_over_http, check_identity, refuse_wrong, stored_answers
+from afina.serve.identity import (
+    AT_ONCE,
+    Parting,
+    Stored,
+    ask_over_http,
+    check_identity,
+    refuse_wrong,
+    stored_answers,
+)
 from afina.serve.opened import Target, find_target, open_models
 from afina.serve.preflight import look_before
 from afina.serve.serve import ServeOptions, serve
@@ -87,6 +97,80 @@ def test_an_adapter_of_zeros_is_found_out(run: Path, tmp_path: Path):
     found = compared(served(run, tmp_path / "zero"), run)
     assert found.alike == found.tellable == 12
     assert any("the adapter is not applied" in problem for problem in found.problems)
+
+
+def test_another_template_is_found_out(run: Path):
+    """Base and adapter are the run's: what they are asked is not. (At the start it would be refused.)"""
+    running, chatml = served(run), Chat(template="chatml")
+    for each in running.models.served.values():
+        each.renderer = Renderer(load_tokenizer(str(running.base), chatml), chatml)
+    found = compared(running, run)
+    assert found.same["base"] < 12 and found.same["corrida"] < 12
+    with pytest.raises(ResultError, match="not the trained one"):
+        refuse_wrong(found)
+
+
+def test_another_base_below_the_adapter_is_found_out(run: Path):
+    """Its weights were changed after they had been looked at."""
+    running = served(run)
+    with torch.no_grad():
+        running.models.model.get_base_model().model.norm.weight[::2] = -1.0
+    found = compared(running, run)
+    assert found.same["base"] < 12 and found.same["corrida"] < 12 and len(found.problems) == 2
+
+
+def test_answers_share_the_steps_of_the_engine(run: Path):
+    """24 answers of 8 tokens: one by one they are 192 steps, each of which reads all weights."""
+    running = served(run)
+    found = compared(running, run)
+    stats = running.driver.engine.stats
+    assert (found.problems, stats.requests) == ([], 24)
+    assert stats.written > 150 and stats.steps < stats.written / 3, stats
+
+
+def test_several_questions_are_under_way_at_a_time_and_each_answer_stands_beside_its_own(run: Path):
+    stored, _ = stored_answers(run)
+    right = {}
+    for each in stored:
+        right |= {("b", str(each.messages)): each.base, ("c", str(each.messages)): each.trained}
+    together, seen = threading.Barrier(AT_ONCE, timeout=20), list[tuple[int, int | None]]()
+
+    def ask(name: str, messages: Any, limit: int) -> str:
+        together.wait()  # until as many have asked
+        return right[name, str(messages)]
+
+    def progress(done: int, total: int | None, what: str) -> None:
+        seen.append((done, total))
+
+    found = check_identity(ask, run, "c", "b", progress=progress)
+    assert (found.same, found.problems) == ({"b": 12, "c": 12}, [])
+    assert seen == [(done, 24) for done in range(25)]
+
+
+def test_a_server_that_fails_is_not_asked_on(run: Path):
+    asked: list[str] = []
+
+    def ask(name: str, messages: Any, limit: int) -> str:
+        asked.append(name)
+        if len(asked) == 1:
+            raise AfinaError("the server answers 500", "see what it says")
+        time.sleep(0.5)
+        return ""
+
+    with pytest.raises(AfinaError, match="answers 500"):
+        check_identity(ask, run, "c", "b")
+    assert len(asked) <= 2 * AT_ONCE, "24 would have been asked"
+
+
+def test_answers_that_part_are_led_along_several_at_a_time(run: Path):
+    together = threading.Barrier(4, timeout=20)
+
+    def explain(name: str, asked: Stored, right: str) -> Parting:
+        together.wait()
+        return Parting(("' a' instead of ' b', 0.01 nats likelier",), rounding=True)
+
+    found = check_identity(lambda *_: "another", run, "c", None, explain=explain)
+    assert (found.same, found.problems, len(found.rounded)) == ({"c": 0}, [], 12)
 
 
 def test_an_adapter_of_another_base_is_not_even_opened(run: Path, tmp_path: Path):

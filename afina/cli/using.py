@@ -73,6 +73,7 @@ def serve(
     as_json: AsJson = False,
 ) -> None:
     """Serve a run or a base as OpenAI's API does, and prove that what answers is what was trained."""
+    from afina.progress import StageProgress
     from afina.serve.opened import find_target
     from afina.serve.serve import ServeOptions, check_running, look_text, named_adapters, settings_text
     from afina.serve.serve import serve as start
@@ -91,7 +92,7 @@ def serve(
         gguf_type=choice("--gguf-type", gguf_type, ("auto", "file", "f16", "q8_0", "bf16", "f32")),
     )
     if check_url is not None:
-        found = check_running(target, check_url, options)
+        found = check_running(target, check_url, options, StageProgress)
         show(found.as_json(), as_json, found.describe())
         end_by({"passed": not found.problems})
     elif config is not None:
@@ -100,4 +101,4 @@ def serve(
         values, text = look_text(target, others, options, say)
         show(values, as_json, text)
     else:
-        start(target, others, options, say)
+        start(target, others, options, say, StageProgress)

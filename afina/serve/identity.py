@@ -2,6 +2,9 @@
 
 A server that leaves the adapter out answers fluently and as the base; one with another template answers nearly
 right. Both show when the run's answers are compared word for word.
+
+Several questions are asked at a time, as a server's rows share the reading of the weights: one by one, each token of
+each answer reads all of them.
 """
 
 from __future__ import annotations
@@ -9,17 +12,25 @@ from __future__ import annotations
 import json
 import string
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from afina.errors import AfinaError, RecipeError, ResultError
 from afina.recipe import Chat, read_saved_recipe
 from afina.record import Record, read_rows
-from afina.run import again
+from afina.run import Progress, again, no_progress
 
+Got = TypeVar("Got")
 QUESTIONS = 20
 """Asked at most."""
+AT_ONCE = 8
+"""Questions under way at a time at a server of another house: one that writes one answer after the other has to get
+through so many before the last one's time is over."""
+SECONDS = 300.0
+"""Until such a server has to have answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +113,7 @@ def _turns(row: Record) -> tuple[dict[str, str], ...]:
 
 
 Ask = Callable[[str, Sequence[Mapping[str, str]], int], str]
-"""The greedy answer of a model, by name."""
+"""The greedy answer of a model, by name. It is called by several threads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +127,7 @@ class Parting:
 
 
 Explain = Callable[[str, Stored, str], Parting]
-"""Leads a model, by name, along an answer of the run."""
+"""Leads a model, by name, along an answer of the run. It is called by several threads."""
 
 
 def compared(text: str) -> str:
@@ -138,6 +149,8 @@ def check_identity(
     allowed: float = 0.0,
     most: int = QUESTIONS,
     explain: Explain | None = None,
+    at_once: int = AT_ONCE,
+    progress: Progress = no_progress,
 ) -> Identity:
     """Compare a server's answers with the run's.
 
@@ -146,19 +159,28 @@ def check_identity(
         trained, base: the names it serves them under; no base where the run trained a model whole.
         allowed: share of answers that may differ: servers that compute in other precisions round otherwise.
         explain: where it is given, any answer may differ that it explains by rounding, and no other.
+        at_once: questions under way at a time.
 
     Raises:
         RecipeError: the run holds nothing to compare with.
     """
     stored, limit = stored_answers(run, most)
     found = Identity(asked=len(stored))
-    answers = {name: [compared(ask(name, each.messages, limit)) for each in stored] for name in (base, trained) if name}
+    names = [name for name in (base, trained) if name]
+    # Side by side, so that both have rows in a step.
+    texts = _several(
+        [partial(ask, name, each.messages, limit) for each in stored for name in names], at_once, progress, "answers"
+    )
+    answers = {name: [compared(text) for text in texts[place :: len(names)]] for place, name in enumerate(names)}
     for name, given in answers.items():
         right = [compared(each.base if name == base else each.trained) for each in stored]
         other_places = [n for n, (one, other) in enumerate(zip(given, right, strict=True)) if one != other]
         found.same[name], why = len(stored) - len(other_places), ""
         if explain is not None:
-            left = _unexplained(explain, name, [(stored[n], right[n]) for n in other_places], found)
+            others = [(stored[n], right[n]) for n in other_places]
+            led = [partial(explain, name, *each) for each in others]
+            partings = _several(led, at_once, progress, "answers led along the run's")
+            left = _unexplained(name, [each for each, _ in others], partings, found)
             other_places = [other_places[n] for n in left]
             why = f" (led along it: {next(iter(left.values()))})" if left else ""
         if len(other_places) > len(stored) * (0.0 if explain else allowed):
@@ -176,11 +198,24 @@ def check_identity(
     return found
 
 
-def _unexplained(explain: Explain, name: str, others: Sequence[tuple[Stored, str]], found: Identity) -> dict[int, str]:
+def _several(wanted: Sequence[Callable[[], Got]], at_once: int, progress: Progress, what: str) -> list[Got]:
+    """What each gives, in their order. The first failure is raised, and what has not begun by then never does."""
+    progress(0, len(wanted), what)
+    done: list[Got] = []
+    pool = ThreadPoolExecutor(at_once)
+    try:
+        for one in pool.map(lambda each: each(), wanted):
+            done.append(one)
+            progress(len(done), len(wanted), what)
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return done
+
+
+def _unexplained(name: str, others: Sequence[Stored], partings: Sequence[Parting], found: Identity) -> dict[int, str]:
     """Which of the differing answers are not rounding, and where they part; what explains the rest is noted."""
     wrong = {}
-    for place, (each, right) in enumerate(others):
-        parting = explain(name, each, right)
+    for place, (each, parting) in enumerate(zip(others, partings, strict=True)):
         if not parting.rounding:
             wrong[place] = parting.texts[-1] if parting.texts else "it ends otherwise"
         else:
@@ -203,11 +238,12 @@ def refuse_wrong(found: Identity, or_else: str = "") -> None:
         )
 
 
-def ask_over_http(url: str, api_key: str | None, chat: Chat | None = None) -> Ask:
+def ask_over_http(url: str, api_key: str | None, chat: Chat | None = None, *, seconds: float | None = SECONDS) -> Ask:
     """Asks an OpenAI-compatible server at `url` (with or without ``/v1``), standard library only.
 
     Args:
         chat: the run's template arguments and system message, sent along: a server of another house knows neither.
+        seconds: until an answer has to be there; None waits as long as the connection stands.
 
     Raises (when it asks):
         AfinaError: it does not answer, or with an error.
@@ -228,7 +264,7 @@ def ask_over_http(url: str, api_key: str | None, chat: Chat | None = None) -> As
         if api_key:
             request.add_header("Authorization", f"Bearer {api_key}")
         try:
-            with urlopen(request, timeout=300) as response:
+            with urlopen(request, timeout=seconds) as response:
                 return str(json.load(response)["choices"][0]["message"]["content"] or "")
         except HTTPError as error:
             said = error.read(2000).decode("utf-8", "replace")

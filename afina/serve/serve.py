@@ -18,9 +18,12 @@ from typing import Any, Literal
 
 from afina.errors import AfinaError, RecipeError
 from afina.llamacpp.base_file import kind_before
+from afina.run import Progress, no_progress
 from afina.serve.commands import Client, client_settings, mlx_command, show_command, vllm_command
 from afina.serve.driver import Answering
 from afina.serve.identity import (
+    AT_ONCE,
+    SECONDS,
     Explain,
     Identity,
     Parting,
@@ -35,10 +38,17 @@ from afina.serve.preflight import Preflight, check_address, look_before
 
 EngineName = Literal["auto", "local", "vllm", "mlx", "llamacpp"]
 Say = Callable[[str], None]
+Stage = Callable[[str], contextlib.AbstractContextManager[Progress]]
+"""Shows what is done within its block, under a name."""
 OURS = ("local", "llamacpp")
 """Engines behind our own routes."""
 OTHER_ROUNDING = 0.2
 """Share of greedy answers that may differ where another program computes, in another precision."""
+
+
+def silent(_: str) -> contextlib.AbstractContextManager[Progress]:
+    """The :data:`Stage` that shows nothing."""
+    return contextlib.nullcontext(no_progress)
 
 
 @dataclass(frozen=True)
@@ -191,7 +201,7 @@ def settings_text(
     return client_settings(client, target.name, options.url, looked.context)
 
 
-def check_running(target: Target, url: str, options: ServeOptions) -> Identity:
+def check_running(target: Target, url: str, options: ServeOptions, stage: Stage = silent) -> Identity:
     """Compare a server that runs already with a run.
 
     Raises:
@@ -202,11 +212,17 @@ def check_running(target: Target, url: str, options: ServeOptions) -> Identity:
     ask = ask_over_http(url, options.api_key, target.chat)
     base = Path(target.base).name if target.adapter else None
     allowed = 0.0 if options.engine == "local" else OTHER_ROUNDING
-    return check_identity(ask, target.run, target.name, base, allowed=allowed)
+    with stage("identity") as progress:
+        return check_identity(ask, target.run, target.name, base, allowed=allowed, progress=progress)
 
 
-def serve(target: Target, adapters: Mapping[str, Target], options: ServeOptions, say: Callable[[str], None]) -> None:
+def serve(
+    target: Target, adapters: Mapping[str, Target], options: ServeOptions, say: Say, stage: Stage = silent
+) -> None:
     """Serve until the process is told to stop.
+
+    Args:
+        stage: shows how far the comparison with the run is.
 
     Raises:
         AfinaError: before the start, from :func:`look`.
@@ -218,18 +234,18 @@ def serve(target: Target, adapters: Mapping[str, Target], options: ServeOptions,
     for each in looked.speeds if engine in OURS and not target.by_mlx else ():  # they are torch's and llama.cpp's
         say(f"one answer at a time, {each.in_words}")
     if engine == "local":
-        _serve_here(target, adapters, looked, options, say)
+        _serve_here(target, adapters, looked, options, say, stage)
         return
     if engine == "llamacpp":
-        _serve_by_llama_cpp(target, adapters, looked, options, say)
+        _serve_by_llama_cpp(target, adapters, looked, options, say, stage)
         return
     words = command_of(engine, target, adapters, looked, options)
     say(show_command(words, options.api_key))
-    _serve_there(words, target.for_others(looked.base), adapters, options, say)
+    _serve_there(words, target.for_others(looked.base), adapters, options, say, stage)
 
 
 def _serve_here(
-    target: Target, adapters: Mapping[str, Target], looked: Preflight, options: ServeOptions, say: Callable[[str], None]
+    target: Target, adapters: Mapping[str, Target], looked: Preflight, options: ServeOptions, say: Say, stage: Stage
 ) -> None:
     from afina.model.generate.engine_torch import Engine
     from afina.serve.driver import Driver
@@ -246,11 +262,15 @@ def _serve_here(
         say(f"prompt and answer have {engine.context} tokens together: up to there mlx-lm keeps the model's window")
     engine.context = min(engine.context or looked.context, looked.context)
     driver = Driver(engine, options.queue_limit)
-    _answer(models, driver, options, say, prove=lambda: _prove_all(target, adapters, models.base.name, options, say))
+
+    def prove() -> None:
+        _prove_all(target, adapters, models.base.name, options, say, stage)
+
+    _answer(models, driver, options, say, prove=prove)
 
 
 def _serve_by_llama_cpp(
-    target: Target, adapters: Mapping[str, Target], looked: Preflight, options: ServeOptions, say: Callable[[str], None]
+    target: Target, adapters: Mapping[str, Target], looked: Preflight, options: ServeOptions, say: Say, stage: Stage
 ) -> None:
     """Our routes before a llama.cpp server of our own, which has the base and every adapter as GGUF."""
     from afina.llamacpp.base_file import choose_base_file, write_base_file
@@ -304,7 +324,7 @@ def _serve_by_llama_cpp(
             def prove() -> None:
                 less = f"; or round less: in {base.kind} an adapter that changes much turns its own choices too"
                 or_else = "" if base.rounding in ("f16", "f32") else f"{less} (--gguf-type f16)"
-                _prove_all(target, adapters, models.base.name, options, say, explain, or_else)
+                _prove_all(target, adapters, models.base.name, options, say, stage, explain, or_else)
 
             _answer(models, driver, options, say, prove=prove)
 
@@ -377,7 +397,7 @@ def _answer(
 
 
 def _serve_there(
-    words: list[str], target: Target, adapters: Mapping[str, Target], options: ServeOptions, say: Callable[[str], None]
+    words: list[str], target: Target, adapters: Mapping[str, Target], options: ServeOptions, say: Say, stage: Stage
 ) -> None:
     """Run another server, wait until it answers, compare."""
     import shutil
@@ -402,7 +422,7 @@ def _serve_there(
             proofs = [("default_model", run, None) for _, run, _ in proofs]
         if options.check:
             for name, run, known in proofs:
-                _prove(name, run, known, options, OTHER_ROUNDING, say)
+                _prove(name, run, known, options, say, stage, ours=False)
         checked = "" if options.check and proofs else ", not compared with any run"
         say(f"serving at {options.url}/v1{checked}")
         if target.chat.system:
@@ -447,12 +467,13 @@ def _prove_all(
     adapters: Mapping[str, Target],
     base: str,
     options: ServeOptions,
-    say: Callable[[str], None],
+    say: Say,
+    stage: Stage,
     explain: Explain | None = None,
     or_else: str = "",
 ) -> None:
     for name, run, known in _proofs(target, adapters, base):
-        _prove(name, run, known, options, 0.0, say, explain, or_else)
+        _prove(name, run, known, options, say, stage, explain, or_else, ours=True)
 
 
 def _prove(
@@ -460,13 +481,30 @@ def _prove(
     run: Any,
     base: str | None,
     options: ServeOptions,
-    allowed: float,
-    say: Callable[[str], None],
+    say: Say,
+    stage: Stage,
     explain: Explain | None = None,
     or_else: str = "",
+    *,
+    ours: bool,
 ) -> Identity:
-    ask = ask_over_http(options.url, options.api_key, find_target(str(run)).chat)
-    found = check_identity(ask, run, name, base, allowed=allowed, explain=explain)
+    """
+    Args:
+        ours: whether the server is this process: it rounds as the run did, has room for all questions at once, and says
+            itself when it cannot answer.
+    """
+    chat, seconds = find_target(str(run)).chat, None if ours else SECONDS
+    with stage("identity") as progress:
+        found = check_identity(
+            ask_over_http(options.url, options.api_key, chat, seconds=seconds),
+            run,
+            name,
+            base,
+            allowed=0.0 if ours else OTHER_ROUNDING,
+            explain=explain,
+            at_once=options.places if ours else AT_ONCE,
+            progress=progress,
+        )
     say(found.describe())
     refuse_wrong(found, or_else)
     return found
