@@ -503,6 +503,7 @@ def test_a_run_that_is_being_started_is_not_started_twice(tmp_path: Path, monkey
     """A process takes the run's lock only when it has loaded its libraries; whoever presses again before that would
     start a second one, whose refusal is taken for the run's."""
     monkeypatch.setattr(jobs, "run_command", lambda *_: [sys.executable, "-c", "import time; time.sleep(60)"])
+    monkeypatch.setattr(jobs, "LONGEST_ENDING", 0.3)
     settings = StudioSettings(tmp_path)
     first = jobs.start(settings, tmp_path / "a.yaml", "a")
     try:

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -33,6 +34,8 @@ from afina.watch.lock import UNNAMED, lock_holder
 AFINA = (sys.executable, "-m", "afina")
 LONGEST_ANSWER = 600.0
 """Seconds that a verb may take to answer a page."""
+LONGEST_ENDING = 10.0
+"""Seconds that a process may take to end after it has let its run go: its libraries are taken down."""
 LONGEST_LINE = 1 << 24
 """Bytes of a line that a verb says."""
 
@@ -65,8 +68,7 @@ def start(settings: StudioSettings, recipe: Path, name: str) -> StartedRun:
     check_links(settings, folder)
     folder.mkdir(parents=True, exist_ok=True)
     with _result_alone(folder / RESULT) as result:
-        if (holder := lock_holder(folder / ".lock")) is not None:
-            raise StudioRefusal(409, f"process {holder} works in this run", "wait for it, or stop it", str(folder))
+        _check_free(folder)
         result.truncate(0)
         with _opened(folder / LOG, os.O_APPEND) as log:
             process = subprocess.Popen(
@@ -90,21 +92,33 @@ def run_command(settings: StudioSettings, recipe: Path, name: str) -> list[str]:
 def _result_alone(path: Path) -> Iterator[BinaryIO]:
     """``console.json`` opened and locked. A process that gets it as its output keeps the lock until it ends: the run's
     own lock is taken only when it has loaded its libraries, seconds later, and a second press would start another.
+    One that has let its run go is waited for: its run's state is told as stopped already.
 
     Raises:
-        StudioRefusal: 409, a process that was started here before has it still.
+        StudioRefusal: 409, a process works in the run, or one that was started here before has not ended.
     """
     import fcntl
 
     with _opened(path) as result:
-        try:
-            fcntl.flock(result, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        for _ in range(int(LONGEST_ENDING / 0.1)):
+            try:
+                fcntl.flock(result, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                _check_free(path.parent)
+                time.sleep(0.1)
+            except OSError:  # a file system without locks: the run's own lock refuses the second process
+                break
+        else:
             what = "a process that was started here has not ended"
-            raise StudioRefusal(409, what, "wait until its state shows, a few seconds", str(path.parent)) from error
-        except OSError:  # a file system without locks: the run's own lock refuses the second process
-            pass
+            raise StudioRefusal(409, what, "wait until its state shows, a few seconds", str(path.parent))
         yield result
+
+
+def _check_free(folder: Path) -> None:
+    """Refuse (409) a run that a process holds."""
+    if (holder := lock_holder(folder / ".lock")) is not None:
+        raise StudioRefusal(409, f"process {holder} works in this run", "wait for it, or stop it", str(folder))
 
 
 def _opened(path: Path, flags: int = 0) -> BinaryIO:
