@@ -385,6 +385,6 @@ def dequantized_bytes(shape: Shape, setup: Setup) -> float:
 def overhead_bytes(shape: Shape, setup: Setup, moving: float) -> Interval:
     """The process or the driver, one matrix out of its bits, and what the allocator holds but does not use."""
     program = setup.program
-    slack = program.slack * moving
+    slack = (program.slack + (program.slack_4bit if setup.kind == "qlora" else 0.0)) * moving
     fixed = program.fixed_bytes + (program.parallel_bytes if setup.devices > 1 else 0.0)
     return Interval.around(fixed, 0.6, 1.7) + Interval.around(slack + dequantized_bytes(shape, setup), 0.5, 1.5)

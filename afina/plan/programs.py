@@ -111,6 +111,9 @@ class TrainingProgram:
     """Buffers of communication, with more than one device."""
     slack: float = 0.0
     """Held but unused by the allocator, as a share of what comes and goes."""
+    slack_4bit: float = 0.0
+    """That much more of it where matrices come out of their bits between values that are kept: the places which they
+    leave fit little else."""
     by_mlx: bool = False
     """Whether MLX computes, which reaches more of an Apple chip than torch."""
     seconds: dict[str, float] = field(default_factory=dict)
@@ -138,6 +141,7 @@ AFINA_CPU = TrainingProgram(
     fixed_bytes=0.48e9,
     parallel_bytes=0.0,
     slack=0.12,
+    slack_4bit=0.35,
 )
 AFINA_CUDA = TrainingProgram(
     "afina on a GPU",
