@@ -3,11 +3,13 @@
 torch and transformers import at their start what hardly anyone uses: a compiler, a computer algebra, a list of what
 stands in two thousand files. In a process that ends after one answer that is most of its time.
 
->>> defer({"xml.dom": Deferred()})
->>> import xml.dom
->>> "EMPTY_NAMESPACE" in vars(xml.dom)
+>>> import sys
+>>> _ = sys.modules.pop("colorsys", None)  # what is imported already stays as it is
+>>> defer({"colorsys": Deferred()})
+>>> import colorsys
+>>> "rgb_to_hls" in vars(colorsys)
 False
->>> xml.dom.EMPTY_NAMESPACE is None, "EMPTY_NAMESPACE" in vars(xml.dom)
+>>> colorsys.rgb_to_hls(0, 0, 1)[0] == 2 / 3, "rgb_to_hls" in vars(colorsys)
 (True, True)
 """
 
