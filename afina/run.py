@@ -28,6 +28,7 @@ from filelock import FileLock, Timeout
 
 from afina.errors import AfinaError, DiskFull, Problem, RecipeError
 from afina.recipe import Recipe
+from afina.recipe.home import from_home
 from afina.units import show_bytes
 
 REDO = "remove the file and start the run again: the stage that wrote it is done anew"
@@ -216,7 +217,7 @@ def user_cache() -> Path | None:
     """Where what can be made again is kept: ``$AFINA_CACHE``, else ``afina`` in the user's cache folder; None where
     there is no such place: HOME is unset, and the system knows no such user."""
     if own := os.environ.get("AFINA_CACHE"):
-        return Path(own).expanduser()
+        return from_home(own)
     if cache := os.environ.get("XDG_CACHE_HOME"):
         return Path(cache) / "afina"
     try:

@@ -403,6 +403,19 @@ def test_files_are_parsed_by_their_owners() -> None:
     assert not needless, f"named as exceptions, and parse no JSON: {needless}"
 
 
+def test_a_home_is_replaced_by_its_owner() -> None:
+    """`~nobody/x`, or `~` where the system knows no such user, as in a container, raises what nobody expects."""
+    bare = [
+        f"{file.relative_to(ROOT)}:{node.lineno}: afina.recipe.home.from_home"
+        for name, file in MODULES.items()
+        if name != "afina.recipe.home"
+        for node in ast.walk(tree_of(file))
+        if isinstance(node, ast.Attribute) and node.attr == "expanduser"
+    ]
+    assert not bare, "\n".join(bare)
+    assert "expanduser" in MODULES["afina.recipe.home"].read_text(encoding="utf-8")
+
+
 def test_a_bare_parser_is_noticed() -> None:
     text = "a = json.loads(file.read_text())\nb = [json.load(o) for o in os]\nc = json.dumps(1)"
     assert calls_of(ast.parse(text), "json.loads", "json.load") == [1, 2]

@@ -24,6 +24,7 @@ from afina.model.shape_table import scratch_shape
 from afina.plan.tables import table
 from afina.recipe import Recipe, nearest
 from afina.recipe.changed import ADAPTER_KINDS
+from afina.recipe.home import from_home
 
 
 def known_bases() -> dict[str, dict[str, Any]]:
@@ -126,9 +127,9 @@ def _shape_in(folder: Path, base: str, quantized: bool, trust_remote_code: bool)
 def _hub_cache() -> Path:
     """Where huggingface_hub keeps its files, by its own rules."""
     if named := os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE"):
-        return Path(named).expanduser()
+        return from_home(named)
     home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface"
-    return Path(home).expanduser() / "hub"
+    return from_home(home) / "hub"
 
 
 def _snapshots(base: str, revision: str | None, cache_folder: Path) -> list[Path]:

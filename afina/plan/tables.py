@@ -13,19 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from afina.errors import RecipeError
+from afina.recipe.home import from_home
 from afina.run import parse_json
 
 
 def home() -> Path:
     """Where the user's tables and the record of finished runs are: ``$AFINA_HOME``, or ``~/.config/afina``."""
     if named := os.environ.get("AFINA_HOME"):
-        return Path(named).expanduser()
+        return from_home(named)
     if config := os.environ.get("XDG_CONFIG_HOME"):
         return Path(config) / "afina"
-    try:
-        return Path("~/.config").expanduser() / "afina"
-    except RuntimeError:  # HOME is unset, and the system knows no such user, as in a container: there is no such folder
-        return Path(os.devnull) / "afina"
+    config = from_home("~/.config")
+    # Where HOME is unset and the system knows no such user, as in a container, there is no such folder.
+    return (config if config.is_absolute() else Path(os.devnull)) / "afina"
 
 
 def table(name: str) -> dict[str, Any]:

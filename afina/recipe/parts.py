@@ -602,7 +602,7 @@ class Recipe(RecipePart):
     'sft'
     """
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200)
     """Name of the run and of its folder below `runs/`."""
     seed: int = 0
     """The same seed, data, base and machine give the same result."""
