@@ -23,9 +23,9 @@ def home() -> Path:
         return from_home(named)
     if config := os.environ.get("XDG_CONFIG_HOME"):
         return Path(config) / "afina"
-    config = from_home("~/.config")
+    own = from_home("~/.config")
     # Where HOME is unset and the system knows no such user, as in a container, there is no such folder.
-    return (config if config.is_absolute() else Path(os.devnull)) / "afina"
+    return (own if own.is_absolute() else Path(os.devnull)) / "afina"
 
 
 def table(name: str) -> dict[str, Any]:
