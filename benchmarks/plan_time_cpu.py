@@ -108,7 +108,8 @@ def do_job(name: str, folder: Path) -> list[Row]:
             min(base.own_share, adapter.own_share),
         )
         return [base, adapter, both]
-    recipe = {"name": name, "root": str(TEXT), "dataset": {"validation": 0.0}, **JOBS[name]}
+    shown = {"validation": 0.0, "accept": ["chat_markers", "encoding_noise"]}  # pages that show what is refused
+    recipe = {"name": name, "root": str(TEXT), "dataset": shown, **JOBS[name]}
     if name == "whole":
         recipe["base"] = str(whole_base(folder / "base"))
     (folder / "recipe.yaml").write_text(json.dumps(recipe), encoding="utf-8")
