@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gguf
@@ -30,7 +31,8 @@ from afina.llamacpp.program import LlamaCppOptions, find_llama_cpp
 from afina.model.base_damage import read_config
 from afina.model.generate.request import TokenLogprob
 from afina.model.load_torch import load_base
-from afina.serve.llamacpp_proof import _Led
+from afina.serve.identity import Stored
+from afina.serve.llamacpp_proof import _Led, explain_by_llama_cpp
 from afina.serve.opened import find_target, name_models
 from afina.serve.preflight import look_before
 from afina.serve.serve import ServeOptions, look_text, serve
@@ -284,3 +286,65 @@ def test_an_answer_is_led_along_the_tokens_that_the_run_wrote():
     other_cut = _Led("Labeled", [1, 2], pieces.__getitem__, frozenset([9]), 0.5)
     other_cut.along([logprob(3, -0.1)])
     assert (other_cut.along([logprob(8, -0.5, (7, -0.6))]) or ("", 0.0))[1] == pytest.approx(0.1)
+
+
+class ByTable:
+    """A server and a tokenizer of words: what follows a text is what the table says, the likeliest first.
+
+    Args:
+        ends: whether it lists the end token that it wrote.
+    """
+
+    WORDS = ("<end>", "a", " cool", " dark", " room", " warm", " bath")
+
+    def __init__(self, table: dict[str, dict[str, float]], *, ends: bool = True) -> None:
+        self.table, self.ends, self.tokenizer = table, ends, self.cut
+
+    def cut(self, text: str, **_: Any) -> dict[str, list[int]]:
+        return {"input_ids": [self.WORDS.index(each) for each in re.findall("a| [a-z]+", text)]}
+
+    def prompt(self, _: Any) -> list[int]:
+        return []
+
+    def ask(self, _: str, body: dict[str, Any]) -> dict[str, Any]:
+        ids, found = list(body["prompt"]), list[dict[str, Any]]()
+        for _place in range(body["n_predict"]):
+            next_ones = self.table.get("".join(self.WORDS[each] for each in ids), {"<end>": 0.0})
+            top = [{"id": self.WORDS.index(word), "logprob": value} for word, value in next_ones.items()]
+            if top[0]["id"] == 0 and not self.ends:
+                break
+            found.append({**top[0], "top_logprobs": top})
+            ids.append(int(top[0]["id"]))
+            if ids[-1] == 0:
+                break
+        return {"completion_probabilities": found}
+
+    def explain(self, right: str, given: str) -> tuple[tuple[str, ...], bool]:
+        served = {"x": SimpleNamespace(renderer=self, inside=None)}
+        bytes_of = [each.encode() for each in self.WORDS].__getitem__
+        lead = explain_by_llama_cpp(self, served, bytes_of, [0], longest=9, limit=0.1)  # type: ignore[arg-type]
+        found = lead("x", Stored(({"role": "user", "content": "?"},), right, right), right, given)
+        return found.texts, found.rounding
+
+
+def test_an_answer_that_came_out_otherwise_only_among_others_is_led_along_itself():
+    """Alone it writes the run's answer; what it wrote beside others is rounding if alone it was near to that."""
+    near = ByTable(
+        {"": {"a": -0.1}, "a": {" cool": -0.69, " warm": -0.7}, "a warm": {" bath": -0.1}, "a cool": {" room": -0.1}}
+    )
+    texts, rounding = near.explain("a cool room", "a warm bath")
+    assert rounding and texts[0] == "alone it answers as the run does" and "' cool' instead of ' warm'" in texts[1]
+    far = ByTable({"": {"a": -0.1}, "a": {" cool": -0.1, " warm": -3.0}, "a cool": {" room": -0.1}})
+    assert far.explain("a cool room", "a warm bath")[1] is False  # the answer of another question, perhaps
+    assert far.explain("a cool room", "a cool room") == (
+        ("asked again it answers as the run does, at no place otherwise",),
+        False,
+    )
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_an_answer_that_ends_sooner_than_the_runs_is_no_rounding(ends: bool):
+    sooner = ByTable({"": {"a": -0.1}, "a": {" cool": -0.69, " dark": -0.7}}, ends=ends)
+    texts, rounding = sooner.explain("a dark room", "a cool")
+    assert not rounding and "instead of ' dark', 0.01 nats" in texts[0]
+    assert ("it ends sooner" in texts) is not ends

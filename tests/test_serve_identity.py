@@ -165,7 +165,8 @@ def test_a_server_that_fails_is_not_asked_on(run: Path):
 def test_answers_that_part_are_led_along_several_at_a_time(run: Path):
     together = threading.Barrier(4, timeout=20)
 
-    def explain(name: str, asked: Stored, right: str) -> Parting:
+    def explain(name: str, asked: Stored, right: str, given: str) -> Parting:
+        assert given == "another" != right
         together.wait()
         return Parting(("' a' instead of ' b', 0.01 nats likelier",), rounding=True)
 

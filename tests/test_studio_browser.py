@@ -291,6 +291,23 @@ def test_a_run_that_was_removed_is_said_and_not_taken_for_a_studio_that_is_silen
         page.close()
 
 
+def test_a_run_that_is_removed_before_its_page_follows_it_is_said_too(browser: Any, tmp_path: Path) -> None:
+    folder = write_watched(tmp_path / "gone", [*start(), *steps(5)])
+
+    def stream(route: Any) -> None:
+        folder.rename(tmp_path / ".elsewhere")
+        route.continue_()
+
+    with studio(tmp_path) as address:
+        page = browser.new_page()
+        page.route("**/stream*", stream)
+        page.goto(f"{address}/run/gone")
+        page.wait_for_selector("#failure .problem", timeout=SECONDS)
+        page.wait_for_timeout(6000)  # longer than the page waits for a studio that may come back
+        assert "there is no run" in page.inner_text("#failure")
+        page.close()
+
+
 def test_a_page_that_was_closed_shows_the_same_when_it_is_opened_again(browser: Any, tmp_path: Path) -> None:
     with working(tmp_path / "live", MOVES.replace("\n", " ")) as process:
         with studio(tmp_path) as address:

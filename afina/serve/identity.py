@@ -126,8 +126,9 @@ class Parting:
     """Whether all of them are too near to tell apart in the server's numbers."""
 
 
-Explain = Callable[[str, Stored, str], Parting]
-"""Leads a model, by name, along an answer of the run. It is called by several threads."""
+Explain = Callable[[str, Stored, str, str], Parting]
+"""Leads a model, by name, along the run's answer to a question, and where it then writes that by itself, along the
+other one that it gave. It is called by several threads."""
 
 
 def compared(text: str) -> str:
@@ -177,10 +178,10 @@ def check_identity(
         other_places = [n for n, (one, other) in enumerate(zip(given, right, strict=True)) if one != other]
         found.same[name], why = len(stored) - len(other_places), ""
         if explain is not None:
-            others = [(stored[n], right[n]) for n in other_places]
+            others = [(stored[n], right[n], given[n]) for n in other_places]
             led = [partial(explain, name, *each) for each in others]
             partings = _several(led, at_once, progress, "answers led along the run's")
-            left = _unexplained(name, [each for each, _ in others], partings, found)
+            left = _unexplained(name, [each for each, *_ in others], partings, found)
             other_places = [other_places[n] for n in left]
             why = f" (led along it: {next(iter(left.values()))})" if left else ""
         if len(other_places) > len(stored) * (0.0 if explain else allowed):

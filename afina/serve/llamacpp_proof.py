@@ -9,6 +9,10 @@ of all ways to write it they are the one that a model was trained on. Any other 
 word, or a word and a half, which no text is cut into) may be very unlikely to the very model that wrote the text; and
 where llama.cpp itself writes half a word (" ra" where the run wrote " rain"), it has parted, though the letters are the
 same: it goes on to another word from there.
+
+How numbers are added up follows from how many answers are under way. One that came out otherwise among others may be
+the run's to the letter when it is led alone: then it is led along what it wrote among them, and the margins there say
+whether that was near.
 """
 
 from __future__ import annotations
@@ -43,11 +47,21 @@ def explain_by_llama_cpp(
         limit: largest margin that is rounding, in nats.
     """
 
-    def explain(name: str, asked: Stored, right: str) -> Parting:
+    def explain(name: str, asked: Stored, right: str, given: str) -> Parting:
+        texts, rounding = lead(name, asked, right)
+        if texts or not rounding:
+            return Parting(tuple(texts), rounding)
+        texts, rounding = lead(name, asked, given)
+        if not texts:
+            return Parting(("asked again it answers as the run does, at no place otherwise",), False)
+        return Parting(("alone it answers as the run does", *texts), rounding)
+
+    def lead(name: str, asked: Stored, answer: str) -> tuple[list[str], bool]:
+        """Where it parts from an answer, and whether all of that is rounding."""
         messages: list[Message] = [dict(turn) for turn in asked.messages]  # type: ignore[misc]
         renderer = served[name].renderer
-        prompt, own = renderer.prompt(messages), renderer.tokenizer(right, add_special_tokens=False)["input_ids"]
-        led = _Led(right, own, token_bytes, frozenset(stop_ids), limit)
+        prompt, own = renderer.prompt(messages), renderer.tokenizer(answer, add_special_tokens=False)["input_ids"]
+        led = _Led(answer, own, token_bytes, frozenset(stop_ids), limit)
         texts: list[str] = []
         while len(texts) <= MOST_PARTINGS and len(led.ids) < longest and not led.ended:
             request = Request(
@@ -57,15 +71,17 @@ def explain_by_llama_cpp(
                 logprobs=TOP,
             )
             adapters = sum(each.inside is not None for each in served.values())
-            answer = server.ask("/completion", completion_body(request, adapters, streamed=False))
-            parting = led.along(logprobs_of(answer["completion_probabilities"], TOP))
+            written = server.ask("/completion", completion_body(request, adapters, streamed=False))
+            parting = led.along(logprobs_of(written["completion_probabilities"], TOP))
             if parting is None:
                 break
             text, margin = parting
             texts.append(text)
             if margin > limit:
-                return Parting(tuple(texts), False)
-        return Parting(tuple(texts), bool(texts) and len(texts) <= MOST_PARTINGS)
+                return texts, False
+        if led.left.strip() and len(led.ids) < longest:
+            return [*texts, "it ends sooner"], False
+        return texts, len(texts) <= MOST_PARTINGS
 
     return explain
 

@@ -309,7 +309,7 @@ def _serve_by_llama_cpp(
                 queue_limit=options.queue_limit,
             )
 
-            def explain(name: str, asked: Stored, right: str) -> Parting:
+            def explain(name: str, asked: Stored, right: str, given: str) -> Parting:
                 run = models.served[name].run or target.run
                 assert run is not None
                 return explain_by_llama_cpp(
@@ -319,7 +319,7 @@ def _serve_by_llama_cpp(
                     renderer.stop_ids(),
                     longest=stored_answers(run)[1],
                     limit=tolerance(base.rounding)[1],
-                )(name, asked, right)
+                )(name, asked, right, given)
 
             def prove() -> None:
                 less = f"; or round less: in {base.kind} an adapter that changes much turns its own choices too"

@@ -309,6 +309,13 @@ try {
   fail(error);
 }
 let lost = null;
+
+// Why there is no stream: an EventSource keeps to itself what was answered, so the run is asked the same.
+async function refused() {
+  clearTimeout(lost);
+  await loadRun().then(() => at("failure").replaceChildren(element("p", { class: "problem" }, _("What happens in this run is not followed; load the page again."))), fail);
+}
+
 const leave = follow(`${of("stream")}?offset=${offset}`, {
   metric: takeMetric,
   log: takeLog,
@@ -324,7 +331,8 @@ const leave = follow(`${of("stream")}?offset=${offset}`, {
     clearTimeout(lost);
     lost = null;
   },
-  error: () => {
+  error: (state) => {
+    if (state === EventSource.CLOSED) return refused(); // an answer that is no stream is never asked for again
     const what = _("The studio does not answer; this page tries again by itself.");
     lost ??= setTimeout(() => at("failure").replaceChildren(element("p", { class: "problem" }, what)), PATIENCE_MS);
   },
