@@ -308,6 +308,38 @@ def test_a_run_that_is_removed_before_its_page_follows_it_is_said_too(browser: A
         page.close()
 
 
+def look(page: Any, away: bool) -> None:
+    """As if the page's tab were left, or come back to."""
+    page.evaluate(
+        """away => { Object.defineProperty(document, "hidden", {value: away, configurable: true});
+                     document.dispatchEvent(new Event("visibilitychange")); }""",
+        away,
+    )
+
+
+def test_pages_in_tabs_that_nobody_looks_at_hold_no_connection_and_miss_nothing(browser: Any, tmp_path: Path) -> None:
+    """A browser keeps six connections to a server: eight pages that follow a run would leave the last two waiting."""
+    with studio(tmp_path) as address, working(tmp_path / "live", MOVES.replace("\n", " ")) as process:
+        log, context = tmp_path / "live/console.log", browser.new_context()
+        log.write_text("first\n", encoding="utf-8")
+        pages = [context.new_page() for _ in range(8)]
+        for page in pages:
+            page.goto(f"{address}/run/live")
+            page.wait_for_selector("#curves canvas", timeout=SECONDS)
+            page.wait_for_selector("#log:has-text('first')", timeout=SECONDS)
+            look(page, away=True)
+        assert process.stdin
+        process.stdin.write("\n")
+        process.stdin.flush()
+        with log.open("a", encoding="utf-8") as more:
+            more.write("second\n")
+        look(pages[0], away=False)
+        until(lambda: value(pages[0], "Step").startswith("305"))
+        until(lambda: pages[0].inner_text("#log").split() == ["first", "second"])
+        until(lambda: "to 0.0098" in pages[0].get_attribute("#loss .plot", "aria-label"))
+        context.close()
+
+
 def test_a_page_that_was_closed_shows_the_same_when_it_is_opened_again(browser: Any, tmp_path: Path) -> None:
     with working(tmp_path / "live", MOVES.replace("\n", " ")) as process:
         with studio(tmp_path) as address:

@@ -166,13 +166,14 @@ def routes(settings: StudioSettings, index: RunIndex, readers: Readers) -> APIRo
     def stream(
         name: str,
         offset: Annotated[int | None, Query(ge=0)] = None,
+        place: Annotated[str | None, Query(max_length=40)] = None,
         last_event_id: Annotated[str | None, Header()] = None,
     ) -> Response:
-        """What happens in it from now on, or since the browser was here last."""
+        """What happens in it from now on, or since the browser was at the `place` that the last event's id told."""
         run_folder(settings, name)
-        came = re.fullmatch(r"(\d{1,18})\.(\d{1,18})", last_event_id or "")
-        place = (int(came[1]), int(came[2])) if came else (offset, None)
-        followed = _follow(RunStream(index, readers, name, *place))
+        came = re.fullmatch(r"(\d{1,18})\.(\d{1,18})", last_event_id or place or "")
+        begins = (int(came[1]), int(came[2])) if came else (offset, None)
+        followed = _follow(RunStream(index, readers, name, *begins))
         return StreamingResponse(followed, media_type="text/event-stream")
 
     return made

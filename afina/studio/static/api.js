@@ -39,14 +39,17 @@ export async function postJSON(path, body, { signal } = {}) {
 }
 
 // handlers: {event name: (data, id) => ...}, and optionally `open` and `error` of the connection. Data is JSON.
-// The browser connects again by itself and sends the last id. Returns what stops it.
-export function follow(path, handlers) {
+// The browser connects again by itself and sends the last id; `came` is told each id. Returns what stops it.
+export function follow(path, handlers, came = () => {}) {
   const source = new EventSource(path);
   for (const [name, handler] of Object.entries(handlers)) {
     if (name === "open" || name === "error") {
       source.addEventListener(name, (event) => event instanceof MessageEvent || handler(source.readyState));
     } else {
-      source.addEventListener(name, (event) => handler(JSON.parse(event.data), event.lastEventId));
+      source.addEventListener(name, (event) => {
+        if (event.lastEventId) came(event.lastEventId);
+        handler(JSON.parse(event.data), event.lastEventId);
+      });
     }
   }
   return () => source.close();

@@ -11,6 +11,7 @@ const DRAW_MS = 250;
 const LOG_LINES = 2000;
 const LONGEST_TEXT = 1200;
 const PATIENCE_MS = 4000; // a connection that breaks is usually there again before that
+const ASLEEP_MS = 20000;
 const at = (id) => document.getElementById(id);
 const name = at("run").dataset.name;
 const of = (...parts) => address("api", "runs", name, ...parts);
@@ -308,22 +309,24 @@ try {
 } catch (error) {
   fail(error);
 }
+
+// ---- what happens in it, while somebody looks
+
+let leave = null; // ends the stream
+let here = null; // where in both logs the page has come
+let over = false; // there is nothing to follow any more
 let lost = null;
+let asleep = null;
 
-// Why there is no stream: an EventSource keeps to itself what was answered, so the run is asked the same.
-async function refused() {
-  clearTimeout(lost);
-  await loadRun().then(() => at("failure").replaceChildren(element("p", { class: "problem" }, _("What happens in this run is not followed; load the page again."))), fail);
-}
-
-const leave = follow(`${of("stream")}?offset=${offset}`, {
+const EVENTS_TAKEN = {
   metric: takeMetric,
   log: takeLog,
   sample: takeSample,
   state: takeState,
   again: reloadCurves,
   gone: ({ problems }) => {
-    leave(); // or the browser asks again, and says that the studio does not answer
+    over = true;
+    quiet(); // or the browser asks again, and says that the studio does not answer
     fail(new StudioError(problems));
   },
   open: () => {
@@ -334,6 +337,46 @@ const leave = follow(`${of("stream")}?offset=${offset}`, {
   error: (state) => {
     if (state === EventSource.CLOSED) return refused(); // an answer that is no stream is never asked for again
     const what = _("The studio does not answer; this page tries again by itself.");
-    lost ??= setTimeout(() => at("failure").replaceChildren(element("p", { class: "problem" }, what)), PATIENCE_MS);
+    lost ??= setTimeout(() => failWith(what), PATIENCE_MS);
   },
-});
+};
+
+function failWith(what) {
+  at("failure").replaceChildren(element("p", { class: "problem" }, what));
+}
+
+function listen() {
+  const since = new URLSearchParams(here ? { place: here } : { offset });
+  leave = follow(`${of("stream")}?${since}`, EVENTS_TAKEN, (place) => (here = place));
+}
+
+function quiet() {
+  leave?.();
+  leave = null;
+  clearTimeout(lost);
+  lost = null;
+}
+
+// Why there is no stream: an EventSource keeps to itself what was answered, so the run is asked the same.
+async function refused() {
+  over = true;
+  quiet();
+  await loadRun().then(() => failWith(_("What happens in this run is not followed; load the page again.")), fail);
+}
+
+// A browser keeps six connections to a server: pages in tabs that nobody looks at would leave none to the seventh.
+// They ask now and then instead, so that the tab's title tells how the run stands.
+async function follows() {
+  clearInterval(asleep);
+  if (over) return;
+  if (document.hidden) {
+    quiet();
+    asleep = setInterval(() => loadRun().catch(() => {}), ASLEEP_MS);
+  } else if (leave === null) {
+    if (asleep !== null) await loadRun().catch(fail);
+    if (leave === null && !document.hidden) listen();
+  }
+}
+
+document.addEventListener("visibilitychange", follows);
+follows();
