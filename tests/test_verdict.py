@@ -201,6 +201,13 @@ def test_terms_that_any_answer_has_are_no_coverage():
     assert lucky.learned == "no" and "45 % held, 45 % were held with the answers dealt anew" in lucky.misses[0]
 
 
+def test_a_miss_tells_the_figures_that_stand_for_its_probe():
+    """Key terms are held, and never right word for word: `0 % -> 0 %` stood beside the table's figures."""
+    held, absent = Graded(said=True), Graded()
+    terms = probe("coverage", [held, *[absent] * 19], [held, held, *[absent] * 18], by_luck=(0.05,) * 20)
+    assert "5 % -> 10 % held is no gain beyond chance" in judge([terms], None, None, Limits()).misses[0]
+
+
 # ---- several questions about one fact
 
 

@@ -47,7 +47,7 @@ EXPERIMENT = Experiment(
     DATA / "ptbr",
 )
 TINY_SOURCES = "sources=[{path: machado/crítica}]"
-TINY_SHARE = 0.2
+TINY_SHARE = 0.1
 """Of the recipes' epochs, over a tenth of their texts."""
 TINY = ("evaluate.windows.count=4",)
 TINY_ROWS = 60
