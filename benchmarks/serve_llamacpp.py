@@ -42,7 +42,7 @@ def base_file(base: Path, kind: str) -> Path:
     from afina.serve.opened import find_target, name_models, recipe_of
 
     target = find_target(str(base))
-    folder, models, _ = name_models(target, {})
+    folder, models, _ = name_models(target, {}, print)
     found = find_base_file(folder, models.identity.weights_sha256, models.base.renderer, kind)
     return write_base_file(found, recipe_of(target, folder), models.base.renderer, print)
 
@@ -135,7 +135,7 @@ def contestant(name: str, base: Path, prompts: list[str]) -> None:
     """One of them in this process; prints its result."""
     from afina.serve.opened import find_target, name_models
 
-    _, models, _ = name_models(find_target(str(base)), {})
+    _, models, _ = name_models(find_target(str(base)), {}, print)
     renderer = models.base.renderer
     ids = [renderer.prompt([{"role": "user", "content": prompt}]) for prompt in prompts]
     if name.startswith("llama.cpp"):

@@ -364,13 +364,14 @@ def _how_many(probe: ProbeScore) -> str:
 def _no_gain(probe: ProbeScore) -> str:
     """Why a probe shows no learning."""
     word = ROLES[probe.role].counted[0].word
-    known, now = (show_share(_share(side)) for side in probe.shown)
+    known, now = (show_share(_share(side)) for side in probe.flags(_said))
     if probe.gains:
         lucky = show_share(sum(probe.by_luck) / probe.n)
         return f"{probe.name}: {now} {word}, {lucky} were {word} with the answers dealt anew: no fact was learned"
     if more_than_chance(*probe.flags(_right), probe.clusters):
         return f"{probe.name}: the form was learned, not the facts: {known} -> {now} of the answers hold what is right"
-    return f"{probe.name}: {known} -> {now} {word} is no gain beyond chance"
+    before, after = (show_share(_share(side)) for side in probe.shown)
+    return f"{probe.name}: {before} -> {after} {word} is no gain beyond chance"
 
 
 def _claims_more(probes: Sequence[ProbeScore]) -> str:
