@@ -8,6 +8,8 @@ import re
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -348,3 +350,19 @@ def test_an_answer_that_ends_sooner_than_the_runs_is_no_rounding(ends: bool):
     texts, rounding = sooner.explain("a dark room", "a cool")
     assert not rounding and "instead of ' dark', 0.01 nats" in texts[0]
     assert ("it ends sooner" in texts) is not ends
+
+
+@pytest.mark.long
+@needs_llama_cpp
+def test_the_benchmark_beside_llama_cpps_own_server_runs():
+    """It had been left behind by a function that asks for one more argument."""
+    root = Path(__file__).parent.parent
+    done = subprocess.run(
+        [sys.executable, "benchmarks/serve_llamacpp.py", "--tiny"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "| afina serve --engine llamacpp | " in done.stdout and "| llama.cpp q8_0 | " in done.stdout
