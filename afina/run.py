@@ -64,6 +64,10 @@ def what_runs_left(folder: Path) -> str:
         return "a run of afina"
     if folder.name in ("_answers", "_teacher") and (folder / "answers.jsonl").is_file():
         return "answers that afina keeps beside its runs"
+    if folder.parent.name == "_improve" and (folder / "improve.json").is_file():
+        return "rows that afina adds in rounds"
+    if folder.name == "_launch" and (folder / "CACHEDIR.TAG").is_file():
+        return "copies that afina launch sends"
     return ""
 
 
@@ -451,6 +455,43 @@ class Run:
             self._write_stages()
         self.say(f"{name}: what was there is kept in {target}")
         return target
+
+    def replace(
+        self,
+        name: str,
+        output: str,
+        made: Path,
+        made_of_it: Sequence[str],
+        note: Callable[[Path], dict[str, Any]],
+        *,
+        by: str,
+    ) -> None:
+        """Put a folder in the place of what a finished stage wrote, as if the stage had: it is not done again for that.
+
+        Args:
+            made: the folder, on the run's own disk; it is moved.
+            made_of_it: what later stages made of the former output; it is set aside with it.
+            note: what is added to the stage's result, given where the former output lies now.
+            by: whoever does it.
+
+        Raises:
+            RecipeError: nothing says that the stage was done here.
+        """
+        known = self.stages.get(name)
+        if known is None:
+            raise RecipeError(
+                f"the run does not say how its {output}/ was made: stages.json has no stage `{name}`",
+                "copy the whole run, or name a folder of its own for the new one: --to FOLDER",
+                str(self.folder),
+            )
+        kept = self.set_aside(by, [output, *made_of_it])
+        assert kept is not None, f"{output} is there"
+        made.rename(self.folder / output)
+        self.stages[name] = {key: value for key, value in known.items() if key != "check"} | {
+            "outputs": self.outputs_hash(known["wrote"]),
+            "result": known["result"] | note(kept),
+        }
+        self._write_stages()
 
     def _marker(self, name: str) -> Path:
         return self.folder / f".{name}.begun.json"

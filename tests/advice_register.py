@@ -20,6 +20,8 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
     "export/export.py": (
         "use …", "--to … says what is written already", "use --to merged", "leave --quantize out",
         "use --to gguf or mlx", "use …, q8 or q4"),
+    "improve/improve.py": ("or bound the time: --hours",),
+    "improve/rows.py": ("start the same command again: the rows are made anew",),
     "model/adapter_torch.py": ("its embedding and its output are …", "adapter.rank: … or less"),
     "model/base.py": ("leave … out of adapter.targets", "set train.max_length to … or less"),
     "model/shape.py": ("did you mean …?",),
@@ -141,6 +143,10 @@ NOT_FOLLOWED: dict[str, tuple[tuple[str, str], ...]] = {
         ("plot/plot.py", ""), ("plot/plot.py", "--to FOLDER"), ("watch/(live|reader).py", ""),
         ("watch/live.py", "--once"), ("watch/reader.py", "`afina run`"),
     ),
+    "it is followed where its module is tested (test_temper), or another adapter has to be trained": (
+        ("temper/", ""), ("temper/(adapters|dial_torch).py", "^(train (an adapter|it without)|temper it)"),
+        ("temper/asking.py", "^name questions"),
+    ),
     "it is followed where its module is tested (test_shortcuts, test_rounded, test_shape_walk, test_mlx, ...)": (
         ("cli/machine.py", "^afina doctor RUN --apply"), ("remedies/answer.py", "^name the recipe"),
         ("model/adapter_torch.py", "^remove … from adapter.targets"), ("model/base_kind.py", "trains over those"),
@@ -153,11 +159,22 @@ NOT_FOLLOWED: dict[str, tuple[tuple[str, str], ...]] = {
         ("walk/tokenizer.py", "^raise `scratch.vocab`"), ("(tokenizer_page|model/named_tokenizer).py", ""),
         ("dataset/audit/rules.py", "^start from a base whose tokenizer"),
     ),
+    "it asks for another folder, base, hash or run, which test_verify.py and test_gate.py give": (
+        ("verify/", ""), ("verify/verify.py", "--base BASE|sha256sum"), ("verify/asked_again.py", "--base BASE"),
+        ("verify/proof.py", "--to hub-folder"), ("report/gate.py", ""),
+        ("report/gate.py", "evaluate.probes|afina eval"),
+    ),
+    "it names another run, or what test_why.py gives": (
+        ("why/", ""), ("why/", "(adapter[.]|train[.]method|`backend: torch`|--answer)"),
+    ),
     "the way out is a larger device or a smaller base": (
         ("plan/check.py", "or a device with more memory"), ("walk/(planning|plan_answers).py", ""),
     ),
     "it asks for other runs, which test_scaling.py names": (
         ("(plan/scaling|walk/scaling_runs).py", "^(train|name|afina plan|finish|measure)"),
+    ),
+    "another machine is needed, or a stand-in of one, which test_launch.py has": (
+        ("launch/", ""), ("launch/", "--|`afina plan|budget[.]|device=auto|backend=auto|sky |[A-Z_]+=|.*"),
     ),
     "only a tokenizer that cannot write ChatML gets there, and none is known": (
         ("tokenizer/template.py", "^this tokenizer needs a template of its own"),
@@ -165,6 +182,9 @@ NOT_FOLLOWED: dict[str, tuple[tuple[str, str], ...]] = {
     "a page says it to whoever looks at it, who does it there (test_studio*); or the verb's own words follow it": (
         ("studio/", ""), ("studio/", "`afina (studio|data audit RECIPE)"), ("studio/serving.py", "^--port 0"),
         ("dataset/audit/places.py", "^write FILE:LINE"),
+    ),
+    "an agent is told what to name, or whom to ask; test_mcp.py asks in each way": (
+        ("mcp_server/", ""), ("mcp_server/(reach|verbs).py", "--(root|allow-runs)|train.epochs=2|afina (eval|run)"),
     ),
     "nobody outside of afina can do anything about it": (("", "(defect of afina|please report)"),),
 }  # fmt: skip

@@ -36,9 +36,13 @@ TOPICS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Serving and talking", ("serve/", "model/generate/")),
     ("The base", ("model/base", "model/shape", "base_", "model/load", "model/stored", "model/proven")),
     ("Training", ("train/", "model/", "walk/start", "walk/chosen", "walk/trainings", "walk/to_train")),
-    ("Measuring and scores", ("evaluate/", "score/", "walk/skills", "walk/benchmarks", "walk/describe")),
-    ("Export", ("export/",)),
+    ("Measuring and scores", (
+        "evaluate/", "score/", "temper/", "why/", "walk/skills", "walk/benchmarks", "walk/describe")),
+    ("Export", ("export/", "verify/")),
+    ("Launching elsewhere", ("launch/",)),
     ("The studio", ("studio/",)),
+    ("Agents", ("mcp_server/",)),
+    ("Rounds of a recipe", ("improve/",)),
     ("Runs, reports and figures", (
         "run", "record", "manifest", "outcome", "walk/", "report/", "watch/", "plot/")),
 )  # fmt: skip

@@ -132,6 +132,7 @@ OTHER_PROGRAMS = frozenset({
     "--help", "--jinja", "--lora", "--map-tokens", "--merge",
     "--model", "--no-deps", "--nproc-per-node", "--security-opt",
     "--temp", "--upgrade",
+    "--quiet", "--disable-pip-version-check", "--python", "--seed",  # pip and uv, in the scripts of a launch
 })  # fmt: skip
 """Options of other programs' commands that messages hold."""
 

@@ -16,11 +16,11 @@ from tiny import make_base, make_recipe
 
 from afina.model.generate.generate_torch import generate
 from afina.model.load_torch import load_base, open_adapter
+from afina.model.open_model import without_adapter
 from afina.recipe import Chat
 from afina.serve.terminal_chat import Settings, Talk, answer_once, fold_thinking, open_voices, talk
 from afina.tokenizer.chat import Renderer
 from afina.tokenizer.load import load_tokenizer
-from afina.walk.models import without_adapter
 
 QUESTION = "Onde nasceu Ana Faro?"
 

@@ -243,7 +243,8 @@ def test_slurm_tasks_that_end_without_a_part_are_said(tmp_path: Path, monkeypatc
 def test_slurm_that_is_not_here_or_refuses_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     write(tmp_path / "in", a=TEXT)
     wanted = recipe(tmp_path / "in", engine="datatrove", datatrove=Datatrove(executor="slurm", partition="cpu"))
-    with pytest.raises(RecipeError, match="needs Slurm's program sbatch"):
+    with monkeypatch.context() as without, pytest.raises(RecipeError, match="needs Slurm's program sbatch"):
+        without.setenv("PATH", str(tmp_path))  # Slurm may be installed where the tests run
         build_dataset(wanted, tmp_path / "out")
     slurm(tmp_path / "slurm", monkeypatch, sbatch="exit 1")
     with pytest.raises(RecipeError, match="refused the job"):

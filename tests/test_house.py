@@ -63,25 +63,34 @@ INSIDE: dict[str, set[str]] = {
     "evaluate": GROUND
     | {"record", "endpoint", "text", "sandbox", "sources", "tokenizer", "dataset.build", "dataset.audit", "score"}
     | {"model"},
-    "report": GROUND | {"record", "manifest", "model.shape", "score.paired", "evaluate.scores", "evaluate.text_scores"},
+    "report": GROUND
+    | {"record", "manifest", "model.shape", "score.paired", "evaluate.scores", "evaluate.text_scores"}
+    | {"evaluate.intervals", "evaluate.guardrails"},
     "watch": GROUND | {"record", "progress", "report.charts", "report.labels"},
     "plot": GROUND | {"evaluate.scores", "report.charts", "report.labels", "watch"},
     "remedies": GROUND | {"record", "evaluate.scores", "watch"},
     "train": GROUND | {"record", "text", "tokenizer", "dataset.audit", "model", "evaluate"},
     "llamacpp": GROUND | {"tokenizer", "model"},
     "serve": GROUND | {"outcome", "record", "text", "dataset", "tokenizer", "model", "plan", "llamacpp"},
+    "verify": GROUND | {"record", "manifest", "outcome", "text", "tokenizer", "model", "evaluate"},
     "export": GROUND
-    | {"record", "manifest", "evaluate.scores", "text", "dataset", "tokenizer", "model", "plan", "llamacpp", "serve"},
+    | {"record", "manifest", "evaluate.scores", "text", "dataset", "tokenizer", "model", "plan", "llamacpp", "serve"}
+    | {"verify"},
 }
 INSIDE["base_page"] = GROUND | {"tokenizer", "model", "plan", "llamacpp"}
 INSIDE["base_answers"] = GROUND | {"tokenizer", "model", "plan", "evaluate"}
 INSIDE["tokenizer_page"] = GROUND | {"text", "sources", "tokenizer", "model"}
 INSIDE["walk"] = set(INSIDE) - {"progress"}
+INSIDE["why"] = GROUND | {"record", "outcome", "text", "tokenizer", "score.paired", "model", "evaluate", "walk"}
 INSIDE["demo"] = INSIDE["walk"] | {"walk"}
+INSIDE["temper"] = GROUND | {"outcome", "text", "model", "evaluate", "plot", "train.checkpoint", "walk"}
+INSIDE["improve"] = INSIDE["walk"] | {"walk", "temper"}
+INSIDE["mcp_server"] = GROUND | {"record", "evaluate.scores", "watch"}
+INSIDE["launch"] = GROUND | {"plan", "watch", "dataset.build", "walk.plan_answers"}
 INSIDE["studio"] = GROUND | {"record", "manifest", "evaluate.scores", "report", "watch", "plan", "walk.plan_answers"}
 INSIDE["studio"] |= {"outcome", "text", "tokenizer", "model", "train.flops_torch", "serve"}  # pages data and playground
 INSIDE["cli"] = set(INSIDE)
-IN_WORDS = {"walk", "demo", "cli"}
+IN_WORDS = {"walk", "demo", "improve", "cli"}
 """Rows that docs/architecture.md writes as "all above"."""
 
 # Room -> libraries that it may use. Those in HEAVY are loaded inside functions, except where
@@ -110,13 +119,17 @@ LIBRARIES: dict[str, set[str]] = {
     "llamacpp": {"torch", "gguf", "numpy", "safetensors", "peft", "httpx", "xllamacpp"},
     "export": {"torch", "transformers", "peft", "safetensors", "numpy", "gguf", "mlx", "mlx_lm"},
     "walk": {"torch", "transformers"},
+    "temper": {"peft", "safetensors", "torch"},
+    "mcp_server": {"mcp", "mcp_types", "pydantic"},
+    "why": {"numpy", "peft", "safetensors", "torch"},
+    "launch": {"sky"},
     "studio": {"fastapi", "jinja2", "pydantic", "ruamel", "starlette", "torch", "uvicorn"},
     "cli": {"typer"},
 }
 HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "tokenizers", "huggingface_hub", "numpy"}
 HEAVY |= {"lm_eval", "docling", "pyarrow", "datasets", "datatrove", "liger_kernel", "wandb", "mlflow", "trackio"}
 HEAVY |= {"ray", "gguf", "sentencepiece", "xllamacpp", "mlx", "mlx_lm", "httpx", "tenacity", "scipy", "bm25s"}
-HEAVY |= {"textual", "matplotlib"}
+HEAVY |= {"textual", "matplotlib", "mcp", "mcp_types", "sky"}
 
 
 def loads_torch(module: str) -> bool:
@@ -467,6 +480,7 @@ LINES, PARAMETERS = 80, 10
 MORE_IS_MEANT = {
     "afina.cli.export.export": "a verb's options are its parameters",
     "afina.cli.judging.score": "a verb's options are its parameters",
+    "afina.cli.launching.launch": "a verb's options are its parameters",
     "afina.cli.training.plan": "a verb's options are its parameters",
     "afina.cli.using.serve": "a verb's options are its parameters",
 }

@@ -31,10 +31,11 @@ from afina.llamacpp.launcher import parser
 from afina.llamacpp.lora_write import unusual_adapter, write_lora
 from afina.llamacpp.program import LlamaCppOptions, find_llama_cpp
 from afina.model.base_damage import read_config
+from afina.model.generate.led import Led
 from afina.model.generate.request import TokenLogprob
 from afina.model.load_torch import load_base
 from afina.serve.identity import Stored
-from afina.serve.llamacpp_proof import _Led, explain_by_llama_cpp
+from afina.serve.llamacpp_proof import explain_by_llama_cpp
 from afina.serve.opened import find_target, name_models
 from afina.serve.preflight import look_before
 from afina.serve.serve import ServeOptions, look_text, serve
@@ -261,31 +262,31 @@ def logprob(token: int, value: float, *others: tuple[int, float]) -> TokenLogpro
 def test_an_answer_is_led_along_the_runs():
     """The run said "Faro é", the server would say " Lagos": its margin, and on from "Faro"."""
     pieces = {1: b" Faro", 2: b" Lagos", 3: b" F", 4: b"aro", 5: b" \xc3", 6: b"\xa9", 7: b"\n", 8: b" ", 9: b"</s>"}
-    led = _Led("Faro é", [3, 4, 5, 6], pieces.__getitem__, frozenset([9]), 0.5)
+    led = Led("Faro é", [3, 4, 5, 6], pieces.__getitem__, frozenset([9]), 0.5)
     text, margin = led.along([logprob(2, -0.5, (9, -0.6), (8, -0.7), (3, -0.75))]) or ("", 0.0)
     assert margin == 0.25 and text.startswith("' Lagos' instead of ' F'") and led.ids == [3]
     assert led.along([logprob(4, -0.1), logprob(5, -0.1), logprob(6, -0.1), logprob(7, -0.1)]) is None
     assert led.left == b"" and led.along([logprob(9, -0.1)]) is None
     text, margin = led.along([logprob(1, -0.1, (9, -2.1))]) or ("", 0.0)
     assert margin == 2.0 and led.ended
-    lost = _Led("Faro", [1], pieces.__getitem__, frozenset([9]), 0.5)
+    lost = Led("Faro", [1], pieces.__getitem__, frozenset([9]), 0.5)
     assert (lost.along([logprob(2, -0.1, (9, -0.2))]) or ("", 0.0))[1] == float("inf")
 
 
 def test_an_answer_is_led_along_the_tokens_that_the_run_wrote():
     """A longer token that the text begins with too may be as unlikely as one likes; so may what no text is cut into."""
     pieces = {1: b"Lab", 2: b"eled", 3: b"Label", 4: b"L", 5: b"The", 6: b" Lab", 7: b"ed", 8: b" x", 9: b"</s>"}
-    led = _Led("Labeled", [1, 2], pieces.__getitem__, frozenset([9]), 0.5)
+    led = Led("Labeled", [1, 2], pieces.__getitem__, frozenset([9]), 0.5)
     text, margin = led.along([logprob(5, -0.5, (1, -0.75), (4, -3.0), (3, -9.4))]) or ("", 0.0)
     assert margin == 0.25 and "'Lab'" in text and led.ids == [1]
     text, margin = led.along([logprob(8, -0.5, (7, -0.6), (2, -1.0))]) or ("", 0.0)
     assert margin == 0.5 and led.ids == [1, 2] and led.left == b""
-    spaced = _Led("Labeled", [1, 2], pieces.__getitem__, frozenset([9]), 0.5)
+    spaced = Led("Labeled", [1, 2], pieces.__getitem__, frozenset([9]), 0.5)
     assert (spaced.along([logprob(5, -0.5, (6, -0.6), (1, -9.4))]) or ("", 0.0))[1] == pytest.approx(0.1)
-    halved = _Led("Labeled", [1, 2], pieces.__getitem__, frozenset([9]), 0.5)  # "L" goes on to "Lagos" as easily
+    halved = Led("Labeled", [1, 2], pieces.__getitem__, frozenset([9]), 0.5)  # "L" goes on to "Lagos" as easily
     text, margin = halved.along([logprob(4, -0.5, (1, -0.57)), logprob(8, -0.1)]) or ("", 0.0)
     assert margin == pytest.approx(0.07) and text.startswith("'L' instead of 'Lab'") and halved.ids == [1]
-    other_cut = _Led("Labeled", [1, 2], pieces.__getitem__, frozenset([9]), 0.5)
+    other_cut = Led("Labeled", [1, 2], pieces.__getitem__, frozenset([9]), 0.5)
     other_cut.along([logprob(3, -0.1)])
     assert (other_cut.along([logprob(8, -0.5, (7, -0.6))]) or ("", 0.0))[1] == pytest.approx(0.1)
 

@@ -34,6 +34,7 @@ from afina.model.mlx.adapters import load_beside
 from afina.model.mlx.mlx_model import MlxModel
 from afina.model.mlx.open_mlx import open_base
 from afina.model.mlx.window_mlx import check_rows
+from afina.model.open_model import without_adapter
 from afina.model.opened_by import back_end_of
 from afina.model.reader_mlx import MlxReader
 from afina.model.reader_torch import TorchReader
@@ -43,7 +44,6 @@ from afina.serve.opened import Target, find_target, open_models
 from afina.serve.serve import ServeOptions, _look
 from afina.serve.terminal_chat import answer_once
 from afina.walk.benchmarks import measure_benchmarks
-from afina.walk.models import without_adapter
 from afina.walk.walk import walk_through
 
 CPU = torch.device("cpu")

@@ -17,8 +17,8 @@ from test_serve import Running, make_adapter, run_server, url_of
 from tiny import NAMES, TOWNS, make_base, make_recipe
 
 from afina.errors import AfinaError, RecipeError, ResultError
-from afina.evaluate.evaluate import SAMPLES, ProbeAnswers, _row
-from afina.evaluate.probes import Question
+from afina.evaluate.evaluate import ProbeAnswers, answer_row
+from afina.evaluate.probes import SAMPLES, Question
 from afina.model.generate.generate_torch import Answer, generate
 from afina.model.load_torch import load_base, open_adapter
 from afina.recipe import Chat, Evaluate
@@ -254,7 +254,7 @@ def test_what_stood_before_a_question_is_stored_and_asked_again(run: Path, tmp_p
     conversations.append(({"role": "user", "content": "Onde nasceu Rui?"},))
     asked = [Question(turns, "Faro", "rows.jsonl:1") for turns in conversations]
     rows = [
-        _row(ProbeAnswers(SAMPLES, each, (answer, answer), (each.grade("Faro"), each.grade("Faro")), ([], [])))
+        answer_row(ProbeAnswers(SAMPLES, each, (answer, answer), (each.grade("Faro"), each.grade("Faro")), ([], [])))
         for each, answer in zip(asked, [Answer("Faro", 1, True)] * 3, strict=True)
     ]
     (tmp_path / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

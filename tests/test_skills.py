@@ -192,14 +192,14 @@ def test_a_loss_is_one_beyond_chance_and_above_the_limit():
 def test_a_skill_that_is_lost_is_seen_behind_others_that_were_gained():
     """Nine lost in one skill (p = 0.004 < 0.05 / 2) while another gained eight: over both nothing is sure."""
     counts = {"JSON": (0, 9, 0, 2), "one word": (3, 0, 8, 0)}
-    assert score(counts).lost_groups() == ["JSON"]
+    assert score(counts).result().lost_groups() == ["JSON"]
     assert broke(counts) == "75 % of its skills (JSON 9 of 9)"
 
 
 def test_who_says_one_word_to_everything_has_lost_what_it_could():
     """Measured: after a rate of 5e-3 ten of ten were lost and four gained, by answers of one word (p = 0.18)."""
     counts = {"JSON": (0, 1, 0, 4), "lists": (0, 4, 0, 6), "language": (0, 5, 0, 5), "one word": (0, 0, 4, 6)}
-    assert score(counts).lost_groups() == [] and sign_test(4, 14) > 0.05
+    assert score(counts).result().lost_groups() == [] and sign_test(4, 14) > 0.05
     assert broke(counts).startswith("100 % of its skills (")
 
 

@@ -21,11 +21,34 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ),
     ),
     "train": (("Train without measuring, and without being asked", "afina train my-docs.yaml --yes"),),
+    "improve": (
+        ("Rounds until the verdict passes, four at most", "afina improve my-docs.yaml --rounds 4"),
+        ("The same in a night, and for a few dollars", "afina improve my-docs.yaml --hours 8 --money 5"),
+    ),
+    "launch": (
+        ("What renting a machine would cost, without doing it", "afina launch my-docs.yaml --on runpod --dry-run"),
+        (
+            "On a machine of your own that has afina",
+            "afina launch my-docs.yaml --on ssh:gpu-box --python afina/bin/python",
+        ),
+        ("In a cluster's queue: the batch file first", "afina launch my-docs.yaml --on slurm --dry-run"),
+    ),
     "eval": (
         ("Measure a run once more, with its base where it is now", "afina eval runs/my-docs base=./models/my-base"),
         (
             "Published benchmarks, 100 questions of each",
             "afina eval runs/my-docs --lm-eval hellaswag,arc_easy --limit 100",
+        ),
+    ),
+    "temper": (
+        ("At which strength does the adapter break least?", "afina temper runs/my-docs"),
+        (
+            "Three strengths and each third of the layers, written as an adapter of its own",
+            "afina temper runs/my-docs --strengths 0.8,0.7,0.6 --by-layers --to my-adapter",
+        ),
+        (
+            "Half of this run and half of another one, by TIES",
+            "afina temper runs/my-docs --mix runs/my-docs-2 --method ties --strengths 0.5",
         ),
     ),
     "score": (
@@ -47,6 +70,13 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
             "afina compare runs/my-docs runs/my-docs-2 --page compare.html",
         ),
     ),
+    "why": (
+        ("What each source did to the losses, in seconds", "afina why runs/my-docs"),
+        (
+            "The training rows that speak against an answer",
+            'afina why runs/my-docs "Who may open the valve?" --answer "Anybody" --against',
+        ),
+    ),
     "chat": (
         ("Talk, with the base's answer beside the trained one", "afina chat runs/my-docs --compare"),
         ("One question, for a script", 'afina chat runs/my-docs --ask "Who may open the valve?" --json'),
@@ -65,6 +95,13 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
             "afina export runs/my-docs --to hub-folder --out my-adapter",
         ),
     ),
+    "verify": (
+        ("Is it what its card says?", "afina verify my-adapter --base ./models/my-base"),
+        (
+            "The same against the hash that was published before the training, for a script",
+            "afina verify my-adapter --commitment $PUBLISHED --json",
+        ),
+    ),
     "report": (
         ("The page again, in English", "afina report runs/my-docs --language en"),
         ("Its figures for a program", "afina report runs/my-docs --format json"),
@@ -74,6 +111,10 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("One look, for a script", "afina watch runs/my-docs --json"),
     ),
     "studio": (("Runs, data, plans and recipes in a browser, from this folder", "afina studio"),),
+    "mcp": (
+        ("For an agent's list of servers: it may read this folder, and starts nothing", "afina mcp --root ."),
+        ("The same, and it may start runs", "afina mcp --root my-docs --allow-runs"),
+    ),
     "plot": (("The curves of two runs in one picture", "afina plot runs/my-docs runs/my-docs-2 --to pictures"),),
     "doctor": (
         ("What this machine has, and what is missing", "afina doctor"),

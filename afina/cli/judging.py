@@ -117,6 +117,14 @@ def compare(
     page: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also write it as one HTML page, with what it cost drawn.")
     ] = None,
+    gate: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="LIMITS",
+            help="Exit code 5 where the second run is worse than the first beyond chance, or misses these limits: a "
+            "recipe's, a run's, or a file of them.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Put the figures of several runs side by side: what each cost, and what it reached."""
@@ -124,9 +132,19 @@ def compare(
     from afina.report.compare_page import write_comparison
 
     comparison = compare_runs(runs, published)
+    weighed = None
+    if gate is not None:
+        from afina.report.gate import weigh_comparison
+
+        weighed = weigh_comparison(comparison, gate)
     if page is not None:
         write_comparison(comparison, page)
-    show(comparison.as_json(), as_json, comparison.describe())
+    if weighed is None:
+        show(comparison.as_json(), as_json, comparison.describe())
+        return
+    text = f"{comparison.describe()}\n\n{weighed.describe()}"
+    show(comparison.as_json() | {"gate": weighed.as_json()}, as_json, text)
+    end_by(weighed.as_json())
 
 
 def report(

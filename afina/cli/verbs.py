@@ -14,7 +14,23 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from afina import __version__
-from afina.cli import bases, data, judging, machine, recipes, tokenizers, training, using, watching
+from afina.cli import (
+    agents,
+    bases,
+    data,
+    explaining,
+    improving,
+    judging,
+    launching,
+    machine,
+    proving,
+    recipes,
+    tempering,
+    tokenizers,
+    training,
+    using,
+    watching,
+)
 from afina.cli.examples import START, shown
 from afina.cli.export import export
 from afina.cli.keys import KeyCommand
@@ -46,17 +62,23 @@ data_app.command("show")(data.data_show)
 data_app.command("diff")(data.data_diff)
 app.command()(training.plan)
 app.command(cls=KeyCommand)(training.train)
+app.command(cls=KeyCommand)(improving.improve)
+app.command()(launching.launch)
 app.command("eval")(judging.evaluate)
+app.command()(tempering.temper)
 app.command()(judging.score)
 app.command()(judging.guardrails)
 app.command()(judging.compare)
+app.command()(explaining.why)
 app.command()(using.chat)
 app.command()(using.serve)
 app.command()(export)
+app.command()(proving.verify)
 app.command()(judging.report)
 app.command()(watching.watch)
 app.command()(watching.plot)
 app.command()(watching.studio)
+app.command()(agents.mcp)
 app.command()(machine.doctor)
 app.command()(machine.demo)
 base_app.command("show")(bases.base_show)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from afina.evaluate.coverage import documents_words, held_by_luck, held_terms, s
 from afina.evaluate.grade import Graded, luck
 from afina.evaluate.guardrails import GuardedAnswer, count, flaws, weigh
 from afina.evaluate.loss import LossScore, PairScore, held_out_loss, held_out_pairs
-from afina.evaluate.probes import ProbeSet, Question, ask, askable, question_of
+from afina.evaluate.probes import SAMPLES, ProbeSet, Question, ask, question_id, samples_of
 from afina.evaluate.prompts import CONTINUATIONS_FILE
 from afina.evaluate.retrieval_answers import RetrievalAnswers
 from afina.evaluate.room import find_endless
@@ -36,8 +35,6 @@ from afina.text.answer_flaws import after_thinking, words_of
 from afina.text.example import Example
 from afina.tokenizer.chat import Renderer
 from afina.tokenizer.encode import Row
-
-SAMPLES = ProbeSet("", "samples", ())
 
 
 @dataclass(frozen=True)
@@ -129,9 +126,7 @@ def evaluate(
         kept: answers of theirs from before.
         say: is told what is out of the ordinary in how they were made.
     """
-    conversations = (each for each in held_out.examples if each.messages and askable(each, renderer))
-    examples = list(islice(conversations, recipe.evaluate.samples))
-    samples = [question_of(each, renderer) for each in examples]
+    samples = samples_of(held_out.examples, renderer, recipe.evaluate.samples)
     questions = [(probe, question) for probe in probes for question in probe.questions]
     questions += [(SAMPLES, question) for question in samples]
     every = Asked([question for _, question in questions], [each for probe in probes for each in probe.choices])
@@ -139,13 +134,13 @@ def evaluate(
         _measure(open_model, renderer, recipe, held_out.rows, every, progress, name, answers, say)
         for name, open_model, answers in zip(("base", "trained"), models, kept, strict=True)
     )
-    asked = _look_at(questions, first, second, renderer)
+    asked = look_at(questions, (first.answers, second.answers), (first.endless, second.endless), renderer)
     beside = beside or MeasuredBeside()
     ranked = dict(zip(map(id, every.choices), zip(first.choices, second.choices, strict=True), strict=True))
     scores = [
-        _score_choices(probe, [ranked[id(each)] for each in probe.choices])
+        score_choices(probe, [ranked[id(each)] for each in probe.choices])
         if probe.choices
-        else _score(probe, [each for each in asked if each.probe is probe], beside.dataset)
+        else score_answers(probe, [each for each in asked if each.probe is probe], beside.dataset)
         for probe in probes
     ]
     _write_answers(folder, asked)
@@ -240,37 +235,50 @@ def _length(question: Question, renderer: Renderer) -> int | None:
     return len(renderer.tokenizer(question.reference, add_special_tokens=False)["input_ids"])
 
 
-def _look_at(
-    questions: Sequence[tuple[ProbeSet, Question]], before: Measured, after: Measured, renderer: Renderer
+def look_at(
+    questions: Sequence[tuple[ProbeSet, Question]],
+    answers_of: tuple[Sequence[Answer], Sequence[Answer]],
+    endless: tuple[Sequence[bool], Sequence[bool]],
+    renderer: Renderer,
 ) -> list[ProbeAnswers]:
-    """Grade every answer and look for its flaws."""
+    """Grade every answer and look for its flaws.
+
+    Args:
+        answers_of: the base's and the trained model's, in the order of the questions.
+        endless: of each of them, whether it never ends.
+    """
     words = words_of(text for _, question in questions for text in (question.prompt, question.reference))
     special = {token.content for token in renderer.tokenizer.added_tokens_decoder.values() if token.special}
     special -= {"<think>", "</think>"}  # a flaw of its own, where they stand wrongly
     asked = []
     for number, (probe, question) in enumerate(questions):
         thinking = renderer.prompt_text(question.messages, question.tools).rstrip().endswith("<think>")
-        answers = before.answers[number], after.answers[number]
+        answers = answers_of[0][number], answers_of[1][number]
         found = [
             flaws(
                 GuardedAnswer(
                     answer.text,
                     question.prompt,
                     question.reference,
-                    endless=measured.endless[number],
+                    endless=never_ends[number],
                     thinking=thinking,
                 ),
                 special,
                 words,
             )
-            for answer, measured in zip(answers, (before, after), strict=True)
+            for answer, never_ends in zip(answers, endless, strict=True)
         ]
         graded = question.grade(after_thinking(answers[0].text)), question.grade(after_thinking(answers[1].text))
         asked.append(ProbeAnswers(probe, question, answers, graded, (found[0], found[1])))
     return asked
 
 
-def _score(probe: ProbeSet, asked: Sequence[ProbeAnswers], dataset: Path | None) -> ProbeScore:
+def score_answers(probe: ProbeSet, asked: Sequence[ProbeAnswers], dataset: Path | None) -> ProbeScore:
+    """A probe's figures from its answers.
+
+    Args:
+        dataset: the dataset folder; without it nothing is said of terms that free answers make up.
+    """
     if probe.role == "coverage":
         return _score_coverage(probe, asked, dataset)
     before, after = (tuple(each.graded[side] for each in asked) for side in (0, 1))
@@ -317,7 +325,8 @@ def _score_coverage(probe: ProbeSet, asked: Sequence[ProbeAnswers], dataset: Pat
     )
 
 
-def _score_choices(probe: ProbeSet, ranked: Sequence[tuple[Ranked, Ranked]]) -> ProbeScore:
+def score_choices(probe: ProbeSet, ranked: Sequence[tuple[Ranked, Ranked]]) -> ProbeScore:
+    """A probe's figures from what both models made of its choices."""
     before, after = (
         tuple(Graded(verbatim=each[side].right, said=each[side].right) for each in ranked) for side in (0, 1)
     )
@@ -328,9 +337,9 @@ def _score_choices(probe: ProbeSet, ranked: Sequence[tuple[Ranked, Ranked]]) -> 
 def _write_answers(folder: Path, asked: Sequence[ProbeAnswers]) -> None:
     """The answers to probes, and those to samples."""
     probed = [each for each in asked if each.probe is not SAMPLES]
-    rows = [_row(each) | {"probe": each.probe.name, "role": each.probe.role} for each in probed]
+    rows = [answer_row(each) | {"probe": each.probe.name, "role": each.probe.role} for each in probed]
     _write_rows(folder / "predictions.jsonl", rows)
-    _write_rows(folder / "samples.jsonl", [_row(each) for each in asked if each.probe is SAMPLES])
+    _write_rows(folder / "samples.jsonl", [answer_row(each) for each in asked if each.probe is SAMPLES])
 
 
 def _write_choices(file: Path, probes: Sequence[ProbeSet], ranked: Mapping[int, tuple[Ranked, Ranked]]) -> None:
@@ -355,13 +364,17 @@ def _write_choices(file: Path, probes: Sequence[ProbeSet], ranked: Mapping[int, 
     _write_rows_if_any(file, rows)
 
 
-def _row(asked: ProbeAnswers) -> dict[str, Any]:
+def answer_row(asked: ProbeAnswers) -> dict[str, Any]:
     """One line of ``predictions.jsonl``: both answers, what they are, and the guardrails that they break."""
     question, role = asked.question, asked.probe.role
     judged = asked.probe is SAMPLES or ROLES[role].answers_are_right_or_wrong
     right = (lambda graded: graded.right) if asked.probe is SAMPLES else stands_for(role)
     path, _, line = question.where.rpartition(":")
-    row: dict[str, Any] = {"prompt": question.prompt, "reference": question.reference}
+    row: dict[str, Any] = {"id": question_id(asked.probe, question)}
+    row |= {"prompt": question.prompt, "reference": question.reference}
+    if question.cluster:  # the fact or section, which a comparison of two runs counts once
+        row["fact"] = question.cluster
+    row |= {"terms": list(question.terms)} if question.terms else {}
     if len(question.messages) > 1:  # the turns before it, for whoever asks it again: server and export
         row["messages"] = list(question.messages)
     if question.tools:

@@ -14,8 +14,9 @@ Those that the recipe does not name are made of the dataset, see :mod:`afina.eva
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from afina.evaluate.grade import Graded, grade
 from afina.model.generate.generate_torch import Answer, generate
 from afina.model.generate.stored_answers import KeptAnswers
 from afina.recipe import Probe, Recipe, Source, expand_path
-from afina.run import Progress, no_progress, parse_json
+from afina.run import Progress, hash_value, no_progress, parse_json
 from afina.sources import read_source
 from afina.text.document import Ledger, Message, Tool
 from afina.text.example import Example
@@ -70,6 +71,31 @@ class ProbeSet:
     questions: tuple[Question, ...] = ()
     choices: tuple[Choice, ...] = ()
     """Asked by likelihood instead of for an answer."""
+
+
+SAMPLES = ProbeSet("", "samples")
+"""Held-out conversations whose answers are shown and looked at for flaws, and counted by no probe."""
+
+
+def question_row(probe: ProbeSet, question: Question) -> dict[str, Any]:
+    """All that a question is, as plain values, less where it stands: the same wherever it is asked."""
+    return {
+        "probe": probe.name,
+        "role": probe.role,
+        "messages": list(question.messages),
+        "tools": list(question.tools),
+        "reference": question.reference,
+        "new": list(question.new),
+        "old": list(question.old),
+        "cluster": question.cluster,
+        "terms": list(question.terms),
+        "of_any_length": question.of_any_length,
+    }
+
+
+def question_id(probe: ProbeSet, question: Question) -> str:
+    """What an answer is known by: a hash of its question."""
+    return hash_value(question_row(probe, question))[:16]
 
 
 def probe_files(recipe: Recipe) -> Iterator[Path]:
@@ -142,6 +168,12 @@ def question_of(example: Example, renderer: Renderer) -> Question:
     if example.messages[-1].get("tool_calls"):
         reference = renderer.answer_text(example.messages, example.tools)
     return Question(example.messages[:-1], reference, where, tools=example.tools, cluster=example.group)
+
+
+def samples_of(examples: Iterable[Example], renderer: Renderer, most: int) -> list[Question]:
+    """The questions of :data:`SAMPLES`: the first conversations that the template takes."""
+    conversations = (each for each in examples if each.messages and askable(each, renderer))
+    return [question_of(each, renderer) for each in islice(conversations, most)]
 
 
 def askable(example: Example, renderer: Renderer) -> bool:

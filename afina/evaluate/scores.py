@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, TypeVar, get_args
 
+from afina.evaluate.intervals import sign_test
 from afina.evaluate.text_scores import ContinuationScores, WindowScores
 from afina.record import Record, read_record
 from afina.run import write_json
@@ -17,12 +18,36 @@ from afina.units import show_share
 
 FILE = "scores.json"
 SIDES = ("before", "after")
+EDGE = 0.25
+"""So much of what a base does as asked may turn wrong by any training, where as much turns right (LOG.md)."""
 FACTS = ("generalization", "versions")
 """Roles that show what was learned by short answers; ``recall`` where there is none of them."""
 PROSE = ("choice", "coverage", "control")
 """Roles of questions about prose: no recipe names them."""
 WAYS = {"recall": "short answers", "choice": "choice of the true sentence", "coverage": "free answers"}
 """Ways to tell whether something was learned, by the role that stands for each; of short answers :data:`FACTS` too."""
+
+KEEPS = ("retention", "skills")
+"""Roles that ask for what the base could before."""
+
+
+class HasRole(Protocol):
+    """A probe, or what was measured of one."""
+
+    @property
+    def role(self) -> str: ...
+
+
+P = TypeVar("P", bound=HasRole)
+
+
+def by_way(probes: Sequence[P]) -> dict[str, list[P]]:
+    """The probes of each of :data:`WAYS`: by short answers those of :data:`FACTS`, or what was trained where there is
+    none of them."""
+    found = {way: [probe for probe in probes if probe.role == way] for way in WAYS}
+    facts = [probe for probe in probes if probe.role in FACTS]
+    return found | ({"recall": facts} if facts else {})
+
 
 Better = Literal["higher", "lower", ""]
 Ahead = Literal["retrieval", "training", "neither"]
@@ -224,6 +249,33 @@ class ProbeResult:
         shown = Figure(first, before.get(first.key), after.get(first.key), (self.before.interval, self.after.interval))
         others = [Figure(counted, before.get(counted.key), after.get(counted.key)) for counted in more]
         return [shown, *(each for each in others if (each.before, each.after) != (None, None))]
+
+    def broke(self, most: float) -> bool:
+        """Whether more than this share of what was right before was lost, beyond chance.
+
+        Of skills, answers that turned right count against those that turned wrong: at the edge of a rule any training
+        turns some of them, both ways. So they are judged over all, by skill (each at the level that so many tests ask),
+        and by whether more is lost than the edge explains, whatever was gained: who says one word to everything does
+        well where one word was asked for.
+        """
+        if self.broken is None:
+            return False
+        if self.role != "skills":
+            return self.broken.low > most
+        knew, lost = self.broken.knew, self.broken.lost
+        gained = lost + (round(self.change.points * self.n) if self.change else 0)
+        over_all = lost - gained > most * knew and sign_test(gained, lost + gained) < 0.05
+        beyond_the_edge = self.broken.low > max(most, EDGE)
+        return over_all or beyond_the_edge or (self.broken.share > most and bool(self.lost_groups()))
+
+    def lost_groups(self) -> list[str]:
+        """The groups that by themselves lost more than they gained, beyond chance (sign test, Bonferroni)."""
+        return [
+            group.name
+            for group in self.groups
+            if group.lost > (gained := group.after - group.before + group.lost)
+            and sign_test(gained, group.lost + gained) < 0.05 / len(self.groups)
+        ]
 
     def as_json(self) -> dict[str, Any]:
         row: dict[str, Any] = {"name": self.name, "role": self.role, "n": self.n}

@@ -12,12 +12,12 @@ from afina.evaluate.intervals import (
     gain_interval,
     more_than_chance,
     share_interval,
-    sign_test,
     smallest_loss,
 )
 from afina.evaluate.loss import LossScore, PairScore
 from afina.evaluate.scores import (
     FACTS,
+    KEEPS,
     ROLES,
     WAYS,
     Broken,
@@ -27,14 +27,11 @@ from afina.evaluate.scores import (
     ProbeResult,
     ProbeSide,
     Verdict,
+    by_way,
 )
 from afina.recipe import Limits
 from afina.units import show_share
 
-OLD = ("retention", "skills")
-"""Roles that ask for what the base could before."""
-EDGE = 0.25
-"""So much of what a base does as asked may turn wrong by any training, where as much turns right (LOG.md)."""
 NAMED = 3
 """Most groups that a verdict names."""
 Flags = tuple[bool, ...]
@@ -127,29 +124,8 @@ class ProbeScore:
         return self.lost / self.known if self.known else 0.0
 
     def broke(self, most: float) -> bool:
-        """Whether more than this share of what was right before was lost, beyond chance.
-
-        Of skills, answers that turned right count against those that turned wrong: at the edge of a rule any training
-        turns some of them, both ways. So they are judged over all, by skill (each at the level that so many tests ask),
-        and by whether more is lost than the edge explains, whatever was gained: who says one word to everything does
-        well where one word was asked for.
-        """
-        if self.role != "skills":
-            return self.broken_interval[0] > most
-        one, two = self.flags(_said)
-        over_all = self.lost - self.gained > most * self.known and more_than_chance(two, one)
-        beyond_the_edge = self.broken_interval[0] > max(most, EDGE)
-        return over_all or beyond_the_edge or (self.broken > most and bool(self.lost_groups()))
-
-    def lost_groups(self) -> list[str]:
-        """The groups that by themselves lost more than they gained, beyond chance (sign test, Bonferroni)."""
-        counts = self.group_counts()
-        return [
-            group.name
-            for group in counts
-            if group.lost > (gained := group.after - group.before + group.lost)
-            and sign_test(gained, group.lost + gained) < 0.05 / len(counts)
-        ]
+        """Whether more than this share of what was right before was lost, beyond chance."""
+        return self.result().broke(most)
 
     def group_counts(self) -> tuple[GroupCounts, ...]:
         """The questions by their group, in the order in which the groups come."""
@@ -191,7 +167,7 @@ class ProbeScore:
             self._side("before"),
             self._side("after"),
             Change(_share(after) - _share(before), low, high),
-            broken if self.role in OLD else None,
+            broken if self.role in KEEPS else None,
             self.group_counts(),
             self.things,
         )
@@ -317,7 +293,7 @@ def _judge_learning(
     limits: Limits,
     misses: list[str],
 ) -> str:
-    ways = _ways(probes)
+    ways = by_way(probes)
     short = ways["recall"]
     for probe in short:
         if limits.learned_min is not None and probe.after < limits.learned_min:
@@ -345,13 +321,6 @@ def _judge_learning(
         misses.append(f"held-out loss did not fall: {before.loss:.3f} -> {after.loss:.3f}")
         return "no"
     return "not measured (no probes)"
-
-
-def _ways(probes: Sequence[ProbeScore]) -> dict[str, list[ProbeScore]]:
-    """The probes of each of :data:`WAYS`."""
-    found = {way: [probe for probe in probes if probe.role == way] for way in WAYS}
-    facts = [probe for probe in probes if probe.role in FACTS]
-    return found | ({"recall": facts} if facts else {})
 
 
 def _how_many(probe: ProbeScore) -> str:
@@ -391,7 +360,7 @@ def _claims_more(probes: Sequence[ProbeScore]) -> str:
 
 
 def _judge_retention(probes: Sequence[ProbeScore], limits: Limits, misses: list[str]) -> str:
-    asked = [probe for probe in probes if probe.role in OLD]
+    asked = [probe for probe in probes if probe.role in KEEPS]
     if not asked:
         return "not measured (no probes)"
     known = [probe for probe in asked if probe.known >= (FEWEST_TURNED if probe.role == "skills" else 1)]

@@ -22,6 +22,8 @@ from afina.recipe import HUB, WEB
 from afina.record import read_record
 from afina.run import hash_file
 from afina.units import show_bytes, show_count, show_share
+from afina.verify.commitment import COMMITMENT
+from afina.verify.proof import PROOF
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _LIBRARY = {"adapter": "peft", "merged": "transformers", "mlx": "mlx", "gguf": "gguf", "gguf-lora": "gguf"}
@@ -58,6 +60,7 @@ def write_card(
         "## Is this export the trained model?",
         *_comparison(comparison),
         *([_list(notes)] if notes else []),
+        *_proven(folder),
         "## How to use it",
         _use(origin, holds),
         "## Data",
@@ -188,6 +191,17 @@ def _comparison(found: Mapping[str, Any] | None) -> Iterator[str]:
     yield _table(["", ""], rows)
     if said := [f"rounding: {each}" for each in found["rounded"]] + list(found["notes"]):
         yield _list(said)
+
+
+def _proven(folder: Path) -> Iterator[str]:
+    """How a reader checks the scores by themselves."""
+    file = folder / PROOF / COMMITMENT
+    if file.is_file():
+        yield (
+            f"`{PROOF}/` holds every question, every answer, the scores, and what the run committed to before its "
+            f"training (`{COMMITMENT}`, SHA-256 `{hash_file(file)}`). To check them, and to ask again: "
+            "`pip install afina`, then `afina verify` with this folder."
+        )
 
 
 def _use(origin: Origin, holds: str) -> str:

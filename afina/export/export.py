@@ -44,6 +44,7 @@ from afina.run import Progress, no_progress, read_mapping, whole_folder, write_j
 from afina.tokenizer.chat import Renderer
 from afina.tokenizer.load import open_tokenizer
 from afina.units import show_bytes
+from afina.verify.proof import PROOF, why_no_proof, write_proof
 
 if TYPE_CHECKING:
     from afina.export.expected_torch import Expected
@@ -128,6 +129,10 @@ def export(
             say("not opened and not compared with the run (--no-check)")
         for note in made.notes:
             say(f"note: {note}")
+        if why := why_no_proof(run):
+            say(f"without {PROOF}/, so that nobody else can check the verdict: {why}")
+        else:
+            write_proof(run, origin.recipe, beside, holds=holds)
         card = write_card(
             origin,
             beside,

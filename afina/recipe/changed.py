@@ -15,7 +15,7 @@ ADAPTER_KINDS = ("none", "lora", "qlora")
 
 
 def with_settings(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
-    """A recipe with some dotted settings changed, checked again.
+    """A recipe with some dotted settings changed (``sources.0.repeat``: of the first source), checked again.
 
     Raises:
         ValidationError: it does not take them.
@@ -23,9 +23,9 @@ def with_settings(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
     raw = recipe.model_dump()
     for key, value in settings.items():
         *parents, last = key.split(".")
-        place = raw
+        place: Any = raw
         for parent in parents:
-            place = place[parent]
+            place = place[int(parent)] if isinstance(place, list) else place[parent]
         place[last] = value
     return Recipe.model_validate(raw)
 

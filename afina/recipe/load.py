@@ -17,6 +17,7 @@ from ruamel.yaml.reader import ReaderError
 from afina.errors import Problem, RecipeError
 from afina.recipe.home import from_home
 from afina.recipe.parts import HUB, WEB, Recipe
+from afina.recipe.probe import Limits
 from afina.recipe.profiles import resolve_profile
 from afina.recipe.start_from import resolve_start
 from afina.recipe.yaml_text import parse_yaml
@@ -161,6 +162,36 @@ def check_recipe(raw: Mapping[str, Any], where: str = "recipe") -> Recipe:
     if problems or recipe is None:
         raise RecipeError(problems=problems)
     return recipe
+
+
+def read_limits(place: Path) -> Limits:
+    """The limits in a file: those of a recipe (``evaluate.limits``), or a file of nothing else; or of the recipe in a
+    run's folder. The files that a recipe names need not be there.
+
+    Raises:
+        RecipeError: it cannot be read, or a key or a value is wrong.
+    """
+    file = place / "recipe.yaml" if place.is_dir() else place
+    try:
+        text = file.read_text(encoding="utf-8")
+    except OSError as error:
+        what = f"no limits can be read there: {error.strerror}"
+        raise RecipeError(what, "name a recipe, a run, or a file of limits (YAML)", str(file)) from None
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"not UTF-8 (byte {error.start})", "save it as UTF-8", str(file)) from None
+    raw = parse_recipe(text, str(file))
+    return limits_of(raw if {"evaluate", "sources", "base"} & {*raw} else {"evaluate": {"limits": raw}}, str(file))
+
+
+def limits_of(raw: Mapping[str, Any], where: str) -> Limits:
+    """``evaluate.limits`` of a recipe's plain values, checked; the defaults where it has none."""
+    evaluate = raw.get("evaluate")
+    given = evaluate.get("limits") if isinstance(evaluate, Mapping) else None
+    try:
+        return Limits.model_validate({} if given is None else _plain(given))
+    except ValidationError as error:
+        items = [item | {"loc": ("evaluate", "limits", *item["loc"])} for item in error.errors(include_url=False)]
+        raise RecipeError(problems=[_as_problem(raw, where, item) for item in items]) from None
 
 
 def recipe_of(overrides: Sequence[str]) -> Recipe:

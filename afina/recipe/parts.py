@@ -6,12 +6,10 @@ Its first sentence has to do alone.
 
 from __future__ import annotations
 
-import io
 import re
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
-from ruamel.yaml import YAML
 
 from afina.recipe.endpoints import Judge, Teacher
 from afina.recipe.methods import METHOD_SETTINGS, METHODS, Kind, Method, MethodName, in_words, methods_that
@@ -20,6 +18,7 @@ from afina.recipe.probe import SKILL_QUESTIONS, WINDOWS, Limits, Probe, Role, Wi
 from afina.recipe.safety import Safety
 from afina.recipe.task import Task
 from afina.recipe.tokenizers import TokenizerKind
+from afina.recipe.yaml_text import yaml_of
 
 HUB = "hf://"
 WEB = ("https://", "http://")
@@ -78,6 +77,8 @@ class Source(RecipePart):
     stage: Literal["auto", "first", "second"] = "auto"
     """With `train.first`: which stage trains on this source. `auto`: conversations go to a second stage of `sft`, pairs
     to one of `dpo` or `orpo`, everything else to the first."""
+    private: bool = False
+    """These files are not to leave this machine: `afina launch` sends them nowhere without `--send-private`."""
     validation: Fraction | None = None
     """Share of this source that is held out; null: `dataset.validation`."""
     splits: Literal["auto", "ignore"] = "auto"
@@ -828,9 +829,4 @@ class Recipe(RecipePart):
 
     def to_yaml(self) -> str:
         """The resolved recipe, every default written out."""
-        out = io.StringIO()
-        yaml = YAML(typ="safe", pure=True)
-        yaml.default_flow_style = False
-        yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
-        yaml.dump(self.model_dump(mode="json"), out)
-        return out.getvalue()
+        return yaml_of(self.model_dump(mode="json"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Mapping
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -46,3 +48,13 @@ def _refuse_circles(value: Any, above: set[int], seen: set[int]) -> None:
             raise YAMLError("an anchor that holds itself")
         _refuse_circles(each, above | {id(value)}, seen)
     seen.add(id(value))
+
+
+def yaml_of(value: Mapping[str, Any]) -> str:
+    """Plain values as YAML, a key a line, in their own order."""
+    out = io.StringIO()
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    yaml.dump(dict(value), out)
+    return out.getvalue()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from afina.errors import AfinaError, RecipeError
-from afina.evaluate.scores import read_scores
+from afina.evaluate.scores import Scores, read_scores
 from afina.recipe import load_recipe, read_saved_recipe
 from afina.recipe.edit import change_recipe
 from afina.recipe.starter import yaml_value
@@ -90,8 +90,11 @@ class Diagnosis:
         return "\n".join(lines)
 
 
-def diagnose(folder: Path) -> Diagnosis:
+def diagnose(folder: Path, scores: Scores | None = None) -> Diagnosis:
     """Look at a run and at all that it shows.
+
+    Args:
+        scores: what is believed of its answers, where that is not all of the run's own scores.
 
     Raises:
         RecipeError: there is no run in `folder`.
@@ -100,7 +103,8 @@ def diagnose(folder: Path) -> Diagnosis:
     view = RunReader(folder).look()
     if view.state == "damaged":
         raise AfinaError(problems=view.problems)
-    recipe, scores, plan = read_saved_recipe(folder), read_scores(folder), read_record(folder / "plan.json")
+    recipe, plan = read_saved_recipe(folder), read_record(folder / "plan.json")
+    scores = scores or read_scores(folder)
     dropped = _dropped(folder)
     readings = [
         RunReading(view, training, recipe, scores, plan, dropped.get(training.name, {})) for training in view.trainings

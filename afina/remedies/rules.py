@@ -131,6 +131,8 @@ def broke(run: RunReading) -> Remedy | None:
         why = "more of what the base knew, and smaller steps away from it"
     else:
         why = "smaller steps away from what it knew; and add a source of general rows with `replay: true`"
+    if not run.recipe.trains_all:
+        why += f"; before that, without training: `afina temper {run.view.folder}`"
     return Remedy(f"it broke {run.verdict.broke}", why, settings)
 
 

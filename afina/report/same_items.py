@@ -15,7 +15,16 @@ from afina.score.paired import ScoreEstimate, paired_difference
 _FEWEST = 2
 """Fewer common items give no interval."""
 
-Items = dict[str, dict[tuple[str, ...], float]]
+
+@dataclass(frozen=True)
+class Item:
+    """What a run got for one item, more being better, and the fact or section that it is about."""
+
+    value: float
+    cluster: str = ""
+
+
+Items = dict[str, dict[tuple[str, ...], Item]]
 """Name of a measure -> item (its prompt and reference, of a choice its sentences; numbered where they stand twice) ->
 what the run got for it."""
 
@@ -35,20 +44,20 @@ class SameItems:
 def same_items(runs: Sequence[RunFiles]) -> list[SameItems]:
     """For probes (share right, or share chosen) and tasks (every metric that is a mean): paired differences from the
     first run."""
-    measured = [_items(run) for run in runs]
+    measured = [items_of(run) for run in runs]
     found = []
     for name, first in measured[0].items():
         differences: list[ScoreEstimate | None] = [None]
         for other in measured[1:]:
             common = [key for key in first if key in other.get(name, {})]
-            values = [first[key] for key in common], [other[name][key] for key in common]
+            values = [first[key].value for key in common], [other[name][key].value for key in common]
             differences.append(paired_difference(*values) if len(common) >= _FEWEST else None)
         if any(differences):
             found.append(SameItems(name, tuple(differences)))
     return found
 
 
-def _items(run: RunFiles) -> Items:
+def items_of(run: RunFiles) -> Items:
     """What the trained model of a run got for each item that it answered."""
     out: Items = {}
 
@@ -58,7 +67,7 @@ def _items(run: RunFiles) -> Items:
         times = 0
         while (*asked, str(times)) in items:
             times += 1
-        items[(*asked, str(times))] = value
+        items[(*asked, str(times))] = Item(value, row.text("fact") or row.text("section") or "")
 
     for rows, right in ((run.predictions, "reference"), (run.choices, "sentences")):
         for row in rows or ():

@@ -6,6 +6,7 @@ import contextlib
 from typing import Any
 
 from afina.text.example import read_examples
+from afina.walk.asked import probes_asked
 from afina.walk.base import base_files, renderer
 from afina.walk.context import Context
 from afina.walk.gone import files_read, still_there
@@ -43,10 +44,8 @@ def evaluate(context: Context) -> dict[str, Any]:
         The verdict's values.
     """
     from afina.evaluate.code_answers import check_compilers
-    from afina.evaluate.derive import derive_probes
     from afina.evaluate.evaluate import HeldOut, MeasuredBeside
     from afina.evaluate.evaluate import evaluate as judge
-    from afina.evaluate.probes import read_probes
     from afina.evaluate.tasks import read_tasks
 
     recipe, folder, chat = context.recipe, context.folder, renderer(context)
@@ -55,8 +54,7 @@ def evaluate(context: Context) -> dict[str, Any]:
     there = still_there(context)
     for line in there.not_measured:
         context.tell(line)
-    probes = read_probes(there.recipe)
-    derived = derive_probes(recipe, folder / "dataset", chat)
+    asked, asked_notes = probes_asked(context, there.recipe)
     tasks = read_tasks(there.recipe, read_examples(folder / "dataset/train.jsonl"))
     model, before = open_trained(context)
     kept = kept_answers(context)
@@ -64,7 +62,6 @@ def evaluate(context: Context) -> dict[str, Any]:
     more = losses_and_tasks(context, held_out, tasks, models, kept)
     safety = measure_safety(context, there.recipe, models, kept)
     skills, skill_notes = measure_skills(context, models[1], kept[1])
-    asked = [*probes, *derived.probes]
     retrieval, retrieval_notes = measure_retrieval(context, asked, models, kept)
     windows, window_notes = measure_windows(context, models)
     continuations = measure_continuations(context, there.recipe, models[1])
@@ -80,7 +77,7 @@ def evaluate(context: Context) -> dict[str, Any]:
             kept,
             context.tell,
             MeasuredBeside(
-                [*derived.notes, *skill_notes, *retrieval_notes, *window_notes],
+                [*asked_notes, *skill_notes, *retrieval_notes, *window_notes],
                 more,
                 safety,
                 there.not_measured,

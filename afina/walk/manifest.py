@@ -45,7 +45,7 @@ def write_manifest(context: Context) -> dict[str, Any]:
     Manifest(
         name=context.recipe.name,
         afina=__version__,
-        commit=_commit(),
+        commit=commit_of_code(),
         python=platform.python_version(),
         platform=platform.platform(),
         libraries=record_of({name: found for name in LIBRARIES if (found := _version(name))}),
@@ -138,7 +138,7 @@ def _version(library: str) -> str | None:
         return None
 
 
-def _commit() -> str | None:
+def commit_of_code() -> str | None:
     """The commit of afina's own code where it runs from a checkout."""
     here = Path(__file__).resolve().parent
     found = subprocess.run(["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)

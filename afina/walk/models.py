@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from afina.model.choices import Precision
-from afina.model.open_model import OpenModel
+from afina.model.open_model import OpenModel, without_adapter
 from afina.outcome import find_outcome, outcome_kind
 from afina.walk.base import back_end, base_files, base_folder, identity, renderer
 from afina.walk.chosen_settings import choose_here
@@ -117,13 +117,6 @@ def _with_adapter(context: Context, adapter: Path) -> Any:
     from afina.model.load_torch import open_adapter
 
     return open_adapter(model, adapter)
-
-
-@contextlib.contextmanager
-def without_adapter(model: Any) -> Iterator[Any]:
-    """The same model while its adapter is switched off."""
-    with model.disable_adapter():
-        yield model
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from afina.model.open_model import OpenModel
@@ -17,6 +18,7 @@ from afina.walk.models import open_untrained
 from afina.walk.stored_answers import answers_of_base, bits_of_base
 
 if TYPE_CHECKING:
+    from afina.evaluate.grade import Graded
     from afina.evaluate.skills import SkillItem
     from afina.evaluate.verdict import ProbeScore
     from afina.model.generate.generate_torch import Answer
@@ -131,6 +133,50 @@ def _ask(context: Context, model: Any, items: Sequence[SkillItem], kept: KeptAns
     return generate(model, chat, prompts, max_new_tokens=rooms, kept=kept, say=context.tell)
 
 
+@dataclass(frozen=True)
+class AskedSkill:
+    """A question that the base was asked before training, and what it made of it."""
+
+    item: SkillItem
+    answer: Answer
+    graded: Graded
+
+
+def asked_of_base(context: Context) -> list[AskedSkill] | None:
+    """What :data:`BASE_FILE` holds; None where the recipe asks for no skills, or the base was not asked.
+
+    Raises:
+        AfinaError: the file is damaged.
+    """
+    from afina.evaluate.skills import skill_items
+    from afina.model.generate.generate_torch import Answer
+
+    rows = read_rows(context.folder / BASE_FILE) if context.recipe.most_skills else None
+    if rows is None:
+        return None
+    known, found = skill_items(), list[AskedSkill]()
+    for row in rows:
+        if row.required_text("id") not in known:
+            raise row.wrong("id", "a question of afina's own", row["id"])
+        answer = Answer(row.required_text("base"), row.required_whole("base_tokens"), row.required_flag("base_stopped"))
+        item = known[row["id"]]
+        found.append(AskedSkill(item, answer, item.grade(answer)))
+    return found
+
+
+def score_skills(
+    context: Context, model: Any, before: Sequence[AskedSkill], kept: KeptAnswers
+) -> tuple[ProbeScore, list[Answer]]:
+    """Ask a model what the base was asked: both answers judged, and the model's."""
+    from afina.evaluate.skills import NAME
+    from afina.evaluate.verdict import ProbeScore
+
+    answers = _ask(context, model, [each.item for each in before], kept)
+    after = tuple(each.item.grade(answer) for each, answer in zip(before, answers, strict=True))
+    groups = tuple(each.item.skill for each in before)
+    return ProbeScore(NAME, "skills", tuple(each.graded for each in before), after, groups=groups), answers
+
+
 def measure_skills(context: Context, result: OpenModel, kept: KeptAnswers) -> tuple[ProbeScore | None, list[str]]:
     """Ask the result what the base was asked; writes :data:`ROWS_FILE`.
 
@@ -138,47 +184,33 @@ def measure_skills(context: Context, result: OpenModel, kept: KeptAnswers) -> tu
         Both answers judged, and what has to be known of them; None where the base has too few skills to lose.
     """
     from afina.evaluate.intervals import FEWEST_TURNED
-    from afina.evaluate.skills import NAME, skill_items
-    from afina.evaluate.verdict import ProbeScore
-    from afina.model.generate.generate_torch import Answer
+    from afina.evaluate.skills import NAME
 
     (context.folder / ROWS_FILE).unlink(missing_ok=True)
-    before = read_rows(context.folder / BASE_FILE) if context.recipe.most_skills else None
+    before = asked_of_base(context)
     if before is None:
         return None, []
-    known = skill_items()
-    for row in before:
-        if row.required_text("id") not in known:
-            raise row.wrong("id", "a question of afina's own", row["id"])
-    items = [known[row["id"]] for row in before]
-    texts = [
-        Answer(row.required_text("base"), row.required_whole("base_tokens"), row.required_flag("base_stopped"))
-        for row in before
-    ]
-    graded = [item.grade(answer) for item, answer in zip(items, texts, strict=True)]
-    passed = sum(each.said for each in graded)
+    passed = sum(each.graded.said for each in before)
     if passed < FEWEST_TURNED:
-        return None, [f"skills were not judged: the base does {passed} of the {len(items)} that it was asked as asked"]
+        return None, [f"skills were not judged: the base does {passed} of the {len(before)} that it was asked as asked"]
     with context.open_progress("skills of the result"), result() as model:
-        answers = _ask(context, model, items, kept)
-    after = [item.grade(answer) for item, answer in zip(items, answers, strict=True)]
+        score, answers = score_skills(context, model, before, kept)
     rows = [
         {
-            "id": item.id,
-            "prompt": item.turns[-1],
-            "messages": list(item.question(takes_system=True).messages),
-            "reference": item.example,
-            "base": base.text,
+            "id": each.item.id,
+            "prompt": each.item.turns[-1],
+            "messages": list(each.item.question(takes_system=True).messages),
+            "reference": each.item.example,
+            "base": each.answer.text,
             "adapter": answer.text,
-            "base_correct": one.said,
+            "base_correct": each.graded.said,
             "adapter_correct": two.said,
-            "base_stopped": base.stopped,
+            "base_stopped": each.answer.stopped,
             "adapter_stopped": answer.stopped,
             "probe": NAME,
             "role": "skills",
         }
-        for item, base, answer, one, two in zip(items, texts, answers, graded, after, strict=True)
+        for each, answer, two in zip(before, answers, score.graded_after, strict=True)
     ]
     write_whole(context.folder / ROWS_FILE, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    groups = tuple(item.skill for item in items)
-    return ProbeScore(NAME, "skills", tuple(graded), tuple(after), groups=groups), []
+    return score, []

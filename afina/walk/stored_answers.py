@@ -18,10 +18,11 @@ def answers_of_base(context: Context) -> KeptAnswers | None:
     """Answers from before, beside the runs, of the model before training; none for random weights."""
     if base_folder(context) is None:
         return None
-    return KeptAnswers(context.folder.parent / ANSWERS_FOLDER, hash_value(_base(context)))
+    return KeptAnswers(context.folder.parent / ANSWERS_FOLDER, hash_value(weights_of_base(context)))
 
 
-def _base(context: Context) -> dict[str, Any]:
+def weights_of_base(context: Context) -> dict[str, Any]:
+    """What the answers of the base follow from; with another ``adapter``, those of what was trained over it."""
     return {"base": base_files(context), "adapter": None} | bits_of_base(context)
 
 
@@ -39,7 +40,7 @@ def kept_answers(context: Context) -> Kept:
     outcome = find_outcome(context.folder, context.recipe)
     folder = context.folder.parent / ANSWERS_FOLDER
     if outcome.kind == "adapter":
-        trained = _base(context) | {"adapter": context.run.stages["train"]["outputs"]}
+        trained = weights_of_base(context) | {"adapter": context.run.stages["train"]["outputs"]}
     else:  # under the key that it has as another run's base
         trained = {"base": hash_model(outcome.folder), "four_bit": False, "adapter": None}
     return answers_of_base(context), KeptAnswers(folder, hash_value(trained))

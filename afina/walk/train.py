@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from afina.walk.commit import commit
 from afina.walk.context import Context
 from afina.walk.memory import advice_on_memory
 from afina.walk.planning import note_measured
@@ -18,9 +19,10 @@ def train_inputs(context: Context, *, name: str) -> dict[str, Any]:
 
 
 def train(context: Context, *, name: str) -> dict[str, Any]:
-    """Train, and note what was predicted beside what was measured."""
+    """Commit to what will judge it, train, and note what was predicted beside what was measured."""
     training = _training(context, name)
     inputs = training_inputs(context, training)
+    commit(context, training, inputs)
     with advice_on_memory(context):
         measured = run_training(context, training, inputs)
     note_measured(context, measured)

@@ -14,6 +14,7 @@ from afina.evaluate.choice import CHOICES_FILE
 from afina.evaluate.prompts import CONTINUATIONS_FILE
 from afina.outcome import OUTCOME_KINDS, outcome_kind
 from afina.recipe import Recipe
+from afina.verify.commitment import FILES as COMMITTED
 from afina.walk.audit import audit, audit_inputs, fatal_problems, refuse_fatal_findings
 from afina.walk.base import check_base
 from afina.walk.benchmarks import BENCHMARKS
@@ -33,6 +34,9 @@ from afina.walk.stages import Stage, do_stage
 from afina.walk.start import start_of
 from afina.walk.tokenizer import tokenizer_inputs, train_tokenizer
 from afina.walk.train import release_ranks, train, train_inputs
+
+TEMPER, TEMPERED = "temper", "temper.json"
+"""What `afina temper` leaves in the run's folder: answers at each setting, curve and adapter; what was found."""
 
 
 def _result_in(folder: str, recipe: Recipe) -> list[str]:
@@ -59,7 +63,7 @@ WALK: tuple[Stage, ...] = (
         partial(_result_in, "first/"),
         partial(train_inputs, name="first"),
         wanted=lambda recipe: recipe.train.first is not None,
-        also=["first/checkpoints"],
+        also=["first/checkpoints", *(f"first/{name}" for name in COMMITTED)],
         others=[f"first/{kind}" for kind in OUTCOME_KINDS],
         costs_hours=True,
     ),
@@ -75,7 +79,7 @@ WALK: tuple[Stage, ...] = (
         partial(train, name="train"),
         partial(_result_in, ""),
         partial(train_inputs, name="train"),
-        also=["checkpoints"],
+        also=["checkpoints", *COMMITTED],
         others=OUTCOME_KINDS,
         costs_hours=True,
         then=release_ranks,
@@ -94,7 +98,7 @@ WALK: tuple[Stage, ...] = (
             SKILLS,
         ],
         evaluate_inputs,
-        also=[BENCHMARKS],
+        also=[BENCHMARKS, TEMPERED, TEMPER],
     ),
     Stage("manifest", write_manifest, ["manifest.json"]),
     Stage("report", report, ["report.html", "finished.json"]),

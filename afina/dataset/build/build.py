@@ -235,7 +235,7 @@ def dataset_inputs(recipe: Recipe, progress: Progress = no_progress) -> dict[str
                 waiting += sorted(file.with_suffix("").glob("*"))
     readers = readers_of(hashes)
     return {
-        "sources": [source.model_dump(mode="json", exclude={"stage"}) for source in recipe.sources],
+        "sources": [source.model_dump(mode="json", exclude={"stage", "private"}) for source in recipe.sources],
         "dataset": recipe.dataset.model_dump(mode="json", exclude={"engine", "datatrove"}),
         "seed": recipe.seed,
         "method": recipe.train.method,

@@ -1,0 +1,57 @@
+"""Before the first round trains: whether there is anything to steer by, and whether the base can write the answers."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from afina.evaluate.derive import derive_probes
+from afina.evaluate.halves import split_probes
+from afina.evaluate.probes import ProbeSet, read_probes
+from afina.improve.facts import TELLING
+from afina.improve.rounds import Stop
+from afina.units import show_share
+from afina.walk.base import renderer
+from afina.walk.context import Context
+
+SHOWN = 3
+
+
+def why_not(context: Context) -> Stop | None:
+    """Why no round would help; None where some may. The dataset is built, and nothing is trained."""
+    recipe = context.recipe
+    chat = renderer(context)
+    probes = [*read_probes(recipe), *derive_probes(recipe, context.folder / "dataset", chat).probes]
+    halves = split_probes(probes)
+    steering = [probe for probe in halves.steer if probe.role in TELLING]
+    if not steering:
+        why = "; ".join(halves.notes) or "no probe of the recipe tells whether something was learned"
+        return Stop("cannot steer", f"there is nothing to steer by: {why}")
+    references = list(dict.fromkeys(_references(steering)))
+    lost = [text for text in references if not can_write(chat.tokenizer, text)]
+    least = recipe.evaluate.limits.learned_min or 0.0
+    if lost and (len(lost) == len(references) or 1 - len(lost) / len(references) < least):
+        some = ", ".join(repr(text) for text in lost[:SHOWN])
+        return Stop(
+            "cannot write",
+            f"the base's tokenizer cannot write {len(lost)} of the {len(references)} answers that steer "
+            f"({show_share(len(lost) / len(references))}: {some}): no training can mend that, another base can",
+        )
+    return None
+
+
+def _references(probes: Iterable[ProbeSet]) -> Iterator[str]:
+    for probe in probes:
+        for question in probe.questions:
+            yield from question.terms or (question.reference,)
+
+
+def can_write(tokenizer: Any, text: str) -> bool:
+    """Whether the tokenizer gives a text back, white space and the form of accents aside."""
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return _letters(str(tokenizer.decode(ids, skip_special_tokens=True))) == _letters(text)
+
+
+def _letters(text: str) -> str:
+    return "".join(unicodedata.normalize("NFC", text).split())

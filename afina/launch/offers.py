@@ -1,0 +1,164 @@
+"""Which devices a provider rents on which the job fits, the cheapest in all first: the figures are those of
+``afina plan``, and the set-up that is paid for too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from afina.errors import DoesNotFit, RecipeError
+from afina.launch.providers import Assumed, Provider
+from afina.recipe import Recipe
+from afina.units import show_bytes, show_money, show_seconds
+from afina.walk.plan_answers import PlanAsked, answer_recipe
+
+HOUR = 3600.0
+
+
+@dataclass(frozen=True)
+class Offer:
+    """One device of a provider, and what this job takes there. Seconds, and the price's currency."""
+
+    device: str
+    accelerator: str
+    """As the provider's engine calls it."""
+    plan: Mapping[str, Any]
+    """As ``afina plan --device DEVICE --json`` gives it."""
+    setup_seconds: float
+
+    @property
+    def fits(self) -> str:
+        """`yes`, `maybe` or `no`, as the plan says."""
+        return str(self.plan["fits"])
+
+    @property
+    def price_per_hour(self) -> float | None:
+        """None where it is not known."""
+        money = self.plan["money"]
+        return float(money["price_per_hour"]) if money else None
+
+    @property
+    def currency(self) -> str:
+        """Of all amounts."""
+        return str(self.plan["money"]["currency"]) if self.plan["money"] else ""
+
+    def total(self, end: str = "point") -> float | None:
+        """Price of an hour x (predicted hours + set-up); `end` is `low`, `point` or `high` of the prediction."""
+        if self.price_per_hour is None:
+            return None
+        return self.price_per_hour / HOUR * (float(self.plan["time"][end]) + self.setup_seconds)
+
+    @property
+    def most_seconds(self) -> float:
+        """For how long the machine is wanted at most: the plan's high end and the set-up."""
+        return float(self.plan["time"]["high"]) + self.setup_seconds
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "device": self.device,
+            "accelerator": self.accelerator,
+            "fits": self.fits,
+            "price_per_hour": self.price_per_hour,
+            "currency": self.currency,
+            "price_source": self.plan["money"]["source"] if self.plan["money"] else "",
+            "memory": self.plan["memory"]["point"],
+            "seconds": self.plan["time"]["point"],
+            "money": self.plan["money"]["point"] if self.plan["money"] else None,
+            "setup_seconds": self.setup_seconds,
+            "total": self.total(),
+            "total_high": self.total("high"),
+        }
+
+
+def find_offers(
+    recipe: Recipe, provider: Provider, runs: Path, *, sent_bytes: int, devices: Sequence[str] = ()
+) -> list[Offer]:
+    """Every device of a provider with this job's plan, the cheapest in all that surely fits first; those without a
+    price behind those with one, those that do not fit last.
+
+    Args:
+        runs: where the recipe's run is, whose dataset is counted if it is built.
+        sent_bytes: what is copied to the machine before anything begins.
+        devices: only these.
+
+    Raises:
+        RecipeError: the provider has none of `devices`.
+    """
+    names = [name for name in provider.accelerators if not devices or name in devices]
+    if missing := [name for name in devices if name not in provider.accelerators]:
+        raise RecipeError(
+            f"{provider.title} is not known to rent the {missing[0]}",
+            "use one of " + ", ".join(provider.accelerators),
+            "--device",
+        )
+    plans = plans_of(recipe, names, runs)
+    offers = [Offer(plan["device"]["name"], provider.accelerators[plan["device"]["name"]], plan, 0.0) for plan in plans]
+    there = [_with_setup(offer, recipe, provider.assumed, sent_bytes) for offer in offers]
+    order = {"yes": 0, "maybe": 1, "no": 2}
+    return sorted(there, key=lambda each: (order[each.fits], each.total() is None, each.total() or 0.0, each.device))
+
+
+def plans_of(recipe: Recipe, devices: Sequence[str], runs: Path) -> list[Mapping[str, Any]]:
+    """What ``afina plan`` answers for each device."""
+    asked = PlanAsked("", (), list(devices), runs)
+    values = answer_recipe(asked, recipe).values
+    return list(values) if isinstance(values, list) else [values]
+
+
+def _with_setup(offer: Offer, recipe: Recipe, assumed: Assumed, sent_bytes: int) -> Offer:
+    """The seconds before the first step: machine, libraries, what is sent, and a base that comes from the hub."""
+    fetched = 0 if recipe.base is None or Path(recipe.base).exists() else 2 * int(offer.plan["parameters"])
+    seconds = assumed.start_seconds + sent_bytes / assumed.sent_bytes_per_second
+    seconds += (assumed.library_bytes + fetched) / assumed.fetched_bytes_per_second
+    return Offer(offer.device, offer.accelerator, offer.plan, round(seconds, 1))
+
+
+def choose_offer(offers: Sequence[Offer], provider: Provider) -> Offer:
+    """The first that surely fits, or the one that was named and may.
+
+    Raises:
+        DoesNotFit: there is none.
+        RecipeError: no price is known of those that fit.
+    """
+    fitting = [offer for offer in offers if offer.fits == "yes"] or [each for each in offers if each.fits == "maybe"]
+    if not fitting:
+        raise DoesNotFit(
+            f"no device of {provider.title} fits this job",
+            "`afina plan RECIPE` says which settings need less, `afina plan RECIPE --all` which devices fit",
+            "memory",
+        )
+    if fitting[0].price_per_hour is None:
+        raise RecipeError(
+            f"no price of the {fitting[0].device} is known, and nothing is rented without one",
+            "set `budget.price_per_hour`, or write it into prices.json in ~/.config/afina",
+            "--on",
+        )
+    return fitting[0]
+
+
+def describe_offers(offers: Sequence[Offer], chosen: Offer | None, provider: Provider) -> str:
+    """The table: one line per device, the chosen one marked; below it where prices come from and what is assumed."""
+    head = f"   {'device':<16}{'fits':<7}{'memory':>10}{'an hour':>11}{'job':>13}{'its money':>12}"
+    head += f"{'set-up':>13}{'total':>12}"
+    rows = [f"{provider.title}: price of an hour x (predicted hours + set-up), cheapest first", head]
+    for offer in offers:
+        cur, plan = offer.currency, offer.plan
+        shown = [show_money(value, cur) if value is not None else "-" for value in _amounts(offer)]
+        rows.append(
+            f"{'->' if offer is chosen else '':<3}{offer.device:<16}{offer.fits:<7}"
+            f"{show_bytes(plan['memory']['point']):>10}{shown[0]:>11}{show_seconds(plan['time']['point']):>13}"
+            f"{shown[1]:>12}{show_seconds(offer.setup_seconds):>13}{shown[2]:>12}"
+        )
+    if chosen is not None and chosen.price_per_hour is not None:
+        low, high = (show_money(chosen.total(end) or 0.0, chosen.currency) for end in ("low", "high"))
+        rows.append(f"   {chosen.device}: {low} to {high} in all; price: {chosen.plan['money']['source']}")
+    rows.append(f"   set-up is assumed, not measured: {provider.assumed.in_words}")
+    return "\n".join(rows)
+
+
+def _amounts(offer: Offer) -> tuple[float | None, float | None, float | None]:
+    money = offer.plan["money"]
+    return offer.price_per_hour, money["point"] if money else None, offer.total()

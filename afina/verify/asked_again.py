@@ -1,0 +1,228 @@
+"""Does the model answer as it is stored to have answered? Asked again, greedily, by the code that evaluation uses.
+
+An answer that comes out otherwise is no other model's yet: numbers are added up in another order on another machine.
+The model is led along the stored answer, and says how much likelier it holds each token that it would have written
+itself: a rounding is nearly a tie, another model's answer is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from afina.errors import BaseError, RecipeError
+from afina.evaluate.choice import Choice
+from afina.evaluate.choice_ranks import rank_choices
+from afina.evaluate.probes import Question
+from afina.model.back_ends import INSTALL
+from afina.model.choices import Precision, choose_precision
+from afina.model.generate.engine_torch import Engine
+from afina.model.generate.generate_torch import Answer, generate
+from afina.model.generate.led import TOP, Led, lead
+from afina.model.generate.request import Request, TokenLogprob
+from afina.model.open_model import OpenModel, without_adapter
+from afina.model.readers import reader_of
+from afina.model.rounding import tolerance
+from afina.recipe import Recipe
+from afina.record import Record
+from afina.run import Progress, no_progress
+from afina.tokenizer.chat import Renderer
+from afina.tokenizer.pieces import read_tokenizer
+
+KINDS: dict[Precision, str] = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
+
+
+@dataclass(frozen=True)
+class AskedRow:
+    """A stored answer's question."""
+
+    question: Question
+    row: Record
+    room: int
+    """New tokens at most."""
+
+
+@dataclass
+class AskedAgain:
+    """What came of asking; `wrong` decides."""
+
+    asked: int = 0
+    equal: int = 0
+    """Word for word the stored ones."""
+    rounded: list[str] = field(default_factory=list)
+    """Where an answer parts from the stored one at tokens that are nearly as likely."""
+    wrong: list[str] = field(default_factory=list)
+
+    def add(self, other: AskedAgain) -> None:
+        """Count another model's answers to these."""
+        self.asked, self.equal = self.asked + other.asked, self.equal + other.equal
+        self.rounded += other.rounded
+        self.wrong += other.wrong
+
+
+@dataclass(frozen=True)
+class OpenedAgain:
+    """The exported model, opened to be asked."""
+
+    trained: Any
+    base: OpenModel | None
+    """The model before training; None where it is not here."""
+    limit: float
+    """Nats by which a token may be ahead of the stored one and be rounding."""
+
+
+def open_again(
+    export: Path, base: Path | None, recipe: Recipe, *, adapter: bool, measured_in: str | None, by_mlx: bool
+) -> OpenedAgain:
+    """Open an export as its run was measured.
+
+    Args:
+        base: its folder; may be None for a merged model, whose base is then not asked.
+        adapter: whether the export is an adapter, else it is a model.
+        measured_in: the precision that the training noted.
+        by_mlx: whether MLX held the base in its own few bits.
+
+    Raises:
+        BaseError: it cannot be opened.
+        RecipeError: it needs MLX, which is not here.
+    """
+    from afina.model.load_torch import load_base, open_adapter, pick_device, this_machine
+
+    if by_mlx and find_spec("mlx_lm") is None:
+        raise RecipeError("it was measured over a base in few bits of MLX, which is not installed", INSTALL)
+    if by_mlx:
+        from afina.model.mlx.adapter_mlx import open_adapter as open_by_mlx
+        from afina.model.mlx.open_mlx import open_base
+
+        found: Precision = next((each for each in KINDS if each == measured_in), "bf16")
+        assert base is not None
+        model = open_by_mlx(open_base(base, recipe, precision=found), export)
+        return OpenedAgain(model, partial(without_adapter, model), tolerance(KINDS[found])[1])
+    device = pick_device(recipe.device)
+    here = choose_precision(recipe, this_machine(device))
+    limit = max(tolerance(KINDS[each])[1] for each in KINDS if each in (here, measured_in))
+    opened = partial(load_base, recipe=recipe, device=device, four_bit=recipe.adapter.kind == "qlora")
+    if not adapter:
+        model = load_base(export, recipe, device)
+        return OpenedAgain(model, (lambda: nullcontext(opened(base))) if base else None, limit)
+    if base is None:
+        raise BaseError("an adapter is asked over its base, and none is named", "name it: --base BASE", str(export))
+    model = open_adapter(opened(base), export)
+    return OpenedAgain(model, partial(without_adapter, model), limit)
+
+
+def ask_again(
+    model: Any, renderer: Renderer, rows: Sequence[AskedRow], name: str, limit: float, progress: Progress = no_progress
+) -> AskedAgain:
+    """Ask a model, and hold its answers against the stored ones.
+
+    Args:
+        name: as rows call the model: ``base`` or ``adapter``.
+        limit: nats that are rounding.
+    """
+    prompts = [renderer.prompt(each.question.messages, each.question.tools) for each in rows]
+    answers = generate(model, renderer, prompts, max_new_tokens=[each.room for each in rows], progress=progress)
+    found = AskedAgain(asked=len(rows))
+    led = _Leader(model, renderer, limit)
+    who = "the base" if name == "base" else "the trained model"
+    for each, prompt, answer in zip(rows, prompts, answers, strict=True):
+        stored = Answer(each.row.required_text(name), 0, each.row.required_flag(f"{name}_stopped"))
+        if (answer.text, answer.stopped) == (stored.text, stored.stopped):
+            found.equal += 1
+            continue
+        texts, rounding = led.along(prompt, stored, each.room)
+        said = f"{who}, asked {each.question.prompt!r:.80}"
+        if rounding:
+            found.rounded.append(f"{said}: {'; '.join(texts) or 'alone it answers as stored'}")
+        else:
+            why = f" ({texts[-1]})" if texts else ""
+            found.wrong.append(f"{said}, answers {answer.text!r:.80}; stored is {stored.text!r:.80}{why}")
+    return found
+
+
+def choose_again(
+    model: Any,
+    renderer: Renderer,
+    choices: Sequence[tuple[Choice, Record]],
+    name: str,
+    recipe: Recipe,
+    limit: float,
+    progress: Progress = no_progress,
+) -> AskedAgain:
+    """Have a model choose again among the sentences, and hold its scores of them against the stored ones."""
+    tokenizer = renderer.tokenizer
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else renderer.end_id
+    ranked = rank_choices(
+        reader_of(model),
+        renderer,
+        [choice for choice, _ in choices],
+        recipe.dataset.language,
+        pad_id=pad,
+        batch_tokens=recipe.train.batch_tokens,
+        progress=progress,
+    )
+    found = AskedAgain(asked=len(choices))
+    who = "the base" if name == "base" else "the trained model"
+    for (choice, row), mine in zip(choices, ranked, strict=True):
+        chosen = row.required_flag(f"{name}_correct")
+        true, *others = mine.scores
+        said = f"{who}, to choose for {choice.prompt!r:.80}"
+        if mine.right == chosen:
+            found.equal += 1
+        elif (lead := abs(true - max(others))) <= limit:
+            found.rounded.append(f"{said}: the true sentence is within {lead:.2g} nats of another")
+        else:
+            taken = "the true sentence" if mine.right else f"{choice.sentences[1 + others.index(max(others))]!r:.80}"
+            stored = "the true" if chosen else "another"
+            found.wrong.append(f"{said}, takes {taken}; stored is that it took {stored} one")
+    return found
+
+
+class _Leader:
+    """Leads one model along stored answers.
+
+    Args:
+        limit: nats that are rounding.
+    """
+
+    def __init__(self, model: Any, renderer: Renderer, limit: float) -> None:
+        self._model, self._renderer, self._limit = model, renderer, limit
+        self._token_bytes: Callable[[int], bytes] | None = None
+
+    def along(self, prompt: Sequence[int], stored: Answer, room: int) -> tuple[list[str], bool]:
+        """Where the model parts from a stored answer, and whether all of that is rounding."""
+        tokenizer = self._renderer.tokenizer
+        own: list[int] = tokenizer(stored.text, add_special_tokens=False)["input_ids"]
+        longest = room if stored.stopped else min(room, len(own))  # one that was cut does not end where it ends
+        stops = frozenset(self._renderer.stop_ids())
+        # Without stop tokens: an end is a token like others here, with its likelihood.
+        engine = Engine(self._model, tokenizer, [])
+
+        def write(begun: list[int], most: int) -> list[TokenLogprob]:
+            room = most if engine.context is None else min(most, engine.context - len(prompt) - len(begun))
+            engine.submit(Request(prompt=[*prompt, *begun], max_new_tokens=room, logprobs=TOP))
+            written: list[TokenLogprob] = []
+            while engine.busy:
+                for produced in engine.step():
+                    written += produced.logprobs
+            return written
+
+        return lead(Led(stored.text, own, self._bytes_of(), stops, self._limit), write, longest)
+
+    def _bytes_of(self) -> Callable[[int], bytes]:
+        """The bytes that a token stands for; of a mark, its name: a stored answer holds it so."""
+        if self._token_bytes is None:
+            tokenizer = self._renderer.tokenizer
+            table = read_tokenizer(tokenizer, "the export's tokenizer")
+
+            def token_bytes(token: int) -> bytes:
+                piece = next(iter(table.of([token])))
+                return piece.data or str(tokenizer.decode([token])).encode()
+
+            self._token_bytes = token_bytes
+        return self._token_bytes

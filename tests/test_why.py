@@ -1,0 +1,408 @@
+"""The training rows behind an answer: gradients, curvature and sketches by hand, the index on the disk, the verb."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from called import call_afina
+from exported import make_run
+from tiny import ROWS, make_base, make_recipe, make_rows
+
+from afina.cli.opened import reopened
+from afina.errors import DataError, RecipeError
+from afina.model.load_torch import attach_adapter, load_base
+from afina.recipe import Adapter
+from afina.text.example import Example
+from afina.tokenizer.encode import Row
+from afina.why import ekfac_torch, indexing_torch
+from afina.why.effects import LossChange, SourceEffect
+from afina.why.ekfac_torch import Curvature, Sketcher, adapter_matrices, fit_curvature, shapes_of, sketch_rows
+from afina.why.index import IndexFolder
+from afina.why.why import Why, explain
+
+CPU = torch.device("cpu")
+LEARNED = [*ROWS[::3], (ROWS[4][0], "Lagos de Eva"), (ROWS[10][0], "Silves de Zé")]
+"""Twelve rows, and two whose answers are wrong, of questions that are not trained otherwise."""
+
+
+def adapted(folder: Path, **adapter: Any) -> tuple[Any, list[Row]]:
+    """A tiny model with an adapter that is no longer zero, and rows of several lengths."""
+    base = make_base(folder)
+    recipe = make_recipe(base)
+    model = attach_adapter(load_base(base, recipe, CPU), Adapter(**{"rank": 4, "alpha": 8} | adapter), 0)
+    torch.manual_seed(1)
+    for name, weight in model.named_parameters():
+        if "lora_" in name and weight.ndim == 2:
+            torch.nn.init.normal_(weight, std=0.05)
+    return model.eval(), make_rows(base, recipe)[0][:9]
+
+
+def gradient_by_autograd(model: Any, row: Row) -> dict[str, torch.Tensor]:
+    """Of each of the adapter's matrices the gradient of one row's summed loss, by the model's own loss."""
+    matrices = adapter_matrices(model)
+    weights = [matrix.weight.requires_grad_(True) for matrix in matrices.values()]
+    ids = torch.tensor([row.ids])
+    labels = torch.where(torch.tensor([row.mask]), ids, -100)
+    loss = model(input_ids=ids, labels=labels).loss * sum(row.mask)
+    return dict(zip(matrices, torch.autograd.grad(loss, weights), strict=True))
+
+
+@pytest.mark.parametrize("variant", ["lora", "dora"])
+def test_a_rows_gradient_is_that_of_autograd(tmp_path: Path, variant: str) -> None:
+    model, rows = adapted(tmp_path, variant=variant)
+    sketches = sketch_rows(model, rows, None, Sketcher(shapes_of(model), size=10**9))
+    for row, sketch in zip(rows, sketches, strict=True):
+        by_hand = torch.cat([each.flatten() for each in gradient_by_autograd(model, row).values()])
+        assert by_hand.norm() > 0 and torch.allclose(sketch, by_hand, atol=1e-5, rtol=1e-4)
+
+
+def test_several_rows_of_one_example_are_added_up(tmp_path: Path) -> None:
+    model, rows = adapted(tmp_path)
+    sketcher = Sketcher(shapes_of(model), size=10**9)
+    apart = sketch_rows(model, rows[:3], None, sketcher)
+    together = sketch_rows(model, rows[:3], None, sketcher, [0, 1, 0])
+    assert torch.allclose(together, torch.stack([apart[0] + apart[2], apart[1]]), atol=1e-5)
+
+
+def test_whitened_products_are_those_of_the_inverse_by_hand(tmp_path: Path) -> None:
+    """With the empirical Fisher, of one matrix written out as O I x O I: q' (Q diag(l + d) Q')^-1 i."""
+    model, rows = adapted(tmp_path)
+    curvature = fit_curvature(model, rows, draw=False)
+    name = next(name for name in adapter_matrices(model) if name.endswith("v_proj.lora_B"))
+    gradients = torch.stack([gradient_by_autograd(model, row)[name] for row in rows]).double()
+    whole = torch.kron(curvature.q_out[name].double(), curvature.q_in[name].double())
+    identity = torch.eye(len(whole), dtype=torch.double)
+    assert torch.allclose(whole.T @ whole, identity, atol=1e-5), "eigenvectors"
+    eigenvalues = ((gradients.flatten(1) @ whole) ** 2).mean(0)
+    damped = whole @ torch.diag(eigenvalues + ekfac_torch.DAMPING * eigenvalues.mean()) @ whole.T
+    expected = gradients.flatten(1) @ torch.linalg.solve(damped, gradients.flatten(1).T)
+    found = curvature.whitened(name, gradients.float()).flatten(1).double()
+    assert torch.allclose(found @ found.T, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+
+
+def test_the_curvature_is_bergsons(tmp_path: Path) -> None:
+    """EK-FAC of the library made for it, by its own collectors, on the same rows and labels."""
+    pytest.importorskip(
+        "bergson", reason="needs bergson 2.5, without torchvision where torch is the CPU's build (LOG.md)"
+    )
+    from bergson.config import InversionConfig
+    from bergson.gradients import GradientProcessor
+    from bergson.hessians.eigenvectors import LambdaCollector, eigendecompose_owned
+    from bergson.hessians.kfac import CovarianceCollector
+    from bergson.hessians.preconditioner import FactoredPreconditioner
+
+    model, rows = adapted(tmp_path)
+    matrices = adapter_matrices(model)
+    inner = {id(module): name for name, module in model.named_modules()}
+    names = {inner[id(matrix)]: ours for ours, matrix in matrices.items()}
+    for matrix in matrices.values():
+        matrix.weight.requires_grad_(True)
+
+    def read(collector: Any) -> None:
+        for row in rows:
+            ids = torch.tensor([row.ids])
+            mask = torch.ones_like(ids, dtype=torch.bool)
+            mask[:, -1] = False
+            with collector.with_batch(mask):
+                labels = torch.where(torch.tensor([row.mask]), ids, -100)
+                (model(input_ids=ids, labels=labels).loss * sum(row.mask)).backward()
+
+    shared = {"model": model, "target_modules": set(names), "processor": GradientProcessor(), "dtype": torch.float32}
+    covariances = CovarianceCollector(**shared, path=str(tmp_path))
+    read(covariances)
+    total = sum(len(row.ids) - 1 for row in rows)
+    vectors = [
+        eigendecompose_owned(held, shapes, None, total, str(tmp_path / f"eigen_{kind}_sharded"), torch.float32)[0]
+        for held, shapes, kind in (
+            (covariances.A_cov_dict, covariances.A_shapes, "activation"),
+            (covariances.S_cov_dict, covariances.S_shapes, "gradient"),
+        )
+    ]
+    corrected = LambdaCollector(**shared, path=str(tmp_path), eigenvectors=tuple(vectors), num_documents=len(rows))
+    read(corrected)
+    corrected.teardown()
+    theirs = FactoredPreconditioner.from_path(
+        tmp_path, inversion_cfg=InversionConfig(damping_factor=ekfac_torch.DAMPING), power=-1.0, ev_correction=True
+    )
+    ours = fit_curvature(model, rows, draw=False)
+    gradients = [gradient_by_autograd(model, row) for row in rows]
+    for bergsons, name in names.items():
+        flat = torch.stack([each[name] for each in gradients])
+        expected = flat.flatten(1) @ theirs.apply({bergsons: flat.flatten(1)})[bergsons].T
+        found = ours.whitened(name, flat).flatten(1)
+        assert torch.allclose(found @ found.T, expected, rtol=1e-2, atol=1e-3 * float(expected.abs().max())), name
+
+
+def test_a_side_that_is_too_long_keeps_its_own_coordinates(tmp_path: Path) -> None:
+    model, rows = adapted(tmp_path)
+    curvature = fit_curvature(model, rows, draw=False, longest_side=32)
+    name = next(name for name in adapter_matrices(model) if name.endswith("down_proj.lora_A"))  # 4 x 64
+    assert name not in curvature.q_in and name in curvature.q_out
+    gradients = torch.stack([gradient_by_autograd(model, row)[name] for row in rows])
+    by_hand = torch.einsum("op,noi->npi", curvature.q_out[name], gradients).square().mean(0)
+    assert torch.allclose(curvature.eigenvalues[name], by_hand, rtol=1e-3, atol=1e-9)
+    assert all(torch.equal(a, b) for a, b in zip(
+        Curvature.of(curvature.tensors()).tensors().values(), curvature.tensors().values(), strict=True))  # fmt: skip
+
+
+def test_a_sketch_keeps_products_within_its_error() -> None:
+    torch.manual_seed(0)
+    values = torch.randn(40, 60, 50)
+    sketcher, sketches = Sketcher({"m": (60, 50)}, size=2048), torch.zeros(40, 2048)
+    sketcher.add(sketches, "m", values)
+    exact, flat = values.flatten(1) @ values.flatten(1).T, values.flatten(1).norm(dim=1)
+    errors = ((sketches @ sketches.T - exact) / (flat[:, None] * flat))[~torch.eye(40, dtype=torch.bool)]
+    assert 0.8 / 2048**0.5 < errors.std() < 1.2 / 2048**0.5 and errors.mean().abs() < 2e-3
+
+
+# ---- a run
+
+
+def with_rows(run: Path, learned: Sequence[tuple[str, str]] = LEARNED) -> Path:
+    """The run's training rows as its dataset holds them; the two wrong ones come from a file of their own."""
+    lines = []
+    for number, (question, answer) in enumerate(learned, start=1):
+        turns: Any = ({"role": "user", "content": question}, {"role": "assistant", "content": answer})
+        wrong = number > len(ROWS[::3])
+        made = Example(messages=turns, path="wrong.jsonl" if wrong else "rows.jsonl", line=number, source=int(wrong))
+        lines.append(made.as_line())
+    (run / "dataset/train.jsonl").write_bytes(b"".join(lines))
+    asked = [
+        {"prompt": question, "reference": answer, "probe": "seen", "role": "recall"} for question, answer in ROWS[::3]
+    ]
+    (run / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked), encoding="utf-8")
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("why")
+    return with_rows(make_run(folder / "run", learned=LEARNED, steps=160, asked=1))
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    """A copy without an index."""
+    shutil.copytree(trained, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run/why", ignore_errors=True)
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def asked(trained: Path) -> Iterator[Any]:
+    with reopened(trained) as walk:
+        yield lambda *given, **named: explain(walk, *given, **named)
+
+
+def first(why: Why) -> tuple[str, int]:
+    return why.spoke_for[0].row.path, why.spoke_for[0].row.line
+
+
+def test_the_row_that_taught_an_answer_is_first(asked: Any) -> None:
+    for number, (question, answer) in enumerate(LEARNED, start=1):
+        why = asked(question, answer, top=3)
+        assert first(why)[1] == number, why.spoke_for
+        assert why.spoke_for[0].score > why.spoke_for[1].score and why.asked.after < why.asked.before
+
+
+def test_a_wrong_row_is_first_for_what_it_says_alone(asked: Any) -> None:
+    """Its question with its answer finds it, far more than with the right answer; every row has one sign."""
+    question, truth = ROWS[4]
+    wrong = asked(question, LEARNED[12][1], top=20)
+    right = asked(question, truth, top=20)
+    assert first(wrong) == ("wrong.jsonl", 13)
+    of_both = [next(each.score for each in why.spoke_for if each.row.line == 13) for why in (wrong, right)]
+    assert of_both[0] > 2 * of_both[1], "the question alone speaks for both answers"
+    for why in (wrong, right):
+        assert all(each.score < 0 for each in why.spoke_against) and all(each.score > 0 for each in why.spoke_for)
+        scores = [each.score for each in (*why.spoke_for, *reversed(why.spoke_against))]
+        assert scores == sorted(scores, reverse=True) and len(scores) == len(LEARNED)
+
+
+def test_the_models_own_answer_is_explained_where_none_is_given(asked: Any) -> None:
+    why = asked(LEARNED[0][0])
+    assert why.asked.own and why.asked.answer == LEARNED[0][1] and first(why) == ("rows.jsonl", 1)
+
+
+def test_each_source_is_measured(trained: Path) -> None:
+    """By hand: the losses of the same rows with the adapter and without it."""
+    from afina.evaluate.loss import row_losses
+    from afina.model.reader_torch import TorchReader
+    from afina.walk.models import open_trained
+    from afina.why.effects import question_row
+
+    with reopened(trained) as walk:
+        effects = explain(walk, None).effects
+    assert [(each.path, each.rows) for each in effects.sources] == [("x", 12), ("source 2", 2)]
+    own = effects.sources[0]
+    with reopened(trained) as walk:
+        model, base = open_trained(walk)
+        rows = [question_row(walk, [{"role": "user", "content": ask}], answer) for ask, answer in ROWS[::3]]
+        after = row_losses(TorchReader(model), rows, pad_id=0, batch_tokens=64)
+        with base() as untrained:
+            before = row_losses(TorchReader(untrained), rows, pad_id=0, batch_tokens=64)
+    for losses, found in ((before, own.trained.before), (after, own.trained.after)):
+        mean = sum(each.learned for each in losses) / sum(each.learned_tokens for each in losses)
+        assert found == pytest.approx(mean, rel=1e-4)
+    assert own.trained.verdict == "fell" and own.held_out is not None and own.held_out.rows == 8
+    (probe,) = effects.probes
+    assert (probe.name, probe.change.after) == ("seen", pytest.approx(own.trained.after, rel=1e-4))
+
+
+@pytest.mark.parametrize(
+    ("replay", "trained", "held_out", "verdict"),
+    [
+        (False, (-2, -1), (-1, -0.5), "helped"),
+        (False, (-2, -1), None, "helped"),
+        (False, (-2, -1), (0.1, 0.5), "hurt"),
+        (False, (-2, -1), (-0.1, 0.5), "memorized"),
+        (False, (-0.2, 0.1), None, "wasted"),
+        (True, (-2, -1), (-0.1, 0.5), "kept"),
+        (True, (-0.2, 0.1), (0.1, 0.5), "forgotten"),
+    ],
+)
+def test_what_came_of_a_source_in_a_word(replay: bool, trained: Any, held_out: Any, verdict: str) -> None:
+    def change(interval: tuple[float, float]) -> LossChange:
+        return LossChange(rows=20, before=3.0, after=2.0, low=interval[0], high=interval[1], known=0.0)
+
+    held = change(held_out) if held_out else None
+    assert SourceEffect("a.jsonl", "messages", 20, replay, change(trained), held).verdict == verdict
+
+
+def test_a_second_question_waits_for_no_row(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    question, answer = LEARNED[3]
+    made = json.loads(call_afina("why", run, question, "--json").stdout)
+    assert made["asked"]["answer"] == answer and made["for"][0]["line"] == 4
+
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("computed again")
+
+    for name in ("fit_curvature", "encoded_rows"):
+        monkeypatch.setattr(indexing_torch, name, never)
+    monkeypatch.setattr("afina.why.effects.encoded_rows", never)
+    begun = time.monotonic()
+    again = json.loads(call_afina("why", run, LEARNED[5][0], "--json", "--top", 2).stdout)
+    assert time.monotonic() - begun < 5
+    assert again["for"][0]["line"] == 6 and len(again["for"]) <= 2
+    shown = call_afina("why", run, ROWS[4][0], "--answer", ROWS[4][1], "--against").stdout
+    assert "rows that speak against it" in shown and "  -0." in shown
+
+
+def test_a_stopped_index_goes_on_behind_its_last_block(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(indexing_torch, "BLOCK", 5)
+    write, written = IndexFolder.write_block, list[int]()
+
+    def stops(self: IndexFolder, number: int, block: Any) -> None:
+        if len(written) == 1:
+            raise KeyboardInterrupt
+        written.append(number)
+        write(self, number, block)
+
+    monkeypatch.setattr(IndexFolder, "write_block", stops)
+    with reopened(run) as walk, pytest.raises(KeyboardInterrupt):
+        explain(walk, LEARNED[0][0])
+    assert sorted(file.name for file in (run / "why").glob("block*")) == ["block-00000.npz"]
+
+    def goes_on(self: IndexFolder, number: int, block: Any) -> None:
+        written.append(number)
+        write(self, number, block)
+
+    monkeypatch.setattr(IndexFolder, "write_block", goes_on)
+    monkeypatch.setattr(indexing_torch, "fit_curvature", None)  # it is kept
+    with reopened(run) as walk:
+        assert first(explain(walk, LEARNED[0][0])) == ("rows.jsonl", 1)
+    assert written == [0, 1, 2]
+
+
+def test_the_rows_behind_wrong_answers_are_kept(run: Path) -> None:
+    question, truth = ROWS[4]
+    wrong = {
+        "prompt": question,
+        "adapter": LEARNED[12][1],
+        "reference": truth,
+        "probe": "seen",
+        "adapter_correct": False,
+    }
+    right = {"prompt": ROWS[0][0], "adapter": ROWS[0][1], "reference": ROWS[0][1], "adapter_correct": True}
+    (run / "predictions.jsonl").write_text(f"{json.dumps(wrong)}\n{json.dumps(right)}\n", encoding="utf-8")
+    found = json.loads(call_afina("why", run, "--misses", "--json").stdout)
+    (miss,) = found["misses"]
+    assert (miss["question"], miss["reference"]) == (question, truth)
+    assert (miss["rows"][0]["path"], miss["rows"][0]["line"]) == ("wrong.jsonl", 13)
+    assert json.loads((run / "why/misses.json").read_text(encoding="utf-8")) == found
+    (run / "predictions.jsonl").unlink()
+    assert "was not measured" in call_afina("why", run, "--misses", check=2).stderr
+
+
+def test_another_adapter_makes_another_index(run: Path) -> None:
+    call_afina("why", run, LEARNED[0][0])
+    from safetensors.torch import load_file, save_file
+
+    file = run / "adapter/adapter_model.safetensors"
+    save_file({name: value * 0.9 for name, value in load_file(file).items()}, file)
+    assert "the index is made anew" in call_afina("why", run, LEARNED[0][0]).stderr
+
+
+def test_a_damaged_index_is_named(run: Path) -> None:
+    call_afina("why", run, LEARNED[0][0])
+    (run / "why/block-00000.npz").write_bytes(b"PK")
+    said = call_afina("why", run, LEARNED[0][0], check=1).stderr
+    assert "block-00000.npz: damaged" in said and "remove the folder why/" in said
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("",), "the question is empty"),
+        (("Quem?", "--answer", " "), "the answer is empty"),
+        (("Quem?", "--top", "0"), "--top 0 shows no row"),
+        (("--answer", "Ana"), "--answer needs the question"),
+        (("Quem?", "--misses"), "--misses brings its own questions"),
+    ],
+)
+def test_what_cannot_be_explained_is_refused(trained: Path, given: tuple[str, ...], said: str) -> None:
+    assert said in call_afina("why", trained, *given, check=2).stderr
+
+
+def test_runs_without_row_gradients_are_refused_by_name(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from afina.model.back_ends import BackEnd
+
+    with reopened(run) as walk:
+        monkeypatch.setattr("afina.why.why.back_end", lambda _: BackEnd("mlx", "a test"))
+        with pytest.raises(RecipeError, match="computed by MLX"):
+            explain(walk, "Quem?")
+    monkeypatch.undo()
+    (run / "adapter").rename(run / "model")
+    text = (run / "recipe.yaml").read_text(encoding="utf-8")
+    assert "kind: lora" in text
+    (run / "recipe.yaml").write_text(text.replace("kind: lora", "kind: none"), encoding="utf-8")
+    assert "trained every weight" in call_afina("why", run, "Quem?", check=2).stderr
+
+
+def test_preferences_alone_are_refused(run: Path) -> None:
+    turns: Any = ({"role": "user", "content": "Quem?"}, {"role": "assistant", "content": "Ana"})
+    (run / "dataset/train.jsonl").write_bytes(Example(messages=turns, rejected="Rui", path="a").as_line())
+    with reopened(run) as walk, pytest.raises(DataError, match="of preferences and ratings nothing is shown"):
+        explain(walk, "Quem?")
+
+
+@pytest.mark.long
+@pytest.mark.training
+def test_scores_follow_what_leaving_a_row_out_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """30 rows of a small training, each left out once: ranks agree, and better than those of plain gradients. In this
+    world, whose rows are told apart by two names alone, shared words (BM25) tell more (docs/why.md)."""
+    pytest.importorskip("scipy", reason="needs the extra scaling")
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parent.parent))
+    from benchmarks.why import GRADIENT, OURS, SmallTraining, left_out
+
+    base = make_base(tmp_path / "base")
+    found = left_out(SmallTraining(base, make_recipe(base), epochs=12, rate=2e-3), ROWS[:30], ROWS[30:])["scores"]
+    assert found[OURS]["interval"][0] > 0, found
+    assert found[OURS]["spearman"] > found[GRADIENT]["spearman"] + 0.05, found
