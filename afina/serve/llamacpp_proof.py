@@ -47,7 +47,8 @@ def explain_by_llama_cpp(
             return Parting(tuple(texts), rounding)
         texts, rounding = lead(name, asked, given)
         if not texts:
-            return Parting(("asked again it answers as the run does, at no place otherwise",), False)
+            # What it keeps of a prompt changes its sums too: it writes the one and the other, and both are its own.
+            return Parting(("asked again it writes the run's answer, and this one too",), rounding)
         return Parting(("alone it answers as the run does", *texts), rounding)
 
     def lead(name: str, asked: Stored, answer: str) -> tuple[list[str], bool]:
