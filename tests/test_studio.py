@@ -586,15 +586,32 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     yield folder
 
 
+def processor_seconds(act: Callable[[], object]) -> float:
+    """What it took of the processor: other programs of the machine do not count."""
+    worked = time.process_time()
+    act()
+    return time.process_time() - worked
+
+
+def read_everything(runs: Path) -> None:
+    """The least that a list without glances would do: read each file of each run once."""
+    for found in (path for folder in runs.iterdir() for path in folder.iterdir() if path.is_file()):
+        text = found.read_bytes()
+        if found.suffix == ".json":
+            json.loads(text)
+
+
 def test_many_runs_are_listed_at_once(many: Path, record_property: Callable[[str, object], None]) -> None:
-    """A thousand in a second; here, in small, the same time for each."""
+    """A thousand take 0.5 s of a processor; as machines differ: no more than to read every file three times."""
     client, count = client_of(many), len(list(many.iterdir()))
-    before, worked = time.monotonic(), time.process_time()
-    answer = client.get("/api/runs").json()
-    took, worked = time.monotonic() - before, time.process_time() - worked
-    record_property("result", f"{count} runs in {took:.3f} s, {answer['unchecked']} of them glanced at")
-    assert len(answer["runs"]) == count
-    assert worked < max(0.5, count / 1000)  # of the processor: other programs of the machine do not count
+    client.get("/")  # the first request of a process loads what answers it
+    answers: list[Any] = []
+    worked = processor_seconds(lambda: answers.append(client.get("/api/runs").json()))
+    read = processor_seconds(lambda: read_everything(many))
+    unchecked = answers[0]["unchecked"]
+    record_property("result", f"{count} runs in {worked:.3f} s of the processor, {unchecked} of them glanced at")
+    assert len(answers[0]["runs"]) == count
+    assert worked < max(0.5, 3 * read)
 
 
 @pytest.mark.long
@@ -604,22 +621,26 @@ def test_a_million_lines_are_drawn_within_a_second(
     folder = write_watched(tmp_path / "a", [])
     measured = write_long_log(folder / "metrics.jsonl", 1_000_000)
     client = client_of(tmp_path)
-    before, worked = time.monotonic(), time.process_time()
-    answer = client.get("/api/runs/a/metrics")
-    took, worked = time.monotonic() - before, time.process_time() - worked
-    drawn = answer.json()
+    answers: list[Any] = []
+    worked = processor_seconds(lambda: answers.append(client.get("/api/runs/a/metrics")))
+    drawn, sent = answers[0].json(), len(answers[0].content)
     size = (folder / "metrics.jsonl").stat().st_size
-    record_property("result", f"{size:,} bytes in {took:.3f} s: {drawn['lines']:,} lines, {len(answer.content):,} sent")
+    record_property(
+        "result", f"{size:,} bytes in {worked:.3f} s of the processor: {drawn['lines']:,} lines, {sent:,} sent"
+    )
     assert drawn["sampled"] and len(drawn["series"]["heldout"][0]) == len(measured)
     assert drawn["offset"] == size
-    assert worked < 1.0
+    with (folder / "metrics.jsonl").open() as lines:
+        parsed = processor_seconds(lambda: [json.loads(line) for line in itertools.islice(lines, 0, None, 10)])
+    assert worked < 2 * parsed  # that of every tenth line: 0.35 of it, where nothing disturbs
     stream = stream_of(tmp_path, drawn["offset"])
+    events: list[Any] = []
     told(stream)  # its readers are others than the page's, and look at the log once
     with (folder / "metrics.jsonl").open("a") as out:
         out.write(json.dumps(step(1_000_001, 1.0)) + "\n")
-    worked = time.process_time()
-    assert told(stream)[0][1]["step"] == 1_000_001
-    assert time.process_time() - worked < 0.1
+    followed = processor_seconds(lambda: events.extend(told(stream)))
+    assert events[0][1]["step"] == 1_000_001
+    assert followed < parsed / 4
 
 
 def test_text_of_others_stays_text(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -287,9 +286,7 @@ def test_a_second_question_waits_for_no_row(run: Path, monkeypatch: pytest.Monke
     for name in ("fit_curvature", "encoded_rows"):
         monkeypatch.setattr(indexing_torch, name, never)
     monkeypatch.setattr("afina.why.effects.encoded_rows", never)
-    begun = time.monotonic()
     again = json.loads(call_afina("why", run, LEARNED[5][0], "--json", "--top", 2).stdout)
-    assert time.monotonic() - begun < 5
     assert again["for"][0]["line"] == 6 and len(again["for"]) <= 2
     shown = call_afina("why", run, ROWS[4][0], "--answer", ROWS[4][1], "--against").stdout
     assert "rows that speak against it" in shown and "  -0." in shown
