@@ -35,7 +35,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.prose.__main__ import EXPERIMENT, main  # noqa: E402
 from benchmarks.prose.page import page_of  # noqa: E402
 from benchmarks.prose.permute import permuted  # noqa: E402
-from benchmarks.prose.prepare import COOKBOOK, NOTES, RECIPE  # noqa: E402
+from benchmarks.prose.prepare import CHAPTERS, COOKBOOK, NOTES, RECIPE  # noqa: E402
 from benchmarks.prose.rungs import RUNGS, as_expected  # noqa: E402
 
 SHARED = ROOT.parent / "shared/data/zig"
@@ -79,11 +79,14 @@ def documents(tmp_path: Path) -> Path:
     pick = random.Random(0)
     names = [f"harbour{first}{second}" for first in ("Tide", "Mast", "Keel") for second in ("Load", "Open", "Wait")]
     parts = [
-        f"<h2>{name} Changes</h2><p>The function <code>{name}</code> now waits {pick.randint(3, 99)} seconds for the "
+        f"<h3>{name} Changes</h3><p>The function <code>{name}</code> now waits {pick.randint(3, 99)} seconds for the "
         f"{pick.choice(('northern', 'southern'))} gate of the harbour before it returns.</p>"
         for name in names
     ]
-    page = f"<html><body><h1>0.14.0 Release Notes</h1>{''.join(parts)}<h2>Thank You!</h2><p>Ana</p></body></html>"
+    chapters = "".join(
+        f"<h2>{chapter}</h2>{''.join(parts[number :: len(CHAPTERS)])}" for number, chapter in enumerate(CHAPTERS)
+    )
+    page = f"<html><body><h1>0.14.0 Release Notes</h1>{chapters}<h2>Thank You!</h2><p>Ana</p></body></html>"
     (folder / NOTES).write_text(page, encoding="utf-8")
     for number in range(3):
         text = f"# Recipe {number}\n\nOpen the file `log{number}.txt` and read it to its end, line by line.\n"
@@ -104,7 +107,7 @@ def test_every_rung_is_a_recipe(tmp_path: Path) -> None:
         name: load_recipe(RECIPE, [f"root={tmp_path}", f"name={name}", *rung.settings]) for name, rung in RUNGS.items()
     }
     replayed = {name: any(source.replay for source in recipe.sources) for name, recipe in recipes.items()}
-    assert [name for name, has in replayed.items() if not has] == ["no-replay", "claims"]
+    assert [name for name, has in replayed.items() if not has] == ["no-replay", "permuted", "manual", "claims"]
     assert replayed == {name: rung.replays for name, rung in RUNGS.items()}
     assert recipes["rate-zero"].train.learning_rate == 0 and recipes["trained"].evaluate.retrieval is not None
     assert len({recipe.train.epochs for name, recipe in recipes.items() if name != "rate-zero"}) == 1
@@ -138,6 +141,15 @@ def test_the_table_by_hand() -> None:
         "| the notes, without replay | yes | nothing | **no**: yes or too little, something | 2.000 → 1.500 |" in page
     )
     assert "| true sentence | 60 (50 sections) | 30 % | 60 % | +30.0 (+20.0 to +40.0) | 12.5 % |" in page
+
+
+@pytest.mark.parametrize("name", ["prose/short-prompts.txt", "zig/general-prompts.txt"])
+def test_nothing_is_replayed_that_the_guards_ask(name: str) -> None:
+    """Or what they say of forgetting would be learned."""
+    guards = "".join((ROOT / "afina/evaluate" / each).read_text("utf-8") for each in ("general.json", "skills.json"))
+    prompts = (ROOT / "recipes" / name).read_text("utf-8").splitlines()
+    assert len(prompts) == len(set(prompts)) >= 64
+    assert not [prompt for prompt in prompts if json.dumps(prompt, ensure_ascii=False)[1:-1] in guards]
 
 
 @pytest.mark.long

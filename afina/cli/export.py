@@ -1,6 +1,8 @@
 """The verb ``afina export``, in a file of its own: `cli` holds the others."""
 
 import json
+from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated
 
@@ -36,5 +38,16 @@ def export(
     options = ExportOptions(to, out, quantize, llama_cpp, merged, check, tolerance, licence, places or ())
     with StageProgress("export") as progress:
         made = start(run, options, say=say, progress=progress)
-    written = f"{made['folder']}: {', '.join(made['files'])}"
+    written = f"{made['folder']}: {', '.join(_by_folder(made['files']))}"
     print(json.dumps(made, ensure_ascii=False, indent=2) if as_json else written)
+
+
+def _by_folder(files: Collection[str]) -> list[str]:
+    """Files by name, folders with how many they hold.
+
+    >>> _by_folder(["README.md", "model.gguf", "proof/a.json", "proof/b.json"])
+    ['README.md', 'model.gguf', 'proof/ (2 files)']
+    """
+    parts = Counter(file.split("/", 1)[0] + "/" for file in files if "/" in file)
+    held = [f"{name} ({count} {'file' if count == 1 else 'files'})" for name, count in sorted(parts.items())]
+    return [*(file for file in files if "/" not in file), *held]

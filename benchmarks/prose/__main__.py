@@ -59,7 +59,8 @@ def _work(asked: argparse.Namespace) -> dict[str, Any] | None:
     prepare(asked.root, data)
     if any(RUNGS[name].replays for name in asked.only):
         base = base_of(asked.overrides, str(parse_yaml(RECIPE.read_text(encoding="utf-8"))["base"]))
-        prepare_replay(base, data, asked.runs, Wanted(replayed=12) if asked.tiny else Wanted(), say)
+        wanted = Wanted(replayed=12) if asked.tiny else Wanted()
+        prepare_replay(base, data, asked.runs, wanted, say, RECIPE.with_name("short-prompts.txt"))
     if asked.until == "prepare":
         return None
     folders = {}

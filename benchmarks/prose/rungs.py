@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-NOTES, REPLAY = '{"path": "notes.md"}', '{"path": "replay.jsonl", "replay": true, "validation": 0.0}'
+NO_SHARE = "dataset.replay_share=null"
 ASKS_WITH_PASSAGES = 'evaluate.retrieval={"passages": 3, "questions": 20}'
-WITHOUT_REPLAY = (f"sources=[{NOTES}]", "dataset.replay_share=null")
+WITHOUT_REPLAY = ('sources=[{"path": "notes.md"}]', NO_SHARE)
 """The notes alone."""
 ONE_STEP = ("train.epochs=0.001", "train.learning_rate=0.0")
 """A training that changes nothing."""
@@ -35,8 +35,7 @@ class Rung:
     @property
     def replays(self) -> bool:
         """Whether it learns replay too, as the recipe's own sources have some."""
-        sources = [each for each in self.settings if each.startswith("sources=")]
-        return not sources or REPLAY in sources[-1]
+        return NO_SHARE not in self.settings
 
 
 RUNGS: Mapping[str, Rung] = {
@@ -49,11 +48,11 @@ RUNGS: Mapping[str, Rung] = {
     ),
     "rate-zero": Rung("the notes, at a learning rate of 0", ("no",), "nothing", ONE_STEP),
     "permuted": Rung(
-        "the notes with their terms permuted", ("no",), settings=(f'sources=[{{"path": "permuted.md"}}, {REPLAY}]',),
+        "the notes with their terms permuted", ("no",), settings=('sources=[{"path": "permuted.md"}]', NO_SHARE),
         elsewhere=True,
     ),
     "manual": Rung(
-        "another manual (the Zig cookbook)", ("no",), settings=(f'sources=[{{"path": "manual.md"}}, {REPLAY}]',),
+        "another manual (the Zig cookbook)", ("no",), settings=('sources=[{"path": "manual.md"}]', NO_SHARE),
         elsewhere=True,
     ),
     "claims": Rung(
@@ -61,7 +60,7 @@ RUNGS: Mapping[str, Rung] = {
         ("parrots",),
         settings=(
             'sources=[{"path": "claims.jsonl"}]',
-            "dataset.replay_share=null",
+            NO_SHARE,
             "dataset.accept=[boilerplate_answer]",
         ),
         elsewhere=True,

@@ -88,15 +88,22 @@ def text_rows(text: str) -> list[dict[str, str]]:
     return [{"text": line} for line in text.split("\n") if line.strip()]
 
 
-def prepare_replay(base: str, folder: Path, runs: Path, wanted: Wanted, say: Callable[[str], None]) -> None:
+def prepare_replay(
+    base: str, folder: Path, runs: Path, wanted: Wanted, say: Callable[[str], None], more: Path | None = None
+) -> None:
     """Write ``replay.jsonl``: what the base itself answers to general questions, where the answer ends by itself.
 
     Answers are kept beside those of the runs, so that a second start asks nothing.
 
+    Args:
+        more: a file with further questions, one on each line.
+
     Raises:
         AfinaError: hardly any of them ends.
     """
-    prompts = (RECIPES / "general-prompts.txt").read_text(encoding="utf-8").splitlines()[: wanted.replayed]
+    files = [RECIPES / "general-prompts.txt", *([more] if more else [])]
+    every = [prompt for file in files for prompt in file.read_text(encoding="utf-8").splitlines()]
+    prompts = every[: wanted.replayed]
     answers = _ask(base, prompts, runs)
     rows = [
         {"prompt": prompt, "completion": answer.text}
