@@ -205,7 +205,10 @@ def test_a_miss_tells_the_figures_that_stand_for_its_probe():
     """Key terms are held, and never right word for word: `0 % -> 0 %` stood beside the table's figures."""
     held, absent = Graded(said=True), Graded()
     terms = probe("coverage", [held, *[absent] * 19], [held, held, *[absent] * 18], by_luck=(0.05,) * 20)
-    assert "5 % -> 10 % held is no gain beyond chance" in judge([terms], None, None, Limits()).misses[0]
+    assert (
+        "5 % -> 10 % held is no gain beyond chance (of 20 terms 1 gained, 0 lost)"
+        in judge([terms], None, None, Limits()).misses[0]
+    )
 
 
 # ---- several questions about one fact

@@ -199,10 +199,19 @@ def more_than_chance(before: Sequence[bool], after: Sequence[bool], clusters: Cl
     Of several questions about one thing, what counts is whether more of them turned true or more turned false.
     Fewer than :data:`FEWEST_TURNED` things that turned can never be sure.
     """
+    gained, lost = turned(before, after, clusters)
+    return gained > lost and sign_test(lost, gained + lost) < 0.05
+
+
+def turned(before: Sequence[bool], after: Sequence[bool], clusters: Clusters = ()) -> tuple[int, int]:
+    """Of how many things more turned true than false, and of how many more false than true.
+
+    >>> turned([False, False, True, True], [True, False, False, True], "aabb")
+    (1, 1)
+    """
     changes = [two - one for one, two in zip(before, after, strict=True)]
     net = [total for total, _ in cluster_sums(changes, clusters)]
-    gained, lost = sum(total > 0 for total in net), sum(total < 0 for total in net)
-    return gained > lost and sign_test(lost, gained + lost) < 0.05
+    return sum(total > 0 for total in net), sum(total < 0 for total in net)
 
 
 FEWEST_TURNED = 6

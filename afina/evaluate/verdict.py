@@ -13,6 +13,7 @@ from afina.evaluate.intervals import (
     more_than_chance,
     share_interval,
     smallest_loss,
+    turned,
 )
 from afina.evaluate.loss import LossScore, PairScore
 from afina.evaluate.scores import (
@@ -340,7 +341,12 @@ def _no_gain(probe: ProbeScore) -> str:
     if more_than_chance(*probe.flags(_right), probe.clusters):
         return f"{probe.name}: the form was learned, not the facts: {known} -> {now} of the answers hold what is right"
     before, after = (show_share(_share(side)) for side in probe.shown)
-    return f"{probe.name}: {before} -> {after} {word} is no gain beyond chance"
+    gained, lost = turned(*probe.flags(_said), probe.clusters)
+    about = ROLES[probe.role]
+    things = f"{probe.things} {about.clusters if probe.things < probe.n else about.asked}"
+    return (
+        f"{probe.name}: {before} -> {after} {word} is no gain beyond chance (of {things} {gained} gained, {lost} lost)"
+    )
 
 
 def _claims_more(probes: Sequence[ProbeScore]) -> str:

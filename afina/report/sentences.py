@@ -40,7 +40,15 @@ SENTENCES = (
     mark("held-out loss did not fall: {one} -> {two}"),
     mark("{probe}: {now} {word}, {lucky} were {word} with the answers dealt anew: no fact was learned"),
     mark("{probe}: the form was learned, not the facts: {before} -> {after} of the answers hold what is right"),
-    mark("{probe}: {before} -> {after} {word} is no gain beyond chance"),
+    mark("{probe}: {before} -> {after} {word} is no gain beyond chance"),  # as older runs say it
+    mark("{probe}: {before} -> {after} {word} is no gain beyond chance (of {of} facts {gained} gained, {lost} lost)"),
+    mark(
+        "{probe}: {before} -> {after} {word} is no gain beyond chance (of {of} sections {gained} gained, {lost} lost)"
+    ),
+    mark(
+        "{probe}: {before} -> {after} {word} is no gain beyond chance (of {of} questions {gained} gained, {lost} lost)"
+    ),
+    mark("{probe}: {before} -> {after} {word} is no gain beyond chance (of {of} terms {gained} gained, {lost} lost)"),
     mark("it says that it knows in {before} -> {after} of {n} answers, and the facts behind fail"),
     mark("{probe}: {share} of what was right before is wrong now, the recipe allows {allowed}"),
     mark(
