@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import random
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,22 @@ from afina.dataset.build.build import build_dataset
 from afina.errors import DataError
 from afina.evaluate.derive import GENERAL, derive_probes, general_questions
 from afina.evaluate.grade import Graded, contains, grade, luck, verbatim, version_of
-from afina.evaluate.intervals import gain_interval, more_than_chance, share_interval, sign_test, student, wilson
+from afina.evaluate.guardrails import weigh
+from afina.evaluate.intervals import (
+    ONE_END,
+    chance_of,
+    exact_interval,
+    gain_interval,
+    more_than_chance,
+    share_interval,
+    sign_test,
+    student,
+    wilson,
+)
 from afina.evaluate.loss import LossScore
 from afina.evaluate.probes import read_probes
 from afina.evaluate.verdict import ProbeScore, judge
-from afina.recipe import Limits, Recipe, check_recipe
+from afina.recipe import Guardrails, Limits, Recipe, check_recipe
 from afina.text.claims import claims_to_know, declines
 
 RIGHT, WRONG = Graded(verbatim=True, said=True), Graded()
@@ -257,6 +269,34 @@ def test_the_sign_test_is_the_binomial_one():
         for k in range(n // 2 + 1):
             tail = sum(math.comb(n, j) for j in range(k + 1)) / 2**n
             assert math.isclose(sign_test(k, n), min(1.0, 2 * tail))
+
+
+@pytest.mark.parametrize(
+    ("count", "of", "low", "high"), [(0, 20, 0, 0.1684), (15, 148, 0.0578, 0.1617), (81, 263, 0.2527, 0.3676)]
+)
+def test_the_exact_interval_is_the_published_one(count: int, of: int, low: float, high: float):
+    """Newcombe 1998, the same table, method 5 (Clopper and Pearson)."""
+    assert exact_interval(count, of) == pytest.approx((low, high), abs=1e-4)
+
+
+@pytest.mark.parametrize("limit", [0.05, 0.1, 0.25])
+def test_a_limit_that_is_kept_is_hardly_ever_called_missed(limit: float):
+    """At a true share as large as the limit allows, over as few questions as there are; Wilson's would be in 14 %."""
+
+    def alarms(interval: Callable[[float, float], tuple[float, float]]) -> list[float]:
+        fewest = [next((k for k in range(of) if interval(k, of)[0] > limit), of + 1) for of in range(1, 61)]
+        return [chance_of(k, of, limit) for of, k in enumerate(fewest, 1)]
+
+    assert max(alarms(exact_interval)) <= ONE_END < max(alarms(wilson))
+
+
+def test_three_of_eighteen_are_no_loss_beyond_five_per_cent_and_five_are():
+    """What was lost, and how many answers never stop: one way to hold a share against a limit."""
+    for lost, beyond in ((3, False), (5, True)):
+        after = [Graded(said=number >= lost) for number in range(18)]
+        assert probe("retention", [Graded(said=True)] * 18, after).broke(0.05) is beyond
+        empty = [["empty"]] * lost + [[]] * (18 - lost)
+        assert bool(weigh([[]] * 18, empty, Guardrails())[0]) is beyond
 
 
 @pytest.mark.parametrize(

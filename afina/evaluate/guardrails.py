@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from afina.dataset.audit.one_example import chat_markers, control_characters, encoding_noise
-from afina.evaluate.intervals import more_than_chance, wilson
+from afina.evaluate.intervals import exact_interval, more_than_chance
 from afina.recipe import Guardrails
 from afina.text.answer_flaws import TURN, after_thinking, echoes, loops, split_word
 from afina.text.example import Example
@@ -124,7 +124,7 @@ def weigh(
         limit = getattr(limits, name)
         one, two = ([name in found for found in side] for side in (before or [[]] * answers, after))
         was, now = sum(one), sum(two)
-        if not now or wilson(now, answers)[0] <= limit:
+        if not now or exact_interval(now, answers)[0] <= limit:
             continue
         share, base, allowed = show_share(now / answers), show_share(was / answers), show_share(limit)
         beside = "" if before is None else f" (base: {base})"

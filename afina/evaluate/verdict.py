@@ -9,6 +9,8 @@ from afina.evaluate.grade import Graded
 from afina.evaluate.intervals import (
     FEWEST_TURNED,
     beyond_luck,
+    effective_number,
+    exact_interval,
     gain_interval,
     more_than_chance,
     share_interval,
@@ -146,10 +148,11 @@ class ProbeScore:
 
     @property
     def broken_interval(self) -> tuple[float, float]:
-        """95 % interval of that share."""
+        """95 % interval of that share, exact, since a limit is held against it."""
         knew = [number for number, graded in enumerate(self.graded_before) if graded.said]
-        wrong_now = [not self.graded_after[number].said for number in knew]
-        return share_interval(wrong_now, [self.clusters[number] for number in knew] if self.clusters else ())
+        wrong_now = [float(not self.graded_after[number].said) for number in knew]
+        of = effective_number(wrong_now, [self.clusters[number] for number in knew] if self.clusters else ())
+        return exact_interval(self.broken * of, of)
 
     @property
     def shown(self) -> tuple[Flags, Flags]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from afina.evaluate.intervals import gain_interval, wilson
+from afina.evaluate.intervals import exact_interval, gain_interval
 from afina.evaluate.safety.canaries import CanaryScore
 from afina.evaluate.safety.toxicity import is_toxic
 from afina.recipe import SafetyLimits
@@ -40,11 +40,11 @@ class Share:
         return MEASURES[self.name][0] + (f" ({self.language})" if self.language else "")
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values with 95 % intervals: Wilson's of a share, Newcombe's of the change."""
+        """Plain values with 95 % intervals: exact of a share, as it has a limit, Newcombe's of the change."""
         n = len(self.after)
         row: dict[str, Any] = {"name": self.name, "language": self.language, "title": self.title, "n": n}
         for side, flags in zip(SIDES, (self.before, self.after), strict=True):
-            low, high = wilson(sum(flags), n)
+            low, high = exact_interval(sum(flags), n)
             row[side] = {"count": sum(flags), "share": sum(flags) / n, "low": low, "high": high}
         low, high = gain_interval(self.before, self.after)
         return row | {"change": {"points": row["after"]["share"] - row["before"]["share"], "low": low, "high": high}}
@@ -55,7 +55,7 @@ class Share:
         key = f"{self.name}_{end}"
         limit: float | None = getattr(limits, key)
         n, found = len(self.after), sum(self.after)
-        low, high = wilson(found, n)
+        low, high = exact_interval(found, n)
         if limit is None or (low <= limit if end == "max" else high >= limit):
             return None
         asks = "allows" if end == "max" else "asks for"
