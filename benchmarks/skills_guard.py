@@ -1,6 +1,6 @@
 """What the guard over skills says of trainings whose truth is known, on a real base: broken, kept, kept again.
 
-    python benchmarks/skills_guard.py --base FOLDER --runs FOLDER [--questions 132]
+    python benchmarks/skills_guard.py --base FOLDER --runs FOLDER [--questions 132] [--seed 10]
 
 The same 60 invented facts are trained by LoRA with a rate of 5e-3, at which a small instruct model falls apart, and
 with 1e-4 by two seeds, at which nothing should be lost. Each is the product's own walk; the base's answers are asked
@@ -45,12 +45,12 @@ def write_facts(file: Path) -> None:
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
-def recipe_of(name: str, base: Path, root: Path, questions: int) -> Recipe:
+def recipe_of(name: str, base: Path, root: Path, questions: int, first_seed: int) -> Recipe:
     rate, seed = RUNS[name]
     return check_recipe(
         {
             "name": name,
-            "seed": seed,
+            "seed": first_seed + seed,
             "root": str(root),
             "base": str(base.resolve()),
             "sources": [{"path": "facts.jsonl"}],
@@ -67,12 +67,16 @@ def main() -> None:
     parser.add_argument("--base", type=Path, required=True)
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--questions", type=int, default=132, help="the first 132 are in English")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the first run; a rule is chosen by some, tried by others"
+    )
     arguments = parser.parse_args()
     arguments.runs.mkdir(parents=True, exist_ok=True)
     write_facts(arguments.runs / "facts.jsonl")
     right: dict[str, list[bool]] = {}
     for name in RUNS:
-        recipe, folder = recipe_of(name, arguments.base, arguments.runs, arguments.questions), arguments.runs
+        folder = arguments.runs
+        recipe = recipe_of(name, arguments.base, folder, arguments.questions, arguments.seed)
         started = time.monotonic()
         with Run.open(folder / name, recipe, print) as run:
             walk_through(Context(run, lambda _: contextlib.nullcontext(no_progress)))
