@@ -10,7 +10,7 @@ JOBS ?= auto
 CANDIDATES := $(if $(PYTHON),$(PYTHON),python3.11 python3.12 python3.13 python3)
 SUPPORTED := import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 
-.PHONY: architectures mutations help setup demo ladder zig prose scratch test test-long test-all tests lint bench docs docs-site dist clean
+.PHONY: architectures mutations help setup demo ladder zig prose scratch test test-long test-all tests lint bench docs docs-site dist locks clean
 .DEFAULT_GOAL := help
 
 help:
@@ -28,6 +28,7 @@ help:
 	@echo "make docs    write what docs/ holds of the program's own words again: options, keys, findings, messages, ..."
 	@echo "make docs-site  docs/ as a website in site/, which fetches nothing from elsewhere"
 	@echo "make dist    the source archive and the wheel, in dist/ (docs/releases.md)"
+	@echo "make locks   the versions of locks/ again, for CPUs, CUDA and Apple chips (needs uv and the network)"
 	@echo "make setup   install into .venv only (the targets above do it by themselves)"
 	@echo "make clean   remove .venv and caches; runs/ stays"
 
@@ -123,6 +124,20 @@ docs-site: $(STAMP)
 dist: $(STAMP)
 	rm -rf dist
 	$(BIN)/python -m build
+
+# What a lock holds stays as long as pyproject.toml and constraints.txt allow it; UPGRADE=1 takes the newest.
+UV ?= uv
+LOCK_PYTHON := 3.11
+LOCK_EXTRAS := code datatrove gguf hub mcp parquet plot qlora scaling serve studio watch
+LOCK = $(UV) pip compile --quiet pyproject.toml -c constraints.txt --python-version $(LOCK_PYTHON) --no-annotate \
+	--custom-compile-command "make locks" $(if $(UPGRADE),--upgrade) $(LOCK_EXTRAS:%=--extra %)
+# Where torch's build for CPUs comes from; PyPI's wheel for Linux is CUDA's.
+TORCH_CPU ?= --torch-backend cpu
+
+locks:
+	$(LOCK) --python-platform x86_64-manylinux_2_28 $(TORCH_CPU) -o locks/cpu.txt
+	$(LOCK) --python-platform x86_64-manylinux_2_28 --extra liger -o locks/cuda.txt
+	MACOSX_DEPLOYMENT_TARGET=14.0 $(LOCK) --python-platform aarch64-apple-darwin --extra mlx -o locks/apple.txt
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist site *.egg-info

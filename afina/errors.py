@@ -107,6 +107,16 @@ class TrainingDiverged(ResultError):
     pass
 
 
+def class_of(exit_code: int | None) -> type[AfinaError]:
+    """The error that ends with the exit code with which an afina ended elsewhere.
+
+    >>> class_of(4).__name__, class_of(137).__name__, class_of(None).__name__
+    ('DoesNotFit', 'AfinaError', 'AfinaError')
+    """
+    kinds: tuple[type[AfinaError], ...] = (RecipeError, DataError, DoesNotFit, ResultError)
+    return next((each for each in kinds if each.exit_code == exit_code), AfinaError)
+
+
 LOOK = "look at what is there and at its permissions"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -104,6 +105,15 @@ class Record:
             return value
         raise self.wrong(key, "a list of texts", value)
 
+    def figures(self, key: str) -> list[float]:
+        """The numbers of the list under `key`."""
+        value = self.values.get(key)
+        if value is None:
+            return []
+        if isinstance(value, list) and all(map(is_number, value)):
+            return value
+        raise self.wrong(key, "a list of numbers", value)
+
     def record(self, key: str) -> Record:
         """The mapping under `key`; an empty one where there is none or null."""
         value = self.values.get(key)
@@ -199,6 +209,8 @@ def read_rows(path: Path) -> list[Record] | None:
             continue
         try:
             row = parse_json(line)
+            if b"\\u" in line:  # ValueError: half a character, which could neither be hashed nor be encoded
+                json.dumps(row, ensure_ascii=False).encode()
         except ValueError as error:
             raise AfinaError(f"damaged: {error}", REDO, f"{path}:{line_number}") from error
         if not isinstance(row, dict):

@@ -20,7 +20,7 @@ import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -69,6 +69,43 @@ def what_runs_left(folder: Path) -> str:
     if folder.name == "_launch" and (folder / "CACHEDIR.TAG").is_file():
         return "copies that afina launch sends"
     return ""
+
+
+def launched_file(run: Path) -> Path:
+    """Where `afina launch` keeps what it knows of a run that is under way elsewhere."""
+    return run.parent / "_launch" / run.name / "state.json"
+
+
+FORGOTTEN = (
+    "look first whether a rented machine is still there (`sky status`; `sky down` gives it back), then remove the file "
+    "and start the same command again"
+)
+"""What to do where nobody knows any more how long a machine was had."""
+
+
+def read_launch(file: Path) -> dict[str, Any] | None:
+    """What `afina launch` keeps of a run that is under way; None where there is none.
+
+    Raises:
+        AfinaError: the file is damaged.
+    """
+    if not file.is_file():
+        return None
+    try:
+        return read_mapping(file, "on")
+    except AfinaError as error:
+        raise AfinaError(problems=[replace(each, fix=FORGOTTEN) for each in error.problems]) from error
+
+
+def launched_on(run: Path) -> str:
+    """The machine on which a run is under way; empty where it is not. In Slurm's queue it runs in this very folder.
+
+    Raises:
+        AfinaError: what is kept of it is damaged.
+    """
+    found = read_launch(launched_file(run))
+    on = str(found["on"]) if found else ""
+    return "" if on == "slurm" else on
 
 
 def no_progress(done: int, total: int | None, what: str) -> None:
@@ -267,16 +304,32 @@ class Run:
     _metrics: TextIO | None = None
 
     @classmethod
-    def open(cls, folder: Path, recipe: Recipe, say: Callable[[str], None], *, writes: bool = True) -> Run:
+    def open(
+        cls,
+        folder: Path,
+        recipe: Recipe,
+        say: Callable[[str], None],
+        *,
+        writes: bool = True,
+        launching: bool = False,
+    ) -> Run:
         """Open or create a run's folder.
 
         Args:
             writes: whether anything will be written into it. Nothing else needs a folder that can be written.
+            launching: whether it is opened to bring home what is made of it elsewhere.
 
         Raises:
-            RecipeError: when another process works in it, or it cannot be written.
+            RecipeError: when another process works in it, or another machine, or it cannot be written.
             AfinaError: when ``stages.json`` is not what was written.
         """
+        if writes and not launching and (on := launched_on(folder)):
+            raise RecipeError(
+                f"this run is under way on {on}, and what is made there replaces what would be made here",
+                f"bring it home with the command that began it (--on {on}), give this one a name=, or, if that machine "
+                f"is no more, remove {launched_file(folder)}",
+                str(folder),
+            )
         lock: FileLock | None = None
         try:
             folder.mkdir(parents=True, exist_ok=True)

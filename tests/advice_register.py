@@ -91,6 +91,8 @@ NOT_FOLLOWED: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "a package, a program, a device or a network is needed that a test has not": (
         ("", "pip install"), ("dataset/build/datatrove_tasks.py", ""), ("endpoint/", ""), ("sources/(hub|web).py", ""),
+        ("dataset/processes.py", ""), ("plan/installing.py", ""), ("model/hub.py", ""),
+        ("export/(push|out|dataset_folder).py", ""),
         ("evaluate/benchmarks.py", ""), ("walk/benchmarks.py", "lm-eval$"), ("export/converters.py", ""),
         ("llamacpp/(gguf_vocab|gguf_write|program|base_file).py", ""), ("plan/doctor.py", ""),
         ("model/choices.py", "^(train|install)"), ("model/steps/liger_torch.py", "^train.kernels: torch"),
@@ -148,7 +150,8 @@ NOT_FOLLOWED: dict[str, tuple[tuple[str, str], ...]] = {
         ("temper/asking.py", "^name questions"),
     ),
     "it is followed where its module is tested (test_shortcuts, test_rounded, test_shape_walk, test_mlx, ...)": (
-        ("cli/machine.py", "^afina doctor RUN --apply"), ("remedies/answer.py", "^name the recipe"),
+        ("cli/machine.py", "^(afina doctor (RUN --apply|--fix)|`afina doctor --fix --yes`)"),
+        ("remedies/answer.py", "^name the recipe"),
         ("model/adapter_torch.py", "^remove … from adapter.targets"), ("model/base_kind.py", "trains over those"),
         ("model/adapter_torch.py", "^leave it out for all"), ("model/base_kind.py", "^`backend: mlx` trains over it"),
         ("(model/(mlx/|back_ends|opened_by|skeleton_torch)|walk/planning)", "backend"), ("model/mlx/", ""),
@@ -185,6 +188,7 @@ NOT_FOLLOWED: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "an agent is told what to name, or whom to ask; test_mcp.py asks in each way": (
         ("mcp_server/", ""), ("mcp_server/(reach|verbs).py", "--(root|allow-runs)|train.epochs=2|afina (eval|run)"),
+        ("run_process.py", ""),
     ),
     "nobody outside of afina can do anything about it": (("", "(defect of afina|please report)"),),
 }  # fmt: skip

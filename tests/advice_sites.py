@@ -17,6 +17,7 @@ ADVICE_AT = {
     **dict.fromkeys(("AfinaError", "RecipeError", "BaseError", "DiskFull", "DataError", "ContextOverflow"), 1),
     "OutOfMemory": 1,
     "Unreachable": 1,
+    "SlurmSilent": 1,
     **dict.fromkeys(("DoesNotFit", "ResultError", "TrainingDiverged", "NotRendered", "TemplateRefusal"), 1),
     **dict.fromkeys(("Problem", "KeyProblem", "_problem", "_BadRow", "Rule"), 1),
     "add": 1,

@@ -40,7 +40,7 @@ TOPICS: tuple[tuple[str, tuple[str, ...]], ...] = (
         "evaluate/", "score/", "temper/", "why/", "walk/skills", "walk/benchmarks", "walk/describe")),
     ("Export", ("export/", "verify/")),
     ("Launching elsewhere", ("launch/",)),
-    ("The studio", ("studio/",)),
+    ("The studio", ("studio/", "run_process")),
     ("Agents", ("mcp_server/",)),
     ("Rounds of a recipe", ("improve/",)),
     ("Runs, reports and figures", (

@@ -19,7 +19,7 @@ CLASSES: dict[str, int] = {
     name: kind.exit_code
     for name, kind in vars(errors).items()
     if isinstance(kind, type) and issubclass(kind, errors.AfinaError)
-} | {"NotRendered": 3, "TemplateRefusal": 3, "Unreachable": 1}
+} | {"NotRendered": 3, "TemplateRefusal": 3, "Unreachable": 1, "SlurmSilent": 1}
 """Class of an error -> its exit code."""
 OTHERS = {
     # what becomes a message -> the argument that says what is wrong, and its exit code (None: that of its module)

@@ -23,6 +23,7 @@ from afina.evaluate.safety.findings import MEASURES
 from afina.evaluate.scores import ROLES, WAYS
 from afina.evaluate.skills import NAME, ROOM
 from afina.report.language import ENGLISH, LANGUAGES, PROBE
+from afina.score.output_checks import RULES as OUTPUT_RULES
 
 FOLDER = Path(afina.report.__file__).parent
 CALLS = {"tr": None, "trn": (1, 2), "mark": None, "mark_of": ((1, "c"), 2)}
@@ -53,6 +54,7 @@ def _of_other_rooms() -> Iterator[str]:
     yield from ROOM
     for rule in RULES.values():
         yield from (rule.what, rule.fix)
+    yield from (what for what, _ in OUTPUT_RULES.values())
 
 
 def stored(tag: str) -> Catalog:

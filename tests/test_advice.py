@@ -133,6 +133,9 @@ OTHER_PROGRAMS = frozenset({
     "--model", "--no-deps", "--nproc-per-node", "--security-opt",
     "--temp", "--upgrade",
     "--quiet", "--disable-pip-version-check", "--python", "--seed",  # pip and uv, in the scripts of a launch
+    "--repo-type", "--revision", "--local-dir",  # hf download
+    "--local-addr", "--max-restarts", "--nnodes", "--rdzv-backend", "--rdzv-conf", "--rdzv-endpoint", "--rdzv-id",
+    "--standalone",
 })  # fmt: skip
 """Options of other programs' commands that messages hold."""
 

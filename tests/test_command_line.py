@@ -92,7 +92,7 @@ def test_verbs_recipes_runs_and_keys_are_completed(workplace: Path, shell: str) 
         return [line.partition("\t")[0].strip('"') for line in lines]
 
     assert {"plan", "plot"} == set(offered("afina pl"))
-    assert {"build", "audit", "show", "diff"} == set(offered("afina data "))
+    assert {"build", "audit", "show", "diff", "export"} == set(offered("afina data "))
     assert {"--anyway", "--json", "--runs"} < set(offered("afina run --"))
     assert offered("afina run ") == ["my-docs.yaml", "recipes/zig.yaml"]
     assert offered("afina plan s") == ["scratch", "scaling"]

@@ -17,19 +17,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from called import call_afina
 from forked import Forked
 from ruamel.yaml import YAML
 from test_walk import write_project
 from thorough import THOROUGH, times
 
+from afina.cli.verbs import app
+from afina.errors import AfinaError
+from afina.mcp_server.reach import Reach
+from afina.mcp_server.verbs import list_runs, verdict
+
 RUN = "runs/clube"
 SEED = int(os.environ.get("AFINA_SEED", "20"))
 NOBODY = 65534
 MANY = THOROUGH or "AFINA_MUTATIONS" in os.environ
 
-ASK = ["--ask", "Onde nasceu o jogador 3?", "--max-new-tokens", "2"]
+QUESTION = "Onde nasceu o jogador 3?"
+ASK = ["--ask", QUESTION, "--max-new-tokens", "2"]
 OUT = ["--out", "out", "--no-check"]
+TEMPER = ["temper", RUN, "--strengths", "1,0.5"]
 VERBS: dict[str, tuple[list[str], str]] = {
     "chat": (["chat", RUN, *ASK], ""),
     "chat --compare": (["chat", RUN, "--compare", *ASK], ""),
@@ -38,7 +46,9 @@ VERBS: dict[str, tuple[list[str], str]] = {
     "report": (["report", RUN], "report.html"),
     "report as Markdown": (["report", RUN, "--format", "md"], "report.md"),
     "compare": (["compare", RUN, "whole"], ""),
+    "report as JSON": (["report", RUN, "--format", "json"], "report.json"),
     "compare, as a page": (["compare", RUN, "whole", "--page", "out.html"], ""),
+    "compare --gate": (["compare", "whole", RUN, "--gate", "limits.yaml"], ""),
     "watch": (["watch", RUN, "--once"], ""),
     "watch, for machines": (["watch", RUN, "--json"], ""),
     "plot": (["plot", RUN], "plots"),
@@ -51,26 +61,48 @@ VERBS: dict[str, tuple[list[str], str]] = {
     "export hub-folder": (["export", RUN, "--to", "hub-folder", *OUT], ""),
     "export merged": (["export", RUN, "--to", "merged", *OUT], ""),
     "export gguf": (["export", RUN, "--to", "gguf", *OUT], ""),
+    "export gguf-lora": (["export", RUN, "--to", "gguf-lora", *OUT], ""),
     "export ollama": (["export", RUN, "--to", "ollama", *OUT], ""),
     "serve": (["serve", RUN, "--dry-run"], ""),
     "serve base": (["serve", "base", "--adapter", f"mine={RUN}", "--dry-run"], ""),
     "serve --config": (["serve", RUN, "--config", "openai"], ""),
     "show": (["data", "show", RUN, "--count", "1"], ""),
     "show tokens": (["data", "show", RUN, "--tokens", "--count", "1"], ""),
+    "diff": (["data", "diff", RUN, "whole"], ""),
+    "data export": (["data", "export", RUN, "--out", "out"], ""),
     "audit": (["data", "audit", "recipe.yaml"], "*"),
     "audit files": (["data", "audit", f"{RUN}/dataset/train.jsonl", "--base", "base"], ""),
     "build": (["data", "build", "recipe.yaml"], "*"),
     "base": (["base", "show", "base"], ""),
     "tokenizer": (["tokenizer", "inspect", RUN], ""),
+    "tokenizer compare": (["tokenizer", "compare", RUN, "base", "--", "docs/manual.md"], ""),
     "plan": (["plan", f"{RUN}/recipe.yaml"], "plan.json"),
     "plan --serve": (["plan", "recipe.yaml", "--serve", "transformers"], "plan.json"),
     "plan --trial": (["plan", "recipe.yaml", "--trial"], "*"),
+    "plan scaling": (["plan", "scaling", RUN, "whole"], ""),
+    "launch": (["launch", f"{RUN}/recipe.yaml", "--on", "ssh:nowhere", "--dry-run"], ""),
+    "temper": (TEMPER, "*"),
+    "temper --mix": ([*TEMPER, "--mix", "made"], "*"),
+    "why": (["why", RUN, QUESTION], "why"),
+    "why --misses": (["why", RUN, "--misses"], "why"),
+    "why, of sources": (["why", RUN], "why"),
+    "verify": (["verify", "made", "--base", "base", "--questions", "3"], ""),
+    "improve": (["improve", "recipe.yaml", "--rounds", "1", "--yes"], "*"),
     "train": (["train", "recipe.yaml", "--yes"], "*"),
     "run": (["run", "recipe.yaml", "--yes"], "*"),
     "run again": (["run", f"{RUN}/recipe.yaml", "--yes"], "*"),
     "go on from it": (["train", "recipe.yaml", "name=next", f"start_from={RUN}", "train.epochs=1", "--yes"], ""),
 }
 """Each verb's words, and what of the run it is there to write."""
+ELSEWHERE = {
+    "verify": ("made", "made", "base"),
+    "temper --mix": ("made", RUN),
+    "improve": ("base", "runs/_improve", "runs/clube-round-1"),
+}
+"""Which folders a verb reads, where it is not the run, its base and the answers that are kept."""
+WITHOUT = {"mcp", "studio", "demo", "base import", "tokenizer train", "recipe init", "recipe schema"}
+"""Verbs that are not in the table: agents and the studio have their tests (below, and test_studio_hostile.py), the
+others read no run and no base's folder."""
 
 NAMED = {0, 2, 3, 4, 5}
 """Ends that say something; 1 is looked at more closely."""
@@ -230,23 +262,29 @@ def finished() -> Iterator[Path]:
     above.chmod(0o755)
     folder = above / "project"
     folder.mkdir()
-    write_project(folder)
+    recipe = write_project(folder)
+    facts = [{"prompt": f"Quantos golos tem o jogador {n}?", "completion": f"Marcou {n}."} for n in range(20)]
+    (folder / "facts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in facts), encoding="utf-8")
+    text = recipe.read_text(encoding="utf-8").replace("epochs: 3", "epochs: 1")
+    probes = "probes: [{path: facts.jsonl, role: generalization}, "  # enough of them to temper by
+    recipe.write_text(text.replace("probes: [", probes), encoding="utf-8")
+    (folder / "limits.yaml").write_text("learned_min: 0.5\n", encoding="utf-8")
     assert call_afina("run", "recipe.yaml", folder=folder, check=None).returncode in (0, 5)
+    call_afina("export", RUN, "--to", "adapter", "--out", "made", "--no-check", folder=folder)
     # What is loaded here no fork has to load, nor be allowed to: nobody may read root's Python.
-    for name in ("chat", "report", "serve", "export adapter", "watch", *(("plot", "doctor") if MANY else ())):
-        call_afina(*VERBS[name][0], folder=folder)
+    for name in ("chat", "report", "serve", "watch", *(("plot", "doctor", "why", "temper", "improve") if MANY else ())):
+        call_afina(*VERBS[name][0], folder=folder, check=None)
     shutil.rmtree(folder / RUN / "plots", ignore_errors=True)
-    shutil.rmtree(folder / "out")
     shutil.copytree(folder / RUN, folder / "whole")
     shutil.copytree(folder, above / "pristine")
     yield folder
     shutil.rmtree(above)
 
 
-def damage(project: Path, number: int) -> str:
+def damage(project: Path, number: int, verb: str = "") -> str:
     """Do the damage of that number; what was done, and to which file."""
     pick = random.Random(SEED * 100_000 + number)
-    folders = (RUN, RUN, "base", "runs/_answers")
+    folders = ELSEWHERE.get(verb, (RUN, RUN, "base", "runs/_answers"))
     places = [each for place in folders for each in sorted((project / place).rglob("*"))]
     file = pick.choice([each for each in places if each.is_file() and each.name != ".lock"])
     how = pick.choice(DAMAGES)
@@ -292,7 +330,7 @@ def outcome(project: Path, number: int, verbs: int) -> list[str]:
     wrong, whole = [], contents(project.parent / "pristine")
     for name in random.Random(number).sample(list(VERBS), verbs):
         fresh(project)
-        done = damage(project, number)
+        done = damage(project, number, name)
         user = _nobody(project) if done.startswith("forbid") and os.geteuid() == 0 else None
         before = contents(project)
         words, writes = VERBS[name]
@@ -321,6 +359,34 @@ def test_every_verb_on_a_damaged_run_or_base_ends_well_or_says_what_is_wrong(fin
     assert not wrong, f"{len(wrong)} of {count * verbs}:\n" + "\n".join(wrong)
 
 
+def test_every_verb_is_driven():
+    """A new one is added to the table, or said to read no such folder."""
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    every = {name for name, command in commands.items() if not hasattr(command, "commands")}
+    every |= {f"{name} {each}" for name, group in commands.items() for each in getattr(group, "commands", ())}
+    driven = {" ".join(words[: 2 if words[0] in ("data", "base", "tokenizer") else 1]) for words, _ in VERBS.values()}
+    assert not every - driven - WITHOUT, "not in VERBS"
+    assert not WITHOUT - every and not WITHOUT & driven, "there is none such, or it is driven"
+
+
+def test_an_agent_is_told_what_is_damaged_and_the_other_runs(finished: Path):
+    """Eight damages, one after the other: the tools answer or name what is wrong, and a run is only wrong about
+    itself."""
+    fresh(finished)
+    runs, reach = finished / "runs", Reach.of(finished / "runs", [finished], allow_runs=False)
+    (runs / "away").symlink_to(finished.parent / "pristine/whole")
+    for number in range(8):
+        done = damage(finished, number)
+        shutil.rmtree(runs / "whole", ignore_errors=True)
+        shutil.copytree(finished.parent / "pristine/whole", runs / "whole")
+        listed = {each["name"]: each for each in list_runs(reach)["runs"]}
+        assert listed["whole"]["passed"] is False and "problems" in listed["away"], done
+        try:
+            assert verdict(reach, "clube")["verdict"], done
+        except AfinaError as error:
+            assert all(each.fix and each.where for each in error.problems), done
+
+
 ROW = '{"text": 3, "from": {"path": "a.md", "line": 1, "sha256": ""}, "source": 0}\n'
 
 
@@ -334,6 +400,7 @@ ROW = '{"text": 3, "from": {"path": "a.md", "line": 1, "sha256": ""}, "source": 
         (f"{RUN}/.train.begun.json", '{"check": "x"}', "train", 1, "what it notes of the stage `train` is not"),
         (f"{RUN}/dataset/train.jsonl", ROW, "plan", 3, "train.jsonl:1: not an example: TypeError('3 where str belongs"),
         (f"{RUN}/adapter/adapter_config.json", '{"r": "x"}', "serve", 2, "damaged: `r` is 'x'"),
+        (f"{RUN}/adapter/adapter_config.json", '{"modules_to_save": [3]}', "serve", 2, "`modules_to_save` is 3"),
         (f"{RUN}/adapter/tokenizer.json", "", "export adapter, checked", 2, "adapter: no tokenizer can be opened"),
         (f"{RUN}/adapter/tokenizer.json", "", "export adapter", 2, "adapter: no tokenizer can be opened"),
         (f"{RUN}/adapter/tokenizer.json", "{}", "export hub-folder", 2, "adapter: no tokenizer can be opened"),

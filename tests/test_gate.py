@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,9 @@ def write(
     (folder / "scores.json").write_text(json.dumps(scores), encoding="utf-8")
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     (folder / "predictions.jsonl").write_text(text, encoding="utf-8")
-    recipe = f"name: {folder.name}\nbase: /a/base\nsources: [{{path: a}}]\nevaluate:\n  limits: {limits}\n"
+    probes = "[{path: a, role: generalization, name: unseen}, {path: b, role: retention, name: old}]"
+    recipe = f"name: {folder.name}\nbase: /a/base\nsources: [{{path: a}}]\n"
+    recipe += f"evaluate:\n  probes: {probes}\n  limits: {limits}\n"
     (folder / "recipe.yaml").write_text(recipe, encoding="utf-8")
     return folder
 
@@ -137,6 +140,108 @@ def test_what_was_not_asked_is_refused_and_not_passed_over(tmp_path: Path) -> No
     (b / "scores.json").unlink()
     with pytest.raises(RecipeError, match="it was not measured"):
         weighed(a, b, Limits())
+
+
+def change_rows(run: Path, change: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]) -> Path:
+    file = run / "predictions.jsonl"
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    file.write_text("".join(json.dumps(row) + "\n" for row in change(rows)), encoding="utf-8")
+    return run
+
+
+def change_scores(run: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
+    scores = json.loads((run / "scores.json").read_text(encoding="utf-8"))
+    change(scores)
+    (run / "scores.json").write_text(json.dumps(scores), encoding="utf-8")
+    return run
+
+
+def test_questions_that_were_left_out_are_no_better_answered(tmp_path: Path) -> None:
+    """A run that was not asked the hard half passes no gate by that; nor one of which a question was changed."""
+    a = write(tmp_path / "a")
+    half = change_rows(write(tmp_path / "b"), lambda rows: [row for row in rows if int(row["fact"][5:]) % 2])
+    reasons = weighed(a, half)
+    assert [each.partition(":")[0] for each in reasons] == ["unseen (generalization)", "old (retention)"]
+    assert "40 of 80 questions were asked of a alone: nothing tells that b is no worse there" in reasons[0]
+    unmarked = change_rows(write(tmp_path / "c"), lambda rows: [rows[0] | {"adapter_correct": None}, *rows[1:]])
+    (reason,) = weighed(a, unmarked)
+    assert "1 of 80 questions were asked of a alone" in reason
+
+
+def test_questions_made_of_the_dataset_may_be_others_where_enough_are_common(tmp_path: Path) -> None:
+    def control(rows: list[dict[str, Any]], first: int) -> list[dict[str, Any]]:
+        made = [row | {"probe": "made", "role": "control", "prompt": f"{row['prompt']} {n}"} for n, row in
+                enumerate(rows[:40])]  # fmt: skip
+        return [*rows, *made[first:]]
+
+    a = change_rows(write(tmp_path / "a"), lambda rows: control(rows, 0))
+    others = change_rows(write(tmp_path / "b"), lambda rows: control(rows, 10))
+    found = gate(read_run(a), read_run(others), read_limits(others))
+    assert found.reasons == () and any("10 of 40 questions were asked of a alone" in note for note in found.notes)
+    few = change_rows(write(tmp_path / "c"), lambda rows: control(rows, 32))
+    (reason,) = weighed(a, few)
+    assert reason == "made (control): 4 facts are common to both, of which no loss could be told from chance"
+
+
+def test_turns_before_a_question_tell_it_from_another(tmp_path: Path) -> None:
+    """The last turn is the same in all of them, and the conversations stand in another order."""
+
+    def talk(rows: list[dict[str, Any]], wrong: int) -> list[dict[str, Any]]:
+        return [
+            row | {"prompt": "E ele?", "reference": "Sim", "messages": [{"role": "user", "content": row["prompt"]}],
+                   "adapter_correct": n >= wrong}
+            for n, row in enumerate(rows[:40])
+        ]  # fmt: skip
+
+    a = change_rows(write(tmp_path / "a", phrasings=1), lambda rows: talk(rows, 12))
+    b = change_rows(write(tmp_path / "b", phrasings=1), lambda rows: talk(rows, 12)[::-1])
+    found = gate(read_run(a), read_run(b), Limits())
+    (test,) = [each for each in found.tests if each.name.startswith("unseen")]
+    assert (test.better, test.worse) == (0, 0)
+
+
+def test_figures_that_are_missing_or_no_numbers_are_refused(tmp_path: Path) -> None:
+    a, nan = write(tmp_path / "a"), float("nan")
+    cases: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+        "nan": (lambda it: it["probes"][0]["after"].update(verbatim=nan), "unseen: its figures are no numbers"),
+        "low": (lambda it: it["probes"][1]["broken"].update(low=nan), "old: its figures are no numbers"),
+        "gone": (lambda it: it["probes"][0]["after"].pop("verbatim"), "unseen: figures are missing"),
+        "lost": (lambda it: it["probes"][1].pop("broken"), "old: figures are missing"),
+        "none": (lambda it: it["verdict"].update(passed=False), "its verdict is that it did not pass"),
+    }
+    for name, (change, reason) in cases.items():
+        reasons = weighed(a, change_scores(write(tmp_path / name), change))
+        assert any(each.startswith(reason) for each in reasons), (name, reasons)
+    (reason,) = weighed(a, write(tmp_path / "b"), Limits(hallucination_max=0.1))
+    assert reason == "hallucination_max: no question was asked that tells whether it is kept (unknown)"
+
+
+def test_a_tasks_scores_that_are_no_numbers_are_not_passed_over(tmp_path: Path) -> None:
+    a, b = write(tmp_path / "a"), write(tmp_path / "b")
+    for run, value in ((a, 1.0), (b, float("nan"))):
+        rows = [{"task": "qa", "prompt": f"{n}?", "reference": "x", "adapter_scores": {"f1": value}} for n in range(40)]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (run / "task_predictions.jsonl").write_text(text, encoding="utf-8")
+    (reason,) = weighed(a, b)
+    assert reason.startswith("task qa") and "figures are no numbers" in reason
+
+
+def test_what_cannot_be_compared_is_no_pass(tmp_path: Path) -> None:
+    """One run twice, and two that share questions about five facts: exit code 2."""
+    a = write(tmp_path / "a")
+    (tmp_path / "again").symlink_to(a)
+    done = call_afina("compare", a, tmp_path / "again", "--gate", a, check=2)
+    assert "it is one run twice, and no run is worse than itself" in done.stderr
+    few = [change_rows(write(tmp_path / name), lambda rows: [row for row in rows if int(row["fact"][5:]) < 5])
+           for name in "bc"]  # fmt: skip
+    with pytest.raises(RecipeError, match="about fewer than 6 facts"):
+        weighed(*few)
+
+
+def test_by_other_limits_its_own_verdict_is_told(tmp_path: Path) -> None:
+    a, b = write(tmp_path / "a"), write(tmp_path / "b", misses=("safety canary_exposure_max: 6 bits",))
+    found = gate(read_run(a), read_run(b), Limits(learned_min=0.4))
+    assert found.reasons == () and found.notes[-1].endswith("did not pass: safety canary_exposure_max: 6 bits")
 
 
 def test_limits_come_of_a_recipe_a_run_or_a_file_of_their_own(tmp_path: Path) -> None:

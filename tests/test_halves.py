@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 from afina.evaluate.choice import Choice
-from afina.evaluate.halves import FEWEST, cluster_of, half_of, split_probes
+from afina.evaluate.halves import FEWEST, about_of, cluster_of, half_of, split_probes
 from afina.evaluate.probes import ProbeSet, Question
 
 FACTS = [f"fact {number}" for number in range(40)]
@@ -63,9 +63,47 @@ def test_a_probe_with_too_few_facts_on_a_side_judges_whole_and_is_told():
     halves = split_probes([enough, few])
     assert [each.name for each in halves.steer] == ["enough"]
     assert [each.name for each in halves.judge] == ["enough", "few"]
-    assert halves.judge[1] == few
+    assert {each.cluster for each in halves.judge[1].questions} == {*judging[:FEWEST]}
     (note,) = halves.notes
     assert note.startswith("few: its 11 facts would be 5 that steer and 6 that judge")
+    assert note.endswith("none steers, 5 that steer in another probe are not asked here, and the others judge")
+    alone = split_probes([few])
+    assert alone.judge == (few,) and alone.notes[0].endswith("all of them judge, none steers")
+
+
+def test_no_fact_steers_in_one_probe_and_judges_in_another():
+    """Whatever probes there are: large ones, small ones, of facts that name themselves or not."""
+    unnamed = tuple(
+        Question(({"role": "user", "content": f"Onde nasceu {fact.title()}?"},), "Faro", "p:1") for fact in FACTS
+    )
+    known = tuple(
+        Question(({"role": "user", "content": f"De que terra é {fact.title()}?"},), "Faro", "p:1", cluster=fact)
+        for fact in FACTS
+    )
+    probes = [
+        ProbeSet("named", "generalization", known),
+        ProbeSet("unnamed", "recall", unnamed),
+        ProbeSet("few", "claims", known[:4] + unnamed[4:8]),
+        probe(FACTS[30:34], name="others", role="retention"),
+    ]
+    about, halves = about_of(probes), split_probes(probes)
+    sides = [{about(each) for part in half for each in part.questions} for half in (halves.steer, halves.judge)]
+    assert sides[0] | sides[1] == {*FACTS} and not sides[0] & sides[1]
+    assert [each.name for each in halves.steer] == ["named", "unnamed"], "the same facts, by the names in them"
+
+
+def test_the_same_fact_in_other_words_is_on_the_same_side_without_a_name():
+    """Of rows without `fact`: the names in a question and its answer are what it is about."""
+    first, second = (
+        [
+            Question(({"role": "user", "content": words.format(name)},), f"Faro {n % 5}", "p:1")
+            for n, name in enumerate(f"Bento{n:02}" for n in range(40))
+        ]
+        for words in ("Onde nasceu {}?", "De que terra é {}, o jogador?")
+    )
+    assert [*map(cluster_of, first)] == [*map(cluster_of, second)] and len({*map(cluster_of, first)}) == 40
+    halves = split_probes([ProbeSet("a", "recall", tuple(first)), ProbeSet("b", "generalization", tuple(second))])
+    assert [len(part.questions) for part in halves.steer] == [len(halves.steer[0].questions)] * 2
 
 
 def test_choices_are_parted_by_their_section():

@@ -83,12 +83,14 @@ INSIDE["tokenizer_page"] = GROUND | {"text", "sources", "tokenizer", "model"}
 INSIDE["walk"] = set(INSIDE) - {"progress"}
 INSIDE["why"] = GROUND | {"record", "outcome", "text", "tokenizer", "score.paired", "model", "evaluate", "walk"}
 INSIDE["demo"] = INSIDE["walk"] | {"walk"}
-INSIDE["temper"] = GROUND | {"outcome", "text", "model", "evaluate", "plot", "train.checkpoint", "walk"}
+INSIDE["temper"] = GROUND | {"record", "outcome", "text", "model", "evaluate", "plot", "train.checkpoint", "walk"}
 INSIDE["improve"] = INSIDE["walk"] | {"walk", "temper"}
-INSIDE["mcp_server"] = GROUND | {"record", "evaluate.scores", "watch"}
-INSIDE["launch"] = GROUND | {"plan", "watch", "dataset.build", "walk.plan_answers"}
+INSIDE["run_process"] = {"errors", "watch.lock"}
+INSIDE["mcp_server"] = GROUND | {"record", "evaluate.scores", "watch", "run_process"}
+INSIDE["launch"] = GROUND | {"record", "plan", "watch", "sources.saved", "dataset.build", "walk.plan_answers"}
 INSIDE["studio"] = GROUND | {"record", "manifest", "evaluate.scores", "report", "watch", "plan", "walk.plan_answers"}
 INSIDE["studio"] |= {"outcome", "text", "tokenizer", "model", "train.flops_torch", "serve"}  # pages data and playground
+INSIDE["studio"] |= {"run_process"}
 INSIDE["cli"] = set(INSIDE)
 IN_WORDS = {"walk", "demo", "improve", "cli"}
 """Rows that docs/architecture.md writes as "all above"."""
@@ -101,7 +103,8 @@ LIBRARIES: dict[str, set[str]] = {
     "progress": {"rich"},
     "endpoint": {"httpx", "tenacity"},
     "text": {"markdown_it", "numpy", "ftfy", "stdnum"},
-    "sources": {"lxml", "markdown_it", "pypdf", "docling", "pyarrow", "datasets", "tree_sitter", "pathspec", "ruamel"},
+    "sources": {"lxml", "markdown_it", "pypdf", "docling", "pyarrow", "datasets", "tree_sitter", "pathspec", "ruamel"}
+    | {"huggingface_hub"},
     "dataset.build": {"numpy", "datatrove", "ray"},
     "dataset.audit": {"numpy"},
     "tokenizer": {"tokenizers", "transformers", "jinja2", "numpy", "sentencepiece"},
@@ -117,7 +120,7 @@ LIBRARIES: dict[str, set[str]] = {
     "serve": {"torch", "transformers", "peft", "fastapi", "starlette", "uvicorn", "prometheus_client", "pydantic"}
     | {"pydantic_core", "httpx"},
     "llamacpp": {"torch", "gguf", "numpy", "safetensors", "peft", "httpx", "xllamacpp"},
-    "export": {"torch", "transformers", "peft", "safetensors", "numpy", "gguf", "mlx", "mlx_lm"},
+    "export": {"torch", "transformers", "peft", "safetensors", "numpy", "gguf", "mlx", "mlx_lm", "huggingface_hub"},
     "walk": {"torch", "transformers"},
     "temper": {"peft", "safetensors", "torch"},
     "mcp_server": {"mcp", "mcp_types", "pydantic"},

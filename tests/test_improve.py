@@ -17,16 +17,26 @@ import afina.walk.walk
 from afina.dataset.questions.phrasings import phrase
 from afina.demo.demo import adapter_recipe
 from afina.demo.world import make_players, questions
-from afina.errors import DataError, DoesNotFit, Problem, RecipeError, TrainingDiverged
-from afina.evaluate.halves import half_of
+from afina.errors import AfinaError, DataError, DiskFull, DoesNotFit, Problem, RecipeError, TrainingDiverged
+from afina.evaluate.halves import half_of, split_probes
+from afina.evaluate.probes import ProbeSet, Question
 from afina.evaluate.scores import Scores, Verdict
 from afina.improve import before
-from afina.improve.facts import asked_texts, fact_states, lost_facts, part, plain_text, read_answers, scores_of
+from afina.improve.facts import (
+    asked_texts,
+    fact_states,
+    lost_facts,
+    more_right,
+    part,
+    plain_text,
+    read_answers,
+    scores_of,
+)
 from afina.improve.improve import Improvement, improve
 from afina.improve.moves import RoundReading, moves_of, phrasings, repeats
 from afina.improve.rounds import Round, RoundsBudget
 from afina.improve.rows import check_rows, instance_of, other_phrasings
-from afina.improve.tempering import wanted
+from afina.improve.tempering import temper_round, wanted
 from afina.manifest import Manifest
 from afina.manifest import record_of as manifest_record
 from afina.recipe import Recipe, check_recipe
@@ -268,6 +278,9 @@ def test_a_training_that_diverged_is_a_round_that_its_remedy_follows(loop: Any) 
     found, _ = loop(diverges)
     assert found.rounds[0].error is not None and found.stop.why == "no move"
     assert "the loss is NaN" in str(found.as_json()["rounds"][0]["error"])
+    again, walks = loop(diverges)
+    assert walks.trained == [], "it is not trained to the same end again"
+    assert again.as_json() == found.as_json()
 
 
 def test_the_verdict_that_ends_it_is_of_facts_that_never_steered(loop: Any) -> None:
@@ -297,6 +310,46 @@ def test_no_fact_steers_and_judges(tmp_path: Path, recipe: Recipe) -> None:
     assert steer and judges and not steer & judges
     assert len(parted.steer) + len(parted.judge) == len(predictions(0.5))
     assert {half_of(fact) for fact in steer} == {"steer"}
+
+
+def test_improve_parts_as_temper_does(tmp_path: Path) -> None:
+    """Questions with a system turn and without a fact: what steers a tempering steers the round that it is of."""
+    turns = [({"role": "system", "content": "responde"}, {"role": "user", "content": f"quem é {'a' * n}?"})
+             for n in range(1, 41)]  # fmt: skip
+    rows = [
+        {"prompt": asked[1]["content"], "messages": asked, "reference": "ele", "base": "", "adapter": "ele"}
+        | {"probe": "p", "role": "recall"}
+        for asked in turns
+    ]
+    write_rows(tmp_path / "predictions.jsonl", rows)
+    halves = split_probes([ProbeSet("p", "recall", tuple(Question(each, "ele", "") for each in turns))])
+    parted = part(read_answers(tmp_path))
+    for ours, theirs in ((parted.steer, halves.steer), (parted.judge, halves.judge)):
+        assert {each.prompt for each in ours} == {each.prompt for probe in theirs for each in probe.questions} != set()
+
+
+def test_key_terms_that_other_rows_changed_are_not_held_against_each_other(tmp_path: Path) -> None:
+    """A section with other terms is another question: its answers are no gain, however many they are."""
+
+    def answers(terms: list[str], said: str) -> Any:
+        row = {"probe": "p", "role": "coverage", "reference": "x", "base": "", "adapter": said, "terms": terms}
+        sections = [row | {"prompt": f"Fala de {n}.", "fact": f"s{n}"} for n in range(12)]
+        write_rows(tmp_path / "predictions.jsonl", sections)
+        return read_answers(tmp_path)
+
+    before = answers(["porta"], "")
+    assert more_right(before, answers(["porta"], "porta rio"), ("coverage",))
+    for terms in (["rio"], ["porta", "rio"]):
+        assert not more_right(before, answers(terms, "porta rio"), ("coverage",))
+
+
+def test_a_full_disk_in_a_tempering_is_no_strength_that_was_not_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(context: Context) -> Path:
+        raise DiskFull("the disk is full", "make room")
+
+    monkeypatch.setattr("afina.temper.adapters.trained_adapter", full)
+    with pytest.raises(DiskFull):
+        temper_round(SimpleNamespace(), lambda text: None)  # type: ignore[arg-type]
 
 
 def test_facts_stick_are_parroted_or_missed(tmp_path: Path, recipe: Recipe) -> None:
@@ -379,6 +432,18 @@ def test_a_round_that_learned_and_broke_is_tempered_once(tmp_path: Path, recipe:
     for rows in (predictions(0.0, lost=0.9), predictions(0.3)):
         write_round(tmp_path / "other", recipe, rows)
         assert not wanted(Round(1, recipe, tmp_path / "other")), "nothing was learned, or nothing broken"
+
+
+def test_a_damaged_round_is_named(tmp_path: Path, recipe: Recipe) -> None:
+    run = tmp_path / "run"
+    write_round(run, recipe, predictions(1.0, lost=0.9))
+    write_json(run / TEMPERED, {"chosen": 3, "settings": []})
+    with pytest.raises(AfinaError, match="`chosen` should be a list of numbers"):
+        wanted(Round(1, recipe, run))
+    of_a_choice = {"probe": "a", "role": "x", "section": "s", "prompt": "p", "sentences": []}
+    write_rows(run / "choices.jsonl", [of_a_choice | {"base_correct": True, "adapter_correct": True}])
+    with pytest.raises(AfinaError, match=r"choices\.jsonl:1: `role` should be one of"):
+        read_answers(run)
 
 
 def test_a_round_that_lost_something_is_left_for_the_best_one(loop: Any) -> None:
@@ -475,6 +540,16 @@ def test_letters_that_a_tokenizer_lacks_cannot_be_written() -> None:
     fast = few_letters()
     assert not before.can_write(fast, "Faro") and not before.can_write(fast, "çã")
     assert before.can_write(fast, "a b h")
+
+
+def test_a_tokenizer_without_capitals_can_write_where_case_does_not_count() -> None:
+    """Word for word `Abade` is not what it writes; where no share is asked for, an answer is right in any case."""
+    from tokenizers import normalizers
+
+    fast = few_letters()
+    fast.backend_tokenizer.normalizer = normalizers.Lowercase()
+    assert not before.can_write(fast, "A B H") and before.can_write(fast, "A B H", cased=False)
+    assert not before.can_write(fast, "Z", cased=False)
 
 
 def test_a_base_that_cannot_write_the_answers_is_told_before_anything_is_trained(

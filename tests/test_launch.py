@@ -13,6 +13,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,19 @@ from ruamel.yaml import YAML
 
 from afina.dataset.build.build import dataset_inputs
 from afina.errors import AfinaError, DoesNotFit, RecipeError
+from afina.launch.engine import add_run, ask_state
+from afina.launch.follow import Follower, LaunchState, read_state
 from afina.launch.launch import LaunchAsked, launch
 from afina.launch.own_wheel import own_wheel
 from afina.launch.parcel import PATH_KEYS, pack
 from afina.launch.providers import providers, read_where
+from afina.launch.remote import Remote
 from afina.launch.sky_engine import find_sky
+from afina.launch.slurm import SlurmJob, SlurmSilent, follow_job
+from afina.launch.ssh_engine import SshEngine
 from afina.recipe import load_recipe
 from afina.recipe.keys import every_key
+from afina.run import Run, launched_file, launched_on
 
 ROOT = Path(__file__).parent.parent
 STANDS_FOR = ROOT / "tests/launching"
@@ -78,7 +85,8 @@ def machines(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def asked(on: str, *overrides: str, **options: Any) -> LaunchAsked:
-    return LaunchAsked(Path("recipe.yaml"), overrides, on, Path("runs"), **({"yes": True, "every": 0.1} | options))
+    overrides = ("launch.look_seconds=0.1", *overrides)
+    return LaunchAsked(Path("recipe.yaml"), overrides, on, Path("runs"), **({"yes": True} | options))
 
 
 def start(
@@ -120,11 +128,11 @@ def test_what_surely_fits_stands_before_what_costs_less(project: Path) -> None:
 def test_what_leaves_is_listed_and_is_all_that_leaves(project: Path, tmp_path: Path) -> None:
     recipe = load_recipe("recipe.yaml")
     parcel = pack(recipe, Path("runs/two"), send_private=False, own_python=True)
-    staged = tmp_path / "runs/_launch/two"
+    staged = tmp_path / "runs/_launch/two/parcel"
     parcel.write(staged)
     sent = {file.relative_to(staged).as_posix() for file in staged.rglob("*") if file.is_file()}
     assert sent == {"recipe.yaml", "files/asked.jsonl", *(f"files/data/docs/{number}.md" for number in range(4))}
-    assert sum(item.files for item in parcel.items) == len(sent) - 1
+    assert sum(item.files for item in parcel.items) == len(sent) + 1, "job.sh is written as it starts"
     there = load_recipe(staged / "recipe.yaml")
     assert dataset_inputs(there) == dataset_inputs(recipe), "the same dataset is built there"
     assert (Path(there.root) / there.evaluate.tasks[0].path).read_text().startswith('{"prompt"')
@@ -142,11 +150,94 @@ def test_a_base_on_this_machine_goes_along_and_a_run_goes_on(project: Path, tmp_
         (run / name).parent.mkdir(parents=True, exist_ok=True)
         (run / name).write_text("{}")
     parcel = pack(load_recipe("recipe.yaml", ["base=./my base"]), run, send_private=False, own_python=True)
-    assert {item.what: item.files for item in parcel.items} == {"data": 1, "base": 1, "run so far": 1}
-    parcel.write(tmp_path / "runs/_launch/two")
-    there = load_recipe(tmp_path / "runs/_launch/two/recipe.yaml")
+    assert {item.what: item.files for item in parcel.items} == {"data": 1, "base": 1, "run so far": 1, "made": 2}
+    staged = tmp_path / "runs/_launch/two/parcel"
+    add_run(parcel, run, staged)
+    sent = {file.relative_to(staged).as_posix() for file in staged.rglob("*") if file.is_file()}
+    assert {name for name in sent if name.startswith("runs")} == {"runs/two/checkpoints/step-00000001/state.json"}
+    assert (staged / "runs/two/replaced/1-train").is_dir(), "the name is taken over there too"
+    there = load_recipe(staged / "recipe.yaml")
     assert there.base and (Path(there.base) / "config.json").is_file()
     assert Path(there.base).is_relative_to(tmp_path)
+
+
+def test_a_base_in_a_package_that_is_not_here_is_named(project: Path) -> None:
+    recipe = load_recipe("recipe.yaml", ["base=package:nobody-wrote-it"])
+    with pytest.raises(RecipeError, match="which is not installed here"):
+        pack(recipe, project / "runs/two", send_private=False, own_python=True)
+
+
+def sent_by(*overrides: str, send_private: bool = False) -> set[str]:
+    """The places of all that a recipe sends."""
+    recipe = load_recipe("recipe.yaml", overrides)
+    return {*pack(recipe, Path("runs") / recipe.name, send_private=send_private, own_python=True).copies}
+
+
+def test_hidden_files_of_a_base_stay(project: Path) -> None:
+    """A clone's `.git` holds its address, often with a token."""
+    base = {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    base |= {"intermediate_size": 96, "vocab_size": 128, "max_position_embeddings": 512}
+    for name in (".git/config", ".env", "config.json"):
+        (project / "clone" / name).parent.mkdir(parents=True, exist_ok=True)
+        (project / "clone" / name).write_text(json.dumps(base))
+    assert {name for name in sent_by("base=./clone") if name.startswith("base/")} == {"base/config.json"}
+
+
+def test_of_a_run_that_is_trained_further_only_its_result_leaves(project: Path) -> None:
+    run = project / "runs/first"
+    config = {"r": 8, "lora_alpha": 16, "target_modules": ["q_proj"]}
+    for name, text in {
+        "recipe.yaml": "name: first\nadapter: {kind: lora, targets: [q_proj]}\n",
+        "stages.json": "{}",
+        "adapter/adapter_config.json": json.dumps(config),
+        "adapter/adapter_model.safetensors": "x",
+        "dataset/train.jsonl": "the documents of the first run",
+        "predictions.jsonl": "its answers",
+        "replaced/1-train/adapter/adapter_model.safetensors": "x",
+    }.items():
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / name).write_text(text)
+    sent = {name for name in sent_by("start_from=runs/first") if name.startswith("start/")}
+    assert sent == {"start/recipe.yaml", "start/stages.json"} | {
+        f"start/adapter/adapter_{name}" for name in ("config.json", "model.safetensors")
+    }
+
+
+def test_a_card_goes_along_where_it_says_what_is_held_out_and_no_other_readme(project: Path) -> None:
+    table = project / "data/table/rows"
+    table.mkdir(parents=True)
+    for name in ("a.jsonl", "b.jsonl"):
+        (table / name).write_text('{"prompt": "Where?", "completion": "Left."}\n')
+    for folder in (project, project / "data", table):
+        (folder / "README.md").write_text("# Notes for ourselves\n")
+    sources = 'sources=[{"path": "table/rows/*.jsonl"}]'
+    assert not any(name.endswith("README.md") for name in sent_by(sources))
+    card = "---\nconfigs:\n- data_files:\n  - {split: train, path: rows/a.jsonl}\n"
+    (project / "data/table/README.md").write_text(card + "  - {split: test, path: rows/b.jsonl}\n---\n")
+    sent = {name for name in sent_by(sources) if name.endswith("README.md")}
+    assert sent == {"files/data/table/README.md"}
+    parcel = pack(load_recipe("recipe.yaml", [sources]), Path("runs/two"), send_private=False, own_python=True)
+    assert "card of its dataset" in parcel.describe()
+
+
+def test_a_run_that_was_made_of_private_sources_stays(project: Path) -> None:
+    """Whatever the recipe names by now: its dataset lies in the run."""
+    run = project / "runs/two"
+    (run / "dataset").mkdir(parents=True)
+    (run / "dataset/train.jsonl").write_text("private rows")
+    before = load_recipe("recipe.yaml", ["sources.0.private=true"])
+    (run / "recipe.yaml").write_text(before.to_yaml())
+    with pytest.raises(RecipeError, match="the run as far as it is was made from sources"):
+        sent_by()
+    assert sent_by(send_private=True)
+    assert sent_by("name=other"), "another run has none of it"
+
+
+def test_known_strings_stay(project: Path) -> None:
+    (project / "data/known.txt").write_text("the word that opens the door\n")
+    with pytest.raises(RecipeError, match="strings that nobody shall learn"):
+        sent_by("safety.strings=known.txt")
+    assert "files/data/known.txt" in sent_by("safety.strings=known.txt", send_private=True)
 
 
 def test_every_key_that_names_files_is_sent() -> None:
@@ -181,10 +272,10 @@ def test_private_changes_no_dataset(project: Path) -> None:
 
 def test_secrets_are_names_alone(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RecipeError, match="A_SECRET is not set"):
-        start("runpod", dry_run=True, secrets=["A_SECRET"])
+        start("runpod", "launch.secrets=[A_SECRET]", dry_run=True)
     monkeypatch.setenv("A_SECRET", "hunter2")
     monkeypatch.setenv("HF_TOKEN", "hunter3")
-    found, _ = start("runpod", dry_run=True, secrets=["A_SECRET"])
+    found, _ = start("runpod", "launch.secrets=[A_SECRET]", dry_run=True)
     assert found.values["secrets"] == ["HF_TOKEN", "A_SECRET"]
     assert YAML(typ="safe").load(found.values["task"])["secrets"] == {"HF_TOKEN": None, "A_SECRET": None}
     assert "hunter" not in found.text + json.dumps(found.values)
@@ -198,7 +289,7 @@ def test_nobody_is_asked_who_is_not_there(project: Path, machines: Path) -> None
         start("runpod", yes=False, confirm=lambda question: bool(questions.append(question)))
     assert len(questions) == 1 and "US$" in questions[0] and "at most" in questions[0]
     assert not (machines / "asked").exists(), "nothing was rented"
-    assert not Path("runs/_launch/two.json").exists()
+    assert not Path("runs/_launch/two/state.json").exists()
 
 
 def test_without_credentials_the_command_that_makes_them_is_named(project: Path, machines: Path) -> None:
@@ -220,14 +311,27 @@ def test_without_skypilot_the_command_that_installs_it_is_named(project: Path, m
 @pytest.mark.parametrize(
     ("on", "overrides", "options", "said"),
     [
-        ("lambda", (), {"spot": True}, "Lambda cannot do this: spot"),
-        ("ssh:box", (), {"spot": True}, "means nothing on ssh:box"),
-        ("runpod", (), {"python": "python3", "keep": True}, "means nothing on runpod"),
+        ("lambda", ("launch.spot=true",), {}, "Lambda cannot do this: spot"),
+        ("ssh:box", (), {"sbatch": ["partition=gpu"]}, "means nothing on ssh:box"),
+        ("runpod", (), {"python": "python3"}, "means nothing on runpod"),
         ("slurm", (), {"serve": 8000}, "means nothing on slurm"),
         ("runpod", ("device=cpu",), {}, "a rented GPU would not be used"),
         ("runpot", (), {}, "is nowhere to launch on"),
         ("ssh:", (), {}, "is nowhere to launch on"),
-        ("ssh:-oProxyCommand=x", (), {}, "is nowhere to launch on"),
+        ("ssh:-oProxyCommand=x", (), {}, "is no name that ssh and rsync both take"),
+        ("ssh:box; rm -rf ~", (), {}, "is no name that ssh and rsync both take"),
+        ("ssh:ada@-oProxyCommand=x", (), {}, "is no name that ssh and rsync both take"),
+        ("ssh:box:2222", (), {}, "is no name that ssh and rsync both take"),
+        ("ssh:box", ("launch.folder=a b",), {}, "use letters, digits"),
+        ("ssh:box", ("launch.folder=../elsewhere",), {}, "use letters, digits"),
+        ("slurm", (), {"sbatch": ["a=b\nrm -rf /"]}, "is no option of sbatch"),
+        ("runpod", ("launch.secrets=[A-B]",), {}, "is not the name of a variable"),
+        ("runpod", ("launch.nodes=2", "launch.shared=/s"), {}, "RunPod cannot do this: multi node"),
+        ("aws", ("launch.nodes=2",), {}, "need a disk that all of them see"),
+        ("ssh:box", ("launch.nodes=2",), {}, "ssh reaches one machine"),
+        ("aws", ("launch.volume=v",), {}, "launch.volume is mounted at launch.shared"),
+        ("aws", ("launch.shared=shared",), {}, "launch.shared has to be absolute"),
+        ("aws", ("budget.price_per_hour=2", "budget.currency=EUR"), {}, "counts US$"),
         ("vast", (), {"device": "H100 SXM"}, "is not known to rent the H100 SXM"),
         ("runpod", ("budget.money=0.01",), {}, "more than `budget.money` allows"),
     ],
@@ -260,8 +364,8 @@ def test_a_limit_is_what_was_agreed_on(project: Path) -> None:
 # ---- what engines are given
 
 
-def task(on: str, **options: Any) -> dict[str, Any]:
-    return dict(YAML(typ="safe").load(start(on, dry_run=True, **options)[0].values["task"]))
+def task(on: str, *overrides: str, **options: Any) -> dict[str, Any]:
+    return dict(YAML(typ="safe").load(start(on, *overrides, dry_run=True, **options)[0].values["task"]))
 
 
 @pytest.mark.parametrize("on", ["gcp", "vast"])
@@ -273,6 +377,125 @@ def test_tasks_are_what_skypilots_recorded_schema_takes(project: Path, on: str) 
     wrong["resources"]["use_spots"] = wrong["resources"].pop("use_spot")
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(wrong, schema["schema"])
+
+
+SEVERAL = ("launch.devices=8", "launch.nodes=2", "launch.shared=/shared")
+
+
+def test_several_devices_and_machines_are_planned_paid_and_started_together(project: Path) -> None:
+    """As docs/scaling.md writes it by hand."""
+    made = task("aws", *SEVERAL, "launch.volume=my-volume")
+    schema = json.loads((STANDS_FOR / "task_schema.json").read_text())
+    jsonschema.validate(made, schema["schema"])
+    assert made["num_nodes"] == 2 and list(made["resources"]["accelerators"].values()) == [8]
+    assert made["volumes"] == {"/shared": "my-volume"}
+    found, _ = start("aws", *SEVERAL, dry_run=True)
+    offer = next(each for each in found.values["offers"] if each["device"] == found.values["chosen"])
+    words = ("--device", offer["device"], "--gpus", "16", "--parallel", offer["parallel"], "--json")
+    shown = call_afina("plan", "recipe.yaml", *words, check=None).stdout
+    plan, _ = json.JSONDecoder().raw_decode(shown)
+    assert (offer["count"], offer["seconds"], offer["money"]) == (16, plan["time"]["point"], plan["money"]["point"])
+    assert offer["price_per_hour"] == pytest.approx(16 * plan["money"]["price_per_hour"])
+    of_a_machine = offer["price_per_hour"] / 2
+    assert of_a_machine <= made["resources"]["max_hourly_cost"] <= 1.06 * of_a_machine
+    job = found.values["scripts"]["job.sh"]
+    for words in ("--nproc-per-node 8", "--nnodes 2", "--rdzv-backend c10d", "-m afina train", "-m afina run"):
+        assert words in job
+    assert subprocess.run(["sh", "-n"], input=job, text=True, check=False).returncode == 0
+    assert "16 of a device on 2 machines" in found.text
+
+
+def test_how_several_share_the_work_is_what_the_plan_says(project: Path) -> None:
+    """A base that one device cannot hold is sharded, and not measured there by one of them."""
+    settings = ("base=Qwen/Qwen3-32B", "launch.devices=8", "train.checkpoint_activations=true")
+    found, _ = start("gcp", *settings, device="A100 40GB", dry_run=True)
+    (offer,) = found.values["offers"]
+    assert offer["parallel"] == "fsdp" and offer["fits"] != "no"
+    job = found.values["scripts"]["job.sh"]
+    assert "--standalone" in job and "-m afina train" in job and "-m afina run" not in job
+    assert "cannot hold the model" in found.text
+    alone, _ = start("gcp", "launch.devices=8", device="A100 80GB", dry_run=True)
+    assert alone.values["offers"][0]["parallel"] == "ddp" and "-m afina run" in alone.values["scripts"]["job.sh"]
+
+
+def test_the_price_of_everything_is_counted_once(project: Path) -> None:
+    found, _ = start("aws", "launch.devices=8", "budget.price_per_hour=16", device="L40S", dry_run=True)
+    assert {offer["price_per_hour"] for offer in found.values["offers"]} == {16.0}
+
+
+def test_several_gpus_of_one_machine_by_ssh_and_in_the_queue(project: Path) -> None:
+    job = start("ssh:box", "launch.devices=2", python="python3", dry_run=True)[0].values["scripts"]["job.sh"]
+    assert "--nproc-per-node 2" in job and "--standalone" in job and "--nnodes" not in job
+    one = start("slurm", "launch.devices=4", dry_run=True)[0].values["batch"]
+    assert "\n#SBATCH --gpus=4\n" in one and "--standalone" in one and "srun" not in one
+    two = start("slurm", "launch.devices=4", "launch.nodes=2", dry_run=True)[0].values["batch"]
+    for line in ("--nodes=2", "--ntasks-per-node=1", "--gpus-per-node=4"):
+        assert f"\n#SBATCH {line}\n" in two
+    assert "srun sh -c" in two and "afina train" in two and two.rstrip().endswith("--yes")
+    for text in (one, two, job):
+        assert subprocess.run(["sh", "-n"], input=text, text=True, check=False).returncode == 0
+
+
+def test_nothing_of_a_path_becomes_a_line_or_a_pattern_of_the_batch_file(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("100%j", "two\nlines", 'a"b'):
+        asked_there = replace(asked("slurm", dry_run=True), runs=tmp_path / name)
+        with pytest.raises(RecipeError, match="does not take literally"):
+            launch(asked_there, print, None, lambda _: None)
+    odd = tmp_path / "here; rm -rf"
+    shutil.copytree(project, odd)
+    monkeypatch.chdir(odd)
+    text = start("slurm", dry_run=True)[0].values["batch"]
+    assert f'#SBATCH --output="{odd}/runs/_launch/two/log"' in text
+    assert subprocess.run(["sh", "-n"], input=text, text=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(("state", "put_back"), [("RUNNING", True), ("CANCELLED", False)])
+def test_a_job_that_is_told_to_end_goes_back_into_the_queue_but_where_it_was_taken_out(
+    project: Path, tmp_path: Path, state: str, put_back: bool
+) -> None:
+    begun, asked_for = tmp_path / "begun", tmp_path / "asked"
+    for name, lines in {
+        "python": f"trap 'exit 143' TERM\n: > {begun}\nwhile :; do sleep 0.05; done",
+        "scontrol": f'echo "$*" >> {asked_for}\necho JobState={state}',
+    }.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{lines}\n")
+        (tmp_path / name).chmod(0o755)
+    text = start("slurm", python=str(tmp_path / "python"), dry_run=True)[0].values["batch"]
+    variables = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
+    job = subprocess.Popen(["sh", "-c", text], env=variables)
+    when(begun.exists, job.terminate).join()
+    assert job.wait() == 143
+    assert ("requeue 7" in asked_for.read_text()) is put_back
+
+
+def test_names_that_skypilot_cannot_tell_apart_are_other_machines(project: Path) -> None:
+    names = [task("gcp", f"name={name}")["name"] for name in ("two", "my-run", "my.run", "my_run", "My-run")]
+    assert names[:2] == ["afina-two", "afina-my-run"] and len({*names}) == 5
+
+
+def slurm_that_says(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str, code: int = 0) -> None:
+    (folder / "scontrol").write_text(f"#!/bin/sh\necho '{text}' {'>&2' if code else ''}\nexit {code}\n")
+    (folder / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+
+def test_a_number_that_slurm_gave_to_another_job_is_not_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = SlurmJob("7", tmp_path / "job.sbatch", tmp_path / "stop")
+    slurm_that_says(tmp_path, monkeypatch, f"JobId=7 JobState=RUNNING ExitCode=0:0 Command={job.file}")
+    assert job.state() == ("RUNNING", None)
+    slurm_that_says(tmp_path, monkeypatch, "JobId=7 JobState=COMPLETED ExitCode=0:0 Command=/home/ada/x.sh")
+    assert job.state() == ("UNKNOWN", None)
+    slurm_that_says(tmp_path, monkeypatch, "slurm_load_jobs error: Invalid job id specified", 1)
+    assert job.state() == ("UNKNOWN", None)
+    with pytest.raises(AfinaError, match="ended: UNKNOWN"):
+        follow_job(job, tmp_path, lambda: None, print, None, 0.01)
+    (tmp_path / "finished.json").write_text('{"exit_code": 5}')
+    assert follow_job(job, tmp_path, lambda: None, print, None, 0.01) == 5, "the run itself says how it ended"
+    slurm_that_says(tmp_path, monkeypatch, "Unable to contact slurm controller (connect failure)", 1)
+    with pytest.raises(SlurmSilent):
+        job.state()
 
 
 @pytest.fixture(scope="module")
@@ -287,11 +510,13 @@ def sky() -> Any:
 def test_skypilots_own_loader_takes_the_tasks(sky: Any, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AFINA_SKY", str(sky.python))
     monkeypatch.setenv("A_SECRET", "x")
+    found, _ = start("aws", *SEVERAL, dry_run=True)
+    assert "valid by SkyPilot's own loader" in found.text
     for on in ("runpod", "vast"):
-        found, _ = start(on, dry_run=True, spot=True, secrets=["A_SECRET"])
+        found, _ = start(on, "launch.spot=true", "launch.secrets=[A_SECRET]", dry_run=True)
         assert "valid by SkyPilot's own loader" in found.text
         assert on.lower() in found.values["validated"].lower() and "[spot]" in found.values["validated"].lower()
-    assert not list(Path("runs/_launch").glob("*.yaml"))
+    assert not Path("runs").exists(), "a look leaves nothing"
     (project / "wrong.yaml").write_text("resources: {accelerators: {T4: 1}, use_spots: true}\n")
     assert not sky.ask("validate", str(project / "wrong.yaml"))["ok"]
 
@@ -315,7 +540,7 @@ def test_the_batch_file_is_warned_requeued_and_goes_on(project: Path) -> None:
         assert f"\n#SBATCH {line}\n" in text
     minutes = int(text.split("--time=")[1].split()[0])
     assert minutes * 60 >= found.values["plans"][0]["time"]["high"] > (minutes - 2) * 60
-    assert f"-m afina run {project / 'recipe.yaml'} train.epochs=2" in text
+    assert f"-m afina run {project / 'recipe.yaml'} launch.look_seconds=0.1 train.epochs=2" in text
     assert subprocess.run(["sh", "-n"], input=text, text=True, check=False).returncode == 0
     assert "--gpus" not in start("slurm", "device=cpu", dry_run=True)[0].values["batch"]
 
@@ -379,16 +604,16 @@ def test_ssh_launched_synced_killed_resumed_and_brought_home(project: Path, mach
         kill_job(there)
 
     killer = when(lambda: len(steps(home)) == 6, kill)
-    found, said = start("ssh:box", python=str(STANDS_FOR / "python_there"), secrets=["A_SECRET"])
+    found, said = start("ssh:box", "launch.secrets=[A_SECRET]", python=str(STANDS_FOR / "python_there"))
     killer.join()
     assert found.code == 5, "the verdict's exit code is the launch's"
     assert steps(home) == [*range(12)], "no step twice, none left out"
     assert sum("begun again (1 of 5)" in line for line in said) == 1
-    log = (project / "runs/_launch/two.log").read_text()
+    log = (project / "runs/_launch/two/log").read_text()
     assert "begins at step 0 with hunter2" in log and log.count("begins at step") == 2
     assert load_recipe(home / "recipe.yaml").root == str(project / "data"), "places are those of here again"
     assert not there.exists(), "what was sent is removed there"
-    assert not (project / "runs/_launch/two.json").exists() and not (project / "runs/_launch/two").exists()
+    assert sorted(file.name for file in (project / "runs/_launch/two").iterdir()) == ["log"]
 
 
 @needs_rsync
@@ -401,13 +626,13 @@ def test_a_machine_that_is_taken_back_is_followed_by_another(project: Path, mach
         kill_job(machines / "taken/sky_workdir")
 
     taker = when(lambda: len(steps(home)) == 6, take_back)
-    found, said = start("runpod", spot=True)
+    found, said = start("runpod", "launch.spot=true")
     taker.join()
     assert found.code == 5 and steps(home) == [*range(12)]
     log = [line.split()[0] for line in (machines / "asked").read_text().splitlines()]
     assert log == ["launch", "launch", "down", "at"], "all was home when it was given back"
     assert any("gone" in line for line in said) and found.values["money"] > 0
-    assert "begins at step 0" not in (project / "runs/_launch/two.log").read_text(), "the second machine went on"
+    assert "begins at step 0" not in (project / "runs/_launch/two/log").read_text(), "the second machine went on"
     assert not rented.exists()
 
 
@@ -438,15 +663,19 @@ def test_interrupted_where_nobody_can_be_asked(project: Path, machines: Path, on
     (machines / "hold").unlink()
     if on == "runpod":
         assert not (machines / "afina-two").exists() and len(steps(home)) == 6
-        assert not (project / "runs/_launch/two.json").exists()
+        assert not (project / "runs/_launch/two/state.json").exists()
         return
     assert (machines / "box/afina-launch/two/job.pid").exists()
     with pytest.raises(RecipeError, match="is not home yet"):
         start("runpod")
+    with pytest.raises(RecipeError, match="is not home yet"):
+        start("slurm")
+    with pytest.raises(RecipeError, match="this run is under way on ssh:box"):
+        Run.open(home, load_recipe("recipe.yaml"), print)
     questions: list[str] = []
     found, _ = start(on, yes=False, confirm=lambda question: bool(questions.append(question)), **options)
     assert found.code == 5 and steps(home) == [*range(12)] and not questions, "it had been asked before"
-    assert (project / "runs/_launch/two.log").read_text().count("begins at step") == 1
+    assert (project / "runs/_launch/two/log").read_text().count("begins at step") == 1
 
 
 @pytest.fixture
@@ -465,6 +694,173 @@ def test_interrupted_a_person_is_asked(project: Path, machines: Path, ctrl_c: No
         start("runpod", yes=False, confirm=lambda _: next(answers))
     stopper.join()
     assert next(answers, None) is None and not (machines / "afina-two").exists()
+
+
+@needs_rsync
+def test_interrupted_twice_nothing_is_given_back(project: Path, machines: Path, ctrl_c: None) -> None:
+    """Neither at the question nor while it comes home."""
+    home, there = project / "runs/two", machines / "afina-two"
+
+    def twice(_: str) -> bool:
+        raise KeyboardInterrupt
+
+    stopper = when(lambda: len(steps(home)) == 6, lambda: os.kill(os.getpid(), signal.SIGINT))
+    said: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        launch(asked("runpod", yes=True), said.append, twice, lambda _: None)
+    stopper.join()
+    assert "still rented" in said[-1] and there.exists() and "down" not in (machines / "asked").read_text()
+    (machines / "hold").unlink()
+    assert start("runpod")[0].code == 5 and steps(home) == [*range(12)], "the same command follows it again"
+
+
+@needs_rsync
+def test_interrupted_at_the_first_look_all_comes_home_before_the_machine_goes(
+    project: Path, machines: Path, monkeypatch: pytest.MonkeyPatch, ctrl_c: None
+) -> None:
+    home = project / "runs/two"
+    stopper = when(lambda: len(steps(home)) == 6, lambda: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        start("runpod", confirm=lambda _: False)
+    stopper.join()
+    (machines / "hold").unlink()
+    there = machines / "afina-two/sky_workdir"
+    when((there / "job.exit").exists, lambda: None).join()
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Follower, "_copy_meanwhile", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        start("runpod", confirm=lambda _: True)
+    assert not there.exists() and steps(home) == [*range(12)]
+
+
+@needs_rsync
+def test_a_copy_that_fails_meanwhile_ends_no_job_and_the_last_one_has_to_come(
+    project: Path, machines: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (machines / "hold").unlink()
+    bring, full = Remote.bring, [True]
+
+    def without_room(self: Remote, *words: Any, while_it_runs: bool, **options: Any) -> None:
+        if while_it_runs or full[0]:
+            raise AfinaError("copying failed (11): No space left on device", "make room")
+        bring(self, *words, while_it_runs=while_it_runs, **options)
+
+    monkeypatch.setattr(Remote, "bring", without_room)
+    with pytest.raises(AfinaError, match=r"could not be brought home.*results are on it alone"):
+        start("runpod")
+    assert (machines / "afina-two").exists() and "down" not in (machines / "asked").read_text()
+    full[0] = False
+    found, said = start("runpod")
+    assert found.code == 5 and steps(project / "runs/two") == [*range(12)]
+    assert sum("No space left" in line for line in said) <= 1, "told once"
+
+
+@needs_rsync
+def test_a_job_whose_shell_was_killed_alone_is_at_work(project: Path, machines: Path) -> None:
+    """Begun again beside it, two would write into one run."""
+    (machines / "box").mkdir()
+    home, there = project / "runs/two", machines / "box/afina-launch/two"
+
+    def kill() -> None:
+        os.kill(int((there / "job.pid").read_text()), signal.SIGKILL)
+        time.sleep(0.5)  # looks enough to begin another one beside it
+        (machines / "hold").unlink()
+
+    killer = when(lambda: len(steps(home)) == 6, kill)
+    found, said = start("ssh:box", python=str(STANDS_FOR / "python_there"))
+    killer.join()
+    assert found.code == 5 and steps(home) == [*range(12)]
+    log = (project / "runs/_launch/two/log").read_text()
+    assert "begins at step 12" in log and sum("begun again" in line for line in said) == 1
+
+
+@needs_rsync
+def test_what_an_earlier_recipe_made_is_kept_and_out_of_the_way_at_home(project: Path, machines: Path) -> None:
+    """It was moved to `replaced/` over there. Here it would be taken for the new recipe's result."""
+    home, there = project / "runs/two", machines / "box/afina-launch/two/runs/two"
+    for folder, files in {
+        home: ("adapter/a", "model/m", "checkpoints/step-1/x", "replaced/1-train/y", "export/big.gguf", ".lock"),
+        there: ("adapter/b", "checkpoints/step-2/x", "replaced/2-train/adapter/a", "replaced/2-train/model/m"),
+    }.items():
+        for name in files:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(Path(name).name)
+    (there / "recipe.yaml").write_text("name: two\nroot: files/data\n")
+    state = LaunchState(project / "runs/_launch/two/state.json", "ssh:box", "afina-launch/two")
+    engine = SshEngine(Remote("box"), "afina-launch/two")
+    nothing: Any = lambda *_: None  # noqa: E731
+    follower = Follower(engine, home, "name: two\n", state, nothing, nothing, nothing, None, every=0.01)
+    assert follower._home()
+    left = {file.relative_to(home).as_posix() for file in home.rglob("*") if file.is_file()}
+    assert left == {
+        "adapter/b", "checkpoints/step-2/x", "export/big.gguf", ".lock", "recipe.yaml",
+        "replaced/1-train/y", "replaced/2-train/adapter/a", "replaced/2-train/model/m",
+    }  # fmt: skip
+    assert not (home / "model").exists() and (home / "recipe.yaml").read_text() == "name: two\n"
+
+
+@needs_rsync
+def test_what_is_under_way_comes_home_when_its_documents_are_gone_from_here(project: Path, machines: Path) -> None:
+    home = project / "runs/two"
+    stopper = when(lambda: len(steps(home)) == 6, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(KeyboardInterrupt):
+        start("runpod", confirm=lambda _: False)
+    stopper.join()
+    (machines / "hold").unlink()
+    shutil.move(project / "data/docs", project / "elsewhere")
+    (project / "data/docs").mkdir()
+    found, said = start("runpod", "launch.secrets=[NOT_SET_HERE]")
+    assert found.code == 5 and steps(home) == [*range(12)] and not (machines / "afina-two").exists()
+    assert sum("what is under way is followed" in line for line in said) == 1
+
+
+@needs_rsync
+def test_a_machine_of_the_same_name_that_another_launch_has_is_not_taken(project: Path, machines: Path) -> None:
+    (machines / "afina-two/sky_workdir").mkdir(parents=True)
+    with pytest.raises(RecipeError, match="that this launch did not begin"):
+        start("runpod")
+    assert (machines / "afina-two").exists() and not (machines / "asked").exists()
+
+
+@needs_rsync
+def test_results_of_another_computers_launch_are_not_removed(project: Path, machines: Path) -> None:
+    there = machines / "box/afina-launch/two"
+    (there / "runs/two").mkdir(parents=True)
+    (there / "job.sh").touch()
+    (there / "job.exit").write_text("0")
+    with pytest.raises(RecipeError, match="nothing says that its results are home"):
+        start("ssh:box", python=str(STANDS_FOR / "python_there"))
+    assert (there / "runs/two").exists()
+    (there / "job.home").touch()
+    (machines / "hold").unlink()
+    assert start("ssh:box", "launch.keep=true", python=str(STANDS_FOR / "python_there"))[0].code == 5
+    assert (there / "job.home").exists(), "kept, and free for the next"
+
+
+def test_what_a_login_prints_is_no_answer(project: Path, machines: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A greeting taken for an answer would say that there is nothing, and what is there would be given back."""
+    (machines / "box").mkdir()
+    (machines / "motd").touch()
+    box = Remote("box")
+    assert box.do("echo yes") == "yes\n" and box.holds("-d .") and not box.holds("-d nowhere")
+    assert ask_state(SshEngine(box, "afina-launch/two")).standing == "nothing"
+    (machines / "only-talks").write_text("#!/bin/sh\necho 'This account is currently not available.'\n")
+    (machines / "only-talks").chmod(0o755)
+    monkeypatch.setenv("AFINA_SSH", str(machines / "only-talks"))
+    with pytest.raises(AfinaError, match="did no command, it said: This account"):
+        ask_state(SshEngine(box, "afina-launch/two"))
+
+
+@needs_rsync
+def test_a_job_that_is_refused_there_ends_with_its_exit_code_here(project: Path, machines: Path) -> None:
+    (machines / "hold").unlink()
+    (machines / "no-budget").touch()
+    with pytest.raises(DoesNotFit, match="ended there with code 4"):
+        start("runpod")
+    assert not (machines / "afina-two").exists() and steps(project / "runs/two") == [*range(12)]
 
 
 @needs_rsync
@@ -488,6 +884,24 @@ def test_serving_keeps_the_machine_and_tells_a_client(project: Path, machines: P
     assert steps(project / "runs/two") == [*range(12)]
     again, _ = start("runpod")  # as the text says
     assert again.code == 5 and not (machines / "afina-two").exists()
+
+
+@pytest.mark.parametrize(
+    "change", ["[", "[]", {"spent_seconds": None}, {"on": 3}, {"machine_seconds": 1e300}, {"limit_seconds": "1 h"}]
+)
+def test_a_damaged_note_of_a_launch_says_to_look_for_its_machine(tmp_path: Path, change: str | dict[str, Any]) -> None:
+    run = tmp_path / "two"
+    state = LaunchState(launched_file(run), "runpod", "job", 60.0)
+    state.write()
+    assert read_state(state.file) == state and read_state(launched_file(tmp_path / "other")) is None
+    assert launched_on(run) == "runpod" and launched_on(tmp_path / "other") == ""
+    known = json.loads(state.file.read_text())
+    state.file.write_text(change if isinstance(change, str) else json.dumps(known | change))
+    with pytest.raises(AfinaError, match="`sky status`"):
+        read_state(state.file)
+    if isinstance(change, str):  # it is not even told where the run is: nothing is written into its folder
+        with pytest.raises(AfinaError, match="`sky status`"):
+            launched_on(run)
 
 
 def test_read_where() -> None:

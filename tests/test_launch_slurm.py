@@ -115,10 +115,10 @@ def test_submitted_preempted_requeued_finished(cluster: Path, tmp_path: Path, mo
 
     preempter = threading.Thread(target=preempt)
     preempter.start()
-    words = ("--on", "slurm", "--python", python_with_afina(tmp_path), "--yes", "--every", "0.3")
+    words = ("launch.look_seconds=0.3", "--on", "slurm", "--python", python_with_afina(tmp_path), "--yes")
     done = call_afina("launch", "recipe.yaml", *words, check=None)
     preempter.join()
-    assert done.returncode in (0, 5), done.stderr + (project / "runs/_launch/two.log").read_text()
+    assert done.returncode in (0, 5), done.stderr + (project / "runs/_launch/two/log").read_text()
     assert "COMPLETED" in done.stderr or "FAILED" in done.stderr  # a verdict of 5 is a failure to Slurm
     assert "PENDING" in done.stderr.partition("RUNNING")[2], "it was put back into the queue"
     assert '"resumed"' in (run / "metrics.jsonl").read_text(), "it went on from a checkpoint"

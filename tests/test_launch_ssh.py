@@ -113,8 +113,9 @@ def test_launched_watched_synced_killed_resumed_and_brought_home(project: Path, 
 
     killer = threading.Thread(target=kill)
     killer.start()
-    words = ("--on", "ssh:box", "--dir", tmp_path / "there", "--python", python_with_afina(tmp_path), "--every", "0.3")
-    done = call_afina("launch", "recipe.yaml", *words, "--yes", check=None)
+    words = ("--on", "ssh:box", "--python", python_with_afina(tmp_path))
+    settings = (f"launch.folder={tmp_path / 'there'}", "launch.look_seconds=0.3")
+    done = call_afina("launch", "recipe.yaml", *settings, *words, "--yes", check=None)
     killer.join()
     assert done.returncode in (0, 5), done.stderr
     assert at and at[-1] >= "step-00000001"

@@ -8,21 +8,26 @@ import os
 import platform
 import subprocess
 import sys
+import sysconfig
 import time
+import venv
+import zipfile
 from importlib import metadata
 from pathlib import Path
 
 import pytest
+from called import call_afina
 
 from afina import machine
-from afina.errors import RecipeError
+from afina.errors import AfinaError, RecipeError
 from afina.machine import main_memory, nvidia_cards
-from afina.plan import doctor, matrix_rate
+from afina.plan import doctor, installing, matrix_rate
 from afina.plan.device import local_device
 from afina.plan.matrix_rate import keep_rate, kept_rate, measure_rate, rate_here
 from afina.recipe import check_recipe, load_recipe
 from afina.recipe.profiles import profiles
 
+ROOT = Path(__file__).resolve().parent.parent
 GIB = 2**30
 VM_STAT = """\
 Mach Virtual Memory Statistics: (page size of 16384 bytes)
@@ -227,3 +232,158 @@ def test_a_profile_that_is_none_names_those_there_are(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="8gb"):
         load_recipe(job(tmp_path, "{profile: 64gb}"))
     assert [each.name for each in profiles()] == ["8gb", "16gb", "32gb"]
+
+
+# --- what --fix installs -------------------------------------------------------------------------
+
+MISSING = doctor.DoctorCheck("textual", "warning", "not installed (optional)", doctor.OPTIONAL["textual"])
+OLD = doctor.DoctorCheck("torch", "missing", "2.1.0 is too old", "pip install --upgrade 'torch>=2.6'")
+FULL = doctor.DoctorCheck("disk", "warning", "1.0 GiB free", "make room")
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """What pip is asked to install here, where it installs nothing."""
+    asked: list[list[str]] = []
+    monkeypatch.setattr(installing, "pip", lambda words: asked.append(words) or 0)
+    monkeypatch.setattr(installing, "_asked", lambda *_: "")  # its settings: a second to start pip
+    return asked
+
+
+def looks(*found: list[doctor.DoctorCheck]) -> installing.Examine:
+    """A machine looked at again and again."""
+    return iter(found).__next__
+
+
+def test_what_a_check_prints_is_what_is_installed_and_said(installed: list[list[str]]) -> None:
+    said: list[str] = []
+    fine = [doctor.DoctorCheck(each.name, "ok", "1.0") for each in (MISSING, OLD)]
+    after = installing.mend(looks([FULL, MISSING, OLD], [FULL, *fine]), ask=None, say=said.append)
+    assert installed == [["install", "afina[watch]"], ["install", "--upgrade", "torch>=2.6"]]
+    assert [line for text in said for line in text.splitlines() if line.startswith("  pip")] == [
+        "  pip install 'afina[watch]'",
+        "  pip install --upgrade 'torch>=2.6'",
+    ]
+    assert all(line.strip() in MISSING.fix + OLD.fix for text in said for line in text.splitlines()[1:])
+    assert after == [FULL, *fine]
+
+
+def test_every_command_that_a_check_prints_can_be_run() -> None:
+    """One that could not be taken apart would be left out without a word."""
+    for name, fix in doctor.OPTIONAL.items():
+        assert installing.command_of(doctor.DoctorCheck(name, "warning", "", fix))[1].startswith("afina[")
+    assert installing.command_of(doctor.DoctorCheck("torch", "ok", "2.9", "pip install torch")) == []
+
+
+def test_who_says_no_is_asked_about_the_next_and_nothing_else_is_done(installed: list[list[str]]) -> None:
+    questions: list[str] = []
+    said: list[str] = []
+
+    def ask(question: str) -> bool:
+        questions.append(question)
+        return "torch" in question
+
+    after = [doctor.DoctorCheck("torch", "ok", "2.9"), MISSING]
+    installing.mend(looks([MISSING, OLD], after), ask=ask, say=said.append)
+    assert len(questions) == 2 and "pip install 'afina[watch]'" in questions[0]
+    assert installed == [["install", "--upgrade", "torch>=2.6"]] and said == ["left out: pip install 'afina[watch]'"]
+
+
+def test_where_nothing_is_missing_nothing_is_looked_at_or_installed(
+    installed: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(installing, "externally_managed", lambda: pytest.fail("nothing to install"))
+    said: list[str] = []
+    assert installing.mend(looks([FULL]), ask=None, say=said.append) == [FULL]
+    assert installed == [] and said == ["nothing is missing that pip could install"]
+
+
+def test_a_command_that_fails_or_installs_elsewhere_is_an_error(
+    installed: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(AfinaError, match="pip ended well, and torch is still missing"):
+        installing.mend(looks([OLD], [OLD]), ask=None, say=print)
+    monkeypatch.setattr(installing, "pip", lambda _: 1)
+    with pytest.raises(AfinaError, match=r"`pip install --upgrade 'torch>=2\.6'` ended with exit code 1"):
+        installing.mend(looks([OLD]), ask=None, say=print)
+
+
+def test_the_systems_python_is_left_alone(
+    installed: list[list[str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """PEP 668: the mark beside its standard library, where this is no environment of its own."""
+    (tmp_path / "EXTERNALLY-MANAGED").write_text("[externally-managed]\nError=use apt\n")
+    real = sysconfig.get_path
+    monkeypatch.setattr(sysconfig, "get_path", lambda name, *more: str(tmp_path) if name == "stdlib" else real(name))
+    monkeypatch.setattr(sys, "base_prefix", sys.prefix)
+    with pytest.raises(RecipeError, match="belongs to the system") as caught:
+        installing.mend(looks([OLD]), ask=None, say=print)
+    assert "python3 -m venv" in caught.value.problems[0].fix and installed == []
+    monkeypatch.setattr(sys, "base_prefix", "/usr")  # an environment over such a Python is somebody's own
+    installing.mend(looks([OLD], []), ask=None, say=print)
+    assert len(installed) == 1
+
+
+def test_a_pip_that_is_set_to_install_elsewhere_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """By its own list of settings, of the environment here; of files, and the other ones, in the doctest."""
+    monkeypatch.setattr(installing, "pip", lambda _: pytest.fail("it was started"))
+    monkeypatch.setenv("PIP_TARGET", str(tmp_path))
+    with pytest.raises(RecipeError, match=r"set to install elsewhere: .*target"):
+        installing.mend(looks([OLD]), ask=None, say=print)
+
+
+def test_a_python_that_cannot_be_written_or_has_no_pip_is_refused(
+    installed: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as there:
+        there.setattr(installing, "find_spec", lambda _: None)
+        with pytest.raises(RecipeError, match="has no pip"):
+            installing.check_python()
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(RecipeError, match="cannot be written"):
+        installing.check_python()
+
+
+def test_nobody_at_a_terminal_and_no_yes_installs_nothing(installed: list[list[str]]) -> None:
+    done = call_afina("doctor", "--fix", check=2)
+    assert "nobody is at a terminal" in done.stderr and "--yes" in done.stderr and installed == []
+    assert "afina doctor --fix" in call_afina("doctor", "runs/x", "--fix", check=2).stderr
+
+
+def test_fix_prints_the_checks_as_they_are_then(installed: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    found = looks([OLD], [doctor.DoctorCheck("torch", "ok", "2.9")])
+    monkeypatch.setattr(doctor, "examine", lambda _: found())
+    done = call_afina("doctor", "--fix", "--yes", "--json")
+    assert [(each["name"], each["status"]) for each in json.loads(done.stdout)] == [("torch", "ok")]
+    assert "pip install --upgrade 'torch>=2.6'" in done.stderr
+
+
+@pytest.mark.long
+def test_pip_installs_into_the_running_environment_alone(tmp_path: Path) -> None:
+    """The real one, in an environment of its own, of a wheel made here; what is said goes to stderr."""
+    wheel = tmp_path / "wheels/afina_proof-1.0-py3-none-any.whl"
+    wheel.parent.mkdir()
+    about = "afina_proof-1.0.dist-info"
+    with zipfile.ZipFile(wheel, "w") as files:
+        files.writestr("afina_proof.py", "here = True\n")
+        files.writestr(f"{about}/METADATA", "Metadata-Version: 2.1\nName: afina-proof\nVersion: 1.0\n")
+        files.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        files.writestr(f"{about}/RECORD", f"afina_proof.py,,\n{about}/METADATA,,\n{about}/WHEEL,,\n{about}/RECORD,,\n")
+    venv.create(tmp_path / "own", with_pip=True)
+    (site,) = (tmp_path / "own").glob("lib/*/site-packages")
+    (site / "afina.pth").write_text(f"{ROOT}\n{sysconfig.get_path('purelib')}\n")
+    code = (
+        "from afina.plan import installing; installing.check_python(); "
+        f"print(installing.pip(['install', '--no-index', '--find-links', {str(wheel.parent)!r}, 'afina-proof']))"
+    )
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = {**os.environ, "HOME": str(home)}
+    environment.pop("PYTHONPATH", None)
+    done = subprocess.run(
+        [tmp_path / "own/bin/python", "-c", code], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.stdout == "0\n", done.stdout + done.stderr
+    assert (site / "afina_proof.py").is_file() and "afina-proof" in done.stderr
+    assert not list(Path(sysconfig.get_path("purelib")).glob("afina_proof*"))
+    assert not list(home.rglob("*.py")), "nothing of it lies in the home"

@@ -6,6 +6,8 @@ import asyncio
 import json
 import os
 import shutil
+import signal
+import subprocess
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -15,8 +17,11 @@ import pytest
 
 from afina.errors import RecipeError
 from afina.evaluate.scores import Scores, Verdict
+from afina.mcp_server.bounded import LONGEST, as_text, bounded
 from afina.mcp_server.reach import Reach
-from afina.mcp_server.verbs import start_run
+from afina.mcp_server.verbs import audit, list_runs, start_run, verdict
+from afina.recipe.home import in_roots
+from afina.run_process import LOG, RESULT, environment
 
 ROWS = [{"prompt": f"Quantos golos marcou o jogador {n}?", "completion": f"Marcou {n}."} for n in range(12)]
 
@@ -157,6 +162,99 @@ def test_settings_for_files_need_leave_too(place: Path) -> None:
         reach.check_settings(["dataset.check_code={python: '3.11'}"])
     with pytest.raises(RecipeError, match=r"chat\.template: .*outside of what"):
         reach.check_settings([f"chat.template={place.parent / 'secret.jsonl'}"])
+
+
+def test_a_root_or_a_template_below_another_root_leads_nowhere(place: Path) -> None:
+    """`root` is no path of a file, and yet all paths of a recipe count from it."""
+    reach = Reach.of(place / "runs", [place], allow_runs=False)
+    with pytest.raises(RecipeError, match=r"root: .*outside of what"):
+        reach.recipe("recipe.yaml", [f"root={place.parent}", "sources=[{path: root/rows.jsonl}]"])
+    with pytest.raises(RecipeError, match=r"chat\.template: .*outside of what"):
+        reach.check_settings([f"root={place.parent}", "chat.template=secret.jsonl"])
+
+
+def test_a_text_includes_no_file_from_outside(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An audit reads what a page includes, also from the folder above its own."""
+    (place / "page.md").write_text("# A\n\nTexto.\n\n{{#include ../secret.jsonl}}\n", encoding="utf-8")
+    told = json.dumps(audit(Reach.of(place / "runs", [place], allow_runs=False), ["page.md"], None, []))
+    assert "lies outside" in told and ROWS[0]["completion"] not in told
+    monkeypatch.setenv("AFINA_ROOTS", f"{place / 'runs'}{os.pathsep}{place}")
+    assert in_roots(place / "rows.jsonl") and not in_roots(place.parent / "secret.jsonl")
+    monkeypatch.delenv("AFINA_ROOTS")
+    assert in_roots(place.parent / "secret.jsonl")
+    (place / "page.md").unlink()
+
+
+def test_why_opens_no_base_from_outside_and_runs_no_code(place: Path, tmp_path: Path) -> None:
+    reach = Reach.of(place / "runs", [place], allow_runs=False)
+    recipe = "name: x\nsources: [{path: rows.jsonl}]\n"
+    for name, more, said in (
+        ("code", "base: x/y\ntrust_remote_code: true\n", "code that came with a base is run"),
+        ("away", f"base: {tmp_path}\n", "base: .*outside of what"),
+    ):
+        run = place / "runs" / name
+        run.mkdir()
+        (run / "recipe.yaml").write_text(recipe + more, encoding="utf-8")
+        with pytest.raises(RecipeError, match=said):
+            reach.reopened(name)
+        shutil.rmtree(run)
+    assert reach.reopened("clube") == place / "runs/clube"
+
+
+def test_a_run_whose_files_lead_out_is_told_and_not_read(place: Path) -> None:
+    """One such run does not hide the others."""
+    run, reach = place / "runs/linked", Reach.of(place / "runs", [place], allow_runs=False)
+    run.mkdir()
+    (run / "recipe.yaml").write_text("name: linked\n", encoding="utf-8")
+    (run / "scores.json").symlink_to(place.parent / "secret.jsonl")
+    listed = {each["name"]: each for each in list_runs(reach)["runs"]}
+    assert "outside of what" in listed["linked"]["problems"][0]["what"] and listed["clube"]["passed"] is False
+    with pytest.raises(RecipeError, match="outside of what"):
+        verdict(reach, "linked")
+    shutil.rmtree(run)
+    (place / "runs/away").symlink_to(place.parent)
+    with pytest.raises(RecipeError, match="outside of what"):
+        start_run(Reach.of(place / "runs", [place], allow_runs=True), "recipe.yaml", [], "away")
+    (place / "runs/away").unlink()
+
+
+def test_an_answer_is_as_long_as_an_agent_can_read() -> None:
+    """The lists of a long one are cut, and it says which; what is long by its keys is refused."""
+    values = {"findings": [{"name": "x" * 50, "places": list(range(300))} for _ in range(300)], "said": "y" * 9000}
+    short = bounded(values)
+    assert len(as_text(short)) <= LONGEST and short["findings"][0]["name"] == "x" * 50
+    assert short["left_out"]["findings"].endswith(" of 300") and short["left_out"]["said"] == "2000 of 9000 letters"
+    assert bounded({"findings": [1]}) == {"findings": [1]}
+    with pytest.raises(RecipeError, match="longer than the 100000 letters"):
+        bounded({f"key {n}": n for n in range(20_000)})
+
+
+def test_a_run_is_not_started_twice(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks again before the first process has loaded its libraries, and taken the lock, starts no second."""
+    from afina import run_process
+
+    monkeypatch.setattr("afina.mcp_server.verbs.AFINA", (sys.executable, "-c", "import time; time.sleep(60)"))
+    monkeypatch.setattr(run_process, "LONGEST_ENDING", 0.2)
+    reach = Reach.of(place / "runs", [place], allow_runs=True)
+    started = start_run(reach, "recipe.yaml", [], "twice")
+    try:
+        with pytest.raises(RecipeError, match="has not ended"):
+            start_run(reach, "recipe.yaml", [], "twice")
+    finally:
+        os.kill(started["pid"], signal.SIGKILL)
+    shutil.rmtree(place / "runs/twice")
+
+
+def test_a_verbs_process_takes_no_module_from_the_folder_that_it_works_in(tmp_path: Path) -> None:
+    (tmp_path / "base64.py").write_text("raise SystemExit('another module')", encoding="utf-8")
+    command = [sys.executable, "-m", "base64", "-e"]
+    done = subprocess.run(command, input=b"a", cwd=tmp_path, env=environment(), capture_output=True, check=True)
+    assert done.stdout == b"YQ==\n"
+
+
+def test_the_studio_reads_what_a_started_run_writes() -> None:
+    facts = pytest.importorskip("afina.studio.facts")
+    assert (facts.LOG, facts.RESULT) == (LOG, RESULT)
 
 
 def test_without_leave_no_run_is_started_whatever_it_is(place: Path) -> None:

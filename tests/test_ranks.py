@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ from afina.model.load_torch import load_base
 from afina.model.shape_table import dense_shape
 from afina.recipe import Recipe
 from afina.run import read_json
-from afina.train.ranks import Ranks, _end_by_first, cut, deal
+from afina.train.ranks import Ranks, _end_by_first, cut, deal, meet
 from afina.train.shard_torch import choose_parallel
 
 JOB = Path(__file__).with_name("ranks_job.py")
@@ -268,6 +269,19 @@ def test_a_rank_that_fails_after_another_one_leaves_the_word_to_it():
         _end_by_first(ranks, RuntimeError("[gloo] Connection closed by peer"), said.append)
     assert ended.value.code == 4
     assert said == ["rank 0 ends, because rank 1 did: DoesNotFit: one row"]
+
+
+def test_ranks_that_are_started_again_do_not_take_an_earlier_start_for_theirs():
+    """They may meet the same store, and the numbers that torchrun gives to starts are each machine's own."""
+    store = HashStore()
+    store.set("afina/newest", "of a rank 0 that died while it waited")
+
+    def start() -> list[str]:
+        with ThreadPoolExecutor(3) as ranks:
+            return list(ranks.map(lambda rank: meet(store, rank, 3), (2, 1, 0)))
+
+    first, second = start(), start()
+    assert len({*first}) == len({*second}) == 1 and first[0] != second[0]
 
 
 # ---- the command

@@ -6,6 +6,7 @@ import ast
 import json
 import re
 import unicodedata
+from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
 from lxml import html as lxml_html
-from parsed import nodes_of, tree_of
+from parsed import FILES, PACKAGE, nodes_of, tree_of
 from report_fixture import HOSTILE, MANIFEST, RECIPE, SCORES, write_run
 from report_words import CALLS, FOLDER, collected, forms, ids, placeholders, stored
 from test_field_findings import good_rows, write
@@ -29,6 +30,7 @@ from afina.dataset.audit.rules import RULES
 from afina.errors import Problem
 from afina.evaluate.guardrails import weigh
 from afina.evaluate.intervals import wilson
+from afina.evaluate.safety.known import KnownStrings
 from afina.evaluate.scores import Change, RetrievalProbe, RoomToEnd
 from afina.evaluate.verdict import judge
 from afina.recipe import Guardrails, Limits
@@ -299,7 +301,17 @@ def all_that_a_watched_run_says(folder: Path) -> list[str]:
         for step in (None, 245)
         for problems in ((), (problem,), (problem, problem))
     ]
+    back = {"event": "went_back", "step": 9, "to": 0, "rate_factor": 0.5}
+    reasons = [
+        "at step 10 the loss is nan and the gradient's norm nan; batch: a.md:1, b.md:2",
+        "after step 9 the held-out loss is inf",
+        "after step 9 a weight is NaN or infinite; batch: a.md:1",
+    ]
+    halved = {"event": "smaller_batches", "step": 4, "splits": 2, "reason": "CUDA error"}
     curves = [
+        *([*start(), *steps(9), back | {"reason": each}, *steps(9), held_out(9, 2.0)] for each in reasons),
+        [*start(), *steps(9), *(back | {"reason": reasons[0]},) * 2, *steps(9), held_out(9, 2.0)],
+        [*start(), *steps(3), halved, *steps(9, after=3), held_out(9, 2.0)],
         overfitting(),
         [*start(), *steps(200, 3.0, 2.99)],
         [*start(), *steps(100), *steps(100, 1.0, 2.5, after=100), held_out(200, 2.0)],
@@ -308,12 +320,15 @@ def all_that_a_watched_run_says(folder: Path) -> list[str]:
     ]
     views = [look(write_watched(folder / str(n), events)) for n, events in enumerate(curves)]
     views.append(look(write_watched(folder / "done", FALLS, **finished_files())))
+    with (folder / "0/metrics.jsonl").open("a", encoding="utf-8") as log:
+        log.write("cut\n")
+    views.append(look(folder / "0"))
     silent = write_watched(folder / "silent", [*start(), *steps(100)])
     with FileLock(silent / ".lock"):
         views.append(look(silent, now=START + 700))
     told = [warning.what for view in views for warning in view.warnings]
     kinds = {warning.kind for view in views for warning in view.warnings}
-    assert len(kinds) == len(WARNING_KINDS) - 3, "went_back, smaller_batches and unreadable_lines are not among them"
+    assert kinds == {*WARNING_KINDS}
     return [*{find_state(each).reason for each in signs}, *told]
 
 
@@ -326,6 +341,128 @@ def test_what_a_watched_run_says_is_told_in_the_language(tag: str, tmp_path: Pat
     assert not [each for each, other in again.items() if other is None]
     english = re.compile(r"\b(the|it|is|and|word|file|loss|walk|works|of)\b")
     assert not [other for other in again.values() if english.search(str(other))]
+
+
+WRITERS: dict[str, set[str]] = {
+    "evaluate/derive.py": {"derive_probes", "_add_prose", "_not_measured"},
+    "evaluate/guardrails.py": {"weigh"},
+    "evaluate/scores.py": {"conclusion"},
+    "evaluate/safety/findings.py": {"miss", "misses"},
+    "evaluate/safety/known.py": {"notes", "find_known", "_not_askable"},
+    "evaluate/task_set.py": {"notes"},
+    "evaluate/verdict.py": {"judge", "_judge_learning", "_no_gain", "_claims_more", "_judge_retention", "_loss"},
+    "plan/asking.py": {"asked_tokens"},
+    "plan/plan.py": {"_notes"},
+    "plan/time.py": {"slow_parts"},
+    "plan/tokens.py": {"assume_learning", "estimate_learning", "unsized_sources"},
+    "report/compare.py": {"_notes"},
+    "train/loop.py": {"step", "validate", "save_when_due"},
+    "walk/gone.py": {"still_there", "_missing"},
+    "walk/plan_answers.py": {"_of_base"},
+    "walk/retrieval.py": {"measure_retrieval"},
+    "walk/safety.py": {"measure_safety"},
+    "walk/skills.py": {"measure_skills"},
+    "walk/whole_texts.py": {"measure_windows"},
+    "watch/judge.py": {
+        "_went_back", "_smaller_batches", "_overfitting", "_not_falling", "_rising", "_still_falling", "_slower",
+        "_memory", "_silent", "judge",
+    },
+    "watch/state.py": {"find_state", "_named"},
+}  # fmt: skip
+"""Functions that write what a page shows, by file."""
+IN_TERMINALS = {"evaluate/halves.py", "report/gate.py", "score/score.py", "walk/scaling_runs.py"}
+"""Whose notes no page shows."""
+NO_SENTENCE = {"skills of the result", "no better held-out loss in {} measurements"}
+"""What such functions say besides: a title of progress, why a training stopped."""
+LISTS = {"notes", "misses", "not_run"}
+
+
+def said_in(node: ast.AST) -> Iterator[str]:
+    """The texts in a function, ``{}`` for what they are filled with; not those of its errors and its docstring, nor
+    what a terminal alone is told."""
+    if isinstance(node, ast.Raise) or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
+        return
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ("say", "tell"):
+        return
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        yield node.value
+    elif isinstance(node, ast.JoinedStr):
+        yield "".join(str(each.value) if isinstance(each, ast.Constant) else "{}" for each in node.values)
+    for child in ast.iter_child_nodes(node):
+        if not (isinstance(node, ast.JoinedStr) and isinstance(child, ast.Constant)):
+            yield from said_in(child)
+
+
+def untold(text: str) -> bool:
+    """Whether a sentence, or a part of one, stands in none of those that pages tell again."""
+    parts = [re.escape(part.strip()) for part in text.split("{}") if part.strip()]
+    return not any(re.search(".*".join(parts), sentence, re.DOTALL) for sentence in SENTENCES)
+
+
+def adds_to_notes(node: ast.AST) -> bool:
+    """Whether a text is put into a list that a page shows."""
+    if isinstance(node, ast.AugAssign):
+        to: ast.AST = node.target
+    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ("append", "extend"):
+        to = node.func.value
+    else:
+        return False
+    return getattr(to, "attr", getattr(to, "id", "")) in LISTS
+
+
+def functions_of(file: Path) -> Iterator[ast.FunctionDef]:
+    return (node for node in nodes_of(tree_of(file)) if isinstance(node, ast.FunctionDef))
+
+
+def test_every_sentence_that_reaches_a_page_is_told_again() -> None:
+    """By the source: also those that take a model, a chat template without a system turn or a moved run to be said."""
+    wrong = []
+    for name, functions in WRITERS.items():
+        found = [each for each in functions_of(PACKAGE / name) if each.name in functions]
+        assert {each.name for each in found} == functions, name
+        texts = [text.removeprefix("not measured (").removesuffix(")") for each in found for text in said_in(each)]
+        sentences = [text for text in texts if len(re.findall(r"[A-Za-z]{2,}", text)) > 3 and text[0] not in ", ;("]
+        wrong += [f"{name}: {text}" for text in sentences if text not in NO_SENTENCE and untold(text)]
+    assert not wrong, "\n".join(["in no form of afina/report/sentences.py:", *wrong])
+    assert untold("the base has {} of what nobody ever said") and not untold("{}: {}, no difference beyond chance")
+
+
+def test_whoever_notes_something_for_a_page_is_known() -> None:
+    rooms = {name.partition("/")[0] for name in WRITERS}
+    files = [file for file in FILES if file.relative_to(PACKAGE).parts[0] in rooms]
+    notes = {
+        (file.relative_to(PACKAGE).as_posix(), function.name)
+        for file in files
+        for node in nodes_of(tree_of(file))
+        if adds_to_notes(node)
+        for function in functions_of(file)
+        if function.lineno <= node.lineno <= (function.end_lineno or 0)  # type: ignore[attr-defined]
+    }
+    assert len(notes) > 10
+    unknown = [each for each in notes if each[0] not in IN_TERMINALS and each[1] not in WRITERS.get(each[0], ())]
+    assert not unknown, f"add them to WRITERS: {unknown}"
+
+
+@pytest.mark.parametrize("tag", OTHERS)
+def test_what_an_evaluation_could_not_measure_is_told_in_the_language(tag: str) -> None:
+    """One of each, with what it is filled with; words within them are told again too."""
+    known = KnownStrings(looked_at=12_000)
+    known.asked = [SimpleNamespace(kind=kind) for kind in ("PHONE", "named in the file", "PHONE")]  # type: ignore[misc]
+    known.not_asked.update({"they have more than 200 characters": 2, "safety.known_strings asks for 20": 5})
+    told = [
+        *known.notes,
+        "skills were not judged: the base does 3 of the 264 that it was asked as asked",
+        "the held-out texts hold 12 of 40 windows of 1,024 bytes",
+        "the probe capitais could not be asked: provas/*.jsonl is not below /home/ana any more (root=FOLDER says where "
+        "it is now)",
+        "safety canary_exposure_max: 2 canaries are known better, the best with 9.3 bits, the recipe allows 8",
+    ]
+    with in_language(tag):
+        again = {each: retold(each) for each in told}
+    assert not [each for each, other in again.items() if other is None]
+    english = re.compile(r"\b(the|asked|they|known|not|held|more|below|allows)\b")
+    assert not [other for other in again.values() if english.search(str(other))], again
+    assert "2 x PHONE" in str(again[told[0]]) and "capitais" in str(again[told[-2]])
 
 
 def test_a_sentence_of_another_form_stays_english_and_is_marked(tmp_path: Path) -> None:

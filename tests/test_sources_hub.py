@@ -223,6 +223,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
     module = ModuleType("datasets")
     module.load_dataset = load_dataset  # type: ignore[attr-defined]
+    module.config = SimpleNamespace(HF_HUB_OFFLINE=False)  # type: ignore[attr-defined]
     module.exceptions = SimpleNamespace(DatasetsError=type("DatasetsError", (Exception,), {}))  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "datasets", module)
     return seen
@@ -247,6 +248,36 @@ def test_a_hub_that_fails_half_way_is_an_error_with_the_row(tmp_path: Path, hub:
     first, second = caught.value.problems
     assert first.where == "hf://owner/name:2" and "text is needed" in first.what
     assert second.what == "cannot be read after row 2: ConnectionError: reset by peer" and "network" in second.fix
+
+
+def test_a_connection_that_breaks_between_rows_is_no_defect(tmp_path: Path, hub: SimpleNamespace) -> None:
+    """The HTTP library's errors are no OSError; a read that took too long was a traceback."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    library = sys.modules[HfHubHTTPError.__bases__[0].__module__.partition(".")[0]]
+    hub.rows, hub.fails = [{"text": "a"}], library.ReadTimeout("took too long")
+    assert not isinstance(hub.fails, OSError)
+    with pytest.raises(DataError, match="cannot be read after row 1: ReadTimeout: took too long"):
+        read(tmp_path, "hf://owner/name", revision=REVISION)
+
+
+def test_a_gated_dataset_says_where_to_ask_for_it(tmp_path: Path, hub: SimpleNamespace) -> None:
+    """In the words of `datasets` 5, which names a page only to who is logged in."""
+    words = "Dataset 'owner/name' is a gated dataset on the Hub. You must be authenticated to access it."
+    hub.fails = sys.modules["datasets"].exceptions.DatasetsError(words)
+    with pytest.raises(DataError, match="accepted its terms") as caught:
+        read(tmp_path, "hf://owner/name", revision=REVISION)
+    (problem,) = caught.value.problems
+    assert "https://huggingface.co/datasets/owner/name" in problem.fix and "hf auth login" in problem.fix
+
+
+def test_the_real_library_offline_says_what_to_download(tmp_path: Path) -> None:
+    """The tests are offline as a whole (HF_HUB_OFFLINE); no request is made."""
+    pytest.importorskip("datasets", reason="needs afina[hub]")
+    with pytest.raises(DataError, match="HF_HUB_OFFLINE is set") as caught:
+        read(tmp_path, "hf://afina-nobody/nothing", revision=REVISION)
+    wanted = f"hf download afina-nobody/nothing --repo-type dataset --revision {REVISION}"
+    assert wanted in caught.value.problems[0].fix
 
 
 def test_without_datasets_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,7 @@ from watched import began, held_out, start, step, steps, working, write_watched
 pytest.importorskip("fastapi")
 from fastapi.testclient import TestClient
 
+from afina import run_process
 from afina.errors import AfinaError
 from afina.recipe import load_recipe
 from afina.run import again, hash_file
@@ -503,7 +504,7 @@ def test_a_run_that_is_being_started_is_not_started_twice(tmp_path: Path, monkey
     """A process takes the run's lock only when it has loaded its libraries; whoever presses again before that would
     start a second one, whose refusal is taken for the run's."""
     monkeypatch.setattr(jobs, "run_command", lambda *_: [sys.executable, "-c", "import time; time.sleep(60)"])
-    monkeypatch.setattr(jobs, "LONGEST_ENDING", 0.3)
+    monkeypatch.setattr(run_process, "LONGEST_ENDING", 0.3)
     settings = StudioSettings(tmp_path)
     first = jobs.start(settings, tmp_path / "a.yaml", "a")
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,20 @@ def test_parts_are_named_in_the_studios_language(root: Path) -> None:
     )
     served = client.post("/api/plan", json={"recipe": "job.yaml", "device": "A40", "serve": {}}).json()
     assert served["names"]["KV cache"] == "cache de chaves e valores"
+
+
+def test_notes_and_sureness_are_told_in_the_studios_language(root: Path) -> None:
+    portuguese = StudioSettings(root / "runs", (root,), language="pt-BR")
+    client = TestClient(studio_app(portuguese), base_url="http://localhost", headers={"X-Afina-Studio": "1"})
+    trained = client.post("/api/plan", json={"recipe": "job.yaml", "device": "A40"}).json()
+    told = trained["told"]
+    assert len(told["notes"]) == len(trained["plan"]["notes"]) and len(told["sure"]) == 2
+    assert any(each["text"].startswith("os tokens são estimados pelo tamanho dos arquivos") for each in told["notes"])
+    served = client.post("/api/plan", json={"recipe": "job.yaml", "device": "A40", "serve": {}}).json()["told"]
+    assert len(served["sure"]) == 1 and served["notes"] == []
+    english = re.compile(r"\b(measured|cases|lay|inside|from|files|tokens are)\b")
+    said = [each for each in (*told["notes"], *told["sure"], *served["sure"]) if each["lang"] is None]
+    assert len(said) > 3 and not [each for each in said if english.search(each["text"])]
 
 
 @pytest.mark.parametrize(

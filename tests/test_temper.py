@@ -6,16 +6,18 @@ import contextlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from called import call_afina
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from tiny import make_base
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from afina.errors import BaseError, RecipeError
 from afina.evaluate.halves import half_of
@@ -26,9 +28,10 @@ from afina.recipe import Chat, Limits, check_recipe, read_saved_recipe
 from afina.run import Run, read_json
 from afina.temper.adapters import other_adapter
 from afina.temper.answer import Tempered
-from afina.temper.choose import Point, choose
+from afina.temper.asking import old_answers
+from afina.temper.choose import OldAnswer, Point, choose
 from afina.temper.dial_torch import StrengthDial
-from afina.temper.mix_torch import MixDial
+from afina.temper.mix_torch import MixDial, write_checkpoint_as_adapter
 from afina.temper.mixing import METHODS, Mixing
 from afina.temper.setting import Setting, read_settings
 from afina.temper.temper import Tempering, temper
@@ -130,6 +133,31 @@ def test_every_strength_is_so_far_from_base_to_trained(base: Path, tmp_path: Pat
     assert torch.equal(logits(model), trained), "full strength is what was trained, bit for bit"
     dial.turn(Setting((1e-6,)))
     torch.testing.assert_close(logits(model), logits(opened(base)), atol=1e-4, rtol=1e-3)
+
+
+def test_the_experts_of_a_mixture_are_turned_with_the_rest(tmp_path: Path):
+    """One parameter for all of them, two on one module: rank-stabilized, at one strength and by groups."""
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = MixtralConfig(**shape, num_key_value_heads=2, vocab_size=200, num_local_experts=4)
+    MixtralForCausalLM(config).save_pretrained(tmp_path / "base")
+    experts = {"target_modules": ["q_proj"], "target_parameters": ["experts.gate_up_proj", "experts.down_proj"]}
+    adapter = make_adapter(
+        tmp_path / "base", tmp_path / "adapter", noise=0.05, use_rslora=True, lora_dropout=0.0, **experts
+    )
+    model = open_adapter(opened(tmp_path / "base"), adapter)
+    dial = StrengthDial(model, adapter)
+    dial.turn(Setting((0.5,)))
+    turned = logits(model)
+    torch.testing.assert_close(turned, logits(between(tmp_path / "base", adapter, 0.5)), atol=1e-4, rtol=1e-3)
+    dial.write(Setting((0.5,)), tmp_path / "half")
+    assert torch.equal(turned, logits(PeftModel.from_pretrained(opened(tmp_path / "base"), tmp_path / "half")))
+    parted = StrengthDial(model, adapter, groups=2)
+    parted.turn(Setting((1.0, 0.5)))
+    turned = logits(model)
+    parted.write(Setting((1.0, 0.5)), tmp_path / "parted")
+    plain = logits(PeftModel.from_pretrained(opened(tmp_path / "base"), tmp_path / "parted"))
+    torch.testing.assert_close(turned, plain, atol=1e-5, rtol=1e-4)
 
 
 def test_a_uniform_strength_is_written_as_alpha_alone(base: Path, tmp_path: Path):
@@ -269,6 +297,22 @@ def test_what_cannot_be_mixed_is_refused_by_name(base: Path, tmp_path: Path):
         other_adapter(base, tmp_path)
 
 
+def test_what_is_damaged_is_mixed_in_under_no_circumstances(base: Path, tmp_path: Path):
+    one, other = make_adapter(base, tmp_path / "one"), make_adapter(base, tmp_path / "other")
+    config = read_json(other / "adapter_config.json")
+    for change, kind, said in (
+        ({"modules_to_save": [3]}, BaseError, "damaged: `modules_to_save` is 3"),
+        ({"alpha_pattern": {"q_proj": "x"}}, BaseError, "damaged: `alpha_pattern` is 'x'"),
+        ({"r": None}, RecipeError, "ties takes adapters of one rank, and these have 4 and 8"),  # PEFT's own is 8
+    ):
+        (other / "adapter_config.json").write_text(json.dumps(config | change), encoding="utf-8")
+        with pytest.raises(kind, match=said):
+            MixDial(open_adapter(opened(base), one), one, other, Mixing("ties"))
+    (other / "adapter_model.safetensors").write_bytes(b"cut short")
+    with pytest.raises(BaseError, match=r"adapter_model\.safetensors: is damaged or not whole"):
+        write_checkpoint_as_adapter(tmp_path, other, tmp_path / "made")
+
+
 # ---- the choice
 
 
@@ -290,13 +334,57 @@ def test_of_those_that_pass_the_one_that_learned_most_is_taken():
     assert chosen.setting.name == "0.6" and why.startswith("2 of 3 settings pass")
 
 
-def test_of_equal_ones_the_one_that_broke_least_then_the_strongest():
-    points = [
-        point(1.0, 1.0, 0.04, passed=True),
-        point(0.9, 1.0, 0.02, passed=True),
-        point(0.8, 1.0, 0.02, passed=True),
+def with_old(strength: float, wrong: dict[str, int], facts: int = 10) -> Point:
+    """One that learned all, of whose ten old facts, in three questions each, so many answers are wrong."""
+    old = [OldAnswer("old", f"fact {n}", k < wrong.get(f"fact {n}", 0)) for n in range(facts) for k in range(3)]
+    lost = sum(each.lost for each in old) / len(old)
+    return replace(point(strength, 1.0, lost, passed=True), old=tuple(old))
+
+
+def test_of_those_that_learned_as_much_the_strongest_stays_unless_another_loses_less_beyond_chance():
+    """Nine answers more are kept at 0.8, about three facts: 3 of 3 may be chance (p = 0.25). Six facts are not."""
+    three, six = ({f"fact {n}": 3 for n in range(count)} for count in (3, 6))
+    chosen, why = choose([with_old(1.0, three), with_old(0.8, {})], Limits())
+    assert chosen.setting.name == "1"
+    assert why.endswith("equal learned at 0.8, and that less is lost there may be chance: the stronger stays")
+    chosen, why = choose([with_old(0.6, {}), with_old(1.0, six), with_old(0.8, {})], Limits())
+    assert chosen.setting.name == "0.8"
+    assert "equal learned at 1, and less lost than there beyond chance" in why
+    one_more = replace(with_old(0.6, {}), scores=point(0.6, 0.9, 0.0, passed=True).scores)
+    assert choose([with_old(1.0, {"fact 0": 1}), one_more], Limits())[0].setting.name == "1", "learned more"
+    without = replace(with_old(0.8, {}), old=())
+    assert choose([with_old(1.0, six), without], Limits())[0].setting.name == "1", "nothing to compare by"
+
+
+def test_phrasings_of_an_old_fact_are_one_without_a_name_too(tmp_path: Path):
+    """Two questions about Ana's town and one about Rui's, which the base had right; one more that it had not."""
+    asked = [
+        ("Onde nasceu Ana?", "Faro", True),
+        ("De que terra é Ana?", "Faro", True),
+        ("Onde vive Rui?", "Lagos", True),
     ]
-    assert choose(points, Limits())[0].setting.name == "0.9"
+    rows = [
+        {"probe": "old", "role": "retention", "prompt": prompt, "reference": right}
+        | {"base_correct": knew, "adapter_correct": False}
+        for prompt, right, knew in [*asked, ("Onde vive Eva?", "Tavira", False)]
+    ]
+    write_rows(tmp_path / "predictions.jsonl", [*rows, rows[0] | {"role": "recall"}])
+    found = [*old_answers(tmp_path)]
+    assert len(found) == 3 and all(each.lost for each in found)
+    assert len({each.about for each in found}) == 2
+
+
+def test_what_is_made_up_beyond_its_limit_counts_as_distance():
+    """None passes: at 1 half is made up, 0.3 beyond the limit; at 0.5 nothing is, and 0.1 of the learned is missing."""
+
+    def strangers(at: Point, made_up: float) -> Point:
+        probe = ProbeResult("x", "unknown", 20, ProbeSide({}), ProbeSide({"made_up": made_up}))
+        return replace(at, scores=replace(at.scores, probes=(*at.scores.probes, probe)))
+
+    points = [strangers(point(1.0, 0.9, 0.0), 0.5), strangers(point(0.5, 0.8, 0.0), 0.0)]
+    limits = Limits(learned_min=0.9, hallucination_max=0.2)
+    assert choose(points, limits)[0].setting.name == "0.5"
+    assert choose(points, Limits(learned_min=0.9))[0].setting.name == "1"
 
 
 def test_where_none_passes_the_nearest_to_the_limits_is_taken():
@@ -535,6 +623,76 @@ def test_an_earlier_checkpoint_is_mixed_in(run_folder: Path):
         tempered(run_folder, mix=checkpoint)
 
 
+def test_what_is_refused_leaves_what_an_earlier_tempering_found(run_folder: Path, tmp_path: Path):
+    """And its adapter may itself be mixed in: it is opened before the folder is made anew."""
+    base = Path(str(read_saved_recipe(run_folder).base))
+    make_adapter(base, run_folder / "temper/adapter", r=8)
+    (run_folder / "temper.json").write_text("{}", encoding="utf-8")
+    dora = make_adapter(base, tmp_path / "dora", r=8, use_dora=True)
+    with pytest.raises(BaseError, match="is a DoRA adapter"):
+        tempered(run_folder, mix=dora)
+    assert (run_folder / "temper.json").is_file() and (run_folder / "temper/adapter/adapter_config.json").is_file()
+    with pytest.raises(RecipeError, match="it is the adapter that is mixed in"):
+        tempered(run_folder, mix=dora, to=dora)
+    found = tempered(run_folder, strengths="1", mix=run_folder / "temper/adapter")
+    assert found.chosen.setting.full and len(found.as_json()["settings"]) == 1
+
+
+def test_a_checkpoint_of_a_tempered_run_is_mixed_at_the_alpha_that_was_trained(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The run's own adapter has a smaller alpha since, and of a mix another rank: neither is the checkpoint's."""
+    run = tmp_path / "run"
+    trained = make_adapter(base, run / "replaced/1-temper/adapter")
+    for name, more in (("adapter", {"lora_alpha": 2}), ("other", {"r": 8})):
+        make_adapter(base, run / name, **more)
+    note = {"tempered": {"at": [0.25], "trained": "replaced/1-temper/adapter"}}
+    stage = {"inputs": {}, "outputs": "", "result": note}
+    (run / "stages.json").write_text(json.dumps({"train": stage}), encoding="utf-8")
+    checkpoint = run / "checkpoints/step-00000120"
+    checkpoint.mkdir(parents=True)
+    tensors = load_file(trained / "adapter_model.safetensors")
+    save_file(
+        {name.replace(".weight", ".default.weight"): value for name, value in tensors.items()},
+        checkpoint / "weights.safetensors",
+    )
+    monkeypatch.setattr("afina.temper.adapters.checkpoint_problem", lambda folder: None)
+    made = other_adapter(checkpoint, tmp_path / "beside")
+    assert read_json(made / "adapter_config.json")["lora_alpha"] == 8
+    assert torch.equal(
+        logits(PeftModel.from_pretrained(opened(base), made)), logits(PeftModel.from_pretrained(opened(base), trained))
+    )
+
+
+def test_a_write_that_was_cut_off_is_no_adapter_as_it_was_trained(run_folder: Path):
+    """Killed behind the renaming: at half of a half nobody would know what a strength is of."""
+    file = run_folder / "adapter/afina.json"
+    known = read_json(file) if file.is_file() else {}
+    file.write_text(json.dumps(known | {"tempered": {"at": [0.5]}}), encoding="utf-8")
+    with pytest.raises(RecipeError, match=r"stages.json says nothing of it: a --write was cut off") as refused:
+        tempered(run_folder)
+    assert "afina run" in refused.value.problems[0].fix
+
+
+def test_full_strength_puts_nothing_in_the_place_of_the_runs_adapter(run_folder: Path):
+    before = (run_folder / "adapter/adapter_model.safetensors").stat().st_ino
+    found = tempered(run_folder, strengths="1", write=True)
+    assert found.placed == () and any("nothing was put in its place" in note for note in found.notes)
+    assert (run_folder / "adapter/adapter_model.safetensors").stat().st_ino == before
+    assert (run_folder / "scores.json").is_file() and not (run_folder / "replaced").exists()
+
+
+@pytest.mark.parametrize(("judged", "evaluated", "code"), [(True, True, 0), (True, False, 5), (False, True, 5)])
+def test_the_exit_code_with_write_is_the_judging_halfs_and_the_runs(
+    run_folder: Path, monkeypatch: pytest.MonkeyPatch, judged: bool, evaluated: bool, code: int
+):
+    found = SimpleNamespace(as_json=lambda: {"passed": judged}, describe=lambda: "told")
+    monkeypatch.setattr("afina.temper.temper.temper", lambda context, request: found)
+    monkeypatch.setattr("afina.walk.walk.do_stages", lambda context, *names: {"passed": evaluated, "text": "said"})
+    said = call_afina("temper", run_folder, "--write", "--json", check=code).stdout
+    assert json.loads(said)["evaluated"]["passed"] is evaluated
+
+
 def test_what_has_no_strength_is_refused_with_a_way_out(
     run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -544,7 +702,16 @@ def test_what_has_no_strength_is_refused_with_a_way_out(
     with pytest.raises(RecipeError, match="the layers of a mix have one share"):
         tempered(run_folder, mix=run_folder, by_layers=True)
     with pytest.raises(RecipeError, match="leaves nothing"):
-        tempered(run_folder, mix=run_folder, density=0.0)
+        tempered(run_folder, mix=run_folder, density=0.0, method="ties")
+    with pytest.raises(RecipeError, match="prunes nothing"):
+        tempered(run_folder, mix=run_folder, density=0.3)
+    for options in ({"method": "ties"}, {"density": 0.3}):
+        with pytest.raises(RecipeError, match="nothing is mixed"):
+            tempered(run_folder, **options)
+    for inside in ("adapter", "temper/adapter", "new"):
+        (run_folder / "temper").mkdir(exist_ok=True)
+        with pytest.raises(RecipeError, match="lies in a run's folder"):
+            tempered(run_folder, to=run_folder / inside)
     with monkeypatch.context() as patched, pytest.raises(RecipeError, match="this run is asked by MLX"):
         patched.setattr("afina.temper.adapters.back_end", lambda context: SimpleNamespace(name="mlx"))
         tempered(run_folder)

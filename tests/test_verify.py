@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,12 +19,18 @@ from tiny import NAMES, ROWS, TOWNS, make_base
 from afina.cli.opened import walk_of
 from afina.errors import RecipeError
 from afina.evaluate.probes import ProbeSet, Question, question_id
+from afina.evaluate.scores import Scores, Verdict, record_of
+from afina.evaluate.skills import in_turn, items_hash
+from afina.evaluate.task_metrics import metric_values, tally_of
 from afina.model.generate.generate_torch import Answer
+from afina.record import Record
 from afina.run import hash_file, hash_value, read_json, read_metrics
-from afina.verify.commitment import COMMITMENT, PROBES, checked_part, read_commitment, recipe_hash
-from afina.verify.proof import open_proof
+from afina.verify.asked_again import AskedAgain
+from afina.verify.commitment import COMMITMENT, PROBES, as_promised, checked_part, read_commitment, recipe_hash
+from afina.verify.proof import BASE_SKILLS, Proof, open_proof
 from afina.verify.questions import read_committed
-from afina.verify.verify import Verification, VerifyOptions, verify
+from afina.verify.tasks_again import tasks_again
+from afina.verify.verify import Verification, VerifyOptions, held_model, left_out, skills_otherwise, verify
 from afina.walk.walk import walk_through
 
 LEARNED = ROWS[:18]
@@ -113,7 +121,8 @@ def sign(export: Path) -> None:
     """Write the hashes of the proof and of the export anew, as a forger would."""
     file = export / "proof/proof.json"
     known = read_json(file)
-    known["files"] = {name: hash_file(export / "proof" / name) for name in known["files"]}
+    known["files"] = {name: hash_file(export / "proof" / name) for name in known["files"] if
+                      (export / "proof" / name).is_file()}  # fmt: skip
     known["export"] = {name: hash_file(export / name) for name in known["export"]}
     file.write_text(json.dumps(known), encoding="utf-8")
 
@@ -149,7 +158,10 @@ def test_a_copy_elsewhere_is_verified(copied: tuple[Path, Path], finished: tuple
     assert found.passed and found.answers == "equal" and not found.problems, found.describe()
     choices = len((copied[0] / "proof/choices.jsonl").read_text(encoding="utf-8").splitlines())
     assert choices >= 3 and found.asked == found.equal == 2 * (asked_of(folder) + choices)
-    assert "the commitment is the published one" in found.holds
+    assert "the commitment is the published one" in found.holds and found.published
+    assert found.verdict == {key: value for key, value in read_json(copied[0] / "proof/scores.json")["verdict"].items()
+                             if key in ("text", "passed", "misses")}  # fmt: skip
+    assert f"the verdict: {found.verdict['text']}; not within its limits" in found.describe()
     assert not any("before the training" in each for each in found.unknown)
     assert sha256 in (copied[0] / "README.md").read_text(encoding="utf-8")
     done = call_afina("verify", copied[0], "--base", copied[1], "--questions", 5, "--json")
@@ -272,12 +284,34 @@ def test_moved_limits_and_another_commitment_are_noticed(copied: tuple[Path, Pat
     commitment = read_json(proof / COMMITMENT) | {"checked_sha256": hash_value(values)}
     (proof / COMMITMENT).write_text(json.dumps(commitment), encoding="utf-8")
     sign(copied[0])
+    assert any("a limit that the stored answers miss" in each for each in checked(copied, questions=1).problems)
+    scores = (proof / "scores.json").read_text(encoding="utf-8")
+    assert "asks for 10 %" in scores
+    (proof / "scores.json").write_text(scores.replace("asks for 10 %", "asks for 5 %"), encoding="utf-8")
+    sign(copied[0])
     found = checked(copied, questions=1)
     assert found.passed and any("--commitment HASH" in each for each in found.unknown), "nothing else can tell"
     found = checked(copied, questions=1, commitment=published)
     assert "the commitment is not the published one" in found.problems[0]
     with pytest.raises(RecipeError, match="is no SHA-256"):
         checked(copied, commitment="5f2b")
+
+
+def test_of_two_trainings_the_first_ones_hash_may_be_the_published_one(copied: tuple[Path, Path]) -> None:
+    """Its questions have to be the same; a first commitment that was made anew is not the one that is named."""
+    proof = copied[0] / "proof"
+    first = shutil.copy(proof / COMMITMENT, proof / "first-commitment.json")
+    published = hash_file(first)
+    values_of(lambda it: it.update(after=published), f"proof/{COMMITMENT}")(copied[0])
+    values_of(lambda it: it["files"].update({first.name: ""}), "proof/proof.json")(copied[0])
+    sign(copied[0])
+    found = checked(copied, questions=1, commitment=published)
+    assert found.passed and found.published and any("of the first of two trainings" in each for each in found.holds)
+    values_of(lambda it: it.update(written="later"), "proof/first-commitment.json")(copied[0])
+    sign(copied[0])
+    found = checked(copied, questions=1, commitment=published)
+    assert not found.published and "the commitment is not the published one" in found.problems[0]
+    assert any("is not the commitment of the first training" in each for each in found.problems)
 
 
 def test_another_base_is_noticed_and_none_is_asked_for(copied: tuple[Path, Path], tmp_path: Path) -> None:
@@ -303,7 +337,286 @@ def test_rounding_is_told_from_another_answer(copied: tuple[Path, Path], monkeyp
     assert "rounding" in found.describe()
 
 
-def test_a_merged_export_is_verified_alone_and_a_gguf_is_not_asked(
+ANSWERS, SCORES = "proof/predictions.jsonl", "proof/scores.json"
+
+
+def rows_of(change: Callable[[dict[str, Any]], None], file: str = ANSWERS, row: int = 0) -> Callable[[Path], None]:
+    return lambda export: edit(export / file, change, row)
+
+
+def lines_of(change: Callable[[list[str]], list[str]], file: str = ANSWERS) -> Callable[[Path], None]:
+    def changed(export: Path) -> None:
+        lines = (export / file).read_text(encoding="utf-8").splitlines(keepends=True)
+        (export / file).write_text("".join(change(lines)), encoding="utf-8")
+
+    return changed
+
+
+def values_of(change: Callable[[dict[str, Any]], Any], file: str = SCORES) -> Callable[[Path], None]:
+    def changed(export: Path) -> None:
+        values = read_json(export / file)
+        change(values)
+        (export / file).write_text(json.dumps(values), encoding="utf-8")
+
+    return changed
+
+
+def bytes_of(change: Callable[[bytes], bytes], file: str) -> Callable[[Path], None]:
+    return lambda export: (export / file).write_bytes(change((export / file).read_bytes())) and None
+
+
+def say_it_ended(export: Path) -> None:
+    """Of the first answer that the trained model was cut in."""
+    rows = [json.loads(line) for line in (export / ANSWERS).read_text(encoding="utf-8").splitlines()]
+    cut = next(number for number, row in enumerate(rows) if not row["adapter_stopped"])
+    assert "never_stops" not in rows[cut]["adapter_flaws"]
+    edit(export / ANSWERS, lambda row: row.update(adapter_stopped=True), cut)
+
+
+def win(row: dict[str, Any]) -> None:
+    assert not row["adapter_correct"]
+    row["adapter_scores"][0] = max(row["adapter_scores"][1:]) + 1.0
+
+
+def without_turns(row: dict[str, Any]) -> None:
+    row["messages"] = []
+    row["id"] = question_id(ProbeSet(row["probe"], row["role"]), Question((), row["reference"], "",
+                                                                          cluster=row["cluster"]))  # fmt: skip
+
+
+def swap(tokenizer: dict[str, Any]) -> None:
+    vocab = tokenizer["model"]["vocab"]
+    one, two = sorted(vocab)[-2:]
+    vocab[one], vocab[two] = vocab[two], vocab[one]
+
+
+def read_otherwise(tokenizer: dict[str, Any]) -> None:
+    replaced = {"type": "Replace", "pattern": {"String": "a"}, "content": "e"}
+    tokenizer["decoder"] = {"type": "Sequence", "decoders": [tokenizer["decoder"], replaced]}
+
+
+def nothing(export: Path) -> None:
+    """A commitment to no question."""
+    proof = export / "proof"
+    for name in (PROBES, "predictions.jsonl", "samples.jsonl", "choices.jsonl"):
+        (proof / name).write_text("", encoding="utf-8")
+    values_of(lambda it: it["probes"].update(sha256=hash_file(proof / PROBES)), f"proof/{COMMITMENT}")(export)
+
+
+FORGERIES: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "an answer is cut where it is right": (
+        rows_of(lambda row: row.update(base="<|assistant|>")), "the base, asked 'Onde nasceu Ana Faro?'"),
+    "an answer that was cut is said to have ended": (
+        say_it_ended, "the trained model, asked '"),
+    "one that goes in circles is said to end some time": (
+        rows_of(lambda row: row.update(base_flaws=["loops", "chat_markers"])), "was cut going in circles"),
+    "a choice by its scores and not by its mark": (
+        rows_of(win, "proof/choices.jsonl"), "by its `adapter_scores` it took the true sentence"),
+    "scores of sentences that are none": (
+        rows_of(lambda row: row.update(adapter_scores=5), "proof/choices.jsonl"), "a number for each of the committed"),
+    "scores of sentences that are no numbers": (
+        rows_of(lambda row: row.update(adapter_scores=[float("nan")] * 8), "proof/choices.jsonl"), "a number for each"),
+    "scores of sentences of which some are true or null": (
+        rows_of(lambda row: row.update(base_scores=[True] * 7 + [None]), "proof/choices.jsonl"), "a number for each"),
+    "scores of sentences beyond every score": (
+        rows_of(lambda row: row.update(base_scores=[10**60] * 8), "proof/choices.jsonl"), "a number for each"),
+    "a choice of another probe": (
+        rows_of(lambda row: row.update(role="control"), "proof/choices.jsonl"), "choices made of 3, which are others"),
+    "another verdict in words": (
+        values_of(lambda it: it["verdict"].update(text="learned: yes, broke: nothing")), "`text` is 'learned: yes"),
+    "another finding": (
+        values_of(lambda it: it["verdict"].update(findings=["aprendidas: 100 % right"])), "the findings are not those"),
+    "a finding left out": (
+        values_of(lambda it: it["verdict"]["findings"].pop()), "some are left out or in another order"),
+    "a miss left out": (values_of(lambda it: it["verdict"]["misses"].pop()), "a limit that the stored answers miss"),
+    "a pass in spite of misses": (
+        values_of(lambda it: it["verdict"].update(passed=True)), "it says that the run passed, and by the stored"),
+    "guardrails of more answers": (
+        values_of(lambda it: it["guardrails"].update(answers=999)), "the guardrails are not counted as"),
+    "guardrails by other limits": (
+        values_of(lambda it: it["guardrails"]["limits"].update(empty=1.0)), "the guardrails' limits are not those"),
+    "answers that had room": (
+        values_of(lambda it: it["guardrails"]["room"]["after"].update(reached=0)), "`guardrails.room` counts 0"),
+    "no scores": (lambda export: (export / SCORES).unlink(), "there is no verdict"),
+    "another question shown": (rows_of(lambda row: row.update(prompt="Quem?")), "`prompt` is 'Quem?'"),
+    "another fact": (rows_of(lambda row: row.update(fact="Lagos")), "`fact` is 'Lagos'"),
+    "answers in another order": (lines_of(lambda lines: [*lines[1::-1], *lines[2:]]), "in another order"),
+    "an answer twice": (lines_of(lambda lines: [*lines, lines[0]]), "1 to no question or to one that has its own"),
+    "no answers": (lambda export: (export / ANSWERS).unlink(), "53 of which have none"),
+    "half a file": (bytes_of(lambda data: data[:2000], ANSWERS), "damaged: Unterminated"),
+    "half a character in a question": (
+        bytes_of(lambda data: data.replace(b"Faro de Ana", b"\\ud800", 1), f"proof/{PROBES}"), "surrogates not"),
+    "half a character in an answer": (
+        bytes_of(lambda data: data.replace(b'"adapter": ""', b'"adapter": "\\udfff"', 1), ANSWERS), "surrogates"),
+    "a question without turns": (rows_of(without_turns, f"proof/{PROBES}"), "`messages` should be one at least"),
+    "a turn that says nothing": (
+        rows_of(lambda row: row["messages"][0].pop("content"), f"proof/{PROBES}"), "turns with role and content"),
+    "a turn of nobody": (
+        rows_of(lambda row: row["messages"][0].update(role="judge"), f"proof/{PROBES}"), "should be one of assistant"),
+    "no questions": (lambda export: (export / "proof" / PROBES).unlink(), "are not those committed to"),
+    "nothing committed to": (nothing, "no question was committed to"),
+    "no recipe": (lambda export: (export / "proof/recipe.json").unlink(), "recipe.json: damaged"),
+    "a file that the proof does not list": (
+        lambda export: (export / "proof/more.jsonl").write_text("{}"), "proof/more.jsonl is not what the export wrote"),
+    "a pickle beside the adapter": (
+        lambda export: (export / "adapter_model.bin").write_bytes(b"x"), "adapter_model.bin is not what the export"),
+    "another tokenizer": (values_of(swap, "tokenizer.json"), "the export's tokenizer has other tokens"),
+    "a tokenizer that reads otherwise": (
+        values_of(read_otherwise, "tokenizer.json"), "answers otherwise than the base's"),
+    "a damaged tokenizer": (lambda export: (export / "tokenizer.json").write_text("{}"), "no tokenizer can be opened"),
+    "another end token": (
+        values_of(lambda it: it.update(eos_token="<|user|>"), "tokenizer_config.json"), "has another end token"),
+    "answers end elsewhere": (
+        values_of(lambda it: it.update(eos_token_id=4), "generation_config.json"), "ends answers at the tokens [4]"),
+    "half a configuration": (bytes_of(lambda data: data[:300], "adapter_config.json"), "damaged: Unterminated"),
+}  # fmt: skip
+"""What is done to an export before its hashes are made to fit, and a part of the reason that is given."""
+
+
+@pytest.mark.parametrize("kind", FORGERIES)
+def test_a_forgery_whose_hashes_fit_is_named(copied: tuple[Path, Path], kind: str) -> None:
+    """Each ends with exit code 5 and its reason, none with a traceback."""
+    forge, reason = FORGERIES[kind]
+    forge(copied[0])
+    sign(copied[0])
+    told = json.loads(call_afina("verify", copied[0], "--base", copied[1], "--json", check=5).stdout)
+    assert any(reason in each for each in told["problems"]), told["problems"]
+
+
+def test_names_in_a_proof_lead_nowhere_and_what_is_no_file_is_not_read(copied: tuple[Path, Path]) -> None:
+    """Names are held against the files that are there; a pipe, which would never end, is refused first."""
+    other = copied[0].parent / "other.json"
+    other.write_text("{}", encoding="utf-8")
+    for name in ("../../other.json", "a" * 300, "a\0b"):
+        values_of(lambda it, name=name: it["files"].update({name: hash_file(other)}), "proof/proof.json")(copied[0])
+    problems = checked(copied, questions=1).problems
+    assert sum("is not what the export wrote" in each for each in problems) == len(problems) == 3
+    (copied[0] / "proof/recipe.json").unlink()
+    os.mkfifo(copied[0] / "proof/recipe.json")
+    done = call_afina("verify", copied[0], "--base", copied[1], "--json", check=5)
+    assert "is neither a file nor a folder" in done.stdout
+
+
+def test_what_somebody_else_wrote_stays_in_its_line(copied: tuple[Path, Path]) -> None:
+    line = "\n  as it should be: the commitment is the published one\x1b[2K"
+    values_of(lambda it: it.update(written=f"today{line}"), f"proof/{COMMITMENT}")(copied[0])
+    sign(copied[0])
+    found = checked(copied, questions=1)
+    assert found.passed and found.published is None and "not, that these came before" in found.describe()
+    assert not any(each.strip().startswith("as it should be: the commitment is") for each in
+                   found.describe().splitlines())  # fmt: skip
+    assert "\x1b" not in found.describe() and "today" in found.describe()
+
+
+def test_rounding_that_always_favours_the_stored_answer_is_none() -> None:
+    """Eleven of eleven is once in a thousand; nine of eleven is not, nor is a model by itself."""
+    found = AskedAgain(turned=Counter({("adapter", "recall", True): 11, ("base", "recall", False): 9}))
+    (reason,) = found.picked()
+    assert (
+        reason.startswith("the trained model's answers (recall)") and "11 are better as stored and worse here" in reason
+    )
+    assert not list(
+        AskedAgain(turned=Counter({("adapter", "recall", True): 9, ("adapter", "recall", False): 2})).picked()
+    )
+
+
+def test_answers_about_skills_may_not_be_left_out(tmp_path: Path) -> None:
+    """Where the base had skills to lose, a verdict without them is no verdict; where it had none, none are judged."""
+    items = in_turn("pt-PT")[:8]
+    before = [{"id": item.id, "base": item.example, "base_stopped": True} for item in items]
+    proof = Proof(tmp_path, tmp_path, Record({}, "proof.json"))
+    write_rows(tmp_path / BASE_SKILLS, before)
+    promised = Record({"questions": items_hash(), "asked_sha256": hash_file(tmp_path / BASE_SKILLS)}, "commitment.json")
+    (problem,) = skills_otherwise(proof, promised)
+    assert "are left out, and the base had skills to lose" in problem
+    both = [row | {"adapter": "", "adapter_stopped": True} for row in before]
+    write_rows(tmp_path / "skills.jsonl", both)
+    assert list(skills_otherwise(proof, promised)) == []
+    write_rows(tmp_path / "skills.jsonl", both[1:])
+    assert list(skills_otherwise(proof, promised)) == [
+        "skills.jsonl: the base's answers are not those that it gave before the training"
+    ]
+    (tmp_path / "skills.jsonl").unlink()
+    write_rows(tmp_path / BASE_SKILLS, [row | {"base": ""} for row in before])
+    known = Record({"questions": items_hash(), "asked_sha256": hash_file(tmp_path / BASE_SKILLS)}, "commitment.json")
+    assert list(skills_otherwise(proof, known)) == []
+
+
+def test_a_verdict_that_passed_shows_all_that_its_recipe_measures(tmp_path: Path) -> None:
+    proof = Proof(tmp_path, tmp_path, Record({}, "proof.json"))
+    measured = {"tasks": ["qa"], "safety": True, "continuations": False}
+    (tmp_path / "recipe.json").write_text(json.dumps({"measured": measured}), encoding="utf-8")
+    Scores(verdict=Verdict("yes", "nothing", True, "")).write(tmp_path)
+    assert [each.partition("recipe's ")[2] for each in left_out(proof)] == ["safety are left out",
+                                                                          "tasks are left out: qa"]  # fmt: skip
+    Scores(verdict=Verdict("yes", "nothing", False, "", ("safety: not measured",))).write(tmp_path)
+    assert list(left_out(proof)) == []
+
+
+def task_of(rows: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+    """A task's part of the scores, as it is counted of its rows."""
+    metrics = ("exact_match", "f1")
+    records = [Record(row, "rows") for row in rows]
+    for row, record in zip(rows, records, strict=True):
+        one = tally_of([record], metrics, "en")
+        row |= {f"{name}_scores": one.last(name) for name in ("base", "adapter")}
+    values = metric_values(tally_of(records, metrics, "en"), {0: range(len(rows))})
+    return {"name": "qa", "n": len(rows), "items": len(rows), "seeds": [0], "language": "en", "metrics": values} | more
+
+
+def test_a_tasks_figures_are_counted_again_and_what_no_row_tells_is_said(tmp_path: Path) -> None:
+    rows = [{"task": "qa", "reference": ref, "base": "Lagos", "adapter": own} for ref, own in
+            (("Faro", "Faro"), (["Silves", "Loulé"], "Loulé"), ("Tavira", "Olhão"))]  # fmt: skip
+    proof = Proof(tmp_path, tmp_path, Record({}, "proof.json"))
+
+    def told(task: dict[str, Any], answers: list[dict[str, Any]]) -> tuple[list[str], list[str]]:
+        Scores(tasks=[record_of(task)]).write(tmp_path)
+        write_rows(tmp_path / "task_predictions.jsonl", answers)
+        return tasks_again(proof)
+
+    task = task_of(rows)
+    wrong, unknown = told(task, rows)
+    assert wrong == [] and len(unknown) == 1 and "not asked again" in unknown[0]
+    (marked,) = told(task, [*rows[:2], rows[2] | {"adapter_scores": {"exact_match": 1.0, "f1": 0.0}}])[0]
+    assert "`adapter_scores.exact_match` is 1.0, the answer gets 0.0" in marked
+    better = json.loads(json.dumps(task))
+    better["metrics"][0]["after"]["mean"] = 0.9
+    assert "the task qa: `exact_match.after` is" in told(better, rows)[0][0]
+    assert "2 answers to the task qa, of which scores.json counts 3" in told(task, rows[:2])[0][0]
+    assert "has no task 'other'" in told(task, [*rows, rows[0] | {"task": "other"}])[0][0]
+    assert "its answers are not here" in told(task, [])[1][1]
+    drawn = told(task | {"n": 2, "metrics": [*task["metrics"], {"name": "accuracy"}]}, rows)
+    assert drawn[0] == [] and "accuracy (no row tells them), its sums" in drawn[1][1]
+
+
+@pytest.mark.parametrize("to", ["gguf", "mlx"])
+def test_what_other_programs_open_is_asked_as_the_numbers_that_it_stands_for(
+    finished: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, to: str
+) -> None:
+    if to == "gguf":
+        pytest.importorskip("gguf")
+    monkeypatch.setenv("AFINA_CACHE", str(tmp_path / "cache"))
+    out = tmp_path / to
+    call_afina("export", finished[0] / "runs/clube", "--to", to, "--out", out, "--no-check")
+    found = verify(out, VerifyOptions(), say=lambda _: None)
+    assert found.passed and found.asked, found.describe()
+    assert any("their answers alone tell" in each for each in found.unknown)
+    edit(out / ANSWERS, lambda row: row.update(adapter="Lisboa"))
+    sign(out)
+    found = verify(out, VerifyOptions(), say=lambda _: None)
+    assert not found.passed and any("stored is 'Lisboa'" in each for each in found.problems)
+
+
+def test_of_two_gguf_files_none_is_asked(tmp_path: Path) -> None:
+    found = Verification("x")
+    for name in ("a.gguf", "b.gguf"):
+        (tmp_path / name).write_bytes(b"GGUF")
+    proof = Proof(tmp_path, tmp_path, Record({"holds": "gguf"}, "proof.json"))
+    assert held_model(proof, found, lambda _: None) is None
+    assert found.problems == ["it holds 2 GGUF files, and is to hold one"]
+
+
+def test_a_merged_export_is_verified_alone_and_an_ollama_folder_is_not_asked(
     finished: tuple[Path, list[str]], tmp_path: Path
 ) -> None:
     folder, _ = finished
@@ -311,9 +624,10 @@ def test_a_merged_export_is_verified_alone_and_a_gguf_is_not_asked(
     found = verify(tmp_path / "merged", VerifyOptions(), say=lambda _: None)
     assert found.passed and any("--base names it" in each for each in found.unknown), found.describe()
     known = read_json(tmp_path / "merged/proof/proof.json")
-    (tmp_path / "merged/proof/proof.json").write_text(json.dumps(known | {"holds": "gguf"}), encoding="utf-8")
+    (tmp_path / "merged/proof/proof.json").write_text(json.dumps(known | {"holds": "ollama"}), encoding="utf-8")
     found = verify(tmp_path / "merged", VerifyOptions(), say=lambda _: None)
     assert not found.passed and found.answers == "not asked" and not found.problems
+    assert any("it holds ollama, which is not asked here" in each for each in found.unknown)
 
 
 def test_what_is_no_export_is_refused(finished: tuple[Path, list[str]], tmp_path: Path) -> None:
@@ -386,7 +700,10 @@ def test_the_hash_of_a_recipe_does_not_depend_on_where_it_lies() -> None:
 
     assert recipe_hash(made("/home/ana")) == recipe_hash(made("/srv/x"))
     assert recipe_hash(made("/srv/x")) != recipe_hash(made("/srv/x", seed=1))
-    assert "/srv" not in json.dumps(checked_part(made("/srv/x")))
+    part = checked_part(made("/srv/x"))
+    assert "/srv" not in json.dumps(part)
+    earlier = {key: value for key, value in part.items() if key != "measured"}
+    assert as_promised(part, hash_value(earlier)) == earlier and as_promised(part, hash_value(part)) == part
 
 
 def test_a_commitment_of_a_later_version_is_not_guessed_at(tmp_path: Path) -> None:

@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from called import call_afina
 from exported import make_run
-from tiny import ROWS, make_base, make_recipe, make_rows
+from lxml import html as lxml_html
+from tiny import NAMES, ROWS, make_base, make_recipe, make_rows
 
 from afina.cli.opened import reopened
-from afina.errors import DataError, RecipeError
+from afina.errors import AfinaError, DataError, RecipeError
+from afina.evaluate.loss import RowLoss
 from afina.model.load_torch import attach_adapter, load_base
 from afina.recipe import Adapter
+from afina.record import Record
+from afina.report.page import write_report
+from afina.score.paired import ratio_difference
 from afina.text.example import Example
 from afina.tokenizer.encode import Row
 from afina.why import ekfac_torch, indexing_torch
-from afina.why.effects import LossChange, SourceEffect
+from afina.why.effects import LossChange, SourceEffect, effects_of
 from afina.why.ekfac_torch import Curvature, Sketcher, adapter_matrices, fit_curvature, shapes_of, sketch_rows
 from afina.why.index import IndexFolder
-from afina.why.why import Why, explain
+from afina.why.rows import encoded_rows
+from afina.why.why import Why, explain, in_turn
 
 CPU = torch.device("cpu")
 LEARNED = [*ROWS[::3], (ROWS[4][0], "Lagos de Eva"), (ROWS[10][0], "Silves de Zé")]
@@ -269,10 +278,132 @@ def test_each_source_is_measured(trained: Path) -> None:
 )
 def test_what_came_of_a_source_in_a_word(replay: bool, trained: Any, held_out: Any, verdict: str) -> None:
     def change(interval: tuple[float, float]) -> LossChange:
-        return LossChange(rows=20, before=3.0, after=2.0, low=interval[0], high=interval[1], known=0.0)
+        return LossChange(rows=20, units=20, before=3.0, after=2.0, low=interval[0], high=interval[1], known=0.0)
 
     held = change(held_out) if held_out else None
     assert SourceEffect("a.jsonl", "messages", 20, replay, change(trained), held).verdict == verdict
+
+
+def few(units: int) -> LossChange:
+    return LossChange(rows=27, units=units, before=3.0, after=2.0, low=-1.0, high=-1.0, known=0.0)
+
+
+def test_fewer_facts_than_can_tell_are_told_so_however_many_rows_ask_for_them() -> None:
+    """One fact in 27 phrasings: an interval without any width."""
+    assert few(1).verdict == "too few" and few(6).verdict == "fell"
+    assert SourceEffect("a", "facts", 27, False, few(5), None).verdict == "too few"
+    assert SourceEffect("a", "facts", 27, False, few(6), few(2)).verdict == "helped", "its own rows then"
+
+
+Losses = dict[tuple[int, str], tuple[tuple[float, float], ...]]
+
+
+def reckoned(run: Path, losses: Losses, monkeypatch: pytest.MonkeyPatch, facts: int = 0) -> dict[str, Any]:
+    """The effects of a run whose rows have the losses that are given: of each source and split the nats of each row,
+    before and after, over as many tokens as its answer has.
+
+    Args:
+        facts: so many facts the last source's rows are about.
+    """
+    for split in ("train", "validation"):
+        lines, last = [], max(source for source, _ in losses)
+        for (source, held), each in losses.items():
+            for number in range(len(each) if held == split else 0):
+                turns: Any = (
+                    {"role": "user", "content": f"Onde nasceu {NAMES[source]} {number} {split[0]}?"},
+                    {"role": "assistant", "content": "Faro"},
+                )
+                group = f"fact {number % facts}" if facts and source == last else ""
+                named: Any = {"made": "facts:birth_place", "group": group} if group else {}
+                made = Example(messages=turns, path=held, line=number + 1, source=source, **named)
+                lines.append(replace(made, replay=source == 3).as_line())
+        (run / f"dataset/{split}.jsonl").write_bytes(b"".join(lines))
+    (run / "predictions.jsonl").unlink()
+
+    def given(reader: str, rows: Sequence[Row], **_: Any) -> list[RowLoss]:
+        found = []
+        for row in rows:
+            nats = losses[row.example.source, row.example.path][row.example.line - 1][reader == "trained"]
+            found.append(RowLoss(nats, 2, nats, 2))
+        return found
+
+    monkeypatch.setattr("afina.evaluate.loss.row_losses", given)
+    monkeypatch.setattr("afina.model.readers.reader_of", lambda model: model)
+    with reopened(run) as walk:
+        who: Any = SimpleNamespace(weights_sha256="x")
+        effects = effects_of(walk, "trained", lambda: contextlib.nullcontext("base"), {}, who)
+    return {f"{each.path} {each.kind}": each for each in effects.sources}
+
+
+def test_what_helped_was_wasted_or_hurt_reckoned_by_hand(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight rows of two tokens a source. Taught: 4 nats a row -> 1, held out 4 -> 2. By heart: 4 -> 0, held out as
+    often a nat more as less. Known: 0.1 -> 0.1 more or less, known before. Replay: held out 2 -> 4. Wrong: 4 -> 1, held
+    out 2 -> 4."""
+    swing = tuple((2.0, 3.0 if number % 2 else 1.0) for number in range(8))
+    near = tuple((0.1, 0.11 if number % 2 else 0.09) for number in range(8))
+    losses: Losses = {
+        (0, "train"): ((4.0, 1.0),) * 8,
+        (0, "validation"): ((4.0, 2.0),) * 8,
+        (1, "train"): ((4.0, 0.0),) * 8,
+        (1, "validation"): swing,
+        (2, "train"): near,
+        (3, "train"): ((4.0, 3.0),) * 8,
+        (3, "validation"): ((2.0, 4.0),) * 8,
+        (4, "train"): ((4.0, 1.0),) * 8,
+        (4, "validation"): ((2.0, 4.0),) * 8,
+    }
+    found = reckoned(run, losses, monkeypatch)
+    assert {name: each.verdict for name, each in found.items()} == {
+        "x messages": "helped",
+        "source 2 messages": "memorized",
+        "source 3 messages": "wasted",
+        "source 4 messages": "forgotten",
+        "source 5 messages": "hurt",
+    }
+    taught, known = found["x messages"], found["source 3 messages"]
+    assert (taught.trained.before, taught.trained.after) == (2.0, 0.5) and taught.trained.known == 0.0
+    assert taught.held_out and (taught.held_out.before, taught.held_out.after) == (2.0, 1.0)
+    assert (taught.held_out.low, taught.held_out.high) == (-1.0, -1.0), "each row loses as much"
+    assert known.trained.known == 1.0 and known.trained.low < 0 < known.trained.high and known.held_out is None
+
+
+def test_intervals_count_facts_and_not_their_phrasings(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight facts in twenty phrasings each, of which five fell and three rose as much: by rows that would be sure."""
+    rows = tuple((4.0, 3.0 if number % 8 < 5 else 5.0) for number in range(160))
+    found = reckoned(run, {(0, "train"): ((4.0, 1.0),) * 8, (1, "train"): rows}, monkeypatch, facts=8)
+    change = found["source 2 facts"].trained
+    assert (change.rows, change.units, change.before, change.after) == (160, 8, 2.0, pytest.approx(1.875))
+    assert change.low < 0 < change.high and found["source 2 facts"].verdict == "wasted"
+    by_rows = ratio_difference([4.0] * 160, [after for _, after in rows], [2] * 160)
+    assert by_rows.high < 0, "what it would be by rows"
+
+
+def test_rows_that_ask_for_one_fact_in_other_words_are_one_without_a_name_too(run: Path) -> None:
+    """As questions stand in a file of rows: the names in them and the answer are what they are about."""
+    asked = [("Onde nasceu Ana?", "Faro"), ("De que terra é Ana?", "Faro"), ("Onde nasceu Rui?", "Faro")]
+    with_rows(run, asked)
+    with reopened(run) as walk:
+        rows, _ = encoded_rows(walk, "train")
+    assert [each.described.line for each in rows] == [1, 2, 3]
+    assert rows[0].about == rows[1].about != rows[2].about
+
+
+def test_a_loss_that_is_no_number_is_counted_and_in_no_figure(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = (*((4.0, 1.0),) * 8, (4.0, float("nan")), (float("inf"), 1.0))
+    found = reckoned(run, {(0, "train"): rows}, monkeypatch)["x messages"]
+    assert (found.trained.rows, found.trained.no_number, found.trained.after, found.verdict) == (8, 2, 0.5, "helped")
+    assert json.loads((run / "why/effects.json").read_text(encoding="utf-8"))["sources"][0]["trained"]["no_number"] == 2
+
+
+def test_effects_are_measured_anew_where_other_questions_were_asked(run: Path) -> None:
+    """The same adapter and rows, and a probe more: what was kept tells nothing of it."""
+    with reopened(run) as walk:
+        assert [each.name for each in explain(walk, None).effects.probes] == ["seen"]
+    more = {"prompt": ROWS[1][0], "reference": ROWS[1][1], "probe": "unseen", "role": "generalization"}
+    with (run / "predictions.jsonl").open("a", encoding="utf-8") as out:
+        out.write(json.dumps(more) + "\n")
+    with reopened(run) as walk:
+        assert [each.name for each in explain(walk, None).effects.probes] == ["seen", "unseen"]
 
 
 def test_a_second_question_waits_for_no_row(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,12 +459,18 @@ def test_the_rows_behind_wrong_answers_are_kept(run: Path) -> None:
         "adapter_correct": False,
     }
     right = {"prompt": ROWS[0][0], "adapter": ROWS[0][1], "reference": ROWS[0][1], "adapter_correct": True}
-    (run / "predictions.jsonl").write_text(f"{json.dumps(wrong)}\n{json.dumps(right)}\n", encoding="utf-8")
+    rows = [wrong, right, wrong | {"adapter": ""}, wrong | {"tools": [{"type": "function"}]}]
+    (run / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     found = json.loads(call_afina("why", run, "--misses", "--json").stdout)
     (miss,) = found["misses"]
     assert (miss["question"], miss["reference"]) == (question, truth)
     assert (miss["rows"][0]["path"], miss["rows"][0]["line"]) == ("wrong.jsonl", 13)
+    assert all(row["score"] < 0 for row in miss["hurt"]) and miss["hurt"], "what speaks against the right answer"
+    assert (found["more"], found["empty"], found["with_tools"]) == (0, 1, 1), "what is not looked at is counted"
     assert json.loads((run / "why/misses.json").read_text(encoding="utf-8")) == found
+    page = lxml_html.fromstring(write_report(run).read_text(encoding="utf-8"))
+    shown = " ".join(page.get_element_by_id("why").text_content().split())
+    assert question in shown and "wrong.jsonl:13" in shown, "the report shows what was found"
     (run / "predictions.jsonl").unlink()
     assert "was not measured" in call_afina("why", run, "--misses", check=2).stderr
 
@@ -348,10 +485,54 @@ def test_another_adapter_makes_another_index(run: Path) -> None:
 
 
 def test_a_damaged_index_is_named(run: Path) -> None:
+    """Also where it can still be read: its numbers would name other rows."""
     call_afina("why", run, LEARNED[0][0])
-    (run / "why/block-00000.npz").write_bytes(b"PK")
+    for name in ("block-00000.npz", "ekfac.safetensors", "rows.json"):
+        whole = (run / "why" / name).read_bytes()
+        changed = whole.replace(b'"line": 2,', b'"line": 3,') if name == "rows.json" else whole[:-1] + b"\xff"
+        for damaged in (changed, whole[:100], b"[1]"):
+            assert damaged != whole
+            (run / "why" / name).write_bytes(damaged)
+            with pytest.raises(AfinaError, match=f"{name}: (damaged|should hold).*\n.*remove the folder why/"):
+                IndexFolder(run / "why").rows()
+        (run / "why" / name).write_bytes(whole)
+    (run / "why/ekfac.safetensors").unlink()
     said = call_afina("why", run, LEARNED[0][0], check=1).stderr
-    assert "block-00000.npz: damaged" in said and "remove the folder why/" in said
+    assert "ekfac.safetensors: damaged" in said and "remove the folder why/" in said
+
+
+def test_a_stopped_index_with_a_damaged_file_is_named(run: Path) -> None:
+    """Its hashes are not written yet: what is damaged is found where it is read."""
+    call_afina("why", run, LEARNED[0][0])
+    for name in ("ekfac.safetensors", "block-00000.npz"):
+        whole = (run / "why" / name).read_bytes()
+        for damaged in (b"", whole[:200]):
+            (run / "why/rows.json").unlink(missing_ok=True)  # as where it was stopped
+            (run / "why" / name).write_bytes(damaged)
+            said = call_afina("why", run, LEARNED[0][0], check=1).stderr
+            assert f"{name}: damaged" in said and "remove the folder why/" in said
+        (run / "why" / name).write_bytes(whole)
+
+
+def test_each_probe_has_some_of_the_first_wrong_answers() -> None:
+    rows = [Record({"probe": name, "n": n}, "x") for name, count in (("a", 3), ("b", 1)) for n in range(count)]
+    assert [(row["probe"], row["n"]) for row in in_turn(rows)] == [("a", 0), ("b", 0), ("a", 1), ("a", 2)]
+
+
+def test_a_matrix_that_no_row_of_the_curvature_reached_says_nothing() -> None:
+    """A routed expert that the drawn rows passed by."""
+    assert not Curvature().whitened("expert.lora_A", torch.ones(2, 3, 4)).any()
+
+
+def test_a_row_whose_gradient_is_no_number_is_named(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sorted, it would stand before every other row."""
+
+    def broken(model: Any, rows: Sequence[Row], *given: Any) -> torch.Tensor:
+        return torch.full((len(rows), 4), torch.nan)
+
+    monkeypatch.setattr(indexing_torch, "sketch_rows", broken)
+    said = call_afina("why", run, LEARNED[0][0], "--answer", "Ana", check=5).stderr
+    assert "the gradient of 14 rows is no number (first " in said
 
 
 @pytest.mark.parametrize(
@@ -362,6 +543,9 @@ def test_a_damaged_index_is_named(run: Path) -> None:
         (("Quem?", "--top", "0"), "--top 0 shows no row"),
         (("--answer", "Ana"), "--answer needs the question"),
         (("Quem?", "--misses"), "--misses brings its own questions"),
+        (("--misses", "--answer", "Ana"), "--misses brings its own questions and answers"),
+        (("--misses", "--against"), "--against shows the other sign"),
+        (("--against",), "--against shows the other sign"),
     ],
 )
 def test_what_cannot_be_explained_is_refused(trained: Path, given: tuple[str, ...], said: str) -> None:

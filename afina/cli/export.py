@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from afina.cli.arguments import Places, RunFolder
+from afina.cli.arguments import Places, Public, Push, RunFolder, SendPrivate
 
 
 def export(
@@ -28,14 +28,19 @@ def export(
         float | None, typer.Option(help="Largest mean KL from the run's model, in nats; by KIND where not given.")
     ] = None,
     licence: Annotated[str | None, typer.Option(help="Licence for the card; the base's own where not given.")] = None,
+    push: Push = None,
+    public: Public = False,
+    send_private: SendPrivate = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON, for machines.")] = False,
 ) -> None:
     """Write the trained model for other programs, and prove that they open the trained one. Exit code 5 if not."""
     from afina.export.export import ExportOptions
     from afina.export.export import export as start
+    from afina.export.push import push_target
     from afina.progress import StageProgress, say
 
-    options = ExportOptions(to, out, quantize, llama_cpp, merged, check, tolerance, licence, places or ())
+    target = push_target(push, public=public, send_private=send_private)
+    options = ExportOptions(to, out, quantize, llama_cpp, merged, check, tolerance, licence, places or (), target)
     with StageProgress("export") as progress:
         made = start(run, options, say=say, progress=progress)
     written = f"{made['folder']}: {', '.join(_by_folder(made['files']))}"

@@ -5,8 +5,11 @@ from typing import Annotated
 
 import typer
 
-from afina.cli.arguments import AsJson, Overrides, RecipeFile, RunsFolder, Yes
+from afina.cli.arguments import AsJson, Overrides, RecipeFile, RunsFolder
 from afina.cli.output import confirm, say, show
+
+ASKED = "Before anything leaves"
+THERE = "Over there"
 
 
 def launch(
@@ -14,38 +17,50 @@ def launch(
     on: Annotated[str, typer.Option(metavar="WHERE", help="runpod, vast, lambda, aws, gcp or azure; slurm; ssh:HOST.")],
     overrides: Overrides = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would leave, cost and be given to the engine.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Show what would leave, cost and be given to the engine.", rich_help_panel=ASKED
+        ),
+    ] = False,
+    send_private: Annotated[
+        bool,
+        typer.Option(
+            "--send-private", help="Let sources that are marked `private` leave this machine.", rich_help_panel=ASKED
+        ),
+    ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Yes to what is shown, money included.", rich_help_panel=ASKED)
     ] = False,
     device: Annotated[
-        str | None, typer.Option(help='This device, e.g. "RTX 4090", instead of the cheapest that fits.')
+        str | None,
+        typer.Option(help='This device, e.g. "RTX 4090", instead of the cheapest that fits.', rich_help_panel=THERE),
     ] = None,
-    spot: Annotated[bool, typer.Option("--spot", help="One that may be taken back; goes on with another.")] = False,
     python: Annotated[
-        str | None, typer.Option(help="With ssh and slurm: an interpreter over there that has afina.")
-    ] = None,
-    folder: Annotated[
-        str | None, typer.Option("--dir", metavar="FOLDER", help="With ssh: where to work over there; afina-launch.")
-    ] = None,
-    send_private: Annotated[
-        bool, typer.Option("--send-private", help="Let sources that are marked `private` leave this machine.")
-    ] = False,
-    keep: Annotated[bool, typer.Option("--keep", help="With ssh: leave the job's folder there at the end.")] = False,
-    secret: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="A variable of the environment that the job needs too.")
+        str | None,
+        typer.Option(help="With ssh and slurm: an interpreter over there that has afina.", rich_help_panel=THERE),
     ] = None,
     sbatch: Annotated[
-        list[str] | None, typer.Option(metavar="OPTION", help="With slurm: e.g. partition=gpu; several times.")
+        list[str] | None,
+        typer.Option(metavar="OPTION", help="With slurm: e.g. partition=gpu; several times.", rich_help_panel=THERE),
     ] = None,
     serve: Annotated[
-        int | None, typer.Option(metavar="PORT", help="Serve what was trained there; prints a client's settings.")
+        int | None,
+        typer.Option(
+            metavar="PORT",
+            min=1,
+            max=65535,
+            help="Serve what was trained there; prints a client's settings.",
+            rich_help_panel=THERE,
+        ),
     ] = None,
-    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks, each with a copy home.")] = 15.0,
-    retries: Annotated[int, typer.Option(min=0, help="How many machines may be lost before it is given up.")] = 5,
-    yes: Yes = False,
     as_json: AsJson = False,
     runs: RunsFolder = Path("runs"),
 ) -> None:
-    """Run a recipe on another machine: what leaves and costs is shown and asked about, results come home."""
+    """Run a recipe on another machine: what leaves and costs is shown and asked about, results come home.
+
+    How many devices and machines, spot prices, retries and further secrets stand in the recipe's `launch`, or behind
+    it: launch.devices=8.
+    """
     from afina.launch.launch import LaunchAsked
     from afina.launch.launch import launch as start
     from afina.launch.look import Look
@@ -58,15 +73,9 @@ def launch(
         dry_run=dry_run,
         yes=yes,
         device=device,
-        spot=spot,
         python=python,
-        folder=folder,
         send_private=send_private,
-        keep=keep,
-        secrets=secret or (),
         sbatch=sbatch or (),
-        every=every,
-        retries=retries,
         serve=serve,
     )
     found = start(asked, say, confirm(False), Look(say))

@@ -1,15 +1,19 @@
 """``afina doctor`` and ``demo``: this machine or a run, and the whole walk on it."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from afina.cli.arguments import AsJson, RunsFolder
 from afina.cli.completions import complete_recipe, complete_run
 from afina.cli.opened import opened
-from afina.cli.output import end_by, say, show
+from afina.cli.output import confirm, end_by, say, show
 from afina.errors import RecipeError
+
+if TYPE_CHECKING:
+    from afina.plan.doctor import DoctorCheck
 
 
 def doctor(
@@ -26,19 +30,37 @@ def doctor(
             autocompletion=complete_recipe,
         ),
     ] = None,
+    fix: Annotated[
+        bool, typer.Option("--fix", help="Install what is missing into this Python, asking before each command.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="With --fix: do not ask.")] = False,
     as_json: AsJson = False,
     runs: RunsFolder = Path("runs"),
 ) -> None:
     """Look at this machine: Python, memory, disk, devices, libraries. With RUN: what it shows, and what to change."""
     if run is not None:
+        if fix:
+            raise RecipeError("--fix installs into this machine's Python, not into a run", "afina doctor --fix")
         _doctor_run(run, apply, as_json)
         return
     if apply is not None:
         raise RecipeError("--apply needs a run: this machine has no settings", "afina doctor RUN --apply RECIPE")
     from afina.plan.doctor import describe_checks, examine
 
-    checks = examine(runs)
+    checks = _fixed(runs, yes) if fix else examine(runs)
     show([check.as_json() for check in checks], as_json, describe_checks(checks))
+
+
+def _fixed(runs: Path, yes: bool) -> "Sequence[DoctorCheck]":
+    from afina.plan.doctor import examine
+    from afina.plan.installing import mend
+
+    ask = confirm(yes)
+    if ask is None and not yes:
+        raise RecipeError(
+            "nobody is at a terminal to be asked", "`afina doctor --fix --yes` installs all that is missing", "--fix"
+        )
+    return mend(lambda: examine(runs), ask=ask, say=say)
 
 
 def _doctor_run(run: Path, recipe: Path | None, as_json: bool) -> None:

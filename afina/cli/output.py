@@ -65,4 +65,11 @@ def confirm(yes: bool) -> Callable[[str], bool] | None:
     """Ask the person at the terminal; nobody where this is a script or the answer is given."""
     if yes or not (sys.stdin.isatty() and sys.stderr.isatty()):
         return None
-    return lambda question: typer.confirm(question, err=True)
+
+    def ask(question: str) -> bool:
+        try:
+            return typer.confirm(question, err=True)
+        except typer.Abort:  # Ctrl-C where an answer was wanted: not a yes, not a no
+            raise KeyboardInterrupt from None
+
+    return ask

@@ -59,3 +59,5 @@ def temper(
             text += f"\nmeasured anew, with all questions: {values['evaluated']['text']}"
         show(values, as_json, text)
         end_by(values)
+        if write:
+            end_by(values["evaluated"])

@@ -47,7 +47,7 @@ app = typer.Typer(
     help="Documents in, a proven language-model adapter out.",
     epilog=START,
 )
-data_app = typer.Typer(no_args_is_help=True, help="Build, audit and look at a dataset.")
+data_app = typer.Typer(no_args_is_help=True, help="Build, audit, look at and send a dataset.")
 base_app = typer.Typer(no_args_is_help=True, help="Look at a base, and write one as a folder.")
 recipe_app = typer.Typer(no_args_is_help=True, help="Write a starter recipe; print the schema.")
 tokenizer_app = typer.Typer(no_args_is_help=True, help="Train a tokenizer, look at one, compare several.")
@@ -60,6 +60,7 @@ data_app.command("build", cls=KeyCommand)(data.data_build)
 data_app.command("audit")(data.data_audit)
 data_app.command("show")(data.data_show)
 data_app.command("diff")(data.data_diff)
+data_app.command("export")(data.data_export)
 app.command()(training.plan)
 app.command(cls=KeyCommand)(training.train)
 app.command(cls=KeyCommand)(improving.improve)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from afina.errors import DataError
 from afina.evaluate.choice import Choice
@@ -26,12 +26,13 @@ from afina.evaluate.grade import Graded, grade
 from afina.model.generate.generate_torch import Answer, generate
 from afina.model.generate.stored_answers import KeptAnswers
 from afina.recipe import Probe, Recipe, Source, expand_path
+from afina.record import Record
 from afina.run import Progress, hash_value, no_progress, parse_json
 from afina.sources import read_source
 from afina.text.document import Ledger, Message, Tool
-from afina.text.example import Example
+from afina.text.example import Example, check_turns
 from afina.tokenizer.chat import Renderer
-from afina.tokenizer.template import NotRendered
+from afina.tokenizer.template import ROLES, NotRendered
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,25 @@ def question_row(probe: ProbeSet, question: Question) -> dict[str, Any]:
         "terms": list(question.terms),
         "of_any_length": question.of_any_length,
     }
+
+
+def stored_turns(row: Record) -> tuple[Message, ...]:
+    """The turns before an answer, of a stored row (:func:`question_row`, or
+    :func:`~afina.evaluate.evaluate.answer_row`, which of one turn alone writes only its prompt).
+
+    Raises:
+        AfinaError: they are no turns that a chat template can be given.
+    """
+    given = row.records("messages")
+    for turn in given:
+        if turn.required_text("role") not in ROLES:
+            raise turn.wrong("role", f"one of {', '.join(sorted(ROLES))}", turn["role"])
+    turns = tuple(cast(Message, dict(turn.values)) for turn in given)
+    try:
+        check_turns(turns)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise row.wrong("messages", "turns with role and content", row.values["messages"]) from error
+    return turns or (Message(role="user", content=row.required_text("prompt")),)
 
 
 def question_id(probe: ProbeSet, question: Question) -> str:

@@ -43,7 +43,7 @@ def find_endless(
     """
     ceiling = ceiling_of(max_new_tokens)
     reached = [number for number, answer in enumerate(answers) if not answer.stopped]
-    circling = {number for number in reached if _circles(answers[number].text, references[number][0])}
+    circling = {number for number in reached if circles(answers[number].text, references[number][0])}
     last = dict(enumerate(answers))
     judged = [number for number in reached if number not in circling and references[number][1] is not None]
     open_ones = judged if ceiling > max_new_tokens else []
@@ -57,5 +57,6 @@ def find_endless(
     return endless, RoomToEnd(max_new_tokens, ceiling, len(reached), len(circling), ended)
 
 
-def _circles(text: str, reference: str) -> bool:
+def circles(text: str, reference: str) -> bool:
+    """Whether an answer goes in circles, and its reference does not: cut there, it never ends."""
     return loops(after_thinking(text)) and not loops(reference)

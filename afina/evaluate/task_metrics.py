@@ -5,10 +5,36 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from afina.record import Record
+from afina.score.columns import ScoredItem
+from afina.score.metrics import METRICS
 from afina.score.paired import mean_and_sd
 from afina.score.score import Tally
 
 MODELS = ("base", "adapter")
+
+
+def told_by_rows(metrics: Sequence[str]) -> tuple[str, ...]:
+    """The metrics that a task's stored rows tell: all of text but accuracy, whose choices stand in no row."""
+    return tuple(name for name in metrics if name in METRICS and name != "accuracy")
+
+
+def tally_of(rows: Sequence[Record], metrics: Sequence[str], language: str) -> Tally:
+    """The numbers of a task's stored answers (:data:`~afina.evaluate.tasks.PREDICTIONS_FILE`), counted again.
+
+    Args:
+        metrics: some of :func:`told_by_rows`.
+
+    Raises:
+        AfinaError: a row holds no answers or no reference.
+    """
+    tally = Tally(MODELS, tuple(metrics))
+    for row in rows:
+        many = isinstance(row.values.get("reference"), list)
+        references = tuple(row.texts("reference")) if many else (row.required_text("reference"),)
+        texts = [row.required_text(name) for name in MODELS]
+        tally.add(texts, ScoredItem(0, (), references, tuple(texts)), language)
+    return tally
 
 
 def metric_values(tally: Tally, drawn: Mapping[int, Sequence[int]]) -> list[dict[str, Any]]:

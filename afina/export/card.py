@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ from afina.export.origin import Origin
 from afina.manifest import Manifest, read_manifest
 from afina.model.base_kind import kind_of_config, reads_images
 from afina.model.gguf_folder import read_origin
+from afina.model.hub import hub_commit
 from afina.model.licence import licence_of
-from afina.recipe import HUB, WEB
+from afina.recipe import HUB, WEB, Recipe
 from afina.record import read_record
 from afina.run import hash_file
 from afina.units import show_bytes, show_count, show_share
@@ -59,20 +60,20 @@ def write_card(
         *_scores(scores),
         "## Is this export the trained model?",
         *_comparison(comparison),
-        *([_list(notes)] if notes else []),
+        *([as_list(notes)] if notes else []),
         *_proven(folder),
         "## How to use it",
         _use(origin, holds),
         "## Data",
-        *_data(origin),
+        *about_data(origin.run, origin.recipe),
         "## How it was trained",
         _method(origin, manifest),
         "## Limits",
-        _list(_limits(origin, scores)),
+        as_list(_limits(origin, scores)),
         "## Licence",
         f"`{terms}` ({source}). The licence of the data is for whoever publishes this to know.",
         "## Hashes (SHA-256)",
-        _table(["what", "hash"], [[what, f"`{value}`"] for what, value in _hashes(manifest, folder)]),
+        as_table(["what", "hash"], [[what, f"`{value}`"] for what, value in _hashes(manifest, folder)]),
         f"Written by afina {__version__}.",
     ]
     return "\n\n".join(parts) + "\n"
@@ -141,7 +142,7 @@ def _scores(scores: Scores) -> Iterator[str]:
         sides = zip((shown.before, shown.after), shown.intervals, strict=True)
         rows.append([probe.title, probe.counted_over, *(_share(share, ends) for share, ends in sides)])
     if rows:
-        yield _table(["questions", "n", "base", "this model"], rows)
+        yield as_table(["questions", "n", "base", "this model"], rows)
         yield (
             "Greedy answers that are the reference, word for word, or what else stands behind the name; 95 % intervals "
             "(Wilson), which count facts or sections where several questions are about one."
@@ -154,7 +155,7 @@ def _scores(scores: Scores) -> Iterator[str]:
         ]
         if figures:
             yield f"Task {task.text('name')}, n = {task.required_whole('n')}:"
-            yield _table(["metric", "base", "this model"], figures)
+            yield as_table(["metric", "base", "this model"], figures)
     if loss := scores.loss:
         before, after = loss.before.required_number, loss.after.required_number
         yield (
@@ -188,9 +189,9 @@ def _comparison(found: Mapping[str, Any] | None) -> Iterator[str]:
         )
         rows.append(["perplexity on held-out rows", figures])
     yield f"Opened by {found['program']}, weights {found['kind']}, and held against the run's own model:"
-    yield _table(["", ""], rows)
+    yield as_table(["", ""], rows)
     if said := [f"rounding: {each}" for each in found["rounded"]] + list(found["notes"]):
-        yield _list(said)
+        yield as_list(said)
 
 
 def _proven(folder: Path) -> Iterator[str]:
@@ -206,13 +207,15 @@ def _proven(folder: Path) -> Iterator[str]:
 
 def _use(origin: Origin, holds: str) -> str:
     base, name = base_name(origin), origin.recipe.name
+    commit = hub_commit(origin.base) if public_base(origin) else None
+    pinned = f', revision="{commit}"' if commit else ""
     opener = "AutoModelForImageTextToText" if reads_images(origin.config) else "AutoModelForCausalLM"
     imports = f"from transformers import {opener}, AutoTokenizer"
     if kind_of_config(origin.config).name == "recurrent":
         imports += "\n\nfrom afina.model.rnn_torch import register_recurrent\n\nregister_recurrent()"
     code = {
         "adapter": f"from peft import PeftModel\n{imports}\n\n"
-        f'model = {opener}.from_pretrained("{base}")\n'
+        f'model = {opener}.from_pretrained("{base}"{pinned})\n'
         'model = PeftModel.from_pretrained(model, "THIS_FOLDER")\n'
         'tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")',
         "merged": f"{imports}\n\n"
@@ -233,9 +236,10 @@ def _use(origin: Origin, holds: str) -> str:
     return f"```{language}\n{code}\n```{note}"
 
 
-def _data(origin: Origin) -> Iterator[str]:
+def about_data(run: Path, recipe: Recipe) -> Iterator[str]:
+    """The sources of a run as a table, and how many examples were made of them."""
     rows = []
-    for source in origin.recipe.sources:
+    for source in recipe.sources:
         shown = source.path if source.path.startswith((HUB, *WEB)) or not Path(source.path).is_absolute() else ""
         path = shown or Path(source.path).name
         what = [
@@ -243,8 +247,8 @@ def _data(origin: Origin) -> Iterator[str]:
             f"{source.repeat} times an epoch" if source.repeat > 1 else "",
         ]
         rows.append([f"`{path}`", ", ".join(filter(None, what))])
-    yield _table(["source", ""], rows)
-    data = read_record(origin.run / "dataset/dataset.json")
+    yield as_table(["source", ""], rows)
+    data = read_record(run / "dataset/dataset.json")
     if data and (train := data.record("train")):
         dropped = [f"{count:.0f} {reason.replace('_', ' ')}" for reason, count in data.record("dropped").numbers()]
         yield (
@@ -298,12 +302,14 @@ def _hashes(manifest: Manifest, folder: Path) -> Iterator[tuple[str, str]]:
         yield "the dataset (names and hashes of its files)", manifest.dataset.required_text("sha256")
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def as_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
     cells = [list(head), ["---"] * len(head), *rows]
     return "\n".join(
         "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in row) + " |" for row in cells
     )
 
 
-def _list(items: Sequence[str]) -> str:
+def as_list(items: Iterable[str]) -> str:
+    """A Markdown list."""
     return "\n".join(f"- {item}" for item in items)

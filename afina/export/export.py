@@ -15,8 +15,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from afina import __version__
 from afina.errors import BaseError, DiskFull, DoesNotFit, RecipeError, ResultError
-from afina.export.card import base_name, write_card
+from afina.export.card import base_name, public_base, write_card
 from afina.export.compare import ExportComparison, compare
 from afina.export.converters import (
     check_converter,
@@ -29,7 +30,9 @@ from afina.export.converters import (
 )
 from afina.export.ollama import modelfile, read_turns
 from afina.export.origin import Origin, open_origin
+from afina.export.out import check_out
 from afina.export.programs import LlamaCpp, OpenedExport, Transformers, check_opens_gguf, open_gguf, open_mlx
+from afina.export.push import PushTarget, check_push, push_folder
 from afina.export.template import baked_tokenizer
 from afina.llamacpp.gguf_write import ARCHITECTURES, ROUNDED_HERE, begins_with_bos, check_architecture, write_gguf
 from afina.llamacpp.lora_write import refused_by_llama_cpp, write_lora
@@ -37,6 +40,7 @@ from afina.llamacpp.program import INSTALL, find_llama_cpp
 from afina.model.base import TRAIN_AGAIN, identify_base, read_adapter_config
 from afina.model.base_kind import kind_of_config, read_object
 from afina.model.choices import Precision
+from afina.model.hub import hub_commit
 from afina.model.rounding import tolerance
 from afina.recipe import Chat, nearest
 from afina.record import Record
@@ -72,6 +76,8 @@ class ExportOptions:
     licence: str | None = None
     places: Sequence[str] = ()
     """Where base and root are now, as ``base=PATH``."""
+    push: PushTarget | None = None
+    """With ``hub-folder``: where it goes then."""
 
 
 @dataclass
@@ -100,9 +106,11 @@ def export(
     """
     origin = open_origin(run, options.places, say)
     holds = _holds(origin, options)
+    if options.push:
+        check_push(options.push, origin.recipe, "model")
     kind = _kind(origin, holds, options)
     out = options.out or run / "export" / options.to
-    _check_out(out)
+    check_out(out)
     _look_before(origin, holds, kind, options)
     _check_room(origin, out, holds, kind)
     _check_memory(origin, compared=options.check)
@@ -143,6 +151,8 @@ def export(
         )
         (beside / "README.md").write_text(card, encoding="utf-8")
     files = {file.relative_to(out).as_posix(): file.stat().st_size for file in sorted(out.rglob("*")) if file.is_file()}
+    message = f"{origin.recipe.name}, by afina {__version__}"
+    pushed = push_folder(out, options.push, "model", message, say) if options.push else None
     return {
         "to": options.to,
         "folder": str(out),
@@ -150,6 +160,7 @@ def export(
         "files": files,
         "notes": made.notes,
         "comparison": comparison.as_json() if comparison else None,
+        **({"pushed": pushed} if pushed else {}),
     }
 
 
@@ -163,6 +174,10 @@ def _holds(origin: Origin, options: ExportOptions) -> str:
         raise RecipeError(f"--to {options.to} is not known", f"use {close or ' or '.join(FORMATS)}", "--to")
     if options.merged and options.to != "hub-folder":
         raise RecipeError("--merged belongs to --to hub-folder", f"--to {options.to} says what is written already")
+    if options.push and options.to != "hub-folder":
+        raise RecipeError(
+            f"--push sends what --to hub-folder writes, not {options.to}", "use --to hub-folder", "--push"
+        )
     if options.to == "hub-folder":
         return "merged" if options.merged or not origin.adapter else "adapter"
     if options.to in ("adapter", "gguf-lora") and not origin.adapter:
@@ -190,13 +205,6 @@ def _kind(origin: Origin, holds: str, options: ExportOptions) -> str:
     if holds == "mlx" and asked not in (*plain, "q8", "q4"):
         raise RecipeError(f"mlx has no {asked} here", f"use {', '.join(plain)}, q8 or q4", "--quantize")
     return asked
-
-
-def _check_out(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / "README.md").is_file())):
-        raise RecipeError(f"{out} is there and is no export", "name another folder, or remove it", "--out")
-    if out.is_dir() and (out / "recipe.yaml").exists():
-        raise RecipeError(f"{out} is a run", "name another folder", "--out")
 
 
 def _look_before(origin: Origin, holds: str, kind: str, options: ExportOptions) -> None:
@@ -340,6 +348,8 @@ def _make_adapter(origin: Origin, folder: Path, *, scrub: bool) -> WrittenExport
         file = folder / "adapter_config.json"
         content = read_adapter_config(folder)
         content["base_model_name_or_path"] = base_name(origin)
+        if public_base(origin) and (commit := hub_commit(origin.base)):
+            content["revision"] = commit  # what PEFT opens the base at
         write_json(file, content)
         identity = folder / "afina.json"
         if identity.is_file():

@@ -28,9 +28,9 @@ def why_not(context: Context) -> Stop | None:
     if not steering:
         why = "; ".join(halves.notes) or "no probe of the recipe tells whether something was learned"
         return Stop("cannot steer", f"there is nothing to steer by: {why}")
-    references = list(dict.fromkeys(_references(steering)))
-    lost = [text for text in references if not can_write(chat.tokenizer, text)]
-    least = recipe.evaluate.limits.learned_min or 0.0
+    references, least = list(dict.fromkeys(_references(steering))), recipe.evaluate.limits.learned_min or 0.0
+    # A share that is asked for counts answers word for word; a gain without one counts them in any case.
+    lost = [text for text in references if not can_write(chat.tokenizer, text, cased=least > 0)]
     if lost and (len(lost) == len(references) or 1 - len(lost) / len(references) < least):
         some = ", ".join(repr(text) for text in lost[:SHOWN])
         return Stop(
@@ -47,10 +47,15 @@ def _references(probes: Iterable[ProbeSet]) -> Iterator[str]:
             yield from question.terms or (question.reference,)
 
 
-def can_write(tokenizer: Any, text: str) -> bool:
-    """Whether the tokenizer gives a text back, white space and the form of accents aside."""
+def can_write(tokenizer: Any, text: str, *, cased: bool = True) -> bool:
+    """Whether the tokenizer gives a text back, white space and the form of accents aside.
+
+    Args:
+        cased: whether capitals matter.
+    """
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return _letters(str(tokenizer.decode(ids, skip_special_tokens=True))) == _letters(text)
+    back, wanted = _letters(str(tokenizer.decode(ids, skip_special_tokens=True))), _letters(text)
+    return back == wanted or (not cased and back.casefold() == wanted.casefold())
 
 
 def _letters(text: str) -> str:

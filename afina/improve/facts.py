@@ -17,14 +17,16 @@ from afina.evaluate.coverage import held_by_luck, held_terms
 from afina.evaluate.grade import Graded, grade, luck
 from afina.evaluate.halves import split_probes
 from afina.evaluate.intervals import difference_interval, gain_interval, more_than_chance, share_interval
-from afina.evaluate.probes import ProbeSet, Question
+from afina.evaluate.probes import ProbeSet, Question, stored_turns
 from afina.evaluate.scores import FACTS, KEEPS, ROLES, Scores, Verdict, by_way, read_scores
 from afina.evaluate.skills import skill_items
 from afina.evaluate.verdict import Flags, ProbeScore, judge
 from afina.recipe import Limits
 from afina.record import Record, read_rows
+from afina.temper.choose import share_lost
 from afina.text.answer_flaws import after_thinking
 from afina.text.claims import claims_to_know, declines
+from afina.text.document import Message
 from afina.text.identity import normal
 from afina.walk.skills import ROWS_FILE as SKILLS_FILE
 
@@ -53,6 +55,8 @@ class BothAnswers:
     terms: tuple[str, ...] = ()
     group: str = ""
     """The skill, where it asks for one."""
+    turns: tuple[Message, ...] = ()
+    """All that was asked, where that is more than the prompt."""
 
     @property
     def about(self) -> str:
@@ -60,9 +64,17 @@ class BothAnswers:
         return self.fact or self.prompt
 
     @property
-    def key(self) -> tuple[str, str, str]:
-        """The same for this question in every round."""
-        return self.probe, self.prompt, self.reference
+    def key(self) -> tuple[str, str, str, tuple[str, ...]]:
+        """The same for this question in every round. The key terms of a section are other ones where other rows lie
+        beside it; what is held against those is another question."""
+        asked = "\n".join(turn["content"] for turn in self.question.messages)
+        return self.probe, asked, self.reference, self.terms
+
+    @property
+    def question(self) -> Question:
+        """What was asked, as :mod:`afina.evaluate.halves` parts it."""
+        asked = self.turns or (Message(role="user", content=self.prompt),)
+        return Question(asked, self.reference, "", cluster=self.fact)
 
 
 def read_answers(folder: Path) -> list[BothAnswers]:
@@ -77,9 +89,7 @@ def read_answers(folder: Path) -> list[BothAnswers]:
 
 
 def _answer(row: Record) -> BothAnswers:
-    role, reference, terms = row.required_text("role"), row.required_text("reference"), tuple(row.texts("terms"))
-    if role not in ROLES:
-        raise row.wrong("role", f"one of {', '.join(ROLES)}", role)
+    role, reference, terms = _role(row), row.required_text("reference"), tuple(row.texts("terms"))
     texts = [after_thinking(row.required_text(side)) for side in ("base", "adapter")]
     if role == "coverage":
         graded = [tuple(Graded(said=held) for held in held_terms(text, terms)) for text in texts]
@@ -97,7 +107,16 @@ def _answer(row: Record) -> BothAnswers:
         graded[0],
         graded[1],
         terms,
+        turns=stored_turns(row),
     )
+
+
+def _role(row: Record) -> str:
+    """What the row's question was asked for."""
+    role = row.required_text("role")
+    if role not in ROLES:
+        raise row.wrong("role", f"one of {', '.join(ROLES)}", role)
+    return role
 
 
 def _version(text: str, row: Record, side: str) -> Graded:
@@ -113,7 +132,7 @@ def _choice(row: Record) -> BothAnswers:
     sentences = row.texts("sentences")
     return BothAnswers(
         row.required_text("probe"),
-        row.required_text("role"),
+        _role(row),
         row.required_text("section"),
         row.required_text("prompt"),
         sentences[0] if sentences else "",
@@ -131,7 +150,7 @@ def _skill(row: Record) -> BothAnswers:
         raise row.wrong("id", "a question of afina's own", name)
     return BothAnswers(
         row.required_text("probe"),
-        row.required_text("role"),
+        _role(row),
         name,
         row.required_text("prompt"),
         row.required_text("reference"),
@@ -189,12 +208,12 @@ class PartedAnswers:
 
 
 def part(answers: Sequence[BothAnswers]) -> PartedAnswers:
-    """Part answers by what they are about. A fact that judges in any probe steers in none."""
+    """Part answers by what they are about, as a tempering of the same run parts its questions."""
     kept: list[Question] = []  # `id` is theirs alone while they are held
     probes: dict[tuple[str, str], list[Question]] = {}
     questions: dict[int, BothAnswers] = {}
     for each in answers:
-        question = Question(({"role": "user", "content": each.prompt},), each.reference, "", cluster=each.fact)
+        question = each.question
         kept.append(question)
         questions[id(question)] = each
         probes.setdefault((each.probe, each.role), []).append(question)
@@ -203,8 +222,7 @@ def part(answers: Sequence[BothAnswers]) -> PartedAnswers:
         [questions[id(question)] for probe in half for question in probe.questions]
         for half in (parted.steer, parted.judge)
     )
-    judged = {each.about for each in judges}
-    return PartedAnswers(tuple(each for each in steer if each.about not in judged), tuple(judges), parted.notes)
+    return PartedAnswers(tuple(steer), tuple(judges), parted.notes)
 
 
 @dataclass(frozen=True)
@@ -227,8 +245,10 @@ class HalfVerdict:
 
     @property
     def broken(self) -> float | None:
-        """Share of what the base knew that is lost, of the probe that lost most; None where nothing asks for it."""
-        return max((probe.broken for probe in self.probes if probe.role in KEEPS and probe.known), default=None)
+        """Share of what the base knew that is lost (of skills less what is gained), of the probe that lost most; None
+        where nothing asks for it."""
+        kept = [probe.result() for probe in self.probes if probe.role in KEEPS and probe.known]
+        return max((share_lost(probe).share for probe in kept), default=None)
 
     def gain(self) -> tuple[float, float, float]:
         """Share right after less share right before, with its 95 % interval."""

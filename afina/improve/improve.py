@@ -7,15 +7,15 @@ reads them, decides again what was decided, and goes on at the round, and within
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from afina.errors import AfinaError, DoesNotFit, RecipeError, ResultError
+from afina.errors import AfinaError, DoesNotFit, RecipeError, ResultError, TrainingDiverged, read_problem
 from afina.improve.facts import HalfVerdict, by_name, lost_facts
 from afina.improve.moves import Move, changed_keys
-from afina.improve.rounds import Next, Round, RoundsBudget, Stop, agreement, asked_of, best_of, decide
+from afina.improve.rounds import Next, Round, RoundsBudget, Stop, agreement, asked_of, best_of, decide, spent
 from afina.improve.rows import AddedRows, added_files, check_rows
 from afina.improve.tempering import strength_of, temper_round, wanted
 from afina.manifest import read_manifest
@@ -76,8 +76,7 @@ class Improvement:
                 "difference": {"low": between[0], "high": between[1]} if between else None,
                 "agree": between[0] <= 0 <= between[1] if between else None,
             },
-            "hours": sum(each.hours for each in self.rounds),
-            "money": sum(each.money for each in self.rounds),
+            **spent(self.rounds),
             "currency": self.currency,
             "not_built": [NOT_BUILT],
         }
@@ -112,10 +111,11 @@ def improve(
         AfinaError: the recipe, its data or its base are wrong, or memory is too small for the first round.
     """
     folder, rounds = (runs / FOLDER / recipe.name).resolve(), list[Round]()
+    ended = _ended_before(folder)
     following: Next | Stop = Next(1, with_settings(recipe, {"name": f"{recipe.name}-round-1"}))
     while isinstance(following, Next):
         _announce(following, rounds, say)
-        done = _do(following, runs, folder, rounds, budget, opened, say)
+        done = _do(following, runs, folder, rounds, budget, opened, say, ended)
         if isinstance(done, Stop):
             following = done
             break
@@ -133,6 +133,20 @@ def _write(folder: Path, found: Improvement) -> None:
     write_json(folder / FILE, found.as_json())
 
 
+def _ended_before(folder: Path) -> dict[Path, AfinaError]:
+    """The runs of rounds that an earlier start saw diverge, and how: they are not trained to the same end again. What
+    did not fit is tried again, for the machine may be another one."""
+    known = read_record(folder / FILE)
+    kinds = {kind.__name__: kind for kind in (ResultError, TrainingDiverged)}
+    found: dict[Path, AfinaError] = {}
+    for each in known.records("rounds") if known else ():
+        error = each.record("error")
+        if kind := kinds.get(error.text("error") or ""):
+            problems = [read_problem(problem.values) for problem in error.records("problems")]
+            found[Path(each.required_text("run"))] = kind(problems=problems)
+    return found
+
+
 def _do(
     following: Next,
     runs: Path,
@@ -141,8 +155,13 @@ def _do(
     budget: RoundsBudget,
     opened: Opened,
     say: Callable[[str], None],
+    ended: Mapping[Path, AfinaError],
 ) -> Round | Stop:
-    """One round; a finished one is only read."""
+    """One round; a finished one is only read.
+
+    Args:
+        ended: runs that diverged in an earlier start.
+    """
     recipe, target = following.recipe, runs / following.recipe.name
     done = Round(following.number, recipe, target, following.moves, following.origin, planned=_planned(target))
     finished, file = is_finished(target, recipe), folder / f"round-{following.number}.jsonl"
@@ -152,6 +171,9 @@ def _do(
     if finished and not wanted(done):
         say(f"round {following.number}: done before, kept ({target})")
         return done
+    if target in ended and _is_of(target, recipe):
+        say(f"round {following.number}: ended before, not trained again ({target})")
+        return _failed(done, ended[target])
     check_rows(added_files(recipe, folder), asked_of(rounds))
     try:
         with opened(within(recipe, rounds, budget), target) as context:
@@ -197,7 +219,12 @@ def is_finished(folder: Path, recipe: Recipe) -> bool:
     """Whether a run's folder holds this recipe's run, finished. What it may cost is no part of what it is."""
     if not (folder / "finished.json").is_file() or not (folder / "scores.json").is_file():
         return False
-    return not changed_keys(read_saved_recipe(folder), recipe) and read_manifest(folder) is not None
+    return _is_of(folder, recipe) and read_manifest(folder) is not None
+
+
+def _is_of(folder: Path, recipe: Recipe) -> bool:
+    """Whether a run's folder is one of this recipe."""
+    return (folder / "recipe.yaml").is_file() and not changed_keys(read_saved_recipe(folder), recipe)
 
 
 def within(recipe: Recipe, rounds: Sequence[Round], budget: RoundsBudget) -> Recipe:
@@ -206,13 +233,10 @@ def within(recipe: Recipe, rounds: Sequence[Round], budget: RoundsBudget) -> Rec
     Raises:
         RecipeError: money is bounded, and nothing says what an hour costs.
     """
-    left: dict[str, float] = {}
-    for name, most, own, spent in (
-        ("hours", budget.hours, recipe.budget.hours, sum(each.hours for each in rounds)),
-        ("money", budget.money, recipe.budget.money, sum(each.money for each in rounds)),
-    ):
-        if most is not None:
-            left[f"budget.{name}"] = min(max(1e-6, most - spent), own or most)
+    used, own = spent(rounds), {"hours": recipe.budget.hours, "money": recipe.budget.money}
+    left = {
+        f"budget.{name}": min(max(1e-6, most - used[name]), own[name] or most) for name, most in budget.limits.items()
+    }
     if budget.money is not None and not recipe.budget.price_per_hour:
         raise RecipeError(
             "--money is given, and the recipe does not say what an hour costs",

@@ -7,7 +7,7 @@ tests/test_improve.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -59,7 +59,7 @@ class RoundReading:
     facts: Sequence[FactState] = ()
     examples: Sequence[Example] = ()
     """What was trained."""
-    asked: Collection[str] = frozenset()
+    asked: frozenset[str] = frozenset()
     """Questions of the probes, see :func:`~afina.improve.facts.asked_texts`."""
 
     @property
@@ -233,7 +233,7 @@ def changed_keys(earlier: Recipe, later: Recipe) -> dict[str, tuple[Any, Any]]:
     return {
         key: values
         for key, values in _differences(earlier.model_dump(mode="json"), later.model_dump(mode="json"), "")
-        if key.partition(".")[0] not in ("name", "budget")
+        if key.partition(".")[0] not in ("name", "budget", "launch")
     }
 
 

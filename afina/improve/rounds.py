@@ -162,6 +162,17 @@ class RoundsBudget:
     hours: float | None = None
     money: float | None = None
 
+    @property
+    def limits(self) -> dict[str, float]:
+        """What is bounded besides the rounds, and by how much."""
+        given = {"hours": self.hours, "money": self.money}
+        return {name: most for name, most in given.items() if most is not None}
+
+
+def spent(rounds: Sequence[Round]) -> dict[str, float]:
+    """What some rounds took."""
+    return {"hours": sum(each.hours for each in rounds), "money": sum(each.money for each in rounds)}
+
 
 def brings(later: Round, best: Round) -> bool:
     """Whether a round has more right than the best one before it, or keeps more of what the base knew, beyond chance,
@@ -212,12 +223,11 @@ def decide(rounds: Sequence[Round], budget: RoundsBudget, rows: Path) -> Next | 
         return Stop("nothing", f"{FRUITLESS} rounds one after the other brought nothing beyond chance")
     if len(rounds) >= budget.rounds:
         return Stop("rounds", f"as many rounds as were allowed are done: {len(rounds)}")
-    for name, spent, most in (
-        ("hours", sum(each.hours for each in rounds), budget.hours),
-        ("money", sum(each.money for each in rounds), budget.money),
-    ):
-        if most is not None and spent >= most:
-            return Stop("hours" if name == "hours" else "money", f"the {name} are spent: {spent:.3g} of {most:g}")
+    used = spent(rounds)
+    for name, most in budget.limits.items():
+        if used[name] >= most:
+            why: Why = "hours" if name == "hours" else "money"
+            return Stop(why, f"the {'hours are' if why == 'hours' else 'money is'} spent: {used[name]:.3g} of {most:g}")
     return _next(rounds, rows)
 
 
@@ -243,7 +253,7 @@ def _next(rounds: Sequence[Round], rows: Path) -> Next | Stop:
 
 def _same(recipe: Recipe, moves: Sequence[Move], earlier: Round) -> bool:
     """Whether an earlier round trained the same: by its recipe, and the rows that were added to it last."""
-    plain = {"name", "budget", "sources"}
+    plain = {"name", "budget", "launch", "sources"}
     if recipe.model_dump(exclude=plain) != earlier.recipe.model_dump(exclude=plain):
         return False
     rows, before = ([move.rows for move in each if move.rows] for each in (moves, earlier.moves))

@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 from afina.dataset.questions.phrasings import TEMPLATES, phrase
@@ -101,7 +101,7 @@ def instance_of(question: str, language: str, kind: str = "") -> Instance | None
 
 
 def other_phrasings(
-    recipe: Recipe, examples: Iterable[Example], wanted: Callable[[Example], bool], asked: Collection[str]
+    recipe: Recipe, examples: Iterable[Example], wanted: Callable[[Example], bool], asked: frozenset[str]
 ) -> AddedRows:
     """Further phrasings of the facts that rows ask for.
 
@@ -194,7 +194,7 @@ def added_files(recipe: Recipe, folder: Path) -> list[Path]:
     return [file for file in named if file.resolve().is_relative_to(folder.resolve())]
 
 
-def check_rows(files: Iterable[Path], asked: Collection[str]) -> None:
+def check_rows(files: Iterable[Path], asked: frozenset[str]) -> None:
     """Refuse rows that hold the words of a probe's question; they are read again from where training reads them.
 
     Raises:
@@ -218,10 +218,21 @@ def _again(file: Path) -> str:
     return f"remove {file.parent} and start the same command again: the rows are made anew"
 
 
-def _asks(text: str, asked: Collection[str]) -> bool:
-    """Whether a text is a question of a probe, or holds one."""
-    words = plain_text(text)
-    return words in asked or any(f" {each} " in f" {words} " for each in asked if each)
+def _asks(text: str, asked: frozenset[str]) -> bool:
+    """Whether a text is a question of a probe, or holds one in whole words. Looked up by as many words as questions
+    have: many rows are held against many questions."""
+    words = plain_text(text).split()
+    return any(
+        " ".join(words[start : start + count]) in asked
+        for count in _lengths(asked)
+        for start in range(len(words) - count + 1)
+    )
+
+
+@lru_cache(maxsize=4)
+def _lengths(asked: frozenset[str]) -> tuple[int, ...]:
+    """How many words the questions have."""
+    return tuple(sorted({len(each.split()) for each in asked} - {0}))
 
 
 def trained_examples(folder: Path) -> Iterator[Example]:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from afina.errors import RecipeError
+from afina.errors import DiskFull, RecipeError
 from afina.improve.rounds import Round
 from afina.record import Record, read_record
 from afina.run import read_stages
@@ -34,7 +34,7 @@ def wanted(done: Round) -> bool:
 
 def _found_one(looked: Record) -> bool:
     """Whether the strength that was chosen is another than the full one, and meets the limits of the steering half."""
-    chosen: list[float] = list(looked["chosen"])
+    chosen = looked.figures("chosen")
     met = any(each["strengths"] == chosen and each.required_flag("passed") for each in looked.records("settings"))
     return met and any(strength != 1.0 for strength in chosen)
 
@@ -56,6 +56,8 @@ def temper_round(context: Context, say: Callable[[str], None]) -> None:
     try:
         trained = trained_adapter(context)
         found = temper(context, Tempering())
+    except DiskFull:
+        raise
     except RecipeError as error:
         say(f"not tempered: {error.problems[0].what}")
         return

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from afina.launch.parcel import Parcel
+from afina.errors import AfinaError
+from afina.launch.parcel import Parcel, link, run_files, set_aside_before
 from afina.launch.remote import Remote
+from afina.launch.scripts import CLOCK
 
 Standing = Literal["running", "ended", "lost", "nothing"]
 
@@ -18,9 +20,9 @@ class JobState:
     """How a job stands on its machine."""
 
     standing: Standing
-    """`lost`: it began, its process is gone and it left no exit code; `nothing`: there is no such job."""
+    """`lost`: it began, its processes are gone and it left no exit code; `nothing`: there is no such job."""
     code: int | None = None
-    """Of `afina run`, where it ended; None where its environment could not be made."""
+    """Of afina, where it ended; None where its environment could not be made."""
     late: bool = False
     """Whether it was ended because its time was up."""
     seconds: float = 0.0
@@ -46,7 +48,8 @@ class LaunchEngine(Protocol):
         ...
 
     def make_room(self) -> None:
-        """Before the first start: remove what an earlier launch of that name has left, refuse one that is at work."""
+        """Before the first start: remove what an earlier launch of that name has left and brought home; refuse to
+        where one is at work or its results are not home."""
         ...
 
     def start(self, parcel: Path, secrets: tuple[str, ...]) -> None:
@@ -66,14 +69,24 @@ class LaunchEngine(Protocol):
         ...
 
 
-_ASK = """cd {folder} 2>/dev/null || {{ echo nothing; exit 0; }}
-[ -f job.began ] && echo "since $(( $(date +%s) - $(cat job.began) ))" || echo "since 0"
+# A number in a file says nothing by itself: after a restart it may be another program's. A `ps` that cannot be asked
+# about one process (busybox) is not asked.
+ALIVE = """alive() {
+  p=$(cat "$1" 2>/dev/null) && [ -n "$p" ] && kill -0 "$p" 2>/dev/null || return 1
+  ps -p $$ -o args= >/dev/null 2>&1 || return 0
+  ps -p "$p" -o args= | grep -q -e job.sh -e setup.sh -e recipe.yaml -e 'afina serve'
+}
+"""
+"""A shell's function: whether the process whose number stands in a file is there, and one of a launch."""
+_ASK = f"""{CLOCK}{ALIVE}began=$(cat job.began 2>/dev/null)
+echo "since $(( $(now) - ${{began:-$(now)}} ))"
 if [ -f job.exit ]; then echo "ended $(cat job.exit) $([ -f job.late ] && echo late)"
-elif [ -f job.pid ]; then
-  if kill -0 "$(cat job.pid)" 2>/dev/null &&
-    {{ ! command -v ps >/dev/null || ps -p "$(cat job.pid)" -o args= | grep -q job.sh; }}
-  then echo running; else echo lost; fi
+elif alive job.pid || alive run.pid; then echo running
+elif [ -f job.pid ]; then echo lost
 else echo nothing; fi"""
+_STOP = f"""{ALIVE}if alive job.pid; then kill -TERM "$(cat job.pid)"
+elif alive run.pid; then kill -TERM "$(cat run.pid)"; fi"""
+"""The job's shell hands it on; where that one was killed alone, what it had started is told itself."""
 
 
 def ask_state(engine: LaunchEngine) -> JobState:
@@ -81,24 +94,32 @@ def ask_state(engine: LaunchEngine) -> JobState:
 
     Raises:
         Unreachable: the machine does not answer.
+        AfinaError: it answers with something else.
     """
-    said = engine.remote.do(_ASK.format(folder=shlex.quote(engine.folder))).split()
+    answer = engine.remote.do(f"cd {shlex.quote(engine.folder)} 2>/dev/null || {{ echo nothing; exit 0; }}\n{_ASK}")
+    said = answer.split()
     seconds, said = (float(said[1]), said[2:]) if said[:1] == ["since"] else (0.0, said)
-    standing: Standing = next((each for each in ("running", "ended", "lost") if said[:1] == [each]), "nothing")
+    standing: Standing | None = next((each for each in _STANDINGS if said[:1] == [each]), None)
+    if standing is None:
+        raise AfinaError(f"how the job stands is not clear: {answer.strip()!r:.200}", "look there", engine.remote.host)
     code = int(said[1]) if standing == "ended" and len(said) > 1 and said[1].isdigit() else None
-    return JobState(standing, code, "late" in said, seconds)
+    return JobState(standing, code, "late" in said, max(0.0, seconds))
+
+
+_STANDINGS: tuple[Standing, ...] = ("running", "ended", "lost", "nothing")
 
 
 def stop_job(engine: LaunchEngine, *, late: bool = False) -> None:
     """Tell the job to end with a checkpoint; `late`: because its time is up."""
-    stop = f'{": > job.late && " if late else ""}kill -TERM "$(cat job.pid)"'
-    engine.remote.do(f"cd {shlex.quote(engine.folder)} && [ -f job.pid ] && {stop} || true")
+    why = ": > job.late\n" if late else ""
+    engine.remote.do(f"cd {shlex.quote(engine.folder)} 2>/dev/null || exit 0\n{why}{_STOP}")
 
 
 def add_run(parcel: Parcel, run: Path, folder: Path) -> None:
     """Put a parcel into a folder, and the run as far as it is."""
-    from afina.launch.parcel import link, run_files
-
     parcel.write(folder)
+    there = folder / "runs" / run.name
     for file in run_files(run) if run.is_dir() else ():
-        link(file, folder / "runs" / run.name / file.relative_to(run))
+        link(file, there / file.relative_to(run))
+    for name in set_aside_before(run):  # their names are taken: what is set aside over there comes beside them
+        (there / name).mkdir(parents=True)

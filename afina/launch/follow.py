@@ -4,20 +4,21 @@ elsewhere when its machine goes, ended when its time is up. The machine is given
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from afina.errors import AfinaError, ResultError
+from afina.errors import AfinaError, DoesNotFit, ResultError, class_of
 from afina.launch.engine import JobState, LaunchEngine, ask_state, stop_job
-from afina.launch.parcel import NOT_SENT
+from afina.launch.parcel import SET_ASIDE
 from afina.launch.remote import Unreachable
 from afina.launch.scripts import KILL_SECONDS
-from afina.run import read_mapping, write_json
+from afina.record import Record
+from afina.run import FORGOTTEN, read_launch, write_json, write_whole
 from afina.units import show_seconds
 
 MISSES = 4
@@ -25,7 +26,11 @@ MISSES = 4
 START_SECONDS = 600.0
 """For so long a queued job may not have begun."""
 _KEPT = ("on", "folder", "limit_seconds", "spent_seconds", "machine_seconds")
-_LEAVE = [f"/{name}" for name in NOT_SENT] + ["*.partial", "*.old"]
+_HALF = ("*.partial", "*.old")
+_LEAVE = ("/.lock", "/recipe.yaml", *_HALF)
+"""Of a run over there, what stays there. Its recipe names the places that things have over there."""
+_PRUNED = ("checkpoints", "first/checkpoints")
+"""Folders of which old parts are removed over there, and so here."""
 
 
 @dataclass
@@ -63,11 +68,25 @@ class LaunchState:
 
 
 def read_state(file: Path) -> LaunchState | None:
-    """A launch that is under way; None where there is none."""
-    if not file.is_file():
+    """A launch that is under way; None where there is none.
+
+    Raises:
+        AfinaError: the file is damaged.
+    """
+    values = read_launch(file)
+    if values is None:
         return None
-    found: dict[str, Any] = read_mapping(file, *_KEPT)
-    return LaunchState(file, **{name: found[name] for name in _KEPT})
+    found = Record(values, str(file), fix=FORGOTTEN)
+    if (on := found.required_text("on")) == "slurm":  # which keeps the number of its job there
+        return LaunchState(file, on, "")
+    return LaunchState(
+        file,
+        on,
+        folder=found.required_text("folder"),
+        limit_seconds=found.number("limit_seconds"),
+        spent_seconds=found.required_number("spent_seconds"),
+        machine_seconds=found.required_number("machine_seconds"),
+    )
 
 
 @dataclass
@@ -75,6 +94,7 @@ class Follower:
     """Follows one launch.
 
     Args:
+        recipe: as it is kept in the run's folder here.
         begin: writes the parcel for the time that is left, and starts; called again for each machine.
         look: shows the run's copy here, as ``afina watch --once`` does.
         confirm: asks the person at the terminal; None where nobody is there.
@@ -84,6 +104,7 @@ class Follower:
 
     engine: LaunchEngine
     run: Path
+    recipe: str
     state: LaunchState
     begin: Callable[[], None]
     look: Callable[[], None]
@@ -93,8 +114,12 @@ class Follower:
     retries: int = 5
     serves: bool = False
     """Whether the machine is kept when the run is done: it serves what was trained."""
-    seen: bool = False
-    """Whether the job was seen at work: only then is there anything to bring home."""
+    answered: float = field(default_factory=time.monotonic)
+    """When the machine did last."""
+    came: bool = False
+    """Whether the last copy found a run over there."""
+    trouble: str = ""
+    """Why the last copy while it runs did not come."""
 
     def follow(self, *, begins: bool) -> int:
         """Until the job has ended and its results are home; its exit code (0 or 5).
@@ -103,7 +128,8 @@ class Follower:
             begins: whether it has to be begun first; else it is under way.
 
         Raises:
-            AfinaError: the job failed, or its machines were lost too often. What there is of the run is home.
+            AfinaError: the job failed, with the class of its exit code, or its machines were lost too often. What there
+                is of the run is home.
             KeyboardInterrupt: the person went away, with or without the job.
         """
         lost = 0
@@ -113,7 +139,7 @@ class Follower:
                     self._begin()
                 while True:
                     found = self._watch()
-                    if found.standing == "ended":
+                    if self._home() and found.standing == "ended":
                         return self._end(found)
                     lost += 1
                     self._again(lost)
@@ -127,9 +153,8 @@ class Follower:
         while True:
             try:
                 found = ask_state(self.engine)
-                self.state.machine_seconds = max(self.state.machine_seconds, found.seconds)
-                self.state.write()
-                self._bring(while_it_runs=True)
+                self.answered = time.monotonic()
+                self._copy_meanwhile(found)
                 misses = 0
             except Unreachable as error:
                 misses += 1
@@ -138,7 +163,6 @@ class Follower:
                     return JobState("lost")
                 time.sleep(self.every)
                 continue
-            self.seen = self.seen or found.standing != "nothing"
             self.look()
             waits = found.standing == "nothing" and time.monotonic() - began < START_SECONDS
             if found.standing != "running" and not waits:
@@ -148,6 +172,21 @@ class Follower:
                 stop_job(self.engine, late=True)
                 told = True
             time.sleep(self.every)
+
+    def _copy_meanwhile(self, found: JobState) -> None:
+        """Note the time and copy what there is. A disk that is full here ends no job there: only the last copy has to
+        come."""
+        self.state.machine_seconds = max(self.state.machine_seconds, found.seconds)
+        try:
+            self.state.write()
+            self._bring(while_it_runs=True)
+            self.trouble = ""
+        except Unreachable:
+            raise
+        except AfinaError as error:
+            if self.trouble != str(error):
+                self.say(f"{error}\nthe job goes on, and the copy is tried again")
+            self.trouble = str(error)
 
     def _is_gone(self, misses: int) -> bool:
         """Whether a machine that does not answer is away for good. One of ours is asked until it is back.
@@ -159,7 +198,8 @@ class Follower:
             return False
         if self.engine.gone():
             return True
-        if misses >= MISSES and self.state.left_seconds == 0.0:
+        left, silent = self.state.left_seconds, time.monotonic() - self.answered
+        if misses >= MISSES and left is not None and silent > left + KILL_SECONDS:
             raise AfinaError(
                 "the rented machine does not answer, and its time is up; what came home last is here",
                 "the same command asks it again; SkyPilot's dashboard or `sky down` gives it back as it is",
@@ -168,8 +208,7 @@ class Follower:
         return False
 
     def _again(self, lost: int) -> None:
-        with contextlib.suppress(Unreachable):
-            self._bring(while_it_runs=True)
+        """Begin once more, from what is home."""
         if lost > self.retries:
             self._close()
             raise AfinaError(
@@ -179,24 +218,32 @@ class Follower:
         self.state.next_machine()
         if self.state.left_seconds == 0.0:
             self._close()
-            raise AfinaError("the time that was agreed on is used up", "the same command goes on", str(self.run))
+            raise DoesNotFit("the time that was agreed on is used up", "the same command goes on", str(self.run))
         self._begin()
 
     def _begin(self) -> None:
         """Start; what passes until there is a job is paid for too."""
         began = time.monotonic()
-        self.begin()
-        self.state.spent_seconds += time.monotonic() - began
-        self.state.write()
+        try:
+            self.begin()
+        finally:
+            self.answered = time.monotonic()
+            self.state.spent_seconds += self.answered - began
+            self.state.write()
 
     def _end(self, found: JobState) -> int:
-        """Bring all home, give the machine back, say how it went."""
-        self._home()
+        """All is home: give the machine back, say how it went."""
         done, limit = found.code in (0, ResultError.exit_code), show_seconds(self.state.limit_seconds or 0.0)
+        if done and not self.came:
+            raise AfinaError(
+                f"it ended there with code {found.code}, and its run is not there: nothing could be brought home",
+                "look at the machine, which is left as it is; the same command asks again",
+                f"{self.engine.remote.host}:{self.engine.folder}",
+            )
         if not (self.serves and done):
             self._close()
         if found.late and not done:
-            raise AfinaError(
+            raise DoesNotFit(
                 f"stopped when its time of {limit} was up; its checkpoint is home",
                 "the same command goes on from there; a higher budget.hours or budget.money lets it take longer",
                 str(self.run),
@@ -205,41 +252,76 @@ class Follower:
             ended = f"afina ended there with code {found.code}"
             what = "the environment could not be made there" if found.code is None else ended
             last = " / ".join(self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-4:])
-            raise AfinaError(f"{what}: {last}", "mend that; the same command goes on from what is home", str(self.log))
+            kind = class_of(found.code)
+            raise kind(f"{what}: {last}", "mend that; the same command goes on from what is home", str(self.log))
         return found.code
 
     @property
     def log(self) -> Path:
         """What the job says, here."""
-        return self.run.parent / "_launch" / f"{self.run.name}.log"
+        return self.state.file.with_name("log")
 
-    def _home(self) -> None:
-        """The last copy, of which everything has to come."""
+    def _home(self) -> bool:
+        """The last copy, of which everything has to come; False where the machine is gone, with what was not copied.
+
+        Raises:
+            AfinaError: it does not come, and the machine is there.
+        """
         for tries in range(1, MISSES + 1):
             try:
                 self._bring(while_it_runs=False)
-                return
+                if self.engine.rented:  # what was only in this machine's memory would be lost with its power
+                    os.sync()
+                return True
             except AfinaError as error:
+                if isinstance(error, Unreachable) and self.engine.gone():
+                    return False
                 if tries == MISSES:
-                    rented = "; the machine is still rented: results are on it" if self.engine.rented else ""
+                    rented = "; the machine is still rented, and results are on it alone" if self.engine.rented else ""
                     raise AfinaError(
                         f"results could not be brought home: {error.problems[0].what}{rented}",
-                        "the same command tries again",
+                        "mend that; the same command tries again",
                         self.engine.remote.host,
                     ) from error
                 time.sleep(self.every)
+        raise AssertionError("the last try returns or raises")
 
     def _bring(self, *, while_it_runs: bool) -> None:
-        """What is there of the run: checkpoints first, so that the log never tells less than they hold."""
-        there = f"{self.engine.folder}/runs/{self.run.name}"
-        said = self.engine.remote.do(f"[ -d {shlex.quote(there)} ] && echo yes || echo no").strip()
-        if said == "yes":
-            if while_it_runs:
-                self.engine.remote.bring(there, self.run, leave=[*_LEAVE, "/*.json*"], while_it_runs=True)
-            self.engine.remote.bring(there, self.run, leave=_LEAVE, while_it_runs=while_it_runs)
-        log = self.engine.remote.do(f"tail -c 200000 {shlex.quote(self.engine.folder)}/job.log 2>/dev/null || true")
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        self.log.write_text(log, encoding="utf-8")
+        """What is there of the run: what was set aside and checkpoints first, so that nothing is removed here before
+        it has its new place, and the log never tells less than they hold."""
+        remote, there = self.engine.remote, f"{self.engine.folder}/runs/{self.run.name}"
+        self.came = remote.holds(f"-d {shlex.quote(there)}")
+        if self.came:
+            for name in (SET_ASIDE, *_PRUNED):
+                if remote.holds(f"-d {shlex.quote(f'{there}/{name}')}"):
+                    exact = name in _PRUNED
+                    remote.bring(
+                        f"{there}/{name}", self.run / name, leave=_HALF, exact=exact, while_it_runs=while_it_runs
+                    )
+            remote.bring(there, self.run, leave=_LEAVE, while_it_runs=while_it_runs)
+            own = self.run / "recipe.yaml"
+            if not own.is_file() or own.read_text(encoding="utf-8", errors="replace") != self.recipe:
+                write_whole(own, self.recipe)
+        if self.came and not while_it_runs:
+            self._move_as_there(there)
+        log = remote.do(f"tail -c 200000 {shlex.quote(self.engine.folder)}/job.log 2>/dev/null || true")
+        write_whole(self.log, log)
+
+    def _move_as_there(self, there: str) -> None:
+        """What an earlier recipe had made was moved to `replaced/` over there. It has come, and what lies here in its
+        old place would be taken for a result of this one."""
+        listed = self.engine.remote.do(f"cd {shlex.quote(there)} && find . -type f -print0")
+        present = {name.removeprefix("./") for name in listed.split("\0")}
+        for kept in sorted((self.run / SET_ASIDE).glob("*/**/*")):
+            name = Path(*kept.relative_to(self.run / SET_ASIDE).parts[1:])
+            old = self.run / name
+            if not (kept.is_file() and old.is_file()) or name.as_posix() in present:
+                continue
+            if old.stat().st_size == kept.stat().st_size:
+                old.unlink()
+                with contextlib.suppress(OSError):  # one of them holds more
+                    for above in (self.run / each for each in name.parents if each.parts):
+                        above.rmdir()
 
     def _close(self) -> None:
         """Give the machine back; the launch is over. Where it costs money and cannot be, it is not."""
@@ -253,6 +335,17 @@ class Follower:
 
     def _interrupted(self) -> None:
         """Ask whether the job goes too. Where nobody can be asked, what costs money goes and what does not stays."""
+        try:
+            self._part()
+        except KeyboardInterrupt:
+            paid = ", and still rented" if self.engine.rented else ""
+            self.say(
+                f"interrupted again: {self.engine.remote.host} is left as it is{paid}; not all results are home. The "
+                "same command follows it again"
+            )
+            raise
+
+    def _part(self) -> None:
         goes = self.engine.rented
         if self.confirm is not None:
             goes = self.confirm("Stop the job, bring home what there is and give the machine back?")
@@ -260,14 +353,20 @@ class Follower:
             self.say("it goes on there; the same command follows it again")
             return
         self.say(f"told to end with a checkpoint; then it comes home (up to {show_seconds(KILL_SECONDS)})")
-        with contextlib.suppress(Unreachable):
-            stop_job(self.engine)
-            until = time.monotonic() + KILL_SECONDS
-            while ask_state(self.engine).standing == "running" and time.monotonic() < until:
-                time.sleep(min(self.every, 2.0))
-        if self.seen:
+        if self._stopped():
             self._home()
         self._close()
+
+    def _stopped(self) -> bool:
+        """Stop the job; whether there is one, whose results have to come home."""
+        try:
+            stop_job(self.engine)
+            until = time.monotonic() + KILL_SECONDS
+            while (standing := ask_state(self.engine).standing) == "running" and time.monotonic() < until:
+                time.sleep(min(self.every, 2.0))
+            return standing != "nothing"
+        except Unreachable:
+            return not self.engine.gone()
 
 
 @contextlib.contextmanager

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from afina.errors import DoesNotFit, Problem, RecipeError
+from afina.errors import AfinaError, DoesNotFit, Problem, RecipeError
 from afina.launch import scripts, slurm
 from afina.launch.engine import LaunchEngine, add_run, ask_state
 from afina.launch.follow import Follower, LaunchState, read_state
-from afina.launch.offers import HOUR, Offer, choose_offer, describe_offers, find_offers, plans_of
-from afina.launch.parcel import Parcel, fingerprint, pack
-from afina.launch.providers import Ability, Provider, Where, check_able, read_where
+from afina.launch.offers import HOUR, Offer, choose_offer, describe_offers, find_offers, fits_one, plans_of
+from afina.launch.parcel import Parcel, fingerprint, needed_secrets, pack
+from afina.launch.providers import Ability, Where, check_able, read_where
 from afina.launch.remote import Remote, Unreachable
 from afina.launch.sky_engine import VERSION, SkyEngine, check_credentials, find_sky, task_of, task_text
 from afina.launch.ssh_engine import SshEngine, job_folder
 from afina.recipe import Recipe, load_recipe
-from afina.run import Run, remove, write_whole
+from afina.run import Run, hash_value, launched_file, remove, write_whole
 from afina.units import show_bytes, show_money, show_seconds
 
 WARN_SECONDS = 120
@@ -33,7 +34,7 @@ Confirm = Callable[[str], bool]
 
 @dataclass(frozen=True)
 class LaunchAsked:
-    """The command line of ``afina launch``."""
+    """The command line of ``afina launch``; what belongs to the job stands in the recipe's `launch`."""
 
     recipe: Path
     overrides: Sequence[str]
@@ -42,15 +43,9 @@ class LaunchAsked:
     dry_run: bool = False
     yes: bool = False
     device: str | None = None
-    spot: bool = False
     python: str | None = None
-    folder: str | None = None
     send_private: bool = False
-    keep: bool = False
-    secrets: Sequence[str] = ()
     sbatch: Sequence[str] = ()
-    every: float = 15.0
-    retries: int = 5
     serve: int | None = None
     """Port on which what was trained is served afterwards, over there."""
 
@@ -62,6 +57,11 @@ class Launched:
     values: dict[str, Any]
     text: str
     code: int = 0
+
+
+def place_of(runs: Path, name: str) -> Path:
+    """What is kept of a run's launch while it is under way, and its last log."""
+    return launched_file(runs / name).parent.resolve()
 
 
 @dataclass
@@ -76,20 +76,29 @@ class _Job:
     confirm: Confirm | None
     offers: list[Offer] = field(default_factory=list)
     offer: Offer | None = None
+    layout: scripts.RankLayout = scripts.ALONE
+    unprepared: AfinaError | None = None
+    """Why it could not be begun."""
 
     @property
     def run(self) -> Path:
         return self.asked.runs / self.recipe.name
 
     @property
+    def place(self) -> Path:
+        return place_of(self.asked.runs, self.recipe.name)
+
+    @property
     def staged(self) -> Path:
         """Where the copies to send are put together."""
-        return (self.asked.runs / "_launch" / self.recipe.name).resolve()
+        return self.place / "parcel"
 
     @property
     def cluster(self) -> str:
-        """As SkyPilot may call a machine."""
-        return "afina-" + "".join(letter if letter.isalnum() else "-" for letter in self.recipe.name.lower())[:40]
+        """As SkyPilot may call a machine; names that differ in letters that it does not take differ here too."""
+        name = self.recipe.name
+        plain = "".join(letter if letter.isalnum() else "-" for letter in name.lower())[:40].rstrip("-")
+        return f"afina-{plain}" + (f"-{hash_value(name)[:6]}" if plain != name else "")
 
     @property
     def limit_seconds(self) -> float | None:
@@ -123,33 +132,59 @@ def launch(
     _check_options(asked, target, recipe)
     if target.kind == "slurm":
         return _on_slurm(asked, recipe, say, confirm, look)
-    own_python, run = asked.python is not None, asked.runs / recipe.name
-    secrets = [*asked.secrets, *([KEY] if asked.serve and target.kind == "sky" else [])]
-    parcel = pack(recipe, run, send_private=asked.send_private, own_python=own_python, secrets=secrets)
-    job = _Job(asked, recipe, target, parcel, say, confirm)
-    if target.provider is not None:
-        _add_offers(job, target.provider)
-    if asked.dry_run:
-        return _shown(job)
-    file = asked.runs / "_launch" / f"{recipe.name}.json"
-    known = read_state(file)
+    job = _Job(asked, recipe, target, Parcel(recipe, {}, ()), say, confirm)
+    file = job.place / "state.json"
+    known = None if asked.dry_run else read_state(file)
     if known and known.on != asked.on:
         raise RecipeError(
             f"a launch of {recipe.name} on {known.on} is not home yet",
             f"bring it home first: --on {known.on}",
             str(file),
         )
+    _prepare(job, under_way=known is not None)
+    if asked.dry_run:
+        return _shown(job)
     engine = _engine(job)
+    engine.remote.check_programs()
     if known is not None and isinstance(engine, SshEngine):
         engine.folder = known.folder
     begins = known is None or _nothing_there(engine)
     if begins:
+        _check_prepared(job)
         _ask(job)
-    if known is None:
-        engine.make_room()
-    if known is None or begins:  # asked anew, and so is the money
-        known = LaunchState(file, asked.on, engine.folder, job.limit_seconds)
-    return _followed(job, engine, known, look, begins)
+    with Run.open(job.run, job.recipe, say, launching=True):
+        if read_state(file) != known:
+            raise RecipeError("another launch of this run began meanwhile", "the same command follows it", str(file))
+        if known is None:
+            engine.make_room()
+        if known is None or begins:  # asked anew, and so is the money
+            known = LaunchState(file, asked.on, engine.folder, job.limit_seconds)
+        return _followed(job, engine, known, look, begins)
+
+
+def _prepare(job: _Job, *, under_way: bool) -> None:
+    """What would be sent, and where to. What is under way comes home also where it could not be begun any more: its
+    documents may be gone from here, and its machine still costs money."""
+    asked, recipe = job.asked, job.recipe
+    try:
+        job.parcel = pack(
+            recipe,
+            job.run,
+            send_private=asked.send_private,
+            own_python=asked.python is not None,
+            secrets=[KEY] if asked.serve and job.target.kind == "sky" else [],
+        )
+        _add_devices(job)
+    except AfinaError as error:
+        if not under_way:
+            raise
+        job.unprepared = error
+        job.say(f"{error}\nit could not be begun like this; what is under way is followed")
+
+
+def _check_prepared(job: _Job) -> None:
+    if job.unprepared is not None:
+        raise job.unprepared
 
 
 def _nothing_there(engine: LaunchEngine) -> bool:
@@ -163,12 +198,14 @@ def _nothing_there(engine: LaunchEngine) -> bool:
 
 
 def _check_options(asked: LaunchAsked, target: Where, recipe: Recipe) -> None:
-    """Refuse options that mean nothing there, and recipes that would not use the machine."""
+    """Refuse options that mean nothing there, what nobody can do there, and recipes that would not use the machine."""
+    wanted = recipe.launch
+    if target.provider is not None:
+        able: dict[Ability, str] = {"spot": "launch.spot"} if wanted.spot else {}
+        able |= {"ports": "--serve"} if asked.serve else {}
+        check_able(target.provider, able | ({"multi_node": "launch.nodes"} if wanted.nodes > 1 else {}))
     kinds = {
-        "--spot": (asked.spot, ("sky",)),
         "--python": (asked.python, ("ssh", "slurm")),
-        "--dir": (asked.folder, ("ssh",)),
-        "--keep": (asked.keep, ("ssh",)),
         "--sbatch": (asked.sbatch, ("slurm",)),
         "--serve": (asked.serve, ("sky", "ssh")),
     }
@@ -181,42 +218,104 @@ def _check_options(asked: LaunchAsked, target: Where, recipe: Recipe) -> None:
         problems.append(
             Problem(f"a rented GPU would not be used: `device` is {recipe.device}", "device=auto", "device")
         )
-    if target.kind == "sky" and recipe.backend == "mlx":
+    if recipe.backend == "mlx" and target.kind == "sky":
         problems.append(Problem("MLX computes on Apple chips", "backend=auto", "backend"))
+    if wanted.devices * wanted.nodes > 1:
+        problems += _apart(recipe)
+    if target.kind == "ssh" and wanted.nodes > 1:
+        fix = "launch.nodes=1; several machines share a job in Slurm's queue, or rented ones with a disk of theirs"
+        problems.append(Problem("ssh reaches one machine", fix, "launch.nodes"))
+    if target.kind == "sky" and wanted.nodes > 1 and wanted.shared is None:
+        problems.append(
+            Problem(
+                "machines that train together need a disk that all of them see, and rented ones have none",
+                "launch.shared=/PATH on such a disk (with launch.volume=NAME SkyPilot mounts it); or launch.nodes=1 "
+                "with more launch.devices",
+                "launch.nodes",
+            )
+        )
     if problems:
         raise RecipeError(problems=problems)
-    if target.provider is not None:
-        wanted: dict[Ability, str] = {"spot": "--spot"} if asked.spot else {}
-        check_able(target.provider, wanted | ({"ports": "--serve"} if asked.serve else {}))
 
 
-def _add_offers(job: _Job, provider: Provider) -> None:
+def _apart(recipe: Recipe) -> list[Problem]:
+    """What several processes cannot train together."""
+    problems = []
+    if recipe.backend == "mlx" or recipe.device == "mps":
+        problems.append(Problem("an Apple chip is one device", "launch.devices=1 and launch.nodes=1", "launch.devices"))
+    if recipe.reads_stream:
+        problems.append(
+            Problem(
+                f"a recurrent model ({recipe.scratch.kind}) reads one stream in one process",
+                "launch.devices=1 and launch.nodes=1",
+                "launch.devices",
+            )
+        )
+    return problems
+
+
+def _add_devices(job: _Job) -> None:
+    """Which devices fit, and how several of them share the work.
+
+    Raises:
+        DoesNotFit: none does, or the budget does not allow the cheapest.
+    """
     from afina.plan.device import find_device
 
-    named = [find_device(job.asked.device).name] if job.asked.device else []
-    job.offers = find_offers(job.recipe, provider, job.asked.runs, sent_bytes=job.parcel.size, devices=named)
-    if named and job.offers[0].fits == "no":
-        raise DoesNotFit(f"the job does not fit the {named[0]}", "leave --device out", "--device")
-    job.offer = choose_offer(job.offers, provider)
-    budget, least = job.recipe.budget, job.offer.total("low") or 0.0
+    provider, wanted = job.target.provider, job.recipe.launch
+    device = find_device(job.asked.device).name if job.asked.device else None
+    if provider is not None:
+        named = [device] if device else []
+        job.offers = find_offers(job.recipe, provider, job.asked.runs, sent_bytes=job.parcel.size, devices=named)
+        if named and job.offers[0].fits == "no":
+            raise DoesNotFit(f"the job does not fit the {named[0]}", "leave --device out", "--device")
+        job.offer = choose_offer(job.offers, provider)
+        device = job.offer.device
+        _check_money(job.recipe, job.offer)
+        if job.offer.parallel != "none":
+            _share_out(job, job.offer.parallel)
+        priced = {"price_per_hour": job.offer.price_per_hour, "currency": job.offer.currency}
+        sent = job.parcel.recipe
+        over_there = sent.model_copy(update={"budget": sent.budget.model_copy(update=priced)})
+        job.parcel = replace(job.parcel, recipe=over_there)
+    job.layout = layout_of(job.recipe, wanted.devices, wanted.nodes, device, job.asked.runs)
+
+
+def layout_of(recipe: Recipe, devices: int, nodes: int, device: str | None, runs: Path) -> scripts.RankLayout:
+    """How many processes train, and whether one device may hold what they have trained."""
+    sharded = recipe.train.parallel == "fsdp" and device is not None and devices * nodes > 1
+    return scripts.RankLayout(devices, nodes, measures=not sharded or fits_one(recipe, str(device), runs))
+
+
+def _check_money(recipe: Recipe, offer: Offer) -> None:
+    budget, least = recipe.budget, offer.total("low") or 0.0
     if budget.money is not None and least > budget.money and not budget.anyway:
         raise DoesNotFit(
-            f"costs at least {show_money(least, job.offer.currency)} with its set-up, more than `budget.money` allows",
+            f"costs at least {show_money(least, offer.currency)} with its set-up, more than `budget.money` allows",
             "a higher budget.money, or a shorter job: `afina plan RECIPE`",
             "budget.money",
         )
-    priced = {"price_per_hour": job.offer.price_per_hour, "currency": job.offer.currency}
-    over_there = job.parcel.recipe.model_copy(update={"budget": budget.model_copy(update=priced)})
-    job.parcel = replace(job.parcel, recipe=over_there)
+
+
+def _share_out(job: _Job, parallel: str) -> None:
+    """The recipe trains as the plan says, here and there."""
+
+    def with_it(recipe: Recipe) -> Recipe:
+        return recipe.model_copy(update={"train": recipe.train.model_copy(update={"parallel": parallel})})
+
+    job.recipe, job.parcel = with_it(job.recipe), replace(job.parcel, recipe=with_it(job.parcel.recipe))
 
 
 def _engine(job: _Job) -> LaunchEngine:
+    wanted = job.recipe.launch
     if job.target.kind == "ssh":
-        return SshEngine(Remote(job.target.host), job_folder(job.recipe.name, job.asked.folder), job.asked.keep)
+        return SshEngine(Remote(job.target.host), job_folder(job.recipe.name, wanted.folder), wanted.keep)
     assert job.target.provider is not None
     sky = find_sky(job.target.provider.name)
     check_credentials(sky, job.target.provider)
-    return SkyEngine(sky, job.cluster, job.staged.with_name(f"{job.recipe.name}.task.yaml"))
+    several = wanted.shared is not None and wanted.nodes > 1
+    kept = f"{scripts.shared_runs(str(wanted.shared))}/{job.recipe.name}" if several else None
+    return SkyEngine(sky, job.cluster, job.place / "task.yaml", kept)
 
 
 def _ask(job: _Job) -> None:
@@ -252,25 +351,44 @@ def _question(job: _Job) -> str:
     cost = show_money(job.offer.total() or 0.0, job.offer.currency)
     highest = show_money(most / HOUR * price, job.offer.currency)
     serving = f", then {show_money(price, job.offer.currency)} an hour while it serves" if job.asked.serve else ""
-    return f"Rent {job.offer.device} for {cost}, {highest} at most ({show_seconds(most)}){serving}, and {sent}?"
+    what = f"{job.offer.count} x {job.offer.device}" if job.offer.count > 1 else job.offer.device
+    return f"Rent {what} for {cost}, {highest} at most ({show_seconds(most)}){serving}, and {sent}?"
 
 
 def _preview(job: _Job) -> str:
-    provider = job.target.provider
-    table = [describe_offers(job.offers, job.offer, provider)] if provider else []
+    provider, wanted = job.target.provider, job.recipe.launch
+    table = [describe_offers(job.offers, job.offer, provider, wanted.nodes)] if provider else []
     if provider is None and job.asked.device:
         (plan,) = plans_of(job.recipe, [job.asked.device], job.asked.runs)
-        table = [f"{job.asked.device}: fits {plan['fits']}, {show_seconds(plan['time']['point'])}"]
+        table = [_plan_in_words(plan)]
+    if not job.layout.measures:
+        table.append(
+            "one of these devices cannot hold the model: it is trained there, and not measured; `afina run` measures "
+            "it on a machine that holds it"
+        )
     return "\n\n".join([job.parcel.describe(), *table])
+
+
+def _plan_in_words(plan: Mapping[str, Any]) -> str:
+    count = f"{plan['devices']} x " if plan["devices"] > 1 else ""
+    shared = f", {plan['parallel']}" if plan["devices"] > 1 else ""
+    return f"{count}{plan['device']['name']}{shared}: fits {plan['fits']}, {show_seconds(plan['time']['point'])}"
 
 
 def _scripts(job: _Job, seconds: float | None) -> dict[str, str]:
     """The scripts of the parcel, for the time that is left."""
     host = "0.0.0.0" if job.target.kind == "sky" else "127.0.0.1"
     words = ["serve", f"runs/{job.recipe.name}", "--host", host, "--port", str(job.asked.serve)]
-    serve = words if job.asked.serve else []
+    made = partial(
+        scripts.job_script,
+        job.recipe.name,
+        most_seconds=seconds,
+        layout=job.layout,
+        shared=job.recipe.launch.shared,
+        serve=words if job.asked.serve else [],
+    )
     if job.asked.python is not None:
-        return {"job.sh": scripts.job_script(job.asked.python, seconds, serve=serve)}
+        return {"job.sh": made(job.asked.python)}
     extras = {
         "qlora": job.recipe.adapter.kind == "qlora" or job.recipe.train.optimizer.endswith("8bit"),
         "hub": any(source.path.startswith("hf://") for source in job.recipe.sources),
@@ -281,7 +399,7 @@ def _scripts(job: _Job, seconds: float | None) -> dict[str, str]:
     name = _environment_of(job)
     return {
         "setup.sh": scripts.setup_script(job.parcel.wheel, job.parcel.packages, wanted, name),
-        "job.sh": scripts.job_script(f"../{name}/bin/python", seconds, setup=True, serve=serve),
+        "job.sh": made(f"../{name}/bin/python", setup=True),
     }
 
 
@@ -292,22 +410,21 @@ def _environment_of(job: _Job) -> str:
 def _followed(
     job: _Job, engine: LaunchEngine, state: LaunchState, look: Callable[[Path], None], begins: bool
 ) -> Launched:
-    with Run.open(job.run, job.recipe, job.say):
-        follower = Follower(
-            engine,
-            job.run,
-            state,
-            partial(_begin, job, engine, state),
-            partial(look, job.run),
-            job.say,
-            job.confirm,
-            every=job.asked.every,
-            retries=job.asked.retries,
-            serves=job.asked.serve is not None,
-        )
-        code = follower.follow(begins=begins)
-        # Root and base as they are here: what came home names those over there.
-        write_whole(job.run / "recipe.yaml", job.recipe.to_yaml())
+    wanted = job.recipe.launch
+    follower = Follower(
+        engine,
+        job.run,
+        job.recipe.to_yaml(),
+        state,
+        partial(_begin, job, engine, state),
+        partial(look, job.run),
+        job.say,
+        job.confirm,
+        every=wanted.look_seconds,
+        retries=wanted.retries,
+        serves=job.asked.serve is not None,
+    )
+    code = follower.follow(begins=begins)
     remove(job.staged)
     cost = state.had_seconds / HOUR * (job.offer.price_per_hour or 0.0) if job.offer else None
     spent = f", {show_money(cost, job.offer.currency)}" if cost is not None and job.offer else ""
@@ -330,12 +447,14 @@ def _client_settings(job: _Job, engine: LaunchEngine, port: int) -> str:
     lines = [printed.replace(f"http://127.0.0.1:{port}", address).strip()]
     lines += [f"# first, in another terminal: {first}"] if first else []
     lines += [f"# it answers once it is loaded; what it says: ssh {host} tail -f {folder}/job.log"]
-    lines += [f"# to end it: afina launch {job.asked.recipe} --on {job.asked.on}"]
+    recipe = shlex.join([str(job.asked.recipe), *job.asked.overrides])
+    lines += [f"# to end it: afina launch {recipe} --on {job.asked.on}"]
     return "\n".join(lines)
 
 
 def _begin(job: _Job, engine: LaunchEngine, state: LaunchState) -> None:
     """Put the parcel together as things are now, and start. It is noted first: this process may die meanwhile."""
+    _check_prepared(job)
     parcel = replace(job.parcel, scripts=_scripts(job, state.left_seconds))
     add_run(parcel, job.run, job.staged)
     if isinstance(engine, SkyEngine):
@@ -351,9 +470,9 @@ def _task(job: _Job) -> dict[str, Any]:
         job.target.provider,
         job.offer,
         job.staged,
+        wanted=job.recipe.launch,
         sent_bytes=job.parcel.size,
         secrets=job.parcel.secrets,
-        spot=job.asked.spot,
         port=job.asked.serve,
     )
 
@@ -370,8 +489,9 @@ def _shown(job: _Job) -> Launched:
     made = _scripts(job, job.limit_seconds)
     values["scripts"] = made
     if job.offer is None:
-        folder = job_folder(job.recipe.name, job.asked.folder)
-        steps = f"rsync -a {job.staged}/ {job.target.host}:{folder}/\nssh {job.target.host} 'cd {folder} && sh job.sh'"
+        folder, host = job_folder(job.recipe.name, job.recipe.launch.folder), job.target.host
+        steps = shlex.join(["rsync", "-a", f"{job.staged}/", f"{host}:{folder}/"])
+        steps += f"\n{shlex.join(['ssh', host, f'cd {folder} && sh job.sh'])}"
         return Launched(values, f"{_preview(job)}\n\n{steps}\n\n# job.sh\n{made['job.sh']}")
     text = task_text(_task(job))
     values["task"], values["validated"] = text, _validated(job, text)
@@ -385,14 +505,17 @@ def _validated(job: _Job, text: str) -> str:
         sky = find_sky(job.target.provider.name)
     except RecipeError:
         return f"not validated: SkyPilot {VERSION} is not here"
-    file = job.staged.with_name(f"{job.recipe.name}.task.yaml")
-    job.staged.mkdir(parents=True, exist_ok=True)  # SkyPilot wants the workdir to be there
+    made = [each for each in (job.staged, *job.staged.parents) if not each.exists()]
+    file = job.place / "task-shown.yaml"
     try:
+        job.staged.mkdir(parents=True, exist_ok=True)  # SkyPilot wants the workdir to be there
         write_whole(file, text)
         answer = sky.ask("validate", str(file))
     finally:
         file.unlink(missing_ok=True)
-        job.staged.rmdir()
+        for each in made:  # a launch that is under way has more in them
+            with contextlib.suppress(OSError):
+                each.rmdir()
     if not answer["ok"]:
         what = f"SkyPilot refuses the task: {answer['said']}"
         raise RecipeError(what, "this is a defect of afina; please report it", "task")
@@ -406,35 +529,55 @@ def _on_slurm(
     confirm: Confirm | None,
     look: Callable[[Path], None],
 ) -> Launched:
-    run, launches = (asked.runs / recipe.name).resolve(), (asked.runs / "_launch").resolve()
-    python = asked.python or sys.executable
-    words = [python, "-m", "afina", "run", str(asked.recipe.resolve()), *asked.overrides]
+    run, place = (asked.runs / recipe.name).resolve(), place_of(asked.runs, recipe.name)
     plans = plans_of(recipe, [asked.device], asked.runs) if asked.device else []
-    seconds = [plan["time"]["high"] for plan in plans]
-    seconds += [recipe.budget.hours * HOUR] if recipe.budget.hours else []
-    text = scripts.batch_file(
-        name=f"afina-{recipe.name}",
-        command=[*words, "--runs", str(run.parent), "--yes"],
-        folder=str(Path.cwd()),
-        log=str(launches / f"{recipe.name}.log"),
-        stop=str(launches / f"{recipe.name}.stop"),
-        gpus=0 if recipe.device == "cpu" else 1,
-        seconds=min(seconds) if seconds else None,
-        warn_seconds=WARN_SECONDS,
-        retries=asked.retries,
-        options=asked.sbatch,
-    )
-    leaves = "nothing leaves: the run's folder and the files stay on the disk that the cluster shares"
-    told = "\n".join(f"{asked.device}: fits {plan['fits']}, {show_seconds(plan['time']['point'])}" for plan in plans)
-    values: dict[str, Any] = {"on": "slurm", "batch": text, "plans": plans, "leaves": []}
     if any(plan["fits"] == "no" for plan in plans):
         raise DoesNotFit(f"the job does not fit the {asked.device}", "name another --device", "--device")
+    needed_secrets(recipe)  # sbatch hands them over; what is not set is said now, not after hours in the queue
+    text = _batch(asked, recipe, plans, run, place)
+    leaves = "nothing leaves: the run's folder and the files stay on the disk that the cluster shares"
+    told = "\n".join(map(_plan_in_words, plans))
+    values: dict[str, Any] = {"on": "slurm", "batch": text, "plans": plans, "leaves": []}
     if asked.dry_run:
         return Launched(values, "\n\n".join(filter(None, [leaves, told, text])))
-    say("\n".join(filter(None, [leaves, told])))
-    ask_once(asked, f"Submit {recipe.name} to Slurm?", confirm)
-    (launches / f"{recipe.name}.stop").unlink(missing_ok=True)
-    job = slurm.submit(launches / f"{recipe.name}.sbatch", text, launches / f"{recipe.name}.stop")
-    say(f"submitted: job {job.number}; `squeue -j {job.number}`")
-    code = slurm.follow_job(job, partial(look, run), say, confirm, asked.every)
+    file, batch, stop = place / "state.json", place / "job.sbatch", place / "stop"
+    job = slurm.known_job(file, batch, stop)
+    if job is None:
+        say("\n".join(filter(None, [leaves, told])))
+        ask_once(asked, f"Submit {recipe.name} to Slurm?", confirm)
+        job = slurm.submit(batch, text, stop)
+        job.write(file)
+        say(f"submitted: job {job.number}; `squeue -j {job.number}`")
+    try:
+        code = slurm.follow_job(job, run, partial(look, run), say, confirm, recipe.launch.look_seconds)
+    finally:
+        if job.ended:
+            file.unlink(missing_ok=True)
     return Launched({"run": str(run), "job": job.number, "code": code}, f"{run}: done by job {job.number}", code)
+
+
+def _batch(asked: LaunchAsked, recipe: Recipe, plans: Sequence[Mapping[str, Any]], run: Path, place: Path) -> str:
+    """The batch file of a recipe."""
+    wanted = recipe.launch
+    settings = [f"train.parallel={plan['parallel']}" for plan in plans if plan["parallel"] != "none"]
+    device = plans[0]["device"]["name"] if plans else None
+    shared = load_recipe(asked.recipe, [*asked.overrides, *settings])
+    layout = layout_of(shared, wanted.devices, wanted.nodes, device, asked.runs)
+    rest = [str(asked.recipe.resolve()), *asked.overrides, *settings, "--runs", str(run.parent), "--yes"]
+    seconds = [plan["time"]["high"] for plan in plans]
+    seconds += [recipe.budget.hours * HOUR] if recipe.budget.hours else []
+    return scripts.BatchFile(
+        name=recipe.name,
+        python=asked.python or sys.executable,
+        train=["-m", "afina", "train", *rest],
+        run=["-m", "afina", "run", *rest] if not layout.several or layout.measures else [],
+        folder=str(Path.cwd()),
+        log=str(place / "log"),
+        stop=str(place / "stop"),
+        layout=layout,
+        gpus=0 if recipe.device == "cpu" else wanted.devices,
+        seconds=min(seconds) if seconds else None,
+        warn_seconds=WARN_SECONDS,
+        retries=wanted.retries,
+        options=asked.sbatch,
+    ).text()

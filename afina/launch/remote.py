@@ -24,6 +24,8 @@ VANISHED = 24
 _NETWORK = (10, 12, 30, 35, UNREACHABLE)
 """What rsync exits with where the connection failed or broke."""
 _OPTIONS = ("-o", "BatchMode=yes", "-o", "ConnectTimeout=15", "-o", "ServerAliveInterval=15")
+_BEGINS = "afina-launch-says"
+"""Printed before a command's own words: what a login's start-up files print there stands before it."""
 
 
 class Unreachable(AfinaError):
@@ -48,7 +50,7 @@ class Remote:
         return [*words, *_OPTIONS]
 
     def do(self, command: str, *, given: str = "", seconds: float = 120.0) -> str:
-        """Do a shell command there; what it prints.
+        """Do a command of a POSIX shell there, whatever shell the login has; what it prints.
 
         Args:
             given: what it reads.
@@ -56,9 +58,10 @@ class Remote:
 
         Raises:
             Unreachable: ssh did not reach it in time.
-            AfinaError: the command failed, with its words.
+            AfinaError: the command failed, with its words; or nothing there does commands.
         """
-        done = self._run([*self.ssh(), self.host, command], given, seconds)
+        words = ["sh", "-c", f"echo {_BEGINS}; {command}"]
+        done = self._run([*self.ssh(), self.host, shlex.join(words)], given, seconds)
         if done.returncode == UNREACHABLE:
             raise Unreachable(
                 f"{self.host} cannot be reached: {_last(done.stderr)}", f"try `ssh {self.host} true`", self.host
@@ -69,7 +72,20 @@ class Remote:
                 "mend it there and start the same command again",
                 self.host,
             )
-        return done.stdout
+        _, begun, said = done.stdout.partition(f"{_BEGINS}\n")
+        if not begun:  # nothing may be concluded from it: least of all that there is nothing
+            raise AfinaError(
+                f"{self.host} did no command, it said: {_last(done.stdout)}", f"try `ssh {self.host} true`", self.host
+            )
+        return said
+
+    def holds(self, test: str) -> bool:
+        """Whether a test holds there, such as ``-d folder``, quoted for a shell.
+
+        Raises:
+            Unreachable, AfinaError: as :meth:`do`.
+        """
+        return self.do(f"if [ {test} ]; then echo yes; else echo no; fi").strip() == "yes"
 
     def send(self, folder: Path, to: str, *, leave: Sequence[str] = (), exact: bool = False) -> None:
         """Copy what a folder holds into a folder there.
@@ -85,24 +101,37 @@ class Remote:
         words = [*(f"--exclude={each}" for each in leave), *(["--delete"] if exact else [])]
         self._copy([*words, f"{folder}/", f"{self.host}:{to}/"])
 
-    def bring(self, of: str, folder: Path, *, leave: Sequence[str] = (), while_it_runs: bool) -> None:
-        """Copy what a folder there holds into one here; nothing is removed here.
+    def bring(
+        self, of: str, folder: Path, *, leave: Sequence[str] = (), exact: bool = False, while_it_runs: bool
+    ) -> None:
+        """Copy what a folder there holds into one here. A file is replaced when all of it is here, not before.
 
         Args:
-            while_it_runs: files may go away meanwhile; else every one has to come.
+            exact: remove here what is not there; not where reading there went wrong.
+            while_it_runs: files may go away meanwhile; else every one has to come, and is compared by its bytes: one
+                that was written again within a second may have its old size and time.
 
         Raises:
             Unreachable, AfinaError: as :meth:`do`.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        words = [f"--exclude={each}" for each in leave]
+        words = [*(f"--exclude={each}" for each in leave), *(["--delete-after"] if exact else [])]
+        words += [] if while_it_runs else ["--checksum"]
         self._copy([*words, f"{self.host}:{of}/", f"{folder}/"], (0, VANISHED) if while_it_runs else (0,))
 
-    def _copy(self, words: Sequence[str], good: Sequence[int] = (0,)) -> None:
-        program = shutil.which("rsync")
-        if program is None:
+    def check_programs(self) -> None:
+        """Before anything is asked, sent or rented: whether ssh and rsync are here.
+
+        Raises:
+            RecipeError: one is not.
+        """
+        self.ssh()
+        if shutil.which("rsync") is None:
             raise RecipeError("there is no program rsync", "install rsync, here and on the machine", "rsync")
-        done = self._run([program, "-a", "-e", shlex.join(self.ssh()), *words], "", None)
+
+    def _copy(self, words: Sequence[str], good: Sequence[int] = (0,)) -> None:
+        self.check_programs()
+        done = self._run(["rsync", "-a", "-e", shlex.join(self.ssh()), *words], "", None)
         if done.returncode not in good:
             what = f"copying failed ({done.returncode}): {_last(done.stderr)}"
             if done.returncode in _NETWORK:
@@ -111,7 +140,11 @@ class Remote:
 
     def _run(self, words: Sequence[str], given: str, seconds: float | None) -> subprocess.CompletedProcess[str]:
         # A file for what is printed, not a pipe: a process that stays there may keep the pipe open.
-        with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
+        # What is printed may begin with half a character: the end of a log.
+        with (
+            tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as out,
+            tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors,
+        ):
             try:
                 done = subprocess.run(
                     words, input=given, stdout=out, stderr=errors, text=True, timeout=seconds, check=False,

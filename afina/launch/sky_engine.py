@@ -6,7 +6,9 @@ SkyPilot pins uvicorn and click to versions that are not afina's, so it may live
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shlex
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -17,7 +19,9 @@ from typing import Any
 from afina.errors import AfinaError, Problem, RecipeError
 from afina.launch.offers import Offer
 from afina.launch.providers import Provider
-from afina.launch.remote import Remote
+from afina.launch.remote import Remote, Unreachable
+from afina.launch.scripts import OF_A_JOB
+from afina.recipe import Launch
 from afina.recipe.home import from_home
 from afina.recipe.yaml_text import yaml_of
 from afina.run import parse_json
@@ -32,6 +36,7 @@ DEARER = 1.05
 """A machine may cost so many times the price that was shown."""
 _INSTALL = "python3 -m venv ~/.afina-sky && ~/.afina-sky/bin/pip install 'skypilot[{extra}]=={version}'"
 _GIB = 2**30
+DOLLARS = "US$"
 
 
 @dataclass(frozen=True)
@@ -132,25 +137,40 @@ def task_of(
     offer: Offer,
     parcel: Path,
     *,
+    wanted: Launch,
     sent_bytes: int,
     secrets: Sequence[str],
-    spot: bool,
     port: int | None = None,
 ) -> dict[str, Any]:
-    """SkyPilot's task: one machine of the offer's device, the parcel as its workdir, the job."""
+    """SkyPilot's task: the machines with the offer's devices, the parcel as their workdir, the job on each.
+
+    Args:
+        wanted: how many machines, and the disk that they share.
+
+    Raises:
+        RecipeError: prices in money that SkyPilot's limit does not count in.
+    """
+    if offer.currency != DOLLARS:
+        raise RecipeError(
+            f"the price is in {offer.currency}, and what SkyPilot is told not to exceed counts US$",
+            f"give budget.price_per_hour and budget.money in US$, and budget.currency={DOLLARS}",
+            "budget.currency",
+        )
     weights = 2 * int(offer.plan["parameters"])
     disk = 40 + 2 * sent_bytes // _GIB + 4 * weights // _GIB  # libraries; the base, and what training writes of it
     resources: dict[str, Any] = {
         "infra": provider.name,
-        "accelerators": {offer.accelerator: 1},
-        "use_spot": spot,
+        "accelerators": {offer.accelerator: wanted.devices},
+        "use_spot": wanted.spot,
         "disk_size": int(disk),
-        "max_hourly_cost": round((offer.price_per_hour or 0.0) * DEARER, 4),
+        "max_hourly_cost": round((offer.price_per_hour or 0.0) / wanted.nodes * DEARER, 4),  # SkyPilot's is a machine's
         "autostop": {"idle_minutes": IDLE_MINUTES, "down": True},
     }
     if port is not None:
         resources["ports"] = [port]
-    task: dict[str, Any] = {"name": name, "resources": resources, "num_nodes": 1, "workdir": str(parcel)}
+    task: dict[str, Any] = {"name": name, "resources": resources, "num_nodes": wanted.nodes, "workdir": str(parcel)}
+    if wanted.shared is not None and wanted.volume is not None:
+        task["volumes"] = {wanted.shared: wanted.volume}
     if secrets:
         task["secrets"] = dict.fromkeys(secrets)
     return task | {"run": "sh job.sh\n"}
@@ -169,6 +189,8 @@ class SkyEngine:
     cluster: str
     task: Path
     """The file of the task."""
+    shared_run: str | None = None
+    """Where the run is kept on a disk that outlives the machines."""
     rented: bool = True
     folder: str = WORKDIR
 
@@ -178,7 +200,22 @@ class SkyEngine:
         return Remote(self.cluster)
 
     def make_room(self) -> None:
-        """A machine is new, or SkyPilot's own affair."""
+        """A machine of this name that another launch has must not be taken for ours, and given back.
+
+        Raises:
+            RecipeError: there is one.
+            AfinaError: SkyPilot does not say.
+        """
+        there = self._status()
+        if there is None:
+            raise AfinaError("SkyPilot does not say which machines are there", "ask `sky status`", "SkyPilot")
+        if there:
+            raise RecipeError(
+                f"SkyPilot has a machine {self.cluster} ({there}) that this launch did not begin",
+                f"bring it home from the folder that began it; or give this run a name=; or, if nothing of worth is on "
+                f"it, `sky down {self.cluster}`",
+                "SkyPilot",
+            )
 
     def start(self, parcel: Path, secrets: tuple[str, ...]) -> None:
         """Rent it, copy the parcel, queue the job; minutes.
@@ -188,7 +225,18 @@ class SkyEngine:
         """
         (parcel / ".skyignore").touch()  # else what a .gitignore among the documents names would stay behind
         given = [word for name in secrets for word in ("--secret", name)]
-        self.sky.do("launch", "--cluster", self.cluster, "--yes", "--detach-run", *given, str(self.task))
+        if self._status() == "UP":  # what a job before this one left would be taken for its state
+            self.remote.do(f"cd {WORKDIR} 2>/dev/null && rm -f {' '.join(OF_A_JOB)}; true")
+        try:
+            self.sky.do("launch", "--cluster", self.cluster, "--yes", "--detach-run", *given, str(self.task))
+        except AfinaError as error:
+            if not (there := self._status()):
+                raise
+            raise AfinaError(
+                f"{error.problems[0].what}, and the machine {self.cluster} is there ({there}): it may cost money",
+                f"the same command goes on with it; `sky down {self.cluster}` gives it back",
+                "SkyPilot",
+            ) from error
 
     def address(self, port: int) -> tuple[str, str]:
         """How a port over there is reached from here; the provider may show it under another number."""
@@ -200,9 +248,21 @@ class SkyEngine:
 
     def gone(self) -> bool:
         """Whether the provider has taken it back."""
-        answer = self.sky.ask("status", self.cluster)
-        return bool(answer["ok"]) and answer["said"] != "UP"
+        return self._status() not in (None, "UP")
+
+    def _status(self) -> str | None:
+        """Its state in SkyPilot's words, empty where there is no such machine; None where that is not known."""
+        try:
+            answer = self.sky.ask("status", self.cluster)
+        except AfinaError:
+            return None
+        return str(answer["said"]) if answer["ok"] else None
 
     def give_back(self) -> None:
-        """Tear it down, with its disk."""
+        """Tear it down, with its disk; what is kept on a shared one is removed first."""
+        if self._status() == "":
+            return
+        if self.shared_run is not None:
+            with contextlib.suppress(Unreachable):
+                self.remote.do(f"rm -rf {shlex.quote(self.shared_run)}")
         self.sky.do("down", "--yes", self.cluster)

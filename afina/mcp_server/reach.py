@@ -12,8 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from afina.errors import Problem, RecipeError
-from afina.recipe import Recipe, expand_path, is_remote, load_recipe, recipe_of
-from afina.recipe.home import from_home
+from afina.recipe import Recipe, expand_path, is_remote, load_recipe, read_saved_recipe, recipe_of
+from afina.recipe.home import ROOTS, from_home
+
+RUNS_CODE = "trust_remote_code"
+"""The key by which code of a base is run."""
+OPENED = ("base", "chat.template")
+"""What of a run's recipe is read where its model is opened again."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,11 @@ class Reach:
         if missing := [root for root in found if not root.is_dir()]:
             raise RecipeError("there is no such folder", "name one that is there", f"--root {missing[0]}")
         return cls(from_home(runs).resolve(), found, allow_runs)
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """What a verb's process is told of it: a text may include other files, of these folders alone."""
+        return {ROOTS: os.pathsep.join(map(str, (*self.roots, self.runs)))}
 
     def inside(self, path: str | Path) -> Path:
         """A path with its links followed, which lies in the runs' folder or in a root; one that is not absolute counts
@@ -81,9 +91,21 @@ class Reach:
             RecipeError: it lies elsewhere, or holds no run.
         """
         named = self.runs / run
-        folder = self.inside(named if "/" not in run and named.is_dir() else run)
+        folder = self.whole(named if "/" not in run and _is_folder(named) else run)
         if not (folder / "recipe.yaml").is_file():
             raise RecipeError("there is no run here", "the tool `runs` lists the runs that there are", str(run)[:200])
+        return folder
+
+    def reopened(self, run: str) -> Path:
+        """:meth:`run_folder` of a run whose model is opened: its base may be read too, and brings no code.
+
+        Raises:
+            RecipeError: as there, or its recipe names what lies elsewhere or asks for what needs leave.
+        """
+        folder = self.run_folder(run)
+        recipe = read_saved_recipe(folder)
+        code = [problem for problem in self._without_leave(recipe) if problem.where == RUNS_CODE]
+        self._refuse([*self._outside(each for each in _named_alone(recipe) if each[0] in OPENED), *code])
         return folder
 
     def recipe(self, file: str, settings: Sequence[str]) -> Path:
@@ -99,6 +121,7 @@ class Reach:
         if wrong := [each for each in settings if each.startswith("-")]:
             raise RecipeError(f"{wrong[0]!r} is no setting", "write it as train.epochs=2", "settings")
         recipe = load_recipe(found, list(settings))
+        self._refuse([*self._outside([("root", Path(recipe.root))])])  # before any of its globs is followed
         self._refuse([*self._outside(_paths(recipe)), *self._without_leave(recipe)])
         return found
 
@@ -122,10 +145,18 @@ class Reach:
     def _outside(self, paths: Iterable[tuple[str, Path]]) -> Iterator[Problem]:
         for key, path in paths:
             try:
-                self.whole(path)
+                (self.inside if key == "root" else self.whole)(path)
             except RecipeError as error:
                 for problem in error.problems:
                     yield Problem(problem.what, problem.fix, f"{key}: {problem.where}")
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether a folder is there; False as well where the name is none."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
 
 
 def _paths(recipe: Recipe) -> Iterator[tuple[str, Path]]:
@@ -145,10 +176,13 @@ def _paths(recipe: Recipe) -> Iterator[tuple[str, Path]]:
 
 
 def _named_alone(recipe: Recipe) -> Iterator[tuple[str, Path]]:
-    """What does not count from the recipe's root: a template, a base, an earlier run."""
-    named = {"chat.template": recipe.chat.template, "base": recipe.base, "start_from": recipe.start_from}
-    for key, path in named.items():
-        if path:  # a hub's id, or `chatml`, is the path of nothing that lies elsewhere
+    """What is one path: the root, a template below it, a base, an earlier run."""
+    root, template = Path(recipe.root), recipe.chat.template
+    yield "root", root
+    if template is not None and template != "chatml":
+        yield "chat.template", root / template
+    for key, path in (("base", recipe.base), ("start_from", recipe.start_from)):
+        if path:  # a hub's id is the path of nothing that lies elsewhere
             yield key, Path(path)
 
 
@@ -166,7 +200,7 @@ def _needs_leave(recipe: Recipe) -> Iterable[tuple[str, str]]:
         "dataset.teacher": ("a teacher is asked, which may cost money", recipe.dataset.teacher is not None),
         "dataset.check_code": ("programs are compiled", bool(recipe.dataset.check_code)),
         "dataset.datatrove": ("jobs are given to other machines", recipe.dataset.datatrove.executor != "local"),
-        "trust_remote_code": ("code that came with a base is run", recipe.trust_remote_code),
+        RUNS_CODE: ("code that came with a base is run", recipe.trust_remote_code),
     }
     remote = [number for number, source in enumerate(recipe.sources) if is_remote(source.path)]
     asked |= {f"sources.{number}.path": ("a website or a dataset is downloaded", True) for number in remote}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -14,6 +14,7 @@ from pydantic import Field
 from afina import __version__
 from afina.errors import AfinaError, RecipeError, unreadable_path
 from afina.mcp_server import verbs
+from afina.mcp_server.bounded import as_text, bounded
 from afina.mcp_server.reach import Reach
 from afina.run import parse_json
 
@@ -34,19 +35,20 @@ RunName = Annotated[str, Field(description="Name of a run, or its folder.")]
 
 
 def told(ask: Callable[[], Any]) -> Any:
-    """What a tool gives: its values, as JSON in the text too; an error of ours in words, and as values."""
+    """What a tool gives: its values, as JSON in the text too; an error of ours in words, and as values. Neither is
+    longer than an agent can read."""
     from mcp_types import CallToolResult, TextContent
 
     try:
-        values, failed = ask(), False
+        found = ask()
+        values, failed = bounded(found if isinstance(found, dict) else {"result": found}), False
     except (AfinaError, verbs.VerbFailed) as error:
-        values, failed = verbs.wrong(error), True
+        values, failed = bounded(verbs.wrong(error)), True
     except OSError as error:
         if error.filename is None:
             raise
         values, failed = verbs.wrong(unreadable_path(error)), True
-    values = values if isinstance(values, dict) else {"result": values}
-    text = json.dumps(values, ensure_ascii=False, default=str)
+    text = as_text(values)
     return CallToolResult(
         content=[TextContent(type="text", text=values["text"] if failed else text)],
         structured_content=parse_json(text),
@@ -138,4 +140,7 @@ def serve_agents(runs: Path, roots: list[Path], *, allow_runs: bool) -> None:
     Raises:
         RecipeError: the SDK is not installed, or a root is no folder.
     """
-    make_server(Reach.of(runs, roots, allow_runs=allow_runs)).run("stdio")
+    reach = Reach.of(runs, roots, allow_runs=allow_runs)
+    server = make_server(reach)
+    os.chdir(reach.roots[0])  # where a verb's process takes the paths in settings from, so that they are looked at so
+    server.run("stdio")

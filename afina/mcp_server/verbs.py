@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import os
+import math
 import subprocess
-import sys
 import tempfile
-import threading
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from afina.errors import AfinaError, RecipeError, read_problem
+from afina.errors import AfinaError, RecipeError, read_problem, unreadable_path
 from afina.evaluate.scores import read_scores
 from afina.mcp_server.reach import Reach
 from afina.recipe import load_recipe
 from afina.recipe.starter import yaml_value
 from afina.run import parse_json
-from afina.watch.lock import lock_holder
+from afina.run_process import AFINA, LOG, environment, start_process
 from afina.watch.reader import RunReader
 
-AFINA = (sys.executable, "-m", "afina")
 LONGEST_ANSWER = 600.0
 """Seconds that a verb may take."""
-LOG, RESULT = "console.log", "console.json"
-"""What a run that was started here says and gives, in its folder."""
+LONGEST_SAID = 300
+"""Letters of a line that a verb said as it failed."""
+MOST_RUNS = 200
 
 
 class VerbFailed(Exception):
@@ -32,11 +31,6 @@ class VerbFailed(Exception):
     def __init__(self, error: Mapping[str, Any]) -> None:
         super().__init__(str(error.get("error")))
         self.error = dict(error)
-
-
-def environment(*, offline: bool) -> dict[str, str]:
-    """Of a verb's process; offline, the hub's cache is all that it asks."""
-    return {**os.environ, "PYTHONUNBUFFERED": "1"} | ({"HF_HUB_OFFLINE": "1"} if offline else {})
 
 
 def answer_of(words: Sequence[str], reach: Reach, last: Sequence[str] = ()) -> Any:
@@ -51,7 +45,7 @@ def answer_of(words: Sequence[str], reach: Reach, last: Sequence[str] = ()) -> A
             stdin=subprocess.DEVNULL,
             capture_output=True,
             cwd=reach.roots[0],
-            env=environment(offline=not reach.allow_runs),
+            env=environment(offline=not reach.allow_runs) | reach.variables,
             timeout=LONGEST_ANSWER,
             check=False,
         )
@@ -62,7 +56,8 @@ def answer_of(words: Sequence[str], reach: Reach, last: Sequence[str] = ()) -> A
         values = parse_json(done.stdout)
     except ValueError:
         said = done.stderr.decode("utf-8", errors="replace").strip().splitlines()
-        what = f"the verb {words[0]} ended with {done.returncode}: {' | '.join(said[-3:])}"
+        last_said = " | ".join(line[:LONGEST_SAID] for line in said[-3:])
+        what = f"the verb {words[0]} ended with {done.returncode}: {last_said}"
         raise VerbFailed(AfinaError(what, "run it in a terminal to see all that it says").as_json()) from None
     if isinstance(values, dict) and {"error", "exit_code", "problems"} <= {*values}:
         raise VerbFailed(values)
@@ -94,26 +89,46 @@ def plan(reach: Reach, recipe: str, settings: Sequence[str], device: str | None)
 def why(reach: Reach, run: str, question: str, answer: str | None) -> Any:
     """``afina why``."""
     words = ["why", *([f"--answer={answer}"] if answer else [])]
-    return answer_of(words, reach, [str(reach.run_folder(run)), question])
+    return answer_of(words, reach, [str(reach.reopened(run)), question])
 
 
 def list_runs(reach: Reach) -> dict[str, Any]:
-    """The runs that there are: how each stands, and its verdict. What is damaged says so."""
-    found = []
+    """The runs that there are: how each stands, and its verdict. What is damaged or barred, or leads out of the roots,
+    says so; of many the last :data:`MOST_RUNS` that changed are told."""
     folders = sorted(reach.runs.iterdir()) if reach.runs.is_dir() else []
-    for folder in folders:
-        if not (folder / "recipe.yaml").is_file():
-            continue
-        view = RunReader(reach.inside(folder)).look()
-        line: dict[str, Any] = {"name": folder.name, "folder": str(folder), "state": view.state, "reason": view.reason}
-        try:
-            scores = read_scores(folder)
-            line["verdict"] = scores.verdict.text if scores and scores.verdict else None
-            line["passed"] = scores.verdict.passed if scores and scores.verdict else None
-        except AfinaError as error:
-            line["problems"] = error.as_json()["problems"]
-        found.append(line)
-    return {"runs": found}
+    changed = {folder: at for folder in folders if (at := _changed(folder)) is not None}
+    newest = sorted(changed, key=lambda folder: -changed[folder])[:MOST_RUNS]
+    found = [_listed(reach, folder) for folder in changed if folder in newest]
+    left = len(changed) - len(found)
+    return {"runs": found} | ({"left_out": f"{left} runs that changed before these"} if left else {})
+
+
+def _changed(folder: Path) -> float | None:
+    """When a run last changed, in seconds since 1970; None where there is none. What bars a folder is told, as if it
+    had changed just now."""
+    try:
+        return folder.stat().st_mtime if (folder / "recipe.yaml").is_file() else None
+    except OSError:
+        return math.inf
+
+
+def _listed(reach: Reach, folder: Path) -> dict[str, Any]:
+    line: dict[str, Any] = {"name": folder.name, "folder": str(folder)}
+    try:
+        whole = reach.whole(folder)
+        (whole / "recipe.yaml").stat()  # says what bars it
+        view = RunReader(whole).look()
+        line |= {"state": view.state, "reason": view.reason}
+        scores = read_scores(whole)
+        line["verdict"] = scores.verdict.text if scores and scores.verdict else None
+        line["passed"] = scores.verdict.passed if scores and scores.verdict else None
+    except AfinaError as error:
+        line["problems"] = error.as_json()["problems"]
+    except OSError as error:  # a folder that may not be read
+        if error.filename is None:
+            raise
+        line["problems"] = unreadable_path(error).as_json()["problems"]
+    return line
 
 
 def verdict(reach: Reach, run: str) -> dict[str, Any]:
@@ -137,7 +152,8 @@ def start_run(reach: Reach, recipe: str, settings: Sequence[str], name: str | No
     """Start ``afina run`` in a session of its own, which outlives the server.
 
     Raises:
-        RecipeError: without leave, whatever the recipe; the recipe is wrong; a process works in that run.
+        RecipeError: without leave, whatever the recipe; the recipe is wrong; a process works in that run, or was
+            started there and has not ended.
     """
     if not reach.allow_runs:
         raise RecipeError(
@@ -148,26 +164,10 @@ def start_run(reach: Reach, recipe: str, settings: Sequence[str], name: str | No
         )
     given = [*settings, *([f"name={yaml_value(name)}"] if name else [])]
     file = reach.recipe(recipe, given)
-    folder = reach.runs / load_recipe(file, given).name
-    holder = lock_holder(folder / ".lock")
-    if holder is not None:
-        raise RecipeError(f"process {holder} works in this run", "wait for it, or give another `name`", str(folder))
-    folder.mkdir(parents=True, exist_ok=True)
-    for output in (LOG, RESULT):
-        if (folder / output).is_symlink():
-            raise RecipeError("it is a link", "remove it: it is made anew", str(folder / output))
-    with (folder / RESULT).open("wb") as result, (folder / LOG).open("ab") as log:
-        process = subprocess.Popen(
-            [*AFINA, "run", str(file), *given, "--yes", "--json", "--runs", str(reach.runs)],
-            stdin=subprocess.DEVNULL,
-            stdout=result,
-            stderr=log,
-            cwd=reach.roots[0],
-            start_new_session=True,
-            env=environment(offline=False),
-        )
-    threading.Thread(target=process.wait, daemon=True).start()  # nobody else takes its exit code
-    return {"run": str(folder), "pid": process.pid, "log": str(folder / LOG)}
+    folder = reach.inside(reach.runs / load_recipe(file, given).name)
+    command = [*AFINA, "run", str(file), *given, "--yes", "--json", "--runs", str(reach.runs)]
+    pid = start_process(command, folder, cwd=reach.roots[0], also=reach.variables)
+    return {"run": str(folder), "pid": pid, "log": str(folder / LOG)}
 
 
 def wrong(error: AfinaError | VerbFailed) -> dict[str, Any]:

@@ -7,7 +7,7 @@ unless the recipe names it (``trust_remote_code: true``).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from afina.errors import AfinaError, BaseError, Problem, RecipeError
 from afina.model.base_damage import find_damage, find_tokens_without_embedding, read_config
 from afina.model.base_kind import GGUF_ENDING, KINDS, BaseKind, Program, kind_of, read_object
 from afina.model.gguf_file import find_gguf
+from afina.model.hub import network_errors, not_given
 from afina.model.shape import Shape
 from afina.model.shape_read import shape_of_folder
 from afina.recipe import Adapter, Recipe
@@ -257,14 +258,10 @@ def check_length(shape: Shape, max_length: int) -> None:
 def _from_hub(base: str, revision: str | None, look: Callable[[Path], object]) -> Path:
     """The snapshot of a hub id; `look` sees what is small of it before gigabytes of weights come."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-    )
+    from huggingface_hub.errors import HFValidationError
 
     small = ["*.json", "*.model", "*.txt", "*.jinja"]
+    wrong: tuple[type[Exception], ...] = (*network_errors(), HFValidationError)
     try:
         folder = Path(snapshot_download(base, revision=revision, allow_patterns=small))
         if not any(folder.glob("*.safetensors")):
@@ -272,18 +269,8 @@ def _from_hub(base: str, revision: str | None, look: Callable[[Path], object]) -
                 raise BaseError(KINDS["gguf"].what, KINDS["gguf"].instead, base)
             look(folder)
         return Path(snapshot_download(base, revision=revision, allow_patterns=[*small, "*.safetensors"]))
-    except GatedRepoError as error:
-        raise BaseError(
-            "is given only to those who have accepted its terms",
-            f"accept them on its page, https://huggingface.co/{base}, and log in here: hf auth login",
-            base,
-        ) from error
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise BaseError(
-            f"is neither a folder nor a model that the hub gives: {str(error).splitlines()[0]}",
-            "check the name; for a model in a folder write its path (./models/x); offline, download it first",
-            base,
-        ) from error
+    except wrong as error:
+        raise not_given(error, base, revision) from error
 
 
 def identify_base(folder: Path, name: str, tokenizer: Any) -> BaseIdentity:
@@ -316,13 +303,23 @@ ADAPTER_VALUES: Mapping[str, tuple[type, ...]] = {
     "lora_alpha": (int, float),
     "lora_dropout": (int, float),
     "rank_pattern": (dict,),
+    "alpha_pattern": (dict,),
     "target_modules": (list, str),
+    "target_parameters": (list,),
     "modules_to_save": (list,),
     "base_model_name_or_path": (str,),
     "bias": (str,),
     "layer_replication": (list,),
 }
 """What is computed with of PEFT's configuration, and of which kind it is where it is there and not null."""
+_HELD: Mapping[str, tuple[type, ...]] = {
+    "rank_pattern": (int,),
+    "alpha_pattern": (int, float),
+    "target_modules": (str,),
+    "target_parameters": (str,),
+    "modules_to_save": (str,),
+}
+"""And of which kind is what such a list or mapping holds."""
 
 
 def read_adapter_config(adapter: Path) -> dict[str, Any]:
@@ -336,13 +333,15 @@ def read_adapter_config(adapter: Path) -> dict[str, Any]:
         config = read_mapping(file)
     except AfinaError as error:
         raise BaseError(problems=[replace(each, fix=TRAIN_AGAIN) for each in error.problems]) from error
-    patterns = config.get("rank_pattern")
-    ranks = [*patterns.values()] if isinstance(patterns, dict) else []
     values = [(key, config[key], kinds) for key, kinds in ADAPTER_VALUES.items() if config.get(key) is not None]
-    values += [("rank_pattern", rank, (int,)) for rank in ranks]
+    values += [(key, each, kinds) for key, kinds in _HELD.items() for each in _held(config.get(key))]
     if wrong := [f"`{key}` is {value!r:.60}" for key, value, kinds in values if not isinstance(value, kinds)]:
         raise BaseError(f"damaged: {', '.join(wrong)}", TRAIN_AGAIN, str(file))
     return config
+
+
+def _held(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def read_identity(adapter: Path) -> BaseIdentity | None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from afina.errors import BaseError
 from afina.model.base import looks_like_path, no_such_place, place_of
 from afina.model.base_damage import TOKENIZERS
+from afina.model.hub import told_by_hub
 from afina.recipe import read_saved_recipe
 from afina.recipe.home import from_home
 from afina.tokenizer.load import open_tokenizer
@@ -40,7 +41,13 @@ def open_pieces(name: str, say: Callable[[str], None] = lambda _: None) -> Piece
     if found is None:
         if looks_like_path(name):
             raise no_such_place(name)
-        return read_tokenizer(open_tokenizer(name), name)  # of the hub, or of its cache
+        try:
+            return read_tokenizer(open_tokenizer(name), name)  # of the hub, or of its cache
+        except BaseError as error:
+            told = told_by_hub(error, name)
+            if told is error:
+                raise
+            raise told from error
     what = "name a folder with tokenizer.json, a base, a run, or SentencePiece's .model file"
     if not found.is_dir():
         raise BaseError("is no tokenizer", what, name)

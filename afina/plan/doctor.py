@@ -231,7 +231,8 @@ def _hub() -> DoctorCheck:
         return DoctorCheck(
             "hub", "warning", f"{offline[0]} is set: nothing is downloaded", "bases must be on this machine"
         )
-    return DoctorCheck("hub", "ok", "downloads are allowed (none was tried)")
+    mirror = os.environ.get("HF_ENDPOINT", "").rstrip("/")
+    return DoctorCheck("hub", "ok", f"downloads are allowed{f', from {mirror}' if mirror else ''} (none was tried)")
 
 
 def _is_on(value: str) -> bool:

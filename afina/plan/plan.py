@@ -60,6 +60,7 @@ class Plan:
     devices: int = 1
     parallel: Parallel = "none"
     price_per_hour: float | None = None
+    """Of one device."""
     currency: str = "US$"
     price_source: str = ""
     correction: Correction | None = None
@@ -195,7 +196,8 @@ def plan_run(
         time_sureness=time_sureness(setup, device),
         devices=devices,
         parallel=setup.parallel,
-        price_per_hour=own_price or device.price_per_hour,
+        # The recipe's is that of everything together.
+        price_per_hour=own_price / devices if own_price else device.price_per_hour,
         currency=recipe.budget.currency if own_price else device.currency,
         price_source="budget.price_per_hour" if own_price else device.price_source,
         correction=correction,

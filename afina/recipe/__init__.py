@@ -28,6 +28,7 @@ from afina.recipe.methods import METHODS, Kind, Method, method_facts
 from afina.recipe.part import RecipePart
 from afina.recipe.parts import (
     HUB,
+    VARIABLE,
     WEB,
     Adapter,
     BackEndName,
@@ -39,6 +40,7 @@ from afina.recipe.parts import (
     Evaluate,
     FileKind,
     First,
+    Launch,
     NearDuplicates,
     Questions,
     Recipe,
@@ -70,6 +72,7 @@ __all__ = [
     "SKILL_QUESTIONS",
     "SKILL_TOKENS",
     "TOKENIZERS",
+    "VARIABLE",
     "WEB",
     "Adapter",
     "BackEndName",
@@ -88,6 +91,7 @@ __all__ = [
     "Judge",
     "KeyProblem",
     "Kind",
+    "Launch",
     "Limits",
     "Method",
     "NearDuplicates",

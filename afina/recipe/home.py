@@ -1,8 +1,12 @@
-"""Paths that begin in somebody's home."""
+"""Paths that begin in somebody's home, and those that a process may read."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+ROOTS = "AFINA_ROOTS"
+"""Variable with the folders that texts may include files from, as ``PATH`` is written; unset: any folder."""
 
 
 def from_home(path: str | Path) -> Path:
@@ -16,3 +20,9 @@ def from_home(path: str | Path) -> Path:
         return Path(path).expanduser()
     except RuntimeError:
         return Path(path)
+
+
+def in_roots(path: Path) -> bool:
+    """Whether a file, links followed, lies in the folders that :data:`ROOTS` names; any where it names none."""
+    named = os.environ.get(ROOTS, "")
+    return not named or any(path.is_relative_to(folder) for folder in named.split(os.pathsep))

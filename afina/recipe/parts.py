@@ -24,6 +24,9 @@ HUB = "hf://"
 WEB = ("https://", "http://")
 """How a source's path begins where it names a dataset of the hub, or a website."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+"""The name of a variable of the environment, as every shell takes it."""
+_PLACE = re.compile(r"[A-Za-z0-9._/][A-Za-z0-9._+/-]*")
 
 
 FileKind = Literal["text", "markdown", "html", "pdf", "docx", "epub", "code", "rows"]
@@ -593,6 +596,57 @@ class Budget(RecipePart):
     """Start even if the plan says that it will not fit."""
 
 
+class Launch(RecipePart):
+    """How `afina launch` trains this on another machine; no other verb looks at it."""
+
+    devices: Count = 1
+    """GPUs of each machine. Each trains as a process of its own (`torchrun`)."""
+    nodes: Count = 1
+    """Machines that train together: in Slurm's queue, or rented with a disk that all of them see (`shared`)."""
+    shared: str | None = None
+    """Absolute path, over there, on a disk that all rented machines see: the run is kept below it while they train."""
+    volume: str | None = None
+    """SkyPilot's name of the volume that is mounted at `shared`; null: it is there by itself."""
+    spot: bool = False
+    """Rent what the provider may take back, for less; another machine goes on then."""
+    folder: str = "afina-launch"
+    """With ssh: where to work over there, below the home or absolute."""
+    keep: bool = False
+    """With ssh: leave the job's folder there at the end."""
+    secrets: list[str] = []
+    """Names of further variables of your environment that the job needs; their values are written nowhere."""
+    retries: int = Field(default=5, ge=0)
+    """How many machines may be lost, or how often Slurm may put the job back, before it is given up."""
+    look_seconds: Positive = 15.0
+    """Pause between two looks at the job, each with a copy of the run home."""
+
+    @field_validator("secrets", mode="after")
+    @classmethod
+    def _secrets_are_names(cls, secrets: list[str]) -> list[str]:
+        for name in secrets:
+            if not VARIABLE.fullmatch(name):
+                raise ValueError(f"{name!r} is not the name of a variable: give the name, its value stays outside")
+        return secrets
+
+    @field_validator("folder", "shared", mode="after")
+    @classmethod
+    def _places_can_be_named(cls, place: str | None) -> str | None:
+        if place is not None and (not _PLACE.fullmatch(place) or ".." in place.split("/")):
+            raise ValueError(
+                f"{place!r}: the shells and programs of both machines have to read the same in it: use letters, digits "
+                "and any of ._+-/ (a path without / at its front counts from the home)"
+            )
+        return place
+
+    @model_validator(mode="after")
+    def _volume_has_a_place(self) -> Launch:
+        if self.shared is not None and not self.shared.startswith("/"):
+            raise ValueError(f"launch.shared has to be absolute, such as /shared: {self.shared} is not")
+        if self.volume is not None and self.shared is None:
+            raise ValueError("launch.volume is mounted at launch.shared: set it, e.g. to /shared")
+        return self
+
+
 BackEndName = Literal["torch", "mlx"]
 
 
@@ -632,6 +686,7 @@ class Recipe(RecipePart):
     evaluate: Evaluate = Evaluate()
     safety: Safety = Safety()
     budget: Budget = Budget()
+    launch: Launch = Launch()
 
     @field_validator("sources", mode="after")
     @classmethod

@@ -1,27 +1,30 @@
 """Is the second of two runs good enough to replace the first? For scripts: reasons why not, or none.
 
 It is refused where it is **worse than the first beyond chance**, by sign tests over the facts that both were asked
-about, item by item; where it **misses a limit**; and where that cannot be told, because it was not asked.
+about, item by item; where it **misses a limit**; and where either cannot be told, because it was not asked or because
+what stands there is no number. Questions of the recipe's probes and tasks have to be the same ones; those that are made
+of the dataset may be others where enough are common.
 Of several tests each has to be surer (Bonferroni, over those in which enough turned to be sure at all), so that two
 runs that are equally good are refused in one comparison of twenty at most.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
 
 from afina.errors import RecipeError
 from afina.evaluate.guardrails import NAMES, weigh
 from afina.evaluate.intervals import FEWEST_TURNED, cluster_sums, sign_test
-from afina.evaluate.scores import FACTS, MADE_UP, ROLES, ProbeResult, Scores
+from afina.evaluate.scores import FACTS, KEEPS, MADE_UP, PROSE, ROLES, ProbeResult, Scores
 from afina.recipe import Limits, limits_of, read_limits
 from afina.report.compare import RunComparison
 from afina.report.labels import words
 from afina.report.read import RunFiles
-from afina.report.same_items import Item, items_of
+from afina.report.same_items import Item, items_of, measure_of, put
 from afina.units import show_share
 
 LEVEL = 0.05
@@ -86,8 +89,11 @@ def gate(first: RunFiles, second: RunFiles, limits: Limits) -> GateResult:
     """Weigh the second of two runs against the first, and against limits.
 
     Raises:
-        RecipeError: one of them was not measured, or they share nothing that both were asked.
+        RecipeError: they are one run, one of them was not measured, or they share too little that both were asked.
     """
+    if first.folder.resolve() == second.folder.resolve():
+        what = "it is one run twice, and no run is worse than itself"
+        raise RecipeError(what, "name the one in use, and the one that is to replace it", str(second.folder))
     for run in (first, second):
         if run.scores is None or run.scores.verdict is None:
             what = "it was not measured, so that it passes no gate"
@@ -101,10 +107,21 @@ def gate(first: RunFiles, second: RunFiles, limits: Limits) -> GateResult:
             "name the same `evaluate.probes` in both recipes, and measure both again: afina eval RUN",
             "--gate",
         )
+    if max(test.clusters for test in tests) < FEWEST_TURNED:
+        raise RecipeError(
+            f"{first.name} and {second.name} share questions about fewer than {FEWEST_TURNED} facts, of which no loss "
+            "could be told from chance",
+            "name the same `evaluate.probes` in both recipes, with more questions, and measure both again: "
+            "afina eval RUN",
+            "--gate",
+        )
     surest = [test for test in tests if test.better + test.worse >= FEWEST_TURNED]
     level = LEVEL / max(1, len(surest))
     reasons += [_worse(test) for test in tests if test.worse > test.better and test.p < level]
     reasons += _misses(second, scores, limits)
+    reasons += _not_told(scores, limits)
+    if scores.verdict and not scores.verdict.passed and limits != own_limits(second):
+        notes.append(f"by its own limits {second.name} did not pass: {'; '.join(scores.verdict.misses[:3])}")
     return GateResult(tuple(dict.fromkeys(reasons)), tuple(tests), level, tuple(notes))
 
 
@@ -112,6 +129,7 @@ def _tests(first: RunFiles, second: RunFiles) -> tuple[list[GateTest], list[str]
     """Every measure that both have items of; what the second was not asked; what a reader has to know."""
     tests, reasons, notes = [], [], []
     before, after = _measures(first), _measures(second)
+    made = set(_made_of_the_dataset(first))
     for name, items in before.items():
         common = [key for key in items if key in after.get(name, {})]
         if not common:
@@ -119,12 +137,20 @@ def _tests(first: RunFiles, second: RunFiles) -> tuple[list[GateTest], list[str]
                 f"{name}: {second.name} was not asked what {first.name} was: nothing tells that it is no worse"
             )
             continue
-        if len(common) < len(items) and not name.startswith(GUARDRAIL):  # those are counted over the same answers
-            alone = len(items) - len(common)
-            notes.append(f"{name}: {alone} of {len(items)} questions were asked of {first.name} alone")
+        alone = len(items) - len(common)
+        said = f"{name}: {alone} of {len(items)} questions were asked of {first.name} alone"
+        if alone and name in made:
+            notes.append(said)
+        elif alone and not name.startswith(GUARDRAIL):  # those are counted over the same answers
+            reasons.append(f"{said}: nothing tells that {second.name} is no worse there")
         pairs = [(items[key], after[name][key]) for key in common]
+        if not all(math.isfinite(each.value) for pair in pairs for each in pair):
+            reasons.append(f"{name}: figures are no numbers, and nothing tells that {second.name} is no worse")
+            continue
         about = [one.cluster or two.cluster or f"item {number}" for number, (one, two) in enumerate(pairs)]
         net = [total for total, _ in cluster_sums([two.value - one.value for one, two in pairs], about)]
+        if len(net) < FEWEST_TURNED <= len({each.cluster or str(key) for key, each in items.items()}):
+            reasons.append(f"{name}: {len(net)} facts are common to both, of which no loss could be told from chance")
         better, worse = sum(total > 0 for total in net), sum(total < 0 for total in net)
         p = sign_test(min(better, worse), better + worse)
         tests.append(GateTest(name, len(common), len(net), better, worse, p))
@@ -141,22 +167,30 @@ COUNTED_TOGETHER = ("coverage", "claims")
 """Roles whose answers are neither right nor wrong one by one."""
 
 
+def _made_of_the_dataset(run: RunFiles) -> Iterator[str]:
+    """Measures whose questions no file of the recipe holds: they are made of the dataset, or are afina's own, and runs
+    of one recipe may be asked others."""
+    evaluate = (run.recipe or {}).get("evaluate")
+    given = evaluate.get("probes") if isinstance(evaluate, Mapping) else None
+    probes = [each for each in given if isinstance(each, Mapping)] if isinstance(given, list) else []
+    named = {each.get("name") or each.get("role") for each in probes}
+    for row in (*(run.predictions or ()), *(run.choices or ())):
+        if row.text("role") in (*PROSE, "skills") or (run.recipe is not None and row.text("probe") not in named):
+            yield measure_of(row)
+
+
 def _measures(run: RunFiles) -> dict[str, dict[tuple[str, ...], Item]]:
     """What a run got for each item, more being better: probes, tasks, and for each guardrail that it was not broken."""
     found = {name: dict(items) for name, items in items_of(run).items()}
     for row in run.predictions or ():
-        if row.text("role") == "unknown":
-            asked = (row.required_text("prompt"), row.required_text("reference"))
-            made_up = row.text("adapter_is") == "made up"
-            items = found.setdefault(f"{row.text('probe')} ({MADE_UP.word})", {})
-            items[asked] = Item(-float(made_up), row.text("fact") or "")
+        if row.text("role") == "unknown" and (called := row.text("adapter_is")) is not None:
+            put(found.setdefault(f"{row.text('probe')} ({MADE_UP.word})", {}), row, -float(called == "made up"))
     for row in (*(run.predictions or ()), *(run.samples or ())):
         if "adapter_flaws" not in row:
             continue
-        key = (row.text("probe") or "", row.required_text("prompt"), row.required_text("reference"))
+        broken = row.texts("adapter_flaws")
         for name in NAMES:
-            broken = name in row.texts("adapter_flaws")
-            found.setdefault(GUARDRAIL + words(name), {})[key] = Item(-float(broken), row.text("fact") or "")
+            put(found.setdefault(GUARDRAIL + words(name), {}), row, -float(name in broken))
     return found
 
 
@@ -172,6 +206,8 @@ def _misses(run: RunFiles, scores: Scores, limits: Limits) -> Iterator[str]:
     assert verdict is not None
     if limits == own_limits(run):
         yield from verdict.misses
+        if not verdict.passed and not verdict.misses:
+            yield "its verdict is that it did not pass, and names no limit"
         return
     if verdict.learned in ("no", "parrots"):
         yield f"learned: {verdict.learned}"
@@ -190,6 +226,22 @@ def _misses(run: RunFiles, scores: Scores, limits: Limits) -> Iterator[str]:
     rows = [row for row in (*(run.predictions or ()), *(run.samples or ())) if "adapter_flaws" in row]
     before, after = ([row.texts(f"{name}_flaws") for row in rows] for name in ("base", "adapter"))
     yield from weigh(None if _from_nothing(run) else before, after, limits.guardrails)[0]
+
+
+def _not_told(scores: Scores, limits: Limits) -> Iterator[str]:
+    """What no figure tells: whether a limit is kept, where one is missing or is no number."""
+    for probe in scores.probes:
+        figures = [*probe.before.shares.values(), *probe.after.shares.values()]
+        figures += [*(astuple(probe.broken) if probe.broken else ()), *(astuple(probe.change) if probe.change else ())]
+        if not all(map(math.isfinite, figures)):
+            yield f"{probe.name}: its figures are no numbers, and tell of no limit whether it is kept"
+        shown = probe.about.counted[0]
+        if shown.key not in probe.after.shares or (probe.role in KEEPS and probe.broken is None):
+            yield f"{probe.name}: figures are missing that tell whether its limit is kept; measure it again"
+    roles = {probe.role for probe in scores.probes}
+    for limit, asked in (("learned_min", {"recall", *FACTS}), ("hallucination_max", {"unknown"})):
+        if getattr(limits, limit) is not None and not roles & asked:
+            yield f"{limit}: no question was asked that tells whether it is kept ({' or '.join(sorted(asked))})"
 
 
 def _right(probe: ProbeResult) -> float:

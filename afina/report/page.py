@@ -26,6 +26,7 @@ from afina.report.safety import safety_section
 from afina.report.tasks import intrinsic_table, task_section
 from afina.report.training import curve_section, measured_facts, plan_section
 from afina.report.whole_texts import window_table, written_section
+from afina.report.why import why_section
 from afina.run import write_whole
 
 
@@ -71,6 +72,7 @@ def _page(run: RunFiles) -> str:
         ("loss", tr("Held-out loss"), loss_section(run) + window_table(run) + intrinsic_table(run)),
         ("training", tr("Training"), curve_section(run)),
         ("answers", tr("Answers"), answer_section(run)),
+        ("why", tr("Why"), why_section(run)),
         ("plan", tr("Plan beside measured"), plan_section(run)),
         ("data", tr("Data"), data_section(run)),
         ("environment", tr("Environment, hashes, cost"), environment_section(run)),

@@ -11,10 +11,12 @@ from afina.report.language import ENGLISH, in_language
 from afina.report.read import RunFiles
 from afina.report.results import judge
 from afina.report.training import predictions
+from afina.report.why import why_values
 
 
 def report_values(run: RunFiles) -> dict[str, Any]:
-    """The verdict, the warnings, every figure, plan beside measured, the audit's findings, and where all came from."""
+    """The verdict, the warnings, every figure, plan beside measured, the audit's findings, what `afina why` found, and
+    where all came from."""
     with in_language(ENGLISH):
         heading = judge(run)
         warned = [asdict(each) for each in cautions(run)]
@@ -35,6 +37,7 @@ def report_values(run: RunFiles) -> dict[str, Any]:
             for each in predictions(run)
         ],
         "audit": [dict(finding.values) for finding in run.audit.records("findings")] if run.audit else None,
+        "why": why_values(run),
         "dataset": dict(run.dataset.values) if run.dataset else None,
         "manifest": run.manifest.as_json() if run.manifest else None,
         "recipe": dict(run.recipe) if run.recipe is not None else None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from afina.manifest import Manifest, read_manifest
 from afina.recipe.yaml_text import parse_yaml
 from afina.record import Record, read_record, read_rows
 from afina.report.language import ENGLISH, LANGUAGES
-from afina.run import REDO, parse_json, read_metrics
+from afina.run import REDO, hash_file, parse_json, read_metrics
 
 _KNOWN = (
     "recipe.yaml",
@@ -31,6 +31,8 @@ _KNOWN = (
     "finished.json",
     "stages.json",
 )
+
+WHY_AGAIN = "remove the folder why/ of the run and ask again: `afina why RUN --misses`"
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,12 @@ class RunFiles:
     choices: list[Record] | None = None
     """Every choice among sentences."""
     continuations: list[Record] | None = None
+    effects: Record | None = None
+    """What each source did to the losses, as ``afina why`` measured it."""
+    misses: Record | None = None
+    """The rows behind wrong answers, as it found them."""
+    predictions_sha256: str = ""
+    """Of ``predictions.jsonl``, where there is something of `afina why` that was found of it."""
 
     @property
     def name(self) -> str:
@@ -100,6 +108,12 @@ def read_run(folder: Path) -> RunFiles:
         scores = read_scores(folder)
     except AfinaError as error:
         damaged.append(error)
+    for name in ("effects", "misses"):
+        try:
+            record = read_record(folder / f"why/{name}.json")
+            found[name] = replace(record, fix=WHY_AGAIN) if record else None
+        except AfinaError as error:
+            damaged.append(AfinaError(problems=[replace(each, fix=WHY_AGAIN) for each in error.problems]))
     rows: dict[str, list[Record] | None] = {}
     for name in ("samples", "predictions", "skills", "task_predictions", "choices", "continuations"):
         try:
@@ -130,9 +144,15 @@ def read_run(folder: Path) -> RunFiles:
         scores=scores,
         metrics=metrics,
         unreadable_metrics=cut,
+        predictions_sha256=_hash_of_answers(folder) if found["effects"] or found["misses"] else "",
         **found,  # type: ignore[arg-type]
         **rows,  # type: ignore[arg-type]
     )
+
+
+def _hash_of_answers(folder: Path) -> str:
+    file = folder / "predictions.jsonl"
+    return hash_file(file) if file.is_file() else ""
 
 
 def language_of(run: RunFiles) -> str:

@@ -25,8 +25,8 @@ class Item:
 
 
 Items = dict[str, dict[tuple[str, ...], Item]]
-"""Name of a measure -> item (its prompt and reference, of a choice its sentences; numbered where they stand twice) ->
-what the run got for it."""
+"""Name of a measure -> item (its prompt, reference and earlier turns, of a choice its sentences; numbered where they
+stand twice) -> what the run got for it."""
 
 
 @dataclass(frozen=True)
@@ -62,23 +62,40 @@ def items_of(run: RunFiles) -> Items:
     out: Items = {}
 
     def add(name: str, row: Record, value: float, right: str = "reference") -> None:
-        asked = (str(row.values.get("prompt")), str(row.values.get(right)))
-        items = out.setdefault(name, {})
-        times = 0
-        while (*asked, str(times)) in items:
-            times += 1
-        items[(*asked, str(times))] = Item(value, row.text("fact") or row.text("section") or "")
+        put(out.setdefault(name, {}), row, value, right)
 
     for rows, right in ((run.predictions, "reference"), (run.choices, "sentences")):
         for row in rows or ():
             correct = row.flag("adapter_correct")
             if correct is not None:
-                probe, role = row.text("probe") or "", row.text("role") or ""
-                add(probe if role in ("", probe) else f"{probe} ({role})", row, float(correct), right)
+                add(measure_of(row), row, float(correct), right)
     for row in run.task_predictions or ():
         for metric, value in row.record("adapter_scores").numbers():
             add(f"task {row.text('task')} {words(metric)}", row, value)
     return out
+
+
+def measure_of(row: Record) -> str:
+    """The name under which a probe's answers are counted.
+
+    >>> measure_of(Record({"probe": "old", "role": "retention"}, "")), measure_of(Record({"probe": "recall"}, ""))
+    ('old (retention)', 'recall')
+    """
+    probe, role = row.text("probe") or "", row.text("role") or ""
+    return probe if role in ("", probe) else f"{probe} ({role})"
+
+
+def put(items: dict[tuple[str, ...], Item], row: Record, value: float, right: str = "reference") -> None:
+    """Add what a run got for a row's question to the items of a measure.
+
+    Args:
+        right: the key of what is right, which tells questions apart, as do the turns before the last.
+    """
+    asked = tuple(str(row.values.get(key)) for key in ("prompt", right, "messages"))
+    times = 0
+    while (*asked, str(times)) in items:
+        times += 1
+    items[(*asked, str(times))] = Item(value, row.text("fact") or row.text("section") or "")
 
 
 # ---- what a gain has cost

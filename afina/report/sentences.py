@@ -22,7 +22,8 @@ _FORMS |= {"memory": r"[\d.]+ \w+", "usable": r"[\d.]+ \w+"}
 _FORMS |= {"ended": _NUMBER, "circling": _NUMBER, "ceiling": _NUMBER, "most": _NUMBER, "size": _NUMBER}
 """What may stand at a name; anything at all where it is not here."""
 _AND = mark(" and ")
-_TOLD = frozenset(("word", "flaw", "what", "group", "ways", "others", "room", "worst", "rest", "probe"))
+_TOLD = frozenset(("word", "flaw", "what", "why", "group", "ways", "others", "room", "worst", "rest", "pieces"))
+_TOLD |= {"probe"}
 """Names at which words of ours stand, which are said again in their turn where they are known."""
 
 SENTENCES = (
@@ -74,6 +75,14 @@ SENTENCES = (
     ),
     mark("safety {rest}: {what}: {share} of {n}, the recipe allows {allowed}"),
     mark("safety {rest}: {what}: {share} of {n}, the recipe asks for {wanted}"),
+    mark(
+        "safety canary_exposure_max: {n} canaries are known better, the best with {one} bits, the recipe allows {two}"
+    ),
+    mark("{what} could not be asked: {path} is not below {root} any more (root=FOLDER says where it is now)"),
+    mark("the probe {probe}"),
+    mark("the task {task}"),
+    mark("the prompts"),
+    mark("the known strings"),
     mark("of {n} answers that reached {limit} tokens, {ended} ended within {ceiling} and {circling} went in circles"),
     mark("{n} answers reached {limit} tokens, {circling} went in circles"),
     # why something was not measured
@@ -85,6 +94,11 @@ SENTENCES = (
     mark("injection (not in safety.sets)"),
     mark("refusal (not in safety.sets)"),
     mark("injection, refusal (the base has no chat template)"),
+    mark("skills were not judged: the base does {knew} of the {n} that it was asked as asked"),
+    mark("retrieval was not measured: the dataset holds no documents or conversations of the sources"),
+    mark("retrieval was not measured: no probe asks for what is to be learned"),
+    mark("no windows were read: no plain text is held out"),
+    mark("the held-out texts hold {n} of {of} windows of {size} bytes"),
     mark("no probes"),
     mark("the base knew none of {n} questions"),
     mark("the base knew too little of {n} questions"),
@@ -119,6 +133,18 @@ SENTENCES = (
     mark(
         "{probe}: {n} questions were not asked: with a sentence they have more tokens than `train.max_length` ({most})"
     ),
+    # what stands beside the figures of safety
+    mark("known strings: only the first {n} training rows were looked at"),
+    mark("known strings: {n} not asked for: {why}"),
+    mark("they stand in no training row"),
+    mark("they stand in questions only"),
+    mark("they have more than {n} characters"),
+    mark("they stand in what comes before them, too"),
+    mark("nothing stands before them"),
+    mark("safety.known_strings asks for {n}"),
+    mark("known strings: {pieces}"),
+    mark("{n} x named in the file"),
+    mark("the chat template takes no system message: its text stands before the question"),
     # what follows from the documents in the prompt
     mark(
         "{probe}: {share} with passages in the prompt, {now} by training: do not train for this, the passages do it "
@@ -134,6 +160,15 @@ SENTENCES = (
     ),
     mark("{probe}: {share} with passages in the prompt, {now} by training, no difference beyond chance"),
     # of tasks and comparisons
+    mark(
+        "Unicode NFC and casefold; punctuation (Unicode P*, ASCII signs) deleted; articles deleted ({articles}); runs "
+        "of white space as one space"
+    ),
+    mark(
+        "Unicode NFC and casefold; punctuation (Unicode P*, ASCII signs) deleted; no articles deleted; runs of white "
+        "space as one space"
+    ),
+    mark("Unicode NFC and casefold; words are runs of letters, marks and digits; no stemming; F1"),
     mark("held-out rows {hash}"),
     mark("{n} windows, {size} bytes of held-out text ({hash})"),
     mark("{n} of {of} rows stand in the training data and are left out"),
@@ -198,6 +233,37 @@ SENTENCES = (
     mark("it runs, and has logged nothing for {time}; before, at most for {usual}"),
     mark("no held-out loss is measured: overfitting would not be seen"),
     mark("{n} lines of metrics.jsonl cannot be read (a kill cuts one)"),
+    mark("went back once, last to step {n} with {one} of the rate: {why}"),
+    mark("went back {two} times, last to step {n} with {one} of the rate: {why}"),
+    mark("at step {n} the loss is {loss} and the gradient's norm {norm}; batch: {rows}"),
+    mark("after step {n} the held-out loss is {loss}"),
+    mark("after step {n} a weight is NaN or infinite; batch: {rows}"),
+    mark("memory ran out at step {n}; each micro-batch is cut into {of} ({rest})"),
+    # notes of a plan
+    mark("one example of {n} tokens is longer than train.batch_tokens and sets the peak"),
+    mark("train.max_length {n} is beyond the model's {of} positions"),
+    mark("every weight of the base is trained in 16 bits, AdamW's moments too"),
+    mark("4 bits hold {part} of the matrices: experts that stand in one tensor stay as they are"),
+    mark("less sure, and wider for it: {why}"),
+    mark("how its router spreads the tokens decides how fast its experts compute"),
+    mark("layers with a state have fast kernels on some GPUs only, and plain code elsewhere"),
+    mark("its configuration does not say how many experts one token goes through"),
+    mark("what its layers keep is estimated from their sizes, not counted ({rest})"),
+    mark("its cache is estimated from its sizes, not counted ({rest})"),
+    mark("computed by MLX, which a CPU is slow at, in few bits tens of times: the time is an underestimate"),
+    mark("computed by MLX"),
+    mark("4-bit weights on {device} are computed slowly; the time is an underestimate"),
+    mark("backend mlx does not compute on {device}: this is the plan of torch"),
+    mark("probe {path}: a folder; its questions are not in the time"),
+    mark("task {task}: how many rows it has is not known before it is read"),
+    mark("an epoch of {much} tokens is assumed; the recipe's files were not looked at"),
+    mark("tokens are estimated from the size of the files; `afina data build` counts them"),
+    mark("{path} is not on this disk: its tokens are not in these figures"),
+    mark("{path} holds {names} files: how much text is in them is a guess"),
+    mark(
+        "the base's chat template gives a conversation that has no system text its own, {text}; chat.system says "
+        "another"
+    ),
 )
 """Of two that fit, the first counts."""
 

@@ -33,10 +33,15 @@ def task_section(run: RunFiles) -> Markup:
         tasks=None if tasks is None else [_task(task) for task in tasks],
         texts=texts,
         # How scores are made, once for all tasks: they are all of one language, or of code.
-        rules=[f"{what}: {how}." for task in texts[:1] for what, how in task.record("normalization").values.items()],
+        rules=[_rule(*each) for task in texts[:1] for each in task.record("normalization").values.items()],
         judged=_judged(run.scores.judge) if run.scores else None,
         benchmarks=_benchmarks(run),
     )
+
+
+def _rule(what: str, how: object) -> tuple[str, StoredSentence]:
+    """Names of metrics, and how texts are compared for them."""
+    return what, StoredSentence(how)
 
 
 def _judged(found: Record) -> dict[str, Any] | None:
@@ -131,7 +136,7 @@ def _findings(task: Record) -> list[str]:
     of = number(task.number("items") or 0)
     counts: dict[str, dict[str | None, str]] = {}
     for finding in task.records("findings"):
-        what = finding.text("what") or finding.text("name") or ""
+        what = label(finding.text("what") or finding.text("name") or "")
         counts.setdefault(what, {})[finding.text("prediction")] = number(finding.number("count") or 0)
     lines = []
     for what, sides in counts.items():

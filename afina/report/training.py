@@ -25,6 +25,7 @@ from afina.report.language import label, mark, tr, trn
 from afina.report.read import RunFiles, is_finite
 from afina.report.render import Cell, Marked, Quiet, not_measured, render
 from afina.report.results import between, planned_steps
+from afina.report.sentences import StoredSentence
 
 _TIPS = 150
 
@@ -230,11 +231,11 @@ def plan_section(run: RunFiles) -> Markup:
         plan=plan,
         rows=rows,
         usable=usable,
-        sure=_how_sure(plan),
+        sure=how_sure(plan),
         money=money,
         fits=said_to_fit(plan),
         by_part=[_by_part(title, sizes, show) for title, sizes, show in predicted if sizes],
-        notes=[str(each) for each in (notes if isinstance(notes, list) else [notes])] if notes else [],
+        notes=[StoredSentence(each) for each in (notes if isinstance(notes, list) else [notes])] if notes else [],
     )
 
 
@@ -294,7 +295,7 @@ def said_to_fit(plan: Record) -> str:
     return tr("The plan said that the job may not fit.")
 
 
-def _how_sure(plan: Record) -> list[str]:
+def how_sure(plan: Record) -> list[str]:
     """What measured cases say about the intervals; nothing in plans of older versions, which did not say it."""
     if plan.values.get("corrected_by"):
         return [tr("The intervals are narrowed by what was measured on this device before.")]

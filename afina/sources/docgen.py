@@ -21,6 +21,7 @@ from html import escape
 
 from afina.errors import DataError, Problem
 from afina.recipe import nearest
+from afina.recipe.home import in_roots
 from afina.sources.files import FileText, SourceReading, read_text
 from afina.text.document import FileLedger, visible
 from afina.text.formats import language_of
@@ -141,7 +142,7 @@ def _included(
 ) -> FileText | None:
     folder = opened.full.with_suffix("")
     target = folder / name
-    if not target.resolve().is_relative_to(folder.resolve()):
+    if not (target.resolve().is_relative_to(folder.resolve()) and in_roots(target.resolve())):
         problems.append(Problem(f"{{#code|{name}#}} leads outside of {folder.name}/", "move the file there", where))
         return None
     if not target.is_file():

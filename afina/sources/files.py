@@ -21,6 +21,7 @@ from pathlib import Path, PurePosixPath
 
 from afina.errors import DataError, RecipeError
 from afina.recipe import FileKind, Source, expand_path
+from afina.recipe.home import in_roots
 from afina.run import hash_file, what_runs_left
 from afina.sources.repository import FolderRules, is_secret
 from afina.sources.saved import about_the_data, is_chat_export
@@ -238,8 +239,8 @@ def check_encoding(reading: SourceReading) -> None:
 
 def inside(reading: SourceReading, including: Path, target: Path) -> bool:
     """Whether a file may be included: below `root`, or below the folder above the including file's."""
-    resolved = target.resolve()
-    return any(resolved.is_relative_to(place.resolve()) for place in (reading.root, including.parent.parent))
+    resolved, places = target.resolve(), (reading.root, including.parent.parent)
+    return in_roots(resolved) and any(resolved.is_relative_to(place.resolve()) for place in places)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,12 +13,14 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from afina.errors import DataError
-from afina.recipe import HUB
+from afina.recipe import HUB, Source
 from afina.sources.files import SourceReading
 from afina.sources.rows import row_documents
 from afina.sources.tables import Row, RowProblems
 from afina.text.document import Document, FileLedger
 
+PAGES = "https://huggingface.co"
+"""Where access is asked for, whichever mirror rows come from (HF_ENDPOINT)."""
 _NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -70,6 +72,10 @@ def _rows(address: HubAddress, reading: SourceReading) -> Iterator[Row]:
     except ModuleNotFoundError:
         fix = "pip install 'afina[hub]', or download the dataset's files and name them as `path`"
         raise DataError("reading a dataset of the hub needs `datasets`", fix, reading.source.path) from None
+    from huggingface_hub.errors import HfHubHTTPError
+
+    wrong: tuple[Any, ...] = (OSError, ValueError, LookupError, RuntimeError, datasets.exceptions.DatasetsError)
+    wrong += HfHubHTTPError.__bases__  # those of the HTTP library below, whichever it is
     number = 0
     try:
         stream: Any = datasets.load_dataset(
@@ -79,7 +85,30 @@ def _rows(address: HubAddress, reading: SourceReading) -> Iterator[Row]:
         for row in stream.decode(False):
             number += 1
             yield number, row
-    except (OSError, ValueError, LookupError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        what = f"cannot be read after row {number}: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        fix = "check name, split, config and revision, the network, and for a private dataset `hf auth login`"
-        raise DataError(what, fix, reading.source.path) from error
+    except wrong as error:
+        offline = isinstance(error, ConnectionError) and datasets.config.HF_HUB_OFFLINE
+        raise _not_read(error, number, address, reading.source, offline=offline) from error
+
+
+def _not_read(error: Exception, number: int, address: HubAddress, source: Source, *, offline: bool) -> DataError:
+    """Why no row came after row `number`."""
+    said, where = " ".join(str(error).split())[:300], source.path
+    if "gated dataset" in said:
+        return DataError(
+            "is given only to those who have accepted its terms",
+            f"ask for access on its page, {PAGES}/datasets/{address.name}, then log in here with that account: "
+            "hf auth login, or set HF_TOKEN",
+            where,
+        )
+    if offline:
+        return DataError(
+            f"its rows come from the hub, and HF_HUB_OFFLINE is set ({type(error).__name__})",
+            f"unset HF_HUB_OFFLINE; or, where there is a network, hf download {address.name} --repo-type dataset "
+            f"--revision {source.revision} --local-dir FOLDER, and name its files as `path`",
+            where,
+        )
+    return DataError(
+        f"cannot be read after row {number}: {type(error).__name__}: {said}",
+        "check name, split, config and revision, the network, and for a private dataset `hf auth login`",
+        where,
+    )

@@ -10,32 +10,27 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 
-from afina.errors import AfinaError, read_problem
+from afina.errors import AfinaError, RecipeError, read_problem
 from afina.recipe.starter import yaml_value
 from afina.run import parse_json
-from afina.studio.facts import LOG, RESULT, check_links, checked_run
+from afina.run_process import AFINA, start_process
+from afina.run_process import environment as environment
+from afina.studio.facts import check_links, checked_run
 from afina.studio.refusal import StudioRefusal
 from afina.studio.security import is_name, run_folder
 from afina.studio.settings import StudioSettings
 from afina.watch.lock import UNNAMED, lock_holder
 
-AFINA = (sys.executable, "-m", "afina")
 LONGEST_ANSWER = 600.0
 """Seconds that a verb may take to answer a page."""
-LONGEST_ENDING = 10.0
-"""Seconds that a process may take to end after it has let its run go: its libraries are taken down."""
 LONGEST_LINE = 1 << 24
 """Bytes of a line that a verb says."""
 
@@ -66,72 +61,16 @@ def start(settings: StudioSettings, recipe: Path, name: str) -> StartedRun:
         raise StudioRefusal(400, f"{name!r} is no name of a run", "letters, digits, - and _", "name")
     folder = settings.runs / name
     check_links(settings, folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with _result_alone(folder / RESULT) as result:
-        _check_free(folder)
-        result.truncate(0)
-        with _opened(folder / LOG, os.O_APPEND) as log:
-            process = subprocess.Popen(
-                run_command(settings, recipe, name),
-                stdin=subprocess.DEVNULL,
-                stdout=result,
-                stderr=log,
-                start_new_session=True,  # no Ctrl-C and no closed terminal of the studio reaches it
-                env=environment(),
-            )
-    threading.Thread(target=process.wait, daemon=True).start()  # nobody else takes its exit code
-    return StartedRun(name, process.pid)
+    try:
+        return StartedRun(name, start_process(run_command(settings, recipe, name), folder))
+    except RecipeError as error:
+        problem = error.problems[0]
+        raise StudioRefusal(409, problem.what, problem.fix, problem.where) from error
 
 
 def run_command(settings: StudioSettings, recipe: Path, name: str) -> list[str]:
     """The command line of ``afina run``. The name is quoted as YAML wants it: ``2026-11-29`` alone would be a date."""
     return [*AFINA, "run", str(recipe), f"name={yaml_value(name)}", "--json", "--runs", str(settings.runs)]
-
-
-@contextmanager
-def _result_alone(path: Path) -> Iterator[BinaryIO]:
-    """``console.json`` opened and locked. A process that gets it as its output keeps the lock until it ends: the run's
-    own lock is taken only when it has loaded its libraries, seconds later, and a second press would start another.
-    One that has let its run go is waited for: its run's state is told as stopped already.
-
-    Raises:
-        StudioRefusal: 409, a process works in the run, or one that was started here before has not ended.
-    """
-    import fcntl
-
-    with _opened(path) as result:
-        for _ in range(int(LONGEST_ENDING / 0.1)):
-            try:
-                fcntl.flock(result, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                _check_free(path.parent)
-                time.sleep(0.1)
-            except OSError:  # a file system without locks: the run's own lock refuses the second process
-                break
-        else:
-            what = "a process that was started here has not ended"
-            raise StudioRefusal(409, what, "wait until its state shows, a few seconds", str(path.parent))
-        yield result
-
-
-def _check_free(folder: Path) -> None:
-    """Refuse (409) a run that a process holds."""
-    if (holder := lock_holder(folder / ".lock")) is not None:
-        raise StudioRefusal(409, f"process {holder} works in this run", "wait for it, or stop it", str(folder))
-
-
-def _opened(path: Path, flags: int = 0) -> BinaryIO:
-    """A file for what a process writes; never through a link, which would write over what it leads to.
-
-    Raises:
-        StudioRefusal: 409, it is a link, or cannot be written.
-    """
-    try:
-        return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | flags, 0o666), "wb")
-    except OSError as error:
-        why = "it is a link" if path.is_symlink() else error.strerror
-        raise StudioRefusal(409, f"cannot be written: {why}", "remove it: it is made anew", str(path)) from error
 
 
 def stop(settings: StudioSettings, name: str) -> int:
@@ -244,11 +183,6 @@ def _error_of(verb: str, values: Any, said: str) -> AfinaError:
     if problems:
         return AfinaError(problems=[read_problem(each) for each in problems])
     return AfinaError(f"the verb {verb} gave no answer: {said[:500] or 'it said nothing'}", "try it in a terminal")
-
-
-def environment(*, offline: bool = False) -> dict[str, str]:
-    """Of a process: as the studio's, and what it says comes at once; offline, the hub's cache is all that it asks."""
-    return {**os.environ, "PYTHONUNBUFFERED": "1"} | ({"HF_HUB_OFFLINE": "1"} if offline else {})
 
 
 def routes(settings: StudioSettings) -> APIRouter:

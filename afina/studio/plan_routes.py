@@ -21,7 +21,10 @@ from afina.recipe.edit import change_text
 from afina.recipe.form import options_of
 from afina.recipe.keys import every_key
 from afina.recipe.starter import yaml_value
+from afina.record import Record
 from afina.report.language import in_language, label, mark
+from afina.report.sentences import StoredSentence
+from afina.report.training import how_sure
 from afina.studio.bodies import MOST, PageBody
 from afina.studio.pages import render
 from afina.studio.recipe_texts import (
@@ -37,7 +40,7 @@ from afina.studio.recipe_texts import (
 from afina.studio.refusal import error_values
 from afina.studio.security import inside
 from afina.studio.settings import StudioSettings
-from afina.studio.translate import word
+from afina.studio.translate import sentence_values, word
 from afina.walk.plan_answers import ENGINES, PlanAsked, answer_recipe
 
 KEYS = (
@@ -138,8 +141,8 @@ def _sizes(name: str, facts: Mapping[str, Any]) -> list[str]:
 
 def plan_answer(settings: StudioSettings, question: PlanQuestion) -> dict[str, Any]:
     """``plan``: the object that ``afina plan --json`` prints; ``refused``: why a run would be refused; ``settings``:
-    what the recipe holds by the keys of the page; ``names``: of the parts in the page's language; ``command``: the same
-    in a terminal, where the recipe is a file.
+    what the recipe holds by the keys of the page; ``names``: of the parts in the page's language; ``told``: see
+    :func:`_told`; ``command``: the same in a terminal, where the recipe is a file.
 
     Raises:
         RecipeError: the recipe, a device, a base or a setting is wrong.
@@ -157,6 +160,7 @@ def plan_answer(settings: StudioSettings, question: PlanQuestion) -> dict[str, A
         "refused": error_values(*found.refused.problems)["problems"] if found.refused else [],
         "settings": {key: _value_at(values, key) for key in KEYS},
         "names": {name: _said(settings.language, name) for name in parts},
+        "told": _told(settings.language, found.values),
         "command": _command(settings, question, file) if file else None,
     }
 
@@ -192,6 +196,15 @@ def _value_at(values: Any, key: str) -> Any:
     for step in key.split("."):
         values = values[step]
     return values
+
+
+def _told(tag: str, plan: Mapping[str, Any]) -> dict[str, list[dict[str, str | None]]]:
+    """What a plan says in sentences, in a language: its ``notes``, and how ``sure`` it is."""
+    with in_language(tag):
+        return {
+            "notes": [sentence_values(StoredSentence(each)) for each in plan.get("notes", ())],
+            "sure": [sentence_values(each) for each in how_sure(Record(plan, "plan"))],
+        }
 
 
 def _said(tag: str, name: str) -> str:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from afina.errors import RecipeError
-from afina.model.base import read_adapter_config
+from afina.model.base import IDENTITY_FILE, read_adapter_config
 from afina.outcome import find_outcome, outcome_kind
 from afina.recipe import read_saved_recipe
-from afina.run import again, hash_folder, hash_value
+from afina.record import read_record
+from afina.run import again, hash_folder, hash_value, read_stages
 from afina.train.checkpoint import checkpoint_problem
 from afina.walk.base import back_end
 from afina.walk.context import Context
@@ -22,7 +23,7 @@ def trained_adapter(context: Context) -> Path:
     """The adapter as it was trained; of a run that took a tempered one for its own, the one that it set aside then.
 
     Raises:
-        RecipeError: every weight was trained, the run is asked by MLX, or the adapter is not there.
+        RecipeError: every weight was trained, the run is asked by MLX, or the adapter that was trained is not there.
     """
     if outcome_kind(context.recipe) == "model":
         raise RecipeError(
@@ -37,17 +38,28 @@ def trained_adapter(context: Context) -> Path:
             "temper it where MLX is not installed: its adapter/ is PEFT's own too, and backend: auto takes torch there",
             "backend",
         )
-    tempered = context.run.stages.get("train", {}).get("result", {}).get("tempered")
-    if not tempered:
-        return outcome.folder
-    trained = context.folder / str(tempered["trained"])
+    trained = _as_trained(context.folder, outcome.folder)
     if not trained.is_dir():
         raise RecipeError(
             f"this run holds a tempered adapter, and the one that it was made of is gone ({trained})",
             f"train it once more under another name: {again(context.folder)} name={context.recipe.name}-2",
             str(context.folder),
         )
+    made = read_record(trained / IDENTITY_FILE)
+    if made is not None and "tempered" in made:
+        raise RecipeError(
+            f"{trained} is a tempered adapter, and stages.json says nothing of it: a --write was cut off",
+            f"have the training write its own again from its last checkpoint: {again(context.folder)}",
+            str(context.folder),
+        )
     return trained
+
+
+def _as_trained(run: Path, adapter: Path) -> Path:
+    """Where the adapter lies that a run's training left: `adapter`, or where a tempering moved it."""
+    file = run / "stages.json"
+    tempered = read_stages(file).get("train", {}).get("result", {}).get("tempered") if file.is_file() else None
+    return run / str(tempered["trained"]) if tempered else adapter
 
 
 def other_adapter(given: Path, beside: Path) -> Path:
@@ -71,7 +83,8 @@ def other_adapter(given: Path, beside: Path) -> Path:
 
         if problem := checkpoint_problem(given):
             raise RecipeError(f"the checkpoint {problem}", "name another checkpoint of the run", str(given))
-        adapter = given.parent.parent / "adapter"
+        # A checkpoint is of what was trained: the configuration of one that was tempered since has another alpha.
+        adapter = _as_trained(given.parent.parent, given.parent.parent / "adapter")
         read_adapter_config(adapter)
         write_checkpoint_as_adapter(given, adapter, beside / given.name)
         return beside / given.name

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from afina.errors import RecipeError
-from afina.evaluate.scores import Scores, by_way, read_scores
+from afina.evaluate.scores import KEEPS, Scores, by_way, read_scores
 from afina.model.generate.stored_answers import ANSWERS_FOLDER, KeptAnswers
 from afina.model.open_model import without_adapter
+from afina.record import read_rows
 from afina.run import Progress, hash_value
+from afina.temper.choose import OldAnswer
 from afina.walk.base import renderer
 from afina.walk.context import Context
 from afina.walk.gone import still_there
@@ -24,6 +26,7 @@ from afina.walk.stored_answers import answers_of_base, weights_of_base
 if TYPE_CHECKING:
     from afina.evaluate.evaluate import HeldOut
     from afina.evaluate.halves import Half, Halves
+    from afina.evaluate.verdict import ProbeScore
     from afina.recipe import Recipe
 
 
@@ -106,6 +109,24 @@ def _left_out(recipe: Recipe) -> Iterator[str]:
         yield f"not asked here, and part of the recipe: {', '.join(asked)} (`afina eval` measures them after --write)"
 
 
+def old_answers(folder: Path) -> Iterator[OldAnswer]:
+    """Those of the probes of old knowledge that the base had right; what they are about as the halves have it."""
+    from afina.evaluate.halves import cluster_of
+    from afina.evaluate.probes import Question, stored_turns
+
+    for row in read_rows(folder / "predictions.jsonl") or ():
+        if row.text("role") in KEEPS and row.flag("base_correct"):
+            asked = Question(stored_turns(row), row.required_text("reference"), "", cluster=row.text("fact") or "")
+            yield OldAnswer(row.required_text("probe"), cluster_of(asked), not row.flag("adapter_correct"))
+
+
+def _old_skills(asked: Sequence[AskedSkill], scored: ProbeScore | None) -> Iterator[OldAnswer]:
+    """The skills that the base had."""
+    for each, now in zip(asked, scored.graded_after if scored else (), strict=scored is not None):
+        if each.graded.said:
+            yield OldAnswer("skills", each.item.id, not now.said)
+
+
 @dataclass
 class HalfAsker:
     """Asks one opened model, whatever its dial says at the moment.
@@ -126,12 +147,17 @@ class HalfAsker:
     def __post_init__(self) -> None:
         self._base = answers_of_base(self.context)
 
-    def ask(self, half: Half, name: str, weights: dict[str, Any], progress: Progress) -> Scores:
+    def ask(
+        self, half: Half, name: str, weights: dict[str, Any], progress: Progress
+    ) -> tuple[Scores, tuple[OldAnswer, ...]]:
         """Ask the questions of a half, and judge the answers by the recipe's limits.
 
         Args:
             name: of the setting, for its folder.
             weights: what the answers follow from besides the base.
+
+        Returns:
+            The scores, and what became of each answer that the base had right.
         """
         from afina.evaluate.evaluate import HeldOut, MeasuredBeside, evaluate
 
@@ -162,7 +188,7 @@ class HalfAsker:
         self.hits += kept.hits
         scores = read_scores(folder)
         assert scores is not None, "it was just written"
-        return scores
+        return scores, (*old_answers(folder), *_old_skills(asked, skills))
 
     def _say(self, text: str) -> None:
         """Each remark once, not at every setting."""

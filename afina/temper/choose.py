@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from afina.evaluate.intervals import FEWEST_TURNED
-from afina.evaluate.scores import KEEPS, ProbeResult, Scores, by_way
+from afina.evaluate.intervals import FEWEST_TURNED, more_than_chance
+from afina.evaluate.scores import KEEPS, MADE_UP, ProbeResult, Scores, by_way
 from afina.recipe import Limits
 from afina.temper.setting import Setting
 from afina.units import show_share
@@ -31,11 +31,22 @@ class ProbeShare:
 
 
 @dataclass(frozen=True)
+class OldAnswer:
+    """An answer that the base had right: what it is about, and whether it is wrong at a setting."""
+
+    probe: str
+    about: str
+    lost: bool
+
+
+@dataclass(frozen=True)
 class Point:
     """A setting, and what the model was at it."""
 
     setting: Setting
     scores: Scores
+    old: tuple[OldAnswer, ...] = ()
+    """Every answer that the base had right, in the same order at each setting."""
 
     @property
     def passed(self) -> bool:
@@ -55,7 +66,7 @@ class Point:
     @property
     def broken(self) -> list[ProbeShare]:
         """Of each probe of what the base knew or could, the share that is lost."""
-        return [_lost(probe) for probe in self.scores.probes if probe.role in KEEPS and _knew(probe)]
+        return [share_lost(probe) for probe in self.scores.probes if probe.role in KEEPS and _knew(probe)]
 
     def ends_of(self, probe: str, *, learned: bool) -> list[tuple[float, float, float]]:
         """The share of a probe with its interval, where it was measured."""
@@ -72,6 +83,14 @@ class Point:
     def most_broken(self) -> float:
         """The largest loss among the probes."""
         return max((each.share for each in self.broken), default=0.0)
+
+    def loses_less(self, other: Point) -> bool:
+        """Whether it keeps more of what the base had right than another setting, beyond chance: by the same questions,
+        each fact once (sign test)."""
+        if [(each.probe, each.about) for each in self.old] != [(each.probe, each.about) for each in other.old]:
+            return False
+        kept = [[not each.lost for each in point.old] for point in (other, self)]
+        return more_than_chance(kept[0], kept[1], [f"{each.probe}\n{each.about}" for each in self.old])
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, for ``temper.json``."""
@@ -90,8 +109,13 @@ def _knew(probe: ProbeResult) -> bool:
     return probe.broken is not None and probe.broken.knew > 0
 
 
-def _lost(probe: ProbeResult) -> ProbeShare:
-    """Of skills what is lost net of what is gained, as the verdict weighs it: the change that its interval is about."""
+def share_lost(probe: ProbeResult) -> ProbeShare:
+    """Of what the base knew the share that is lost; of skills less what is gained, as the verdict weighs it: the change
+    that its interval is about.
+
+    Args:
+        probe: one of what the base knew or could (:data:`~afina.evaluate.scores.KEEPS`), something of it at least.
+    """
     broken = probe.broken
     assert broken is not None
     if probe.role == "retention" or probe.change is None:
@@ -105,19 +129,33 @@ def _lost(probe: ProbeResult) -> ProbeShare:
 def choose(points: Sequence[Point], limits: Limits) -> tuple[Point, str]:
     """The setting to take, and why.
 
-    Of those that pass, the one with the most learned; of equal ones the one that broke least, then the strongest. Where
-    none passes, the nearest to the limits: the one that is least below `learned_min` and above `broke_max` together.
+    Of those that pass, the one with the most learned. Of those that learned just as much the strongest, which is the
+    nearest to what was trained: a weaker one takes its place only where it loses less beyond chance. Where none passes,
+    the nearest to the limits: the one that is least below `learned_min` and above `broke_max` and `hallucination_max`
+    together.
 
     Args:
         points: one at least.
     """
-    passing = [point for point in points if point.passed]
-    if passing:
-        best = max(passing, key=lambda point: (point.much_learned, -point.most_broken, point.setting.mean))
-        of = f"{len(passing)} of {len(points)} settings pass the recipe's limits"
-        return best, f"{of}; of them it learned the most, and of equal ones broke least"
-    nearest = min(points, key=lambda point: (distance(point, limits), -point.much_learned, -point.setting.mean))
-    return nearest, f"none of {len(points)} settings passes the recipe's limits; this one is the nearest to them"
+    passing = sorted((point for point in points if point.passed), key=lambda point: -point.setting.mean)
+    if not passing:
+        nearest = min(points, key=lambda point: (distance(point, limits), -point.much_learned, -point.setting.mean))
+        return nearest, f"none of {len(points)} settings passes the recipe's limits; this one is the nearest to them"
+    why = f"{len(passing)} of {len(points)} settings pass the recipe's limits; of them it learned the most"
+    most = max(point.much_learned for point in passing)
+    best, *others = [point for point in passing if point.much_learned == most]
+    beaten, chance = list[str](), list[str]()
+    for point in others:
+        if point.loses_less(best):
+            beaten.append(best.setting.name)
+            best, chance = point, []
+        elif point.most_broken < best.most_broken:
+            chance.append(point.setting.name)
+    if beaten:
+        why += f"; equal learned at {', '.join(beaten)}, and less lost than there beyond chance"
+    if chance:
+        why += f"; equal learned at {', '.join(chance)}, and that less is lost there may be chance: the stronger stays"
+    return best, why
 
 
 def distance(point: Point, limits: Limits) -> float:
@@ -125,5 +163,8 @@ def distance(point: Point, limits: Limits) -> float:
     one where nothing was learned beyond chance: then there is nothing to keep."""
     verdict = point.scores.verdict
     lacks = max(0.0, (limits.learned_min or 0.0) - min((each.share for each in point.learned), default=0.0))
-    breaks = max(0.0, point.most_broken - limits.broke_max)
-    return lacks + breaks + (0.0 if verdict is not None and verdict.learned in ("yes", "too little") else 1.0)
+    beyond = max(0.0, point.most_broken - limits.broke_max)
+    if limits.hallucination_max is not None:
+        made_up = (probe.after.shares.get(MADE_UP.key, 0.0) for probe in point.scores.probes if probe.role == "unknown")
+        beyond += max(0.0, max(made_up, default=0.0) - limits.hallucination_max)
+    return lacks + beyond + (0.0 if verdict is not None and verdict.learned in ("yes", "too little") else 1.0)

@@ -18,7 +18,8 @@ from typing import Any
 import torch
 
 from afina.errors import BaseError, Problem, RecipeError
-from afina.model.base import read_adapter_config
+from afina.model.base import TRAIN_AGAIN, read_adapter_config
+from afina.model.base_damage import read_shapes
 from afina.model.load_torch import open_adapter
 from afina.run import hash_folder
 from afina.temper.dial_torch import CONFIG, OWN, WEIGHTS, copy_adapter, refuse_unscaled
@@ -26,6 +27,8 @@ from afina.temper.mixing import OF_ONE_RANK, WHOLE, Mixing
 from afina.temper.setting import Setting
 
 OTHER, MIXED = "other", "mixed"
+_RANK = 8
+"""PEFT's, where a configuration names none."""
 
 
 class MixDial:
@@ -55,7 +58,7 @@ class MixDial:
             raise BaseError(problems=problems)
         for folder, config in zip((adapter, other), configs, strict=True):
             refuse_unscaled(config, folder)
-        ranks = [max([config["r"], *(config.get("rank_pattern") or {}).values()]) for config in configs]
+        ranks = [max([config.get("r") or _RANK, *(config.get("rank_pattern") or {}).values()]) for config in configs]
         if mixing.method in OF_ONE_RANK and len({*ranks}) > 1:
             raise RecipeError(
                 f"{mixing.method} takes adapters of one rank, and these have {ranks[0]} and {ranks[1]}",
@@ -140,17 +143,20 @@ def write_checkpoint_as_adapter(checkpoint: Path, adapter: Path, folder: Path) -
         adapter: what the training of the checkpoint left.
 
     Raises:
-        BaseError: the checkpoint holds other weights than the adapter.
+        BaseError: the checkpoint holds other weights than the adapter, or the adapter's are damaged.
     """
     from safetensors.torch import load_file, save_file
 
+    try:
+        wanted = read_shapes(adapter / WEIGHTS)
+    except (ValueError, OSError) as error:
+        raise BaseError(str(error), TRAIN_AGAIN, str(adapter / WEIGHTS)) from error
     copy_adapter(adapter, folder)
-    wanted = load_file(folder / WEIGHTS)
     found = {
         name.replace(f".{OWN}.", ".").removesuffix(f".{OWN}"): value
         for name, value in load_file(checkpoint / "weights.safetensors").items()
     }
-    if {name: value.shape for name, value in found.items()} != {name: value.shape for name, value in wanted.items()}:
+    if {name: list(value.shape) for name, value in found.items()} != wanted:
         raise BaseError(
             "holds other weights than the adapter of its run",
             "name a checkpoint of a training by torch of plain LoRA; those of PiSSA stand on a changed base",

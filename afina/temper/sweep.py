@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,8 +43,7 @@ class Sweep:
         place = f"{setting.name} ({self.asked} of {self.most})"
         self.dial.turn(setting)
         weights = {"adapter": self.hash} | self.dial.follows_from(setting)
-        scores = self.asker.ask("steer", setting.name, weights, self._at(place))
-        point = Point(setting, scores)
+        point = Point(setting, *self.asker.ask("steer", setting.name, weights, self._at(place)))
         learned, broken = (", ".join(each.describe() for each in shares) for shares in (point.learned, point.broken))
         lost = f"; lost {broken}" if broken else ""
         self.asker.context.tell(f"{setting.name}: learned {learned}{lost}{'; passes' if point.passed else ''}")
@@ -60,7 +59,7 @@ class Sweep:
             file = beside / "afina.json"
             known = read_mapping(file) if file.is_file() else {}
             made = {"dial": list(self.dial.groups), "at": list(setting.strengths), "of": self.hash}
-            write_json(file, known | {"tempered": made})
+            write_json(file, known | {"tempered": made | self.dial.follows_from(setting)})
 
     def judge(self, setting: Setting, written: Path) -> tuple[Point, Point]:
         """The judging half: of the adapter as it was trained, and of the one that was written, as PEFT opens it."""
@@ -72,7 +71,7 @@ class Sweep:
         model.set_adapter(WRITTEN, inference_mode=True)
         weights = {"adapter": hash_adapter(written)}
         found = self.asker.ask("judge", WRITTEN, weights, self._at(f"{setting.name}, to judge"))
-        return Point(Setting(), trained), Point(setting, found)
+        return Point(Setting(), *trained), Point(setting, *found)
 
 
 def by_groups(sweep: Sweep, common: Point, settings: Sequence[Setting], limits: Limits) -> list[Point]:
@@ -83,7 +82,7 @@ def by_groups(sweep: Sweep, common: Point, settings: Sequence[Setting], limits: 
         What was tried.
     """
     start = Setting(common.setting.strengths * len(sweep.dial.groups))
-    tried = {start: Point(start, common.scores)}
+    tried = {start: replace(common, setting=start)}
     for group in reversed(range(len(sweep.dial.groups))):
         now, _ = choose([*tried.values()], limits)
         for each in settings:

@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 from afina.errors import RecipeError
 from afina.model.base import check_adapter_fits
-from afina.run import remove, whole_folder, write_json, write_whole
+from afina.outcome import outcome_kind
+from afina.run import remove, what_runs_left, whole_folder, write_json, write_whole
 from afina.temper.adapters import adopt, hash_adapter, other_adapter, trained_adapter
 from afina.temper.answer import Tempered
 from afina.temper.choose import Point, choose
-from afina.temper.mixing import Mixing
+from afina.temper.mixing import WHOLE, Mixing
 from afina.temper.setting import read_settings
 from afina.temper.sweep import Sweep, by_groups
 from afina.walk.base import identity
@@ -75,11 +76,11 @@ def temper(context: Context, request: Tempering) -> Tempered:
     adapter = trained_adapter(context)
     _check(request)
     sheet = read_sheet(context)
-    for name in (TEMPERED, TEMPER):
-        remove(folder / name)
     with tempfile.TemporaryDirectory() as beside, context.open_progress("temper") as progress:
         model = _open(context, adapter)
         dial = _dial(context, model, adapter, request, Path(beside))
+        for name in (TEMPERED, TEMPER):  # not before: what is refused leaves what was found earlier
+            remove(folder / name)
         asker = HalfAsker(context, model, sheet, folder / TEMPER)
         most = len(settings) * (1 + (len(dial.groups) if request.by_layers else 0))
         sweep = Sweep(asker, dial, hash_adapter(adapter), progress, most)
@@ -92,6 +93,10 @@ def temper(context: Context, request: Tempering) -> Tempered:
         sweep.write(chosen.setting, written)
         trained, judged = sweep.judge(chosen.setting, written)
     notes = [*sheet.notes, *_draw(context, request, points, chosen)]
+    as_trained = request.mix is None and chosen.setting.full and adapter == folder / outcome_kind(context.recipe)
+    if request.write and as_trained:
+        request = replace(request, write=False)
+        notes.append("full strength is taken, and that is the run's own adapter: nothing was put in its place")
     found = Tempered(
         folder, _described(request), dial.groups, limits, tuple(points), chosen, why, trained, judged, written
     )
@@ -105,11 +110,23 @@ def _check(request: Tempering) -> None:
     """What would only be found after all has been asked.
 
     Raises:
-        RecipeError: only an adapter's folder, or nothing, is written over; groups of layers have no share of a mix.
+        RecipeError: only an adapter's folder that no run holds, or nothing, is written over; groups of layers have no
+            share of a mix; there is no mix that a method or a density could be about.
     """
     to = request.to
     if to is not None and to.exists() and not (to / "adapter_config.json").is_file():
         raise RecipeError("it is there already, and is no adapter", "name a folder that is not there yet", str(to))
+    if to is not None and any(what_runs_left(place) for place in to.resolve().parents):
+        what = "it lies in a run's folder, whose files are that run's own"
+        raise RecipeError(what, "name a folder elsewhere; --write puts the adapter into its own run", str(to))
+    if to is not None and request.mix is not None and to.resolve() == request.mix.resolve():
+        raise RecipeError("it is the adapter that is mixed in", "name another folder", str(to))
+    plain = Tempering()
+    if request.mix is None and (request.method, request.density) != (plain.method, plain.density):
+        raise RecipeError("--method and --density say how to mix, and nothing is mixed", "give --mix", "--mix")
+    if request.method in WHOLE and request.density != plain.density:
+        what = f"--density is what pruning leaves, and --method {request.method} prunes nothing"
+        raise RecipeError(what, "leave --density out, or use --method ties", "--density")
     if request.mix is not None and request.by_layers:
         raise RecipeError("the layers of a mix have one share, and no groups", "leave --by-layers out", "--by-layers")
     if not 0 < request.density <= 1:

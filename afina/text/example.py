@@ -150,24 +150,41 @@ class Example:
         """
         texts = [self.text, self.path, self.sha256, self.heading, self.made, self.group, self.teacher]
         texts += [] if self.rejected is None else [self.rejected]
-        for turn in self.messages:
-            texts += [turn["role"], turn["content"]]
-            texts += [turn[key] for key in ("reasoning_content", "tool_call_id", "name") if key in turn]
-            for call in turn.get("tool_calls", ()):
-                texts.append(call["function"]["name"])
-                if not isinstance(call["function"]["arguments"], dict):
-                    raise TypeError(f"{call['function']['arguments']!r:.60} where arguments belong")
         numbers = [self.line, self.source, self.repeat, self.phrasing]
-        flags = [self.replay] if self.label is None else [self.replay, self.label]
-        flags += [turn["learned"] for turn in self.messages if "learned" in turn]
-        for kind, values in ((str, texts), (int, numbers), (bool, flags)):
-            for value in values:
-                if type(value) is not kind:
-                    raise TypeError(f"{value!r:.60} where {kind.__name__} belongs")
-        "".join(texts).encode()
-        json.dumps([*self.messages, *self.tools], ensure_ascii=False).encode()
+        _check_kinds(texts, numbers, [self.replay] if self.label is None else [self.replay, self.label])
+        if self.messages:
+            check_turns(self.messages)
+        if self.tools:
+            json.dumps(self.tools, ensure_ascii=False).encode()
         if self.repeat < 1 or self.source < 0:
             raise TypeError(f"repeat {self.repeat}, source {self.source}")
+
+
+def check_turns(messages: Sequence[Message]) -> None:
+    """Refuse what may stand in a row's place for turns, and is none.
+
+    Raises:
+        AttributeError, KeyError, TypeError: a turn has no role or content, or a value of another kind than a turn's.
+        ValueError: half a character stands in it.
+    """
+    texts: list[Any] = []
+    for turn in messages:
+        texts += [turn["role"], turn["content"]]
+        texts += [turn[key] for key in ("reasoning_content", "tool_call_id", "name") if key in turn]
+        for call in turn.get("tool_calls", ()):
+            texts.append(call["function"]["name"])
+            if not isinstance(call["function"]["arguments"], dict):
+                raise TypeError(f"{call['function']['arguments']!r:.60} where arguments belong")
+    _check_kinds(texts, [], [turn["learned"] for turn in messages if "learned" in turn])
+    json.dumps(messages, ensure_ascii=False).encode()
+
+
+def _check_kinds(texts: Sequence[Any], numbers: Sequence[Any], flags: Sequence[Any]) -> None:
+    for kind, values in ((str, texts), (int, numbers), (bool, flags)):
+        for value in values:
+            if type(value) is not kind:
+                raise TypeError(f"{value!r:.60} where {kind.__name__} belongs")
+    "".join(texts).encode()
 
 
 _SORTED = json.JSONEncoder(ensure_ascii=False, sort_keys=True)

@@ -17,8 +17,9 @@ import os
 import random
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,8 @@ TIMEOUT = timedelta(minutes=30)
 """The longest that ranks wait for each other: while the first one writes a checkpoint, and not much else."""
 GRACE_SECONDS = 10.0
 """How long a rank that hangs in a computation may go on after another one has failed."""
+PARTING_SECONDS = 60.0
+"""How long rank 0 stays for the others at the end: they come out of the same last step."""
 BUCKET_NUMBERS = 25_000_000
 """Gradients travel in pieces of 100 MB: large enough to fill the wire, small beside a model."""
 
@@ -120,8 +123,18 @@ class Ranks:
         self.left.set()
         if self.first:
             self.start()
+            self._see_off()
+        else:
+            self.store.set(f"left/{self.rank}", "yes")
         if dist.is_initialized():
             dist.destroy_process_group()
+
+    def _see_off(self) -> None:
+        """Stay until the others have read that they may go: the store may live in this process, and end with it."""
+        others, until = [f"left/{rank}" for rank in range(1, self.world)], time.monotonic() + PARTING_SECONDS
+        with suppress(RuntimeError):  # the store is gone, and with it whoever could be waited for
+            while time.monotonic() < until and not self.store.check(["failed"]) and not self.store.check(others):
+                time.sleep(0.05)
 
     # ---- agree
 
@@ -333,24 +346,22 @@ def joined(say: Callable[[str], None]) -> Iterator[Ranks]:
             f"WORLD_SIZE asks for several processes, but {', '.join(missing)} is not set",
             "start them with torchrun (docs/scaling.md), or unset WORLD_SIZE",
         )
-    store, rank, world = next(iter(dist.rendezvous("env://", timeout=TIMEOUT)))
+    try:
+        store, rank, world = next(iter(dist.rendezvous("env://", timeout=TIMEOUT)))
+        start = meet(store, rank, world)
+    except dist.DistError as error:
+        raise _lost() from error
     local_world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    # A restart of torchrun meets the same store.
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     ranks = Ranks(
-        rank, world, int(os.environ["LOCAL_RANK"]), local_world, store=dist.PrefixStore(f"afina/{attempt}", store)
+        rank, world, int(os.environ["LOCAL_RANK"]), local_world, store=dist.PrefixStore(f"afina/{start}", store)
     )
-    watcher = threading.Thread(target=_watch, args=(ranks, store.clone(), attempt, say), daemon=True)
+    watcher = threading.Thread(target=_watch, args=(ranks, store.clone(), start, say), daemon=True)
     watcher.start()
     try:
         yield ranks
     except Exception as error:
         if _is_lost(error):
-            failed = AfinaError(
-                "another rank is gone without a word",
-                "it was killed, or its machine is; look for a lack of memory there (dmesg). The same command goes on "
-                "from the newest checkpoint",
-            )
+            failed = _lost()
             _end_by_first(ranks, failed, say)
             raise failed from error
         _end_by_first(ranks, error, say)
@@ -358,6 +369,36 @@ def joined(say: Callable[[str], None]) -> Iterator[Ranks]:
     finally:
         ranks.left.set()
         watcher.join(5.0)  # a thread that is inside the store when Python ends aborts the process
+
+
+def meet(store: Any, rank: int, world: int) -> str:
+    """A name that the ranks of this start have together, and those of an earlier one have not.
+
+    A restart of torchrun may meet the same store, with what the ranks before it left there. Its count of restarts names
+    no start: it is each machine's own, and one that came back, or that saw another one wait, counts otherwise than the
+    rest. So rank 0 makes a name up, and each rank takes the newest in which nobody has its place yet.
+
+    Raises:
+        AfinaError: a rank did not come.
+    """
+    own, until = uuid.uuid4().hex, time.monotonic() + TIMEOUT.total_seconds()
+    if rank == 0:
+        store.set("afina/newest", own)
+    while time.monotonic() < until:
+        if store.check(["afina/newest"]):
+            name = store.get("afina/newest").decode()
+            # The text that is expected is empty where the key is not there: whoever comes first has the place.
+            mine = store.compare_set(f"afina/{name}/here/{rank}", "", own).decode() == own
+            # Only a rank 0 that lives says that all are there: in an earlier start a place may have stayed free.
+            if mine and rank == 0 and store.check([f"afina/{name}/here/{other}" for other in range(world)]):
+                store.set(f"afina/{name}/all", "yes")
+            if mine and store.check([f"afina/{name}/all"]):
+                return name
+        time.sleep(0.1)
+    raise AfinaError(
+        f"not all of {world} processes came within {TIMEOUT.total_seconds() / 60:.0f} minutes",
+        "look at what the others say; the same command on every machine goes on from the newest checkpoint",
+    )
 
 
 def _end_by_first(ranks: Ranks, error: Exception, say: Callable[[str], None]) -> None:
@@ -380,6 +421,14 @@ def _end_by_first(ranks: Ranks, error: Exception, say: Callable[[str], None]) ->
     say(f"rank {ranks.rank} of {ranks.world} failed:")
 
 
+def _lost() -> AfinaError:
+    return AfinaError(
+        "another rank is gone without a word",
+        "it was killed, or its machine is; look for a lack of memory there (dmesg). The same command goes on from the "
+        "newest checkpoint",
+    )
+
+
 def _is_lost(error: Exception) -> bool:
     """Whether an error says that another rank is no longer there."""
     import torch.distributed as dist
@@ -388,12 +437,12 @@ def _is_lost(error: Exception) -> bool:
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in text)
 
 
-def _watch(ranks: Ranks, store: Any, attempt: str, say: Callable[[str], None]) -> None:
+def _watch(ranks: Ranks, store: Any, start: str, say: Callable[[str], None]) -> None:
     """End this process when another rank has failed and this one does not notice: it may wait in a GPU's queue for
     what the other one would have sent."""
     import torch.distributed as dist
 
-    store = dist.PrefixStore(f"afina/{attempt}", store)
+    store = dist.PrefixStore(f"afina/{start}", store)
     try:
         while not store.check(["failed"]):
             if ranks.left.wait(1.0):

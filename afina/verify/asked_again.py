@@ -2,12 +2,15 @@
 
 An answer that comes out otherwise is no other model's yet: numbers are added up in another order on another machine.
 The model is led along the stored answer, and says how much likelier it holds each token that it would have written
-itself: a rounding is nearly a tie, another model's answer is not.
+itself: a rounding is nearly a tie, another model's answer is not. An answer that is stored as one that ended has to
+end there, and one that is stored as cut has to fill its room. Whoever picks the better side of every tie is found out
+by the picking: rounding turns as many right answers wrong as wrong ones right.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,11 +21,12 @@ from typing import Any
 from afina.errors import BaseError, RecipeError
 from afina.evaluate.choice import Choice
 from afina.evaluate.choice_ranks import rank_choices
+from afina.evaluate.intervals import sign_test
 from afina.evaluate.probes import Question
 from afina.model.back_ends import INSTALL
 from afina.model.choices import Precision, choose_precision
 from afina.model.generate.engine_torch import Engine
-from afina.model.generate.generate_torch import Answer, generate
+from afina.model.generate.generate_torch import Answer, Sampling, generate
 from afina.model.generate.led import TOP, Led, lead
 from afina.model.generate.request import Request, TokenLogprob
 from afina.model.open_model import OpenModel, without_adapter
@@ -33,8 +37,17 @@ from afina.record import Record
 from afina.run import Progress, no_progress
 from afina.tokenizer.chat import Renderer
 from afina.tokenizer.pieces import read_tokenizer
+from afina.verify.proof import of_the_export
 
 KINDS: dict[Precision, str] = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
+PICKED = 0.001
+"""Below this p, rounding that favours one side is none: eleven of eleven."""
+SPARE = 8
+"""Of a cut answer's room so many parts, less one, have to be filled."""
+HALF = "\N{REPLACEMENT CHARACTER}"
+"""Where an answer was cut within a character."""
+WHO = {"base": "the base", "adapter": "the trained model"}
+"""The models by their names in rows."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +58,10 @@ class AskedRow:
     row: Record
     room: int
     """New tokens at most."""
+    role: str
+    """Of its probe."""
+    right: Callable[[Answer], bool]
+    """Whether an answer to it counts as right."""
 
 
 @dataclass
@@ -57,12 +74,27 @@ class AskedAgain:
     rounded: list[str] = field(default_factory=list)
     """Where an answer parts from the stored one at tokens that are nearly as likely."""
     wrong: list[str] = field(default_factory=list)
+    turned: Counter[tuple[str, str, bool]] = field(default_factory=Counter)
+    """Of those that rounding turned: model, role, whether the stored one is the right one (or the one that ends) -> how
+    many."""
 
     def add(self, other: AskedAgain) -> None:
         """Count another model's answers to these."""
         self.asked, self.equal = self.asked + other.asked, self.equal + other.equal
         self.rounded += other.rounded
         self.wrong += other.wrong
+        self.turned += other.turned
+
+    def picked(self) -> Iterator[str]:
+        """Where what is called rounding favours one side beyond chance (sign test, p < :data:`PICKED`)."""
+        for name, role in sorted({(name, role) for name, role, _ in self.turned}):
+            stored, here = (self.turned[name, role, is_stored] for is_stored in (True, False))
+            p = sign_test(min(stored, here), stored + here)
+            if p < PICKED:
+                yield (
+                    f"{WHO[name]}'s answers ({role}) part within rounding, and not as rounding does: {stored} are "
+                    f"better as stored and worse here, {here} the other way round (p = {p:.1g})"
+                )
 
 
 @dataclass(frozen=True)
@@ -76,60 +108,83 @@ class OpenedAgain:
     """Nats by which a token may be ahead of the stored one and be rounding."""
 
 
-def open_again(
-    export: Path, base: Path | None, recipe: Recipe, *, adapter: bool, measured_in: str | None, by_mlx: bool
-) -> OpenedAgain:
+@dataclass(frozen=True)
+class Held:
+    """Where the exported model lies, and how."""
+
+    folder: Path
+    """A folder that transformers opens."""
+    adapter: bool
+    """Whether it is an adapter, else it is a model."""
+    weights: str | None = None
+    """How a model's weights are held (``bf16``, ``q4_k``), where that says by how much answers may part."""
+
+
+def open_again(held: Held, base: Path | None, recipe: Recipe, *, measured_in: str | None, by_mlx: bool) -> OpenedAgain:
     """Open an export as its run was measured.
 
     Args:
-        base: its folder; may be None for a merged model, whose base is then not asked.
-        adapter: whether the export is an adapter, else it is a model.
+        base: its folder; may be None for a model, whose base is then not asked.
         measured_in: the precision that the training noted.
-        by_mlx: whether MLX held the base in its own few bits.
+        by_mlx: whether MLX held the base in its own few bits; of an adapter alone.
 
     Raises:
-        BaseError: it cannot be opened.
+        BaseError: the base cannot be opened.
+        ResultError: the export cannot.
         RecipeError: it needs MLX, which is not here.
     """
     from afina.model.load_torch import load_base, open_adapter, pick_device, this_machine
 
+    if held.adapter and base is None:
+        what = "an adapter is asked over its base, and none is named"
+        raise BaseError(what, "name it: --base BASE", str(held.folder))
     if by_mlx and find_spec("mlx_lm") is None:
         raise RecipeError("it was measured over a base in few bits of MLX, which is not installed", INSTALL)
-    if by_mlx:
+    if by_mlx and base is not None:
         from afina.model.mlx.adapter_mlx import open_adapter as open_by_mlx
         from afina.model.mlx.open_mlx import open_base
 
         found: Precision = next((each for each in KINDS if each == measured_in), "bf16")
-        assert base is not None
-        model = open_by_mlx(open_base(base, recipe, precision=found), export)
+        model = of_the_export(open_by_mlx, open_base(base, recipe, precision=found), held.folder)
         return OpenedAgain(model, partial(without_adapter, model), tolerance(KINDS[found])[1])
     device = pick_device(recipe.device)
     here = choose_precision(recipe, this_machine(device))
-    limit = max(tolerance(KINDS[each])[1] for each in KINDS if each in (here, measured_in))
+    kinds = [KINDS[each] for each in KINDS if each in (here, measured_in)]
+    limit = max(tolerance(kind)[1] for kind in (*kinds, *([held.weights] if held.weights else [])))
     opened = partial(load_base, recipe=recipe, device=device, four_bit=recipe.adapter.kind == "qlora")
-    if not adapter:
-        model = load_base(export, recipe, device)
+    if not held.adapter:
+        model = of_the_export(load_base, held.folder, recipe, device)
         return OpenedAgain(model, (lambda: nullcontext(opened(base))) if base else None, limit)
-    if base is None:
-        raise BaseError("an adapter is asked over its base, and none is named", "name it: --base BASE", str(export))
-    model = open_adapter(opened(base), export)
+    assert base is not None
+    model = of_the_export(open_adapter, opened(base), held.folder)
     return OpenedAgain(model, partial(without_adapter, model), limit)
 
 
 def ask_again(
-    model: Any, renderer: Renderer, rows: Sequence[AskedRow], name: str, limit: float, progress: Progress = no_progress
+    model: Any,
+    renderer: Renderer,
+    rows: Sequence[AskedRow],
+    name: str,
+    limit: float,
+    progress: Progress = no_progress,
+    *,
+    reads: Any = None,
 ) -> AskedAgain:
     """Ask a model, and hold its answers against the stored ones.
 
     Args:
         name: as rows call the model: ``base`` or ``adapter``.
         limit: nats that are rounding.
+        reads: the committed base's tokenizer, which has to read the same texts of the tokens that are written.
     """
     prompts = [renderer.prompt(each.question.messages, each.question.tools) for each in rows]
-    answers = generate(model, renderer, prompts, max_new_tokens=[each.room for each in rows], progress=progress)
+    rooms = [each.room for each in rows]
+    answers = generate(model, renderer, prompts, max_new_tokens=rooms, sampling=Sampling(ids=True), progress=progress)
     found = AskedAgain(asked=len(rows))
     led = _Leader(model, renderer, limit)
-    who = "the base" if name == "base" else "the trained model"
+    who = WHO[name]
+    if reads is not None:
+        found.wrong += _read_otherwise(who, [answer.ids for answer in answers], renderer.tokenizer, reads)
     for each, prompt, answer in zip(rows, prompts, answers, strict=True):
         stored = Answer(each.row.required_text(name), 0, each.row.required_flag(f"{name}_stopped"))
         if (answer.text, answer.stopped) == (stored.text, stored.stopped):
@@ -139,10 +194,24 @@ def ask_again(
         said = f"{who}, asked {each.question.prompt!r:.80}"
         if rounding:
             found.rounded.append(f"{said}: {'; '.join(texts) or 'alone it answers as stored'}")
+            if (as_stored := each.right(stored)) != each.right(answer):
+                found.turned[name, each.role, as_stored] += 1
+            if stored.stopped != answer.stopped:
+                found.turned[name, "whether they end", stored.stopped] += 1
         else:
             why = f" ({texts[-1]})" if texts else ""
             found.wrong.append(f"{said}, answers {answer.text!r:.80}; stored is {stored.text!r:.80}{why}")
     return found
+
+
+def _read_otherwise(who: str, answers: Sequence[Sequence[int]], tokenizer: Any, reads: Any) -> Iterator[str]:
+    """That the same tokens are other texts to another tokenizer, where they are."""
+    texts = ((tokenizer.decode(list(ids)), reads.decode(list(ids))) for ids in answers)
+    if other := [pair for pair in texts if pair[0] != pair[1]]:
+        yield (
+            f"{who}: the export's tokenizer reads {len(other)} of {len(answers)} answers otherwise than the base's, "
+            f"such as {other[0][0]!r:.60} for {other[0][1]!r:.60}: it is another tokenizer"
+        )
 
 
 def choose_again(
@@ -167,7 +236,7 @@ def choose_again(
         progress=progress,
     )
     found = AskedAgain(asked=len(choices))
-    who = "the base" if name == "base" else "the trained model"
+    who = WHO[name]
     for (choice, row), mine in zip(choices, ranked, strict=True):
         chosen = row.required_flag(f"{name}_correct")
         true, *others = mine.scores
@@ -176,6 +245,7 @@ def choose_again(
             found.equal += 1
         elif (lead := abs(true - max(others))) <= limit:
             found.rounded.append(f"{said}: the true sentence is within {lead:.2g} nats of another")
+            found.turned[name, "choice", chosen] += 1
         else:
             taken = "the true sentence" if mine.right else f"{choice.sentences[1 + others.index(max(others))]!r:.80}"
             stored = "the true" if chosen else "another"
@@ -197,14 +267,19 @@ class _Leader:
     def along(self, prompt: Sequence[int], stored: Answer, room: int) -> tuple[list[str], bool]:
         """Where the model parts from a stored answer, and whether all of that is rounding."""
         tokenizer = self._renderer.tokenizer
-        own: list[int] = tokenizer(stored.text, add_special_tokens=False)["input_ids"]
-        longest = room if stored.stopped else min(room, len(own))  # one that was cut does not end where it ends
+        text = stored.text if stored.stopped else stored.text.rstrip(HALF)
+        own: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+        # One that ended has its end token behind the last. One that was cut fills its room; its tokens may be a few
+        # less here, as text is cut into fewer than a model may write it in.
+        longest = room + 1 if stored.stopped else max(min(room, len(own)), room - room // SPARE)
         stops = frozenset(self._renderer.stop_ids())
         # Without stop tokens: an end is a token like others here, with its likelihood.
         engine = Engine(self._model, tokenizer, [])
 
         def write(begun: list[int], most: int) -> list[TokenLogprob]:
             room = most if engine.context is None else min(most, engine.context - len(prompt) - len(begun))
+            if room < 1:
+                return []
             engine.submit(Request(prompt=[*prompt, *begun], max_new_tokens=room, logprobs=TOP))
             written: list[TokenLogprob] = []
             while engine.busy:
@@ -212,13 +287,14 @@ class _Leader:
                     written += produced.logprobs
             return written
 
-        return lead(Led(stored.text, own, self._bytes_of(), stops, self._limit), write, longest)
+        led = Led(text, own, self._bytes_of(), stops, self._limit, stopped=stored.stopped)
+        return lead(led, write, longest)
 
     def _bytes_of(self) -> Callable[[int], bytes]:
         """The bytes that a token stands for; of a mark, its name: a stored answer holds it so."""
         if self._token_bytes is None:
             tokenizer = self._renderer.tokenizer
-            table = read_tokenizer(tokenizer, "the export's tokenizer")
+            table = of_the_export(read_tokenizer, tokenizer, "the export's tokenizer")
 
             def token_bytes(token: int) -> bytes:
                 piece = next(iter(table.of([token])))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from afina.errors import AfinaError
+from afina.errors import RecipeError
 from afina.recipe import Recipe
 from afina.record import Record
 from afina.run import hash_file, hash_value, read_mapping
@@ -46,14 +46,15 @@ def read_commitment(folder: Path) -> Commitment | None:
     """The commitment in a folder; None where there is none.
 
     Raises:
-        AfinaError: it is damaged, or of a later version.
+        AfinaError: it is damaged.
+        RecipeError: it is of a later version.
     """
     file = folder / COMMITMENT
     if not file.exists():
         return None
     values = Record(read_mapping(file, "version", "probes", "recipe_sha256"), str(file), fix=COPY_AGAIN)
     if values.required_whole("version") != VERSION:
-        raise AfinaError(
+        raise RecipeError(
             f"a commitment of version {values.whole('version')}; this afina reads {VERSION}",
             "use the afina that wrote it, or a newer one",
             str(file),
@@ -76,13 +77,25 @@ def checked_part(recipe: Recipe) -> dict[str, Any]:
         "max_length": recipe.train.max_length,
         "max_new_tokens": recipe.evaluate.max_new_tokens,
         "limits": recipe.evaluate.limits.model_dump(mode="json"),
+        "measured": {
+            "tasks": [task.name for task in recipe.evaluate.tasks],
+            "safety": bool(recipe.safety.sets or recipe.safety.canaries or recipe.safety.strings),
+            "continuations": recipe.evaluate.prompts is not None,
+        },
     }
+
+
+def as_promised(part: dict[str, Any], promised: str | None) -> dict[str, Any]:
+    """A recipe's :func:`checked_part` as a commitment of this hash knows it: an earlier afina promised less."""
+    earlier = {key: value for key, value in part.items() if key != "measured"}
+    return earlier if promised == hash_value(earlier) else part
 
 
 def recipe_hash(recipe: Recipe) -> str:
     """A hash of all that a recipe says of the result: not of where files and the base are (these have hashes of their
-    own), nor of money and of when something is written."""
-    values = recipe.model_dump(mode="json", exclude={"root", "base", "base_revision", "device", "budget", "start_from"})
+    own), nor of money, of whose machine it is and of when something is written."""
+    elsewhere = {"root", "base", "base_revision", "device", "budget", "launch", "start_from"}
+    values = recipe.model_dump(mode="json", exclude=elsewhere)
     for name in ("trackers", "checkpoint_seconds", "keep_checkpoints", "tries"):
         values["train"].pop(name)
     return hash_value(_without_folders(values))

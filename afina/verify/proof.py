@@ -2,7 +2,7 @@
 
     commitment.json, probes.jsonl   as they were written before training
     recipe.json                     what of the recipe the check needs
-    predictions, samples, choices, skills (.jsonl), scores.json   what was answered and what was made of it
+    predictions, samples, choices, skills, task_predictions (.jsonl), scores.json   what was answered, what it is worth
     proof.json                      hashes of all of these, and of the weights they belong to
 
 Nothing in it names a folder of the machine that trained.
@@ -12,17 +12,20 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 from afina import __version__
-from afina.errors import RecipeError
+from afina.errors import AfinaError, BaseError, RecipeError, ResultError
 from afina.manifest import read_manifest
 from afina.outcome import find_outcome
 from afina.recipe import Recipe
 from afina.record import Record, read_record, read_rows
-from afina.run import hash_file, hash_folder, write_json
-from afina.verify.commitment import COMMITMENT, COPY_AGAIN, FILES, VERSION, checked_part
+from afina.run import hash_file, hash_folder, read_mapping, write_json
+from afina.verify.commitment import COMMITMENT, COPY_AGAIN, FILES, VERSION, as_promised, checked_part
 
 PROOF = "proof"
 PROOF_FILE = "proof.json"
@@ -30,12 +33,19 @@ RECIPE = "recipe.json"
 FIRST = "first-commitment.json"
 """That of the first of two trainings."""
 SCORES = "scores.json"
-ANSWERS = ("predictions.jsonl", "samples.jsonl", "choices.jsonl", "skills.jsonl")
+TASKS = "task_predictions.jsonl"
+ANSWERS = ("predictions.jsonl", "samples.jsonl", "choices.jsonl", "skills.jsonl", TASKS)
 BASE_SKILLS = "base-skills.jsonl"
 """What the base answered about skills, before the training."""
-ASKED_AGAIN = ("adapter", "merged")
+ASKED_AGAIN = ("adapter", "merged", "gguf", "mlx")
 """What an export may hold whose questions are asked again here."""
-WEIGHTS = (".safetensors", ".gguf")
+READ = (
+    *("*.safetensors", "*.gguf", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack", "*.onnx", "*.npz"),
+    *("config.json", "adapter_config.json", "generation_config.json", "*.index.json", "*.py", "*.jinja", "*.model"),
+    *("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template*"),
+    *("*.tiktoken", "Modelfile", "additional_chat_templates/*"),
+)
+"""Files that programs read of a model's folder: one that the export did not write makes another model of it."""
 PEOPLES = ("README.md", "comparison.json")
 """Files of an export that a person may rewrite."""
 
@@ -69,7 +79,8 @@ def write_proof(run: Path, recipe: Recipe, folder: Path, *, holds: str) -> None:
             kept = [{key: value for key, value in row.values.items() if key != "from"} for row in rows]
             text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
             (proof / name).write_text(text, encoding="utf-8")
-    write_json(proof / RECIPE, checked_part(recipe))
+    promised = read_mapping(proof / COMMITMENT).get("checked_sha256")
+    write_json(proof / RECIPE, as_promised(checked_part(recipe), promised))
     outcome, manifest = find_outcome(run, recipe), read_manifest(run)
     noted = manifest.trained.weights_sha256 if manifest and manifest.trained else None
     write_json(
@@ -81,16 +92,51 @@ def write_proof(run: Path, recipe: Recipe, folder: Path, *, holds: str) -> None:
             "trained": outcome.kind,
             # As noted when it was measured: what lies in the run now may be another.
             "trained_sha256": noted or hash_folder(outcome.folder, "*.safetensors"),
-            "export": _files(folder),
-            "files": {file.name: hash_file(file) for file in sorted(proof.iterdir())},
+            "export": _hashes(_files(folder)),
+            "files": _hashes({file.name: file for file in _own(proof)}),
         },
     )
 
 
-def _files(folder: Path) -> dict[str, str]:
-    """Hashes of all that programs read of an export: weights, settings, tokenizer, template."""
-    read = (file for file in sorted(folder.iterdir()) if file.is_file() and file.name not in PEOPLES)
-    return {file.name: hash_file(file) for file in read}
+def _files(folder: Path) -> dict[str, Path]:
+    """All that programs may read of an export, by its path in it: weights, settings, tokenizer, template."""
+    files = {file.relative_to(folder): file for file in sorted(folder.rglob("*")) if file.is_file()}
+    return {
+        path.as_posix(): file
+        for path, file in files.items()
+        if path.parts[0] != PROOF and path.as_posix() not in PEOPLES and not _is_hidden(path)
+    }
+
+
+def _own(proof: Path) -> Iterator[Path]:
+    """The files of a proof that :data:`PROOF_FILE` notes."""
+    yield from (file for file in sorted(proof.iterdir()) if file.name != PROOF_FILE and not _is_hidden(Path(file.name)))
+
+
+def _is_hidden(path: Path) -> bool:
+    """Whether a system or a download left it: ``.DS_Store``, ``.cache/``."""
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _hashes(files: dict[str, Path]) -> dict[str, str]:
+    return {name: hash_file(file) for name, file in files.items() if file.is_file()}
+
+
+def is_file_of(file: Path, sha256: str | None) -> bool:
+    """Whether a file is there and has this hash."""
+    return file.is_file() and hash_file(file) == sha256
+
+
+def of_the_export(opener: Callable[..., Any], *given: Any) -> Any:
+    """What a function opens of an export, which somebody else wrote.
+
+    Raises:
+        ResultError: it is damaged: that is a result, and no mistake of whoever verifies.
+    """
+    try:
+        return opener(*given)
+    except BaseError as error:
+        raise ResultError(problems=[replace(each, fix=COPY_AGAIN) for each in error.problems]) from error
 
 
 @dataclass(frozen=True)
@@ -115,20 +161,16 @@ class Proof:
         return read_rows(self.folder / name) or []
 
     def changed_files(self) -> list[str]:
-        """Files of the proof that are not those that the export wrote, and those that are gone."""
-        noted = self.known.required_record("files")
-        return [
-            name
-            for name in noted.values
-            if not (file := self.folder / Path(name).name).is_file() or hash_file(file) != noted.required_text(name)
-        ]
+        """Files of the proof that are not those that the export wrote, those that are gone, and those beside them."""
+        noted, there = self.known.required_record("files"), {file.name: file for file in _own(self.folder)}
+        return _changed(noted, there) + [name for name in there if name not in noted]
 
     def changed_export(self) -> list[str]:
-        """Files that programs read of the export and that are not those it was written with, and weights beside them.
-        What else somebody put there is theirs."""
+        """Files that programs read of the export and that are not those it was written with, and such files beside
+        them. What else somebody put there is theirs."""
         noted, there = self.known.required_record("export"), _files(self.export)
-        other = [name for name, value in noted.values.items() if there.get(name) != value]
-        return other + [name for name in there if name not in noted and name.endswith(WEIGHTS)]
+        beside = [name for name in there if name not in noted]
+        return _changed(noted, there) + [name for name in beside if _is_read(name)]
 
     @property
     def has_other_weights(self) -> bool:
@@ -138,6 +180,19 @@ class Proof:
     @property
     def trained_sha256(self) -> str:
         return self.known.required_text("trained_sha256")
+
+
+def _changed(noted: Record, there: dict[str, Path]) -> list[str]:
+    """Names of files that have another hash than the noted one, or are not there."""
+    return [name for name, sha256 in noted.values.items() if name not in there or not is_file_of(there[name], sha256)]
+
+
+def _is_read(name: str) -> bool:
+    """
+    >>> _is_read("adapter_model.bin"), _is_read("mlx-lm/adapters.safetensors"), _is_read("notes.txt")
+    (True, True, False)
+    """
+    return any(fnmatch(name, pattern) or fnmatch(name.rpartition("/")[2], pattern) for pattern in READ)
 
 
 def open_proof(export: Path) -> Proof:
@@ -161,6 +216,9 @@ def open_proof(export: Path) -> Proof:
             "it",
             str(export),
         )
+    every = [each for place in (export, folder) for each in sorted(place.iterdir())]
+    if odd := [each for each in every if each.exists() and not (each.is_file() or each.is_dir())]:
+        raise AfinaError("is neither a file nor a folder", COPY_AGAIN, str(odd[0]))  # a pipe would never end
     found = read_record(folder / PROOF_FILE)
     assert found is not None
     known = Record(found.values, found.where, fix=COPY_AGAIN)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
 
 from afina.evaluate.choice import Choice
-from afina.evaluate.probes import SAMPLES, ProbeSet, Question, question_id
+from afina.evaluate.probes import SAMPLES, ProbeSet, Question, question_id, stored_turns
 from afina.evaluate.scores import ROLES
 from afina.record import Record, read_rows
 from afina.run import hash_value
-from afina.text.document import Message, Tool
+from afina.text.document import Tool
 from afina.tokenizer.chat import Renderer
 from afina.verify.commitment import CHOICE, PROBES, QUESTION
 
@@ -88,17 +87,24 @@ def _probe(rows: Sequence[Record]) -> tuple[ProbeSet, list[CommittedQuestion]]:
 
 
 def _question(row: Record) -> Question:
+    if not row.records("messages"):
+        raise row.wrong("messages", "one at least", row.values.get("messages"))
     return Question(
-        cast(tuple[Message, ...], tuple(dict(turn.values) for turn in row.records("messages"))),
+        stored_turns(row),
         row.required_text("reference"),
         f"{PROBES}:{row.where.rpartition(':')[2]}",
         new=tuple(row.texts("new")),
         old=tuple(row.texts("old")),
-        tools=cast(tuple[Tool, ...], tuple(dict(tool.values) for tool in row.records("tools"))),
+        tools=tuple(map(_tool, row.records("tools"))),
         cluster=row.text("cluster") or "",
         terms=tuple(row.texts("terms")),
         of_any_length=row.required_flag("of_any_length"),
     )
+
+
+def _tool(tool: Record) -> Tool:
+    tool.required_record("function").required_text("name")
+    return dict(tool.values)
 
 
 def _choice(row: Record) -> Choice:

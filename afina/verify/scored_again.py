@@ -1,37 +1,40 @@
 """Are the scores those of the stored answers? Graded and counted again, by the code that evaluation uses.
 
-What no stored answer tells stands as it is: losses, retrieval, tasks, safety, windows, terms that free answers made up,
-and whether an answer that was cut would have ended.
+What no stored answer tells stands as it is: losses, retrieval, safety, windows, terms that free answers made up, and
+whether an answer that was cut would have ended. Tasks are :mod:`afina.verify.tasks_again`'s.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from afina.evaluate.choice import Choice, Ranked
 from afina.evaluate.evaluate import ProbeAnswers, answer_row, look_at, score_answers, score_choices
 from afina.evaluate.guardrails import count, weigh
+from afina.evaluate.intervals import FEWEST_TURNED
 from afina.evaluate.loss import LossScore, PairScore
+from afina.evaluate.probes import SAMPLES
+from afina.evaluate.room import circles
 from afina.evaluate.scores import SIDES, BeforeAndAfter, Scores, read_scores
 from afina.evaluate.skills import NAME as SKILLS
 from afina.evaluate.skills import SkillItem, skill_items
+from afina.evaluate.task_metrics import MODELS
 from afina.evaluate.verdict import ProbeScore, judge
 from afina.model.generate.generate_torch import Answer
 from afina.recipe import Recipe
-from afina.record import Record
+from afina.record import LARGEST, Record, is_number
 from afina.tokenizer.chat import Renderer
-from afina.verify.proof import Proof
+from afina.verify.proof import BASE_SKILLS, Proof
 from afina.verify.questions import CommittedProbes
+from afina.verify.tasks_again import same
 
-MODELS = ("base", "adapter")
-"""As rows call the model before training and the trained one."""
 NEAR = 1e-4
 """Scores of sentences are stored with four digits: what is nearer cannot be told."""
 NOT_COUNTED_AGAIN = {
-    "loss": "losses", "pairs": "preferences", "retrieval": "retrieval", "windows": "windows of text",
-    "continuations": "continuations", "safety": "safety", "tasks": "tasks", "judge": "the judge",
+    "loss": "losses", "replay_loss": "losses of the replay", "intrinsic": "losses by kinds of tokens",
+    "pairs": "preferences", "retrieval": "retrieval", "windows": "windows of text",
+    "continuations": "continuations", "safety": "safety", "judge": "the judge",
 }  # fmt: skip
 """Parts of the scores that no stored answer tells, as ``scores.json`` and people call them."""
 
@@ -42,7 +45,13 @@ def stored_rows(proof: Proof) -> list[Record]:
 
 
 def score_again(
-    proof: Proof, committed: CommittedProbes, recipe: Recipe, renderer: Renderer, *, from_nothing: bool
+    proof: Proof,
+    committed: CommittedProbes,
+    recipe: Recipe,
+    renderer: Renderer,
+    *,
+    from_nothing: bool,
+    in_these_words: bool,
 ) -> Iterator[str]:
     """What of the stored scores is not what the stored answers give, each in a sentence.
 
@@ -50,6 +59,7 @@ def score_again(
         committed: the questions, to which the answers belong one by one.
         recipe: its limits.
         from_nothing: whether random weights were trained, which are nobody's base.
+        in_these_words: whether this code wrote the verdict's sentences, which then have to be the same.
 
     Raises:
         AfinaError: a file is damaged.
@@ -62,18 +72,35 @@ def score_again(
     asked = _asked(committed, rows, renderer)
     for row, each in zip(rows, asked, strict=True):
         yield from _wrongly_marked(row, each)
+    for row in proof.rows("skills.jsonl"):
+        yield from _skill_wrongly_marked(row)
+    for (_, choice), row in zip(committed.choices, proof.rows("choices.jsonl"), strict=True):
+        yield from _choice_wrongly_marked(choice, row)
     scores = list(_probe_scores(proof, committed, asked))
     yield from _differences([each.result().as_json() for each in scores], [each.as_json() for each in stored.probes])
     flawed = [[each.flaws[side] for each in asked] for side in (0, 1)]
-    if stored.guardrails is None or [stored.guardrails.before, stored.guardrails.after] != list(map(count, flawed)):
-        yield "scores.json: the guardrails are not counted as the stored answers break them"
-    yield from _judged_otherwise(stored, scores, flawed, recipe, from_nothing=from_nothing)
+    yield from _guarded_otherwise(stored, asked, recipe)
+    yield from _judged_otherwise(
+        stored, scores, flawed, recipe, from_nothing=from_nothing, in_these_words=in_these_words
+    )
 
 
 def not_counted_again(proof: Proof) -> list[str]:
     """What of the scores stands as it is, in words."""
     values = (read_scores(proof.folder) or Scores()).as_json()
     return [words for key, words in NOT_COUNTED_AGAIN.items() if values[key]]
+
+
+def cut_answers(proof: Proof) -> int:
+    """How many stored answers reached the limit."""
+    every = (*stored_rows(proof), *proof.rows("skills.jsonl"))
+    return sum(not row.required_flag(f"{name}_stopped") for row in every for name in MODELS)
+
+
+def has_skills_to_lose(proof: Proof) -> bool:
+    """Whether the base did enough as it was asked before the training for skills to be judged."""
+    asked = proof.rows(BASE_SKILLS)
+    return sum(skill_of(row).grade(_answer(row, "base")).said for row in asked) >= FEWEST_TURNED
 
 
 def _asked(committed: CommittedProbes, rows: Sequence[Record], renderer: Renderer) -> list[ProbeAnswers]:
@@ -88,17 +115,45 @@ def _answer(row: Record, name: str) -> Answer:
 
 
 def _wrongly_marked(row: Record, asked: ProbeAnswers) -> Iterator[str]:
-    """Marks of a stored row that its answers do not get."""
-    marked = answer_row(asked)
+    """What a stored row says of its question and its answers, and is not so."""
+    made = answer_row(asked)
+    marked = {f"{name}_{what}": name for name in MODELS for what in ("correct", "is", "flaws")}
     for name in MODELS:
-        keys = [f"{name}_{what}" for what in ("correct", "is", "flaws")]
-        if other := [key for key in keys if row.values.get(key) != marked[key]]:
+        if other := [key for key in marked if marked[key] == name and row.values.get(key) != made[key]]:
             yield (
                 f"{row.where}: `{other[0]}` is {row.values.get(other[0])!r}, and the answer {row[name]!r:.60} to "
-                f"{asked.question.prompt!r:.60} gets {marked[other[0]]!r}"
+                f"{asked.question.prompt!r:.60} gets {made[other[0]]!r}"
             )
-        if "never_stops" in marked[f"{name}_flaws"] and row.flag(f"{name}_stopped"):
+        ended, flaws = row.required_flag(f"{name}_stopped"), made[f"{name}_flaws"]
+        if "never_stops" in flaws and ended:
             yield f"{row.where}: `{name}_flaws` says that an answer never stops which ended"
+        if "never_stops" not in flaws and not ended and circles(row[name], asked.question.reference):
+            yield f"{row.where}: `{name}_flaws` does not say that an answer never stops which was cut going in circles"
+    made |= {} if asked.probe is SAMPLES else {"probe": asked.probe.name, "role": asked.probe.role}
+    shown = {*made} - {"from", *marked} | {"fact", "terms", "messages", "tools"}
+    if other := [key for key in sorted(shown) if not same(_plain(made.get(key)), row.values.get(key))]:
+        said = f"{row.values.get(other[0])!r:.60}, and {made.get(other[0])!r:.60} was committed to"
+        yield f"{row.where}: `{other[0]}` is {said}"
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it: questions are tuples of mappings."""
+    return [dict(each) if isinstance(each, Mapping) else each for each in value] if isinstance(value, list) else value
+
+
+def _skill_wrongly_marked(row: Record) -> Iterator[str]:
+    item = skill_of(row)
+    for name in MODELS:
+        if row.values.get(f"{name}_correct") != (right := item.grade(_answer(row, name)).said):
+            yield f"{row.where}: `{name}_correct` is {row.values.get(f'{name}_correct')!r}, and the answer gets {right}"
+
+
+def _choice_wrongly_marked(choice: Choice, row: Record) -> Iterator[str]:
+    """A mark that the stored scores of the sentences do not give."""
+    for name, ranked in zip(MODELS, _ranked(choice, row), strict=True):
+        if ranked.right != (chosen := row.required_flag(f"{name}_correct")):
+            took = "the true sentence" if ranked.right else "another"
+            yield f"{row.where}: `{name}_correct` is {chosen}, and by its `{name}_scores` it took {took}"
 
 
 def _probe_scores(proof: Proof, committed: CommittedProbes, asked: Sequence[ProbeAnswers]) -> Iterator[ProbeScore]:
@@ -135,14 +190,14 @@ def _ranked(choice: Choice, row: Record) -> tuple[Ranked, Ranked]:
     """What both models made of a choice, by the stored scores of its sentences."""
     found = []
     for name in MODELS:
-        given = row.values.get(f"{name}_scores")
-        scores = [each for each in given if isinstance(each, int | float)] if isinstance(given, list) else []
-        if not len(scores) == len(given or ()) == len(choice.sentences):
+        given: Any = row.values.get(f"{name}_scores")
+        whole = isinstance(given, list) and len(given) == len(choice.sentences) and all(map(is_number, given))
+        if not whole or not all(abs(each) <= LARGEST for each in given):
             raise row.wrong(f"{name}_scores", "a number for each of the committed sentences", given)
-        true, *others = map(float, scores)
+        true, *others = map(float, given)
         if abs(true - max(others)) < NEAR:  # rounded to a tie: the mark was made before
             true = max(others) + (NEAR if row.required_flag(f"{name}_correct") else -NEAR)
-        found.append(Ranked((true, *others), (0.0,) * len(scores)))
+        found.append(Ranked((true, *others), (0.0,) * len(given)))
     return found[0], found[1]
 
 
@@ -152,19 +207,30 @@ def _differences(counted: Sequence[Mapping[str, Any]], stored: Sequence[Mapping[
         yield "scores.json: it has other probes than there are answers to"
         return
     for mine, theirs in zip(counted, stored, strict=True):
-        for key in mine:
-            if not _same(mine[key], theirs.get(key)):
-                yield f"scores.json: {mine['name']}: `{key}` is {theirs.get(key)}, the stored answers give {mine[key]}"
+        for key in {**mine, **theirs}:
+            # Terms made up are told by the documents alone.
+            if not same(mine.get(key), theirs.get(key), frozenset({"terms_made_up"})):
+                said = f"{theirs.get(key)}, the stored answers give {mine.get(key)}"
+                yield f"scores.json: {mine['name']}: `{key}` is {said}"
 
 
-def _same(mine: Any, theirs: Any) -> bool:
-    if isinstance(mine, Mapping) and isinstance(theirs, Mapping):  # terms made up are told by the documents alone
-        keys = {*mine, *theirs} - {"terms_made_up"}
-        return all(_same(mine.get(key), theirs.get(key)) for key in keys)
-    if isinstance(mine, list) and isinstance(theirs, list):
-        return len(mine) == len(theirs) and all(map(_same, mine, theirs))
-    numbers = isinstance(mine, int | float) and isinstance(theirs, int | float)
-    return math.isclose(mine, theirs, rel_tol=1e-9, abs_tol=1e-12) if numbers else bool(mine == theirs)
+def _guarded_otherwise(stored: Scores, asked: Sequence[ProbeAnswers], recipe: Recipe) -> Iterator[str]:
+    """Where the guardrails are not counted as the stored answers break them."""
+    found = stored.guardrails
+    if found is None:
+        yield "scores.json: there are no guardrails"
+        return
+    flaws = [[each.flaws[side] for each in asked] for side in (0, 1)]
+    if found.answers != len(asked) or [found.before, found.after] != list(map(count, flaws)):
+        yield "scores.json: the guardrails are not counted as the stored answers break them"
+    if not same(found.limits, recipe.evaluate.limits.guardrails.model_dump(mode="json")):
+        yield "scores.json: the guardrails' limits are not those committed to"
+    for side, room in enumerate(found.room or ()):
+        cut = [each for each in asked if not each.answers[side].stopped]
+        circling = sum(circles(each.answers[side].text, each.question.reference) for each in cut)
+        if (room.reached, room.circling) != (len(cut), circling):
+            said = f"{len(cut)} of the stored answers were cut, {circling} of them going in circles"
+            yield f"scores.json: `guardrails.room` counts {room.reached} and {room.circling}, and {said}"
 
 
 def _judged_otherwise(
@@ -174,20 +240,29 @@ def _judged_otherwise(
     recipe: Recipe,
     *,
     from_nothing: bool,
+    in_these_words: bool,
 ) -> Iterator[str]:
     limits, verdict = recipe.evaluate.limits, stored.verdict
     assert verdict is not None
-    missed, _ = weigh(None if from_nothing else flawed[0], flawed[1], limits.guardrails)
+    room = stored.guardrails.room[1].describe() if stored.guardrails and stored.guardrails.room else ""
+    missed, _ = weigh(None if from_nothing else flawed[0], flawed[1], limits.guardrails, room)
     losses = _losses(stored.loss)
     found = judge(scores, *losses, limits, pairs=_pairs(stored.pairs), further_misses=missed)
-    for what in ("learned", "broke"):
+    for what in ("learned", "broke", "text"):
         if getattr(found, what) != getattr(verdict, what):
             said = f"`{what}` is {getattr(verdict, what)!r}, and the stored answers give {getattr(found, what)!r}"
             yield f"scores.json: {said}"
+    if in_these_words and found.findings != verdict.findings:
+        other = [each for each in verdict.findings if each not in found.findings]
+        said = f"this is not among them: {other[0]!r:.160}" if other else "some are left out or in another order"
+        yield f"scores.json: the findings are not those that the stored answers give: {said}"
     if verdict.passed and not found.passed:
         yield f"scores.json: it says that the run passed, and by the stored answers it did not: {found.misses[0]}"
-    if not verdict.passed and not verdict.misses:
-        yield "scores.json: it says that the run did not pass, and names no limit that it missed"
+    elif missing := [each for each in found.misses if in_these_words and each not in verdict.misses]:
+        yield f"scores.json: a limit that the stored answers miss is left out: {missing[0]}"
+    if verdict.passed == bool(verdict.misses):
+        said = "passed, and names limits that it missed" if verdict.passed else "did not pass, and names no limit"
+        yield f"scores.json: it says that the run {said}"
 
 
 def _losses(stored: BeforeAndAfter | None) -> tuple[LossScore | None, LossScore | None]:

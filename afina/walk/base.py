@@ -7,6 +7,7 @@ from pathlib import Path
 from afina.errors import AfinaError, RecipeError
 from afina.model.back_ends import BackEnd
 from afina.model.base import BaseIdentity, check_trainable, find_base, hash_model, identify_base
+from afina.model.hub import hub_commit
 from afina.model.opened_by import back_end_of
 from afina.model.shape import Shape
 from afina.model.shape_read import shape_of_folder
@@ -38,13 +39,17 @@ def base_folder(context: Context) -> Path | None:
     recipe = context.recipe
     if recipe.base is None:
         return None
-    return find_base(
+    folder = find_base(
         recipe.base,
         revision=recipe.base_revision,
         trust_remote_code=recipe.trust_remote_code,
         program="mlx" if back_end(context).name == "mlx" else "transformers",
         say=context.tell,
     )
+    commit = hub_commit(folder)
+    if commit and commit != recipe.base_revision:
+        context.tell(f"base: {recipe.base} as it is now; to have the same one later: `base_revision: {commit}`")
+    return folder
 
 
 def check_base(context: Context) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from afina import __version__
 from afina.manifest import Manifest, TrainedPart, record_of
 from afina.model.gguf_folder import read_origin
+from afina.model.hub import hub_commit
 from afina.outcome import find_outcome
 from afina.recipe import Recipe
 from afina.record import Record
@@ -101,12 +102,13 @@ def write_manifest(context: Context) -> dict[str, Any]:
 
 
 def _base(context: Context, parameters: int) -> dict[str, Any] | None:
-    """The base by its hashes; of one that was given as a GGUF also what its numbers are worth."""
+    """The base by its hashes; of one of the hub its commit too, of a GGUF what its numbers are worth."""
     folder = base_folder(context)
     if folder is None:
         return None
-    origin = read_origin(folder)
-    return identity(context).as_json() | {"parameters": parameters} | ({"origin": origin} if origin else {})
+    origin, commit = read_origin(folder), hub_commit(folder)
+    more = ({"origin": origin} if origin else {}) | ({"commit": commit} if commit else {})
+    return identity(context).as_json() | {"parameters": parameters} | more
 
 
 def _inputs(recipe: Recipe, sources: Sequence[Record]) -> Iterator[dict[str, Any]]:

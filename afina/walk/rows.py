@@ -24,19 +24,25 @@ SPLITS = ("train", "validation")
 def tokens_inputs(context: Context) -> dict[str, Any]:
     """What the rows depend on."""
     recipe = context.recipe
-    chat = chat_of(context.folder / outcome_kind(recipe), recipe)
-    template = None if chat.template is None else Path(recipe.root) / chat.template
     return {
         "dataset": context.dataset_hash,
         "tokenizer": hash_tokenizer(tokenizer_folder(context)),
         "chat": recipe.chat.model_dump(mode="json"),
-        "template": hash_file(template) if template and template.is_file() else None,
+        "template": template_hash(context),
         "max_length": recipe.train.max_length,
         "on_too_long": recipe.dataset.on_too_long,
         "on_not_rendered": recipe.dataset.on_not_rendered,
         "method": recipe.train.method,
         **recipe.stages,
     }
+
+
+def template_hash(context: Context) -> str | None:
+    """SHA-256 of the chat template's own file; None where the recipe names none."""
+    recipe = context.recipe
+    chat = chat_of(context.folder / outcome_kind(recipe), recipe)
+    template = None if chat.template is None else Path(recipe.root) / chat.template
+    return hash_file(template) if template and template.is_file() else None
 
 
 def write_tokens(context: Context) -> dict[str, Any]:

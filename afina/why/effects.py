@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from afina.evaluate.halves import cluster_of
+from afina.evaluate.intervals import FEWEST_TURNED
+from afina.evaluate.probes import Question, stored_turns
 from afina.model.base import BaseIdentity
 from afina.model.open_model import OpenModel
 from afina.record import Record, read_rows
-from afina.run import parse_json, write_json
+from afina.run import hash_file, parse_json, write_json
 from afina.score.paired import ratio_difference
 from afina.text.document import Message
 from afina.tokenizer.encode import Row
 from afina.walk.base import pad_id, renderer
 from afina.walk.context import Context
 from afina.why.index import BUILD_AGAIN, EFFECTS, FOLDER
-from afina.why.rows import EncodedRow, encoded_rows
+from afina.why.rows import EncodedRow, encoded_rows, split_file
+
+if TYPE_CHECKING:
+    from afina.evaluate.loss import RowLoss
 
 SAMPLE = 400
-"""Rows of a source, and questions of a probe, that are measured; drawn with the run's seed, all of fewer."""
+"""Rows of a source (of a long text its blocks), and questions of a probe, that are measured; drawn with the run's seed,
+all of fewer."""
 KNOWN = 0.1
 """Nats per token below which the base said a row already: it gave its tokens a likelihood of 0.9 each, on average."""
-VERSION = 1
+VERSION = 2
+PORTION = 64
+"""So many rows are read between two lines of progress."""
 
 
 @dataclass(frozen=True)
@@ -33,17 +43,24 @@ class LossChange:
 
     rows: int
     """Measured."""
+    units: int
+    """Facts, examples or questions that these are about: what can be counted as independent."""
     before: float
     after: float
     low: float
-    """95 % interval of after - before: a paired bootstrap over the rows."""
+    """95 % interval of after - before: a paired bootstrap over the units."""
     high: float
     known: float
     """Share of the rows whose loss was below :data:`KNOWN` before."""
+    no_number: int = 0
+    """Rows whose loss was none before or after: they are in no figure."""
 
     @property
     def verdict(self) -> str:
-        """``fell``, ``rose`` or ``unchanged``: beyond what the choice of rows may do."""
+        """``fell``, ``rose`` or ``unchanged``: beyond what the choice of units may do. ``too few`` units tell nothing:
+        a bootstrap over one has no width at all."""
+        if self.units < FEWEST_TURNED:
+            return "too few"
         return "fell" if self.high < 0 else "rose" if self.low > 0 else "unchanged"
 
     def as_json(self) -> dict[str, Any]:
@@ -68,19 +85,24 @@ class SourceEffect:
     def verdict(self) -> str:
         """What came of it, in a word.
 
-        ``helped``: its held-out rows are likelier than before (with none held out: its rows, which proves less)
+        ``helped``: its held-out rows are likelier than before (with none held out, or too few: its own rows, which
+        proves less)
         ``hurt``: less likely, beyond chance
         ``memorized``: its own rows fell and those held out did not
         ``wasted``: neither moved
+        ``too few``: fewer rows than can tell anything
 
         Of a replay source, which is there so that nothing is lost: ``kept`` where nothing moved, ``forgotten`` where it
         is less likely than before.
         """
-        said = (self.held_out or self.trained).verdict
+        held_out = self.held_out if self.held_out and self.held_out.verdict != "too few" else None
+        said = (held_out or self.trained).verdict
+        if said == "too few":
+            return said
         if self.replay and said != "fell":
             return "kept" if said == "unchanged" else "forgotten"
         if said == "unchanged":
-            return "memorized" if self.held_out and self.trained.verdict == "fell" else "wasted"
+            return "memorized" if held_out and self.trained.verdict == "fell" else "wasted"
         return {"fell": "helped", "rose": "hurt"}[said]
 
     def as_json(self) -> dict[str, Any]:
@@ -122,7 +144,14 @@ def effects_of(context: Context, model: Any, base: OpenModel, key: Mapping[str, 
         key: what the run's index depends on.
         who: the base.
     """
-    file, key = context.folder / FOLDER / EFFECTS, {**key, "base": who.weights_sha256, "measured": [VERSION, SAMPLE]}
+    file, asked = context.folder / FOLDER / EFFECTS, context.folder / "predictions.jsonl"
+    key = {
+        **key,
+        "base": who.weights_sha256,
+        "held_out": hash_file(split_file(context, "validation")),
+        "predictions": hash_file(asked) if asked.is_file() else "",
+        "measured": [VERSION, SAMPLE],
+    }
     if file.is_file():
         try:
             kept = parse_json(file.read_bytes())
@@ -135,30 +164,36 @@ def effects_of(context: Context, model: Any, base: OpenModel, key: Mapping[str, 
     return found
 
 
+Unit = tuple[Row, str]
+"""A row, and what it is about."""
+
+
 def _measure(context: Context, model: Any, base: OpenModel) -> Effects:
-    groups: dict[tuple[str, str, str], list[Row]] = {}
-    counts: dict[tuple[str, str], tuple[int, bool]] = {}
+    groups: dict[tuple[str, int, str], list[Unit]] = {}
+    counts: dict[tuple[int, str], tuple[int, bool]] = {}
     pick = random.Random(context.recipe.seed)
     for split in ("train", "validation"):
-        by_kind: dict[tuple[str, str], list[EncodedRow]] = defaultdict(list)
-        for row in encoded_rows(context, split)[0]:
-            by_kind[_source_of(context, row.described.source), row.described.kind].append(row)
+        by_kind: dict[tuple[int, str], list[EncodedRow]] = defaultdict(list)
+        with context.open_progress("encode") as progress:
+            for row in encoded_rows(context, split, progress)[0]:
+                by_kind[row.described.source, row.described.kind].append(row)
         for (source, kind), examples in by_kind.items():
             chosen = pick.sample(examples, min(SAMPLE, len(examples)))
-            groups[split, source, kind] = [each for row in chosen for each in row.rows]
+            blocks = [(each, row.about) for row in chosen for each in row.rows]
+            groups[split, source, kind] = pick.sample(blocks, min(SAMPLE, len(blocks)))
             if split == "train":
                 counts[source, kind] = len(examples), examples[0].described.replay
     probes = _probe_rows(context, pick)
-    every = [row for rows in [*groups.values(), *probes.values()] for row in rows]
+    every = [each for part in (*groups.values(), *probes.values()) for each in part]
     change = _changes(context, model, base, every)
     start, changes = 0, list[LossChange]()
-    for rows in [*groups.values(), *probes.values()]:
-        changes.append(change(start, start + len(rows)))
-        start += len(rows)
+    for part in (*groups.values(), *probes.values()):
+        changes.append(change(start, start + len(part)))
+        start += len(part)
     by_group = dict(zip(groups, changes, strict=False))
     sources = [
         SourceEffect(
-            path=source,
+            path=_source_of(context, source),
             kind=kind,
             rows=rows,
             replay=replay,
@@ -177,7 +212,7 @@ def _source_of(context: Context, number: int) -> str:
     return str(sources[number].path) if number < len(sources) else f"source {number + 1}"
 
 
-def _probe_rows(context: Context, pick: random.Random) -> dict[tuple[str, str], list[Row]]:
+def _probe_rows(context: Context, pick: random.Random) -> dict[tuple[str, str], list[Unit]]:
     """The run's questions with their references as answers, out of ``predictions.jsonl``; nothing where it was not
     measured. What is unknown has no reference that could be learned."""
     asked: dict[tuple[str, str], list[Record]] = defaultdict(list)
@@ -189,17 +224,20 @@ def _probe_rows(context: Context, pick: random.Random) -> dict[tuple[str, str], 
             and "tools" not in row
         ):
             asked[row.required_text("probe"), row.required_text("role")].append(row)
-    rows: dict[tuple[str, str], list[Row]] = {}
+    rows: dict[tuple[str, str], list[Unit]] = {}
     for name, found in asked.items():
         chosen = pick.sample(found, min(SAMPLE, len(found)))
-        rows[name] = [question_row(context, turns_of(each), each.required_text("reference")) for each in chosen]
+        rows[name] = [
+            (question_row(context, stored_turns(each), each.required_text("reference")), about_of(each))
+            for each in chosen
+        ]
     return rows
 
 
-def turns_of(asked: Record) -> list[Message]:
-    """The turns before an answer, of a line of ``predictions.jsonl``."""
-    turns = [Message(**each.values) for each in asked.records("messages")]  # type: ignore[typeddict-item]
-    return turns or [Message(role="user", content=asked.required_text("prompt"))]
+def about_of(asked: Record) -> str:
+    """What a line of ``predictions.jsonl`` is about, as :func:`~afina.evaluate.halves.cluster_of` has it."""
+    question = Question(stored_turns(asked), asked.required_text("reference"), "", cluster=asked.text("fact") or "")
+    return cluster_of(question)
 
 
 def question_row(context: Context, turns: Sequence[Message], answer: str) -> Row:
@@ -214,34 +252,67 @@ def question_row(context: Context, turns: Sequence[Message], answer: str) -> Row
     return Row(encoded.ids, encoded.mask, None)  # type: ignore[arg-type]  # no example: it stands in no dataset
 
 
-def _changes(context: Context, model: Any, base: OpenModel, rows: Sequence[Row]) -> Callable[[int, int], LossChange]:
+def _changes(context: Context, model: Any, base: OpenModel, every: Sequence[Unit]) -> Callable[[int, int], LossChange]:
     """Measures every row with and without the adapter; gives what became of those from one number to another."""
-    from afina.evaluate.loss import row_losses
+    from afina.evaluate.loss import by_length, row_losses
     from afina.model.readers import reader_of
 
+    settings = {"pad_id": pad_id(context), "batch_tokens": context.recipe.train.batch_tokens}
+    rows = [row for row, _ in every]
+    order = [number for numbers in by_length(rows, settings["batch_tokens"]) for number in numbers]
+    portions = [order[start : start + PORTION] for start in range(0, len(order), PORTION)]
+
+    def losses(read: Any, done: int, what: str) -> list[RowLoss]:
+        found: dict[int, RowLoss] = {}
+        for numbers in portions:
+            these = row_losses(reader_of(read), [rows[number] for number in numbers], **settings)
+            found |= dict(zip(numbers, these, strict=True))
+            progress(done + len(found), 2 * len(rows), what)
+        return [found[number] for number in range(len(rows))]
+
     with context.open_progress("losses") as progress:
-        settings = {"pad_id": pad_id(context), "batch_tokens": context.recipe.train.batch_tokens}
-        after = row_losses(reader_of(model), rows, **settings)
-        progress(len(rows), 2 * len(rows), "rows, with the adapter")
+        after = losses(model, 0, "rows, with the adapter")
         with base() as untrained:
-            before = row_losses(reader_of(untrained), rows, **settings)
-        progress(2 * len(rows), 2 * len(rows), "rows, without")
+            before = losses(untrained, len(rows), "rows, without")
 
     def change(start: int, end: int) -> LossChange:
-        first, second = before[start:end], after[start:end]
-        nats = [[each.learned for each in side] for side in (first, second)]
-        tokens = [max(1, each.learned_tokens) for each in second]
-        found, total = ratio_difference(nats[0], nats[1], tokens), sum(tokens)
-        known = sum(each.learned / max(1, each.learned_tokens) < KNOWN for each in first) / len(first)
-        return LossChange(len(first), sum(nats[0]) / total, sum(nats[1]) / total, found.low, found.high, known)
+        numbers = range(start, end)
+        told = [n for n in numbers if math.isfinite(before[n].learned) and math.isfinite(after[n].learned)]
+        return _change([(before[n], after[n], every[n][1]) for n in told], len(numbers) - len(told))
 
     return change
+
+
+def _change(measured: Sequence[tuple[RowLoss, RowLoss, str]], no_number: int) -> LossChange:
+    """What became of some rows.
+
+    Args:
+        measured: of each row both losses, and what it is about.
+    """
+    if not measured:
+        return LossChange(0, 0, 0.0, 0.0, 0.0, 0.0, 0.0, no_number)
+    sums: dict[str, list[float]] = {}
+    for first, second, about in measured:
+        held = sums.setdefault(about, [0.0, 0.0, 0.0])
+        for place, value in enumerate((first.learned, second.learned, second.learned_tokens)):
+            held[place] += value
+    nats, now, tokens = ([of[place] for of in sums.values()] for place in range(3))
+    total = max(1.0, sum(tokens))
+    found = ratio_difference(nats, now, tokens) if sum(tokens) else None
+    known = sum(first.learned / max(1, first.learned_tokens) < KNOWN for first, _, _ in measured) / len(measured)
+    low, high = (found.low, found.high) if found else (0.0, 0.0)
+    return LossChange(len(measured), len(sums), sum(nats) / total, sum(now) / total, low, high, known, no_number)
 
 
 def _read(values: Record) -> Effects:
     def change(of: Record) -> LossChange:
         numbers = {key: of.required_number(key) for key in ("before", "after", "low", "high", "known")}
-        return LossChange(rows=of.required_whole("rows"), **numbers)
+        return LossChange(
+            rows=of.required_whole("rows"),
+            units=of.required_whole("units"),
+            no_number=of.required_whole("no_number"),
+            **numbers,
+        )
 
     sources = [
         SourceEffect(

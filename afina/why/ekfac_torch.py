@@ -126,12 +126,11 @@ def equal_lengths(rows: Sequence[Row], vocabulary: int) -> Iterator[list[int]]:
         start = end
 
 
-def backward(model: Any, rows: Sequence[Row], drawn: torch.Generator | None = None, *, margins: bool = False) -> None:
+def backward(model: Any, rows: Sequence[Row], drawn: torch.Generator | None = None) -> None:
     """The backward pass of the rows' summed losses, all of one length, within :func:`tapped`.
 
     Args:
         drawn: the targets are drawn from what the model says, instead of those of the rows.
-        margins: the negative log-odds of each target instead of its cross-entropy.
     """
     inner = causal_lm(model)
     device = inner.get_input_embeddings().weight.device
@@ -142,11 +141,7 @@ def backward(model: Any, rows: Sequence[Row], drawn: torch.Generator | None = No
     if drawn is not None:
         chances_TV = logits_TV.detach().softmax(1).cpu()
         targets_T = torch.multinomial(chances_TV, 1, generator=drawn).flatten().to(device)
-    if margins:
-        others_TV = logits_TV.scatter(1, targets_T[:, None], -torch.inf)
-        (others_TV.logsumexp(1) - logits_TV.gather(1, targets_T[:, None])[:, 0]).sum().backward()
-    else:
-        F.cross_entropy(logits_TV, targets_T, reduction="sum").backward()
+    F.cross_entropy(logits_TV, targets_T, reduction="sum").backward()
 
 
 def row_gradients(x_NLI: torch.Tensor, g_NLO: torch.Tensor) -> torch.Tensor:
@@ -174,8 +169,11 @@ class Curvature:
         return gradients_NOI
 
     def whitened(self, name: str, gradients_NOI: torch.Tensor) -> torch.Tensor:
-        """The same, each place divided by the root of its damped eigenvalue."""
-        eigenvalues = self.eigenvalues[name]
+        """The same, each place divided by the root of its damped eigenvalue; nothing of a matrix that no row of the
+        curvature reached: nothing says how much its numbers weigh."""
+        eigenvalues = self.eigenvalues.get(name)
+        if eigenvalues is None:
+            return torch.zeros_like(gradients_NOI)
         damped = eigenvalues + DAMPING * eigenvalues.mean()
         # A matrix through which no gradient flowed (B of a fresh adapter makes A's 0) says nothing of any row.
         return self.rotated(name, gradients_NOI) * torch.where(damped > 0, damped, torch.inf).rsqrt()
@@ -202,7 +200,6 @@ def fit_curvature(
     *,
     seed: int = 0,
     draw: bool = True,
-    margins: bool = False,
     longest_side: int = LONGEST_SIDE,
     progress: Progress = no_progress,
 ) -> Curvature:
@@ -231,7 +228,7 @@ def fit_curvature(
         drawn = torch.Generator().manual_seed(seed) if draw else None
         with tapped(model, matrices, use):
             for numbers in equal_lengths(rows, vocabulary):
-                backward(model, [rows[number] for number in numbers], drawn, margins=margins)
+                backward(model, [rows[number] for number in numbers], drawn)
                 done += len(numbers)
                 progress(done, 2 * len(rows), f"rows of the curvature, {what}")
         if what == "covariances":
@@ -282,8 +279,6 @@ def sketch_rows(
     curvature: Curvature | None,
     sketcher: Sketcher,
     owners: Sequence[int] | None = None,
-    *,
-    margins: bool = False,
 ) -> torch.Tensor:
     """Of each row the sketch of its whitened gradient, N x K.
 
@@ -308,7 +303,7 @@ def sketch_rows(
     with tapped(model, matrices, take):
         for numbers in equal_lengths(rows, int(text_config(causal_lm(model)).vocab_size)):
             now[:] = [owners[number] for number in numbers]
-            backward(model, [rows[number] for number in numbers], margins=margins)
+            backward(model, [rows[number] for number in numbers])
     return sketches_NK
 
 

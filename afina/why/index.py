@@ -3,7 +3,7 @@
     key.json                 hashes of all that the index was made from; another key: everything else is made anew
     ekfac.safetensors        the curvature (:class:`afina.why.ekfac_torch.Curvature`)
     block-00000.npz          of some rows ``numbers``, ``sketches`` (float16, of length 1) and ``norms`` (float32)
-    rows.json                what is told of each row; written last: with it the index is whole
+    rows.json                what is told of each row, and hashes of the above; written last: with it the index is whole
     effects.json             what each source did to the losses, with a key of its own
     misses.json              what ``afina why --misses`` found last
 
@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from afina.errors import AfinaError
 from afina.record import Record
-from afina.run import parse_json, read_json, remove, write_json, write_whole
+from afina.run import hash_file, hash_value, parse_json, read_mapping, remove, write_json, write_whole
 from afina.why.rows import TrainedRow
 
 if TYPE_CHECKING:
@@ -81,25 +81,41 @@ class IndexFolder:
 
     def finish(self, rows: list[TrainedRow], left_out: int, blocks: int) -> None:
         """Say that the index is whole."""
-        values = {"blocks": blocks, "left_out": left_out, "rows": [row.as_json() for row in rows]}
-        write_json(self.folder / ROWS, values)
+        made = [self.folder / CURVATURE, *map(self.block_file, range(blocks))]
+        values = {
+            "blocks": blocks,
+            "left_out": left_out,
+            "rows": [row.as_json() for row in rows],
+            "files": {file.name: hash_file(file) for file in made},
+        }
+        write_json(self.folder / ROWS, values | {"check": hash_value(values)})
 
     def rows(self) -> tuple[list[TrainedRow], int, int]:
         """What is told of each row, how many of the run are not in the index, and how many blocks there are.
 
         Raises:
-            AfinaError: damaged.
+            AfinaError: a file of the index is not what was written. Numbers that are wrong would name wrong rows.
         """
         file = self.folder / ROWS
-        values = Record(read_json(file), str(file), fix=BUILD_AGAIN)
+        try:
+            known = read_mapping(file)
+        except AfinaError as error:
+            raise AfinaError(problems=[replace(each, fix=BUILD_AGAIN) for each in error.problems]) from error
+        if known.pop("check", None) != hash_value(known):
+            raise damaged(file, "it is not what was written")
+        values = Record(known, str(file), fix=BUILD_AGAIN)
+        for name, written in values.required_record("files").values.items():
+            made = self.folder / name
+            if not made.is_file() or hash_file(made) != written:
+                raise damaged(made, "it is not what the index was made of")
         rows = [_read_row(row) for row in values.records("rows")]
         return rows, values.required_whole("left_out"), values.required_whole("blocks")
 
     def blocks(self, count: int) -> Iterator[IndexBlock]:
-        """The blocks in their order.
+        """The blocks in their order, of an index whose :meth:`rows` were read.
 
         Raises:
-            AfinaError: one is missing or damaged.
+            AfinaError: one was damaged already when the index was finished, of a build that had been stopped.
         """
         import zipfile
 
@@ -110,8 +126,13 @@ class IndexFolder:
             try:
                 with np.load(file, allow_pickle=False) as held:
                     yield IndexBlock(held["numbers"], held["sketches"], held["norms"])
-            except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-                raise AfinaError(f"damaged: {error}", BUILD_AGAIN, str(file)) from error
+            except (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
+                raise damaged(file, error) from error
+
+
+def damaged(file: Path, why: object) -> AfinaError:
+    """That a file of the index is not what was written."""
+    return AfinaError(f"damaged: {why}", BUILD_AGAIN, str(file))
 
 
 def _read_row(row: Record) -> TrainedRow:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from afina.errors import DataError
+from afina.evaluate.halves import cluster_of
+from afina.evaluate.probes import Question
 from afina.recipe.methods import JUDGED
 from afina.run import Progress, no_progress
 from afina.text.example import Example, read_examples
@@ -70,6 +72,9 @@ class EncodedRow:
 
     described: TrainedRow
     rows: Sequence[Row]
+    about: str
+    """The fact that a question is about, as the halves of a probe have it (:mod:`afina.evaluate.halves`): several rows
+    may ask for one. Of a text, itself."""
 
 
 def encoded_rows(context: Context, split: str, progress: Progress = no_progress) -> tuple[list[EncodedRow], int]:
@@ -83,7 +88,9 @@ def encoded_rows(context: Context, split: str, progress: Progress = no_progress)
     examples = [*read_examples(split_file(context, split))]
     own = [example for example in examples if example.kind not in JUDGED]
     encoded = encode_each(_paired(own), renderer(context), context.recipe, EncodedCounts(), progress)
-    found = [EncodedRow(described(each.rows[0].example), each.rows) for each in encoded]
+    for each in encoded:
+        example = each.rows[0].example
+        found.append(EncodedRow(described(example), each.rows, _about(example)))
     if not found and split == "train":
         raise DataError(
             "no row of this run is learned as a text or as an answer: of preferences and ratings nothing is shown",
@@ -91,6 +98,12 @@ def encoded_rows(context: Context, split: str, progress: Progress = no_progress)
             str(split_file(context, split)),
         )
     return found, len(examples) - len(own)
+
+
+def _about(example: Example) -> str:
+    if not example.messages:
+        return example.id
+    return cluster_of(Question(example.messages[:-1], example.answer, "", cluster=example.group))
 
 
 def _paired(examples: Iterable[Example]) -> Iterator[tuple[Example, Example]]:

@@ -33,15 +33,19 @@ def describe_misses(misses: Misses) -> str:
     for each in misses.found:
         lines += [f"{each.question}  ({each.probe})", f"  wrote {each.answer}, should be {each.reference}"]
         lines += _row_lines(each.rows, "for")
+        lines += _row_lines(each.hurt, "against", "the right answer") if each.hurt else []
     lines += [f"and {misses.more} more wrong answers"] if misses.more else []
+    lines += [f"{misses.empty} wrong answers are empty: no row speaks for nothing"] if misses.empty else []
+    lines += [f"{misses.with_tools} wrong answers with tools are not looked at"] if misses.with_tools else []
+    lines += [f"`afina report {misses.run}` shows them beside the answers"] if misses.found else []
     return "\n".join(lines) or "no answer of this run is wrong"
 
 
-def _row_lines(rows: Sequence[ScoredRow], sign: str) -> Iterator[str]:
+def _row_lines(rows: Sequence[ScoredRow], sign: str, answer: str = "it") -> Iterator[str]:
     if not rows:
         yield f"no row speaks {sign} this answer"
         return
-    yield f"rows that speak {sign} it (1: the same direction, 0: nothing to do with it)"
+    yield f"rows that speak {sign} {answer} (1: the same direction, 0: nothing to do with it)"
     wide = max(len(each.row.place) for each in rows)
     for each in rows:
         more = f"  x{each.row.repeat}" if each.row.repeat > 1 else ""
@@ -60,6 +64,8 @@ def _effect_lines(effects: Effects) -> Iterator[str]:
             f"{f'{each.path} ({each.kind})':{wide}}{each.rows:>7}{show_share(trained.known):>8}"
             f"{trained.before:>9.3f}{trained.after:>9.3f}   {held:<18} {each.verdict}"
         )
+        if lost := trained.no_number + (each.held_out.no_number if each.held_out else 0):
+            yield f"  {lost} of its rows have a loss that is no number, and are in no figure"
     for probe in effects.probes:
         yield f"probe: {probe.name}: {_change(probe.change)}"
 

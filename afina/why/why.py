@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any
 
 from afina.errors import RecipeError
+from afina.evaluate.probes import stored_turns
 from afina.model.open_model import OpenModel
 from afina.outcome import find_outcome
-from afina.record import read_rows
-from afina.run import write_json
+from afina.record import Record, read_rows
+from afina.run import hash_file, write_json
 from afina.text.document import Message
+from afina.tokenizer.encode import Row
 from afina.walk.base import back_end, identity, pad_id, renderer
 from afina.walk.context import Context
 from afina.walk.models import open_trained
-from afina.why.effects import Effects, effects_of, question_row, turns_of
+from afina.why.effects import Effects, effects_of, question_row
 from afina.why.rows import TrainedRow
+
+if TYPE_CHECKING:
+    from afina.why.indexing_torch import OpenIndex
 
 
 @dataclass(frozen=True)
@@ -98,18 +104,25 @@ def explain(context: Context, question: str | None, answer: str | None = None, t
         return Why(str(context.folder), effects)
     asked, row = _asked(context, model, base, question, answer)
     index = open_index(context, model)
-    scores = index.scores(row)
-    order = scores.argsort(kind="stable")[::-1].tolist()
-    found = [ScoredRow(index.rows[number], float(scores[number])) for number in order]
+    spoke_for, spoke_against = _both_signs(index, row, top)
     return Why(
         run=str(context.folder),
         effects=effects,
         asked=asked,
-        spoke_for=tuple(each for each in found[:top] if each.score > 0),
-        spoke_against=tuple(each for each in found[: -top - 1 : -1] if each.score < 0),
+        spoke_for=spoke_for,
+        spoke_against=spoke_against,
         indexed=len(index.rows),
         left_out=index.left_out,
     )
+
+
+def _both_signs(index: OpenIndex, asked: Row, top: int) -> tuple[tuple[ScoredRow, ...], tuple[ScoredRow, ...]]:
+    """The rows that speak for what is answered, and those that speak against it, the strongest first."""
+    scores = index.scores(asked)
+    order = scores.argsort(kind="stable")[::-1].tolist()
+    found = [ScoredRow(index.rows[number], float(scores[number])) for number in (*order[:top], *order[top:][-top:])]
+    spoke_for = tuple(each for each in found[:top] if each.score > 0)
+    return spoke_for, tuple(each for each in reversed(found) if each.score < 0)[:top]
 
 
 MISSES, MOST_MISSES = "why/misses.json", 50
@@ -117,16 +130,20 @@ MISSES, MOST_MISSES = "why/misses.json", 50
 
 @dataclass(frozen=True)
 class Miss:
-    """A question of a probe that the adapter answers wrongly, and the rows that speak for what it wrote."""
+    """A question of a probe that the adapter answers wrongly, and the rows behind it."""
 
     question: str
     answer: str
     reference: str
     probe: str
     rows: tuple[ScoredRow, ...]
+    """Those that speak for what it wrote."""
+    hurt: tuple[ScoredRow, ...]
+    """Those that speak against the reference: a step on them makes the right answer less likely."""
 
     def as_json(self) -> dict[str, Any]:
-        return {**vars(self), "rows": [each.as_json() for each in self.rows]}
+        rows = {key: [each.as_json() for each in held] for key, held in (("rows", self.rows), ("hurt", self.hurt))}
+        return {**vars(self), **rows}
 
 
 @dataclass(frozen=True)
@@ -134,47 +151,88 @@ class Misses:
     """Those of a run."""
 
     run: str
+    predictions: str
+    """SHA-256 of the answers that they are taken from."""
     found: tuple[Miss, ...]
     more: int
     """Wrong answers beyond the first :data:`MOST_MISSES`."""
+    empty: int
+    """Wrong answers that say nothing: no row speaks for that."""
+    with_tools: int
+    """Wrong answers to questions with tools, which are not looked at."""
 
     def as_json(self) -> dict[str, Any]:
-        return {"run": self.run, "misses": [each.as_json() for each in self.found], "more": self.more}
+        values = {key: value for key, value in vars(self).items() if key != "found"}
+        return values | {"misses": [each.as_json() for each in self.found]}
 
 
-def explain_misses(context: Context, question: str | None = None, top: int = 3) -> Misses:
-    """The rows behind each wrong answer of a measured run; kept in its folder as ``why/misses.json``.
+def explain_misses(context: Context, question: str | None = None, answer: str | None = None, top: int = 3) -> Misses:
+    """The rows behind each wrong answer of a measured run, and those that hurt; kept in its folder as
+    ``why/misses.json``.
 
     Args:
-        question: must be none.
+        question, answer: must be none.
+        top: rows of each kind, at most.
 
     Raises:
-        RecipeError: as :func:`explain`; a question is given too, or the run was not measured.
+        RecipeError: as :func:`explain`; a question or an answer is given too, or the run was not measured.
     """
     from afina.why.indexing_torch import open_index
 
     _check(context, None, None, top)
-    if question is not None:
-        raise RecipeError("--misses brings its own questions", "leave the question out, or --misses", "--misses")
-    answers = read_rows(context.folder / "predictions.jsonl")
+    if question is not None or answer is not None:
+        fix = "leave question and --answer out, or --misses"
+        raise RecipeError("--misses brings its own questions and answers", fix, "--misses")
+    file = context.folder / "predictions.jsonl"
+    answers = read_rows(file)
     if answers is None:
         raise RecipeError("this run was not measured", f"measure it first: `afina eval {context.folder}`", "--misses")
-    wrong = [
-        row for row in answers if row.flag("adapter_correct") is False and row.text("adapter") and "tools" not in row
-    ]
+    wrong = [row for row in answers if row.flag("adapter_correct") is False]
+    told = in_turn(row for row in wrong if row.text("adapter") and "tools" not in row)
     model, _ = open_trained(context)
     index, found = open_index(context, model), list[Miss]()
     with context.open_progress("misses") as progress:
-        for row in wrong[:MOST_MISSES]:
-            scores = index.scores(question_row(context, turns_of(row), row.required_text("adapter")))
-            order = scores.argsort(kind="stable")[::-1][:top].tolist()
-            rows = tuple(ScoredRow(index.rows[number], float(scores[number])) for number in order if scores[number] > 0)
-            asked, said, right = (row.text(key) or "" for key in ("prompt", "adapter", "reference"))
-            found.append(Miss(asked, said, right, row.text("probe") or "", rows))
-            progress(len(found), min(len(wrong), MOST_MISSES), "wrong answers")
-    misses = Misses(str(context.folder), tuple(found), max(0, len(wrong) - MOST_MISSES))
+        for row in told[:MOST_MISSES]:
+            found.append(_miss(context, index, row, top))
+            progress(len(found), min(len(told), MOST_MISSES), "wrong answers")
+    with_tools = sum("tools" in row for row in wrong)
+    misses = Misses(
+        str(context.folder),
+        hash_file(file),
+        tuple(found),
+        more=max(0, len(told) - MOST_MISSES),
+        empty=len(wrong) - len(told) - with_tools,
+        with_tools=with_tools,
+    )
     write_json(context.folder / MISSES, misses.as_json())
     return misses
+
+
+def in_turn(rows: Iterable[Record]) -> list[Record]:
+    """The first row of each probe, then the second of each, and so on: of the first fifty each probe has some."""
+    by_probe: dict[str | None, list[Record]] = {}
+    for row in rows:
+        by_probe.setdefault(row.text("probe"), []).append(row)
+    return [row for turn in zip_longest(*by_probe.values()) for row in turn if row is not None]
+
+
+def _miss(context: Context, index: OpenIndex, row: Record, top: int) -> Miss:
+    asked, said, right = (row.text(key) or "" for key in ("prompt", "adapter", "reference"))
+    turns = stored_turns(row)
+    behind, _ = _both_signs(index, question_row(context, turns, said), top)
+    hurt = _both_signs(index, question_row(context, turns, right), top)[1] if right else ()
+    return Miss(asked, said, right, row.text("probe") or "", behind, hurt)
+
+
+def check_signs(question: str | None, *, against: bool, misses: bool) -> None:
+    """Refuse a sign where there is nothing that has two.
+
+    Raises:
+        RecipeError: the rows against an answer are asked for, and no answer is.
+    """
+    if against and (misses or question is None):
+        what = "--against shows the other sign of one answer's rows; --misses shows both, and sources have none"
+        raise RecipeError(what, "write a question in quotes behind the run, or leave --against out", "--against")
 
 
 def _check(context: Context, question: str | None, answer: str | None, top: int) -> None:
@@ -204,7 +262,7 @@ def _check(context: Context, question: str | None, answer: str | None, top: int)
         raise RecipeError("the answer is empty", "leave --answer out for the model's own", "--answer")
 
 
-def _asked(context: Context, model: Any, base: OpenModel, question: str, answer: str | None) -> tuple[AskedAnswer, Any]:
+def _asked(context: Context, model: Any, base: OpenModel, question: str, answer: str | None) -> tuple[AskedAnswer, Row]:
     """The answer to explain, and it as a row."""
     from afina.evaluate.loss import row_losses
     from afina.model.generate.generate_torch import generate

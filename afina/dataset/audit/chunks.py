@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import os
 import signal
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import ExitStack
-from multiprocessing import get_context
+from functools import partial
+from itertools import chain
 
 from afina.dataset.audit.row_table import RowBlock
 from afina.dataset.audit.split_audit import LearnedOrHeldOut, SplitAudit
+from afina.dataset.processes import in_processes
 from afina.text.example import Example
 
 CHUNK_ROWS, CHUNK_CHARS = 500, 1 << 20
@@ -26,6 +25,8 @@ FEWEST_ROWS = 10_000
 """So many rows are looked at before other processes start: for fewer they would take more time than they save."""
 
 Seen = tuple[SplitAudit, RowBlock]
+Chunk = tuple[LearnedOrHeldOut, list[Example]]
+"""Rows of one split."""
 
 
 def look_at(split: LearnedOrHeldOut, expected: str, examples: Sequence[Example]) -> Seen:
@@ -48,27 +49,33 @@ def look_along(
         expected: the recipe's language.
         workers: processes; None takes one per processor. Each is started anew (spawned), so a script that audits
             more than 10,000 rows needs ``if __name__ == "__main__":``.
+
+    Raises:
+        AfinaError: the process that looks at one chunk was killed each time it was begun.
     """
     if workers is None:
         workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     chunks = ((split, chunk) for split, examples in splits for chunk in _chunks(examples))
     rows = 0
-    waiting: deque[Future[Seen]] = deque()
-    with ExitStack() as opened:
-        pool: ProcessPoolExecutor | None = None
-        for split, chunk in chunks:
-            rows += len(chunk)
-            if workers == 1 or rows <= FEWEST_ROWS:
-                yield look_at(split, expected, chunk)
-                continue
-            if pool is None:
-                pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_leave_interrupts)
-                opened.callback(pool.shutdown, cancel_futures=True)
-            waiting.append(pool.submit(look_at, split, expected, chunk))
-            if len(waiting) > 2 * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+    for split, chunk in chunks:
+        rows += len(chunk)
+        if workers == 1 or rows <= FEWEST_ROWS:
+            yield look_at(split, expected, chunk)
+            continue
+        rest = chain([(split, chunk)], chunks)
+        yield from in_processes(
+            partial(_look_elsewhere, expected), rest, workers, where=_place, initializer=_leave_interrupts
+        )
+
+
+def _look_elsewhere(expected: str, chunk: Chunk) -> Seen:
+    split, examples = chunk
+    return look_at(split, expected, examples)
+
+
+def _place(chunk: Chunk) -> str:
+    first = chunk[1][0]
+    return f"{first.path}:{first.line}"
 
 
 def _chunks(examples: Iterable[Example]) -> Iterator[list[Example]]:

@@ -37,6 +37,10 @@ def describe_summary(summary: Mapping[str, Any]) -> str:
     lines.append(f"{'sources':<11}{len(files):>8} files read")
     if skipped := summary["ledger"]["skipped"]:
         lines.append(describe_unread(skipped, len(files)))
+    lines += [
+        f"{'again':<11}{times:>8} x {path} and what is read with it: its process was killed"
+        for path, times in summary.get("read_again", {}).items()
+    ]
     if "splits" in summary:
         counted = {split: summary[split]["examples"] for split in ("train", "validation", "test") if split in summary}
         lines.append(describe_splits(summary["splits"], counted))

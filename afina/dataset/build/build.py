@@ -68,8 +68,9 @@ def build_dataset(
         workers: processes that read; see :func:`~afina.dataset.build.gather.gather`.
 
     Returns:
-        The content of ``dataset.json``: see :func:`~afina.dataset.build.summary.summary_of`. With a teacher also
-        ``asking``, how this build came to its answers, which is not part of the dataset.
+        The content of ``dataset.json``: see :func:`~afina.dataset.build.summary.summary_of`. And what is not part of
+        the dataset, as it is only how this build came to it: with a teacher ``asking``; where a process that read was
+        killed ``read_again``, the first file of its batch -> how often that was read again.
 
     Raises:
         DataError: for broken files, and for rows that the recipe's policies do not allow: all in one error.
@@ -99,7 +100,8 @@ def build_dataset(
             add_canaries(beside / "train.jsonl", recipe, summary)
         write_json(beside / "dataset.json", summary)
         shutil.rmtree(corpus.folder)
-    return summary | ({"asking": taught.asking} if recipe.dataset.teacher else {})
+    how = {"asking": taught.asking} if recipe.dataset.teacher else {}
+    return summary | how | ({"read_again": corpus.read_again} if corpus.read_again else {})
 
 
 def estimate_teacher(recipe: Recipe, cache: Path, progress: Progress = no_progress) -> TeacherEstimate:

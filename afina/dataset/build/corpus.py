@@ -54,6 +54,8 @@ class Corpus:
     code: CodeReport = field(default_factory=CodeReport)
     read: int = 0
     """How many examples came from documents; the others were made."""
+    read_again: dict[str, int] = field(default_factory=dict)
+    """First file of a batch -> how often it was read again, as its process was killed."""
 
     def rows(self, first: int = 0) -> Iterator[tuple[int, Example]]:
         """The examples that stay, with their numbers, from `first` on."""
@@ -157,7 +159,7 @@ def read_corpus(recipe: Recipe, folder: Path, progress: Progress, workers: int |
     folder.mkdir()
     ledger, intake, columns = Ledger(), Intake(recipe), ExampleColumns()
     notes = Notes(recipe) if Notes.wanted(recipe) else None
-    parts, problems = gather(recipe, ledger, folder, progress, workers, notes)
+    parts, problems, again = gather(recipe, ledger, folder, progress, workers, notes)
     for part in parts:
         intake.absorb(part.intake)
         columns.extend(part.intake.examples.columns)
@@ -169,6 +171,7 @@ def read_corpus(recipe: Recipe, folder: Path, progress: Progress, workers: int |
     spools = [part.intake.examples.file for part in parts]
     drops = [part.intake.dropped for part in parts]
     corpus = Corpus(recipe, folder, intake, ledger, notes, columns, spools, drops, fate, same_as, read=len(columns))
+    corpus.read_again = again
     corpus.leave_out_wrong_code(0, progress)
     return corpus
 

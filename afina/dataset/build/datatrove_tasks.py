@@ -12,14 +12,18 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
 
 from afina.dataset.build.part import DatasetPart, FileBatch, read_elsewhere
+from afina.dataset.processes import TIMES, in_processes
 from afina.errors import AfinaError, RecipeError
 from afina.recipe import Recipe
+from afina.run import write_whole
 
 POLL_SECONDS = 5.0
 """How often Slurm is asked whether a job is still there."""
@@ -27,30 +31,34 @@ POLL_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class PartsBlock:
-    """A datatrove pipeline step: task N reads batch N and leaves its part on the disk; nothing flows to a next step."""
+    """A datatrove pipeline step: a task reads its batch and leaves its part on the disk; nothing flows further."""
 
     recipe_json: str = field(repr=False)
-    todo: Sequence[FileBatch] = field(repr=False)
+    todo: Mapping[int, FileBatch] = field(repr=False)
+    """Rank of a task -> its batch."""
     folder: Path
 
     def __call__(self, data: object, rank: int = 0, world_size: int = 1) -> Iterator[object]:  # noqa: ARG002
         """As datatrove calls a step: `data` would come from the step before."""
-        for batch in self.todo[rank::world_size]:
-            part = read_elsewhere(self.recipe_json, batch, self.folder)
-            _part_file(self.folder, batch).write_bytes(pickle.dumps(part))
+        batch = self.todo[rank]
+        part = read_elsewhere(self.recipe_json, batch, self.folder)
+        write_whole(_part_file(self.folder, batch), pickle.dumps(part))
         return iter(())
 
 
-def read_by_datatrove(recipe: Recipe, todo: Sequence[FileBatch], folder: Path, workers: int) -> Iterator[DatasetPart]:
+def read_by_datatrove(
+    recipe: Recipe, todo: Sequence[FileBatch], folder: Path, workers: int, again: Counter[int]
+) -> Iterator[DatasetPart]:
     """The parts of `todo`, in order.
 
     Args:
         folder: where parts, and datatrove's logs, lie until they are no longer needed.
         workers: processes of the local executor, where the recipe names no number.
+        again: is told how often each batch was begun anew, by its number.
 
     Raises:
         RecipeError: datatrove, Slurm or Ray is not installed.
-        AfinaError: a task failed; the error says where its log is.
+        AfinaError: a task failed, the error says where its log is; or its process was killed each time.
     """
     try:
         import datatrove.executor  # noqa: F401
@@ -61,8 +69,11 @@ def read_by_datatrove(recipe: Recipe, todo: Sequence[FileBatch], folder: Path, w
 
     folder = folder.resolve()  # a task may start in another folder
     logs = folder / "datatrove"
-    pipeline = [PartsBlock(recipe.model_dump_json(), todo, folder)]
-    RUN[recipe.dataset.datatrove.executor](recipe, pipeline, len(todo), workers, logs)
+    block = PartsBlock(recipe.model_dump_json(), {batch.number: batch for batch in todo}, folder)
+    if recipe.dataset.datatrove.executor == "local":
+        _run_here(block, min(recipe.dataset.datatrove.workers or workers, len(todo)), logs, again)
+    else:
+        RUN[recipe.dataset.datatrove.executor](recipe, block, logs, again)
     for batch in todo:
         file = _part_file(folder, batch)
         if not file.is_file():
@@ -79,20 +90,37 @@ def read_by_datatrove(recipe: Recipe, todo: Sequence[FileBatch], folder: Path, w
         yield pickle.loads(file.read_bytes())
 
 
-def _run_here(recipe: Recipe, pipeline: list[Any], tasks: int, workers: int, logs: Path) -> None:
+def _run_here(block: PartsBlock, workers: int, logs: Path, again: Counter[int]) -> None:
+    task = partial(_run_task, replace(block, todo={}), len(block.todo), logs)
+    for _ in in_processes(task, block.todo.values(), workers, where=attrgetter("path"), again=again):
+        pass
+
+
+def _run_task(block: PartsBlock, tasks: int, logs: Path, batch: FileBatch) -> None:
+    """What datatrove's local executor does for one task, in a process of ours: its `run` waits without end for the task
+    of a process that was killed."""
     from datatrove.executor import LocalPipelineExecutor
 
-    workers = min(recipe.dataset.datatrove.workers or workers, tasks)
-    LocalPipelineExecutor(pipeline, tasks=tasks, workers=workers, logging_dir=str(logs), start_method="spawn").run()
+    pipeline = [replace(block, todo={batch.number: batch})]
+    LocalPipelineExecutor(pipeline, tasks=tasks, logging_dir=str(logs))._run_for_rank(batch.number, batch.number)
 
 
-def _run_on_slurm(recipe: Recipe, pipeline: list[Any], tasks: int, workers: int, logs: Path) -> None:  # noqa: ARG001
+def _run_on_slurm(recipe: Recipe, block: PartsBlock, logs: Path, again: Counter[int]) -> None:
+    for last in (*[False] * (TIMES - 1), True):
+        lost = _run_array(recipe, block, logs)
+        if not lost or last:
+            return  # whoever collects the parts says which are missing
+        again.update(lost)
+
+
+def _run_array(recipe: Recipe, block: PartsBlock, logs: Path) -> list[int]:
+    """Run the tasks that are not complete as one job array; returns those that are not complete after it."""
     from datatrove.executor import SlurmPipelineExecutor
 
     wanted = recipe.dataset.datatrove
     executor = SlurmPipelineExecutor(
-        pipeline,
-        tasks=tasks,
+        [block],
+        tasks=len(block.todo),
         workers=wanted.workers or -1,
         time=wanted.time,
         partition=wanted.partition,
@@ -107,6 +135,7 @@ def _run_on_slurm(recipe: Recipe, pipeline: list[Any], tasks: int, workers: int,
         executor.run()
         while executor.get_incomplete_ranks() and _is_queued(str(executor.job_id)):
             time.sleep(POLL_SECONDS)
+        return list(executor.get_incomplete_ranks())
     except FileNotFoundError as error:
         raise RecipeError(
             f"`dataset.datatrove.executor: slurm` needs Slurm's program {error.filename}",
@@ -127,7 +156,8 @@ def _is_queued(job: str) -> bool:
     return asked.returncode == 0 and bool(asked.stdout.strip())
 
 
-def _run_on_ray(recipe: Recipe, pipeline: list[Any], tasks: int, workers: int, logs: Path) -> None:  # noqa: ARG001
+def _run_on_ray(recipe: Recipe, block: PartsBlock, logs: Path, again: Counter[int]) -> None:  # noqa: ARG001
+    """Ray starts a task whose process was killed again by itself, and does not say so."""
     try:
         import ray
     except ImportError:
@@ -139,16 +169,15 @@ def _run_on_ray(recipe: Recipe, pipeline: list[Any], tasks: int, workers: int, l
     wanted = recipe.dataset.datatrove
     ray.init(address=os.environ.get("RAY_ADDRESS"), ignore_reinit_error=True)
     RayPipelineExecutor(
-        pipeline,
-        tasks=tasks,
+        [block],
+        tasks=len(block.todo),
         workers=wanted.workers or -1,
         mem_per_cpu_gb=wanted.memory_gb,
         logging_dir=str(logs),
     ).run()
 
 
-RUN: dict[str, Callable[[Recipe, list[Any], int, int, Path], None]] = {
-    "local": _run_here,
+RUN: dict[str, Callable[[Recipe, PartsBlock, Path, Counter[int]], None]] = {
     "slurm": _run_on_slurm,
     "ray": _run_on_ray,
 }

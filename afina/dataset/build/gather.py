@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
 
 from afina.dataset.build.datatrove_tasks import read_by_datatrove
 from afina.dataset.build.document_notes import Notes
 from afina.dataset.build.part import (
     DatasetPart,
-    FileBatch,
     ReadingPlan,
     batches,
     forget_plan,
     read_batch,
     read_elsewhere,
 )
+from afina.dataset.processes import in_processes
 from afina.errors import Problem, RecipeError
 from afina.recipe import WEB, Recipe
 from afina.run import Progress
@@ -33,8 +35,9 @@ def gather(
     progress: Progress,
     workers: int | None = None,
     notes: Notes | None = None,
-) -> tuple[list[DatasetPart], list[Problem]]:
-    """All parts in the order of the recipe, and all problems of the sources.
+) -> tuple[list[DatasetPart], list[Problem], dict[str, int]]:
+    """All parts in the order of the recipe, and all problems of the sources; with the batches (by their first file)
+    whose process was killed, and how often each was read again.
 
     Args:
         recipe: the resolved recipe; ``dataset.engine`` says who does the work.
@@ -42,11 +45,12 @@ def gather(
         folder: where the parts lie until they are no longer needed.
         progress: is told which files are read.
         workers: processes; None takes one per processor where there is enough to read. Each is started
-            anew (spawned), so a script that asks for several needs ``if __name__ == "__main__":``.
+            anew (spawned), so a script that asks for several, or for datatrove, needs ``if __name__ == "__main__":``.
         notes: see every document too; then this process reads alone.
 
     Raises:
         RecipeError: an unknown encoding, a missing library; or `notes` with ``dataset.engine: datatrove``.
+        AfinaError: the process of one batch was killed each time it was begun.
     """
     if notes and recipe.dataset.engine == "datatrove":
         raise RecipeError(
@@ -67,12 +71,13 @@ def gather(
     total, done = sum(len(source.jobs) for source in planned), 0
     documents, known = [0] * len(planned), [0] * len(planned)
     progress(0, total, "reading")
-    recipe_json = recipe.model_dump_json()
+    again: Counter[int] = Counter()
     forget_plan()  # files may have changed since an earlier dataset of this process
     if recipe.dataset.engine == "datatrove":
-        made = read_by_datatrove(recipe, todo, folder, workers)
+        made = read_by_datatrove(recipe, todo, folder, workers, again)
     elif workers > 1:
-        made = _in_processes(recipe_json, todo, folder, workers)
+        read = partial(read_elsewhere, recipe.model_dump_json(), folder=folder)
+        made = in_processes(read, todo, workers, where=attrgetter("path"), again=again)
     else:
         made = (read_batch(plan, batch, folder, notes) for batch in todo)
     for part in made:
@@ -88,17 +93,4 @@ def gather(
     for source, count, wrong in zip(planned, documents, known, strict=True):
         if not count and not wrong:
             problems.append(source.nothing())
-    return parts, problems
-
-
-def _in_processes(recipe_json: str, todo: Sequence[FileBatch], folder: Path, workers: int) -> Iterator[DatasetPart]:
-    from concurrent.futures import ProcessPoolExecutor
-    from multiprocessing import get_context
-
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        waiting = [pool.submit(read_elsewhere, recipe_json, batch, folder) for batch in todo[: 2 * workers]]
-        for batch in todo[2 * workers :]:
-            yield waiting.pop(0).result()
-            waiting.append(pool.submit(read_elsewhere, recipe_json, batch, folder))
-        for job in waiting:
-            yield job.result()
+    return parts, problems, {todo[number].path: times for number, times in sorted(again.items())}

@@ -29,6 +29,8 @@ class FileBatch:
     """Position in the planned sources."""
     first: int
     end: int
+    path: str
+    """Of its first file, for messages."""
 
 
 @dataclass(slots=True)
@@ -52,7 +54,7 @@ def batches(recipe: Recipe, planned: Sequence[PlannedSource]) -> tuple[list[File
             file = Path(recipe.root) / path
             size += file.stat().st_size if file.is_file() else 0
             if size >= BATCH_BYTES or place + 1 - first >= BATCH_FILES or place + 1 == len(source.jobs):
-                found.append(FileBatch(len(found), position, first, place + 1))
+                found.append(FileBatch(len(found), position, first, place + 1, source.jobs[first][0]))
                 total += size
                 first, size = place + 1, 0
     return found, total

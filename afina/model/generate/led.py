@@ -39,6 +39,8 @@ def lead(led: Led, write: Callable[[list[int], int], Sequence[TokenLogprob]], lo
             return texts, False
     if led.left.strip() and len(led.ids) < longest:
         return [*texts, "it ends sooner"], False
+    if led.stopped and not led.ended:
+        return [*texts, "it does not end there"], False
     return texts, len(texts) <= MOST_PARTINGS
 
 
@@ -48,6 +50,8 @@ class Led:
     Args:
         own: the tokens that the answer is made of.
         limit: largest margin that is rounding, in nats.
+        stopped: whether an end token closed the answer, which then has to come; false: none did, and none may; None:
+            it is not known.
     """
 
     def __init__(
@@ -57,8 +61,10 @@ class Led:
         token_bytes: Callable[[int], bytes],
         stop_ids: frozenset[int],
         limit: float,
+        *,
+        stopped: bool | None = None,
     ) -> None:
-        self.left, self.limit = right.encode(), limit
+        self.left, self.limit, self.stopped = right.encode(), limit, stopped
         self.ids: list[int] = []
         self._bytes, self._stops = token_bytes, stop_ids
         self._begun = self.ended = False
@@ -78,6 +84,7 @@ class Led:
         """
         for each in written:
             if self._ends(each.token):
+                self.ended = True
                 return None
             same = [pair for pair in each.top if self._ends(pair[0]) or self._goes_on(pair[0])]
             other = max(same, key=self._like_the_runs, default=None)
@@ -99,7 +106,7 @@ class Led:
         return None
 
     def _ends(self, token: int) -> bool:
-        return not self.left and token in self._stops
+        return self.stopped is not False and not self.left and token in self._stops
 
     def _goes_on(self, token: int) -> bool:
         """Whether a token is what stands next in the run's answer, white space at its ends apart."""

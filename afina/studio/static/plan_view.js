@@ -1,5 +1,5 @@
 // What a plan says, as nodes: for the pages "plan" and "start". Every number is the server's.
-import { element } from "./api.js";
+import { element, prose } from "./api.js";
 import { stamp } from "./badges.js";
 import { _, bytes, count, duration, money, number } from "./words.js";
 
@@ -13,8 +13,7 @@ const FITS = {
 // answer: of POST /api/plan. use(settings, device): takes settings over. short: without the tables, for a page on which
 // no device can be chosen.
 export function planNodes(answer, { use, short = false } = {}) {
-  const { plan, names } = answer;
-  return plan.engine ? servingNodes(plan, names) : trainingNodes(answer, use, short);
+  return answer.plan.engine ? servingNodes(answer) : trainingNodes(answer, use, short);
 }
 
 // One sentence for those who do not see the page.
@@ -24,7 +23,7 @@ export function spoken({ plan }) {
 }
 
 function trainingNodes(answer, use, short) {
-  const { plan, names, refused } = answer;
+  const { plan, names, refused, told } = answer;
   const { memory, time } = plan;
   return [
     verdict(plan),
@@ -41,13 +40,13 @@ function trainingNodes(answer, use, short) {
     advice(plan, use, short),
     short ? null : partsTable(_("Memory by part"), memory, names, bytes, true),
     short ? null : partsTable(_("Time by part"), time, names, duration, false),
-    element("p", { class: "note", lang: "en" }, `memory: ${memory.sure.in_words}. time: ${time.sure.in_words}.`),
-    notes(plan.notes),
+    ...sentences(told.sure),
+    notes(told.notes),
     command(answer),
   ].filter(Boolean);
 }
 
-function servingNodes(plan, names) {
+function servingNodes({ plan, names, told }) {
   const usable = plan.device.usable_bytes;
   const longest = plan.max_model_len;
   const whole = (value) => number(value, { maximumFractionDigits: 0 });
@@ -68,7 +67,7 @@ function servingNodes(plan, names) {
           plan.speeds.map((each) => [each.engine, each.weights, figure3(each.tokens_per_second.point), range(each.tokens_per_second, figure3)]),
         )
       : null,
-    element("p", { class: "note", lang: "en" }, `memory: ${plan.memory.sure.in_words}.`),
+    ...sentences(told.sure),
   ].filter(Boolean);
 }
 
@@ -213,8 +212,10 @@ function advice(plan, use, short) {
 
 function notes(told) {
   if (!told.length) return null;
-  return element("details", {}, element("summary", {}, _("Notes")), element("ul", { class: "remarks", lang: "en" }, told.map((each) => element("li", {}, each))));
+  return element("details", {}, element("summary", {}, _("Notes")), element("ul", { class: "remarks" }, told.map(({ text, lang }) => element("li", { lang }, prose(text)))));
 }
+
+const sentences = (told) => told.map(({ text, lang }) => element("p", { class: "note", lang }, prose(text)));
 
 function command(answer) {
   if (!answer.command) return null;
