@@ -192,8 +192,11 @@ def read_record(path: Path) -> Record | None:
     return Record(read_mapping(path), str(path))
 
 
-def read_rows(path: Path) -> list[Record] | None:
+def read_rows(path: Path, *, whole_characters: bool = False) -> list[Record] | None:
     """The rows of a JSONL file of a run that is written whole; None where there is none.
+
+    Args:
+        whole_characters: whether half of one (a surrogate) is damage: it can be shown, and neither hashed nor encoded.
 
     Raises:
         AfinaError: a line is damaged, or holds no mapping.
@@ -209,8 +212,8 @@ def read_rows(path: Path) -> list[Record] | None:
             continue
         try:
             row = parse_json(line)
-            if b"\\u" in line:  # ValueError: half a character, which could neither be hashed nor be encoded
-                json.dumps(row, ensure_ascii=False).encode()
+            if whole_characters and b"\\u" in line:
+                json.dumps(row, ensure_ascii=False).encode()  # ValueError
         except ValueError as error:
             raise AfinaError(f"damaged: {error}", REDO, f"{path}:{line_number}") from error
         if not isinstance(row, dict):

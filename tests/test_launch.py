@@ -24,7 +24,7 @@ from ruamel.yaml import YAML
 
 from afina.dataset.build.build import dataset_inputs
 from afina.errors import AfinaError, DoesNotFit, RecipeError
-from afina.launch.engine import add_run, ask_state
+from afina.launch.engine import _ASK, add_run, ask_state
 from afina.launch.follow import Follower, LaunchState, read_state
 from afina.launch.launch import LaunchAsked, launch
 from afina.launch.own_wheel import own_wheel
@@ -649,6 +649,20 @@ def test_a_job_whose_time_is_up_comes_home_with_its_checkpoint(project: Path, ma
     assert start("runpod")[0].code == 5 and steps(project / "runs/two") == [*range(12)]
 
 
+def test_a_job_that_ends_while_it_is_asked_about_has_ended(tmp_path: Path) -> None:
+    """Between the look for its exit code and the one for its process. It was "nothing", as if it had never begun."""
+    job, programs = tmp_path / "job", tmp_path / "programs"
+    job.mkdir()
+    programs.mkdir()
+    (job / "job.pid").write_text("1\n")
+    ends = '#!/bin/sh\n[ "$1" = job.pid ] && { echo 5 > job.exit; rm -f job.pid; exit 1; }\nexec /bin/cat "$@"\n'
+    (programs / "cat").write_text(ends)
+    (programs / "cat").chmod(0o755)
+    environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}
+    said = subprocess.run(["sh", "-c", _ASK], cwd=job, env=environment, capture_output=True, text=True, check=True)
+    assert said.stdout.split()[2:] == ["ended", "5"]
+
+
 @needs_rsync
 @pytest.mark.parametrize("on", ["ssh:box", "runpod"])
 def test_interrupted_where_nobody_can_be_asked(project: Path, machines: Path, on: str) -> None:
@@ -774,7 +788,8 @@ def test_a_job_whose_shell_was_killed_alone_is_at_work(project: Path, machines: 
     killer.join()
     assert found.code == 5 and steps(home) == [*range(12)]
     log = (project / "runs/_launch/two/log").read_text()
-    assert "begins at step 12" in log and sum("begun again" in line for line in said) == 1
+    begun = [int(line.split()[3]) for line in log.splitlines() if line.startswith("begins at step")]
+    assert len(begun) == 2 and begun[1] > 5 and sum("begun again" in line for line in said) == 1
 
 
 @needs_rsync

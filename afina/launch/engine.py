@@ -80,10 +80,12 @@ ALIVE = """alive() {
 """A shell's function: whether the process whose number stands in a file is there, and one of a launch."""
 _ASK = f"""{CLOCK}{ALIVE}began=$(cat job.began 2>/dev/null)
 echo "since $(( $(now) - ${{began:-$(now)}} ))"
-if [ -f job.exit ]; then echo "ended $(cat job.exit) $([ -f job.late ] && echo late)"
-elif alive job.pid || alive run.pid; then echo running
+ended() {{ [ -f job.exit ] && echo "ended $(cat job.exit) $([ -f job.late ] && echo late)"; }}
+ended || if alive job.pid || alive run.pid; then echo running
+elif ended; then :
 elif [ -f job.pid ]; then echo lost
 else echo nothing; fi"""
+"""Its end is looked for again behind its numbers: it may come between the two looks, and is told before they go."""
 _STOP = f"""{ALIVE}if alive job.pid; then kill -TERM "$(cat job.pid)"
 elif alive run.pid; then kill -TERM "$(cat run.pid)"; fi"""
 """The job's shell hands it on; where that one was killed alone, what it had started is told itself."""

@@ -74,7 +74,7 @@ def write_proof(run: Path, recipe: Recipe, folder: Path, *, holds: str) -> None:
     if (run / BASE_SKILLS).is_file():  # byte for byte: it was committed to
         shutil.copyfile(run / BASE_SKILLS, proof / BASE_SKILLS)
     for name in ANSWERS:
-        rows = read_rows(run / name)
+        rows = read_rows(run / name, whole_characters=True)
         if rows is not None:  # without `from`: a path of the machine that trained
             kept = [{key: value for key, value in row.values.items() if key != "from"} for row in rows]
             text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
@@ -158,7 +158,7 @@ class Proof:
         Raises:
             AfinaError: it is damaged.
         """
-        return read_rows(self.folder / name) or []
+        return read_rows(self.folder / name, whole_characters=True) or []
 
     def changed_files(self) -> list[str]:
         """Files of the proof that are not those that the export wrote, those that are gone, and those beside them."""

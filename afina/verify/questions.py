@@ -53,7 +53,7 @@ def read_committed(folder: Path) -> CommittedProbes:
     Raises:
         AfinaError: the file is damaged, or a question is not the one that its id stands for.
     """
-    rows = read_rows(folder / PROBES) or []
+    rows = read_rows(folder / PROBES, whole_characters=True) or []
     sets: dict[int, list[Record]] = {}
     for row in rows:
         if row.required_text("kind") not in (CHOICE, QUESTION):
