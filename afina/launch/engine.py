@@ -70,11 +70,11 @@ class LaunchEngine(Protocol):
 
 
 # A number in a file says nothing by itself: after a restart it may be another program's. A `ps` that cannot be asked
-# about one process (busybox) is not asked.
+# about one process (busybox) is not asked. Without `-ww` it may end a command line behind its 80th column.
 ALIVE = """alive() {
   p=$(cat "$1" 2>/dev/null) && [ -n "$p" ] && kill -0 "$p" 2>/dev/null || return 1
-  ps -p $$ -o args= >/dev/null 2>&1 || return 0
-  ps -p "$p" -o args= | grep -q -e job.sh -e setup.sh -e recipe.yaml -e 'afina serve'
+  ps -ww -p $$ -o args= >/dev/null 2>&1 || return 0
+  ps -ww -p "$p" -o args= | grep -q -e job.sh -e setup.sh -e recipe.yaml -e 'afina serve'
 }
 """
 """A shell's function: whether the process whose number stands in a file is there, and one of a launch."""
