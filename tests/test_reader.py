@@ -64,9 +64,9 @@ def test_the_mean_of_rows_read_one_by_one_is_the_held_out_loss(opened: Any) -> N
 
 
 def test_a_small_model_is_read_in_larger_batches_than_it_was_trained_in(opened: Any) -> None:
-    """Of one token, 2 x 4 x 64 numbers in float32: 2,048 bytes, of which 256 MiB hold 131,072."""
+    """Of one token, 2 x 4 x 64 numbers in float32: 2,048 bytes, of which 128 MiB hold 65,536."""
     lstm = RecurrentForCausalLM(RecurrentConfig(vocab_size=300, embedding_size=32, hidden_size=64))
-    assert TorchReader(lstm).tokens_at_once(16) == 131_072 and TorchReader(lstm).tokens_at_once(200_000) == 200_000
+    assert TorchReader(lstm).tokens_at_once(16) == 65_536 and TorchReader(lstm).tokens_at_once(200_000) == 200_000
     model, _ = opened
     assert TorchReader(model).tokens_at_once(16) > 16
 

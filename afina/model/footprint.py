@@ -10,7 +10,7 @@ LOGIT_BYTES = 24 << 20
 by glibc, which costs as much as the softmax."""
 LEAST_TARGETS = {"cpu": 100, "cuda": 512, "mps": 512}
 """With fewer at a time, reading the head's weights takes longer than multiplying with them."""
-READING_BYTES = 256 << 20
+READING_BYTES = 128 << 20
 """What a batch that is read without gradients may hold where the training's batches are smaller: a small model that is
 trained by a few rows a step is still measured by many."""
 GOOD_STEPS = 20
@@ -38,7 +38,7 @@ def reading_tokens(outputs: int, number_bytes: int, least: int) -> int:
         least: tokens of a batch of the training, which fits.
 
     >>> reading_tokens(4 * 512 * 2, 4, 1280), reading_tokens(32 * 40_000, 2, 4096)
-    (16384, 4096)
+    (8192, 4096)
     """
     return max(least, READING_BYTES // max(1, outputs * number_bytes))
 
