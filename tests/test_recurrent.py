@@ -14,7 +14,7 @@ from called import call_afina
 from hypothesis import given
 from hypothesis import strategies as st
 from test_train import CPU, Recorder
-from tiny import make_tokenizer
+from tiny import make_recipe, make_tokenizer
 
 import afina.train.stream_torch as stream_torch
 from afina.errors import BaseError, RecipeError
@@ -34,6 +34,7 @@ from afina.plan.plan import plan_run
 from afina.plan.time import micro_batch_seconds
 from afina.plan.tokens import stream_count
 from afina.recipe import Recipe, Scratch, Train
+from afina.recipe.parts import READ_SIDE_BY_SIDE
 from afina.serve.opened import find_target
 from afina.serve.preflight import look_before
 from afina.text.example import Example, ExamplePlace
@@ -442,6 +443,14 @@ def test_out_of_memory_halves_the_lanes_and_changes_nothing_else(tmp_path, monke
     assert log.losses() == pytest.approx(before.losses(), abs=1e-5)
     for name, weight in whole.named_parameters():
         torch.testing.assert_close(dict(model.named_parameters())[name], weight, rtol=2e-3, atol=2e-5)
+
+
+def test_rows_that_are_only_read_stand_side_by_side():
+    """It reads a row one token after the other: one window at a time takes as long as several."""
+    recipe = stream_recipe()
+    assert recipe.reading_tokens == READ_SIDE_BY_SIDE > 100 * recipe.train.batch_tokens
+    assert stream_recipe(batch_tokens=2**17).reading_tokens == 2**17
+    assert make_recipe().reading_tokens == make_recipe().train.batch_tokens
 
 
 def test_several_processes_are_refused():

@@ -145,6 +145,10 @@ FIGURES: dict[str, Any] = {
             base="ptbr-scratch-v6",
             loss={"before": 5.0, "after": 3.0},
             scores=[{"task": "qa", "metric": "exact match", "before": 0.0, "after": 0.125}],
+            gains={
+                "loss": {"value": -2.0, "low": -2.25, "high": -1.75},
+                "qa, exact match": {"value": 0.125, "low": 0.05, "high": 0.2},
+            },
             hours=0.05,
             hours_with_base=0.15,
             money=0.005,
@@ -178,6 +182,7 @@ def test_the_table_by_hand() -> None:
     assert ["v1", "10 % [5 %, 20 %]", "2 loops of 10"] in rows and "of the held-out works 2 % are such words" in text
     assert ["ptbr-scratch-v6", "5.000", "0.000", "6 min 00 s", "US$ 0.009"] in rows
     assert ["with the adapter", "3.000", "0.125", "9 min 00 s", "US$ 0.01"] in rows
+    assert ["difference, row by row", "-2.000 [-2.250, -1.750]", "+0.125 [+0.050, +0.200]", "", ""] in rows
     assert "> O trem ..." in text and "- v1: `` de `ferro` ``" in text and "- v6: (nothing)" in text
 
 
@@ -248,6 +253,8 @@ def test_the_first_version_the_last_and_the_adapter(
     assert len({figures["runs"][name]["windows"]["sha256"] for name in ("v1", "v6")}) == 1, "the same windows"
     assert figures["runs"]["adapter"]["base"] == "ptbr-scratch-v6" and figures["runs"]["adapter"]["scores"]
     assert all(figures["runs"][name]["flops"] for name in figures["runs"])
+    gains = figures["runs"]["adapter"]["gains"]
+    assert {"loss", "qa, exact match", "qa, f1"} <= gains.keys() and gains["loss"]["low"] <= gains["loss"]["value"]
     assert len(figures["samples"]) == 5 and all({"v1", "v6"} <= each.keys() for each in figures["samples"])
     page = (runs / "scratch-compare.html").read_text(encoding="utf-8")
     assert "v6 Transformer" in page and "ptbr-scratch-adapter" in page

@@ -15,7 +15,7 @@ from afina.evaluate.continuations import Continuations
 from afina.evaluate.coverage import documents_words, held_by_luck, held_terms, share_made_up
 from afina.evaluate.grade import Graded, luck
 from afina.evaluate.guardrails import GuardedAnswer, count, flaws, weigh
-from afina.evaluate.loss import LossScore, PairScore, held_out_loss, held_out_pairs
+from afina.evaluate.loss import LossScore, PairScore, RowLoss, held_out_loss, held_out_pairs, loss_of
 from afina.evaluate.probes import SAMPLES, ProbeSet, Question, ask, question_id, samples_of
 from afina.evaluate.prompts import CONTINUATIONS_FILE
 from afina.evaluate.retrieval_answers import RetrievalAnswers
@@ -27,6 +27,7 @@ from afina.evaluate.verdict import ProbeScore, judge, stands_for
 from afina.model.generate.generate_torch import Answer
 from afina.model.generate.stored_answers import KeptAnswers
 from afina.model.open_model import OpenModel
+from afina.model.reader import Reader
 from afina.model.readers import reader_of
 from afina.recipe import Recipe
 from afina.recipe.methods import JUDGED
@@ -34,7 +35,7 @@ from afina.run import Progress, no_progress, write_whole
 from afina.text.answer_flaws import after_thinking, words_of
 from afina.text.example import Example
 from afina.tokenizer.chat import Renderer
-from afina.tokenizer.encode import Row
+from afina.tokenizer.encode import Row, with_examples
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,7 @@ class MeasuredBeside:
         continuations: what the trained model wrote behind the recipe's prompts.
         safety: what was measured of it; the answers are looked at for insults too.
         not_measured: what the recipe asks for and could not be measured: limits that are missed.
+        losses: of the held-out rows that are neither preferences nor rated, in their order; of each model.
         skills: afina's own questions about skills, both answers judged.
         retrieval: what the base answered with passages in its prompt.
     """
@@ -99,6 +101,7 @@ class MeasuredBeside:
     more: Mapping[str, Any] = field(default_factory=dict)
     safety: SafetyResult | None = None
     not_measured: Sequence[str] = ()
+    losses: tuple[Sequence[RowLoss], Sequence[RowLoss]] | None = None
     skills: ProbeScore | None = None
     dataset: Path | None = None
     retrieval: RetrievalAnswers | None = None
@@ -130,12 +133,14 @@ def evaluate(
     questions = [(probe, question) for probe in probes for question in probe.questions]
     questions += [(SAMPLES, question) for question in samples]
     every = Asked([question for _, question in questions], [each for probe in probes for each in probe.choices])
+    beside = beside or MeasuredBeside()
     first, second = (
-        _measure(open_model, renderer, recipe, held_out.rows, every, progress, name, answers, say)
-        for name, open_model, answers in zip(("base", "trained"), models, kept, strict=True)
+        _measure(open_model, renderer, recipe, held_out.rows, losses, every, progress, name, answers, say)
+        for name, open_model, losses, answers in zip(
+            ("base", "trained"), models, beside.losses or (None, None), kept, strict=True
+        )
     )
     asked = look_at(questions, (first.answers, second.answers), (first.endless, second.endless), renderer)
-    beside = beside or MeasuredBeside()
     ranked = dict(zip(map(id, every.choices), zip(first.choices, second.choices, strict=True), strict=True))
     scores = [
         score_choices(probe, [ranked[id(each)] for each in probe.choices])
@@ -188,6 +193,7 @@ def _measure(
     renderer: Renderer,
     recipe: Recipe,
     held_out: Sequence[Row],
+    losses: Sequence[RowLoss] | None,
     asked: Asked,
     progress: Progress,
     name: str,
@@ -196,8 +202,12 @@ def _measure(
 ) -> Measured:
     tokenizer = renderer.tokenizer
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else renderer.end_id
-    plain, judged = ([row for row in held_out if (row.example.kind in JUDGED) is wanted] for wanted in (False, True))
-    replay = [row for row in plain if row.example.replay]
+    plain, judged, replay = list[Row](), list[Row](), list[Row]()
+    for row, example in with_examples(held_out):
+        (judged if example.kind in JUDGED else plain).append(row)
+        if example.replay and example.kind not in JUDGED:
+            replay.append(row)
+    known = None if losses is None else dict(zip(map(id, plain), losses, strict=True))
     with open_model() as model:
         reader = reader_of(model)
         options: Any = {"pad_id": pad, "batch_tokens": recipe.train.batch_tokens}
@@ -216,8 +226,8 @@ def _measure(
         if say and room.reached:
             say(f"the {name}: {room.describe()}")
         return Measured(
-            loss=held_out_loss(reader, plain, **options) if plain else None,
-            replay_loss=held_out_loss(reader, replay, **options) if replay else None,
+            loss=_loss(reader, plain, known, options),
+            replay_loss=_loss(reader, replay, known, options),
             pairs=held_out_pairs(reader, judged, **options) if judged else None,
             answers=answers,
             endless=endless,
@@ -226,6 +236,17 @@ def _measure(
                 reader, renderer, asked.choices, recipe.dataset.language, kept=kept, progress=counted, **options
             ),
         )
+
+
+def _loss(reader: Reader, rows: Sequence[Row], known: Mapping[int, RowLoss] | None, options: Any) -> LossScore | None:
+    """Of some held-out rows; None where there are none.
+
+    Args:
+        known: `id` of each row -> its losses, where they were measured; the rows are not read again.
+    """
+    if rows and known is not None:
+        return loss_of(rows, [known[id(row)] for row in rows])
+    return held_out_loss(reader, rows, **options) if rows else None
 
 
 def _length(question: Question, renderer: Renderer) -> int | None:

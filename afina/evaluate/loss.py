@@ -11,7 +11,7 @@ from typing import Any
 
 from afina.model.reader import Reader
 from afina.score.paired import ratio_difference
-from afina.tokenizer.encode import Row
+from afina.tokenizer.encode import Row, with_examples
 
 
 @dataclass(frozen=True)
@@ -133,6 +133,13 @@ def row_losses(reader: Reader, rows: Sequence[Row], *, pad_id: int, batch_tokens
     return [each for each in found if each is not None]
 
 
+def loss_of(rows: Sequence[Row], losses: Sequence[RowLoss]) -> LossScore:
+    """:func:`held_out_loss` of rows whose losses are known."""
+    targets = sum(each.learned_tokens for each in losses)
+    total = math.fsum(each.learned for each in losses)
+    return LossScore(total / max(1, targets), targets, round(sum(row.learned_bytes for row in rows)))
+
+
 def compare_losses(rows: Sequence[Row], before: Sequence[RowLoss], after: Sequence[RowLoss]) -> dict[str, Any]:
     """Two models' losses on the same rows as plain values: on what is learned (answers) and on all tokens.
 
@@ -140,10 +147,8 @@ def compare_losses(rows: Sequence[Row], before: Sequence[RowLoss], after: Sequen
     """
     learned_bytes = sum(row.learned_bytes for row in rows)
     all_bytes = sum(
-        sum(len(turn["content"].encode()) for turn in row.example.messages)
-        if row.example.messages
-        else row.learned_bytes
-        for row in rows
+        sum(len(turn["content"].encode()) for turn in example.messages) if example.messages else row.learned_bytes
+        for row, example in with_examples(rows)
     )
     out = {}
     for name, utf8_bytes in (("learned", learned_bytes), ("all", all_bytes)):

@@ -23,6 +23,9 @@ from afina.recipe.yaml_text import yaml_of
 HUB = "hf://"
 WEB = ("https://", "http://")
 """How a source's path begins where it names a dataset of the hub, or a website."""
+READ_SIDE_BY_SIDE = 2**14
+"""Tokens of a batch that a recurrent model reads without learning. It reads a row one token after the other, and twice
+as many rows side by side take little longer; a window of held-out text is one row of thousands of tokens."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 """The name of a variable of the environment, as every shell takes it."""
@@ -813,6 +816,11 @@ class Recipe(RecipePart):
     def reads_stream(self) -> bool:
         """Whether training reads one stream of all documents, carrying a state, instead of rows."""
         return self.train.method == "scratch" and self.scratch.recurrent
+
+    @property
+    def reading_tokens(self) -> int:
+        """Tokens of a batch that is read and not learned."""
+        return max(self.train.batch_tokens, READ_SIDE_BY_SIDE) if self.reads_stream else self.train.batch_tokens
 
     def stage_of(self, source: int, kind: Kind) -> Literal["first", "second"]:
         """Which stage of training learns an example of this kind from the source at this position."""

@@ -59,7 +59,7 @@ def evaluate(context: Context) -> dict[str, Any]:
     model, before = open_trained(context)
     kept = kept_answers(context)
     models = before, lambda: contextlib.nullcontext(model)
-    more = losses_and_tasks(context, held_out, tasks, models, kept)
+    more, losses = losses_and_tasks(context, held_out, tasks, models, kept)
     safety = measure_safety(context, there.recipe, models, kept)
     skills, skill_notes = measure_skills(context, models[1], kept[1])
     retrieval, retrieval_notes = measure_retrieval(context, asked, models, kept)
@@ -81,6 +81,7 @@ def evaluate(context: Context) -> dict[str, Any]:
                 more,
                 safety,
                 there.not_measured,
+                losses,
                 skills,
                 folder / "dataset",
                 retrieval,

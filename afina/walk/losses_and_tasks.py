@@ -13,6 +13,7 @@ from afina.walk.context import Context
 from afina.walk.stored_answers import Kept
 
 if TYPE_CHECKING:
+    from afina.evaluate.loss import RowLoss
     from afina.evaluate.task_set import TaskSet
     from afina.recipe import Judge
     from afina.tokenizer.encode import Row
@@ -24,8 +25,9 @@ def losses_and_tasks(
     tasks: Sequence[TaskSet],
     models: tuple[OpenModel, OpenModel],
     kept: Kept,
-) -> dict[str, Any]:
-    """The keys ``intrinsic``, ``tasks`` and ``judge`` of ``scores.json``; writes the answers to the tasks.
+) -> tuple[dict[str, Any], tuple[list[RowLoss], list[RowLoss]]]:
+    """The keys ``intrinsic``, ``tasks`` and ``judge`` of ``scores.json``, and the losses of each held-out row that they
+    come from, of both models; writes the answers to the tasks.
 
     Args:
         models: before and after training.
@@ -34,13 +36,17 @@ def losses_and_tasks(
     from afina.evaluate.loss import compare_losses, row_losses
     from afina.evaluate.tasks import PREDICTIONS_FILE, measure_tasks
     from afina.model.readers import reader_of
+    from afina.tokenizer.encode import with_examples
 
-    rows, losses = [row for row in held_out if row.example.kind not in JUDGED], []
-    for opened in models:
+    rows = [row for row, example in with_examples(held_out) if example.kind not in JUDGED]
+
+    def measured(opened: OpenModel) -> list[RowLoss]:
         with opened() as model:
-            tokens = context.recipe.train.batch_tokens
-            losses.append(row_losses(reader_of(model), rows, pad_id=pad_id(context), batch_tokens=tokens))
-    more: dict[str, Any] = {"intrinsic": compare_losses(rows, losses[0], losses[1]) if rows else None, "tasks": []}
+            tokens = context.recipe.reading_tokens
+            return row_losses(reader_of(model), rows, pad_id=pad_id(context), batch_tokens=tokens)
+
+    losses = measured(models[0]), measured(models[1])
+    more: dict[str, Any] = {"intrinsic": compare_losses(rows, *losses) if rows else None, "tasks": []}
     (context.folder / PREDICTIONS_FILE).unlink(missing_ok=True)
     if tasks:
         with context.open_progress("tasks") as progress:
@@ -50,7 +56,7 @@ def losses_and_tasks(
             )
     if tasks and context.recipe.evaluate.judge:
         more["judge"] = _judge(context, context.recipe.evaluate.judge)
-    return more
+    return more, losses
 
 
 def _judge(context: Context, judge: Judge) -> dict[str, Any]:
