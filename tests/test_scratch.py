@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from afina.evaluate.prompts import read_prompts
 from afina.recipe import Recipe
 from afina.recipe.yaml_text import parse_yaml
 from afina.report.published import read_published
@@ -62,9 +63,11 @@ def test_the_versions_are_the_monographs() -> None:
     assert (recipe("v1").scratch.hidden, recipe("v1").scratch.embedding) == (256, 128)
 
 
-def test_five_prompts() -> None:
-    prompts = (RECIPES / "prompts.txt").read_text(encoding="utf-8").splitlines()
-    assert len(prompts) == len(set(prompts)) == 5 and not any(each.endswith((".", " ")) for each in prompts)
+@pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/data, which is not here")
+def test_the_prompts_are_the_monographs_five() -> None:
+    assert recipe("v1").evaluate.prompts == "monograph/prompts.txt"
+    prompts = read_prompts(SHARED / "monograph/prompts.txt")
+    assert len(prompts) == 5 and prompts[0].startswith("O setor de infraestrutura logística")
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/data, which is not here")
@@ -207,8 +210,9 @@ def test_published_versions_computed_the_same() -> None:
 def texts(tmp_path: Path) -> Path:
     """Works of a genre, and rows with short answers."""
     root = tmp_path / "ptbr"
-    for part in ("machado/crítica", "canarim"):
+    for part in ("machado/crítica", "canarim", "monograph"):
         (root / part).mkdir(parents=True)
+    (root / "monograph/prompts.txt").write_text("\n".join(f"O trem da obra {n}" for n in range(5)), encoding="utf-8")
     for work in range(12):
         lines = [
             f"O trem da obra {work} parou no dia {day}? Sim, disse ela; Não, disse quem desceu na estação." * 2
