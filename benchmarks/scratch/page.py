@@ -119,7 +119,24 @@ def _adapter(adapter: Mapping[str, Any], runs: Mapping[str, Mapping[str, Any]]) 
                 _money(money, adapter["currency"]),
             ]
         )
+    gains = adapter["gains"]
+    rows.append(
+        ["difference, row by row", _gain(gains.get("loss")), *(_gain(gains.get(_title(s))) for s in adapter["scores"])]
+    )
+    rows[-1] += ["", ""]
     return f"The adapter over v6, on answers of three words at most:\n\n{table(rows)}"
+
+
+def _gain(found: Mapping[str, float | None] | None) -> str:
+    """A paired difference with its 95 % interval.
+
+    >>> _gain({"value": 0.1, "low": -0.05, "high": 0.25}), _gain(None)
+    ('+0.100 [-0.050, +0.250]', '-')
+    """
+    value, low, high = (found or {}).get("value"), (found or {}).get("low"), (found or {}).get("high")
+    if value is None:
+        return "-"
+    return f"{value:+.3f}" + ("" if low is None or high is None else f" [{low:+.3f}, {high:+.3f}]")
 
 
 def _title(score: Mapping[str, Any]) -> str:
