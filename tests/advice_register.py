@@ -139,7 +139,7 @@ NOT_FOLLOWED: dict[str, tuple[tuple[str, str], ...]] = {
     "it names other texts or another tokenizer, which test_written.py gives": (
         ("evaluate/(sample_files|sample_report).py", ""), ("evaluate/sample_files.py", "`evaluate.prompts`, or a file"),
         ("evaluate/sample_files.py", "what `afina guardrails --json` printed"),
-        ("evaluate/sample_report.py", "--(tokenizer|keep-prompts)"),
+        ("evaluate/sample_report.py", "--(tokenizer|keep-prompts|words)"),
     ),
     "it is followed where its module is tested (test_watch, test_plot)": (
         ("plot/plot.py", ""), ("plot/plot.py", "--to FOLDER"), ("watch/(live|reader).py", ""),

@@ -181,6 +181,8 @@ def test_the_table_by_hand() -> None:
         )
     ]
     assert "From the best to the worst: v6, v1." in text
+    close = page_of(FIGURES | {"runs": FIGURES["runs"] | {"v5": version(2.15), "v5b": version(2.45)}})
+    assert "From the best to the worst: v6, v5, v5b, v1. The intervals of v6 and v5, v5b and v1 overlap." in close
     assert ["v6", "Unigram", "16,000", "90 %", "4.20", "1.40", "0.0000", "0.0300"] in rows
     assert ["v1", "10 % [5 %, 20 %]", "2 loops of 10"] in rows and "of the held-out works 2 % are such words" in text
     assert ["ptbr-scratch-v6", "5.000", "0.000", "6 min 00 s", "US$ 0.009"] in rows

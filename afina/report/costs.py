@@ -237,7 +237,8 @@ def show_bits(cost: TrainingCost, text: str) -> str:
         low, high = (fixed(end, 3) for end in cost.interval)
         bits = tr("{value} [{low}, {high}]", value=bits, low=low, high=high)
     bits = tr("about {value}", value=bits) if cost.derived else bits
-    return bits if cost.text == text else f"{bits} {tr('(another text)')}"
+    other = tr("(another text)")
+    return bits if cost.text == text else f"{bits} {other}"
 
 
 def show_score(score: TaskScore) -> str:
