@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.internal.conjecture import providers
 from thorough import THOROUGH, times
+from waiting import LONGEST as LONGEST_WAIT
 
 # Set before anything imports the libraries that read them.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -71,7 +72,8 @@ def browser() -> Iterator[Any]:
     if program is None:
         pytest.skip("no chromium on the PATH")
     with driver.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
+        options = ["--no-sandbox", "--disable-gpu"]
+        opened = playwright.chromium.launch(executable_path=program, args=options, timeout=1000 * LONGEST_WAIT)
         yield opened
         opened.close()
 

@@ -360,7 +360,7 @@ def test_a_page_that_was_closed_shows_the_same_when_it_is_opened_again(browser: 
 
 def test_a_real_run_is_stopped_gone_on_with_and_judged(browser: Any, tmp_path: Path) -> None:
     recipe, run = write_project(tmp_path), tmp_path / "runs/clube"
-    longer = recipe.read_text(encoding="utf-8").replace("epochs: 3", "epochs: 12").replace(": 0.05", ": 1.0")
+    longer = recipe.read_text(encoding="utf-8").replace("epochs: 3", "epochs: 24").replace(": 0.05", ": 1.0")
     recipe.write_text(longer, encoding="utf-8")
     run.parent.mkdir()
     command = [sys.executable, "-m", "afina", "run", str(recipe), "--runs", str(run.parent)]

@@ -144,7 +144,7 @@ def test_a_run_outlives_the_studio_that_started_it(tmp_path: Path) -> None:
                 assert post(again, "/clube/stop").json()["pid"] == pid
                 found = until(lambda: (each := line(again))["state"] == "stopped" and each)
                 assert found["stage"] == "train" and "checkpoint" in (runs / "clube/metrics.jsonl").read_text()
-                post(again, "/clube/resume").raise_for_status()
+                until(lambda: post(again, "/clube/resume").is_success)  # not before the one that was stopped has ended
                 until(lambda: line(again)["step"] > found["step"])
                 pid = post(again, "/clube/stop").json()["pid"]
                 until(lambda: line(again)["state"] == "stopped")
