@@ -582,7 +582,7 @@ def when(condition: Callable[[], bool], do: Callable[[], None]) -> threading.Thr
         until(condition, every=0.02)
         do()
 
-    thread = threading.Thread(target=wait)
+    thread = threading.Thread(target=wait, daemon=True)
     thread.start()
     return thread
 

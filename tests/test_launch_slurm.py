@@ -101,7 +101,7 @@ def test_submitted_preempted_requeued_finished(cluster: Path, tmp_path: Path, mo
         until(lambda: list(run.glob("checkpoints/step-*")), said=lambda: logs_of(cluster))
         subprocess.run(["scancel", "--signal=TERM", "--batch", "--name=afina-two"], check=True)
 
-    preempter = threading.Thread(target=preempt)
+    preempter = threading.Thread(target=preempt, daemon=True)
     preempter.start()
     words = ("launch.look_seconds=0.3", "--on", "slurm", "--python", python_with_afina(tmp_path), "--yes")
     done = call_afina("launch", "recipe.yaml", *words, check=None)

@@ -107,7 +107,7 @@ def test_launched_watched_synced_killed_resumed_and_brought_home(project: Path, 
         at.extend(sorted(each.name for each in there.glob("runs/two/checkpoints/step-*")))
         os.killpg(int((there / "job.pid").read_text()), signal.SIGKILL)
 
-    killer = threading.Thread(target=kill)
+    killer = threading.Thread(target=kill, daemon=True)
     killer.start()
     words = ("--on", "ssh:box", "--python", python_with_afina(tmp_path))
     settings = (f"launch.folder={tmp_path / 'there'}", "launch.look_seconds=0.3")
