@@ -7,7 +7,6 @@ import shutil
 import socket
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +16,9 @@ from safetensors.torch import load_file
 from test_launch_ssh import python_with_afina
 from test_stages import TOWNS, write
 from tiny import make_base, same_tensors
+from waiting import until
+
+from afina.machine import free_port
 
 SBIN = os.environ["PATH"] + ":/usr/sbin"
 PROGRAMS = {name: shutil.which(name, path=SBIN) for name in ("slurmctld", "slurmd", "munged", "sbatch", "scontrol")}
@@ -29,23 +31,13 @@ pytestmark = [
 ]
 
 
-def free_ports(count: int) -> list[int]:
-    taken = [socket.socket() for _ in range(count)]
-    for each in taken:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in taken]
-    for each in taken:
-        each.close()
-    return ports
-
-
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """slurmctld and slurmd of one node, this machine, in a folder; and munged, which vouches for users."""
     place = tmp_path_factory.mktemp("slurm")
     for above in (place, *place.parents[:3]):
         above.chmod(0o755)
-    host, (control, node) = socket.gethostname().split(".")[0], free_ports(2)
+    host, (control, node) = socket.gethostname().split(".")[0], (free_port(), free_port())
     munge = place / "munge"
     munge.mkdir(mode=0o755)
     (munge / "key").write_bytes(os.urandom(128))
@@ -67,13 +59,13 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     words += [f"--pid-file={munge}/pid", f"--log-file={munge}/log", f"--seed-file={munge}/seed"]
     running = [subprocess.Popen(words, stderr=subprocess.DEVNULL)]
     try:
-        wait_for(lambda: (munge / "socket").exists(), place)
+        until((munge / "socket").exists, said=lambda: logs_of(place))
         for name in ("slurmctld", "slurmd"):
             command = [PROGRAMS[name], "-D", *(["-c"] if name == "slurmctld" else ["-N", host])]
             with (place / f"{name}.out").open("w") as output:
                 running.append(subprocess.Popen(command, env=environment, stdout=output, stderr=output))
-        info = ["sinfo", "-h", "-o", "%t"]
-        wait_for(lambda: "idle" in subprocess.run(info, env=environment, capture_output=True, text=True).stdout, place)
+        info = {"args": ["sinfo", "-h", "-o", "%t"], "env": environment, "capture_output": True, "text": True}
+        until(lambda: "idle" in subprocess.run(**info).stdout, said=lambda: logs_of(place))
         yield place
     finally:
         for each in reversed(running):
@@ -81,14 +73,10 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             each.wait()
 
 
-def wait_for(condition, place: Path, seconds: float = 30.0) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > until:
-            logs = "\n".join(file.read_text(errors="replace")[-1500:] for file in place.glob("*.log"))
-            outs = "\n".join(file.read_text(errors="replace")[-500:] for file in place.glob("*.out"))
-            pytest.fail(f"it did not come about\n{logs}\n{outs}")
-        time.sleep(0.1)
+def logs_of(place: Path) -> str:
+    logs = "\n".join(file.read_text(errors="replace")[-1500:] for file in place.glob("*.log"))
+    outs = "\n".join(file.read_text(errors="replace")[-500:] for file in place.glob("*.out"))
+    return f"it did not come about\n{logs}\n{outs}"
 
 
 def test_submitted_preempted_requeued_finished(cluster: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,10 +98,10 @@ def test_submitted_preempted_requeued_finished(cluster: Path, tmp_path: Path, mo
     run = project / "runs/two"
 
     def preempt() -> None:
-        wait_for(lambda: bool(list(run.glob("checkpoints/step-*"))), cluster, 60)
+        until(lambda: list(run.glob("checkpoints/step-*")), said=lambda: logs_of(cluster))
         subprocess.run(["scancel", "--signal=TERM", "--batch", "--name=afina-two"], check=True)
 
-    preempter = threading.Thread(target=preempt)
+    preempter = threading.Thread(target=preempt, daemon=True)
     preempter.start()
     words = ("launch.look_seconds=0.3", "--on", "slurm", "--python", python_with_afina(tmp_path), "--yes")
     done = call_afina("launch", "recipe.yaml", *words, check=None)
