@@ -12,6 +12,7 @@ from typing import Any
 from ruamel.yaml.comments import CommentedMap
 
 from afina.machine import training_memory_here
+from afina.units import show_bytes
 
 TABLE = Path(__file__).with_name("profiles.json")
 
@@ -79,19 +80,25 @@ def profile_for(memory_bytes: int) -> Profile:
     return next(each for each in profiles() if each.below_gib is None or gib < each.below_gib)
 
 
-def describe_profile(train: Mapping[str, Any]) -> str:
-    """Which profile a recipe took and which of its lines the recipe writes itself; empty where it took none."""
+def describe_profile(train: Mapping[str, Any], device: str, memory_bytes: int) -> str:
+    """Which profile a recipe took, which of its lines the recipe writes itself, and whether it is the one for a
+    device's memory; empty where it took none."""
     if train["profile"] is None:
         return ""
-    profile = profile_named(train["profile"])
+    profile, fitting = profile_named(train["profile"]), profile_for(memory_bytes)
     own = ", ".join(f"{key} {_text(value)}" for key, value in profile.beside(train).items())
-    return f"train.profile {profile.in_words}" + (f"; of these the recipe has its own {own}" if own else "")
+    said = f"train.profile {profile.in_words}" + (f"; of these the recipe has its own {own}" if own else "")
+    said += f"; {device} has {show_bytes(memory_bytes)}"
+    return said if fitting == profile else f"{said}, for which {fitting.name} is: train.profile={fitting.name}"
 
 
-def resolve_profile(raw: Any) -> None:
+def resolve_profile(raw: Any, memory_bytes: int | None = None) -> None:
     """Write a profile's settings into the raw recipe where it has none of its own, and the name for `auto`.
 
     What is no profile is left to the recipe's check.
+
+    Args:
+        memory_bytes: of the device that `auto` is to suit; of what would train here where not given.
 
     Raises:
         AfinaError: `auto` is asked for, and the system does not tell its memory.
@@ -100,7 +107,7 @@ def resolve_profile(raw: Any) -> None:
     if not isinstance(train, CommentedMap | dict) or not isinstance(named := train.get("profile"), str):
         return
     if named == "auto":
-        train["profile"] = named = profile_for(training_memory_here()).name
+        train["profile"] = named = profile_for(memory_bytes or training_memory_here(raw.get("device") or "auto")).name
     if named in {each.name for each in profiles()}:
         for key, value in profile_named(named).settings.items():
             train.setdefault(key, value)
