@@ -45,10 +45,23 @@ class Profile:
         return f"{self.least_gib} to {self.below_gib} GiB" if self.least_gib else f"below {self.below_gib} GiB"
 
     @property
+    def span(self) -> str:
+        """The same without a word.
+
+        >>> [each.span for each in profiles()]
+        ['0-12 GiB', '12-28 GiB', '28+ GiB']
+        """
+        return f"{self.least_gib}+ GiB" if self.below_gib is None else f"{self.least_gib}-{self.below_gib} GiB"
+
+    @property
+    def listed(self) -> str:
+        """Its settings."""
+        return ", ".join(f"{key} {_text(value)}" for key, value in self.settings.items())
+
+    @property
     def in_words(self) -> str:
         """Its settings in a line."""
-        settings = ", ".join(f"{key} {_text(value)}" for key, value in self.settings.items())
-        return f"{self.name} ({self.sizes} of memory, {self.rows} at a time): {settings}"
+        return f"{self.name} ({self.sizes} of memory, {self.rows} at a time): {self.listed}"
 
     def beside(self, train: Mapping[str, Any]) -> dict[str, Any]:
         """The settings of a recipe that are not the profile's."""
@@ -80,16 +93,18 @@ def profile_for(memory_bytes: int) -> Profile:
     return next(each for each in profiles() if each.below_gib is None or gib < each.below_gib)
 
 
-def describe_profile(train: Mapping[str, Any], device: str, memory_bytes: int) -> str:
-    """Which profile a recipe took, which of its lines the recipe writes itself, and whether it is the one for a
-    device's memory; empty where it took none."""
+def describe_profile(train: Mapping[str, Any], device: str, memory_bytes: int) -> list[str]:
+    """Which profile a recipe took, for which device, which of its lines the recipe writes itself, and whether it is the
+    one for that device's memory; nothing where it took none."""
     if train["profile"] is None:
-        return ""
-    profile, fitting = profile_named(train["profile"]), profile_for(memory_bytes)
+        return []
+    profile, fitting, memory = profile_named(train["profile"]), profile_for(memory_bytes), show_bytes(memory_bytes)
     own = ", ".join(f"{key} {_text(value)}" for key, value in profile.beside(train).items())
-    said = f"train.profile {profile.in_words}" + (f"; of these the recipe has its own {own}" if own else "")
-    said += f"; {device} has {show_bytes(memory_bytes)}"
-    return said if fitting == profile else f"{said}, for which {fitting.name} is: train.profile={fitting.name}"
+    said = f"train.profile {profile.name} (for {profile.span}; {device} has {memory}): {profile.listed}"
+    told = [f"{said}; of these the recipe has its own {own}" if own else said]
+    if fitting != profile:
+        told.append(f"the profile for the memory of {device} is {fitting.name}: train.profile={fitting.name}")
+    return told
 
 
 def resolve_profile(raw: Any, memory_bytes: int | None = None) -> None:
