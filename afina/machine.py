@@ -55,6 +55,12 @@ def is_apple_chip() -> bool:
     return platform.system() == "Darwin" and platform.machine() == "arm64"
 
 
+def is_translated() -> bool:
+    """Whether this Python is built for Intel's processors and an Apple chip translates it (Rosetta): it then sees no
+    Apple chip, and nothing that is built for one can be installed into it."""
+    return platform.system() == "Darwin" and ask("sysctl", "-n", "sysctl.proc_translated") == "1"
+
+
 def nvidia_cards() -> list[NvidiaCard]:
     """The cards that nvidia-smi lists; none where there is no driver."""
     told = ask(
@@ -67,13 +73,16 @@ def nvidia_cards() -> list[NvidiaCard]:
     ]
 
 
-def training_memory_here() -> int:
+def training_memory_here(device: object = "auto") -> int:
     """All memory of what would train here: the first NVIDIA card's own, or the machine's.
+
+    Args:
+        device: as the recipe says it; a card counts where it may be what trains.
 
     Raises:
         AfinaError: the system does not tell.
     """
-    cards = nvidia_cards()
+    cards = nvidia_cards() if device in ("auto", "cuda") else []
     return cards[0].total if cards else main_memory().total
 
 

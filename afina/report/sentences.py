@@ -244,6 +244,11 @@ SENTENCES = (
     mark("after step {n} a weight is NaN or infinite; batch: {rows}"),
     mark("memory ran out at step {n}; each micro-batch is cut into {of} ({rest})"),
     # notes of a plan
+    mark(
+        "train.profile {profile} (for {span}; {device} has {memory}): {settings}; of these the recipe has its own {own}"
+    ),
+    mark("train.profile {profile} (for {span}; {device} has {memory}): {settings}"),
+    mark("the profile for the memory of {device} is {profile}: train.profile={profile}"),
     mark("one example of {n} tokens is longer than train.batch_tokens and sets the peak"),
     mark("train.max_length {n} is beyond the model's {of} positions"),
     mark("every weight of the base is trained in 16 bits, AdamW's moments too"),
