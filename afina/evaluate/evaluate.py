@@ -15,7 +15,7 @@ from afina.evaluate.continuations import Continuations
 from afina.evaluate.coverage import documents_words, held_by_luck, held_terms, share_made_up
 from afina.evaluate.grade import Graded, luck
 from afina.evaluate.guardrails import GuardedAnswer, count, flaws, weigh
-from afina.evaluate.loss import LossScore, PairScore, held_out_loss, held_out_pairs
+from afina.evaluate.loss import LossScore, PairScore, RowLoss, compare_losses, held_out_pairs, mean_loss, row_losses
 from afina.evaluate.probes import SAMPLES, ProbeSet, Question, ask, question_id, samples_of
 from afina.evaluate.prompts import CONTINUATIONS_FILE
 from afina.evaluate.retrieval_answers import RetrievalAnswers
@@ -50,6 +50,8 @@ from afina.tokenizer.encode import Row
 class Measured:
     """What one model did."""
 
+    losses: Sequence[RowLoss]
+    """Of the held-out rows of :func:`_plain`."""
     loss: LossScore | None
     replay_loss: LossScore | None
     """On the held-out part of the replay alone: what the base knew before."""
@@ -95,7 +97,7 @@ class MeasuredBeside:
     Args:
         dataset: the dataset folder: what its documents say, to tell what free answers make up.
         notes: what a reader of the verdict has to know about the probes.
-        more: ``intrinsic``, ``tasks``, ``judge`` of ``scores.json``.
+        more: ``tasks``, ``judge`` of ``scores.json``.
         windows: of held-out text, as both models predict them.
         continuations: what the trained model wrote behind the recipe's prompts.
         safety: what was measured of it; the answers are looked at for insults too.
@@ -168,6 +170,7 @@ def evaluate(
     missed, own = weigh(base_flawed, flawed[1], limits.guardrails, second.room.describe())
     missed += [*safety.misses(recipe.safety.limits), *beside.continuations.misses, *beside.not_measured]
     pairs = (first.pairs, second.pairs) if first.pairs and second.pairs else None
+    plain = _plain(held_out.rows)
     notes = [*beside.notes, *own, *(each.conclusion() for each in (retrieval.probes if retrieval else ()))]
     verdict = judge(scores, first.loss, second.loss, limits, pairs=pairs, further_misses=missed, notes=notes)
     Scores(
@@ -187,7 +190,7 @@ def evaluate(
         windows=beside.windows,
         continuations=beside.continuations.scores,
         safety=record_of(safety.as_json()),
-        intrinsic=record_of(beside.more.get("intrinsic")),
+        intrinsic=record_of(compare_losses(plain, first.losses, second.losses) if plain else None),
         tasks=[record_of(task) for task in beside.more.get("tasks") or ()],
         judge=record_of(beside.more.get("judge")),
     ).write(folder)
@@ -207,11 +210,11 @@ def _measure(
 ) -> Measured:
     tokenizer = renderer.tokenizer
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else renderer.end_id
-    plain, judged = ([row for row in held_out if (row.example.kind in JUDGED) is wanted] for wanted in (False, True))
-    replay = [row for row in plain if row.example.replay]
+    plain, judged = _plain(held_out), [row for row in held_out if row.example.kind in JUDGED]
     with open_model() as model:
         reader = reader_of(model)
         options: Any = {"pad_id": pad, "batch_tokens": recipe.train.batch_tokens}
+        at_once = reader.tokens_at_once(recipe.train.batch_tokens)
 
         def counted(done: int, total: int | None, what: str) -> None:
             progress(done, total, f"{what} of the {name}")
@@ -226,9 +229,12 @@ def _measure(
         endless, room = find_endless(answers, references, limit, put)
         if say and room.reached:
             say(f"the {name}: {room.describe()}")
+        losses = row_losses(reader, plain, pad_id=pad, batch_tokens=at_once)
+        replay = [(row, loss) for row, loss in zip(plain, losses, strict=True) if row.example.replay]
         return Measured(
-            loss=held_out_loss(reader, plain, **options) if plain else None,
-            replay_loss=held_out_loss(reader, replay, **options) if replay else None,
+            losses=losses,
+            loss=mean_loss(plain, losses),
+            replay_loss=mean_loss([row for row, _ in replay], [loss for _, loss in replay]),
             pairs=held_out_pairs(reader, judged, **options) if judged else None,
             answers=answers,
             endless=endless,
@@ -237,6 +243,11 @@ def _measure(
                 reader, renderer, asked.choices, recipe.dataset.language, kept=kept, progress=counted, **options
             ),
         )
+
+
+def _plain(held_out: Sequence[Row]) -> list[Row]:
+    """The rows of which a loss is measured; of the others, which of two answers is likelier."""
+    return [row for row in held_out if row.example.kind not in JUDGED]
 
 
 def _length(question: Question, renderer: Renderer) -> int | None:

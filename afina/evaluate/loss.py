@@ -163,6 +163,15 @@ def row_losses(reader: Reader, rows: Sequence[Row], *, pad_id: int, batch_tokens
     return [each for each in found if each is not None]
 
 
+def mean_loss(rows: Sequence[Row], losses: Sequence[RowLoss]) -> LossScore | None:
+    """What :func:`held_out_loss` gives of rows whose losses are there; None of no rows."""
+    if not rows:
+        return None
+    tokens = sum(each.learned_tokens for each in losses)
+    nats = math.fsum(each.learned for each in losses)
+    return LossScore(nats / max(1, tokens), tokens, round(sum(row.learned_bytes for row in rows)))
+
+
 def compare_losses(rows: Sequence[Row], before: Sequence[RowLoss], after: Sequence[RowLoss]) -> dict[str, Any]:
     """Two models' losses on the same rows as plain values: on what is learned (answers) and on all tokens.
 

@@ -18,7 +18,7 @@ from filelock import FileLock
 
 from afina.errors import AfinaError, BaseError, DiskFull, RecipeError
 from afina.model.gguf_base import config_of, tokenizer_config
-from afina.model.gguf_file import GgufFile, read_gguf
+from afina.model.gguf_file import GgufFile, find_gguf, read_gguf
 from afina.model.gguf_tokenizer import PROBES, build_tokenizer
 from afina.recipe import Chat
 from afina.run import hash_file, hash_value, read_mapping, user_cache, whole_folder, write_json
@@ -116,6 +116,16 @@ def read_origin(folder: Path) -> dict[str, Any] | None:
         return read_mapping(folder / ORIGIN, "file", "path", "sha256", "precision", "written_as")
     except AfinaError as error:
         raise BaseError(error.problems[0].what, "remove the folder: it is written again", str(folder)) from error
+
+
+def origin_of(base: str, folder: Path) -> dict[str, Any] | None:
+    """:func:`read_origin` of a base as it is named now: the folder may have been written from another copy of the file.
+
+    Raises:
+        BaseError: the note is damaged; as :func:`~afina.model.gguf_file.find_gguf`.
+    """
+    origin, file = read_origin(folder), find_gguf(base)
+    return origin if origin is None or file is None else origin | {"file": file.name, "path": str(file.resolve())}
 
 
 def _origin(opened: GgufFile, written: Written) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from afina.evaluate.loss import (
     LossScore,
     RowLoss,
     compare_losses,
-    held_out_loss,
     judged_means,
+    mean_loss,
     row_losses,
 )
 from afina.evaluate.scores import SIDES, Scores
@@ -41,11 +41,6 @@ class RowsAgain:
     plain: Sequence[Row]
     judged: Sequence[Row]
     windows: Sequence[str]
-
-    @property
-    def replay(self) -> list[Row]:
-        """Of the plain ones, those of the replay."""
-        return [row for row in self.plain if row.example.replay]
 
 
 @dataclass(frozen=True)
@@ -111,17 +106,21 @@ def losses_of(model: Any, held: RowsAgain, renderer: Renderer, recipe: Recipe, *
     """
     tokenizer, reader = renderer.tokenizer, reader_of(model)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else renderer.end_id
-    options: Any = {"pad_id": pad, "batch_tokens": recipe.train.batch_tokens}
+    options: Any = {"pad_id": pad, "batch_tokens": reader.tokens_at_once(recipe.train.batch_tokens)}
     windows = None
     if held.windows:
         context = context_of(reader, recipe.train.max_length if from_nothing else None)
         read = ReadWindows.of(held.windows, renderer, context)
         windows = read, window_bits(reader, read, **options)
+    losses = row_losses(reader, held.plain, **options)
+    replay = [(row, loss) for row, loss in zip(held.plain, losses, strict=True) if row.example.replay]
     return LossesOfModel(
-        loss=held_out_loss(reader, held.plain, **options) if held.plain else None,
-        replay_loss=held_out_loss(reader, held.replay, **options) if held.replay else None,
-        pairs=judged_means(reader, held.judged, **options) if held.judged else None,
-        rows=row_losses(reader, held.plain, **options),
+        loss=mean_loss(held.plain, losses),
+        replay_loss=mean_loss([row for row, _ in replay], [loss for _, loss in replay]),
+        pairs=judged_means(reader, held.judged, pad_id=pad, batch_tokens=recipe.train.batch_tokens)
+        if held.judged
+        else None,
+        rows=losses,
         windows=windows,
     )
 

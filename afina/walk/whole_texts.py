@@ -32,7 +32,8 @@ def measure_windows(context: Context, models: tuple[OpenModel, OpenModel]) -> tu
             trained_at = recipe.train.max_length if recipe.base is None else None
             reader = reader_of(model)
             read = ReadWindows.of(texts, renderer(context), context_of(reader, trained_at))
-            found.append(window_bits(reader, read, pad_id=pad_id(context), batch_tokens=recipe.train.batch_tokens))
+            at_once = reader.tokens_at_once(recipe.train.batch_tokens)
+            found.append(window_bits(reader, read, pad_id=pad_id(context), batch_tokens=at_once))
     return compare_windows(read, *found), [few] if recipe.evaluate.windows.count and len(texts) < most else []
 
 
