@@ -72,7 +72,8 @@ INSIDE: dict[str, set[str]] = {
     "train": GROUND | {"record", "text", "tokenizer", "dataset.audit", "model", "evaluate"},
     "llamacpp": GROUND | {"machine", "tokenizer", "model"},
     "serve": GROUND | {"outcome", "record", "text", "dataset", "tokenizer", "model", "plan", "llamacpp"},
-    "verify": GROUND | {"record", "manifest", "outcome", "text", "tokenizer", "model", "evaluate"},
+    "verify": GROUND
+    | {"record", "manifest", "outcome", "text", "tokenizer", "dataset.build.canaries", "model", "evaluate"},
     "export": GROUND
     | {"record", "manifest", "evaluate.scores", "text", "dataset", "tokenizer", "model", "plan", "llamacpp", "serve"}
     | {"verify"},

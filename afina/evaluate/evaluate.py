@@ -21,7 +21,16 @@ from afina.evaluate.prompts import CONTINUATIONS_FILE
 from afina.evaluate.retrieval_answers import RetrievalAnswers
 from afina.evaluate.room import find_endless
 from afina.evaluate.safety.findings import SafetyResult
-from afina.evaluate.scores import ROLES, BeforeAndAfter, GuardrailCounts, RoomToEnd, Scores, Verdict, record_of
+from afina.evaluate.scores import (
+    RETRIEVAL_FILE,
+    ROLES,
+    BeforeAndAfter,
+    GuardrailCounts,
+    RoomToEnd,
+    Scores,
+    Verdict,
+    record_of,
+)
 from afina.evaluate.text_scores import WindowScores
 from afina.evaluate.verdict import ProbeScore, judge, stands_for
 from afina.model.generate.generate_torch import Answer
@@ -121,7 +130,8 @@ def evaluate(
     beside: MeasuredBeside | None = None,
 ) -> Verdict:
     """Measure both models; writes ``predictions.jsonl``, ``samples.jsonl``, ``choices.jsonl`` (where sentences are
-    chosen), ``continuations.jsonl`` (where the recipe has prompts) and, last, ``scores.json``.
+    chosen), ``continuations.jsonl`` (where the recipe has prompts), ``retrieval.jsonl`` (where the base was asked with
+    passages) and, last, ``scores.json``.
 
     Args:
         models: before and after training.
@@ -148,6 +158,7 @@ def evaluate(
     _write_answers(folder, asked)
     _write_choices(folder / CHOICES_FILE, probes, ranked)
     _write_rows_if_any(folder / CONTINUATIONS_FILE, beside.continuations.rows)
+    _write_rows_if_any(folder / RETRIEVAL_FILE, beside.retrieval.rows if beside.retrieval else [])
     limits = recipe.evaluate.limits
     retrieval = beside.retrieval.against(probes, scores) if beside.retrieval else None
     scores += [beside.skills] if beside.skills else []
