@@ -150,6 +150,7 @@ NOT_FOLLOWED: dict[str, tuple[tuple[str, str], ...]] = {
         ("temper/asking.py", "^name questions"),
     ),
     "it is followed where its module is tested (test_shortcuts, test_rounded, test_shape_walk, test_mlx, ...)": (
+        ("base_replay.py", ""), ("base_replay.py", "`replay`"),
         ("cli/machine.py", "^(afina doctor (RUN --apply|--fix)|`afina doctor --fix --yes`)"),
         ("remedies/answer.py", "^name the recipe"),
         ("model/adapter_torch.py", "^remove … from adapter.targets"), ("model/base_kind.py", "trains over those"),

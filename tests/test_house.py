@@ -80,6 +80,7 @@ INSIDE: dict[str, set[str]] = {
 }
 INSIDE["base_page"] = GROUND | {"tokenizer", "model", "plan", "llamacpp"}
 INSIDE["base_answers"] = GROUND | {"tokenizer", "model", "plan", "evaluate"}
+INSIDE["base_replay"] = GROUND | {"text", "tokenizer", "model"}
 INSIDE["tokenizer_page"] = GROUND | {"text", "sources", "tokenizer", "model"}
 INSIDE["walk"] = set(INSIDE) - {"progress"}
 INSIDE["why"] = GROUND | {"record", "outcome", "text", "tokenizer", "score.paired", "model", "evaluate", "walk"}

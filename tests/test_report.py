@@ -53,6 +53,17 @@ def test_the_verdict_is_the_heading_and_is_said_without_colour(page: Any) -> Non
     assert words(stamp) == "Passed" and stamp.xpath("./svg/path")
 
 
+def test_no_line_ends_between_a_number_and_its_percent_sign(tmp_path: Path) -> None:
+    """The heading of a failed run was printed as "61.5" at the end of a line and "%" on the next."""
+    verdict = {"passed": False, "broke": "61.5 % of what it knew (old players)"}
+    verdict["misses"] = ["old players: 61.5 % of what was right before is wrong now, the recipe allows < 0.01 %"]
+    page = page_of(tmp_path / "clube", scores=SCORES | {"verdict": SCORES["verdict"] | verdict})
+    assert "61.5\xa0% of what it knew" in page.xpath("string(//h1)")
+    assert "the recipe allows <\xa00.01\xa0%" in page.xpath("string(//ul[@class='remarks'])")
+    texts = page.xpath("//header//text() | //table[@class='probes']//text()[not(ancestor::svg)]")
+    assert any("\xa0%" in text for text in texts) and not [text for text in texts if re.search(r"\d %", text)]
+
+
 @pytest.mark.parametrize(
     ("verdict", "word", "sentence"),
     [

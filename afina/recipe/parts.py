@@ -664,7 +664,7 @@ class Recipe(RecipePart):
     root: str = "."
     """Folder that the paths of sources, probes and tasks are relative to; itself relative to this file."""
     base: str | None = None
-    """Folder or hub id of the model to start from; null for `train.method: scratch`."""
+    """The model to start from: a folder, a hub id, a GGUF file or `package:NAME`; null for `train.method: scratch`."""
     base_revision: str | None = None
     """Hub revision of the base; a commit hash for a run that can be repeated."""
     start_from: str | None = None

@@ -113,7 +113,7 @@ def _verdicts(comparison: RunComparison) -> Markup:
 def _shares(run: RunFiles, roles: Sequence[str]) -> Cell:
     """The first figure of each probe of some roles, before and after."""
     lines = [
-        f"{probe_name(probe)}: {percent(before)} → {percent(after)}".replace(" %", "\xa0%").replace(" → ", "\xa0→ ")
+        f"{probe_name(probe)}: {percent(before)} → {percent(after)}".replace(" → ", "\xa0→ ")
         for probe, before, after in _figures(run, roles)
         if before is not None
     ]
