@@ -158,7 +158,7 @@ def test_submitted_preempted_requeued_finished(cluster: Path, tmp_path: Path, mo
         until(lambda: list(run.glob("checkpoints/step-*")), said=lambda: logs_of(cluster))
         subprocess.run(["scancel", "--signal=TERM", "--batch", "--name=afina-two"], check=True)
 
-    preempter = threading.Thread(target=preempt)
+    preempter = threading.Thread(target=preempt, daemon=True)
     preempter.start()
     words = ("launch.look_seconds=0.3", "--on", "slurm", "--python", python_with_afina(tmp_path), "--yes")
     done = call_afina("launch", "recipe.yaml", *words, check=None)
@@ -203,7 +203,7 @@ def test_two_machines_of_the_queue_train_one_model_and_go_on_after_a_preemption(
         machines[0].does("scancel", "--signal=TERM", "--batch", "--name=afina-two")
         at.append(len(steps_of(run)))
 
-    preempter = threading.Thread(target=preempt)
+    preempter = threading.Thread(target=preempt, daemon=True)
     preempter.start()
     afina = [*machines[0].inside, sys.executable, "-m", "afina"]  # there, where Slurm's controller is heard
     words = ["launch", "recipe.yaml", "--on", "slurm", "--python", str(python_with_afina(tmp_path)), "--yes"]

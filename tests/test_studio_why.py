@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ pytest.importorskip("fastapi")
 
 from fastapi.testclient import TestClient
 from test_studio_data import asking, problem
+from waiting import until
 
 from afina.errors import AfinaError
 from afina.studio import jobs
@@ -84,13 +84,15 @@ def explained(client: TestClient, **wanted: Any) -> dict[str, Any]:
     """An explanation when it is done or has failed."""
     answer = client.post("/api/play/why", json=ASKED | wanted)
     assert answer.status_code == 200, answer.text
-    told: dict[str, Any] = answer.json()
-    until = time.monotonic() + 240
-    while told["state"] in ("waiting", "running"):
-        assert time.monotonic() < until
-        time.sleep(0.02)
-        told = client.get(f"/api/play/why/{told['job']}").json()
-    return told
+    first: dict[str, Any] = answer.json()
+    if first["state"] not in ("waiting", "running"):
+        return first
+
+    def over() -> dict[str, Any]:
+        told: dict[str, Any] = client.get(f"/api/play/why/{first['job']}").json()
+        return {} if told["state"] in ("waiting", "running") else told
+
+    return until(over, every=0.02)
 
 
 def test_rows_come_with_file_line_sign_and_method(studio: TestClient, verb: Verb, runs: Path) -> None:
