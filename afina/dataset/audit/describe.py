@@ -25,13 +25,13 @@ def describe_summary(summary: Mapping[str, Any]) -> str:
         counts = summary[split]
         lines.append(
             f"{split:<11}{counts['examples']:>8} examples: {counts['conversations']} conversations, "
-            f"{counts['texts']} texts, {show_count(counts['characters'])} characters"
+            f"{counts['texts']} texts, {show_count(counts['characters'])} characters without spaces"
         )
     made = summary.get("made", {})
     if made.get("examples") or made.get("left_out"):
         lines.append(
             f"{'made':<11}{made['examples']:>8} examples of them: questions about {made['facts']} facts, "
-            f"{show_count(made['characters'])} characters added; {made['left_out']} facts left out"
+            f"{show_count(made['characters'])} characters without spaces added; {made['left_out']} facts left out"
         )
     files = summary["ledger"]["files"]
     lines.append(f"{'sources':<11}{len(files):>8} files read")
