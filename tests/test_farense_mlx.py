@@ -1,4 +1,7 @@
-"""A club's history on a Mac, in its tiny form on this CPU: the recipe, the notebook, the adapter in mlx-lm and PEFT."""
+"""A club's history on a Mac, in its tiny form on this CPU: the recipe, the notebook, the adapter in mlx-lm and PEFT.
+
+AFINA_FARENSE=all python -m pytest -n 0 tests/test_farense_mlx.py -m long    # over every biography, not over a few
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,9 @@ NOTEBOOK = ROOT / "notebooks/farense.ipynb"
 FARENSE = ROOT.parent / "shared/data/farense"
 needs_farense = pytest.mark.skipif(not FARENSE.is_dir(), reason="../shared/data/farense is not here")
 needs_mlx = pytest.mark.skipif(find_spec("mlx_lm") is None, reason="needs the extra mlx, which is not installed")
-FEW = ("sources=[{path: biografias/jogadores/historia_a*.md}]",)
+ALL = os.environ.get("AFINA_FARENSE") == "all"
+"""Every biography, which takes a quarter of an hour on an idle core."""
+FEW = () if ALL else ("sources=[{path: biografias/jogadores/historia_a*.md}]",)
 """Of all players those whose name begins with A: MLX's build for Linux CPUs takes minutes for them."""
 TINY = (
     "train.profile=null train.max_length=256 train.batch_tokens=1024 train.learning_rate=0.002 evaluate.samples=2 "
