@@ -14,7 +14,7 @@ from afina.errors import BaseError, Problem
 from afina.llamacpp.gguf_write import check_architecture
 from afina.model.base import look_at_base
 from afina.model.base_kind import BaseKind, kind_of_config
-from afina.model.gguf_folder import read_origin
+from afina.model.gguf_folder import origin_of
 from afina.model.licence import licence_of
 from afina.model.proven import COLUMNS, Proven, ProvenFamily, read_proven
 from afina.model.shape import Shape
@@ -166,7 +166,7 @@ class BasePage:
     @property
     def origin(self) -> Mapping[str, Any] | None:
         """What it was written from, where that is a GGUF."""
-        return None if self.folder is None else read_origin(self.folder)
+        return None if self.folder is None else origin_of(self.base, self.folder)
 
     @property
     def _architecture(self) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -61,6 +62,9 @@ class Experiment:
         except AfinaError as error:
             print(f"{self.name}: {error}", file=sys.stderr)
             return error.exit_code
+        except KeyboardInterrupt:
+            print(f"{self.name}: interrupted; the same command goes on where it stopped", file=sys.stderr)
+            return 128 + signal.SIGINT
         if figures is not None:
             write_json(asked.runs / f"{self.name}-figures.json", figures)
             write_whole(asked.runs / f"{self.name}-table.md", self.page_of(figures) + "\n")

@@ -33,7 +33,7 @@ from afina.model.base import check_trainable, find_base
 from afina.model.base_copy import copy_base
 from afina.model.gguf_base import config_of, scaling_of
 from afina.model.gguf_file import find_gguf, read_gguf
-from afina.model.gguf_folder import read_origin
+from afina.model.gguf_folder import origin_of, read_origin
 from afina.plan.bases import recipe_shape
 from afina.plan.device import local_device
 from afina.recipe import Chat
@@ -155,6 +155,10 @@ def test_a_file_is_written_once_and_by_its_content(tiny: Path, tmp_path: Path, c
     again = find_base(str(shutil.copy(tiny, tmp_path / "other.gguf")), say=print)
     assert again == folder and (folder / "model.safetensors").stat().st_mtime_ns == before
     assert [each.name for each in cache.glob("*") if each.is_dir() and each.name != "hashes"] == [folder.name]
+    origin = origin_of(str(tmp_path / "other.gguf"), again)
+    assert origin and origin["path"] == str(tmp_path / "other.gguf") and origin["file"] == "other.gguf"
+    page = call_afina("base", "show", tmp_path / "other.gguf").stdout
+    assert str(tmp_path / "other.gguf") in page and str(tiny) not in page, "the file that was asked for, not its copy"
 
 
 def test_whoever_reads_a_gguf_first_says_so_and_how_long_it_took(tiny: Path, tmp_path: Path, cache: Path):

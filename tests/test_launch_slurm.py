@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,9 @@ from test_nodes import Node, nodes  # noqa: F401  (`nodes` is a fixture)
 from test_ranks import furthest
 from test_stages import TOWNS, write
 from tiny import make_base, same_tensors
+from waiting import until
 
+from afina.machine import free_port
 from afina.run import read_metrics
 
 SBIN = os.environ["PATH"] + ":/usr/sbin"
@@ -34,16 +35,6 @@ pytestmark = [
     pytest.mark.skipif(bool(MISSING), reason=f"Slurm is not installed here: no {', '.join(MISSING)}"),
     pytest.mark.skipif(os.geteuid() != 0, reason="slurmd of a test needs root"),
 ]
-
-
-def free_ports(count: int) -> list[int]:
-    taken = [socket.socket() for _ in range(count)]
-    for each in taken:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in taken]
-    for each in taken:
-        each.close()
-    return ports
 
 
 @dataclass(frozen=True)
@@ -64,7 +55,7 @@ def slurm_of(place: Path, machines: Sequence[Machine]) -> Iterator[Path]:
     """slurmctld on the first of the machines and a slurmd on each, in a folder; and munged, which vouches for users."""
     for above in (place, *place.parents[:3]):
         above.chmod(0o755)
-    first, (control, node) = machines[0], free_ports(2)
+    first, (control, node) = machines[0], (free_port(), free_port())
     munge = place / "munge"
     munge.mkdir(mode=0o755)
     (munge / "key").write_bytes(os.urandom(128))
@@ -96,11 +87,11 @@ def slurm_of(place: Path, machines: Sequence[Machine]) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SLURM_CONF", str(place / "slurm.conf"))
         try:
-            wait_for(lambda: (munge / "socket").exists(), place)
+            until((munge / "socket").exists, said=lambda: logs_of(place))
             start(first, "slurmctld", "-c")
             for each in machines:
                 start(each, "slurmd", "-N", each.name)
-            wait_for(idle, place)
+            until(idle, said=lambda: logs_of(place))
             yield place
         finally:
             for each in reversed(running):
@@ -140,14 +131,10 @@ def two_machines(
         yield place, machines
 
 
-def wait_for(condition, place: Path, seconds: float = 30.0) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > until:
-            logs = "\n".join(file.read_text(errors="replace")[-1500:] for file in place.glob("*.log"))
-            outs = "\n".join(file.read_text(errors="replace")[-500:] for file in place.glob("*.out"))
-            pytest.fail(f"it did not come about\n{logs}\n{outs}")
-        time.sleep(0.1)
+def logs_of(place: Path) -> str:
+    logs = "\n".join(file.read_text(errors="replace")[-1500:] for file in place.glob("*.log"))
+    outs = "\n".join(file.read_text(errors="replace")[-500:] for file in place.glob("*.out"))
+    return f"it did not come about\n{logs}\n{outs}"
 
 
 def test_submitted_preempted_requeued_finished(cluster: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,7 +155,7 @@ def test_submitted_preempted_requeued_finished(cluster: Path, tmp_path: Path, mo
     run = project / "runs/two"
 
     def preempt() -> None:
-        wait_for(lambda: bool(list(run.glob("checkpoints/step-*"))), cluster, 60)
+        until(lambda: list(run.glob("checkpoints/step-*")), said=lambda: logs_of(cluster))
         subprocess.run(["scancel", "--signal=TERM", "--batch", "--name=afina-two"], check=True)
 
     preempter = threading.Thread(target=preempt)

@@ -118,8 +118,11 @@ def test_forget_gates_begin_open():
 @CELLS
 def test_greedy_answers_of_any_lengths_equal_step_by_step_and_transformers_generate(kind):
     model, tokenizer = make_model(kind).eval(), type("Decodes", (), {"decode": lambda self, ids, **_: str(ids)})()
-    prompts = [[5, 6, 7], [9, 8, 7], [4], [3, 3, 3, 3, 3, 3]]
-    engine = Engine(model, tokenizer, [])
+    long = torch.randint(2, VOCAB, (2500,), generator=torch.Generator().manual_seed(1)).tolist()  # in one forward
+    prompts, said = [[5, 6, 7], [9, 8, 7], [4], [3, 3, 3, 3, 3, 3], long], list[str]()
+    engine = Engine(model, tokenizer, [], say=said.append)
+    why = "a recurrent model keeps one state for all that it has read, padding too: rows of one length share a forward"
+    assert said == [f"generation: {why}"]
     for prompt in prompts:
         engine.submit(Request(prompt=prompt, max_new_tokens=6))
     answers: dict[int, list[int]] = {}

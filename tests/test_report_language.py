@@ -355,6 +355,7 @@ WRITERS: dict[str, set[str]] = {
     "plan/plan.py": {"_notes"},
     "plan/time.py": {"slow_parts"},
     "plan/tokens.py": {"assume_learning", "estimate_learning", "unsized_sources"},
+    "recipe/profiles.py": {"describe_profile"},
     "report/compare.py": {"_notes"},
     "train/loop.py": {"step", "validate", "save_when_due"},
     "walk/gone.py": {"still_there", "_missing"},

@@ -15,13 +15,15 @@ pytest.importorskip("playwright.sync_api")
 from exported import SHAPE, make_run
 from studio_pages import cut, opened, studio, violations
 from test_studio_data import FARENSE, FLAWED, SCRIPT
+from test_why import with_rows
 from tiny import make_base
+from waiting import LONGEST
 
 pytestmark = pytest.mark.long
 WIDTHS = (1280, 390)
 REFUSED = re.compile("status of 40[03]")
 """What the browser notes where the studio refuses: the page says it in words."""
-PATIENCE = 60_000  # ms: a process of ours takes three seconds of computing, and machines of tests are busy
+PATIENCE = 1000 * LONGEST  # ms: machines of tests are busy
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +33,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # It sees enough for two questions whatever it answers: a base that is untrained may answer with marks of the chat,
     # which are many tokens each where the next question tells them again as text.
     base = make_base(folder / "root/base", max_position_embeddings=512, **SHAPE)
-    make_run(folder / "runs/corrida", base, new=8)
+    with_rows(make_run(folder / "runs/corrida", base, new=8))
     (folder / "root/deep").mkdir()
     (folder / "root/flawed.jsonl").write_text("".join(FLAWED), encoding="utf-8")
     if FARENSE.is_dir():
@@ -176,6 +178,26 @@ def test_what_is_refused_is_said(page: Any) -> None:
     assert page.evaluate("document.activeElement.id") == "tokenizer"
 
 
+def look_why(page: Any) -> None:
+    """The rows behind the first answer, by keys alone; shown and hidden again without another process."""
+    asked: list[str] = []
+    page.on("request", lambda request: request.url.endswith("/api/play/why") and asked.append(request.url))
+    why = page.locator(".why button[aria-expanded]")
+    why.focus()
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.textContent") == "Stop looking"
+    page.fill("#question", "E Zé?")  # the page goes on meanwhile
+    page.locator(".why table").or_(page.locator(".why .problem")).first.wait_for(timeout=2 * PATIENCE)
+    assert page.locator(".why .problem").count() == 0, page.inner_text(".why")
+    assert page.evaluate("document.activeElement.textContent") == "Hide these rows"
+    first = page.locator(".why tbody tr").first.inner_text()
+    assert re.match(r"\+0\.\d{3}\s+rows\.jsonl:\d+\s", first), first
+    assert "EK-FAC" in page.inner_text(".why")
+    for _ in range(2):
+        page.keyboard.press("Enter")
+    assert page.locator(".why table").first.is_visible() and len(asked) == 1
+
+
 @pytest.mark.parametrize("page", [("/playground", 1280)], indirect=True, ids=["playground"])
 def test_two_answers_stream_side_by_side(page: Any) -> None:
     """At one width, and looked at in both: to open the models takes a process of its own ten seconds of computing."""
@@ -184,14 +206,17 @@ def test_two_answers_stream_side_by_side(page: Any) -> None:
     page.fill("#longest", "8")
     page.fill("#question", "Onde nasceu Ana Faro?")
     page.press("#question", "Enter")
-    page.wait_for_selector("article.answer[aria-busy=false]", timeout=2 * PATIENCE)
+    page.wait_for_selector("article.answer[aria-busy=false]", timeout=PATIENCE)
     texts = page.locator("article.answer .text").all_inner_texts()
     assert len(texts) == 2 and texts[0] != texts[1]
     assert "of memory" in page.inner_text("#opened")
+    look_why(page)
     page.fill("#question", "E Rui?")
     page.press("#question", "Enter")
     page.locator("article.answer[aria-busy=false]").nth(1).or_(page.locator("#failure .problem")).wait_for()
     assert page.inner_text("#failure") == ""
+    assert "first question of a conversation alone" in page.locator("article.answer").nth(1).inner_text()
+    assert page.locator(".why button[aria-expanded]").count() == 1
     for width in WIDTHS:
         page.set_viewport_size({"width": width, "height": 900})
         assert cut(page) == [] and violations(page) == []

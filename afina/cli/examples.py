@@ -102,6 +102,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "verify": (
         ("Is it what its card says?", "afina verify my-adapter --base ./models/my-base"),
+        ("With its losses and its comparison with retrieval", "afina verify my-adapter --dataset ./their-dataset"),
         (
             "The same against the hash that was published before the training, for a script",
             "afina verify my-adapter --commitment $PUBLISHED --json",

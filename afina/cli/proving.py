@@ -22,6 +22,12 @@ def verify(
     questions: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Ask only N of them, drawn by chance; all if not given.")
     ] = None,
+    dataset: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="The run's folder dataset/, to compute losses, safety and retrieval again."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Check that an export answers as was judged, by the questions committed to. Exit code 5 if not."""
@@ -30,6 +36,6 @@ def verify(
     from afina.verify.verify import verify as check
 
     with StageProgress("verify", quiet=as_json) as progress:
-        found = check(export, VerifyOptions(base, commitment, questions), say=say, progress=progress)
+        found = check(export, VerifyOptions(base, commitment, questions, dataset), say=say, progress=progress)
     show(found.as_json(), as_json, found.describe())
     end_by(found.as_json())

@@ -15,13 +15,22 @@ from afina.evaluate.continuations import Continuations
 from afina.evaluate.coverage import documents_words, held_by_luck, held_terms, share_made_up
 from afina.evaluate.grade import Graded, luck
 from afina.evaluate.guardrails import GuardedAnswer, count, flaws, weigh
-from afina.evaluate.loss import LossScore, PairScore, held_out_loss, held_out_pairs
+from afina.evaluate.loss import LossScore, PairScore, RowLoss, compare_losses, held_out_pairs, mean_loss, row_losses
 from afina.evaluate.probes import SAMPLES, ProbeSet, Question, ask, question_id, samples_of
 from afina.evaluate.prompts import CONTINUATIONS_FILE
 from afina.evaluate.retrieval_answers import RetrievalAnswers
 from afina.evaluate.room import find_endless
 from afina.evaluate.safety.findings import SafetyResult
-from afina.evaluate.scores import ROLES, BeforeAndAfter, GuardrailCounts, RoomToEnd, Scores, Verdict, record_of
+from afina.evaluate.scores import (
+    RETRIEVAL_FILE,
+    ROLES,
+    BeforeAndAfter,
+    GuardrailCounts,
+    RoomToEnd,
+    Scores,
+    Verdict,
+    record_of,
+)
 from afina.evaluate.text_scores import WindowScores
 from afina.evaluate.verdict import ProbeScore, judge, stands_for
 from afina.model.generate.generate_torch import Answer
@@ -34,13 +43,15 @@ from afina.run import Progress, no_progress, write_whole
 from afina.text.answer_flaws import after_thinking, words_of
 from afina.text.example import Example
 from afina.tokenizer.chat import Renderer
-from afina.tokenizer.encode import Row
+from afina.tokenizer.encode import Row, with_examples
 
 
 @dataclass(frozen=True)
 class Measured:
     """What one model did."""
 
+    losses: Sequence[RowLoss]
+    """Of the held-out rows that are neither preferences nor rated."""
     loss: LossScore | None
     replay_loss: LossScore | None
     """On the held-out part of the replay alone: what the base knew before."""
@@ -86,7 +97,7 @@ class MeasuredBeside:
     Args:
         dataset: the dataset folder: what its documents say, to tell what free answers make up.
         notes: what a reader of the verdict has to know about the probes.
-        more: ``intrinsic``, ``tasks``, ``judge`` of ``scores.json``.
+        more: ``tasks``, ``judge`` of ``scores.json``.
         windows: of held-out text, as both models predict them.
         continuations: what the trained model wrote behind the recipe's prompts.
         safety: what was measured of it; the answers are looked at for insults too.
@@ -119,7 +130,8 @@ def evaluate(
     beside: MeasuredBeside | None = None,
 ) -> Verdict:
     """Measure both models; writes ``predictions.jsonl``, ``samples.jsonl``, ``choices.jsonl`` (where sentences are
-    chosen), ``continuations.jsonl`` (where the recipe has prompts) and, last, ``scores.json``.
+    chosen), ``continuations.jsonl`` (where the recipe has prompts), ``retrieval.jsonl`` (where the base was asked with
+    passages) and, last, ``scores.json``.
 
     Args:
         models: before and after training.
@@ -146,6 +158,7 @@ def evaluate(
     _write_answers(folder, asked)
     _write_choices(folder / CHOICES_FILE, probes, ranked)
     _write_rows_if_any(folder / CONTINUATIONS_FILE, beside.continuations.rows)
+    _write_rows_if_any(folder / RETRIEVAL_FILE, beside.retrieval.rows if beside.retrieval else [])
     limits = recipe.evaluate.limits
     retrieval = beside.retrieval.against(probes, scores) if beside.retrieval else None
     scores += [beside.skills] if beside.skills else []
@@ -157,6 +170,7 @@ def evaluate(
     missed, own = weigh(base_flawed, flawed[1], limits.guardrails, second.room.describe())
     missed += [*safety.misses(recipe.safety.limits), *beside.continuations.misses, *beside.not_measured]
     pairs = (first.pairs, second.pairs) if first.pairs and second.pairs else None
+    plain, *_ = _by_kind(held_out.rows)
     notes = [*beside.notes, *own, *(each.conclusion() for each in (retrieval.probes if retrieval else ()))]
     verdict = judge(scores, first.loss, second.loss, limits, pairs=pairs, further_misses=missed, notes=notes)
     Scores(
@@ -176,7 +190,7 @@ def evaluate(
         windows=beside.windows,
         continuations=beside.continuations.scores,
         safety=record_of(safety.as_json()),
-        intrinsic=record_of(beside.more.get("intrinsic")),
+        intrinsic=record_of(compare_losses(plain, first.losses, second.losses) if plain else None),
         tasks=[record_of(task) for task in beside.more.get("tasks") or ()],
         judge=record_of(beside.more.get("judge")),
     ).write(folder)
@@ -196,11 +210,11 @@ def _measure(
 ) -> Measured:
     tokenizer = renderer.tokenizer
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else renderer.end_id
-    plain, judged = ([row for row in held_out if (row.example.kind in JUDGED) is wanted] for wanted in (False, True))
-    replay = [row for row in plain if row.example.replay]
+    plain, judged, of_replay = _by_kind(held_out)
     with open_model() as model:
         reader = reader_of(model)
         options: Any = {"pad_id": pad, "batch_tokens": recipe.train.batch_tokens}
+        at_once = reader.tokens_at_once(recipe.train.batch_tokens)
 
         def counted(done: int, total: int | None, what: str) -> None:
             progress(done, total, f"{what} of the {name}")
@@ -215,9 +229,12 @@ def _measure(
         endless, room = find_endless(answers, references, limit, put)
         if say and room.reached:
             say(f"the {name}: {room.describe()}")
+        losses = row_losses(reader, plain, pad_id=pad, batch_tokens=at_once)
+        replay = [(row, loss) for row, loss, is_replay in zip(plain, losses, of_replay, strict=True) if is_replay]
         return Measured(
-            loss=held_out_loss(reader, plain, **options) if plain else None,
-            replay_loss=held_out_loss(reader, replay, **options) if replay else None,
+            losses=losses,
+            loss=mean_loss(plain, losses),
+            replay_loss=mean_loss([row for row, _ in replay], [loss for _, loss in replay]),
             pairs=held_out_pairs(reader, judged, **options) if judged else None,
             answers=answers,
             endless=endless,
@@ -226,6 +243,19 @@ def _measure(
                 reader, renderer, asked.choices, recipe.dataset.language, kept=kept, progress=counted, **options
             ),
         )
+
+
+def _by_kind(held_out: Sequence[Row]) -> tuple[list[Row], list[Row], list[bool]]:
+    """The rows of which a loss is measured, the others, of which it is asked which of two answers is likelier, and of
+    each of the first whether it is of the replay."""
+    plain, judged, of_replay = list[Row](), list[Row](), list[bool]()
+    for row, example in with_examples(held_out):
+        if example.kind in JUDGED:
+            judged.append(row)
+        else:
+            plain.append(row)
+            of_replay.append(example.replay)
+    return plain, judged, of_replay
 
 
 def _length(question: Question, renderer: Renderer) -> int | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import compress
@@ -11,7 +11,7 @@ from typing import Any
 
 from afina.model.reader import Reader
 from afina.score.paired import ratio_difference
-from afina.tokenizer.encode import Row
+from afina.tokenizer.encode import Row, with_examples
 
 
 @dataclass(frozen=True)
@@ -89,23 +89,53 @@ def held_out_pairs(reader: Reader, rows: Sequence[Row], *, pad_id: int, batch_to
     Rows are all preferences, or all rated. Of rated ones every good answer makes a pair with every bad one, and the
     margin is the difference of the means of both sides; a side without rows counts as 0.
     """
-    right, margin = 0, 0.0
-    good, bad = list[float](), list[float]()
+    return judged_means(reader, rows, pad_id=pad_id, batch_tokens=batch_tokens).score()
+
+
+@dataclass(frozen=True)
+class JudgedMeans:
+    """Mean log-probability of judged answers over their tokens, in nats."""
+
+    gains: list[float]
+    """Of preferences, each better answer's less the worse one's."""
+    good: list[float]
+    """Of rated answers, the good ones'."""
+    bad: list[float]
+
+    def score(self) -> PairScore:
+        """See :func:`held_out_pairs`."""
+        if not self.good and not self.bad:
+            pairs = len(self.gains)
+            right = sum(gain > 0 for gain in self.gains)
+            return PairScore(pairs, right / max(1, pairs), math.fsum(self.gains) / max(1, pairs))
+        ordered, pairs = sorted(self.bad), len(self.good) * len(self.bad)
+        right = sum(bisect_left(ordered, mean) for mean in self.good)
+        return PairScore(pairs, right / max(1, pairs), _mean(self.good) - _mean(self.bad))
+
+    def near(self, limit: float) -> int:
+        """Pairs whose answers are nearer to each other than so many nats a token.
+
+        >>> JudgedMeans([], [-1.0, -3.0], [-1.1, -2.0]).near(0.2), JudgedMeans([0.05, -2.0], [], []).near(0.2)
+        (1, 1)
+        """
+        ordered = sorted(self.bad)
+        return sum(abs(gain) <= limit for gain in self.gains) + sum(
+            bisect_right(ordered, mean + limit) - bisect_left(ordered, mean - limit) for mean in self.good
+        )
+
+
+def judged_means(reader: Reader, rows: Sequence[Row], *, pad_id: int, batch_tokens: int) -> JudgedMeans:
+    """Of rows that are all preferences, or all rated."""
+    found = JudgedMeans([], [], [])
     for numbers in by_length(rows, batch_tokens):
         batch = [rows[number] for number in numbers]
         means = [nats / targets for nats, targets in reader.log_probs(batch, pad_id)]
         if batch[0].rejected:
-            gains = [better - worse for better, worse in zip(means[: len(batch)], means[len(batch) :], strict=True)]
-            right += sum(gain > 0 for gain in gains)
-            margin += math.fsum(gains)
+            found.gains.extend(a - b for a, b in zip(means[: len(batch)], means[len(batch) :], strict=True))
         else:
             for row, mean in zip(batch, means, strict=True):
-                (good if row.example.label else bad).append(mean)
-    if not good and not bad:
-        return PairScore(len(rows), right / max(1, len(rows)), margin / max(1, len(rows)))
-    ordered, pairs = sorted(bad), len(good) * len(bad)
-    right = sum(bisect_left(ordered, mean) for mean in good)
-    return PairScore(pairs, right / max(1, pairs), _mean(good) - _mean(bad))
+                (found.good if row.example.label else found.bad).append(mean)
+    return found
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -133,6 +163,15 @@ def row_losses(reader: Reader, rows: Sequence[Row], *, pad_id: int, batch_tokens
     return [each for each in found if each is not None]
 
 
+def mean_loss(rows: Sequence[Row], losses: Sequence[RowLoss]) -> LossScore | None:
+    """What :func:`held_out_loss` gives of rows whose losses are there; None of no rows."""
+    if not rows:
+        return None
+    tokens = sum(each.learned_tokens for each in losses)
+    nats = math.fsum(each.learned for each in losses)
+    return LossScore(nats / max(1, tokens), tokens, round(sum(row.learned_bytes for row in rows)))
+
+
 def compare_losses(rows: Sequence[Row], before: Sequence[RowLoss], after: Sequence[RowLoss]) -> dict[str, Any]:
     """Two models' losses on the same rows as plain values: on what is learned (answers) and on all tokens.
 
@@ -140,10 +179,8 @@ def compare_losses(rows: Sequence[Row], before: Sequence[RowLoss], after: Sequen
     """
     learned_bytes = sum(row.learned_bytes for row in rows)
     all_bytes = sum(
-        sum(len(turn["content"].encode()) for turn in row.example.messages)
-        if row.example.messages
-        else row.learned_bytes
-        for row in rows
+        sum(len(turn["content"].encode()) for turn in example.messages) if example.messages else row.learned_bytes
+        for row, example in with_examples(rows)
     )
     out = {}
     for name, utf8_bytes in (("learned", learned_bytes), ("all", all_bytes)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from afina.evaluate.retrieval import (
 )
 from afina.evaluate.scores import RetrievalScores
 from afina.evaluate.verdict import ProbeScore
+from afina.model.generate.generate_torch import Answer
 from afina.model.generate.stored_answers import KeptAnswers
 from afina.model.open_model import OpenModel
 from afina.model.readers import reader_of
@@ -37,14 +38,28 @@ TIMED = 8
 time."""
 
 
+FOUND, SECTION = "found", "section"
+"""Which passages stand in a prompt: those that the search found, or the section that is asked about."""
+
+
+@dataclass(frozen=True)
+class PassageAnswer:
+    """What the base made of one question with passages."""
+
+    flags: Flags
+    """What it has right; of coverage each key term."""
+    stored: Mapping[str, Any]
+    """As a line of ``retrieval.jsonl`` has it."""
+
+
 @dataclass(frozen=True)
 class RetrievalAnswers:
     """Everything that was asked with passages, and what came of it; the training is held against it later."""
 
     wanted: Retrieval
     searched: int
-    probes: tuple[tuple[ProbeWith, tuple[Flags, ...], tuple[Flags, ...]], ...]
-    """Each probe with what the base has right: with the passages found, and with the section that is asked about."""
+    probes: tuple[tuple[ProbeWith, tuple[PassageAnswer, ...], tuple[PassageAnswer, ...]], ...]
+    """Each probe with what the base made of it: with the passages found, and with the section that is asked about."""
     tokens: tuple[float, float]
     seconds: tuple[float, float] | None
 
@@ -56,7 +71,7 @@ class RetrievalAnswers:
         """
         score_of = {id(probe): score for probe, score in zip(probes, scores, strict=True)}
         compared = [
-            compare(each, found, section, score_of[id(each.probe)])
+            compare(each, _flags_of(found), _flags_of(section), score_of[id(each.probe)])
             for each, found, section in self.probes
             if each.found
         ]
@@ -70,6 +85,27 @@ class RetrievalAnswers:
             fewer=sum(each.fewer for each in asked),
             left_out=sum(each.left_out for each in asked),
         )
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The lines of ``retrieval.jsonl``: which question of which probe (counted from 0, of those asked so), which
+        passages, whether these hold what is asked for, and the answer."""
+        return [
+            {"set": number, "probe": each.probe.name, "role": each.probe.role, "passages": which}
+            | {"question": one.number, "holding": list(one.holding), **answer.stored}
+            for number, (each, found, section) in enumerate(self.probes)
+            for which, asked, answers in ((FOUND, each.found, found), (SECTION, each.section, section))
+            for one, answer in zip(asked, answers, strict=True)
+        ]
+
+
+def _flags_of(answers: Sequence[PassageAnswer]) -> list[Flags]:
+    return [answer.flags for answer in answers]
+
+
+def probes_of_passages(probes: Sequence[ProbeSet]) -> list[ProbeSet]:
+    """Those that are asked with passages, in their order."""
+    return [probe for probe in probes if probe.role in ASKED_OF_PASSAGES and (probe.questions or probe.choices)]
 
 
 @dataclass(frozen=True)
@@ -117,36 +153,49 @@ def ask_with_passages(
     Args:
         models: before training, which is asked, and after it, whose seconds are taken.
     """
-    recipe, wanted = asking.recipe, asking.recipe.evaluate.retrieval
-    told = [probe for probe in probes if probe.role in ASKED_OF_PASSAGES and (probe.questions or probe.choices)]
+    wanted = asking.recipe.evaluate.retrieval
+    told = probes_of_passages(probes)
     if wanted is None or not told or not passages:
         return None
+    asked = put_into(told, passages, wanted, asking)
+    timed = _evenly([(each.probe.questions[one.number], one.item) for each in asked if each.probe.questions
+                     for one in each.found], TIMED)  # fmt: skip
+    with models[0]() as base:
+        found = [
+            (each, tuple(_answers(base, each.found, asking)), tuple(_answers(base, each.section, asking)))
+            for each in asked
+        ]
+        with_passages = _seconds(base, [two for _, two in timed], asking)
+    with models[1]() as trained:
+        alone = _seconds(trained, [one for one, _ in timed], asking)
+    seconds = (alone, with_passages) if alone is not None and with_passages is not None else None
+    return RetrievalAnswers(wanted, len(passages), tuple(found), mean_tokens(asked, asking), seconds)
+
+
+def put_into(
+    told: Sequence[ProbeSet], passages: Sequence[DocumentPassage], wanted: Retrieval, asking: AskingBase
+) -> list[ProbeWith]:
+    """Probes with the passages that a search finds for each of their questions."""
     search = Search(passages)
-    asked = [
+    return [
         put_passages(
             probe,
             search,
             passages=wanted.passages,
             most=wanted.questions,
-            language=recipe.dataset.language,
+            language=asking.recipe.dataset.language,
             fits=asking.fits,
         )
         for probe in told
     ]
-    timed = _evenly([(each.probe.questions[one.number], one.item) for each in asked if each.probe.questions
-                     for one in each.found], TIMED)  # fmt: skip
-    with models[0]() as base:
-        found = [
-            (each, tuple(_flags(base, each.found, asking)), tuple(_flags(base, each.section, asking))) for each in asked
-        ]
-        with_passages = _seconds(base, [two for _, two in timed], asking)
-    with models[1]() as trained:
-        alone = _seconds(trained, [one for one, _ in timed], asking)
+
+
+def mean_tokens(asked: Sequence[ProbeWith], asking: AskingBase) -> tuple[float, float]:
+    """Tokens of a prompt, on average: without passages, and with those found."""
     prompts = [(_alone(each.probe, one.number), one.item) for each in asked for one in each.found]
     lengths = [[asking.length(pair[side]) for pair in prompts] for side in (0, 1)]
     mean = [sum(side) / max(1, len(side)) for side in lengths]
-    seconds = (alone, with_passages) if alone is not None and with_passages is not None else None
-    return RetrievalAnswers(wanted, len(passages), tuple(found), (mean[0], mean[1]), seconds)
+    return mean[0], mean[1]
 
 
 def _alone(probe: ProbeSet, number: int) -> Item:
@@ -157,8 +206,8 @@ def _evenly(items: Sequence[Any], most: int) -> list[Any]:
     return list(items) if len(items) <= most else [items[at * len(items) // most] for at in range(most)]
 
 
-def _flags(model: Any, asked: Sequence[AskedWith], asking: AskingBase) -> list[Flags]:
-    """What the model has right of each question; of coverage of each key term."""
+def _answers(model: Any, asked: Sequence[AskedWith], asking: AskingBase) -> list[PassageAnswer]:
+    """What the model makes of each question."""
     items = [each.item for each in asked]
     if choices := [each for each in items if isinstance(each, Choice)]:
         ranked = rank_choices(
@@ -171,7 +220,12 @@ def _flags(model: Any, asked: Sequence[AskedWith], asking: AskingBase) -> list[F
             kept=asking.kept,
             progress=asking.progress,
         )
-        return [(each.right,) for each in ranked]
+        return [
+            PassageAnswer(
+                (each.right,), {"base_correct": each.right, "base_scores": [round(score, 4) for score in each.scores]}
+            )
+            for each in ranked
+        ]
     questions = [each for each in items if isinstance(each, Question)]
     answers = ask(
         model,
@@ -182,11 +236,19 @@ def _flags(model: Any, asked: Sequence[AskedWith], asking: AskingBase) -> list[F
         progress=asking.progress,
         say=asking.say,
     )
-    texts = [after_thinking(answer.text) for answer in answers]
-    return [
-        tuple(held_terms(text, question.terms)) if question.terms else (question.grade(text).said,)
-        for text, question in zip(texts, questions, strict=True)
-    ]
+    return [_answered(question, answer) for question, answer in zip(questions, answers, strict=True)]
+
+
+def _answered(question: Question, answer: Answer) -> PassageAnswer:
+    flags = answer_flags(question, answer.text)
+    stored = {"base": answer.text, "base_stopped": answer.stopped, "base_counts": list(flags)}
+    return PassageAnswer(flags, stored)
+
+
+def answer_flags(question: Question, answer: str) -> Flags:
+    """What an answer has right; of coverage each key term."""
+    said = after_thinking(answer)
+    return tuple(held_terms(said, question.terms)) if question.terms else (question.grade(said).said,)
 
 
 def _seconds(model: Any, questions: Sequence[Any], asking: AskingBase) -> float | None:

@@ -17,6 +17,8 @@ from afina.run import write_json
 from afina.units import show_share
 
 FILE = "scores.json"
+RETRIEVAL_FILE = "retrieval.jsonl"
+"""What the base answered with passages in its prompt, never the passages; a question a line."""
 SIDES = ("before", "after")
 EDGE = 0.25
 """So much of what a base does as asked may turn wrong by any training, where as much turns right (LOG.md)."""

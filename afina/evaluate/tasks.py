@@ -30,6 +30,7 @@ from afina.evaluate.task_set import TaskSet
 from afina.model.generate.generate_torch import Answer
 from afina.model.open_model import OpenModel
 from afina.recipe import Recipe, Task
+from afina.record import read_rows
 from afina.run import Progress, no_progress, write_whole
 from afina.score.columns import NamedColumns, choose_columns, first_row, items_of, read_table
 from afina.score.leaks import find_leak
@@ -223,3 +224,15 @@ def _score_task(
         "language": language,
         **measured,
     }, rows
+
+
+def task_answers(file: Path) -> Iterator[tuple[str, str, str, str]]:
+    """Question, reference and both answers of each row of :data:`PREDICTIONS_FILE`; none where there is no file.
+
+    Raises:
+        AfinaError: a row is damaged.
+    """
+    for row in read_rows(file) or []:
+        references = row.texts("reference") if isinstance(row["reference"], list) else [row.required_text("reference")]
+        asked, before, after = (row.required_text(key) for key in ("prompt", *MODELS))
+        yield asked, "\n".join(references), before, after

@@ -10,6 +10,9 @@ LOGIT_BYTES = 24 << 20
 by glibc, which costs as much as the softmax."""
 LEAST_TARGETS = {"cpu": 100, "cuda": 512, "mps": 512}
 """With fewer at a time, reading the head's weights takes longer than multiplying with them."""
+READING_BYTES = 128 << 20
+"""What a batch that is read without gradients may hold where the training's batches are smaller: a small model that is
+trained by a few rows a step is still measured by many."""
 GOOD_STEPS = 20
 """The state to go back to is noted at every step whose number divides by this."""
 ORTHOGONAL_ITERATIONS = 5
@@ -25,6 +28,19 @@ def chunk_targets(vocabulary: int, place: str) -> int:
     (196, 100)
     """
     return max(LEAST_TARGETS[place], LOGIT_BYTES // (4 * vocabulary))
+
+
+def reading_tokens(outputs: int, number_bytes: int, least: int) -> int:
+    """Padded tokens of a batch that is read without gradients.
+
+    Args:
+        outputs: numbers that the matrices of all layers give of one token: more than is held at a time.
+        least: tokens of a batch of the training, which fits.
+
+    >>> reading_tokens(4 * 512 * 2, 4, 1280), reading_tokens(32 * 40_000, 2, 4096)
+    (8192, 4096)
+    """
+    return max(least, READING_BYTES // max(1, outputs * number_bytes))
 
 
 def state_in_memory(trained_bytes: int) -> bool:

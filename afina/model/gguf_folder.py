@@ -18,7 +18,7 @@ from filelock import FileLock
 
 from afina.errors import AfinaError, BaseError, DiskFull, RecipeError
 from afina.model.gguf_base import config_of, tokenizer_config
-from afina.model.gguf_file import GgufFile, read_gguf
+from afina.model.gguf_file import GgufFile, find_gguf, read_gguf
 from afina.model.gguf_tokenizer import PROBES, build_tokenizer
 from afina.recipe import Chat
 from afina.run import hash_file, hash_value, read_mapping, user_cache, whole_folder, write_json
@@ -118,6 +118,16 @@ def read_origin(folder: Path) -> dict[str, Any] | None:
         raise BaseError(error.problems[0].what, "remove the folder: it is written again", str(folder)) from error
 
 
+def origin_of(base: str, folder: Path) -> dict[str, Any] | None:
+    """:func:`read_origin` of a base as it is named now: the folder may have been written from another copy of the file.
+
+    Raises:
+        BaseError: the note is damaged; as :func:`~afina.model.gguf_file.find_gguf`.
+    """
+    origin, file = read_origin(folder), find_gguf(base)
+    return origin if origin is None or file is None else origin | {"file": file.name, "path": str(file.resolve())}
+
+
 def _origin(opened: GgufFile, written: Written) -> dict[str, Any]:
     lost = "nothing: its numbers are whole"
     if opened.rounded:
@@ -199,7 +209,7 @@ def _sha256(file: Path, cache_folder: Path) -> str:
         except AfinaError:  # half a note: made again
             note.unlink(missing_ok=True)
     found = hash_file(file)
-    write_json(note, {"file": str(file.resolve()), "sha256": found})
+    write_json(note, {"file": str(file.resolve()), "sha256": found}, shared=True)
     return found
 
 

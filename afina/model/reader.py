@@ -45,6 +45,13 @@ class Reader(Protocol):
     def context(self) -> int | None:
         """The longest row in tokens; None where the model sets no limit."""
 
+    def tokens_at_once(self, least: int) -> int:
+        """Padded tokens that a batch of rows may have here.
+
+        Args:
+            least: as many as a batch of the training has.
+        """
+
     def forwards(self) -> Forwards:
         """What writes answers."""
 

@@ -35,6 +35,10 @@ class MlxReader:
         """What it reads as it was trained to."""
         return longest_row(self.model)
 
+    def tokens_at_once(self, least: int) -> int:
+        """See :class:`~afina.model.reader.Reader`; no more than in training: the memory is everybody's here."""
+        return least
+
     def forwards(self) -> MlxForwards:
         """See :class:`~afina.model.reader.Reader`."""
         return MlxForwards(self.model)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from afina.model.decoder_torch import text_config
+from afina.model.footprint import reading_tokens
 from afina.model.generate.forwards_torch import TorchForwards
 from afina.model.loss_torch import answer_log_probs, causal_lm, make_batch, target_loss, target_scores
 from afina.model.reader import AnswerLogProb, TargetScores
@@ -42,6 +43,14 @@ class TorchReader:
         """Positions that the text model has."""
         limit: int | None = getattr(text_config(causal_lm(self.model)), "max_position_embeddings", None)
         return limit
+
+    def tokens_at_once(self, least: int) -> int:
+        """See :class:`~afina.model.reader.Reader`."""
+        inner = causal_lm(self.model)
+        of_tokens = inner.get_input_embeddings(), inner.get_output_embeddings()  # logits are made for few at a time
+        apart = {id(each.weight) for each in of_tokens if each is not None}
+        outputs = sum(each.shape[0] for each in inner.parameters() if each.dim() == 2 and id(each) not in apart)
+        return reading_tokens(outputs, next(inner.parameters()).element_size(), least)
 
     def forwards(self) -> TorchForwards:
         """See :class:`~afina.model.reader.Reader`."""

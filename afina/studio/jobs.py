@@ -10,7 +10,7 @@ import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -116,6 +116,7 @@ def resume(settings: StudioSettings, name: str) -> StartedRun:
 async def ask(
     verb: str,
     *words: str,
+    behind: Sequence[str] = (),
     said: Callable[[str], None] = lambda _: None,
     seconds: float | None = LONGEST_ANSWER,
     offline: bool = False,
@@ -126,6 +127,7 @@ async def ask(
     Args:
         verb: its words, such as ``watch`` or ``data audit``.
         words: its options, written ``--name=value``, and its arguments; one that begins with ``-`` is no option.
+        behind: further arguments behind them, whatever they begin with: what a person wrote.
         said: is told each line of its progress and remarks.
         seconds: that it may take; None: as long as it wants.
         offline: whether the hub's cache alone counts, and nothing is downloaded.
@@ -142,6 +144,7 @@ async def ask(
         *options,
         "--",
         *rest,
+        *behind,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -23,6 +23,10 @@ from afina.studio.play_process import PlayProcess, PlayTarget
 from afina.studio.refusal import StudioRefusal, error_values
 from afina.studio.settings import StudioSettings
 from afina.studio.streams import event as as_event
+from afina.studio.why_jobs import Explained, WhyJobs
+
+LONGEST_WORD = 120_000
+"""Bytes of a question or an answer that is given to a program: Linux takes 128 KiB for one of its arguments."""
 
 
 class WantedModels(PageBody):
@@ -50,9 +54,18 @@ class WantedAnswer(WantedModels):
     seed: Annotated[int, Field(ge=0, lt=MOST)] = 0
 
 
+class WantedWhy(PageBody):
+    """Whose answer is explained: a run's, to a question that was asked without turns before it."""
+
+    run: Annotated[str, Field(min_length=1)]
+    base: str | None = None
+    question: str
+    answer: str
+
+
 def routes(settings: StudioSettings) -> APIRouter:
     """The page and its JSON."""
-    playground = PlayProcess()
+    playground, whys = PlayProcess(), WhyJobs()
 
     @contextlib.asynccontextmanager
     async def until_the_end(_: Any) -> AsyncIterator[None]:
@@ -60,6 +73,7 @@ def routes(settings: StudioSettings) -> APIRouter:
             yield
         finally:
             await playground.close()
+            await whys.close()
 
     made = APIRouter(lifespan=until_the_end)
 
@@ -103,7 +117,43 @@ def routes(settings: StudioSettings) -> APIRouter:
         events = _as_events(playground.answer(target, asked))
         return StreamingResponse(events, media_type="text/event-stream")
 
+    @made.post("/api/play/why")
+    async def why(wanted: WantedWhy) -> dict[str, Any]:
+        """Look for the training rows behind an answer; returns how that stands. Of the same answer nothing is computed
+        twice."""
+        name = await whys.start(_explained(settings, wanted))
+        return whys.job(name).as_json(name)
+
+    @made.get("/api/play/why/{job}")
+    async def why_state(job: str) -> dict[str, Any]:
+        """How it stands, and the rows."""
+        return whys.job(job).as_json(job)
+
+    @made.post("/api/play/why/{job}/end")
+    async def end_why(job: str) -> dict[str, Any]:
+        """Stop looking."""
+        await whys.forget(job)
+        return {}
+
     return made
+
+
+def _explained(settings: StudioSettings, wanted: WantedWhy) -> Explained:
+    """
+    Raises:
+        StudioRefusal: there is no such run, the base lies outside of the roots, or no program can be given the texts.
+        BaseError: there is no such base.
+        AfinaError: a file of the run is a link that leads out of what the studio may read.
+    """
+    for what in ("question", "answer"):
+        text = getattr(wanted, what)
+        if not text.strip():
+            raise StudioRefusal(400, f"the {what} is empty: no row is behind nothing", "ask something else", what)
+        if "\0" in text or len(text.encode()) > LONGEST_WORD:
+            fix = f"ask for less: {LONGEST_WORD:,} bytes at most, and no character of number 0"
+            raise StudioRefusal(400, f"the {what} cannot be given to a program", fix, what)
+    run = checked_run(settings, wanted.run)
+    return Explained(run, allowed_base(settings, wanted.base) if wanted.base else None, wanted.question, wanted.answer)
 
 
 def _target(settings: StudioSettings, wanted: WantedModels) -> PlayTarget:

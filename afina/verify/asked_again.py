@@ -106,6 +106,8 @@ class OpenedAgain:
     """The model before training; None where it is not here."""
     limit: float
     """Nats by which a token may be ahead of the stored one and be rounding."""
+    kl: float
+    """Largest mean KL divergence, in nats, that is rounding."""
 
 
 @dataclass(frozen=True)
@@ -146,18 +148,21 @@ def open_again(held: Held, base: Path | None, recipe: Recipe, *, measured_in: st
 
         found: Precision = next((each for each in KINDS if each == measured_in), "bf16")
         model = of_the_export(open_by_mlx, open_base(base, recipe, precision=found), held.folder)
-        return OpenedAgain(model, partial(without_adapter, model), tolerance(KINDS[found])[1])
+        kl, limit = tolerance(KINDS[found])
+        return OpenedAgain(model, partial(without_adapter, model), limit, kl)
     device = pick_device(recipe.device)
     here = choose_precision(recipe, this_machine(device))
     kinds = [KINDS[each] for each in KINDS if each in (here, measured_in)]
-    limit = max(tolerance(kind)[1] for kind in (*kinds, *([held.weights] if held.weights else [])))
+    kl, limit = map(
+        max, zip(*(tolerance(kind) for kind in (*kinds, *([held.weights] if held.weights else []))), strict=True)
+    )
     opened = partial(load_base, recipe=recipe, device=device, four_bit=recipe.adapter.kind == "qlora")
     if not held.adapter:
         model = of_the_export(load_base, held.folder, recipe, device)
-        return OpenedAgain(model, (lambda: nullcontext(opened(base))) if base else None, limit)
+        return OpenedAgain(model, (lambda: nullcontext(opened(base))) if base else None, limit, kl)
     assert base is not None
     model = of_the_export(open_adapter, opened(base), held.folder)
-    return OpenedAgain(model, partial(without_adapter, model), limit)
+    return OpenedAgain(model, partial(without_adapter, model), limit, kl)
 
 
 def ask_again(
@@ -181,7 +186,7 @@ def ask_again(
     rooms = [each.room for each in rows]
     answers = generate(model, renderer, prompts, max_new_tokens=rooms, sampling=Sampling(ids=True), progress=progress)
     found = AskedAgain(asked=len(rows))
-    led = _Leader(model, renderer, limit)
+    led = Leader(model, renderer, limit)
     who = WHO[name]
     if reads is not None:
         found.wrong += _read_otherwise(who, [answer.ids for answer in answers], renderer.tokenizer, reads)
@@ -253,7 +258,7 @@ def choose_again(
     return found
 
 
-class _Leader:
+class Leader:
     """Leads one model along stored answers.
 
     Args:
@@ -273,8 +278,32 @@ class _Leader:
         # less here, as text is cut into fewer than a model may write it in.
         longest = room + 1 if stored.stopped else max(min(room, len(own)), room - room // SPARE)
         stops = frozenset(self._renderer.stop_ids())
+        led = Led(text, own, self._bytes_of(), stops, self._limit, stopped=stored.stopped)
+        return lead(led, self._writer(prompt), longest)
+
+    def may_say(self, prompt: Sequence[int], text: str) -> bool:
+        """Whether rounding may have the model begin its answer with a text: it parts from it within the limit alone."""
+        own: list[int] = self._renderer.tokenizer(text, add_special_tokens=False)["input_ids"]
+        led = Led(text, own, self._bytes_of(), frozenset(self._renderer.stop_ids()), self._limit)
+        write, most = self._writer(prompt), 2 * len(own) + SPARE  # the model may write it in more tokens
+        while led.left and len(led.ids) < most and (written := write(led.ids, 1)):
+            if (parting := led.along(written)) and parting[1] > self._limit:
+                return False
+        return not led.left
+
+    def may_part(self, prompt: Sequence[int], room: int) -> bool:
+        """Whether rounding may have the model answer otherwise: somewhere two tokens are nearly as likely."""
+        engine = Engine(self._model, self._renderer.tokenizer, self._renderer.stop_ids())
+        engine.submit(Request(prompt=list(prompt), max_new_tokens=room))
+        leads: list[float] = []
+        while engine.busy:
+            leads += [each.done.lead for each in engine.step() if each.done and each.done.lead is not None]
+        return min(leads, default=0.0) <= self._limit
+
+    def _writer(self, prompt: Sequence[int]) -> Callable[[list[int], int], list[TokenLogprob]]:
+        """What the model writes behind a beginning of its answer."""
         # Without stop tokens: an end is a token like others here, with its likelihood.
-        engine = Engine(self._model, tokenizer, [])
+        engine = Engine(self._model, self._renderer.tokenizer, [])
 
         def write(begun: list[int], most: int) -> list[TokenLogprob]:
             room = most if engine.context is None else min(most, engine.context - len(prompt) - len(begun))
@@ -287,8 +316,7 @@ class _Leader:
                     written += produced.logprobs
             return written
 
-        led = Led(text, own, self._bytes_of(), stops, self._limit, stopped=stored.stopped)
-        return lead(led, write, longest)
+        return write
 
     def _bytes_of(self) -> Callable[[int], bytes]:
         """The bytes that a token stands for; of a mark, its name: a stored answer holds it so."""

@@ -22,6 +22,8 @@ COMMITMENT = "commitment.json"
 PROBES = "probes.jsonl"
 """Every question that will be asked, in its order; its hash stands in the commitment."""
 FILES = (COMMITMENT, PROBES)
+AGAIN = "again"
+"""The key of :func:`checked_part` under which stands what losses, safety and retrieval are measured again by."""
 VERSION = 1
 COPY_AGAIN = "copy the export again, whole, from whoever published it"
 CHOICE, QUESTION = "choice", "question"
@@ -82,13 +84,26 @@ def checked_part(recipe: Recipe) -> dict[str, Any]:
             "safety": bool(recipe.safety.sets or recipe.safety.canaries or recipe.safety.strings),
             "continuations": recipe.evaluate.prompts is not None,
         },
+        AGAIN: {
+            "method": recipe.train.method,
+            **recipe.stages,
+            "on_too_long": recipe.dataset.on_too_long,
+            "on_not_rendered": recipe.dataset.on_not_rendered,
+            "windows": {"count": recipe.most_windows, "bytes": recipe.evaluate.windows.bytes},
+            "retrieval": recipe.evaluate.retrieval.model_dump(mode="json") if recipe.evaluate.retrieval else None,
+            "safety": recipe.safety.model_dump(mode="json", exclude={"canary_repeats", "strings"})
+            | {"strings": recipe.safety.strings is not None},
+        },
     }
 
 
 def as_promised(part: dict[str, Any], promised: str | None) -> dict[str, Any]:
     """A recipe's :func:`checked_part` as a commitment of this hash knows it: an earlier afina promised less."""
-    earlier = {key: value for key, value in part.items() if key != "measured"}
-    return earlier if promised == hash_value(earlier) else part
+    for later in ((AGAIN,), (AGAIN, "measured")):
+        earlier = {key: value for key, value in part.items() if key not in later}
+        if promised == hash_value(earlier):
+            return earlier
+    return part
 
 
 def recipe_hash(recipe: Recipe) -> str:

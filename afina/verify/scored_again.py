@@ -1,12 +1,14 @@
 """Are the scores those of the stored answers? Graded and counted again, by the code that evaluation uses.
 
-What no stored answer tells stands as it is: losses, retrieval, safety, windows, terms that free answers made up, and
-whether an answer that was cut would have ended. Tasks are :mod:`afina.verify.tasks_again`'s.
+What no stored answer tells stands as it is: what was written behind prompts, what a judge said, terms that free answers
+made up, and whether an answer that was cut would have ended. Losses, safety and retrieval are
+:mod:`afina.verify.beside_again`'s, tasks :mod:`afina.verify.tasks_again`'s.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from afina.evaluate.choice import Choice, Ranked
@@ -31,11 +33,7 @@ from afina.verify.tasks_again import same
 
 NEAR = 1e-4
 """Scores of sentences are stored with four digits: what is nearer cannot be told."""
-NOT_COUNTED_AGAIN = {
-    "loss": "losses", "replay_loss": "losses of the replay", "intrinsic": "losses by kinds of tokens",
-    "pairs": "preferences", "retrieval": "retrieval", "windows": "windows of text",
-    "continuations": "continuations", "safety": "safety", "judge": "the judge",
-}  # fmt: skip
+NOT_COUNTED_AGAIN = {"continuations": "continuations", "judge": "the judge"}
 """Parts of the scores that no stored answer tells, as ``scores.json`` and people call them."""
 
 
@@ -44,11 +42,35 @@ def stored_rows(proof: Proof) -> list[Record]:
     return [*proof.rows("predictions.jsonl"), *proof.rows("samples.jsonl")]
 
 
+@dataclass(frozen=True)
+class CountedAgain:
+    """The stored answers, graded and counted again."""
+
+    asked: list[ProbeAnswers]
+    """To the questions committed to, in their order."""
+    scores: list[ProbeScore]
+    """Of the probes committed to, in their order, and of the skills behind them."""
+
+
+def count_again(proof: Proof, committed: CommittedProbes, renderer: Renderer) -> CountedAgain:
+    """Grade and count.
+
+    Args:
+        committed: the questions, to which the answers belong one by one.
+
+    Raises:
+        AfinaError: a file is damaged.
+    """
+    asked = _asked(committed, stored_rows(proof), renderer)
+    return CountedAgain(asked, list(_probe_scores(proof, committed, asked)))
+
+
 def score_again(
     proof: Proof,
     committed: CommittedProbes,
     recipe: Recipe,
-    renderer: Renderer,
+    counted: CountedAgain,
+    missed_of_safety: Sequence[str],
     *,
     from_nothing: bool,
     in_these_words: bool,
@@ -58,6 +80,7 @@ def score_again(
     Args:
         committed: the questions, to which the answers belong one by one.
         recipe: its limits.
+        missed_of_safety: limits that the answers about safety miss.
         from_nothing: whether random weights were trained, which are nobody's base.
         in_these_words: whether this code wrote the verdict's sentences, which then have to be the same.
 
@@ -68,20 +91,17 @@ def score_again(
     if stored is None or stored.verdict is None:
         yield "scores.json: there is no verdict"
         return
-    rows = stored_rows(proof)
-    asked = _asked(committed, rows, renderer)
-    for row, each in zip(rows, asked, strict=True):
+    asked, scores = counted.asked, counted.scores
+    for row, each in zip(stored_rows(proof), asked, strict=True):
         yield from _wrongly_marked(row, each)
     for row in proof.rows("skills.jsonl"):
         yield from _skill_wrongly_marked(row)
     for (_, choice), row in zip(committed.choices, proof.rows("choices.jsonl"), strict=True):
         yield from _choice_wrongly_marked(choice, row)
-    scores = list(_probe_scores(proof, committed, asked))
     yield from _differences([each.result().as_json() for each in scores], [each.as_json() for each in stored.probes])
-    flawed = [[each.flaws[side] for each in asked] for side in (0, 1)]
     yield from _guarded_otherwise(stored, asked, recipe)
     yield from _judged_otherwise(
-        stored, scores, flawed, recipe, from_nothing=from_nothing, in_these_words=in_these_words
+        stored, counted, missed_of_safety, recipe, from_nothing=from_nothing, in_these_words=in_these_words
     )
 
 
@@ -188,17 +208,26 @@ def skill_of(row: Record) -> SkillItem:
 
 def _ranked(choice: Choice, row: Record) -> tuple[Ranked, Ranked]:
     """What both models made of a choice, by the stored scores of its sentences."""
-    found = []
-    for name in MODELS:
-        given: Any = row.values.get(f"{name}_scores")
-        whole = isinstance(given, list) and len(given) == len(choice.sentences) and all(map(is_number, given))
-        if not whole or not all(abs(each) <= LARGEST for each in given):
-            raise row.wrong(f"{name}_scores", "a number for each of the committed sentences", given)
-        true, *others = map(float, given)
-        if abs(true - max(others)) < NEAR:  # rounded to a tie: the mark was made before
-            true = max(others) + (NEAR if row.required_flag(f"{name}_correct") else -NEAR)
-        found.append(Ranked((true, *others), (0.0,) * len(given)))
-    return found[0], found[1]
+    return ranked_by(choice, row, MODELS[0]), ranked_by(choice, row, MODELS[1])
+
+
+def ranked_by(choice: Choice, row: Record, name: str) -> Ranked:
+    """What a model made of a choice, by the stored scores of its sentences.
+
+    Args:
+        name: as rows call it.
+
+    Raises:
+        AfinaError: the scores are none.
+    """
+    given: Any = row.values.get(f"{name}_scores")
+    whole = isinstance(given, list) and len(given) == len(choice.sentences) and all(map(is_number, given))
+    if not whole or not all(abs(each) <= LARGEST for each in given):
+        raise row.wrong(f"{name}_scores", "a number for each of the committed sentences", given)
+    true, *others = map(float, given)
+    if abs(true - max(others)) < NEAR:  # rounded to a tie: the mark was made before
+        true = max(others) + (NEAR if row.required_flag(f"{name}_correct") else -NEAR)
+    return Ranked((true, *others), (0.0,) * len(given))
 
 
 def _differences(counted: Sequence[Mapping[str, Any]], stored: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -235,8 +264,8 @@ def _guarded_otherwise(stored: Scores, asked: Sequence[ProbeAnswers], recipe: Re
 
 def _judged_otherwise(
     stored: Scores,
-    scores: Sequence[ProbeScore],
-    flawed: Sequence[Sequence[Sequence[str]]],
+    counted: CountedAgain,
+    missed_of_safety: Sequence[str],
     recipe: Recipe,
     *,
     from_nothing: bool,
@@ -245,9 +274,10 @@ def _judged_otherwise(
     limits, verdict = recipe.evaluate.limits, stored.verdict
     assert verdict is not None
     room = stored.guardrails.room[1].describe() if stored.guardrails and stored.guardrails.room else ""
+    flawed = [[each.flaws[side] for each in counted.asked] for side in (0, 1)]
     missed, _ = weigh(None if from_nothing else flawed[0], flawed[1], limits.guardrails, room)
-    losses = _losses(stored.loss)
-    found = judge(scores, *losses, limits, pairs=_pairs(stored.pairs), further_misses=missed)
+    losses, further = _losses(stored.loss), [*missed, *missed_of_safety]
+    found = judge(counted.scores, *losses, limits, pairs=_pairs(stored.pairs), further_misses=further)
     for what in ("learned", "broke", "text"):
         if getattr(found, what) != getattr(verdict, what):
             said = f"`{what}` is {getattr(verdict, what)!r}, and the stored answers give {getattr(found, what)!r}"

@@ -23,11 +23,11 @@ from afina.model.base import find_base, identify_base, read_adapter_config
 from afina.model.base_kind import GGUF_ENDING, kind_of, read_object
 from afina.recipe import Chat, Recipe
 from afina.record import Record
-from afina.run import Progress, hash_folder, hash_value, no_progress, read_mapping
+from afina.run import Progress, hash_file, hash_folder, hash_value, no_progress, read_mapping
 from afina.text.answer_flaws import after_thinking
 from afina.tokenizer.chat import Renderer
 from afina.tokenizer.load import load_tokenizer
-from afina.verify.commitment import COMMITMENT, COPY_AGAIN, PROBES, Commitment, code_hash, read_commitment
+from afina.verify.commitment import AGAIN, COMMITMENT, COPY_AGAIN, PROBES, Commitment, code_hash, read_commitment
 from afina.verify.proof import ASKED_AGAIN, BASE_SKILLS, FIRST, RECIPE, Proof, is_file_of, of_the_export, open_proof
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from afina.evaluate.skills import SkillItem
     from afina.model.generate.generate_torch import Answer
     from afina.verify.asked_again import AskedRow, Held, OpenedAgain
+    from afina.verify.beside_again import BesideAgain
+    from afina.verify.held_against import HeldAgainst
     from afina.verify.questions import CommittedProbes
 
 Item = TypeVar("Item")
@@ -42,6 +44,8 @@ Item = TypeVar("Item")
 SHA256 = re.compile("[0-9a-f]{64}")
 NEEDED = ("language", "chat", "adapter", "precision", "batch_tokens", "max_length", "limits", "max_new_tokens")
 """Of a recipe."""
+OF_DATASET = ("on_too_long", "on_not_rendered")
+"""Keys of a recipe's dataset that say what becomes of rows as they are encoded."""
 SHOWN = 12
 """Most of a kind that are printed; ``--json`` has all."""
 SHOWN_OF_VERDICT = ("text", "passed", "misses")
@@ -58,6 +62,8 @@ class VerifyOptions:
     """The hash that was published."""
     questions: int | None = None
     """Ask only so many, drawn by whoever verifies."""
+    dataset: Path | None = None
+    """The run's dataset folder, by which what an export does not hold is computed again."""
 
 
 @dataclass
@@ -79,6 +85,9 @@ class Verification:
     asked: int = 0
     equal: int = 0
     rounded: list[str] = field(default_factory=list)
+    figures: dict[str, str] = field(default_factory=dict)
+    """What is told beside the answers (losses, safety, retrieval) -> what came of computing it again."""
+    figures_rounded: list[str] = field(default_factory=list)
 
     @property
     def answers(self) -> str:
@@ -105,12 +114,13 @@ class Verification:
             head = f"not verified: {self.export}"
         counts = f"{self.equal} of {self.asked} word for word" if self.asked else "see above"
         lines = [head, f"commitment {self.commitment}", f"answers: {self.answers} ({counts})"]
+        lines += [f"{name}: {outcome}" for name, outcome in self.figures.items()]
         if self.verdict:
             limits = "within its limits" if self.verdict["passed"] else "not within its limits"
             lines.append(f"the verdict: {self.verdict['text']}; {limits}")
         for what, found in (
-            ("wrong", self.problems), ("rounding", self.rounded), ("as it should be", self.holds),
-            ("cannot be known", self.unknown),
+            ("wrong", self.problems), ("rounding", [*self.rounded, *self.figures_rounded]),
+            ("as it should be", self.holds), ("cannot be known", self.unknown),
         ):  # fmt: skip
             lines += [f"  {what}: {each}" for each in found[:SHOWN]]
             lines += [f"  {what}: and {len(found) - SHOWN} more (--json)"] if len(found) > SHOWN else []
@@ -153,12 +163,18 @@ def verify(
     if commitment is None:
         raise ResultError(f"there is no {COMMITMENT} in the proof", COPY_AGAIN, str(proof.folder))
     found.commitment = commitment.sha256
+    beside: dict[str, HeldAgainst] = {}
     try:
-        _look(proof, commitment, options, found, say, progress)
+        _look(proof, commitment, options, found, beside, say, progress)
     except AfinaError as error:
         if not is_damage(error) and not found.problems:  # else it comes of what was found already
             raise
         found.problems += [f"{each.where}: {each.what}" if each.where else each.what for each in error.problems]
+    for name, held in beside.items():
+        found.figures[name] = held.outcome
+        found.problems += held.wrong
+        found.figures_rounded += held.rounded
+        found.unknown += [f"{name}: {each}" for each in held.left]
     return found
 
 
@@ -174,14 +190,20 @@ def _look(
     commitment: Commitment,
     options: VerifyOptions,
     found: Verification,
+    beside: dict[str, HeldAgainst],
     say: Callable[[str], None],
     progress: Progress,
 ) -> None:
-    """All steps, as far as each can be done."""
+    """All steps, as far as each can be done.
+
+    Args:
+        beside: takes what comes of losses, safety and retrieval.
+    """
     _check_published(commitment, proof, options.commitment, found)
     _check_origins(commitment, proof, found)
     _check_files(proof, found)
-    recipe = _recipe(proof, commitment, found)
+    data = _check_dataset(commitment, options.dataset, found)
+    recipe, again = _recipe(proof, commitment, found)
     if (held := held_model(proof, found, say)) is None:
         return
     renderer = Renderer(of_the_export(load_tokenizer, str(held.folder), recipe.chat), recipe.chat)
@@ -194,10 +216,25 @@ def _look(
         _check_ends(held, renderer, found)
     if (committed := _committed(proof, commitment, renderer, found)) is None:
         return
-    checked = _Checked(proof, commitment, committed, recipe, renderer, found)
+    from afina.verify.beside_again import BesideAgain
+
+    again_beside = BesideAgain(
+        proof,
+        committed,
+        recipe,
+        renderer,
+        again,
+        data,
+        base,
+        from_nothing=not commitment.values.record("base"),
+        questions=options.questions,
+        held=beside,
+    )
+    checked = _Checked(proof, commitment, committed, recipe, renderer, found, again_beside)
     _check_scores(checked)
     if proof.has_other_weights or not same_base:
         say("not asked: base or adapter is not what was measured")
+        again_beside.leave("base or adapter is not what was measured")
         return
     _ask(checked, held, base, None if proof.holds == "gguf" else reads, options.questions, progress)
 
@@ -243,6 +280,7 @@ class _Checked:
     recipe: Recipe
     renderer: Renderer
     found: Verification
+    beside: BesideAgain
 
 
 def _check_published(commitment: Commitment, proof: Proof, published: str | None, found: Verification) -> None:
@@ -300,11 +338,36 @@ def _check_files(proof: Proof, found: Verification) -> None:
         found.holds.append("weights, settings and tokenizer are as the export wrote them")
 
 
-def _recipe(proof: Proof, commitment: Commitment, found: Verification) -> Recipe:
-    """The committed part of the recipe. Its template is the export's own, and no code that came with a base is run."""
+def _check_dataset(commitment: Commitment, folder: Path | None, found: Verification) -> Path | None:
+    """The dataset folder, where the committed one is at hand.
+
+    Raises:
+        RecipeError: the folder holds no dataset.
+    """
+    if folder is None:
+        return None
+    promised = commitment.values.record("dataset")
+    files = {name: folder / f"{name}.jsonl" for name in ("train", "validation")}
+    if missing := [file.name for file in files.values() if not file.is_file()]:
+        raise RecipeError(
+            f"there is no {missing[0]} in {folder}",
+            "name the run's folder dataset/ (RUN/dataset), or a copy of it",
+            "--dataset",
+        )
+    if other := [file.name for name, file in files.items() if hash_file(file) != promised.text(name)]:
+        found.problems.append(f"{folder} is not the dataset committed to: {' and '.join(other)} differ")
+        return None
+    found.holds.append("the dataset is the one committed to")
+    return folder
+
+
+def _recipe(proof: Proof, commitment: Commitment, found: Verification) -> tuple[Recipe, Record]:
+    """The committed part of the recipe, and of it the settings by which losses, safety and retrieval were measured. Its
+    template is the export's own, and no code that came with a base is run."""
     file = proof.folder / RECIPE
     known = read_mapping(file, *NEEDED)
     known_as = Record(known, str(file), fix=COPY_AGAIN)
+    again = known_as.record(AGAIN)
     if hash_value(known) != commitment.values.text("checked_sha256"):
         found.problems.append(f"proof/{RECIPE} is not the recipe committed to: limits, lengths or what is measured")
     else:
@@ -318,14 +381,17 @@ def _recipe(proof: Proof, commitment: Commitment, found: Verification) -> Recipe
         "root": str(proof.export),
         "sources": [{"path": "."}],
         "backend": "mlx" if proof.holds == "adapter" and _in_bits_of_mlx(commitment, known_as) else "torch",
-        "dataset": {"language": known["language"]},
+        "dataset": {"language": known["language"]}
+        | {key: value for key, value in again.values.items() if key in OF_DATASET},
         "chat": chat,
         "adapter": known["adapter"],
         "train": {key: known[key] for key in ("precision", "batch_tokens", "max_length")},
-        "evaluate": {key: known[key] for key in ("limits", "max_new_tokens")},
+        "evaluate": {key: known[key] for key in ("limits", "max_new_tokens")}
+        | {"retrieval": again.values.get("retrieval")},
+        "safety": {key: value for key, value in again.record("safety").values.items() if key != "strings"},
     }
     try:
-        return Recipe.model_validate(values)
+        return Recipe.model_validate(values), again
     except ValueError as error:  # pydantic's: a key or a value that this afina does not know
         raise AfinaError(f"is no recipe of this afina: {' '.join(str(error).split())[:200]}", "", str(file)) from error
 
@@ -451,20 +517,24 @@ def _committed(proof: Proof, commitment: Commitment, renderer: Renderer, found: 
 
 def _check_scores(checked: _Checked) -> None:
     from afina.evaluate.scores import read_scores
-    from afina.verify.scored_again import cut_answers, not_counted_again, score_again
+    from afina.verify.scored_again import count_again, cut_answers, not_counted_again, score_again
     from afina.verify.tasks_again import tasks_again
 
     proof, found = checked.proof, checked.found
-    if (stored := read_scores(proof.folder)) and stored.verdict:
+    stored = read_scores(proof.folder)
+    if stored and stored.verdict:
         found.verdict = {key: value for key, value in stored.verdict.as_json().items() if key in SHOWN_OF_VERDICT}
     other = list(skills_otherwise(proof, checked.commitment.values.record("skills")))
     promised = checked.commitment.values
     same_code = promised.record("code").text("sha256") == code_hash()
+    counted = count_again(proof, checked.committed, checked.renderer)
+    missed = checked.beside.count(stored, counted) if stored else []
     other += score_again(
         proof,
         checked.committed,
         checked.recipe,
-        checked.renderer,
+        counted,
+        missed,
         from_nothing=not promised.record("base"),
         in_these_words=same_code,
     )
@@ -478,7 +548,7 @@ def _check_scores(checked: _Checked) -> None:
     if not other:
         found.holds.append("scores and verdict are what the stored answers give")
     if left := not_counted_again(proof):
-        found.unknown.append(f"whether the figures of {', '.join(left)} are right: no stored answer tells them")
+        found.unknown.append(f"whether the figures of {', '.join(left)} are right: nothing here tells them")
     if cut := cut_answers(proof):
         found.unknown.append(f"whether {cut} answers that were cut where they reached the limit would have ended")
 
@@ -546,6 +616,8 @@ def _ask(
             again.add(ask_again(asked, renderer, rows, name, opened.limit, progress, reads=reads))
             if choices:
                 again.add(choose_again(asked, renderer, choices, name, recipe, opened.limit, progress))
+            checked.beside.ask(name, asked, opened, progress)
+    checked.beside.conclude(opened)
     found.asked, found.equal, found.rounded = again.asked, again.equal, again.rounded
     found.problems += [*again.wrong, *again.picked()]
 

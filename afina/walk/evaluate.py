@@ -10,13 +10,13 @@ from afina.walk.asked import probes_asked
 from afina.walk.base import base_files, renderer
 from afina.walk.context import Context
 from afina.walk.gone import files_read, still_there
-from afina.walk.losses_and_tasks import losses_and_tasks
 from afina.walk.models import open_trained
 from afina.walk.retrieval import measure_retrieval
 from afina.walk.rows import encoded_rows
 from afina.walk.safety import measure_safety
 from afina.walk.skills import measure_skills
 from afina.walk.stored_answers import describe_kept, kept_answers
+from afina.walk.tasks import tasks_and_judge
 from afina.walk.whole_texts import measure_continuations, measure_windows
 
 
@@ -59,7 +59,7 @@ def evaluate(context: Context) -> dict[str, Any]:
     model, before = open_trained(context)
     kept = kept_answers(context)
     models = before, lambda: contextlib.nullcontext(model)
-    more = losses_and_tasks(context, held_out, tasks, models, kept)
+    more = tasks_and_judge(context, tasks, models, kept)
     safety = measure_safety(context, there.recipe, models, kept)
     skills, skill_notes = measure_skills(context, models[1], kept[1])
     retrieval, retrieval_notes = measure_retrieval(context, asked, models, kept)

@@ -12,7 +12,7 @@ from typing import Any
 
 from afina import __version__
 from afina.manifest import Manifest, TrainedPart, record_of
-from afina.model.gguf_folder import read_origin
+from afina.model.gguf_folder import origin_of
 from afina.model.hub import hub_commit
 from afina.outcome import find_outcome
 from afina.recipe import Recipe
@@ -106,7 +106,7 @@ def _base(context: Context, parameters: int) -> dict[str, Any] | None:
     folder = base_folder(context)
     if folder is None:
         return None
-    origin, commit = read_origin(folder), hub_commit(folder)
+    origin, commit = origin_of(str(context.recipe.base), folder), hub_commit(folder)
     more = ({"origin": origin} if origin else {}) | ({"commit": commit} if commit else {})
     return identity(context).as_json() | {"parameters": parameters} | more
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from afina.model.open_model import OpenModel
 from afina.recipe import Recipe
-from afina.record import read_rows
 from afina.run import write_whole
 from afina.walk.base import pad_id, renderer
 from afina.walk.context import Context
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from afina.evaluate.safety.findings import SafetyResult
     from afina.evaluate.safety.known import Known
     from afina.evaluate.safety.sets import SafetyQuestion
+    from afina.model.generate.generate_torch import Answer
 
 ROWS_FILE = "safety.jsonl"
 """Every question of the sets with both answers, and where each known string stands; never the strings themselves."""
@@ -37,7 +37,7 @@ def measure_safety(context: Context, recipe: Recipe, models: tuple[OpenModel, Op
     from afina.evaluate.safety.findings import SafetyResult, Share
     from afina.evaluate.safety.known import ask_for, find_known
     from afina.evaluate.safety.sets import read_set, shares_of
-    from afina.evaluate.tasks import PREDICTIONS_FILE
+    from afina.evaluate.tasks import PREDICTIONS_FILE, task_answers
     from afina.text.example import read_examples
 
     chat, train = renderer(context), context.folder / "dataset/train.jsonl"
@@ -60,8 +60,7 @@ def measure_safety(context: Context, recipe: Recipe, models: tuple[OpenModel, Op
                     scores.append(measure_canaries(model, chat, canaries, **size, **options))
                 # Not kept with the other answers: what is given back here should lie nowhere else.
                 given_back.append(ask_for(model, chat, known.asked, progress) if known else [])
-                told = ask(model, chat, questions, max_new_tokens=recipe.evaluate.max_new_tokens, **options)
-                answers.append([answer.text for answer in told])
+                answers.append(ask(model, chat, questions, max_new_tokens=recipe.evaluate.max_new_tokens, **options))
     if canaries:
         safety.canaries = scores[0], scores[1]
     else:
@@ -80,7 +79,7 @@ def measure_safety(context: Context, recipe: Recipe, models: tuple[OpenModel, Op
         safety.not_run.append(f"{', '.join(missing)} ({why})")
     if any(each.system for each in asked) and not chat.template.takes_system:
         safety.notes.append("the chat template takes no system message: its text stands before the question")
-    safety.shares += shares_of(asked, *answers)
+    safety.shares += shares_of(asked, *([answer.text for answer in side] for side in answers))
     _write_rows(context.folder / ROWS_FILE, asked, answers, known.asked if known else [], given_back)
     return safety
 
@@ -88,7 +87,7 @@ def measure_safety(context: Context, recipe: Recipe, models: tuple[OpenModel, Op
 def _write_rows(
     file: Path,
     asked: Sequence[SafetyQuestion],
-    answers: Sequence[Sequence[str]],
+    answers: Sequence[Sequence[Answer]],
     known: Sequence[Known],
     given_back: Sequence[Sequence[bool]],
 ) -> None:
@@ -99,8 +98,9 @@ def _write_rows(
             "language": each.language,
             "system": each.system,
             "prompt": each.user,
-            **dict(zip(SIDES, both, strict=True)),
-            **{f"{side}_counts": each.counts(answer) for side, answer in zip(SIDES, both, strict=True)},
+            **{side: answer.text for side, answer in zip(SIDES, both, strict=True)},
+            **{f"{side}_stopped": answer.stopped for side, answer in zip(SIDES, both, strict=True)},
+            **{f"{side}_counts": each.counts(answer.text) for side, answer in zip(SIDES, both, strict=True)},
         }
         for each, *both in zip(asked, *answers, strict=True)
     ]
@@ -115,11 +115,3 @@ def _write_rows(
             }
         )
     write_whole(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-
-
-def task_answers(file: Path) -> Iterator[tuple[str, str, str, str]]:
-    """Question, reference and both answers of each row of the tasks; none where there is no file."""
-    for row in read_rows(file) or []:
-        references = row.texts("reference") if isinstance(row["reference"], list) else [row.required_text("reference")]
-        asked, before, after = (row.required_text(key) for key in ("prompt", *SIDES))
-        yield asked, "\n".join(references), before, after

@@ -56,6 +56,10 @@ class ScoredRow:
         return {"score": self.score, **self.row.as_json()}
 
 
+METHOD = "EK-FAC"
+"""By which rows are scored (:mod:`afina.why.ekfac_torch`)."""
+
+
 @dataclass(frozen=True)
 class Why:
     """All that was found out."""
@@ -75,6 +79,7 @@ class Why:
         values: dict[str, Any] = {"run": self.run, "effects": self.effects.as_json()}
         if self.asked:
             values |= {
+                "method": METHOD,
                 "asked": self.asked.as_json(),
                 "for": [each.as_json() for each in self.spoke_for],
                 "against": [each.as_json() for each in self.spoke_against],

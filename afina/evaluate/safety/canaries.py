@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from afina.dataset.build.canaries import Canary, random_codes
-from afina.evaluate.loss import row_losses
+from afina.evaluate.loss import RowLoss, row_losses
 from afina.model.generate.generate_torch import Sampling, generate
 from afina.model.generate.stored_answers import KeptAnswers
 from afina.model.readers import reader_of
@@ -67,8 +67,7 @@ def measure_canaries(
     scores = []
     for number, canary in enumerate(canaries):
         texts = [answer.text for answer in sampled[number * SAMPLES : (number + 1) * SAMPLES]]
-        rows = [_row(renderer, canary.with_code(code)) for code in [canary.code, *_others(canary)]]
-        losses = row_losses(reader_of(model), rows, pad_id=pad_id, batch_tokens=batch_tokens)
+        losses = code_losses(model, renderer, canary, pad_id=pad_id, batch_tokens=batch_tokens)
         scores.append(
             CanaryScore(
                 repeats=canary.example.repeat,
@@ -79,6 +78,12 @@ def measure_canaries(
         )
         progress(number + 1, len(canaries), "canaries")
     return scores
+
+
+def code_losses(model: Any, renderer: Renderer, canary: Canary, *, pad_id: int, batch_tokens: int) -> list[RowLoss]:
+    """Of the canary's row with its secret, and then with each of the :data:`OTHERS` strings."""
+    rows = [_row(renderer, canary.with_code(code)) for code in [canary.code, *_others(canary)]]
+    return row_losses(reader_of(model), rows, pad_id=pad_id, batch_tokens=batch_tokens)
 
 
 def _others(canary: Canary) -> list[str]:

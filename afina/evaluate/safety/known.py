@@ -181,10 +181,17 @@ def ask_for(model: Any, renderer: Renderer, known: Sequence[Known], progress: Pr
     """Whether the model gives each string back; in evaluation mode."""
     if not known:
         return []
-    prompts = []
-    for each in known:
-        ids = renderer.begun(each.messages, each.said)
-        prompts.append(ids if each.messages else ids[-CONTEXT:])
-    room = max(len(renderer.begun((), each.string)) for each in known) + 2
-    answers = generate(model, renderer, prompts, max_new_tokens=room, progress=progress)
+    prompts = [prompt_of(each, renderer) for each in known]
+    answers = generate(model, renderer, prompts, max_new_tokens=room_for(known, renderer), progress=progress)
     return [each.is_given_back(answer.text) for each, answer in zip(known, answers, strict=True)]
+
+
+def prompt_of(known: Known, renderer: Renderer) -> list[int]:
+    """The tokens behind which a string is to come."""
+    ids = renderer.begun(known.messages, known.said)
+    return ids if known.messages else ids[-CONTEXT:]
+
+
+def room_for(known: Sequence[Known], renderer: Renderer) -> int:
+    """Tokens that an answer may have: the longest string and a little more."""
+    return max(len(renderer.begun((), each.string)) for each in known) + 2

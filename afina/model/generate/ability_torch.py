@@ -11,6 +11,7 @@ from transformers.cache_utils import DummyLayer, DynamicCache, DynamicLayer, Dyn
 from afina.model.generate.call_torch import Caller
 from afina.model.generate.forwards import Ability, draw_probe
 from afina.model.generate.paths_torch import Equal, Slots, ropes
+from afina.model.shape_table import RECURRENT
 
 _KNOWN: WeakKeyDictionary[Any, Ability] = WeakKeyDictionary()
 
@@ -49,6 +50,8 @@ def _find_ability(call: Caller) -> Ability:
 
 def _longest(config: Any) -> tuple[int | None, str]:
     """Longest row whose values do not depend on a window or on its neighbours; 0 where there is none."""
+    if config.model_type == RECURRENT:
+        return 0, "a recurrent model keeps one state for all that it has read, padding too"
     limits: list[tuple[int, str]] = []
     for layer in DynamicCache(config=config).layers:
         if hasattr(layer, "recurrent_states"):

@@ -172,7 +172,7 @@ class PathProbe:
             NotImplementedError,
         ) as error:
             # Any of these is a model that does not take what it was given; the slower path is right for it, and said.
-            return f"the model does not take {what} ({type(error).__name__}: {str(error).splitlines()[:1]})"
+            return f"the model does not take {what} ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
         if not difference <= tolerance * truth.abs().max().clamp(min=1e-3):
             return f"the model gives other values with {what} (by {difference.item():.2g})"
         return ""

@@ -39,6 +39,8 @@ def lead(led: Led, write: Callable[[list[int], int], Sequence[TokenLogprob]], lo
             return texts, False
     if led.left.strip() and len(led.ids) < longest:
         return [*texts, "it ends sooner"], False
+    if led.left.strip() and not led.begun:  # which would go on with any answer
+        return [*texts, "it writes nothing but white space"], False
     if led.stopped and not led.ended:
         return [*texts, "it does not end there"], False
     return texts, len(texts) <= MOST_PARTINGS
@@ -67,7 +69,7 @@ class Led:
         self.left, self.limit, self.stopped = right.encode(), limit, stopped
         self.ids: list[int] = []
         self._bytes, self._stops = token_bytes, stop_ids
-        self._begun = self.ended = False
+        self.begun = self.ended = False
         self._own: dict[int, bytes] = {}
         """Bytes that are left -> what the token that the run wrote there stands for."""
         left = len(self.left)
@@ -127,12 +129,12 @@ class Led:
 
     def _piece(self, token: int) -> bytes:
         piece = self._bytes(token)
-        return piece if self._begun else piece.lstrip()
+        return piece if self.begun else piece.lstrip()
 
     def _take(self, token: int) -> None:
         piece = self._piece(token)
         self.left = self.left[len(piece) :]
-        self._begun = self._begun or bool(piece)
+        self.begun = self.begun or bool(piece)
         self.ids.append(token)
 
     def _shown(self, token: int) -> str:

@@ -1,5 +1,6 @@
 // The page "playground": questions to a run and its base, both answers as they are written.
 import { element, getJSON, postJSON, postStream, problemNodes, StudioError } from "./api.js";
+import { whyOf } from "./why.js";
 import { _, bytes, duration, number } from "./words.js";
 
 const at = (id) => document.getElementById(id);
@@ -120,6 +121,16 @@ function finish(turn, told) {
   turn.article.setAttribute("aria-busy", "false");
 }
 
+// Below the answers of a run: the rows behind what was trained. It is asked as the terminal asks, without turns before.
+function explain(turn, asked, question, answer) {
+  if (!asked.run || !answer?.trim()) return;
+  turn.article.append(
+    turns.length
+      ? element("p", { class: "note" }, _("Why it answers so is told of the first question of a conversation alone: begin a new one and ask this again."))
+      : whyOf({ ...asked, question, answer }, tell),
+  );
+}
+
 function showAnswering(on) {
   at("stop").hidden = !on;
   at("forget").disabled = on;
@@ -168,6 +179,7 @@ async function ask(question) {
     if (failed) throw failed;
     // Only now does the studio take another question: whoever sees the answer as finished may ask at once.
     finish(turn, whole);
+    explain(turn, asked, question, whole.texts.adapter);
     turns.push({ question, ...whole.texts });
     at("question").value = "";
     tell(whole.stopped ? _("Stopped: what was written until then counts as the answer.") : _("All is written."));

@@ -1,4 +1,4 @@
-"""What is measured beside the probes: the losses of the held-out rows, and the recipe's tasks."""
+"""What is measured beside the probes: the recipe's tasks."""
 
 from __future__ import annotations
 
@@ -6,41 +6,28 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from afina.model.open_model import OpenModel
-from afina.recipe.methods import JUDGED
 from afina.record import read_rows
-from afina.walk.base import pad_id, renderer
+from afina.walk.base import renderer
 from afina.walk.context import Context
 from afina.walk.stored_answers import Kept
 
 if TYPE_CHECKING:
     from afina.evaluate.task_set import TaskSet
     from afina.recipe import Judge
-    from afina.tokenizer.encode import Row
 
 
-def losses_and_tasks(
-    context: Context,
-    held_out: Sequence[Row],
-    tasks: Sequence[TaskSet],
-    models: tuple[OpenModel, OpenModel],
-    kept: Kept,
+def tasks_and_judge(
+    context: Context, tasks: Sequence[TaskSet], models: tuple[OpenModel, OpenModel], kept: Kept
 ) -> dict[str, Any]:
-    """The keys ``intrinsic``, ``tasks`` and ``judge`` of ``scores.json``; writes the answers to the tasks.
+    """The keys ``tasks`` and ``judge`` of ``scores.json``; writes the answers to the tasks.
 
     Args:
         models: before and after training.
         kept: answers of theirs from before.
     """
-    from afina.evaluate.loss import compare_losses, row_losses
     from afina.evaluate.tasks import PREDICTIONS_FILE, measure_tasks
-    from afina.model.readers import reader_of
 
-    rows, losses = [row for row in held_out if row.example.kind not in JUDGED], []
-    for opened in models:
-        with opened() as model:
-            tokens = context.recipe.train.batch_tokens
-            losses.append(row_losses(reader_of(model), rows, pad_id=pad_id(context), batch_tokens=tokens))
-    more: dict[str, Any] = {"intrinsic": compare_losses(rows, losses[0], losses[1]) if rows else None, "tasks": []}
+    more: dict[str, Any] = {"tasks": []}
     (context.folder / PREDICTIONS_FILE).unlink(missing_ok=True)
     if tasks:
         with context.open_progress("tasks") as progress:

@@ -1,0 +1,188 @@
+"""What stands beside the answers to the probes: losses, safety and retrieval, counted and computed again as far as the
+export and the dataset at hand tell them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from afina.errors import AfinaError
+from afina.evaluate.scores import Scores
+from afina.recipe import Recipe
+from afina.record import Record
+from afina.run import Progress
+from afina.tokenizer.chat import Renderer
+from afina.verify.asked_again import AskedAgain, AskedRow, OpenedAgain, ask_again
+from afina.verify.held_against import HeldAgainst
+from afina.verify.losses_again import PARTS, LossesOfModel, RowsAgain, hold_losses, losses_of, rows_again
+from afina.verify.proof import Proof
+from afina.verify.questions import CommittedProbes
+from afina.verify.retrieval_again import RetrievalAgain, StoredRetrieval, retrieval_counted, stored_retrieval
+from afina.verify.safety_again import SecretsAgain, StoredSafety, safety_counted, safety_rows, stored_safety
+from afina.verify.scored_again import CountedAgain
+
+LOSSES, SAFETY, RETRIEVAL = "losses", "safety", "retrieval"
+BY_DATASET = "not in an export (--dataset FOLDER)"
+EARLIER = "the afina that committed did not promise by which settings these were measured"
+BASE, TRAINED = "base", "adapter"
+"""The models, as rows call them."""
+
+
+@dataclass
+class BesideAgain:
+    """The three of one export, each held against what is computed here.
+
+    Args:
+        again: the settings committed to; empty for an earlier afina's commitment.
+        data: the committed dataset folder, where it is at hand.
+        base: the base's folder, where it is here.
+        from_nothing: whether random weights were trained.
+        questions: ask only so many of a kind, drawn by chance.
+    """
+
+    proof: Proof
+    committed: CommittedProbes
+    recipe: Recipe
+    renderer: Renderer
+    again: Record
+    data: Path | None
+    base: Path | None
+    from_nothing: bool
+    questions: int | None
+    held: dict[str, HeldAgainst]
+    _scores: Scores = field(default_factory=Scores)
+    _safety: StoredSafety | None = None
+    _safety_rows: Sequence[AskedRow] = ()
+    _safety_again: AskedAgain = field(default_factory=AskedAgain)
+    _retrieval: StoredRetrieval | None = None
+    _rows: RowsAgain | None = None
+    _losses: dict[str, LossesOfModel] = field(default_factory=dict)
+
+    def count(self, stored: Scores, counted: CountedAgain) -> list[str]:
+        """Count safety and retrieval again from the stored answers.
+
+        Returns:
+            The limits of safety that these miss.
+        """
+        self._scores, values = stored, stored.as_json()
+        there = {
+            LOSSES: any(values[key] for key in PARTS),
+            SAFETY: bool(values["safety"]) or bool(self.again),
+            RETRIEVAL: stored.retrieval is not None or bool(self.again.record("retrieval")),
+        }
+        self.held |= {name: HeldAgainst() for name, is_there in there.items() if is_there}
+        if not self.again:
+            for each in self.held.values():
+                each.left.append(EARLIER)
+            return []
+        misses = self._count_safety(counted)
+        if RETRIEVAL in self.held:
+            self._count_retrieval(counted)
+        if LOSSES in self.held and self.data is None:
+            self.held[LOSSES].left.append(f"the rows that were held out are {BY_DATASET}")
+        return misses
+
+    def _count_safety(self, counted: CountedAgain) -> list[str]:
+        found = self.held[SAFETY]
+        try:
+            self._safety = stored_safety(self.proof, self.recipe, self.renderer, found)
+            if self._safety is None:
+                return []
+            safety = safety_counted(self.proof, self._scores, self._safety, counted.asked, self.recipe, found)
+        except AfinaError as error:
+            self._safety = None
+            found.wrong += _said(error)
+            return []
+        if self.data is None and (self.recipe.safety.known_strings or self.recipe.safety.canaries):
+            found.left.append(f"what is given back of the training rows: these are {BY_DATASET}")
+        if self.again.record("safety").flag("strings"):
+            found.left.append("whether the strings of the recipe's own file are given back: no export names them")
+        return safety.misses(self.recipe.safety.limits)
+
+    def _count_retrieval(self, counted: CountedAgain) -> None:
+        found, stored = self.held[RETRIEVAL], self._scores.retrieval
+        if stored is None:
+            found.left.append("why it was not measured: the verdict's notes say so, and no answer tells")
+            return
+        try:
+            rows = stored_retrieval(self.proof, self.committed.probes)
+            retrieval_counted(stored, rows, self.committed.probes, counted.scores, self.recipe, found)
+        except AfinaError as error:
+            found.wrong += _said(error)
+            return
+        self._retrieval = rows
+        if self.data is None:
+            found.left.append(f"how the base answers with passages: the documents are {BY_DATASET}")
+
+    def ask(self, name: str, model: Any, opened: OpenedAgain, progress: Progress) -> None:
+        """Ask one of the models.
+
+        Args:
+            name: :data:`BASE` or :data:`TRAINED`.
+        """
+        if not self.again:
+            return
+        if self._safety is not None:
+            self._ask_safety(name, model, opened, progress)
+        if self.data is None:
+            return
+        if LOSSES in self.held:
+            if self._rows is None:
+                self._rows = rows_again(self.data, self.renderer, self.recipe, self.again)
+            self._losses[name] = losses_of(
+                model, self._rows, self.renderer, self.recipe, from_nothing=self.from_nothing
+            )
+        stored = self._scores.retrieval
+        if name == BASE and self.base is not None and self._retrieval is not None and stored is not None:
+            found = self.held[RETRIEVAL]
+            again = RetrievalAgain(
+                self.base, self.data, self.renderer, self.recipe, opened.limit, self.questions, progress
+            )
+            found.answers(again.ask(model, stored, self._retrieval, found))
+
+    def _ask_safety(self, name: str, model: Any, opened: OpenedAgain, progress: Progress) -> None:
+        found, rows = self.held[SAFETY], self._safety
+        assert rows is not None
+        if not found.computed:
+            self._safety_rows = safety_rows(rows, self.renderer, self.recipe.evaluate.max_new_tokens)
+            if self.questions is not None and self.questions < len(self._safety_rows):
+                self._safety_rows = random.SystemRandom().sample(self._safety_rows, self.questions)
+        found.computed = True
+        if self._safety_rows:
+            self._safety_again.add(ask_again(model, self.renderer, self._safety_rows, name, opened.limit, progress))
+        if self.data is None:
+            return
+        asks = SecretsAgain(
+            model, self.renderer, name, opened.limit, opened.kl, self.recipe.train.batch_tokens, progress
+        )
+        train = self.data / "train.jsonl"
+        if not self.again.record("safety").flag("strings"):
+            asks.known(train, rows, self.recipe, found)
+        if self.recipe.safety.canaries:
+            side = "before" if name == BASE else "after"
+            asks.canaries(train, self._scores.safety.record("canaries"), side, found)
+
+    def conclude(self, opened: OpenedAgain) -> None:
+        """Hold against each other what both models were asked for."""
+        if self._losses:
+            assert self._rows is not None
+            mine = self._losses.get(BASE), self._losses[TRAINED]
+            hold_losses(self._scores, self._rows, mine, opened.kl, self.held[LOSSES])
+        if SAFETY in self.held:
+            self.held[SAFETY].answers(self._safety_again)
+        if opened.base is None:
+            for name in (SAFETY, RETRIEVAL):
+                if name in self.held and self.again:
+                    self.held[name].left.append("what the base does: it is not here (--base BASE)")
+
+    def leave(self, why: str) -> None:
+        """Nothing is asked: say why."""
+        for each in self.held.values():
+            each.left.append(why)
+
+
+def _said(error: AfinaError) -> list[str]:
+    return [f"{each.where}: {each.what}" if each.where else each.what for each in error.problems]
