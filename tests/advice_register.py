@@ -118,7 +118,7 @@ NOT_FOLLOWED: dict[str, tuple[tuple[str, str], ...]] = {
         ("export/(origin|export|merge_torch|gguf_head|programs).py", ""), ("llamacpp/lora_write.py", ""),
         ("model/stored_precision.py", ""), ("llamacpp/base_file.py", "base=PATH"),
         ("serve/(opened|preflight|serve|commands).py", ""),
-        ("walk/describe.py", ""), ("run.py", ""), ("(cli/recipes|cli/verbs|errors).py", ""),
+        ("walk/describe.py", ""), ("run.py", ""), ("(cli/recipes|cli/bases|cli/verbs|errors).py", ""),
         ("model/base.py", "base=PATH"),
         ("model/base_kind.py", "(`sources`|^only train.method scratch)"), ("walk/base.py", "^this is a defect"),
         ("model/gguf_(file|base|folder|torch|tokenizer).py", ""), ("model/base_copy.py", ""),
