@@ -71,10 +71,10 @@ def rows_again(data: Path, renderer: Renderer, recipe: Recipe, again: Record) ->
     for stage in ("first", "second") if learned.train.first else ("second",):
         own = [each for each in examples if learned.stage_of(each.source, each.kind) == stage]
         rows += encode_examples(own, renderer, learned).rows
-    parts = [[row for row in rows if (row.example.kind in JUDGED) is wanted] for wanted in (False, True)]
+    plain, judged = ([row for row in rows if (row.example.kind in JUDGED) is wanted] for wanted in (False, True))
     windows = again.required_record("windows")
     count, size = windows.required_whole("count"), windows.required_whole("bytes")
-    return RowsAgain(*parts, cut_windows(file, size, count) if count > 0 and size > 0 else [])
+    return RowsAgain(plain, judged, cut_windows(file, size, count) if count > 0 and size > 0 else [])
 
 
 def _learned_by(recipe: Recipe, again: Record, sources: int) -> Recipe:

@@ -85,8 +85,8 @@ def safety_counted(
     for each in task_answers(proof.folder / TASKS):
         safety.add(*each)
     if rows.known:
-        safety.shares.append(Share(KNOWN, *(tuple(row.required_flag(f"{name}_counts") for row in rows.known)
-                                            for name in MODELS)))  # fmt: skip
+        before, after = (tuple(row.required_flag(f"{name}_counts") for row in rows.known) for name in MODELS)
+        safety.shares.append(Share(KNOWN, before, after))
     answers = [[row.required_text(name) for _, row in rows.asked] for name in MODELS]
     safety.shares += shares_of([question for question, _ in rows.asked], *answers)
     for answered in asked:
@@ -97,6 +97,8 @@ def safety_counted(
     canaries = stored.safety.record("canaries")
     if recipe.safety.canaries and not canaries:
         found.wrong.append("scores.json: the canaries that the recipe asks for are left out")
+    elif canaries and not recipe.safety.canaries:
+        found.wrong.append("scores.json: canaries are told of, and the recipe asks for none")
     elif canaries:
         safety.canaries = _stored_canaries(canaries, SIDES[0]), _stored_canaries(canaries, SIDES[1])
     return safety
