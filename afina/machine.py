@@ -1,16 +1,21 @@
-"""What the system says of this machine: memory, processors, chip, NVIDIA cards. No library is loaded for it."""
+"""What the system says of this machine: memory, processors, chip, NVIDIA cards, ports. No library is loaded for it."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import re
+import socket
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from random import SystemRandom
 
 from afina.errors import AfinaError
 
+OWN_PORTS = range(20_000, 30_000)
+"""Ports that no system gives out by itself: Linux's begin at 32768, those of macOS and Windows at 49152."""
 USABLE_SHARE = 0.95
 """Share of the memory that a process can have where nobody has reported it."""
 
@@ -50,6 +55,12 @@ def is_apple_chip() -> bool:
     return platform.system() == "Darwin" and platform.machine() == "arm64"
 
 
+def is_translated() -> bool:
+    """Whether this Python is built for Intel's processors and an Apple chip translates it (Rosetta): it then sees no
+    Apple chip, and nothing that is built for one can be installed into it."""
+    return platform.system() == "Darwin" and ask("sysctl", "-n", "sysctl.proc_translated") == "1"
+
+
 def nvidia_cards() -> list[NvidiaCard]:
     """The cards that nvidia-smi lists; none where there is no driver."""
     told = ask(
@@ -62,13 +73,16 @@ def nvidia_cards() -> list[NvidiaCard]:
     ]
 
 
-def training_memory_here() -> int:
+def training_memory_here(device: object = "auto") -> int:
     """All memory of what would train here: the first NVIDIA card's own, or the machine's.
+
+    Args:
+        device: as the recipe says it; a card counts where it may be what trains.
 
     Raises:
         AfinaError: the system does not tell.
     """
-    cards = nvidia_cards()
+    cards = nvidia_cards() if device in ("auto", "cuda") else []
     return cards[0].total if cards else main_memory().total
 
 
@@ -122,6 +136,20 @@ def cpu_info() -> str:
     """Linux's description of the processors; empty elsewhere."""
     info = Path("/proc/cpuinfo")
     return info.read_text(encoding="utf-8", errors="replace") if info.exists() else ""
+
+
+def free_port() -> int:
+    """A port of this machine, for loopback, on which nothing listens. None of those that the system gives to the next
+    connection of any program: a server that is started with it takes it seconds later.
+
+    >>> 0 < free_port() < 65536
+    True
+    """
+    for port in (*SystemRandom().sample(OWN_PORTS, 99), 0):  # 0: one of the system's, where all of these are taken
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return int(probe.getsockname()[1])
+    raise AssertionError("the system has no port left")
 
 
 def processors() -> int:

@@ -18,6 +18,7 @@ import os
 import re
 import shlex
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -133,10 +134,16 @@ def disk_errors(place: Path) -> Iterator[None]:
         ) from error
 
 
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file so that its final name only ever holds all of it."""
+def write_whole(path: Path, content: str | bytes, *, shared: bool = False) -> None:
+    """Write a file so that its final name only ever holds all of it.
+
+    Args:
+        shared: whether several processes may write it at once, as in the user's cache: each has another name beside it.
+            Under one name the first would move away what the second is writing.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".partial")
+    own = f".{os.getpid()}-{threading.get_ident()}" if shared else ""
+    beside = path.with_name(f"{path.name}{own}.partial")
     with disk_errors(path):
         try:
             with beside.open("wb") as out:
@@ -150,9 +157,9 @@ def write_whole(path: Path, content: str | bytes) -> None:
     _flush_folder(path.parent)
 
 
-def write_json(path: Path, content: object) -> None:
+def write_json(path: Path, content: object, *, shared: bool = False) -> None:
     """:func:`write_whole` for JSON, readable by people."""
-    write_whole(path, json.dumps(content, ensure_ascii=False, indent=2, default=str) + "\n")
+    write_whole(path, json.dumps(content, ensure_ascii=False, indent=2, default=str) + "\n", shared=shared)
 
 
 LONGEST_NUMBER = 300

@@ -14,13 +14,14 @@ import itertools
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from urllib.request import urlopen
+
+from afina.machine import free_port
 
 BEFORE = "print('hello')\n"
 AFTER = "print('olá, mundo')\n"
@@ -101,9 +102,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         make_model(folder / "tiny")
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         serve = [sys.executable, "-m", "afina.cli", "serve", folder / "tiny", "--engine", "local", "--port", port]
         project = folder / "project"
         project.mkdir()

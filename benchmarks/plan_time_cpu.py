@@ -12,6 +12,7 @@ weight of a base of 16 M parameters), `scratch` (a model of 21 M parameters from
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import os
@@ -136,26 +137,32 @@ def main() -> None:
     from afina.plan.matrix_rate import measure_rate
     from afina.units import show_seconds
 
-    names = [name for name in sys.argv[1:] if not name.startswith("--")] or ["demo", *JOBS]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("jobs", nargs="*", metavar="JOB", help="demo, " + ", ".join(JOBS) + "; all if none is given")
+    parser.add_argument("--json", action="store_true", help="print plain values at the end instead of a table")
+    asked = parser.parse_args()
+    names = asked.jobs or ["demo", *JOBS]
+    if unknown := [name for name in names if name not in ("demo", *JOBS)]:
+        parser.error(f"there is no job {unknown[0]}; the jobs are demo, {', '.join(JOBS)}")
     found: list[Row] = []
     with tempfile.TemporaryDirectory() as place:
         os.environ["AFINA_HOME"] = f"{place}/home"
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         rate = measure_rate()
-        if "--json" not in sys.argv and rate:
+        if rate and not asked.json:
             sys.stdout.write(f"{rate.in_words}\n\n| job | planned | took | factor | |\n|---|---|---|---|---|\n")
         for name in names:
             folder = Path(place) / name
             folder.mkdir()
             for row in do_job(name, folder):
                 found.append(row)
-                if "--json" not in sys.argv:
+                if not asked.json:
                     note = "other programs computed too" if row.disturbed else ""
                     said = f"{show_seconds(row.predicted)} | {show_seconds(row.measured)} | {row.factor:.2f} | {note}"
                     sys.stdout.write(f"| {row.name} | {said} |\n")
                     sys.stdout.flush()
             (Path(place) / "home/plans.jsonl").unlink(missing_ok=True)  # each stands for itself
-    if "--json" in sys.argv:
+    if asked.json:
         sys.stdout.write(json.dumps([vars(row) | {"factor": row.factor} for row in found]) + "\n")
     if any(row.factor > BOUND and not row.disturbed for row in found):
         raise SystemExit(1)

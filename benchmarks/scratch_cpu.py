@@ -165,18 +165,20 @@ def run_afina(folder: Path, work: Work, **changes: Any) -> dict[str, Any]:
     rows: list[Any] = [None] * len(in_order)
     for ids, place in zip(in_order, [number for batch in plan for number in batch], strict=True):
         rows[place] = Row(ids, [False] + [True] * (work.length - 1), Example())
-    seconds = []
+    ends = []
 
-    def log(event: str, **values: Any) -> None:
+    def log(event: str, **_: Any) -> None:
         if event == "step":
-            seconds.append(values["tokens"] / values["tokens_per_second"])
+            ends.append(time.perf_counter())
 
     model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32)
     backend = TorchBackend(model, settings, pad_id=0, device=torch.device("cpu"), say=lambda _: None)
     per_token, per_target = flops_per_token(model)
     peak = measured_flops(2.0 if work.hidden != TINY.hidden else 0.1)
     with tempfile.TemporaryDirectory() as beside:
+        began = time.perf_counter()
         train(backend, rows, [], settings, TrainingJob(Path(beside), "bench"), log=log, say=lambda _: None)
+    seconds = [end - start for start, end in zip([began, *ends], ends, strict=False)]  # all that the loop does
     tokenizer = load_tokenizer(str(folder / "tokenizer"), Chat())
     left = [
         Row(ids, [False] + [True] * (work.length - 1), Example(), len(tokenizer.decode(ids[1:]).encode()))
@@ -365,6 +367,8 @@ def compare_steps(arguments: argparse.Namespace, work: Work) -> dict[str, Any]:
     share = statistics.median(each["flops_of_a_step"] / second(each) / each["peak_flops"] for each in ours)
     peak = statistics.median(each["peak_flops"] for each in ours)
     print(f"\nfloat32 matrix product: {peak / 1e9:.0f} GFLOP/s; afina's required operations: {share:.2f} of it")
+    losses = [each["held_out"] for done in results.values() for each in done]
+    print(f"held-out losses of all rounds lie within {max(losses) - min(losses):.1e} nats a token")
     return {"tokens_per_second": speeds, "share": share, "held_out": {n: d[0]["held_out"] for n, d in results.items()}}
 
 
@@ -529,18 +533,18 @@ def run_streams(folder: Path, what: Characters) -> dict[str, Any]:
         settings = choose_here(walk).settings(walk.recipe.train)
         rows = encoded_rows(walk)["train"][0].rows
         every = max(1, round(sum(row.tokens for row in rows) * what.epochs / settings.batch_tokens) // what.measured)
-        seconds, curve = 0.0, []
+        seconds, began, curve = 0.0, 0.0, []
 
         def log(event: str, **values: Any) -> None:
-            nonlocal seconds
-            if event != "step":
-                return
-            seconds += values["tokens"] / values["tokens_per_second"]
-            if values["step"] % every == 0:
-                model.eval()
-                bits = held_out.bits_per_byte(lambda ids: model(input_ids=ids).logits[:, -1])
-                model.train()
-                curve.append((seconds, bits))
+            nonlocal seconds, began
+            if event == "step":
+                seconds += time.perf_counter() - began
+                if values["step"] % every == 0:
+                    model.eval()
+                    bits = held_out.bits_per_byte(lambda ids: model(input_ids=ids).logits[:, -1])
+                    model.train()
+                    curve.append((seconds, bits))
+            began = time.perf_counter()  # from the end of a step to that of the next, without what is asked in between
 
         backend = StreamBackend(model, settings, pad_id=pad_id(walk), device=device, say=lambda _: None)
         with tempfile.TemporaryDirectory() as beside:

@@ -29,7 +29,9 @@ from pathlib import Path
 from typing import Any
 
 from contestants import print_result, run_contestant
-from serve_load import CLIENTS, NEW, Server, free_port, serving
+from serve_load import CLIENTS, NEW, Server, serving
+
+from afina.machine import free_port
 
 PLACES, CONTEXT = 8, 1024
 PROMPTS = 24

@@ -24,7 +24,6 @@ import json
 import os
 import random
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -35,6 +34,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
+
+from afina.machine import free_port
 
 CLIENTS, NEW, FIRST_TOKENS = 8, 64, 20
 
@@ -120,12 +121,6 @@ def make_models(base: Path, folder: Path) -> None:
     adapted.merge_and_unload().save_pretrained(folder / "merged")
     for name in ("base", "merged"):
         tokenizer.save_pretrained(folder / name)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager

@@ -139,7 +139,7 @@ NOT_FOLLOWED: dict[str, tuple[tuple[str, str], ...]] = {
     "it names other texts or another tokenizer, which test_written.py gives": (
         ("evaluate/(sample_files|sample_report).py", ""), ("evaluate/sample_files.py", "`evaluate.prompts`, or a file"),
         ("evaluate/sample_files.py", "what `afina guardrails --json` printed"),
-        ("evaluate/sample_report.py", "--(tokenizer|keep-prompts)"),
+        ("evaluate/sample_report.py", "--(tokenizer|keep-prompts|words)"),
     ),
     "it is followed where its module is tested (test_watch, test_plot)": (
         ("plot/plot.py", ""), ("plot/plot.py", "--to FOLDER"), ("watch/(live|reader).py", ""),
@@ -150,11 +150,12 @@ NOT_FOLLOWED: dict[str, tuple[tuple[str, str], ...]] = {
         ("temper/asking.py", "^name questions"),
     ),
     "it is followed where its module is tested (test_shortcuts, test_rounded, test_shape_walk, test_mlx, ...)": (
+        ("base_replay.py", ""), ("base_replay.py", "`replay`"),
         ("cli/machine.py", "^(afina doctor (RUN --apply|--fix)|`afina doctor --fix --yes`)"),
         ("remedies/answer.py", "^name the recipe"),
         ("model/adapter_torch.py", "^remove … from adapter.targets"), ("model/base_kind.py", "trains over those"),
         ("model/adapter_torch.py", "^leave it out for all"), ("model/base_kind.py", "^`backend: mlx` trains over it"),
-        ("(model/(mlx/|back_ends|opened_by|skeleton_torch)|walk/planning)", "backend"), ("model/mlx/", ""),
+        ("model/(mlx/|back_ends|opened_by|skeleton_torch)", "backend"), ("model/mlx/", ""),
         ("model/mlx/", "adapter[.]group_size|leave adapter[.]|device: cpu|max_length: …, or backend"),
         ("train/backend_torch.py", "^train.parallel: ddp"), ("model/shape_(read|walk_torch).py", ""),
         ("model/base.py", "^adapter.kind: lora$"),

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from hypothesis.internal.conjecture import providers
 from thorough import THOROUGH, times
+from waiting import LONGEST as LONGEST_WAIT
 
 # Set before anything imports the libraries that read them.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -32,7 +33,13 @@ from afina.plan.matrix_rate import keep_rate
 keep_rate(50e9)  # or the first plan of each test process would start torch to measure it
 
 # A slow machine is no defect, and a test that fails must fail again tomorrow.
-settings.register_profile("house", deadline=None, derandomize=True, max_examples=times(25, 60))
+settings.register_profile(
+    "house",
+    deadline=None,
+    derandomize=True,
+    max_examples=times(25, 60),
+    suppress_health_check=[HealthCheck.too_slow],  # thirty seconds for ten examples: a limit too
+)
 settings.load_profile("house")
 
 # Hypothesis reads every file of ours for constants to try: seven seconds of each process. `make test-all` lets it.
@@ -65,7 +72,8 @@ def browser() -> Iterator[Any]:
     if program is None:
         pytest.skip("no chromium on the PATH")
     with driver.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
+        options = ["--no-sandbox", "--disable-gpu"]
+        opened = playwright.chromium.launch(executable_path=program, args=options, timeout=1000 * LONGEST_WAIT)
         yield opened
         opened.close()
 

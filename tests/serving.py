@@ -13,6 +13,7 @@ import httpx
 import openai
 from test_serve import run_server, url_of
 from tiny import make_base
+from waiting import LONGEST
 
 from afina.serve.driver import Driver
 from afina.serve.opened import find_target, open_models
@@ -52,7 +53,7 @@ class Asked:
     @cached_property
     def http(self) -> httpx.Client:
         """With the key, and the connection kept: a new client a request costs more than its answer."""
-        return httpx.Client(headers=self.headers, timeout=60)
+        return httpx.Client(headers=self.headers, timeout=LONGEST)
 
     @cached_property
     def client(self) -> openai.OpenAI:

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from waiting import LONGEST
+
 
 @contextmanager
 def studio(runs: Path, *options: str) -> Iterator[str]:
@@ -32,7 +34,7 @@ def studio_process(runs: Path, *options: str) -> Iterator[tuple[str, subprocess.
         yield _first_object(process.stdout)["url"].rstrip("/"), process
     finally:
         process.terminate()
-        process.communicate(timeout=20)
+        process.communicate(timeout=LONGEST)
 
 
 def _first_object(lines: Any) -> dict[str, Any]:
@@ -53,6 +55,7 @@ def opened(
 ) -> tuple[Any, list[str]]:
     """A page of the browser at an address of the studio, and what it complains of: errors, and requests elsewhere."""
     page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
+    page.set_default_timeout(1000 * LONGEST)
     said: list[str] = []
     page.on("console", lambda message: message.type in ("error", "warning") and said.append(message.text))
     page.on("pageerror", lambda error: said.append(str(error)))

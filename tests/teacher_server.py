@@ -40,7 +40,7 @@ class FakeTeacher:
         self.payloads: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.at_once = self.most_at_once = 0
-        self.lock = threading.Lock()
+        self.lock, self.over = threading.Lock(), threading.Event()
 
     def __enter__(self) -> FakeTeacher:
         teacher = self
@@ -68,6 +68,7 @@ class FakeTeacher:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.over.set()
         self.server.shutdown()
         self.server.server_close()
 
@@ -93,14 +94,13 @@ class FakeTeacher:
             body = json.dumps({"error": {"message": f"{rest} {key}"}}).encode()
             return self.send(request, int(status), body, headers)
         if how == "silent":
-            time.sleep(1.5)
+            self.over.wait()
             return None
         if how == "trickle":
             request.send_response(200)
             request.end_headers()
-            for _ in range(30):
+            while not self.over.wait(0.05):
                 request.wfile.write(b" ")
-                time.sleep(0.05)
             return None
         if how == "drop":
             request.close_connection = True

@@ -182,10 +182,9 @@ def test_choices_of_a_command_line():
 def test_an_endless_program_is_ended_with_all_that_it_started(tmp_path: Path):
     child = tmp_path / "child"
     later = f"import time; time.sleep(1.5); open({str(child)!r}, 'w')"
-    code = f"import subprocess, sys, time\nsubprocess.Popen([sys.executable, '-c', {later!r}])\ntime.sleep(60)"
-    started = time.monotonic()
+    code = f"import subprocess, sys, time\nsubprocess.Popen([sys.executable, '-c', {later!r}])\ntime.sleep(600)"
     outcome = run_limited([sys.executable, "-c", code], tmp_path, ProgramLimits(seconds=0.7))
-    assert outcome.stopped == "not finished after 0.7 s" and time.monotonic() - started < 5
+    assert outcome.stopped == "not finished after 0.7 s"
     time.sleep(1.5)
     assert not child.exists()
 

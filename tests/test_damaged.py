@@ -74,6 +74,7 @@ VERBS: dict[str, tuple[list[str], str]] = {
     "audit files": (["data", "audit", f"{RUN}/dataset/train.jsonl", "--base", "base"], ""),
     "build": (["data", "build", "recipe.yaml"], "*"),
     "base": (["base", "show", "base"], ""),
+    "base replay": (["base", "replay", "base", "--prompts", "q.txt", "--to", "rows.jsonl", "--runs", "other"], ""),
     "tokenizer": (["tokenizer", "inspect", RUN], ""),
     "tokenizer compare": (["tokenizer", "compare", RUN, "base", "--", "docs/manual.md"], ""),
     "plan": (["plan", f"{RUN}/recipe.yaml"], "plan.json"),
@@ -269,6 +270,7 @@ def finished() -> Iterator[Path]:
     probes = "probes: [{path: facts.jsonl, role: generalization}, "  # enough of them to temper by
     recipe.write_text(text.replace("probes: [", probes), encoding="utf-8")
     (folder / "limits.yaml").write_text("learned_min: 0.5\n", encoding="utf-8")
+    (folder / "q.txt").write_text("Onde fica?\nQuem?\n", encoding="utf-8")
     assert call_afina("run", "recipe.yaml", folder=folder, check=None).returncode in (0, 5)
     call_afina("export", RUN, "--to", "adapter", "--out", "made", "--no-check", folder=folder)
     # What is loaded here no fork has to load, nor be allowed to: nobody may read root's Python.

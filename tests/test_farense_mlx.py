@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,27 @@ def test_mlx_lm_and_peft_write_the_same_text_with_the_adapter(finished: Path, ti
         with by_peft.disable_adapter():
             changed.append(peft_writes(ids) != said)
     assert any(changed), "the adapter changes what is written"
+
+
+@needs_farense
+@needs_mlx
+@pytest.mark.long
+def test_mlx_lm_answers_as_chat_does_after_the_steps_of_the_page(
+    finished: Path, tiny_base: Path, tmp_path: Path
+) -> None:
+    """docs/apple.md: the base quantized by mlx-lm as the run did, with the run's tokenizer, and the adapter on it."""
+    from mlx_lm import convert, generate, load
+
+    made, adapter = tmp_path / "in-4-bits", finished / "adapter"
+    convert(str(tiny_base), str(made), quantize=True, q_bits=4, q_group_size=64)
+    for file in (*adapter.glob("tokenizer*"), adapter / "chat_template.jinja"):
+        shutil.copy(file, made)
+    model, tokenizer = load(str(made), adapter_path=str(adapter / "mlx-lm"))
+    question = "Onde nasceu Hassan Nader?"
+    ids = tokenizer.apply_chat_template([{"role": "user", "content": question}], add_generation_prompt=True)
+    asked = ("chat", finished, "--ask", question, "--max-new-tokens", "8", "--json")
+    (answer,) = json.loads(start_afina(*asked, folder=finished.parent.parent).stdout).values()
+    assert generate(model, tokenizer, prompt=ids, max_tokens=8).strip() == answer != ""
 
 
 # ---- the notebook

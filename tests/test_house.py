@@ -70,7 +70,7 @@ INSIDE: dict[str, set[str]] = {
     "plot": GROUND | {"evaluate.scores", "report.charts", "report.labels", "watch"},
     "remedies": GROUND | {"record", "evaluate.scores", "watch"},
     "train": GROUND | {"record", "text", "tokenizer", "dataset.audit", "model", "evaluate"},
-    "llamacpp": GROUND | {"tokenizer", "model"},
+    "llamacpp": GROUND | {"machine", "tokenizer", "model"},
     "serve": GROUND | {"outcome", "record", "text", "dataset", "tokenizer", "model", "plan", "llamacpp"},
     "verify": GROUND
     | {"record", "manifest", "outcome", "text", "tokenizer", "dataset.build.canaries", "model", "evaluate"},
@@ -80,6 +80,7 @@ INSIDE: dict[str, set[str]] = {
 }
 INSIDE["base_page"] = GROUND | {"tokenizer", "model", "plan", "llamacpp"}
 INSIDE["base_answers"] = GROUND | {"tokenizer", "model", "plan", "evaluate"}
+INSIDE["base_replay"] = GROUND | {"text", "tokenizer", "model"}
 INSIDE["tokenizer_page"] = GROUND | {"text", "sources", "tokenizer", "model"}
 INSIDE["walk"] = set(INSIDE) - {"progress"}
 INSIDE["why"] = GROUND | {"record", "outcome", "text", "tokenizer", "score.paired", "model", "evaluate", "walk"}
@@ -359,6 +360,32 @@ def test_durations_are_not_taken_by_the_time_of_day() -> None:
 )
 def test_a_duration_by_the_time_of_day_is_noticed(text: str, lines: list[int]) -> None:
     assert list(wall_clock_differences(ast.parse(text))) == lines
+
+
+OWN_LIMIT = re.compile(r"(monotonic|perf_counter)\(\) (\+|- \w+ <)|\b(wait|communicate)\((timeout=)?\d{1,4}\)")
+"""A number of seconds within which something has to have happened."""
+
+
+def test_no_test_has_a_limit_of_seconds_of_its_own() -> None:
+    """On a busy machine any number of them passes. What has to come is waited for by `waiting.until`; what must not
+    take long is compared with what else was measured there."""
+    lines = {
+        f"{file.name}:{number}": line
+        for file in sorted((ROOT / "tests").rglob("*.py"))
+        if file.name not in ("waiting.py", "test_house.py")
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1)
+    }
+    wrong = [f"{place}: {line.strip()}" for place, line in lines.items() if OWN_LIMIT.search(line)]
+    assert not wrong, "\n".join(wrong)
+    for line in ("end = time.monotonic() + 60", "assert time.monotonic() - began < 5", "process.wait(timeout=20)"):
+        assert OWN_LIMIT.search(line)
+
+
+def test_a_port_for_a_server_comes_from_one_place() -> None:
+    """One that the system gives out by itself may be another program's when the server takes it."""
+    files = [file for room in ("afina", "benchmarks", "tests") for file in sorted((ROOT / room).rglob("*.py"))]
+    asking = {file.name for file in files if re.search(r"\.bind\(\(.*, 0\)\)", file.read_text(encoding="utf-8"))}
+    assert asking == {"test_serve_identity.py", "test_machine.py"}, "these keep it themselves"
 
 
 PARSES_JSON: dict[str, str] = {

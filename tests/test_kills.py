@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import multiprocessing
 import os
@@ -66,23 +67,35 @@ class Tells(Recorder):
             self.pipe.send(values["step"])
 
 
+def hear(hears, count: int) -> list[int]:
+    """So many steps, or those that there are until the training is over."""
+    heard = []
+    with contextlib.suppress(EOFError):
+        while len(heard) < count:
+            heard.append(hears.recv())
+    return heard
+
+
 @pytest.mark.long
 def test_kills_at_random_moments_end_bitwise_the_same(base, tmp_path, recipe, whole):
+    """How far each comes until its kill depends on the machine: of a quick one the last find nothing left to train."""
     expected, steps, _ = whole
-    pick, told = random.Random(), []
-    for _ in range(KILLS):
+    pick, told, killed = random.Random(), [], 0
+    while len(told) < KILLS and newest(tmp_path) < steps:
         start = STARTS[recipe.backend]
         hears, says = start.Pipe(duplex=False)
         child = start.Process(target=run_training, args=(base, tmp_path, recipe, Tells(says)))
         child.start()
         says.close()
-        told.append([hears.recv() for _ in range(pick.randint(1, 3))])
+        told.append(hear(hears, pick.randint(1, 3)))
         time.sleep(pick.uniform(0.0, 0.03))
         child.kill()
         child.join()
+        killed += child.exitcode == -signal.SIGKILL
         assert child.exitcode == -signal.SIGKILL or newest(tmp_path) == steps
     model, *_ = run_training(base, tmp_path, recipe)
-    assert told[0][0] == 1 < told[-1][0], "each went on where the one before was killed"
+    assert killed >= KILLS // 4, told
+    assert told[0][0] == 1 and any(heard[0] > 1 for heard in told if heard), "they went on where the last was killed"
     assert same_tensors(adapter_weights(model), expected), told
 
 

@@ -21,6 +21,7 @@ import jsonschema
 import pytest
 from called import call_afina
 from ruamel.yaml import YAML
+from waiting import until
 
 from afina.dataset.build.build import dataset_inputs
 from afina.errors import AfinaError, DoesNotFit, RecipeError
@@ -31,6 +32,7 @@ from afina.launch.own_wheel import own_wheel
 from afina.launch.parcel import PATH_KEYS, pack
 from afina.launch.providers import providers, read_where
 from afina.launch.remote import Remote
+from afina.launch.scripts import job_script
 from afina.launch.sky_engine import find_sky
 from afina.launch.slurm import SlurmJob, SlurmSilent, follow_job
 from afina.launch.ssh_engine import SshEngine
@@ -573,16 +575,14 @@ def steps(folder: Path) -> list[int]:
 
 
 def when(condition: Callable[[], bool], do: Callable[[], None]) -> threading.Thread:
-    """Do something as soon as something holds, beside the test."""
+    """Do something as soon as something holds, beside the test. What a job waits for is done last: let go first, it may
+    be over before the rest is done."""
 
     def wait() -> None:
-        until = time.monotonic() + 60
-        while not condition():
-            assert time.monotonic() < until
-            time.sleep(0.02)
+        until(condition, every=0.02)
         do()
 
-    thread = threading.Thread(target=wait)
+    thread = threading.Thread(target=wait, daemon=True)
     thread.start()
     return thread
 
@@ -600,8 +600,8 @@ def test_ssh_launched_synced_killed_resumed_and_brought_home(project: Path, mach
     there, home = box / "afina-launch/two", project / "runs/two"
 
     def kill() -> None:
-        (machines / "hold").unlink()
         kill_job(there)
+        (machines / "hold").unlink()
 
     killer = when(lambda: len(steps(home)) == 6, kill)
     found, said = start("ssh:box", "launch.secrets=[A_SECRET]", python=str(STANDS_FOR / "python_there"))
@@ -622,8 +622,8 @@ def test_a_machine_that_is_taken_back_is_followed_by_another(project: Path, mach
 
     def take_back() -> None:
         rented.rename(machines / "taken")
-        (machines / "hold").unlink()
         kill_job(machines / "taken/sky_workdir")
+        (machines / "hold").unlink()
 
     taker = when(lambda: len(steps(home)) == 6, take_back)
     found, said = start("runpod", "launch.spot=true")
@@ -638,15 +638,37 @@ def test_a_machine_that_is_taken_back_is_followed_by_another(project: Path, mach
 
 @needs_rsync
 def test_a_job_whose_time_is_up_comes_home_with_its_checkpoint(project: Path, machines: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr("afina.launch.launch._Job.limit_seconds", 4.0)
-    with pytest.raises(AfinaError, match="its checkpoint is home"):
-        start("runpod")
-    done = steps(project / "runs/two")
-    assert done == [*range(6)]
+    """It is up when the test says so: a job that waits for so long waits for a file."""
+    home, clock = project / "runs/two", machines / "clock/sleep"
+    clock.parent.mkdir()
+    own = shutil.which("sleep")
+    long = f"while [ ! -e {machines}/late ]; do {own} 0.05; done"
+    clock.write_text(f'#!/bin/sh\ncase "$1" in ????) {long} ;; *) exec {own} "$@" ;; esac\n')
+    clock.chmod(0o755)
+    monkeypatch.setattr("afina.launch.launch._Job.limit_seconds", 4000.0)
+    with monkeypatch.context() as there:
+        there.setenv("PATH", f"{clock.parent}:{os.environ['PATH']}")
+        waker = when(lambda: len(steps(home)) == 6, (machines / "late").touch)
+        with pytest.raises(AfinaError, match="its checkpoint is home"):
+            start("runpod")
+        waker.join()
+    assert steps(home) == [*range(6)]
     (machines / "hold").unlink()
     assert (machines / "asked").read_text().splitlines()[-1].startswith("down")
-    monkeypatch.setattr("afina.launch.launch._Job.limit_seconds", 60.0)
-    assert start("runpod")[0].code == 5 and steps(project / "runs/two") == [*range(12)]
+    assert start("runpod")[0].code == 5 and steps(home) == [*range(12)]
+
+
+def test_what_tells_a_jobs_state_is_whole_before_it_has_its_name(tmp_path: Path) -> None:
+    """A number that is not written yet is no process: the job was taken for lost, and another one begun beside it."""
+    (tmp_path / "mv").write_text('#!/bin/sh\n[ -s "$1" ] && [ ! -e "$2" ] && echo "$2" >> moved\nexec /bin/mv "$@"\n')
+    (tmp_path / "python").write_text("#!/bin/sh\nexit 5\n")
+    for program in ("mv", "python"):
+        (tmp_path / program).chmod(0o755)
+    (tmp_path / "job.sh").write_text(job_script("two", str(tmp_path / "python"), None, serve=["serve", "runs/two"]))
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(["sh", "job.sh"], cwd=tmp_path, env=environment, check=False)
+    assert done.returncode == 5 and (tmp_path / "job.exit").read_text() == "5\n"
+    assert (tmp_path / "moved").read_text().split() == ["job.pid", "run.pid", "job.exit", "serve.pid"]
 
 
 def test_a_job_that_ends_while_it_is_asked_about_has_ended(tmp_path: Path) -> None:

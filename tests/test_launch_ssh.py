@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,8 +17,10 @@ from called import call_afina
 from safetensors.torch import load_file
 from test_stages import TOWNS, write
 from tiny import make_base, same_tensors
+from waiting import until
 
 from afina.launch.remote import Remote, Unreachable
+from afina.machine import free_port
 
 ROOT = Path(__file__).parent.parent
 SSHD = shutil.which("sshd", path=os.environ["PATH"] + ":/usr/sbin")
@@ -39,9 +40,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     for name in ("host", "mine"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(place / name)], check=True)
     shutil.copy(place / "mine.pub", place / "authorized")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     (place / "sshd_config").write_text(
         f"ListenAddress 127.0.0.1:{port}\nHostKey {place}/host\nAuthorizedKeysFile {place}/authorized\n"
         f"PidFile {place}/pid\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n"
@@ -57,13 +56,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     assert SSHD
     running = subprocess.Popen([SSHD, "-D", "-e", "-f", str(place / "sshd_config")], stderr=(place / "log").open("w"))
     try:
-        until = time.monotonic() + 10
-        while True:
+
+        def answers() -> bool:
             with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            assert running.poll() is None and time.monotonic() < until, (place / "log").read_text()
-            time.sleep(0.05)
+                return probe.connect_ex(("127.0.0.1", port)) == 0
+
+        until(answers, gone=lambda: running.poll() is not None, said=(place / "log").read_text)
         yield place
     finally:
         running.terminate()
@@ -80,7 +78,8 @@ def project(tmp_path: Path, server: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     (place / "recipe.yaml").write_text(
         "name: two\nbase: base\nsources: [{path: rows.jsonl}]\ndataset: {language: pt-PT, validation: 0.2}\n"
         "adapter: {rank: 4, dropout: 0.1}\ndevice: cpu\n"
-        "train: {max_length: 64, batch_tokens: 64, learning_rate: 0.005, epochs: 3, checkpoint_seconds: 0.000001}\n"
+        # Far from done when its first checkpoint is home, which takes a look of several connections.
+        "train: {max_length: 64, batch_tokens: 64, learning_rate: 0.005, epochs: 30, checkpoint_seconds: 0.2}\n"
         "evaluate: {samples: 2, max_new_tokens: 4, questions: 0, skills: 0}\n",
         encoding="utf-8",
     )
@@ -104,14 +103,11 @@ def test_launched_watched_synced_killed_resumed_and_brought_home(project: Path, 
     at: list[str] = []
 
     def kill() -> None:
-        until = time.monotonic() + 100
-        while not list(home.glob("checkpoints/step-*")):  # of the copy at home
-            assert time.monotonic() < until
-            time.sleep(0.05)
+        until(lambda: list(home.glob("checkpoints/step-*")))  # of the copy at home
         at.extend(sorted(each.name for each in there.glob("runs/two/checkpoints/step-*")))
         os.killpg(int((there / "job.pid").read_text()), signal.SIGKILL)
 
-    killer = threading.Thread(target=kill)
+    killer = threading.Thread(target=kill, daemon=True)
     killer.start()
     words = ("--on", "ssh:box", "--python", python_with_afina(tmp_path))
     settings = (f"launch.folder={tmp_path / 'there'}", "launch.look_seconds=0.3")

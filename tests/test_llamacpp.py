@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +29,7 @@ from afina.llamacpp.base_file import find_base_file
 from afina.llamacpp.launcher import parser
 from afina.llamacpp.lora_write import unusual_adapter, write_lora
 from afina.llamacpp.program import LlamaCppOptions, find_llama_cpp
+from afina.machine import free_port
 from afina.model.base_damage import read_config
 from afina.model.generate.led import Led
 from afina.model.generate.request import TokenLogprob
@@ -183,9 +183,7 @@ def test_the_bases_file_is_another_for_other_weights_kinds_and_templates(run: Pa
 
 def serving(run: Path, say: Any, adapters: Any = None, **options: Any) -> list[str]:
     """Serve until `say` ends it; what was said."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     said: list[str] = []
 
     def told(text: str) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import socket
 import subprocess
 import sys
 import sysconfig
@@ -84,6 +85,25 @@ def test_a_mac_is_described(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert json.loads(json.dumps(found["memory"].as_json()))["values"]["wired"] == 2 * GIB
 
 
+def test_a_translated_python_and_an_old_macos_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One for Intel sees no Apple chip; pip then finds no MLX, and says nothing of why."""
+    mac(monkeypatch, "Apple M1", 16)
+    assert checks(tmp_path)["python"].status == "ok"
+    answers = {"hw.memsize": str(16 * GIB), "machdep.cpu.brand_string": "Apple M1", "sysctl.proc_translated": "1"}
+    be(monkeypatch, answers | {"vm_stat": VM_STAT}, "Darwin", "x86_64")
+    found = checks(tmp_path)["python"]
+    assert found.status == "missing" and "built for Intel" in found.found and "python.org" in found.fix
+    mac(monkeypatch, "Apple M1", 16)
+
+    def missing(_: str) -> str:
+        raise metadata.PackageNotFoundError
+
+    monkeypatch.setattr(metadata, "version", missing)
+    for release, fix in (("13.6.1", "update macOS"), ("14.0", "pip install 'afina[mlx]'"), ("10.16", "pip install")):
+        monkeypatch.setattr(platform, "mac_ver", lambda release=release: (release, ("", "", ""), "arm64"))
+        assert fix in checks(tmp_path)["mlx-lm"].fix, release
+
+
 def test_a_limit_that_was_set_is_the_macs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mac(monkeypatch, "Apple M2 Max", 64, limit="57344")
     assert local_device().usable_bytes == 56 * GIB
@@ -122,6 +142,18 @@ def test_without_a_card_or_an_apple_chip_the_cpu_is_measured(tmp_path: Path, mon
     assert found["matrix rate"].found.startswith("float32 products: ")
     assert nvidia_cards() == []
     assert main_memory().wired is None
+
+
+def test_a_port_for_a_server_is_none_that_the_system_gives_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was one of those, and free no more when the server had loaded its libraries."""
+    assert machine.free_port() in machine.OWN_PORTS
+    given = Path("/proc/sys/net/ipv4/ip_local_port_range")
+    if given.is_file():
+        assert max(machine.OWN_PORTS) < int(given.read_text().split()[0])
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        monkeypatch.setattr(machine, "OWN_PORTS", [taken.getsockname()[1]] * 99)
+        assert machine.free_port() != taken.getsockname()[1]
 
 
 # --- the matrix rate -----------------------------------------------------------------------------
@@ -214,10 +246,42 @@ def test_each_line_of_a_profile_can_be_overridden_and_is_said_to_be(tmp_path: Pa
     assert (train.max_length, train.batch_tokens, train.accumulate) == (512, 512, 1)
     plan = plan_run(recipe, recipe_shape(recipe), TokenCount(5000, 5000, 50, 500), find_device("Apple M1 16GB"))
     assert plan.notes[0] == (
-        "train.profile 16gb (12 to 28 GiB of memory, 4 rows of 512 tokens at a time): max_length 512, batch_tokens "
-        "2048, accumulate 2, checkpoint_activations true; of these the recipe has its own batch_tokens 512, "
-        "accumulate 1"
+        "train.profile 16gb (for 12-28 GiB; Apple M1 has 16.0 GiB): max_length 512, batch_tokens 2048, accumulate 2, "
+        "checkpoint_activations true; of these the recipe has its own batch_tokens 512, accumulate 1"
     )
+    assert not any(note.startswith("the profile for") for note in plan.notes)
+    plan = plan_run(recipe, recipe_shape(recipe), TokenCount(5000, 5000, 50, 500), find_device("Apple M1 8GB"))
+    assert plan.notes[1] == "the profile for the memory of Apple M1 is 8gb: train.profile=8gb"
+
+
+def test_a_plan_for_another_device_takes_the_profile_of_its_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`auto` went by the machine that read the recipe: an M1 of 8 GB was planned with the rows of a workstation."""
+    mac(monkeypatch, "Apple M4 Max", 64)
+    file, runs = job(tmp_path, "{profile: auto}"), ("--runs", tmp_path / "runs")
+
+    def notes(*words: object) -> list[str]:
+        printed = call_afina("plan", file, *words, *runs, "--json", check=None).stdout  # a refusal stands behind it
+        said = json.JSONDecoder().raw_decode(printed)[0]
+        plans = said if isinstance(said, list) else [said]
+        return [note for plan in plans for note in plan["notes"] if "profile" in note]
+
+    assert [note.split()[1] for note in notes()] == ["32gb"]
+    several = notes("--device", "M1 8GB,M3 16GB,M4 Max 64GB")
+    assert [note.split()[1] for note in several] == ["8gb", "16gb", "32gb"]
+    assert notes("--device", "m1 8gb") == several[:1]
+    fixed = notes("--device", "M1 8GB", "train.profile=16gb")
+    assert [note.split()[:2] for note in fixed] == [["train.profile", "16gb"], ["the", "profile"]]
+
+
+def test_a_recipe_for_the_cpu_takes_the_profile_of_main_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It took the card's, on which it does not train."""
+    card(monkeypatch)
+    monkeypatch.setattr(machine, "main_memory", lambda: machine.Memory(64 * GIB, 60 * GIB))
+    file = job(tmp_path, "{profile: auto}")
+    assert load_recipe(file).train.profile == "16gb"
+    assert load_recipe(file, ["device=cpu"]).train.profile == "32gb"
 
 
 def test_a_resolved_recipe_stays_what_it_is_on_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

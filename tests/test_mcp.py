@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import until
 
 from afina.errors import RecipeError
 from afina.evaluate.scores import Scores, Verdict
@@ -104,8 +105,6 @@ def test_an_agent_lists_the_tools_reads_an_audit_a_plan_and_a_verdict_and_is_ref
 @pytest.mark.training
 @pytest.mark.long
 def test_with_leave_a_run_is_started_and_goes_on_without_the_server(place: Path) -> None:
-    import time
-
     started: dict[str, Any] = {}
 
     async def ask(client: Any) -> None:
@@ -115,10 +114,8 @@ def test_with_leave_a_run_is_started_and_goes_on_without_the_server(place: Path)
         started.update(result.structured_content)
 
     asked(place, ask, "--allow-runs")
-    until = time.monotonic() + 120
-    while not (place / "runs/allowed/finished.json").is_file() and time.monotonic() < until:
-        time.sleep(0.2)
-    assert (place / "runs/allowed/finished.json").is_file(), Path(started["log"]).read_text(encoding="utf-8")
+    over = place / "runs/allowed/finished.json"
+    until(over.is_file, said=lambda: Path(started["log"]).read_text(encoding="utf-8"))
 
 
 def test_what_a_recipe_leads_to_lies_inside_too(place: Path) -> None:
@@ -233,7 +230,7 @@ def test_a_run_is_not_started_twice(place: Path, monkeypatch: pytest.MonkeyPatch
     """Whoever asks again before the first process has loaded its libraries, and taken the lock, starts no second."""
     from afina import run_process
 
-    monkeypatch.setattr("afina.mcp_server.verbs.AFINA", (sys.executable, "-c", "import time; time.sleep(60)"))
+    monkeypatch.setattr("afina.mcp_server.verbs.AFINA", (sys.executable, "-c", "import time; time.sleep(600)"))
     monkeypatch.setattr(run_process, "LONGEST_ENDING", 0.2)
     reach = Reach.of(place / "runs", [place], allow_runs=True)
     started = start_run(reach, "recipe.yaml", [], "twice")

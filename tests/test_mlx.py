@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from called import call_afina
 from pydantic import ValidationError
 from safetensors.torch import load_file
 from test_stages import Killed, result, walk, write
@@ -291,6 +292,44 @@ def test_a_base_that_mlx_has_quantized_is_taken_as_it_is(wide, quantized, tmp_pa
         open_base(make_base(tmp_path / "narrow"), by_mlx(wide, adapter={"kind": "qlora", "group_size": 128}))
 
 
+def test_a_base_is_quantized_matrix_by_matrix(tmp_path):
+    """All at once, as it was read: a Mac of 8 GB would hold much of a base of 14.5 GB beside its 4 bits."""
+    base = make_base(tmp_path, hidden_size=256, intermediate_size=512, num_hidden_layers=8)
+    whole = sum(file.stat().st_size for file in base.glob("*.safetensors"))
+    mx.clear_cache()
+    mx.reset_peak_memory()
+    before = mx.get_active_memory()
+    model = open_base(base, by_mlx(base, adapter={"kind": "qlora"}))
+    held = mx.get_active_memory() - before
+    assert held < whole / 4 and to_train_mlx.packed(model)[1] > 0.9
+    assert mx.get_peak_memory() - before < held + whole / 8
+
+
+@pytest.mark.parametrize(("bits", "group"), [(4, 32), (8, 64)])
+def test_dora_over_few_bits_trains_and_goes_to_mlx_lm_and_back(wide, tmp_path, bits, group):
+    from mlx_lm.tuner.utils import load_adapters
+
+    adapter = {"kind": "qlora", "variant": "dora", "bits": bits, "group_size": group}
+    recipe = by_mlx(wide, adapter=adapter, train={"epochs": 2, "learning_rate": 1e-2})
+    _, model = to_train_mlx.model_to_train(wide, recipe, "fp32")
+    sizes = {name: layer.m for name, layer in model.adapted.items()}
+    _, _, log, _ = run_training(wide, tmp_path / "checkpoints", recipe, model=model)
+    assert log.losses()[-1] < log.losses()[0]
+    assert not any(mx.array_equal(layer.m, sizes[name]) for name, layer in model.adapted.items()), "sizes are trained"
+    ids = make_batch(make_rows(wide, recipe)[0][:6], 0, CPU).ids_BL
+    expected = logits_by_mlx(model.eval(), ids)
+    adapter_mlx.write_mlx_lm(adapter_mlx.trained_factors(model), tmp_path / "mlx-lm", layers=2)
+    theirs = open_base(wide, recipe)
+    load_adapters(theirs.network, str(tmp_path / "mlx-lm"))
+    theirs.network.eval()
+    torch.testing.assert_close(logits_by_mlx(theirs, ids), expected, rtol=1e-5, atol=1e-5)
+    adapter_mlx.mlx_lm_to_peft(tmp_path / "mlx-lm", tmp_path / "peft", base_name=str(wide))
+    config = json.loads((tmp_path / "peft/adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"], config["use_dora"]) == (4, 8.0, True)
+    again = adapter_mlx.open_adapter(open_base(wide, recipe), tmp_path / "peft")
+    torch.testing.assert_close(logits_by_mlx(again, ids), expected, rtol=1e-5, atol=1e-5)
+
+
 # ---- files
 
 
@@ -367,6 +406,20 @@ def test_an_adapter_that_mlx_lm_has_trained_itself_opens_in_peft(base, tmp_path)
     torch.testing.assert_close(logits_by_torch(opened, ids), logits_by_mlx(theirs, ids), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("name", "shape", "said"),
+    [("model.embed_tokens", (400, 4), "the embedding"), ("model.layers.0.mlp.switch_mlp.up_proj", (2, 4, 32), "stack")],
+)
+def test_what_mlx_lm_adapts_beside_matrices_is_refused(tmp_path, name, shape, said):
+    """It was written as if it were a matrix: PEFT would have left it out, or failed."""
+    held = {f"{name}.lora_a": mx.zeros(shape), f"{name}.lora_b": mx.zeros((*shape[:-2], 4, 32))}
+    mx.save_safetensors(str(tmp_path / "adapters.safetensors"), held)
+    settings = {"fine_tune_type": "lora", "num_layers": 1, "lora_parameters": {"rank": 4, "scale": 3.0}}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    with pytest.raises(BaseError, match=said):
+        adapter_mlx.mlx_lm_to_peft(tmp_path, tmp_path / "peft", base_name="base")
+
+
 def test_adapters_that_mlx_cannot_hold_are_refused_by_what_they_use(base, tmp_path):
     recipe = make_recipe(base, adapter={"modules_to_save": ["lm_head"]})
     model = attach_adapter(load_base(base, recipe, CPU), recipe.adapter, 0)
@@ -434,6 +487,24 @@ def test_documents_first_then_answers_and_a_kill_changes_nothing(project, wide):
         walk(kill_at=(None, 3))
     walk()
     assert same_tensors(whole, result())
+
+
+def test_trial_steps_are_taken_by_what_would_train(project):
+    """The plan of a Mac advises them wherever it says "maybe", and they were refused: "taken by torch"."""
+    said = json.loads(call_afina("plan", "recipe.yaml", "--trial", "--json").stdout)
+    assert said["corrected_by"]["trial"] and said["job"].endswith("by mlx")
+    sure, training = said["time"]["sure"]["factor"], said["time"]["parts"]["training"]
+    assert training["high"] / training["low"] < sure**2
+    assert "train" not in json.loads(Path("runs/two/stages.json").read_text())
+
+
+def test_trial_steps_for_which_memory_runs_out_say_so(project, monkeypatch):
+    def short(*_):
+        raise RuntimeError("[malloc] Unable to allocate 4294967296 bytes.")
+
+    monkeypatch.setattr("afina.train.methods.answers_mlx.loss", short)
+    said = call_afina("plan", "recipe.yaml", "--trial", check=4).stderr
+    assert "memory ran out within the first steps" in said
 
 
 def test_every_weight_trained_is_a_model_that_transformers_opens(project, wide):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -9,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from test_ranks import JOB, furthest
 from test_train import CPU, adapter_weights, run_training
 from tiny import make_base, make_recipe
+from waiting import LONGEST, until
 
 from afina.model.load_torch import load_base
 from afina.run import read_metrics
@@ -78,9 +79,11 @@ class Node:
         return [int(pid) for pid in found.stdout.split()]
 
     def kill(self) -> None:
-        """As when its power goes: every process at once."""
-        for pid in self.processes():
-            os.kill(pid, signal.SIGKILL)
+        """As when its power goes: every process, also one that was begun meanwhile; some end by themselves."""
+        while there := self.processes():
+            for pid in there:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
 
 @pytest.fixture(scope="module")
@@ -144,10 +147,7 @@ def steps(run: Path) -> list[int]:
 
 
 def wait(condition: Callable[[], bool], jobs: list[subprocess.Popen[bytes]]) -> None:
-    until = time.monotonic() + 600
-    while not condition():
-        assert time.monotonic() < until and any(job.poll() is None for job in jobs), said()
-        time.sleep(0.01)
+    until(condition, every=0.01, gone=lambda: all(job.poll() is not None for job in jobs), said=said)
 
 
 def said() -> str:
@@ -155,7 +155,7 @@ def said() -> str:
 
 
 def ended(jobs: list[subprocess.Popen[bytes]]) -> list[int]:
-    return [job.wait(timeout=600) for job in jobs]
+    return [job.wait(timeout=LONGEST) for job in jobs]
 
 
 def same_as_one_process(project: Path, runs: str) -> float:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from test_choice import league
 from tiny import make_base
 
+from afina.base_replay import everyday_prompts
 from afina.demo.world import BIOGRAPHIES, CLAIMS, make_players
 from afina.evaluate.scores import read_scores
 from afina.recipe import Chat, check_recipe, load_recipe
@@ -143,11 +144,11 @@ def test_the_table_by_hand() -> None:
     assert "| true sentence | 60 (50 sections) | 30 % | 60 % | +30.0 (+20.0 to +40.0) | 12.5 % |" in page
 
 
-@pytest.mark.parametrize("name", ["prose/short-prompts.txt", "zig/general-prompts.txt"])
-def test_nothing_is_replayed_that_the_guards_ask(name: str) -> None:
+@pytest.mark.parametrize("of", ["recipes/prose/short-prompts.txt", "en", "pt"])
+def test_nothing_is_replayed_that_the_guards_ask(of: str) -> None:
     """Or what they say of forgetting would be learned."""
     guards = "".join((ROOT / "afina/evaluate" / each).read_text("utf-8") for each in ("general.json", "skills.json"))
-    prompts = (ROOT / "recipes" / name).read_text("utf-8").splitlines()
+    prompts = (ROOT / of).read_text("utf-8").splitlines() if "." in of else everyday_prompts(of)
     assert len(prompts) == len(set(prompts)) >= 64
     assert not [prompt for prompt in prompts if json.dumps(prompt, ensure_ascii=False)[1:-1] in guards]
 

@@ -6,10 +6,8 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
-import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,7 +23,9 @@ from test_train import CPU, Recorder, adapter_weights, run_training
 from test_walk import write_project
 from tiny import make_base, make_recipe, same_tensors
 from torch.distributed import HashStore
+from waiting import LONGEST, until
 
+from afina.machine import free_port
 from afina.model.load_torch import load_base
 from afina.model.shape_table import dense_shape
 from afina.recipe import Recipe
@@ -110,7 +110,7 @@ def folder(tmp_path_factory):
     write_project(folder / "project")
     run_and_kill(folder, SCENARIOS.split())
     command = torchrun(JOB, folder, *AFTERWARDS.split())
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=LONGEST)
     (folder / "said").write_text(done.stderr)
     assert (folder / "killed.json").exists(), done.stderr[-4000:]
     return folder
@@ -124,11 +124,11 @@ def run_and_kill(folder: Path, scenarios: list[str]) -> None:
     """kill -9 of torchrun and of both its processes, when they hang in the middle of a training."""
     with (folder / "said").open("w") as said:
         job = subprocess.Popen(torchrun(JOB, folder, *scenarios), env=environment(), stderr=said)
-    until = time.monotonic() + 300
-    while not all((folder / f"hangs.{rank}").exists() for rank in range(2)):
-        there = job.poll() is None and time.monotonic() < until
-        assert there, "the job did not come to where it is killed: " + (folder / "said").read_text()[-4000:]
-        time.sleep(0.1)
+    until(
+        lambda: all((folder / f"hangs.{rank}").exists() for rank in range(2)),
+        gone=lambda: job.poll() is not None,
+        said=lambda: "the job did not come to where it is killed: " + (folder / "said").read_text()[-4000:],
+    )
     for process in [job.pid, *children(job.pid)]:
         os.kill(process, signal.SIGKILL)
     job.wait()
@@ -192,9 +192,7 @@ def as_rank(number: int, port: int, folder: Path) -> None:
 def test_two_processes_are_one(tmp_path):
     """The fast form of all that follows: one training in two processes, one here."""
     make_base(tmp_path / "base")
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
+    port = free_port()
     ranks = []
     for number in range(2):
         ranks.append(os.fork())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
@@ -10,9 +9,11 @@ import httpx
 import numpy as np
 import pytest
 import torch
+from waiting import LONGEST
 
 from afina.base_answers import ask_base
 from afina.base_page import base_page
+from afina.machine import free_port
 from afina.model.base import place_of
 from afina.model.gguf_file import find_gguf
 from afina.recipe import Chat
@@ -44,12 +45,6 @@ def renderer(described: Path) -> Renderer:
     return Renderer(load_tokenizer(str(described), Chat()), Chat())
 
 
-def free_port() -> int:
-    with socket.socket() as opened:
-        opened.bind(("127.0.0.1", 0))
-        return int(opened.getsockname()[1])
-
-
 def texts() -> list[str]:
     """Two hundred in Portuguese, English and code, with digits, accents, spaces and marks."""
     here = Path(__file__).resolve().parent.parent
@@ -70,7 +65,7 @@ def test_tokens_are_those_of_llama_cpp(renderer: Renderer):
     server = xllamacpp.Server(parameters)
     asked = texts()
     assert len(asked) >= 200
-    with httpx.Client(base_url=server.listening_address) as client:
+    with httpx.Client(base_url=server.listening_address, timeout=LONGEST) as client:
         for text in asked:
             said = client.post("/tokenize", json={"content": text, "add_special": False, "parse_special": True})
             assert said.json()["tokens"] == renderer.tokenizer(text)["input_ids"], text

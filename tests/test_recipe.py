@@ -6,6 +6,7 @@ import ast
 import itertools
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -450,6 +451,18 @@ def test_a_starter_has_the_defaults_and_what_its_kind_needs(tmp_path: Path, kind
     assert {key for key in read if read[key] != expected[key]} == DELIBERATE[kind] - (
         {"train.method"} if kind == "scratch" else set()
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "run"), [("meus-docs.yaml", "meus-docs"), ("Os meus manuais (versão 2).yaml", "Os-meus-manuais-versao-2")]
+)
+def test_a_starter_is_called_as_its_file(tmp_path: Path, name: str, run: str) -> None:
+    """README says `--to meus-docs.yaml`, then `runs/meus-docs`: it was `runs/my-docs` whatever the file was called."""
+    (tmp_path / "docs").mkdir()
+    done = call_afina("recipe", "init", "docs", "--to", name, folder=tmp_path)
+    assert load_recipe(tmp_path / name).name == run
+    assert f"set `base` and the `path` of your files, then: afina plan {shlex.quote(name)}" in done.stderr
+    assert f"\n# 2. afina plan {shlex.quote(name)}: does it fit" in (tmp_path / name).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -21,8 +21,6 @@ from afina.errors import BaseError, RecipeError
 from afina.model import footprint
 from afina.model.base import check_trainable, find_base
 from afina.model.base_kind import kind_of
-from afina.model.generate.ability_torch import ability_of
-from afina.model.generate.call_torch import Caller
 from afina.model.generate.engine_torch import Engine
 from afina.model.generate.request import Request
 from afina.model.load_torch import load_base, open_by, opening_class
@@ -120,8 +118,11 @@ def test_forget_gates_begin_open():
 @CELLS
 def test_greedy_answers_of_any_lengths_equal_step_by_step_and_transformers_generate(kind):
     model, tokenizer = make_model(kind).eval(), type("Decodes", (), {"decode": lambda self, ids, **_: str(ids)})()
-    prompts = [[5, 6, 7], [9, 8, 7], [4], [3, 3, 3, 3, 3, 3]]
-    engine = Engine(model, tokenizer, [])
+    long = torch.randint(2, VOCAB, (2500,), generator=torch.Generator().manual_seed(1)).tolist()  # in one forward
+    prompts, said = [[5, 6, 7], [9, 8, 7], [4], [3, 3, 3, 3, 3, 3], long], list[str]()
+    engine = Engine(model, tokenizer, [], say=said.append)
+    why = "a recurrent model keeps one state for all that it has read, padding too: rows of one length share a forward"
+    assert said == [f"generation: {why}"]
     for prompt in prompts:
         engine.submit(Request(prompt=prompt, max_new_tokens=6))
     answers: dict[int, list[int]] = {}
@@ -134,14 +135,6 @@ def test_greedy_answers_of_any_lengths_equal_step_by_step_and_transformers_gener
             ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
         assert answers[number] == ids[len(prompt) :]
         assert model.generate(torch.tensor([prompt]), max_new_tokens=6, do_sample=False)[0].tolist() == ids
-
-
-def test_why_rows_of_different_lengths_stay_apart_is_told_without_an_error_of_python():
-    why = ability_of(Caller(make_model().eval())).why
-    assert (
-        why
-        == "a recurrent model keeps one state for all that it has read, padding too: rows of one length share a forward"
-    )
 
 
 def test_beams_carry_their_own_states():

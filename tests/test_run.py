@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,24 @@ def test_write_whole_keeps_the_old_file_when_it_fails(
         assert problem.where == str(file)
         assert "free)" in problem.what
         assert "start the same command again" in problem.fix
+
+
+def test_two_processes_that_write_one_file_of_a_cache_each_write_all_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under one name beside it, the second moved away what the first was writing, which then found it no more."""
+    kept, flush = tmp_path / "shape.json", os.fsync
+
+    def meanwhile(handle: int) -> None:
+        monkeypatch.setattr(os, "fsync", flush)
+        with ThreadPoolExecutor(1) as other:
+            other.submit(write_whole, kept, "theirs", shared=True).result()
+        assert kept.read_text() == "theirs"
+        flush(handle)
+
+    monkeypatch.setattr(os, "fsync", meanwhile)
+    write_whole(kept, "ours", shared=True)
+    assert kept.read_text() == "ours" and names(tmp_path) == ["shape.json"]
 
 
 @pytest.mark.parametrize(

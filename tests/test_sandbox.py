@@ -11,10 +11,10 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from waiting import until
 
 from afina.errors import RecipeError
 from afina.sandbox import launcher as sandbox
@@ -46,14 +46,6 @@ def alive(mark: str) -> list[int]:
                 if mark.encode() in (place / "cmdline").read_bytes():
                     found.append(int(place.name))
     return found
-
-
-def until(condition) -> bool:
-    for _ in range(600):
-        if condition():
-            return True
-        time.sleep(0.05)
-    return False
 
 
 # ---- what a harmless program gets
@@ -105,9 +97,10 @@ def test_a_program_that_closes_its_outputs_and_goes_on(tmp_path: Path) -> None:
 
 @isolated
 def test_a_fork_bomb(tmp_path: Path) -> None:
-    code = "import os\nwhile True:\n  try: os.fork()\n  except OSError: pass  # bomb-7391"
+    mark = f"bomb-{os.getpid()}"
+    code = f"import os\nwhile True:\n  try: os.fork()\n  except OSError: pass  # {mark}"
     assert attack(tmp_path, code).stopped == "more than 64 processes"
-    assert not alive("bomb-7391")
+    assert not alive(mark)
 
 
 @isolated
@@ -229,10 +222,10 @@ def test_killing_what_watches_it(tmp_path: Path) -> None:
 @isolated
 def test_a_daemon_ends_with_it(tmp_path: Path) -> None:
     code = "import os, time\nif not os.fork():\n  os.setsid()\n  if not os.fork(): time.sleep(600)\nprint('done')"
-    code += "  # daemon-5512"
-    outcome = attack(tmp_path, code)
+    mark = f"daemon-{os.getpid()}"
+    outcome = attack(tmp_path, f"{code}  # {mark}")
     assert outcome.stdout.startswith("done") and not outcome.stopped
-    assert not alive("daemon-5512")
+    assert not alive(mark)
 
 
 @isolated
@@ -281,10 +274,10 @@ def test_everything_ends_with_afina_itself(tmp_path: Path) -> None:
         "ProgramLimits(), view=View((sys.base_prefix,)))"
     )
     afina = subprocess.Popen([sys.executable, "-c", start])
-    assert until(lambda: len(alive(mark)) >= 3), "afina, what watches, the program"
+    until(lambda: len(alive(mark)) >= 3, said=lambda: "afina, what watches, the program")
     afina.send_signal(signal.SIGKILL)
     afina.wait()
-    assert until(lambda: not alive(mark))
+    until(lambda: not alive(mark))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ziglang") is None, reason="needs the package ziglang")

@@ -81,11 +81,28 @@ def test_a_run_that_went_wrong_does_not_bend_the_curve() -> None:
         ([(1e6, 1e7), (2e6, 2e7), (4e6, 1e7)], "3 runs cannot tell"),
         ([(1e6, d) for d in (1e7, 2e7, 3e7, 4e7)], "as many parameters"),
         ([(n, 1e7) for n in (1e6, 2e6, 3e6, 4e6)], "as many tokens"),
+        ([(1e6, 1e7), (4e6, 4e7)] * 4, "the 8 runs have 2 pairs of parameters and tokens"),
     ],
 )
 def test_runs_that_cannot_tell_are_refused(grid: list[tuple[float, float]], said: str) -> None:
     with pytest.raises(DataError, match=said):
         fit_scaling(points(CHINCHILLA, grid))
+
+
+def test_seeds_of_one_size_tell_no_exponents() -> None:
+    """Three sizes, each trained along 20 tokens a parameter with three seeds: three equations, not nine."""
+    along = [(n, 20 * n) for n in (1e6, 4e6, 1.6e7)] * 3
+    assert not fit_scaling(points(CHINCHILLA, along, noise=0.002), draws=5).free
+    assert fit_scaling(points(CHINCHILLA, [*along, (1e6, 2e8), (1.6e7, 2e7)], noise=0.002), draws=5).free
+
+
+def test_a_model_far_beyond_the_runs_is_said_to_be_foretold() -> None:
+    """Along a curve without scatter the interval has no width, however far away."""
+    fit, card = fit_scaling(points(CHINCHILLA, GRID), draws=5), find_device("H100 SXM")
+    far, near = (ScalingAnswer(fit, "nats per token", "llama", ScratchBudget(n, 1e9, card)) for n in (1e9, 1e8))
+    assert "note    extrapolated to 15.6 times what was measured" in far.describe()
+    assert far.as_json()["notes"][0].startswith("extrapolated") and far.reached.high < 1.001 * far.reached.low
+    assert "extrapolated" not in near.describe() and near.as_json()["notes"] == []
 
 
 def coverage(worlds: int, draws: int) -> dict[str, int]:

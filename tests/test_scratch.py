@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from afina.evaluate.prompts import read_prompts
 from afina.recipe import Recipe
 from afina.recipe.yaml_text import parse_yaml
 from afina.report.published import read_published
@@ -62,9 +63,11 @@ def test_the_versions_are_the_monographs() -> None:
     assert (recipe("v1").scratch.hidden, recipe("v1").scratch.embedding) == (256, 128)
 
 
-def test_five_prompts() -> None:
-    prompts = (RECIPES / "prompts.txt").read_text(encoding="utf-8").splitlines()
-    assert len(prompts) == len(set(prompts)) == 5 and not any(each.endswith((".", " ")) for each in prompts)
+@pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/data, which is not here")
+def test_the_prompts_are_the_monographs_five() -> None:
+    assert recipe("v1").evaluate.prompts == "monograph/prompts.txt"
+    prompts = read_prompts(SHARED / "monograph/prompts.txt")
+    assert len(prompts) == 5 and prompts[0].startswith("O setor de infraestrutura logística")
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/data, which is not here")
@@ -145,6 +148,10 @@ FIGURES: dict[str, Any] = {
             base="ptbr-scratch-v6",
             loss={"before": 5.0, "after": 3.0},
             scores=[{"task": "qa", "metric": "exact match", "before": 0.0, "after": 0.125}],
+            gains={
+                "loss": {"value": -2.0, "low": -2.25, "high": -1.75},
+                "qa, exact match": {"value": 0.125, "low": 0.05, "high": 0.2},
+            },
             hours=0.05,
             hours_with_base=0.15,
             money=0.005,
@@ -174,10 +181,13 @@ def test_the_table_by_hand() -> None:
         )
     ]
     assert "From the best to the worst: v6, v1." in text
+    close = page_of(FIGURES | {"runs": FIGURES["runs"] | {"v5": version(2.15), "v5b": version(2.45)}})
+    assert "From the best to the worst: v6, v5, v5b, v1. The intervals of v6 and v5, v5b and v1 overlap." in close
     assert ["v6", "Unigram", "16,000", "90 %", "4.20", "1.40", "0.0000", "0.0300"] in rows
     assert ["v1", "10 % [5 %, 20 %]", "2 loops of 10"] in rows and "of the held-out works 2 % are such words" in text
     assert ["ptbr-scratch-v6", "5.000", "0.000", "6 min 00 s", "US$ 0.009"] in rows
     assert ["with the adapter", "3.000", "0.125", "9 min 00 s", "US$ 0.01"] in rows
+    assert ["difference, row by row", "-2.000 [-2.250, -1.750]", "+0.125 [+0.050, +0.200]", "", ""] in rows
     assert "> O trem ..." in text and "- v1: `` de `ferro` ``" in text and "- v6: (nothing)" in text
 
 
@@ -202,8 +212,9 @@ def test_published_versions_computed_the_same() -> None:
 def texts(tmp_path: Path) -> Path:
     """Works of a genre, and rows with short answers."""
     root = tmp_path / "ptbr"
-    for part in ("machado/crítica", "canarim"):
+    for part in ("machado/crítica", "canarim", "monograph"):
         (root / part).mkdir(parents=True)
+    (root / "monograph/prompts.txt").write_text("\n".join(f"O trem da obra {n}" for n in range(5)), encoding="utf-8")
     for work in range(12):
         lines = [
             f"O trem da obra {work} parou no dia {day}? Sim, disse ela; Não, disse quem desceu na estação." * 2
@@ -248,6 +259,8 @@ def test_the_first_version_the_last_and_the_adapter(
     assert len({figures["runs"][name]["windows"]["sha256"] for name in ("v1", "v6")}) == 1, "the same windows"
     assert figures["runs"]["adapter"]["base"] == "ptbr-scratch-v6" and figures["runs"]["adapter"]["scores"]
     assert all(figures["runs"][name]["flops"] for name in figures["runs"])
+    gains = figures["runs"]["adapter"]["gains"]
+    assert {"loss", "qa, exact match", "qa, f1"} <= gains.keys() and gains["loss"]["low"] <= gains["loss"]["value"]
     assert len(figures["samples"]) == 5 and all({"v1", "v6"} <= each.keys() for each in figures["samples"])
     page = (runs / "scratch-compare.html").read_text(encoding="utf-8")
     assert "v6 Transformer" in page and "ptbr-scratch-adapter" in page

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 import torch
 import uvicorn
 from tiny import make_base, make_recipe
+from waiting import LONGEST, until
 
 from afina.errors import BaseError
 from afina.model.base import identify_base
@@ -70,8 +70,7 @@ def run_server(
     app = make_app(models, driver, api_key="key", **options)
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
     threading.Thread(target=server.run, daemon=True).start()
-    while not server.started:
-        time.sleep(0.01)
+    until(lambda: server.started)
     return server, driver
 
 
@@ -242,6 +241,7 @@ def test_a_wrong_key_and_half_a_json(running: Running):
         f"{running.url}/v1/completions",
         content='{"model": "ba',
         headers={"Authorization": "Bearer key", "Content-Type": "application/json"},
+        timeout=LONGEST,
     )
     assert half.status_code == 400 and "JSON" in half.json()["error"]["message"]
 
@@ -252,27 +252,25 @@ def test_a_full_queue_is_429_and_a_client_that_hangs_up_frees_its_place(running:
     url, headers = url_of(server), {"Authorization": "Bearer key"}
     gate = threading.Event()
     step = driver.engine.step
-    driver.engine.step = lambda: (gate.wait(30), step())[1]  # type: ignore[method-assign]
+    driver.engine.step = lambda: (gate.wait(LONGEST), step())[1]  # type: ignore[method-assign]
     body = {"model": "base", "prompt": "Faro", "max_tokens": 50, "stream": True}
-    streams = [httpx.Client(timeout=30) for _ in range(2)]
+    streams = [httpx.Client(timeout=LONGEST) for _ in range(2)]
     try:
         opened = [
             client.send(client.build_request("POST", f"{url}/v1/completions", json=body, headers=headers), stream=True)
             for client in streams
         ]
-        full = httpx.post(f"{url}/v1/completions", json=body, headers=headers)
+        full = httpx.post(f"{url}/v1/completions", json=body, headers=headers, timeout=LONGEST)
         assert full.status_code == 429 and full.json()["error"]["code"] == "queue_full" and full.headers["retry-after"]
         for response in opened:
             response.close()
         for client in streams:
             client.close()
         gate.set()
-        for _ in range(500):
-            if not driver.open and not driver.engine.busy:
-                break
-            time.sleep(0.02)
-        assert not driver.open and not driver.engine.busy
-        assert httpx.post(f"{url}/v1/completions", json=body | {"stream": False}, headers=headers).status_code == 200
+        until(lambda: not driver.open and not driver.engine.busy)
+        whole = body | {"stream": False}
+        again = httpx.post(f"{url}/v1/completions", json=whole, headers=headers, timeout=LONGEST)
+        assert again.status_code == 200
     finally:
         gate.set()
         server.should_exit = True
@@ -283,7 +281,7 @@ def test_adapters_come_and_go_as_in_vllm(running: Running, tmp_path: Path):
     folder = make_adapter(running.base, tmp_path / "três", 3)
 
     def post(what: str, **body: str) -> httpx.Response:
-        return httpx.post(f"{running.url}/v1/{what}_lora_adapter", json=body, headers=headers, timeout=30)
+        return httpx.post(f"{running.url}/v1/{what}_lora_adapter", json=body, headers=headers, timeout=LONGEST)
 
     assert post("load", lora_name="três", lora_path=str(folder)).text.startswith("Success")
     done = running.client.chat.completions.create(model="três", messages=QUESTION, temperature=0, max_tokens=8)
@@ -305,9 +303,9 @@ def test_an_adapter_of_another_base_is_not_loaded(running: Running, tmp_path: Pa
 
 
 def test_health_and_metrics(running: Running):
-    assert httpx.get(f"{running.url}/health").json() == {"status": "ok"}
+    assert httpx.get(f"{running.url}/health", timeout=LONGEST).json() == {"status": "ok"}
     running.client.completions.create(model="um", prompt="Faro", max_tokens=3, temperature=0)
-    text = httpx.get(f"{running.url}/metrics").text
+    text = httpx.get(f"{running.url}/metrics", timeout=LONGEST).text
     assert 'afina_requests_total{finish="length",model="um"}' in text and "afina_first_token_seconds_bucket" in text
 
 
@@ -324,9 +322,9 @@ def test_the_template_takes_arguments(running: Running):
 
 def test_a_stream_ends_as_openais_does(running: Running):
     body = {"model": "base", "messages": QUESTION, "max_tokens": 2, "stream": True}
-    lines = httpx.post(
-        f"{running.url}/v1/chat/completions", json=body, headers={"Authorization": "Bearer key"}
-    ).text.split("\n\n")
+    headers = {"Authorization": "Bearer key"}
+    answer = httpx.post(f"{running.url}/v1/chat/completions", json=body, headers=headers, timeout=LONGEST)
+    lines = answer.text.split("\n\n")
     assert (
         lines[-2] == "data: [DONE]" and json.loads(lines[0].removeprefix("data: "))["object"] == "chat.completion.chunk"
     )

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from serving import TOOLS_TEMPLATE, Asked, serving
 from thorough import times
+from waiting import LONGEST
 
 from afina.model.generate.request import Request
 from afina.serve.answers import AnswerText
@@ -102,7 +103,7 @@ def test_openais_client_in_javascript(asked: Asked, right: list[list[str]]):
         capture_output=True,
         text=True,
         encoding="utf-8",
-        timeout=300,
+        timeout=LONGEST,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -24,6 +24,7 @@ from test_serve import make_adapter
 from tiny import make_base, make_recipe
 
 from afina.errors import AfinaError, RecipeError
+from afina.machine import free_port
 from afina.plan.bases import find_shape
 from afina.plan.device import find_device
 from afina.plan.serving import Serving, largest_context
@@ -222,9 +223,7 @@ def test_another_server_is_started_compared_and_ended_with_us(tmp_path: Path, mo
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
     monkeypatch.setenv("SEEN", str(tmp_path / "seen"))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     said: list[str] = []
 
     def say(text: str) -> None:

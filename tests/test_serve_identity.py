@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import socket
@@ -15,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from test_serve import Running, make_adapter, run_server, url_of
 from tiny import NAMES, TOWNS, make_base, make_recipe
+from waiting import LONGEST
 
 from afina.errors import AfinaError, RecipeError, ResultError
 from afina.evaluate.evaluate import ProbeAnswers, answer_row
@@ -133,7 +135,7 @@ def test_several_questions_are_under_way_at_a_time_and_each_answer_stands_beside
     right = {}
     for each in stored:
         right |= {("b", str(each.messages)): each.base, ("c", str(each.messages)): each.trained}
-    together, seen = threading.Barrier(AT_ONCE, timeout=20), list[tuple[int, int | None]]()
+    together, seen = threading.Barrier(AT_ONCE, timeout=LONGEST), list[tuple[int, int | None]]()
 
     def ask(name: str, messages: Any, limit: int) -> str:
         together.wait()  # until as many have asked
@@ -148,11 +150,11 @@ def test_several_questions_are_under_way_at_a_time_and_each_answer_stands_beside
 
 
 def test_a_server_that_fails_is_not_asked_on(run: Path):
-    asked: list[str] = []
+    numbers, asked = itertools.count(1), list[int]()
 
     def ask(name: str, messages: Any, limit: int) -> str:
-        asked.append(name)
-        if len(asked) == 1:
+        asked.append(number := next(numbers))
+        if number == 1:  # of the threads that ask at once, exactly one
             raise AfinaError("the server answers 500", "see what it says")
         time.sleep(0.5)
         return ""
@@ -163,7 +165,7 @@ def test_a_server_that_fails_is_not_asked_on(run: Path):
 
 
 def test_answers_that_part_are_led_along_several_at_a_time(run: Path):
-    together = threading.Barrier(4, timeout=20)
+    together = threading.Barrier(4, timeout=LONGEST)
 
     def explain(name: str, asked: Stored, right: str, given: str) -> Parting:
         assert given == "another" != right

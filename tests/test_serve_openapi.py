@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from test_serve import make_adapter, run_server, url_of
 from tiny import make_base
+from waiting import LONGEST
 
 from afina.recipe import Chat
 from afina.serve.driver import Driver
@@ -45,6 +46,8 @@ def test_what_the_openapi_says_is_what_the_server_does(served: tuple[str, Driver
     words = [Path(sys.executable).parent / "schemathesis", "--config-file", tmp_path / "schemathesis.toml", "run"]
     words += [f"{url}/openapi.json", "--header", "Authorization: Bearer key", "--no-color"]
     words += ["--max-examples", "20", "--seed", "1", "--generation-database", "none"]
+    # Its own are ten seconds for an answer, and thirty to think of requests.
+    words += ["--request-timeout", str(LONGEST), "--suppress-health-check", "too_slow"]
     done = subprocess.run([str(word) for word in words], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr
     assert driver.failure is None and not driver.open

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from report_fixture import HOSTILE, RECIPE, jsonl, write_run
 from thorough import times
+from waiting import LONGEST, until
 from watched import began, held_out, start, step, steps, working, write_watched
 
 pytest.importorskip("fastapi")
@@ -473,19 +474,10 @@ def test_a_run_is_stopped_as_by_ctrl_c(tmp_path: Path) -> None:
     with working(tmp_path / "a") as process:
         assert client.post("/api/runs/a/resume", headers=CHANGES).status_code == 409
         assert client.post("/api/runs/a/stop", headers=CHANGES).json() == {"name": "a", "pid": process.pid}
-        process.wait(10)
+        process.wait(LONGEST)
     line = listed(tmp_path)["a"]
     assert (line["state"], line["stage"]) == ("stopped", "train")
     assert client.post("/api/runs/a/stop", headers=CHANGES).status_code == 409
-
-
-def wait_for(what: Any, seconds: float = 60.0) -> Any:
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        if found := what():
-            return found
-        time.sleep(0.2)
-    raise AssertionError("it did not happen")
 
 
 def test_a_recipe_that_cannot_be_run_shows_as_failed_with_its_reason(tmp_path: Path) -> None:
@@ -495,7 +487,7 @@ def test_a_recipe_that_cannot_be_run_shows_as_failed_with_its_reason(tmp_path: P
     begun = jobs.start(StudioSettings(runs), recipe, "mine")
     assert begun.name == "mine"
     index = RunIndex(StudioSettings(runs))
-    line = wait_for(lambda: (found := index.line("mine")).state == "failed" and found)
+    line = until(lambda: (found := index.line("mine")).state == "failed" and found)
     assert "surces" in line.problem
     assert os.getsid(0) != begun.pid
 
@@ -503,7 +495,7 @@ def test_a_recipe_that_cannot_be_run_shows_as_failed_with_its_reason(tmp_path: P
 def test_a_run_that_is_being_started_is_not_started_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process takes the run's lock only when it has loaded its libraries; whoever presses again before that would
     start a second one, whose refusal is taken for the run's."""
-    monkeypatch.setattr(jobs, "run_command", lambda *_: [sys.executable, "-c", "import time; time.sleep(60)"])
+    monkeypatch.setattr(jobs, "run_command", lambda *_: [sys.executable, "-c", "import time; time.sleep(600)"])
     monkeypatch.setattr(run_process, "LONGEST_ENDING", 0.3)
     settings = StudioSettings(tmp_path)
     first = jobs.start(settings, tmp_path / "a.yaml", "a")
@@ -523,7 +515,7 @@ def test_a_run_that_is_being_started_is_not_started_twice(tmp_path: Path, monkey
         except AfinaError:
             return False
 
-    assert wait_for(started) and (tmp_path / "a/console.json").read_text() == ""
+    assert until(started) and (tmp_path / "a/console.json").read_text() == ""
 
 
 @pytest.mark.parametrize("name", ["2026-11-29", "2024", "1e5", "true", "null", "my-docs", "a.b"])

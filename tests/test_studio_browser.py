@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,15 @@ import pytest
 from report_fixture import HOSTILE, MANIFEST, RECIPE, SCORES, answers, jsonl, write_run
 from studio_pages import cut, opened, studio, violations
 from test_walk import write_project
+from waiting import LONGEST, until
 from watched import held_out, start, step, steps, working, write_watched
 
 from afina.watch.lock import lock_holder
 
 pytestmark = pytest.mark.long
 SCHEMES, WIDTHS = ("light", "dark"), (1280, 390)
-SECONDS = 15_000
-"""Milliseconds that something may take to be seen; the machine may be busy."""
+SECONDS = 1000 * LONGEST
+"""Milliseconds that something may take to be seen: the machine may be busy."""
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +134,7 @@ def test_texts_of_files_are_never_markup(browser: Any, address: str) -> None:
     assert '<script>alert("x")</script>' in page.inner_text("#answers-list")
     assert page.query_selector("#run script, #run img, #run style") is None
     page.goto(f"{address}/")
-    page.wait_for_selector(READY["runs"])
+    page.wait_for_selector(READY["runs"], timeout=SECONDS)
     assert "<img src=x onerror=alert(1)>" in page.inner_text(".runs") and page.query_selector(".runs img") is None
     assert not said
     page.close()
@@ -148,7 +149,7 @@ def test_pages_speak_the_language_of_the_studio(browser: Any, runs: Path, tag: s
         assert page.get_attribute("html", "lang") == tag
         assert page.inner_text("h1") == title and state in page.inner_text(".runs")
         page.goto(f"{address}/run/clube-1")
-        page.wait_for_selector(READY["run"])
+        page.wait_for_selector(READY["run"], timeout=SECONDS)
         assert "learned" not in page.inner_text("#verdict .sentence")
         assert page.get_by_role("heading", name="Antes e depois").is_visible()
         page.goto(f"{address}/run/clube-2")
@@ -178,7 +179,7 @@ def test_the_list_is_filtered_sorted_and_kept_in_the_address(browser: Any, addre
     assert names(page) == ["clube-2", "clube-1"]
     assert page.get_by_role("columnheader", name="Run").get_attribute("aria-sort") == "descending"
     page.reload()
-    page.wait_for_selector(READY["runs"])
+    page.wait_for_selector(READY["runs"], timeout=SECONDS)
     assert names(page) == ["clube-2", "clube-1"], "what was asked for stands in the address"
     page.fill("#text", "")
     page.select_option("#state", "damaged")
@@ -195,7 +196,7 @@ def test_a_damaged_run_is_shown_as_damaged_and_the_others_as_usual(browser: Any,
     }
     assert words["damaged"] == "damaged" and words["clube-1"] == "finished" and words["killed"] == "died"
     page.goto(f"{address}/run/damaged")
-    page.wait_for_selector(READY["damaged"])
+    page.wait_for_selector(READY["damaged"], timeout=SECONDS)
     assert "scores.json" in page.inner_text("#problems")
     page.close()
 
@@ -248,13 +249,6 @@ def picture(page: Any) -> str:
     return found
 
 
-def until(condition: Any, seconds: float = SECONDS / 1000) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.1)
-
-
 MOVES = """[(run.log("step", step=step, loss=3.0 / step, learning_rate=1e-4, tokens_per_second=100.0), time.sleep(0.02))
      for step in range(6, 306)]"""
 
@@ -270,10 +264,10 @@ def test_the_curve_moves_while_a_process_appends_and_nothing_is_read_again(brows
         assert process.stdin
         process.stdin.write("\n")
         process.stdin.flush()
-        until(lambda: value(page, "Step").startswith("305"))
-        until(lambda: picture(page) != before)
-        until(lambda: state(page) != "running")
-        until(lambda: "to 0.0098" in page.get_attribute("#loss .plot", "aria-label"))
+        until(lambda: value(page, "Step").startswith("305"), every=0.1)
+        until(lambda: picture(page) != before, every=0.1)
+        until(lambda: state(page) != "running", every=0.1)
+        until(lambda: "to 0.0098" in page.get_attribute("#loss .plot", "aria-label"), every=0.1)
         assert not [url for url in asked if "/metrics" in url], "new lines came by the stream alone"
         assert not said
         page.close()
@@ -300,6 +294,7 @@ def test_a_run_that_is_removed_before_its_page_follows_it_is_said_too(browser: A
 
     with studio(tmp_path) as address:
         page = browser.new_page()
+        page.set_default_timeout(SECONDS)
         page.route("**/stream*", stream)
         page.goto(f"{address}/run/gone")
         page.wait_for_selector("#failure .problem", timeout=SECONDS)
@@ -321,6 +316,7 @@ def test_pages_in_tabs_that_nobody_looks_at_hold_no_connection_and_miss_nothing(
     """A browser keeps six connections to a server: eight pages that follow a run would leave the last two waiting."""
     with studio(tmp_path) as address, working(tmp_path / "live", MOVES.replace("\n", " ")) as process:
         log, context = tmp_path / "live/console.log", browser.new_context()
+        context.set_default_timeout(SECONDS)
         log.write_text("first\n", encoding="utf-8")
         pages = [context.new_page() for _ in range(8)]
         for page in pages:
@@ -334,9 +330,9 @@ def test_pages_in_tabs_that_nobody_looks_at_hold_no_connection_and_miss_nothing(
         with log.open("a", encoding="utf-8") as more:
             more.write("second\n")
         look(pages[0], away=False)
-        until(lambda: value(pages[0], "Step").startswith("305"))
-        until(lambda: pages[0].inner_text("#log").split() == ["first", "second"])
-        until(lambda: "to 0.0098" in pages[0].get_attribute("#loss .plot", "aria-label"))
+        until(lambda: value(pages[0], "Step").startswith("305"), every=0.1)
+        until(lambda: pages[0].inner_text("#log").split() == ["first", "second"], every=0.1)
+        until(lambda: "to 0.0098" in pages[0].get_attribute("#loss .plot", "aria-label"), every=0.1)
         context.close()
 
 
@@ -348,9 +344,9 @@ def test_a_page_that_was_closed_shows_the_same_when_it_is_opened_again(browser: 
             assert process.stdin
             process.stdin.write("\n")
             process.stdin.flush()
-            until(lambda: value(page, "Step") not in ("5", ""))
+            until(lambda: value(page, "Step") not in ("5", ""), every=0.1)
             page.close()
-        process.wait(timeout=60)  # neither the browser nor the studio is there
+        process.wait(timeout=LONGEST)  # neither the browser nor the studio is there
         with studio(tmp_path) as address:
             page, said = opened(browser, f"{address}/run/live")
             page.wait_for_selector("#curves canvas", timeout=SECONDS)
@@ -364,30 +360,30 @@ def test_a_page_that_was_closed_shows_the_same_when_it_is_opened_again(browser: 
 
 def test_a_real_run_is_stopped_gone_on_with_and_judged(browser: Any, tmp_path: Path) -> None:
     recipe, run = write_project(tmp_path), tmp_path / "runs/clube"
-    longer = recipe.read_text(encoding="utf-8").replace("epochs: 3", "epochs: 12").replace(": 0.05", ": 1.0")
+    longer = recipe.read_text(encoding="utf-8").replace("epochs: 3", "epochs: 24").replace(": 0.05", ": 1.0")
     recipe.write_text(longer, encoding="utf-8")
     run.parent.mkdir()
     command = [sys.executable, "-m", "afina", "run", str(recipe), "--runs", str(run.parent)]
     with studio(run.parent) as address, ended(run), (tmp_path / "said").open("wb") as log:
         process = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log)
-        until(lambda: (run / "recipe.yaml").exists(), 300)
+        until((run / "recipe.yaml").exists, every=0.1)
         page, said = opened(browser, f"{address}/run/clube")
-        page.wait_for_selector("#curves canvas", timeout=300_000)
+        page.wait_for_selector("#curves canvas", timeout=SECONDS)
         first = picture(page)
-        until(lambda: picture(page) != first, 60)
+        until(lambda: picture(page) != first, every=0.1)
         page.click("#stop")
-        assert process.wait(timeout=120) != 0
-        until(lambda: state(page) == "stopped", 60)
+        assert process.wait(timeout=LONGEST) != 0
+        until(lambda: state(page) == "stopped", every=0.1)
         made = steps_shown(page)
         page.click("#resume")
-        until(lambda: state(page) == "running", 60)
-        until(lambda: state(page) == "finished", 900)
+        until(lambda: state(page) == "running", every=0.1)
+        until(lambda: state(page) == "finished", every=0.1)
         assert page.inner_text("#verdict .stamp") and page.inner_text("#verdict .sentence")
         assert made < steps_shown(page) and page.query_selector("#answers-list article")
         events = [json.loads(line) for line in (run / "metrics.jsonl").open(encoding="utf-8")]
         assert [event["step"] for event in events if event["event"] == "resumed"] and not said
         page.click("#report")
-        page.wait_for_selector("section#probes")
+        page.wait_for_selector("section#probes", timeout=SECONDS)
         page.close()
 
 
@@ -410,23 +406,38 @@ def ended(run: Path) -> Iterator[None]:
             os.kill(holder, signal.SIGKILL)
 
 
-def test_a_million_steps_are_drawn_and_followed(browser: Any, tmp_path: Path) -> None:
-    """The studio has read them for the first page; the next one is drawn at once, and new lines come by themselves."""
+def quickest(page: Any) -> float:
+    """Seconds until the curves of a page are there once more, the least of five: other programs make it longer."""
+    page.wait_for_selector("#loss .plot[aria-label]", timeout=SECONDS)
+    took = []
+    for _ in range(5):
+        began = time.monotonic()
+        page.reload()
+        page.wait_for_selector("#loss .plot[aria-label]", timeout=SECONDS)
+        took.append(time.monotonic() - began)
+    return min(took)
+
+
+def test_a_million_steps_are_drawn_and_followed(
+    browser: Any, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    """The studio has read them for the first page; the next one is drawn as soon as that of a short run, and new lines
+    come by themselves."""
+    write_watched(tmp_path / "short", [*start(300), *steps(300)])
     folder = write_watched(tmp_path / "long", start(1_000_000))
     with (folder / "metrics.jsonl").open("a", encoding="utf-8") as out:
         for n in range(1, 1_000_001):
             out.write(json.dumps(step(n, 1.0 + 1.0 / n)) + "\n")
     with studio(tmp_path) as address:
+        page, said = opened(browser, f"{address}/run/short")
+        short = quickest(page)
+        page.close()
         page, said = opened(browser, f"{address}/run/long")
-        page.wait_for_selector("#curves canvas", timeout=60_000)
-        began = time.monotonic()
-        page.reload()
-        page.wait_for_selector("#loss .plot[aria-label]", timeout=SECONDS)
-        drawn = time.monotonic() - began
+        long = quickest(page)
+        record_property("result", f"{long:.2f} s for a million steps, {short:.2f} s for 300")
         with (folder / "metrics.jsonl").open("a", encoding="utf-8") as out:
             out.write(json.dumps(step(1_000_001, 9.0)) + "\n")
-        until(lambda: "to 9" in page.get_attribute("#loss .plot", "aria-label").split(";")[0])
-        busy = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
-        assert drawn < 1.0 * busy, f"{drawn:.2f} s on a machine that has {busy:.1f} times its work"
+        until(lambda: "to 9" in page.get_attribute("#loss .plot", "aria-label").split(";")[0], every=0.1)
+        assert long < 3 * short
         assert not said
         page.close()

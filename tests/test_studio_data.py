@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ pytest.importorskip("fastapi")
 
 from fastapi.testclient import TestClient
 from tiny import make_base, make_recipe
+from waiting import until
 
 from afina.dataset.audit.audit import audit_files
 from afina.studio.app import studio_app
@@ -70,13 +70,13 @@ def audited(client: TestClient, **wanted: Any) -> dict[str, Any]:
     """An audit when it is done."""
     state = client.post("/api/data/audit", json=wanted)
     assert state.status_code == 200, state.text
-    told: dict[str, Any] = state.json()
-    until = time.monotonic() + 120
-    while told["state"] == "running":
-        assert time.monotonic() < until
-        time.sleep(0.05)
-        told = client.get(f"/api/data/audit/{told['job']}").json()
-    return told
+    place = f"/api/data/audit/{state.json()['job']}"
+
+    def ended() -> dict[str, Any]:
+        told: dict[str, Any] = client.get(place).json()
+        return {} if told["state"] == "running" else told
+
+    return until(ended)
 
 
 @pytest.fixture(scope="module")

@@ -17,12 +17,13 @@ from studio_pages import cut, opened, studio, violations
 from test_studio_data import FARENSE, FLAWED, SCRIPT
 from test_why import with_rows
 from tiny import make_base
+from waiting import LONGEST
 
 pytestmark = pytest.mark.long
 WIDTHS = (1280, 390)
 REFUSED = re.compile("status of 40[03]")
 """What the browser notes where the studio refuses: the page says it in words."""
-PATIENCE = 60_000  # ms: a process of ours takes three seconds of computing, and machines of tests are busy
+PATIENCE = 1000 * LONGEST  # ms: machines of tests are busy
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +206,7 @@ def test_two_answers_stream_side_by_side(page: Any) -> None:
     page.fill("#longest", "8")
     page.fill("#question", "Onde nasceu Ana Faro?")
     page.press("#question", "Enter")
-    page.wait_for_selector("article.answer[aria-busy=false]", timeout=2 * PATIENCE)
+    page.wait_for_selector("article.answer[aria-busy=false]", timeout=PATIENCE)
     texts = page.locator("article.answer .text").all_inner_texts()
     assert len(texts) == 2 and texts[0] != texts[1]
     assert "of memory" in page.inner_text("#opened")

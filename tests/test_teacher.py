@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -177,7 +176,7 @@ def test_what_fails_once_is_tried_again(tmp_path):
     with FakeTeacher(
         lambda section, times: BAD.get(town_of(section), ("good",))[0] if times == 1 else "good"
     ) as server:
-        summary, _ = build(recipe(tmp_path, server.url, timeout_seconds=0.3), tmp_path)
+        summary, _ = build(recipe(tmp_path, server.url, timeout_seconds=1.0), tmp_path)
         assert set(server.asked.values()) == {1, 2}
     kinds = [kind for _, kind in BAD.values()]
     assert summary["asking"]["failed_tries"] == {kind: kinds.count(kind) for kind in kinds}
@@ -187,7 +186,7 @@ def test_what_fails_once_is_tried_again(tmp_path):
 def test_what_fails_for_good_is_named_and_counted_by_kind(tmp_path):
     write_pages(tmp_path)
     with FakeTeacher(lambda section, times: BAD.get(town_of(section), ("good",))[0]) as server:
-        summary, said = build(recipe(tmp_path, server.url, timeout_seconds=0.3, retries=1), tmp_path)
+        summary, said = build(recipe(tmp_path, server.url, timeout_seconds=1.0, retries=1), tmp_path)
         assert all(server.asked[section] == (2 if town_of(section) in BAD else 1) for section in server.asked)
     kinds = [kind for _, kind in BAD.values()]
     assert summary["asking"]["failed"] == {kind: kinds.count(kind) for kind in kinds}
@@ -244,12 +243,12 @@ def test_a_wrong_key_or_address_is_one_error_at_once(tmp_path, status, what, fix
     assert what in problem.what and fix in problem.fix
 
 
-def test_nobody_there_is_one_error_at_once(tmp_path):
+def test_nobody_there_is_one_error_at_once(tmp_path, monkeypatch):
     write_pages(tmp_path)
-    started = time.monotonic()
+    monkeypatch.setattr(batches, "_pause", lambda _: pytest.fail("it is tried again"))
     with pytest.raises(RecipeError, match="cannot be reached: Connection refused") as raised:
         build(recipe(tmp_path, "http://127.0.0.1:1/v1", retries=9), tmp_path)
-    assert len(raised.value.problems) == 1 and time.monotonic() - started < 30  # nine retries: minutes
+    assert len(raised.value.problems) == 1
 
 
 def test_a_teacher_that_answers_nothing_stops_the_build_early(tmp_path):

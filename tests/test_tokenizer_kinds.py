@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,6 +17,7 @@ from sentencepiece import SentencePieceProcessor
 from test_stages import write
 from thorough import times
 from tiny import make_base
+from transformers import AutoTokenizer, LlamaConfig
 
 from afina.cli.opened import walk_of
 from afina.dataset.audit.audit import audit_files
@@ -83,6 +85,31 @@ def test_the_way_back_gives_every_string(trained: dict[TokenizerKind, Path], kin
     encoded = tokenizer.encode_batch(given, add_special_tokens=False)
     back = tokenizer.decode_batch([each.ids for each in encoded], skip_special_tokens=False)
     assert [pair for pair in zip(given, back, strict=True) if pair[0] != pair[1]] == []
+
+
+def test_beside_a_model_transformers_gives_every_string_back(
+    trained: dict[TokenizerKind, Path], kind: TokenizerKind, tmp_path: Path
+):
+    """As whoever gets the model opens it, with the begin token: the model's own kind makes transformers choose another
+    class of tokenizer."""
+    folder = tmp_path / "model"
+    shutil.copytree(trained[kind], folder)
+    LlamaConfig(vocab_size=480).save_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    given = [each for each in strings(times(300, 3000)) if not any(mark in each for mark in SPECIAL)]
+    ids = tokenizer(given)["input_ids"]
+    assert {each[0] for each in ids} == {tokenizer.bos_token_id} and len(given) > 150
+    assert tokenizer.batch_decode(ids, skip_special_tokens=True) == given
+
+
+@pytest.mark.parametrize("each", ["unigram", "bpe"])
+def test_names_of_sentencepieces_own_pieces_are_text_where_the_text_holds_them(each: Any, tmp_path: Path):
+    """A manual about tokenizers: such names are learned as any other words, and are never the pieces of that name."""
+    names = "o <unk>, o <0x41> e o </s> <s>"
+    TRAINED_BY[each]([PROSE, f"{names}\n" * 300], 480, tmp_path, 64)
+    tokenizer = open_tokenizer(tmp_path)
+    assert tokenizer.decode(tokenizer(names, add_special_tokens=False)["input_ids"]) == names
+    assert not {"<unk>", "<0x41>", "</s>", "<s>"} & set(tokenizer.tokenize(names))
 
 
 def test_text_that_reads_like_a_byte_or_a_mark_is_its_characters(trained: dict[TokenizerKind, Path]):

@@ -19,12 +19,13 @@ from hypothesis import strategies as st
 from tiny import make_base, make_recipe
 
 from afina.errors import AfinaError, DataError, DiskFull, RecipeError
+from afina.evaluate.loss import RowLoss, compare_losses
 from afina.model.loss_torch import make_batch
 from afina.recipe import load_recipe
 from afina.run import Run, no_progress, whole_folder
-from afina.text.example import Example, read_examples, read_placed_examples
+from afina.text.example import Example, ExamplePlace, read_examples, read_placed_examples
 from afina.tokenizer.chat import Renderer
-from afina.tokenizer.encode import EncodedCounts, ExampleRows, Row, encode_each, encode_examples
+from afina.tokenizer.encode import EncodedCounts, ExampleRows, Row, encode_each, encode_examples, with_examples
 from afina.tokenizer.load import load_tokenizer
 from afina.tokenizer.tokens import TokenRows, open_set, row_sizes, write_index, write_set
 from afina.walk.context import Context
@@ -73,6 +74,19 @@ kinds = st.one_of(
     st.builds(lambda a, b, n: Example(messages=turns(a, b), repeat=n), words, words, st.integers(1, 3)),
     st.builds(lambda a, b, c: Example(messages=turns(a, b), rejected=c), words, words, words),
 )
+
+
+def test_a_text_of_many_rows_is_read_once(base, renderer, tmp_path, monkeypatch):
+    """A book is a line of the dataset, and each of its thousands of rows would read it whole."""
+    examples = [Example(text=f"{name} nasceu em Faro. " * 200) for name in ("Ana", "Rui")]
+    rows, reads, own = store(tmp_path, examples, renderer, make_recipe(base)).rows, [], ExamplePlace.read
+    texts = [row.example.text for row in rows]
+    monkeypatch.setattr(ExamplePlace, "read", lambda place: reads.append(place) or own(place))
+    found = list(with_examples(rows))
+    assert len(reads) == 2 and len(found) == len(rows) > 20
+    assert [(row.ids, example.text) for row, example in found] == list(zip((r.ids for r in rows), texts, strict=True))
+    losses = [RowLoss(1.0, 1, 1.0, 1)] * len(rows)
+    assert compare_losses(rows, losses, losses)["all"]["after"]["utf8_bytes"] > 2000 and len(reads) == 4
 
 
 @settings(max_examples=40)

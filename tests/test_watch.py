@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from report_fixture import events as report_events
 from report_fixture import jsonl
+from waiting import LONGEST
 from watch_screens import document, picture
 from watched import (
     NOW,
@@ -38,6 +40,7 @@ from watched import (
 
 from afina.errors import RecipeError
 from afina.run import parse_json, read_metrics
+from afina.watch import lock
 from afina.watch.chart import TextCurve, draw_chart
 from afina.watch.frame import frame
 from afina.watch.live import watch_live
@@ -204,6 +207,23 @@ def test_a_lock_of_posix_is_seen_too(tmp_path: Path) -> None:
     assert child.stdout and child.stdout.readline()
     assert lock_holder(file) == child.pid
     child.communicate("\n")
+    assert lock_holder(file) is None
+
+
+def test_a_lock_that_a_long_list_passed_over_is_looked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Linux gives `/proc/locks` in pieces. Where another lock ends between two of them, a line is passed over: a run at
+    work was told as killed."""
+    file = tmp_path / ".lock"
+    file.touch()
+    about = file.stat()
+    others = "7: POSIX  ADVISORY  WRITE 1 00:21:9 0 EOF\n" * 99
+    place = f"{os.major(about.st_dev):02x}:{os.minor(about.st_dev):02x}:{about.st_ino}"
+    lists = iter([others, f"{others}8: FLOCK  ADVISORY  WRITE 4711 {place} 0 EOF\n"])
+    monkeypatch.setattr(lock, "LOCKS", SimpleNamespace(read_text=lambda **_: next(lists)))
+    assert lock_holder(file) == 4711
+    monkeypatch.setattr(lock, "LOCKS", SimpleNamespace(read_text=lambda **_: others))
     assert lock_holder(file) is None
 
 
@@ -451,17 +471,15 @@ def test_the_monitor_follows_and_q_leaves(tmp_path: Path) -> None:
         monitor = monitor_of(run, every_seconds=0.05)
         async with monitor.run_test(size=(80, 24)) as pilot:
 
-            async def until(step: int) -> None:
-                for _ in range(400):
-                    if monitor.view is not None and monitor.view.training.step == step:
-                        return
-                    await asyncio.sleep(0.02)
-                raise AssertionError(monitor.view)
+            async def shows(step: int) -> None:
+                async with asyncio.timeout(LONGEST):
+                    while monitor.view is None or monitor.view.training.step != step:
+                        await asyncio.sleep(0.02)
 
-            await until(20)
+            await shows(20)
             with (run / "metrics.jsonl").open("a") as out:
                 out.write(jsonl(steps(5, after=20)))
-            await until(25)
+            await shows(25)
             await pilot.press("q")
         assert monitor.return_code == 0
 
@@ -475,10 +493,9 @@ def test_a_run_that_is_removed_ends_the_monitor(tmp_path: Path) -> None:
         monitor = monitor_of(run, every_seconds=0.05)
         async with monitor.run_test(size=(80, 24)):
             shutil.rmtree(run)
-            for _ in range(400):
-                if monitor.ended_by:
-                    break
-                await asyncio.sleep(0.02)
+            async with asyncio.timeout(LONGEST):
+                while not monitor.ended_by:
+                    await asyncio.sleep(0.02)
         return monitor.ended_by
 
     assert "not there any more" in str(asyncio.run(watch()))

@@ -149,6 +149,21 @@ def test_figures_stand_over_the_same_bytes_and_are_read_back(opened):
     assert compare_windows(other, ([1.0] * 3, 0), ([1.0] * 3, 0)).sha256 != found.sha256
 
 
+def test_characters_that_a_tokenizer_drops_or_folds_are_counted(opened, tmp_path):
+    """They cost no bits: such a vocabulary would be ahead of one that tells capitals apart."""
+    from tokenizers import normalizers
+
+    assert ReadWindows.of(WINDOWS, opened[1], 64).lost == 0
+    tokenizer = make_tokenizer(tmp_path)
+    tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.save_pretrained(tmp_path)
+    read = ReadWindows.of(
+        ["Não é em Olhão;\n é em Tavira."], Renderer(load_tokenizer(str(tmp_path), Chat()), Chat()), None
+    )
+    found = compare_windows(read, ([8.0], 0), ([4.0], 0))
+    assert found.lost == 3 and WindowScores.of(Record(found.as_json(), "scores.json")) == found
+
+
 @pytest.mark.parametrize(
     ("method", "windows", "most"),
     [("scratch", {}, 32), ("cpt", {}, 32), ("sft", {}, 0), ("sft", {"count": 5}, 5), ("cpt", {"count": 0}, 0)],

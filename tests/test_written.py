@@ -12,7 +12,7 @@ from called import call_afina
 from hypothesis import given
 from hypothesis import strategies as st
 from report_fixture import HOSTILE, SCORES, write_run
-from tiny import make_base, make_recipe
+from tiny import make_base, make_recipe, make_tokenizer
 
 from afina.errors import DataError, RecipeError
 from afina.evaluate import continuations
@@ -155,6 +155,11 @@ def test_forms_that_are_read(tmp_path, content, texts):
         ('[{"output": "x"}, ["y"]]', "row 2: holds a list"),
         ('{"output": "x"}\n{"output": 3}\n', ":2: holds a mapping with the keys output"),
         ('{"output": "x"}\n{"output": ', ":2: is neither JSON"),
+        ("[]", "is empty"),
+        ('{"v1": [{"output": "x"}], "v2": []}', "v2: is empty"),
+        ('[{"output": "x \\ud83d"}]', "row 1: `output` holds half of a character (a lone surrogate, '\\ud83d')"),
+        ('{"output": "x"}\n{"output": "x", "prompt": "\\ude00"}\n', ":2: `prompt` holds half of a character"),
+        ('{"\\ud83d": [{"output": "x"}]}', "a name holds half of a character"),
     ],
 )
 def test_a_form_that_is_not_known_says_what_it_holds(tmp_path, content, said):
@@ -269,11 +274,64 @@ def test_a_run_is_read_by_the_tokens_that_it_produced(tmp_path):
     assert sampled.tokenizer == "ab" * 32 and sampled.figures.reached == 2
 
 
-def shown(folder: Path, sha256: str) -> Path:
-    """A run's folder by hand, with windows and continuations."""
-    window = {"loss": 2.5, "accuracy": 0.25, "tokens": 700, "bits_per_byte": 1.875, "low": 1.75, "high": 2.0}
-    windows = {"windows": 2, "bytes": 2048, "sha256": sha256, "contexts": 4, "context": 256, "change": None}
-    share = {"count": 4, "of": 50, "low": 0.03, "high": 0.19}
+def test_what_is_said_of_prompts_is_what_became_of_them(tmp_path):
+    """Tokens that a run has counted are those of all that it wrote: a prompt cannot be taken out of them afterwards."""
+    row = {"prompt": "Ana", "output": "Ana de Faro", "stopped": True, "tokens": 4, "fallback": 0, "short": 0}
+    rows = [row | {"seed": seed, "tokenizer": "ab" * 32} for seed in (None, 101)]
+    (tmp_path / CONTINUATIONS_FILE).write_text("".join(json.dumps(each) + "\n" for each in rows), encoding="utf-8")
+    table = read_tokenizer(make_tokenizer(tmp_path / "tokenizer"), "own")
+    produced, cut, kept = (
+        measure_samples([tmp_path], tokenizer, keep_prompts=keep)
+        for tokenizer, keep in ((None, False), (table, False), (table, True))
+    )
+    for found, prompts, characters in ((produced, "left in", 11), (cut, "taken out", 7), (kept, "left in", 11)):
+        assert [each["prompts"] for each in found.as_json()["sets"]] == [prompts] * 2
+        assert [each.figures.characters for each in found.sets] == [characters] * 2
+        assert f"1 of 1 texts begin with their own prompt ({prompts}" in found.describe()
+    assert "--tokenizer cuts the texts anew" in produced.describe()
+    assert "--tokenizer cuts the texts anew" not in kept.describe()
+    (tmp_path / "report.json").write_text(json.dumps(produced.as_json()), encoding="utf-8")
+    with pytest.raises(RecipeError, match="prompts left in"):
+        measure_samples([tmp_path / "report.json"], None)
+
+
+def test_words_that_were_looked_up_in_different_texts_are_not_put_side_by_side(tmp_path, corpus):
+    table, other = read_tokenizer(make_tokenizer(tmp_path / "tokenizer"), "own"), CorpusWords("other")
+    other.list.learn("o mar")
+    (tmp_path / "x.jsonl").write_text('{"output": "o clube de faro"}\n', encoding="utf-8")
+
+    def report(name: str, words: CorpusWords | None) -> Path:
+        found = measure_samples([tmp_path / "x.jsonl"], table, words)
+        (tmp_path / name).write_text(json.dumps(found.as_json()), encoding="utf-8")
+        return tmp_path / name
+
+    one, two, without = report("one.json", corpus), report("two.json", other), report("without.json", None)
+    alone = measure_samples([one, without], None)
+    assert alone.corpus == corpus.figures() and "compared with a list of" in alone.describe()
+    assert len(measure_samples([one, one], None).differences) == 1, "reports have their intervals"
+    for files, words in (([one, two], None), ([two], corpus)):
+        with pytest.raises(RecipeError, match="looked up in different texts"):
+            measure_samples([*files, tmp_path / "x.jsonl"] if words else files, table if words else None, words)
+
+
+def shown(folder: Path, sha256: str, *, broken: int = 4, learned: int = 9, lost: int = 0, **better: float) -> Path:
+    """A run's folder by hand, with windows and continuations.
+
+    Args:
+        broken: words of 50. learned: different words of its training texts. lost: characters that its tokenizer drops.
+        better: figures of its windows.
+    """
+    window = {"loss": 2.5, "accuracy": 0.25, "tokens": 700, "bits_per_byte": 1.875, "low": 1.75, "high": 2.0} | better
+    windows = {
+        "windows": 2,
+        "bytes": 2048,
+        "sha256": sha256,
+        "contexts": 4,
+        "context": 256,
+        "change": None,
+        "lost": lost,
+    }
+    share = {"count": broken, "of": 50, "low": round(broken / 50 - 0.05, 2), "high": round(broken / 50 + 0.11, 2)}
     texts = {
         "texts": 2,
         "characters": 300,
@@ -284,7 +342,7 @@ def shown(folder: Path, sha256: str) -> Path:
         "flaws": {"loops": 1},
     }
     texts |= {"broken": share, "broken_characters": share}
-    corpus = {"name": "of the training texts", "words": 9, "seen": 90, "control_words": 40, "control_broken": 1}
+    corpus = {"name": "of the training texts", "words": learned, "seen": 90, "control_words": 40, "control_broken": 1}
     corpus |= {"control_characters": 200, "control_broken_characters": 8}
     written = {"prompts": 1, "seeds": [101], "temperature": 0.8, "tokenizer": "ab" * 32, "corpus": corpus}
     scores = SCORES | {
@@ -314,6 +372,29 @@ def test_every_reader_shows_windows_and_continuations(tmp_path):
     assert not figures["written (sampled): short pieces"].better, "it follows the vocabulary"
     assert any("different windows" in note for note in found.notes)
     assert not any("different windows" in note for note in compare_runs([one, one]).notes)
+
+
+def test_of_figures_over_other_texts_or_in_other_tokens_none_is_better(tmp_path):
+    """A vocabulary of characters has the lowest loss per token whatever it predicts."""
+    low = {"bits_per_byte": 1.0, "low": 0.9, "high": 1.1, "loss": 1.0, "accuracy": 0.5}
+    first = shown(tmp_path / "first", "a" * 64, broken=40)
+
+    def best(name: str, sha256: str, **more) -> dict[str, int | None]:
+        found = compare_runs([first, shown(tmp_path / name, sha256, **low | more)])
+        assert any("different tokenizers" in note for note in found.notes) is (name == "characters")
+        starred = {metric.name: metric.best for metric in found.metrics}
+        windows = {
+            key: starred[f"windows: {key}, after"] for key in ("bits per byte", "loss", "perplexity", "accuracy")
+        }
+        return windows | {"broken words": starred["written (sampled): broken words"]}
+
+    all_of_it = dict.fromkeys(("bits per byte", "loss", "perplexity", "accuracy", "broken words"), 1)
+    per_token = dict.fromkeys(("loss", "perplexity", "accuracy"))
+    assert best("same", "a" * 64) == all_of_it
+    assert best("characters", "a" * 64, tokens=2048) == all_of_it | per_token
+    assert best("windows", "b" * 64) == per_token | {"bits per byte": None, "broken words": 1}
+    assert best("folded", "a" * 64, lost=9) == per_token | {"bits per byte": None, "broken words": 1}
+    assert best("words", "a" * 64, learned=8) == all_of_it | {"broken words": None}
 
 
 @pytest.mark.long

@@ -149,7 +149,7 @@ def start_server(step: Step, folder: Path, environment: dict[str, str]) -> tuple
 
 def end_server(server: subprocess.Popen[str]) -> None:
     server.send_signal(signal.SIGINT)
-    server.communicate(timeout=60)
+    server.communicate(timeout=LONGEST_SECONDS)
 
 
 def differences(step: Step, printed: Sequence[str]) -> list[str]:

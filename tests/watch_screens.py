@@ -12,6 +12,7 @@ from pathlib import Path
 from unittest import mock
 
 from lxml import etree
+from waiting import LONGEST
 from watched import NOW, finished_files, held_out, overfitting, start, steps, write_watched
 
 from afina.watch.monitor_textual import Monitor
@@ -40,10 +41,9 @@ def screen_of(svg: str) -> list[str]:
 async def picture(monitor: Monitor, *keys: str, size: tuple[int, int] = (80, 24)) -> list[str]:
     """What the monitor shows after some keys."""
     async with monitor.run_test(size=size) as pilot:
-        for _ in range(500):
-            if monitor.view is not None:
-                break
-            await asyncio.sleep(0.02)
+        async with asyncio.timeout(LONGEST):
+            while monitor.view is None:
+                await asyncio.sleep(0.02)
         await pilot.pause()
         await pilot.press(*keys)
         await pilot.pause()

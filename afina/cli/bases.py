@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from afina.cli.arguments import AsJson
+from afina.cli.arguments import AsJson, RunsFolder
 from afina.cli.output import say, show
 
 BaseName = Annotated[
@@ -33,6 +33,33 @@ def base_show(
     with StageProgress("questions", quiet=as_json) as progress:
         found = ask_base(base, page.shape, progress=progress, say=say)
     show(page.as_json() | found.as_json(), as_json, found.describe())
+
+
+def base_replay(
+    base: BaseName,
+    to: Annotated[Path, typer.Option("--to", metavar="FILE", help="The JSONL file to write.")],
+    prompts: Annotated[
+        Path | None, typer.Option("--prompts", help="A text file, a question on each line, instead of afina's 64.")
+    ] = None,
+    language: Annotated[str, typer.Option("--language", help="Of afina's questions: en or pt.")] = "en",
+    as_json: AsJson = False,
+    runs: RunsFolder = Path("runs"),
+) -> None:
+    """Write what a base itself answers to everyday questions, as rows for a source with `replay: true`: mixed into a
+    training, they keep it from forgetting."""
+    from afina.base_replay import base_replay as ask
+    from afina.base_replay import everyday_prompts
+    from afina.errors import RecipeError
+    from afina.evaluate.prompts import read_prompts
+    from afina.progress import StageProgress
+
+    if to.exists():
+        raise RecipeError(f"{to} is there already", "choose another name, or remove it")
+    asked = read_prompts(prompts) if prompts else everyday_prompts(language)
+    with StageProgress("questions", quiet=as_json) as progress:
+        found = ask(base, asked, runs, progress=progress, say=say)
+    found.write(to)
+    show(found.as_json(), as_json, f"{to}: {found.describe()}")
 
 
 def base_import(

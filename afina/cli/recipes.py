@@ -1,6 +1,7 @@
 """``afina recipe``: write a starter recipe; print the schema."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -16,17 +17,17 @@ def recipe_init(
 ) -> None:
     """Write a commented starter recipe."""
     from afina.errors import RecipeError
-    from afina.recipe.starter import starter
+    from afina.recipe.starter import starter, to_set
     from afina.run import write_whole
 
-    text = starter(kind, full=full)
+    text = starter(kind, full=full, file=str(to) if to else None)
     if to is None:
         print(text, end="")
     elif to.exists():
         raise RecipeError(f"{to} is there already", "choose another name, or remove it")
     else:
         write_whole(to, text)
-        say(f"wrote {to}; set what its first lines name, then: afina plan {to}")
+        say(f"wrote {to}; open it and set {to_set(kind)}, then: afina plan {shlex.quote(str(to))}")
 
 
 def recipe_schema() -> None:

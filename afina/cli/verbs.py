@@ -48,7 +48,7 @@ app = typer.Typer(
     epilog=START,
 )
 data_app = typer.Typer(no_args_is_help=True, help="Build, audit, look at and send a dataset.")
-base_app = typer.Typer(no_args_is_help=True, help="Look at a base, and write one as a folder.")
+base_app = typer.Typer(no_args_is_help=True, help="Look at a base, let it answer, and write one as a folder.")
 recipe_app = typer.Typer(no_args_is_help=True, help="Write a starter recipe; print the schema.")
 tokenizer_app = typer.Typer(no_args_is_help=True, help="Train a tokenizer, look at one, compare several.")
 GROUPS = {"data": data_app, "base": base_app, "recipe": recipe_app, "tokenizer": tokenizer_app}
@@ -83,6 +83,7 @@ app.command()(agents.mcp)
 app.command()(machine.doctor)
 app.command()(machine.demo)
 base_app.command("show")(bases.base_show)
+base_app.command("replay")(bases.base_replay)
 base_app.command("import")(bases.base_import)
 tokenizer_app.command("train")(tokenizers.tokenizer_train)
 tokenizer_app.command("inspect")(tokenizers.tokenizer_inspect)

@@ -43,7 +43,7 @@ from afina.run import Progress, no_progress, write_whole
 from afina.text.answer_flaws import after_thinking, words_of
 from afina.text.example import Example
 from afina.tokenizer.chat import Renderer
-from afina.tokenizer.encode import Row
+from afina.tokenizer.encode import Row, with_examples
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Measured:
     """What one model did."""
 
     losses: Sequence[RowLoss]
-    """Of the held-out rows of :func:`_plain`."""
+    """Of the held-out rows that are neither preferences nor rated."""
     loss: LossScore | None
     replay_loss: LossScore | None
     """On the held-out part of the replay alone: what the base knew before."""
@@ -170,7 +170,7 @@ def evaluate(
     missed, own = weigh(base_flawed, flawed[1], limits.guardrails, second.room.describe())
     missed += [*safety.misses(recipe.safety.limits), *beside.continuations.misses, *beside.not_measured]
     pairs = (first.pairs, second.pairs) if first.pairs and second.pairs else None
-    plain = _plain(held_out.rows)
+    plain, *_ = _by_kind(held_out.rows)
     notes = [*beside.notes, *own, *(each.conclusion() for each in (retrieval.probes if retrieval else ()))]
     verdict = judge(scores, first.loss, second.loss, limits, pairs=pairs, further_misses=missed, notes=notes)
     Scores(
@@ -210,7 +210,7 @@ def _measure(
 ) -> Measured:
     tokenizer = renderer.tokenizer
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else renderer.end_id
-    plain, judged = _plain(held_out), [row for row in held_out if row.example.kind in JUDGED]
+    plain, judged, of_replay = _by_kind(held_out)
     with open_model() as model:
         reader = reader_of(model)
         options: Any = {"pad_id": pad, "batch_tokens": recipe.train.batch_tokens}
@@ -230,7 +230,7 @@ def _measure(
         if say and room.reached:
             say(f"the {name}: {room.describe()}")
         losses = row_losses(reader, plain, pad_id=pad, batch_tokens=at_once)
-        replay = [(row, loss) for row, loss in zip(plain, losses, strict=True) if row.example.replay]
+        replay = [(row, loss) for row, loss, is_replay in zip(plain, losses, of_replay, strict=True) if is_replay]
         return Measured(
             losses=losses,
             loss=mean_loss(plain, losses),
@@ -245,9 +245,17 @@ def _measure(
         )
 
 
-def _plain(held_out: Sequence[Row]) -> list[Row]:
-    """The rows of which a loss is measured; of the others, which of two answers is likelier."""
-    return [row for row in held_out if row.example.kind not in JUDGED]
+def _by_kind(held_out: Sequence[Row]) -> tuple[list[Row], list[Row], list[bool]]:
+    """The rows of which a loss is measured, the others, of which it is asked which of two answers is likelier, and of
+    each of the first whether it is of the replay."""
+    plain, judged, of_replay = list[Row](), list[Row](), list[bool]()
+    for row, example in with_examples(held_out):
+        if example.kind in JUDGED:
+            judged.append(row)
+        else:
+            plain.append(row)
+            of_replay.append(example.replay)
+    return plain, judged, of_replay
 
 
 def _length(question: Question, renderer: Renderer) -> int | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from afina.model.reader import Reader
 from afina.score.paired import ratio_difference
-from afina.tokenizer.encode import Row
+from afina.tokenizer.encode import Row, with_examples
 
 
 @dataclass(frozen=True)
@@ -179,10 +179,8 @@ def compare_losses(rows: Sequence[Row], before: Sequence[RowLoss], after: Sequen
     """
     learned_bytes = sum(row.learned_bytes for row in rows)
     all_bytes = sum(
-        sum(len(turn["content"].encode()) for turn in row.example.messages)
-        if row.example.messages
-        else row.learned_bytes
-        for row in rows
+        sum(len(turn["content"].encode()) for turn in example.messages) if example.messages else row.learned_bytes
+        for row, example in with_examples(rows)
     )
     out = {}
     for name, utf8_bytes in (("learned", learned_bytes), ("all", all_bytes)):

@@ -15,7 +15,7 @@ from typing import Any
 
 from afina.errors import DataError, RecipeError
 from afina.evaluate.prompts import CONTINUATIONS_FILE
-from afina.evaluate.text_scores import TextFigures
+from afina.evaluate.text_scores import CorpusFigures, TextFigures
 from afina.record import Record, read_rows
 from afina.run import parse_json
 from afina.text.clean import mend
@@ -62,8 +62,10 @@ class StoredReport:
     tokenizer: str
     """Its hash; of a report that has none what it calls it."""
     prompts_left_in: bool | None
-    """None where the report does not say."""
+    """None where the report does not say, or no text began with its prompt: both are then the same text."""
     echoed: int | None
+    corpus: CorpusFigures | None = None
+    """What its broken words were looked up in."""
 
 
 def read_samples(path: Path) -> list[SampleSet | StoredReport]:
@@ -71,7 +73,7 @@ def read_samples(path: Path) -> list[SampleSet | StoredReport]:
 
     Raises:
         RecipeError: there is no such file, or the run has continued no prompts.
-        DataError: the file holds none of the forms; it says what it holds.
+        DataError: the file holds none of the forms (it says what it holds), no text, or half of a character.
     """
     if path.is_dir():
         return _of_run(path)
@@ -85,7 +87,7 @@ def read_samples(path: Path) -> list[SampleSet | StoredReport]:
     if isinstance(value, dict) and isinstance(value.get("output"), str):  # JSONL of one line
         value = [value]
     if isinstance(value, list):
-        return [SampleSet(path.name, [_text(row, f"{path}, row {number}") for number, row in enumerate(value, 1)])]
+        return [_set(path.name, value, str(path))]
     if not isinstance(value, dict):
         raise DataError(f"holds {_seen(value)} and no texts that a model wrote", FORMS, str(path))
     if "sets" in value:
@@ -94,10 +96,31 @@ def read_samples(path: Path) -> list[SampleSet | StoredReport]:
         return [_monograph_report(Record(value, str(path)))]
     if not value or not all(isinstance(rows, list) for rows in value.values()):
         raise DataError(f"holds {_seen(value)} and no texts that a model wrote", FORMS, str(path))
-    return [
-        SampleSet(name, [_text(row, f"{path}, {name}, row {number}") for number, row in enumerate(rows, 1)])
-        for name, rows in value.items()
-    ]
+    return [_set(name, rows, f"{path}, {_whole(name, 'a name', str(path))}") for name, rows in value.items()]
+
+
+def _set(name: str, rows: Sequence[Any], where: str) -> SampleSet:
+    """The texts of a list."""
+    if not rows:
+        raise DataError("is empty", FORMS, where)
+    return SampleSet(name, [_text(row, f"{where}, row {number}") for number, row in enumerate(rows, 1)])
+
+
+def _whole(text: str, what: str, where: str) -> str:
+    """A text of whole characters.
+
+    Raises:
+        DataError: it holds half of one, which no tokenizer takes and no file could keep.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{what} holds half of a character (a lone surrogate, {text[error.start]!a})",
+            "write the text again, in UTF-8 or with both halves",
+            where,
+        ) from None
+    return text
 
 
 def _of_lines(content: bytes, where: str, why: ValueError) -> list[StoredText]:
@@ -120,7 +143,7 @@ def _text(row: Any, where: str) -> StoredText:
     if not isinstance(row, Mapping) or not isinstance(row.get("output"), str):
         raise DataError(f"holds {_seen(row)} where a text with its `output` belongs", FORMS, where)
     record = Record(row, where)
-    texts = {key: record.text(key) or "" for key in ("output", "prompt")}
+    texts = {key: _whole(record.text(key) or "", f"`{key}`", where) for key in ("output", "prompt")}
     misread, pieces = False, None
     if "tokenizer" in row:  # written by a run: whatever stands there is what the model wrote
         pieces = PieceCounts(*(record.required_whole(key) for key in ("tokens", "fallback", "short")))
@@ -147,14 +170,15 @@ def _of_run(folder: Path) -> list[SampleSet | StoredReport]:
 
 
 def _own_reports(report: Record) -> list[SampleSet | StoredReport]:
-    left_in = report.required_text("prompts") == "left in"
+    asked, corpus = report.required_text("prompts"), report.record("corpus")
     return [
         StoredReport(
             each.required_text("name"),
             TextFigures.of(each),
             each.text("tokenizer") or "",
-            left_in,
+            (each.text("prompts") or asked) == "left in" if each.whole("echoed") else None,
             each.whole("echoed"),
+            CorpusFigures.of(corpus) if corpus else None,
         )
         for each in report.records("sets")
     ]

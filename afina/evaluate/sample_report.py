@@ -8,7 +8,7 @@ nowhere do not depend on a vocabulary.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +34,18 @@ class MeasuredSet:
     """Its hash, or what an old report calls it; None where nothing was cut."""
     echoed: int | None
     """Texts that began with their own prompt; None where a report does not say."""
+    prompts_left_in: bool | None
+    """Whether these texts were measured with their prompts; None where a report does not say."""
     mended: int = 0
     """Texts that were kept in a wrong encoding."""
     texts: Sequence[JudgedText] = ()
     """None of a report."""
+    corpus: CorpusFigures | None = None
+    """What its broken words were looked up in."""
 
     def as_json(self) -> dict[str, Any]:
         named = {"name": self.name, "tokenizer": self.tokenizer, "echoed": self.echoed, "mended": self.mended}
+        named["prompts"] = None if self.prompts_left_in is None else _became(self.prompts_left_in)
         rows = [_row(each) for each in self.texts]
         return named | self.figures.as_json() | {"above": self.figures.above, "per_sample": rows}
 
@@ -53,6 +58,7 @@ class SampleReport:
     tokenizer: str | None
     """What the user calls it; its hash stands with each set."""
     prompts_left_in: bool
+    """As it was asked for; what became of each set's stands with it."""
     corpus: CorpusFigures | None
     differences: Sequence[tuple[str, str, float, float, float]]
     """Names of two sets, and by how much the second's share of broken words is larger, with the 95 % interval."""
@@ -60,7 +66,7 @@ class SampleReport:
     def as_json(self) -> dict[str, Any]:
         return {
             "tokenizer": self.tokenizer,
-            "prompts": "left in" if self.prompts_left_in else "taken out",
+            "prompts": _became(self.prompts_left_in),
             "limits": {"fallback_ratio": FALLBACK_LIMIT, "short_ratio": SHORT_LIMIT},
             "corpus": self.corpus.as_json() if self.corpus else None,
             "sets": [each.as_json() for each in self.sets],
@@ -78,7 +84,9 @@ class SampleReport:
             yield f"tokenizer {self.tokenizer or 'of the run or report'} ({hash_value[:16]})"
         for each in self.sets:
             if each.echoed:
-                done = "left in" if self.prompts_left_in else "taken out"
+                done = _became(bool(each.prompts_left_in))
+                if each.prompts_left_in and not self.prompts_left_in:
+                    done += ": their tokens were counted as the model produced them; --tokenizer cuts the texts anew"
                 yield f"{each.name}: {each.echoed} of {each.figures.texts} texts begin with their own prompt ({done})"
             if each.mended:
                 yield f"{each.name}: {each.mended} of {each.figures.texts} texts were kept in a wrong encoding (mended)"
@@ -132,7 +140,7 @@ def measure_samples(
 
     Raises:
         RecipeError: there is no such file, no tokenizer for texts that need one, or sets that were measured with
-            different ones.
+            different ones, or looked up in different texts.
         DataError: a file that holds no texts.
     """
     judge, sets = TextJudge(corpus), list[MeasuredSet]()
@@ -140,16 +148,26 @@ def measure_samples(
         for each in read_samples(path):
             if isinstance(each, StoredReport):
                 _check_prompts(each, keep_prompts, path)
-                sets.append(MeasuredSet(each.name, each.figures, each.tokenizer or None, each.echoed))
+                sets.append(
+                    MeasuredSet(
+                        each.name,
+                        each.figures,
+                        each.tokenizer or None,
+                        each.echoed,
+                        each.prompts_left_in,
+                        corpus=each.corpus,
+                    )
+                )
             else:
                 sets.append(_measure(each, judge, tokenizer, keep_prompts, path))
     _check_tokenizers(sets)
+    figures = corpus.figures() if corpus else None
     return SampleReport(
         sets,
         tokenizer.name if tokenizer else None,
         keep_prompts,
-        corpus.figures() if corpus else None,
-        list(_differences([(each.name, each.figures.broken) for each in sets if each.texts and each.figures.broken])),
+        _one_corpus([*([figures] if figures else []), *(each.corpus for each in sets if each.corpus)]),
+        list(_differences([(each.name, each.figures.broken) for each in sets if each.figures.broken])),
     )
 
 
@@ -184,6 +202,7 @@ def _measure(
         figures_of(judged),
         tokenizer.sha256 if tokenizer else samples.tokenizer,
         echoed,
+        keep_prompts or tokenizer is None,
         sum(text.mended for text in samples.texts),
         judged,
     )
@@ -219,6 +238,27 @@ def _check_tokenizers(sets: Sequence[MeasuredSet]) -> None:
             "vocabulary as much as the text, and would rank the vocabularies",
             "name the texts themselves (files or runs, no reports) with one --tokenizer for all, or look at each alone",
         )
+
+
+def _became(left_in: bool) -> str:
+    """What became of the prompts that texts begin with."""
+    return "left in" if left_in else "taken out"
+
+
+def _one_corpus(corpora: Sequence[CorpusFigures]) -> CorpusFigures | None:
+    """What all words were looked up in.
+
+    Raises:
+        RecipeError: shares of broken words would stand side by side that follow from several word lists.
+    """
+    if len({replace(each, name="") for each in corpora}) > 1:
+        used = "; ".join(dict.fromkeys(f"{each.name} ({each.words:,} words)" for each in corpora))
+        raise RecipeError(
+            f"the words of these texts were looked up in different texts ({used}): the shares of broken ones do not "
+            "compare",
+            "name the texts themselves (files or runs, no reports) with one --words for all, or look at each alone",
+        )
+    return corpora[0] if corpora else None
 
 
 def _row(judged: JudgedText) -> dict[str, Any]:

@@ -90,9 +90,11 @@ class WindowScores:
     after: WindowFigures
     change: tuple[float, float, float] | None = None
     """Bits per byte after less those before, with the 95 % interval over the windows."""
+    lost: int = 0
+    """Characters that the tokens do not hold, which nobody predicts: the bits per byte are too few."""
 
     def as_json(self) -> dict[str, Any]:
-        named = {key: getattr(self, key) for key in ("windows", "bytes", "sha256", "contexts", "context")}
+        named = {key: getattr(self, key) for key in ("windows", "bytes", "sha256", "contexts", "context", "lost")}
         change = dict(zip(("value", "low", "high"), self.change, strict=True)) if self.change else None
         return named | {"before": self.before.as_json(), "after": self.after.as_json(), "change": change}
 
@@ -110,6 +112,7 @@ class WindowScores:
             before,
             after,
             None if value is None or low is None or high is None else (value, low, high),
+            record.whole("lost") or 0,
         )
 
     def describe_text(self) -> str:

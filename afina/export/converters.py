@@ -100,14 +100,18 @@ def write_for_mlx_lm(folder: Path) -> None:
     write_json(folder / "config.json", config | flat_rope(config))
 
 
-def quantize_mlx(model: Path, folder: Path, bits: int) -> None:
-    """A merged folder in 4 or 8 bits, by mlx-lm; `model` is removed."""
+def quantize_mlx(model: Path, folder: Path, bits: int, group_size: int | None = None) -> None:
+    """A merged folder in 4 or 8 bits, by mlx-lm; `model` is removed.
+
+    Args:
+        group_size: how many numbers share a scale; mlx-lm's own where not given.
+    """
     from mlx_lm import convert
 
     write_for_mlx_lm(model)
     made = folder / ".made"
     with contextlib.redirect_stdout(io.StringIO()):
-        convert(str(model), str(made), quantize=True, q_bits=bits)
+        convert(str(model), str(made), quantize=True, q_bits=bits, q_group_size=group_size)
     shutil.rmtree(model)
     for file in made.iterdir():
         file.rename(folder / file.name)

@@ -329,7 +329,7 @@ def _make(
     if holds == "mlx" and kind not in precision:
         whole = folder / ".whole"
         save_merged(merge(origin), origin, whole)
-        quantize_mlx(whole, folder, int(kind[1:]))
+        quantize_mlx(whole, folder, int(kind[1:]), origin.recipe.adapter.group_size)  # as the base was trained over
     else:
         save_merged(merge(origin, precision[kind]), origin, folder)
     if holds == "mlx":

@@ -49,7 +49,7 @@ def own_wheel() -> Path:
             archive.writestr(zipfile.ZipInfo(name, _DAY), content, zipfile.ZIP_DEFLATED)
     target = cache / f"launch/{hashlib.sha256(out.getvalue()).hexdigest()[:12]}/afina-{found.version}-py3-none-any.whl"
     if not target.is_file():
-        write_whole(target, out.getvalue())
+        write_whole(target, out.getvalue(), shared=True)
     return target
 
 

@@ -20,6 +20,11 @@ KILL_SECONDS = 300
 """What is left to a run after SIGTERM to write its checkpoint, before it is killed."""
 CLOCK = "now() { cut -d. -f1 /proc/uptime 2>/dev/null || date +%s; }\n"
 """Seconds of a clock that nobody sets, where the system has one: a new machine's date may still jump."""
+NOTE = """\
+note() { echo "$2" > "$1.new" && mv "$1.new" "$1"; }
+"""
+"""Writes what tells a job's state. Whoever looks between the opening of a file and the writing of it would read no
+number, take the job for lost, and begin another one beside it."""
 OF_A_JOB = ("job.pid", "run.pid", "job.began", "job.exit", "job.late")
 """The files that tell a job's state."""
 RESTARTS = 2
@@ -137,21 +142,21 @@ cd "$(dirname "$0")" || exit 1
 exec >> job.log 2>&1
 {python_line(python)}
 {CLOCK}rm -f {" ".join(OF_A_JOB)} job.home
-now > job.began
-echo $$ > job.pid
-job= stopped= watch= code=0
-trap 'stopped=1; kill -TERM "$job" 2>/dev/null' TERM INT
+{NOTE}now > job.began
+note job.pid $$
+stopped= watch= code=0
+trap 'stopped=1; kill -TERM "$!" 2>/dev/null' TERM INT
 work() {{
   [ -z "$stopped" ] || {{ code=143; return; }}
   "$@" < /dev/null &
   job=$!
-  echo "$job" > run.pid
+  note run.pid "$job"
   wait "$job"
   code=$?
   while kill -0 "$job" 2>/dev/null; do wait "$job"; code=$?; done
 }}
 {limit}{"".join(steps)}[ -n "$watch" ] && kill "$watch" 2>/dev/null
-echo "$code" > job.exit.new && mv job.exit.new job.exit
+note job.exit "$code"
 rm -f job.pid run.pid{then}
 [ "$code" != setup ] || code=1
 exit "$code"
@@ -209,7 +214,7 @@ fi
 _THEN = """
 if [ "$code" = 0 ] || [ "$code" = 5 ]; then
   "$python" -m afina {serve} < /dev/null &
-  echo $! > serve.pid
+  note serve.pid "$!"
   wait
 fi"""
 
@@ -315,10 +320,9 @@ _BATCH = """\
 # SIGTERM comes before the time limit and before a preemption: afina writes a checkpoint, the job goes back into the
 # queue, and the next start goes on from there.
 cd {folder} || exit 1
-job=
 again() {{
-  kill -TERM "$job" 2>/dev/null
-  wait "$job"
+  kill -TERM "$!" 2>/dev/null
+  wait "$!"
   [ -e {stop} ] && exit 143
   # Whoever takes it out of the queue by hand wants it out.
   case "$(scontrol show job -o "$SLURM_JOB_ID")" in *JobState=CANCELLED*) exit 143 ;; esac
@@ -332,7 +336,6 @@ again() {{
 trap again TERM
 work() {{
   "$@" < /dev/null &
-  job=$!
-  wait "$job"
+  wait "$!"
 }}
 {steps}"""

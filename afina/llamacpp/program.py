@@ -10,7 +10,6 @@ import contextlib
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from afina.errors import AfinaError, RecipeError
+from afina.machine import free_port
 
 PACKAGE = "xllamacpp"
 INSTALL = "pip install 'afina[gguf]', or put llama.cpp's llama-server on the PATH"
@@ -151,9 +151,7 @@ def running_llama_cpp(options: LlamaCppOptions, where: str = "--engine llamacpp"
         AfinaError: it ends before it answers, with what it said last.
     """
     program = need_llama_cpp(where)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     words = [*program, *options.words(port)]
     if program[0] == sys.executable:
         words += ["--parent", str(os.getpid())]

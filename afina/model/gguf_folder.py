@@ -209,7 +209,7 @@ def _sha256(file: Path, cache_folder: Path) -> str:
         except AfinaError:  # half a note: made again
             note.unlink(missing_ok=True)
     found = hash_file(file)
-    write_json(note, {"file": str(file.resolve()), "sha256": found})
+    write_json(note, {"file": str(file.resolve()), "sha256": found}, shared=True)
     return found
 
 

@@ -65,7 +65,7 @@ def read_shape(
     shape = _walk_here(config, own_code, where) if "torch" in sys.modules else _walk_apart(config, own_code, where)
     if kept is not None:
         with contextlib.suppress(OSError, DiskFull):  # without a cache it is walked again, and nothing else changes
-            write_whole(kept, json.dumps(shape.as_json()))
+            write_whole(kept, json.dumps(shape.as_json()), shared=True)
     return shape
 
 

@@ -35,6 +35,8 @@ from afina.units import show_bytes
 
 Kind = Literal["cpu", "cuda", "mps"]
 
+SAYS_NOTHING = frozenset({"nvidia", "geforce", "tesla", "gpu", "generation", "apple"})
+"""Words of a device's name that may be left out."""
 CPU_BYTES_PER_SECOND = 20e9
 """What two to four cores get from their memory; enough for a rough time of generation."""
 
@@ -90,15 +92,17 @@ def find_device(name: str) -> Device:
 
     >>> find_device("4090").name, find_device("Apple M3 Max 64GB").memory_bytes == 64 * 2**30
     ('RTX 4090', True)
+    >>> find_device("M1").name, find_device("M4 Max 64 GB").name
+    ('Apple M1', 'Apple M4 Max')
 
     Raises:
         RecipeError: for a name that fits none or several, with the nearest.
     """
-    wanted, size = name, None
-    if written := re.fullmatch(r"(apple .*?)[ -]*(\d+) ?gi?b", name.strip(), re.IGNORECASE):
+    devices, wanted, size = known_devices(), name, None
+    written = re.fullmatch(r"((?:apple )?m\d.*?)[ -]*(\d+) ?gi?b", name.strip(), re.IGNORECASE)
+    if written and name not in devices:
         wanted, size = written[1], int(written[2])
     words = _words(wanted)
-    devices = known_devices()
     found = [wanted] if wanted in devices else [known for known in devices if _words(known) == words]
     found = found or [known for known in devices if words and words <= _words(known)]
     if len(found) != 1:
@@ -139,7 +143,7 @@ def local_device(prefer: Literal["auto", "cpu", "cuda", "mps"] = "auto") -> Devi
 
 
 def _words(name: str) -> frozenset[str]:
-    return frozenset(re.findall(r"[a-z0-9]+", name.lower())) - {"nvidia", "geforce", "tesla", "gpu", "generation"}
+    return frozenset(re.findall(r"[a-z0-9]+", name.lower())) - SAYS_NOTHING
 
 
 def _check_complete(name: str, facts: dict[str, Any]) -> None:

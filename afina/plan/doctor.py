@@ -17,7 +17,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from afina.errors import AfinaError
-from afina.machine import Memory, NvidiaCard, cpu_name, is_apple_chip, main_memory, nvidia_cards, processors
+from afina.machine import (
+    Memory,
+    NvidiaCard,
+    cpu_name,
+    is_apple_chip,
+    is_translated,
+    main_memory,
+    nvidia_cards,
+    processors,
+)
 from afina.plan.device import Device, local_device, wired_share
 from afina.plan.matrix_rate import kept_rate, measure_rate
 from afina.recipe.profiles import profile_for
@@ -43,6 +52,8 @@ OPTIONAL = {
     "matplotlib": "pictures, `afina plot`: pip install 'afina[plot]'",
 }
 """What each is for, and how it is installed."""
+LEAST_MACOS = 14
+"""MLX's packages are built for it and what came later."""
 LEAST_MEMORY = 4 * 2**30
 LEAST_DISK = 5 * 2**30
 
@@ -100,6 +111,9 @@ def describe_checks(checks: Sequence[DoctorCheck]) -> str:
 def _python() -> DoctorCheck:
     fit = (3, 11) <= sys.version_info[:2] < (3, 14)
     found = f"{platform.python_version()} ({sys.executable})"
+    if is_translated():
+        fix = "make the environment with a Python for Apple's chips (python.org, or brew install python@3.12)"
+        return DoctorCheck("python", "missing", f"{found}, built for Intel: it sees no Apple chip, and no MLX", fix)
     return DoctorCheck("python", "ok" if fit else "missing", found, "" if fit else "use Python 3.11, 3.12 or 3.13")
 
 
@@ -221,7 +235,17 @@ def _extras(cards: Sequence[NvidiaCard]) -> Iterator[DoctorCheck]:
         try:
             yield DoctorCheck(name, "ok", importlib.metadata.version(name))
         except importlib.metadata.PackageNotFoundError:
+            if name == "mlx-lm" and (system := _macos()) and system < LEAST_MACOS:
+                found = f"not installed; it needs macOS {LEAST_MACOS}, and this is {platform.mac_ver()[0]}"
+                yield DoctorCheck(name, "warning", found, "update macOS; until then torch trains on this chip")
+                continue
             yield DoctorCheck(name, "warning", "not installed (optional)", OPTIONAL[name])
+
+
+def _macos() -> int | None:
+    """The release of macOS; None elsewhere, and where a Python built long ago is told 10.16 instead."""
+    release = platform.mac_ver()[0].partition(".")[0]
+    return int(release) if release.isdigit() and int(release) > 10 else None
 
 
 def _hub() -> DoctorCheck:

@@ -47,6 +47,8 @@ scale per 64 and a float32 one per 256 of those; GPTQ and AWQ: a 16-bit scale an
 MXFP4: an 8-bit exponent per 32. MLX's are :func:`mlx_bytes`."""
 READ_TOGETHER = {"k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj"}
 """Matrices that read the same input as another."""
+DORA_SUM_BYTES = 8.0
+"""Of one number of a matrix while mlx-lm's DoRA measures the rows of it with its adapter: two arrays in float32."""
 CHECK_BYTES = 8.0
 """Of one logit where the model computes its own loss without a gradient: the logits and their log-softmax."""
 ROUNDED_SPREAD = (0.99, 1.02)
@@ -316,7 +318,16 @@ def score_bytes(layer: Layer, setup: Setup) -> float:
 def layer_bytes(layer: Layer, setup: Setup) -> float:
     """What one layer keeps for its backward pass."""
     values = setup.batch_tokens * values_per_layer(layer, setup) * setup.program.value_bytes
-    return values + 3 * score_bytes(layer, setup)
+    return values + 3 * score_bytes(layer, setup) + unpacked_bytes(layer, setup)
+
+
+def unpacked_bytes(layer: Layer, setup: Setup) -> float:
+    """Bytes of the adapted matrices of one layer out of their bits, however few tokens there are: mlx-lm's DoRA
+    multiplies with them so, and its backward pass needs them again (``DoRALinear.__call__``)."""
+    if not (setup.dora and setup.kind == "qlora" and setup.program.by_mlx):
+        return 0.0
+    numbers = sum(linear.matrix_parameters for linear in adapted_in(layer, setup.targets))
+    return float(numbers * setup.program.value_bytes)
 
 
 def activation_bytes(shape: Shape, setup: Setup) -> float:
@@ -376,7 +387,10 @@ def gathered_bytes(shape: Shape, setup: Setup) -> float:
 
 
 def dequantized_bytes(shape: Shape, setup: Setup) -> float:
-    """The largest matrix in 16 bits, for the moment of its product; 0 without quantized weights."""
+    """The largest matrix in 16 bits, for the moment of its product; 0 without quantized weights. By mlx-lm's DoRA the
+    sum of a matrix and its adapter in float32, whose rows are measured, and that as it is made."""
+    if setup.dora and setup.program.by_mlx:
+        return shape.largest_matrix * DORA_SUM_BYTES
     if setup.kind != "qlora":
         return 0.0
     return shape.largest_matrix * setup.program.dequantized_value

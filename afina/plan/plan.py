@@ -355,7 +355,7 @@ def saved_parameters(shape: Shape, name: str) -> int:
 
 
 def _notes(recipe: Recipe, shape: Shape, tokens: TokenCount, device: Device, setup: Setup) -> list[str]:
-    notes = [profile] if (profile := describe_profile(recipe.train.model_dump())) else []
+    notes = describe_profile(recipe.train.model_dump(), device.name, device.memory_bytes)
     if setup.batch_tokens > recipe.train.batch_tokens:
         notes.append(f"one example of {tokens.longest} tokens is longer than train.batch_tokens and sets the peak")
     if 0 < shape.max_positions < recipe.train.max_length:

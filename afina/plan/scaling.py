@@ -9,7 +9,8 @@ runs leaves, is laid on the curve again and again, and each time it is fitted an
 
 Fewer than :data:`FREE_RUNS` runs cannot tell exponents: these are then the two published pairs in turn
 (:data:`PUBLISHED`), and only E, A and B are fitted. Three runs would determine these exactly and say nothing of how
-sure they are: they are refused.
+sure they are: they are refused. So are runs of two shapes (parameters and tokens) however many there are: a second seed
+tells of the scatter, and nothing of the curve.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ from typing import Any
 from afina.errors import DataError, RecipeError
 from afina.plan.interval import Interval
 
-FREE_RUNS, FREE_VALUES = 7, 3
-"""So many runs, of so many sizes and counts of tokens, from which on all five constants are fitted: two to spare."""
-FIXED_RUNS = 4
-"""So many for the three constants that the published exponents leave: one to spare."""
+FREE_RUNS, FREE_VALUES, FREE_PAIRS = 7, 3, 5
+"""So many runs (two to spare), of so many sizes and counts of tokens, in so many different pairs of both, from which on
+all five constants are fitted."""
+FIXED_RUNS, FIXED_PAIRS = 4, 3
+"""So many runs (one to spare) and pairs for the three constants that the published exponents leave."""
 HUBER = 1e-3
 """From this difference of log L on, a run weighs by its distance alone: one that went wrong does not bend the curve."""
 DRAWS = 200
@@ -161,7 +163,9 @@ def fit_scaling(points: Sequence[TrainedPoint], *, draws: int | None = None, see
     import numpy as np
 
     sizes, counts = ({getattr(point, name) for point in points} for name in ("parameters", "tokens"))
-    free = len(points) >= FREE_RUNS and min(len(sizes), len(counts)) >= FREE_VALUES
+    free = (
+        len(points) >= FREE_RUNS and min(len(sizes), len(counts)) >= FREE_VALUES and len(_pairs(points)) >= FREE_PAIRS
+    )
     curve = _Curve([point.parameters for point in points], [point.tokens for point in points], optimize, np)
     logs = np.log([point.loss for point in points])
     exponents = [(form.alpha, form.beta) for form in PUBLISHED.values()]
@@ -184,6 +188,11 @@ _GRID = [(alpha, beta) for alpha in (0.15, 0.3, 0.5, 0.8) for beta in (0.15, 0.3
 """Exponents to start from: the sum has several minima."""
 
 
+def _pairs(points: Sequence[TrainedPoint]) -> set[tuple[float, float]]:
+    """The different pairs of N and D: each is one equation for the constants."""
+    return {(point.parameters, point.tokens) for point in points}
+
+
 def _check_enough(points: Sequence[TrainedPoint]) -> None:
     what, fix = "", "train more sizes, each with more than one count of tokens (train.epochs, or fewer sources)"
     if len(points) < FIXED_RUNS:
@@ -193,6 +202,10 @@ def _check_enough(points: Sequence[TrainedPoint]) -> None:
         what = "all runs have as many parameters: nothing tells what more of them would do"
     elif len({point.tokens for point in points}) < 2:
         what = "all runs have seen as many tokens: nothing tells what more of them would do"
+    elif (pairs := len(_pairs(points))) < FIXED_PAIRS:
+        what = (
+            f"the {len(points)} runs have {pairs} pairs of parameters and tokens: nothing tells which of the two counts"
+        )
     if what:
         raise DataError(what, fix, "plan scaling")
 

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from afina.plan.interval import Interval
-from afina.plan.scaling import FREE_RUNS, FREE_VALUES, PUBLISHED, ScalingFit, ScalingForm
+from afina.plan.scaling import FREE_PAIRS, FREE_RUNS, FREE_VALUES, PUBLISHED, ScalingFit, ScalingForm
 from afina.plan.scratch import ScratchBudget
 from afina.units import show_count
 
 TELLS = 1.5
 """Where the interval's ends are further apart than by this factor, the runs cannot tell what would be reached."""
+NEAR = 10.0
+"""A model this many times as large as the largest run, or trained as many times as long, is foretold and not measured:
+the curves that were published are themselves fitted over two to three orders of magnitude."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,18 @@ class ScalingAnswer:
         largest, longest = max(point.parameters for point in points), max(point.tokens for point in points)
         return self.budget.parameters / largest, self.budget.tokens / longest
 
+    @property
+    def all_notes(self) -> list[str]:
+        """What the runs are not, and how far beyond them is asked."""
+        furthest = max(self.beyond)
+        if furthest <= NEAR:
+            return list(self.notes)
+        return [
+            f"extrapolated to {furthest:.3g} times what was measured: the interval holds how the runs scatter, and not "
+            "whether loss still follows the curve there",
+            *self.notes,
+        ]
+
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
         parameters, tokens = self.fit.form.best_split(self.budget.flops)
@@ -62,7 +77,7 @@ class ScalingAnswer:
                 "tokens": tokens,
                 "loss": self.fit.of(self._best_loss).as_json(),
             },
-            "notes": list(self.notes),
+            "notes": self.all_notes,
         }
 
     def _best_loss(self, form: ScalingForm) -> float:
@@ -86,7 +101,7 @@ class ScalingAnswer:
             ("reach", self._reach()),
             ("", f"{larger:.3g} times the largest run's parameters, {longer:.3g} times the longest one's tokens"),
             ("split", self._split()),
-            *(("note", note) for note in self.notes),
+            *(("note", note) for note in self.all_notes),
         ]
         table = "\n".join(f"{name:<8}{text}" for name, text in lines)
         return "\n".join([*rows, "", table, "", asked.describe()])
@@ -120,5 +135,5 @@ def _about_exponents(fit: ScalingFit) -> str:
     papers = " and ".join(PUBLISHED)
     return (
         f"exponents are published ones, not these runs' ({papers}, in turn): they can be fitted from {FREE_RUNS} runs "
-        f"on, of {FREE_VALUES} sizes and {FREE_VALUES} counts of tokens at least"
+        f"on, of {FREE_VALUES} sizes and {FREE_VALUES} counts of tokens in {FREE_PAIRS} pairs at least"
     )

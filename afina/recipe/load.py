@@ -34,11 +34,14 @@ class KeyProblem(Problem):
     """From 1, in the file."""
 
 
-def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, memory_bytes: int | None = None) -> Recipe:
     """Read a recipe, apply ``key=value`` overrides, check everything, report all problems at once.
 
     `root` in the result is absolute: the file's `root` counts from the recipe's folder, one given
     as an override from the current folder; so does a `base` that is a folder.
+
+    Args:
+        memory_bytes: of the device that ``train.profile: auto`` is to suit; this machine's where not given.
 
     Raises:
         RecipeError: with one :class:`KeyProblem` per unknown key, wrong value and missing path.
@@ -52,14 +55,15 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError(f"not UTF-8 (byte {error.start})", "save the recipe as UTF-8", str(path)) from None
     except OSError as error:
         raise RecipeError(f"cannot be read: {error.strerror}", "name a YAML file", str(path)) from None
-    return read_recipe(text, path, overrides)
+    return read_recipe(text, path, overrides, memory_bytes=memory_bytes)
 
 
-def read_recipe(text: str, path: Path, overrides: Sequence[str] = ()) -> Recipe:
+def read_recipe(text: str, path: Path, overrides: Sequence[str] = (), *, memory_bytes: int | None = None) -> Recipe:
     """The same of a file's text; the file need not be there.
 
     Args:
         path: where the file is, or would be: what is relative counts from its folder.
+        memory_bytes: as :func:`load_recipe`.
 
     Raises:
         RecipeError: as :func:`load_recipe`.
@@ -74,7 +78,7 @@ def read_recipe(text: str, path: Path, overrides: Sequence[str] = ()) -> Recipe:
     unlike = resolve_start(raw, Path.cwd() if "start_from" in overridden else path.parent, str(path))
     if unlike:
         raise RecipeError(problems=unlike)
-    return check_recipe(raw, str(path))
+    return check_recipe(raw, str(path), memory_bytes=memory_bytes)
 
 
 def parse_recipe(text: str, where: str, *, round_trip: bool = True) -> dict[str, Any]:
@@ -148,10 +152,10 @@ def read_saved_recipe(run: Path, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError(problems=[_as_problem(raw, str(file), item) for item in error.errors()]) from None
 
 
-def check_recipe(raw: Mapping[str, Any], where: str = "recipe") -> Recipe:
+def check_recipe(raw: Mapping[str, Any], where: str = "recipe", *, memory_bytes: int | None = None) -> Recipe:
     """Turn plain values into a :class:`Recipe`, with every problem in one error. A profile's settings are written into
-    them."""
-    resolve_profile(raw)
+    them: of ``auto`` those for `memory_bytes`, or for this machine."""
+    resolve_profile(raw, memory_bytes)
     problems: list[Problem] = []
     recipe: Recipe | None = None
     try:

@@ -412,7 +412,7 @@ class Train(RecipePart):
     decay: Fraction = 0.2
     """For `schedule: wsd`: share of the steps in which the learning rate falls."""
     final_rate: Fraction = 0.05
-    """Learning rate at the last step, as a share of `learning_rate`."""
+    """What the learning rate falls to, as a share of `learning_rate`: it would be reached one step after the last."""
     optimizer: Literal["auto", "adamw", "adamw_8bit", "paged_adamw_8bit", "muon"] = "auto"
     """The optimizer. The 8-bit ones (bitsandbytes) keep AdamW's moments in a quarter of the memory; `paged` moves them
     to the CPU when the GPU is full. `muon`, where every weight is trained: orthogonalized momentum for the hidden
@@ -664,7 +664,7 @@ class Recipe(RecipePart):
     root: str = "."
     """Folder that the paths of sources, probes and tasks are relative to; itself relative to this file."""
     base: str | None = None
-    """Folder or hub id of the model to start from; null for `train.method: scratch`."""
+    """The model to start from: a folder, a hub id, a GGUF file or `package:NAME`; null for `train.method: scratch`."""
     base_revision: str | None = None
     """Hub revision of the base; a commit hash for a run that can be repeated."""
     start_from: str | None = None

@@ -12,6 +12,7 @@ from typing import Any
 from ruamel.yaml.comments import CommentedMap
 
 from afina.machine import training_memory_here
+from afina.units import show_bytes
 
 TABLE = Path(__file__).with_name("profiles.json")
 
@@ -44,10 +45,23 @@ class Profile:
         return f"{self.least_gib} to {self.below_gib} GiB" if self.least_gib else f"below {self.below_gib} GiB"
 
     @property
+    def span(self) -> str:
+        """The same without a word.
+
+        >>> [each.span for each in profiles()]
+        ['0-12 GiB', '12-28 GiB', '28+ GiB']
+        """
+        return f"{self.least_gib}+ GiB" if self.below_gib is None else f"{self.least_gib}-{self.below_gib} GiB"
+
+    @property
+    def listed(self) -> str:
+        """Its settings."""
+        return ", ".join(f"{key} {_text(value)}" for key, value in self.settings.items())
+
+    @property
     def in_words(self) -> str:
         """Its settings in a line."""
-        settings = ", ".join(f"{key} {_text(value)}" for key, value in self.settings.items())
-        return f"{self.name} ({self.sizes} of memory, {self.rows} at a time): {settings}"
+        return f"{self.name} ({self.sizes} of memory, {self.rows} at a time): {self.listed}"
 
     def beside(self, train: Mapping[str, Any]) -> dict[str, Any]:
         """The settings of a recipe that are not the profile's."""
@@ -79,19 +93,27 @@ def profile_for(memory_bytes: int) -> Profile:
     return next(each for each in profiles() if each.below_gib is None or gib < each.below_gib)
 
 
-def describe_profile(train: Mapping[str, Any]) -> str:
-    """Which profile a recipe took and which of its lines the recipe writes itself; empty where it took none."""
+def describe_profile(train: Mapping[str, Any], device: str, memory_bytes: int) -> list[str]:
+    """Which profile a recipe took, for which device, which of its lines the recipe writes itself, and whether it is the
+    one for that device's memory; nothing where it took none."""
     if train["profile"] is None:
-        return ""
-    profile = profile_named(train["profile"])
+        return []
+    profile, fitting, memory = profile_named(train["profile"]), profile_for(memory_bytes), show_bytes(memory_bytes)
     own = ", ".join(f"{key} {_text(value)}" for key, value in profile.beside(train).items())
-    return f"train.profile {profile.in_words}" + (f"; of these the recipe has its own {own}" if own else "")
+    said = f"train.profile {profile.name} (for {profile.span}; {device} has {memory}): {profile.listed}"
+    told = [f"{said}; of these the recipe has its own {own}" if own else said]
+    if fitting != profile:
+        told.append(f"the profile for the memory of {device} is {fitting.name}: train.profile={fitting.name}")
+    return told
 
 
-def resolve_profile(raw: Any) -> None:
+def resolve_profile(raw: Any, memory_bytes: int | None = None) -> None:
     """Write a profile's settings into the raw recipe where it has none of its own, and the name for `auto`.
 
     What is no profile is left to the recipe's check.
+
+    Args:
+        memory_bytes: of the device that `auto` is to suit; of what would train here where not given.
 
     Raises:
         AfinaError: `auto` is asked for, and the system does not tell its memory.
@@ -100,7 +122,7 @@ def resolve_profile(raw: Any) -> None:
     if not isinstance(train, CommentedMap | dict) or not isinstance(named := train.get("profile"), str):
         return
     if named == "auto":
-        train["profile"] = named = profile_for(training_memory_here()).name
+        train["profile"] = named = profile_for(memory_bytes or training_memory_here(raw.get("device") or "auto")).name
     if named in {each.name for each in profiles()}:
         for key, value in profile_named(named).settings.items():
             train.setdefault(key, value)

@@ -7,9 +7,13 @@ same recipe: a test holds that.
 from __future__ import annotations
 
 import io
+import re
+import shlex
 import textwrap
+import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -85,9 +89,12 @@ _STARTERS = {
 }
 
 
-def starter(kind: str, *, full: bool = False) -> str:
+def starter(kind: str, *, full: bool = False, file: str | None = None) -> str:
     """The starter for what you have: ``docs``, ``chat`` (rows of questions and answers), ``preference`` (rows with a
     better and a worse answer) or ``scratch``; with every key where `full`.
+
+    Args:
+        file: name of the file that it is for: the run is called as it, and comments name it.
 
     Raises:
         RecipeError: for any other word.
@@ -103,9 +110,30 @@ def starter(kind: str, *, full: bool = False) -> str:
         )
     chosen = _STARTERS[kind]
     shown = None if full else basic_keys(kind)
-    rows = [("", ""), *_rows(Recipe, chosen.values, shown)]
+    named = {"name": _run_name(file)} if file and _run_name(file) else {}
+    rows = [("", ""), *_rows(Recipe, {**chosen.values, **named}, shown)]
     lines = [line for code, text in rows for line in _laid_out(code, text)]
-    return "\n".join([*_head(chosen, kind, full), *lines]) + "\n"
+    return "\n".join([*_head(chosen, kind, full, shlex.quote(file or "THIS_FILE")), *lines]) + "\n"
+
+
+def to_set(kind: str) -> str:
+    """The keys of a kind's starter that only its user knows, in words.
+
+    >>> to_set("docs"), to_set("scratch")
+    ('`base` and the `path` of your files', 'the `path` of your files')
+    """
+    base = "`base` and " if "base" in _STARTERS[kind].values else ""
+    return f"{base}the `path` of your files"
+
+
+def _run_name(file: str) -> str:
+    """What a run is called of which the recipe is in `file`; empty where the name has nothing that a run's may have.
+
+    >>> _run_name("meus-docs.yaml"), _run_name("Os meus manuais (versão 2).yaml"), _run_name("文書.yaml")
+    ('meus-docs', 'Os-meus-manuais-versao-2', '')
+    """
+    plain = unicodedata.normalize("NFKD", Path(file).stem).encode("ascii", "ignore").decode()
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("-._")[:200]
 
 
 def starter_kinds() -> dict[str, str]:
@@ -123,12 +151,12 @@ def basic_keys(kind: str) -> set[str]:
     return {*chosen.values, *_SHORT, *chosen.also}
 
 
-def _head(chosen: Starter, kind: str, full: bool) -> Iterator[str]:
+def _head(chosen: Starter, kind: str, full: bool, file: str) -> Iterator[str]:
     yield f"# {chosen.title}"
     steps = (
         chosen.prepare,
-        "afina plan THIS_FILE: does it fit, how long does it take, what does it cost?",
-        "afina run THIS_FILE: builds the dataset, audits it, trains, measures, writes the report.",
+        f"afina plan {file}: does it fit, how long does it take, what does it cost?",
+        f"afina run {file}: builds the dataset, audits it, trains, measures, writes the report.",
     )
     for number, step in enumerate(steps, 1):
         yield from textwrap.wrap(step, _WIDTH, initial_indent=f"# {number}. ", subsequent_indent="#    ")

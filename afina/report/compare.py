@@ -11,7 +11,8 @@ from typing import Any
 from afina.errors import RecipeError
 from afina.evaluate.scores import SIDES, ProbeResult, Scores
 from afina.manifest import Manifest
-from afina.report.costs import HEAD, TrainingCost, cost_cells, costs_of, task_titles
+from afina.record import Record
+from afina.report.costs import HEAD, TrainingCost, common_text, cost_cells, costs_of, task_titles
 from afina.report.labels import fixed, number, show_bytes, show_money, show_seconds, show_share, words
 from afina.report.language import figure, tr
 from afina.report.published import PublishedFigures, read_published
@@ -171,7 +172,8 @@ def describe_costs(comparison: RunComparison) -> list[str]:
     costs, published = comparison.all_costs, comparison.published
     titles = task_titles(costs)
     lines = ["What each cost and what it reached:", ""]
-    lines += _aligned([[*HEAD, *titles], *(cost_cells(cost, titles) for cost in costs)])
+    common = common_text(costs)
+    lines += _aligned([[*HEAD, *titles], *(cost_cells(cost, titles, common) for cost in costs)])
     if published:
         lines += ["", f"Published: {published.title} ({published.source})"]
         lines += [f"  {text}" for text in published.found]
@@ -217,7 +219,8 @@ def metrics_of(*runs: RunFiles) -> list[Metric]:
         kind = next(item for item in known if item)
         ends = tuple(item.interval if item else None for item in known)
         values = tuple(item.value if item else None for item in known)
-        metrics.append(Metric(name, values, kind.unit, kind.better, ends if any(ends) else ()))
+        better = kind.better if len({item.over for item in known if item and item.over}) < 2 else ""
+        metrics.append(Metric(name, values, kind.unit, better, ends if any(ends) else ()))
     return metrics
 
 
@@ -244,6 +247,9 @@ class _RunFigure:
     unit: str = ""
     better: str = ""
     interval: tuple[float, float] | None = None
+    over: str = ""
+    """What it was measured on, where that may be another thing in each run; empty where nothing tells. Of figures over
+    different things none is better."""
 
 
 def _metrics_of(run: RunFiles) -> Iterator[tuple[str, _RunFigure]]:
@@ -254,10 +260,10 @@ def _metrics_of(run: RunFiles) -> Iterator[tuple[str, _RunFigure]]:
             yield "broke", _RunFigure(verdict.broke)
             yield "passed", _RunFigure(verdict.passed)
         yield from _probe_metrics(run.scores.probes)
-        yield from _held_out_metrics(run.scores)
+        yield from _held_out_metrics(run)
         yield from _window_metrics(run.scores)
         yield from _written_metrics(run.scores)
-        yield from _task_metrics(run.scores)
+        yield from _task_metrics(run)
         further = [*safety_figures(run.scores.safety)]
         further += retrieval_figures(run.scores.retrieval) if run.scores.retrieval else []
         for name, value, unit, better, ends in further:
@@ -297,12 +303,36 @@ def _probe_metrics(probes: Sequence[ProbeResult]) -> Iterator[tuple[str, _RunFig
         yield f"{title} questions", _RunFigure(probe.n)
 
 
-def _held_out_metrics(scores: Scores) -> Iterator[tuple[str, _RunFigure]]:
-    for losses, name in ((scores.loss, "held-out"), (scores.pairs, "held-out preferences")):
+_PER_TOKEN = ("loss", "perplexity", "accuracy")
+"""They follow the vocabulary as much as the model: they compare where the same text was cut into as many tokens."""
+
+
+def _held_out_metrics(run: RunFiles) -> Iterator[tuple[str, _RunFigure]]:
+    assert run.scores is not None
+    for losses, name in ((run.scores.loss, "held-out"), (run.scores.pairs, "held-out preferences")):
         for side in SIDES if losses else ():
-            for key, value in getattr(losses, side).numbers():
-                unit, better = _HELD_OUT.get(key, ("", ""))
-                yield f"{name} {words(key)}, {side}", _RunFigure(value, unit, better if side == "after" else "")
+            yield from _loss_figures(name, getattr(losses, side), side, _held_out_rows(run))
+
+
+def _loss_figures(name: str, losses: Record, side: str, rows: str) -> Iterator[tuple[str, _RunFigure]]:
+    """The figures of some rows.
+
+    Args:
+        rows: hash of them.
+    """
+    tokens = losses.number("tokens")
+    for key, value in losses.numbers():
+        unit, better = _HELD_OUT.get(key, ("", ""))
+        cut = f" in {tokens:.0f} tokens" if key in _PER_TOKEN and tokens is not None else ""
+        yield (
+            f"{name} {words(key)}, {side}",
+            _RunFigure(value, unit, better if side == "after" else "", over=rows + cut),
+        )
+
+
+def _held_out_rows(run: RunFiles) -> str:
+    """Hash of the held-out rows; empty where nothing tells."""
+    return (run.manifest.dataset.text("validation_sha256") or "") if run.manifest else ""
 
 
 def _window_metrics(scores: Scores) -> Iterator[tuple[str, _RunFigure]]:
@@ -314,30 +344,37 @@ def _window_metrics(scores: Scores) -> Iterator[tuple[str, _RunFigure]]:
         for key, ends in shown.items():
             unit, better = _HELD_OUT[key]
             better = better if side == "after" else ""
-            yield f"windows: {words(key)}, {side}", _RunFigure(getattr(figures, key), unit, better, ends)
+            over = (
+                f"{scores.windows.sha256} less {scores.windows.lost}"  # characters that a tokenizer drops cost no bits
+            )
+            over += f" in {figures.tokens} tokens" if key in _PER_TOKEN else ""
+            yield f"windows: {words(key)}, {side}", _RunFigure(getattr(figures, key), unit, better, ends, over)
 
 
 def _written_metrics(scores: Scores) -> Iterator[tuple[str, _RunFigure]]:
-    """How the trained model writes. What follows the vocabulary is better nowhere."""
+    """How the trained model writes. What follows the vocabulary is better nowhere; broken words compare where the same
+    texts were learned and held out."""
     if not scores.continuations:
         return
+    corpus = scores.continuations.corpus
+    over = " ".join(map(str, (corpus.words, corpus.seen, corpus.control_words, corpus.control_broken)))
     for name in ("greedy", "sampled"):
         figures = getattr(scores.continuations, name)
         for key, what in (("broken", "broken words"), ("broken_characters", "broken words, in characters")):
             if share := getattr(figures, key):
                 ends = (share.low, share.high)
-                yield f"written ({name}): {what}", _RunFigure(share.share, "share", "lower", ends)
+                yield f"written ({name}): {what}", _RunFigure(share.share, "share", "lower", ends, over)
         for key, what in (("fallback_ratio", "byte fallback"), ("short_ratio", "short pieces")):
             yield f"written ({name}): {what}", _RunFigure(getattr(figures, key))
         for flaw, found in figures.flaws.items():
             yield f"written ({name}), guardrail {words(flaw)}", _RunFigure(found / figures.texts, "share", "lower")
-    control = scores.continuations.corpus.control
-    yield "held-out text: words that the training texts lack", _RunFigure(control, "share")
+    yield "held-out text: words that the training texts lack", _RunFigure(corpus.control, "share")
 
 
-def _task_metrics(scores: Scores) -> Iterator[tuple[str, _RunFigure]]:
+def _task_metrics(run: RunFiles) -> Iterator[tuple[str, _RunFigure]]:
     """Tasks, mean over the seeds with the interval over the rows; and the losses of the held-out rows."""
-    for task in scores.tasks:
+    assert run.scores is not None
+    for task in run.scores.tasks:
         title = f"task {task.text('name')}"
         for metric in task.records("metrics"):
             for side in ("before", "after"):
@@ -351,11 +388,9 @@ def _task_metrics(scores: Scores) -> Iterator[tuple[str, _RunFigure]]:
                 )
         yield f"{title} rows of each seed", _RunFigure(task.number("n"))
     for kind in ("learned", "all"):
-        losses = scores.intrinsic.record(kind)
-        for side in ("before", "after"):
-            for key, value in losses.record(side).numbers():
-                unit, better = _HELD_OUT.get(key, ("", ""))
-                yield f"{kind} tokens: {words(key)}, {side}", _RunFigure(value, unit, better if side == "after" else "")
+        losses = run.scores.intrinsic.record(kind)
+        for side in SIDES:
+            yield from _loss_figures(f"{kind} tokens:", losses.record(side), side, _held_out_rows(run))
 
 
 def _manifest_metrics(manifest: Manifest) -> Iterator[tuple[str, _RunFigure]]:
@@ -405,9 +440,13 @@ def _notes(runs: Sequence[RunFiles], labels: Sequence[str]) -> Iterator[str]:
         ("bases", "before training they are different models", lambda m: m.base.text("weights_sha256")),
         ("devices", "time, memory and speed belong to the device", lambda m: m.device.text("name")),
     ]
+    different = set()
+    if len(windows) == 1:  # of a model from scratch no hash stands in the manifest: the same text in other tokens tells
+        cut = {run.scores.windows.after.tokens for run in runs if run.scores and run.scores.windows}
+        different |= {"tokenizers"} if len(cut) > 1 else set()
     for what, why, read in hashes:
         known = {value for run in runs if run.manifest and (value := read(run.manifest))}
-        if len(known) > 1:
+        if len(known) > 1 or what in different:
             yield f"the runs have different {what}: {why}"
 
 

@@ -113,7 +113,7 @@ def _verdicts(comparison: RunComparison) -> Markup:
 def _shares(run: RunFiles, roles: Sequence[str]) -> Cell:
     """The first figure of each probe of some roles, before and after."""
     lines = [
-        f"{probe_name(probe)}: {percent(before)} → {percent(after)}".replace(" %", "\xa0%").replace(" → ", "\xa0→ ")
+        f"{probe_name(probe)}: {percent(before)} → {percent(after)}".replace(" → ", "\xa0→ ")
         for probe, before, after in _figures(run, roles)
         if before is not None
     ]
@@ -134,8 +134,9 @@ def _cost_table(costs: Sequence[TrainingCost], titles: Sequence[str]) -> Markup:
     """The table of :func:`afina.report.costs.cost_cells`, fewer and fuller columns; the tasks in one of their own."""
     head = ["", tr("parameters"), tr("tokens"), "FLOP", tr("time"), tr("cost"), tr("bits per byte")]
     rows: list[list[Cell]] = []
+    common = common_text(costs)
     for cost in costs:
-        name, road, device, whole, trained, tokens, flops, *_, bits = cost_cells(cost, ())
+        name, road, device, whole, trained, tokens, flops, *_, bits = cost_cells(cost, (), common)
         rows.append(
             [
                 Stacked(name, road if device == "-" else f"{road}, {device}"),

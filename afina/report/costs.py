@@ -176,8 +176,12 @@ def _task_scores(run: RunFiles) -> Iterator[TaskScore]:
 HEAD = ("", "road", "device", "parameters", "trained", "tokens", "FLOP", "time", "cost", "bits per byte")
 
 
-def cost_cells(cost: TrainingCost, tasks: Sequence[str]) -> list[str]:
-    """The cells of a table under :data:`HEAD` and the titles of `tasks`, as text; "-" for what is not known."""
+def cost_cells(cost: TrainingCost, tasks: Sequence[str], text: str) -> list[str]:
+    """The cells of a table under :data:`HEAD` and the titles of `tasks`, as text; "-" for what is not known.
+
+    Args:
+        text: what the bits per byte of the table are measured on (:func:`common_text`).
+    """
     spent, paid = show_hours(cost.hours), show_cost(cost.money, cost)
     if cost.hours_with_base is not None:
         spent += " " + tr("(with {base}: {time})", base=cost.base, time=show_hours(cost.hours_with_base))
@@ -192,7 +196,7 @@ def cost_cells(cost: TrainingCost, tasks: Sequence[str]) -> list[str]:
         "-" if cost.flops is None else figure(f"{cost.flops:.2g}"),
         spent,
         paid,
-        show_bits(cost),
+        show_bits(cost, text),
         *("; ".join(map(show_score, scores)) or "-" for scores in by_title(cost, tasks)),
     ]
 
@@ -218,13 +222,13 @@ def show_cost(money: float | None, cost: TrainingCost) -> str:
     return "-" if money is None else show_money(money, cost.currency)
 
 
-def show_bits(cost: TrainingCost) -> str:
-    """Bits per byte with their interval, and a sign where they are not of the common text.
+def show_bits(cost: TrainingCost, text: str) -> str:
+    """Bits per byte with their interval, and a word where they are not of this text.
 
-    >>> show_bits(TrainingCost(name="a", road="adapter", bits_per_byte=1.25, interval=(1.2, 1.3)))
+    >>> show_bits(TrainingCost(name="a", road="adapter", bits_per_byte=1.25, interval=(1.2, 1.3), text="w"), "w")
     '1.250 [1.200, 1.300]'
-    >>> show_bits(TrainingCost(name="a", road="adapter", bits_per_byte=1.4, derived="from its loss"))
-    'about 1.400'
+    >>> show_bits(TrainingCost(name="a", road="adapter", bits_per_byte=1.4, derived="from its loss", text="v"), "w")
+    'about 1.400 (another text)'
     """
     if cost.bits_per_byte is None:
         return "-"
@@ -232,7 +236,9 @@ def show_bits(cost: TrainingCost) -> str:
     if cost.interval:
         low, high = (fixed(end, 3) for end in cost.interval)
         bits = tr("{value} [{low}, {high}]", value=bits, low=low, high=high)
-    return tr("about {value}", value=bits) if cost.derived else bits
+    bits = tr("about {value}", value=bits) if cost.derived else bits
+    other = tr("(another text)")
+    return bits if cost.text == text else f"{bits} {other}"
 
 
 def show_score(score: TaskScore) -> str:

@@ -24,6 +24,7 @@ from afina.report.sentences import StoredSentence, retold
 # but models write them, so they are shown by their code. Marks that turn the direction of the
 # text around could make an answer read as something else: shown too.
 _UNSHOWABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
+_PARTED = re.compile(r"(?<=\d) (?=%)|(?<=[<>]) (?=[\d.,]+ %)")
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters |= {"words": words, "number": number, "with_unit": with_unit, "told": _told}
-    made.filters |= {"backticks": _backticks, "columns": _columns}
+    made.filters |= {"backticks": _backticks, "columns": _columns, "unparted": _unparted}
     made.globals |= {"tr": tr, "trn": trn, "language": language}
     return made
 
@@ -161,6 +162,15 @@ def _printable(value: object) -> object:
 def _told(text: str) -> str | None:
     """A sentence in the language of the page; None for one of a file that stays English."""
     return retold(text) if isinstance(text, StoredSentence) else text
+
+
+def _unparted(text: str) -> str:
+    """A sentence or figure of ours in which no line ends between a number and its percent sign.
+
+    >>> _unparted("broke 61,5 % of it, < 0,01 %")
+    'broke 61,5\\xa0% of it, <\\xa00,01\\xa0%'
+    """
+    return text if isinstance(text, Markup) else _PARTED.sub("\xa0", text)
 
 
 def _backticks(text: str) -> list[tuple[str, bool]]:

@@ -99,6 +99,10 @@ SENTENCES = (
     mark("retrieval was not measured: no probe asks for what is to be learned"),
     mark("no windows were read: no plain text is held out"),
     mark("the held-out texts hold {n} of {of} windows of {size} bytes"),
+    mark(
+        "{n} of {of} characters of the windows are in none of their tokens (unknown, or folded to others): nobody "
+        "predicts them, and the bits per byte are too few"
+    ),
     mark("no probes"),
     mark("the base knew none of {n} questions"),
     mark("the base knew too little of {n} questions"),
@@ -240,6 +244,11 @@ SENTENCES = (
     mark("after step {n} a weight is NaN or infinite; batch: {rows}"),
     mark("memory ran out at step {n}; each micro-batch is cut into {of} ({rest})"),
     # notes of a plan
+    mark(
+        "train.profile {profile} (for {span}; {device} has {memory}): {settings}; of these the recipe has its own {own}"
+    ),
+    mark("train.profile {profile} (for {span}; {device} has {memory}): {settings}"),
+    mark("the profile for the memory of {device} is {profile}: train.profile={profile}"),
     mark("one example of {n} tokens is longer than train.batch_tokens and sets the peak"),
     mark("train.max_length {n} is beyond the model's {of} positions"),
     mark("every weight of the base is trained in 16 bits, AdamW's moments too"),

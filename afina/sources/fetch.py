@@ -137,7 +137,7 @@ class Fetcher:
             etag=answer.headers.get("ETag") or "",
             modified=answer.headers.get("Last-Modified") or "",
         )
-        write_whole(self.folder / page.path, body)
+        write_whole(self.folder / page.path, body, shared=True)  # by every run of the project
         return self._keep(page)
 
     def file(self, page: Page) -> Path:

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query
 from fastapi.responses import Response
 
 from afina.report.compare import RunComparison, compare_runs, metric_rows, recipe_rows, show_gain
-from afina.report.costs import cost_cells, task_titles
+from afina.report.costs import common_text, cost_cells, task_titles
 from afina.report.language import in_language
 from afina.report.results import judge
 from afina.report.sentences import StoredSentence
@@ -64,12 +64,12 @@ def comparison_values(settings: StudioSettings, folders: Sequence[Path]) -> dict
     """
     with in_language(settings.language):
         found = compare_runs(folders)
-        titles = task_titles(found.costs)
+        titles, common = task_titles(found.costs), common_text(found.costs)
         return {
             "runs": _verdicts(found),
             "notes": [sentence_values(StoredSentence(note)) for note in found.notes],
             "tasks": titles,
-            "costs": [cost_cells(cost, titles) for cost in found.costs],
+            "costs": [cost_cells(cost, titles, common) for cost in found.costs],
             "figures": {"rows": metric_rows(found), "best": [metric.best for metric in found.metrics]},
             "same_items": [[each.name, *map(show_gain, each.differences[1:])] for each in found.same_items],
             "recipe": None if found.recipe is None else recipe_rows(found),

@@ -70,6 +70,16 @@ class Row:
         return sum(self.mask) + (self.rejected.targets if self.rejected else 0)
 
 
+def with_examples(rows: Iterable[Row]) -> Iterator[tuple[Row, Example]]:
+    """Rows with the examples that they come from; of neighbours that come from one it is read once. A book is a line of
+    the dataset and thousands of rows."""
+    place, example = None, Example()
+    for row in rows:
+        if row.origin != place:
+            place, example = row.origin, row.example
+        yield row, example
+
+
 @dataclass(slots=True)
 class EncodedCounts:
     """What became of the tokens of a split."""

@@ -1,6 +1,6 @@
 """Unigram and BPE with byte fallback, trained by the library sentencepiece on the user's own text.
 
-Nothing is normalized: what is folded or mended, the recipe's cleaning has done. The trained model becomes one of the
+Nothing is normalized: what is mended, the recipe's cleaning has done. The trained model becomes one of the
 library ``tokenizers`` that cuts as sentencepiece does (a test holds them side by side), but for a ``▁`` of the text,
 which sentencepiece takes for a space.
 

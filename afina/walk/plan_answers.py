@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -86,15 +86,26 @@ def answer(asked: PlanAsked, *, parameters: str | None = None, tokens: str | Non
         return PlanAnswer(budget.as_json(), budget.describe())
     if asked.recipe == "scaling":
         return _scaling(asked, parameters or "1B", tokens)
-    return answer_recipe(asked, load_recipe(asked.recipe, asked.overrides), tokens=tokens)
+    recipe = load_recipe(asked.recipe, asked.overrides)
+    if recipe.train.profile is None:
+        return answer_recipe(asked, recipe, tokens=tokens)
+
+    def on(device: Device) -> Recipe:
+        return load_recipe(asked.recipe, asked.overrides, memory_bytes=device.memory_bytes)
+
+    return answer_recipe(asked, recipe, tokens=tokens, on=on)
 
 
-def answer_recipe(asked: PlanAsked, recipe: Recipe, *, tokens: str | None = None) -> PlanAnswer:
+def answer_recipe(
+    asked: PlanAsked, recipe: Recipe, *, tokens: str | None = None, on: Callable[[Device], Recipe] | None = None
+) -> PlanAnswer:
     """The same of a recipe that is read already; of `asked` its file and its overrides are not looked at, but where
     settings are written into it.
 
     Args:
         tokens: of an epoch, where they shall not be counted or estimated.
+        on: the recipe as it is read on a device, whose memory ``train.profile: auto`` suits; the same on all where not
+            given.
 
     Raises:
         RecipeError: as :func:`answer`.
@@ -105,12 +116,16 @@ def answer_recipe(asked: PlanAsked, recipe: Recipe, *, tokens: str | None = None
     if asked.serving:
         return _serving(recipe, devices, asked.serving)
     shape = recipe_shape(recipe)
-    learning = _learning(asked, recipe, tokens)
     parallel = cast(Parallel, asked.parallel)
-    plans = [_plan(recipe, shape, learning, device, asked.gpus, parallel) for device in devices]
+    read = [on(device) if on else recipe for device in devices]
+    learned_by = {each.train.profile: _learning(asked, each, tokens) for each in read}
+    plans = [
+        _plan(each, shape, learned_by[each.train.profile], device, asked.gpus, parallel)
+        for each, device in zip(read, devices, strict=True)
+    ]
     if len(plans) > 1:
         return _several(plans, recipe)
-    return _one(asked, recipe, shape, learning, plans[0])
+    return _one(asked, read[0], shape, learned_by[read[0].train.profile], plans[0])
 
 
 def _learning(asked: PlanAsked, recipe: Recipe, tokens: str | None) -> Learning:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from afina.errors import DoesNotFit, RecipeError
+from afina.errors import DoesNotFit
 from afina.evaluate.prose import describe_power
+from afina.model.choices import Choices
 from afina.model.shape import Shape
 from afina.outcome import outcome_kind
 from afina.plan import check
@@ -20,17 +21,20 @@ from afina.plan.record import Correction, MeasuredRun, add_run
 from afina.plan.tokens import TokenCount, stream_count
 from afina.recipe import Recipe, Train
 from afina.recipe.changed import smaller_model
-from afina.run import write_json
+from afina.run import Progress, write_json
 from afina.tokenizer.encode import Row
 from afina.tokenizer.tokens import row_sizes
 from afina.train.feed import feed_stream
-from afina.walk.base import back_end, base_files, model_shape, pad_id
+from afina.walk.base import base_files, model_shape, pad_id
 from afina.walk.chosen_settings import choose_here
 from afina.walk.context import Context
 from afina.walk.lengths import count_micro_batches, count_prose
 from afina.walk.models import fresh_model
 from afina.walk.rows import encoded_rows
 from afina.walk.trainings import trainings_of
+
+if TYPE_CHECKING:
+    from afina.train.trial import Trial
 
 
 @dataclass(frozen=True)
@@ -142,35 +146,15 @@ def note_measured(context: Context, result: dict[str, Any]) -> None:
 
 
 def trial_plan(context: Context) -> Plan:
-    """Three trial steps of the real thing; the plan that they correct.
+    """Three trial steps of the real thing, by what would train it; the plan that they correct.
 
     Raises:
         DoesNotFit: memory ran out on the way.
-        RecipeError: the training is computed by MLX.
     """
-    if (computes := back_end(context)).name == "mlx":
-        raise RecipeError(
-            f"trial steps are taken by torch, and this training is computed by mlx ({computes.why})",
-            "leave --trial out, or backend: torch",
-            "backend",
-        )
-    from afina.train.trial_torch import try_steps
-
-    made = plan_of(context)
+    made, choices = plan_of(context), choose_here(context)
     device: Device = made.plan.device
-    choices = choose_here(context)
-    model, place = fresh_model(context, choices.precision)
     with context.open_progress("trial steps") as progress:
-        found = try_steps(
-            model,
-            encoded_rows(context)["train"][0].rows,
-            choices.settings(context.recipe.train).model_copy(update={"compile": "off"}),  # three steps do not pay
-            seed=context.recipe.seed,
-            pad_id=pad_id(context),
-            device=place,
-            lora_plus_ratio=1.0 if outcome_kind(context.recipe) == "model" else context.recipe.adapter.lora_plus_ratio,
-            progress=progress,
-        )
+        found = (_tried_by_mlx if choices.backend == "mlx" else _tried_by_torch)(context, choices, progress)
     if found is None:
         help_ = made.helps() or f"{smaller_model(context.recipe)}, or a device with more memory"
         raise DoesNotFit("memory ran out within the first steps", help_, "memory")
@@ -179,6 +163,31 @@ def trial_plan(context: Context) -> Plan:
     seconds = found.seconds * whole / found.padded_tokens * context.recipe.train.epochs
     measured = _measured(context, plain, found.peak_bytes, seconds, trial=True)
     return plan_of(context, Correction([measured])).plan
+
+
+def _tried_by_torch(context: Context, choices: Choices, progress: Progress) -> Trial | None:
+    from afina.train.trial_torch import try_steps
+
+    model, place = fresh_model(context, choices.precision)
+    return try_steps(
+        model,
+        encoded_rows(context)["train"][0].rows,
+        choices.settings(context.recipe.train).model_copy(update={"compile": "off"}),  # three steps do not pay
+        seed=context.recipe.seed,
+        pad_id=pad_id(context),
+        device=place,
+        lora_plus_ratio=1.0 if outcome_kind(context.recipe) == "model" else context.recipe.adapter.lora_plus_ratio,
+        progress=progress,
+    )
+
+
+def _tried_by_mlx(context: Context, choices: Choices, progress: Progress) -> Trial | None:
+    from afina.train.trial import by_backend
+    from afina.walk.to_train import opened_by_mlx
+
+    _, _, backend = opened_by_mlx(context, context.recipe.train, choices)
+    rows = encoded_rows(context)["train"][0].rows
+    return by_backend(backend, rows, backend.settings, seed=context.recipe.seed, progress=progress)
 
 
 def _measured(context: Context, plain: Plan, peak: float, seconds: float, *, trial: bool = False) -> MeasuredRun:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from afina.outcome import outcome_kind
+from afina.recipe import Train
 from afina.walk.base import base_folder, pad_id
 from afina.walk.context import Context
 from afina.walk.distributed import model_of_rank, put_together
@@ -18,6 +19,7 @@ from afina.walk.trainings import Training
 if TYPE_CHECKING:
     from afina.model.choices import Choices
     from afina.train.backend import Backend
+    from afina.train.backend_mlx import MlxBackend
 
 
 @dataclass(frozen=True)
@@ -62,14 +64,35 @@ def _by_torch(context: Context, training: Training, choices: Choices) -> ToTrain
 
 
 def _by_mlx(context: Context, training: Training, choices: Choices) -> ToTrain:
-    from afina.model.load_torch import pick_device
     from afina.model.mlx.adapter_mlx import trained_factors, write_mlx_lm
+    from afina.model.mlx.to_train_mlx import packed, trained_tensors
+
+    whole = outcome_kind(context.recipe) == "model"
+    skeleton, device, backend = opened_by_mlx(context, training.settings, choices, begins_with(context, training))
+    model = backend.model
+
+    def write_beside(result: Path) -> None:
+        if not whole:
+            write_mlx_lm(trained_factors(model), result / "mlx-lm", layers=len(model.network.layers))
+
+    return ToTrain(skeleton, device, backend, partial(trained_tensors, model), write_beside, packed(model))
+
+
+def opened_by_mlx(
+    context: Context, settings: Train, choices: Choices, before: Path | None = None
+) -> tuple[Any, Any, MlxBackend]:
+    """The skeleton of a model, its device, and the back end that trains it.
+
+    Args:
+        before: what an earlier training left, to go on from; None: the base alone.
+    """
+    from afina.model.load_torch import pick_device
     from afina.model.mlx.to_train_mlx import model_to_train as model_by_mlx
-    from afina.model.mlx.to_train_mlx import packed, trained_tensors, use_device
+    from afina.model.mlx.to_train_mlx import use_device
     from afina.train.backend_mlx import MlxBackend
     from afina.train.flops_torch import flops_per_token
 
-    device, base, before = pick_device(context.recipe.device), base_folder(context), begins_with(context, training)
+    device, base = pick_device(context.recipe.device), base_folder(context)
     use_device(device.type)
     whole = outcome_kind(context.recipe) == "model"
     folder = before if whole and before else base
@@ -77,18 +100,13 @@ def _by_mlx(context: Context, training: Training, choices: Choices) -> ToTrain:
     skeleton, model = model_by_mlx(folder, context.recipe, choices.precision, None if whole else before)
     backend = MlxBackend(
         model,
-        choices.settings(training.settings),
+        choices.settings(settings),
         pad_id=pad_id(context),
         say=context.run.say,
         flops=flops_per_token(skeleton),
         lora_plus_ratio=_lora_plus_ratio(context),
     )
-
-    def write_beside(result: Path) -> None:
-        if not whole:
-            write_mlx_lm(trained_factors(model), result / "mlx-lm", layers=len(model.network.layers))
-
-    return ToTrain(skeleton, device, backend, partial(trained_tensors, model), write_beside, packed(model))
+    return skeleton, device, backend
 
 
 def _lora_plus_ratio(context: Context) -> float:

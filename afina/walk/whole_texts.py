@@ -25,7 +25,6 @@ def measure_windows(context: Context, models: tuple[OpenModel, OpenModel]) -> tu
     texts = cut_windows(file, recipe.evaluate.windows.bytes, most) if most else []
     if not texts:
         return None, ["no windows were read: no plain text is held out"] if recipe.evaluate.windows.count else []
-    few = f"the held-out texts hold {len(texts)} of {most} windows of {recipe.evaluate.windows.bytes:,} bytes"
     found: list[Any] = []
     for opened in models:
         with opened() as model:
@@ -34,7 +33,15 @@ def measure_windows(context: Context, models: tuple[OpenModel, OpenModel]) -> tu
             read = ReadWindows.of(texts, renderer(context), context_of(reader, trained_at))
             at_once = reader.tokens_at_once(recipe.train.batch_tokens)
             found.append(window_bits(reader, read, pad_id=pad_id(context), batch_tokens=at_once))
-    return compare_windows(read, *found), [few] if recipe.evaluate.windows.count and len(texts) < most else []
+    few = f"the held-out texts hold {len(texts)} of {most} windows of {recipe.evaluate.windows.bytes:,} bytes"
+    notes = [few] if recipe.evaluate.windows.count and len(texts) < most else []
+    if read.lost:
+        whole = sum(map(len, texts))
+        notes.append(
+            f"{read.lost:,} of {whole:,} characters of the windows are in none of their tokens (unknown, or folded to "
+            "others): nobody predicts them, and the bits per byte are too few"
+        )
+    return compare_windows(read, *found), notes
 
 
 def measure_continuations(context: Context, recipe: Recipe, trained: OpenModel) -> Continuations:

@@ -9,6 +9,11 @@ import sys
 from pathlib import Path
 
 LOCKS = Path("/proc/locks")
+AT_ONCE = 2048
+"""Bytes of the list that Linux gives at once, at least (a page of memory). Of a longer one, a line is passed over where
+another lock ends between two pieces: then a run at work would be told as killed."""
+LOOKS = 4
+"""At a long list in which a lock does not stand. Each misses one that is held where just then another one ends."""
 UNNAMED = 0
 """Stands for a process whose number the system does not tell."""
 
@@ -28,12 +33,20 @@ def lock_holder(lock: Path) -> int | None:
 
 def _in_list(lock: os.stat_result) -> int | None:
     """The holder by ``/proc/locks``: ``1: FLOCK  ADVISORY  WRITE 5010 fe:00:3277808 0 EOF``."""
-    try:
-        lines = LOCKS.read_text(encoding="ascii", errors="replace").splitlines()
-    except OSError:
-        return None
+    for _ in range(LOOKS):
+        try:
+            listed = LOCKS.read_text(encoding="ascii", errors="replace")
+        except OSError:
+            return None
+        holder = _named_in(listed, lock)
+        if holder is not None or len(listed) < AT_ONCE:
+            return holder
+    return None
+
+
+def _named_in(listed: str, lock: os.stat_result) -> int | None:
     device = f"{os.major(lock.st_dev):02x}:{os.minor(lock.st_dev):02x}"
-    for line in lines:
+    for line in listed.splitlines():
         words = line.split()
         if "FLOCK" not in words[1:2] or len(words) < 6 or not words[5].endswith(f":{lock.st_ino}"):
             continue

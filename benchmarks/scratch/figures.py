@@ -11,6 +11,7 @@ from afina.errors import AfinaError
 from afina.manifest import Manifest
 from afina.recipe import Chat
 from afina.report.compare import RunComparison
+from afina.report.labels import words
 from afina.report.read import RunFiles, read_run
 from afina.text.example import read_examples
 from afina.tokenizer.load import load_tokenizer
@@ -62,6 +63,7 @@ def _run(run: RunFiles) -> dict[str, Any]:
         "loss": {side: getattr(scores.loss, side).number("loss") for side in ("before", "after")}
         if scores.loss
         else None,
+        "gains": _gains(run),
         "windows": scores.windows.as_json() if scores.windows else None,
         "broken": written.sampled.broken.as_json() if written and written.sampled.broken else None,
         "control": written.corpus.control if written else None,
@@ -69,6 +71,20 @@ def _run(run: RunFiles) -> dict[str, Any]:
         "texts": written.sampled.texts if written else None,
         "tokenizer": _tokenizer(run) if scores.windows else None,
     }
+
+
+def _gains(run: RunFiles) -> dict[str, Any]:
+    """By how much a model changed on the held-out rows and on each task, row by row with the 95 % interval."""
+    assert run.scores is not None
+    found: dict[str, Any] = {}
+    if losses := run.scores.intrinsic.record("learned").record("difference"):
+        found["loss"] = {key: losses.number(key) for key in ("value", "low", "high")}
+    for task in run.scores.tasks:
+        for metric in task.records("metrics"):
+            gain = metric.record("difference")
+            title = f"{task.required_text('name')}, {words(metric.required_text('name'))}"
+            found[title] = {"value": gain.number("mean"), "low": gain.number("low"), "high": gain.number("high")}
+    return found
 
 
 def _tokenizer(run: RunFiles) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from afina.units import show_count, show_money, show_seconds, show_share
@@ -62,9 +63,17 @@ def _money(amount: float | None, currency: str) -> str:
 
 
 def _order(runs: Mapping[str, Mapping[str, Any]]) -> str:
-    """The versions by what they reached, in words."""
-    order = sorted(runs, key=lambda name: runs[name]["windows"]["after"]["bits_per_byte"])
-    return f"From the best to the worst: {', '.join(order)}."
+    """The versions by what they reached, in words, and which neighbours may stand the other way round."""
+    reached = {name: run["windows"]["after"] for name, run in runs.items()}
+    order = sorted(runs, key=lambda name: reached[name]["bits_per_byte"])
+    close = [f"{one} and {two}" for one, two in pairwise(order) if _overlap(reached[one], reached[two])]
+    said = f"From the best to the worst: {', '.join(order)}."
+    return f"{said} The intervals of {', '.join(close)} overlap." if close else said
+
+
+def _overlap(better: Mapping[str, Any], worse: Mapping[str, Any]) -> bool:
+    """Whether two intervals do; whether they may, where one is not known."""
+    return better["high"] is None or worse["low"] is None or better["high"] >= worse["low"]
 
 
 def _tokenizers(runs: Mapping[str, Mapping[str, Any]]) -> str:
@@ -119,7 +128,24 @@ def _adapter(adapter: Mapping[str, Any], runs: Mapping[str, Mapping[str, Any]]) 
                 _money(money, adapter["currency"]),
             ]
         )
+    gains = adapter["gains"]
+    rows.append(
+        ["difference, row by row", _gain(gains.get("loss")), *(_gain(gains.get(_title(s))) for s in adapter["scores"])]
+    )
+    rows[-1] += ["", ""]
     return f"The adapter over v6, on answers of three words at most:\n\n{table(rows)}"
+
+
+def _gain(found: Mapping[str, float | None] | None) -> str:
+    """A paired difference with its 95 % interval.
+
+    >>> _gain({"value": 0.1, "low": -0.05, "high": 0.25}), _gain(None)
+    ('+0.100 [-0.050, +0.250]', '-')
+    """
+    value, low, high = (found or {}).get("value"), (found or {}).get("low"), (found or {}).get("high")
+    if value is None:
+        return "-"
+    return f"{value:+.3f}" + ("" if low is None or high is None else f" [{low:+.3f}, {high:+.3f}]")
 
 
 def _title(score: Mapping[str, Any]) -> str:

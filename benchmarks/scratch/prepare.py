@@ -21,7 +21,7 @@ def check_inputs(root: Path) -> None:
     Raises:
         RecipeError: a folder or file is missing.
     """
-    needed = ("machado", "canarim/train.jsonl", "canarim/test.jsonl")
+    needed = ("machado", "canarim/train.jsonl", "canarim/test.jsonl", "monograph/prompts.txt")
     if missing := [name for name in needed if not (root / name).exists()]:
         raise RecipeError(
             f"the texts are not here: {', '.join(missing)}",

@@ -7,20 +7,13 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from afina.errors import AfinaError, RecipeError
-from afina.model.base import find_base, hash_model
-from afina.model.generate.stored_answers import ANSWERS_FOLDER, KeptAnswers
-from afina.recipe import Chat, Recipe, Source
-from afina.run import hash_value, write_whole
-from afina.text.answer_flaws import loops
+from afina.base_replay import base_replay, everyday_prompts
+from afina.errors import RecipeError
+from afina.run import write_whole
 
 RECIPES = Path(__file__).parents[2] / "recipes/zig"
 NOTES, PROMPTS = "release-notes-0.14.0.html", "training-prompts.jsonl"
-REPLAY_TOKENS = 160
-"""The base's answers that are longer have no end of their own, and are no replay."""
-FEWEST_REPLAYED = 4
 
 
 @dataclass(frozen=True)
@@ -99,43 +92,13 @@ def prepare_replay(
         more: a file with further questions, one on each line.
 
     Raises:
-        AfinaError: hardly any of them ends.
+        BaseError: hardly any of them ends.
     """
-    files = [RECIPES / "general-prompts.txt", *([more] if more else [])]
-    every = [prompt for file in files for prompt in file.read_text(encoding="utf-8").splitlines()]
-    prompts = every[: wanted.replayed]
-    answers = _ask(base, prompts, runs)
-    rows = [
-        {"prompt": prompt, "completion": answer.text}
-        for prompt, answer in zip(prompts, answers, strict=True)
-        if answer.stopped and answer.text and not loops(answer.text)
-    ]
-    say(f"replay: {len(rows)} of {len(prompts)} answers of the base end by themselves within {REPLAY_TOKENS} tokens")
-    if len(rows) < FEWEST_REPLAYED:
-        raise AfinaError(
-            f"only {len(rows)} of the base's {len(prompts)} answers to general questions end by themselves",
-            "name a base that answers and ends (base=MODEL), or leave out what needs replay (--only, see --help)",
-            base,
-        )
-    _write_rows(folder / "replay.jsonl", rows)
-
-
-def _ask(base: str, prompts: Sequence[str], runs: Path) -> Sequence[Any]:
-    """The base's greedy answers, under the key that the runs' evaluations give it."""
-    from afina.model.generate.generate_torch import generate
-    from afina.model.load_torch import load_base, pick_device
-    from afina.tokenizer.chat import Renderer
-    from afina.tokenizer.load import load_tokenizer
-
-    folder = find_base(base, say=print)
-    recipe = Recipe(name="zig-replay-answers", base=base, sources=[Source(path=".")])
-    renderer = Renderer(load_tokenizer(str(folder), Chat()), Chat())
-    kept = KeptAnswers(
-        runs / ANSWERS_FOLDER, hash_value({"base": hash_model(folder), "four_bit": False, "adapter": None})
-    )
-    asked = [renderer.prompt([{"role": "user", "content": prompt}]) for prompt in prompts]
-    model = load_base(folder, recipe, pick_device("auto"))
-    return generate(model, renderer, asked, max_new_tokens=REPLAY_TOKENS, kept=kept)
+    further = more.read_text(encoding="utf-8").splitlines() if more else []
+    prompts = [*everyday_prompts("en"), *further][: wanted.replayed]
+    found = base_replay(base, prompts, runs, say=say)
+    say(f"replay: {found.describe()}")
+    found.write(folder / "replay.jsonl")
 
 
 def _write_rows(file: Path, rows: Sequence[dict[str, str]]) -> None:

@@ -21,7 +21,7 @@ from afina.model.base import TRAIN_AGAIN, read_adapter_config
 from afina.model.base_damage import read_shapes
 from afina.model.factors import Factors
 from afina.model.mlx.arrays_mlx import read_arrays, save_arrays
-from afina.model.mlx.mlx_model import MlxModel
+from afina.model.mlx.mlx_model import TABLES, MlxModel
 from afina.run import read_mapping, write_json
 
 PEFT_PREFIX = "base_model.model."
@@ -163,7 +163,7 @@ def read_mlx_lm(folder: Path) -> list[Factors]:
     """An adapter in mlx-lm's format.
 
     Raises:
-        BaseError: it is damaged, or holds whole weights (``fine_tune_type: full``).
+        BaseError: it is damaged, holds whole weights (``fine_tune_type: full``), or adapts what is no plain matrix.
     """
     file, config = folder / "adapters.safetensors", read_mapping(folder / "adapter_config.json")
     kind, settings = config.get("fine_tune_type", "lora"), config.get("lora_parameters")
@@ -172,6 +172,15 @@ def read_mlx_lm(folder: Path) -> list[Factors]:
             f"is no LoRA or DoRA of mlx-lm (fine_tune_type {kind})", "mlx_lm.fuse makes a model of it", str(folder)
         )
     found = _by_matrix(_read(file), MLX_ENDS, "", str(file))
+    for name, each in found.items():
+        last = name.rpartition(".")[2]
+        if last in TABLES or each["a"].ndim != 2 or each["b"].ndim != 2:
+            what = "the embedding" if last in TABLES else "a stack of experts"
+            raise BaseError(
+                f"adapts {what} ({name}), which PEFT's file holds otherwise",
+                "train it with the keys of plain matrices, or mlx_lm.fuse makes a model of it",
+                str(file),
+            )
     return [
         Factors(
             name,

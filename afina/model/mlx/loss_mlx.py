@@ -19,7 +19,7 @@ import mlx.nn as nn
 import numpy as np
 
 from afina.errors import AfinaError
-from afina.model.mlx.mlx_model import MlxModel
+from afina.model.mlx.mlx_model import TABLES, MlxModel
 from afina.model.padding import pad_rows
 from afina.tokenizer.encode import Row
 
@@ -107,9 +107,7 @@ def output_of(model: MlxModel) -> tuple[Any, str, Any]:
     if len(heads) == 1:
         place = heads[0].rpartition(".")[0]
         return modules[place], "lm_head", modules[heads[0]]
-    tables = [
-        part for name, part in modules.items() if name.rpartition(".")[2] in ("embed_tokens", "wte", "embeddings")
-    ]
+    tables = [part for name, part in modules.items() if name.rpartition(".")[2] in TABLES]
     if not heads and len(tables) == 1:
         return tables[0], "as_linear", tables[0].as_linear
     raise AfinaError(

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+TABLES = ("embed_tokens", "wte", "embeddings")
+"""How mlx-lm's models call their embeddings."""
+
 
 @dataclass(eq=False)
 class MlxModel:

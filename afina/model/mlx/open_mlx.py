@@ -65,8 +65,9 @@ def open_base(folder: Path, recipe: Recipe, *, precision: Precision = "fp32") ->
             _check_bits(recipe.adapter, config["quantization"], folder)
         else:
             network, config = _quantized(network, config, recipe.adapter)
-    mx.eval(network.parameters())
+    # One after the other: of a base that is quantized while it is read, no more than a matrix is held whole at a time.
     for name, weight in tree_flatten(network.parameters()):
+        mx.eval(weight)
         if mx.issubdtype(weight.dtype, mx.floating) and not mx.isfinite(weight).all().item():
             raise BaseError(f"weight {name} holds values that are not finite", "this copy is damaged", str(folder))
     network.freeze()

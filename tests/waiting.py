@@ -1,0 +1,39 @@
+"""Waiting for what another process or thread does. How long it may take says nothing: machines of tests are busy.
+
+`LONGEST` is no limit of anything that is tested; it ends a test that would otherwise hang for ever, with a word.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+Found = TypeVar("Found")
+LONGEST = 600.0
+"""Seconds."""
+
+
+def until(
+    condition: Callable[[], Found],
+    *,
+    every: float = 0.05,
+    gone: Callable[[], bool] = lambda: False,
+    said: Callable[[], str] = lambda: "it did not happen",
+    pause: Callable[[float], object] = time.sleep,
+) -> Found:
+    """What `condition` gives as soon as that is true.
+
+    Args:
+        every: seconds between two looks.
+        gone: whether it cannot happen any more; what did in the same moment still counts.
+        said: told where it does not happen.
+        pause: how to wait, where it is not slept: a browser's page wants to be waited for by its own means.
+    """
+    end = time.monotonic() + LONGEST
+    while True:
+        over = gone() or time.monotonic() > end
+        if found := condition():
+            return found
+        assert not over, said()
+        pause(every)
