@@ -182,20 +182,20 @@ def look_why(page: Any) -> None:
     """The rows behind the first answer, by keys alone; shown and hidden again without another process."""
     asked: list[str] = []
     page.on("request", lambda request: request.url.endswith("/api/play/why") and asked.append(request.url))
-    why = page.locator(".why button[aria-expanded]")
+    why = page.locator(".why-ask button[aria-expanded]")
     why.focus()
     page.keyboard.press("Enter")
     assert page.evaluate("document.activeElement.textContent") == "Stop looking"
     page.fill("#question", "E Zé?")  # the page goes on meanwhile
-    page.locator(".why table").or_(page.locator(".why .problem")).first.wait_for(timeout=2 * PATIENCE)
-    assert page.locator(".why .problem").count() == 0, page.inner_text(".why")
+    page.locator(".why-rows table").or_(page.locator(".why-rows .problem")).first.wait_for(timeout=2 * PATIENCE)
+    assert page.locator(".why-rows .problem").count() == 0, page.inner_text(".why-rows")
     assert page.evaluate("document.activeElement.textContent") == "Hide these rows"
-    first = page.locator(".why tbody tr").first.inner_text()
+    first = page.locator(".why-rows tbody tr").first.inner_text()
     assert re.match(r"\+0\.\d{3}\s+rows\.jsonl:\d+\s", first), first
-    assert "EK-FAC" in page.inner_text(".why")
+    assert "EK-FAC" in page.inner_text(".why-rows")
     for _ in range(2):
         page.keyboard.press("Enter")
-    assert page.locator(".why table").first.is_visible() and len(asked) == 1
+    assert page.locator(".why-rows table").first.is_visible() and len(asked) == 1
 
 
 @pytest.mark.parametrize("page", [("/playground", 1280)], indirect=True, ids=["playground"])
@@ -216,7 +216,7 @@ def test_two_answers_stream_side_by_side(page: Any) -> None:
     page.locator("article.answer[aria-busy=false]").nth(1).or_(page.locator("#failure .problem")).wait_for()
     assert page.inner_text("#failure") == ""
     assert "first question of a conversation alone" in page.locator("article.answer").nth(1).inner_text()
-    assert page.locator(".why button[aria-expanded]").count() == 1
+    assert page.locator(".why-ask button[aria-expanded]").count() == 1
     for width in WIDTHS:
         page.set_viewport_size({"width": width, "height": 900})
         assert cut(page) == [] and violations(page) == []

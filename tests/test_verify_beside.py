@@ -234,6 +234,12 @@ def test_forged_figures_are_found(project: Path, taken: tuple[Path, Path], kind:
     assert not unseen, found.problems
 
 
+def without_losses(export: Path) -> None:
+    """All that is told of losses: a forger who leaves them out claims nothing, and hides them."""
+    for part in ("loss", "replay_loss", "pairs", "intrinsic", "windows"):
+        of_part(part, by=lambda _: None)(export)
+
+
 LEFT_OUT: tuple[dict[str, Forgery], ...] = (
     {
         "losses": (of_part("loss", by=lambda _: None), "`loss` is left out"),
@@ -241,14 +247,19 @@ LEFT_OUT: tuple[dict[str, Forgery], ...] = (
         "retrieval": (without_row(RETRIEVAL), "other questions, or other passages"),
     },
     {
-        "losses": (of_part("windows", by=lambda _: None), "(`windows`) are left out"),
+        "losses": (without_losses, "(`windows`) are left out"),
         "safety": (of_part("safety", "canaries", by=lambda _: None), "the canaries that the recipe asks for"),
         "retrieval": (rows_of(lambda row: row.update(question=10**6), RETRIEVAL), "`question` should be"),
+    },
+    {
+        "losses": (of_part("loss", "after", "perplexity", by=str), "`loss.after.perplexity` should be a number"),
+        "safety": (of_part("safety", "canaries", "before", 0, "exposure", by=str), "should be a number"),
+        "retrieval": (of_part("retrieval", by=lambda _: None), "`retrieval` is left out"),
     },
 )
 
 
-@pytest.mark.parametrize("forged", LEFT_OUT, ids=["rows", "parts"])
+@pytest.mark.parametrize("forged", LEFT_OUT, ids=["rows", "parts", "numbers"])
 def test_what_is_left_out_is_missed(project: Path, taken: tuple[Path, Path], forged: dict[str, Forgery]) -> None:
     for forge, _ in forged.values():
         forge(taken[0])

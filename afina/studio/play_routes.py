@@ -153,7 +153,8 @@ def _explained(settings: StudioSettings, wanted: WantedWhy) -> Explained:
             fix = f"ask for less: {LONGEST_WORD:,} bytes at most, and no character of number 0"
             raise StudioRefusal(400, f"the {what} cannot be given to a program", fix, what)
     run = checked_run(settings, wanted.run)
-    return Explained(run, allowed_base(settings, wanted.base) if wanted.base else None, wanted.question, wanted.answer)
+    base = allowed_base(settings, wanted.base) if wanted.base else None
+    return Explained(run, base, wanted.question, wanted.answer.strip())  # as evaluation keeps what a model wrote
 
 
 def _target(settings: StudioSettings, wanted: WantedModels) -> PlayTarget:

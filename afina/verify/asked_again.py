@@ -153,9 +153,8 @@ def open_again(held: Held, base: Path | None, recipe: Recipe, *, measured_in: st
     device = pick_device(recipe.device)
     here = choose_precision(recipe, this_machine(device))
     kinds = [KINDS[each] for each in KINDS if each in (here, measured_in)]
-    kl, limit = map(
-        max, zip(*(tolerance(kind) for kind in (*kinds, *([held.weights] if held.weights else []))), strict=True)
-    )
+    tolerances = [tolerance(kind) for kind in (*kinds, *([held.weights] if held.weights else []))]
+    kl, limit = max(kl for kl, _ in tolerances), max(limit for _, limit in tolerances)
     opened = partial(load_base, recipe=recipe, device=device, four_bit=recipe.adapter.kind == "qlora")
     if not held.adapter:
         model = of_the_export(load_base, held.folder, recipe, device)

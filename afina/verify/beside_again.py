@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from afina.errors import AfinaError
-from afina.evaluate.scores import Scores
+from afina.evaluate.scores import RETRIEVAL_FILE, Scores
 from afina.recipe import Recipe
 from afina.record import Record
 from afina.run import Progress
@@ -69,7 +69,7 @@ class BesideAgain:
         """
         self._scores, values = stored, stored.as_json()
         there = {
-            LOSSES: any(values[key] for key in PARTS),
+            LOSSES: any(values[key] for key in PARTS) or (bool(self.again) and self.data is not None),
             SAFETY: bool(values["safety"]) or bool(self.again),
             RETRIEVAL: stored.retrieval is not None or bool(self.again.record("retrieval")),
         }
@@ -105,6 +105,8 @@ class BesideAgain:
     def _count_retrieval(self, counted: CountedAgain) -> None:
         found, stored = self.held[RETRIEVAL], self._scores.retrieval
         if stored is None:
+            if self.proof.rows(RETRIEVAL_FILE):
+                found.wrong.append(f"scores.json: `retrieval` is left out, and {RETRIEVAL_FILE} holds its answers")
             found.left.append("why it was not measured: the verdict's notes say so, and no answer tells")
             return
         try:
@@ -129,9 +131,12 @@ class BesideAgain:
             self._ask_safety(name, model, opened, progress)
         if self.data is None:
             return
-        if LOSSES in self.held:
-            if self._rows is None:
+        if self._rows is None and not self.held[LOSSES].wrong:
+            try:
                 self._rows = rows_again(self.data, self.renderer, self.recipe, self.again)
+            except AfinaError as error:
+                self.held[LOSSES].wrong += _said(error)
+        if self._rows is not None:
             self._losses[name] = losses_of(
                 model, self._rows, self.renderer, self.recipe, from_nothing=self.from_nothing
             )
@@ -149,6 +154,9 @@ class BesideAgain:
         if not found.computed:
             self._safety_rows = safety_rows(rows, self.renderer, self.recipe.evaluate.max_new_tokens)
             if self.questions is not None and self.questions < len(self._safety_rows):
+                found.left.append(
+                    f"{len(self._safety_rows) - self.questions} answers that were not drawn (--questions)"
+                )
                 self._safety_rows = random.SystemRandom().sample(self._safety_rows, self.questions)
         found.computed = True
         if self._safety_rows:
@@ -169,8 +177,11 @@ class BesideAgain:
         """Hold against each other what both models were asked for."""
         if self._losses:
             assert self._rows is not None
-            mine = self._losses.get(BASE), self._losses[TRAINED]
-            hold_losses(self._scores, self._rows, mine, opened.kl, self.held[LOSSES])
+            mine, held = (self._losses.get(BASE), self._losses[TRAINED]), self.held[LOSSES]
+            try:
+                hold_losses(self._scores, self._rows, mine, opened.kl, held)
+            except AfinaError as error:  # a figure that is none
+                held.wrong += _said(error)
         if SAFETY in self.held:
             self.held[SAFETY].answers(self._safety_again)
         if opened.base is None:

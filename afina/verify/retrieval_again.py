@@ -210,6 +210,9 @@ class RetrievalAgain:
         found.exactly("retrieval: `left_out`", sum(each.left_out for each in asked), stored.left_out)
         found.exactly("retrieval: `tokens`", mean_tokens(asked, asking), stored.tokens)
         pairs = list(self._pairs(asked, rows, found))
+        if self.questions is not None and self.questions < len(pairs):
+            found.left.append(f"{len(pairs) - self.questions} answers that were not drawn (--questions)")
+            pairs = random.SystemRandom().sample(pairs, self.questions)
         return self._asked(model, pairs)
 
     def _pairs(
@@ -227,10 +230,7 @@ class RetrievalAgain:
                     continue
                 yield from zip(mine, theirs, strict=True)
 
-    def _asked(self, model: Any, pairs: Sequence[tuple[AskedWith, AnsweredWith]]) -> AskedAgain:
-        drawn = list(pairs)
-        if self.questions is not None and self.questions < len(drawn):
-            drawn = random.SystemRandom().sample(drawn, self.questions)
+    def _asked(self, model: Any, drawn: Sequence[tuple[AskedWith, AnsweredWith]]) -> AskedAgain:
         room, again = self.recipe.evaluate.max_new_tokens, AskedAgain()
         questions = [
             AskedRow(one.item, stored.row, room, "retrieval", partial(_right, one.item))

@@ -97,6 +97,8 @@ def safety_counted(
     canaries = stored.safety.record("canaries")
     if recipe.safety.canaries and not canaries:
         found.wrong.append("scores.json: the canaries that the recipe asks for are left out")
+    elif canaries and not recipe.safety.canaries:
+        found.wrong.append("scores.json: canaries are told of, and the recipe asks for none")
     elif canaries:
         safety.canaries = _stored_canaries(canaries, SIDES[0]), _stored_canaries(canaries, SIDES[1])
     return safety

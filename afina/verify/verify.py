@@ -617,9 +617,9 @@ def _ask(
             if choices:
                 again.add(choose_again(asked, renderer, choices, name, recipe, opened.limit, progress))
             checked.beside.ask(name, asked, opened, progress)
-    checked.beside.conclude(opened)
     found.asked, found.equal, found.rounded = again.asked, again.equal, again.rounded
     found.problems += [*again.wrong, *again.picked()]
+    checked.beside.conclude(opened)
 
 
 def _models(opened: OpenedAgain) -> Iterator[tuple[str, AbstractContextManager[Any]]]:

@@ -121,14 +121,17 @@ function finish(turn, told) {
   turn.article.setAttribute("aria-busy", "false");
 }
 
-// Below the answers of a run: the rows behind what was trained. It is asked as the terminal asks, without turns before.
+// With the answer of what a run trained: the rows behind it. It is asked as the terminal asks, without turns before.
 function explain(turn, asked, question, answer) {
   if (!asked.run || !answer?.trim()) return;
-  turn.article.append(
-    turns.length
-      ? element("p", { class: "note" }, _("Why it answers so is told of the first question of a conversation alone: begin a new one and ask this again."))
-      : whyOf({ ...asked, question, answer }, tell),
-  );
+  const beside = turn.holders.adapter.parentElement;
+  if (turns.length) {
+    beside.append(element("p", { class: "note" }, _("Why it answers so is told of the first question of a conversation alone: begin a new one and ask this again.")));
+    return;
+  }
+  const [button, rows] = whyOf({ ...asked, question, answer }, tell);
+  beside.append(button);
+  turn.article.append(rows);
 }
 
 function showAnswering(on) {

@@ -31,7 +31,8 @@ function shown(why) {
   ].filter(Boolean);
 }
 
-// A button that asks why, and what it finds. `asked`: {run, base, question, answer}, as they were when it was answered.
+// The button that asks why, and the place for what it finds: two nodes, as rows need the page's width and a button stands
+// with its answer. `asked`: {run, base, question, answer}, as they were when it was answered.
 export function whyOf(asked, tell) {
   let job = null; // of the explanation that goes on
   let mine = 0; // counts what was begun: an answer to what was stopped is not shown
@@ -105,5 +106,5 @@ export function whyOf(asked, tell) {
 
   button.addEventListener("click", () => (found.hasChildNodes() ? open(found.hidden) : ask()));
   stop.addEventListener("click", () => end().catch((error) => failure.replaceChildren(...problemNodes(error))));
-  return element("div", { class: "why" }, element("div", { class: "actions" }, button, stop), said, failure, found);
+  return [element("div", { class: "why-ask actions" }, button, stop), element("div", { class: "why-rows" }, said, failure, found)];
 }
