@@ -25,7 +25,7 @@ from afina.recipe.keys import every_key
 ROOT = Path(__file__).parent.parent
 NO_KEYS = ("json", "jsonl", "html", "completion", "chunk")
 """Behind the dot they are files, and OpenAI's objects."""
-NO_VALUE = ("NAME", "...", HOLE)
+NO_VALUE = ("NAME", "...", HOLE, "{profile}")
 
 
 @cache

@@ -76,7 +76,7 @@ def test_every_reader_shows_the_same_figure_under_the_same_word(tmp_path: Path, 
     card = "\n".join(_scores(scores))
     assert f"| the probe{word} | 10 | 10 % (1.8 % to 40.4 %) | 70 % (39.7 % to 89.2 %) |" in card
     page = write_report(folder).read_text(encoding="utf-8")
-    assert "<b>10.0 %</b>" in page and "<b>70.0 %</b>" in page and "+60.0 points" in page
+    assert "<b>10.0\u00a0%</b>" in page and "<b>70.0\u00a0%</b>" in page and "+60.0 points" in page
     (metric,) = [
         metric
         for metric in compare_runs([folder, write_run(tmp_path / "other")]).metrics

@@ -118,7 +118,8 @@ def answer_recipe(
     shape = recipe_shape(recipe)
     parallel = cast(Parallel, asked.parallel)
     read = [on(device) if on else recipe for device in devices]
-    learned_by = {each.train.profile: _learning(asked, each, tokens) for each in read}
+    of_profile = {each.train.profile: each for each in read}  # devices share few profiles, and files are read for each
+    learned_by = {profile: _learning(asked, each, tokens) for profile, each in of_profile.items()}
     plans = [
         _plan(each, shape, learned_by[each.train.profile], device, asked.gpus, parallel)
         for each, device in zip(read, devices, strict=True)
