@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from afina.errors import AfinaError
 from afina.report.language import in_language
 from afina.report.sentences import StoredSentence
 from afina.studio.jobs import ask
+from afina.studio.kept_jobs import KeptJobs
 from afina.studio.refusal import StudioRefusal, error_values
 from afina.studio.translate import sentence_values
 from afina.text.formats import FORMATS
@@ -149,35 +149,15 @@ class AuditJob:
         return at | {name: self.looked.shown(at[name]) for name in ("where", "text")}
 
 
-class Audits:
-    """All that are kept, by a name that nobody can guess."""
+class Audits(KeptJobs[AuditJob]):
+    """All audits that are kept."""
 
     def __init__(self) -> None:
-        self._jobs: dict[str, AuditJob] = {}
+        super().__init__(KEPT)
 
     async def start(self, looked: Looked, options: Sequence[str]) -> str:
         """Audit a file or folder; returns the audit's name."""
-        name = secrets.token_urlsafe(12)
-        self._jobs[name] = AuditJob(looked, options)
-        while len(self._jobs) > KEPT:
-            await self.forget(next(iter(self._jobs)))
-        return name
+        return await self.keep(AuditJob(looked, options))
 
-    def job(self, name: str) -> AuditJob:
-        """
-        Raises:
-            StudioRefusal: 404, it is not kept any more.
-        """
-        if name not in self._jobs:
-            raise StudioRefusal(404, "this audit is not kept any more", "audit the file or folder again")
-        return self._jobs[name]
-
-    async def forget(self, name: str) -> None:
-        """Stop an audit and forget it; nothing where it is gone."""
-        if job := self._jobs.pop(name, None):
-            await job.end()
-
-    async def close(self) -> None:
-        """Stop and forget all of them."""
-        for name in list(self._jobs):
-            await self.forget(name)
+    def gone(self) -> StudioRefusal:
+        return StudioRefusal(404, "this audit is not kept any more", "audit the file or folder again")

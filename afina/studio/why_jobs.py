@@ -4,7 +4,6 @@ again."""
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from afina.errors import AfinaError
 from afina.studio.jobs import ask
+from afina.studio.kept_jobs import KeptJobs
 from afina.studio.refusal import StudioRefusal, error_values
 
 KEPT = 32
@@ -112,41 +112,21 @@ class WhyJob:
         self.said = line
 
 
-class WhyJobs:
-    """All that are kept, by a name that nobody can guess."""
+class WhyJobs(KeptJobs[WhyJob]):
+    """All explanations that are kept."""
 
     def __init__(self) -> None:
-        self._jobs: dict[str, WhyJob] = {}
+        super().__init__(KEPT)
         self._turn = asyncio.Lock()
 
     async def start(self, explained: Explained) -> str:
         """Explain an answer, or go on with the explanation of the very same; returns its name."""
-        for name, job in list(self._jobs.items()):
+        for name, job in list(self.kept.items()):
             if job.explained == explained:
                 if job.holds:
                     return name
                 await self.forget(name)
-        name = secrets.token_urlsafe(12)
-        self._jobs[name] = WhyJob(explained, self._turn)
-        while len(self._jobs) > KEPT:
-            await self.forget(next(iter(self._jobs)))
-        return name
+        return await self.keep(WhyJob(explained, self._turn))
 
-    def job(self, name: str) -> WhyJob:
-        """
-        Raises:
-            StudioRefusal: 404, it is not kept any more.
-        """
-        if name not in self._jobs:
-            raise StudioRefusal(404, "this explanation is not kept any more", "ask why again")
-        return self._jobs[name]
-
-    async def forget(self, name: str) -> None:
-        """Stop an explanation and forget it; nothing where it is gone."""
-        if job := self._jobs.pop(name, None):
-            await job.end()
-
-    async def close(self) -> None:
-        """Stop and forget all of them."""
-        for name in list(self._jobs):
-            await self.forget(name)
+    def gone(self) -> StudioRefusal:
+        return StudioRefusal(404, "this explanation is not kept any more", "ask why again")
