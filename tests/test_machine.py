@@ -228,6 +228,12 @@ def test_a_measurement_beside_another_program_is_made_again(alone: bool, monkeyp
     assert len(asked) == 2 if alone else len(asked) > 2
 
 
+@pytest.mark.parametrize(("flags", "has"), [("fma avx2 amx_bf16 amx_tile", True), ("fma avx512_bf16", False)])
+def test_matrix_units_for_bf16_are_read_from_linux(flags: str, has: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "cpu_info", lambda: f"processor\t: 0\nflags\t\t: fpu {flags}\n")
+    assert machine.has_amx() is has
+
+
 # --- profiles ------------------------------------------------------------------------------------
 
 
