@@ -39,6 +39,7 @@ class NvidiaCard:
     total: int
     free: int
     driver: str = ""
+    uuid: str = ""
 
 
 def ask(*command: str) -> str:
@@ -62,15 +63,42 @@ def is_translated() -> bool:
 
 
 def nvidia_cards() -> list[NvidiaCard]:
-    """The cards that nvidia-smi lists; none where there is no driver."""
+    """The cards that CUDA shows a process of ours, as nvidia-smi tells of them; none where there is no driver. One that
+    has no memory of its own (GB10, Jetson) has the machine's."""
     told = ask(
-        "nvidia-smi", "--query-gpu=name,memory.total,memory.free,driver_version", "--format=csv,noheader,nounits"
+        "nvidia-smi", "--query-gpu=name,memory.total,memory.free,driver_version,uuid", "--format=csv,noheader,nounits"
     )
-    rows = ([part.strip() for part in line.split(",")] for line in told.splitlines())
-    return [
-        NvidiaCard(name, int(float(total)) * 2**20, int(float(free)) * 2**20, *driver)
-        for name, total, free, *driver in rows
-    ]
+    cards = []
+    for line in told.splitlines():
+        name, total, free, *more = (part.strip() for part in line.split(","))
+        if total.isdecimal() and free.isdecimal():  # in MiB
+            cards.append(NvidiaCard(name, int(total) * 2**20, int(free) * 2**20, *more))
+        else:  # [N/A]
+            memory = main_memory()
+            cards.append(NvidiaCard(name, memory.total, memory.usable, *more))
+    return _visible(cards)
+
+
+HIDES = "CUDA_VISIBLE_DEVICES"
+"""Variable that says which cards CUDA shows, and in which order."""
+
+
+def _visible(cards: list[NvidiaCard]) -> list[NvidiaCard]:
+    """Without those that :data:`HIDES` hides: what trains does not see them.
+
+    As CUDA reads it: numbers or (beginnings of) UUIDs; at the first that there is not, the list ends.
+    """
+    said = os.environ.get(HIDES)
+    if said is None or "MIG-" in said:  # a part of a card, of which nvidia-smi lists the whole
+        return cards
+    shown: list[NvidiaCard] = []
+    for word in map(str.strip, said.split(",")):
+        named = [card for card in cards if word.startswith("GPU-") and card.uuid.startswith(word)]
+        found = cards[int(word)] if word.isdecimal() and int(word) < len(cards) else next(iter(named), None)
+        if found is None or found in shown:
+            break
+        shown.append(found)
+    return shown
 
 
 def training_memory_here(device: object = "auto") -> int:

@@ -19,6 +19,8 @@ from afina.run import again, read_stages
 OUTCOME_KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
+ASKED_BY = {"template", "template_args", "system", "system_turn"}
+"""Keys of `chat` that say how a model is asked; the others, how its rows were made."""
 KEPT_TEMPLATE = "chat_template.jinja"
 """Where transformers writes the chat template beside a model's weights, as it was read."""
 
@@ -95,3 +97,12 @@ def _changes(run: Path, recipe: Recipe) -> Iterator[str]:
         yield "adapter.kind"
     if ("starts_from" in trained) != (recipe.train.first is not None):
         yield "train.first"
+    asked, asked_then = recipe.chat.model_dump(mode="json", include=ASKED_BY), trained.get("chat") or {}
+    for key, value in asked.items():
+        if key in asked_then and _kind_of(key, asked_then[key]) != _kind_of(key, value):
+            yield f"chat.{key}"
+
+
+def _kind_of(key: str, value: Any) -> Any:
+    """The setting; of a template file only that it is one: it may lie elsewhere now, or have been sent to a machine."""
+    return "a file" if key == "template" and value not in (None, "chatml") else value

@@ -33,7 +33,7 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
     "recipe/load.py": (
         "did you mean `…`?", "`afina recipe schema` lists what is allowed", "set `root` to the folder of your files",
         "check the path, or set `root`", "name a folder with config.json", "write it as train.epochs=2",
-        "put it in quotes", "see `afina recipe schema`"),
+        "put it in quotes", "see `afina recipe schema`", "name a Jinja file, or `chatml`"),
     "recipe/methods.py": ("one of …",),
     "recipe/starter.py": ("docs: you have documents",),
     "report/compare.py": ("name two folders: `afina compare RUN RUN`",),

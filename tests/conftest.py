@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import shutil
-import tempfile
 from collections.abc import Generator, Iterator
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -22,15 +21,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 
-# Finished trainings are noted in the user's folder; those of the tests are not.
-os.environ["AFINA_HOME"] = tempfile.mkdtemp(prefix="afina-home-")
-
 # The models of the tests are tiny: one thread is faster than two that wait for each other, and the same everywhere.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from afina.plan.matrix_rate import keep_rate
-
-keep_rate(50e9)  # or the first plan of each test process would start torch to measure it
 
 # A slow machine is no defect, and a test that fails must fail again tomorrow.
 settings.register_profile(
@@ -48,6 +42,13 @@ if not THOROUGH:
 
 LONGEST = ("test_ranks", "test_walk", "test_ladder", "test_plan_measured", "test_peers", "test_export", "test_stages")
 """Files that take longest. They begin, so that no process of several is left alone with one of them at the end."""
+
+
+@pytest.hookimpl(trylast=True)  # behind pytest's own, which makes the factory of `tmp_path_factory`
+def pytest_configure(config: pytest.Config) -> None:
+    """Finished trainings are noted in the user's folder; those of the tests are not, whichever file they stand in."""
+    os.environ["AFINA_HOME"] = str(config._tmp_path_factory.mktemp("afina-home"))  # type: ignore[attr-defined]
+    keep_rate(50e9)  # or the first plan of each test process would start torch to measure it
 
 
 @pytest.fixture(scope="session")

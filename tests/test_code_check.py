@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,7 @@ from afina.dataset.audit.audit import audit_dataset, audit_files
 from afina.dataset.build.build import build_dataset
 from afina.errors import DataError, RecipeError
 from afina.recipe import Dataset, Recipe, Source
+from afina.run import no_progress
 from afina.sandbox import code_check, compilers
 from afina.sandbox import launcher as sandbox
 from afina.sandbox.code_check import Checked, check_blocks, first_lines, judge
@@ -168,7 +172,30 @@ def test_no_network_and_no_compiler_says_what_to_run(tmp_path: Path, monkeypatch
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     with pytest.raises(RecipeError, match=r"could not be fetched.*\n.*pip install ziglang==0\.14\.0"):
         find_compilers(ZIG, tmp_path)
-    assert not list((tmp_path / "cache").iterdir())  # nothing half-made
+    assert [each.name for each in (tmp_path / "cache").iterdir()] == ["ziglang-0.14.0.lock"]  # nothing half-made
+
+
+def test_two_that_fetch_a_compiler_at_once_both_have_all_of_it(tmp_path: Path, monkeypatch):
+    """Two audits of one machine shared the folder that it is filled in: the second emptied it under the first."""
+    monkeypatch.setattr(compilers.importlib.util, "find_spec", lambda _: None)
+    begun, targets = threading.Event(), []
+
+    def pip(words: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        package = Path(words[words.index("--target") + 1]) / "ziglang"
+        targets.append(package)
+        package.mkdir()
+        begun.set()
+        time.sleep(0.2)  # in which the other one comes
+        (package / "zig").touch()
+        return subprocess.CompletedProcess(words, 0, "", "")
+
+    monkeypatch.setattr(compilers.subprocess, "run", pip)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(compilers._ziglang, "0.14.0", no_progress, "")
+        begun.wait()
+        second = pool.submit(compilers._ziglang, "0.14.0", no_progress, "")
+        assert first.result() == second.result() and first.result().is_file()
+    assert len(targets) == 1
 
 
 def test_choices_of_a_command_line():
@@ -225,6 +252,15 @@ def test_a_second_run_starts_nothing(monkeypatch):
     first = results(blocks, {"python": HERE})
     monkeypatch.setattr(code_check, "run_limited", lambda *_, **__: pytest.fail("started again"))
     assert results(blocks, {"python": HERE}) == first
+
+
+def test_without_a_place_to_keep_results_code_is_checked_all_the_same(tmp_path: Path, monkeypatch):
+    """They save time, and nothing else: a folder that cannot be written ended the build."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("AFINA_CACHE", str(tmp_path / "file"))
+    assert [each.result for each in results([block("x = 1\n"), block("x = (\n")], {"python": HERE})] == ["ok", "wrong"]
+    monkeypatch.setattr(code_check, "user_cache", lambda: None)
+    assert results([block("x = 1\n")], {"python": HERE})[0].result == "ok"
 
 
 def test_a_damaged_result_is_made_again():

@@ -11,7 +11,6 @@ import json
 import os
 import random
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from afina.cli.verbs import app
 from afina.errors import AfinaError
 from afina.mcp_server.reach import Reach
 from afina.mcp_server.verbs import list_runs, verdict
+from afina.run import held_folder
 
 RUN = "runs/clube"
 SEED = int(os.environ.get("AFINA_SEED", "20"))
@@ -259,28 +259,29 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def finished() -> Iterator[Path]:
     """A project at the place that its recipe names, and the same beside it to copy from."""
-    above = Path(tempfile.mkdtemp(prefix="afina-damaged-"))  # which others than its owner may enter
-    above.chmod(0o755)
-    folder = above / "project"
-    folder.mkdir()
-    recipe = write_project(folder)
-    facts = [{"prompt": f"Quantos golos tem o jogador {n}?", "completion": f"Marcou {n}."} for n in range(20)]
-    (folder / "facts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in facts), encoding="utf-8")
-    text = recipe.read_text(encoding="utf-8").replace("epochs: 3", "epochs: 1")
-    probes = "probes: [{path: facts.jsonl, role: generalization}, "  # enough of them to temper by
-    recipe.write_text(text.replace("probes: [", probes), encoding="utf-8")
-    (folder / "limits.yaml").write_text("learned_min: 0.5\n", encoding="utf-8")
-    (folder / "q.txt").write_text("Onde fica?\nQuem?\n", encoding="utf-8")
-    assert call_afina("run", "recipe.yaml", folder=folder, check=None).returncode in (0, 5)
-    call_afina("export", RUN, "--to", "adapter", "--out", "made", "--no-check", folder=folder)
-    # What is loaded here no fork has to load, nor be allowed to: nobody may read root's Python.
-    for name in ("chat", "report", "serve", "watch", *(("plot", "doctor", "why", "temper", "improve") if MANY else ())):
-        call_afina(*VERBS[name][0], folder=folder, check=None)
-    shutil.rmtree(folder / RUN / "plots", ignore_errors=True)
-    shutil.copytree(folder / RUN, folder / "whole")
-    shutil.copytree(folder, above / "pristine")
-    yield folder
-    shutil.rmtree(above)
+    with held_folder("damaged") as above:  # not below pytest's: others than its owner have to enter
+        for each in (above, above.parent):
+            each.chmod(0o755)
+        folder = above / "project"
+        folder.mkdir()
+        recipe = write_project(folder)
+        facts = [{"prompt": f"Quantos golos tem o jogador {n}?", "completion": f"Marcou {n}."} for n in range(20)]
+        (folder / "facts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in facts), encoding="utf-8")
+        text = recipe.read_text(encoding="utf-8").replace("epochs: 3", "epochs: 1")
+        probes = "probes: [{path: facts.jsonl, role: generalization}, "  # enough of them to temper by
+        recipe.write_text(text.replace("probes: [", probes), encoding="utf-8")
+        (folder / "limits.yaml").write_text("learned_min: 0.5\n", encoding="utf-8")
+        (folder / "q.txt").write_text("Onde fica?\nQuem?\n", encoding="utf-8")
+        assert call_afina("run", "recipe.yaml", folder=folder, check=None).returncode in (0, 5)
+        call_afina("export", RUN, "--to", "adapter", "--out", "made", "--no-check", folder=folder)
+        # What is loaded here no fork has to load, nor be allowed to: nobody may read root's Python.
+        more = ("plot", "doctor", "why", "temper", "improve") if MANY else ()
+        for name in ("chat", "report", "serve", "watch", *more):
+            call_afina(*VERBS[name][0], folder=folder, check=None)
+        shutil.rmtree(folder / RUN / "plots", ignore_errors=True)
+        shutil.copytree(folder / RUN, folder / "whole")
+        shutil.copytree(folder, above / "pristine")
+        yield folder
 
 
 def damage(project: Path, number: int, verb: str = "") -> str:

@@ -262,6 +262,16 @@ def test_sampling_draws_by_the_probabilities() -> None:
         assert torch.allclose(torch.bincount(drawn, minlength=4) / draws, expected, atol=4 * 0.5 / draws**0.5)
 
 
+@pytest.mark.parametrize("top_p", [1.0, 0.5, 5e-324])
+def test_the_smallest_temperature_chooses_the_likeliest(top_p: float) -> None:
+    """Logits divided by it are infinite, and their probabilities no numbers: nothing was left to choose from, and the
+    error of one request ended the engine for all of them."""
+    from afina.model.generate.choose_torch import sample
+
+    logits = torch.tensor([1.0, 3.0, 2.0, float("-inf")])
+    assert sample(logits, 5e-324, top_p, torch.Generator()) == 1
+
+
 def test_logprobs_are_the_models_own(tiny: Any) -> None:
     model, renderer = tiny
     requests = [Request(prompt=prompt, max_new_tokens=5, logprobs=3) for prompt in prompts_of([4, 12])]

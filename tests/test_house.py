@@ -111,7 +111,7 @@ LIBRARIES: dict[str, set[str]] = {
     "dataset.audit": {"numpy"},
     "tokenizer": {"tokenizers", "transformers", "jinja2", "numpy", "sentencepiece"},
     "model": {"torch", "transformers", "peft", "bitsandbytes", "safetensors", "tokenizers", "huggingface_hub", "numpy"}
-    | {"liger_kernel", "llguidance", "gguf", "filelock", "mlx", "mlx_lm"},
+    | {"liger_kernel", "llguidance", "gguf", "mlx", "mlx_lm"},
     "plan": {"numpy", "scipy", "torch"},
     "report": {"babel", "jinja2", "lxml", "markupsafe", "ruamel"},
     "watch": {"pydantic_core", "ruamel", "textual"},
@@ -362,8 +362,11 @@ def test_a_duration_by_the_time_of_day_is_noticed(text: str, lines: list[int]) -
     assert list(wall_clock_differences(ast.parse(text))) == lines
 
 
-OWN_LIMIT = re.compile(r"(monotonic|perf_counter)\(\) (\+|- \w+ <)|\b(wait|communicate)\((timeout=)?\d{1,4}\)")
-"""A number of seconds within which something has to have happened."""
+OWN_LIMIT = re.compile(
+    r"(monotonic|perf_counter|process_time)\(\) (\+|- \w+ <)|\b(wait|communicate)\((timeout=)?\d{1,4}\)"
+    r"|\b(ours|theirs|took|worked|seconds|elapsed)\)* <=? \d[\d.]*(?![\d.]| ?\*)"
+)
+"""A number of seconds within which something has to have happened; many times what else took is none."""
 
 
 def test_no_test_has_a_limit_of_seconds_of_its_own() -> None:
@@ -372,13 +375,43 @@ def test_no_test_has_a_limit_of_seconds_of_its_own() -> None:
     lines = {
         f"{file.name}:{number}": line
         for file in sorted((ROOT / "tests").rglob("*.py"))
-        if file.name not in ("waiting.py", "test_house.py")
+        if file.name != "waiting.py"
         for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1)
+        if not line.endswith("  # one")
     }
     wrong = [f"{place}: {line.strip()}" for place, line in lines.items() if OWN_LIMIT.search(line)]
     assert not wrong, "\n".join(wrong)
-    for line in ("end = time.monotonic() + 60", "assert time.monotonic() - began < 5", "process.wait(timeout=20)"):
+    for line in (
+        "end = time.monotonic() + 60",  # one
+        "assert time.monotonic() - began < 5",  # one
+        "process.wait(timeout=20)",  # one
+        "assert min(ours) - min(theirs) < 0.25, (ours, theirs)",  # one
+    ):
         assert OWN_LIMIT.search(line)
+    assert not OWN_LIMIT.search("assert min(ours) < 0.8 * min(theirs)")
+
+
+def test_folders_outlive_no_process() -> None:
+    """One that a kill, a fork or `os._exit` leaves in the system's temporary folder stays there for good: after days of
+    tests there were hundreds. What `afina.run.temporary_folder` makes is cleared by the next one; tests take
+    theirs of pytest, or `held_folder` where others than their user have to enter."""
+    makers = ("tempfile.mkdtemp", "mkdtemp", "tempfile.TemporaryDirectory", "TemporaryDirectory")
+    bare = [
+        f"{file.relative_to(ROOT)}:{node.lineno}"
+        for name, file in MODULES.items()
+        if name != "afina.run"
+        for node in nodes_of(tree_of(file))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in makers
+        if "dir" not in {keyword.arg for keyword in node.keywords}
+    ]
+    assert not bare, "\n".join(bare)
+    files = [file for room in ("afina", "tests") for file in (ROOT / room).rglob("*.py")]
+    making = {file.name for file in files if re.search(r"\bmkdtemp\(", file.read_text(encoding="utf-8"))}
+    assert making == {"run.py"}
+
+
+def test_what_the_tests_note_lies_where_pytest_clears_up(tmp_path_factory: pytest.TempPathFactory) -> None:
+    assert Path(os.environ["AFINA_HOME"]).parent == tmp_path_factory.getbasetemp()
 
 
 def test_a_port_for_a_server_comes_from_one_place() -> None:
@@ -402,10 +435,7 @@ PARSES_JSON: dict[str, str] = {
     "afina.endpoint.cache": "an answer may hold half a character; a line that cannot be read is passed over",
     "afina.endpoint.client": "what an endpoint answers",
     "afina.endpoint.answers": "what a model answers",
-    "afina.serve.identity": "what a server answers",
-    "afina.serve.messages": "what a client sends",
     "afina.sources.repository": "what may be no JSON, which its reader then says",
-    "afina.tokenizer.abilities": "what a model writes",
     "afina.sources.tables": "people's rows, each refused with its line",
     "afina.text.lines": "a document's own notes, in memory",
     "afina.train.ranks": "what the processes of one training tell each other",
@@ -602,16 +632,42 @@ def processor_seconds(command: list[str]) -> tuple[float, str]:
     return took, shown.stdout
 
 
+OF_A_HELP = "import typer, typer.rich_utils, rich.table"
+
+
+def imported(said: str) -> set[str]:
+    """The modules in what Python says of its imports on stderr."""
+    return {line.rpartition("|")[2].strip() for line in said.splitlines() if line.startswith("import time:")}
+
+
+def test_help_loads_typer_and_rich_and_nothing_else() -> None:
+    """It is instant by what it does not load: the same on every machine, however busy."""
+    shown = run_afina("--help", PYTHONPROFILEIMPORTTIME="1")
+    assert shown.returncode == 0 and "Usage: afina" in shown.stdout
+    bare = subprocess.run(
+        [sys.executable, "-c", OF_A_HELP],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPROFILEIMPORTTIME": "1"},
+    )
+    ours, theirs = imported(shown.stderr), imported(bare.stderr)
+    assert {"typer", "rich.table"} <= theirs, "the list of imports was not understood"
+    libraries = ({name.split(".")[0] for name in each} - sys.stdlib_module_names for each in (ours, theirs))
+    more, known = ({name for name in each if find_spec(name)} for each in libraries)
+    assert more - known - {"sitecustomize"} == {"afina"}
+
+
 def test_help_is_instant() -> None:
-    """At most 0.25 seconds more than loading typer and rich, the quickest of three each, in turn: where every core is
-    busy, as with tests in several processes, both take half as long again."""
+    """Not twice what loading typer and rich takes, the quickest of three each, in turn: where every core is busy, as
+    with tests in several processes, both take half as long again."""
     ours, theirs = [], []
     for _ in range(3):
-        theirs.append(processor_seconds([sys.executable, "-c", "import typer, typer.rich_utils, rich.table"])[0])
+        theirs.append(processor_seconds([sys.executable, "-c", OF_A_HELP])[0])
         took, shown = processor_seconds([str(AFINA), "--help"])
         ours.append(took)
         assert "Usage: afina" in shown
-    assert min(ours) - min(theirs) < 0.25, (ours, theirs)
+    assert min(ours) < 2 * min(theirs), (ours, theirs)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from test_ladder import league, quiet, small  # noqa: F401  (`league` is a fixture)
+from tiny import make_tokenizer
 
 import afina.walk.walk
 from afina.dataset.questions.phrasings import phrase
@@ -39,10 +40,11 @@ from afina.improve.rows import check_rows, instance_of, other_phrasings
 from afina.improve.tempering import temper_round, wanted
 from afina.manifest import Manifest
 from afina.manifest import record_of as manifest_record
-from afina.recipe import Recipe, check_recipe
+from afina.recipe import Chat, Recipe, check_recipe
 from afina.recipe.changed import with_settings
 from afina.run import Run, write_json
 from afina.text.example import Example
+from afina.tokenizer.chat import Renderer
 from afina.walk.context import Context
 from afina.walk.walk import TEMPERED
 
@@ -537,9 +539,15 @@ def few_letters() -> Any:
 
 
 def test_letters_that_a_tokenizer_lacks_cannot_be_written() -> None:
-    fast = few_letters()
-    assert not before.can_write(fast, "Faro") and not before.can_write(fast, "çã")
-    assert before.can_write(fast, "a b h")
+    chat = Renderer(few_letters(), Chat())
+    assert not before.can_write(chat, "Faro") and not before.can_write(chat, "çã")
+    assert before.can_write(chat, "a b h")
+
+
+def test_a_mark_in_an_answer_is_text_that_can_be_written(tmp_path: Path) -> None:
+    """Read as a mark it says nothing, and no round would have been begun."""
+    chat = Renderer(make_tokenizer(tmp_path), Chat())
+    assert before.can_write(chat, "Faro <|end|>")
 
 
 def test_a_tokenizer_without_capitals_can_write_where_case_does_not_count() -> None:
@@ -548,8 +556,9 @@ def test_a_tokenizer_without_capitals_can_write_where_case_does_not_count() -> N
 
     fast = few_letters()
     fast.backend_tokenizer.normalizer = normalizers.Lowercase()
-    assert not before.can_write(fast, "A B H") and before.can_write(fast, "A B H", cased=False)
-    assert not before.can_write(fast, "Z", cased=False)
+    chat = Renderer(fast, Chat())
+    assert not before.can_write(chat, "A B H") and before.can_write(chat, "A B H", cased=False)
+    assert not before.can_write(chat, "Z", cased=False)
 
 
 def test_a_base_that_cannot_write_the_answers_is_told_before_anything_is_trained(

@@ -24,21 +24,25 @@ from ruamel.yaml import YAML
 from waiting import until
 
 from afina.dataset.build.build import dataset_inputs
-from afina.errors import AfinaError, DoesNotFit, RecipeError
+from afina.errors import AfinaError, DataError, DoesNotFit, RecipeError
 from afina.launch.engine import _ASK, add_run, ask_state
 from afina.launch.follow import Follower, LaunchState, read_state
-from afina.launch.launch import LaunchAsked, launch
+from afina.launch.launch import LaunchAsked, _Job, _prepare, launch
 from afina.launch.own_wheel import own_wheel
-from afina.launch.parcel import PATH_KEYS, pack
+from afina.launch.parcel import PATH_KEYS, Parcel, pack
 from afina.launch.providers import providers, read_where
 from afina.launch.remote import Remote
 from afina.launch.scripts import job_script
 from afina.launch.sky_engine import find_sky
 from afina.launch.slurm import SlurmJob, SlurmSilent, follow_job
 from afina.launch.ssh_engine import SshEngine
+from afina.machine import Memory
+from afina.plan.device import find_device
 from afina.recipe import load_recipe
 from afina.recipe.keys import every_key
-from afina.run import Run, launched_file, launched_on
+from afina.recipe.profiles import profile_for
+from afina.run import Run, launched_file, launched_on, write_json
+from afina.train.measure import audited_settings
 
 ROOT = Path(__file__).parent.parent
 STANDS_FOR = ROOT / "tests/launching"
@@ -117,6 +121,68 @@ def test_the_table_agrees_with_afina_plan(project: Path, on: str) -> None:
             assert offer["total"] == pytest.approx(plan["money"]["price_per_hour"] * hours)
     sure = [offer["total"] for offer in offers if offer["fits"] == "yes" and offer["total"] is not None]
     assert sure == sorted(sure) and found.values["chosen"] == offers[0]["device"]
+
+
+@pytest.fixture
+def auto(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The recipe asks for the profile of what trains; the machine that asks has little memory."""
+    text = (project / "recipe.yaml").read_text().replace("{max_length: 512, batch_tokens: 2048}", "{profile: auto}")
+    (project / "recipe.yaml").write_text(text.replace("Qwen/Qwen3-8B", "Qwen/Qwen2.5-0.5B-Instruct"))
+    monkeypatch.setattr("afina.machine.main_memory", lambda: Memory(8 << 30, 7 << 30))
+    monkeypatch.setattr("afina.machine.nvidia_cards", list)
+
+
+def profile_in(plan: Any) -> str:
+    """The profile that a plan names."""
+    (told,) = [note for note in plan["notes"] if note.startswith("train.profile ")]
+    return str(told.split()[1])
+
+
+def prepared(on: str, *overrides: str, **options: Any) -> _Job:
+    """A launch before anybody is asked."""
+    given = asked(on, *overrides, **options)
+    recipe = load_recipe(given.recipe, given.overrides)
+    job = _Job(given, recipe, read_where(on), Parcel(recipe, {}, ()), print, None)
+    _prepare(job, under_way=False)
+    return job
+
+
+def test_the_profile_is_that_of_the_device_over_there(auto: None) -> None:
+    """`auto` went by the memory of the machine that asks: a rented card of 80 GB trained with the rows of a notebook,
+    and the table of offers was not that of `afina plan`."""
+    for device, length in (("RTX 4090", 512), ("H100 SXM", 1024)):
+        job = prepared("runpod", device=device)
+        assert job.parcel.recipe.train.max_length == job.recipe.train.max_length == length
+        shown = call_afina("plan", "recipe.yaml", "--device", device, "--json", check=None).stdout
+        (offer,), (plan, _) = job.offers, json.JSONDecoder().raw_decode(shown)
+        assert offer.plan["time"] == plan["time"] and offer.plan["memory"] == plan["memory"]
+    job = prepared("runpod")
+    assert job.offer and len({profile_in(offer.plan) for offer in job.offers}) > 1
+    for offer in job.offers:
+        assert not [note for note in offer.plan["notes"] if note.startswith("the profile for the memory of")]
+    assert job.parcel.recipe.train.profile == profile_for(find_device(job.offer.device).memory_bytes).name
+    queued = start("slurm", device="A100 80GB", dry_run=True)[0].values["plans"]
+    assert [profile_in(plan) for plan in queued] == ["32gb"]
+
+
+def test_of_a_machine_that_is_only_reached_the_profile_is_asked_for(auto: None) -> None:
+    with pytest.raises(RecipeError, match=r"nothing says what mac has(.|\n)*--device"):
+        prepared("ssh:mac")
+    assert prepared("ssh:mac", device="Apple M2 16GB").parcel.recipe.train.profile == "16gb"
+    assert prepared("ssh:mac", "train.profile=32gb").parcel.recipe.train.profile == "32gb"
+
+
+@pytest.mark.parametrize("on", ["runpod", "ssh:box", "slurm"])
+def test_no_machine_is_had_for_rows_that_the_training_will_refuse(project: Path, on: str) -> None:
+    """`afina plan` said so; a launch rented a machine, and was refused there."""
+    recipe = load_recipe(Path("recipe.yaml"))
+    finding = {"name": "exact_duplicate", "severity": "fatal", "what": "3 rows", "fix": "mend them", "examples": []}
+    write_json(project / "runs/two/audit.json", {"findings": [finding]})
+    inputs = {"accept": [], **audited_settings(recipe)}
+    write_json(project / "runs/two/stages.json", {"audit": {"inputs": inputs, "outputs": "", "result": {}}})
+    with pytest.raises(DataError, match="exact_duplicate: 3 rows"):
+        start(on, dry_run=True)
+    assert start(on, "dataset.accept=[exact_duplicate]", dry_run=True)
 
 
 def test_what_surely_fits_stands_before_what_costs_less(project: Path) -> None:

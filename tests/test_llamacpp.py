@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -158,6 +159,15 @@ def test_what_engines_write_is_said_before_the_start(run: Path):
     assert "over llama.cpp" in text
     with pytest.raises(RecipeError, match="not by llamacpp"):
         look_text(find_target(str(run)), {}, ServeOptions(engine="llamacpp", port=0, change_adapters=True), print)
+
+
+@pytest.mark.parametrize(
+    ("left", "threads"), [("4", ["4"]), ("4,2", ["4"]), ("", []), ("all", []), ("0", []), ("-1", [])]
+)
+def test_threads_of_the_environment_are_a_number_of_them(monkeypatch: pytest.MonkeyPatch, left: str, threads: list):
+    monkeypatch.setenv("OMP_NUM_THREADS", left)
+    words = LlamaCppOptions(Path("b.gguf")).words(8081)
+    assert [after for word, after in itertools.pairwise(words) if word == "--threads"] == threads
 
 
 def test_our_launcher_takes_the_words_of_llama_server():

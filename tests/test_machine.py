@@ -156,6 +156,48 @@ def test_a_port_for_a_server_is_none_that_the_system_gives_to_others(monkeypatch
         assert machine.free_port() != taken.getsockname()[1]
 
 
+TWO_CARDS = "NVIDIA GeForce RTX 4090, 24564, 23900, 550, GPU-aa\nNVIDIA A100-SXM4-80GB, 81920, 81000, 550, GPU-bb"
+
+
+@pytest.mark.parametrize(
+    ("shown", "names"),
+    [
+        (None, ["RTX 4090", "A100 80GB"]),
+        ("", []),
+        ("-1", []),
+        ("1", ["A100 80GB"]),
+        (" 1, 0", ["A100 80GB", "RTX 4090"]),
+        ("GPU-b", ["A100 80GB"]),
+        ("0,9,1", ["RTX 4090"]),
+        ("0,0", ["RTX 4090"]),
+        ("MIG-1", ["RTX 4090", "A100 80GB"]),
+    ],
+)
+def test_a_card_that_cuda_hides_is_planned_for_by_nobody(
+    monkeypatch: pytest.MonkeyPatch, shown: str | None, names: list[str]
+) -> None:
+    """nvidia-smi lists it all the same: a run on the CPU, or on the second card, was planned by the first one."""
+    monkeypatch.setattr(machine, "ask", lambda *command: TWO_CARDS if command[0] == "nvidia-smi" else "")
+    if shown is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
+    assert [each.name.rpartition(" ")[2] for each in nvidia_cards()] == [
+        {"RTX 4090": "4090", "A100 80GB": "A100-SXM4-80GB"}[each] for each in names
+    ]
+    assert (local_device().name, local_device().kind) == (names[0], "cuda") if names else local_device().kind == "cpu"
+
+
+def test_a_card_without_memory_of_its_own_has_the_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``[N/A]`` is no number: a traceback."""
+    told = "NVIDIA GB10, [N/A], [N/A], 580.95, GPU-cc"
+    monkeypatch.setattr(machine, "ask", lambda *command: told if command[0] == "nvidia-smi" else "")
+    monkeypatch.setattr(machine, "main_memory", lambda: machine.Memory(128 * GIB, 100 * GIB))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    (card,) = nvidia_cards()
+    assert (card.name, card.total, card.free) == ("NVIDIA GB10", 128 * GIB, 100 * GIB)
+
+
 # --- the matrix rate -----------------------------------------------------------------------------
 
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from called import call_afina
 from exported import make_run
 from forked import Forked
 
+from afina.run import held_folder
 from afina.text.example import Example
 
 NOBODY = 65534
@@ -26,20 +25,20 @@ SAID = "Golo de Zé 😀 em Olhão"
 @pytest.fixture(scope="module")
 def run() -> Iterator[Path]:
     """A trained run that nobody but its owner may write, in a folder that everybody may enter."""
-    folder = Path(tempfile.mkdtemp(prefix="afina-machines-"))
-    made = make_run(folder / "runs/small", steps=4)
-    turns = ({"role": "user", "content": "Quem?"}, {"role": "assistant", "content": SAID})
-    row = Example(messages=turns, path="a.jsonl", line=1).as_json()
-    (made / "dataset/train.jsonl").write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
-    for words in (["chat", str(made), "--ask", "Quem?"], ["data", "show", str(made), "--tokens"]):
-        call_afina(*words)  # what is loaded here, no fork has to load, nor be allowed to
-    write_recipe(folder, folder / "runs/base")
-    for place in (folder, *folder.rglob("*")):
-        place.chmod(0o555 if place.is_dir() else 0o444)
-    yield made
-    for place in (folder, *folder.rglob("*")):
-        place.chmod(0o755 if place.is_dir() else 0o644)
-    shutil.rmtree(folder)
+    with held_folder("machines") as folder:  # not below pytest's, which nobody else may enter
+        made = make_run(folder / "runs/small", steps=4)
+        turns = ({"role": "user", "content": "Quem?"}, {"role": "assistant", "content": SAID})
+        row = Example(messages=turns, path="a.jsonl", line=1).as_json()
+        (made / "dataset/train.jsonl").write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
+        for words in (["chat", str(made), "--ask", "Quem?"], ["data", "show", str(made), "--tokens"]):
+            call_afina(*words)  # what is loaded here, no fork has to load, nor be allowed to
+        write_recipe(folder, folder / "runs/base")
+        folder.parent.chmod(0o755)
+        for place in (folder, *folder.rglob("*")):
+            place.chmod(0o555 if place.is_dir() else 0o444)
+        yield made
+        for place in (folder, *folder.rglob("*")):
+            place.chmod(0o755 if place.is_dir() else 0o644)
 
 
 def write_recipe(folder: Path, base: Path) -> None:
@@ -96,6 +95,24 @@ def test_runs_that_name_a_file_are_refused(run: Path, tmp_path: Path):
 @pytest.mark.parametrize("left", ["x", "0", "-1", "2.5"])
 def test_a_world_size_that_is_not_a_whole_number_is_named(tmp_path: Path, left: str):
     named(afina("run", "recipe.yaml", folder=tmp_path, WORLD_SIZE=left), 2, "WORLD_SIZE")
+
+
+@pytest.mark.parametrize(
+    ("left", "named_as"),
+    [
+        ({"RANK": "", "LOCAL_RANK": ""}, "RANK, LOCAL_RANK is not set"),
+        ({"RANK": "x"}, "RANK is 'x'"),
+        ({"RANK": "2"}, "RANK is 2, of 2"),
+        ({"LOCAL_RANK": "-1"}, "LOCAL_RANK is '-1'"),
+        ({"MASTER_PORT": "tcp"}, "MASTER_PORT is 'tcp'"),
+        ({"MASTER_ADDR": ""}, "MASTER_ADDR is not set"),
+        ({"LOCAL_WORLD_SIZE": ""}, "LOCAL_WORLD_SIZE is ''"),
+    ],
+)
+def test_what_is_left_of_a_start_of_several_processes_is_named(tmp_path: Path, left: dict[str, str], named_as: str):
+    """A queue's script sets them empty, or some of them."""
+    whole = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "29999"}
+    named(afina("run", "recipe.yaml", folder=tmp_path, **(whole | left)), 2, named_as)
 
 
 def test_an_empty_world_size_is_none(tmp_path: Path):

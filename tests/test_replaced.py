@@ -107,6 +107,11 @@ def test_before_the_new_recipe_has_trained_nothing_is_taken_for_its_result(proje
     (RUN / "recipe.yaml").write_text(saved.replace("kind: lora", "kind: qlora"), encoding="utf-8")
     with pytest.raises(RecipeError, match=r"trained by an earlier recipe of this run: adapter\.kind changed since"):
         find_outcome(RUN, read_saved_recipe(RUN))
+    recipe_there = read_saved_recipe(RUN)  # a walk that was stopped before its training leaves the new one
+    chat = recipe_there.chat.model_copy(update={"system": "Seja breve.", "end_texts": False})
+    (RUN / "recipe.yaml").write_text(recipe_there.model_copy(update={"chat": chat}).to_yaml(), encoding="utf-8")
+    with pytest.raises(RecipeError, match=r"chat\.system changed since"):
+        find_target(str(RUN))
     (RUN / "recipe.yaml").write_text(saved, encoding="utf-8")
     assert find_outcome(RUN, read_saved_recipe(RUN)).folder == RUN / "adapter"
     shutil.rmtree(RUN / "adapter")

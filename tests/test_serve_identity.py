@@ -8,6 +8,7 @@ import shutil
 import socket
 import threading
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from afina.serve.identity import (
     Stored,
     ask_over_http,
     check_identity,
+    opener_of,
     refuse_wrong,
     stored_answers,
 )
@@ -81,6 +83,44 @@ def test_the_runs_own_adapter_is_itself(run: Path):
     found = compared(served(run), run)
     assert (found.asked, found.same, found.problems) == (12, {"base": 12, "corrida": 12}, [])
     assert found.tellable == 12 and found.alike == 0
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b'{"choices": []}', b'{"choices": null}', b"[]", b"{}", b"[" * 100_000, b"\xff"],
+    ids=lambda body: str(body[:20]),
+)
+def test_a_server_that_answers_something_else_is_named(body: bytes):
+    class Answers(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            self.send_response(200)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Answers)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        url = f"http://127.0.0.1:{server.server_port}"
+        with pytest.raises(AfinaError, match=r"the server (does not answer|answers something else)"):
+            ask_over_http(url, None)("m", [{"role": "user", "content": "Olá"}], 4)
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_no_proxy_of_the_environment_stands_before_this_machines_own_server(run: Path, monkeypatch: pytest.MonkeyPatch):
+    """Behind a company's proxy a server could not be compared with its run, and the proxy was given its key."""
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    assert compared(served(run), run).problems == []
+    assert "127.0.0.1:9" in str([vars(each) for each in opener_of("http://oracle.example").handlers])
 
 
 def test_another_adapter_under_its_name_is_found_out(run: Path, tmp_path: Path):

@@ -208,6 +208,13 @@ def test_one_space_before_the_first_word_is_no_answers():
     assert "".join(map(str, AnswerText(chat=False).add(" Faro"))) == " Faro"
 
 
+def test_no_setting_that_is_taken_ends_the_engine(asked: Asked):
+    for temperature, top_p in ((5e-324, 0.5), (1e-310, 1.0), (2.0, 5e-324)):
+        answer = post(asked, ASKED | {"temperature": temperature, "top_p": top_p})
+        assert answer.status_code == 200, answer.text
+    assert post(asked, ASKED).status_code == 200 and asked.driver.failure is None
+
+
 def test_a_failing_answer_is_an_error_and_not_an_end(asked: Asked, monkeypatch: pytest.MonkeyPatch):
     import torch
 

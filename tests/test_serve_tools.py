@@ -14,8 +14,8 @@ from serving import TOOLS_TEMPLATE, Asked, serving
 
 from afina.serve.messages import Tool
 from afina.serve.protocol import ChatRequest
-from afina.serve.tools import Call, CallReader
-from afina.tokenizer.abilities import Abilities
+from afina.serve.tools import Call, CallReader, WrittenCallReader
+from afina.tokenizer.abilities import Abilities, WrittenCall
 
 QUESTION = [{"role": "user", "content": "Onde nasceu Ana Faro?"}]
 TOWN = {"type": "string", "enum": ["Faro", "Olhão"]}
@@ -148,6 +148,61 @@ def test_auto_answers_in_words_where_the_model_does(asked: Asked):
 def test_tools_that_do_not_go_together_are_a_400(asked: Asked, more: dict[str, Any], words: str):
     with pytest.raises(openai.BadRequestError, match=words):
         ask(asked, **more)
+
+
+@pytest.mark.parametrize(
+    "arguments", ["[" * 100_000, '{"a": "\\ud83d"}', '{"a": ' + "1" * 5000 + "}"], ids=["endless", "half", "digits"]
+)
+def test_what_a_model_writes_and_nobody_could_send_stays_text(arguments: str):
+    """Half of a surrogate pair is what a small model makes of an emoji: the answer could not be encoded, a 500."""
+    text = f'<tool_call>{{"name": "f", "arguments": {arguments}}}</tool_call>'
+    form = WrittenCall('<tool_call>{"name": "', '", "arguments": ', "}</tool_call>")
+    for reader in (CallReader({"f"}), WrittenCallReader({"f"}, form)):
+        pieces = [*reader.add(text), *reader.finish()]
+        assert "".join(map(str, pieces)) == text and not any(isinstance(each, Call) for each in pieces)
+
+
+def nested(depth: int) -> Any:
+    value: Any = {}
+    for _ in range(depth):
+        value = {"type": "object", "properties": {"a": value}}
+    return value
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parameters", "form"),
+    [
+        ("[" * 100_000, None, None),
+        ('{"a": ' * 400 + "1" + "}" * 400, None, None),
+        ('{"a": "\\ud800"}', None, None),
+        ('{"a": ' + "1" * 1000 + "}", None, None),
+        ("[1]", None, None),
+        (None, nested(400), None),
+        (None, {"type": "object", "properties": {"\ud800": {}}}, None),
+        (None, None, nested(400)),
+    ],
+    ids=["endless", "deep", "half a character", "digits", "list", "deep tool", "half in a tool", "deep form"],
+)
+def test_nested_values_that_nobody_could_write_are_a_400(
+    asked: Asked, arguments: str | None, parameters: Any, form: Any
+):
+    """What stands inside a text or a free object is no key of ours, and was looked at by nobody: a 500."""
+    turns: list[Any] = list(QUESTION)
+    wanted: dict[str, Any] = {"model": "base", "messages": turns, "max_tokens": 2}
+    if arguments is not None:
+        call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": arguments}}
+        turns += [{"role": "assistant", "content": None, "tool_calls": [call]}]
+        turns += [{"role": "tool", "tool_call_id": "1", "content": "x"}]
+    if parameters is not None:
+        wanted["tools"] = [{"type": "function", "function": {"name": "f", "parameters": parameters}}]
+    if form is not None:
+        wanted["response_format"] = {"type": "json_schema", "json_schema": {"name": "f", "schema": form}}
+    answer = asked.http.post(
+        f"{asked.url}/v1/chat/completions",
+        content=json.dumps(wanted).encode(),
+        headers={"content-type": "application/json"},
+    )
+    assert answer.status_code == 400 and answer.json()["error"]["message"], answer.text
 
 
 def test_a_template_without_tools_refuses_them_in_words(plain: Asked):

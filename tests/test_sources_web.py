@@ -265,8 +265,8 @@ def test_a_page_that_was_changed_on_disk_is_fetched_again(tmp_path: Path, site: 
     site.answers["/a"] = page("A")
     (document,) = read(tmp_path, f"{site.url}/a")
     (tmp_path / document.path).write_text("cut")
-    with next((tmp_path / ".afina-cache/web").glob("*.jsonl")).open("a") as index:
-        index.write('{"asked": "cut by a ki')
+    with next((tmp_path / ".afina-cache/web").glob("*.jsonl")).open("ab") as index:
+        index.write('{"asked": "cut by a kill, in the middle of a é'.encode()[:-1])
     assert read(tmp_path, f"{site.url}/a")[0].text == document.text
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from tiny import make_base, same_tensors
 
 from afina.cli.opened import walk_of
-from afina.errors import DataError
+from afina.errors import DataError, RecipeError
 from afina.report.read import read_run
 from afina.run import Run, read_metrics
 from afina.walk.walk import walk_through
@@ -85,6 +85,66 @@ def walk(*overrides: str, kill_at: tuple[str | None, int] | None = None) -> list
 def result(folder: Path = Path("runs/two")) -> dict[str, torch.Tensor]:
     file = next(iter((folder / "adapter").glob("*.safetensors")), folder / "model/model.safetensors")
     return load_file(file)
+
+
+ASKED = "evaluate.tasks=[{name: t, path: t.jsonl}]"
+
+
+@pytest.mark.parametrize(
+    ("row", "prompts", "overrides", "said"),
+    [
+        ({"a": "b"}, "", [ASKED], "t.jsonl"),
+        ({"prompt": "Que <|end|> é?", "reference": "x"}, "", [ASKED, "chat.marks_in_text=error"], r"t\.jsonl:1"),
+        (None, "Faro <|end|>", ["evaluate.prompts=p.txt", "chat.marks_in_text=error"], r"p\.txt"),
+        (None, "\n", ["safety.strings=p.txt"], "no string stands in it"),
+    ],
+    ids=["columns", "mark in a task", "mark in a prompt", "strings"],
+)
+def test_what_cannot_be_asked_is_said_before_training(
+    project: Path, base: Path, row: dict[str, str] | None, prompts: str, overrides: list[str], said: str
+):
+    """Only the evaluation looked, when the hours were spent."""
+    recipe(project, base, "rows.jsonl", train="epochs: 1")
+    write(project / "t.jsonl", [row] if row else [])
+    (project / "p.txt").write_text(prompts, encoding="utf-8")
+    with pytest.raises((DataError, RecipeError), match=said):
+        walk(*overrides)
+    assert not list(Path("runs/two").glob("checkpoints/*")) and not Path("runs/two/adapter").exists()
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [(b"{% if %}", "no Jinja"), (b"caf\xe9", "not UTF-8"), (None, "there is no template")],
+    ids=["no Jinja", "no text", "gone"],
+)
+def test_a_template_that_is_none_is_refused_before_the_dataset_is_built(
+    project: Path, base: Path, template: bytes | None, said: str
+):
+    """The audit of the dataset was the first to open it: a teacher was paid by then."""
+    recipe(project, base, "rows.jsonl", train="epochs: 1")
+    if template is not None:
+        (project / "t.jinja").write_bytes(template)
+    assert said in call_afina("run", "recipe.yaml", "chat.template=t.jinja", check=2).stderr
+    assert not Path("runs/two/dataset").exists()
+
+
+def test_a_base_without_an_end_token_is_refused_before_the_dataset_is_built(project: Path, base: Path, tmp_path: Path):
+    endless = shutil.copytree(base, tmp_path / "endless")
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        if (endless / name).is_file():
+            settings = json.loads((endless / name).read_text())
+            settings.pop("eos_token", None)
+            (endless / name).write_text(json.dumps(settings))
+    recipe(project, endless, "rows.jsonl", train="epochs: 1")
+    assert "no end token" in call_afina("run", "recipe.yaml", check=2).stderr
+    assert not Path("runs/two/dataset").exists()
+
+
+def test_a_task_without_its_columns_is_refused_before_the_dataset_is_built(project: Path, base: Path):
+    recipe(project, base, "rows.jsonl", train="epochs: 1")
+    write(project / "t.jsonl", [{"a": "b"}])
+    assert "t.jsonl" in call_afina("run", "recipe.yaml", ASKED, check=2).stderr
+    assert not Path("runs/two/dataset").exists()
 
 
 def test_documents_first_then_answers_each_with_its_own_curve(project: Path):

@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 from typer.testing import CliRunner
 
 from afina.cli import app
-from afina.machine import main_memory
+from afina.machine import Memory, main_memory
 from afina.plan.device import find_device
 from afina.recipe.edit import change_text
 from afina.studio.app import studio_app
@@ -98,6 +98,25 @@ def test_a_recipe_that_is_no_file_is_planned_alike(root: Path, client: TestClien
     text = (root / "job.yaml").read_text(encoding="utf-8")
     of_text = client.post("/api/plan", json={"text": text, "folder": str(root), "device": "L4"}).json()
     assert of_text["plan"] == from_terminal(str(root / "job.yaml"), "--device", "L4")[1]
+
+
+def test_the_profile_is_that_of_the_device_that_is_planned_for(
+    root: Path, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`auto` went by the memory of the machine that the studio runs on, and so did the settings on the page."""
+    monkeypatch.setattr("afina.machine.main_memory", lambda: Memory(64 << 30, 60 << 30))
+    monkeypatch.setattr("afina.machine.nvidia_cards", list)
+    for device, length in (("Apple M1 8GB", 256), ("Apple M1 16GB", 512)):
+        asked = {"recipe": "job.yaml", "device": device, "settings": {"train.profile": "auto"}}
+        answer = client.post("/api/plan", json=asked).json()
+        assert answer["settings"]["train.max_length"] == length
+        assert answer["plan"] == from_terminal(str(root / "job.yaml"), "--device", device, "train.profile=auto")[1]
+
+
+def test_several_devices_are_no_device_of_the_page(root: Path, client: TestClient) -> None:
+    """`afina plan` takes a list of them; the page died of it."""
+    refused = client.post("/api/plan", json={"recipe": "job.yaml", "device": "RTX 4090,L4"})
+    assert refused.status_code == 422 and "no device" in refused.json()["problems"][0]["what"]
 
 
 def test_what_would_fit_fits_when_it_is_taken(root: Path, client: TestClient) -> None:

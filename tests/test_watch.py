@@ -366,6 +366,15 @@ def test_what_is_left_counts_from_the_last_step(tmp_path: Path) -> None:
         assert look(run, now=START + 901).training.eta_seconds is None, "no step since it went on"  # type: ignore[union-attr]
 
 
+def test_a_clock_that_was_set_back_adds_nothing_to_what_is_left(tmp_path: Path) -> None:
+    """It was an hour more; and a process that had just gone on was taken for one that had made its steps."""
+    run = write_watched(tmp_path, [*start(300), *steps(200)])
+    with FileLock(run / ".lock"):
+        assert look(run, now=START + 200 - 3600).training.eta_seconds == pytest.approx(100)  # type: ignore[union-attr]
+        write_watched(tmp_path, [*start(300), *steps(200), began() | {"time": START - 3600}])
+        assert look(run, now=START - 3599).training.eta_seconds is None  # type: ignore[union-attr]
+
+
 # ---- frames
 
 

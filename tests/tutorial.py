@@ -22,10 +22,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+from afina.run import held_folder
 
 ROOT = Path(__file__).parent.parent
 FILES = ROOT / "recipes" / "tutorial"
@@ -92,8 +93,7 @@ def may_end_with(step: Step) -> set[int]:
 @contextlib.contextmanager
 def workplace() -> Iterator[Path]:
     """An empty folder with a copy of the tutorial's files, and `afina` on the path."""
-    with tempfile.TemporaryDirectory(prefix="afina-tutorial-") as name:
-        folder = Path(name)
+    with held_folder("tutorial") as folder:
         shutil.copytree(FILES, folder, dirs_exist_ok=True)
         (folder / ".bin").mkdir()
         program = folder / ".bin/afina"

@@ -22,11 +22,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, NoReturn, Self
-from urllib.parse import urlsplit
 
 from afina import __version__
 from afina.errors import RecipeError
 from afina.recipe import Endpoint
+from afina.recipe.endpoints import is_local
 
 if TYPE_CHECKING:
     import httpx
@@ -131,14 +131,12 @@ class EndpointClient:
             httpx.URL(self.address)
         except httpx.InvalidURL as error:
             raise RecipeError(f"url is no address: {error}", "write it again", f"{self.purpose.key}.url") from None
-        # A proxy of the environment cannot reach this machine's own server.
-        local = urlsplit(self.endpoint.url).hostname in ("localhost", "127.0.0.1", "::1")
         try:
             return httpx.Client(
                 headers=headers,
                 timeout=self.endpoint.timeout_seconds,
                 verify=ssl.create_default_context(),
-                trust_env=not local,
+                trust_env=not is_local(self.endpoint.url),
                 limits=httpx.Limits(keepalive_expiry=IDLE_SECONDS),
             )
         except (ImportError, ValueError, httpx.InvalidURL):  # its text may hold the proxy's password

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Literal
 
 from afina.recipe import Check, Code, Recipe
-from afina.run import Progress, no_progress
+from afina.run import Progress, no_progress, temporary_folder
 from afina.sandbox.code_check import WORKERS, check_with, first_lines, without_places
 from afina.sandbox.compilers import PROGRAM, Compiler, find_compilers
 from afina.sandbox.launcher import ProgramLimits, ProgramOutcome, View, check_isolation, run_limited
@@ -97,8 +97,8 @@ def check_compilers(recipe: Recipe, progress: Progress = no_progress) -> None:
     """
     for number, task in enumerate(recipe.evaluate.tasks):
         if task.code:
-            with tempfile.TemporaryDirectory(prefix="afina-code-") as work:
-                find_compiler(task.code, Path(work), where_of(number), progress)
+            with temporary_folder("code") as work:
+                find_compiler(task.code, work, where_of(number), progress)
 
 
 def where_of(number: int) -> str:
@@ -118,8 +118,7 @@ def judge_answers(
     Raises:
         RecipeError: the compiler is not here, or nothing can be isolated on this machine. Nothing was run.
     """
-    with tempfile.TemporaryDirectory(prefix="afina-code-") as temporary:
-        work = Path(temporary)
+    with temporary_folder("code") as work:
         compiler = find_compiler(code, work, where, progress)
         codes = [code_of(answer, code.language) for answer, _ in answers]
         blocks = [CodeBlock(code.language, each, "", 1, whole=True) for each in dict.fromkeys(codes) if each]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 from afina.evaluate.derive import derive_probes
 from afina.evaluate.halves import split_probes
 from afina.evaluate.probes import ProbeSet, read_probes
 from afina.improve.facts import TELLING
 from afina.improve.rounds import Stop
+from afina.tokenizer.chat import Renderer
 from afina.units import show_share
 from afina.walk.base import renderer
 from afina.walk.context import Context
@@ -30,7 +30,7 @@ def why_not(context: Context) -> Stop | None:
         return Stop("cannot steer", f"there is nothing to steer by: {why}")
     references, least = list(dict.fromkeys(_references(steering))), recipe.evaluate.limits.learned_min or 0.0
     # A share that is asked for counts answers word for word; a gain without one counts them in any case.
-    lost = [text for text in references if not can_write(chat.tokenizer, text, cased=least > 0)]
+    lost = [text for text in references if not can_write(chat, text, cased=least > 0)]
     if lost and (len(lost) == len(references) or 1 - len(lost) / len(references) < least):
         some = ", ".join(repr(text) for text in lost[:SHOWN])
         return Stop(
@@ -47,14 +47,14 @@ def _references(probes: Iterable[ProbeSet]) -> Iterator[str]:
             yield from question.terms or (question.reference,)
 
 
-def can_write(tokenizer: Any, text: str, *, cased: bool = True) -> bool:
-    """Whether the tokenizer gives a text back, white space and the form of accents aside.
+def can_write(chat: Renderer, text: str, *, cased: bool = True) -> bool:
+    """Whether the tokenizer gives a text back, white space and the form of accents aside; a mark in it is text, too.
 
     Args:
         cased: whether capitals matter.
     """
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    back, wanted = _letters(str(tokenizer.decode(ids, skip_special_tokens=True))), _letters(text)
+    ids = chat.completion_prompt(text)
+    back, wanted = _letters(str(chat.tokenizer.decode(ids, skip_special_tokens=True))), _letters(text)
     return back == wanted or (not cased and back.casefold() == wanted.casefold())
 
 

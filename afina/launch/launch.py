@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from afina.errors import AfinaError, DoesNotFit, Problem, RecipeError
+from afina.errors import AfinaError, DataError, DoesNotFit, Problem, RecipeError
 from afina.launch import scripts, slurm
 from afina.launch.engine import LaunchEngine, add_run, ask_state
 from afina.launch.follow import Follower, LaunchState, read_state
@@ -21,9 +21,11 @@ from afina.launch.providers import Ability, Where, check_able, read_where
 from afina.launch.remote import Remote, Unreachable
 from afina.launch.sky_engine import VERSION, SkyEngine, check_credentials, find_sky, task_of, task_text
 from afina.launch.ssh_engine import SshEngine, job_folder
+from afina.plan.device import Device, find_device
 from afina.recipe import Recipe, load_recipe
 from afina.run import Run, hash_value, launched_file, remove, write_whole
 from afina.units import show_bytes, show_money, show_seconds
+from afina.walk.plan_answers import rows_refused, suited
 
 WARN_SECONDS = 120
 """So long before Slurm's time limit a job is told to write its checkpoint."""
@@ -123,12 +125,13 @@ def launch(
         look: shows a run's folder, as ``afina watch --once`` does.
 
     Raises:
+        DataError: rows that the training will refuse are known.
         RecipeError: the recipe, the target, an option, a private source, a missing program or credentials, or nobody
             is there to ask.
         DoesNotFit: no device fits, the budget does not allow it, or the person said no.
         AfinaError: the job failed over there, or its machines were lost.
     """
-    recipe, target = load_recipe(asked.recipe, asked.overrides), read_where(asked.on)
+    recipe, target = _read(asked), read_where(asked.on)
     _check_options(asked, target, recipe)
     if target.kind == "slurm":
         return _on_slurm(asked, recipe, say, confirm, look)
@@ -162,6 +165,11 @@ def launch(
         return _followed(job, engine, known, look, begins)
 
 
+def _read(asked: LaunchAsked, *settings: str, memory_bytes: int | None = None) -> Recipe:
+    """The recipe with what stands behind it and further settings, for a device of so much memory."""
+    return load_recipe(asked.recipe, [*asked.overrides, *settings], memory_bytes=memory_bytes)
+
+
 def _prepare(job: _Job, *, under_way: bool) -> None:
     """What would be sent, and where to. What is under way comes home also where it could not be begun any more: its
     documents may be gone from here, and its machine still costs money."""
@@ -175,11 +183,21 @@ def _prepare(job: _Job, *, under_way: bool) -> None:
             secrets=[KEY] if asked.serve and job.target.kind == "sky" else [],
         )
         _add_devices(job)
+        _check_rows(job.run, job.recipe)
     except AfinaError as error:
         if not under_way:
             raise
         job.unprepared = error
         job.say(f"{error}\nit could not be begun like this; what is under way is followed")
+
+
+def _check_rows(run: Path, recipe: Recipe) -> None:
+    """
+    Raises:
+        DataError: an audit here has found rows that the training will refuse, over there too.
+    """
+    if problems := rows_refused(run, recipe):
+        raise DataError(problems=problems)
 
 
 def _check_prepared(job: _Job) -> None:
@@ -255,30 +273,32 @@ def _apart(recipe: Recipe) -> list[Problem]:
 
 
 def _add_devices(job: _Job) -> None:
-    """Which devices fit, and how several of them share the work.
+    """Which devices fit, how several of them share the work, and the recipe as it suits the one that is taken.
 
     Raises:
         DoesNotFit: none does, or the budget does not allow the cheapest.
+        RecipeError: the recipe's settings follow the memory of a device that nobody has named.
     """
-    from afina.plan.device import find_device
-
     provider, wanted = job.target.provider, job.recipe.launch
-    device = find_device(job.asked.device).name if job.asked.device else None
+    device = find_device(job.asked.device) if job.asked.device else None
     if provider is not None:
-        named = [device] if device else []
-        job.offers = find_offers(job.recipe, provider, job.asked.runs, sent_bytes=job.parcel.size, devices=named)
-        if named and job.offers[0].fits == "no":
-            raise DoesNotFit(f"the job does not fit the {named[0]}", "leave --device out", "--device")
+        size, only = job.parcel.size, [device.name] if device else []
+        on = suited(job.recipe, lambda memory: _read(job.asked, memory_bytes=memory))
+        job.offers = find_offers(job.recipe, provider, job.asked.runs, sent_bytes=size, devices=only, on=on)
+        if device and job.offers[0].fits == "no":
+            raise DoesNotFit(f"the job does not fit the {device.name}", "leave --device out", "--device")
         job.offer = choose_offer(job.offers, provider)
-        device = job.offer.device
+        device = find_device(job.offer.device)
+    _suit(job, device)
+    if provider is not None and job.offer is not None:
         _check_money(job.recipe, job.offer)
         if job.offer.parallel != "none":
-            _share_out(job, job.offer.parallel)
+            _set_train(job, {"parallel": job.offer.parallel})
         priced = {"price_per_hour": job.offer.price_per_hour, "currency": job.offer.currency}
         sent = job.parcel.recipe
         over_there = sent.model_copy(update={"budget": sent.budget.model_copy(update=priced)})
         job.parcel = replace(job.parcel, recipe=over_there)
-    job.layout = layout_of(job.recipe, wanted.devices, wanted.nodes, device, job.asked.runs)
+    job.layout = layout_of(job.recipe, wanted.devices, wanted.nodes, device.name if device else None, job.asked.runs)
 
 
 def layout_of(recipe: Recipe, devices: int, nodes: int, device: str | None, runs: Path) -> scripts.RankLayout:
@@ -297,11 +317,29 @@ def _check_money(recipe: Recipe, offer: Offer) -> None:
         )
 
 
-def _share_out(job: _Job, parallel: str) -> None:
-    """The recipe trains as the plan says, here and there."""
+def _suit(job: _Job, device: Device | None) -> None:
+    """Train by the profile of the device over there, and not of this machine's memory.
+
+    Raises:
+        RecipeError: nobody says which device that is.
+    """
+    if job.recipe.train.profile is None:
+        return
+    if device is not None:
+        _set_train(job, dict(_read(job.asked, memory_bytes=device.memory_bytes).train))
+    elif len({_read(job.asked, memory_bytes=memory).train.profile for memory in (1, 2**60)}) > 1:
+        raise RecipeError(
+            f"`train.profile: auto` follows the memory of what trains, and nothing says what {job.target.host} has",
+            f'--device names it, e.g. --device "Apple M2 16GB"; or train.profile={job.recipe.train.profile}',
+            "train.profile",
+        )
+
+
+def _set_train(job: _Job, settings: Mapping[str, Any]) -> None:
+    """The recipe trains so, here and there."""
 
     def with_it(recipe: Recipe) -> Recipe:
-        return recipe.model_copy(update={"train": recipe.train.model_copy(update={"parallel": parallel})})
+        return recipe.model_copy(update={"train": recipe.train.model_copy(update=dict(settings))})
 
     job.recipe, job.parcel = with_it(job.recipe), replace(job.parcel, recipe=with_it(job.parcel.recipe))
 
@@ -530,11 +568,14 @@ def _on_slurm(
     look: Callable[[Path], None],
 ) -> Launched:
     run, place = (asked.runs / recipe.name).resolve(), place_of(asked.runs, recipe.name)
+    memory = find_device(asked.device).memory_bytes if asked.device else None  # without one, the node's own decides
+    recipe = _read(asked, memory_bytes=memory) if memory else recipe
     plans = plans_of(recipe, [asked.device], asked.runs) if asked.device else []
     if any(plan["fits"] == "no" for plan in plans):
         raise DoesNotFit(f"the job does not fit the {asked.device}", "name another --device", "--device")
+    _check_rows(run, recipe)
     needed_secrets(recipe)  # sbatch hands them over; what is not set is said now, not after hours in the queue
-    text = _batch(asked, recipe, plans, run, place)
+    text = _batch(asked, plans, run, memory)
     leaves = "nothing leaves: the run's folder and the files stay on the disk that the cluster shares"
     told = "\n".join(map(_plan_in_words, plans))
     values: dict[str, Any] = {"on": "slurm", "batch": text, "plans": plans, "leaves": []}
@@ -556,13 +597,17 @@ def _on_slurm(
     return Launched({"run": str(run), "job": job.number, "code": code}, f"{run}: done by job {job.number}", code)
 
 
-def _batch(asked: LaunchAsked, recipe: Recipe, plans: Sequence[Mapping[str, Any]], run: Path, place: Path) -> str:
-    """The batch file of a recipe."""
-    wanted = recipe.launch
+def _batch(asked: LaunchAsked, plans: Sequence[Mapping[str, Any]], run: Path, memory: int | None) -> str:
+    """The batch file of a recipe.
+
+    Args:
+        memory: of the device that was named, in bytes.
+    """
     settings = [f"train.parallel={plan['parallel']}" for plan in plans if plan["parallel"] != "none"]
     device = plans[0]["device"]["name"] if plans else None
-    shared = load_recipe(asked.recipe, [*asked.overrides, *settings])
-    layout = layout_of(shared, wanted.devices, wanted.nodes, device, asked.runs)
+    recipe = _read(asked, *settings, memory_bytes=memory)
+    wanted, place = recipe.launch, place_of(asked.runs, recipe.name)
+    layout = layout_of(recipe, wanted.devices, wanted.nodes, device, asked.runs)
     rest = [str(asked.recipe.resolve()), *asked.overrides, *settings, "--runs", str(run.parent), "--yes"]
     seconds = [plan["time"]["high"] for plan in plans]
     seconds += [recipe.budget.hours * HOUR] if recipe.budget.hours else []

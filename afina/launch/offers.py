@@ -6,19 +6,22 @@ With `launch.devices` and `launch.nodes` an offer is that many of a device, and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from afina.errors import DoesNotFit, RecipeError
 from afina.launch.providers import Assumed, Provider
+from afina.plan.device import Device
 from afina.recipe import Recipe
 from afina.recipe.changed import takes
 from afina.units import show_bytes, show_money, show_seconds
 from afina.walk.plan_answers import PlanAsked, answer_recipe
 
 HOUR = 3600.0
+On = Callable[[Device], Recipe] | None
+"""The recipe on a device, of :func:`afina.walk.plan_answers.suited`."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ class Offer:
 
 
 def find_offers(
-    recipe: Recipe, provider: Provider, runs: Path, *, sent_bytes: int, devices: Sequence[str] = ()
+    recipe: Recipe, provider: Provider, runs: Path, *, sent_bytes: int, devices: Sequence[str] = (), on: On = None
 ) -> list[Offer]:
     """Every device of a provider with this job's plan, the cheapest in all that surely fits first; those without a
     price behind those with one, those that do not fit last.
@@ -100,6 +103,7 @@ def find_offers(
         runs: where the recipe's run is, whose dataset is counted if it is built.
         sent_bytes: what is copied to the machine before anything begins.
         devices: only these.
+        on: the recipe on each of them, where that is another.
 
     Raises:
         RecipeError: the provider has none of `devices`.
@@ -111,13 +115,13 @@ def find_offers(
             "use one of " + ", ".join(provider.accelerators),
             "--device",
         )
-    plans = plans_of(recipe, names, runs)
+    plans = plans_of(recipe, names, runs, on)
     offers = [Offer(plan["device"]["name"], provider.accelerators[plan["device"]["name"]], plan, 0.0) for plan in plans]
     there = [_with_setup(offer, recipe, provider.assumed, sent_bytes) for offer in offers]
     return sorted(there, key=lambda each: (FITTING[each.fits], each.total() is None, each.total() or 0.0, each.device))
 
 
-def plans_of(recipe: Recipe, devices: Sequence[str], runs: Path) -> list[Mapping[str, Any]]:
+def plans_of(recipe: Recipe, devices: Sequence[str], runs: Path, on: On = None) -> list[Mapping[str, Any]]:
     """What ``afina plan`` answers for each device. Where several share the work and the recipe leaves open how, each
     holds all of the model where that surely fits, and else a part of it where that fits better."""
     count, wanted = recipe.launch.devices * recipe.launch.nodes, recipe.train.parallel
@@ -127,7 +131,7 @@ def plans_of(recipe: Recipe, devices: Sequence[str], runs: Path) -> list[Mapping
     chosen: list[Mapping[str, Any]] = []
     for way in ways:
         asked = PlanAsked("", (), list(devices), runs, gpus=count, parallel="ddp" if way == "auto" else way)
-        values = answer_recipe(asked, recipe).values
+        values = answer_recipe(asked, recipe, on=on).values
         plans = list(values) if isinstance(values, list) else [values]
         better = zip(chosen or plans, plans, strict=True)
         chosen = [new if FITTING[new["fits"]] < FITTING[old["fits"]] else old for old, new in better]

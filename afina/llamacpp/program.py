@@ -12,7 +12,6 @@ import secrets
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from typing import Any
 
 from afina.errors import AfinaError, RecipeError
 from afina.machine import free_port
+from afina.run import temporary_folder
 
 PACKAGE = "xllamacpp"
 INSTALL = "pip install 'afina[gguf]', or put llama.cpp's llama-server on the PATH"
@@ -86,7 +86,8 @@ class LlamaCppOptions:
         words += ["--cache-ram", "0", "--no-ui", "--log-verbosity", WARNINGS]
         for file in self.loras:
             words += ["--lora", str(file)]
-        if threads := os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]:
+        threads = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+        if threads.isdecimal() and int(threads) > 0:  # as OpenMP takes it; of anything else it makes nothing
             words += ["--threads", threads]
         if self.exact:
             words += ["--cache-type-k", "f32", "--cache-type-v", "f32", "--flash-attn", "off"]
@@ -156,8 +157,8 @@ def running_llama_cpp(options: LlamaCppOptions, where: str = "--engine llamacpp"
     if program[0] == sys.executable:
         words += ["--parent", str(os.getpid())]
     key = secrets.token_hex(16)
-    with tempfile.TemporaryDirectory(prefix="afina-llamacpp-") as place:
-        log = Path(place) / "log"
+    with temporary_folder("llamacpp") as place:
+        log = place / "log"
         with log.open("wb") as out:
             # A group of its own: Ctrl-C is for us, who let answers under way end first.
             process = subprocess.Popen(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import subprocess
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from afina.evaluate.scores import read_scores
 from afina.mcp_server.reach import Reach
 from afina.recipe import load_recipe
 from afina.recipe.starter import yaml_value
-from afina.run import parse_json
+from afina.run import parse_json, temporary_folder
 from afina.run_process import AFINA, LOG, environment, start_process
 from afina.watch.reader import RunReader
 
@@ -76,8 +75,8 @@ def audit(reach: Reach, paths: Sequence[str], base: str | None, settings: Sequen
     words = ["data", "audit", *(str(reach.recipe(path, settings) if recipes else reach.whole(path)) for path in paths)]
     words += ["--base", str(reach.whole(base))] if base else []
     words += [word for setting in settings for word in ("--set", setting)]
-    with tempfile.TemporaryDirectory(prefix="afina-") as runs:
-        return answer_of([*words, "--runs", runs], reach)
+    with temporary_folder("audit") as runs:
+        return answer_of([*words, "--runs", str(runs)], reach)
 
 
 def plan(reach: Reach, recipe: str, settings: Sequence[str], device: str | None) -> Any:

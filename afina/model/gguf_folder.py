@@ -14,14 +14,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from filelock import FileLock
-
 from afina.errors import AfinaError, BaseError, DiskFull, RecipeError
 from afina.model.gguf_base import config_of, tokenizer_config
 from afina.model.gguf_file import GgufFile, find_gguf, read_gguf
 from afina.model.gguf_tokenizer import PROBES, build_tokenizer
 from afina.recipe import Chat
-from afina.run import hash_file, hash_value, read_mapping, user_cache, whole_folder, write_json
+from afina.run import hash_file, hash_value, once_for_all, read_mapping, user_cache, whole_folder, write_json
 from afina.tokenizer.chat import Renderer
 from afina.tokenizer.load import load_tokenizer
 from afina.units import show_bytes, show_seconds
@@ -57,13 +55,7 @@ def gguf_folder(file: Path, *, weights: bool, say: Say = lambda _: None) -> Path
     key = f"{_sha256(file, cache_folder)[:24]}-{_writer()}"
     whole, described = cache_folder / key, cache_folder / f"{key}-described"
     wanted = whole if weights or whole.is_dir() else described
-    if wanted.is_dir():
-        return wanted
-    cache_folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(cache_folder / f"{key}.lock"):
-        if not wanted.is_dir():  # another process may have written it while this one waited
-            write_folder(file, wanted, weights=weights, say=say)
-    return wanted
+    return once_for_all(wanted, lambda folder: write_folder(file, folder, weights=weights, say=say))
 
 
 def write_folder(file: Path, folder: Path, *, weights: bool = True, say: Say = lambda _: None) -> None:

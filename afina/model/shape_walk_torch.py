@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,6 +27,7 @@ from afina.model.base_kind import A_MODEL
 from afina.model.decoder_torch import beside_text, text_decoder
 from afina.model.shape import KeptValues, Layer, Linear, Mixer, Role, Shape
 from afina.recipe import Adapter
+from afina.run import temporary_folder
 
 LENGTHS = (64, 256, 1024)
 """Tokens of the rows with which kept values are counted: scans work in chunks of 64 to 256."""
@@ -112,8 +112,8 @@ def build(config: Mapping[str, Any], folder: Path | None) -> Any:
                     f"transformers {version('transformers')} knows no model of type {kind!r}",
                     f"a newer one may: pip install -U transformers{own if 'auto_map' in config else ''}",
                 )
-            with tempfile.TemporaryDirectory() as written:  # infinities are read of a file alone
-                Path(written, "config.json").write_text(json.dumps(values), encoding="utf-8")
+            with temporary_folder("shape") as written:  # infinities are read of a file alone
+                (written / "config.json").write_text(json.dumps(values), encoding="utf-8")
                 read = AutoConfig.from_pretrained(written)
         auto = _auto_class(read, config, AutoModelForCausalLM, AutoModelForImageTextToText, own_code=folder is not None)
         options = {"trust_remote_code": True} if folder is not None else {}

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from afina.errors import AfinaError
 from afina.machine import (
+    HIDES,
     Memory,
     NvidiaCard,
     cpu_name,
@@ -164,7 +165,8 @@ def _rate() -> DoctorCheck:
 
 def _gpu(device: Device | None, memory: Memory, cards: Sequence[NvidiaCard]) -> DoctorCheck:
     if device is None:
-        return DoctorCheck("gpu", "warning", "none found", "bases up to about 1 G parameters train on the CPU")
+        hidden = f", with {HIDES}={os.environ[HIDES]}" if HIDES in os.environ else ""
+        return DoctorCheck("gpu", "warning", f"none found{hidden}", "bases up to about 1 G parameters train on the CPU")
     values = {"name": device.name, "memory": device.memory_bytes, "usable": device.usable_bytes}
     if device.kind == "cuda":
         others = f", and {len(cards) - 1} more" if len(cards) > 1 else ""

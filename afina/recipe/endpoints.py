@@ -13,6 +13,15 @@ from afina.recipe.part import Count, Fraction, Positive, RecipePart
 BASE_AS_TEACHER = "base"
 
 
+def is_local(url: str) -> bool:
+    """Whether an address is this machine's own: no proxy of the environment reaches it, nor should have its key.
+
+    >>> is_local("http://127.0.0.1:8000/v1"), is_local("https://oracle.example/v1")
+    (True, False)
+    """
+    return urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")
+
+
 class Endpoint(RecipePart):
     """An OpenAI-compatible endpoint, and how much it may be asked."""
 

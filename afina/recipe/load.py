@@ -381,7 +381,8 @@ def _as_problem(raw: Any, where: str, item: Any) -> KeyProblem:
 
 
 def _missing_paths(raw: Mapping[str, Any], where: str) -> Iterator[Problem]:
-    """Paths of sources, solutions, probes, tasks, prompts, known strings and a local base that do not exist."""
+    """Paths of sources, solutions, probes, tasks, prompts, known strings, a chat template and a local base that do not
+    exist."""
     root = Path(str(raw.get("root", ".")))
     if not root.is_dir():
         yield _problem(f"there is no folder {root}", "set `root` to the folder of your files", raw, where, ("root",))
@@ -407,6 +408,11 @@ def _missing_paths(raw: Mapping[str, Any], where: str) -> Iterator[Problem]:
             yield _problem(
                 f"nothing matches {value!r} below {root}", "check the path, or set `root`", raw, where, location
             )
+    chat = raw.get("chat")
+    template = chat.get("template") if isinstance(chat, Mapping) else None
+    if isinstance(template, str) and template != "chatml" and not (root / template).is_file():
+        what, fix = f"there is no template {root / template}", "name a Jinja file, or `chatml`"
+        yield _problem(what, fix, raw, where, ("chat", "template"))
     base = raw.get("base")
     if isinstance(base, str) and Path(base).is_absolute() and not Path(base).exists():
         yield _problem(

@@ -21,6 +21,7 @@ the machine permits it and what the compiler needs is known (Zig, Python), it is
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import tempfile
@@ -31,8 +32,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from afina.run import Progress, hash_value, no_progress, parse_json
-from afina.sandbox.compilers import Compiler, compiler_cache, find_compilers
+from afina.run import Progress, hash_value, no_progress, parse_json, temporary_folder, user_cache
+from afina.sandbox.compilers import Compiler, find_compilers
 from afina.sandbox.launcher import ProgramLimits, ProgramOutcome, isolation_missing, run_limited
 from afina.text.code_blocks import CodeBlock
 
@@ -90,8 +91,7 @@ def check_blocks(
     Raises:
         RecipeError: a compiler is neither here nor can be fetched.
     """
-    with tempfile.TemporaryDirectory(prefix="afina-code-") as temporary:
-        work = Path(temporary)
+    with temporary_folder("code") as work:
         compilers = find_compilers(wanted, work, progress)
         yield from check_with(compilers, blocks, work, progress, limits=limits or ProgramLimits(), cache=cache)
 
@@ -106,7 +106,9 @@ def check_with(
     cache: Path | None = None,
 ) -> Iterator[Checked]:
     """:func:`check_blocks` with compilers that are found already, in their own folder `work`."""
-    kept = {name: _Kept(cache or compiler_cache() / "checked", each) for name, each in compilers.items()}
+    place = user_cache()
+    folder = cache or (place / "checked" if place else None)
+    kept = {name: _Kept(folder, each) for name, each in compilers.items()}
     pool = ThreadPoolExecutor(WORKERS)
     waiting: deque[tuple[CodeBlock, Future[tuple[Result, str]]]] = deque()
     done = 0
@@ -137,12 +139,14 @@ def check_with(
 
 
 class _Kept:
-    """Results of one compiler, kept in a file of lines: ``{"key", "result", "lines"}``."""
+    """Results of one compiler, kept in a file of lines: ``{"key", "result", "lines"}``. Where that cannot be, for lack
+    of a place or of the right to write, code is checked again the next time."""
 
-    def __init__(self, folder: Path, compiler: Compiler) -> None:
-        self.file = folder / f"{compiler.language}-{hash_value([REVISION, compiler.version])[:12]}.jsonl"
+    def __init__(self, folder: Path | None, compiler: Compiler) -> None:
+        name = f"{compiler.language}-{hash_value([REVISION, compiler.version])[:12]}.jsonl"
+        self.file = folder / name if folder else None
         self.known: dict[str, tuple[Result, str]] = {}
-        if self.file.exists():
+        if self.file is not None and self.file.is_file():
             for line in self.file.read_text(encoding="utf-8", errors="replace").splitlines():
                 try:
                     row = parse_json(line)
@@ -152,10 +156,13 @@ class _Kept:
 
     def keep(self, key: str, result: Result, lines: str) -> None:
         self.known[key] = (result, lines)
-        self.file.parent.mkdir(parents=True, exist_ok=True)
+        if self.file is None:
+            return
         row = json.dumps({"key": key, "result": result, "lines": lines}, ensure_ascii=False)
-        with self.file.open("ab") as out:  # one write: lines of two processes do not mix
-            out.write(f"{row}\n".encode())
+        with contextlib.suppress(OSError):
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            with self.file.open("ab") as out:  # one write: lines of two processes do not mix
+                out.write(f"{row}\n".encode())
 
 
 def _check(block: CodeBlock, compiler: Compiler, kept: _Kept, work: Path, limits: ProgramLimits) -> tuple[Result, str]:

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from afina.errors import Problem, RecipeError
-from afina.run import Progress, no_progress, user_cache, whole_folder
+from afina.run import Progress, no_progress, once_for_all, user_cache, whole_folder
 from afina.sandbox.launcher import View
 
 ZIG_TARGET = "x86_64-linux-musl"
@@ -121,11 +121,12 @@ def _ziglang(version: str, progress: Progress, where: str) -> Path:
     spec = importlib.util.find_spec("ziglang")
     if spec and spec.submodule_search_locations and importlib.metadata.version("ziglang") == version:
         return _zig_program(Path(next(iter(spec.submodule_search_locations))))
-    kept = compiler_cache() / f"ziglang-{version}"
-    if not kept.exists():
+
+    def fetch(kept: Path) -> None:
         progress(0, None, f"fetching the Zig compiler {version} (about 80 MB, once) to {kept}")
         _fetch(f"ziglang=={version}", kept, where)
-    return _zig_program(kept / "ziglang")
+
+    return _zig_program(once_for_all(compiler_cache() / f"ziglang-{version}", fetch) / "ziglang")
 
 
 def _zig_program(folder: Path) -> Path:
@@ -135,7 +136,6 @@ def _zig_program(folder: Path) -> Path:
 def _fetch(package: str, folder: Path, where: str) -> None:
     """Install a package from the index into a folder of its own."""
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    folder.parent.mkdir(parents=True, exist_ok=True)
     with whole_folder(folder) as beside:
         words = [*pip, "--no-deps", "--only-binary", ":all:", "--target", str(beside), package]
         done = subprocess.run(words, capture_output=True, text=True, check=False)

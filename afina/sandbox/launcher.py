@@ -35,6 +35,7 @@ from pathlib import Path
 from typing import Any
 
 from afina.errors import RecipeError
+from afina.run import temporary_folder
 
 FILE_BYTES = 1 << 28
 INSIDE = Path(__file__).with_name("isolation_inside.py")
@@ -123,7 +124,8 @@ def run_limited(
         RecipeError: the program was to be isolated, and the system does not permit it, or does not start where it
             sees no more than the view. Nothing was run.
 
-    >>> run_limited([sys.executable, "-c", "print(6 * 7)"], Path(tempfile.mkdtemp()), ProgramLimits()).output
+    >>> with temporary_folder("example") as folder:
+    ...     run_limited([sys.executable, "-c", "print(6 * 7)"], folder, ProgramLimits()).output
     '42\\n'
     """
     place = str(folder if view is None else folder.resolve())
@@ -298,9 +300,9 @@ def isolation_missing() -> str:
     release = platform.release()
     if tuple(int(part) for part in re.findall(r"\d+", release)[:2]) < (5, 14):
         return f"it needs Linux 5.14 or newer, this is {release}"
-    with tempfile.TemporaryDirectory(prefix="afina-code-") as folder:
+    with temporary_folder("code") as folder:
         try:
-            outcome = run_limited(["/bin/sh", "-c", "echo $((6 * 7))"], Path(folder), ProgramLimits(), view=View())
+            outcome = run_limited(["/bin/sh", "-c", "echo $((6 * 7))"], folder, ProgramLimits(), view=View())
         except RecipeError as error:
             return error.problems[0].what.removeprefix(_CANNOT)
     return "" if outcome.stdout == "42\n" else f"a first program failed: {outcome.stopped or outcome.output[:200]}"

@@ -16,12 +16,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from afina.errors import AfinaError, RecipeError, ResultError
 from afina.recipe import Chat, read_saved_recipe
+from afina.recipe.endpoints import is_local
 from afina.record import Record, read_rows
-from afina.run import Progress, again, no_progress
+from afina.run import Progress, again, no_progress, parse_json
+
+if TYPE_CHECKING:
+    from urllib.request import OpenerDirector
 
 Got = TypeVar("Got")
 QUESTIONS = 20
@@ -239,6 +243,13 @@ def refuse_wrong(found: Identity, or_else: str = "") -> None:
         )
 
 
+def opener_of(url: str) -> OpenerDirector:
+    """What opens addresses of a server: of one on this machine, past the proxy that the environment names."""
+    from urllib.request import ProxyHandler, build_opener
+
+    return build_opener(*([ProxyHandler({})] if is_local(url) else []))
+
+
 def ask_over_http(url: str, api_key: str | None, chat: Chat | None = None, *, seconds: float | None = SECONDS) -> Ask:
     """Asks an OpenAI-compatible server at `url` (with or without ``/v1``), standard library only.
 
@@ -250,8 +261,9 @@ def ask_over_http(url: str, api_key: str | None, chat: Chat | None = None, *, se
         AfinaError: it does not answer, or with an error.
     """
     from urllib.error import HTTPError, URLError
-    from urllib.request import Request, urlopen
+    from urllib.request import Request
 
+    opener = opener_of(url)
     place = url.rstrip("/").removesuffix("/v1") + "/v1/chat/completions"
 
     def ask(model: str, messages: Sequence[Mapping[str, str]], limit: int) -> str:
@@ -265,14 +277,17 @@ def ask_over_http(url: str, api_key: str | None, chat: Chat | None = None, *, se
         if api_key:
             request.add_header("Authorization", f"Bearer {api_key}")
         try:
-            with urlopen(request, timeout=seconds) as response:
-                return str(json.load(response)["choices"][0]["message"]["content"] or "")
+            with opener.open(request, timeout=seconds) as response:
+                return str(parse_json(response.read())["choices"][0]["message"]["content"] or "")
         except HTTPError as error:
             said = error.read(2000).decode("utf-8", "replace")
             raise AfinaError(
                 f"the server answers {error.code}: {said}", "see what it serves: GET /v1/models", url
             ) from None
-        except (URLError, OSError, KeyError, ValueError) as error:
+        except (KeyError, IndexError, TypeError) as error:
+            what = f"the server answers something else than a chat completion: {type(error).__name__}: {error}"
+            raise AfinaError(what, "name an OpenAI-compatible server", url) from None
+        except (URLError, OSError, ValueError) as error:
             raise AfinaError(f"the server does not answer: {error}", "is it running?", url) from None
 
     return ask

@@ -5,18 +5,47 @@ Source: OpenAI's API reference (chat completions), read 2026-11.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
 from afina.errors import RecipeError
+from afina.run import parse_json
 from afina.serve.strict import StrictRequest
 
 Text = Annotated[str, Field(max_length=4_000_000)]
 ToolName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")]
+DEEPEST = 100
+"""Values in values of what a client sends."""
+
+
+def plain_values(value: Any) -> Any:
+    """Refuse nested values that no template could write: values in values without end, and half a character.
+
+    >>> plain_values({"a": ["b", 1]})
+    {'a': ['b', 1]}
+    """
+    waiting: list[tuple[Any, int]] = [(value, 0)]
+    while waiting:
+        each, depth = waiting.pop()
+        if depth > DEEPEST:
+            raise PydanticCustomError("too_deep", "more than {most} values in one another", {"most": DEEPEST})
+        if isinstance(each, str):
+            try:
+                each.encode()
+            except UnicodeEncodeError:
+                raise PydanticCustomError("half_a_character", "holds half a character") from None
+        elif isinstance(each, dict):
+            waiting += [(inner, depth + 1) for pair in each.items() for inner in pair]
+        elif isinstance(each, list):
+            waiting += [(inner, depth + 1) for inner in each]
+    return value
+
+
+Values = Annotated[dict[str, Any], AfterValidator(plain_values)]
+"""A JSON object of any form."""
 NOT_TEXT = {
     "image_url": "images are",
     "input_image": "images are",
@@ -72,11 +101,11 @@ class GivenCall(StrictRequest):
         """As templates take it: arguments are an object.
 
         Raises:
-            RecipeError: the arguments are no JSON object.
+            RecipeError: the arguments are no JSON object, or one that no template could write.
         """
         try:
-            arguments = json.loads(self.function.arguments or "{}")
-        except ValueError:
+            arguments = plain_values(parse_json(self.function.arguments or "{}"))
+        except ValueError:  # PydanticCustomError is one
             arguments = None
         if not isinstance(arguments, dict):
             raise RecipeError(
@@ -168,7 +197,7 @@ class ToolFunction(StrictRequest):
 
     name: ToolName
     description: Text | None = None
-    parameters: dict[str, Any] = Field(default_factory=dict)
+    parameters: Values = Field(default_factory=dict)
     """A JSON schema; without one the function takes nothing."""
     strict: bool | None = None
 
@@ -221,7 +250,7 @@ class NamedSchema(StrictRequest):
 
     name: str
     description: str | None = None
-    schema_: dict[str, Any] = Field(default_factory=dict, alias="schema")
+    schema_: Values = Field(default_factory=dict, alias="schema")
     strict: bool | None = None
 
 

@@ -7,10 +7,9 @@ import os
 import re
 import signal
 import subprocess
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any, Literal
 
 from afina.errors import AfinaError, RecipeError
 from afina.llamacpp.base_file import kind_before
-from afina.run import Progress, no_progress
+from afina.run import Progress, no_progress, temporary_folder
 from afina.serve.commands import Client, client_settings, mlx_command, show_command, vllm_command
 from afina.serve.driver import Answering
 from afina.serve.identity import (
@@ -30,6 +29,7 @@ from afina.serve.identity import (
     Stored,
     ask_over_http,
     check_identity,
+    opener_of,
     refuse_wrong,
     stored_answers,
 )
@@ -290,8 +290,8 @@ def _serve_by_llama_cpp(
         say(f"the base is served from its own file: {base.file}")
     file, config = write_base_file(base, recipe_of(target, folder), renderer, say), read_config(folder)
     named = [each for each in models.served.values() if each.folder is not None]
-    with tempfile.TemporaryDirectory(prefix="afina-adapters-") as place, _ended_by_term():
-        loras = [Path(place) / f"{number}.gguf" for number in range(len(named))]
+    with temporary_folder("adapters") as place:
+        loras = [place / f"{number}.gguf" for number in range(len(named))]
         for lora, each in zip(loras, named, strict=True):
             assert each.folder is not None
             written = write_lora(each.folder, config, lora, name=each.name)
@@ -327,20 +327,6 @@ def _serve_by_llama_cpp(
                 _prove_all(target, adapters, models.base.name, options, say, stage, explain, or_else)
 
             _answer(models, driver, options, say, prove=prove)
-
-
-@contextlib.contextmanager
-def _ended_by_term() -> Iterator[None]:
-    """SIGTERM ends this process by way of its blocks, so that no process of its own outlives it."""
-
-    def end(*_: object) -> None:
-        raise SystemExit(0)
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _answer(
@@ -437,11 +423,11 @@ def _serve_there(
 
 def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
     from urllib.error import HTTPError
-    from urllib.request import urlopen
 
+    opener = opener_of(url)
     while process.poll() is None:
         try:
-            with urlopen(f"{url}/health", timeout=5):  # asks for no key
+            with opener.open(f"{url}/health", timeout=5):  # asks for no key
                 return
         except HTTPError as error:
             if error.code < 500:

@@ -190,10 +190,12 @@ class WrittenCallReader:
         heads = dict(self._heads)
         while found := next((head for head in heads if text.startswith(head)), ""):
             try:
-                arguments, end = json.JSONDecoder().raw_decode(text, len(found))
-            except ValueError:
+                read, end = json.JSONDecoder().raw_decode(text, len(found))
+                arguments = json.dumps(read, ensure_ascii=False)
+                arguments.encode()  # half a character could not be sent
+            except (ValueError, RecursionError):
                 break
-            calls.append(Call(new_id(), heads[found], json.dumps(arguments, ensure_ascii=False)))
+            calls.append(Call(new_id(), heads[found], arguments))
             text = text[end:]
             if not (self.form.more and (more := self._more.match(text))):
                 break

@@ -153,7 +153,7 @@ class Fetcher:
         if host not in self._known:
             pages: dict[str, Page] = {}
             file = self.folder / f"{host}.jsonl"
-            for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
+            for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []:
                 try:
                     page = Page(**parse_json(line))
                 except (ValueError, TypeError):  # cut by a kill: the page is fetched again

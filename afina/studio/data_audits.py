@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from afina.errors import AfinaError
 from afina.report.language import in_language
 from afina.report.sentences import StoredSentence
+from afina.run import held_folder
 from afina.studio.jobs import ask
 from afina.studio.kept_jobs import KeptJobs
 from afina.studio.refusal import StudioRefusal, error_values
@@ -34,7 +35,7 @@ class Looked:
     """What is looked at: a file or folder, or the only file of a temporary folder that holds what was pasted."""
 
     path: Path
-    pasted: TemporaryDirectory[str] | None = None
+    pasted: ExitStack | None = None
 
     def shown(self, text: str) -> str:
         """The places in a text as they are shown: from the file or folder on, without what lies above it."""
@@ -47,7 +48,7 @@ class Looked:
     def forget(self) -> None:
         """Remove what was pasted."""
         if self.pasted:
-            self.pasted.cleanup()
+            self.pasted.close()
 
     @property
     def _above(self) -> Path:
@@ -65,10 +66,11 @@ def pasted(text: str, name: str) -> Looked:
     """
     if name not in dict(PASTED).values():
         raise StudioRefusal(400, f"{name[:100]!r} is no name of a pasted text", "pasted.jsonl or pasted.md, say")
-    folder = TemporaryDirectory(prefix="afina-studio-")
-    (Path(folder.name) / name).write_text(text, encoding="utf-8", newline="")
-    # The folder is looked at, not the file: whatever the file is called, it is data and never a recipe.
-    return Looked(Path(folder.name), folder)
+    with ExitStack() as kept:
+        folder = kept.enter_context(held_folder("studio"))
+        (folder / name).write_text(text, encoding="utf-8", newline="")
+        # The folder is looked at, not the file: whatever the file is called, it is data and never a recipe.
+        return Looked(folder, kept.pop_all())
 
 
 class AuditJob:

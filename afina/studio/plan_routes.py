@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +13,7 @@ from pydantic import Field
 
 from afina.errors import RecipeError
 from afina.plan.bases import known_bases
-from afina.plan.device import known_devices
+from afina.plan.device import find_device, known_devices, local_device
 from afina.plan.memory import WEIGHT_BYTES
 from afina.plan.serving import GGUF_BYTES, K_KINDS
 from afina.recipe import KeyProblem, Recipe, read_recipe
@@ -41,7 +41,7 @@ from afina.studio.refusal import error_values
 from afina.studio.security import inside
 from afina.studio.settings import StudioSettings
 from afina.studio.translate import sentence_values, word
-from afina.walk.plan_answers import ENGINES, PlanAsked, answer_recipe
+from afina.walk.plan_answers import ENGINES, PlanAsked, answer_recipe, suited
 
 KEYS = (
     *("base", "backend", "train.method", "train.max_length", "train.batch_tokens", "train.accumulate", "train.epochs"),
@@ -147,7 +147,11 @@ def plan_answer(settings: StudioSettings, question: PlanQuestion) -> dict[str, A
     Raises:
         RecipeError: the recipe, a device, a base or a setting is wrong.
     """
-    recipe, file = _recipe_of(settings, question)
+    read, file = _reader_of(settings, question)
+    recipe = read(None)
+    device = None if question.device is None else find_device(question.device)  # one, not several with commas
+    if on := suited(recipe, read):
+        recipe = on(device or local_device(recipe.device))  # whose settings the page shows too
     devices = [] if question.device is None else [question.device]
     asked = PlanAsked(str(file or UNSAVED), (), devices, settings.runs, gpus=question.gpus, parallel=question.parallel)
     if question.serve:
@@ -165,17 +169,20 @@ def plan_answer(settings: StudioSettings, question: PlanQuestion) -> dict[str, A
     }
 
 
-def _recipe_of(settings: StudioSettings, question: PlanQuestion) -> tuple[Recipe, Path | None]:
-    """The recipe with the question's settings, and its file."""
+def _reader_of(settings: StudioSettings, question: PlanQuestion) -> tuple[Callable[[int | None], Recipe], Path | None]:
+    """What reads the recipe with the question's settings, for a device of so many bytes of memory or for this machine;
+    and the recipe's file."""
     if question.recipe is not None:
         file, text = read_file(settings, question.recipe)
-        return read_text(settings, change_text(text, question.settings, where=str(file)), file.parent), file
+        changed = change_text(text, question.settings, where=str(file))
+        return lambda memory: read_text(settings, changed, file.parent, memory_bytes=memory), file
     if question.text is not None:
         folder = inside(settings, question.folder or home(settings))
-        return read_text(settings, change_text(question.text, question.settings), folder), None
+        new = change_text(question.text, question.settings)
+        return lambda memory: read_text(settings, new, folder, memory_bytes=memory), None
     if question.tokens is None:
         raise RecipeError("without a recipe nothing says how much there is to learn", "say how many tokens", "tokens")
-    return _assumed(settings, question.settings), None
+    return lambda _: _assumed(settings, question.settings), None  # the page has no key for a profile
 
 
 def _assumed(settings: StudioSettings, changed: Mapping[str, Any]) -> Recipe:

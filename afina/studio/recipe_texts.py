@@ -109,8 +109,11 @@ def read_file(settings: StudioSettings, path: str) -> tuple[Path, str]:
         raise RecipeError(f"not UTF-8 (byte {error.start})", "save the recipe as UTF-8", str(file)) from None
 
 
-def read_text(settings: StudioSettings, text: str, folder: Path) -> Recipe:
+def read_text(settings: StudioSettings, text: str, folder: Path, *, memory_bytes: int | None = None) -> Recipe:
     """A recipe of a text that lies, or would lie, in a folder. It names nothing outside of the roots and the runs.
+
+    Args:
+        memory_bytes: of the device that ``train.profile: auto`` is to suit; this machine's where not given.
 
     Raises:
         RecipeError: with every problem.
@@ -118,7 +121,7 @@ def read_text(settings: StudioSettings, text: str, folder: Path) -> Recipe:
     path = inside(settings, folder) / UNSAVED
     problems = list(_named_outside(settings, parse_recipe(text, str(path), round_trip=False), path.parent))
     try:
-        recipe = read_recipe(text, path)
+        recipe = read_recipe(text, path, memory_bytes=memory_bytes)
     except RecipeError as error:
         keys = {each.key for each in problems}
         problems += [each for each in map(as_key_problem, error.problems) if not each.key or each.key not in keys]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from afina.model.base import IDENTITY_FILE, read_adapter_config
 from afina.outcome import find_outcome, outcome_kind
 from afina.recipe import read_saved_recipe
 from afina.record import read_record
-from afina.run import again, hash_folder, hash_value, read_stages
+from afina.run import again, hash_folder, hash_value, read_stages, remove
 from afina.train.checkpoint import checkpoint_problem
 from afina.walk.base import back_end
 from afina.walk.context import Context
@@ -120,8 +119,11 @@ def adopt(context: Context, adapter: Path, trained: Path, note: dict[str, Any]) 
         origin = kept / result if trained == run.folder / result else trained
         return {"tempered": note | {"trained": origin.relative_to(run.folder).as_posix()}}
 
-    with tempfile.TemporaryDirectory(dir=run.folder, prefix=".temper-") as beside:
-        copy = Path(beside) / result
-        shutil.copytree(adapter, copy)
-        run.replace("train", result, copy, made_of_it, noted, by="temper")
+    beside = run.folder / ".temper"
+    remove(beside)  # left by one that was killed
+    try:
+        shutil.copytree(adapter, beside / result)
+        run.replace("train", result, beside / result, made_of_it, noted, by="temper")
+    finally:
+        remove(beside)
     return run.folder / result

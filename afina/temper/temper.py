@@ -9,7 +9,6 @@ written adapter as PEFT opens it, beside the one that was trained.
 from __future__ import annotations
 
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from afina.errors import RecipeError
 from afina.model.base import check_adapter_fits
 from afina.outcome import outcome_kind
-from afina.run import remove, what_runs_left, whole_folder, write_json, write_whole
+from afina.run import remove, temporary_folder, what_runs_left, whole_folder, write_json, write_whole
 from afina.temper.adapters import adopt, hash_adapter, other_adapter, trained_adapter
 from afina.temper.answer import Tempered
 from afina.temper.choose import Point, choose
@@ -76,9 +75,9 @@ def temper(context: Context, request: Tempering) -> Tempered:
     adapter = trained_adapter(context)
     _check(request)
     sheet = read_sheet(context)
-    with tempfile.TemporaryDirectory() as beside, context.open_progress("temper") as progress:
+    with temporary_folder("temper") as beside, context.open_progress("temper") as progress:
         model = _open(context, adapter)
-        dial = _dial(context, model, adapter, request, Path(beside))
+        dial = _dial(context, model, adapter, request, beside)
         for name in (TEMPERED, TEMPER):  # not before: what is refused leaves what was found earlier
             remove(folder / name)
         asker = HalfAsker(context, model, sheet, folder / TEMPER)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from afina.errors import DataError
+from afina.run import parse_json
 from afina.text.document import Message, ToolCall
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
@@ -172,14 +173,16 @@ def _is_hermes(rendered: str) -> bool:
 
 
 def read_call(body: str) -> tuple[str, str] | None:
-    """Name and arguments of a call written as JSON, the arguments as JSON; None for anything else.
+    """Name and arguments of a call written as JSON, the arguments as JSON; None for anything else, such as values in
+    values without end, or half a character, which could not be sent.
 
     >>> read_call(' {"name": "f", "arguments": {"a": 1}} '), read_call("{")
     (('f', '{"a": 1}'), None)
     """
     try:
-        read = json.loads(body)
-    except ValueError:
+        read = parse_json(body)
+        json.dumps(read, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
         return None
     if not isinstance(read, dict) or not isinstance(read.get("name"), str):
         return None

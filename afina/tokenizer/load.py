@@ -77,7 +77,7 @@ def load_tokenizer(
 
     Raises:
         BaseError: it cannot be opened, or has no end token.
-        RecipeError: the template file is missing.
+        RecipeError: the template file is missing, or no text.
     """
     tokenizer = open_tokenizer(base, revision=revision, trust_remote_code=trust_remote_code)
     if tokenizer.eos_token_id is None:
@@ -92,7 +92,10 @@ def load_tokenizer(
         file = (root or Path()) / chat.template
         if not file.is_file():
             raise RecipeError(f"there is no template {file}", "name a Jinja file, or `chatml`", "chat.template")
-        tokenizer.chat_template = file.read_text(encoding="utf-8")
+        try:
+            tokenizer.chat_template = file.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise RecipeError(f"not UTF-8 (byte {error.start})", "save the file as UTF-8", str(file)) from None
     if not isinstance(tokenizer.chat_template, str | None):
         several = isinstance(tokenizer.chat_template, dict)
         raise BaseError(

@@ -341,11 +341,7 @@ def joined(say: Callable[[str], None]) -> Iterator[Ranks]:
     """
     import torch.distributed as dist
 
-    if missing := [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
-        raise RecipeError(
-            f"WORLD_SIZE asks for several processes, but {', '.join(missing)} is not set",
-            "start them with torchrun (docs/scaling.md), or unset WORLD_SIZE",
-        )
+    _check_variables()
     try:
         store, rank, world = next(iter(dist.rendezvous("env://", timeout=TIMEOUT)))
         start = meet(store, rank, world)
@@ -369,6 +365,26 @@ def joined(say: Callable[[str], None]) -> Iterator[Ranks]:
     finally:
         ranks.left.set()
         watcher.join(5.0)  # a thread that is inside the store when Python ends aborts the process
+
+
+def _check_variables() -> None:
+    """What ``torchrun`` sets is there and is what it sets: another program may have left a part of it.
+
+    Raises:
+        RecipeError: it is not.
+    """
+    numbers = ("RANK", "LOCAL_RANK", "MASTER_PORT")
+    given = {name: os.environ[name].strip() for name in (*numbers, "LOCAL_WORLD_SIZE") if name in os.environ}
+    missing = [name for name in (*numbers, "MASTER_ADDR") if not os.environ.get(name, "").strip()]
+    wrong = [f"{name} is {said!r}" for name, said in given.items() if name not in missing and not said.isdecimal()]
+    if not missing and not wrong and int(given["RANK"]) >= int(os.environ["WORLD_SIZE"]):
+        wrong = [f"RANK is {given['RANK']}, of {os.environ['WORLD_SIZE']} from 0 on"]
+    if missing or wrong:
+        said = [f"{', '.join(missing)} is not set"] if missing else wrong
+        raise RecipeError(
+            f"WORLD_SIZE asks for several processes, but {', '.join(said)}",
+            "start them with torchrun (docs/scaling.md), or unset WORLD_SIZE",
+        )
 
 
 def meet(store: Any, rank: int, world: int) -> str:

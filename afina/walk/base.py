@@ -115,6 +115,17 @@ def renderer(context: Context) -> Renderer:
     return Renderer(tokenizer, chat)
 
 
+def check_chat(context: Context) -> None:
+    """That the base's tokenizer opens, has an end, and that its chat template or the recipe's is one, before any work
+    is done and paid.
+
+    Raises:
+        BaseError, RecipeError: what is wrong.
+    """
+    if context.recipe.base is not None:
+        renderer(context).stop_ids()
+
+
 def pad_id(context: Context) -> int:
     """The token that fills up rows shorter than the longest of their batch."""
     tokenizer = renderer(context).tokenizer

@@ -26,7 +26,7 @@ from afina.verify.commitment import (
     read_commitment,
     recipe_hash,
 )
-from afina.walk.asked import probes_asked
+from afina.walk.asked import check_asked, probes_asked
 from afina.walk.base import base_files, base_folder, identity, renderer, tokenizer_folder
 from afina.walk.context import Context
 from afina.walk.gone import files_read
@@ -46,7 +46,7 @@ def commit(context: Context, training: Training, inputs: dict[str, Any]) -> None
         inputs: of the training.
 
     Raises:
-        DataError: probes that are no questions.
+        RecipeError, DataError: something that is to be asked afterwards cannot be.
     """
     say, folder = context.run.say, context.folder / training.folder
     known = read_commitment(folder)
@@ -54,6 +54,7 @@ def commit(context: Context, training: Training, inputs: dict[str, Any]) -> None
         if known is None:
             say(f"{training.name}: it goes on from a state without a commitment, and one made now would prove nothing")
         return
+    check_asked(context)
     rows = list(question_rows(context))
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     kinds = [row["kind"] for row in rows]

@@ -9,7 +9,7 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any, Literal, cast
 
-from afina.errors import AfinaError, DataError, RecipeError
+from afina.errors import AfinaError, DataError, Problem, RecipeError
 from afina.model.shape import Shape
 from afina.plan.advise import (
     Suggestion,
@@ -87,13 +87,19 @@ def answer(asked: PlanAsked, *, parameters: str | None = None, tokens: str | Non
     if asked.recipe == "scaling":
         return _scaling(asked, parameters or "1B", tokens)
     recipe = load_recipe(asked.recipe, asked.overrides)
-    if recipe.train.profile is None:
-        return answer_recipe(asked, recipe, tokens=tokens)
-
-    def on(device: Device) -> Recipe:
-        return load_recipe(asked.recipe, asked.overrides, memory_bytes=device.memory_bytes)
-
+    on = suited(recipe, lambda memory: load_recipe(asked.recipe, asked.overrides, memory_bytes=memory))
     return answer_recipe(asked, recipe, tokens=tokens, on=on)
+
+
+def suited(recipe: Recipe, read: Callable[[int], Recipe]) -> Callable[[Device], Recipe] | None:
+    """The recipe as it is read for a device, whose memory ``train.profile: auto`` suits; None where it has no profile
+    and is the same on all.
+
+    Args:
+        recipe: as it is read on this machine.
+        read: it again, given the bytes of a device's memory.
+    """
+    return None if recipe.train.profile is None else lambda device: read(device.memory_bytes)
 
 
 def answer_recipe(
@@ -104,8 +110,7 @@ def answer_recipe(
 
     Args:
         tokens: of an epoch, where they shall not be counted or estimated.
-        on: the recipe as it is read on a device, whose memory ``train.profile: auto`` suits; the same on all where not
-            given.
+        on: the recipe on a device, of :func:`suited`; the same on all where not given.
 
     Raises:
         RecipeError: as :func:`answer`.
@@ -207,13 +212,18 @@ def _one(asked: PlanAsked, recipe: Recipe, shape: Shape, learning: Learning, pla
     return found
 
 
-def _refuse_rows(run: Path, recipe: Recipe, found: PlanAnswer) -> None:
-    """Say no for rows that a training will refuse, where an audit of the dataset has found some."""
+def rows_refused(run: Path, recipe: Recipe) -> list[Problem]:
+    """Why a training will refuse the rows, where an audit of the dataset by this recipe has found some such."""
     if not (run / "audit.json").is_file():
-        return
+        return []
     from afina.walk.audit import known_problems  # all that an audit needs, which a plan needs only then
 
-    if problems := known_problems(run, recipe):
+    return known_problems(run, recipe)
+
+
+def _refuse_rows(run: Path, recipe: Recipe, found: PlanAnswer) -> None:
+    """Say no for rows that a training will refuse."""
+    if problems := rows_refused(run, recipe):
         found.values["refused_rows"] = [problem.what for problem in problems]
         found.refused = DataError(problems=[*problems, *(found.refused.problems if found.refused else [])])
 

@@ -17,11 +17,12 @@ from afina.outcome import OUTCOME_KINDS, outcome_kind
 from afina.recipe import Recipe
 from afina.verify.commitment import FILES as COMMITTED
 from afina.walk.audit import audit, audit_inputs, fatal_problems, refuse_fatal_findings
-from afina.walk.base import check_base
+from afina.walk.base import check_base, check_chat
 from afina.walk.benchmarks import BENCHMARKS
 from afina.walk.context import Context
 from afina.walk.dataset import build, build_inputs, write_recipe
 from afina.walk.evaluate import evaluate, evaluate_inputs
+from afina.walk.gone import still_there
 from afina.walk.manifest import write_manifest
 from afina.walk.planning import look_ahead, plan_inputs
 from afina.walk.reference import REFERENCE, judge_by_reference, judged_training, reference_inputs
@@ -119,6 +120,8 @@ def walk_through(context: Context, *, until: str = "report") -> dict[str, dict[s
     if last >= names.index("plan"):  # before the dataset is built and a teacher paid
         check_base(context)
         start_of(context)
+        if "dataset" not in context.run.stages:
+            check_chat(context)
     if until == names[-1]:
         _check_before(context)
     return {
@@ -146,6 +149,7 @@ def _check_before(context: Context) -> None:
     """Say what is missing for the later stages before hours of training, not after."""
     from afina.evaluate.code_answers import check_compilers
     from afina.evaluate.prompts import prompts_file, read_prompts
+    from afina.evaluate.safety.known import read_strings, strings_file
     from afina.train.trackers import check_installed
 
     (context.folder / "finished.json").unlink(missing_ok=True)
@@ -154,3 +158,9 @@ def _check_before(context: Context) -> None:
         check_compilers(context.recipe)
         if file := prompts_file(context.recipe):
             read_prompts(file)
+        recipe = still_there(context).recipe
+        read_strings(strings_file(recipe))
+        if recipe.evaluate.tasks:
+            from afina.evaluate.tasks import read_tasks  # and torch, which there is time for later
+
+            read_tasks(recipe, ())

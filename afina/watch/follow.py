@@ -19,7 +19,8 @@ class MetricsFollower:
     """The events of a run's ``metrics.jsonl``, each given once.
 
     >>> import tempfile
-    >>> file = Path(tempfile.mkdtemp()) / "metrics.jsonl"
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> file = Path(folder.name) / "metrics.jsonl"
     >>> follower = MetricsFollower(file)
     >>> list(follower.new_events())
     []
@@ -29,6 +30,7 @@ class MetricsFollower:
     >>> with file.open("a") as out: _ = out.write('ep", "step": 2}\\n')
     >>> list(follower.new_events())
     [[{'event': 'step', 'step': 2}]]
+    >>> folder.cleanup()
     """
 
     def __init__(self, file: Path) -> None:

@@ -109,9 +109,10 @@ class RunReader:
         losses = steps["loss"][-WINDOW:]
         done = log.name in files.stages or files.finished is not None
         logged, at = number_in(latest, "eta_seconds"), number_in(latest, "time")
-        # A process that has just gone on has made no step yet: what the one before it thought counts no more.
-        earlier = at < number_in(self._log.stage_event, "time")
-        eta = max(0.0, logged - (self.clock() - at)) if running and not done and not earlier else math.nan
+        # A clock that was set back, or another machine's, adds nothing to what is left. Of a process that has just gone
+        # on and made no step yet, what the one before it thought counts no more.
+        left = logged - max(self.clock() - at, 0.0)
+        eta = max(left, 0.0) if running and not done and log.goes_on else math.nan
         return TrainingView(
             log.name,
             steps,

@@ -59,6 +59,8 @@ class TrainingLog:
     held_out: list[HeldOutPoint] = field(default_factory=list)
     latest: Event = field(default_factory=dict)
     """The last step's event."""
+    goes_on: bool = False
+    """Whether it came after the last event of a stage: by their order, as a clock may have been set."""
     peak_memory: float = 0.0
     planned: int | None = None
     resumed: list[int] = field(default_factory=list)
@@ -90,7 +92,7 @@ class TrainingLog:
             except (TypeError, OverflowError):  # null, text
                 del column[kept:]
                 column.extend(number_in(event, name) for event in events)
-        self.latest = events[-1]
+        self.latest, self.goes_on = events[-1], True
         memory = [value for value in self.steps["memory_bytes"][kept:] if math.isfinite(value)]
         self.peak_memory = max([self.peak_memory, *memory])
 
@@ -144,6 +146,8 @@ class RunLog:
             together = list(group)
             if kind == "stage":
                 self.stage_event = together[-1]
+                for log in self.trainings.values():
+                    log.goes_on = False
             elif kind == "retired":
                 self.trainings.pop(str(name), None)
             elif name in (None, "first"):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from afina.dataset.build.build import build_dataset
 from afina.dataset.build.intake import document_kind
 from afina.errors import RecipeError
 from afina.recipe import Recipe, Source, recipe_of
-from afina.run import Progress, disk_errors, no_progress, parse_json
+from afina.run import Progress, disk_errors, no_progress, parse_json, temporary_folder
 from afina.sources import read_sources
 from afina.text.document import Ledger
 from afina.text.example import read_examples
@@ -78,8 +77,8 @@ def write_clean(file: Path, out: Path, settings: Sequence[str] = (), progress: P
         if target.exists() and target.samefile(file):
             raise RecipeError("would be overwritten by its own clean copy", "name another file to write to", str(file))
     recipe = _recipe(file, settings)
-    with tempfile.TemporaryDirectory(prefix="afina-") as temporary:
-        folder = Path(temporary) / "dataset"
+    with temporary_folder("clean") as temporary:
+        folder = temporary / "dataset"
         build_dataset(recipe, folder, progress, workers=1)
         kept = {example.line for example in read_examples(folder / "train.jsonl")}
         masked: set[int] = set()

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +26,7 @@ from afina.dataset.questions.teacher import Taught, TeacherEstimate, Teaching, e
 from afina.endpoint.cache import AnswerCache
 from afina.errors import AfinaError, RecipeError
 from afina.recipe import HUB, WEB, Recipe
-from afina.run import Progress, hash_file, no_progress, whole_folder, write_json
+from afina.run import Progress, hash_file, no_progress, temporary_folder, whole_folder, write_json
 from afina.sources.files import SourceReading, expand
 from afina.sources.markdown import INCLUDE
 from afina.sources.parsers import readers_of
@@ -112,8 +111,8 @@ def estimate_teacher(recipe: Recipe, cache: Path, progress: Progress = no_progre
     """
     if recipe.dataset.teacher is None:
         raise RecipeError("the recipe has no teacher", "set `dataset.teacher.url` and `model`", "dataset.teacher")
-    with tempfile.TemporaryDirectory(prefix="afina-") as temporary:
-        corpus = read_corpus(recipe, Path(temporary) / "parts", progress)
+    with temporary_folder("estimate") as temporary:
+        corpus = read_corpus(recipe, temporary / "parts", progress)
         return estimate(recipe, corpus.staying, AnswerCache(cache))[0]
 
 

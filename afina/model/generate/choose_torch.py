@@ -38,7 +38,9 @@ def sample(logits: torch.Tensor, temperature: float, top_p: float, generator: to
     So that the draw depends on the request's seed and the row's logits only. With `top_p` below 1, the smallest set
     of likeliest tokens whose probabilities come to `top_p` is kept (Holtzman 2020, arXiv 1904.09751).
     """
-    probabilities = torch.softmax(logits.cpu().double() / temperature, -1)
+    scores = logits.cpu().double()
+    # The likeliest first becomes 0: divided by the smallest temperatures there are, anything else would be infinite.
+    probabilities = torch.softmax((scores - scores.max()) / temperature, -1)
     draw = torch.rand((), generator=generator, dtype=torch.float64).item()
     if top_p >= 1:
         cumulative = probabilities.cumsum(-1)
