@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from afina.errors import RecipeError
+from afina.evaluate.intervals import FEWEST_TURNED
 from afina.evaluate.scores import SIDES, ProbeResult, Scores
 from afina.manifest import Manifest
 from afina.record import Record
@@ -20,7 +21,7 @@ from afina.report.read import RunFiles, read_run
 from afina.report.retrieval import retrieval_figures
 from afina.report.safety import safety_figures
 from afina.report.same_items import SameItems, same_items, yields
-from afina.score.paired import ScoreEstimate
+from afina.score.paired import ScoreEstimate, known_ends
 
 Value = float | str | bool | None
 ABSENT = "absent"
@@ -225,12 +226,17 @@ def metrics_of(*runs: RunFiles) -> list[Metric]:
 
 
 def show_gain(found: ScoreEstimate | None) -> str:
-    """A paired difference: "+0.120 [+0.030, +0.210], n 200"; a star where the interval does not hold 0."""
+    """A paired difference: "+0.120 [+0.030, +0.210], n 200". A star where the interval does not hold 0, of items enough
+    to tell: of three, all go one way in one comparison of equals in four, and no interval of them holds 0."""
     if found is None:
         return tr("no common items")
-    sure = " *" if found.low > 0 or found.high < 0 else ""
-    value, low, high = (figure(f"{each:+.3f}") for each in (found.value, found.low, found.high))
-    return tr("{value} [{low}, {high}], n {n}", value=value, low=low, high=high, n=number(found.n)) + sure
+    value = figure(f"{found.value:+.3f}")
+    if found.ends is None:
+        return tr("{value}, one common item or fact: no interval", value=value)
+    low, high = found.ends
+    sure = " *" if found.n >= FEWEST_TURNED and (low > 0 or high < 0) else ""
+    ends = {"low": figure(f"{low:+.3f}"), "high": figure(f"{high:+.3f}")}
+    return tr("{value} [{low}, {high}], n {n}", value=value, **ends, n=number(found.n)) + sure
 
 
 def _labels(runs: Sequence[RunFiles]) -> list[str]:
@@ -343,7 +349,7 @@ def _window_metrics(scores: Scores) -> Iterator[tuple[str, _RunFigure]]:
         shown = {"bits_per_byte": figures.interval, "loss": None, "perplexity": None, "accuracy": None}
         for key, ends in shown.items():
             unit, better = _HELD_OUT[key]
-            better = better if side == "after" else ""
+            better = better if side == "after" and scores.windows.windows > 1 else ""  # of one no interval tells
             over = (
                 f"{scores.windows.sha256} less {scores.windows.lost}"  # characters that a tokenizer drops cost no bits
             )
@@ -375,13 +381,12 @@ def _task_metrics(run: RunFiles) -> Iterator[tuple[str, _RunFigure]]:
     """Tasks, mean over the seeds with the interval over the rows; and the losses of the held-out rows."""
     assert run.scores is not None
     for task in run.scores.tasks:
-        title = f"task {task.text('name')}"
+        title, items = f"task {task.text('name')}", task.number("items")
         for metric in task.records("metrics"):
             for side in ("before", "after"):
                 score = metric.record(side)
-                low, high = score.number("low"), score.number("high")
-                ends = (low, high) if low is not None and high is not None else None
-                better = "higher" if side == "after" else ""
+                ends = known_ends(score.number("low"), score.number("high"), items)
+                better = "higher" if side == "after" and items != 1 else ""  # of one row no interval tells
                 yield (
                     f"{title} {words(metric.text('name') or '')}, {side}",
                     _RunFigure(score.number("mean"), "", better, ends),
