@@ -12,6 +12,7 @@ from afina.errors import RecipeError
 from afina.evaluate.intervals import FEWEST_TURNED
 from afina.evaluate.scores import SIDES, ProbeResult, Scores
 from afina.manifest import Manifest
+from afina.recipe.methods import in_words
 from afina.record import Record
 from afina.report.costs import HEAD, TrainingCost, common_text, cost_cells, costs_of, task_titles
 from afina.report.labels import fixed, number, show_bytes, show_money, show_seconds, show_share, words
@@ -337,8 +338,10 @@ def _loss_figures(name: str, losses: Record, side: str, rows: str) -> Iterator[t
 
 
 def _held_out_rows(run: RunFiles) -> str:
-    """Hash of the held-out rows; empty where nothing tells."""
-    return (run.manifest.dataset.text("validation_sha256") or "") if run.manifest else ""
+    """Hash of the held-out rows, and what of them nobody predicts; empty where nothing tells."""
+    rows = (run.manifest.dataset.text("validation_sha256") or "") if run.manifest else ""
+    folds = run.scores.folds if run.scores else ()
+    return f"{rows}, {in_words(folds, 'and')} folded" if rows and folds else rows
 
 
 def _window_metrics(scores: Scores) -> Iterator[tuple[str, _RunFigure]]:
@@ -431,6 +434,7 @@ def _notes(runs: Sequence[RunFiles], labels: Sequence[str]) -> Iterator[str]:
     windows = {run.scores.windows.sha256 for run in runs if run.scores and run.scores.windows}
     if len(windows) > 1:
         yield "the runs have read different windows of held-out text: their figures of windows do not compare"
+    yield from _lost_notes(runs, labels)
     hashes: list[tuple[str, str, Callable[[Manifest], str | None]]] = [
         (
             "datasets",
@@ -453,6 +457,20 @@ def _notes(runs: Sequence[RunFiles], labels: Sequence[str]) -> Iterator[str]:
         known = {value for run in runs if run.manifest and (value := read(run.manifest))}
         if len(known) > 1 or what in different:
             yield f"the runs have different {what}: {why}"
+
+
+def _lost_notes(runs: Sequence[RunFiles], labels: Sequence[str]) -> Iterator[str]:
+    """That of the same text the runs predict different parts: what a tokenizer folds or lacks costs no bits."""
+    measured = {label: run.scores for run, label in zip(runs, labels, strict=True) if run.scores}
+    folds = {label: in_words(scores.folds, "and") or "nothing" for label, scores in measured.items()}
+    if len(set(folds.values())) > 1:
+        told = "; ".join(f"{label}: {what}" for label, what in folds.items())
+        yield f"the tokenizers fold different things ({told}): bits per byte do not compare"
+        return
+    read = {label: scores.windows for label, scores in measured.items() if scores.windows}
+    if len({each.sha256 for each in read.values()}) == 1 and len({each.lost for each in read.values()}) > 1:
+        told = "; ".join(f"{label}: {each.lost:,}" for label, each in read.items())
+        yield f"the tokens hold different parts of the windows (characters lost: {told}): bits per byte do not compare"
 
 
 def _recipe_differences(runs: Sequence[RunFiles]) -> dict[str, tuple[Any, ...]] | None:
