@@ -10,6 +10,7 @@ from typing import Any
 from afina.errors import Problem, RecipeError
 from afina.model.named_tokenizer import open_pieces
 from afina.recipe import Recipe, Source, Train
+from afina.recipe.methods import in_words
 from afina.run import Progress, no_progress, whole_folder
 from afina.sources import read_sources
 from afina.text.document import Ledger, message_texts
@@ -17,7 +18,7 @@ from afina.tokenizer.load import open_tokenizer
 from afina.tokenizer.measures import VocabularyMeasure
 from afina.tokenizer.pieces import PieceTable, read_tokenizer
 from afina.tokenizer.saving import Say, silent
-from afina.tokenizer.train import TRAINED_BY
+from afina.tokenizer.train import train_for
 from afina.units import show_share
 
 COLUMNS = ("tokenizer", "entries", "used", "chars/token", "tokens/word", "bytes", "short", "parts")
@@ -37,16 +38,16 @@ def train_on(texts: Iterable[str], recipe: Recipe, folder: Path, say: Say) -> di
     """
     if folder.exists():
         raise RecipeError("is there already", "name another folder, or remove it", str(folder))
-    kind = recipe.scratch.tokenizer
     with whole_folder(folder) as beside:
-        reached = TRAINED_BY[kind](texts, recipe.scratch.vocab, beside, recipe.train.max_length, say)
+        reached = train_for(recipe, texts, beside, say)
         table = read_tokenizer(open_tokenizer(beside), str(folder))
-    return {"folder": str(folder), "kind": kind, "vocab": reached, "sha256": table.sha256}
+    made = {"folder": str(folder), "kind": recipe.scratch.tokenizer, "vocab": reached, "sha256": table.sha256}
+    return made | {"folds": list(table.folds)}
 
 
 def describe_trained(made: dict[str, Any]) -> str:
     """For people."""
-    return f"{made['folder']}: {made['kind']}, {made['vocab']} entries"
+    return f"{made['folder']}: {made['kind']}, {made['vocab']} entries{_folds(made['folds'])}"
 
 
 def texts_of_files(files: Sequence[Path], say: Say, progress: Progress = no_progress) -> Iterator[str]:
@@ -95,7 +96,8 @@ class TokenizerPage:
     def _lines(self) -> Iterator[str]:
         for each in self.measures:
             table = each.table
-            yield f"{table.name}: {table.kind}, {len(table)} entries, {_special(table)} of them special"
+            entries = f"{len(table)} entries, {_special(table)} of them special"
+            yield f"{table.name}: {table.kind}, {entries}{_folds(table.folds)}"
             yield f"    sha256 {table.sha256}"
         if not self.measured:
             return
@@ -107,6 +109,13 @@ class TokenizerPage:
             yield "" if language is None else f"\n{language}"
             yield from _table(rows)
         yield f"\n{ABOUT_COLUMNS}"
+        for each in self.measures:
+            if lost := each.whole.lost:
+                share = show_share(lost / each.whole.characters)
+                yield (
+                    f"\n{each.table.name}: {lost} characters ({share}) do not come back: folded to others, or unknown. "
+                    "Nobody predicts them"
+                )
         for each in self.measures:
             yield f"\n{each.table.name}: frequent words in the most pieces"
             for found in each.shredded():
@@ -130,7 +139,12 @@ def measure_tokenizers(names: Sequence[str], texts: Iterable[str] | None, say: S
 
 
 def _identity(table: PieceTable) -> dict[str, Any]:
-    return {"tokenizer": table.name, "kind": table.kind, "sha256": table.sha256, "vocabulary": len(table)}
+    made = {"tokenizer": table.name, "kind": table.kind, "sha256": table.sha256, "vocabulary": len(table)}
+    return made | {"folds": list(table.folds)}
+
+
+def _folds(folds: Sequence[str]) -> str:
+    return f"; folds {in_words(folds, 'and')}" if folds else ""
 
 
 def _special(table: PieceTable) -> int:

@@ -81,6 +81,15 @@ def show_count(count: float) -> str:
     return f"{count:.0f}"
 
 
+def show_number(count: int, what: str) -> str:
+    """A number of things.
+
+    >>> show_number(1, "row"), show_number(12, "row")
+    ('1 row', '12 rows')
+    """
+    return f"{count} {what}" + ("" if count == 1 else "s")
+
+
 def show_money(amount: float, currency: str = "US$") -> str:
     """Money, always with its currency.
 

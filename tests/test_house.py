@@ -73,7 +73,8 @@ INSIDE: dict[str, set[str]] = {
     "llamacpp": GROUND | {"machine", "tokenizer", "model"},
     "serve": GROUND | {"outcome", "record", "text", "dataset", "tokenizer", "model", "plan", "llamacpp"},
     "verify": GROUND
-    | {"record", "manifest", "outcome", "text", "tokenizer", "dataset.build.canaries", "model", "evaluate"},
+    | {"record", "manifest", "outcome", "text", "tokenizer", "dataset.build.canaries", "score.paired", "model"}
+    | {"evaluate"},
     "export": GROUND
     | {"record", "manifest", "evaluate.scores", "text", "dataset", "tokenizer", "model", "plan", "llamacpp", "serve"}
     | {"verify"},

@@ -90,7 +90,7 @@ def test_answers_that_are_none_are_counted(tmp_path: Path, monkeypatch: pytest.M
     with FakeJudge(decide) as server:
         found = ask(server, tmp_path)
     assert (found["n"], found["failed"], found["ties"], found["order"]) == (7, 1, 7, 0)
-    assert "1 pairs were not judged" in "\n".join(describe_judge(found))
+    assert "1 pair not judged" in "\n".join(describe_judge(found))
 
 
 def test_a_judge_that_is_not_there_is_an_error_of_the_recipe(tmp_path: Path) -> None:

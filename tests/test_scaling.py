@@ -166,6 +166,7 @@ def write_run(folder: Path, point: TrainedPoint, **other: Any) -> Path:
     scores = Scores(loss=loss).as_json()
     if values["windows"]:
         scores["windows"] = {"sha256": values["windows"], "after": {"bits_per_byte": point.loss / 2}}
+        scores["windows"] |= {"lost": values["lost"]} if "lost" in values else {}
     (model.parent / "scores.json").write_text(json.dumps(scores))
     return model.parent
 
@@ -199,6 +200,10 @@ def test_over_several_tokenizers_bits_per_byte_of_the_same_windows_are_taken(tmp
         ({"held_out": list("aaab")}, "different held-out rows"),
         ({"tokenizer": list("aaab"), "windows": ["w", "w", "w", None]}, "different tokenizers"),
         ({"tokenizer": list("aaab"), "windows": list("wwwx")}, "different tokenizers"),
+        (
+            {"tokenizer": list("aaab"), "windows": ["w"] * 4, "lost": [0, 0, 0, 9]},
+            "different characters of the windows .*: 9",
+        ),
         ({"model_type": ["llama"] * 3 + ["recurrent"]}, "several kinds"),
         ({"method": ["scratch"] * 3 + ["sft"]}, "is of method sft"),
         ({"stopped": [""] * 3 + ["no better loss"]}, "ended before its schedule"),

@@ -191,6 +191,15 @@ def test_the_table_by_hand() -> None:
     assert "> O trem ..." in text and "- v1: `` de `ferro` ``" in text and "- v6: (nothing)" in text
 
 
+def test_a_version_that_folds_has_no_place_in_the_order() -> None:
+    """Its tokens hold less of the same windows: fewer bits for another text."""
+    folded = version(1.5)
+    folded["windows"]["lost"] = 4210
+    text = page_of(FIGURES | {"runs": FIGURES["runs"] | {"v5": folded}})
+    assert "From the best to the worst: v6, v1." in text
+    assert "Not ranked, since no token holds what they fold and nobody predicts it: v5 (4,210 characters)." in text
+
+
 def test_the_page_shows_the_stored_figures() -> None:
     """Nobody types a figure into docs/scratch.md: `make scratch PUBLISH=1` writes it."""
     assert EXPERIMENT.page.read_text(encoding="utf-8") == EXPERIMENT.shown(EXPERIMENT.measured_last())

@@ -428,6 +428,8 @@ FORGERIES: dict[str, tuple[Callable[[Path], Any], str]] = {
         values_of(lambda it: it["verdict"].update(findings=["aprendidas: 100 % right"])), "the findings are not those"),
     "a finding left out": (
         values_of(lambda it: it["verdict"]["findings"].pop()), "some are left out or in another order"),
+    "a folding that the tokenizer does not do": (
+        values_of(lambda it: it.update(folds=["case"])), "folds case, and it folds nothing"),
     "a miss left out": (values_of(lambda it: it["verdict"]["misses"].pop()), "a limit that the stored answers miss"),
     "a pass in spite of misses": (
         values_of(lambda it: it["verdict"].update(passed=True)), "it says that the run passed, and by the stored"),

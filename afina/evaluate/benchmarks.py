@@ -14,7 +14,7 @@ from typing import Any
 from afina.errors import Problem, RecipeError
 from afina.model.open_model import OpenModel
 from afina.recipe import nearest
-from afina.score.paired import paired_difference
+from afina.score.paired import known_ends, paired_difference, show_ends
 
 
 def run_benchmarks(
@@ -126,7 +126,7 @@ def _compare(task: str, results: Sequence[Mapping[str, Any]]) -> list[dict[str, 
             for number, first in samples[0].items()
             if _is_number(first.get(metric)) and _is_number(samples[1].get(number, {}).get(metric))
         ]
-        gain = paired_difference([a for a, _ in pairs], [b for _, b in pairs]).as_json() if len(pairs) > 1 else None
+        gain = paired_difference([a for a, _ in pairs], [b for _, b in pairs]).as_json() if pairs else None
         better = results[0].get("higher_is_better", {}).get(task, {}).get(metric)
         rows.append(
             {
@@ -153,10 +153,9 @@ def describe_benchmarks(rows: Sequence[Mapping[str, Any]]) -> str:
     """The rows as a table."""
     lines = [f"{'':32}{'n':>7}{'before':>10}{'after':>10}   difference, 95 % interval"]
     for row in rows:
-        gain = row["difference"]
-        shown = (
-            f"{gain['value']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]" if gain else "no values of single items"
-        )
+        shown = "no values of single items"
+        if gain := row["difference"]:
+            shown = f"{gain['value']:+.3f} {show_ends(known_ends(gain['low'], gain['high'], gain['n']), '+.3f')}"
         name = f"{row['task']} {row['metric']}"
         lines.append(f"{name:32}{row['n'] or '':>7}{row['before']:>10.4g}{row['after']:>10.4g}   {shown}")
     return "\n".join(lines)

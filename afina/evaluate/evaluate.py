@@ -44,6 +44,7 @@ from afina.text.answer_flaws import after_thinking, words_of
 from afina.text.example import Example
 from afina.tokenizer.chat import Renderer
 from afina.tokenizer.encode import Row, with_examples
+from afina.tokenizer.folding import folds_of
 
 
 @dataclass(frozen=True)
@@ -193,6 +194,7 @@ def evaluate(
         intrinsic=record_of(compare_losses(plain, first.losses, second.losses) if plain else None),
         tasks=[record_of(task) for task in beside.more.get("tasks") or ()],
         judge=record_of(beside.more.get("judge")),
+        folds=folds_of(renderer.tokenizer),
     ).write(folder)
     return verdict
 
@@ -271,7 +273,7 @@ def look_at(
     endless: tuple[Sequence[bool], Sequence[bool]],
     renderer: Renderer,
 ) -> list[ProbeAnswers]:
-    """Grade every answer and look for its flaws.
+    """Grade every answer and look for its flaws. A tokenizer that folds case can write no capitals: then none counts.
 
     Args:
         answers_of: the base's and the trained model's, in the order of the questions.
@@ -280,6 +282,7 @@ def look_at(
     words = words_of(text for _, question in questions for text in (question.prompt, question.reference))
     special = {token.content for token in renderer.tokenizer.added_tokens_decoder.values() if token.special}
     special -= {"<think>", "</think>"}  # a flaw of its own, where they stand wrongly
+    any_case = "case" in folds_of(renderer.tokenizer)
     asked = []
     for number, (probe, question) in enumerate(questions):
         thinking = renderer.prompt_text(question.messages, question.tools).rstrip().endswith("<think>")
@@ -298,8 +301,8 @@ def look_at(
             )
             for answer, never_ends in zip(answers, endless, strict=True)
         ]
-        graded = question.grade(after_thinking(answers[0].text)), question.grade(after_thinking(answers[1].text))
-        asked.append(ProbeAnswers(probe, question, answers, graded, (found[0], found[1])))
+        first, second = (question.grade(after_thinking(each.text), any_case=any_case) for each in answers)
+        asked.append(ProbeAnswers(probe, question, answers, (first, second), (found[0], found[1])))
     return asked
 
 

@@ -39,14 +39,24 @@ class Graded:
         return not self.said and not self.declines
 
 
-def grade(answer: str, reference: str, *, new: Sequence[str] = (), old: Sequence[str] = ()) -> Graded:
+def grade(
+    answer: str, reference: str, *, new: Sequence[str] = (), old: Sequence[str] = (), any_case: bool = False
+) -> Graded:
     """Judge an answer; `new` and `old` are what only the new and only the old version of something says.
+
+    Args:
+        any_case: whether capitals count for nothing, as where the tokenizer has none.
 
     >>> grade("Nasceu em Faro.", "Faro")
     Graded(verbatim=False, said=True, claims=False, declines=False, version=None)
     >>> grade("Sei tudo sobre Faro.", "1910").claims, grade("Não sei.", "1910").made_up, grade("1911", "1910").made_up
     (True, False, True)
+    >>> grade("faro", "Faro").verbatim, grade("faro", "Faro", any_case=True).verbatim
+    (False, True)
     """
+    if any_case:
+        answer, reference = answer.casefold(), reference.casefold()
+        new, old = ([each.casefold() for each in strings] for strings in (new, old))
     version = version_of(answer, new, old) if new or old else None
     said = contains(answer, reference) if version is None else version == "new"
     return Graded(

@@ -59,8 +59,13 @@ class Question:
     def prompt(self) -> str:
         return self.messages[-1]["content"]
 
-    def grade(self, answer: str) -> Graded:
-        return grade(answer, self.reference, new=self.new, old=self.old)
+    def grade(self, answer: str, *, any_case: bool = False) -> Graded:
+        """What an answer to it is.
+
+        Args:
+            any_case: whether capitals count for nothing, as where a tokenizer has none.
+        """
+        return grade(answer, self.reference, new=self.new, old=self.old, any_case=any_case)
 
 
 @dataclass(frozen=True)

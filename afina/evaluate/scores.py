@@ -479,6 +479,9 @@ class Scores:
     """Losses of the held-out rows, on ``learned`` and on ``all`` tokens."""
     tasks: list[Record] = field(default_factory=list)
     judge: Record = NOTHING
+    folds: tuple[str, ...] = ()
+    """What the tokenizer folds (:data:`~afina.tokenizer.folding.FOLDS`): nobody predicts it, and bits per byte compare
+    only where the same is folded."""
 
     @classmethod
     def of(cls, record: Record) -> Scores:
@@ -499,6 +502,7 @@ class Scores:
             intrinsic=record.record("intrinsic"),
             tasks=record.records("tasks"),
             judge=record.record("judge"),
+            folds=tuple(record.texts("folds")),
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -529,7 +533,7 @@ class Scores:
             "intrinsic": dict(self.intrinsic.values) or None,
             "tasks": [dict(task.values) for task in self.tasks],
             "judge": dict(self.judge.values) or None,
-        }
+        } | ({"folds": list(self.folds)} if self.folds else {})
 
     def write(self, folder: Path) -> None:
         """Write ``scores.json`` into a run's folder."""

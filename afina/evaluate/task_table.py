@@ -8,6 +8,8 @@ from typing import Any
 from afina.evaluate.scores import Scores
 from afina.record import Record
 from afina.score.metrics import CORPUS
+from afina.score.paired import known_ends, show_ends
+from afina.units import show_number
 
 LOSS_OF = {"learned": "answers (and texts)", "all": "all tokens"}
 
@@ -19,7 +21,7 @@ def describe_tasks(scores: Scores) -> list[str]:
         before, after, gain = found["before"], found["after"], found["difference"]
         lines.append(
             f"{LOSS_OF[name]}: loss {before['loss']:.3f} -> {after['loss']:.3f} nats per token "
-            f"({gain['value']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}] over {gain['n']} rows), "
+            f"({gain['value']:+.3f} {_over_rows(gain)}), "
             f"perplexity {before['perplexity']:.4g} -> {after['perplexity']:.4g}, "
             f"{before['bits_per_byte'] or 0:.3f} -> {after['bits_per_byte'] or 0:.3f} bits per byte"
         )
@@ -30,21 +32,35 @@ def describe_tasks(scores: Scores) -> list[str]:
     return lines
 
 
+def _over_rows(gain: Mapping[str, Any] | Record) -> str:
+    """The interval of a difference and what it is over.
+
+    >>> _over_rows({"low": -0.5, "high": 0.25, "n": 40}), _over_rows({"low": None, "high": None, "n": 1})
+    ('[-0.500, +0.250] over 40 rows', 'over one row: no interval')
+    """
+    ends = known_ends(gain["low"], gain["high"], gain["n"])
+    return "over one row: no interval" if ends is None else f"{show_ends(ends, '+.3f')} over {gain['n']} rows"
+
+
 def describe_judge(found: Mapping[str, Any] | Record) -> list[str]:
     """What the judge said of the answers to the tasks."""
+    pairs = show_number(found["n"], "pair")
     lines = [
-        f"judge {found['model']}: of {found['n']} pairs {found['better']} better, {found['worse']} worse, "
+        f"judge {found['model']}: of {pairs} {found['better']} better, {found['worse']} worse, "
         f"{found['ties']} ties ({found['order']} by the order alone, {found['same']} of the same words)"
     ]
     if found["failed"]:
-        lines.append(f"  {found['failed']} pairs were not judged: no usable answer in both orders")
+        lines.append(f"  {show_number(found['failed'], 'pair')} not judged: no usable answer in both orders")
     if gain := found["preference"]:
-        lines.append(f"  preference {gain['value']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]")
+        ends = known_ends(gain["low"], gain["high"], found["n"])
+        shown = "(one pair: no interval)" if ends is None else show_ends(ends, "+.3f")
+        lines.append(f"  preference {gain['value']:+.3f} {shown}")
     return lines
 
 
 def _task_lines(task: Record) -> list[str]:
-    lines = [f"task {task['name']}: n = {task['n']}, seeds {', '.join(map(str, task['seeds']))} ({task['items']} rows)"]
+    seeds, items = ", ".join(map(str, task["seeds"])), show_number(task["items"], "row")
+    lines = [f"task {task['name']}: n = {task['n']}, seeds {seeds} ({items})"]
     lines += [f"  note: {note}" for note in task["notes"]]
     lines += [f"  {line}" for line in finding_lines(task["findings"], task["items"])]
     lines += _code_lines(code) if (code := task.record("code")) else []
@@ -53,10 +69,9 @@ def _task_lines(task: Record) -> list[str]:
         digits = 1 if metric["name"] in CORPUS else 3
         gain = metric["difference"]
         before, after = (show_mean(metric[side], digits) for side in ("before", "after"))
-        lines.append(
-            f"  {metric['name']:12}{before:>17}{after:>17}   {gain['mean']:+.{digits}f} "
-            f"[{gain['low']:+.{digits}f}, {gain['high']:+.{digits}f}]"
-        )
+        form = f"+.{digits}f"
+        ends = show_ends(known_ends(gain["low"], gain["high"], task["items"]), form)
+        lines.append(f"  {metric['name']:12}{before:>17}{after:>17}   {gain['mean']:{form}} {ends}")
     return lines
 
 

@@ -9,7 +9,6 @@ characters that a tokenizer drops or folds (unknown, in lower case, NFKC): nobod
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from afina.run import hash_value
 from afina.text.example import Example, read_examples
 from afina.tokenizer.chat import Encoded, Renderer
 from afina.tokenizer.encode import Row, cut_blocks
+from afina.tokenizer.folding import lost_characters
 
 BETWEEN = "\n\n"
 """Stands between two texts."""
@@ -91,7 +91,7 @@ class ReadWindows:
         rows, window_of, lost = [], [], 0
         for number, text in enumerate(texts):
             ids = renderer.completion_prompt(text)
-            lost += _lost(text, renderer.tokenizer.decode(ids, skip_special_tokens=True))
+            lost += lost_characters(text, renderer.tokenizer.decode(ids, skip_special_tokens=True))
             ids = ids if renderer.begins_with_bos else [renderer.end_id, *ids]
             whole = Encoded(ids, [False, *[True] * (len(ids) - 1)])
             for block in cut_blocks(whole, context or len(ids)):
@@ -103,15 +103,6 @@ class ReadWindows:
     def bytes(self) -> list[int]:
         """Of each window."""
         return [len(text.encode()) for text in self.texts]
-
-
-def _lost(text: str, back: str) -> int:
-    """Characters of a text that do not come back, wherever they stand; spaces, which many decoders move, do not count.
-
-    >>> _lost("Olá\\n Zé!", "olá zé !"), _lost("Olá Zé!", "Olá Zé !")
-    (3, 0)
-    """
-    return (Counter(text.replace(" ", "")) - Counter(back)).total()
 
 
 def context_of(reader: Reader, trained_at: int | None) -> int | None:

@@ -34,6 +34,7 @@ from afina.export.out import check_out
 from afina.export.programs import LlamaCpp, OpenedExport, Transformers, check_opens_gguf, open_gguf, open_mlx
 from afina.export.push import PushTarget, check_push, push_folder
 from afina.export.template import baked_tokenizer
+from afina.llamacpp.gguf_vocab import check_keeps_text
 from afina.llamacpp.gguf_write import ARCHITECTURES, ROUNDED_HERE, begins_with_bos, check_architecture, write_gguf
 from afina.llamacpp.lora_write import refused_by_llama_cpp, write_lora
 from afina.llamacpp.program import INSTALL, find_llama_cpp
@@ -43,9 +44,11 @@ from afina.model.choices import Precision
 from afina.model.hub import hub_commit
 from afina.model.rounding import tolerance
 from afina.recipe import Chat, nearest
+from afina.recipe.methods import in_words
 from afina.record import Record
 from afina.run import Progress, no_progress, read_mapping, whole_folder, write_json
 from afina.tokenizer.chat import Renderer
+from afina.tokenizer.folding import folds_of
 from afina.tokenizer.load import open_tokenizer
 from afina.units import show_bytes
 from afina.verify.proof import PROOF, why_no_proof, write_proof
@@ -119,6 +122,7 @@ def export(
     expected = _expected(origin, progress) if options.check else None
     with whole_folder(out) as beside:
         made = _make(origin, holds, kind, beside, options, progress, say)
+        made.notes += _folding_notes(origin)
         comparison: ExportComparison | None = None
         if expected is not None:
             comparison = _compare(origin, made, expected, options, progress)
@@ -216,6 +220,8 @@ def _look_before(origin: Origin, holds: str, kind: str, options: ExportOptions) 
         _look_before_lora(origin, options)
     if holds != "merged" and kind_of_config(origin.config).name == "recurrent":
         raise RecipeError("no program but afina opens a recurrent model (LSTM or GRU)", "--to merged", "--to")
+    if holds in ("gguf", "gguf-lora", "ollama"):
+        check_keeps_text(origin.tokenizer)
     if holds in ("gguf", "ollama"):
         if options.llama_cpp is None:
             check_architecture(origin.config, origin.recipe.train.max_length)
@@ -293,6 +299,11 @@ def _before(origin: Origin, holds: str) -> list[str]:
             "and compared with the adapter on that one: answers may differ from those measured in the run"
         ]
     return []
+
+
+def _folding_notes(origin: Origin) -> list[str]:
+    folds = in_words(folds_of(origin.tokenizer), "and")
+    return [f"the tokenizer folds {folds}: the model neither reads nor writes them"] if folds else []
 
 
 def _expected(origin: Origin, progress: Progress) -> Expected:

@@ -11,6 +11,7 @@ from afina.evaluate.probes import ProbeSet, read_probes
 from afina.improve.facts import TELLING
 from afina.improve.rounds import Stop
 from afina.tokenizer.chat import Renderer
+from afina.tokenizer.folding import folds_of
 from afina.units import show_share
 from afina.walk.base import renderer
 from afina.walk.context import Context
@@ -29,8 +30,10 @@ def why_not(context: Context) -> Stop | None:
         why = "; ".join(halves.notes) or "no probe of the recipe tells whether something was learned"
         return Stop("cannot steer", f"there is nothing to steer by: {why}")
     references, least = list(dict.fromkeys(_references(steering))), recipe.evaluate.limits.learned_min or 0.0
-    # A share that is asked for counts answers word for word; a gain without one counts them in any case.
-    lost = [text for text in references if not can_write(chat, text, cased=least > 0)]
+    # A share that is asked for counts answers word for word; a gain without one counts them in any case, and so does
+    # all where the tokenizer has no capitals.
+    cased = least > 0 and "case" not in folds_of(chat.tokenizer)
+    lost = [text for text in references if not can_write(chat, text, cased=cased)]
     if lost and (len(lost) == len(references) or 1 - len(lost) / len(references) < least):
         some = ", ".join(repr(text) for text in lost[:SHOWN])
         return Stop(

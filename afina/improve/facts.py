@@ -83,12 +83,13 @@ def read_answers(folder: Path) -> list[BothAnswers]:
     Raises:
         AfinaError: a file is damaged.
     """
-    rows = [_answer(row) for row in read_rows(folder / "predictions.jsonl") or ()]
+    any_case = "case" in (read_scores(folder) or Scores()).folds
+    rows = [_answer(row, any_case) for row in read_rows(folder / "predictions.jsonl") or ()]
     rows += [_choice(row) for row in read_rows(folder / CHOICES_FILE) or ()]
     return rows + [_skill(row) for row in read_rows(folder / SKILLS_FILE) or ()]
 
 
-def _answer(row: Record) -> BothAnswers:
+def _answer(row: Record, any_case: bool) -> BothAnswers:
     role, reference, terms = _role(row), row.required_text("reference"), tuple(row.texts("terms"))
     texts = [after_thinking(row.required_text(side)) for side in ("base", "adapter")]
     if role == "coverage":
@@ -96,7 +97,7 @@ def _answer(row: Record) -> BothAnswers:
     elif role == "versions":
         graded = [(_version(text, row, side),) for text, side in zip(texts, ("base", "adapter"), strict=True)]
     else:
-        graded = [(grade(text, reference),) for text in texts]
+        graded = [(grade(text, reference, any_case=any_case),) for text in texts]
     return BothAnswers(
         row.required_text("probe"),
         role,

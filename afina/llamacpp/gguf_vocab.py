@@ -14,7 +14,9 @@ from typing import Any
 
 from afina.errors import BaseError
 from afina.model.gguf_tokenizer import BYTE, CONTROL, NORMAL, SPLITS, UNKNOWN, UNUSED, USER_DEFINED
+from afina.recipe.methods import in_words
 from afina.tokenizer.fallback import SPACE_BEGINS
+from afina.tokenizer.folding import folds_of
 from afina.tokenizer.pieces import SPACE, byte_of
 
 RULES: Mapping[str, str] = {expression: name for name, expression in SPLITS.items()}
@@ -45,6 +47,7 @@ def read_vocabulary(tokenizer: Any, rows: int) -> Vocabulary:
     """
     if not hasattr(tokenizer, "backend_tokenizer"):
         raise _refuse("it has no tokenizer.json")
+    check_keeps_text(tokenizer)
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     model = content["model"]
     if model["type"] != "BPE":
@@ -59,6 +62,20 @@ def read_vocabulary(tokenizer: Any, rows: int) -> Vocabulary:
     if vocabulary.scores:
         vocabulary.scores += [-1e4] * (rows - len(vocabulary.scores))
     return vocabulary
+
+
+def check_keeps_text(tokenizer: Any) -> None:
+    """Refuse a tokenizer that folds: llama.cpp has no normalizers, and would give the model what it never saw.
+
+    Raises:
+        BaseError: it folds.
+    """
+    if folds := folds_of(tokenizer):
+        raise BaseError(
+            f"the tokenizer folds {in_words(folds, 'and')} before it cuts a text, and llama.cpp has nothing that does: "
+            "it would read other tokens than the model learned",
+            "use --to merged, or serve it by afina, vLLM or MLX, which fold as the tokenizer says",
+        )
 
 
 def _refuse(what: str) -> BaseError:
@@ -129,14 +146,18 @@ def _writes_space(content: Mapping[str, Any]) -> bool:
     """Whether a space is written before a text."""
     normalizer, pre = content["normalizer"], content["pre_tokenizer"]
     steps = [] if normalizer is None else normalizer.get("normalizers", [normalizer])
-    known = {"Prepend", "Replace"}
-    if other := [step["type"] for step in steps if step["type"] not in known]:
+    if other := [step["type"] for step in steps if step["type"] != "Prepend" and not _writes_spaces(step)]:
         raise _refuse(f"it normalizes text by {', '.join(other)}")
     if pre == SPACE_BEGINS:
         return False
     if pre is not None and pre["type"] != "Metaspace":
         raise _refuse(f"it splits text by {pre['type']}")
     return any(step["type"] == "Prepend" for step in steps) or bool(pre and pre.get("prepend_scheme") != "never")
+
+
+def _writes_spaces(step: Mapping[str, Any]) -> bool:
+    """Whether a step of a normalizer writes spaces as SentencePiece does, and replaces nothing else."""
+    return bool(step["type"] == "Replace" and step["pattern"] == {"String": " "} and step["content"] == SPACE)
 
 
 def _in_order(vocab: Mapping[str, int]) -> tuple[list[str], list[int]]:

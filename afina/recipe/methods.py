@@ -110,5 +110,7 @@ def in_words(names: Sequence[str], last: str = "or") -> str:
 
     >>> in_words(["dpo", "orpo"]), in_words(["sft", "dpo", "orpo"]), in_words(["sft"])
     ('dpo or orpo', 'sft, dpo or orpo', 'sft')
+    >>> in_words([])
+    ''
     """
     return f" {last} ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from afina.errors import RecipeError
+from afina.evaluate.intervals import FEWEST_TURNED
 from afina.evaluate.scores import SIDES, ProbeResult, Scores
 from afina.manifest import Manifest
+from afina.recipe.methods import in_words
 from afina.record import Record
 from afina.report.costs import HEAD, TrainingCost, common_text, cost_cells, costs_of, task_titles
 from afina.report.labels import fixed, number, show_bytes, show_money, show_seconds, show_share, words
@@ -20,7 +22,7 @@ from afina.report.read import RunFiles, read_run
 from afina.report.retrieval import retrieval_figures
 from afina.report.safety import safety_figures
 from afina.report.same_items import SameItems, same_items, yields
-from afina.score.paired import ScoreEstimate
+from afina.score.paired import ScoreEstimate, known_ends
 
 Value = float | str | bool | None
 ABSENT = "absent"
@@ -225,12 +227,17 @@ def metrics_of(*runs: RunFiles) -> list[Metric]:
 
 
 def show_gain(found: ScoreEstimate | None) -> str:
-    """A paired difference: "+0.120 [+0.030, +0.210], n 200"; a star where the interval does not hold 0."""
+    """A paired difference: "+0.120 [+0.030, +0.210], n 200". A star where the interval does not hold 0, of items enough
+    to tell: of three, all go one way in one comparison of equals in four, and no interval of them holds 0."""
     if found is None:
         return tr("no common items")
-    sure = " *" if found.low > 0 or found.high < 0 else ""
-    value, low, high = (figure(f"{each:+.3f}") for each in (found.value, found.low, found.high))
-    return tr("{value} [{low}, {high}], n {n}", value=value, low=low, high=high, n=number(found.n)) + sure
+    value = figure(f"{found.value:+.3f}")
+    if found.ends is None:
+        return tr("{value}, one common item or fact: no interval", value=value)
+    low, high = found.ends
+    sure = " *" if found.n >= FEWEST_TURNED and (low > 0 or high < 0) else ""
+    ends = {"low": figure(f"{low:+.3f}"), "high": figure(f"{high:+.3f}")}
+    return tr("{value} [{low}, {high}], n {n}", value=value, **ends, n=number(found.n)) + sure
 
 
 def _labels(runs: Sequence[RunFiles]) -> list[str]:
@@ -331,8 +338,10 @@ def _loss_figures(name: str, losses: Record, side: str, rows: str) -> Iterator[t
 
 
 def _held_out_rows(run: RunFiles) -> str:
-    """Hash of the held-out rows; empty where nothing tells."""
-    return (run.manifest.dataset.text("validation_sha256") or "") if run.manifest else ""
+    """Hash of the held-out rows, and what of them nobody predicts; empty where nothing tells."""
+    rows = (run.manifest.dataset.text("validation_sha256") or "") if run.manifest else ""
+    folds = run.scores.folds if run.scores else ()
+    return f"{rows}, {in_words(folds, 'and')} folded" if rows and folds else rows
 
 
 def _window_metrics(scores: Scores) -> Iterator[tuple[str, _RunFigure]]:
@@ -343,7 +352,7 @@ def _window_metrics(scores: Scores) -> Iterator[tuple[str, _RunFigure]]:
         shown = {"bits_per_byte": figures.interval, "loss": None, "perplexity": None, "accuracy": None}
         for key, ends in shown.items():
             unit, better = _HELD_OUT[key]
-            better = better if side == "after" else ""
+            better = better if side == "after" and scores.windows.windows > 1 else ""  # of one no interval tells
             over = (
                 f"{scores.windows.sha256} less {scores.windows.lost}"  # characters that a tokenizer drops cost no bits
             )
@@ -375,13 +384,12 @@ def _task_metrics(run: RunFiles) -> Iterator[tuple[str, _RunFigure]]:
     """Tasks, mean over the seeds with the interval over the rows; and the losses of the held-out rows."""
     assert run.scores is not None
     for task in run.scores.tasks:
-        title = f"task {task.text('name')}"
+        title, items = f"task {task.text('name')}", task.number("items")
         for metric in task.records("metrics"):
             for side in ("before", "after"):
                 score = metric.record(side)
-                low, high = score.number("low"), score.number("high")
-                ends = (low, high) if low is not None and high is not None else None
-                better = "higher" if side == "after" else ""
+                ends = known_ends(score.number("low"), score.number("high"), items)
+                better = "higher" if side == "after" and items != 1 else ""  # of one row no interval tells
                 yield (
                     f"{title} {words(metric.text('name') or '')}, {side}",
                     _RunFigure(score.number("mean"), "", better, ends),
@@ -426,6 +434,7 @@ def _notes(runs: Sequence[RunFiles], labels: Sequence[str]) -> Iterator[str]:
     windows = {run.scores.windows.sha256 for run in runs if run.scores and run.scores.windows}
     if len(windows) > 1:
         yield "the runs have read different windows of held-out text: their figures of windows do not compare"
+    yield from _lost_notes(runs, labels)
     hashes: list[tuple[str, str, Callable[[Manifest], str | None]]] = [
         (
             "datasets",
@@ -448,6 +457,20 @@ def _notes(runs: Sequence[RunFiles], labels: Sequence[str]) -> Iterator[str]:
         known = {value for run in runs if run.manifest and (value := read(run.manifest))}
         if len(known) > 1 or what in different:
             yield f"the runs have different {what}: {why}"
+
+
+def _lost_notes(runs: Sequence[RunFiles], labels: Sequence[str]) -> Iterator[str]:
+    """That of the same text the runs predict different parts: what a tokenizer folds or lacks costs no bits."""
+    measured = {label: run.scores for run, label in zip(runs, labels, strict=True) if run.scores}
+    folds = {label: in_words(scores.folds, "and") or "nothing" for label, scores in measured.items()}
+    if len(set(folds.values())) > 1:
+        told = "; ".join(f"{label}: {what}" for label, what in folds.items())
+        yield f"the tokenizers fold different things ({told}): bits per byte do not compare"
+        return
+    read = {label: scores.windows for label, scores in measured.items() if scores.windows}
+    if len({each.sha256 for each in read.values()}) == 1 and len({each.lost for each in read.values()}) > 1:
+        told = "; ".join(f"{label}: {each.lost:,}" for label, each in read.items())
+        yield f"the tokens hold different parts of the windows (characters lost: {told}): bits per byte do not compare"
 
 
 def _recipe_differences(runs: Sequence[RunFiles]) -> dict[str, tuple[Any, ...]] | None:

@@ -9,10 +9,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+from afina.recipe.methods import in_words
 from afina.report.labels import fixed, number, show_count, show_money, show_seconds, words
 from afina.report.language import figure, label, mark, tr
 from afina.report.read import RunFiles
 from afina.report.same_items import training_flops
+from afina.units import show_number
 
 Road = Literal["from nothing", "adapter", "every weight"]
 ROADS: dict[Road, str] = {
@@ -148,12 +150,15 @@ def _road(run: RunFiles) -> Road:
 def _bits_per_byte(run: RunFiles) -> tuple[float | None, tuple[float, float] | None, str]:
     """After training, with its interval and the text that it was measured on: windows, or else the held-out rows."""
     if run.scores and (windows := run.scores.windows):
-        text = f"{windows.windows} windows, {windows.bytes:,} bytes of held-out text ({windows.sha256[:8]})"
+        read = show_number(windows.windows, "window")
+        text = f"{read}, {windows.bytes:,} bytes of held-out text ({windows.sha256[:8]})"
+        text += f", less {windows.lost:,} characters that no token holds" if windows.lost else ""
         return windows.after.bits_per_byte, windows.after.interval, text
     if run.scores is None or run.scores.loss is None:
         return None, None, UNKNOWN_TEXT
     rows = run.manifest.dataset.text("validation_sha256") if run.manifest else None
     text = f"held-out rows {rows[:8]}" if rows else UNKNOWN_TEXT
+    text += f", {in_words(folds, 'and')} folded" if rows and (folds := run.scores.folds) else ""
     return run.scores.loss.after.number("bits_per_byte"), None, text
 
 

@@ -10,10 +10,7 @@ from afina.evaluate.scores import FACTS
 from afina.record import Record
 from afina.report.labels import words
 from afina.report.read import RunFiles
-from afina.score.paired import ScoreEstimate, paired_difference
-
-_FEWEST = 2
-"""Fewer common items give no interval."""
+from afina.score.paired import ScoreEstimate, ratio_difference
 
 
 @dataclass(frozen=True)
@@ -50,11 +47,29 @@ def same_items(runs: Sequence[RunFiles]) -> list[SameItems]:
         differences: list[ScoreEstimate | None] = [None]
         for other in measured[1:]:
             common = [key for key in first if key in other.get(name, {})]
-            values = [first[key].value for key in common], [other[name][key].value for key in common]
-            differences.append(paired_difference(*values) if len(common) >= _FEWEST else None)
+            pairs = [(first[key], other[name][key]) for key in common]
+            differences.append(_difference(pairs) if pairs else None)
         if any(differences):
             found.append(SameItems(name, tuple(differences)))
     return found
+
+
+def _difference(pairs: Sequence[tuple[Item, Item]]) -> ScoreEstimate:
+    """By how much the second of each pair is better, on average. Phrasings of one fact are drawn together, and `n`
+    counts facts.
+
+    >>> wrong, right = Item(0.0, "Ana"), Item(1.0, "Ana")
+    >>> found = _difference([(wrong, right), (wrong, wrong), (Item(1.0), Item(1.0))])
+    >>> round(found.value, 3), found.n
+    (0.333, 2)
+    """
+    sums: dict[str, list[float]] = {}
+    for number, (one, two) in enumerate(pairs):
+        held = sums.setdefault(one.cluster or two.cluster or f"item {number}", [0.0, 0.0, 0.0])
+        for place, value in enumerate((one.value, two.value, 1.0)):
+            held[place] += value
+    first, second, counts = zip(*sums.values(), strict=True)
+    return ratio_difference(first, second, counts)
 
 
 def items_of(run: RunFiles) -> Items:

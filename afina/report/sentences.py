@@ -103,6 +103,13 @@ SENTENCES = (
         "{n} of {of} characters of the windows are in none of their tokens (unknown, or folded to others): nobody "
         "predicts them, and the bits per byte are too few"
     ),
+    mark(
+        "the tokenizer folds {what}: the model neither reads nor writes them, and its bits per byte compare with those "
+        "of models that fold alike alone"
+    ),
+    mark("case"),
+    mark("numbers"),
+    mark("case and numbers"),
     mark("no probes"),
     mark("the base knew none of {n} questions"),
     mark("the base knew too little of {n} questions"),
@@ -173,8 +180,12 @@ SENTENCES = (
         "space as one space"
     ),
     mark("Unicode NFC and casefold; words are runs of letters, marks and digits; no stemming; F1"),
+    mark("held-out rows {hash}, {what} folded"),
     mark("held-out rows {hash}"),
     mark("{n} windows, {size} bytes of held-out text ({hash})"),
+    mark("1 window, {size} bytes of held-out text ({hash})"),
+    mark("{n} windows, {size} bytes of held-out text ({hash}), less {of} characters that no token holds"),
+    mark("1 window, {size} bytes of held-out text ({hash}), less {of} characters that no token holds"),
     mark("{n} of {of} rows stand in the training data and are left out"),
     mark("a sample of {n} was asked for, and there are {of} rows"),
     mark("every seed draws all rows: there is no standard deviation over seeds"),
@@ -182,6 +193,8 @@ SENTENCES = (
     mark("{probe} has no scores.json: nothing was measured in it"),
     mark("{probe} is not marked as finished"),
     mark("the runs have read different windows of held-out text: their figures of windows do not compare"),
+    mark("the tokenizers fold different things ({rest}): bits per byte do not compare"),
+    mark("the tokens hold different parts of the windows (characters lost: {rest}): bits per byte do not compare"),
     mark("the runs have different datasets: their held-out losses stand over different examples"),
     mark("the runs have different tokenizers: compare bits per byte, not loss or perplexity"),
     mark("the runs have different bases: before training they are different models"),

@@ -10,11 +10,12 @@ from markupsafe import Markup
 
 from afina.record import Record
 from afina.report.labels import fixed, number, signed, words
-from afina.report.language import label, mark, tr
+from afina.report.language import label, mark, tr, trn
 from afina.report.read import RunFiles
 from afina.report.render import Cell, Strong, not_measured, render, table
 from afina.report.results import between
 from afina.report.sentences import StoredSentence
+from afina.score.paired import known_ends
 
 HUNDREDS = ("chrf", "bleu")
 """Metrics from 0 to 100; the others go from 0 to 1."""
@@ -54,7 +55,8 @@ def _judged(found: Record) -> dict[str, Any] | None:
         if (count := found.number(key)) is not None
     ]
     gain = dict(found.record("preference").values)
-    rows.append([tr("preference, −1 to +1"), _gain(Record(gain | {"mean": gain.get("value")}, found.where), "")])
+    preferred = Record(gain | {"mean": gain.get("value")}, found.where)
+    rows.append([tr("preference, −1 to +1"), _gain(preferred, "", found.number("n"))])
     seed = number(found.number("seed") or 0)
     about = tr("{model}, seed {n}: {criteria}", model=found.text("model"), n=seed, criteria=found.text("criteria"))
     return {"rows": rows, "about": about}
@@ -70,7 +72,7 @@ def _benchmarks(run: RunFiles) -> list[list[Cell]]:
         shown = [number(value) if value is not None else not_measured() for value in sides]
         name = f"{row.text('task')} {words(row.text('metric') or '')}"
         first = tr("the first {n}", n=number(limit)) if (limit := row.number("limit")) else ""
-        rows.append([name, number(row.number("n") or 0), first, *shown, _gain(difference, "")])
+        rows.append([name, number(row.number("n") or 0), first, *shown, _gain(difference, "", difference.number("n"))])
     return rows
 
 
@@ -87,13 +89,14 @@ class _Task:
 def _task(task: Record) -> _Task:
     seeds = task.values.get("seeds")
     drawn = tr(", seeds {seeds}", seeds=", ".join(map(str, seeds))) if isinstance(seeds, list) else ""
-    different = tr("{n} different rows", n=number(task.number("items") or 0))
+    items = task.whole("items")
+    different = trn("{n} row", "{n} different rows", items or 0)
     size = f"n = {number(task.number('n') or 0)}{drawn}; {different}"
     rows: list[list[Cell]] = []
     for metric in task.records("metrics"):
         name = metric.text("name") or ""
-        sides = [_mean(metric.record(side), name) for side in ("before", "after")]
-        rows.append([words(name), *sides, _gain(metric.record("difference"), name)])
+        sides = [_mean(metric.record(side), name, items) for side in ("before", "after")]
+        rows.append([words(name), *sides, _gain(metric.record("difference"), name, items)])
     remarks = [*map(StoredSentence, task.texts("notes")), *_findings(task)]
     return _Task(task.text("name"), size, remarks, rows, _code(task.record("code")))
 
@@ -146,22 +149,29 @@ def _findings(task: Record) -> list[str]:
     return lines
 
 
-def _mean(side: Record, metric: str) -> Cell:
-    mean = side.number("mean")
+def _mean(side: Record, metric: str, n: float | None) -> Cell:
+    """A mean with its interval over `n` rows."""
+    mean, sd = side.number("mean"), side.number("sd")
     if mean is None:
         return not_measured()
-    sd, low, high = side.number("sd"), side.number("low"), side.number("high")
     shown = _figure(mean, metric) + (f" ± {_figure(sd, metric)}" if sd is not None else "")
-    ends = [between(*(_figure(end, metric) for end in (low, high)))] if low is not None and high is not None else []
-    return Strong(shown, ends)
+    if ends := known_ends(side.number("low"), side.number("high"), n):
+        return Strong(shown, [between(*(_figure(end, metric) for end in ends))])
+    return Strong(shown, [_one_row()] if n == 1 else [])
 
 
-def _gain(gain: Record, metric: str) -> Cell:
-    mean, low, high = gain.number("mean"), gain.number("low"), gain.number("high")
-    if mean is None or low is None or high is None:
+def _gain(gain: Record, metric: str, n: float | None) -> Cell:
+    """The same of a difference."""
+    mean = gain.number("mean")
+    ends = known_ends(gain.number("low"), gain.number("high"), n)
+    if mean is None or (ends is None and n != 1):
         return not_measured()
-    shown, *ends = (signed(value, _digits(metric)) for value in (mean, low, high))
-    return Strong(shown, [between(*ends)])
+    digits = _digits(metric)
+    return Strong(signed(mean, digits), [between(*(signed(end, digits) for end in ends)) if ends else _one_row()])
+
+
+def _one_row() -> str:
+    return tr("one row: no interval")
 
 
 def _figure(value: float, metric: str) -> str:
@@ -194,12 +204,13 @@ def intrinsic_table(run: RunFiles) -> Markup:
             first, last = before.number(name), after.number(name)
             if first is None or last is None:
                 continue
-            ends = [gain.number(end) for end in ("value", "low", "high")]
             shown: Cell = ""
-            if name == "loss" and all(end is not None for end in ends):
-                value, *ends_shown = (signed(end, 3) for end in ends if end is not None)
-                of_rows = tr("{n} rows", n=number(gain.number("n") or 0))
-                shown = Strong(value, [f"{between(*ends_shown)}, {of_rows}"])
+            value, n = gain.number("value"), gain.number("n")
+            if name == "loss" and value is not None:
+                ends = known_ends(gain.number("low"), gain.number("high"), n)
+                of_rows = tr("{n} rows", n=number(n or 0))
+                over = f"{between(*(signed(end, 3) for end in ends))}, {of_rows}" if ends else _one_row()
+                shown = Strong(signed(value, 3), [over])
             rows.append([label(title) if name == "loss" else "", what, number(first), number(last), shown])
     if not rows:
         return Markup()

@@ -38,7 +38,10 @@ def window_table(run: RunFiles) -> Markup:
     if found.change:
         value, low, high = found.change
         gain = Strong(signed(value, 3), [between(signed(low, 3), signed(high, 3))])
-    before, after = _window_cells(found.before), _window_cells(found.after)
+    elif found.windows == 1:
+        value = found.after.bits_per_byte - found.before.bits_per_byte
+        gain = Strong(signed(value, 3), [tr("one window: no interval")])
+    before, after = (_window_cells(side, found.windows) for side in (found.before, found.after))
     rows: list[list[Cell]] = [[name, before[name], after[name], ""] for name in before]
     rows[0][-1] = gain
     return render("windows.html", rows=rows, about=_windows_read(found), sha256=found.sha256)
@@ -58,11 +61,12 @@ def _windows_read(found: WindowScores) -> str:
     return f"{said}."
 
 
-def _window_cells(figures: WindowFigures) -> Mapping[str, Cell]:
-    low, high = figures.interval or (None, None)
-    ends = [] if low is None or high is None else [between(fixed(low, 3), fixed(high, 3))]
+def _window_cells(figures: WindowFigures, windows: int) -> Mapping[str, Cell]:
+    below = [tr("one window: no interval")] if windows == 1 else []
+    if figures.interval:
+        below = [between(*(fixed(end, 3) for end in figures.interval))]
     return {
-        tr("Bits per byte"): Strong(fixed(figures.bits_per_byte, 3), ends),
+        tr("Bits per byte"): Strong(fixed(figures.bits_per_byte, 3), below),
         tr("Loss, nats per token"): fixed(figures.loss, 3),
         tr("Perplexity, per token"): fixed(figures.perplexity, 1),
         tr("Next token right"): percent(figures.accuracy),

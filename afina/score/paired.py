@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,15 +18,54 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class ScoreEstimate:
-    """A score with its 95 % interval over `n` items."""
+    """A score with its 95 % interval over `n` items. Of one item there is none: however often it is drawn again it is
+    itself, and how items scatter is not known."""
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     n: int
+
+    @property
+    def ends(self) -> Interval | None:
+        """The interval."""
+        return known_ends(self.low, self.high, self.n)
 
     def as_json(self) -> dict[str, Any]:
         return {"value": self.value, "low": self.low, "high": self.high, "n": self.n}
+
+
+def known_ends(low: float | None, high: float | None, n: float | None) -> Interval | None:
+    """An interval as it is stored, over `n` items (None: nothing tells); None where there is none. Earlier versions
+    stored the value of a single item as both its ends.
+
+    >>> known_ends(0.1, 0.3, 9), known_ends(0.2, 0.2, 1), known_ends(None, None, 1)
+    ((0.1, 0.3), None, None)
+    """
+    return None if low is None or high is None or (n is not None and n < 2) else (low, high)
+
+
+def show_ends(ends: Interval | None, form: str) -> str:
+    """An interval for a terminal, or that one row has none.
+
+    >>> show_ends((-0.5, 0.25), "+.3f"), show_ends(None, "+.3f")
+    ('[-0.500, +0.250]', '(one row: no interval)')
+    """
+    return "(one row: no interval)" if ends is None else f"[{ends[0]:{form}}, {ends[1]:{form}}]"
+
+
+def with_stored_ends(mine: Mapping[str, Any], stored: Mapping[str, Any], key: str = "value") -> dict[str, Any]:
+    """Figures computed again, with the ends that earlier versions stored where one item has no interval.
+
+    Args:
+        key: under which the value stands.
+
+    >>> with_stored_ends({"value": 2.0, "low": None, "high": None}, {"value": 2.0, "low": 2.0, "high": 2.0})
+    {'value': 2.0, 'low': 2.0, 'high': 2.0}
+    >>> with_stored_ends({"value": 2.0, "low": None, "high": None}, {"value": 2.0, "low": 1.0, "high": 3.0})["low"]
+    """
+    once = mine["low"] is None and stored.get("low") is not None and stored["low"] == stored.get("high")
+    return {**mine, "low": mine[key], "high": mine[key]} if once else dict(mine)
 
 
 def resampled_sums(columns: Sequence[Sequence[float]], resamples: int = RESAMPLES, seed: int = 0) -> Any:
@@ -52,8 +91,12 @@ def resampled_sums(columns: Sequence[Sequence[float]], resamples: int = RESAMPLE
 
 
 def estimate(scores: Sequence[float], n: int) -> ScoreEstimate:
-    """The first score, with the middle 95 % of the others, which came of the resampled items."""
-    low, high = percentiles(scores[1:])
+    """The first score, with the middle 95 % of the others, which came of the resampled items; of one item, alone.
+
+    >>> estimate([0.5, 0.5, 0.5], 1)
+    ScoreEstimate(value=0.5, low=None, high=None, n=1)
+    """
+    low, high = percentiles(scores[1:]) if n > 1 else (None, None)
     return ScoreEstimate(float(scores[0]), low, high, n)
 
 
@@ -75,6 +118,7 @@ def paired_difference(first: Sequence[float], second: Sequence[float], seed: int
     >>> found = paired_difference([0, 0, 1, 1] * 50, [1, 0, 1, 1] * 50)
     >>> found.value, found.n, 0.18 < found.low < 0.25 < found.high < 0.32
     (0.25, 200, True)
+    >>> paired_difference([0], [1]).ends
     """
     n = len(first)
     sums = resampled_sums([[b - a] for a, b in zip(first, second, strict=True)], seed=seed)

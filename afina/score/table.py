@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from afina.score.metrics import CORPUS
 from afina.score.normalize import published
 from afina.score.output_checks import OF_REFERENCES, RULES, STRIPPED, OutputFinding
-from afina.score.paired import RESAMPLES, ScoreEstimate
+from afina.score.paired import RESAMPLES, ScoreEstimate, show_ends
 from afina.score.score import MetricScore, ScoreReport
+from afina.units import show_number
 
 
 def describe_score(report: ScoreReport) -> str:
@@ -16,7 +17,7 @@ def describe_score(report: ScoreReport) -> str:
     columns = report.columns
     total = sum(report.rows.values())
     lines = [
-        f"{report.file}: {total} rows; reference `{columns.reference}`, "
+        f"{report.file}: {show_number(total, 'row')}; reference `{columns.reference}`, "
         + (f"prompt {' + '.join(f'`{name}`' for name in columns.prompt)}" if columns.prompt else "no prompt")
     ]
     lines += [f"note: {note}" for note in report.notes]
@@ -81,10 +82,11 @@ def show_estimate(found: ScoreEstimate, metric: str, *, signed: bool = False) ->
     '0.335 [0.276, 0.401]'
     >>> show_estimate(ScoreEstimate(4, -1, 9, 9), "chrf", signed=True)
     '+4.0 [-1.0, +9.0]'
+    >>> show_estimate(ScoreEstimate(1.0, None, None, 1), "f1")
+    '1.000 (one row: no interval)'
     """
-    digits, sign = (1 if metric in CORPUS else 3), ("+" if signed else "")
-    value, low, high = (f"{number:{sign}.{digits}f}" for number in (found.value, found.low, found.high))
-    return f"{value} [{low}, {high}]"
+    form = ("+" if signed else "") + (".1f" if metric in CORPUS else ".3f")
+    return f"{found.value:{form}} {show_ends(found.ends, form)}"
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:

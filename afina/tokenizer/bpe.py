@@ -4,14 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+from afina.tokenizer.folding import folded
 from afina.tokenizer.saving import SPECIAL, Say, save_tokenizer, silent
 
 
-def train_bpe(texts: Iterable[str], vocab: int, folder: Path, max_length: int, say: Say = silent) -> int:
+def train_bpe(
+    texts: Iterable[str],
+    vocab: int,
+    folder: Path,
+    max_length: int,
+    say: Say = silent,
+    normalizer: Any | None = None,
+) -> int:
     """Train a tokenizer of at most `vocab` entries and save it in `folder`.
 
-    Returns the size reached; with little text that is less than `vocab`.
+    Args:
+        normalizer: what stands before it (:func:`~afina.tokenizer.folding.normalizer_of`).
+
+    Returns:
+        The size reached; with little text that is less than `vocab`.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -24,5 +37,5 @@ def train_bpe(texts: Iterable[str], vocab: int, folder: Path, max_length: int, s
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
-    return save_tokenizer(tokenizer, vocab, folder, max_length, say)
+    tokenizer.train_from_iterator(folded(texts, normalizer), trainer)
+    return save_tokenizer(tokenizer, vocab, folder, max_length, say, normalizer)

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from afina.text.language import language_of_text
+from afina.tokenizer.folding import lost_characters
 from afina.tokenizer.pieces import PieceTable, TokenPiece
 from afina.tokenizer.ratios import PieceCounts, count_pieces
 
@@ -31,18 +32,22 @@ class Cut:
     words: int = 0
     """Between white space."""
     counts: PieceCounts = field(default_factory=PieceCounts)
+    lost: int = 0
+    """Characters that no piece holds: folded to others, or unknown."""
 
-    def add(self, text: str, counts: PieceCounts) -> None:
+    def add(self, text: str, counts: PieceCounts, lost: int) -> None:
         """Count a text."""
         self.characters += len(text)
         self.words += len(text.split())
         self.counts += counts
+        self.lost += lost
 
     def as_json(self) -> dict[str, Any]:
         """The figures of a table's row; null where there is no text."""
         tokens = self.counts.pieces
         return {
             "characters": self.characters,
+            "lost_characters": self.lost,
             "words": self.words,
             "tokens": tokens,
             "characters_per_token": self.characters / tokens if tokens else None,
@@ -76,9 +81,11 @@ class VocabularyMeasure:
         """Cut texts and count."""
         for text in texts:
             ids = self.table.encode(text)
-            counts = count_pieces(self.table.of(ids))
-            self.whole.add(text, counts)
-            self.by_language.setdefault(language_of_text(text) or OTHER, Cut()).add(text, counts)
+            pieces = list(self.table.of(ids))
+            back = b"".join(piece.data for piece in pieces).decode(errors="replace")
+            counts, lost = count_pieces(pieces), lost_characters(text, back)
+            self.whole.add(text, counts, lost)
+            self.by_language.setdefault(language_of_text(text) or OTHER, Cut()).add(text, counts, lost)
             self.used.update(ids)
             self.words.update(word for word in _WORD.findall(text) if len(word) >= FEWEST_LETTERS)
 
@@ -102,6 +109,7 @@ class VocabularyMeasure:
             "tokenizer": self.table.name,
             "kind": self.table.kind,
             "sha256": self.table.sha256,
+            "folds": list(self.table.folds),
             "vocabulary": len(self.table),
             "used": len(self.used),
             "used_share": len(self.used) / max(1, self.entries),

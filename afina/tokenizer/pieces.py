@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 
 from afina.errors import BaseError
 from afina.run import hash_file, hash_value
+from afina.tokenizer.folding import folds_by, folds_of
 
 SPACE = "▁"
 """How SentencePiece writes a space in a piece."""
@@ -53,6 +54,8 @@ class PieceTable:
     """A text alone -> ids, no begin or end token."""
     kind: str = ""
     """What cuts it, in words."""
+    folds: tuple[str, ...] = ()
+    """What it changes before (:data:`~afina.tokenizer.folding.FOLDS`): its pieces are those of the folded text."""
 
     def __len__(self) -> int:
         return len(self.pieces)
@@ -90,7 +93,7 @@ def read_tokenizer(tokenizer: Any, name: str) -> PieceTable:
         return ids
 
     cuts = {key: value for key, value in content.items() if key not in ("padding", "truncation")}
-    return PieceTable(name, hash_value(cuts), _pieces_of(content), encode, _kind_of(content))
+    return PieceTable(name, hash_value(cuts), _pieces_of(content), encode, _kind_of(content), folds_of(tokenizer))
 
 
 def read_sentencepiece(file: Path) -> PieceTable:
@@ -118,7 +121,8 @@ def read_sentencepiece(file: Path) -> PieceTable:
         return TokenPiece(model.id_to_piece(number).replace(SPACE, " ").encode())
 
     pieces = [piece(number) for number in range(model.vocab_size())]
-    return PieceTable(file.name, hash_file(file), pieces, lambda text: list(model.encode(text)), "SentencePiece")
+    folds = folds_by(lambda text: str(model.normalize(text)))
+    return PieceTable(file.name, hash_file(file), pieces, lambda text: list(model.encode(text)), "SentencePiece", folds)
 
 
 def _pieces_of(content: Mapping[str, Any]) -> list[TokenPiece]:

@@ -30,11 +30,14 @@ def silent(_: str) -> None:
     """Nobody listens."""
 
 
-def save_tokenizer(tokenizer: Any, wanted: int, folder: Path, max_length: int, say: Say) -> int:
+def save_tokenizer(
+    tokenizer: Any, wanted: int, folder: Path, max_length: int, say: Say, normalizer: Any | None = None
+) -> int:
     """Save a trained tokenizer of the library ``tokenizers``; its vocabulary holds :data:`SPECIAL`.
 
     Args:
         wanted: entries; where the text gave fewer, `say` is told.
+        normalizer: what it was trained behind (:func:`~afina.tokenizer.folding.normalizer_of`); it goes along.
 
     Returns:
         The entries of its vocabulary.
@@ -42,6 +45,8 @@ def save_tokenizer(tokenizer: Any, wanted: int, folder: Path, max_length: int, s
     from tokenizers import processors
     from transformers import PreTrainedTokenizerFast
 
+    if normalizer is not None:
+        tokenizer.normalizer = normalizer
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{BEGIN} $A", pair=f"{BEGIN} $A $B", special_tokens=[(BEGIN, tokenizer.token_to_id(BEGIN))]
     )

@@ -1,8 +1,9 @@
 """Unigram and BPE with byte fallback, trained by the library sentencepiece on the user's own text.
 
-Nothing is normalized: what is mended, the recipe's cleaning has done. The trained model becomes one of the
-library ``tokenizers`` that cuts as sentencepiece does (a test holds them side by side), but for a ``▁`` of the text,
-which sentencepiece takes for a space.
+sentencepiece normalizes nothing: what is mended, the recipe's cleaning has done, and what the recipe wants folded is
+folded before it reads (:mod:`afina.tokenizer.folding`). The trained model becomes one of the library ``tokenizers``
+that cuts as sentencepiece does (a test holds them side by side), but for a ``▁`` of the text, which sentencepiece takes
+for a space.
 
 What sentencepiece would leave out of its training without a word is cut before it sees it:
 
@@ -21,6 +22,7 @@ from typing import Any, Literal
 
 from afina.errors import DataError
 from afina.tokenizer.fallback import FIRST, UNKNOWN, with_fallback
+from afina.tokenizer.folding import folded
 from afina.tokenizer.pieces import SPACE
 from afina.tokenizer.saving import SPECIAL, Say, save_tokenizer, silent
 
@@ -42,8 +44,18 @@ _LINE = re.compile(r"[\r\n]*[^\r\n]+")
 _TOO_FEW = re.compile(r"smaller than required_chars\. (\d+) vs (\d+)")
 
 
-def train_unigram(texts: Iterable[str], vocab: int, folder: Path, max_length: int, say: Say = silent) -> int:
+def train_unigram(
+    texts: Iterable[str],
+    vocab: int,
+    folder: Path,
+    max_length: int,
+    say: Say = silent,
+    normalizer: Any | None = None,
+) -> int:
     """Train a Unigram of at most `vocab` entries and save it in `folder`.
+
+    Args:
+        normalizer: what stands before it (:func:`~afina.tokenizer.folding.normalizer_of`).
 
     Returns:
         The size reached; with little text that is less than `vocab`.
@@ -51,14 +63,21 @@ def train_unigram(texts: Iterable[str], vocab: int, folder: Path, max_length: in
     Raises:
         DataError: there is no text, or no room for the characters of the text.
     """
-    made = as_tokenizer(train_model(texts, "unigram", vocab, say), "unigram")
-    return save_tokenizer(made, vocab, folder, max_length, say)
+    made = as_tokenizer(train_model(folded(texts, normalizer), "unigram", vocab, say), "unigram")
+    return save_tokenizer(made, vocab, folder, max_length, say, normalizer)
 
 
-def train_merges(texts: Iterable[str], vocab: int, folder: Path, max_length: int, say: Say = silent) -> int:
+def train_merges(
+    texts: Iterable[str],
+    vocab: int,
+    folder: Path,
+    max_length: int,
+    say: Say = silent,
+    normalizer: Any | None = None,
+) -> int:
     """The same of SentencePiece's BPE: characters, merged in pairs."""
-    made = as_tokenizer(train_model(texts, "bpe", vocab, say), "bpe")
-    return save_tokenizer(made, vocab, folder, max_length, say)
+    made = as_tokenizer(train_model(folded(texts, normalizer), "bpe", vocab, say), "bpe")
+    return save_tokenizer(made, vocab, folder, max_length, say, normalizer)
 
 
 def train_model(texts: Iterable[str], kind: Literal["unigram", "bpe"], vocab: int, say: Say = silent) -> bytes:

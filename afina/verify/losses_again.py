@@ -23,6 +23,7 @@ from afina.model.readers import reader_of
 from afina.recipe import METHODS, First, Recipe, Source
 from afina.recipe.methods import JUDGED
 from afina.record import Record
+from afina.score.paired import with_stored_ends
 from afina.text.example import read_examples
 from afina.tokenizer.chat import Renderer
 from afina.tokenizer.encode import Row, encode_examples
@@ -201,7 +202,8 @@ def _hold_intrinsic(
         if before is not None:
             ends = dict.fromkeys(("value", "low", "high"), 2 * within)
             difference = stored.required_record("difference")
-            found.values(f"intrinsic.{what}.difference", values["difference"], difference, ends)
+            counted = with_stored_ends(values["difference"], difference.values)
+            found.values(f"intrinsic.{what}.difference", counted, difference, ends)
 
 
 def _hold_windows(

@@ -25,8 +25,10 @@ from afina.evaluate.task_metrics import MODELS
 from afina.evaluate.verdict import ProbeScore, judge
 from afina.model.generate.generate_torch import Answer
 from afina.recipe import Recipe
+from afina.recipe.methods import in_words
 from afina.record import LARGEST, Record, is_number
 from afina.tokenizer.chat import Renderer
+from afina.tokenizer.folding import folds_of
 from afina.verify.proof import BASE_SKILLS, Proof
 from afina.verify.questions import CommittedProbes
 from afina.verify.tasks_again import same
@@ -50,6 +52,8 @@ class CountedAgain:
     """To the questions committed to, in their order."""
     scores: list[ProbeScore]
     """Of the probes committed to, in their order, and of the skills behind them."""
+    folds: tuple[str, ...]
+    """What the tokenizer folds, which decides what its figures compare with."""
 
 
 def count_again(proof: Proof, committed: CommittedProbes, renderer: Renderer) -> CountedAgain:
@@ -62,7 +66,7 @@ def count_again(proof: Proof, committed: CommittedProbes, renderer: Renderer) ->
         AfinaError: a file is damaged.
     """
     asked = _asked(committed, stored_rows(proof), renderer)
-    return CountedAgain(asked, list(_probe_scores(proof, committed, asked)))
+    return CountedAgain(asked, list(_probe_scores(proof, committed, asked)), folds_of(renderer.tokenizer))
 
 
 def score_again(
@@ -92,6 +96,9 @@ def score_again(
         yield "scores.json: there is no verdict"
         return
     asked, scores = counted.asked, counted.scores
+    if stored.folds != counted.folds:
+        said, does = (in_words(each, "and") or "nothing" for each in (stored.folds, counted.folds))
+        yield f"scores.json: `folds` says that the tokenizer folds {said}, and it folds {does}"
     for row, each in zip(stored_rows(proof), asked, strict=True):
         yield from _wrongly_marked(row, each)
     for row in proof.rows("skills.jsonl"):

@@ -13,6 +13,7 @@ from typing import Any
 from afina.evaluate.scores import read_scores
 from afina.evaluate.task_metrics import MODELS, metric_values, tally_of, told_by_rows
 from afina.record import Record
+from afina.score.paired import with_stored_ends
 from afina.verify.proof import TASKS, Proof
 
 
@@ -79,6 +80,8 @@ def _counted_otherwise(task: Record, rows: Sequence[Record]) -> Iterator[str]:
     told = {each["name"]: each for each in task.records("metrics")}
     for counted in metric_values(tally_of(rows, metrics, language), every):
         stored = told[counted["name"]]
+        for side in counted.keys() - {"name"}:
+            counted[side] = with_stored_ends(counted[side], stored.record(side).values, "mean")
         if other := [side for side in counted if not same(counted[side], stored.values.get(side))]:
             said = f"{stored.values.get(other[0])!r:.80}, the stored answers give {counted[other[0]]!r:.80}"
             yield f"scores.json: the task {name}: `{counted['name']}.{other[0]}` is {said}"

@@ -10,6 +10,7 @@ from afina.evaluate.safety.table import describe_safety
 from afina.evaluate.scores import GuardrailCounts, ProbeResult, RetrievalScores, Scores, read_scores
 from afina.evaluate.task_table import describe_tasks
 from afina.evaluate.text_scores import ContinuationScores, WindowScores
+from afina.score.paired import show_ends
 from afina.units import show_share
 
 
@@ -99,8 +100,9 @@ def _loss_lines(scores: Scores) -> Iterator[str]:
 
 def _window_lines(windows: WindowScores) -> Iterator[str]:
     before, after = windows.before, windows.after
-    low, high = after.interval or (None, None)
-    ends = "" if low is None or high is None else f" [{low:.3f}, {high:.3f}]"
+    ends = " (one window: no interval)" if windows.windows == 1 else ""
+    if after.interval:
+        ends = " " + show_ends(after.interval, ".3f")
     yield f"{windows.describe_text()}:"
     yield (
         f"  {before.bits_per_byte:.3f} -> {after.bits_per_byte:.3f}{ends} bits per byte, loss {before.loss:.3f} -> "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
+from afina.recipe.methods import in_words
 from afina.text.example import read_examples
 from afina.walk.asked import probes_asked
 from afina.walk.base import base_files, renderer
@@ -77,7 +78,7 @@ def evaluate(context: Context) -> dict[str, Any]:
             kept,
             context.tell,
             MeasuredBeside(
-                [*asked_notes, *skill_notes, *retrieval_notes, *window_notes],
+                [*asked_notes, *skill_notes, *retrieval_notes, *window_notes, *_folding_notes(chat.tokenizer)],
                 more,
                 safety,
                 there.not_measured,
@@ -90,3 +91,15 @@ def evaluate(context: Context) -> dict[str, Any]:
         )
     context.tell(describe_kept(kept))
     return verdict.as_json()
+
+
+def _folding_notes(tokenizer: Any) -> list[str]:
+    """What a reader has to know of a tokenizer that folds."""
+    from afina.tokenizer.folding import folds_of
+
+    if not (folds := folds_of(tokenizer)):
+        return []
+    return [
+        f"the tokenizer folds {in_words(folds, 'and')}: the model neither reads nor writes them, and its bits per byte "
+        "compare with those of models that fold alike alone"
+    ]

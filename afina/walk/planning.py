@@ -55,11 +55,12 @@ class Made:
 
 def plan_inputs(context: Context) -> dict[str, Any]:
     """What the plan depends on."""
+    parts = context.recipe.model_dump(mode="json", include={"adapter", "train", "budget", "chat"})
     return {
         "dataset": context.dataset_hash,
         "tokens": context.tokens_hash,
         "base": base_files(context),
-        "recipe": context.recipe.model_dump(mode="json", include={"adapter", "scratch", "train", "budget", "chat"}),
+        "recipe": parts | {"scratch": context.recipe.scratch.settings},
         **context.recipe.stages,
         **({"ranks": context.ranks.world} if context.ranks else {}),
     }

@@ -46,6 +46,8 @@ class _FinishedRun:
     """Nats per token on these."""
     windows: str
     """Hash of the windows of held-out text; empty where it read none."""
+    lost: int
+    """Characters of these that no token holds, and nobody predicts."""
     bits_per_byte: float | None
     """On these."""
 
@@ -53,8 +55,8 @@ class _FinishedRun:
 def scaling_runs(folders: Sequence[Path]) -> ScalingRuns:
     """The parameters, tokens and losses of runs from scratch.
 
-    Losses are bits per byte where all have read the same windows of held-out text, and else nats per token, for which
-    tokenizer and held-out rows have to be the same.
+    Losses are bits per byte where all have read the same windows of held-out text and none folds what another one
+    predicts, and else nats per token, for which tokenizer and held-out rows have to be the same.
 
     Raises:
         RecipeError, DataError: a folder is no finished run from scratch, or the runs cannot be compared; every problem
@@ -112,6 +114,7 @@ def _read(folder: Path) -> _FinishedRun:
         held_out=manifest.dataset.text("validation_sha256") or "",
         loss=scores.record("loss").record("after").number("loss"),
         windows=windows.text("sha256") or "",
+        lost=windows.whole("lost") or 0,
         bits_per_byte=windows.record("after").number("bits_per_byte"),
     )
 
@@ -119,12 +122,18 @@ def _read(folder: Path) -> _FinishedRun:
 def _comparable(runs: Sequence[_FinishedRun]) -> tuple[list[float], str]:
     """Their losses in one unit."""
     bits = [run.bits_per_byte for run in runs if run.bits_per_byte is not None]
-    if len(bits) == len(runs) and len({run.windows for run in runs}) == 1:
+    same_windows = len(bits) == len(runs) and len({run.windows for run in runs}) == 1
+    if same_windows and len({run.lost for run in runs}) == 1:
         return bits, "bits per byte"
     losses = [run.loss for run in runs if run.loss is not None]
     same = len({run.tokenizer for run in runs}) == len({run.held_out for run in runs}) == 1
     if same and len(losses) == len(runs):
         return losses, "nats per token"
+    if same_windows:
+        lost = ", ".join(f"{run.name}: {run.lost:,}" for run in runs)
+        what = f"the tokenizers fold or lack different characters of the windows ({lost}): bits per byte do not compare"
+        fix = "name runs whose tokenizers fold alike (scratch.lowercase, scratch.normalize_numbers)"
+        raise DataError(what, fix, "plan scaling")
     differ = "tokenizers" if len({run.tokenizer for run in runs}) > 1 else "held-out rows"
     what = "a run has no held-out loss" if same else f"the losses are over different {differ} and do not compare"
     fix = "measure all on the same windows of held-out text (afina eval RUN): bits per byte compare"

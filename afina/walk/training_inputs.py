@@ -46,6 +46,7 @@ def training_inputs(context: Context, training: Training) -> dict[str, Any]:
     recipe["on_too_long"] = recipe.pop("dataset")["on_too_long"]  # `dataset` is the hash of what was built
     if context.recipe.train.method == "scratch":
         del recipe["adapter"]
+        recipe["scratch"] = context.recipe.scratch.settings
     else:
         del recipe["scratch"]
     own = {"dataset": context.dataset_hash, "tokens": context.tokens_hash, "base": base_files(context), **recipe}

@@ -47,9 +47,9 @@ class LossChange:
     """Facts, examples or questions that these are about: what can be counted as independent."""
     before: float
     after: float
-    low: float
-    """95 % interval of after - before: a paired bootstrap over the units."""
-    high: float
+    low: float | None
+    """95 % interval of after - before: a paired bootstrap over the units; None of fewer than two, which have none."""
+    high: float | None
     known: float
     """Share of the rows whose loss was below :data:`KNOWN` before."""
     no_number: int = 0
@@ -57,9 +57,8 @@ class LossChange:
 
     @property
     def verdict(self) -> str:
-        """``fell``, ``rose`` or ``unchanged``: beyond what the choice of units may do. ``too few`` units tell nothing:
-        a bootstrap over one has no width at all."""
-        if self.units < FEWEST_TURNED:
+        """``fell``, ``rose`` or ``unchanged``: beyond what the choice of units may do; ``too few`` tell nothing."""
+        if self.units < FEWEST_TURNED or self.low is None or self.high is None:
             return "too few"
         return "fell" if self.high < 0 else "rose" if self.low > 0 else "unchanged"
 
@@ -290,7 +289,7 @@ def _change(measured: Sequence[tuple[RowLoss, RowLoss, str]], no_number: int) ->
         measured: of each row both losses, and what it is about.
     """
     if not measured:
-        return LossChange(0, 0, 0.0, 0.0, 0.0, 0.0, 0.0, no_number)
+        return LossChange(0, 0, 0.0, 0.0, None, None, 0.0, no_number)
     sums: dict[str, list[float]] = {}
     for first, second, about in measured:
         held = sums.setdefault(about, [0.0, 0.0, 0.0])
@@ -300,17 +299,19 @@ def _change(measured: Sequence[tuple[RowLoss, RowLoss, str]], no_number: int) ->
     total = max(1.0, sum(tokens))
     found = ratio_difference(nats, now, tokens) if sum(tokens) else None
     known = sum(first.learned / max(1, first.learned_tokens) < KNOWN for first, _, _ in measured) / len(measured)
-    low, high = (found.low, found.high) if found else (0.0, 0.0)
+    low, high = (found.ends if found else None) or (None, None)
     return LossChange(len(measured), len(sums), sum(nats) / total, sum(now) / total, low, high, known, no_number)
 
 
 def _read(values: Record) -> Effects:
     def change(of: Record) -> LossChange:
-        numbers = {key: of.required_number(key) for key in ("before", "after", "low", "high", "known")}
+        numbers = {key: of.required_number(key) for key in ("before", "after", "known")}
         return LossChange(
             rows=of.required_whole("rows"),
             units=of.required_whole("units"),
             no_number=of.required_whole("no_number"),
+            low=of.number("low"),
+            high=of.number("high"),
             **numbers,
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from afina.units import show_share
+from afina.units import show_number, show_share
 from afina.why.effects import Effects, LossChange
 from afina.why.why import Misses, ScoredRow, Why
 
@@ -71,4 +71,4 @@ def _effect_lines(effects: Effects) -> Iterator[str]:
 
 
 def _change(change: LossChange) -> str:
-    return f"{change.before:.3f} -> {change.after:.3f} over {change.rows} references, {change.verdict}"
+    return f"{change.before:.3f} -> {change.after:.3f} over {show_number(change.rows, 'reference')}, {change.verdict}"

@@ -63,12 +63,19 @@ def _money(amount: float | None, currency: str) -> str:
 
 
 def _order(runs: Mapping[str, Mapping[str, Any]]) -> str:
-    """The versions by what they reached, in words, and which neighbours may stand the other way round."""
-    reached = {name: run["windows"]["after"] for name, run in runs.items()}
-    order = sorted(runs, key=lambda name: reached[name]["bits_per_byte"])
+    """The versions by what they reached, in words, and which neighbours may stand the other way round. Those of which
+    no token holds as many characters as of most (they fold them) predict another text, and have no place."""
+    lost = {name: run["windows"].get("lost", 0) for name, run in runs.items()}
+    usual = max(lost.values(), key=list(lost.values()).count)
+    reached = {name: run["windows"]["after"] for name, run in runs.items() if lost[name] == usual}
+    order = sorted(reached, key=lambda name: reached[name]["bits_per_byte"])
     close = [f"{one} and {two}" for one, two in pairwise(order) if _overlap(reached[one], reached[two])]
     said = f"From the best to the worst: {', '.join(order)}."
-    return f"{said} The intervals of {', '.join(close)} overlap." if close else said
+    said += f" The intervals of {', '.join(close)} overlap." if close else ""
+    others = [f"{name} ({lost[name]:,} characters)" for name in runs if name not in reached]
+    if others:
+        said += f" Not ranked, since no token holds what they fold and nobody predicts it: {', '.join(others)}."
+    return said
 
 
 def _overlap(better: Mapping[str, Any], worse: Mapping[str, Any]) -> bool:
