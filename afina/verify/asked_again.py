@@ -309,7 +309,8 @@ class Leader:
     def may_part(self, prompt: Sequence[int], room: int) -> bool:
         """Whether rounding may have the model answer otherwise: somewhere two tokens are nearly as likely."""
         engine = Engine(self._model, self._renderer.tokenizer, self._renderer.stop_ids())
-        engine.submit(Request(prompt=list(prompt), max_new_tokens=room))
+        most = room if engine.context is None else min(room, engine.context - len(prompt))
+        engine.submit(Request(prompt=list(prompt), max_new_tokens=most))
         leads: list[float] = []
         while engine.busy:
             leads += [each.done.lead for each in engine.step() if each.done and each.done.lead is not None]
