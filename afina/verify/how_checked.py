@@ -74,7 +74,8 @@ CHECKED: tuple[FigureCheck, ...] = (
     _of(_SCORES, "safety.shares.*", "counted again",
         "of the stored answers, which are asked again; what was given back of the training rows with `--dataset`"),
     _of(_SCORES, "safety.canaries.*", "computed again", "asked for again; what was drawn is held against chance"),
-    _of(_SCORES, "safety.notes safety.not_run", NOT, "words of the run; what its recipe asks for has to be there"),
+    _of(_SCORES, " ".join(f"safety.{key}" for key in ("notes", "not_run")), NOT,
+        "words of the run; what its recipe asks for has to be there"),
     _of(_SCORES, "tasks.name tasks.n tasks.items tasks.rows tasks.seeds tasks.trained_on tasks.notes tasks.language "
         "tasks.normalization.* tasks.normalization tasks.code.language tasks.code.ran tasks.code.samples", "held",
         "what was committed to of the task"),
