@@ -116,6 +116,7 @@ docs: $(STAMP)
 	$(BIN)/python tests/watch_screens.py docs/watch.md
 	$(BIN)/python tests/message_page.py docs/troubleshooting.md
 	$(BIN)/python tests/gpu_table.py docs/how-to.md
+	$(BIN)/python -m afina.verify.how_checked docs/verify.md
 
 docs-site: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

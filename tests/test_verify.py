@@ -8,31 +8,45 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from called import call_afina
 from safetensors.torch import load_file, save_file
-from tiny import NAMES, ROWS, TOWNS, make_base
+from tiny import NAMES, ROWS, TOWNS, make_base, make_recipe
 
 from afina.cli.opened import walk_of
-from afina.errors import RecipeError
+from afina.errors import AfinaError, RecipeError
 from afina.evaluate.probes import ProbeSet, Question, question_id
-from afina.evaluate.scores import Scores, Verdict, record_of
+from afina.evaluate.room import find_endless
+from afina.evaluate.scores import RoomToEnd, Scores, Verdict, read_scores, record_of
 from afina.evaluate.skills import in_turn, items_hash
 from afina.evaluate.task_metrics import metric_values, tally_of
-from afina.model.generate.generate_torch import Answer
+from afina.evaluate.task_rows import code_tally_of, findings_of, normalization, question_rows, results_of, task_promise
+from afina.evaluate.task_set import TaskSet
+from afina.model.generate.generate_torch import Answer, generate
+from afina.model.load_torch import load_base
+from afina.recipe import Chat, Code, Task
 from afina.record import Record
-from afina.run import hash_file, hash_value, read_json, read_metrics
-from afina.verify.asked_again import AskedAgain
+from afina.run import hash_file, hash_value, no_progress, read_json, read_metrics
+from afina.score.columns import ScoredItem
+from afina.tokenizer.chat import Renderer
+from afina.tokenizer.load import load_tokenizer
+from afina.verify.asked_again import AskedAgain, AskedRow
 from afina.verify.commitment import AGAIN, COMMITMENT, PROBES, as_promised, checked_part, read_commitment, recipe_hash
+from afina.verify.endings_again import endings_again
+from afina.verify.held_against import HeldAgainst
+from afina.verify.how_checked import CHECKED, document, paths_of, rows_for
 from afina.verify.proof import BASE_SKILLS, Proof, open_proof
 from afina.verify.questions import read_committed
 from afina.verify.tasks_again import tasks_again
 from afina.verify.verify import Verification, VerifyOptions, held_model, left_out, skills_otherwise, verify
 from afina.walk.walk import walk_through
 
+ROOT = Path(__file__).parent.parent
 LEARNED = ROWS[:18]
 OLD = ROWS[18:30]
 
@@ -289,6 +303,9 @@ def test_moved_limits_and_another_commitment_are_noticed(copied: tuple[Path, Pat
     assert "asks for 10 %" in scores
     (proof / "scores.json").write_text(scores.replace("asks for 10 %", "asks for 5 %"), encoding="utf-8")
     sign(copied[0])
+    assert any("README.md: it leaves out 'missed: " in each for each in checked(copied, questions=1).problems)
+    card = copied[0] / "README.md"
+    card.write_text(card.read_text(encoding="utf-8").replace("asks for 10 %", "asks for 5 %"), encoding="utf-8")
     found = checked(copied, questions=1)
     assert found.passed and any("--commitment HASH" in each for each in found.unknown), "nothing else can tell"
     found = checked(copied, questions=1, commitment=published)
@@ -569,16 +586,15 @@ def task_of(rows: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
 def test_a_tasks_figures_are_counted_again_and_what_no_row_tells_is_said(tmp_path: Path) -> None:
     rows = [{"task": "qa", "reference": ref, "base": "Lagos", "adapter": own} for ref, own in
             (("Faro", "Faro"), (["Silves", "Loulé"], "Loulé"), ("Tavira", "Olhão"))]  # fmt: skip
-    proof = Proof(tmp_path, tmp_path, Record({}, "proof.json"))
 
     def told(task: dict[str, Any], answers: list[dict[str, Any]]) -> tuple[list[str], list[str]]:
-        Scores(tasks=[record_of(task)]).write(tmp_path)
-        write_rows(tmp_path / "task_predictions.jsonl", answers)
-        return tasks_again(proof)
+        found, asked = held_tasks(tmp_path, task, answers, None)
+        assert not asked
+        return found.wrong, found.left
 
     task = task_of(rows)
     wrong, unknown = told(task, rows)
-    assert wrong == [] and len(unknown) == 1 and "not asked again" in unknown[0]
+    assert wrong == [] and len(unknown) == 1 and "did not promise each question of a task" in unknown[0]
     (marked,) = told(task, [*rows[:2], rows[2] | {"adapter_scores": {"exact_match": 1.0, "f1": 0.0}}])[0]
     assert "`adapter_scores.exact_match` is 1.0, the answer gets 0.0" in marked
     better = json.loads(json.dumps(task))
@@ -588,7 +604,111 @@ def test_a_tasks_figures_are_counted_again_and_what_no_row_tells_is_said(tmp_pat
     assert "has no task 'other'" in told(task, [*rows, rows[0] | {"task": "other"}])[0][0]
     assert "its answers are not here" in told(task, [])[1][1]
     drawn = told(task | {"n": 2, "metrics": [*task["metrics"], {"name": "accuracy"}]}, rows)
-    assert drawn[0] == [] and "accuracy (no row tells them), its sums" in drawn[1][1]
+    assert drawn[0] == [] and "accuracy (no row tells them)" in drawn[1][1] and "its sums" in drawn[1][2]
+
+
+def held_tasks(
+    folder: Path, task: dict[str, Any], answers: list[dict[str, Any]], promised: list[dict[str, Any]] | None
+) -> tuple[HeldAgainst, list[AskedRow]]:
+    """What comes of a task's answers, and those that are asked again."""
+    Scores(tasks=[record_of(task)]).write(folder)
+    write_rows(folder / "task_predictions.jsonl", answers)
+    scores, found = read_scores(folder), HeldAgainst()
+    assert scores
+    records = None if promised is None else [Record(each, "commitment.json") for each in promised]
+    return found, tasks_again(Proof(folder, folder, Record({}, "proof.json")), scores, records, "en", found)
+
+
+def choosing_task() -> tuple[TaskSet, list[dict[str, Any]], dict[str, Any]]:
+    """Three questions among two towns, of which each seed draws two; the stored answers, and what they are worth."""
+    towns = (("A", "Faro"), ("B", "Lagos"))
+    items = tuple(ScoredItem(line, (ask, "One word."), ("Faro",), (), choices=towns,
+                             messages=({"role": "user", "content": f"{ask}\n\nOne word."},))
+                  for line, ask in enumerate(("Where?", "Who?", "When?"), start=1))  # fmt: skip
+    task = TaskSet(Task(name="towns", path="qa.jsonl"), items, {7: (0, 1), 8: (1, 2)}, ("accuracy", "f1"), 4, 1)
+    rows = question_rows(task)
+    for row, answer in zip(rows, ("Faro", "Lagos", "the B"), strict=True):
+        row |= {"base": "Lagos", "adapter": answer, "base_stopped": True, "adapter_stopped": False}
+        one = tally_of([Record(row, "rows")], task.metrics, "en")
+        row |= {f"{name}_scores": one.last(name) for name in ("base", "adapter")}
+    records = [Record(row, "rows") for row in rows]
+    found = [{"name": name, "prediction": of, "count": count} for name, of, count in findings_of(records, "en")]
+    values = metric_values(tally_of(records, task.metrics, "en"), task.drawn)
+    scores = {"name": "towns", "n": 2, "items": 3, "rows": 4, "seeds": [7, 8], "trained_on": 1, "notes": task.notes}
+    scores |= {"findings": found, "language": "en", "normalization": normalization("en"), "metrics": values}
+    return task, rows, scores
+
+
+def test_a_task_that_was_committed_to_is_told_by_its_rows_and_asked_again(tmp_path: Path) -> None:
+    """Choices, what each seed drew and what is wrong with the answers too: nothing is left to believe."""
+    task, rows, scores = choosing_task()
+    promise = task_promise(task, 8)
+    assert rows[0]["asked"] == ["Where?", "One word."] and "messages" not in rows[0]
+    assert [row.get("drawn_by") for row in rows] == [[7], None, [8]]
+    found, asked = held_tasks(tmp_path, scores, rows, [promise])
+    assert (found.wrong, found.left) == ([], [])
+    assert [each.question.prompt for each in asked] == [row["prompt"] for row in rows]
+    assert [each.room for each in asked] == [8, 8, 8]
+    assert [each.worth(Answer("(A)", 1, True)) for each in asked] == [1.0, 1.0, 1.0]
+
+    def wrong(change: Callable[[dict[str, Any], list[dict[str, Any]]], Any]) -> str:
+        values, answers = json.loads(json.dumps([scores, rows]))
+        change(values, answers)
+        found, _ = held_tasks(tmp_path, values, answers, [promise])
+        return "\n".join(found.wrong)
+
+    others = "the questions of the task towns are not those committed to"
+    assert others in wrong(lambda _, rows: rows[0].update(prompt="What?"))
+    assert others in wrong(lambda _, rows: rows[0].pop("among"))
+    assert others in wrong(lambda _, rows: rows[2].update(drawn_by=[7, 8]))
+    assert others in wrong(lambda scores, rows: (rows.pop(), scores.update(items=2)))
+    assert "`trained_on` is 0, and 1 was committed to" in wrong(lambda scores, _: scores.update(trained_on=0))
+    assert "`notes` is []" in wrong(lambda scores, _: scores.update(notes=[]))
+    assert "`language` is 'pt'" in wrong(lambda scores, _: scores.update(language="pt"))
+    assert "its metrics are accuracy, and accuracy, f1" in wrong(lambda scores, _: scores["metrics"].pop())
+    assert "`accuracy.after` is" in wrong(lambda scores, _: scores["metrics"][0]["after"].update(mean=1.0))
+    assert "its findings are" in wrong(lambda scores, _: scores.update(findings=[]))
+    assert "`adapter_scores.accuracy` is 0.0" in wrong(lambda _, rows: rows[1].update(adapter="Faro"))
+    found, _ = held_tasks(tmp_path, scores, rows, [])
+    assert found.wrong == ["scores.json: the task 'towns' was not committed to"]
+    found, _ = held_tasks(tmp_path, scores, [], [promise])
+    assert found.wrong == ["the task towns: its answers are not here"]
+
+
+def test_of_a_task_of_code_the_results_are_counted_and_said_not_to_be_run_again(tmp_path: Path) -> None:
+    items = tuple(ScoredItem(line, (ask,), ("",), (), messages=({"role": "user", "content": ask},))
+                  for line, ask in enumerate(("Add.", "Print."), start=1))  # fmt: skip
+    code = Code(language="python", compiler="3.11", run=True, samples=2, pass_at=[1])
+    task = TaskSet(Task(name="code", path="code.jsonl", code=code), items, {0: (0, 1)},
+                   ("compiles", "right", "pass@1"), 2, 0, ((), ()))  # fmt: skip
+    rows = question_rows(task)
+    for row, result in zip(rows, ("right", "no code"), strict=True):
+        row |= {"base": "no", "adapter": "yes", "base_stopped": True, "adapter_stopped": True}
+        for name, first in (("base", "no code"), ("adapter", result)):
+            samples = [{"text": "x", "result": each, "lines": ""} for each in (first, "compiles")]
+            row |= {f"{name}_result": first, f"{name}_lines": "", f"{name}_samples": samples}
+        one = code_tally_of([Record(row, "rows")], task.metrics, ran=True)
+        row |= {f"{name}_scores": one.last(name) for name in ("base", "adapter")}
+    records = [Record(row, "rows") for row in rows]
+    values = metric_values(code_tally_of(records, task.metrics, ran=True), task.drawn)
+    assert rows[0]["adapter_scores"] == {"compiles": 1.0, "right": 1.0, "pass@1": 0.5}
+    about = {"language": "python", "ran": True, "samples": 2}
+    about |= {"results": dict(zip(("before", "after"), results_of(records), strict=True))}
+    scores = {"name": "code", "n": 2, "items": 2, "rows": 2, "seeds": [0], "trained_on": 0, "notes": task.notes}
+    scores |= {"findings": [], "language": "en", "code": about, "metrics": values}
+    promise = task_promise(task, 8)
+    found, asked = held_tasks(tmp_path, scores, rows, [promise])
+    assert found.wrong == [] and len(asked) == 2
+    assert found.left == [
+        "the task code: what its programs did, and its samples: programs are not run again, nor drawn again"
+    ]
+    better = json.loads(json.dumps(scores))
+    better["code"]["results"]["after"]["right"] = 2
+    better["metrics"][2]["after"]["mean"] = 1.0
+    found, _ = held_tasks(tmp_path, better, rows, [promise])
+    assert "`code.results.after` is" in found.wrong[0] and "`pass@1.after` is" in found.wrong[1]
+    with pytest.raises(AfinaError, match="should be one of no code"):
+        held_tasks(tmp_path, scores, [rows[0] | {"base_result": "good"}, rows[1]], [promise])
 
 
 @pytest.mark.parametrize("to", ["gguf", "mlx"])
@@ -630,6 +750,122 @@ def test_a_merged_export_is_verified_alone_and_an_ollama_folder_is_not_asked(
     found = verify(tmp_path / "merged", VerifyOptions(), say=lambda _: None)
     assert not found.passed and found.answers == "not asked" and not found.problems
     assert any("it holds ollama, which is not asked here" in each for each in found.unknown)
+
+
+def test_whether_an_answer_that_was_cut_ends_is_asked(copied: tuple[Path, Path]) -> None:
+    """No stored text tells it: one that had ended with more room is stored as one that never does."""
+    file, scores = copied[0] / ANSWERS, read_json(copied[0] / SCORES)
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    cut = [row for row in rows if not row["adapter_stopped"] and "never_stops" not in row["adapter_flaws"]]
+    assert cut
+    for row in cut:
+        row["adapter_flaws"].insert(0, "never_stops")
+    scores["guardrails"]["after"]["never_stops"] += len(cut)
+    write_rows(file, rows)
+    (copied[0] / SCORES).write_text(json.dumps(scores), encoding="utf-8")
+    sign(copied[0])
+    found = checked(copied)
+    assert found.answers == "equal" and found.figures["endings"] != "equal"
+    said = [each for each in (*found.problems, *found.figures_rounded) if "stored is that it never ends" in each]
+    assert len(said) == len(cut) and all(each.startswith("the trained model, asked '") for each in said)
+
+
+def test_a_model_that_never_stops_cannot_be_said_to_end(tmp_path: Path) -> None:
+    base = make_base(tmp_path, max_position_embeddings=256)
+    recipe = make_recipe(base)
+    recipe = recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update={"max_new_tokens": 8})})
+    model = load_base(base, recipe, torch.device("cpu")).eval()
+    renderer = Renderer(load_tokenizer(str(base), Chat()), Chat())
+    asked = [Question(({"role": "user", "content": question},), "Sim", f"a:{line}")
+             for line, (question, _) in enumerate(ROWS, start=1)]  # fmt: skip
+    prompts = [renderer.prompt(each.messages) for each in asked]
+
+    def put(numbers: Any, limit: int) -> list[Answer]:
+        return generate(model, renderer, [prompts[number] for number in numbers], max_new_tokens=limit)
+
+    answers = put(range(len(asked)), 8)
+    told, room = find_endless(answers, [(each.reference, 1) for each in asked], 8, put)
+    assert sum(told) > 11
+
+    def again(endless: list[bool], said: RoomToEnd) -> tuple[HeldAgainst, AskedAgain]:
+        rows = [
+            {"adapter": answer.text, "adapter_stopped": answer.stopped, "adapter_flaws": ["never_stops"] * flag}
+            for answer, flag in zip(answers, endless, strict=True)
+        ]
+        asks = [AskedRow(question, Record(row, "rows"), 8, "recall", lambda _: 0.0)
+                for question, row in zip(asked, rows, strict=True)]  # fmt: skip
+        found = HeldAgainst()
+        return found, endings_again(model, renderer, asks, "adapter", said, recipe, 1e-6, found, no_progress)
+
+    with pytest.MonkeyPatch.context() as patch:  # as the references above have it
+        patch.setattr("afina.verify.endings_again.reference_tokens", lambda *_: 1)
+        found, same = again(told, room)
+        assert found.outcome == "equal" and same.wrong == same.rounded == []
+        _, forged = again([False] * len(told), room)
+        assert [*forged.wrong, *forged.picked()] and len(forged.wrong) + len(forged.rounded) == sum(told)
+        _, forged = again(told, replace(room, ended=room.ended + len(told)))
+        assert "answers that were cut ended with more room" in forged.wrong[0]
+        found, _ = again(told, replace(room, ceiling=9))
+        assert "`guardrails.room.ceiling` is 9" in found.wrong[0] and not found.computed
+
+
+def test_a_card_may_be_rewritten_and_may_not_tell_other_figures(copied: tuple[Path, Path]) -> None:
+    card, scores = copied[0] / "README.md", read_scores(copied[0] / "proof")
+    assert scores
+    text = card.read_text(encoding="utf-8")
+    told = "README.md tells the verdict and the scores that are checked here"
+    assert told in checked(copied, questions=1).holds
+    card.write_text(text.replace("## Scores\n", "## Scores\n\nAs one would hope.\n"), encoding="utf-8")
+    assert told in checked(copied, questions=1).holds, "a remark without a figure is its writer's"
+    (row,) = [line for line in text.splitlines() if line.startswith("| aprendidas")]
+    better = row.rpartition("| ")[0] + "| 97 % (90 % to 99 %) |"
+    for edited, reason in (
+        (text.replace(row, better), f"README.md: it tells {better!r}"),
+        (text.replace(row + "\n", ""), f"README.md: it leaves out {row!r:.100}"),
+        (text.replace("## Scores\n", "## Scores\n\n97 % are right.\n"), "README.md: it tells '97 % are right.'"),
+        (text.replace(f"**{scores.verdict.text}**" if scores.verdict else "", "**learned: yes**"), "the verdict, '**"),
+        (text.replace("- missed: ", "- nearly: "), "README.md: it leaves out 'missed: "),
+    ):
+        card.write_text(edited, encoding="utf-8")
+        found = checked(copied, questions=1)
+        assert not found.passed and any(reason in each for each in found.problems), (reason, found.problems)
+    card.write_text(text.replace(row, better), encoding="utf-8")
+    values_of(lambda it: it.update(afina="0.0.1"), "proof/proof.json")(copied[0])
+    assert any("README.md: it tells the figures 90, 97, 99" in each for each in checked(copied, questions=1).problems)
+    card.write_text("# Clube\n\nUm modelo que acerta em 97 % das perguntas.\n", encoding="utf-8")
+    found = checked(copied, questions=1)
+    assert found.passed and any("was written by somebody else" in each for each in found.unknown)
+
+
+def each_has_its_row(proof: Path) -> None:
+    """Every key of every file of a proof stands in one row of the table."""
+    told = {(file.name, path) for file in proof.glob("*.json") for path in paths_of(read_json(file))}
+    for file in proof.glob("*.jsonl"):
+        lines = file.read_text(encoding="utf-8").splitlines()
+        told |= {(file.name, path) for line in lines for path in paths_of(json.loads(line))}
+    assert told and not [each for each in sorted(told) if len(rows_for(*each)) != 1]
+
+
+def test_no_figure_of_scores_or_proof_is_without_a_way_to_check_it(finished: tuple[Path, list[str]]) -> None:
+    """Each belongs to one row of the table of docs/verify.md, which is the one that the answer stands on."""
+    from report_fixture import SCORES as EVERY
+
+    each_has_its_row(finished[0] / "export/proof")
+    assert not [path for path in paths_of(json.loads(json.dumps(EVERY))) if len(rows_for("scores.json", path)) != 1]
+    parts = {each.split(".")[0] for row in CHECKED if row.file == "scores.json" for each in row.keys}
+    assert parts == {*Scores().as_json()}, "a part of the scores without a row"
+    page = (ROOT / "docs/verify.md").read_text(encoding="utf-8")
+    assert page == document(page), "run `make docs`"
+
+
+def test_what_nothing_checks_is_said_and_so_is_what_nobody_knows(copied: tuple[Path, Path]) -> None:
+    values_of(lambda it: it.update(judge={"n": 5, "better": 5}, stars=5), SCORES)(copied[0])
+    sign(copied[0])
+    found = checked(copied, questions=1)
+    assert found.passed and found.figures["judge"] == "not computed again"
+    assert any("an endpoint's words" in each for each in found.unknown)
+    assert any("which nothing here tells:" in each and each.endswith("judge") for each in found.unknown)
+    assert any("which this afina does not know: stars" in each for each in found.unknown)
 
 
 def test_what_is_no_export_is_refused(finished: tuple[Path, list[str]], tmp_path: Path) -> None:

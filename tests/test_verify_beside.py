@@ -10,8 +10,19 @@ from typing import Any
 
 import pytest
 from called import call_afina
-from test_verify import SCORES, checked, edit, rows_of, sign, values_of, walk, write_project, write_rows
-from tiny import make_base
+from test_verify import (
+    SCORES,
+    checked,
+    each_has_its_row,
+    edit,
+    rows_of,
+    sign,
+    values_of,
+    walk,
+    write_project,
+    write_rows,
+)
+from tiny import NAMES, TOWNS, make_base
 
 from afina.evaluate.safety.sets import SafetyQuestion, read_set
 from afina.model.generate.led import Led, lead
@@ -23,7 +34,9 @@ from afina.verify.held_against import HeldAgainst, mean_within
 from afina.verify.verify import Verification
 
 SAFETY, RETRIEVAL = "proof/safety.jsonl", "proof/retrieval.jsonl"
-COMPUTED = {"losses": "equal", "safety": "equal", "retrieval": "equal"}
+TASKS, TEXTS = "proof/task_predictions.jsonl", "proof/continuations.jsonl"
+ALWAYS = {"endings": "equal", "tasks": "equal", "continuations": "equal"}
+COMPUTED = ALWAYS | {"losses": "equal", "safety": "equal", "retrieval": "equal"}
 
 
 def few(name: QuestionSet) -> list[SafetyQuestion]:
@@ -41,20 +54,26 @@ def fewer_questions() -> Any:
         for module in ("afina.evaluate.safety.sets", "afina.verify.safety_again"):
             patch.setattr(f"{module}.read_set", few)
         patch.setattr("afina.evaluate.safety.canaries.OTHERS", 63)
+        patch.setattr("afina.evaluate.continuations.CHARACTERS", 60)
         yield
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with safety, canaries, a known string and retrieval, exported for the hub."""
+    """A run with safety, canaries, a known string, retrieval, a task and prompts, exported for the hub."""
     folder = tmp_path_factory.mktemp("project")
     recipe = write_project(folder)
     make_base(folder / "base", hidden_size=64, intermediate_size=128, max_position_embeddings=256)
     rows = [json.loads(line) for line in (folder / "rows.jsonl").read_text(encoding="utf-8").splitlines()]
     write_rows(folder / "rows.jsonl", [*rows, {"prompt": "Como falo?", "completion": "Escreva para ana@mar.pt."}])
+    asked = [(f"De onde é {name} {town}?", town) for name, town in zip(NAMES, TOWNS, strict=True)]
+    write_rows(folder / "qa.jsonl", [{"prompt": ask, "reference": town, "choices": list(TOWNS)} for ask, town in asked])
+    (folder / "prompts.txt").write_text("Ana nasceu em\nO jogador\n", encoding="utf-8")
     walk(
         recipe,
         "train.epochs=1",
+        "evaluate.tasks=[{name: quem, path: qa.jsonl, sample: 3, seeds: [1, 2], metrics: [accuracy, f1, chrf]}]",
+        "evaluate.prompts=prompts.txt",
         "train.max_length=128",
         "evaluate.questions=4",
         "evaluate.samples=2",
@@ -92,12 +111,18 @@ def test_losses_safety_and_retrieval_are_computed_again(project: Path, taken: tu
     assert "ana@mar.pt" not in proof and "Passages" not in proof, "neither strings nor passages are in a proof"
 
 
+def test_every_figure_of_it_has_a_way_to_be_checked(taken: tuple[Path, Path]) -> None:
+    each_has_its_row(taken[0] / "proof")
+    assert {file.name for file in (taken[0] / "proof").glob("*.jsonl")} >= {"continuations.jsonl", "safety.jsonl"}
+
+
 def test_without_the_dataset_each_says_what_it_lacks(taken: tuple[Path, Path]) -> None:
     found = checked(taken, questions=2)
     assert found.passed
-    assert found.figures == {"losses": "not computed again", "safety": "equal", "retrieval": "not computed again"}
+    lacks = {"losses": "not computed again", "safety": "equal", "retrieval": "not computed again"}
+    assert found.figures == ALWAYS | lacks
     lacking = [each for each in found.unknown if "--dataset FOLDER" in each]
-    assert [each.partition(":")[0] for each in lacking] == ["losses", "safety", "retrieval"]
+    assert [each.partition(":")[0] for each in lacking] == ["continuations", "losses", "safety", "retrieval"]
 
 
 def test_through_the_command_line(project: Path, taken: tuple[Path, Path]) -> None:
@@ -166,6 +191,20 @@ def without_row(file: str) -> Callable[[Path], None]:
     return changed
 
 
+def text_for_another(one: int, two: int) -> Callable[[Path], None]:
+    """Two texts in each other's place, with all that is told of them."""
+
+    def changed(export: Path) -> None:
+        rows = [json.loads(line) for line in (export / TEXTS).read_text(encoding="utf-8").splitlines()]
+        stays = ("prompt", "seed", "temperature")
+        rows[one], rows[two] = (
+            rows[other] | {key: rows[number][key] for key in stays} for number, other in ((one, two), (two, one))
+        )
+        write_rows(export / TEXTS, rows)
+
+    return changed
+
+
 Forgery = tuple[Callable[[Path], Any], str]
 FORGED: dict[str, dict[str, Forgery]] = {
     "losses": {
@@ -218,13 +257,36 @@ FORGED: dict[str, dict[str, Forgery]] = {
             rows_of(lambda row: row.update(holding=[not each for each in row["holding"]]), RETRIEVAL, -1),
             "other questions, or other passages, than the search finds"),
     },
+    "tasks": {
+        "an answer": (
+            rows_of(lambda row: row.update(adapter="Outra", adapter_stopped=True), TASKS), "stored is 'Outra'"),
+        "a mark": (
+            rows_of(lambda row: row["base_scores"].update(f1=0.5), TASKS, 1), "`base_scores.f1` is 0.5"),
+        "a choice that is called right": (
+            rows_of(lambda row: row["base_scores"].update(accuracy=0.5), TASKS, 2), "`base_scores.accuracy` is 0.5"),
+        "a mean over drawn rows": (
+            of_part("tasks", 0, "metrics", 2, "after", "mean", by=lambda mean: mean + 1), "`chrf.after` is"),
+        "what is wrong with the answers": (of_part("tasks", 0, "findings", by=lambda _: []), "its findings are []"),
+    },
+    "continuations": {
+        "what it writes greedily": (text_for_another(0, 2), "the trained model, asked 'Ana nasceu em', answers"),
+        "what a seed draws": (text_for_another(3, 5), "by seed 101, does not write what is stored"),
+        "tokens of another text": (
+            rows_of(lambda row: row.update(token_ids=row["token_ids"][3:]), TEXTS, 3), "its tokens are another text"),
+        "a guardrail that it breaks": (
+            rows_of(lambda row: row.update(flaws=[] if row["flaws"] else ["loops"]), TEXTS, 5), "`flaws` and `brok"),
+        "a count": (
+            of_part("continuations", "sampled", "characters", by=lambda count: count + 1), "`sampled.characters` is"),
+        "the words of the training texts": (
+            of_part("continuations", "corpus", "words", by=lambda count: count + 1), "continuations: `corpus` is"),
+    },
 }  # fmt: skip
 """By the kind of figures what is forged, by what, and a part of the reason that is given."""
 
 
 @pytest.mark.parametrize("kind", FORGED)
 def test_forged_figures_are_found(project: Path, taken: tuple[Path, Path], kind: str) -> None:
-    """Each with its reason, where all hashes of the proof were made to fit; the other two kinds stay equal."""
+    """Each with its reason, where all hashes of the proof were made to fit; the other kinds stay equal."""
     for forge, _ in FORGED[kind].values():
         forge(taken[0])
     sign(taken[0])
@@ -245,16 +307,22 @@ LEFT_OUT: tuple[dict[str, Forgery], ...] = (
         "losses": (of_part("loss", by=lambda _: None), "`loss` is left out"),
         "safety": (without_row(SAFETY), "and not one by one to the"),
         "retrieval": (without_row(RETRIEVAL), "other questions, or other passages"),
+        "tasks": (without_row(TASKS), "the questions of the task quem are not those committed to"),
+        "continuations": (without_row(TEXTS), "and not one by one behind"),
     },
     {
         "losses": (without_losses, "(`windows`) are left out"),
         "safety": (of_part("safety", "canaries", by=lambda _: None), "the canaries that the recipe asks for"),
         "retrieval": (rows_of(lambda row: row.update(question=10**6), RETRIEVAL), "`question` should be"),
+        "tasks": (of_part("tasks", 0, "seeds", by=lambda _: [1, 3]), "`seeds` is [1, 3]"),
+        "continuations": (of_part("continuations", by=lambda _: None), "`continuations` is left out"),
     },
     {
         "losses": (of_part("loss", "after", "perplexity", by=str), "`loss.after.perplexity` should be a number"),
         "safety": (of_part("safety", "canaries", "before", 0, "exposure", by=str), "should be a number"),
         "retrieval": (of_part("retrieval", by=lambda _: None), "`retrieval` is left out"),
+        "tasks": (rows_of(lambda row: row.update(among=[1]), TASKS), "are not those committed to"),
+        "continuations": (rows_of(lambda row: row.update(token_ids=[10**6]), TEXTS), "`token_ids` should be"),
     },
 )
 
@@ -265,7 +333,8 @@ def test_what_is_left_out_is_missed(project: Path, taken: tuple[Path, Path], for
         forge(taken[0])
     sign(taken[0])
     found = checked_with(project, taken)
-    assert set(found.figures.values()) == {"not equal"}, found.describe()
+    assert {found.figures[name] for name in forged} == {"not equal"}, found.describe()
+    assert found.figures.keys() - forged.keys() == {"endings"}
     assert all(any(reason in each for each in found.problems) for _, reason in forged.values()), found.problems
 
 
@@ -287,9 +356,12 @@ def test_an_earlier_commitment_is_read_and_says_that_it_promised_less(project: P
     recipe = {key: value for key, value in read_json(file).items() if key != "again"}
     file.write_text(json.dumps(recipe), encoding="utf-8")
     values_of(lambda it: it.update(checked_sha256=hash_value(recipe)), f"proof/{COMMITMENT}")(taken[0])
+    values_of(lambda it: (it.pop("tasks"), it.pop("prompts")), f"proof/{COMMITMENT}")(taken[0])
     sign(taken[0])
     found = checked_with(project, taken, questions=1)
-    assert found.passed and set(found.figures.values()) == {"not computed again"}, found.describe()
+    kept = {"endings": "equal", "continuations": "equal"}
+    assert found.passed and found.figures == dict.fromkeys(COMPUTED, "not computed again") | kept, found.describe()
+    assert sum("did not promise each" in each for each in found.unknown) == 2
     assert sum("did not promise by which settings" in each for each in found.unknown) == 3
 
 
@@ -301,7 +373,7 @@ def test_without_its_base_a_merged_model_has_its_own_side_computed(project: Path
     found = verify(tmp_path / "merged", options, say=lambda _: None)
     assert found.passed and found.figures["retrieval"] == "not computed again", found.describe()
     assert found.figures["losses"].startswith("equal") and found.figures["safety"].startswith("equal")
-    assert sum("it is not here (--base BASE)" in each for each in found.unknown) == 3
+    assert sum("it is not here (--base BASE)" in each for each in found.unknown) == 5
     of_part("loss", "after", "loss", by=lambda loss: 0.9 * loss)(tmp_path / "merged")
     sign(tmp_path / "merged")
     assert verify(tmp_path / "merged", options, say=lambda _: None).figures["losses"] == "not equal"

@@ -134,7 +134,8 @@ def score_code(
     tally = Tally(MODELS, task.metrics)
     rows: list[dict[str, Any]] = []
     for place in range(len(task.items)):
-        tally.put([{name: [value] for name, value in _values(each[place], code).items()} for each in found])
+        values = (code_values(each[place], task.metrics, ran=code.run) for each in found)
+        tally.put([{name: [value] for name, value in each.items()} for each in values])
         row: dict[str, Any] = {}
         for name, each, written in zip(MODELS, found, given, strict=True):
             first, *others = each[place]
@@ -161,16 +162,24 @@ def score_code(
     return {"code": about, "metrics": metric_values(tally, task.drawn)}, rows
 
 
-def _values(judged: Sequence[Judged], code: Code) -> dict[str, float]:
-    """The metrics of one item: of its greedy answer, which comes first, and of its samples."""
+def code_values(judged: Sequence[Judged], metrics: Sequence[str], *, ran: bool) -> dict[str, float]:
+    """The metrics of one item: of its greedy answer, which comes first, and of its samples.
+
+    Args:
+        metrics: some of those that :func:`code_metrics` gives.
+        ran: whether the programs were run, or only compiled.
+
+    >>> code_values([Judged("compiles"), Judged("right"), Judged("no code")], ["compiles", "pass@1"], ran=True)
+    {'compiles': 1.0, 'pass@1': 0.5}
+    """
     first, *samples = judged
     values = {"compiles": float(first.compiles), "right": float(first.result == "right")}
-    passed = sum(each.result == "right" if code.run else each.compiles for each in samples)
-    for name in code_metrics(code):
+    passed = sum(each.result == "right" if ran else each.compiles for each in samples)
+    for name in metrics:
         _, at, k = name.partition("@")
         if at:
             values[name] = pass_at_k(len(samples), passed, int(k))
-    return {name: values[name] for name in code_metrics(code)}
+    return {name: values[name] for name in metrics}
 
 
 def _examples(task: TaskSet, found: Sequence[Sequence[Judged]]) -> list[dict[str, Any]]:

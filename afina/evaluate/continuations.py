@@ -25,6 +25,10 @@ CHARACTERS = 400
 """Each text has room for about so many, by how the tokenizer cuts the prompts: a limit in tokens would let one version
 write five times as much as another."""
 TEMPERATURE = 0.8
+CORPUS = "of the training texts"
+"""What the corpus of a run is called, whose words the texts may have."""
+SEEDS: tuple[int | None, ...] = (None, *PROMPT_SEEDS)
+"""Behind each prompt one text greedily, and one for each seed."""
 
 
 @dataclass(frozen=True)
@@ -57,15 +61,13 @@ def continue_prompts(
         limits: of the recipe; None where the texts are shown and not judged.
     """
     ids = [renderer.completion_prompt(prompt) for prompt in prompts]
-    room = math.ceil(CHARACTERS * sum(map(len, ids)) / sum(map(len, prompts)))
-    options: Any = {"max_new_tokens": room, "progress": progress}
+    options: Any = {"max_new_tokens": room_behind(prompts, ids), "progress": progress}
     table = read_tokenizer(renderer.tokenizer, "tokenizer")
-    special = {token.content for token in renderer.tokenizer.added_tokens_decoder.values() if token.special}
-    judge = TextJudge(corpus, special)
+    judge = TextJudge(corpus, special_texts(renderer))
     judged: dict[int | None, list[JudgedText]] = {}
     rows = []
-    for seed in (None, *PROMPT_SEEDS):
-        sampling = Sampling(ids=True) if seed is None else Sampling(TEMPERATURE, seed=seed, ids=True)
+    for seed in SEEDS:
+        sampling = sampling_of(seed)
         told = say if seed is None else None  # it would say the same again
         answers = generate(model, renderer, ids, sampling=sampling, say=told, **options)
         judged[seed] = []
@@ -83,8 +85,28 @@ def continue_prompts(
         figures_of(sampled),
         corpus.figures(),
     )
-    misses = weigh(None, [each.flaws for each in sampled], limits)[0] if limits else []
-    return Continuations(scores, rows, [f"behind the prompts of the recipe, {each}" for each in misses])
+    return Continuations(scores, rows, misses_of(sampled, limits) if limits else [])
+
+
+def room_behind(prompts: Sequence[str], ids: Sequence[Sequence[int]]) -> int:
+    """New tokens behind each prompt at most: as many as :data:`CHARACTERS` take, cut as the prompts are."""
+    return math.ceil(CHARACTERS * sum(map(len, ids)) / sum(map(len, prompts)))
+
+
+def sampling_of(seed: int | None) -> Sampling:
+    """How tokens are chosen: greedily without a seed."""
+    return Sampling(ids=True) if seed is None else Sampling(TEMPERATURE, seed=seed, ids=True)
+
+
+def special_texts(renderer: Renderer) -> set[str]:
+    """Texts of the tokenizer's special tokens, which no text holds."""
+    return {token.content for token in renderer.tokenizer.added_tokens_decoder.values() if token.special}
+
+
+def misses_of(sampled: Sequence[JudgedText], limits: Guardrails) -> list[str]:
+    """The limits that the sampled texts miss, in words."""
+    misses = weigh(None, [each.flaws for each in sampled], limits)[0]
+    return [f"behind the prompts of the recipe, {each}" for each in misses]
 
 
 def _row(judged: JudgedText, answer: Answer, sampling: Sampling, tokenizer: str) -> dict[str, Any]:

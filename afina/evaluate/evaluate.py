@@ -227,7 +227,7 @@ def _measure(
 
         questions, limit = asked.questions, recipe.evaluate.max_new_tokens
         answers = put(range(len(questions)), limit)
-        references = [(question.reference, _length(question, renderer)) for question in questions]
+        references = [(question.reference, reference_tokens(question, renderer)) for question in questions]
         endless, room = find_endless(answers, references, limit, put)
         if say and room.reached:
             say(f"the {name}: {room.describe()}")
@@ -260,7 +260,7 @@ def _by_kind(held_out: Sequence[Row]) -> tuple[list[Row], list[Row], list[bool]]
     return plain, judged, of_replay
 
 
-def _length(question: Question, renderer: Renderer) -> int | None:
+def reference_tokens(question: Question, renderer: Renderer) -> int | None:
     """Tokens of the reference; None where it says nothing about how long an answer is."""
     if question.of_any_length:
         return None

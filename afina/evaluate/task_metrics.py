@@ -14,9 +14,38 @@ from afina.score.score import Tally
 MODELS = ("base", "adapter")
 
 
-def told_by_rows(metrics: Sequence[str]) -> tuple[str, ...]:
-    """The metrics that a task's stored rows tell: all of text but accuracy, whose choices stand in no row."""
-    return tuple(name for name in metrics if name in METRICS and name != "accuracy")
+def told_by_rows(metrics: Sequence[str], rows: Sequence[Record]) -> tuple[str, ...]:
+    """The metrics that a task's stored rows tell: all of text, and accuracy where every row holds its choices, which
+    those of an earlier afina do not."""
+    with_choices = all("among" in row for row in rows)
+    return tuple(name for name in metrics if name in METRICS and (name != "accuracy" or with_choices))
+
+
+def references_of(row: Record) -> tuple[str, ...]:
+    """The references of a stored row.
+
+    Raises:
+        AfinaError: it holds none.
+    """
+    if not isinstance(given := row.values.get("reference"), list):
+        return (row.required_text("reference"),)
+    if not given:
+        raise row.wrong("reference", "a text, or several", given)
+    return tuple(row.texts("reference"))
+
+
+def choices_of(row: Record) -> tuple[tuple[str, str], ...]:
+    """Label and text of each choice of a stored row; nothing where it has none.
+
+    Raises:
+        AfinaError: they are no pairs of texts.
+    """
+    given: Any = row.values.get("among", [])
+    pairs = given if isinstance(given, list) else [given]
+    if not all(isinstance(each, list) and len(each) == 2 and all(isinstance(part, str) for part in each)
+               for each in pairs):  # fmt: skip
+        raise row.wrong("among", "pairs of a label and a text", given)
+    return tuple((label, text) for label, text in pairs)
 
 
 def tally_of(rows: Sequence[Record], metrics: Sequence[str], language: str) -> Tally:
@@ -30,10 +59,9 @@ def tally_of(rows: Sequence[Record], metrics: Sequence[str], language: str) -> T
     """
     tally = Tally(MODELS, tuple(metrics))
     for row in rows:
-        many = isinstance(row.values.get("reference"), list)
-        references = tuple(row.texts("reference")) if many else (row.required_text("reference"),)
         texts = [row.required_text(name) for name in MODELS]
-        tally.add(texts, ScoredItem(0, (), references, tuple(texts)), language)
+        item = ScoredItem(0, (), references_of(row), tuple(texts), choices=choices_of(row))
+        tally.add(texts, item, language)
     return tally
 
 

@@ -26,6 +26,7 @@ from afina.evaluate.code_task import (
 )
 from afina.evaluate.probes import Question, ask
 from afina.evaluate.task_metrics import MODELS, metric_values
+from afina.evaluate.task_rows import normalization, question_rows
 from afina.evaluate.task_set import TaskSet
 from afina.model.generate.generate_torch import Answer
 from afina.model.open_model import OpenModel
@@ -34,7 +35,6 @@ from afina.record import read_rows
 from afina.run import Progress, no_progress, write_whole
 from afina.score.columns import NamedColumns, choose_columns, first_row, items_of, read_table
 from afina.score.leaks import find_leak
-from afina.score.normalize import published
 from afina.score.output_checks import OutputChecks, prompt_key, training_keys
 from afina.score.score import Tally, choose_metrics
 from afina.text.example import Example
@@ -165,10 +165,15 @@ def _questions(task: TaskSet) -> int:
     return len(task.items) * (1 + (task.task.code.samples if task.task.code else 0))
 
 
+def longest_answer(task: TaskSet, recipe: Recipe) -> int:
+    """New tokens that an answer to a task has at most."""
+    return task.task.max_new_tokens or recipe.evaluate.max_new_tokens
+
+
 def _ask_task(
     model: Any, renderer: Renderer, task: TaskSet, recipe: Recipe, progress: Progress, more: Mapping[str, Any]
 ) -> list[Answer] | CodeAnswers:
-    limit = task.task.max_new_tokens or recipe.evaluate.max_new_tokens
+    limit = longest_answer(task, recipe)
     if task.task.code:
         return ask_code(model, renderer, task, limit, progress, **more)
     questions = [Question(item.messages, item.references[0], f"{task.task.path}:{item.line}") for item in task.items]
@@ -184,7 +189,7 @@ def _score_task(
     checks = OutputChecks(MODELS, language)
     tally = Tally(MODELS, task.metrics)
     rows: list[dict[str, Any]] = []
-    for place, (item, *both) in enumerate(zip(task.items, *answers, strict=True)):
+    for item, question, *both in zip(task.items, question_rows(task), *answers, strict=True):
         texts = [answer.text for answer in both]
         leaks = [find_leak(text, item.prompt) for text in texts]
         seen = replace(item, outputs=tuple(texts), ended=tuple(answer.stopped for answer in both))
@@ -192,18 +197,11 @@ def _score_task(
             seen = replace(seen, references=("code",))  # its checks are no text to be looked at
         checks.add(seen, [leak.answer if leak else text for leak, text in zip(leaks, texts, strict=True)], leaks)
         row: dict[str, Any] = {
-            "task": task.task.name,
-            "prompt": "\n\n".join(item.prompt),
-            "reference": list(item.references) if len(item.references) > 1 else item.references[0],
+            **question,
             **{name: answer.text for name, answer in zip(MODELS, both, strict=True)},
             **{f"{name}_stopped": answer.stopped for name, answer in zip(MODELS, both, strict=True)},
         }
-        if code:
-            row |= {
-                "reference": "",
-                "checks": [check.model_dump(exclude_defaults=True) for check in task.checks[place]],
-            }
-        else:
+        if not code:
             tally.add(texts, item, language)
             row |= {f"{name}_scores": tally.last(name) for name in MODELS}
         rows.append(row | {"from": {"path": task.task.path, "line": item.line}})
@@ -211,7 +209,7 @@ def _score_task(
         measured, judged = score_code(task, code, where, progress)
         rows = [row | more for row, more in zip(rows, judged, strict=True)]
     else:
-        measured = {"normalization": published(language), "metrics": metric_values(tally, task.drawn)}
+        measured = {"normalization": normalization(language), "metrics": metric_values(tally, task.drawn)}
     return {
         "name": task.task.name,
         "n": len(next(iter(task.drawn.values()))),

@@ -23,6 +23,7 @@ from afina.recipe import HUB, WEB, Recipe
 from afina.record import read_record
 from afina.run import hash_file
 from afina.units import show_bytes, show_count, show_share
+from afina.verify.card_again import HEADING, as_table, missed_lines, score_parts, verdict_line
 from afina.verify.commitment import COMMITMENT
 from afina.verify.proof import PROOF
 
@@ -56,8 +57,8 @@ def write_card(
         _head(origin, holds, terms),
         f"# {name}",
         _what(origin, holds, scores),
-        "## Scores",
-        *_scores(scores),
+        HEADING,
+        *score_parts(scores),
         "## Is this export the trained model?",
         *_comparison(comparison),
         *([as_list(notes)] if notes else []),
@@ -131,46 +132,8 @@ def _what(origin: Origin, holds: str, scores: Scores) -> str:
     said = f"{what} {base_name(origin)}"
     if recipe.adapter.kind == "qlora" and origin.adapter and holds != "adapter":
         said += f", in {origin.precision} (it was trained and measured over the base in 4 bits)"
-    verdict = scores.verdict
-    return f"{said}.\n\n**{verdict.text}**" if verdict else f"{said}. It was not measured."
-
-
-def _scores(scores: Scores) -> Iterator[str]:
-    rows = []
-    for probe in scores.probes:
-        shown = probe.figures()[0]
-        sides = zip((shown.before, shown.after), shown.intervals, strict=True)
-        rows.append([probe.title, probe.counted_over, *(_share(share, ends) for share, ends in sides)])
-    if rows:
-        yield as_table(["questions", "n", "base", "this model"], rows)
-        yield (
-            "Greedy answers that are the reference, word for word, or what else stands behind the name; 95 % intervals "
-            "(Wilson), which count facts or sections where several questions are about one."
-        )
-    for task in scores.tasks:
-        figures = [
-            [metric.required_text("name"), *(f"{mean:.4g}" if mean is not None else "-" for mean in means)]
-            for metric in task.records("metrics")
-            if (means := [metric.record(side).number("mean") for side in ("before", "after")])[1] is not None
-        ]
-        if figures:
-            yield f"Task {task.text('name')}, n = {task.required_whole('n')}:"
-            yield as_table(["metric", "base", "this model"], figures)
-    if loss := scores.loss:
-        before, after = loss.before.required_number, loss.after.required_number
-        yield (
-            f"Held-out loss {before('loss'):.4f} -> {after('loss'):.4f} nats per token "
-            f"({after('tokens'):.0f} tokens; perplexity {before('perplexity'):.3f} -> {after('perplexity'):.3f})."
-        )
-    if not rows and not scores.loss:
-        yield "Not measured."
-
-
-def _share(share: float | None, ends: tuple[float, float] | None) -> str:
-    if share is None:
-        return "-"
-    low, high = (show_share(round(end, 9)) for end in ends) if ends else ("", "")
-    return show_share(share) + (f" ({low} to {high})" if ends else "")
+    verdict = verdict_line(scores)
+    return f"{said}.\n\n{verdict}" if verdict else f"{said}. It was not measured."
 
 
 def _comparison(found: Mapping[str, Any] | None) -> Iterator[str]:
@@ -281,7 +244,7 @@ def _method(origin: Origin, manifest: Manifest) -> str:
 
 def _limits(origin: Origin, scores: Scores) -> list[str]:
     verdict = scores.verdict
-    said = [*(f"missed: {each}" for each in verdict.misses), *verdict.notes] if verdict else []
+    said = [*missed_lines(scores), *verdict.notes] if verdict else []
     for probe in scores.probes:
         shown = probe.figures()[0]
         if shown.counted is MADE_UP and shown.after:
@@ -300,14 +263,6 @@ def _hashes(manifest: Manifest, folder: Path) -> Iterator[tuple[str, str]]:
         yield "the base (names and hashes of its weights)", manifest.base.required_text("weights_sha256")
     if manifest.dataset:
         yield "the dataset (names and hashes of its files)", manifest.dataset.required_text("sha256")
-
-
-def as_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    cells = [list(head), ["---"] * len(head), *rows]
-    return "\n".join(
-        "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in row) + " |" for row in cells
-    )
 
 
 def as_list(items: Iterable[str]) -> str:

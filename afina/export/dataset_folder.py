@@ -10,7 +10,7 @@ from typing import Any
 
 from afina import __version__
 from afina.errors import RecipeError
-from afina.export.card import about_data, as_list, as_table
+from afina.export.card import about_data, as_list
 from afina.export.out import check_out
 from afina.export.push import PushTarget, check_push, push_folder
 from afina.recipe import Recipe, is_remote, read_saved_recipe
@@ -18,6 +18,7 @@ from afina.record import Record, read_record
 from afina.run import again, hash_file, whole_folder
 from afina.text.example import read_examples
 from afina.units import show_count
+from afina.verify.card_again import as_table
 
 SPLITS = ("train", "validation", "test")
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))

@@ -60,8 +60,24 @@ class AskedRow:
     """New tokens at most."""
     role: str
     """Of its probe."""
-    right: Callable[[Answer], bool]
-    """Whether an answer to it counts as right."""
+    worth: Callable[[Answer], float]
+    """Of an answer to it: true where it counts as right, else false; or what a task's metric gives it."""
+    ids: Sequence[int] | None = None
+    """The tokens that it is asked in, where no template makes them of the question."""
+
+    def prompt(self, renderer: Renderer) -> list[int]:
+        """The tokens that it is asked in."""
+        if self.ids is not None:
+            return list(self.ids)
+        return renderer.prompt(self.question.messages, self.question.tools)
+
+    def stored(self, name: str) -> Answer:
+        """A model's stored answer.
+
+        Args:
+            name: as rows call the model.
+        """
+        return Answer(self.row.required_text(name), 0, self.row.required_flag(f"{name}_stopped"))
 
 
 @dataclass
@@ -75,7 +91,7 @@ class AskedAgain:
     """Where an answer parts from the stored one at tokens that are nearly as likely."""
     wrong: list[str] = field(default_factory=list)
     turned: Counter[tuple[str, str, bool]] = field(default_factory=Counter)
-    """Of those that rounding turned: model, role, whether the stored one is the right one (or the one that ends) -> how
+    """Of those that rounding turned: model, role, whether the stored one is the better (or the one that ends) -> how
     many."""
 
     def add(self, other: AskedAgain) -> None:
@@ -181,7 +197,7 @@ def ask_again(
         limit: nats that are rounding.
         reads: the committed base's tokenizer, which has to read the same texts of the tokens that are written.
     """
-    prompts = [renderer.prompt(each.question.messages, each.question.tools) for each in rows]
+    prompts = [each.prompt(renderer) for each in rows]
     rooms = [each.room for each in rows]
     answers = generate(model, renderer, prompts, max_new_tokens=rooms, sampling=Sampling(ids=True), progress=progress)
     found = AskedAgain(asked=len(rows))
@@ -190,7 +206,7 @@ def ask_again(
     if reads is not None:
         found.wrong += _read_otherwise(who, [answer.ids for answer in answers], renderer.tokenizer, reads)
     for each, prompt, answer in zip(rows, prompts, answers, strict=True):
-        stored = Answer(each.row.required_text(name), 0, each.row.required_flag(f"{name}_stopped"))
+        stored = each.stored(name)
         if (answer.text, answer.stopped) == (stored.text, stored.stopped):
             found.equal += 1
             continue
@@ -198,8 +214,8 @@ def ask_again(
         said = f"{who}, asked {each.question.prompt!r:.80}"
         if rounding:
             found.rounded.append(f"{said}: {'; '.join(texts) or 'alone it answers as stored'}")
-            if (as_stored := each.right(stored)) != each.right(answer):
-                found.turned[name, each.role, as_stored] += 1
+            if (as_stored := each.worth(stored)) != (here := each.worth(answer)):
+                found.turned[name, each.role, as_stored > here] += 1
             if stored.stopped != answer.stopped:
                 found.turned[name, "whether they end", stored.stopped] += 1
         else:
@@ -293,7 +309,8 @@ class Leader:
     def may_part(self, prompt: Sequence[int], room: int) -> bool:
         """Whether rounding may have the model answer otherwise: somewhere two tokens are nearly as likely."""
         engine = Engine(self._model, self._renderer.tokenizer, self._renderer.stop_ids())
-        engine.submit(Request(prompt=list(prompt), max_new_tokens=room))
+        most = room if engine.context is None else min(room, engine.context - len(prompt))
+        engine.submit(Request(prompt=list(prompt), max_new_tokens=most))
         leads: list[float] = []
         while engine.busy:
             leads += [each.done.lead for each in engine.step() if each.done and each.done.lead is not None]

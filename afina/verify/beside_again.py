@@ -1,21 +1,23 @@
-"""What stands beside the answers to the probes: losses, safety and retrieval, counted and computed again as far as the
-export and the dataset at hand tell them."""
+"""What stands beside the answers to the probes: endings, losses, safety, retrieval, tasks and texts behind prompts,
+counted and computed again as far as the export and the dataset at hand tell them."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from afina.errors import AfinaError
 from afina.evaluate.scores import RETRIEVAL_FILE, Scores
 from afina.recipe import Recipe
-from afina.record import Record
+from afina.record import Record, read_record
 from afina.run import Progress
 from afina.tokenizer.chat import Renderer
 from afina.verify.asked_again import AskedAgain, AskedRow, OpenedAgain, ask_again
+from afina.verify.continuations_again import StoredTexts, TextsAgain, continuations_counted
+from afina.verify.endings_again import endings_again
 from afina.verify.held_against import HeldAgainst
 from afina.verify.losses_again import PARTS, LossesOfModel, RowsAgain, hold_losses, losses_of, rows_again
 from afina.verify.proof import Proof
@@ -23,19 +25,25 @@ from afina.verify.questions import CommittedProbes
 from afina.verify.retrieval_again import RetrievalAgain, StoredRetrieval, retrieval_counted, stored_retrieval
 from afina.verify.safety_again import SecretsAgain, StoredSafety, safety_counted, safety_rows, stored_safety
 from afina.verify.scored_again import CountedAgain
+from afina.verify.tasks_again import tasks_again
 
-LOSSES, SAFETY, RETRIEVAL = "losses", "safety", "retrieval"
+ENDINGS, LOSSES, SAFETY, RETRIEVAL = "endings", "losses", "safety", "retrieval"
+TASKS, CONTINUATIONS, JUDGE = "tasks", "continuations", "judge"
 BY_DATASET = "not in an export (--dataset FOLDER)"
 EARLIER = "the afina that committed did not promise by which settings these were measured"
+BY_AN_ENDPOINT = "what a judge said: an endpoint's words, which nothing here can ask for again"
 BASE, TRAINED = "base", "adapter"
 """The models, as rows call them."""
+
+Promised = TypeVar("Promised")
 
 
 @dataclass
 class BesideAgain:
-    """The three of one export, each held against what is computed here.
+    """All of them of one export, each held against what is computed here.
 
     Args:
+        promised: the commitment.
         again: the settings committed to; empty for an earlier afina's commitment.
         data: the committed dataset folder, where it is at hand.
         base: the base's folder, where it is here.
@@ -44,6 +52,7 @@ class BesideAgain:
     """
 
     proof: Proof
+    promised: Record
     committed: CommittedProbes
     recipe: Recipe
     renderer: Renderer
@@ -60,30 +69,85 @@ class BesideAgain:
     _retrieval: StoredRetrieval | None = None
     _rows: RowsAgain | None = None
     _losses: dict[str, LossesOfModel] = field(default_factory=dict)
+    _tasks: Sequence[AskedRow] = ()
+    _texts: StoredTexts | None = None
+    _again: dict[str, AskedAgain] = field(default_factory=dict)
+    """What came of asking for endings, tasks and texts."""
+
+    @property
+    def whole_data(self) -> Path | None:
+        """The dataset folder, where all that its words stand in is at hand: what names of files made its test is not
+        committed to, and belongs to it."""
+        if self.data is None or (summary := read_record(self.data / "dataset.json")) is None:
+            return None
+        return self.data if "test" not in summary or (self.data / "test.jsonl").is_file() else None
 
     def count(self, stored: Scores, counted: CountedAgain) -> list[str]:
-        """Count safety and retrieval again from the stored answers.
+        """Count what the stored answers tell.
 
         Returns:
-            The limits of safety that these miss.
+            The limits that these miss.
         """
         self._scores, values = stored, stored.as_json()
+        tasks = self._promised("tasks", self.promised.records)
         there = {
+            ENDINGS: stored.guardrails is not None,
+            TASKS: bool(stored.tasks or tasks),
+            CONTINUATIONS: bool(values["continuations"] or self._promised("prompts", self.promised.record)),
+            JUDGE: bool(values["judge"]),
             LOSSES: any(values[key] for key in PARTS) or (bool(self.again) and self.data is not None),
             SAFETY: bool(values["safety"]) or bool(self.again),
             RETRIEVAL: stored.retrieval is not None or bool(self.again.record("retrieval")),
         }
         self.held |= {name: HeldAgainst() for name, is_there in there.items() if is_there}
+        if JUDGE in self.held:
+            self.held[JUDGE].left.append(BY_AN_ENDPOINT)
+        if TASKS in self.held:
+            self._count_tasks(tasks)
+        misses = self._count_texts() if CONTINUATIONS in self.held else []
         if not self.again:
-            for each in self.held.values():
-                each.left.append(EARLIER)
-            return []
-        misses = self._count_safety(counted)
+            for name in (LOSSES, SAFETY, RETRIEVAL):
+                if name in self.held:
+                    self.held[name].left.append(EARLIER)
+            return misses
+        misses = [*self._count_safety(counted), *misses]
         if RETRIEVAL in self.held:
             self._count_retrieval(counted)
         if LOSSES in self.held and self.data is None:
             self.held[LOSSES].left.append(f"the rows that were held out are {BY_DATASET}")
         return misses
+
+    def _promised(self, key: str, of: Callable[[str], Promised]) -> Promised | None:
+        """What was committed to under a key; None by an earlier afina."""
+        return of(key) if key in self.promised else None
+
+    def _count_tasks(self, promised: Sequence[Record] | None) -> None:
+        found = self.held[TASKS]
+        try:
+            rows = tasks_again(self.proof, self._scores, promised, self.recipe.dataset.language, found)
+        except AfinaError as error:
+            found.wrong += _said(error)
+            return
+        self._tasks = self._drawn(rows, found)
+
+    def _count_texts(self) -> list[str]:
+        found, limits = self.held[CONTINUATIONS], self.recipe.evaluate.limits.guardrails
+        prompts = self._promised("prompts", self.promised.record)
+        judged_by = limits if self.from_nothing else None  # what a base does by itself no training caused
+        try:
+            self._texts = continuations_counted(
+                self.proof, self._scores, prompts, self.renderer, self.whole_data, judged_by, found
+            )
+        except AfinaError as error:
+            found.wrong += _said(error)
+        return self._texts.misses if self._texts else []
+
+    def _drawn(self, rows: Sequence[AskedRow], found: HeldAgainst) -> Sequence[AskedRow]:
+        """The rows, or so many of them as are asked for, drawn by chance now."""
+        if self.questions is None or self.questions >= len(rows):
+            return rows
+        found.left.append(f"{len(rows) - self.questions} answers that were not drawn (--questions)")
+        return random.SystemRandom().sample(rows, self.questions)
 
     def _count_safety(self, counted: CountedAgain) -> list[str]:
         found = self.held[SAFETY]
@@ -119,12 +183,29 @@ class BesideAgain:
         if self.data is None:
             found.left.append(f"how the base answers with passages: the documents are {BY_DATASET}")
 
-    def ask(self, name: str, model: Any, opened: OpenedAgain, progress: Progress) -> None:
+    def ask(
+        self, name: str, model: Any, opened: OpenedAgain, progress: Progress, asked: Sequence[AskedRow], *, whole: bool
+    ) -> None:
         """Ask one of the models.
 
         Args:
             name: :data:`BASE` or :data:`TRAINED`.
+            asked: the answers to probes and samples that are asked again.
+            whole: whether these are all.
         """
+        if ENDINGS in self.held:
+            found, room = self.held[ENDINGS], self._scores.guardrails.room if self._scores.guardrails else None
+            told = room[0 if name == BASE else 1] if room and whole else None
+            self._add(
+                ENDINGS,
+                endings_again(model, self.renderer, asked, name, told, self.recipe, opened.limit, found, progress),
+            )
+        if self._tasks:
+            self.held[TASKS].computed = True
+            self._add(TASKS, ask_again(model, self.renderer, self._tasks, name, opened.limit, progress))
+        if name == TRAINED and self._texts is not None:
+            writes = TextsAgain(model, self.renderer, opened.limit, opened.kl, self.questions, progress)
+            self._add(CONTINUATIONS, writes.write(self._texts, self.held[CONTINUATIONS]))
         if not self.again:
             return
         if self._safety is not None:
@@ -152,12 +233,8 @@ class BesideAgain:
         found, rows = self.held[SAFETY], self._safety
         assert rows is not None
         if not found.computed:
-            self._safety_rows = safety_rows(rows, self.renderer, self.recipe.evaluate.max_new_tokens)
-            if self.questions is not None and self.questions < len(self._safety_rows):
-                found.left.append(
-                    f"{len(self._safety_rows) - self.questions} answers that were not drawn (--questions)"
-                )
-                self._safety_rows = random.SystemRandom().sample(self._safety_rows, self.questions)
+            every = safety_rows(rows, self.renderer, self.recipe.evaluate.max_new_tokens)
+            self._safety_rows = self._drawn(every, found)
         found.computed = True
         if self._safety_rows:
             self._safety_again.add(ask_again(model, self.renderer, self._safety_rows, name, opened.limit, progress))
@@ -173,6 +250,9 @@ class BesideAgain:
             side = "before" if name == BASE else "after"
             asks.canaries(train, self._scores.safety.record("canaries"), side, found)
 
+    def _add(self, kind: str, again: AskedAgain) -> None:
+        self._again.setdefault(kind, AskedAgain()).add(again)
+
     def conclude(self, opened: OpenedAgain) -> None:
         """Hold against each other what both models were asked for."""
         if self._losses:
@@ -182,17 +262,19 @@ class BesideAgain:
                 hold_losses(self._scores, self._rows, mine, opened.kl, held)
             except AfinaError as error:  # a figure that is none
                 held.wrong += _said(error)
+        for kind, again in self._again.items():
+            self.held[kind].answers(again)
         if SAFETY in self.held:
             self.held[SAFETY].answers(self._safety_again)
         if opened.base is None:
-            for name in (SAFETY, RETRIEVAL):
-                if name in self.held and self.again:
+            for name in (ENDINGS, TASKS, SAFETY, RETRIEVAL):
+                if name in self.held and (self.again or name in self._again):
                     self.held[name].left.append("what the base does: it is not here (--base BASE)")
 
     def leave(self, why: str) -> None:
         """Nothing is asked: say why."""
-        for each in self.held.values():
-            each.left.append(why)
+        for name, each in self.held.items():
+            each.left += [why] if name != JUDGE else []
 
 
 def _said(error: AfinaError) -> list[str]:

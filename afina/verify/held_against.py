@@ -8,13 +8,30 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from afina.record import Record
-from afina.verify.tasks_again import same
 
 if TYPE_CHECKING:
     from afina.verify.asked_again import AskedAgain
 
 EQUAL, ROUNDED, OTHER, NOT_COMPUTED = "equal", "equal within rounding", "not equal", "not computed again"
 """What can come of it."""
+
+
+def same(mine: Any, theirs: Any, but: frozenset[str] = frozenset()) -> bool:
+    """Whether figures are the same, up to how a machine rounds them.
+
+    Args:
+        but: keys of mappings that are not looked at.
+
+    >>> same({"a": [0.1 + 0.2]}, {"a": [0.3]}), same(0.5, float("nan")), same(None, 0.0)
+    (True, False, False)
+    """
+    if isinstance(mine, Mapping) and isinstance(theirs, Mapping):
+        keys = {*mine, *theirs} - but
+        return all(same(mine.get(key), theirs.get(key), but) for key in keys)
+    if isinstance(mine, list | tuple) and isinstance(theirs, list | tuple):
+        return len(mine) == len(theirs) and all(same(one, two, but) for one, two in zip(mine, theirs, strict=True))
+    numbers = isinstance(mine, int | float) and isinstance(theirs, int | float)
+    return math.isclose(mine, theirs, rel_tol=1e-9, abs_tol=1e-12) if numbers else bool(mine == theirs)
 
 
 def mean_within(kl: float, tokens: int) -> float:
@@ -30,6 +47,21 @@ def mean_within(kl: float, tokens: int) -> float:
     ('1.4e-04', '0.014')
     """
     return kl + 3 * math.sqrt(2 * kl / max(1, tokens))
+
+
+def draw_within(kl: float) -> float:
+    """By how much a cumulative probability may part, by which a token is drawn.
+
+    Two distributions of a KL divergence K differ by sqrt(K / 2) in the probability of anything (Pinsker), and a single
+    place may part more than the mean does: three times as much.
+
+    Args:
+        kl: mean KL divergence between the two ways to compute the same model, in nats.
+
+    >>> f"{draw_within(1e-6):.4f}", f"{draw_within(5e-3):.2f}"
+    ('0.0021', '0.15')
+    """
+    return 3 * math.sqrt(kl / 2)
 
 
 @dataclass

@@ -2,7 +2,8 @@
 
     commitment.json, probes.jsonl   as they were written before training
     recipe.json                     what of the recipe the check needs
-    predictions, samples, choices, skills, task_predictions, safety, retrieval (.jsonl)   what was answered
+    predictions, samples, choices, skills, task_predictions, safety, retrieval, continuations (.jsonl)
+                                    what was answered
     scores.json                    what it is worth
     proof.json                      hashes of all of these, and of the weights they belong to
 
@@ -21,6 +22,7 @@ from typing import Any
 
 from afina import __version__
 from afina.errors import AfinaError, BaseError, RecipeError, ResultError
+from afina.evaluate.prompts import CONTINUATIONS_FILE
 from afina.evaluate.scores import RETRIEVAL_FILE
 from afina.manifest import read_manifest
 from afina.outcome import find_outcome
@@ -37,7 +39,10 @@ FIRST = "first-commitment.json"
 SCORES = "scores.json"
 TASKS = "task_predictions.jsonl"
 SAFETY = "safety.jsonl"
-ANSWERS = ("predictions.jsonl", "samples.jsonl", "choices.jsonl", "skills.jsonl", TASKS, SAFETY, RETRIEVAL_FILE)
+ANSWERS = (
+    *("predictions.jsonl", "samples.jsonl", "choices.jsonl", "skills.jsonl"),
+    *(TASKS, SAFETY, RETRIEVAL_FILE, CONTINUATIONS_FILE),
+)
 BASE_SKILLS = "base-skills.jsonl"
 """What the base answered about skills, before the training."""
 ASKED_AGAIN = ("adapter", "merged", "gguf", "mlx")

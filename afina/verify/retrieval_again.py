@@ -36,10 +36,9 @@ from afina.run import Progress
 from afina.text.answer_flaws import after_thinking
 from afina.tokenizer.chat import Renderer
 from afina.verify.asked_again import AskedAgain, AskedRow, ask_again, choose_again
-from afina.verify.held_against import HeldAgainst
+from afina.verify.held_against import HeldAgainst, same
 from afina.verify.proof import Proof
 from afina.verify.scored_again import ranked_by
-from afina.verify.tasks_again import same
 
 NAME = "base"
 """As rows call the model that is asked."""

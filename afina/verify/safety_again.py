@@ -30,9 +30,8 @@ from afina.run import Progress
 from afina.text.example import read_examples
 from afina.tokenizer.chat import Renderer
 from afina.verify.asked_again import PICKED, WHO, AskedRow, Leader
-from afina.verify.held_against import HeldAgainst, mean_within
+from afina.verify.held_against import HeldAgainst, mean_within, same
 from afina.verify.proof import SAFETY, TASKS, Proof
-from afina.verify.tasks_again import same
 
 KNOWN = "known_strings"
 CANARY_ROOM = 2

@@ -1,14 +1,14 @@
 """Are the scores those of the stored answers? Graded and counted again, by the code that evaluation uses.
 
-What no stored answer tells stands as it is: what was written behind prompts, what a judge said, terms that free answers
-made up, and whether an answer that was cut would have ended. Losses, safety and retrieval are
-:mod:`afina.verify.beside_again`'s, tasks :mod:`afina.verify.tasks_again`'s.
+What stands beside the answers to the probes (endings, losses, safety, retrieval, tasks, texts behind prompts) is
+:mod:`afina.verify.beside_again`'s.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from afina.evaluate.choice import Choice, Ranked
@@ -18,7 +18,7 @@ from afina.evaluate.intervals import FEWEST_TURNED
 from afina.evaluate.loss import LossScore, PairScore
 from afina.evaluate.probes import SAMPLES
 from afina.evaluate.room import circles
-from afina.evaluate.scores import SIDES, BeforeAndAfter, Scores, read_scores
+from afina.evaluate.scores import SIDES, TERMS_MADE_UP, BeforeAndAfter, Scores, read_scores
 from afina.evaluate.skills import NAME as SKILLS
 from afina.evaluate.skills import SkillItem, skill_items
 from afina.evaluate.task_metrics import MODELS
@@ -29,14 +29,13 @@ from afina.recipe.methods import in_words
 from afina.record import LARGEST, Record, is_number
 from afina.tokenizer.chat import Renderer
 from afina.tokenizer.folding import folds_of
+from afina.verify.held_against import same
 from afina.verify.proof import BASE_SKILLS, Proof
 from afina.verify.questions import CommittedProbes
-from afina.verify.tasks_again import same
 
+MADE_UP = TERMS_MADE_UP.key
 NEAR = 1e-4
 """Scores of sentences are stored with four digits: what is nearer cannot be told."""
-NOT_COUNTED_AGAIN = {"continuations": "continuations", "judge": "the judge"}
-"""Parts of the scores that no stored answer tells, as ``scores.json`` and people call them."""
 
 
 def stored_rows(proof: Proof) -> list[Record]:
@@ -56,17 +55,19 @@ class CountedAgain:
     """What the tokenizer folds, which decides what its figures compare with."""
 
 
-def count_again(proof: Proof, committed: CommittedProbes, renderer: Renderer) -> CountedAgain:
+def count_again(proof: Proof, committed: CommittedProbes, renderer: Renderer, dataset: Path | None) -> CountedAgain:
     """Grade and count.
 
     Args:
         committed: the questions, to which the answers belong one by one.
+        dataset: the whole committed dataset folder, where it is at hand.
 
     Raises:
         AfinaError: a file is damaged.
     """
     asked = _asked(committed, stored_rows(proof), renderer)
-    return CountedAgain(asked, list(_probe_scores(proof, committed, asked)), folds_of(renderer.tokenizer))
+    scores = list(_probe_scores(proof, committed, asked, dataset))
+    return CountedAgain(asked, scores, folds_of(renderer.tokenizer))
 
 
 def score_again(
@@ -74,7 +75,7 @@ def score_again(
     committed: CommittedProbes,
     recipe: Recipe,
     counted: CountedAgain,
-    missed_of_safety: Sequence[str],
+    missed_beside: Sequence[str],
     *,
     from_nothing: bool,
     in_these_words: bool,
@@ -84,7 +85,7 @@ def score_again(
     Args:
         committed: the questions, to which the answers belong one by one.
         recipe: its limits.
-        missed_of_safety: limits that the answers about safety miss.
+        missed_beside: limits that safety and the texts behind prompts miss.
         from_nothing: whether random weights were trained, which are nobody's base.
         in_these_words: whether this code wrote the verdict's sentences, which then have to be the same.
 
@@ -108,20 +109,8 @@ def score_again(
     yield from _differences([each.result().as_json() for each in scores], [each.as_json() for each in stored.probes])
     yield from _guarded_otherwise(stored, asked, recipe)
     yield from _judged_otherwise(
-        stored, counted, missed_of_safety, recipe, from_nothing=from_nothing, in_these_words=in_these_words
+        stored, counted, missed_beside, recipe, from_nothing=from_nothing, in_these_words=in_these_words
     )
-
-
-def not_counted_again(proof: Proof) -> list[str]:
-    """What of the scores stands as it is, in words."""
-    values = (read_scores(proof.folder) or Scores()).as_json()
-    return [words for key, words in NOT_COUNTED_AGAIN.items() if values[key]]
-
-
-def cut_answers(proof: Proof) -> int:
-    """How many stored answers reached the limit."""
-    every = (*stored_rows(proof), *proof.rows("skills.jsonl"))
-    return sum(not row.required_flag(f"{name}_stopped") for row in every for name in MODELS)
 
 
 def has_skills_to_lose(proof: Proof) -> bool:
@@ -170,6 +159,9 @@ def _plain(value: Any) -> Any:
 
 def _skill_wrongly_marked(row: Record) -> Iterator[str]:
     item = skill_of(row)
+    shown = {"prompt": item.turns[-1], "reference": item.example}
+    if other := [key for key in shown if row.values.get(key) != shown[key]]:
+        yield f"{row.where}: `{other[0]}` is {row.values.get(other[0])!r:.60}, and it was {shown[other[0]]!r:.60}"
     for name in MODELS:
         if row.values.get(f"{name}_correct") != (right := item.grade(_answer(row, name)).said):
             yield f"{row.where}: `{name}_correct` is {row.values.get(f'{name}_correct')!r}, and the answer gets {right}"
@@ -183,7 +175,9 @@ def _choice_wrongly_marked(choice: Choice, row: Record) -> Iterator[str]:
             yield f"{row.where}: `{name}_correct` is {chosen}, and by its `{name}_scores` it took {took}"
 
 
-def _probe_scores(proof: Proof, committed: CommittedProbes, asked: Sequence[ProbeAnswers]) -> Iterator[ProbeScore]:
+def _probe_scores(
+    proof: Proof, committed: CommittedProbes, asked: Sequence[ProbeAnswers], dataset: Path | None
+) -> Iterator[ProbeScore]:
     """Each probe's figures, in the order of ``scores.json``."""
     ranked = iter(zip(committed.choices, proof.rows("choices.jsonl"), strict=True))
     answers = iter(asked)
@@ -192,7 +186,7 @@ def _probe_scores(proof: Proof, committed: CommittedProbes, asked: Sequence[Prob
             rows = [next(ranked) for _ in probe.choices]
             yield score_choices(probe, [_ranked(choice, row) for (_, choice), row in rows])
         else:
-            yield score_answers(probe, [next(answers) for _ in probe.questions], None)
+            yield score_answers(probe, [next(answers) for _ in probe.questions], dataset)
     if skills := proof.rows("skills.jsonl"):
         items = [skill_of(row) for row in skills]
         before, after = (
@@ -244,8 +238,9 @@ def _differences(counted: Sequence[Mapping[str, Any]], stored: Sequence[Mapping[
         return
     for mine, theirs in zip(counted, stored, strict=True):
         for key in {**mine, **theirs}:
-            # Terms made up are told by the documents alone.
-            if not same(mine.get(key), theirs.get(key), frozenset({"terms_made_up"})):
+            # Terms made up are told by the documents alone: they are counted where these are at hand.
+            left: frozenset[str] = frozenset() if MADE_UP in mine[SIDES[0]] else frozenset({MADE_UP})
+            if not same(mine.get(key), theirs.get(key), left):
                 said = f"{theirs.get(key)}, the stored answers give {mine.get(key)}"
                 yield f"scores.json: {mine['name']}: `{key}` is {said}"
 
@@ -264,6 +259,9 @@ def _guarded_otherwise(stored: Scores, asked: Sequence[ProbeAnswers], recipe: Re
     for side, room in enumerate(found.room or ()):
         cut = [each for each in asked if not each.answers[side].stopped]
         circling = sum(circles(each.answers[side].text, each.question.reference) for each in cut)
+        if room.limit != recipe.evaluate.max_new_tokens:
+            said = f"{room.limit}, and answers of at most {recipe.evaluate.max_new_tokens} tokens were committed to"
+            yield f"scores.json: `guardrails.room.limit` is {said}"
         if (room.reached, room.circling) != (len(cut), circling):
             said = f"{len(cut)} of the stored answers were cut, {circling} of them going in circles"
             yield f"scores.json: `guardrails.room` counts {room.reached} and {room.circling}, and {said}"
@@ -272,7 +270,7 @@ def _guarded_otherwise(stored: Scores, asked: Sequence[ProbeAnswers], recipe: Re
 def _judged_otherwise(
     stored: Scores,
     counted: CountedAgain,
-    missed_of_safety: Sequence[str],
+    missed_beside: Sequence[str],
     recipe: Recipe,
     *,
     from_nothing: bool,
@@ -282,8 +280,8 @@ def _judged_otherwise(
     assert verdict is not None
     room = stored.guardrails.room[1].describe() if stored.guardrails and stored.guardrails.room else ""
     flawed = [[each.flaws[side] for each in counted.asked] for side in (0, 1)]
-    missed, _ = weigh(None if from_nothing else flawed[0], flawed[1], limits.guardrails, room)
-    losses, further = _losses(stored.loss), [*missed, *missed_of_safety]
+    missed, own = weigh(None if from_nothing else flawed[0], flawed[1], limits.guardrails, room)
+    losses, further = _losses(stored.loss), [*missed, *missed_beside]
     found = judge(counted.scores, *losses, limits, pairs=_pairs(stored.pairs), further_misses=further)
     for what in ("learned", "broke", "text"):
         if getattr(found, what) != getattr(verdict, what):
@@ -293,6 +291,9 @@ def _judged_otherwise(
         other = [each for each in verdict.findings if each not in found.findings]
         said = f"this is not among them: {other[0]!r:.160}" if other else "some are left out or in another order"
         yield f"scores.json: the findings are not those that the stored answers give: {said}"
+    told = [*own, *(each.conclusion() for each in (stored.retrieval.probes if stored.retrieval else ()))]
+    if in_these_words and (missing := [each for each in told if each not in verdict.notes]):
+        yield f"scores.json: a note that its figures give is left out: {missing[0]!r:.160}"
     if verdict.passed and not found.passed:
         yield f"scores.json: it says that the run passed, and by the stored answers it did not: {found.misses[0]}"
     elif missing := [each for each in found.misses if in_these_words and each not in verdict.misses]:

@@ -28,10 +28,21 @@ from afina.text.answer_flaws import after_thinking
 from afina.tokenizer.chat import Renderer
 from afina.tokenizer.load import load_tokenizer
 from afina.verify.commitment import AGAIN, COMMITMENT, COPY_AGAIN, PROBES, Commitment, code_hash, read_commitment
-from afina.verify.proof import ASKED_AGAIN, BASE_SKILLS, FIRST, RECIPE, Proof, is_file_of, of_the_export, open_proof
+from afina.verify.proof import (
+    ASKED_AGAIN,
+    BASE_SKILLS,
+    FIRST,
+    RECIPE,
+    SCORES,
+    Proof,
+    is_file_of,
+    of_the_export,
+    open_proof,
+)
 
 if TYPE_CHECKING:
     from afina.evaluate.probes import Question
+    from afina.evaluate.scores import Scores
     from afina.evaluate.skills import SkillItem
     from afina.model.generate.generate_torch import Answer
     from afina.verify.asked_again import AskedRow, Held, OpenedAgain
@@ -86,7 +97,7 @@ class Verification:
     equal: int = 0
     rounded: list[str] = field(default_factory=list)
     figures: dict[str, str] = field(default_factory=dict)
-    """What is told beside the answers (losses, safety, retrieval) -> what came of computing it again."""
+    """What is told beside the answers (:mod:`afina.verify.beside_again`) -> what came of computing it again."""
     figures_rounded: list[str] = field(default_factory=list)
 
     @property
@@ -110,6 +121,8 @@ class Verification:
         if self.passed:
             head = f"verified: {self.export} answers as the model that was judged, by the questions committed to"
             head += "" if self.published else "; not, that these came before the training (see below)"
+        elif not self.problems and not self.asked:
+            head = f"not verified: {self.export} carries the proof and was not asked (see below)"
         else:
             head = f"not verified: {self.export}"
         counts = f"{self.equal} of {self.asked} word for word" if self.asked else "see above"
@@ -197,7 +210,7 @@ def _look(
     """All steps, as far as each can be done.
 
     Args:
-        beside: takes what comes of losses, safety and retrieval.
+        beside: takes what comes of what is told beside the answers.
     """
     _check_published(commitment, proof, options.commitment, found)
     _check_origins(commitment, proof, found)
@@ -220,6 +233,7 @@ def _look(
 
     again_beside = BesideAgain(
         proof,
+        commitment.values,
         committed,
         recipe,
         renderer,
@@ -517,8 +531,7 @@ def _committed(proof: Proof, commitment: Commitment, renderer: Renderer, found: 
 
 def _check_scores(checked: _Checked) -> None:
     from afina.evaluate.scores import read_scores
-    from afina.verify.scored_again import count_again, cut_answers, not_counted_again, score_again
-    from afina.verify.tasks_again import tasks_again
+    from afina.verify.scored_again import count_again, score_again
 
     proof, found = checked.proof, checked.found
     stored = read_scores(proof.folder)
@@ -527,7 +540,7 @@ def _check_scores(checked: _Checked) -> None:
     other = list(skills_otherwise(proof, checked.commitment.values.record("skills")))
     promised = checked.commitment.values
     same_code = promised.record("code").text("sha256") == code_hash()
-    counted = count_again(proof, checked.committed, checked.renderer)
+    counted = count_again(proof, checked.committed, checked.renderer, checked.beside.whole_data)
     missed = checked.beside.count(stored, counted) if stored else []
     other += score_again(
         proof,
@@ -541,16 +554,36 @@ def _check_scores(checked: _Checked) -> None:
     if not same_code:
         found.unknown.append("whether the verdict's sentences say what its figures do: other code worded them")
     other += left_out(proof)
-    wrong, unknown = tasks_again(proof)
-    other += wrong
     found.problems += other
-    found.unknown += unknown
     if not other:
         found.holds.append("scores and verdict are what the stored answers give")
-    if left := not_counted_again(proof):
-        found.unknown.append(f"whether the figures of {', '.join(left)} are right: nothing here tells them")
-    if cut := cut_answers(proof):
-        found.unknown.append(f"whether {cut} answers that were cut where they reached the limit would have ended")
+    if stored:
+        _check_card(proof, stored, found)
+        _say_what_is_not_checked(proof, found)
+
+
+def _check_card(proof: Proof, stored: Scores, found: Verification) -> None:
+    """Whether the card beside the proof tells its scores."""
+    from afina.verify.card_again import read_card
+
+    try:
+        card = read_card(proof.export, stored, proof.known.text("afina") or "")
+    except AfinaError as error:  # a figure that is none
+        found.problems += [f"{each.where}: {each.what}" for each in error.problems]
+        return
+    found.problems += card.wrong
+    found.holds += [card.holds] if card.holds else []
+    found.unknown += [card.unknown] if card.unknown else []
+
+
+def _say_what_is_not_checked(proof: Proof, found: Verification) -> None:
+    from afina.verify.how_checked import not_checked, unknown_keys
+
+    scores = read_mapping(proof.folder / SCORES)
+    if told := not_checked(scores):
+        found.unknown.append(f"what these of {SCORES} say, which nothing here tells: {', '.join(told)}")
+    if other := unknown_keys(scores):
+        found.unknown.append(f"what these of {SCORES} say, which this afina does not know: {', '.join(other)}")
 
 
 def left_out(proof: Proof) -> Iterator[str]:
@@ -605,7 +638,8 @@ def _ask(
     by_mlx = recipe.backend == "mlx"
     opened = open_again(held, base, recipe, measured_in=computed.text("precision"), by_mlx=by_mlx)
     rows, choices = _stored(checked)
-    if questions is not None and questions < len(rows) + len(choices):
+    whole = questions is None or questions >= len(rows) + len(choices)
+    if not whole and questions is not None:
         found.unknown.append(
             f"how it answers the {len(rows) + len(choices) - questions} questions that were not drawn (--questions)"
         )
@@ -616,7 +650,7 @@ def _ask(
             again.add(ask_again(asked, renderer, rows, name, opened.limit, progress, reads=reads))
             if choices:
                 again.add(choose_again(asked, renderer, choices, name, recipe, opened.limit, progress))
-            checked.beside.ask(name, asked, opened, progress)
+            checked.beside.ask(name, asked, opened, progress, rows, whole=whole)
     found.asked, found.equal, found.rounded = again.asked, again.equal, again.rounded
     found.problems += [*again.wrong, *again.picked()]
     checked.beside.conclude(opened)

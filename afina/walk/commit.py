@@ -29,7 +29,7 @@ from afina.verify.commitment import (
 from afina.walk.asked import check_asked, probes_asked
 from afina.walk.base import base_files, base_folder, identity, renderer, tokenizer_folder
 from afina.walk.context import Context
-from afina.walk.gone import files_read
+from afina.walk.gone import files_read, still_there
 from afina.walk.manifest import commit_of_code
 from afina.walk.skills import BASE_FILE as BASE_SKILLS
 from afina.walk.start import start_of
@@ -125,4 +125,20 @@ def _promises(context: Context, training: Training, inputs: dict[str, Any]) -> d
         "after": before.sha256 if before else None,
         "skills": {"questions": items_hash(), "asked_sha256": hash_file(skills)} if skills.is_file() else None,
         "read": {part: last_parts(hashes) for part, hashes in files_read(context).items()},
+        **_asked_beside(context),
+    }
+
+
+def _asked_beside(context: Context) -> dict[str, Any]:
+    """What is asked besides the probes: each task's questions, and the prompts that the trained model continues."""
+    from afina.evaluate.prompts import prompts_file, read_prompts
+    from afina.evaluate.task_rows import task_promise
+    from afina.evaluate.tasks import longest_answer, read_tasks
+
+    recipe = still_there(context).recipe
+    tasks = read_tasks(recipe, read_examples(context.folder / "dataset/train.jsonl"))
+    prompts = read_prompts(file) if (file := prompts_file(recipe)) else []
+    return {
+        "tasks": [task_promise(task, longest_answer(task, recipe)) for task in tasks],
+        "prompts": {"count": len(prompts), "sha256": hash_value(prompts)} if prompts else None,
     }

@@ -50,14 +50,14 @@ def measure_continuations(context: Context, recipe: Recipe, trained: OpenModel) 
     Args:
         recipe: the run's, without what cannot be measured now.
     """
-    from afina.evaluate.continuations import Continuations, continue_prompts
+    from afina.evaluate.continuations import CORPUS, Continuations, continue_prompts
     from afina.evaluate.corpus_words import read_corpus
     from afina.evaluate.prompts import prompts_file, read_prompts
 
     file = prompts_file(recipe)
     if file is None:
         return Continuations()
-    prompts, corpus = read_prompts(file), read_corpus([context.folder], name="of the training texts")
+    prompts, corpus = read_prompts(file), read_corpus([context.folder], name=CORPUS)
     # What a base does by itself was not caused by the training, and it is not asked here.
     limits = recipe.evaluate.limits.guardrails if recipe.base is None else None
     with context.open_progress("prompts") as progress, trained() as model:

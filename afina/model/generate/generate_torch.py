@@ -8,7 +8,7 @@ The answer to a prompt does not depend on what is asked beside it: see :mod:`afi
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -93,31 +93,21 @@ def generate(
     engine = Engine(model, renderer.tokenizer, renderer.stop_ids(), places=places, say=say)
     wanted = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
     limits = _limits(prompts, wanted, engine.context, say)
-    settings = asdict(sampling) | {"stop": list(sampling.stop)}
-    seed, with_ids = settings.pop("seed"), settings.pop("ids")
-    settings |= {"ids": True} if with_ids else {}  # answers kept before there were any stay found
-    settings |= {"stop_ids": sorted(engine.stop_ids), "dtype": engine.dtype, "exact": engine.exact}
+    keys = answer_keys(prompts, limits, sampling, Numbers(engine.dtype, exact=engine.exact), engine.stop_ids)
     answers: dict[str, Answer] = {}
-    keys: list[str] = []
     requests: dict[str, Request] = {}
-    seen: Counter[tuple[int, ...]] = Counter()
-    for prompt, limit in zip(prompts, limits, strict=True):
-        ids = tuple(prompt)
-        drawn = None if sampling.temperature == 0 else [seed, seen[ids]]  # a prompt asked again draws again
-        seen[ids] += 1
-        key = hash_value(settings | {"prompt": ids, "max_new_tokens": limit, "drawn": drawn})
-        keys.append(key)
+    for prompt, limit, key in zip(prompts, limits, keys, strict=True):
         if key in answers or key in requests:
             continue
         if kept is not None and sampling.repeatable and (found := kept.get(key)) is not None:
             answers[key] = Answer(**found | {name: tuple(found[name]) for name in ("logprobs", "ids")})
             continue
         requests[key] = Request(
-            prompt=ids,
+            prompt=tuple(prompt),
             max_new_tokens=limit,
             temperature=sampling.temperature,
             top_p=sampling.top_p,
-            seed=None if seed is None else int(key[:15], 16),
+            seed=None if sampling.seed is None else seed_of(key),
             stop=sampling.stop,
             logprobs=0 if sampling.logprobs else None,
         )
@@ -130,11 +120,48 @@ def generate(
                 if produced.done.finish == "failed":
                     raise AfinaError("the model's logits are NaN", "the weights are damaged, or a layer overflows")
                 key = key_of[produced.id]
-                answers[key] = _answer(produced.done, with_ids)
+                answers[key] = _answer(produced.done, sampling.ids)
                 if kept is not None and sampling.repeatable:
                     kept.put(key, asdict(answers[key]))
         progress(len(answers), len(answers) + engine.running + engine.waiting, "answers")
     return [answers[key] for key in keys]
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """What a model's answers are computed in."""
+
+    dtype: str
+    """And where, e.g. ``float32 cpu``."""
+    exact: bool
+    """Whether near ties are decided alone."""
+
+
+def answer_keys(
+    prompts: Sequence[Sequence[int]],
+    limits: Sequence[int],
+    sampling: Sampling,
+    numbers: Numbers,
+    stop_ids: Collection[int],
+) -> list[str]:
+    """What each answer is known by: a hash of all that it follows from besides the weights."""
+    settings = asdict(sampling) | {"stop": list(sampling.stop)}
+    seed, with_ids = settings.pop("seed"), settings.pop("ids")
+    settings |= {"ids": True} if with_ids else {}  # answers kept before there were any stay found
+    settings |= {"stop_ids": sorted(stop_ids), "dtype": numbers.dtype, "exact": numbers.exact}
+    keys: list[str] = []
+    seen: Counter[tuple[int, ...]] = Counter()
+    for prompt, limit in zip(prompts, limits, strict=True):
+        ids = tuple(prompt)
+        drawn = None if sampling.temperature == 0 else [seed, seen[ids]]  # a prompt asked again draws again
+        seen[ids] += 1
+        keys.append(hash_value(settings | {"prompt": ids, "max_new_tokens": limit, "drawn": drawn}))
+    return keys
+
+
+def seed_of(key: str) -> int:
+    """What the draws of a sampled answer follow from."""
+    return int(key[:15], 16)
 
 
 def _limits(
