@@ -23,8 +23,8 @@ import random
 import re
 import time
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -108,6 +108,8 @@ class SmallTraining:
     epochs: int = 6
     rate: float = 1e-3
     batch_tokens: int = 256
+    more: Mapping[str, Any] = field(default_factory=dict)
+    """Further settings of ``train``."""
 
     def renderer(self) -> Renderer:
         return Renderer(load_tokenizer(str(self.base), self.recipe.chat), self.recipe.chat)
@@ -117,7 +119,13 @@ class SmallTraining:
         return attach_adapter(load_base(self.base, self.recipe, CPU), adapter, seed)
 
     def opened(self, model: Any, rows: Sequence[Row], seed: int, without: int | None = None) -> WithoutRow:
-        settings = Train(epochs=self.epochs, learning_rate=self.rate, batch_tokens=self.batch_tokens, precision="fp32")
+        given: dict[str, Any] = {
+            "epochs": self.epochs,
+            "learning_rate": self.rate,
+            "batch_tokens": self.batch_tokens,
+            **self.more,
+        }
+        settings = Train(precision="fp32", **given)
         backend = TorchBackend(model, settings, pad_id=0, device=CPU, say=lambda _: None)
         training = WithoutRow(backend, rows, settings, seed)
         training.without = without
