@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from afina.errors import DoesNotFit, Problem, RecipeError, ResultError
 from afina.machine import main_memory
 from afina.outcome import find_outcome
-from afina.run import again, hash_folder, hash_value, remove
+from afina.run import hash_folder, hash_value, remove
 from afina.tokenizer.encode import Row
 from afina.train.backend_torch import TorchBackend
 from afina.train.checkpoint import checkpoint_problem, read_state, write_checkpoint
@@ -56,7 +56,7 @@ def check_covered(context: Context) -> None:
     if trained is None:
         raise RecipeError(
             "this folder does not say how it was trained (stages.json), and the training cannot be done again",
-            f"ask the folder in which it was trained, or train: {again(context.folder)}",
+            "ask the folder in which it was trained",
             str(context.folder),
         )
     settings, computed, took = recipe.train, trained["inputs"]["computed"], trained["result"]

@@ -256,14 +256,9 @@ class UnrolledTraining:
 
     def _update(self, number: int) -> Update:
         group = self.backend.optimizer.param_groups[0]
-        return Update(
-            number + 1,
-            learning_rate(number, self.steps, self.settings) * self.ratio_P,
-            self.settings.clip,
-            *group["betas"],
-            group["eps"],
-            group["weight_decay"],
-        )
+        beta1, beta2 = group["betas"]
+        rate_P = learning_rate(number, self.steps, self.settings) * self.ratio_P
+        return Update(number + 1, rate_P, self.settings.clip, beta1, beta2, group["eps"], group["weight_decay"])
 
     def _gradient_of(self, row: Row) -> torch.Tensor:
         """Of a row's mean loss, as it is asked: P in float64."""
