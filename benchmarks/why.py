@@ -1,6 +1,6 @@
 """What `afina why` finds where the truth is known: rows that were planted, and rows that a training went without.
 
-    python benchmarks/why.py --demo runs [--runs runs/bench-why] [--only planted|left-out] [--json]
+    python benchmarks/why.py --demo runs [--runs runs/bench-why] [--only planted|left-out] [--through 5] [--json]
 
 `--demo` is where `afina demo` left its base and its world. Two measurements, each with BM25 over the rows' words and
 the cosine of plain gradients beside it:
@@ -9,8 +9,9 @@ planted     20 rows that contradict what the other rows say of a new player are 
             product's own walk each is asked for: in its own phrasing, and in one that was never trained. How often is
             the planted row the first of all?
 left-out    an adapter is trained on questions about 8 players; 30 of its rows are left out one at a time, and it is
-            trained again. The scores of those rows for a question in another phrasing are held against what happened
-            to its loss.
+            trained again from the same start by the same steps. The scores of those rows for a question in another
+            phrasing are held against what happened to its loss in that same training; of several seeds, each against
+            its own. How far the truths of two seeds agree is said too.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ import json
 import random
 import re
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -32,21 +35,24 @@ import torch
 from afina.demo.demo import adapter_recipe
 from afina.demo.world import QUESTIONS, make_players
 from afina.model.load_torch import attach_adapter, load_base
-from afina.model.loss_torch import make_batch, target_loss
 from afina.model.reader_torch import TorchReader
-from afina.recipe import Adapter, Recipe, check_recipe
+from afina.recipe import Adapter, Recipe, Train, check_recipe
 from afina.run import Run, no_progress, remove, write_whole
 from afina.score.paired import mean_and_sd, percentiles, resampled_sums
 from afina.tokenizer.chat import Renderer
 from afina.tokenizer.encode import Row
 from afina.tokenizer.load import load_tokenizer
+from afina.train.backend_torch import TorchBackend
+from afina.train.snapshot_torch import Snapshot
 from afina.walk.context import Context
 from afina.walk.walk import walk_through
 from afina.why.ekfac_torch import Sketcher, fit_curvature, shapes_of, sketch_rows
+from afina.why.unrolled_torch import UnrolledTraining
 
 Pair = tuple[str, str]
 """A question and its answer."""
 OURS, INNER, GRADIENT, WORDS = "EK-FAC, cosine (afina why)", "EK-FAC, inner product", "gradient cosine", "BM25"
+THROUGH = "through the training (afina why --through-training)"
 PLANTED, TRAINED_AS, ASKED_AS = 20, 2, 4
 """Rows that are planted, in which phrasing, and the one that nobody trains."""
 CPU = torch.device("cpu")
@@ -94,14 +100,16 @@ def by_gradients(model: Any, rows: Sequence[Row], asked: Sequence[Row], fit: Seq
 
 @dataclass(frozen=True)
 class SmallTraining:
-    """A training short enough to be done again without each row: fixed batches in a fixed order."""
+    """A training short enough to be done again without each row, by the product's own plan of steps."""
 
     base: Path
     recipe: Recipe
     rank: int = 8
     epochs: int = 6
     rate: float = 1e-3
-    batch: int = 8
+    batch_tokens: int = 256
+    more: Mapping[str, Any] = field(default_factory=dict)
+    """Further settings of ``train``."""
 
     def renderer(self) -> Renderer:
         return Renderer(load_tokenizer(str(self.base), self.recipe.chat), self.recipe.chat)
@@ -110,26 +118,30 @@ class SmallTraining:
         adapter = Adapter(rank=self.rank, alpha=2 * self.rank)
         return attach_adapter(load_base(self.base, self.recipe, CPU), adapter, seed)
 
-    def train(
-        self, model: Any, start: dict[str, torch.Tensor], rows: Sequence[Row], seed: int, without: int | None
-    ) -> Any:
-        """The model, trained from `start` on all rows but one; in evaluation mode."""
-        weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-        with torch.no_grad():
-            for name, weight in weights.items():
-                weight.copy_(start[name])
-        optimizer = torch.optim.AdamW(weights.values(), lr=self.rate, weight_decay=0.0)
-        for epoch in range(self.epochs):
-            order = random.Random(f"{seed} {epoch}").sample(range(len(rows)), len(rows))
-            for at in range(0, len(order), self.batch):
-                chosen = [rows[number] for number in order[at : at + self.batch] if number != without]
-                if not chosen:
-                    continue
-                batch = make_batch(chosen, 0, CPU)
-                optimizer.zero_grad()
-                (target_loss(model, batch) / batch.targets).backward()
-                optimizer.step()
-        return model.eval()
+    def opened(self, model: Any, rows: Sequence[Row], seed: int, without: int | None = None) -> WithoutRow:
+        given: dict[str, Any] = {
+            "epochs": self.epochs,
+            "learning_rate": self.rate,
+            "batch_tokens": self.batch_tokens,
+            **self.more,
+        }
+        settings = Train(precision="fp32", **given)
+        backend = TorchBackend(model, settings, pad_id=0, device=CPU, say=lambda _: None)
+        training = WithoutRow(backend, rows, settings, seed)
+        training.without = without
+        return training
+
+
+class WithoutRow(UnrolledTraining):
+    """The same steps, in which one row has no weight. A step of that row alone stays: its gradient, divided by its
+    weight, is the same however small that is."""
+
+    without: int | None = None
+
+    def micro_batches(self, number: int) -> Any:
+        every = super().micro_batches(number)
+        parts = [[each for each in numbers if each != self.without] for numbers in every]
+        return [part for part in parts if part] or every
 
 
 def rows_of(renderer: Renderer, pairs: Sequence[Pair]) -> list[Row]:
@@ -150,41 +162,63 @@ def left_out(
         pairs: what is trained.
         asked: whose losses are looked at.
         count: rows that are left out, one at a time; drawn.
-        seeds: of trainings whose changes are averaged; the scores are those of the first.
+        seeds: of the trainings; the scores of each are held against its own changes.
     """
     renderer = training.renderer()
     rows, queries = rows_of(renderer, pairs), rows_of(renderer, asked)
     chosen = sorted(random.Random(0).sample(range(len(rows)), count))
-    changes = np.zeros((len(queries), count))
-    scores: dict[str, Any] = {}
+    truths, scores, seconds = [], defaultdict[str, list[Any]](list), dict[str, float]()
     for seed in seeds:
         model = training.model(seed)
         start = {name: weight.detach().clone() for name, weight in model.named_parameters() if weight.requires_grad}
 
-        def losses(without: int | None, model: Any = model, start: Any = start, seed: int = seed) -> Any:
-            trained = TorchReader(training.train(model, start, rows, seed, without))
-            return -np.array([each.nats for each in trained.log_probs(queries, 0)])
+        def losses(model: Any = model) -> Any:
+            return -np.array([each.nats for each in TorchReader(model).log_probs(queries, 0)])
 
-        whole = losses(None)
-        if not scores:
-            scores = {**by_gradients(model, rows, queries), WORDS: by_words(pairs, asked)}
-        for column, number in enumerate(chosen):
-            changes[:, column] += (losses(number) - whole) / len(seeds)
-    return compare(changes, {name: values[:, chosen] for name, values in scores.items()}) | {
-        "loss": float(whole.mean())
+        kept: dict[int, Snapshot] = {}
+        unrolled = training.opened(model, rows, seed)
+        begun = time.monotonic()
+        unrolled.again(kept.__setitem__)
+        seconds["training"] = time.monotonic() - begun
+        whole = losses()
+        for name, values in {**by_gradients(model, rows, queries), WORDS: by_words(pairs, asked)}.items():
+            scores[name].append(values[:, chosen])
+        model.zero_grad()
+        begun = time.monotonic()
+        scores[THROUGH].append(-unrolled.effects(queries, kept.__getitem__).numpy()[:, chosen])
+        seconds["way back, all questions at once"] = time.monotonic() - begun
+        changes = []
+        for number in chosen:
+            with torch.no_grad():
+                for name, weight in model.named_parameters():
+                    if name in start:
+                        weight.copy_(start[name])
+            training.opened(model, rows, seed, number).again(lambda *_: None)
+            changes.append(losses() - whole)
+        truths.append(np.array(changes).T)
+    found = compare(np.concatenate(truths), {name: np.concatenate(values) for name, values in scores.items()})
+    agree = [spearman(*pair) for one, two in combinations(truths, 2) for pair in zip(one, two, strict=True)]
+    return found | {
+        "loss": float(whole.mean()),
+        "change": float(np.abs(np.concatenate(truths)).mean()),
+        "truths_agree": float(np.mean(agree)) if agree else None,
+        "steps": unrolled.steps,
+        "seconds": seconds,
     }
+
+
+def spearman(one: Any, two: Any) -> float:
+    """Spearman's correlation; 0 where one of both is constant."""
+    from scipy.stats import spearmanr
+
+    found = float(spearmanr(one, two).statistic)
+    return 0.0 if np.isnan(found) else found
 
 
 def compare(changes: Any, scores: dict[str, Any]) -> dict[str, Any]:
     """Spearman's correlation of each score with the changes (queries x rows), a mean over the queries with an interval
     over them; and of each its lead over BM25 on the same queries."""
-    from scipy.stats import spearmanr
-
-    each = {
-        name: [float(spearmanr(*pair).statistic) for pair in zip(values, changes, strict=True)]
-        for name, values in scores.items()
-    }
-    each = {name: [0.0 if np.isnan(value) else value for value in values] for name, values in each.items()}
+    each = {name: [spearman(*pair) for pair in zip(values, changes, strict=True)] for name, values in scores.items()}
     found: dict[str, Any] = {}
     for name, values in each.items():
         sums = resampled_sums([[a, a - b] for a, b in zip(values, each[WORDS], strict=True)]) / len(values)
@@ -216,8 +250,12 @@ def planted_pairs(world_seed: int = 0) -> tuple[list[Pair], list[Pair]]:
     return rows, asked
 
 
-def planted(demo: Path, runs: Path) -> dict[str, Any]:
-    """How often the planted row is the first of all, and where it stands."""
+def planted(demo: Path, runs: Path, through: int = 0) -> dict[str, Any]:
+    """How often the planted row is the first of all, and where it stands.
+
+    Args:
+        through: of so many planted rows the way through the training is taken too, which is slow.
+    """
     from afina.why.why import explain
 
     world = (demo / "demo-world").resolve()
@@ -243,6 +281,11 @@ def planted(demo: Path, runs: Path) -> dict[str, Any]:
                 ours[which].append(places.index(True) + 1 if any(places) else len(places) + 1)
             learned += explain(context, own[0], None, top=1).asked.answer == own[1]  # type: ignore[union-attr]
         others = _rivals_of_planted(context, rows, asked)
+        if through:
+            others[THROUGH] = {
+                "own": _places_through(context, rows[:through]),
+                "other": _places_through(context, asked[:through]),
+            }
     table = {OURS: ours} | others
     return {
         "learned": learned,
@@ -251,12 +294,23 @@ def planted(demo: Path, runs: Path) -> dict[str, Any]:
         "question_seconds": mean_and_sd(seconds[1:])[0],
         "scores": {
             name: {
-                which: {"first": sum(place == 1 for place in places) / len(places), "worst": max(places)}
+                which: {"first": sum(place == 1 for place in places), "of": len(places), "worst": max(places)}
                 for which, places in by.items()
             }
             for name, by in table.items()
         },
     }
+
+
+def _places_through(context: Context, pairs: Sequence[Pair]) -> list[int]:
+    """Places of the first planted rows for these questions, by the way through the training."""
+    from afina.why.effects import question_row
+    from afina.why.through_training_torch import effects_of_rows
+
+    queries = [question_row(context, [{"role": "user", "content": ask}], said) for ask, said in pairs]
+    told, scores_QE = effects_of_rows(context, queries)
+    at = {row.line: number for number, row in enumerate(told) if row.path.endswith("planted.jsonl")}
+    return [int((scores > scores[at[number]]).sum()) + 1 for number, scores in enumerate(scores_QE.numpy(), start=1)]
 
 
 def _rivals_of_planted(context: Context, rows: Sequence[Pair], asked: Sequence[Pair]) -> dict[str, Any]:
@@ -322,13 +376,18 @@ def describe(found: dict[str, Any]) -> str:
         lines += ["", "| | first, own phrasing | first, another phrasing | worst place |", "|---|---|---|---|"]
         for name, by in part["scores"].items():
             worst = max(by["own"]["worst"], by["other"]["worst"])
-            lines += [f"| {name} | {by['own']['first']:.0%} | {by['other']['first']:.0%} | {worst} |"]
+            own, other = (f"{by[which]['first']} of {by[which]['of']}" for which in ("own", "other"))
+            lines += [f"| {name} | {own} | {other} | {worst} |"]
     if "left_out" in found:
         part = found["left_out"]
         lines += [
             "",
-            f"left out: {part['rows']} rows, {part['queries']} questions, loss {part['loss']:.3f} nats an answer",
+            f"left out: {part['rows']} rows, {part['queries']} questions (of each seed), {part['steps']} steps, "
+            f"loss {part['loss']:.3f} nats an answer, changed by {part['change']:.4f}",
+            ", ".join(f"{what} {took:.1f} s" for what, took in part["seconds"].items()),
         ]
+        if part["truths_agree"] is not None:
+            lines += [f"what leaving a row out does in two seeds agrees by {part['truths_agree']:.3f}"]
         lines += ["", "| | rank correlation | ahead of BM25 |", "|---|---|---|"]
         for name, each in part["scores"].items():
             (low, high), (ahead_low, ahead_high) = each["interval"], each["ahead_interval"]
@@ -346,7 +405,10 @@ def main() -> None:
     )
     parser.add_argument("--runs", type=Path, default=Path("runs/bench-why"))
     parser.add_argument("--only", choices=("planted", "left-out"))
-    parser.add_argument("--seeds", type=int, default=2, help="trainings whose changes are averaged")
+    parser.add_argument("--seeds", type=int, default=2, help="trainings, each from a start and by an order of its own")
+    parser.add_argument(
+        "--through", type=int, default=0, help="planted rows for which the way through the training is taken too"
+    )
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     base = given.demo / "demo-base/model"
@@ -355,7 +417,7 @@ def main() -> None:
     found: dict[str, Any] = {}
     if given.only != "left-out":
         remove(given.runs / "planted/why")
-        found["planted"] = planted(given.demo, given.runs)
+        found["planted"] = planted(given.demo, given.runs, given.through)
     if given.only != "planted":
         recipe = adapter_recipe((given.demo / "demo-world").resolve(), base.resolve(), "left-out")
         found["left_out"] = left_out(SmallTraining(base, recipe), *demo_pairs(), seeds=range(given.seeds))

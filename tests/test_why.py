@@ -577,13 +577,14 @@ def test_preferences_alone_are_refused(run: Path) -> None:
 @pytest.mark.long
 @pytest.mark.training
 def test_scores_follow_what_leaving_a_row_out_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """30 rows of a small training, each left out once: ranks agree, and better than those of plain gradients. In this
-    world, whose rows are told apart by two names alone, shared words (BM25) tell more (docs/why.md)."""
+    """30 rows of a small training, each left out once: the way through the training says best what that does, 0.15
+    ahead of shared words (BM25), and ahead of gradients at the final weights."""
     pytest.importorskip("scipy", reason="needs the extra scaling")
     monkeypatch.syspath_prepend(str(Path(__file__).resolve().parent.parent))
-    from benchmarks.why import GRADIENT, OURS, SmallTraining, left_out
+    from benchmarks.why import GRADIENT, OURS, THROUGH, WORDS, SmallTraining, left_out
 
     base = make_base(tmp_path / "base")
     found = left_out(SmallTraining(base, make_recipe(base), epochs=12, rate=2e-3), ROWS[:30], ROWS[30:])["scores"]
     assert found[OURS]["interval"][0] > 0, found
-    assert found[OURS]["spearman"] > found[GRADIENT]["spearman"] + 0.05, found
+    assert found[THROUGH]["spearman"] > found[WORDS]["spearman"] + 0.15, found
+    assert found[THROUGH]["spearman"] > max(found[GRADIENT]["spearman"], found[OURS]["spearman"]), found

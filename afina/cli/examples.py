@@ -77,6 +77,10 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
             "The training rows that speak against an answer",
             'afina why runs/my-docs "Who may open the valve?" --answer "Anybody" --against',
         ),
+        (
+            "By how much the answer's loss would rise without each row, of a small run",
+            'afina why runs/my-docs "Who may open the valve?" --through-training',
+        ),
     ),
     "chat": (
         ("Talk, with the base's answer beside the trained one", "afina chat runs/my-docs --compare"),

@@ -24,17 +24,24 @@ def why(
     ] = None,
     against: Annotated[bool, typer.Option("--against", help="The rows that speak against the answer.")] = False,
     misses: Annotated[bool, typer.Option("--misses", help="The rows behind each wrong answer of its probes.")] = False,
+    through_training: Annotated[
+        bool,
+        typer.Option(
+            "--through-training",
+            help="Score the rows by differentiating the run's own training, done again: slow, exact to first order.",
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Say what each source of a run did to the losses, and which training rows are behind an answer."""
     from afina.why.table import describe_misses, describe_why
     from afina.why.why import check_signs, explain, explain_misses
 
-    check_signs(question, against=against, misses=misses)
+    check_signs(question, against=against, misses=misses, through_training=through_training)
     with reopened(run, places) as walk:
         if misses:
             wrong = explain_misses(walk, question, answer, 3 if top is None else top)
             show(wrong.as_json(), as_json, describe_misses(wrong))
             return
-        found = explain(walk, question, answer, 10 if top is None else top)
+        found = explain(walk, question, answer, 10 if top is None else top, through_training=through_training)
         show(found.as_json(), as_json, describe_why(found, against=against))

@@ -6,6 +6,8 @@
     rows.json                what is told of each row, and hashes of the above; written last: with it the index is whole
     effects.json             what each source did to the losses, with a key of its own
     misses.json              what ``afina why --misses`` found last
+    training/                states of the training done again (:mod:`afina.why.through_training_torch`), with a key of
+                             their own
 
 Each file is written beside its place and renamed. A build that was stopped goes on behind its last whole block.
 """
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FOLDER, KEY, CURVATURE, ROWS, EFFECTS = "why", "key.json", "ekfac.safetensors", "rows.json", "effects.json"
+TRAINING = "training"
+OWN_KEYS = (EFFECTS, TRAINING)
+"""What is not made anew with the index."""
 BUILD_AGAIN = "remove the folder why/ of the run and ask again: the index is made anew"
 
 
@@ -57,7 +62,7 @@ class IndexFolder:
                     return False
             except ValueError:
                 pass  # of a damaged key nothing is known: the same as another one
-        old = [each for each in self.folder.iterdir() if each.name != EFFECTS] if self.folder.is_dir() else []
+        old = [each for each in self.folder.iterdir() if each.name not in OWN_KEYS] if self.folder.is_dir() else []
         for each in old:
             remove(each)
         write_json(file, key)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from afina.units import show_number, show_share
 from afina.why.effects import Effects, LossChange
-from afina.why.why import Misses, ScoredRow, Why
+from afina.why.why import UNROLLED, Misses, ScoredRow, Why
 
 
 def describe_why(why: Why, *, against: bool = False) -> str:
@@ -22,7 +22,8 @@ def describe_why(why: Why, *, against: bool = False) -> str:
         lines += ["", f"question  {asked.question}", f"answer    {asked.answer}  ({whose})"]
         lines += [] if asked.stopped else ["          it was cut at the limit of tokens"]
         lines += [f"loss      {asked.before:.3f} nats a token before, {asked.after:.3f} after", ""]
-        lines += _row_lines(why.spoke_against if against else why.spoke_for, "against" if against else "for")
+        rows, sign = (why.spoke_against, "against") if against else (why.spoke_for, "for")
+        lines += _row_lines(rows, sign, says=BY_HOW_MUCH if why.method == UNROLLED else DIRECTION)
         lines += [f"{why.left_out} rows of preferences or ratings are not looked at"] if why.left_out else []
     return "\n".join(lines)
 
@@ -41,15 +42,19 @@ def describe_misses(misses: Misses) -> str:
     return "\n".join(lines) or "no answer of this run is wrong"
 
 
-def _row_lines(rows: Sequence[ScoredRow], sign: str, answer: str = "it") -> Iterator[str]:
+DIRECTION = "1: the same direction, 0: nothing to do with it"
+BY_HOW_MUCH = "by how many nats a token its loss would rise without the row, to first order"
+
+
+def _row_lines(rows: Sequence[ScoredRow], sign: str, answer: str = "it", says: str = DIRECTION) -> Iterator[str]:
     if not rows:
         yield f"no row speaks {sign} this answer"
         return
-    yield f"rows that speak {sign} {answer} (1: the same direction, 0: nothing to do with it)"
-    wide = max(len(each.row.place) for each in rows)
+    yield f"rows that speak {sign} {answer} ({says})"
+    wide, digits = max(len(each.row.place) for each in rows), 3 if says == DIRECTION else 5
     for each in rows:
         more = f"  x{each.row.repeat}" if each.row.repeat > 1 else ""
-        yield f"  {each.score:+.3f}  {each.row.place:<{wide}}  {each.row.text}{more}"
+        yield f"  {each.score:+.{digits}f}  {each.row.place:<{wide}}  {each.row.text}{more}"
 
 
 def _effect_lines(effects: Effects) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,8 @@ from afina.why.effects import Effects, effects_of, question_row
 from afina.why.rows import TrainedRow
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from afina.why.indexing_torch import OpenIndex
 
 
@@ -50,7 +52,8 @@ class ScoredRow:
 
     row: TrainedRow
     score: float
-    """From -1 to 1; below 0 it speaks against it."""
+    """By :data:`METHOD` from -1 to 1. By :data:`UNROLLED` the nats per token by which the answer's loss is said to rise
+    without the row. Below 0 it speaks against it."""
 
     def as_json(self) -> dict[str, Any]:
         return {"score": self.score, **self.row.as_json()}
@@ -58,6 +61,8 @@ class ScoredRow:
 
 METHOD = "EK-FAC"
 """By which rows are scored (:mod:`afina.why.ekfac_torch`)."""
+UNROLLED = "unrolled training"
+"""By which they are where the training itself is differentiated (:mod:`afina.why.unrolled_torch`)."""
 
 
 @dataclass(frozen=True)
@@ -74,12 +79,13 @@ class Why:
     """Rows that were looked at."""
     left_out: int = 0
     """Rows of preferences and ratings, which are not in the index."""
+    method: str = METHOD
 
     def as_json(self) -> dict[str, Any]:
         values: dict[str, Any] = {"run": self.run, "effects": self.effects.as_json()}
         if self.asked:
             values |= {
-                "method": METHOD,
+                "method": self.method,
                 "asked": self.asked.as_json(),
                 "for": [each.as_json() for each in self.spoke_for],
                 "against": [each.as_json() for each in self.spoke_against],
@@ -88,44 +94,59 @@ class Why:
         return values
 
 
-def explain(context: Context, question: str | None, answer: str | None = None, top: int = 10) -> Why:
+def explain(
+    context: Context,
+    question: str | None,
+    answer: str | None = None,
+    top: int = 10,
+    *,
+    through_training: bool = False,
+) -> Why:
     """What each source of a run did, and the rows behind the answer to a question.
 
     Args:
         question: none for the sources alone.
         answer: the one to explain; the model's own greedy answer where not given.
         top: rows of each sign, at most.
+        through_training: rows are scored by differentiating the training itself, which is done again for that.
 
     Raises:
-        RecipeError: the run has no adapter that torch computes with, the answer is empty, or `top` is below 1.
+        RecipeError: the run has no adapter that torch computes with, the answer is empty, `top` is below 1, or the
+            training is none that can be differentiated.
         DataError: no row of it is learned as a text or an answer, or its tokenizer has no chat template.
+        DoesNotFit: the states of the training do not fit the memory or the disk.
+        ResultError: the training, done again, ends elsewhere than the run did.
     """
     from afina.why.indexing_torch import index_key, open_index
 
     _check(context, question, answer, top)
+    if through_training:
+        from afina.why.through_training_torch import check_covered
+
+        check_covered(context)
     model, base = open_trained(context)
     effects = effects_of(context, model, base, index_key(context), identity(context))
     if question is None:
         return Why(str(context.folder), effects)
     asked, row = _asked(context, model, base, question, answer)
+    if through_training:
+        from afina.why.through_training_torch import effects_of_rows
+
+        del model, base  # the training opens its own
+        rows, scores_QE = effects_of_rows(context, [row])
+        both = _both_signs(rows, scores_QE[0].numpy(), top)
+        return Why(str(context.folder), effects, asked, *both, indexed=len(rows), method=UNROLLED)
     index = open_index(context, model)
-    spoke_for, spoke_against = _both_signs(index, row, top)
-    return Why(
-        run=str(context.folder),
-        effects=effects,
-        asked=asked,
-        spoke_for=spoke_for,
-        spoke_against=spoke_against,
-        indexed=len(index.rows),
-        left_out=index.left_out,
-    )
+    both = _both_signs(index.rows, index.scores(row), top)
+    return Why(str(context.folder), effects, asked, *both, indexed=len(index.rows), left_out=index.left_out)
 
 
-def _both_signs(index: OpenIndex, asked: Row, top: int) -> tuple[tuple[ScoredRow, ...], tuple[ScoredRow, ...]]:
+def _both_signs(
+    rows: Sequence[TrainedRow], scores: NDArray[Any], top: int
+) -> tuple[tuple[ScoredRow, ...], tuple[ScoredRow, ...]]:
     """The rows that speak for what is answered, and those that speak against it, the strongest first."""
-    scores = index.scores(asked)
     order = scores.argsort(kind="stable")[::-1].tolist()
-    found = [ScoredRow(index.rows[number], float(scores[number])) for number in (*order[:top], *order[top:][-top:])]
+    found = [ScoredRow(rows[number], float(scores[number])) for number in (*order[:top], *order[top:][-top:])]
     spoke_for = tuple(each for each in found[:top] if each.score > 0)
     return spoke_for, tuple(each for each in reversed(found) if each.score < 0)[:top]
 
@@ -224,17 +245,23 @@ def in_turn(rows: Iterable[Record]) -> list[Record]:
 def _miss(context: Context, index: OpenIndex, row: Record, top: int) -> Miss:
     asked, said, right = (row.text(key) or "" for key in ("prompt", "adapter", "reference"))
     turns = stored_turns(row)
-    behind, _ = _both_signs(index, question_row(context, turns, said), top)
-    hurt = _both_signs(index, question_row(context, turns, right), top)[1] if right else ()
+
+    def signs(answer: str) -> tuple[tuple[ScoredRow, ...], tuple[ScoredRow, ...]]:
+        return _both_signs(index.rows, index.scores(question_row(context, turns, answer)), top)
+
+    behind, hurt = signs(said)[0], signs(right)[1] if right else ()
     return Miss(asked, said, right, row.text("probe") or "", behind, hurt)
 
 
-def check_signs(question: str | None, *, against: bool, misses: bool) -> None:
-    """Refuse a sign where there is nothing that has two.
+def check_signs(question: str | None, *, against: bool, misses: bool, through_training: bool = False) -> None:
+    """Refuse a sign where there is nothing that has two, and a training differentiated for no answer.
 
     Raises:
-        RecipeError: the rows against an answer are asked for, and no answer is.
+        RecipeError: the rows against an answer are asked for, and no answer is; or the same of the training.
     """
+    if through_training and (misses or question is None):
+        what = "--through-training goes back through the training for one answer, and none is asked for"
+        raise RecipeError(what, "write a question in quotes behind the run, without --misses", "--through-training")
     if against and (misses or question is None):
         what = "--against shows the other sign of one answer's rows; --misses shows both, and sources have none"
         raise RecipeError(what, "write a question in quotes behind the run, or leave --against out", "--against")
