@@ -235,9 +235,10 @@ def words_of_rows(examples: Iterable[Example]) -> TermTable:
 def why_kept(said: str, question: str, reference: str, table: TermTable, language: str) -> str:
     """Why an answer does not stand for a row's own; empty where it does.
 
-    It has to hold the fact as an evaluation marks it: a short reference whole, of a longer one every key term, of which
-    there must be one. It may not deny more or less often, decline, be half as long, or have a term of its own. So its
-    terms are proven to be the reference's; what it says of them is not, beyond that.
+    It has to hold the fact as an evaluation marks it: the reference whole, or of one that is longer than what is asked
+    word for word every key term, of which there must be one, in at least half as many words. It may not deny more or
+    less often, decline, or have a term of its own. So its terms are proven to be the reference's; what it says of them
+    is not, beyond that.
 
     >>> why = lambda said: why_kept(said, "Onde nasceu Bento?", "Faro", TermTable(), "pt-PT")
     >>> why("Bento nasceu em Faro."), why("Faro"), why("Bento nasceu em Lagos.")
@@ -264,7 +265,7 @@ def _holds(said: str, question: str, reference: str, table: TermTable, language:
         return False
     if _denials(said, language) != _denials(reference, language) or (declines(said) and not declines(reference)):
         return False
-    if len(reference.split()) <= SHORT_WORDS:
+    if contains(said, reference) or len(reference.split()) <= SHORT_WORDS:
         return contains(said, reference)
     terms = [term.key for term in table.find(reference)]
     long_enough = len(said.split()) >= LEAST_WORDS * len(reference.split())
