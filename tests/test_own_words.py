@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from test_ladder import quiet
 from tiny import make_base
 
+from afina.errors import AfinaError
 from afina.improve import own_words
 from afina.improve.own_words import (
     COPIED,
@@ -193,3 +195,8 @@ def test_what_was_found_is_read_back(tmp_path: Path) -> None:
     assert again is not None and again.as_json() == found.as_json() and again.rewritten == 1
     written = [json.loads(line) for line in (tmp_path / own_words.ROWS_FILE).read_text(encoding="utf-8").splitlines()]
     assert written == [*rows]
+    for epochs in ("0", "NaN", '"2"', "1e400"):
+        text = (tmp_path / own_words.FILE).read_text(encoding="utf-8")
+        (tmp_path / own_words.FILE).write_text(re.sub(r'"epochs": [^\n,]*', f'"epochs": {epochs}', text))
+        with pytest.raises(AfinaError, match="`epochs` should be a number"):
+            read_own_words(tmp_path)

@@ -53,7 +53,7 @@ NAMED = 6
 OF_A_BUDGET = ("budget", "budget.hours", "budget.money")
 """Where an error says that it is about what a run may take."""
 NOT_BUILT = (
-    "OSFT, which holds every step to directions that the base's weights use little, is no move: it is not built",
+    "OSFT, which trains every weight in directions that the base uses little, is no move: it is not built",
     "on-policy self-distillation, in which the model that is trained writes the answers anew at every step, is none "
     "either: the base's own words are written once, before a round trains",
 )

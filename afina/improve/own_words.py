@@ -13,6 +13,7 @@ seen the answer marks every token, is not this.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -139,9 +140,11 @@ def read_own_words(folder: Path) -> OwnWords | None:
     noted = read_record(folder / FILE)
     if noted is None:
         return None
-    kept = {reason: int(count) for reason, count in noted.record("kept").numbers()}
-    examples, why_none = int(noted.required_number("examples")), noted.text("why_none") or ""
-    return OwnWords((), examples, kept, why_none, noted.required_number("epochs"))
+    reasons, epochs = noted.record("kept"), noted.required_number("epochs")
+    if not 0 < epochs < math.inf:
+        raise noted.wrong("epochs", "a number above 0", epochs)
+    kept = {reason: reasons.required_whole(reason) for reason in reasons.values}
+    return OwnWords((), noted.required_whole("examples"), kept, noted.text("why_none") or "", epochs)
 
 
 def rewrite(context: Context, examples: Sequence[Example], asked: frozenset[str]) -> OwnWords:
