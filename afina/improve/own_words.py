@@ -105,7 +105,7 @@ class OwnWords:
         >>> print(OwnWords(({"prompt": "Where?"},), 9, {"the same words": 2, "did not end": 6}).describe())
         1 of 9 rows are answered in the base's own words; kept as they were: 6 did not end, 2 the same words
         >>> OwnWords(why_none="the base has no chat template").describe()
-        'no row is answered in the base's own words: the base has no chat template'
+        "no row is answered in the base's own words: the base has no chat template"
         """
         if self.why_none:
             return f"no row is answered in the base's own words: {self.why_none}"
