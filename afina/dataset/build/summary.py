@@ -34,9 +34,8 @@ def summary_of(corpus: Corpus, times: np.ndarray, dropped: DropSpool) -> dict[st
     - ``characters``: ``read`` + the sum of ``added`` = ``examples`` - ``context_added`` + the sum of ``dropped``;
       ``made`` stands beside it.
     - ``teacher``: see :func:`~afina.dataset.questions.teacher.teach`; ``prose``, ``probes``: see :mod:`.prose_rows`.
-    - ``answers``: see :func:`~afina.dataset.build.answers.put_answers`, where `dataset.answers` names a file.
     - ``ledger``: per file path, sha256, chars_in, chars_out, documents, dropped, added; and the files skipped.
-    - ``code``: language -> result -> blocks, where ``dataset.check_code`` asks for it.
+    - ``code``: language -> result -> blocks, where ``dataset.check_code`` asks for it; ``answers``: see :mod:`.answers`.
     - ``balanced``: whether that sum, and that of every file, is right.
 
     Args:
