@@ -18,6 +18,7 @@ from afina.improve.own_words import (
     COPIED,
     LOST,
     NO_QUESTION,
+    OF_THE_ASKING,
     PROBES,
     REPLAYED,
     SAME,
@@ -54,6 +55,8 @@ def row(prompt: str, answer: str, **more: Any) -> Example:
         (FLAG, SAME),
         (f"  {FLAG}\n", SAME),
         (f"{ASKED} {FLAG}", COPIED),
+        (f"A resposta certa: {FLAG}", OF_THE_ASKING),
+        (f"{FLAG} Ou seja: {FLAG}", LOST),  # twice
         (
             "Desde a versão 0.15.0 há a opção `--watch`: quando um ficheiro muda, o programa constrói-se outra vez.",
             LOST,
@@ -91,6 +94,15 @@ def test_a_long_answer_without_a_key_term_stays_as_it_is() -> None:
     other = "os barcos voltam para casa quando o vento muda de lado, e até ao dia seguinte as redes secam ao sol"
     assert why_kept(other, "E depois?", plain, TermTable(), "pt-PT") == LOST
     assert why_kept(f"é assim: {plain}", "E depois?", plain, TermTable(), "pt-PT") == "", "it stands there whole"
+
+
+def test_every_sentence_of_a_long_answer_is_told() -> None:
+    """As a small base wrote it: the term is there, and half of what is said of it is not."""
+    tier = "- It can make code with a back end such as LLVM.\n- The linker can produce object files and libraries."
+    first = "In this tier it can make code for all of this with a back end such as LLVM."
+    assert why_kept(first, "What about tier 3?", tier, TermTable(), "en") == LOST
+    both = f"{first} The linker can produce libraries and object files."
+    assert why_kept(both, "What about tier 3?", tier, TermTable(), "en") == ""
 
 
 def test_a_name_at_a_sentences_beginning_is_known_by_the_other_rows() -> None:

@@ -16,7 +16,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,9 +31,10 @@ from afina.record import read_record
 from afina.run import write_json, write_whole
 from afina.text.answer_flaws import after_thinking, copies
 from afina.text.claims import declines
-from afina.text.document import visible
+from afina.text.document import Message, visible
 from afina.text.example import Example, example_chars
 from afina.text.key_terms import TermTable
+from afina.tokenizer.template import NotRendered
 
 if TYPE_CHECKING:
     from afina.walk.context import Context
@@ -42,39 +43,33 @@ ROWS_FILE, FILE = "answers.jsonl", "answers.json"
 """In a recipe's folder beside the runs: the answers, as `dataset.answers` reads them; and what became of the rows."""
 ROOM, MORE_ROOM = 2.0, 32
 """Tokens that an answer may have: so many times those of the row's own, and so many more."""
-LEAST_WORDS = 0.5
-"""An answer with a smaller share of the row's words has left something out."""
+LEAST_HELD = 2 / 3
+"""Share of the longer words of each sentence of a row's answer that stand in what is learned for it."""
+MOST_WORDS, MORE_WORDS = 1.5, 8
+"""An answer of more than so many times the row's words, and so many more, says something else or says it twice."""
 
-PROMPT: Mapping[str, str] = {
-    "en": """\
-Question: {question}
-
-The right answer: {answer}
-
-Answer the question in your own words, as you would answer somebody who asks you. Keep every name, number, date and \
-piece of code of the right answer. Add nothing, leave nothing out. Write the answer alone.""",
-    "pt-PT": """\
-Pergunta: {question}
-
-A resposta certa: {answer}
-
-Responde à pergunta por palavras tuas, como responderias a quem ta fizesse. Mantém todos os nomes, números, datas e \
-pedaços de código da resposta certa. Não acrescentes nada, não deixes nada de fora. Escreve só a resposta.""",
-    "pt-BR": """\
-Pergunta: {question}
-
-A resposta certa: {answer}
-
-Responda à pergunta com suas próprias palavras, como responderia a quem a fizesse. Mantenha todos os nomes, números, \
-datas e trechos de código da resposta certa. Não acrescente nada, não deixe nada de fora. Escreva só a resposta.""",
+AGAIN: Mapping[str, str] = {
+    "en": "Answer my question once more, in other words. Keep every name, number, date and piece of code, leave "
+    "nothing out and add nothing. Write the answer alone.",
+    "pt-PT": "Responde outra vez à minha pergunta, por outras palavras. Mantém todos os nomes, números, datas e "
+    "pedaços de código, não deixes nada de fora e não acrescentes nada. Escreve só a resposta.",
+    "pt-BR": "Responda outra vez à minha pergunta, com outras palavras. Mantenha todos os nomes, números, datas e "
+    "trechos de código, não deixe nada de fora e não acrescente nada. Escreva só a resposta.",
 }
-"""How the base is asked, by the language of the documents."""
+"""What the base is asked behind question and answer, by the language of the documents."""
+_OF_THE_ASKING = {
+    "en": r"\b(?:(?:right|previous|original) answer|(?:other|own) words|rephras\w+|reword\w+)\b",
+    "pt": r"\b(?:resposta (?:certa|anterior|original)|(?:outras|próprias) palavras|palavras minhas|reformul\w+)\b",
+}
+"""What an answer says of being asked again, and nobody who only asks the question would understand."""
 _DENIES = {"en": r"\b(?:not|no|never|none|nor|neither|without|cannot)\b|n['’]t\b",
            "pt": r"\b(?:não|nunca|jamais|nem|nenhum|nenhuma|ninguém|nada|sem)\b"}  # fmt: skip
-_WORD = re.compile(r"[^\W_]+")
+_WORD, LONG_WORD = re.compile(r"[^\W_]+"), 4
+_SENTENCES = re.compile(r"(?<=[.!?:;])\s+|\n+")
 
 NO_QUESTION, REPLAYED = "no single question with its answer", "replayed"
 WORD_FOR_WORD, TOO_LONG = "asked word for word (`evaluate.limits.learned_min`)", "too long"
+NOT_RENDERED, OF_THE_ASKING = "the chat template takes no second question", "speaks of being asked again"
 SAME, COPIED, PROBES, LOST = (
     "the same words", "repeats its question", "holds a question that steers or judges", "lost the fact, or added one",
 )  # fmt: skip
@@ -171,7 +166,11 @@ def rewrite(context: Context, examples: Sequence[Example], asked: frozenset[str]
         if why := why_not_asked(example, word_for_word=recipe.evaluate.limits.learned_min is not None):
             kept[why] += 1
             continue
-        ids = chat.prompt([{"role": "user", "content": prompt_of(example, recipe.dataset.language)}])
+        try:
+            ids = chat.prompt(asked_again(example, recipe.dataset.language))
+        except NotRendered:  # a template that takes no second question
+            kept[NOT_RENDERED] += 1
+            continue
         own = len(chat.tokenizer(example.answer, add_special_tokens=False)["input_ids"])
         room, sees = int(ROOM * own) + MORE_ROOM, model_shape(context).max_positions
         asked_alone = len(chat.prompt([{"role": "user", "content": example.prompt}]))
@@ -220,9 +219,9 @@ def why_not_asked(example: Example, *, word_for_word: bool) -> str:
     return WORD_FOR_WORD if word_for_word and len(example.answer.split()) <= SHORT_WORDS else ""
 
 
-def prompt_of(example: Example, language: str) -> str:
-    """What the base is asked: the question, with the answer before its eyes."""
-    return PROMPT[language].format(question=example.prompt, answer=example.answer)
+def asked_again(example: Example, language: str) -> list[Message]:
+    """What the base is asked: the question and the row's answer, as if it had given that, and then to say it again."""
+    return [*example.messages, Message(role="user", content=AGAIN[language])]
 
 
 def words_of_rows(examples: Iterable[Example]) -> TermTable:
@@ -239,9 +238,9 @@ def why_kept(said: str, question: str, reference: str, table: TermTable, languag
     """Why an answer does not stand for a row's own; empty where it does.
 
     It has to hold the fact as an evaluation marks it: the reference whole, or of one that is longer than what is asked
-    word for word every key term, of which there must be one, in at least half as many words. It may not deny more or
-    less often, decline, or have a term of its own. So its terms are proven to be the reference's; what it says of them
-    is not, beyond that.
+    word for word every key term, of which there must be one, and most longer words of each sentence. It may not deny
+    more or less often, decline, be much longer, or have a term of its own. So its terms and words are proven to be the
+    reference's; what it says of them is not, beyond that.
 
     >>> why = lambda said: why_kept(said, "Onde nasceu Bento?", "Faro", TermTable(), "pt-PT")
     >>> why("Bento nasceu em Faro."), why("Faro"), why("Bento nasceu em Lagos.")
@@ -250,15 +249,18 @@ def why_kept(said: str, question: str, reference: str, table: TermTable, languag
     ('lost the fact, or added one', 'lost the fact, or added one', 'repeats its question')
     >>> long = "The flag `--watch` came with version 0.14.0 and builds again whenever one of the files has changed."
     >>> why = lambda said: why_kept(said, "What does it do?", long, TermTable(), "en")
-    >>> why("Since version 0.14.0 there is `--watch`, which builds anew as soon as a file changes.")
+    >>> why("Since version 0.14.0 the flag `--watch` builds again whenever one of the files changed.")
     ''
-    >>> why("Since version 0.15.0 there is `--watch`, which builds anew as soon as a file changes.")
+    >>> why("Since version 0.15.0 the flag `--watch` builds again whenever one of the files changed.")
     'lost the fact, or added one'
     """
     if verbatim(said, reference):
         return SAME
     if copies(said, question):
         return COPIED
+    speaks = re.compile(_OF_THE_ASKING[language[:2]])
+    if speaks.search(said.casefold()) and not speaks.search(f"{question} {reference}".casefold()):
+        return OF_THE_ASKING
     return "" if _holds(said, question, reference, table, language) else LOST
 
 
@@ -268,11 +270,20 @@ def _holds(said: str, question: str, reference: str, table: TermTable, language:
         return False
     if _denials(said, language) != _denials(reference, language) or (declines(said) and not declines(reference)):
         return False
+    if len(said.split()) > MOST_WORDS * len(reference.split()) + MORE_WORDS:
+        return False
     if contains(said, reference) or len(reference.split()) <= SHORT_WORDS:
         return contains(said, reference)
-    terms = [term.key for term in table.find(reference)]
-    long_enough = len(said.split()) >= LEAST_WORDS * len(reference.split())
-    return bool(terms) and long_enough and all(held_terms(said, terms))
+    terms, there = [term.key for term in table.find(reference)], _words(said)
+    return (
+        bool(terms) and all(held_terms(said, terms)) and all(_told(each, there) for each in _SENTENCES.split(reference))
+    )
+
+
+def _told(sentence: str, there: Container[str]) -> bool:
+    """Whether enough of a sentence's longer words stand in an answer."""
+    words = {word for word in _words(sentence) if len(word) >= LONG_WORD}
+    return sum(word in there for word in words) >= LEAST_HELD * len(words)
 
 
 def _words(text: str) -> set[str]:
