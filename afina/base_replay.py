@@ -26,6 +26,23 @@ LONGEST_ANSWER = 160
 """Tokens; what is longer has no end of its own, and is no replay."""
 FEWEST = 4
 """Fewer rows hold nothing."""
+FLAWS = ("did not end", "went in circles", "said nothing")
+
+
+def flaw_of(answer: str, *, ended: bool) -> str:
+    """Which of :data:`FLAWS` an answer of a base has, that would be learned with it; empty for none.
+
+    Args:
+        ended: whether it ended by itself.
+
+    >>> flaw_of("Em Faro.", ended=True), flaw_of("Em Faro, que", ended=False), flaw_of(" ", ended=False)
+    ('', 'did not end', 'said nothing')
+    """
+    if not answer.strip():
+        return "said nothing"
+    if loops(answer):
+        return "went in circles"
+    return "" if ended else "did not end"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,14 +130,10 @@ def base_replay(
     asked = [renderer.prompt([{"role": "user", "content": prompt}]) for prompt in prompts]
     answers = generate(model, renderer, asked, max_new_tokens=LONGEST_ANSWER, kept=kept, progress=progress, say=say)
     rows: list[dict[str, str]] = []
-    left_out = dict.fromkeys(("did not end", "went in circles", "said nothing"), 0)
+    left_out = dict.fromkeys(FLAWS, 0)
     for prompt, answer in zip(prompts, answers, strict=True):
-        if not answer.text.strip():
-            left_out["said nothing"] += 1
-        elif loops(answer.text):
-            left_out["went in circles"] += 1
-        elif not answer.stopped:
-            left_out["did not end"] += 1
+        if flaw := flaw_of(answer.text, ended=answer.stopped):
+            left_out[flaw] += 1
         else:
             rows.append({"prompt": prompt, "completion": answer.text})
     found = BaseReplay(tuple(rows), len(prompts), left_out)

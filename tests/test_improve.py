@@ -35,6 +35,7 @@ from afina.improve.facts import (
 )
 from afina.improve.improve import Improvement, improve
 from afina.improve.moves import RoundReading, moves_of, phrasings, repeats
+from afina.improve.own_words import OwnWords
 from afina.improve.rounds import Round, RoundsBudget
 from afina.improve.rows import check_rows, instance_of, other_phrasings
 from afina.improve.tempering import temper_round, wanted
@@ -43,7 +44,7 @@ from afina.manifest import record_of as manifest_record
 from afina.recipe import Chat, Recipe, check_recipe
 from afina.recipe.changed import with_settings
 from afina.run import Run, write_json
-from afina.text.example import Example
+from afina.text.example import Example, example_chars
 from afina.tokenizer.chat import Renderer
 from afina.walk.context import Context
 from afina.walk.walk import TEMPERED
@@ -175,11 +176,14 @@ def loop(tmp_path: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> Cal
     """Runs the loop over walks that a function of the recipe answers for."""
     monkeypatch.setattr(before, "why_not", lambda context: None)
 
-    def go(answers: Any, budget: RoundsBudget = SIX, said: list[str] | None = None) -> tuple[Improvement, Walks]:
+    def go(
+        answers: Any, budget: RoundsBudget = SIX, said: list[str] | None = None, **settings: Any
+    ) -> tuple[Improvement, Walks]:
         walks = Walks(answers)
         monkeypatch.setattr(afina.walk.walk, "walk_through", walks)
         say = said.append if said is not None else lambda text: None
-        return improve(recipe, tmp_path / "runs", budget, opened=opened, say=say), walks
+        own = with_settings(recipe, settings)
+        return improve(own, tmp_path / "runs", budget, opened=opened, say=say), walks
 
     return go
 
@@ -455,6 +459,150 @@ def test_a_round_that_lost_something_is_left_for_the_best_one(loop: Any) -> None
     found, _ = loop(answers)
     assert found.best is not None and found.best.number == 1
     assert found.rounds[2].origin == 1 and found.rounds[2].recipe != found.rounds[1].recipe
+
+
+# ---- what broke: more replay, or answers in the base's own words
+
+
+@pytest.fixture
+def in_own_words(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The base says every other row again in its own words; how many rows it was shown, each time. No tempering."""
+    shown: list[int] = []
+
+    def rewrite(context: Context, examples: Sequence[Example], asked: frozenset[str]) -> OwnWords:
+        shown.append(len(examples))
+        assert asked, "what may not stand in an answer"
+        rows = [
+            {"prompt": each.prompt, "completion": f"É de {each.answer}.", "reference": each.answer}
+            for each in examples[::2]
+        ]
+        return OwnWords(tuple(rows), len(examples), {"the same words": len(examples) - len(rows)})
+
+    monkeypatch.setattr("afina.improve.own_words.rewrite", rewrite)
+    monkeypatch.setattr("afina.improve.improve.wanted", lambda done: False)
+    return shown
+
+
+def broken(replayed: float, distilled: float, knows: float = 1.0) -> Callable[[Recipe], list[dict[str, Any]]]:
+    """A recipe that breaks nine tenths, and how much it breaks with more replay and with the base's own words."""
+
+    def answers(recipe: Recipe) -> list[dict[str, Any]]:
+        if recipe.dataset.answers:
+            return predictions(knows, lost=distilled)
+        return predictions(knows, lost=replayed if recipe.dataset.replay_share else 0.9)
+
+    return answers
+
+
+def test_answers_in_own_words_are_tried_beside_replay_and_kept_where_they_are_better(
+    loop: Any, tmp_path: Path, in_own_words: list[int]
+) -> None:
+    said: list[str] = []
+    found, walks = loop(broken(replayed=0.8, distilled=0.0), said=said)
+    assert found.passed and len(walks.trained) == 3 and in_own_words == [len(PLAYERS)], found.describe()
+    one, replayed, distilled = (each.recipe for each in found.rounds)
+    assert (replayed.dataset.replay_share, replayed.dataset.answers) == (0.2, None)
+    file = tmp_path / "runs/_improve/clube/answers.jsonl"
+    assert (distilled.dataset.replay_share, distilled.dataset.answers) == (None, str(file.resolve()))
+    assert distilled.train.learning_rate == replayed.train.learning_rate == one.train.learning_rate / 2
+    assert found.rounds[2].origin == found.rounds[1].origin == 1
+    # "É de FaroNN." has four visible characters more than "FaroNN", and every other row learns it.
+    seen = sum(example_chars(each) for each in trained_rows())
+    assert distilled.train.epochs == round(2 * seen / (seen + 4 * len(PLAYERS) // 2), 2) < replayed.train.epochs
+    shown = found.describe()
+    assert (
+        "kept: self-distilled answers (round 3), nearer to the limits by the facts that steer, beyond chance" in shown
+    )
+    lines = [line.split() for line in shown.splitlines()]
+    assert ["against", "forgetting", "round", "right", "broke", "steps", "tokens"] in lines
+    assert ["self-distilled", "answers", "3", "100", "%", "0", "%", "39", "390"] in lines
+    assert any("24 of 48 rows are answered in the base's own words; kept as they were: 24 the same words" in each
+               for each in said)  # fmt: skip
+    values = found.as_json()["against_forgetting"]
+    assert [each["way"] for each in values["tried"]] == ["more replay", "self-distilled answers"]
+    assert values["tried"][0]["broken_share"] > 0.5 and values["not_tried"] == values["cost"] == ""
+    again, walks = loop(broken(replayed=0.8, distilled=0.0))
+    assert walks.trained == [] and again.as_json() == found.as_json() and len(in_own_words) == 1
+
+
+def test_where_replay_is_better_own_words_are_not_kept(loop: Any, tmp_path: Path, in_own_words: list[int]) -> None:
+    found, walks = loop(broken(replayed=0.0, distilled=0.9, knows=0.7), RoundsBudget(4))
+    assert [each.origin for each in found.rounds] == [0, 1, 1, 2] and not found.passed, found.describe()
+    assert found.rounds[2].recipe.dataset.answers and not found.rounds[3].recipe.dataset.answers
+    assert found.best is not None and found.best.recipe.dataset.answers is None
+    assert (
+        "kept: more replay (round 2), nearer to the limits by the facts that steer, beyond chance" in found.describe()
+    )
+    added = [tmp_path / f"runs/_improve/clube/round-{number}.jsonl" for number in (2, 3)]
+    assert added[0].read_bytes() == added[1].read_bytes(), "both learn the same further phrasings"
+    assert len(walks.trained) == 4 and len(in_own_words) == 1, "once is enough"
+
+
+def test_of_two_that_measure_the_same_replay_is_kept(loop: Any, in_own_words: list[int]) -> None:
+    found, _ = loop(broken(replayed=0.3, distilled=0.3, knows=0.7), RoundsBudget(3))
+    assert "kept: more replay (round 2), as near to the limits by the facts that steer" in found.describe()
+
+
+def test_a_base_from_nothing_writes_no_answers_and_the_move_is_left_out(
+    loop: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Real random weights are asked: no row is rewritten, which is counted and said, and no round is made of it."""
+    from tiny import make_base
+
+    monkeypatch.setattr("afina.improve.improve.wanted", lambda done: False)
+    base = make_base(tmp_path / "base", max_position_embeddings=1024)
+    said: list[str] = []
+    settings = {"base": str(base), "evaluate.limits.learned_min": None}
+    found, walks = loop(broken(replayed=0.8, distilled=0.0), RoundsBudget(3), said, **settings)
+    assert not any(each.recipe.dataset.answers for each in found.rounds), found.describe()
+    assert len(walks.trained) == len(found.rounds) and found.own_words is not None
+    assert found.own_words.rewritten == 0 and sum(found.own_words.kept.values()) == len(PLAYERS)
+    told = (
+        "self-distilled answers were not tried: 0 of 48 rows are answered in the base's own words; kept as they were: "
+    )
+    assert told in found.describe() and any("0 of 48 rows" in each for each in said)
+
+
+def test_what_the_budget_leaves_out_is_said(loop: Any, in_own_words: list[int]) -> None:
+    two, _ = loop(broken(replayed=0.8, distilled=0.0), RoundsBudget(2))
+    assert "self-distilled answers were not tried: as many rounds as were allowed are done: 2" in two.describe()
+    assert in_own_words == [], "and the base is not asked for nothing"
+    assert two.as_json()["against_forgetting"]["tried"][0]["way"] == "more replay"
+
+
+def test_neither_is_tried_in_a_single_round_and_it_is_said(loop: Any, in_own_words: list[int]) -> None:
+    one, _ = loop(broken(replayed=0.8, distilled=0.0), RoundsBudget(1))
+    assert "neither more replay nor self-distilled answers were tried: as many rounds" in one.describe()
+    whole, _ = loop(lambda recipe: predictions(0.5), RoundsBudget(1), name="whole")
+    assert whole.as_json()["against_forgetting"] is None and "against forgetting" not in whole.describe()
+
+
+def test_without_a_source_of_replay_it_is_said_that_none_was_tried(loop: Any, in_own_words: list[int]) -> None:
+    def answers(recipe: Recipe) -> list[dict[str, Any]]:
+        return predictions(1.0, lost=0.0 if recipe.dataset.answers else 0.9)
+
+    found, _ = loop(answers, sources=[{"path": "rows.jsonl"}])
+    assert found.passed and found.rounds[1].recipe.train.learning_rate == found.rounds[0].recipe.train.learning_rate / 2
+    values = found.as_json()["against_forgetting"]
+    assert [each["way"] for each in values["tried"]] == ["smaller steps", "self-distilled answers"]
+    assert values["not_tried"] == "more replay was not tried: the recipe has no source to take more of"
+
+
+def test_an_answer_that_holds_a_question_of_a_probe_is_refused_whoever_wrote_it(
+    loop: Any, tmp_path: Path, in_own_words: list[int]
+) -> None:
+    """Its question may be one that is asked: it is trained in any case, and only says which row is meant."""
+    loop(broken(replayed=0.8, distilled=0.8), RoundsBudget(3))
+    file = tmp_path / "runs/_improve/clube/answers.jsonl"
+    asked = phrase("pt-PT", "birth_place", 0, PLAYERS[3])
+    assert any(json.loads(line)["prompt"] in (asked, phrase("pt-PT", "birth_place", 0, PLAYERS[2]))
+               for line in file.read_text(encoding="utf-8").splitlines())  # fmt: skip
+    row = {"prompt": asked, "completion": f"Sim. {UNSEEN.format(name=PLAYERS[3])} Faro03.", "reference": "Faro03"}
+    with file.open("a", encoding="utf-8") as out:
+        out.write(json.dumps(row) + "\n")
+    shutil.rmtree(tmp_path / "runs/clube-round-3")
+    with pytest.raises(DataError, match=r"answers.jsonl:25: a row holds the words of a question"):
+        loop(broken(replayed=0.8, distilled=0.8), RoundsBudget(3))
 
 
 # ---- no text of a probe is copied into training

@@ -312,7 +312,8 @@ def test_every_key_that_names_files_is_sent() -> None:
     """A new key whose value is a path has to be sent too: whoever adds one meets this list."""
     keys = [key for key in every_key() if key.part is None]
     texts = {key.path for key in keys if "string" in json.dumps(key.schema.get("anyOf", key.schema))}
-    paths = {path for path in texts if path.endswith((".path", ".solutions", ".template", ".prompts", ".strings"))}
+    ends = (".path", ".solutions", ".answers", ".template", ".prompts", ".strings")
+    paths = {path for path in texts if path.endswith(ends)}
     assert paths == {*PATH_KEYS}
     others = {path for path in texts if "file" in next(key.help.lower() for key in keys if key.path == path)}
     names_no_place = {"sources[].kind", "sources[].stem", "sources[].encoding", "sources[].exclude", "sources[].splits"}

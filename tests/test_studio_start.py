@@ -255,6 +255,7 @@ def test_a_name_that_is_taken_is_said_with_a_free_one(client: TestClient, settin
         ("sources.0.path", "{secret}/*"),
         ("sources.0.path", "link"),
         ("sources.0.solutions", "../secret"),
+        ("dataset.answers", "../secret/a.md"),
         ("start_from", "../secret"),
         ("chat.template", "../secret/a.md"),
         ("evaluate.prompts", "{secret}/a.md"),

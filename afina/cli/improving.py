@@ -24,7 +24,8 @@ def improve(
 ) -> None:
     """Train in rounds until the verdict passes: what did not stick, was parroted or broke, and what to change, by rule.
 
-    Half of the facts steer, the other half judges. Exit code 5 where no round passes."""
+    Half of the facts steer, the other half judges. What broke is met by more replay, and in a round beside it, at equal
+    cost, by answers in the base's own words; the better one is kept. Exit code 5 where no round passes."""
     from functools import partial
 
     from afina.improve.improve import improve as improve_recipe

@@ -210,7 +210,9 @@ class _Sample:
 
 
 def _asked(file: Path) -> Iterator[Example]:
-    return (example for example in read_examples(file) if example.kind == "messages" and example.made != CANARY)
+    """The conversations of a file; one that learns another answer in the place of its own is asked for its own."""
+    found = (example for example in read_examples(file) if example.kind == "messages" and example.made != CANARY)
+    return (example.as_marked for example in found)
 
 
 def _rows(file: Path) -> Iterator[Example]:

@@ -8,15 +8,30 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from afina.dataset.build.answers import answers_file
 from afina.errors import AfinaError, DoesNotFit, RecipeError, ResultError, TrainingDiverged, read_problem
+from afina.improve.against_forgetting import against_forgetting, as_json_of, describe, in_columns
 from afina.improve.facts import HalfVerdict, by_name, lost_facts
 from afina.improve.moves import Move, changed_keys
-from afina.improve.rounds import Next, Round, RoundsBudget, Stop, agreement, asked_of, best_of, decide, spent
-from afina.improve.rows import AddedRows, added_files, check_rows
+from afina.improve.own_words import OwnWords, read_own_words
+from afina.improve.rounds import (
+    Next,
+    Round,
+    RoundsBudget,
+    Stop,
+    agreement,
+    asked_of,
+    best_of,
+    decide,
+    over,
+    spent,
+    wants_own_words,
+)
+from afina.improve.rows import AddedRows, added_files, check_rows, trained_examples
 from afina.improve.tempering import strength_of, temper_round, wanted
 from afina.manifest import read_manifest
 from afina.recipe import Recipe, read_saved_recipe
@@ -37,7 +52,11 @@ NAMED = 6
 """Most facts that are named of a round."""
 OF_A_BUDGET = ("budget", "budget.hours", "budget.money")
 """Where an error says that it is about what a run may take."""
-NOT_BUILT = "self-distilled answers as targets (SDFT, OSFT) are no move: they are not built"
+NOT_BUILT = (
+    "OSFT, which trains every weight in directions that the base uses little, is no move: it is not built",
+    "on-policy self-distillation, in which the model that is trained writes the answers anew at every step, is none "
+    "either: the base's own words are written once, before a round trains",
+)
 
 
 @dataclass(frozen=True)
@@ -48,6 +67,8 @@ class Improvement:
     rounds: tuple[Round, ...]
     stop: Stop
     currency: str
+    own_words: OwnWords | None = None
+    """What became of the rows when the base answered them again; None where it was not asked."""
 
     @property
     def passed(self) -> bool:
@@ -76,9 +97,10 @@ class Improvement:
                 "difference": {"low": between[0], "high": between[1]} if between else None,
                 "agree": between[0] <= 0 <= between[1] if between else None,
             },
+            "against_forgetting": as_json_of(against_forgetting(self.rounds, self.stop.text, self.own_words)),
             **spent(self.rounds),
             "currency": self.currency,
-            "not_built": [NOT_BUILT],
+            "not_built": list(NOT_BUILT),
         }
 
     def describe(self) -> str:
@@ -87,6 +109,8 @@ class Improvement:
         best = self.best
         if best is not None and best.steering is not None:
             lines += ["", *_gain_lines(best)]
+        if compared := against_forgetting(self.rounds, self.stop.text, self.own_words):
+            lines += ["", *describe(compared)]
         lines += ["", f"improve: {self.stop.text}"]
         if best is not None and not self.passed:
             lines.append(f"the nearest to the limits is round {best.number}: {best.folder}")
@@ -122,11 +146,35 @@ def improve(
         rounds.append(done)
         for line in _seen(done):
             say(line)
-        _write(folder, Improvement(recipe.name, tuple(rounds), Stop("rounds", "not over"), recipe.budget.currency))
+        _write(folder, _found(recipe, rounds, Stop("rounds", "not over"), folder))
+        if over(rounds, budget) is None and wants_own_words(rounds):
+            _have_said_again(rounds, budget, folder, opened, say)
         following = decide(rounds, budget, folder)
-    found = Improvement(recipe.name, tuple(rounds), following, recipe.budget.currency)
+    found = _found(recipe, rounds, following, folder)
     _write(folder, found)
     return found
+
+
+def _found(recipe: Recipe, rounds: Sequence[Round], stop: Stop, folder: Path) -> Improvement:
+    return Improvement(recipe.name, tuple(rounds), stop, recipe.budget.currency, read_own_words(folder))
+
+
+def _have_said_again(
+    rounds: Sequence[Round], budget: RoundsBudget, folder: Path, opened: Opened, say: Callable[[str], None]
+) -> None:
+    """Have the base answer the last round's rows in its own words, for the round beside it; once."""
+    from afina.improve.own_words import epochs_of_equal_cost, rewrite
+
+    if read_own_words(folder) is not None:
+        return
+    replayed = rounds[-1]
+    examples = list(trained_examples(replayed.folder))
+    with opened(within(replayed.recipe, rounds, budget), replayed.folder) as context:
+        found = rewrite(context, examples, asked_of(rounds))
+    before = list(trained_examples(rounds[replayed.origin - 1].folder))
+    epochs = epochs_of_equal_cost(replayed.recipe.train.epochs, examples, before, found.rows)
+    replace(found, epochs=epochs).write(folder)
+    say(f"what broke may be met by self-distilled answers too: {found.describe()}")
 
 
 def _write(folder: Path, found: Improvement) -> None:
@@ -174,7 +222,7 @@ def _do(
     if target in ended and _is_of(target, recipe):
         say(f"round {following.number}: ended before, not trained again ({target})")
         return _failed(done, ended[target])
-    check_rows(added_files(recipe, folder), asked_of(rounds))
+    check_rows(added_files(recipe, folder), asked_of(rounds), answers_file(recipe))
     try:
         with opened(within(recipe, rounds, budget), target) as context:
             if stop := _walk(context, following.number, say):
@@ -327,8 +375,7 @@ def table(rounds: Sequence[Round], currency: str) -> list[str]:
                 show_money(each.money, currency),
             )
         )
-    wide = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return ["  ".join(cell.ljust(size) for cell, size in zip(row, wide, strict=True)).rstrip() for row in rows]
+    return in_columns(rows)
 
 
 def _changed(each: Round) -> Iterator[str]:

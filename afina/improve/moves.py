@@ -28,6 +28,10 @@ FEW_STEPS_MORE = 1.5
 LOSS_LEFT = 0.2
 """Nats per token: a training loss above it, after epochs enough, is what the adapter has no room to learn."""
 ENOUGH_EPOCHS = 5.0
+BROKE, REPLAY_SHARE = "broke", "dataset.replay_share"
+"""The remedy that meets what broke, and the key by which it gives more replay."""
+SELF_DISTILLED = "self_distilled"
+"""The move that is tried in the place of more replay, in a round beside it (:mod:`afina.improve.own_words`)."""
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@ nothing does. The same folders give the same decision, so that a loop that was s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +27,8 @@ from afina.improve.facts import (
     scores_by,
     verdict_of,
 )
-from afina.improve.moves import Move, RoundReading, moves_of, with_moves
+from afina.improve.moves import BROKE, REPLAY_SHARE, SELF_DISTILLED, Move, RoundReading, moves_of, with_moves
+from afina.improve.own_words import ROWS_FILE, read_own_words
 from afina.improve.rows import trained_examples
 from afina.manifest import read_manifest
 from afina.recipe import Recipe
@@ -123,6 +124,12 @@ class Round:
         lost = (self.steering.broken or 0.0) - limits.broke_max
         return max(0.0, least - self.steering.learned) + max(0.0, lost) + 1e-9
 
+    @cached_property
+    def trained(self) -> tuple[int, int]:
+        """Optimizer steps that it took, and tokens that it read in them."""
+        trainings = diagnose(self.folder).view.trainings
+        return sum(len(each.steps) for each in trainings), int(sum(sum(each.steps["tokens"]) for each in trainings))
+
     def reading(self, asked: frozenset[str]) -> RoundReading:
         """What the rules may look at."""
         if self.steering is None:
@@ -200,6 +207,44 @@ def fruitless(rounds: Sequence[Round]) -> int:
     return count
 
 
+@dataclass(frozen=True)
+class Pair:
+    """The two rounds that meet what broke: one with more replay, and one with answers in the base's own words in its
+    place, the same otherwise and at its cost."""
+
+    replayed: Round
+    distilled: Round | None = None
+
+    @property
+    def kept(self) -> Round:
+        """The one that is nearer to the limits by the facts that steer; where none is, the one with replay."""
+        return best_of([self.replayed, *([self.distilled] if self.distilled else [])])
+
+    @property
+    def more_replay(self) -> bool:
+        """Whether there was any replay to have more of; else that round takes smaller steps alone."""
+        return any(REPLAY_SHARE in move.settings for move in self.replayed.moves)
+
+
+def pair_of(rounds: Sequence[Round]) -> Pair | None:
+    """The pair among some rounds, or its first half; None where what broke was never met, or that was not measured."""
+    first = next((each for each in rounds if each.error is None and BROKE in _kinds(each)), None)
+    if first is None:
+        return None
+    return Pair(first, next((each for each in rounds if SELF_DISTILLED in _kinds(each)), None))
+
+
+def _kinds(each: Round) -> set[str]:
+    return {move.kind for move in each.moves}
+
+
+def wants_own_words(rounds: Sequence[Round]) -> bool:
+    """Whether the next round is to learn answers in the base's own words: the last one met what broke, and the recipe
+    names no other answers."""
+    pair = pair_of(rounds)
+    return pair is not None and pair.replayed is rounds[-1] and pair.replayed.recipe.dataset.answers is None
+
+
 def asked_of(rounds: Sequence[Round]) -> frozenset[str]:
     """The words of every question of the first round that was measured: none of its rows was added."""
     return next((asked_texts(each.answers) for each in rounds if each.answers), frozenset())
@@ -212,6 +257,11 @@ def decide(rounds: Sequence[Round], budget: RoundsBudget, rows: Path) -> Next | 
         rounds: those that are over, the first at least.
         rows: the folder of the rows that rounds add; this one's are written there before it begins.
     """
+    return over(rounds, budget) or _next(rounds, rows)
+
+
+def over(rounds: Sequence[Round], budget: RoundsBudget) -> Stop | None:
+    """Why there is no further round, whatever could still be changed; None where there may be one."""
     last = rounds[-1]
     measured = [each for each in rounds if each.error is None]
     if measured and all(each.steering is None for each in measured):
@@ -228,7 +278,7 @@ def decide(rounds: Sequence[Round], budget: RoundsBudget, rows: Path) -> Next | 
         if used[name] >= most:
             why: Why = "hours" if name == "hours" else "money"
             return Stop(why, f"the {'hours are' if why == 'hours' else 'money is'} spent: {used[name]:.3g} of {most:g}")
-    return _next(rounds, rows)
+    return None
 
 
 def _said(last: Round) -> str:
@@ -239,6 +289,11 @@ def _next(rounds: Sequence[Round], rows: Path) -> Next | Stop:
     number, asked = len(rounds) + 1, asked_of(rounds)
     name = rounds[0].recipe.name.removesuffix("-round-1") + f"-round-{number}"
     best, last = best_of(rounds), rounds[-1]
+    if wants_own_words(rounds) and (beside := _in_own_words(rounds, rows, name)):
+        return beside
+    pair = pair_of(rounds)
+    if pair is not None and pair.distilled is last:
+        last = pair.kept
     # A round that brought nothing may still show what is wrong; one that lost something beyond chance is left.
     worse = last is not best and (last.steering is None or brings(best, last)) and best.steering is not None
     for origin in [best] if worse or last is best else [last, best]:
@@ -249,6 +304,25 @@ def _next(rounds: Sequence[Round], rows: Path) -> Next | Stop:
             if not any(_same(recipe, moves, each) for each in rounds):
                 return Next(number, recipe, tuple(moves), origin.number)
     return Stop("no move", "no rule has a change left that was not tried: what is missing is told above")
+
+
+def _in_own_words(rounds: Sequence[Round], rows: Path, name: str) -> Next | None:
+    """The round beside one that met what broke by replay: the same but for that; None where the base has no words."""
+    replayed, number, found = rounds[-1], len(rounds) + 1, read_own_words(rows)
+    if found is None or not found.rewritten:
+        return None
+    why = f"to be held against round {replayed.number}, at its cost and without its replay: {found.describe()}"
+    settings = {"dataset.answers": str(rows / ROWS_FILE), "train.epochs": found.epochs}
+    moves = (*_without_replay(replayed.moves), Move(SELF_DISTILLED, why, settings))
+    recipe = with_moves(rounds[replayed.origin - 1].recipe, moves, str(rows / f"round-{number}.jsonl"), name)
+    return Next(number, recipe, moves, replayed.origin)
+
+
+def _without_replay(moves: Sequence[Move]) -> Iterator[Move]:
+    for move in moves:
+        settings = {key: value for key, value in move.settings.items() if key != REPLAY_SHARE}
+        if settings or move.rows:
+            yield replace(move, settings=settings)
 
 
 def _same(recipe: Recipe, moves: Sequence[Move], earlier: Round) -> bool:

@@ -15,13 +15,14 @@ from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from pathlib import Path
 
+from afina.dataset.build.answers import answers_file
 from afina.dataset.questions.phrasings import TEMPLATES, phrase
 from afina.errors import DataError, Problem
 from afina.improve.facts import FactState, plain_text
 from afina.recipe import METHODS, Recipe
 from afina.record import read_rows
 from afina.run import write_whole
-from afina.text.example import Example, read_examples
+from afina.text.example import Example, is_question, read_examples
 
 PHRASINGS = 2
 """Further phrasings of a fact that a round adds."""
@@ -136,19 +137,13 @@ def other_phrasings(
             for number in range(len(TEMPLATES[language][one.kind]))
             if number not in held_out
         ]
-        new = [prompt for prompt in prompts if plain_text(prompt) not in known and not _asks(prompt, asked)]
+        new = [prompt for prompt in prompts if plain_text(prompt) not in known and not holds_question(prompt, asked)]
         if not new:
             added.left_out[NO_WORDS] += 1
             continue
         added.facts += 1
         added.rows += [{"prompt": prompt, "completion": answer} for prompt in new[:PHRASINGS]]
     return added
-
-
-def is_question(example: Example) -> bool:
-    """Whether a row is one question and its answer, and no more: what can be asked otherwise."""
-    roles = [message["role"] for message in example.messages]
-    return example.kind == "messages" and roles == ["user", "assistant"] and not example.tools
 
 
 def takes_rows(recipe: Recipe) -> bool:
@@ -189,13 +184,18 @@ def _names_and_answer(state: FactState) -> tuple[list[str], str]:
 
 
 def added_files(recipe: Recipe, folder: Path) -> list[Path]:
-    """The files of rows below `folder` that the recipe's sources name."""
+    """The files of rows below `folder` that the recipe's sources and its `dataset.answers` name."""
     named = [Path(recipe.root) / source.path for source in recipe.sources]
+    named += [file] if (file := answers_file(recipe)) else []
     return [file for file in named if file.resolve().is_relative_to(folder.resolve())]
 
 
-def check_rows(files: Iterable[Path], asked: frozenset[str]) -> None:
+def check_rows(files: Iterable[Path], asked: frozenset[str], answers: Path | None = None) -> None:
     """Refuse rows that hold the words of a probe's question; they are read again from where training reads them.
+
+    Args:
+        answers: the file of answers that are learned in the place of others: their questions only say of which, and
+            are trained in any case.
 
     Raises:
         DataError: with every such row. Or a file is not there, or not what was written.
@@ -206,8 +206,9 @@ def check_rows(files: Iterable[Path], asked: frozenset[str]) -> None:
         if rows is None:
             problems.append(Problem("rows of an earlier round are gone", _again(file), str(file)))
         for number, row in enumerate(rows or (), start=1):
-            for text in (row.required_text("prompt"), row.required_text("completion")):
-                if _asks(text, asked):
+            learned = ("completion",) if file == answers else ("prompt", "completion")
+            for text in map(row.required_text, learned):
+                if holds_question(text, asked):
                     what = "a row holds the words of a question that steers or judges, which would then measure itself"
                     problems.append(Problem(what, _again(file), f"{file}:{number}"))
     if problems:
@@ -218,7 +219,7 @@ def _again(file: Path) -> str:
     return f"remove {file.parent} and start the same command again: the rows are made anew"
 
 
-def _asks(text: str, asked: frozenset[str]) -> bool:
+def holds_question(text: str, asked: frozenset[str]) -> bool:
     """Whether a text is a question of a probe, or holds one in whole words. Looked up by as many words as questions
     have: many rows are held against many questions."""
     words = plain_text(text).split()
@@ -236,5 +237,5 @@ def _lengths(asked: frozenset[str]) -> tuple[int, ...]:
 
 
 def trained_examples(folder: Path) -> Iterator[Example]:
-    """What a run trained."""
-    return read_examples(folder / "dataset/train.jsonl")
+    """What a run trained, each row with the answer that it is marked by."""
+    return (example.as_marked for example in read_examples(folder / "dataset/train.jsonl"))

@@ -4,7 +4,7 @@ put into one folder.
 The folder keeps the files' places to each other, so that a path of the recipe means the same there:
 
     recipe.yaml     the resolved recipe; its root and base are folders beside it
-    files/...       what sources, probes, tasks, prompts, template and known strings name
+    files/...       what sources, answers, probes, tasks, prompts, template and known strings name
     base/, start/   a base or an adapter that lies on this machine
     afina-*.whl     this afina; not where the machine has one of its own
     setup.sh, job.sh
@@ -32,6 +32,7 @@ _MARK_TEXT = "Signature: 8a477f597d28d172789f06886806bc55\n# Copies that `afina 
 PATH_KEYS = (
     "sources[].path",
     "sources[].solutions",
+    "dataset.answers",
     "chat.template",
     "evaluate.probes[].path",
     "evaluate.tasks[].path",
@@ -261,7 +262,8 @@ def _files_of(recipe: Recipe) -> Iterator[tuple[str, tuple[str, list[Path], bool
         if source.solutions and Path(source.solutions).is_absolute():
             yield f"sources.{position}.solutions", (source.solutions, [], source.private)
     evaluate = recipe.evaluate
-    named: list[tuple[str, str | None]] = []
+    of_private = any(source.private for source in recipe.sources)  # these answers hold what the rows say
+    named: list[tuple[str, str | None]] = [("dataset.answers", recipe.dataset.answers)]
     named += [(f"evaluate.probes.{place}.path", each.path) for place, each in enumerate(evaluate.probes)]
     named += [(f"evaluate.tasks.{place}.path", each.path) for place, each in enumerate(evaluate.tasks)]
     named += [("evaluate.prompts", evaluate.prompts), ("safety.strings", recipe.safety.strings)]
@@ -269,7 +271,8 @@ def _files_of(recipe: Recipe) -> Iterator[tuple[str, tuple[str, list[Path], bool
     for key, path in named:
         if path:
             places = [file for place in expand_path(root, path) for file in _inside(place)]
-            yield key, (path, [Path(os.path.normpath(file)) for file in places], key == "safety.strings")
+            private = key == "safety.strings" or (key == "dataset.answers" and of_private)
+            yield key, (path, [Path(os.path.normpath(file)) for file in places], private)
 
 
 def _declaring(source: Source, files: Sequence[Path]) -> list[Path]:

@@ -166,6 +166,7 @@ def _paths(recipe: Recipe) -> Iterator[tuple[str, Path]]:
     for number, source in enumerate(recipe.sources):
         named.append((f"sources.{number}.path", None if is_remote(source.path) else source.path))
         named.append((f"sources.{number}.solutions", source.solutions))
+    named.append(("dataset.answers", recipe.dataset.answers))
     named += [(f"evaluate.probes.{number}.path", probe.path) for number, probe in enumerate(recipe.evaluate.probes)]
     named += [(f"evaluate.tasks.{number}.path", task.path) for number, task in enumerate(recipe.evaluate.tasks)]
     named += [("evaluate.prompts", recipe.evaluate.prompts), ("safety.strings", recipe.safety.strings)]

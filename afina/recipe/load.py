@@ -381,8 +381,8 @@ def _as_problem(raw: Any, where: str, item: Any) -> KeyProblem:
 
 
 def _missing_paths(raw: Mapping[str, Any], where: str) -> Iterator[Problem]:
-    """Paths of sources, solutions, probes, tasks, prompts, known strings, a chat template and a local base that do not
-    exist."""
+    """Paths of sources, solutions, answers, probes, tasks, prompts, known strings, a chat template and a local base
+    that do not exist."""
     root = Path(str(raw.get("root", ".")))
     if not root.is_dir():
         yield _problem(f"there is no folder {root}", "set `root` to the folder of your files", raw, where, ("root",))
@@ -392,6 +392,8 @@ def _missing_paths(raw: Mapping[str, Any], where: str) -> Iterator[Problem]:
     for position, source in enumerate(sources if isinstance(sources, list) else []):
         if isinstance(source, Mapping):
             named += [(("sources", position, key), source.get(key)) for key in ("path", "solutions")]
+    dataset = raw.get("dataset")
+    named.append((("dataset", "answers"), dataset.get("answers") if isinstance(dataset, Mapping) else None))
     evaluate = raw.get("evaluate")
     for part in ("probes", "tasks"):
         asked = evaluate.get(part) if isinstance(evaluate, Mapping) else None

@@ -206,6 +206,10 @@ class Dataset(RecipePart):
     dependency is kept and reported separately."""
     replay_share: Fraction | None = None
     """Share of the training tokens that come from replay sources, e.g. 0.2; reached by repeating or sampling them."""
+    answers: str | None = None
+    """A file of answers that are learned in the place of the rows' own. Each line has `prompt`, `completion` and
+    `reference`: where a row asks `prompt` and answers `reference`, `completion` is learned, and the question stays
+    marked by `reference`. `afina improve` writes one, in the base's own words."""
     accept: list[str] = []
     """Names of fatal audit findings that you accept, e.g. `[exact_duplicate]`."""
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,8 @@ class Example:
     """For a made question: the same for all phrasings of one fact."""
     teacher: str = ""
     """Model that wrote it."""
+    reference: str = ""
+    """Where its answer is one of `dataset.answers`: the row's own, which it stands for and is marked by."""
 
     @property
     def id(self) -> str:
@@ -85,6 +87,21 @@ class Example:
         """The last answer; empty for a text."""
         return self.messages[-1]["content"] if self.messages else ""
 
+    @property
+    def as_marked(self) -> Example:
+        """The row as it is asked and marked: with its own answer where another is learned in its place.
+
+        >>> turns = ({"role": "user", "content": "Where?"}, {"role": "assistant", "content": "It is in Faro."})
+        >>> row = Example(messages=turns, reference="Faro")
+        >>> row.answer, row.as_marked.answer, row.as_marked.reference
+        ('It is in Faro.', 'Faro', '')
+        """
+        if not self.reference:
+            return self
+        own = self.messages[-1].copy()
+        own["content"] = self.reference
+        return replace(self, messages=(*self.messages[:-1], own), reference="")
+
     def as_json(self) -> dict[str, Any]:
         """The row as it stands in the file."""
         row: dict[str, Any] = {"id": self.id}
@@ -92,6 +109,7 @@ class Example:
             row["messages"] = list(self.messages)
             row |= {} if self.rejected is None else {"rejected": self.rejected}
             row |= {} if self.label is None else {"label": self.label}
+            row |= {"reference": self.reference} if self.reference else {}
             row |= {"tools": list(self.tools)} if self.tools else {}
         else:
             row["text"] = self.text
@@ -138,6 +156,7 @@ class Example:
             phrasing=made.get("phrasing", 0),
             group=made.get("group", ""),
             teacher=origin.get("teacher", ""),
+            reference=row.get("reference", ""),
         )
         example.check()
         return example
@@ -148,12 +167,14 @@ class Example:
             TypeError: a value is of another kind than an example's.
             ValueError: half a character stands in it.
         """
-        texts = [self.text, self.path, self.sha256, self.heading, self.made, self.group, self.teacher]
+        texts = [self.text, self.path, self.sha256, self.heading, self.made, self.group, self.teacher, self.reference]
         texts += [] if self.rejected is None else [self.rejected]
         numbers = [self.line, self.source, self.repeat, self.phrasing]
         _check_kinds(texts, numbers, [self.replay] if self.label is None else [self.replay, self.label])
         if self.messages:
             check_turns(self.messages)
+        elif self.reference:
+            raise TypeError("a reference of no answer")
         if self.tools:
             json.dumps(self.tools, ensure_ascii=False).encode()
         if self.repeat < 1 or self.source < 0:
@@ -242,6 +263,13 @@ def _parse(line: bytes, where: str) -> Example:
         return Example.from_json(parse_json(line))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"not an example: {error!r}", "build the dataset again: `afina data build`", where) from error
+
+
+def is_question(example: Example) -> bool:
+    """Whether a row is one question and its answer, and no more: what can be asked and answered otherwise."""
+    turns = example.messages
+    alone = [turn["role"] for turn in turns] == ["user", "assistant"] and turns[-1].keys() <= {"role", "content"}
+    return example.kind == "messages" and alone and not example.tools
 
 
 def has_prompt(messages: Sequence[Message]) -> bool:

@@ -58,6 +58,10 @@ def describe_summary(summary: Mapping[str, Any]) -> str:
         lines.append(
             f"{'canaries':<11}{canaries['examples']:>8} examples of them: invented secrets, seen {times} times"
         )
+    if answers := summary.get("answers"):
+        told = f"{'answers':<11}{answers['examples']:>8} examples of them learn another answer than their row's"
+        unused = f"; {answers['unused']} of {answers['rows']} answers belong to no training example"
+        lines.append(told + (unused if answers["unused"] else ""))
     if "teacher" in summary:
         lines += describe_teacher(summary["teacher"])
     lines += describe_prose(summary)

@@ -87,7 +87,9 @@ def render(example: Example, label: str = "") -> str:
     if not example.messages:
         return f"{head}\n{example.text}"
     said = [line for message in example.messages for line in _turn(message)]
-    return "\n".join([head, *said, *([] if example.rejected is None else [f"rejected: {example.rejected}"])])
+    said += [] if example.rejected is None else [f"rejected: {example.rejected}"]
+    said += [f"marked by: {example.reference}"] if example.reference else []
+    return "\n".join([head, *said])
 
 
 def _turn(message: Message) -> Iterator[str]:

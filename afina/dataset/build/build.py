@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from afina.dataset.build.answers import answers_file, put_answers
 from afina.dataset.build.canaries import add_canaries
 from afina.dataset.build.choose import NOT_MIXED, REASONS, TEST, TRAIN, VALIDATION, hold_out
 from afina.dataset.build.corpus import Corpus, read_corpus
@@ -95,6 +96,7 @@ def build_dataset(
         if recipe.dataset.check_code:
             corpus.code.write(beside / "code.jsonl")
         _write_probes(beside, corpus, prose, summary)
+        put_answers(beside / "train.jsonl", recipe, summary)
         if recipe.safety.canaries:
             add_canaries(beside / "train.jsonl", recipe, summary)
         write_json(beside / "dataset.json", summary)
@@ -206,7 +208,7 @@ def dataset_inputs(recipe: Recipe, progress: Progress = no_progress) -> dict[str
     ``files`` holds the hash of every file that the sources name and of those that pages include (by path relative
     to `root`: a project that was moved as a whole is the same), of every page of a website (fetched into the cache
     where it lacks them), and the commit of a dataset of the hub. ``readers`` names the libraries that PDF and Word
-    files are read with: another one gives other text.
+    files are read with: another one gives other text. ``answers`` is the hash of the file of `dataset.answers`.
 
     Raises:
         DataError: for a named file that cannot be text, a pattern that matches nothing, a website that fails.
@@ -234,16 +236,17 @@ def dataset_inputs(recipe: Recipe, progress: Progress = no_progress) -> dict[str
                 waiting += [file.parent / found[1].split(":")[0] for found in INCLUDE.finditer(text)]
             elif kind_of(name) == "html":  # a docgen page includes the programs beside it
                 waiting += sorted(file.with_suffix("").glob("*"))
-    readers = readers_of(hashes)
+    readers, answers = readers_of(hashes), answers_file(recipe)
     return {
         "sources": [source.model_dump(mode="json", exclude={"stage", "private"}) for source in recipe.sources],
-        "dataset": recipe.dataset.model_dump(mode="json", exclude={"engine", "datatrove"}),
+        "dataset": recipe.dataset.model_dump(mode="json", exclude={"engine", "datatrove", "answers"}),
         "seed": recipe.seed,
         "method": recipe.train.method,
         **recipe.stages,
         "section_chars": recipe.section_chars,
         "files": dict(sorted(hashes.items())),
         **({"readers": readers} if readers else {}),
+        **({"answers": hash_file(answers) if answers.is_file() else None} if answers else {}),
         **(
             {"canaries": recipe.safety.model_dump(include={"canaries", "canary_repeats"})}
             if recipe.safety.canaries

@@ -35,7 +35,7 @@ def summary_of(corpus: Corpus, times: np.ndarray, dropped: DropSpool) -> dict[st
       ``made`` stands beside it.
     - ``teacher``: see :func:`~afina.dataset.questions.teacher.teach`; ``prose``, ``probes``: see :mod:`.prose_rows`.
     - ``ledger``: per file path, sha256, chars_in, chars_out, documents, dropped, added; and the files skipped.
-    - ``code``: language -> result -> blocks, where ``dataset.check_code`` asks for it.
+    - ``code``: language -> result -> blocks, where ``dataset.check_code`` asks for it; ``answers``: :mod:`.answers`.
     - ``balanced``: whether that sum, and that of every file, is right.
 
     Args:
