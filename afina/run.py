@@ -273,7 +273,7 @@ def temporary_folder(kind: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def held_folder(kind: str) -> Iterator[Path]:
-    """A folder in the system's temporary one that is gone with the block.
+    """A folder in the system's temporary one, for this user alone, that is gone with the block.
 
     A kill leaves no time for that. What a killed process of this user left is removed when the next such folder is
     made, whatever for: it has a lock that nobody holds any more.
@@ -294,7 +294,7 @@ def held_folder(kind: str) -> Iterator[Path]:
         above = new.rename(new.with_name(f"afina-{kind}-{new.name.rpartition('-')[2]}"))
         at_the_end.callback(shutil.rmtree, above, ignore_errors=True)
         at_the_end.callback(lock.release)
-        (above / kind).mkdir()
+        (above / kind).mkdir(mode=0o700)
         yield above / kind
 
 

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from afina.errors import AfinaError, DataError, DoesNotFit, Problem, RecipeError
+from afina.errors import AfinaError, DoesNotFit, Problem, RecipeError
 from afina.launch import scripts, slurm
 from afina.launch.engine import LaunchEngine, add_run, ask_state
 from afina.launch.follow import Follower, LaunchState, read_state
@@ -25,7 +25,7 @@ from afina.plan.device import Device, find_device
 from afina.recipe import Recipe, load_recipe
 from afina.run import Run, hash_value, launched_file, remove, write_whole
 from afina.units import show_bytes, show_money, show_seconds
-from afina.walk.plan_answers import rows_refused, suited
+from afina.walk.plan_answers import check_rows, suited
 
 WARN_SECONDS = 120
 """So long before Slurm's time limit a job is told to write its checkpoint."""
@@ -183,21 +183,12 @@ def _prepare(job: _Job, *, under_way: bool) -> None:
             secrets=[KEY] if asked.serve and job.target.kind == "sky" else [],
         )
         _add_devices(job)
-        _check_rows(job.run, job.recipe)
+        check_rows(job.run, job.recipe)
     except AfinaError as error:
         if not under_way:
             raise
         job.unprepared = error
         job.say(f"{error}\nit could not be begun like this; what is under way is followed")
-
-
-def _check_rows(run: Path, recipe: Recipe) -> None:
-    """
-    Raises:
-        DataError: an audit here has found rows that the training will refuse, over there too.
-    """
-    if problems := rows_refused(run, recipe):
-        raise DataError(problems=problems)
 
 
 def _check_prepared(job: _Job) -> None:
@@ -573,7 +564,7 @@ def _on_slurm(
     plans = plans_of(recipe, [asked.device], asked.runs) if asked.device else []
     if any(plan["fits"] == "no" for plan in plans):
         raise DoesNotFit(f"the job does not fit the {asked.device}", "name another --device", "--device")
-    _check_rows(run, recipe)
+    check_rows(run, recipe)
     needed_secrets(recipe)  # sbatch hands them over; what is not set is said now, not after hours in the queue
     text = _batch(asked, plans, run, memory)
     leaves = "nothing leaves: the run's folder and the files stay on the disk that the cluster shares"

@@ -212,7 +212,16 @@ def _one(asked: PlanAsked, recipe: Recipe, shape: Shape, learning: Learning, pla
     return found
 
 
-def rows_refused(run: Path, recipe: Recipe) -> list[Problem]:
+def check_rows(run: Path, recipe: Recipe) -> None:
+    """
+    Raises:
+        DataError: an audit here has found rows that a training will refuse, wherever it is.
+    """
+    if problems := _rows_refused(run, recipe):
+        raise DataError(problems=problems)
+
+
+def _rows_refused(run: Path, recipe: Recipe) -> list[Problem]:
     """Why a training will refuse the rows, where an audit of the dataset by this recipe has found some such."""
     if not (run / "audit.json").is_file():
         return []
@@ -223,7 +232,7 @@ def rows_refused(run: Path, recipe: Recipe) -> list[Problem]:
 
 def _refuse_rows(run: Path, recipe: Recipe, found: PlanAnswer) -> None:
     """Say no for rows that a training will refuse."""
-    if problems := rows_refused(run, recipe):
+    if problems := _rows_refused(run, recipe):
         found.values["refused_rows"] = [problem.what for problem in problems]
         found.refused = DataError(problems=[*problems, *(found.refused.problems if found.refused else [])])
 
