@@ -657,7 +657,7 @@ def test_published_figures_stand_beside_those_of_the_runs(two_roads: list[Path],
     drawn = {
         words(each.xpath(".//svg/title")[0]): [words(tip) for tip in each.xpath(".//circle/title")] for each in charts
     }
-    shared = "retention, hold the reference, % (higher is better) against "
+    shared = "retention, contain the reference, % (higher is better) against "
     assert drawn.pop(f"{shared}hours") == ["v1: 83.33 at 1", "v6: 83.33 at 1.5", "a: 83.33 at 1.75"]
     assert len([drawn.pop(name) for name in list(drawn) if ", % " in name]) == 5
     assert drawn == {

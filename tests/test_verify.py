@@ -137,8 +137,8 @@ def test_before_the_first_step_a_run_commits_and_says_the_hash(finished: tuple[P
     folder, said = finished
     run = folder / "runs/clube"
     sha256 = hash_file(run / COMMITMENT)
-    (line,) = [each for each in said if "committed to" in each]
-    assert sha256 in line and f"{asked_of(folder)} questions" in line
+    (line,) = [each for each in said if "fixed by this fingerprint" in each]
+    assert sha256 in line and f"({asked_of(folder)} open, " in line
     values = read_json(run / COMMITMENT)
     assert values["probes"]["sha256"] == hash_file(run / PROBES)
     assert values["dataset"]["train"] == hash_file(run / "dataset/train.jsonl")
@@ -656,9 +656,9 @@ def test_questions_changed_before_the_first_state_are_committed_to_anew_and_late
     first = hash_file(run / COMMITMENT)
     write_rows(tmp_path / "old.jsonl", [{"prompt": "Onde?", "completion": "Faro"}])
     said = walk(recipe, "train.epochs=1", until="train")
-    assert hash_file(run / COMMITMENT) == first and not any("committed to" in each for each in said)
+    assert hash_file(run / COMMITMENT) == first and not any("fixed by this" in each for each in said)
     said = walk(recipe, "train.epochs=2", until="train")  # another training: it moves, with all that was trained
-    assert hash_file(run / COMMITMENT) != first and any("committed to" in each for each in said)
+    assert hash_file(run / COMMITMENT) != first and any("fixed by this" in each for each in said)
     (kept,) = run.glob(f"replaced/*/{COMMITMENT}")
     assert hash_file(kept) == first and (kept.parent / "adapter").is_dir() and (kept.parent / PROBES).is_file()
     shutil.rmtree(run / "checkpoints")

@@ -87,7 +87,7 @@ def _stage(run: RunFiles, title: str, stage: str | None = None) -> _Stage:
 
 def not_drawn(count: int) -> str:
     """That some losses are no finite numbers."""
-    return tr("Values that are no finite numbers and could not be drawn: {n}.", n=number(count))
+    return tr("Values that are not finite numbers and could not be drawn: {n}.", n=number(count))
 
 
 def cut_lines(count: int) -> str:

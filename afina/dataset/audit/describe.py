@@ -147,7 +147,7 @@ def describe_prose(summary: Mapping[str, Any]) -> list[str]:
 
 def describe_audit(audit: Audit) -> str:
     """Every finding with its count, its first places and what to do."""
-    lines = [f"{audit.train} training and {audit.validation} held-out examples looked at", *audit.said]
+    lines = [f"{audit.train} training and {audit.validation} held-out examples checked", *audit.said]
     for finding in audit.findings:
         lines.append(f"\n{MARKS[finding.severity]} {finding.name}: {finding.count} of {finding.of} ({finding.split})")
         lines.append(f"        {finding.what}")

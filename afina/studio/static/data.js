@@ -147,7 +147,7 @@ async function cancel() {
 
 function showAudit(told) {
   findings = told.findings;
-  const looked = _("{train} training and {held} held-out examples looked at.", { train: number(told.train), held: number(told.validation) });
+  const looked = _("{train} training and {held} held-out examples checked.", { train: number(told.train), held: number(told.validation) });
   const none = findings.length ? null : _("Nothing was found.");
   at("counted").replaceChildren([looked, ...told.said, none].filter(Boolean).join(" "));
   const boxes = Object.entries(SEVERITIES).map(([name, [, shown]]) => {

@@ -203,7 +203,7 @@ function advice(plan, use, short) {
     {},
     plan.fits === "yes"
       ? null
-      : element("h2", {}, made.length ? _("With these settings it surely fits") : _("No settings make it surely fit")),
+      : element("h2", {}, made.length ? _("With these settings it is sure to fit") : _("No settings are sure to fit")),
     made.length ? element("ul", { class: "advice" }, made) : null,
     more.length ? element("h3", {}, _("What this device and this recipe could do")) : null,
     more.length ? element("ul", { class: "advice" }, more) : null,
