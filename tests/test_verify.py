@@ -502,7 +502,11 @@ def test_what_somebody_else_wrote_stays_in_its_line(copied: tuple[Path, Path]) -
     values_of(lambda it: it.update(written=f"today{line}"), f"proof/{COMMITMENT}")(copied[0])
     sign(copied[0])
     found = checked(copied, questions=1)
-    assert found.passed and found.published is None and "whether these came before the training is not shown" in found.describe()
+    assert (
+        found.passed
+        and found.published is None
+        and "whether these came before the training is not shown" in found.describe()
+    )
     assert not any(each.strip().startswith("as it should be: the commitment is") for each in
                    found.describe().splitlines())  # fmt: skip
     assert "\x1b" not in found.describe() and "today" in found.describe()
