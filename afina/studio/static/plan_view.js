@@ -120,7 +120,7 @@ function bar(memory, names, usable) {
       "p",
       { class: "bar-scale" },
       element("span", {}, `${bytes(memory.point)} (${range(memory, bytes)})`),
-      element("span", {}, _("dashed: {size} that the device has to use", { size: bytes(usable) })),
+      element("span", {}, _("dashed: {size} usable on the device", { size: bytes(usable) })),
     ),
   );
 }

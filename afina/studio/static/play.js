@@ -185,7 +185,7 @@ async function ask(question) {
     explain(turn, asked, question, whole.texts.adapter);
     turns.push({ question, ...whole.texts });
     at("question").value = "";
-    tell(whole.stopped ? _("Stopped: what was written until then counts as the answer.") : _("All is written."));
+    tell(whole.stopped ? _("Stopped: what was written until then counts as the answer.") : _("The answers are complete."));
   } catch (error) {
     turn?.article.remove();
     if (!turn) showOpened(null);
