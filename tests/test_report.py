@@ -217,7 +217,7 @@ def test_held_out_loss(page: Any) -> None:
 def test_losses_over_different_tokens_are_called_incomparable(tmp_path: Path) -> None:
     scores = copy.deepcopy(SCORES)
     scores["loss"]["after"]["tokens"] = 9000
-    assert "only bits per byte compares them" in section(page_of(tmp_path, scores=scores), "loss")
+    assert "only bits per byte can be compared" in section(page_of(tmp_path, scores=scores), "loss")
 
 
 def test_curves_hold_every_step_once_and_mark_the_resume(page: Any) -> None:
