@@ -115,6 +115,14 @@ SENTENCES = (
     # what a reader has to know
     mark("no question was asked: the base has no chat template, and the recipe sets none"),
     mark(
+        "forgetting was tested with {probe} and questions about skills only: mix in `replay` (its held-out part is "
+        "asked), or name questions that the base knows in `evaluate.probes` (role retention)"
+    ),
+    mark(
+        "forgetting was tested with {probe} only: mix in `replay` (its held-out part is asked), or name questions that "
+        "the base knows in `evaluate.probes` (role retention)"
+    ),
+    mark(  # and so as older runs say it
         "forgetting was asked about by {probe} and questions about skills only: mix in `replay` (its held-out part is "
         "asked), or name questions that the base knows in `evaluate.probes` with role retention"
     ),
