@@ -95,7 +95,7 @@ HELD_BY_LUCK = Counted(
 TERMS_MADE_UP = Counted(
     "terms_made_up", "made up", "of the key terms in the answers appear nowhere in the documents", "lower"
 )
-AS_ASKED = Counted("as_asked", "as asked", "do as they are asked, checked by rule", "higher")
+AS_ASKED = Counted("as_asked", "as asked", "done as asked, checked by rule", "higher")
 NEW = Counted("new", "as the new version asks", "the new version's way", "higher")
 OLD = Counted("old", "as the old version asked", "the old version's way")
 NEITHER = Counted("neither", "as neither asks", "neither's")
@@ -121,7 +121,7 @@ ROLES: Mapping[str, RoleFigures] = {
         "the same facts, asked in words never trained", (RIGHT, HOLDS, CLAIMS_WRONGLY, BY_LUCK)
     ),
     "retention": RoleFigures("what the base knew before", (HOLDS, RIGHT)),
-    "skills": RoleFigures("what the base can do when asked", (AS_ASKED,)),
+    "skills": RoleFigures("what the base can do", (AS_ASKED,)),
     "unknown": RoleFigures("what it was never told", (MADE_UP, DECLINED, RIGHT_BY_LUCK), False),
     "claims": RoleFigures("whether it says that it knows", (CLAIMS,), False),
     "versions": RoleFigures("what the old and the new version answer differently", (NEW, OLD, NEITHER)),
