@@ -274,9 +274,8 @@ def test_a_broken_recipe_shows_its_errors_at_the_fields(browser: Any, address: s
     page.click("#run")
     assert page.url.endswith("/start"), "a recipe that is wrong starts nothing"
     write(page, "name: [\n")
-    page.wait_for_selector("#yaml[aria-invalid=true]", timeout=SECONDS)
-    assert "not YAML" in page.inner_text("#problems")
-    assert not said
+    page.locator("#problems", has_text="not YAML").wait_for(timeout=SECONDS)
+    assert page.get_attribute("#yaml", "aria-invalid") == "true" and not said
     page.close()
 
 
