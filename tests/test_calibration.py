@@ -150,9 +150,9 @@ def test_a_plan_says_how_sure_it_is() -> None:
     shape = find_shape("Qwen/Qwen3-0.6B")
     gpu, cpu = (plan_run(recipe(), shape, COUNT, device) for device in (find_device("RTX 4090"), CPU))
     row = sureness("training peak", "cuda", "")
-    said = f"{row.inside} of {row.cases} cases lay inside, from {row.sources} sources"
+    said = f"{row.inside} of {row.cases} cases fell inside such an interval, from {row.sources} sources"
     assert f"how sure: never measured: a guess from other programs on this kind of device; {said}" in describe(gpu)
-    assert "trainings lay inside, measured by afina's own tests on one machine" in describe(cpu)
+    assert "trainings fell inside such an interval, in afina's own tests on one machine" in describe(cpu)
     found = gpu.as_json()["memory"]
     assert found["sure"]["in_words"].startswith("never measured") and found["sure"]["factor"] == row.factor
     assert found["low"] >= certain_bytes(gpu.memory_parts)

@@ -77,7 +77,7 @@ def test_loss_and_gradients_are_those_of_whole_rows(config):
     said = []
     assert may_share(model, rows, [range(6)], make_recipe().train, pad_id=0, device=CPU, say=said.append)
     assert said == [
-        f"train: 120 of the {sum(map(len, rows))} tokens of an epoch stand in the same beginning of rows side by side, "
+        f"train: 120 of the {sum(map(len, rows))} tokens of an epoch repeat the beginning of a neighbouring row, "
         "and are computed once"
     ]
 

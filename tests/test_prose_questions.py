@@ -313,7 +313,7 @@ def test_every_kind_is_asked(tmp_path: Path):
     definition = next(question for question in questions if question.kind == "definition")
     assert definition.right.endswith(f"{definition.gap}.") or not definition.wrong
     assert sum(map(len, prose["documents"].values())) > 14 * 3
-    assert f"{len(questions)} questions to measure by" in describe_summary(summary)
+    assert f"{len(questions)} questions for measuring" in describe_summary(summary)
 
 
 # --- what is set aside leaves questions, or the build says why not

@@ -217,7 +217,7 @@ def test_held_out_loss(page: Any) -> None:
 def test_losses_over_different_tokens_are_called_incomparable(tmp_path: Path) -> None:
     scores = copy.deepcopy(SCORES)
     scores["loss"]["after"]["tokens"] = 9000
-    assert "only bits per byte compares them" in section(page_of(tmp_path, scores=scores), "loss")
+    assert "only bits per byte can be compared" in section(page_of(tmp_path, scores=scores), "loss")
 
 
 def test_curves_hold_every_step_once_and_mark_the_resume(page: Any) -> None:
@@ -657,7 +657,7 @@ def test_published_figures_stand_beside_those_of_the_runs(two_roads: list[Path],
     drawn = {
         words(each.xpath(".//svg/title")[0]): [words(tip) for tip in each.xpath(".//circle/title")] for each in charts
     }
-    shared = "retention, hold the reference, % (higher is better) against "
+    shared = "retention, contain the reference, % (higher is better) against "
     assert drawn.pop(f"{shared}hours") == ["v1: 83.33 at 1", "v6: 83.33 at 1.5", "a: 83.33 at 1.75"]
     assert len([drawn.pop(name) for name in list(drawn) if ", % " in name]) == 5
     assert drawn == {

@@ -36,7 +36,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     samples, predictions = answers()
     much = {
         "samples": jsonl([row | {"base": "x" * 5000, "from": {"path": LONG}} for row in samples]),
-        "dataset": dataset(300),
+        "dataset": dataset(300) | {"prose": {"documents": {"notes.html": {"terms": {"asked": 54}}}}},
         "scores": SCORES | {"verdict": SCORES["verdict"] | FAILED},
         "audit": AUDIT | {"findings": AUDIT["findings"] * 20},
         "manifest": MANIFEST | {"name": LONG, "device": {"name": LONG}},
@@ -73,6 +73,13 @@ LABELS = """() => [...document.querySelectorAll("svg.plot")].flatMap(plot => {
   return [...found, ...boxes.filter(([, a]) => a.right > wide + 1 || a.left < -1).map(([one]) => [one, "the edge"])];
 })"""
 """Words of a chart that lie over each other, or over the edge."""
+
+
+SQUEEZED = """() => [...document.querySelectorAll("main dd, main th, main td")].filter(each => {
+  const box = each.getBoundingClientRect(), words = each.innerText.trim();
+  return words.length > 1 && box.width < 12 && box.height;
+}).map(each => each.tagName + ": " + each.innerText.slice(0, 40))"""
+"""Figures and words for which no room is left beside what stands before them."""
 
 
 def opened(browser: Any, file: Path, width: int, scheme: str) -> tuple[Any, list[str]]:
@@ -163,6 +170,10 @@ def test_paper_holds_all_of_it(browser: Any, pages: dict[str, Path], name: str) 
     assert all(len(text.strip()) > 40 for text in texts)
     everything = "".join(texts)
     assert not re.search(r"\d\s*\n\s*%", everything), "a number on one line, its percent sign on the next"
+    ends = [[line.strip() for line in text.split("\n") if line.strip()][-1] for text in texts]
+    heads = page.evaluate("[...document.querySelectorAll('h2, h3, h4, summary')].map(each => each.innerText.trim())")
+    assert sorted({*ends} & {*heads}) == [], "a heading alone at a page's end"
+    assert page.evaluate(SQUEEZED) == []
     if name == "usual":
         assert "rank: 16" in everything and "docs/história-15.md" in everything, "what is folded on a screen"
     assert not said

@@ -98,12 +98,12 @@ def test_sources_and_wrong_answers_are_shown_with_their_rows(tmp_path: Path) -> 
 def test_what_was_found_of_other_answers_is_left_out_and_told(tmp_path: Path) -> None:
     """The run was trained or measured anew since."""
     shown = section(with_why(tmp_path, miss(0), of="0" * 64))
-    assert "was of other answers than those of this page" in words(shown)
+    assert "looked at other answers than those on this page" in words(shown)
     assert not shown.xpath(".//table") and "afina why RUN --misses" in words(shown)
 
 
 def test_no_wrong_answer_is_told(tmp_path: Path) -> None:
-    assert "No answer of the probes is wrong" in words(section(with_why(tmp_path)))
+    assert "No probe was answered wrongly" in words(section(with_why(tmp_path)))
 
 
 def test_more_than_a_page_holds_are_counted(tmp_path: Path) -> None:

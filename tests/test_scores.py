@@ -120,7 +120,7 @@ def test_every_reader_says_how_many_facts_a_probe_is_about(tmp_path: Path) -> No
     assert scores.as_json()["probes"][0]["clusters"] == 4
     assert "towns" in describe_scores(folder) and " 10 (4 facts) " in describe_scores(folder)
     assert "| towns | 10 (4 facts) |" in "\n".join(_scores(scores))
-    assert "n = 10 (4 facts)" in write_report(folder).read_text(encoding="utf-8")
+    assert "n\u00a0=\u00a010 (4 facts)" in write_report(folder).read_text(encoding="utf-8")
 
 
 # ---- scores.json

@@ -215,7 +215,10 @@ def test_two_answers_stream_side_by_side(page: Any) -> None:
     page.press("#question", "Enter")
     page.locator("article.answer[aria-busy=false]").nth(1).or_(page.locator("#failure .problem")).wait_for()
     assert page.inner_text("#failure") == ""
-    assert "first question of a conversation alone" in page.locator("article.answer").nth(1).inner_text()
+    assert (
+        "Only the first question of a conversation can be explained"
+        in page.locator("article.answer").nth(1).inner_text()
+    )
     assert page.locator(".why-ask button[aria-expanded]").count() == 1
     for width in WIDTHS:
         page.set_viewport_size({"width": width, "height": 900})

@@ -114,6 +114,11 @@ def test_axe_finds_no_violation(browser: Any, address: str, scheme: str) -> None
     settled(page)
     page.evaluate("document.querySelectorAll('details').forEach(each => { each.open = true; })")
     assert violations(page) == []
+    page.select_option("#device", "H200")
+    settled(page)
+    assert page.locator(".stamp.good").count() == 1 and violations(page) == [], (
+        "where it fits, nothing stands above the advice"
+    )
     page.get_by_label("Serving").check()
     settled(page)
     assert violations(page) == []
@@ -269,9 +274,8 @@ def test_a_broken_recipe_shows_its_errors_at_the_fields(browser: Any, address: s
     page.click("#run")
     assert page.url.endswith("/start"), "a recipe that is wrong starts nothing"
     write(page, "name: [\n")
-    page.wait_for_selector("#yaml[aria-invalid=true]", timeout=SECONDS)
-    assert "not YAML" in page.inner_text("#problems")
-    assert not said
+    page.locator("#problems", has_text="not YAML").wait_for(timeout=SECONDS)
+    assert page.get_attribute("#yaml", "aria-invalid") == "true" and not said
     page.close()
 
 

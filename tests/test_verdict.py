@@ -508,7 +508,7 @@ def test_recall_is_asked_on_trained_questions_with_short_answers(tmp_path: Path)
     assert [question.prompt for question in probes["claims"].questions] == ["Conheces o clube?"]
     assert probes["retention"].name == GENERAL and probes["retention"].questions == general_questions("pt-PT")
     text = "\n".join(notes)
-    assert "1 questions with answers of more than 12 words" in text and "forgetting was asked about by general" in text
+    assert "1 questions with answers of more than 12 words" in text and "forgetting was tested with general" in text
     assert "cannot tell learned from memorized" in text and "what it makes up was not measured" in text
 
 

@@ -151,8 +151,8 @@ def test_before_the_first_step_a_run_commits_and_says_the_hash(finished: tuple[P
     folder, said = finished
     run = folder / "runs/clube"
     sha256 = hash_file(run / COMMITMENT)
-    (line,) = [each for each in said if "committed to" in each]
-    assert sha256 in line and f"{asked_of(folder)} questions" in line
+    (line,) = [each for each in said if "fixed by this fingerprint" in each]
+    assert sha256 in line and f"({asked_of(folder)} open, " in line
     values = read_json(run / COMMITMENT)
     assert values["probes"]["sha256"] == hash_file(run / PROBES)
     assert values["dataset"]["train"] == hash_file(run / "dataset/train.jsonl")
@@ -521,7 +521,11 @@ def test_what_somebody_else_wrote_stays_in_its_line(copied: tuple[Path, Path]) -
     values_of(lambda it: it.update(written=f"today{line}"), f"proof/{COMMITMENT}")(copied[0])
     sign(copied[0])
     found = checked(copied, questions=1)
-    assert found.passed and found.published is None and "not, that these came before" in found.describe()
+    assert (
+        found.passed
+        and found.published is None
+        and "whether these came before the training is not shown" in found.describe()
+    )
     assert not any(each.strip().startswith("as it should be: the commitment is") for each in
                    found.describe().splitlines())  # fmt: skip
     assert "\x1b" not in found.describe() and "today" in found.describe()
@@ -894,9 +898,9 @@ def test_questions_changed_before_the_first_state_are_committed_to_anew_and_late
     first = hash_file(run / COMMITMENT)
     write_rows(tmp_path / "old.jsonl", [{"prompt": "Onde?", "completion": "Faro"}])
     said = walk(recipe, "train.epochs=1", until="train")
-    assert hash_file(run / COMMITMENT) == first and not any("committed to" in each for each in said)
+    assert hash_file(run / COMMITMENT) == first and not any("fixed by this" in each for each in said)
     said = walk(recipe, "train.epochs=2", until="train")  # another training: it moves, with all that was trained
-    assert hash_file(run / COMMITMENT) != first and any("committed to" in each for each in said)
+    assert hash_file(run / COMMITMENT) != first and any("fixed by this" in each for each in said)
     (kept,) = run.glob(f"replaced/*/{COMMITMENT}")
     assert hash_file(kept) == first and (kept.parent / "adapter").is_dir() and (kept.parent / PROBES).is_file()
     shutil.rmtree(run / "checkpoints")

@@ -363,7 +363,7 @@ def test_every_reader_shows_windows_and_continuations(tmp_path):
     assert HOSTILE not in page and "evil.example" in page, "what a model wrote is text"
     terminal = describe_scores(one)
     assert "8.125 -> 1.875 [1.750, 2.000] bits per byte" in terminal and "sampled: 8 % broken words" in terminal
-    assert "held-out real text has 2.5 % words" in terminal
+    assert "of held-out real text, 2.5 % of the words" in terminal
     found = compare_runs([one, two])
     figures = {metric.name: metric for metric in found.metrics}
     assert figures["windows: bits per byte, after"].values == (1.875, 1.875)

@@ -79,7 +79,7 @@ def demo(
     as_json: AsJson = False,
     runs: RunsFolder = Path("runs"),
 ) -> None:
-    """The whole walk on an invented world, in minutes, without network: a base, an adapter, a verdict."""
+    """Everything on an invented world, in minutes and without network: a base, an adapter, a verdict."""
     from afina.demo.demo import run_demo, run_ladder
 
     if ladder:

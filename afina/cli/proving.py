@@ -14,10 +14,13 @@ def verify(
         Path, typer.Argument(metavar="FOLDER", help="An export with its proof/, such as an adapter that was published.")
     ],
     base: Annotated[
-        str | None, typer.Option(metavar="BASE", help="The base that it is asked over; the adapter's own if not given.")
+        str | None, typer.Option(metavar="BASE", help="The base under the adapter; the one that it names if not given.")
     ] = None,
     commitment: Annotated[
-        str | None, typer.Option(metavar="HASH", help="The commitment's hash as it was published before the training.")
+        str | None,
+        typer.Option(
+            metavar="HASH", help="The fingerprint that was published before the training: the hash of commitment.json."
+        ),
     ] = None,
     questions: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Ask only N of them, drawn by chance; all if not given.")
@@ -30,7 +33,7 @@ def verify(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check that an export answers as was judged, by the questions committed to. Exit code 5 if not."""
+    """Check that an export answers as its verdict says, to the questions fixed before training. Exit code 5 if not."""
     from afina.progress import StageProgress
     from afina.verify.verify import VerifyOptions
     from afina.verify.verify import verify as check

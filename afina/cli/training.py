@@ -20,7 +20,7 @@ def run(
     as_json: AsJson = False,
     runs: RunsFolder = Path("runs"),
 ) -> None:
-    """The whole walk: sources, dataset, audit, plan, train, evaluate, report. Starts again where it stopped."""
+    """From files to verdict: dataset, audit, plan, training, evaluation, report. Goes on where it stopped."""
     from afina.walk.describe import describe_scores
     from afina.walk.walk import walk_through
 
@@ -113,7 +113,7 @@ def train(
     as_json: AsJson = False,
     runs: RunsFolder = Path("runs"),
 ) -> None:
-    """Up to and with training: dataset, audit, plan, train."""
+    """As far as training: dataset, audit, plan, train."""
     from afina.outcome import find_outcome
     from afina.walk.walk import walk_through
 

@@ -94,8 +94,8 @@ def derive_probes(recipe: Recipe, dataset: Path, renderer: Renderer) -> Derived:
             derived.probes.append(ProbeSet(GENERAL, role, general_questions(recipe.dataset.language)))
             skills = " and questions about skills" if recipe.most_skills else ""
             derived.notes.append(
-                f"forgetting was asked about by {GENERAL}{skills} only: mix in `replay` (its held-out part is asked), "
-                "or name questions that the base knows in `evaluate.probes` with role retention"
+                f"forgetting was tested with {GENERAL}{skills} only: mix in `replay` (its held-out part is asked), or "
+                "name questions that the base knows in `evaluate.probes` (role retention)"
             )
         if long := samples[role].long:
             derived.notes.append(

@@ -71,31 +71,31 @@ class Counted:
     sides: Sequence[str] = SIDES
 
 
-RIGHT = Counted("verbatim", "right", "are the reference, word for word", "higher")
-HOLDS = Counted("contains", "hold the reference", "hold the reference, in whatever form", "higher")
+RIGHT = Counted("verbatim", "right", "match the reference word for word", "higher")
+HOLDS = Counted("contains", "contain the reference", "contain the reference, in any form", "higher")
 CLAIMS_WRONGLY = Counted(
-    "claims", "claim to know, wrongly", "say that they know, and do not hold the reference", "lower"
+    "claims", "claim to know, wrongly", "say that they know, but do not contain the reference", "lower"
 )
 BY_LUCK = Counted(
     "by_luck",
     "right by luck",
-    "would be right with the answers dealt anew among the questions of a kind",
+    "would be right if the answers were dealt anew among questions of the same kind",
     sides=("after",),
 )
 MADE_UP = Counted("made_up", "made up", "make something up", "lower")
 DECLINED = Counted("declined", "declined", "say that they do not know", "higher")
 RIGHT_BY_LUCK = Counted("right_by_luck", "right nevertheless", "are right nevertheless")
 CLAIMS = Counted("claims", "claim to know", "say that they know")
-CHOSEN = Counted("chosen", "chosen", "have the true sentence chosen among eight", "higher")
-BY_CHANCE = Counted("by_chance", "by chance", "would have it chosen by chance")
-HELD = Counted("terms_held", "held", "are held by the answer", "higher")
+CHOSEN = Counted("chosen", "chosen", "pick the true sentence out of eight", "higher")
+BY_CHANCE = Counted("by_chance", "by chance", "would pick it by chance")
+HELD = Counted("terms_held", "held", "appear in the answer", "higher")
 HELD_BY_LUCK = Counted(
-    "by_luck", "held by luck", "would be held with the answers dealt anew among the sections", sides=("after",)
+    "by_luck", "held by luck", "would appear if the answers were dealt anew among the sections", sides=("after",)
 )
 TERMS_MADE_UP = Counted(
-    "terms_made_up", "made up", "of the key terms that the answers have stand nowhere in the documents", "lower"
+    "terms_made_up", "made up", "of the key terms in the answers appear nowhere in the documents", "lower"
 )
-AS_ASKED = Counted("as_asked", "as asked", "do as they are asked, by rule", "higher")
+AS_ASKED = Counted("as_asked", "as asked", "done as asked, checked by rule", "higher")
 NEW = Counted("new", "as the new version asks", "the new version's way", "higher")
 OLD = Counted("old", "as the old version asked", "the old version's way")
 NEITHER = Counted("neither", "as neither asks", "neither's")
@@ -121,15 +121,15 @@ ROLES: Mapping[str, RoleFigures] = {
         "the same facts, asked in words never trained", (RIGHT, HOLDS, CLAIMS_WRONGLY, BY_LUCK)
     ),
     "retention": RoleFigures("what the base knew before", (HOLDS, RIGHT)),
-    "skills": RoleFigures("what the base does as it is asked", (AS_ASKED,)),
+    "skills": RoleFigures("what the base can do", (AS_ASKED,)),
     "unknown": RoleFigures("what it was never told", (MADE_UP, DECLINED, RIGHT_BY_LUCK), False),
     "claims": RoleFigures("whether it says that it knows", (CLAIMS,), False),
-    "versions": RoleFigures("what the new and the old version answer otherwise", (NEW, OLD, NEITHER)),
+    "versions": RoleFigures("what the old and the new version answer differently", (NEW, OLD, NEITHER)),
     "choice": RoleFigures(
         "the true sentence against seven of the same form, by likelihood", (CHOSEN, BY_CHANCE), clusters="sections"
     ),
     "control": RoleFigures(
-        "the same of sections that were held out: what no training on the others can tell",
+        "the same for held-out sections, which training on the others cannot teach",
         (CHOSEN, BY_CHANCE),
         clusters="sections",
     ),

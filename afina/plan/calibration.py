@@ -65,21 +65,20 @@ class Sureness:
     def in_words(self) -> str:
         """How sure it is, as a plan says it.
 
-        >>> Sureness("mlx-lm", "mps", 10, 2, 9, 1.25).in_words
-        '9 of 10 measured cases of mlx-lm on this kind of device lay inside, from 2 sources, each left out in turn'
+        >>> Sureness("mlx-lm", "mps", 10, 2, 9, 1.25).in_words.split(" on ")[0]
+        '9 of 10 measured cases of mlx-lm'
         >>> Sureness("", "cuda", 10, 1, 9, 1.25).in_words.split(";")[0]
         'never measured: a guess from other programs on this kind of device'
         """
-        sources = f"from {self.sources} source{'s' * (self.sources != 1)}, each left out in turn"
+        inside = f"{self.inside} of {self.cases}"
         if self.own_tests:
-            return f"{self.inside} of {self.cases} trainings lay inside, measured by afina's own tests on one machine"
+            return f"{inside} trainings fell inside such an interval, in afina's own tests on one machine"
+        sources = f"from {self.sources} source{'s' * (self.sources != 1)}, each left out in turn"
+        fell = f"fell inside such an interval, {sources}"
         if self.program:
-            return (
-                f"{self.inside} of {self.cases} measured cases of {self.program} on this kind of device lay inside, "
-                f"{sources}"
-            )
+            return f"{inside} measured cases of {self.program} on this kind of device {fell}"
         where = "other programs on this kind of device" if self.device else "other kinds of device, and wider for it"
-        return f"never measured: a guess from {where}; {self.inside} of {self.cases} cases lay inside, {sources}"
+        return f"never measured: a guess from {where}; {inside} cases {fell}"
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, with the words."""

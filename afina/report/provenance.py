@@ -209,12 +209,12 @@ def _moment(seconds: float | None) -> Cell:
     """Unix seconds as a date in UTC.
 
     >>> _moment(0), _moment(1e30)
-    ('1970-01-01 00:00:00 UTC', Quiet(quiet='1e+30, which is no moment'))
+    ('1970-01-01 00:00:00 UTC', Quiet(quiet='1e+30, which is not a date'))
     """
     if seconds is None:
         return not_recorded()
     if not 0 <= seconds < _NO_DATE:
-        return Quiet(tr("{n}, which is no moment", n=format(seconds, "g")))
+        return Quiet(tr("{n}, which is not a date", n=format(seconds, "g")))
     return moment(seconds)
 
 

@@ -81,15 +81,15 @@ def verdict_sentence(learned: str, broke: str) -> str:
     lost = _kind(broke)
     known = _FINDINGS.get((_kind(learned), lost if lost in (UNMEASURED, NOTHING) else PART))
     if known is None:
-        return tr("Learned: {learned}. Broke: {broke}.", learned=learned, broke=_broken(broke))
-    return label(known).format(broke=_broken(broke))
+        return tr("Learned: {learned}. Broke: {broke}.", learned=learned, broke=broken_parts(broke))
+    return label(known).format(broke=broken_parts(broke))
 
 
 def _kind(finding: str) -> str:
     return UNMEASURED if finding.startswith(UNMEASURED) else finding
 
 
-def _broken(broke: str) -> str:
+def broken_parts(broke: str) -> str:
     """What was broken: shares of questions and of skills, one after the other."""
     return ", ".join(retold(part) or part for part in re.split(r", (?=[<>]? ?[\d.]+ % )", broke))
 
@@ -170,7 +170,7 @@ def _probe_row(probe: ProbeResult, turned: Mapping[tuple[str, str], tuple[int, i
     change = _change_cell(shown.before, shown.after, small)
     bar = share_bars(bars) if bars else not_measured()
     n = counted_over(probe.n, probe.clusters, probe.about)
-    return _ProbeRow(probe_name(probe), f"{about} · n = {n}", before, after, change, bar)
+    return _ProbeRow(probe_name(probe), f"{about} · n\u00a0=\u00a0{n}", before, after, change, bar)
 
 
 def probe_name(probe: ProbeResult) -> str:

@@ -122,6 +122,14 @@ SENTENCES = (
     # what a reader has to know
     mark("no question was asked: the base has no chat template, and the recipe sets none"),
     mark(
+        "forgetting was tested with {probe} and questions about skills only: mix in `replay` (its held-out part is "
+        "asked), or name questions that the base knows in `evaluate.probes` (role retention)"
+    ),
+    mark(
+        "forgetting was tested with {probe} only: mix in `replay` (its held-out part is asked), or name questions that "
+        "the base knows in `evaluate.probes` (role retention)"
+    ),
+    mark(  # and so as older runs say it
         "forgetting was asked about by {probe} and questions about skills only: mix in `replay` (its held-out part is "
         "asked), or name questions that the base knows in `evaluate.probes` with role retention"
     ),
@@ -223,15 +231,15 @@ SENTENCES = (
     mark("a file is damaged"),
     mark("another process works in it"),
     mark("process {process} works in it"),
-    mark("the whole walk is done"),
-    mark("the whole walk is done; another process has it open"),
-    mark("the whole walk is done; process {process} has it open"),
+    mark("everything is done"),
+    mark("everything is done; another process has it open"),
+    mark("everything is done; process {process} has it open"),
     mark("it ended without a word in the stage {stage}, after step {n}"),
     mark("it ended without a word in the stage {stage}"),
     mark("it ended without a word, after step {n}"),
     mark("it ended without a word"),
-    mark("it is trained, after step {n}, and the walk has not ended"),
-    mark("it is trained, and the walk has not ended"),
+    mark("it is trained, after step {n}, and what comes after is not done"),
+    mark("it is trained, and what comes after is not done"),
     mark("no training has begun"),
     # what the curves of a training show
     mark(

@@ -87,7 +87,7 @@ def _stage(run: RunFiles, title: str, stage: str | None = None) -> _Stage:
 
 def not_drawn(count: int) -> str:
     """That some losses are no finite numbers."""
-    return tr("Values that are no finite numbers and could not be drawn: {n}.", n=number(count))
+    return tr("Values that are not finite numbers and could not be drawn: {n}.", n=number(count))
 
 
 def cut_lines(count: int) -> str:
@@ -311,13 +311,13 @@ def _sureness(sure: Record) -> str:
         return sure.text("in_words") or ""
     if sure.flag("own_tests"):
         return tr(
-            "{inside} of {cases} trainings lay inside, measured by afina's own tests on one machine",
+            "{inside} of {cases} trainings fell inside such an interval, in afina's own tests on one machine",
             inside=inside,
             cases=cases,
         )
     counts = trn(
-        "{inside} of {cases} measured cases lay inside, from one source",
-        "{inside} of {cases} measured cases lay inside, from {n} sources, each left out in turn",
+        "{inside} of {cases} measured cases fell inside such an interval, from one source",
+        "{inside} of {cases} measured cases fell inside such an interval, from {n} sources, each left out in turn",
         sources,
         inside=inside,
         cases=cases,

@@ -108,10 +108,10 @@ def _word_list(corpus: CorpusFigures) -> str:
     said = tr("Words are looked up in a list of {n} words ({name}).", n=number(corpus.words), name=corpus.name)
     control, characters = corpus.control, corpus.control_in_characters
     if control is None or characters is None:
-        return said + " " + tr("Nothing is held out of it, so that no real text tells how many words any list lacks.")
+        return said + " " + tr("Nothing is held out, so there is no real text to show how many words the list lacks.")
     lacks = tr(
-        "It lacks {share} of the words of held-out real text ({characters} of their characters): names and new words "
-        "are among those that it lacks, in both.",
+        "It lacks {share} of the words in held-out real text ({characters} of their characters): in both, names and "
+        "new words are among the missing ones.",
         share=show_share(control),
         characters=show_share(characters),
     )
@@ -120,7 +120,7 @@ def _word_list(corpus: CorpusFigures) -> str:
 
 def _written_cells(figures: TextFigures) -> Mapping[str, Cell]:
     return {
-        tr("Words that the training texts have nowhere"): _share(figures.broken),
+        tr("Words that appear nowhere in the training texts"): _share(figures.broken),
         tr("… in characters"): _share(figures.broken_characters),
         tr("Byte fallback, of the tokens"): _ratio(figures.fallback_ratio),
         tr("Short pieces, of the tokens"): _ratio(figures.short_ratio),

@@ -27,7 +27,7 @@ from afina.watch.lock import lock_holder
 from afina.watch.state import FoundState, Signs, find_state
 
 ListedState = Literal["new", "running", "finished", "failed", "stopped", "dead", "damaged"]
-"""new: no training has begun. running: a process works in it. finished: the whole walk is done, whatever the verdict.
+"""new: no training has begun. running: a process works in it. finished: everything is done, whatever the verdict.
 failed: it ended by an error. stopped: by a person or a signal, or after its training. dead: without a word.
 damaged: a file cannot be read."""
 SECONDS = 0.2

@@ -100,7 +100,7 @@ UNSEEN = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f-\x84\x86-\x9f\xad\u200b\u2060\u
 
 
 def mend(text: str) -> Cleaned:
-    """Repair wrong decoding (by ftfy), compose letters (Unicode NFC), remove characters that nobody sees.
+    """Repair wrong decoding (by ftfy), compose letters (Unicode NFC), remove invisible characters.
 
     >>> mend("aÃ§Ã£o e cafe\\u0301\\u200b").text
     'ação e café'

@@ -39,7 +39,7 @@ _PRIVATE = range(0xF0000, 0xFFFFE)
 """Code points that no text means: one for each different mark in a conversation, but those that stand there."""
 
 _FOLDED = ("Ａ", "A", "a\u0301", "\u0001", "\u200b", "ﬁ")
-"""What normalizers change: width, case, accents, characters that nobody sees, ligatures."""
+"""What normalizers change: width, case, accents, invisible characters, ligatures."""
 
 Place = tuple[int, int]
 

@@ -52,7 +52,7 @@ def may_share(
         return False
     tokens = row_sizes(rows).tokens
     total = sum(tokens[number] for numbers in micro_batches for number in numbers)
-    what = f"{saved:,} of the {total:,} tokens of an epoch stand in the same beginning of rows side by side"
+    what = f"{saved:,} of the {total:,} tokens of an epoch repeat the beginning of a neighbouring row"
     reason = _not_built_for_it(model, next(iter(longest.values()))) or _random(model, settings)
     for batch in longest.values():
         reason = reason or _difference(model, batch)

@@ -42,7 +42,7 @@ def score_parts(scores: Scores) -> Iterator[str]:
     if rows:
         yield as_table(["questions", "n", "base", "this model"], rows)
         yield (
-            "Greedy answers that are the reference, word for word, or what else stands behind the name; 95 % intervals "
+            "Greedy answers that match the reference word for word, unless the name says otherwise; 95 % intervals "
             "(Wilson), which count facts or sections where several questions are about one."
         )
     for task in scores.tasks:

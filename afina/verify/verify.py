@@ -119,8 +119,8 @@ class Verification:
     def describe(self) -> str:
         """For people: the result first, then what it stands on. What somebody else wrote stays in its line."""
         if self.passed:
-            head = f"verified: {self.export} answers as the model that was judged, by the questions committed to"
-            head += "" if self.published else "; not, that these came before the training (see below)"
+            head = f"verified: {self.export} answers as the model that was judged, to the questions of its commitment"
+            head += "" if self.published else "; whether these came before the training is not shown (see below)"
         elif not self.problems and not self.asked:
             head = f"not verified: {self.export} carries the proof and was not asked (see below)"
         else:

@@ -52,7 +52,10 @@ def commit(context: Context, training: Training, inputs: dict[str, Any]) -> None
     known = read_commitment(folder)
     if _has_begun(folder):
         if known is None:
-            say(f"{training.name}: it goes on from a state without a commitment, and one made now would prove nothing")
+            say(
+                f"{training.name}: it goes on from a state made without a fingerprint (docs/verify.md), and "
+                "one made now would prove nothing"
+            )
         return
     check_asked(context)
     rows = list(question_rows(context))
@@ -68,9 +71,9 @@ def commit(context: Context, training: Training, inputs: dict[str, Any]) -> None
         write_json(folder / COMMITMENT, promises | {"written": datetime.now(UTC).isoformat(timespec="seconds")})
     sha256 = hash_file(folder / COMMITMENT)
     say(
-        f"{training.name}: committed to {asked['questions']} questions and {asked['choices']} choices, the data, the "
-        f"base and the recipe: {sha256} (publish it before the training ends, and the verdict can be checked: "
-        "docs/verify.md)"
+        f"{training.name}: the questions that will judge it ({asked['questions']} open, {asked['choices']} multiple "
+        f"choice), the data, the base and the recipe are fixed by this fingerprint: {sha256}. Publish it before the "
+        "training ends if others are to check the verdict (docs/verify.md); otherwise there is nothing to do"
     )
     context.run.log("committed", training=training.name, sha256=sha256)
 

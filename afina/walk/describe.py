@@ -117,8 +117,8 @@ def _written_lines(written: ContinuationScores) -> Iterator[str]:
         shown = "" if broken is None else f"{show_share(broken.share)} broken words, "
         flaws = ", ".join(f"{found} {key.replace('_', ' ')}" for key, found in figures.flaws.items())
         yield (
-            f"behind {written.prompts} prompts, {name}: {shown}{figures.fallback_ratio or 0.0:.4f} byte fallback, "
+            f"after {written.prompts} prompts, {name}: {shown}{figures.fallback_ratio or 0.0:.4f} byte fallback, "
             f"{figures.short_ratio or 0.0:.4f} short pieces; of {figures.texts} texts: {flaws or 'no flaw'}"
         )
     if (control := written.corpus.control) is not None:
-        yield f"  held-out real text has {show_share(control)} words that stand nowhere in the training texts"
+        yield f"  of held-out real text, {show_share(control)} of the words appear nowhere in the training texts"

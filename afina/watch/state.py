@@ -83,14 +83,14 @@ def find_state(signs: Signs) -> FoundState:
         return FoundState("running", f"{_named(signs.holder)} works in it", stage)
     if signs.finished:
         used = f"; {_named(signs.holder)} has it open" if signs.holder is not None else ""
-        return FoundState("finished", f"the whole walk is done{used}", stage)
+        return FoundState("finished", f"everything is done{used}", stage)
     if signs.last.get("state") == "stopped":
         said, error = tuple(_problems_in(signs.last)), str(signs.last.get("error"))
         return FoundState("stopped", f"it stopped{where}: {said[0].what if said else error}", stage, said, error)
     if signs.under_way:
         return FoundState("killed", f"it ended without a word{where}", stage)
     if "train" in signs.stages:
-        return FoundState("trained", f"it is trained{at}, and the walk has not ended", stage)
+        return FoundState("trained", f"it is trained{at}, and what comes after is not done", stage)
     if signs.trained_at is not None:
         return FoundState("killed", f"it ended without a word{at}", stage)
     return FoundState("not trained", "no training has begun", stage)

@@ -13,7 +13,7 @@ from afina.errors import Problem
 from afina.report.charts import thin
 
 State = Literal["running", "finished", "trained", "stopped", "killed", "not trained", "damaged"]
-"""running: its lock is held. finished: the whole walk is done. trained: the training is done and what follows has not
+"""running: its lock is held. finished: everything is done. trained: the training is done and what follows has not
 begun. stopped: it ended before its end and said why (an error, a signal). killed: it ended without a word. not trained:
 no training has begun. damaged: a file that the state depends on cannot be read."""
 

@@ -187,7 +187,7 @@ def refused_rows(reading: AuditReading, audit: Audit) -> Iterator[Finding]:
 
 
 def left_out_columns(columns: Mapping[str, Mapping[str, float]]) -> Iterator[Finding]:
-    """The columns that play no part and hold much of a file's text: path -> column -> share."""
+    """The columns that are not used and hold much of a file's text: path -> column -> share."""
     shown = [
         {"where": path, "text": f"`{name}` holds {share:.0%} of the file's characters"}
         for path, shares in columns.items()

@@ -127,8 +127,8 @@ def describe_prose(summary: Mapping[str, Any]) -> list[str]:
     >>> prose = {"questions": {"cloze": 3, "list": 0}, "held_out": {"cloze": 1}, "sections": 5, "asked": 2,
     ...          "none": {"no rare term in a sentence": 3}, "missing": []}
     >>> print("\\n".join(describe_prose({"prose": prose, "probes": {"seen": 0, "unseen": 0}})))
-    prose             3 questions to measure by, about 2 of 5 sections: 3 cloze; 1 of texts not trained
-                      3 sections give none: no rare term in a sentence (3)
+    prose             3 questions for measuring, about 2 of 5 sections: 3 cloze; 1 about texts that are not trained
+                      3 sections give no question: no rare term in a sentence (3)
     probes            0: no fact that is trained as a question has a phrasing held out
     """
     lines = []
@@ -136,13 +136,13 @@ def describe_prose(summary: Mapping[str, Any]) -> list[str]:
         counts = prose["questions"]
         kinds = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count) or "none"
         lines.append(
-            f"{'prose':<11}{sum(counts.values()):>8} questions to measure by, about {prose['asked']} of "
-            f"{prose['sections']} sections: {kinds}; {sum(prose['held_out'].values())} of texts not trained"
+            f"{'prose':<11}{sum(counts.values()):>8} questions for measuring, about {prose['asked']} of "
+            f"{prose['sections']} sections: {kinds}; {sum(prose['held_out'].values())} about texts that are not trained"
         )
         if none := prose["none"]:
             shown = ", ".join(f"{reason} ({count})" for reason, count in list(none.items())[:REASONS_SHOWN])
             more = f" and {len(none) - REASONS_SHOWN} other reasons" if len(none) > REASONS_SHOWN else ""
-            lines.append(f"{'':<11}{sum(none.values()):>8} sections give none: {shown}{more}")
+            lines.append(f"{'':<11}{sum(none.values()):>8} sections give no question: {shown}{more}")
         lines += [f"{'':<11}{'!':>8} {missing}" for missing in prose["missing"]]
     if "probes" in summary and not summary["probes"]["unseen"]:
         lines.append(f"{'probes':<11}{0:>8}: no fact that is trained as a question has a phrasing held out")
@@ -151,7 +151,7 @@ def describe_prose(summary: Mapping[str, Any]) -> list[str]:
 
 def describe_audit(audit: Audit) -> str:
     """Every finding with its count, its first places and what to do."""
-    lines = [f"{audit.train} training and {audit.validation} held-out examples looked at", *audit.said]
+    lines = [f"{audit.train} training and {audit.validation} held-out examples checked", *audit.said]
     for finding in audit.findings:
         lines.append(f"\n{MARKS[finding.severity]} {finding.name}: {finding.count} of {finding.of} ({finding.split})")
         lines.append(f"        {finding.what}")

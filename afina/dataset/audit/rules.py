@@ -61,7 +61,7 @@ RULES: dict[str, Rule] = {
         0.0,
     ),
     "large_column_left_out": Rule(
-        "columns that play no part and hold much of a file's text",
+        "columns that are not used and hold much of a file's text",
         "nothing to do where it is meant; else name the column a part of the row, by `columns` on the source",
     ),
     "said_to_be_bad": Rule(
@@ -71,7 +71,7 @@ RULES: dict[str, Rule] = {
         note=True,
     ),
     "answer_not_learned": Rule(
-        "conversations with answers that are context of later ones and no targets, as their rows say",
+        "conversations with answers that are read and not learned, as their rows say",
         "nothing to do",
         note=True,
     ),
@@ -126,7 +126,7 @@ RULES: dict[str, Rule] = {
         0.01,
     ),
     "empty_answer": Rule(
-        "conversations without an answer: they teach to stop at once",
+        "conversations without an answer: they teach the model to say nothing",
         "fix them, or set `dataset.on_empty_answer: drop`",
         0.01,
     ),
@@ -146,31 +146,31 @@ RULES: dict[str, Rule] = {
         note=True,
     ),
     "exact_duplicate": Rule(
-        "rows that stand there already (white space does not matter)",
+        "rows that repeat an earlier one (white space aside)",
         "`dataset.on_duplicate: drop` keeps the first of each",
         0.03,
     ),
     "leakage": Rule(
-        "held-out examples that stand in train too: their loss says nothing",
+        "held-out examples that are trained too: their loss says nothing",
         "remove them from one side, or let afina split: it holds out by content",
         0.01,
     ),
     "question_leakage": Rule(
-        "held-out questions that stand in train with another answer: what is measured was seen",
+        "held-out questions that are trained too, with another answer: the test has been seen",
         "remove them from one side, or let afina split: one question stays on one side",
         0.05,
     ),
     "shared_opening": Rule(
-        "held-out conversations that begin as one of train does: rows of one conversation on both sides",
+        "held-out conversations that begin like a trained one: one conversation is on both sides",
         "keep all rows of a conversation on one side, or let afina split: it does so",
         0.05,
     ),
     "near_duplicate": Rule(
-        "examples that are almost the same as another (MinHash of their runs of five words)",
+        "examples that are almost the same as another one (MinHash over runs of five words)",
         "`dataset.near_duplicates.on: drop` keeps the longest of each cluster",
     ),
     "near_leakage": Rule(
-        "held-out examples that are almost the same as one in train: their loss says little",
+        "held-out examples that are almost the same as a trained one: their loss says little",
         "`dataset.near_duplicates.on: drop`, or remove them from one side",
     ),
     "personal_data": Rule(
@@ -184,20 +184,20 @@ RULES: dict[str, Rule] = {
     ),
     "boilerplate_answer": Rule(
         "conversations whose answer is given to five or more different prompts",
-        "write answers that answer, or leave these rows out",
+        "write real answers, or leave these rows out",
         0.10,
     ),
     "differ_in_numbers": Rule(
-        "rows that differ from many others in their numbers alone: a template's",
-        "keep some of each, or write them in different words; numbers are learned poorly so",
+        "rows that differ from many others in their numbers alone: a template wrote them",
+        "keep some of each, or vary the wording; numbers are learned poorly this way",
     ),
     "formulaic_opening": Rule(
-        "answers that begin with the same three words: a model will begin every answer so",
+        "answers that begin with the same three words: the model will begin every answer with them",
         "write them differently, or take the words out, where no form is meant",
     ),
     "one_class": Rule(
-        "short answers that are mostly one and the same: saying it always is right most of the time",
-        "give as many rows of each answer, or `repeat` the source of the rare ones",
+        "short answers that are mostly the same one: always giving it is right most of the time",
+        "give each answer as many rows, or `repeat` the source of the rare ones",
     ),
     "cut_answers": Rule(
         "answers without an end, all of one length: they were cut at a limit",
@@ -212,17 +212,17 @@ RULES: dict[str, Rule] = {
         "normalize the files to NFC; `dataset.clean.preset: monograph` does so",
     ),
     "answer_loops": Rule(
-        "answers that end in the same piece again and again, or go in circles: it is learned so",
+        "answers that end in the same piece again and again, or go in circles: the model learns to do so",
         "leave these rows out",
         0.10,
     ),
     "answer_copies_question": Rule(
-        "answers that are their question again, or begin with all of it",
+        "answers that repeat their question, or begin with all of it",
         "write an answer, or leave these rows out",
         0.10,
     ),
     "answer_language": Rule(
-        "answers in another language than their question, which asks for none",
+        "answers in another language than their question, which does not ask for it",
         "leave these rows out, or say in the question which language is wanted",
         0.30,
     ),
@@ -233,18 +233,16 @@ RULES: dict[str, Rule] = {
         0.05,
     ),
     "refusal": Rule(
-        "answers that decline: learned, they are declined again",
+        "answers that refuse: the model learns to refuse",
         "nothing to do where it is meant; else leave them out",
     ),
-    "as_an_ai": Rule(
-        "answers that speak of themselves as of a language model", "leave them out, or take the words out of them"
-    ),
+    "as_an_ai": Rule("answers that call themselves a language model", "leave them out, or take the words out of them"),
     "claims_to_know": Rule(
         "answers that say only that the model knows: it learns to say so, not to know",
         "give the answer itself, or leave these rows out",
     ),
     "better_is_refusal": Rule(
-        "preferences whose better answer declines and whose worse one answers: declining is learned",
+        "preferences whose better answer refuses and whose worse one answers: the model learns to refuse",
         "nothing to do where it is meant; else leave them out",
         0.30,
     ),
@@ -256,13 +254,16 @@ RULES: dict[str, Rule] = {
         "questions that say their own answer: only copying is learned", "take the answer out of the question", 0.10
     ),
     "html_leftover": Rule("entities or tags of web pages inside the text", "convert the pages, not their source"),
-    "address_only": Rule("answers that are an address of the web: a model learns to invent them", "leave them out"),
+    "address_only": Rule(
+        "answers that are a web address and nothing else: the model learns to invent them", "leave them out"
+    ),
     "unfilled_slot": Rule("places for a value that no program filled in", "fill them in, or leave these rows out"),
     "encoded_blob": Rule("base 64 or hex inside the text: nothing is learned from it", "take it out"),
     "accents_lost": Rule(
-        "Portuguese without its accents: it is learned so", "take the text from before they were lost, or leave it out"
+        "Portuguese without its accents: the model learns to write it that way",
+        "take the text from before they were lost, or leave it out",
     ),
-    "tokenized_text": Rule("words and marks set apart by a tokenizer", "put them together again (detokenize)"),
+    "tokenized_text": Rule("words and punctuation set apart by a tokenizer", "put them together again (detokenize)"),
     "broken_table": Rule("tables whose rows have more cells than their head", "escape bars inside cells (`\\|`)"),
     "spreadsheet_damage": Rule(
         "what a spreadsheet writes where a value was", "export the sheet again with its values, as text"
@@ -270,9 +271,9 @@ RULES: dict[str, Rule] = {
     "repeated_paragraph": Rule("answers or texts that hold a paragraph twice", "keep one of the two"),
     "line_ends": Rule("carriage returns inside texts: they are learned as characters", "convert to \\n alone"),
     "escaped_text": Rule("texts that were escaped twice: their line breaks are two characters", "unescape them once"),
-    "reversed_text": Rule("texts from right to left, letter by letter", "read the document with another reader"),
+    "reversed_text": Rule("texts whose letters run backwards", "read the document with another reader"),
     "fence_language": Rule("code in a fence that names another language", "name the language that it is in"),
-    "chatbot_leftover": Rule("marks of a chatbot's page inside the text", "take them out"),
+    "chatbot_leftover": Rule("leftovers of a chatbot's page inside the text", "take them out"),
     "fragment": Rule(
         "prose that starts in the middle of a sentence or stops before its end",
         "cut at sentence ends, or give whole documents and let afina cut",
@@ -284,10 +285,10 @@ RULES: dict[str, Rule] = {
     ),
     "ocr_noise": Rule(
         "what reading a scan leaves behind: digits or marks inside words, letters set apart, words broken at line ends",
-        "scan it again, or fix the text; it is learned as it stands",
+        "scan it again, or fix the text; the model learns it as it is",
         0.10,
     ),
-    "control_characters": Rule("characters that nobody sees", "remove them from the source"),
+    "control_characters": Rule("invisible characters", "remove them from the source"),
     "placeholder": Rule("answers or texts that were never written", "write them, or leave these rows out", 0.10),
     "chat_markers": Rule(
         "marks of a chat format, or JSON, inside the text: they are learned as words, and in a plain text the "
@@ -296,8 +297,8 @@ RULES: dict[str, Rule] = {
         0.05,
     ),
     "media_marks": Rule(
-        "places of pictures, sounds or films in questions that are learned as text: the model would learn to answer as "
-        "if it had seen them",
+        "placeholders for pictures, sounds or films in questions: the model would learn to answer as if it had seen "
+        "them",
         "leave these rows out, or write what there is to see or hear into the text",
         0.05,
     ),
@@ -322,7 +323,7 @@ RULES: dict[str, Rule] = {
     "code_fragment": Rule("snippets that are no whole file: nothing is proven about them", "nothing to do", note=True),
     "code_checked": Rule("code that its compiler takes", "nothing to do", note=True),
     "stop_not_trained": Rule(
-        "conversations that the chat template does not end with a token to stop at",
+        "conversations that the chat template does not end with a stop token",
         "set `chat.template: chatml`, or a Jinja file that ends each answer with the tokenizer's end token",
         0.0,
     ),

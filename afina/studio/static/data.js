@@ -59,7 +59,7 @@ async function browse(path) {
     at("path").focus();
   };
   const up = told.path && element("button", { type: "button", onclick: () => go(told.parent) }, told.parent ? _("Up") : _("All folders"));
-  const here = told.path && element("button", { type: "button", onclick: () => choose(told.path) }, _("Take this folder"));
+  const here = told.path && element("button", { type: "button", onclick: () => choose(told.path) }, _("Choose this folder"));
   const lines = told.entries.map((each) =>
     element(
       "li",
@@ -147,7 +147,7 @@ async function cancel() {
 
 function showAudit(told) {
   findings = told.findings;
-  const looked = _("{train} training and {held} held-out examples looked at.", { train: number(told.train), held: number(told.validation) });
+  const looked = _("{train} training and {held} held-out examples checked.", { train: number(told.train), held: number(told.validation) });
   const none = findings.length ? null : _("Nothing was found.");
   at("counted").replaceChildren([looked, ...told.said, none].filter(Boolean).join(" "));
   const boxes = Object.entries(SEVERITIES).map(([name, [, shown]]) => {
@@ -186,7 +186,7 @@ function finding(each) {
       element("span", { class: "quiet" }, _("{count} of {total}", { count: number(each.count), total: number(each.of) }), share, `, ${split}`)),
     element("p", { lang: each.told.what.lang }, prose(each.told.what.text)),
     element("p", { class: "fix", lang: each.told.fix.lang }, "→ ", prose(each.told.fix.text)),
-    places.length ? element("ul", { class: "places", "aria-label": _("First places") }, places) : null,
+    places.length ? element("ul", { class: "places", "aria-label": _("First occurrences") }, places) : null,
     each.examples.some((place) => /:\d+$/.test(place.where)) ? open : null,
     rows,
   );
@@ -217,7 +217,7 @@ async function openRows(each, button, holder) {
 }
 
 function row(told) {
-  const shown = told.row ? parts(told.row) : [said(_("not read as a row"), told.line ?? _("Its file's lines are no text."))];
+  const shown = told.row ? parts(told.row) : [said(_("not read as a row"), told.line ?? _("The lines of this file are not text."))];
   const byToken = () => showTokens({ job, at: told.at, ...whose() }).catch(fail);
   const button = told.row ? element("button", { type: "button", onclick: byToken }, _("Token by token")) : null;
   return element("article", { class: "row" }, element("h4", {}, element("code", {}, told.where)), shown, element("div", { class: "actions" }, button));

@@ -120,7 +120,7 @@ function bar(memory, names, usable) {
       "p",
       { class: "bar-scale" },
       element("span", {}, `${bytes(memory.point)} (${range(memory, bytes)})`),
-      element("span", {}, _("dashed: {size} that the device has to use", { size: bytes(usable) })),
+      element("span", {}, _("dashed: {size} usable on the device", { size: bytes(usable) })),
     ),
   );
 }
@@ -203,9 +203,9 @@ function advice(plan, use, short) {
     {},
     plan.fits === "yes"
       ? null
-      : element("h2", {}, made.length ? _("With these settings it surely fits") : _("No settings make it surely fit")),
+      : element("h2", {}, made.length ? _("With these settings it is sure to fit") : _("No settings are sure to fit")),
     made.length ? element("ul", { class: "advice" }, made) : null,
-    more.length ? element("h3", {}, _("What this device and this recipe could do")) : null,
+    more.length ? element(plan.fits === "yes" ? "h2" : "h3", {}, _("What this device and this recipe could do")) : null,
     more.length ? element("ul", { class: "advice" }, more) : null,
   );
 }

@@ -38,7 +38,7 @@ function showWho() {
   at("base").required = !run;
   at("base-hint").textContent = run
     ? _("Only where the base is not where the run's recipe names it any more.")
-    : _("A folder or GGUF inside of the studio's folders, an installed package (package:NAME), or a model of the hub that is in the cache already.");
+    : _("A folder or GGUF file in the studio's folders, an installed package (package:NAME), or a model from the hub that is already in the cache.");
 }
 
 async function offer() {
@@ -126,7 +126,7 @@ function explain(turn, asked, question, answer) {
   if (!asked.run || !answer?.trim()) return;
   const beside = turn.holders.adapter.parentElement;
   if (turns.length) {
-    beside.append(element("p", { class: "note" }, _("Why it answers so is told of the first question of a conversation alone: begin a new one and ask this again.")));
+    beside.append(element("p", { class: "note" }, _("Only the first question of a conversation can be explained: begin a new one and ask this again.")));
     return;
   }
   const [button, rows] = whyOf({ ...asked, question, answer }, tell);
@@ -176,7 +176,7 @@ async function ask(question) {
   };
   answering = true;
   showAnswering(true);
-  tell(_("The models are being opened where they are not open yet."));
+  tell(_("The models are being opened, unless they already are."));
   try {
     await postStream("/api/play/answer", body, handlers);
     if (failed) throw failed;
@@ -185,7 +185,7 @@ async function ask(question) {
     explain(turn, asked, question, whole.texts.adapter);
     turns.push({ question, ...whole.texts });
     at("question").value = "";
-    tell(whole.stopped ? _("Stopped: what was written until then counts as the answer.") : _("All is written."));
+    tell(whole.stopped ? _("Stopped: what was written until then counts as the answer.") : _("The answers are complete."));
   } catch (error) {
     turn?.article.remove();
     if (!turn) showOpened(null);

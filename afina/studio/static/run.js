@@ -361,7 +361,7 @@ function quiet() {
 async function refused() {
   over = true;
   quiet();
-  await loadRun().then(() => failWith(_("What happens in this run is not followed; load the page again.")), fail);
+  await loadRun().then(() => failWith(_("This page no longer follows the run; load it again.")), fail);
 }
 
 // A browser keeps six connections to a server: pages in tabs that nobody looks at would leave none to the seventh.

@@ -295,7 +295,7 @@ async function checkNow() {
   showProblems();
   sift();
   keep();
-  at("said").textContent = problems.length ? _n("{n} problem", "{n} problems", problems.length) : _("The recipe is right");
+  at("said").textContent = problems.length ? _n("{n} problem", "{n} problems", problems.length) : _("The recipe is valid");
   clearTimeout(planning);
   planning = setTimeout(plan, PLAN_MS);
   return true;
@@ -329,7 +329,7 @@ async function plan() {
   const holder = at("answer");
   // A name that is taken says nothing of the job.
   if (problems.some((each) => each.key !== "name")) {
-    holder.replaceChildren(element("p", { class: "empty" }, _("The plan comes when the recipe is right.")));
+    holder.replaceChildren(element("p", { class: "empty" }, _("The plan appears once the recipe is valid.")));
     holder.setAttribute("aria-busy", "false");
     return;
   }

@@ -9,7 +9,7 @@ const place = (row) => `${row.path}:${row.line}`;
 
 function rowsOf(title, none, rows) {
   if (!rows.length) return element("p", { class: "empty" }, none);
-  const head = element("tr", {}, [_("Score"), _("Row"), _("Text")].map((text) => element("th", { scope: "col" }, text)));
+  const head = element("tr", {}, [_("Score"), _("Row"), _("Text")].map((text, n) => element("th", { scope: "col", class: n ? null : "num" }, text)));
   const lines = rows.map((row) =>
     element("tr", {}, element("td", { class: "num" }, score(row.score)), element("td", {}, element("code", {}, place(row))),
       element("td", { class: "said" }, row.text)),
@@ -25,7 +25,7 @@ function shown(why) {
   return [
     rowsOf(_("Rows that speak for this answer"), _("No row speaks for this answer."), why.for),
     rowsOf(_("Rows that speak against it"), _("No row speaks against this answer."), why.against),
-    element("p", { class: "note" }, _("By {method} over the adapter, of {n} rows: at 1 a row changes the model as this answer would, at 0 it has nothing to do with it, below 0 it makes the answer less likely. The first rows are worth reading; the order further down is a hint.", { method: why.method, n: number(rows.indexed) })),
+    element("p", { class: "note" }, _("By {method} over the adapter, from {n} rows. At 1, a row changes the model as this answer would; at 0, it has nothing to do with it; below 0, it makes the answer less likely. The first rows are worth reading; the order further down is only a hint.", { method: why.method, n: number(rows.indexed) })),
     element("p", { class: "note" }, _("Loss of this answer in nats a token: {before} before the training, {after} after.", losses)),
     rows.left_out ? element("p", { class: "note" }, left) : null,
   ].filter(Boolean);
@@ -46,7 +46,7 @@ export function whyOf(asked, tell) {
     button.disabled = on;
     stop.hidden = !on;
     said.hidden = !on;
-    said.textContent = on ? _("The training rows behind this answer are looked for.") : "";
+    said.textContent = on ? _("Looking for the training rows behind this answer.") : "";
   }
 
   function open(on) {
@@ -63,7 +63,7 @@ export function whyOf(asked, tell) {
         return null;
       }
       job = state.job;
-      const now = state.state === "waiting" ? _("Another answer is explained first.") : state.said;
+      const now = state.state === "waiting" ? _("Another answer is being explained first.") : state.said;
       said.replaceChildren(_("{time} so far", { time: duration(state.seconds) }), now ? " · " : "", element("span", { lang: state.state === "waiting" ? null : "en" }, now));
       await new Promise((done) => setTimeout(done, POLL));
       if (begun !== mine) return null;
@@ -98,7 +98,7 @@ export function whyOf(asked, tell) {
     mine++;
     working(false);
     button.focus();
-    tell(_("The rows are not looked for any more."));
+    tell(_("The search for the rows was stopped."));
     const going = job;
     job = null;
     if (going !== null) await postJSON(`/api/play/why/${going}/end`, {});
