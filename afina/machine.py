@@ -138,6 +138,11 @@ def cpu_info() -> str:
     return info.read_text(encoding="utf-8", errors="replace") if info.exists() else ""
 
 
+def has_amx() -> bool:
+    """Whether this processor has matrix units for bf16 (Intel's AMX), as Linux tells it."""
+    return re.search(r"^flags\b.*\bamx_bf16\b", cpu_info(), re.MULTILINE) is not None
+
+
 def free_port() -> int:
     """A port of this machine, for loopback, on which nothing listens. None of those that the system gives to the next
     connection of any program: a server that is started with it takes it seconds later.

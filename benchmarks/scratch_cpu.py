@@ -8,6 +8,7 @@ are real tokens per second after the first steps, the held-out loss at the end, 
 float32 matrix product afina's required operations reach.
 
     afina            its loop, as `method: scratch` runs it
+    afina-compiled   the same with `train.compile: on`
     plain-torch      a plain GPT loop: torch modules, scaled_dot_product_attention, all logits, fused AdamW
     plain-compiled   the same through torch.compile
     litgpt           litgpt's model and its loss, compiled as its `pretrain` does (--peer-python: a Python that has it)
@@ -42,7 +43,7 @@ from typing import Any
 from contestants import peak_bytes, print_result, run_contestant
 
 HERE = Path(__file__).resolve().parent
-OURS = ("afina", "plain-torch", "plain-compiled")
+OURS = ("afina", "afina-compiled", "plain-torch", "plain-compiled")
 PEERS = ("litgpt", "litgpt-eager")
 RATE, CLIP = 1e-3, 1.0
 WARM = 3
@@ -381,14 +382,16 @@ def chosen(arguments: argparse.Namespace, name: str) -> bool:
     return not arguments.only or name in ("afina", *arguments.only)
 
 
-def contestant(name: str, folder: Path, work: Work, what: Characters, seconds: float) -> None:
+def contestant(name: str, folder: Path, work: Work, what: Characters, seconds: float, until: float) -> None:
     """One contestant's part, in this process."""
     if name == "streams":
-        done = run_streams(folder, what)
+        done = run_streams(folder, what, until)
     elif name == "windows":
         done = run_windows(folder, what, seconds)
     elif name == "afina":
         done = run_afina(folder, work)
+    elif name == "afina-compiled":
+        done = run_afina(folder, work, compile="on")
     elif name.startswith("plain"):
         done = run_plain(folder, work, compiled=name == "plain-compiled")
     else:
@@ -435,7 +438,7 @@ class Characters:
     asked: int = 4096
     """Characters of held-out text that are predicted, each after a whole context."""
     measured: int = 40
-    """Times along a training."""
+    """Times along the published way."""
 
 
 FEW = Characters(hidden=8, embedding=4, context=16, lanes=4, windows=8, asked=20, measured=4)
@@ -517,9 +520,13 @@ class HeldOutCharacters:
         return sum(nats) / len(self.windows) / math.log(2) / self.bytes_each
 
 
-def run_streams(folder: Path, what: Characters) -> dict[str, Any]:
-    """afina's loop over one stream; the held-out characters are asked along the way, apart from the time."""
+class Reached(Exception):
+    """As low as was asked for."""
 
+
+def run_streams(folder: Path, what: Characters, until: float) -> dict[str, Any]:
+    """afina's loop over one stream, until it is as low; the held-out characters are asked along the way, apart from
+    the time: first after four steps, then whenever a tenth more are done."""
     from afina.train.loop import TrainingJob, train
     from afina.train.stream_torch import StreamBackend
     from afina.walk.base import pad_id
@@ -532,22 +539,24 @@ def run_streams(folder: Path, what: Characters) -> dict[str, Any]:
         model, device = fresh_model(walk, "fp32")
         settings = choose_here(walk).settings(walk.recipe.train)
         rows = encoded_rows(walk)["train"][0].rows
-        every = max(1, round(sum(row.tokens for row in rows) * what.epochs / settings.batch_tokens) // what.measured)
-        seconds, began, curve = 0.0, 0.0, []
+        seconds, began, curve, due = 0.0, 0.0, list[tuple[float, float]](), 4
 
         def log(event: str, **values: Any) -> None:
-            nonlocal seconds, began
+            nonlocal seconds, began, due
             if event == "step":
                 seconds += time.perf_counter() - began
-                if values["step"] % every == 0:
+                if values["step"] >= due:
+                    due += max(1, due // 10)
                     model.eval()
                     bits = held_out.bits_per_byte(lambda ids: model(input_ids=ids).logits[:, -1])
                     model.train()
                     curve.append((seconds, bits))
+                    if bits <= until:
+                        raise Reached
             began = time.perf_counter()  # from the end of a step to that of the next, without what is asked in between
 
         backend = StreamBackend(model, settings, pad_id=pad_id(walk), device=device, say=lambda _: None)
-        with tempfile.TemporaryDirectory() as beside:
+        with tempfile.TemporaryDirectory() as beside, contextlib.suppress(Reached):
             train(backend, rows, [], settings, TrainingJob(Path(beside), "bench"), log=log, say=lambda _: None)
         return {"curve": curve, "parameters": sum(weight.numel() for weight in model.parameters())}
 
@@ -594,9 +603,10 @@ def compare_streams(arguments: argparse.Namespace, what: Characters) -> dict[str
     """Seconds of both to the lowest that the published way reaches in its time."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "recipe.yaml").write_text(json.dumps(streams_recipe(arguments.data, what)), encoding="utf-8")
-        found = {}
+        found: dict[str, Any] = {}
         for name in ("windows", "streams"):
-            command = [sys.executable, __file__, "--contestant", name, "--start", folder]
+            until = min((bits for _, bits in found["windows"]["curve"]), default=0.0) if found else 0.0
+            command = [sys.executable, __file__, "--contestant", name, "--start", folder, "--until", until]
             command += ["--seconds", arguments.seconds, *(["--tiny"] if arguments.tiny else [])]
             done, said = run_contestant(command)
             if done is None:
@@ -604,11 +614,11 @@ def compare_streams(arguments: argparse.Namespace, what: Characters) -> dict[str
             found[name] = done
     took, reached = min(found["windows"]["curve"], key=lambda point: point[1])
     ours = next((seconds for seconds, bits in found["streams"]["curve"] if bits <= reached), None)
-    lowest = min(bits for _, bits in found["streams"]["curve"])
+    earlier = max((seconds for seconds, bits in found["streams"]["curve"] if bits > reached), default=0.0)
     print("\n| | parameters | seconds | held-out bits per byte |\n|---|---|---|---|")
     sizes = {name: done["parameters"] for name, done in found.items()}
     print(f"| windows of {what.context}, the last one predicted | {sizes['windows']} | {took:.1f} | {reached:.4f} |")
-    print(f"| afina, a stream | {sizes['streams']} | {ours or math.nan:.1f} | as low (at its end {lowest:.4f}) |")
+    print(f"| afina, a stream | {sizes['streams']} | {ours or math.nan:.1f} | as low (not yet at {earlier:.1f}) |")
     print(f"\ntime to the same: {took / ours:.1f} x less" if ours else "\nafina did not come as low: more epochs")
     return found | {"times_less": took / ours if ours else None}
 
@@ -627,12 +637,13 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--tiny", action="store_true", help="a few small steps, once: shows that it runs, no figures")
     parser.add_argument("--contestant", help=argparse.SUPPRESS)
     parser.add_argument("--start", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--until", type=float, default=0.0, help=argparse.SUPPRESS)
     arguments = parser.parse_args(words)
     work, what = (TINY, FEW) if arguments.tiny else (SMALL if arguments.part == "optimizers" else Work(), Characters())
     if arguments.steps:
         work = replace(work, steps=arguments.steps)
     if arguments.contestant:
-        contestant(arguments.contestant, arguments.start, work, what, arguments.seconds)
+        contestant(arguments.contestant, arguments.start, work, what, arguments.seconds, arguments.until)
         return
     if not arguments.data.is_dir():
         print(f"left out: the texts are not here ({arguments.data}); name them with --data")

@@ -152,6 +152,19 @@ def test_what_a_build_cuts_is_counted_and_can_be_read_back(tmp_path: Path, metho
     }
 
 
+def test_a_document_of_which_cleaning_leaves_nothing_is_counted(tmp_path: Path):
+    """Every example of a build is a document that came in, or one that is counted among those left out."""
+    rows = [f"{PROSE}\n{OTHER}\n{THIRD}", "Menu\nMapa", "CAPÍTULO I"]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": each}) + "\n" for each in rows), encoding="utf-8")
+    summary, kept = build(tmp_path, method="scratch", source="a.jsonl", clean=PRESET)
+    assert len(kept) == 1 and summary["documents"] == 3 and summary["dropped"] == {"cleaned_away": 2}
+    assert summary["balanced"] and summary["cut"] == {"short_line": 2, "upper_case": 1}
+    assert [row["where"] for row in dropped_rows(tmp_path) if row["reason"] == "cleaned_away"] == [
+        "a.jsonl:2",
+        "a.jsonl:3",
+    ]
+
+
 @needs_shared
 def test_machado_is_mostly_kept():
     kept = lost = 0

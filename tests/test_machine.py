@@ -209,6 +209,31 @@ def test_a_measurement_is_made_without_loading_torch_here(tmp_path: Path) -> Non
     assert done.stdout.strip() == "True", done.stderr
 
 
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_measurement_beside_another_program_is_made_again(alone: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads that wait for each other lose half to a third: a plan was 2.6 times too long."""
+    import torch
+
+    from afina.plan import matrix_rate_torch
+
+    threads, asked = torch.get_num_threads(), []
+
+    def process_time() -> float:
+        asked.append(time.perf_counter() * threads * (1.0 if alone else 0.6))
+        return asked[-1]
+
+    monkeypatch.setattr(matrix_rate_torch, "LONGEST", 0.05)
+    monkeypatch.setattr(matrix_rate_torch.time, "process_time", process_time)
+    assert matrix_rate_torch.measured_flops(0.001) > 1e8
+    assert len(asked) == 2 if alone else len(asked) > 2
+
+
+@pytest.mark.parametrize(("flags", "has"), [("fma avx2 amx_bf16 amx_tile", True), ("fma avx512_bf16", False)])
+def test_matrix_units_for_bf16_are_read_from_linux(flags: str, has: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "cpu_info", lambda: f"processor\t: 0\nflags\t\t: fpu {flags}\n")
+    assert machine.has_amx() is has
+
+
 # --- profiles ------------------------------------------------------------------------------------
 
 

@@ -33,6 +33,8 @@ class Machine:
     bitsandbytes: bool = False
     compiler: bool = False
     """Whether torch.compile finds a C++ compiler (for a CPU) or Triton (for a GPU)."""
+    amx: bool = False
+    """Whether a CPU has matrix units for bf16 (Intel's AMX)."""
 
 
 @dataclass(frozen=True)
@@ -104,8 +106,10 @@ def choose(
         return Choices(choose_precision(recipe, machine), "torch", False, "adamw", (back_end.why,), "mlx")
     why: list[str] = []
     precision = choose_precision(recipe, machine)
-    if precision == "bf16" and machine.kind == "cpu":
+    if machine.kind == "cpu" and precision == "bf16" and not machine.amx:
         why.append("most processors compute bf16 far more slowly than fp32")
+    if machine.kind == "cpu" and precision == "fp32" and machine.amx:
+        why.append("bf16 has units of its own here (AMX): train.precision=bf16 was measured 1.5 x as fast")
     kernels = train.kernels
     if kernels == "auto":
         without = _why_no_liger(machine, model_type)

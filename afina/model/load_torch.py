@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from afina.errors import BaseError, RecipeError
+from afina.machine import has_amx
 from afina.model.base import TRAIN_AGAIN, read_adapter_config
 from afina.model.base_damage import read_config, read_shapes
 from afina.model.base_kind import kind_of, reads_images
@@ -54,6 +55,7 @@ def this_machine(device: torch.device) -> Machine:
         liger=find_spec("liger_kernel") is not None,
         bitsandbytes=find_spec("bitsandbytes") is not None,
         compiler=find_spec("triton") is not None if cuda else any(shutil.which(name) for name in compilers if name),
+        amx=not cuda and has_amx(),
     )
 
 

@@ -64,6 +64,7 @@ KEYS = (
     mark("empty answer"),
     mark("empty prompt"),
     mark("blank"),
+    mark("cleaned away"),
     mark("navigation"),
     mark("script"),
     mark("markdown marks"),

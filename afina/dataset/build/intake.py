@@ -110,7 +110,7 @@ class Intake:
         elif blank:
             self._drop("blank", document, document.text)
         elif not document.text.strip():
-            return  # nothing is left of it; the lines stand in `dropped`
+            self._drop("cleaned_away", document)  # its lines were dropped by the rules; here the document is counted
         elif not facts.every_token:
             in_file = file_lines(document, Path(self.recipe.root))
             for section in split_sections(document, self.recipe.section_chars):
