@@ -721,7 +721,7 @@ def test_a_base_that_cannot_write_the_answers_is_told_before_anything_is_trained
     write_rows(tmp_path / "few.jsonl", asked[:4])
     walks = Walks(by_epochs)
     monkeypatch.setattr(afina.walk.walk, "walk_through", walks)
-    monkeypatch.setattr(before, "renderer", lambda context: SimpleNamespace(tokenizer=few_letters()))
+    monkeypatch.setattr(before, "renderer", lambda context: Renderer(few_letters(), Chat()))
     for file, why, text in (("asked", "cannot write", "'Faro0"), ("few", "cannot steer", "none steers")):
         probes = {"evaluate.questions": 0, "evaluate.probes": [{"path": f"{file}.jsonl", "role": "generalization"}]}
         settings = {"name": file, **probes}

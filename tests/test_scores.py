@@ -18,13 +18,13 @@ from afina.errors import AfinaError
 from afina.evaluate.grade import Graded
 from afina.evaluate.scores import PROSE, ROLES, SIDES, Scores, read_scores
 from afina.evaluate.verdict import ProbeScore, judge
-from afina.export.card import _scores
 from afina.manifest import Manifest, TrainedPart, read_manifest, record_of
 from afina.recipe import Limits
 from afina.recipe.probe import Role
 from afina.record import Record
 from afina.report.compare import compare_runs
 from afina.report.page import write_report
+from afina.verify.card_again import score_parts
 from afina.walk.describe import describe_scores
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -73,7 +73,7 @@ def test_every_reader_shows_the_same_figure_under_the_same_word(tmp_path: Path, 
     folder = write_run(tmp_path / "run", scores=scores.as_json(), predictions=None)
     (line,) = [line for line in describe_scores(folder).splitlines() if line.startswith(f"the probe{word} ")]
     assert "10 %" in line and "70 %" in line and "to" in line
-    card = "\n".join(_scores(scores))
+    card = "\n".join(score_parts(scores))
     assert f"| the probe{word} | 10 | 10 % (1.8 % to 40.4 %) | 70 % (39.7 % to 89.2 %) |" in card
     page = write_report(folder).read_text(encoding="utf-8")
     assert "<b>10.0\u00a0%</b>" in page and "<b>70.0\u00a0%</b>" in page and "+60.0 points" in page
@@ -119,7 +119,7 @@ def test_every_reader_says_how_many_facts_a_probe_is_about(tmp_path: Path) -> No
     folder = write_run(tmp_path / "run", scores=scores.as_json(), predictions=None)
     assert scores.as_json()["probes"][0]["clusters"] == 4
     assert "towns" in describe_scores(folder) and " 10 (4 facts) " in describe_scores(folder)
-    assert "| towns | 10 (4 facts) |" in "\n".join(_scores(scores))
+    assert "| towns | 10 (4 facts) |" in "\n".join(score_parts(scores))
     assert "n\u00a0=\u00a010 (4 facts)" in write_report(folder).read_text(encoding="utf-8")
 
 
