@@ -279,6 +279,24 @@ def test_a_broken_recipe_shows_its_errors_at_the_fields(browser: Any, address: s
     page.close()
 
 
+def test_no_plan_is_asked_of_a_text_that_was_not_looked_at(browser: Any, address: str) -> None:
+    """The text changes when a check has ended and its plan has not been asked for."""
+    page, said = begun(browser, address)
+    asked: list[str] = []
+    page.on(
+        "request",
+        lambda request: asked.append(request.post_data_json["text"]) if request.url.endswith("/api/plan") else None,
+    )
+    with page.expect_response("**/api/recipe/check"):
+        page.fill("#yaml", JOB)
+    page.wait_for_timeout(100)
+    page.fill("#yaml", BROKEN)
+    page.wait_for_selector("#problems .problem", timeout=SECONDS)
+    page.wait_for_timeout(500)
+    assert BROKEN not in asked and not said
+    page.close()
+
+
 SLOW = """(() => {
   const asked = window.fetch;
   window.fetch = async (...given) => {

@@ -252,6 +252,7 @@ function change(...made) {
 
 function soon() {
   clearTimeout(waiting);
+  clearTimeout(planning); // no plan is asked of a text that was not looked at
   waiting = setTimeout(check, CHECK_MS);
 }
 
