@@ -279,7 +279,7 @@ class Adapter(RecipePart):
     lora_plus_ratio: Annotated[float, Field(ge=1.0)] = 1.0
     """LoRA+: the B matrices train at this multiple of `train.learning_rate`, e.g. 16."""
     modules_to_save: list[str] = []
-    """Layers trained in full and saved with the adapter, e.g. `[embed_tokens, lm_head]`."""
+    """Layers trained in full and saved with the adapter, e.g. `[embed_tokens, lm_head]`: all whose names end so."""
 
     @property
     def adapts_experts(self) -> bool:
