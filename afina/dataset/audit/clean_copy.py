@@ -17,8 +17,9 @@ from afina.dataset.build.build import build_dataset
 from afina.dataset.build.intake import document_kind
 from afina.errors import RecipeError
 from afina.recipe import Recipe, Source, recipe_of
-from afina.run import Progress, disk_errors, no_progress, parse_json, temporary_folder
+from afina.run import Progress, disk_errors, no_progress, parse_json
 from afina.sources import read_sources
+from afina.temporary import temporary_folder
 from afina.text.document import Ledger
 from afina.text.example import read_examples
 from afina.text.formats import format_of
