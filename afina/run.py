@@ -22,6 +22,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -138,23 +139,81 @@ def write_whole(path: Path, content: str | bytes, *, shared: bool = False) -> No
     """Write a file so that its final name only ever holds all of it.
 
     Args:
-        shared: whether several processes may write it at once, as in the user's cache: each has another name beside it.
-            Under one name the first would move away what the second is writing.
+        shared: whether several processes may write it at once, as in the user's cache (:func:`own_partial`).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    own = f".{os.getpid()}-{threading.get_ident()}" if shared else ""
-    beside = path.with_name(f"{path.name}{own}.partial")
-    with disk_errors(path):
-        try:
-            with beside.open("wb") as out:
-                out.write(content.encode() if isinstance(content, str) else content)
-                out.flush()
-                os.fsync(out.fileno())
-            beside.replace(path)
-        except BaseException:
-            beside.unlink(missing_ok=True)
-            raise
+    with disk_errors(path), own_partial(path) if shared else _partial(path) as beside:
+        with beside.open("wb") as out:
+            out.write(content.encode() if isinstance(content, str) else content)
+            out.flush()
+            os.fsync(out.fileno())
+        beside.replace(path)
     _flush_folder(path.parent)
+
+
+@contextlib.contextmanager
+def _partial(path: Path) -> Iterator[Path]:
+    """The name beside a file under which it is written by who alone writes it; gone where that fails."""
+    beside = path.with_name(f"{path.name}.partial")
+    try:
+        yield beside
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+_OWN_PARTIAL = re.compile(r"\.\d+-\d+\.partial$")
+
+
+@contextlib.contextmanager
+def own_partial(path: Path) -> Iterator[Path]:
+    """The same where several processes or threads may write the file at once: a name for each, since under one name the
+    first would move away what the second is writing. Give it the file's name before the block ends.
+
+    It is locked until then. What a killed process left has a lock that nobody holds any more, and is removed by the
+    next process that writes into the folder, whichever file; nobody could have read it. Where the file system has no
+    locks it stays.
+    """
+    _remove_left_partial(path.parent.resolve())
+    beside = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
+    with contextlib.ExitStack() as at_the_end:
+        at_the_end.callback(os.close, _locked(beside))
+        at_the_end.callback(beside.unlink, missing_ok=True)
+        yield beside
+
+
+def _locked(file: Path) -> int:
+    """Make a file and lock it, where there are locks; the lock is held until the handle is closed."""
+    while True:
+        handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+        if not _lock(handle, wait=True) or os.fstat(handle).st_nlink:
+            return handle
+        os.close(handle)  # removed between the two lines above as what nobody holds
+
+
+def _lock(handle: int, *, wait: bool) -> bool:
+    """Whether the lock of an opened file could be taken. ``filelock`` is not asked: it takes locks of files that are
+    nothing else, and older ones of it empty them."""
+    try:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except (ImportError, OSError):  # Windows; held, or a file system without locks
+        return False
+    return True
+
+
+@cache
+def _remove_left_partial(folder: Path) -> None:
+    """Remove what killed processes have left of :func:`own_partial`; once a process and folder, since a cache may hold
+    thousands of files."""
+    for left in folder.glob("*.partial"):
+        if not _OWN_PARTIAL.search(left.name):
+            continue
+        with contextlib.suppress(OSError), left.open("rb+") as opened:  # another user's, or renamed meanwhile
+            # While its lock is ours nobody writes under that name; the file that was opened may have been renamed.
+            if _lock(opened.fileno(), wait=False) and os.path.samestat(os.fstat(opened.fileno()), left.lstat()):
+                left.unlink()
 
 
 def write_json(path: Path, content: object, *, shared: bool = False) -> None:

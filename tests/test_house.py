@@ -416,6 +416,12 @@ def test_folders_outlive_no_process() -> None:
     assert making == {"temporary.py"}
 
 
+def test_files_that_only_their_process_would_write_again_are_named_by_one_owner() -> None:
+    """A kill leaves such a file for good, of a base gigabytes; `own_partial` holds a lock by which the next is told."""
+    own = {name for name, file in MODULES.items() if re.search(r"getpid\(\).*partial", file.read_text("utf-8"))}
+    assert own == {"afina.run"}
+
+
 def test_what_the_tests_note_lies_where_pytest_clears_up(tmp_path_factory: pytest.TempPathFactory) -> None:
     assert Path(os.environ["AFINA_HOME"]).parent == tmp_path_factory.getbasetemp()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -97,6 +98,92 @@ def test_two_processes_that_write_one_file_of_a_cache_each_write_all_of_it(
     monkeypatch.setattr(os, "fsync", meanwhile)
     write_whole(kept, "ours", shared=True)
     assert kept.read_text() == "ours" and names(tmp_path) == ["shape.json"]
+
+
+WRITES = """
+import os, sys
+from pathlib import Path
+from afina.run import write_whole
+def wait(_):
+    print(flush=True)
+    sys.stdin.read()
+os.fsync = wait
+write_whole(Path(sys.argv[1]), "theirs", shared=True)
+"""
+
+
+@contextlib.contextmanager
+def writing(file: Path) -> Iterator[Any]:
+    """A process that has written a file of a cache but not yet given it its name; it goes on when its input ends."""
+    command, pipe = [sys.executable, "-c", WRITES, str(file)], subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True) as child:
+        try:
+            assert child.stdout is not None and child.stdout.readline() == "\n"
+            assert f"{file.name}.{child.pid}-" in "".join(names(file.parent))
+            yield child
+        finally:
+            child.kill()
+
+
+def test_what_a_killed_process_left_beside_a_file_of_a_cache_is_removed_by_the_next_and_nothing_else(
+    tmp_path: Path,
+) -> None:
+    """It stayed for good: it has a name that no other process writes under. A kill -9, beside one that goes on."""
+    others = ["a.partial", "b.7-x.partial", "c.7-7.partial.md"]
+    for name in others:
+        (tmp_path / name).touch()
+    with writing(tmp_path / "killed.json") as killed, writing(tmp_path / "alive.json") as alive:
+        killed.kill()
+        killed.wait()
+        assert len(names(tmp_path)) == len(others) + 2
+        write_whole(tmp_path / "next.json", "ours", shared=True)
+        assert [name.partition(f".{alive.pid}-")[0] for name in names(tmp_path)] == sorted(
+            [*others, "alive.json", "next.json"]
+        )
+        alive.communicate()
+        assert alive.returncode == 0
+    assert names(tmp_path) == sorted([*others, "alive.json", "next.json"])
+    assert (tmp_path / "alive.json").read_text() == "theirs"
+
+
+def test_a_file_taken_for_a_killed_ones_before_its_lock_was_held_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be written without a lock, and the next to come would take it away."""
+    import fcntl
+
+    lock, flush, held = fcntl.flock, os.fsync, []
+
+    def remove_first(handle: int, how: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", lock)
+        (beside,) = tmp_path.iterdir()
+        beside.unlink()
+        lock(handle, how)
+
+    def look(handle: int) -> None:
+        (beside,) = tmp_path.iterdir()
+        with beside.open() as opened, pytest.raises(BlockingIOError):
+            lock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        held.append(beside)
+        monkeypatch.setattr(os, "fsync", flush)
+
+    monkeypatch.setattr(fcntl, "flock", remove_first)
+    monkeypatch.setattr(os, "fsync", look)
+    write_whole(tmp_path / "a.json", "ours", shared=True)
+    assert len(held) == 1 and names(tmp_path) == ["a.json"]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), Stop()])
+def test_nothing_of_a_file_of_a_cache_stays_where_it_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    def fail(_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(DiskFull if isinstance(error, OSError) else Stop):
+        write_whole(tmp_path / "a.json", "ours", shared=True)
+    assert names(tmp_path) == []
 
 
 def test_of_two_that_want_a_folder_of_the_cache_at_once_one_writes_it(tmp_path: Path) -> None:
