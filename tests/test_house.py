@@ -30,6 +30,7 @@ INSIDE: dict[str, set[str]] = {
     "units": {"errors"},
     "machine": {"errors"},
     "temporary": set(),
+    "page_marks": set(),
     "recipe": {"errors", "units", "machine"},
     "run": {"errors", "units", "recipe"},
     "record": {"errors", "run"},
@@ -76,7 +77,7 @@ INSIDE: dict[str, set[str]] = {
     "serve": GROUND | {"temporary", "outcome", "record", "text", "dataset", "tokenizer", "model", "plan", "llamacpp"},
     "verify": GROUND
     | {"record", "manifest", "outcome", "text", "tokenizer", "dataset.build.canaries", "score.paired", "model"}
-    | {"evaluate"},
+    | {"evaluate", "page_marks"},
     "export": GROUND
     | {"record", "manifest", "evaluate.scores", "text", "dataset", "tokenizer", "model", "plan", "llamacpp", "serve"}
     | {"verify"},
