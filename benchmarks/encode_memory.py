@@ -38,10 +38,11 @@ def prepare(data: Path, folder: Path, copies: int) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from afina.recipe import load_recipe
-    from afina.run import Run, no_progress, write_json
+    from afina.run import Run, no_progress
     from afina.tokenizer.train import train_tokenizer
     from afina.walk.context import Context
     from afina.walk.walk import do_stages
+    from afina.whole import write_json
 
     files = sorted(data.rglob("*.txt"))
     size = train_tokenizer(

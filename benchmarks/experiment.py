@@ -17,7 +17,8 @@ from typing import Any
 
 from afina.errors import AfinaError
 from afina.page_marks import put_between
-from afina.run import read_json, write_json, write_whole
+from afina.run import read_json
+from afina.whole import write_json, write_whole
 
 DATA = Path(__file__).resolve().parents[2] / "shared/data"
 Figures = Mapping[str, Any]

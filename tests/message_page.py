@@ -45,7 +45,7 @@ TOPICS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Agents", ("mcp_server/",)),
     ("Rounds of a recipe", ("improve/",)),
     ("Runs, reports and figures", (
-        "run", "record", "manifest", "outcome", "walk/", "report/", "watch/", "plot/")),
+        "run", "whole", "record", "manifest", "outcome", "walk/", "report/", "watch/", "plot/")),
 )  # fmt: skip
 ELSEWHERE = "Elsewhere"
 OF_LIBRARIES = tuple(

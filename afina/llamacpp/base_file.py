@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from afina.cache import user_cache
 from afina.errors import BaseError, DiskFull, RecipeError
 from afina.llamacpp.gguf_write import check_architecture, write_gguf
 from afina.model.base_damage import read_config
@@ -17,8 +18,9 @@ from afina.model.gguf_folder import read_origin
 from afina.model.shape_read import shape_of_folder
 from afina.model.stored_precision import stored_precision
 from afina.recipe import Recipe
-from afina.run import Progress, hash_file, hash_value, no_progress, own_partial, user_cache
+from afina.run import Progress, hash_file, hash_value, no_progress
 from afina.tokenizer.chat import Renderer
+from afina.whole import own_partial
 
 KINDS = ("f32", "f16", "bf16", "q8_0")
 """How a served base's weights may be held; rounded further, answers would be another model's than the run's."""

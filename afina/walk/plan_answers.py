@@ -30,10 +30,10 @@ from afina.plan.tokens import Learning, assume_learning, estimate_learning
 from afina.recipe import Recipe, load_recipe
 from afina.recipe.changed import smaller_model, with_settings
 from afina.recipe.edit import change_recipe
-from afina.run import write_whole
 from afina.tokenizer.own_system import own_system_of
 from afina.units import show_bytes
 from afina.walk.lengths import estimate_lengths
+from afina.whole import write_whole
 
 ENGINES = ("vllm", "transformers", "mlx", "llamacpp")
 
