@@ -74,8 +74,9 @@ _OWN_PARTIAL = re.compile(r"\.\d+-\d+\.partial$")
 
 @contextlib.contextmanager
 def own_partial(path: Path) -> Iterator[Path]:
-    """The same where several processes or threads may write the file at once: a name for each, since under one name the
-    first would move away what the second is writing. Give it the file's name before the block ends.
+    """The name beside a file under which it is written where several processes or threads may do so at once: one for
+    each, since under one name the first would move away what the second is writing. Rename it to the file inside of the
+    block; what is not renamed is gone with it.
 
     It is locked until then. What a killed process left has a lock that nobody holds any more, and is removed by the
     next process that writes into the folder, whichever file; nobody could have read it. Where the file system has no
@@ -93,7 +94,7 @@ def _locked(file: Path) -> int:
     """Make a file and lock it, where there are locks; the lock is held until the handle is closed."""
     while True:
         handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
-        if not _lock(handle, wait=True) or os.fstat(handle).st_nlink:
+        if not _lock(handle, wait=True) or _still(handle, file):
             return handle
         os.close(handle)  # removed between the two lines above as what nobody holds
 
@@ -110,6 +111,14 @@ def _lock(handle: int, *, wait: bool) -> bool:
     return True
 
 
+def _still(handle: int, file: Path) -> bool:
+    """Whether a file is the one that was opened: it may have been removed or renamed meanwhile."""
+    try:
+        return os.path.samestat(os.fstat(handle), file.lstat())
+    except FileNotFoundError:
+        return False
+
+
 @cache
 def _remove_left_partial(folder: Path) -> None:
     """Remove what killed processes have left of :func:`own_partial`; once a process and folder, since a cache may hold
@@ -118,9 +127,8 @@ def _remove_left_partial(folder: Path) -> None:
         if not _OWN_PARTIAL.search(left.name):
             continue
         with contextlib.suppress(OSError), left.open("rb+") as opened:  # another user's, or renamed meanwhile
-            # While its lock is ours nobody writes under that name; the file that was opened may have been renamed.
-            if _lock(opened.fileno(), wait=False) and os.path.samestat(os.fstat(opened.fileno()), left.lstat()):
-                left.unlink()
+            if _lock(opened.fileno(), wait=False) and _still(opened.fileno(), left):
+                left.unlink()  # while its lock is ours nobody writes under that name
 
 
 def write_json(path: Path, content: object, *, shared: bool = False) -> None:
