@@ -22,17 +22,16 @@ def split_at_marks(page: str, name: str) -> tuple[str, str, str]:
             ``begin``, after a comma.
 
     Raises:
-        ValueError: they do not stand there once each, in this order. A page without its second mark would lose all that
+        AssertionError: they do not stand there once each, in this order. A page without its second mark would lose all that
             follows the first.
     """
     mark = re.escape(name)
     begins = list(re.finditer(rf"<!-- {mark}: begin(?:, [^\n]*?)? -->", page))
     ends = list(re.finditer(rf"<!-- {mark}: end -->", page))
-    if [len(begins), len(ends)] != [1, 1] or begins[0].end() > ends[0].start():
-        raise ValueError(
-            f"`<!-- {name}: begin -->` and `<!-- {name}: end -->` have to stand in the page once each, in this order; "
-            f"they stand there {len(begins)} and {len(ends)} times"
-        )
+    assert len(begins) == len(ends) == 1 and begins[0].end() <= ends[0].start(), (
+        f"`<!-- {name}: begin -->` and `<!-- {name}: end -->` have to stand in the page once each, in this order; "
+        f"they stand there {len(begins)} and {len(ends)} times"
+    )
     begin, end = begins[0].end(), ends[0].start()
     return page[:begin], page[begin:end], page[end:]
 
@@ -44,7 +43,7 @@ def put_between(page: str, name: str, text: str) -> str:
     'a <!-- x: begin, by make x -->\\n\\nnew\\n\\n<!-- x: end --> b'
 
     Raises:
-        ValueError: see :func:`split_at_marks`.
+        AssertionError: see :func:`split_at_marks`.
     """
     head, _, tail = split_at_marks(page, name)
     text = text.strip("\n")
@@ -55,6 +54,6 @@ def write_between(file: Path, name: str, text: str) -> None:
     """:func:`put_between` of a file.
 
     Raises:
-        ValueError: see :func:`split_at_marks`.
+        AssertionError: see :func:`split_at_marks`.
     """
     file.write_text(put_between(file.read_text(encoding="utf-8"), name, text), encoding="utf-8")

@@ -47,6 +47,6 @@ def test_a_file_is_written_anew(tmp_path: Path) -> None:
 def test_a_page_without_its_marks_is_refused(page: str, tmp_path: Path) -> None:
     """A benchmark's page that had lost its second mark lost all that followed the first."""
     (tmp_path / "page.md").write_text(page, encoding="utf-8")
-    with pytest.raises(ValueError, match="once each, in this order"):
+    with pytest.raises(AssertionError, match="once each, in this order"):
         write_between(tmp_path / "page.md", "x", "new")
     assert (tmp_path / "page.md").read_text(encoding="utf-8") == page
