@@ -22,8 +22,8 @@ def split_at_marks(page: str, name: str) -> tuple[str, str, str]:
             ``begin``, after a comma.
 
     Raises:
-        AssertionError: they do not stand there once each, in this order. A page without its second mark would lose all that
-            follows the first.
+        AssertionError: they do not stand there once each, in this order. A page without its second mark would lose all
+            that follows the first.
     """
     mark = re.escape(name)
     begins = list(re.finditer(rf"<!-- {mark}: begin(?:, [^\n]*?)? -->", page))
