@@ -17,10 +17,11 @@ from afina.errors import BaseError, RecipeError
 from afina.model.base import find_base, hash_model
 from afina.model.generate.stored_answers import ANSWERS_FOLDER, KeptAnswers
 from afina.recipe import Chat, Recipe, Source
-from afina.run import Progress, hash_value, no_progress, parse_json, write_whole
+from afina.run import Progress, hash_value, no_progress, parse_json
 from afina.text.answer_flaws import loops
 from afina.tokenizer.chat import Renderer
 from afina.tokenizer.load import load_tokenizer
+from afina.whole import write_whole
 
 LONGEST_ANSWER = 160
 """Tokens; what is longer has no end of its own, and is no replay."""

@@ -9,7 +9,8 @@ from typing import Any, Literal, get_args
 
 from afina.errors import AfinaError
 from afina.record import Record, read_record
-from afina.run import REDO, write_json
+from afina.run import REDO
+from afina.whole import write_json
 
 FILE = "manifest.json"
 Kind = Literal["adapter", "model"]

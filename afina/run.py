@@ -1,8 +1,6 @@
 """A run is a folder. This file opens it, logs into it, knows what is finished, and resumes it.
 
-Nothing in a run's folder is ever half-written under its final name: a file is written beside its
-place, flushed to the disk and renamed (:func:`write_whole`), a folder is filled under another
-name and renamed when it is complete (:func:`whole_folder`).
+Nothing in a run's folder is ever half-written under its final name (:mod:`afina.whole`).
 
 Which stages are finished, with the fingerprint of what went into each and the hash of what came
 out, stands in ``stages.json``. A stage is skipped when both still agree.
@@ -11,16 +9,11 @@ out, stands in ``stages.json``. A stage is skipped when both still agree.
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
 import re
 import shlex
-import shutil
-import signal
-import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -31,8 +24,7 @@ from filelock import FileLock, Timeout
 
 from afina.errors import AfinaError, DiskFull, Problem, RecipeError
 from afina.recipe import Recipe
-from afina.recipe.home import from_home
-from afina.units import show_bytes
+from afina.whole import disk_errors, write_json
 
 REDO = "remove the file and start the run again: the stage that wrote it is done anew"
 """The next step where a file of a run is not what it should be."""
@@ -115,55 +107,6 @@ def no_progress(done: int, total: int | None, what: str) -> None:
     """The silent :data:`Progress`."""
 
 
-@contextlib.contextmanager
-def disk_errors(place: Path) -> Iterator[None]:
-    """Turn "no space left" into an error that says where, how much is free and what to do.
-
-    safetensors reports a full disk in its own exception, so the text is looked at as well.
-    """
-    try:
-        yield
-    except Exception as error:
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if not full and "os error 28" not in str(error).lower() and "no space left" not in str(error).lower():
-            raise
-        existing = next(folder for folder in (place, *place.parents) if folder.exists())
-        free = shutil.disk_usage(existing).free
-        raise DiskFull(
-            f"the disk is full ({show_bytes(free)} free)",
-            "make room and start the same command again: it goes on from the last whole state",
-            str(place),
-        ) from error
-
-
-def write_whole(path: Path, content: str | bytes, *, shared: bool = False) -> None:
-    """Write a file so that its final name only ever holds all of it.
-
-    Args:
-        shared: whether several processes may write it at once, as in the user's cache: each has another name beside it.
-            Under one name the first would move away what the second is writing.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    own = f".{os.getpid()}-{threading.get_ident()}" if shared else ""
-    beside = path.with_name(f"{path.name}{own}.partial")
-    with disk_errors(path):
-        try:
-            with beside.open("wb") as out:
-                out.write(content.encode() if isinstance(content, str) else content)
-                out.flush()
-                os.fsync(out.fileno())
-            beside.replace(path)
-        except BaseException:
-            beside.unlink(missing_ok=True)
-            raise
-    _flush_folder(path.parent)
-
-
-def write_json(path: Path, content: object, *, shared: bool = False) -> None:
-    """:func:`write_whole` for JSON, readable by people."""
-    write_whole(path, json.dumps(content, ensure_ascii=False, indent=2, default=str) + "\n", shared=shared)
-
-
 LONGEST_NUMBER = 300
 """Digits of a whole number; one with more cannot be made a float."""
 
@@ -211,160 +154,6 @@ def read_mapping(path: Path, *keys: str) -> dict[str, Any]:
         if key not in content:
             raise AfinaError(f"`{key}` is missing", REDO, str(path))
     return content
-
-
-@contextlib.contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
-    """Fill a folder beside its place; it gets its name only when the block ends well.
-
-    What stood there before is replaced at that moment and not earlier. After a failure or a
-    kill, the old folder is untouched and what was begun is removed (at the latest by the next call).
-    """
-    beside, old = path.with_name(path.name + ".partial"), path.with_name(path.name + ".old")
-    if old.exists() and not path.exists():  # killed between the two renames below
-        old.rename(path)
-    remove(beside)
-    with disk_errors(path):
-        try:
-            beside.mkdir(parents=True)
-            yield beside
-            for file in beside.rglob("*"):
-                if file.is_file():
-                    with file.open("rb") as opened:
-                        os.fsync(opened.fileno())
-        except BaseException:
-            shutil.rmtree(beside, ignore_errors=True)
-            raise
-    if path.exists() or path.is_symlink():
-        remove(old)
-        path.rename(old)
-        beside.rename(path)
-        remove(old)
-    else:
-        beside.rename(path)
-    _flush_folder(path.parent)
-
-
-def once_for_all(folder: Path, write: Callable[[Path], object]) -> Path:
-    """A folder of the user's cache, written where it is not there. Of several processes that want it at once one writes
-    and the others wait for it: under one name beside it they would take each other's half.
-
-    Args:
-        write: given the folder, which it gives its name when all is in it (:func:`whole_folder`).
-    """
-    if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_name(f"{folder.name}.lock")):
-            if not folder.is_dir():  # another may have written it while this one waited
-                write(folder)
-    return folder
-
-
-IN_USE = ".in-use"
-"""Lock file of a :func:`held_folder`, held as long as somebody works there."""
-
-
-@contextlib.contextmanager
-def temporary_folder(kind: str) -> Iterator[Path]:
-    """A :func:`held_folder` that a signal clears away too (:func:`signals_unwind`)."""
-    with signals_unwind(), held_folder(kind) as folder:
-        yield folder
-
-
-@contextlib.contextmanager
-def held_folder(kind: str) -> Iterator[Path]:
-    """A folder in the system's temporary one, for this user alone, that is gone with the block.
-
-    A kill leaves no time for that. What a killed process of this user left is removed when the next such folder is
-    made, whatever for: it has a lock that nobody holds any more.
-
-    Args:
-        kind: what it is for, a word; it lies below ``afina-KIND-*``.
-    """
-    _remove_left_behind()
-    with contextlib.ExitStack() as at_the_end:
-        new = Path(tempfile.mkdtemp(prefix=".afina-"))
-        at_the_end.callback(shutil.rmtree, new, ignore_errors=True)
-        lock = FileLock(new / IN_USE, thread_local=False)
-        try:
-            lock.acquire(timeout=0)
-        except OSError:  # a file system without locks; whoever has some must not find one to take
-            (new / IN_USE).unlink(missing_ok=True)
-        # It has the name by which it is looked for from here on, where its lock is held.
-        above = new.rename(new.with_name(f"afina-{kind}-{new.name.rpartition('-')[2]}"))
-        at_the_end.callback(shutil.rmtree, above, ignore_errors=True)
-        at_the_end.callback(lock.release)
-        (above / kind).mkdir(mode=0o700)
-        yield above / kind
-
-
-def _remove_left_behind() -> None:
-    """Remove the folders of :func:`held_folder` that nobody holds."""
-    for lock in Path(tempfile.gettempdir()).glob(f"afina-*/{IN_USE}"):
-        with contextlib.suppress(OSError):  # held, or another user's
-            if lock.parent.is_symlink() or (hasattr(os, "geteuid") and lock.parent.stat().st_uid != os.geteuid()):
-                continue
-            with FileLock(lock, timeout=0):
-                shutil.rmtree(lock.parent, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def signals_unwind() -> Iterator[None]:
-    """SIGTERM, and SIGHUP of a terminal that is closed, end this process by way of its blocks, with the exit code of
-    128 + the signal; only where they would have ended it at once."""
-    own = os.getpid()
-
-    def end(number: int, _: object) -> None:
-        if os.getpid() != own:  # a fork: it has nothing of ours to clear away
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-            return
-        raise SystemExit(128 + number)
-
-    def here() -> bool:
-        return threading.current_thread() is threading.main_thread()  # no other may ask for signals
-
-    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    taken = [number for number in numbers if here() and signal.getsignal(number) is signal.SIG_DFL]
-    try:
-        for number in taken:
-            signal.signal(number, end)
-        yield
-    finally:
-        for number in taken:
-            if here() and signal.getsignal(number) is end:  # nobody has taken it over meanwhile
-                signal.signal(number, signal.SIG_DFL)
-
-
-def remove(path: Path) -> None:
-    """Remove a folder with all that is in it, or what is no folder where one should be."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _flush_folder(folder: Path) -> None:
-    """Make a rename survive a power cut (where the system can)."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def user_cache() -> Path | None:
-    """Where what can be made again is kept: ``$AFINA_CACHE``, else ``afina`` in the user's cache folder; None where
-    there is no such place: HOME is unset, and the system knows no such user."""
-    if own := os.environ.get("AFINA_CACHE"):
-        return from_home(own)
-    if cache := os.environ.get("XDG_CACHE_HOME"):
-        return Path(cache) / "afina"
-    try:
-        return Path.home() / ".cache/afina"
-    except RuntimeError:
-        return None
 
 
 def hash_file(path: Path) -> str:

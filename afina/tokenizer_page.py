@@ -11,7 +11,7 @@ from afina.errors import Problem, RecipeError
 from afina.model.named_tokenizer import open_pieces
 from afina.recipe import Recipe, Source, Train
 from afina.recipe.methods import in_words
-from afina.run import Progress, no_progress, whole_folder
+from afina.run import Progress, no_progress
 from afina.sources import read_sources
 from afina.text.document import Ledger, message_texts
 from afina.tokenizer.load import open_tokenizer
@@ -20,6 +20,7 @@ from afina.tokenizer.pieces import PieceTable, read_tokenizer
 from afina.tokenizer.saving import Say, silent
 from afina.tokenizer.train import train_for
 from afina.units import show_share
+from afina.whole import whole_folder
 
 COLUMNS = ("tokenizer", "entries", "used", "chars/token", "tokens/word", "bytes", "short", "parts")
 ABOUT_COLUMNS = (

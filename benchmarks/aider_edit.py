@@ -36,10 +36,10 @@ def make_model(folder: Path) -> None:
     from tokenizers import AddedToken
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    from afina.tokenizer.bpe import train_bpe
+    from afina.tokenizer.train import train_tokenizer
 
     readme = Path(__file__).resolve().parent.parent / "README.md"
-    train_bpe(readme.read_text(encoding="utf-8").splitlines(), 2000, folder, CONTEXT)
+    train_tokenizer("byte-bpe", readme.read_text(encoding="utf-8").splitlines(), 2000, folder, CONTEXT)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.add_tokens([AddedToken(line, normalized=False) for line in dict.fromkeys(ANSWER)])
     tokenizer.save_pretrained(folder)

@@ -41,10 +41,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from afina.page_marks import write_between
+
 ROOT = Path(__file__).resolve().parent.parent
 MACHADO = ROOT.parent / "shared/data/ptbr/machado"
 PAGE = ROOT / "docs/scaling.md"
-BEGIN, END = "<!-- corpus: begin, written by benchmarks/corpus_cpu.py --publish -->", "<!-- corpus: end -->"
+MARKS = "corpus"
 NOT_MEASURED = "Not measured yet: `python benchmarks/corpus_cpu.py --copies 100 --publish` writes the figures here."
 WORDS = 770
 """Of a document: 2.7 billion tokens of 3.5 million documents."""
@@ -391,12 +393,6 @@ def on_paper(figures: dict[str, Any]) -> list[str]:
     return lines
 
 
-def put_into(page: str, text: str) -> str:
-    """The page with what is shown between its marks."""
-    head, _, rest = page.partition(BEGIN)
-    return f"{head}{BEGIN}\n\n{text}\n\n{END}{rest.partition(END)[2]}"
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the corpus, build its sides, print the table; 1 where something is not as it has to be."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -421,7 +417,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     figures = measure(chosen.folder, chosen.engine, counts, chosen.copies)
     print(json.dumps(figures, indent=2) if chosen.json else shown(figures))
     if chosen.publish:
-        PAGE.write_text(put_into(PAGE.read_text(encoding="utf-8"), shown(figures)), encoding="utf-8")
+        write_between(PAGE, MARKS, shown(figures))
     return 1 if wrong_with(figures) else 0
 
 

@@ -38,13 +38,16 @@ def prepare(data: Path, folder: Path, copies: int) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from afina.recipe import load_recipe
-    from afina.run import Run, no_progress, write_json
-    from afina.tokenizer.bpe import train_bpe
+    from afina.run import Run, no_progress
+    from afina.tokenizer.train import train_tokenizer
     from afina.walk.context import Context
     from afina.walk.walk import do_stages
+    from afina.whole import write_json
 
     files = sorted(data.rglob("*.txt"))
-    size = train_bpe((file.read_text(encoding="utf-8") for file in files), VOCABULARY, folder / "base", 1024)
+    size = train_tokenizer(
+        "byte-bpe", (file.read_text(encoding="utf-8") for file in files), VOCABULARY, folder / "base", 1024
+    )
     shape: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
     shape |= {"num_attention_heads": 2, "vocab_size": size, "max_position_embeddings": 1024}
     LlamaForCausalLM(LlamaConfig(**shape)).save_pretrained(folder / "base")

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from afina.errors import AfinaError
-from afina.run import read_json, write_json, write_whole
+from afina.page_marks import put_between
+from afina.run import read_json
+from afina.whole import write_json, write_whole
 
 DATA = Path(__file__).resolve().parents[2] / "shared/data"
-END = "<!-- figures: end -->"
 Figures = Mapping[str, Any]
 
 
@@ -77,17 +78,12 @@ class Experiment:
     def shown(self, figures: Figures | None) -> str:
         """The page with these figures between its marks; None: that nothing was measured."""
         said = f"Not measured yet: `make {self.name} PUBLISH=1` writes the table here."
-        return self.put_into(self.page.read_text(encoding="utf-8"), said if figures is None else self.page_of(figures))
+        page = self.page.read_text(encoding="utf-8")
+        return put_between(page, "figures", said if figures is None else self.page_of(figures))
 
     def measured_last(self) -> Figures | None:
         """The figures that are kept; None where nothing was measured."""
         return dict(read_json(self.figures)) if self.figures.exists() else None
-
-    def put_into(self, page: str, shown: str) -> str:
-        """The page with what is shown between its marks."""
-        begin = f"<!-- figures: begin, written by `make {self.name} PUBLISH=1` -->"
-        head, _, rest = page.partition(begin)
-        return f"{head}{begin}\n\n{shown}\n\n{END}{rest.partition(END)[2]}"
 
     def _parse(self, arguments: Sequence[str] | None) -> argparse.Namespace:
         parser = argparse.ArgumentParser(prog=f"benchmarks.{self.name}", description=self.about,

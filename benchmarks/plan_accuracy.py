@@ -44,6 +44,7 @@ from published.timing import predicted_seconds
 
 from afina.errors import RecipeError
 from afina.model.shape import Shape
+from afina.page_marks import write_between
 from afina.plan import programs
 from afina.plan import time as time_module
 from afina.plan.calibration import CERTAIN, TABLE, Predicted, Sureness, sureness
@@ -472,12 +473,8 @@ def figures(cases: Sequence[Case], shapes: Mapping[str, Any], left_out: Counter[
 
 def write_docs(accuracy: str) -> None:
     """Both parts of docs/planning.md that are computed, between their marks."""
-    text = DOCS.read_text(encoding="utf-8")
-    for mark, content in (("accuracy", accuracy), ("seeds", seeds_table())):
-        start, end = f"<!-- {mark} -->", f"<!-- /{mark} -->"
-        before, after = text[: text.index(start) + len(start)], text[text.index(end) :]
-        text = f"{before}\n\n{content.strip()}\n\n{after}"
-    DOCS.write_text(text, encoding="utf-8")
+    write_between(DOCS, "accuracy", accuracy)
+    write_between(DOCS, "seeds", seeds_table())
 
 
 def main() -> None:

@@ -80,13 +80,13 @@ def make_start(folder: Path, data: Path, work: Work) -> None:
 
     from afina.model.load_torch import make_model
     from afina.recipe import Chat, Recipe, Scratch, Source, Train
-    from afina.tokenizer.bpe import train_bpe
     from afina.tokenizer.load import load_tokenizer
+    from afina.tokenizer.train import train_tokenizer
 
     rows = work.steps * work.rows + work.held_out
     files = sorted(data.rglob("*.txt"))
     texts = [file.read_text(encoding="utf-8") for file in files[: 3 if work.hidden == TINY.hidden else None]]
-    train_bpe(iter(texts), work.vocab, folder / "tokenizer", work.length)
+    train_tokenizer("byte-bpe", iter(texts), work.vocab, folder / "tokenizer", work.length)
     tokenizer = load_tokenizer(str(folder / "tokenizer"), Chat())
     ids: list[int] = []
     for text in texts:

@@ -37,7 +37,7 @@ from afina.demo.world import QUESTIONS, make_players
 from afina.model.load_torch import attach_adapter, load_base
 from afina.model.reader_torch import TorchReader
 from afina.recipe import Adapter, Recipe, Train, check_recipe
-from afina.run import Run, no_progress, remove, write_whole
+from afina.run import Run, no_progress
 from afina.score.paired import mean_and_sd, percentiles, resampled_sums
 from afina.tokenizer.chat import Renderer
 from afina.tokenizer.encode import Row
@@ -46,6 +46,7 @@ from afina.train.backend_torch import TorchBackend
 from afina.train.snapshot_torch import Snapshot
 from afina.walk.context import Context
 from afina.walk.walk import walk_through
+from afina.whole import remove, write_whole
 from afina.why.ekfac_torch import Sketcher, fit_curvature, shapes_of, sketch_rows
 from afina.why.unrolled_torch import UnrolledTraining
 

@@ -103,7 +103,7 @@ NOT_FOLLOWED: dict[str, tuple[tuple[str, str], ...]] = {
         ("model/load_torch.py", "^use one of"), ("model/generate/grammar.py", ""),
         ("cli/opened.py", "^unset WORLD_SIZE"), ("train/stream_torch.py", "^start it without torchrun"),
         ("dataset/build/build.py", "^set `dataset.teacher.url`"),
-        ("dataset/build/datatrove_tasks.py", "dataset.datatrove"),
+        ("dataset/build/datatrove_tasks.py", "dataset.datatrove"), ("whole.py", "^make room"),
     ),
     "a folder was damaged: it is copied again, or the run started again (test_damaged.py)": (
         ("model/base_damage.py", ""), ("model/load_torch.py", ""), ("model/base.py", "^copy the adapter"),

@@ -16,11 +16,11 @@ from afina.model.generate.generate_torch import generate
 from afina.model.load_torch import attach_adapter, load_base, open_adapter
 from afina.model.loss_torch import make_batch, target_loss
 from afina.recipe import Adapter, Evaluate, Recipe
-from afina.run import write_json
 from afina.text.example import Example
 from afina.tokenizer.chat import Renderer
 from afina.tokenizer.encode import Row
 from afina.tokenizer.load import load_tokenizer
+from afina.whole import write_json
 
 SHAPE = {"hidden_size": 64, "intermediate_size": 128}
 """Multiples of 32, so that rows can be rounded in blocks."""

@@ -8,13 +8,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from afina.page_marks import write_between
 from afina.plan.bases import find_shape
 from afina.plan.device import find_device
 from afina.plan.plan import plan_run
 from afina.plan.tokens import TokenCount
 from afina.recipe import check_recipe
 
-BEGIN, END = "<!-- gpus: begin -->\n", "<!-- gpus: end -->\n"
 GPUS = ("RTX 3080 10GB", "RTX 3060 12GB", "RTX 4080", "RTX 4090", "RTX 5090", "L40S", "A100 80GB", "H200")
 SIZES = ("0.6B", "1.7B", "4B", "8B", "14B", "32B")
 KINDS = {"qlora": "QLoRA", "lora": "LoRA", "none": "all weights"}
@@ -55,12 +55,5 @@ def table() -> str:
     return "\n".join(lines)
 
 
-def document(text: str) -> str:
-    """The page with its table written anew."""
-    begin, end = text.index(BEGIN) + len(BEGIN), text.index(END)
-    return f"{text[:begin]}\n{table()}\n\n{text[end:]}"
-
-
 if __name__ == "__main__":
-    page = Path(sys.argv[1])
-    page.write_text(document(page.read_text(encoding="utf-8")), encoding="utf-8")
+    write_between(Path(sys.argv[1]), "gpus", table())

@@ -14,7 +14,8 @@ from pathlib import Path
 from advice_sites import HOLE
 from message_sites import Message, every_message
 
-BEGIN, END = "<!-- messages: begin -->\n", "<!-- messages: end -->\n"
+from afina.page_marks import write_between
+
 TOPICS: tuple[tuple[str, tuple[str, ...]], ...] = (
     # heading -> how the names of its modules begin; the first that fits
     ("Apple chips (MLX)", (
@@ -44,7 +45,7 @@ TOPICS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Agents", ("mcp_server/",)),
     ("Rounds of a recipe", ("improve/",)),
     ("Runs, reports and figures", (
-        "run", "record", "manifest", "outcome", "walk/", "report/", "watch/", "plot/")),
+        "run", "whole", "record", "manifest", "outcome", "walk/", "report/", "watch/", "plot/")),
 )  # fmt: skip
 ELSEWHERE = "Elsewhere"
 OF_LIBRARIES = tuple(
@@ -107,12 +108,10 @@ def _escaped(text: str) -> str:
     )
 
 
-def document(text: str) -> str:
-    """The page with its lists written anew."""
-    begin, end = text.index(BEGIN) + len(BEGIN), text.index(END)
-    return f"{text[:begin]}\n{reference([*every_message(), *OF_LIBRARIES])}\n{text[end:]}"
+def lists() -> str:
+    """Those of the page."""
+    return reference([*every_message(), *OF_LIBRARIES])
 
 
 if __name__ == "__main__":
-    page = Path(sys.argv[1])
-    page.write_text(document(page.read_text(encoding="utf-8")), encoding="utf-8")
+    write_between(Path(sys.argv[1]), "messages", lists())

@@ -31,9 +31,9 @@ from afina.recipe import Chat, Probe, Recipe, Source, Train, check_recipe
 from afina.run import Run
 from afina.text.example import Example
 from afina.text.prose_question import PROSE_FILE, ProseQuestion, write_prose
-from afina.tokenizer.bpe import train_bpe
 from afina.tokenizer.chat import Renderer
 from afina.tokenizer.load import load_tokenizer
+from afina.tokenizer.train import train_tokenizer
 from afina.walk.context import Context
 from afina.walk.walk import walk_through
 
@@ -326,7 +326,7 @@ def test_who_was_trained_on_the_sections_chooses_better_and_nobody_else(tmp_path
     on another league and asked about the first: none."""
     shape = {"hidden_size": 96, "intermediate_size": 192, "max_position_embeddings": 512}
     words = [(league(tmp_path / name, seed) / "docs/liga.md").read_text("utf-8") for name, seed, _ in TRAININGS]
-    train_bpe(words, 1000, tmp_path / "tokenizer", 320)
+    train_tokenizer("byte-bpe", words, 1000, tmp_path / "tokenizer", 320)
     base = make_base(tmp_path / "base", tokenizer=load_tokenizer(str(tmp_path / "tokenizer"), Chat()), **shape)
     verdicts, choices = {}, {}
     for name, _, rate in TRAININGS:

@@ -27,7 +27,7 @@ from afina.cli.verbs import app
 from afina.errors import AfinaError
 from afina.mcp_server.reach import Reach
 from afina.mcp_server.verbs import list_runs, verdict
-from afina.run import held_folder
+from afina.temporary import held_folder
 
 RUN = "runs/clube"
 SEED = int(os.environ.get("AFINA_SEED", "20"))

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from afina.page_marks import put_between
+
 ROOT = Path(__file__).parent.parent
 ADDED = {"index.md", "pt.md", "recipes.md", "log.md", "changelog.md"}
 """Pages that mkdocs_hooks.py makes of what lies outside of docs/."""
@@ -42,10 +44,10 @@ def test_what_is_for_developers_stands_last() -> None:
 
 
 def test_the_table_of_gpus_is_the_planners() -> None:
-    from gpu_table import document, fits
+    from gpu_table import fits, table
 
     page = (ROOT / "docs/how-to.md").read_text(encoding="utf-8")
-    assert page == document(page), "run `make docs`"
+    assert page == put_between(page, "gpus", table()), "run `make docs`"
     assert fits("32B", "none", "RTX 3080 10GB") == "no" and fits("0.6B", "qlora", "H200") == "yes"
 
 

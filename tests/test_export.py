@@ -34,10 +34,10 @@ from afina.model.generate.text_stream import TextStream
 from afina.model.licence import licence_of
 from afina.model.load_torch import attach_adapter, load_base, open_adapter
 from afina.recipe import Chat
-from afina.run import write_json
 from afina.text.example import Example
 from afina.tokenizer.chat import Renderer
 from afina.tokenizer.load import load_tokenizer
+from afina.whole import write_json
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +36,10 @@ from afina.export.programs import LlamaCpp, Transformers, gguf_stops
 from afina.llamacpp.gguf_vocab import RULES, read_vocabulary
 from afina.llamacpp.gguf_write import check_architecture, write_gguf
 from afina.llamacpp.program import find_llama_cpp
-from afina.recipe import Chat
-from afina.tokenizer.characters import train_characters
+from afina.recipe import Chat, TokenizerKind
 from afina.tokenizer.chat import Renderer
 from afina.tokenizer.load import load_tokenizer
-from afina.tokenizer.sentencepiece_model import train_merges
+from afina.tokenizer.train import train_tokenizer
 
 needs_llama_cpp = pytest.mark.skipif(find_llama_cpp() is None, reason="llama.cpp is not installed (afina[gguf])")
 
@@ -302,14 +301,18 @@ def test_tokenizers_that_llama_cpp_does_not_have_are_refused():
         read_vocabulary(words, 10)
 
 
-def own(train: Callable[..., int], folder: Path) -> Any:
-    train(TEXTS * 9, 400, folder, 64)
+OWN: tuple[TokenizerKind, ...] = ("bpe", "character")
+"""Of those that are trained here, the ones that llama.cpp has beside the byte-level ones."""
+
+
+def own(kind: TokenizerKind, folder: Path) -> Any:
+    train_tokenizer(kind, TEXTS * 9, 400, folder, 64)
     return load_tokenizer(str(folder), Chat())
 
 
-@pytest.fixture(scope="module", params=[*RULES.values(), "llama", train_merges, train_characters])
+@pytest.fixture(scope="module", params=[*RULES.values(), "llama", *OWN])
 def in_llama_cpp(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    if callable(request.param):
+    if request.param in OWN:
         tokenizer = own(request.param, tmp_path_factory.mktemp("tokenizer"))
     else:
         tokenizer = sentencepiece() if request.param == "llama" else byte_level(request.param)

@@ -37,12 +37,12 @@ TINY = (
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two layers, and a tokenizer trained on the biographies; as Mistral's base, without a chat template."""
     from afina.recipe import Chat
-    from afina.tokenizer.bpe import train_bpe
     from afina.tokenizer.load import load_tokenizer
+    from afina.tokenizer.train import train_tokenizer
 
     folder = tmp_path_factory.mktemp("base")
     texts = [file.read_text(encoding="utf-8") for file in sorted(FARENSE.glob("biografias/**/*.md"))[:80]]
-    train_bpe(texts, 1000, folder, 512)
+    train_tokenizer("byte-bpe", texts, 1000, folder, 512)
     tokenizer = load_tokenizer(str(folder), Chat())
     shape = {"hidden_size": 64, "intermediate_size": 128, "max_position_embeddings": 512}
     return make_base(folder, tokenizer=tokenizer, **shape)

@@ -37,8 +37,8 @@ from afina.tokenizer.folding import folds_of, lost_characters, normalizer_of
 from afina.tokenizer.letters import LackedLetters
 from afina.tokenizer.load import load_tokenizer, open_tokenizer
 from afina.tokenizer.pieces import read_tokenizer
-from afina.tokenizer.saving import SPECIAL
-from afina.tokenizer.train import TRAINED_BY, train_for
+from afina.tokenizer.saving import SPECIAL, save_tokenizer
+from afina.tokenizer.train import TRAINED_BY, train_for, train_tokenizer
 from afina.tokenizer_page import measure_tokenizers
 from afina.walk.walk import do_stages
 
@@ -111,14 +111,24 @@ def test_each_rule_alone_and_what_it_loses_counted(kind: str, rules: dict[str, b
     assert lost == sum(lost_characters(text, fold(text, **rules)) for text in given_) > 0
 
 
+@pytest.mark.parametrize("rules", [{}, BOTH], ids=["plain", "folded"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_without_a_rule_the_tokenizer_is_the_one_of_before(kind: TokenizerKind, tmp_path: Path):
-    train_for(recipe_of(kind), [PROSE], tmp_path / "a", print)
-    TRAINED_BY[kind]([PROSE], 480, tmp_path / "b", 256)
-    for file in ("tokenizer.json", "tokenizer_config.json"):
+def test_the_tokenizer_is_what_its_kind_makes_of_the_folded_text(
+    kind: TokenizerKind, rules: dict[str, bool], tmp_path: Path
+):
+    """Folded by hand and saved with the normalizer, it is the same to the byte; without a rule it has none."""
+    recipe = recipe_of(kind, **rules)
+    normalizer = normalizer_of(recipe.scratch)
+    train_for(recipe, [PROSE], tmp_path / "a", print)
+    made = TRAINED_BY[kind]([fold(PROSE, **rules)], 480, print)
+    save_tokenizer(made, 480, tmp_path / "b", 256, print, normalizer)
+    files = sorted(file.name for file in (tmp_path / "a").iterdir())
+    assert {"tokenizer.json", "tokenizer_config.json"} <= {*files}
+    for file in files:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
-    assert json.loads((tmp_path / "a/tokenizer.json").read_text(encoding="utf-8"))["normalizer"] is None
-    assert folds_of(open_tokenizer(tmp_path / "a")) == () and normalizer_of(Scratch()) is None
+    noted = json.loads((tmp_path / "a/tokenizer.json").read_text(encoding="utf-8"))["normalizer"]
+    assert (noted is None) == (normalizer is None) == (not rules)
+    assert bool(folds_of(open_tokenizer(tmp_path / "a"))) == bool(rules)
 
 
 # ---- everybody reads alike
@@ -157,7 +167,7 @@ def test_capitals_are_not_lacked(opened: dict[str, Any]):
 
 
 def test_inspect_and_compare_say_what_is_folded(trained: dict[str, Path], tmp_path: Path):
-    TRAINED_BY["bpe"]([PROSE], 480, tmp_path / "kept", 256)
+    train_tokenizer("bpe", [PROSE], 480, tmp_path / "kept", 256)
     page = measure_tokenizers([str(trained["bpe"]), str(tmp_path / "kept")], ["Em 1899 Ana"])
     said = page.describe()
     first, second = page.as_json()
@@ -307,7 +317,7 @@ def test_a_step_that_replaces_more_than_spaces_is_no_space(tmp_path: Path):
     """Whatever replaces something in a SentencePiece vocabulary was taken for the step that writes ▁."""
     from tokenizers import normalizers
 
-    TRAINED_BY["bpe"]([PROSE], 480, tmp_path, 64)
+    train_tokenizer("bpe", [PROSE], 480, tmp_path, 64)
     tokenizer = load_tokenizer(str(tmp_path), Chat())
     read_vocabulary(tokenizer, len(tokenizer))
     tokenizer.backend_tokenizer.normalizer = normalizers.Replace("ç", "c")

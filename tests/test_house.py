@@ -21,7 +21,7 @@ from parsed import FILES, nodes_of, tree_of
 ROOT = Path(__file__).resolve().parent.parent
 AFINA = Path(sys.executable).parent / "afina"
 
-GROUND = {"errors", "units", "recipe", "run"}
+GROUND = {"errors", "units", "whole", "recipe", "run"}
 
 # Room -> what it may import inside the house. A row names only rows above it, so the rooms form no
 # cycle. `room.module` allows that one module and no other.
@@ -29,23 +29,28 @@ INSIDE: dict[str, set[str]] = {
     "errors": set(),
     "units": {"errors"},
     "machine": {"errors"},
+    "temporary": set(),
+    "page_marks": set(),
+    "whole": {"errors", "units"},
     "recipe": {"errors", "units", "machine"},
-    "run": {"errors", "units", "recipe"},
+    "cache": {"recipe"},
+    "run": {"errors", "units", "whole", "recipe"},
     "record": {"errors", "run"},
-    "manifest": {"errors", "run", "record"},
+    "manifest": {"errors", "whole", "run", "record"},
     "outcome": GROUND | {"manifest"},
     "progress": {"units"},
     "endpoint": GROUND,
     "text": GROUND,
-    "sandbox": GROUND | {"text"},
+    "sandbox": GROUND | {"temporary", "cache", "text"},
     "sources": GROUND | {"text"},
     "tokenizer": GROUND | {"record", "text"},
     "dataset": GROUND | {"text"},
     "dataset.questions": GROUND | {"endpoint", "text", "dataset"},
-    "dataset.build": GROUND | {"endpoint", "text", "sandbox", "sources", "dataset", "dataset.questions"},
-    "dataset.audit": GROUND | {"record", "text", "sandbox", "sources", "tokenizer", "dataset", "dataset.build"},
+    "dataset.build": GROUND | {"temporary", "endpoint", "text", "sandbox", "sources", "dataset", "dataset.questions"},
+    "dataset.audit": GROUND
+    | {"temporary", "record", "text", "sandbox", "sources", "tokenizer", "dataset", "dataset.build"},
     "score": GROUND | {"text", "sources", "dataset.audit"},
-    "model": GROUND | {"machine", "text", "tokenizer"},
+    "model": GROUND | {"temporary", "cache", "machine", "text", "tokenizer"},
     "plan": GROUND
     | {
         "machine",
@@ -62,7 +67,7 @@ INSIDE: dict[str, set[str]] = {
     },
     "evaluate": GROUND
     | {"record", "endpoint", "text", "sandbox", "sources", "tokenizer", "dataset.build", "dataset.audit", "score"}
-    | {"model"},
+    | {"model", "temporary"},
     "report": GROUND
     | {"record", "manifest", "model.shape", "score.paired", "evaluate.scores", "evaluate.text_scores"}
     | {"evaluate.intervals", "evaluate.guardrails"},
@@ -70,11 +75,11 @@ INSIDE: dict[str, set[str]] = {
     "plot": GROUND | {"evaluate.scores", "report.charts", "report.labels", "watch"},
     "remedies": GROUND | {"record", "evaluate.scores", "watch"},
     "train": GROUND | {"record", "text", "tokenizer", "dataset.audit", "model", "evaluate"},
-    "llamacpp": GROUND | {"machine", "tokenizer", "model"},
-    "serve": GROUND | {"outcome", "record", "text", "dataset", "tokenizer", "model", "plan", "llamacpp"},
+    "llamacpp": GROUND | {"temporary", "cache", "machine", "tokenizer", "model"},
+    "serve": GROUND | {"temporary", "outcome", "record", "text", "dataset", "tokenizer", "model", "plan", "llamacpp"},
     "verify": GROUND
     | {"record", "manifest", "outcome", "text", "tokenizer", "dataset.build.canaries", "score.paired", "model"}
-    | {"evaluate"},
+    | {"evaluate", "page_marks"},
     "export": GROUND
     | {"record", "manifest", "evaluate.scores", "text", "dataset", "tokenizer", "model", "plan", "llamacpp", "serve"}
     | {"verify"},
@@ -88,13 +93,14 @@ INSIDE["why"] = GROUND | {"record", "machine", "outcome", "text", "tokenizer", "
 INSIDE["why"] |= {"train", "walk"}
 INSIDE["demo"] = INSIDE["walk"] | {"walk"}
 INSIDE["temper"] = GROUND | {"record", "outcome", "text", "model", "evaluate", "plot", "train.checkpoint", "walk"}
+INSIDE["temper"] |= {"temporary"}
 INSIDE["improve"] = INSIDE["walk"] | {"walk", "temper"}
 INSIDE["run_process"] = {"errors", "watch.lock"}
-INSIDE["mcp_server"] = GROUND | {"record", "evaluate.scores", "watch", "run_process"}
-INSIDE["launch"] = GROUND | {"record", "plan", "watch", "sources.saved", "dataset.build", "walk.plan_answers"}
+INSIDE["mcp_server"] = GROUND | {"temporary", "record", "evaluate.scores", "watch", "run_process"}
+INSIDE["launch"] = GROUND | {"cache", "record", "plan", "watch", "sources.saved", "dataset.build", "walk.plan_answers"}
 INSIDE["studio"] = GROUND | {"record", "manifest", "evaluate.scores", "report", "watch", "plan", "walk.plan_answers"}
 INSIDE["studio"] |= {"outcome", "text", "tokenizer", "model", "train.flops_torch", "serve"}  # pages data and playground
-INSIDE["studio"] |= {"run_process"}
+INSIDE["studio"] |= {"temporary", "run_process"}
 INSIDE["cli"] = set(INSIDE)
 IN_WORDS = {"walk", "demo", "improve", "cli"}
 """Rows that docs/architecture.md writes as "all above"."""
@@ -103,6 +109,8 @@ IN_WORDS = {"walk", "demo", "improve", "cli"}
 # `loads_torch` says so: those modules are themselves only imported inside functions.
 LIBRARIES: dict[str, set[str]] = {
     "recipe": {"pydantic", "ruamel"},
+    "temporary": {"filelock"},
+    "cache": {"filelock"},
     "run": {"filelock"},
     "progress": {"rich"},
     "endpoint": {"httpx", "tenacity"},
@@ -395,13 +403,13 @@ def test_no_test_has_a_limit_of_seconds_of_its_own() -> None:
 
 def test_folders_outlive_no_process() -> None:
     """One that a kill, a fork or `os._exit` leaves in the system's temporary folder stays there for good: after days of
-    tests there were hundreds. What `afina.run.temporary_folder` makes is cleared by the next one; tests take
+    tests there were hundreds. What `afina.temporary.temporary_folder` makes is cleared by the next one; tests take
     theirs of pytest, or `held_folder` where others than their user have to enter."""
     makers = ("tempfile.mkdtemp", "mkdtemp", "tempfile.TemporaryDirectory", "TemporaryDirectory")
     bare = [
         f"{file.relative_to(ROOT)}:{node.lineno}"
         for name, file in MODULES.items()
-        if name != "afina.run"
+        if name != "afina.temporary"
         for node in nodes_of(tree_of(file))
         if isinstance(node, ast.Call) and ast.unparse(node.func) in makers
         if "dir" not in {keyword.arg for keyword in node.keywords}
@@ -409,7 +417,13 @@ def test_folders_outlive_no_process() -> None:
     assert not bare, "\n".join(bare)
     files = [file for room in ("afina", "tests") for file in (ROOT / room).rglob("*.py")]
     making = {file.name for file in files if re.search(r"\bmkdtemp\(", file.read_text(encoding="utf-8"))}
-    assert making == {"run.py"}
+    assert making == {"temporary.py"}
+
+
+def test_files_that_only_their_process_would_write_again_are_named_by_one_owner() -> None:
+    """A kill leaves such a file for good, of a base gigabytes; `own_partial` holds a lock by which the next is told."""
+    own = {name for name, file in MODULES.items() if re.search(r"getpid\(\).*partial", file.read_text("utf-8"))}
+    assert own == {"afina.whole"}
 
 
 def test_what_the_tests_note_lies_where_pytest_clears_up(tmp_path_factory: pytest.TempPathFactory) -> None:

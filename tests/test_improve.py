@@ -43,11 +43,12 @@ from afina.manifest import Manifest
 from afina.manifest import record_of as manifest_record
 from afina.recipe import Chat, Recipe, check_recipe
 from afina.recipe.changed import with_settings
-from afina.run import Run, write_json
+from afina.run import Run
 from afina.text.example import Example, example_chars
 from afina.tokenizer.chat import Renderer
 from afina.walk.context import Context
 from afina.walk.walk import TEMPERED
+from afina.whole import write_json
 
 PLAYERS = [f"Bento{n:02}" for n in range(48)]
 OLD = [f"Rui{n:02}" for n in range(24)]

@@ -41,8 +41,9 @@ from afina.plan.device import find_device
 from afina.recipe import load_recipe
 from afina.recipe.keys import every_key
 from afina.recipe.profiles import profile_for
-from afina.run import Run, launched_file, launched_on, write_json
+from afina.run import Run, launched_file, launched_on
 from afina.train.measure import audited_settings
+from afina.whole import write_json
 
 ROOT = Path(__file__).parent.parent
 STANDS_FOR = ROOT / "tests/launching"

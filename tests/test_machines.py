@@ -15,7 +15,7 @@ from called import call_afina
 from exported import make_run
 from forked import Forked
 
-from afina.run import held_folder
+from afina.temporary import held_folder
 from afina.text.example import Example
 
 NOBODY = 65534

@@ -24,8 +24,8 @@ from afina.recipe import Chat, check_recipe, load_recipe
 from afina.run import Run
 from afina.text.example import read_examples
 from afina.text.key_terms import TermTable
-from afina.tokenizer.bpe import train_bpe
 from afina.tokenizer.load import load_tokenizer
+from afina.tokenizer.train import train_tokenizer
 from afina.walk.context import Context
 from afina.walk.describe import describe_scores
 from afina.walk.walk import walk_through
@@ -246,7 +246,7 @@ def leagues(tmp_path_factory: pytest.TempPathFactory) -> Path:
         *(path.read_text("utf-8") for path in texts.values()),
         *(row["prompt"] + row["completion"] for row in said),
     ]
-    train_bpe(words, 1000, folder / "tokenizer", 320)
+    train_tokenizer("byte-bpe", words, 1000, folder / "tokenizer", 320)
     tokenizer = load_tokenizer(str(folder / "tokenizer"), Chat())
     shape = {"hidden_size": 96, "intermediate_size": 192, "max_position_embeddings": 512}
     empty = make_base(folder / "empty", tokenizer=tokenizer, **shape)

@@ -17,10 +17,10 @@ from afina.model.loss_torch import make_batch
 from afina.model.reader_torch import TorchReader
 from afina.recipe import Adapter, Chat, Recipe, Source, Train
 from afina.text.example import Example
-from afina.tokenizer.bpe import train_bpe
 from afina.tokenizer.chat import Renderer
 from afina.tokenizer.encode import encode_examples
 from afina.tokenizer.load import load_tokenizer
+from afina.tokenizer.train import train_tokenizer
 from afina.train.backend_torch import TorchBackend
 from afina.train.loop import TrainingJob, train
 
@@ -55,7 +55,7 @@ def canarim(tmp_path_factory):
 
     base = tmp_path_factory.mktemp("base")
     made = read("train.jsonl")[: BEFORE + ROWS]
-    train_bpe([" ".join(part["content"] for part in each.messages) for each in made], 1200, base, 256)
+    train_tokenizer("byte-bpe", [" ".join(part["content"] for part in each.messages) for each in made], 1200, base, 256)
     renderer = Renderer(load_tokenizer(str(base), Chat()), Chat())
     recipe = Recipe(
         name="q",

@@ -22,12 +22,12 @@ from afina.model.base import identify_base
 from afina.model.generate.engine_torch import Engine
 from afina.model.load_torch import attach_adapter, load_base
 from afina.recipe import Adapter, Chat
-from afina.run import write_json
 from afina.serve.app import make_app
 from afina.serve.driver import Driver
 from afina.serve.opened import Models, Target, find_target, open_models
 from afina.tokenizer.chat import Renderer
 from afina.tokenizer.load import load_tokenizer
+from afina.whole import write_json
 
 QUESTION = [{"role": "user", "content": "Onde nasceu Ana Faro?"}]
 

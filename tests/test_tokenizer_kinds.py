@@ -30,9 +30,9 @@ from afina.tokenizer.chat import Renderer
 from afina.tokenizer.letters import LACKED, LackedLetters
 from afina.tokenizer.load import load_tokenizer, open_tokenizer
 from afina.tokenizer.pieces import TokenPiece, read_tokenizer
-from afina.tokenizer.saving import SPECIAL
+from afina.tokenizer.saving import SPECIAL, save_tokenizer
 from afina.tokenizer.sentencepiece_model import SENTENCE, as_tokenizer, sentences, train_model
-from afina.tokenizer.train import TRAINED_BY
+from afina.tokenizer.train import TRAINED_BY, train_tokenizer
 from afina.train.measure import token_view
 from afina.walk.walk import do_stages
 
@@ -59,7 +59,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[TokenizerKind, Pat
     """A folder of each kind, of the same text."""
     folders = {kind: tmp_path_factory.mktemp(kind) for kind in KINDS}
     for each, folder in folders.items():
-        TRAINED_BY[each]([PROSE], 480, folder, 256)
+        train_tokenizer(each, [PROSE], 480, folder, 256)
     return folders
 
 
@@ -106,7 +106,7 @@ def test_beside_a_model_transformers_gives_every_string_back(
 def test_names_of_sentencepieces_own_pieces_are_text_where_the_text_holds_them(each: Any, tmp_path: Path):
     """A manual about tokenizers: such names are learned as any other words, and are never the pieces of that name."""
     names = "o <unk>, o <0x41> e o </s> <s>"
-    TRAINED_BY[each]([PROSE, f"{names}\n" * 300], 480, tmp_path, 64)
+    train_tokenizer(each, [PROSE, f"{names}\n" * 300], 480, tmp_path, 64)
     tokenizer = open_tokenizer(tmp_path)
     assert tokenizer.decode(tokenizer(names, add_special_tokens=False)["input_ids"]) == names
     assert not {"<unk>", "<0x41>", "</s>", "<s>"} & set(tokenizer.tokenize(names))
@@ -148,7 +148,7 @@ def test_the_same_text_gives_the_same_tokenizer(
     trained: dict[TokenizerKind, Path], kind: TokenizerKind, tmp_path: Path
 ):
     """A run that was killed trains it again, and its tokens stay good."""
-    TRAINED_BY[kind](iter([PROSE]), 480, tmp_path, 256)
+    train_tokenizer(kind, iter([PROSE]), 480, tmp_path, 256)
     for file in ("tokenizer.json", "tokenizer_config.json"):
         assert (tmp_path / file).read_bytes() == (trained[kind] / file).read_bytes()
 
@@ -166,7 +166,7 @@ def test_of_a_large_text_a_sample_is_learned_and_always_the_same(monkeypatch: py
 
 def test_little_text_gives_a_smaller_vocabulary(kind: TokenizerKind, tmp_path: Path):
     said: list[str] = []
-    reached = TRAINED_BY[kind](["Ana e Eva"], 5000, tmp_path, 64, said.append)
+    reached = train_tokenizer(kind, ["Ana e Eva"], 5000, tmp_path, 64, said.append)
     assert said == [f"the text gives a vocabulary of {reached} entries, 5000 were wanted"]
     assert 262 < reached < 320 and len(open_tokenizer(tmp_path)) == reached
 
@@ -174,16 +174,16 @@ def test_little_text_gives_a_smaller_vocabulary(kind: TokenizerKind, tmp_path: P
 @pytest.mark.parametrize("each", ["unigram", "bpe"])
 def test_a_vocabulary_without_room_for_the_characters_says_how_large_it_must_be(each: Any, tmp_path: Path):
     with pytest.raises(DataError, match=r"no room for the characters") as raised:
-        TRAINED_BY[each]([PROSE], 300, tmp_path, 64)
+        train_tokenizer(each, [PROSE], 300, tmp_path, 64)
     least = int(raised.value.problems[0].fix.split()[1])
-    assert TRAINED_BY[each]([PROSE], least, tmp_path / "x", 64) <= least
+    assert train_tokenizer(each, [PROSE], least, tmp_path / "x", 64) <= least
     with pytest.raises(DataError, match="trains no tokenizer"):
-        TRAINED_BY[each]([""], 300, tmp_path, 64)
+        train_tokenizer(each, [""], 300, tmp_path, 64)
 
 
 def test_characters_are_ranked_by_their_count(tmp_path: Path):
     said: list[str] = []
-    assert TRAINED_BY["character"](["aaa bb c"], 266, tmp_path, 64, said.append) == 266
+    assert train_tokenizer("character", ["aaa bb c"], 266, tmp_path, 64, said.append) == 266
     assert said == ["1 different characters, 12.5 % of the text, have no room and are bytes"]
     tokenizer = open_tokenizer(tmp_path)
     assert tokenizer.convert_ids_to_tokens(range(263, 266)) == ["a", " ", "b"], "of a count by their code"
@@ -251,7 +251,7 @@ def test_a_sentencepiece_model_and_our_tokenizer_of_it_have_the_same_pieces(tmp_
     made = train_model([PROSE], "unigram", 480)
     (tmp_path / "m.model").write_bytes(made)
     theirs = open_pieces(str(tmp_path / "m.model"))
-    sentencepiece_model.save_tokenizer(as_tokenizer(made, "unigram"), 480, tmp_path, 64, print)
+    save_tokenizer(as_tokenizer(made, "unigram"), 480, tmp_path, 64, print)
     ours = open_pieces(str(tmp_path))
     for text in ("não há", "Uma noite ☀", "São  muito"):
         assert theirs.cut(text) == ours.cut(text)
@@ -265,7 +265,7 @@ def test_a_sentencepiece_model_and_our_tokenizer_of_it_have_the_same_pieces(tmp_
 def without_accents(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A base whose tokenizer learned texts without accents."""
     folder = tmp_path_factory.mktemp("plain")
-    TRAINED_BY["unigram"]([PLAIN], 420, folder, 64)
+    train_tokenizer("unigram", [PLAIN], 420, folder, 64)
     return make_base(folder, tokenizer=load_tokenizer(str(folder), Chat()))
 
 
@@ -296,7 +296,7 @@ def test_other_rows_are_not_refused(without_accents: Path, tmp_path: Path, texts
 
 
 def test_bytes_as_an_alphabet_lack_nothing(tmp_path: Path):
-    TRAINED_BY["byte-bpe"]([PLAIN], 400, tmp_path, 64)
+    train_tokenizer("byte-bpe", [PLAIN], 400, tmp_path, 64)
     base = make_base(tmp_path, tokenizer=load_tokenizer(str(tmp_path), Chat()))
     assert LACKED not in findings(base, tmp_path, [RUSSIAN, *(line for line in PROSE.splitlines() if line)])
 

@@ -22,7 +22,7 @@ from afina.errors import AfinaError, DataError, DiskFull, RecipeError
 from afina.evaluate.loss import RowLoss, compare_losses
 from afina.model.loss_torch import make_batch
 from afina.recipe import load_recipe
-from afina.run import Run, no_progress, whole_folder
+from afina.run import Run, no_progress
 from afina.text.example import Example, ExamplePlace, read_examples, read_placed_examples
 from afina.tokenizer.chat import Renderer
 from afina.tokenizer.encode import EncodedCounts, ExampleRows, Row, encode_each, encode_examples, with_examples
@@ -31,6 +31,7 @@ from afina.tokenizer.tokens import TokenRows, open_set, row_sizes, write_index, 
 from afina.walk.context import Context
 from afina.walk.rows import encoded_rows
 from afina.walk.walk import do_stages
+from afina.whole import whole_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 

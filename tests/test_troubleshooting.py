@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 from advice_sites import HOLE
-from message_page import BEGIN, END, TOPICS, as_code, document, topic_of
+from message_page import TOPICS, as_code, lists, topic_of
 from message_sites import CLASSES, OTHERS, every_message
 from parsed import FILES
 
 from afina.errors import AfinaError
 from afina.model.base import find_base
+from afina.page_marks import put_between, split_at_marks
 from afina.plan.device import find_device
 from afina.recipe import Source, check_recipe, load_recipe
 from afina.recipe.starter import starter
@@ -28,8 +29,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "troubleshooting.md"
 @cache
 def entries() -> tuple[str, ...]:
     """The messages that the page lists, as their authors wrote them."""
-    text = PAGE.read_text(encoding="utf-8")
-    listed = text[text.index(BEGIN) : text.index(END)]
+    _, listed, _ = split_at_marks(PAGE.read_text(encoding="utf-8"), "messages")
     found = re.findall(r"^- (`+)( ?)(.*?)\2\1(?:: |$)", listed, re.MULTILINE)
     return tuple(what for _, _, what in found)
 
@@ -64,7 +64,7 @@ def said_by(do: Callable[[], Any]) -> list[str]:
 
 def test_the_page_is_fresh() -> None:
     text = PAGE.read_text(encoding="utf-8")
-    assert text == document(text), "run `make docs`"
+    assert text == put_between(text, "messages", lists()), "run `make docs`"
 
 
 def test_every_message_of_the_package_is_on_the_page() -> None:
@@ -108,7 +108,7 @@ def test_a_message_is_shown_letter_by_letter(text: str, shown: str) -> None:
 
 def test_the_messages_at_the_head_are_messages() -> None:
     """Each that the head quotes, in bold between backticks, has its words on the list below."""
-    head = PAGE.read_text(encoding="utf-8").partition(BEGIN)[0]
+    head, _, _ = split_at_marks(PAGE.read_text(encoding="utf-8"), "messages")
     quoted = re.findall(r"\*\*`([^`]+)`", head)
     assert len(quoted) >= 30
     lists = " ".join(" ".join(each.split()) for each in (*entries(), *SAID_ELSEWHERE))

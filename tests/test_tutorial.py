@@ -16,8 +16,8 @@ from tutorial import FILES, ROOT, Step, differences, may_end_with, on_base, run_
 
 from afina.llamacpp.program import find_llama_cpp
 from afina.recipe import Chat
-from afina.tokenizer.bpe import train_bpe
 from afina.tokenizer.load import load_tokenizer
+from afina.tokenizer.train import train_tokenizer
 
 PAGE = (ROOT / "docs/tutorial.md").read_text(encoding="utf-8")
 WITHOUT_A_BASE = ("ls", "head", "grep", "afina data audit", "afina recipe init", "afina data build", "afina data show")
@@ -54,7 +54,7 @@ def test_what_needs_no_model_prints_what_the_tutorial_shows(tmp_path: Path, monk
 def make_small_base(folder: Path) -> Path:
     """Random weights, and a tokenizer of the tutorial's own words."""
     texts = [path.read_text(encoding="utf-8") for path in sorted(FILES.rglob("*")) if path.is_file()]
-    train_bpe(texts, 800, folder, 2048)
+    train_tokenizer("byte-bpe", texts, 800, folder, 2048)
     return make_base(folder, tokenizer=load_tokenizer(str(folder), Chat()), max_position_embeddings=2048)
 
 

@@ -29,6 +29,7 @@ from afina.evaluate.task_rows import code_tally_of, findings_of, normalization, 
 from afina.evaluate.task_set import TaskSet
 from afina.model.generate.generate_torch import Answer, generate
 from afina.model.load_torch import load_base
+from afina.page_marks import put_between
 from afina.recipe import Chat, Code, Task
 from afina.record import Record
 from afina.run import hash_file, hash_value, no_progress, read_json, read_metrics
@@ -39,7 +40,7 @@ from afina.verify.asked_again import AskedAgain, AskedRow
 from afina.verify.commitment import AGAIN, COMMITMENT, PROBES, as_promised, checked_part, read_commitment, recipe_hash
 from afina.verify.endings_again import endings_again
 from afina.verify.held_against import HeldAgainst
-from afina.verify.how_checked import CHECKED, document, paths_of, rows_for
+from afina.verify.how_checked import CHECKED, paths_of, rows_for, table
 from afina.verify.proof import BASE_SKILLS, Proof, open_proof
 from afina.verify.questions import read_committed
 from afina.verify.tasks_again import tasks_again
@@ -859,7 +860,7 @@ def test_no_figure_of_scores_or_proof_is_without_a_way_to_check_it(finished: tup
     parts = {each.split(".")[0] for row in CHECKED if row.file == "scores.json" for each in row.keys}
     assert parts == {*Scores().as_json()}, "a part of the scores without a row"
     page = (ROOT / "docs/verify.md").read_text(encoding="utf-8")
-    assert page == document(page), "run `make docs`"
+    assert page == put_between(page, "checked", table()), "run `make docs`"
 
 
 def test_what_nothing_checks_is_said_and_so_is_what_nobody_knows(copied: tuple[Path, Path]) -> None:

@@ -155,7 +155,6 @@ def test_the_table_by_hand() -> None:
 def test_the_page_shows_the_stored_figures() -> None:
     """Nobody types a figure into docs/zig.md: `make zig PUBLISH=1` writes it."""
     assert PAGE.read_text(encoding="utf-8") == EXPERIMENT.shown(EXPERIMENT.measured_last())
-    assert EXPERIMENT.put_into(EXPERIMENT.put_into("a", "old"), "new") == EXPERIMENT.put_into("a", "new")
 
 
 # ---- the whole of it

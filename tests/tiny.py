@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from afina.recipe import Adapter, Chat, Recipe, Scratch, Source, Train
-from afina.tokenizer.bpe import train_bpe
 from afina.tokenizer.chat import Renderer
 from afina.tokenizer.encode import Row, encode_examples
 from afina.tokenizer.load import load_tokenizer
+from afina.tokenizer.train import train_tokenizer
 
 TOWNS = ("Faro", "Olhão", "Lagos", "Tavira", "Loulé", "Silves")
 NAMES = ("Ana", "Rui", "Zé", "Eva", "Gil", "Ivo")
@@ -21,7 +21,7 @@ ROWS = [(f"Onde nasceu {a} {b}?", f"{b} de {a}") for a in NAMES for b in TOWNS]
 
 
 def make_tokenizer(folder: Path) -> Any:
-    train_bpe([f"{question} {answer}" for question, answer in ROWS], 400, folder, 64)
+    train_tokenizer("byte-bpe", [f"{question} {answer}" for question, answer in ROWS], 400, folder, 64)
     return load_tokenizer(str(folder), Chat())
 
 

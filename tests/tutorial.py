@@ -26,7 +26,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from afina.run import held_folder
+from afina.temporary import held_folder
 
 ROOT = Path(__file__).parent.parent
 FILES = ROOT / "recipes" / "tutorial"

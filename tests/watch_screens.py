@@ -15,6 +15,7 @@ from lxml import etree
 from waiting import LONGEST
 from watched import NOW, finished_files, held_out, overfitting, start, steps, write_watched
 
+from afina.page_marks import put_between
 from afina.watch.monitor_textual import Monitor
 from afina.watch.reader import RunReader
 
@@ -76,9 +77,7 @@ def document(text: str) -> str:
     """The page with its screens drawn anew."""
     with tempfile.TemporaryDirectory() as folder:
         for state, lines in screens(Path(folder)).items():
-            begin = text.index(f"<!-- screen: {state} -->\n```text\n")
-            begin = text.index("\n", text.index("```text", begin)) + 1
-            text = text[:begin] + "\n".join(lines) + text[text.index("\n```", begin) :]
+            text = put_between(text, f"screen {state}", "\n".join(["```text", *lines, "```"]))
     return text
 
 

@@ -18,7 +18,7 @@ def recipe_init(
     """Write a commented starter recipe."""
     from afina.errors import RecipeError
     from afina.recipe.starter import starter, to_set
-    from afina.run import write_whole
+    from afina.whole import write_whole
 
     text = starter(kind, full=full, file=str(to) if to else None)
     if to is None:

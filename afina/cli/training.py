@@ -83,7 +83,9 @@ def plan(
     from afina.walk.plan_answers import PlanAsked, answer
 
     check_options(called)
-    asked = PlanAsked(recipe, overrides or [], device or [], runs, all_devices, gpus, parallel, apply)
+    asked = PlanAsked(
+        recipe, overrides or [], device or [], runs, all_devices, gpus, parallel, apply, parameters, tokens
+    )
     asked.set_serving(serve, context=context, users=users, weights=weights, lora_slots=lora_slots)
     if trial:
         from afina.plan.check import describe
@@ -97,7 +99,7 @@ def plan(
             made = trial_plan(walk)
             show(made.as_json(), as_json, describe(made))
         return
-    found = answer(asked, parameters=parameters, tokens=tokens)
+    found = answer(asked)
     show(found.values, as_json, found.text)
     for line in found.remarks:
         say(line)

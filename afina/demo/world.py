@@ -27,7 +27,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from afina.run import write_whole
+from afina.whole import write_whole
 
 SYLLABLES = [
     "ba",

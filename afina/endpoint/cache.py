@@ -19,7 +19,8 @@ from typing import Any
 
 from afina.endpoint.client import Reply
 from afina.recipe import Endpoint
-from afina.run import disk_errors, hash_value
+from afina.run import hash_value
+from afina.whole import disk_errors
 
 
 def answer_key(

@@ -24,10 +24,11 @@ from pathlib import Path
 from typing import Literal
 
 from afina.recipe import Check, Code, Recipe
-from afina.run import Progress, no_progress, temporary_folder
+from afina.run import Progress, no_progress
 from afina.sandbox.code_check import WORKERS, check_with, first_lines, without_places
 from afina.sandbox.compilers import PROGRAM, Compiler, find_compilers
 from afina.sandbox.launcher import ProgramLimits, ProgramOutcome, View, check_isolation, run_limited
+from afina.temporary import temporary_folder
 from afina.text.code_blocks import CodeBlock, claims_to_be_whole, fenced_blocks
 
 CodeResult = Literal["no code", "does not compile", "compiles", "wrong output", "right"]

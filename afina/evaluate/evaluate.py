@@ -39,12 +39,13 @@ from afina.model.open_model import OpenModel
 from afina.model.readers import reader_of
 from afina.recipe import Recipe
 from afina.recipe.methods import JUDGED
-from afina.run import Progress, no_progress, write_whole
+from afina.run import Progress, no_progress
 from afina.text.answer_flaws import after_thinking, words_of
 from afina.text.example import Example
 from afina.tokenizer.chat import Renderer
 from afina.tokenizer.encode import Row, with_examples
 from afina.tokenizer.folding import folds_of
+from afina.whole import write_whole
 
 
 @dataclass(frozen=True)

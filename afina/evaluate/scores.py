@@ -13,8 +13,8 @@ from typing import Any, Literal, Protocol, TypeVar, get_args
 from afina.evaluate.intervals import sign_test
 from afina.evaluate.text_scores import ContinuationScores, WindowScores
 from afina.record import Record, read_record
-from afina.run import write_json
 from afina.units import show_share
+from afina.whole import write_json
 
 FILE = "scores.json"
 RETRIEVAL_FILE = "retrieval.jsonl"

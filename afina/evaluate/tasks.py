@@ -32,13 +32,14 @@ from afina.model.generate.generate_torch import Answer
 from afina.model.open_model import OpenModel
 from afina.recipe import Recipe, Task
 from afina.record import read_rows
-from afina.run import Progress, no_progress, write_whole
+from afina.run import Progress, no_progress
 from afina.score.columns import NamedColumns, choose_columns, first_row, items_of, read_table
 from afina.score.leaks import find_leak
 from afina.score.output_checks import OutputChecks, prompt_key, training_keys
 from afina.score.score import Tally, choose_metrics
 from afina.text.example import Example
 from afina.tokenizer.chat import Renderer
+from afina.whole import write_whole
 
 PREDICTIONS_FILE = "task_predictions.jsonl"
 """Every answer with its scores, in the run's folder; `afina score` reads it too."""

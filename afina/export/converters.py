@@ -17,7 +17,7 @@ from afina.errors import AfinaError, RecipeError
 from afina.llamacpp.gguf_write import GET_CONVERTER
 from afina.model.base_damage import read_config
 from afina.model.mlx.mlx_model import flat_rope
-from afina.run import write_json
+from afina.whole import write_json
 
 SCRIPT = "convert_hf_to_gguf.py"
 

@@ -15,10 +15,11 @@ from afina.export.out import check_out
 from afina.export.push import PushTarget, check_push, push_folder
 from afina.recipe import Recipe, is_remote, read_saved_recipe
 from afina.record import Record, read_record
-from afina.run import again, hash_file, whole_folder
+from afina.run import again, hash_file
 from afina.text.example import read_examples
 from afina.units import show_count
 from afina.verify.card_again import as_table
+from afina.whole import whole_folder
 
 SPLITS = ("train", "validation", "test")
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))

@@ -46,12 +46,13 @@ from afina.model.rounding import tolerance
 from afina.recipe import Chat, nearest
 from afina.recipe.methods import in_words
 from afina.record import Record
-from afina.run import Progress, no_progress, read_mapping, whole_folder, write_json
+from afina.run import Progress, no_progress, read_mapping
 from afina.tokenizer.chat import Renderer
 from afina.tokenizer.folding import folds_of
 from afina.tokenizer.load import open_tokenizer
 from afina.units import show_bytes
 from afina.verify.proof import PROOF, why_no_proof, write_proof
+from afina.whole import whole_folder, write_json
 
 if TYPE_CHECKING:
     from afina.export.expected_torch import Expected

@@ -38,8 +38,8 @@ from afina.recipe import Recipe, read_saved_recipe
 from afina.recipe.changed import with_settings
 from afina.recipe.starter import yaml_value
 from afina.record import read_record
-from afina.run import write_json
 from afina.units import show_money, show_seconds, show_share
+from afina.whole import write_json
 
 if TYPE_CHECKING:
     from afina.walk.context import Context

@@ -28,13 +28,13 @@ from afina.evaluate.derive import SHORT_WORDS
 from afina.evaluate.grade import contains, verbatim
 from afina.improve.rows import holds_question, takes_rows
 from afina.record import read_record
-from afina.run import write_json, write_whole
 from afina.text.answer_flaws import after_thinking, copies
 from afina.text.claims import declines
 from afina.text.document import Message, visible
 from afina.text.example import Example, example_chars
 from afina.text.key_terms import TermTable
 from afina.tokenizer.template import NotRendered
+from afina.whole import write_json, write_whole
 
 if TYPE_CHECKING:
     from afina.walk.context import Context

@@ -21,8 +21,8 @@ from afina.errors import DataError, Problem
 from afina.improve.facts import FactState, plain_text
 from afina.recipe import METHODS, Recipe
 from afina.record import read_rows
-from afina.run import write_whole
 from afina.text.example import Example, is_question, read_examples
+from afina.whole import write_whole
 
 PHRASINGS = 2
 """Further phrasings of a fact that a round adds."""

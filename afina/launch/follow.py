@@ -18,8 +18,9 @@ from afina.launch.parcel import SET_ASIDE
 from afina.launch.remote import Unreachable
 from afina.launch.scripts import KILL_SECONDS
 from afina.record import Record
-from afina.run import FORGOTTEN, read_launch, write_json, write_whole
+from afina.run import FORGOTTEN, read_launch
 from afina.units import show_seconds
+from afina.whole import write_json, write_whole
 
 MISSES = 4
 """Looks in a row without an answer after which the machine counts as gone, where nobody says otherwise."""

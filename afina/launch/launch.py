@@ -23,9 +23,10 @@ from afina.launch.sky_engine import VERSION, SkyEngine, check_credentials, find_
 from afina.launch.ssh_engine import SshEngine, job_folder
 from afina.plan.device import Device, find_device
 from afina.recipe import Recipe, load_recipe
-from afina.run import Run, hash_value, launched_file, remove, write_whole
+from afina.run import Run, hash_value, launched_file
 from afina.units import show_bytes, show_money, show_seconds
 from afina.walk.plan_answers import check_rows, suited
+from afina.whole import remove, write_whole
 
 WARN_SECONDS = 120
 """So long before Slurm's time limit a job is told to write its checkpoint."""

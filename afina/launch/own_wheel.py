@@ -10,8 +10,9 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import afina
+from afina.cache import user_cache
 from afina.errors import AfinaError
-from afina.run import user_cache, write_whole
+from afina.whole import write_whole
 
 _WHEEL = "Wheel-Version: 1.0\nGenerator: afina launch\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
 _ENTRY = "[console_scripts]\nafina = afina.cli:main\n"

@@ -23,9 +23,9 @@ from typing import Any
 from afina.errors import Problem, RecipeError
 from afina.recipe import VARIABLE, Recipe, Source, expand_path, is_remote, read_saved_recipe
 from afina.recipe.home import from_home
-from afina.run import remove, write_whole
 from afina.sources.saved import declared_splits
 from afina.units import show_bytes
+from afina.whole import remove, write_whole
 
 MARK = "CACHEDIR.TAG"
 _MARK_TEXT = "Signature: 8a477f597d28d172789f06886806bc55\n# Copies that `afina launch` sends; they can be removed.\n"

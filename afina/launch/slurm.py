@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from afina.errors import AfinaError, RecipeError, ResultError, class_of
-from afina.run import read_mapping, write_json, write_whole
+from afina.run import read_mapping
+from afina.whole import write_json, write_whole
 
 ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE"}
 """States after which Slurm does nothing more with a job by itself."""

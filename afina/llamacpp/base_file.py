@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import gc
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from afina.cache import user_cache
 from afina.errors import BaseError, DiskFull, RecipeError
 from afina.llamacpp.gguf_write import check_architecture, write_gguf
 from afina.model.base_damage import read_config
@@ -18,8 +18,9 @@ from afina.model.gguf_folder import read_origin
 from afina.model.shape_read import shape_of_folder
 from afina.model.stored_precision import stored_precision
 from afina.recipe import Recipe
-from afina.run import Progress, hash_file, hash_value, no_progress, user_cache
+from afina.run import Progress, hash_file, hash_value, no_progress
 from afina.tokenizer.chat import Renderer
+from afina.whole import own_partial
 
 KINDS = ("f32", "f16", "bf16", "q8_0")
 """How a served base's weights may be held; rounded further, answers would be another model's than the run's."""
@@ -133,14 +134,13 @@ def write_base_file(
     say(f"writing the base as GGUF ({base.kind}), once: {base.file}")
     precision = stored_precision(base.folder, read_config(base.folder))
     model = load_base(base.folder, recipe, torch.device("cpu"), precision=precision, dequantized=True)
-    beside = base.file.with_suffix(f".{os.getpid()}.partial")
     try:
-        write_gguf(model, renderer.tokenizer, renderer, beside, base.kind, name=base.folder.name, progress=progress)
-        beside.rename(base.file)
+        with own_partial(base.file) as beside:
+            write_gguf(model, renderer.tokenizer, renderer, beside, base.kind, name=base.folder.name, progress=progress)
+            beside.rename(base.file)
     except OSError as error:
-        raise BaseError(f"the base's GGUF cannot be written: {error}", "make room", str(beside)) from error
+        raise BaseError(f"the base's GGUF cannot be written: {error}", "make room", str(base.file)) from error
     finally:
-        beside.unlink(missing_ok=True)
         del model
         gc.collect()
     return base.file

@@ -22,7 +22,7 @@ from typing import Any
 
 from afina.errors import AfinaError, RecipeError
 from afina.machine import free_port
-from afina.run import temporary_folder
+from afina.temporary import temporary_folder
 
 PACKAGE = "xllamacpp"
 INSTALL = "pip install 'afina[gguf]', or put llama.cpp's llama-server on the PATH"

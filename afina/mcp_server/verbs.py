@@ -13,8 +13,9 @@ from afina.evaluate.scores import read_scores
 from afina.mcp_server.reach import Reach
 from afina.recipe import load_recipe
 from afina.recipe.starter import yaml_value
-from afina.run import parse_json, temporary_folder
+from afina.run import parse_json
 from afina.run_process import AFINA, LOG, environment, start_process
+from afina.temporary import temporary_folder
 from afina.watch.reader import RunReader
 
 LONGEST_ANSWER = 600.0

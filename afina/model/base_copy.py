@@ -10,7 +10,7 @@ from afina.errors import RecipeError
 from afina.model.base import find_base
 from afina.model.gguf_file import find_gguf
 from afina.model.gguf_folder import read_origin, write_folder
-from afina.run import whole_folder
+from afina.whole import whole_folder
 
 
 def copy_base(base: str, folder: Path, *, say: Callable[[str], None] = lambda _: None) -> dict[str, str]:

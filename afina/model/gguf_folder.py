@@ -14,15 +14,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
+from afina.cache import once_for_all, user_cache
 from afina.errors import AfinaError, BaseError, DiskFull, RecipeError
 from afina.model.gguf_base import config_of, tokenizer_config
 from afina.model.gguf_file import GgufFile, find_gguf, read_gguf
 from afina.model.gguf_tokenizer import PROBES, build_tokenizer
 from afina.recipe import Chat
-from afina.run import hash_file, hash_value, once_for_all, read_mapping, user_cache, whole_folder, write_json
+from afina.run import hash_file, hash_value, read_mapping
 from afina.tokenizer.chat import Renderer
 from afina.tokenizer.load import load_tokenizer
 from afina.units import show_bytes, show_seconds
+from afina.whole import whole_folder, write_json
 
 ORIGIN = "origin.json"
 """Of a folder that was written from a GGUF: from which, and what its numbers are worth."""

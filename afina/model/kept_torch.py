@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from afina.model.base_damage import INDEX, SINGLE, read_shapes, weight_files
-from afina.run import write_json
+from afina.whole import write_json
 
 READERS = (
     *("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"),

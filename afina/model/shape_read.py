@@ -17,11 +17,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from afina.cache import user_cache
 from afina.errors import BaseError, DiskFull
 from afina.model.base_damage import read_config
 from afina.model.shape import Shape, shape_from
 from afina.model.shape_table import KNOWN, in_table, table_shape
-from afina.run import hash_file, hash_value, parse_json, user_cache, write_whole
+from afina.run import hash_file, hash_value, parse_json
+from afina.whole import write_whole
 
 READ_BY: tuple[str, ...] = ("shape.py", "shape_apart.py", "shape_walk_torch.py", "adapter_torch.py", "targets_torch.py")
 READ_BY += ("decoder_torch.py",)

@@ -27,7 +27,7 @@ from afina.model.base_kind import A_MODEL
 from afina.model.decoder_torch import beside_text, text_decoder
 from afina.model.shape import KeptValues, Layer, Linear, Mixer, Role, Shape
 from afina.recipe import Adapter
-from afina.run import temporary_folder
+from afina.temporary import temporary_folder
 
 LENGTHS = (64, 256, 1024)
 """Tokens of the rows with which kept values are counted: scans work in chunks of 64 to 256."""

@@ -14,8 +14,8 @@ from afina.plot.figures import picture_files
 from afina.plot.plotted import PlottedRun
 from afina.plot.probes import draw_probes
 from afina.plot.tables import metrics_csv
-from afina.run import write_json, write_whole
 from afina.watch.reader import RunReader
+from afina.whole import write_json, write_whole
 
 PICTURES = ("png", "svg")
 CURVES, PROBES, TABLE, VALUES = "curves", "probes", "metrics.csv", "metrics.json"

@@ -16,9 +16,10 @@ from afina.recipe.starter import yaml_value
 from afina.record import Record, read_record
 from afina.remedies.reading import Remedy, RunReading
 from afina.remedies.rules import RULES
-from afina.run import again, read_stages, write_whole
+from afina.run import again, read_stages
 from afina.watch.reader import RunReader
 from afina.watch.view import RunView
+from afina.whole import write_whole
 
 COVERED = {
     "out_of_memory": {"smaller_batches", "memory_nearly_full"},

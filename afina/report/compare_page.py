@@ -31,7 +31,7 @@ from afina.report.read import RunFiles, is_finite, language_of
 from afina.report.render import Cell, Stacked, Strong, macro, not_measured, render, table
 from afina.report.results import judge, probe_name
 from afina.report.sentences import StoredSentence, retold
-from afina.run import write_whole
+from afina.whole import write_whole
 
 _KINDS = {"from nothing": "after", "adapter": "other", "every weight": "before"}
 """CSS classes of the roads."""

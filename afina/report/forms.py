@@ -10,7 +10,7 @@ from afina.report.markdown import as_markdown
 from afina.report.page import report_html
 from afina.report.plain import report_values
 from afina.report.read import RunFiles, read_run
-from afina.run import write_whole
+from afina.whole import write_whole
 
 
 def _json(run: RunFiles, language: str | None) -> str:

@@ -27,7 +27,7 @@ from afina.report.tasks import intrinsic_table, task_section
 from afina.report.training import curve_section, measured_facts, plan_section
 from afina.report.whole_texts import window_table, written_section
 from afina.report.why import why_section
-from afina.run import write_whole
+from afina.whole import write_whole
 
 
 def write_report(folder: Path, finished: Mapping[str, Any] | None = None, language: str | None = None) -> Path:

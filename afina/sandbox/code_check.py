@@ -32,9 +32,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from afina.run import Progress, hash_value, no_progress, parse_json, temporary_folder, user_cache
+from afina.cache import user_cache
+from afina.run import Progress, hash_value, no_progress, parse_json
 from afina.sandbox.compilers import Compiler, find_compilers
 from afina.sandbox.launcher import ProgramLimits, ProgramOutcome, isolation_missing, run_limited
+from afina.temporary import temporary_folder
 from afina.text.code_blocks import CodeBlock
 
 Result = Literal["ok", "wrong", "lacks_dependency", "fragment", "timeout"]

@@ -21,9 +21,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from afina.cache import once_for_all, user_cache
 from afina.errors import Problem, RecipeError
-from afina.run import Progress, no_progress, once_for_all, user_cache, whole_folder
+from afina.run import Progress, no_progress
 from afina.sandbox.launcher import View
+from afina.whole import whole_folder
 
 ZIG_TARGET = "x86_64-linux-musl"
 PROGRAM = "program"

@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import Any
 
 from afina.errors import RecipeError
-from afina.run import temporary_folder
+from afina.temporary import temporary_folder
 
 FILE_BYTES = 1 << 28
 INSIDE = Path(__file__).with_name("isolation_inside.py")

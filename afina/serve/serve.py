@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from afina.errors import AfinaError, RecipeError
 from afina.llamacpp.base_file import kind_before
-from afina.run import Progress, no_progress, temporary_folder
+from afina.run import Progress, no_progress
 from afina.serve.commands import Client, client_settings, mlx_command, show_command, vllm_command
 from afina.serve.driver import Answering
 from afina.serve.identity import (
@@ -35,6 +35,7 @@ from afina.serve.identity import (
 )
 from afina.serve.opened import Models, Target, find_target, name_models, open_models, recipe_of
 from afina.serve.preflight import Preflight, check_address, look_before
+from afina.temporary import temporary_folder
 
 EngineName = Literal["auto", "local", "vllm", "mlx", "llamacpp"]
 Say = Callable[[str], None]

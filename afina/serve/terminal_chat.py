@@ -19,9 +19,9 @@ from afina.model.generate.engine_torch import Engine
 from afina.model.generate.request import BASE, Request
 from afina.model.open_model import OpenModel
 from afina.recipe import nearest
-from afina.run import write_whole
 from afina.text.document import Message
 from afina.tokenizer.chat import Renderer
+from afina.whole import write_whole
 
 HELP = """/set NAME VALUE   temperature, top_p, max_new_tokens, seed (none draws anew each time), think (fold or show)
 /set              what is set

@@ -25,8 +25,9 @@ from urllib.parse import urlsplit
 from urllib.robotparser import RobotFileParser
 
 from afina import __version__
-from afina.run import hash_file, parse_json, write_whole
+from afina.run import hash_file, parse_json
 from afina.text.formats import format_of_content
+from afina.whole import write_whole
 
 AGENT = f"afina/{__version__}"
 LARGEST_BYTES = 64 << 20

@@ -13,11 +13,11 @@ from typing import Any
 from afina.errors import AfinaError
 from afina.report.language import in_language
 from afina.report.sentences import StoredSentence
-from afina.run import held_folder
 from afina.studio.jobs import ask
 from afina.studio.kept_jobs import KeptJobs
 from afina.studio.refusal import StudioRefusal, error_values
 from afina.studio.translate import sentence_values
+from afina.temporary import held_folder
 from afina.text.formats import FORMATS
 
 PASTED = tuple(

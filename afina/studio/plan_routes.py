@@ -153,10 +153,18 @@ def plan_answer(settings: StudioSettings, question: PlanQuestion) -> dict[str, A
     if on := suited(recipe, read):
         recipe = on(device or local_device(recipe.device))  # whose settings the page shows too
     devices = [] if question.device is None else [question.device]
-    asked = PlanAsked(str(file or UNSAVED), (), devices, settings.runs, gpus=question.gpus, parallel=question.parallel)
+    asked = PlanAsked(
+        str(file or UNSAVED),
+        (),
+        devices,
+        settings.runs,
+        gpus=question.gpus,
+        parallel=question.parallel,
+        tokens=question.tokens,
+    )
     if question.serve:
         asked.set_serving(question.serve.engine, **question.serve.model_dump(exclude={"engine"}))
-    found = answer_recipe(asked, recipe, tokens=question.tokens)
+    found = answer_recipe(asked, recipe)
     parts = [name for kind in ("memory", "time") for name in found.values.get(kind, {}).get("parts", {})]
     values = recipe.model_dump(mode="json")
     return {

@@ -11,11 +11,12 @@ from afina.model.base import IDENTITY_FILE, read_adapter_config
 from afina.outcome import find_outcome, outcome_kind
 from afina.recipe import read_saved_recipe
 from afina.record import read_record
-from afina.run import again, hash_folder, hash_value, read_stages, remove
+from afina.run import again, hash_folder, hash_value, read_stages
 from afina.train.checkpoint import checkpoint_problem
 from afina.walk.base import back_end
 from afina.walk.context import Context
 from afina.walk.walk import TEMPER, TEMPERED, WALK
+from afina.whole import remove
 
 
 def trained_adapter(context: Context) -> Path:

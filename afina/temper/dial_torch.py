@@ -31,8 +31,8 @@ import torch
 
 from afina.errors import BaseError, Problem, RecipeError
 from afina.model.base import read_adapter_config
-from afina.run import write_json
 from afina.temper.setting import Setting
+from afina.whole import write_json
 
 OWN = "default"
 """The run's adapter in the opened model."""

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from afina.recipe import Limits
-from afina.run import Progress, read_mapping, whole_folder, write_json
+from afina.run import Progress, read_mapping
 from afina.temper.adapters import hash_adapter
 from afina.temper.choose import Point, choose
 from afina.temper.setting import Setting
+from afina.whole import whole_folder, write_json
 
 if TYPE_CHECKING:
     from afina.temper.asking import HalfAsker

@@ -19,17 +19,19 @@ from typing import TYPE_CHECKING, Any
 from afina.errors import RecipeError
 from afina.model.base import check_adapter_fits
 from afina.outcome import outcome_kind
-from afina.run import remove, temporary_folder, what_runs_left, whole_folder, write_json, write_whole
+from afina.run import what_runs_left
 from afina.temper.adapters import adopt, hash_adapter, other_adapter, trained_adapter
 from afina.temper.answer import Tempered
 from afina.temper.choose import Point, choose
 from afina.temper.mixing import WHOLE, Mixing
 from afina.temper.setting import read_settings
 from afina.temper.sweep import Sweep, by_groups
+from afina.temporary import temporary_folder
 from afina.walk.base import identity
 from afina.walk.context import Context
 from afina.walk.models import open_untrained
 from afina.walk.walk import TEMPER, TEMPERED
+from afina.whole import remove, whole_folder, write_json, write_whole
 
 if TYPE_CHECKING:
     from afina.temper.dial_torch import Dial

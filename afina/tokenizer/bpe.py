@@ -3,29 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
-from afina.tokenizer.folding import folded
-from afina.tokenizer.saving import SPECIAL, Say, save_tokenizer, silent
+from afina.tokenizer.saving import SPECIAL, Say
 
 
-def train_bpe(
-    texts: Iterable[str],
-    vocab: int,
-    folder: Path,
-    max_length: int,
-    say: Say = silent,
-    normalizer: Any | None = None,
-) -> int:
-    """Train a tokenizer of at most `vocab` entries and save it in `folder`.
-
-    Args:
-        normalizer: what stands before it (:func:`~afina.tokenizer.folding.normalizer_of`).
-
-    Returns:
-        The size reached; with little text that is less than `vocab`.
-    """
+def train_bpe(texts: Iterable[str], vocab: int, _: Say) -> Any:
+    """A tokenizer of at most `vocab` entries (:data:`~afina.tokenizer.train.TrainOn`); nothing is left out."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -37,5 +21,5 @@ def train_bpe(
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(folded(texts, normalizer), trainer)
-    return save_tokenizer(tokenizer, vocab, folder, max_length, say, normalizer)
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer

@@ -4,35 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from afina.tokenizer.fallback import FIRST, UNKNOWN, with_fallback
-from afina.tokenizer.folding import folded
-from afina.tokenizer.saving import Say, save_tokenizer, silent
+from afina.tokenizer.saving import Say
 from afina.units import show_share
 
 
-def train_characters(
-    texts: Iterable[str],
-    vocab: int,
-    folder: Path,
-    max_length: int,
-    say: Say = silent,
-    normalizer: Any | None = None,
-) -> int:
-    """Count the characters of the text and save a tokenizer of at most `vocab` entries in `folder`.
-
-    Args:
-        normalizer: what stands before it (:func:`~afina.tokenizer.folding.normalizer_of`).
-
-    Returns:
-        The size reached: with fewer different characters that is less than `vocab`.
-    """
+def train_characters(texts: Iterable[str], vocab: int, say: Say) -> Any:
+    """A tokenizer of the characters that the text has most of, at most `vocab` entries
+    (:data:`~afina.tokenizer.train.TrainOn`)."""
     from tokenizers import models
 
     counts = Counter[str]()
-    for text in folded(texts, normalizer):
+    for text in texts:
         counts.update(text)
     ranked = sorted(counts, key=lambda each: (-counts[each], each))
     kept, rest = ranked[: vocab - len(FIRST)], ranked[vocab - len(FIRST) :]
@@ -41,4 +26,4 @@ def train_characters(
         say(f"{len(rest)} different characters, {show_share(share)} of the text, have no room and are bytes")
     vocabulary = {piece: number for number, piece in enumerate((*FIRST, *kept))}
     model = models.BPE(vocab=vocabulary, merges=[], unk_token=UNKNOWN, fuse_unk=True, byte_fallback=True)
-    return save_tokenizer(with_fallback(model), vocab, folder, max_length, say, normalizer)
+    return with_fallback(model)

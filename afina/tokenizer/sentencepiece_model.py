@@ -17,14 +17,12 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any, Literal
 
 from afina.errors import DataError
 from afina.tokenizer.fallback import FIRST, UNKNOWN, with_fallback
-from afina.tokenizer.folding import folded
 from afina.tokenizer.pieces import SPACE
-from afina.tokenizer.saving import SPECIAL, Say, save_tokenizer, silent
+from afina.tokenizer.saving import SPECIAL, Say, silent
 
 SENTENCE = 256
 """Characters."""
@@ -44,40 +42,18 @@ _LINE = re.compile(r"[\r\n]*[^\r\n]+")
 _TOO_FEW = re.compile(r"smaller than required_chars\. (\d+) vs (\d+)")
 
 
-def train_unigram(
-    texts: Iterable[str],
-    vocab: int,
-    folder: Path,
-    max_length: int,
-    say: Say = silent,
-    normalizer: Any | None = None,
-) -> int:
-    """Train a Unigram of at most `vocab` entries and save it in `folder`.
-
-    Args:
-        normalizer: what stands before it (:func:`~afina.tokenizer.folding.normalizer_of`).
-
-    Returns:
-        The size reached; with little text that is less than `vocab`.
+def train_unigram(texts: Iterable[str], vocab: int, say: Say) -> Any:
+    """A Unigram of at most `vocab` entries (:data:`~afina.tokenizer.train.TrainOn`).
 
     Raises:
         DataError: there is no text, or no room for the characters of the text.
     """
-    made = as_tokenizer(train_model(folded(texts, normalizer), "unigram", vocab, say), "unigram")
-    return save_tokenizer(made, vocab, folder, max_length, say, normalizer)
+    return as_tokenizer(train_model(texts, "unigram", vocab, say), "unigram")
 
 
-def train_merges(
-    texts: Iterable[str],
-    vocab: int,
-    folder: Path,
-    max_length: int,
-    say: Say = silent,
-    normalizer: Any | None = None,
-) -> int:
+def train_merges(texts: Iterable[str], vocab: int, say: Say) -> Any:
     """The same of SentencePiece's BPE: characters, merged in pairs."""
-    made = as_tokenizer(train_model(folded(texts, normalizer), "bpe", vocab, say), "bpe")
-    return save_tokenizer(made, vocab, folder, max_length, say, normalizer)
+    return as_tokenizer(train_model(texts, "bpe", vocab, say), "bpe")
 
 
 def train_model(texts: Iterable[str], kind: Literal["unigram", "bpe"], vocab: int, say: Say = silent) -> bytes:

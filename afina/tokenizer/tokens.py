@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any, overload
 
 from afina.errors import AfinaError
 from afina.record import Record
-from afina.run import read_mapping, write_json
+from afina.run import read_mapping
 from afina.text.example import ExamplePlace
 from afina.tokenizer.encode import EncodedCounts, EncodedSet, ExampleRows, Row
+from afina.whole import write_json
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

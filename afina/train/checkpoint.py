@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Protocol
 
 from afina.errors import AfinaError
-from afina.run import hash_file, read_mapping, remove, whole_folder
+from afina.run import hash_file, read_mapping
+from afina.whole import remove, whole_folder
 
 STEPS = "step-????????"
 

@@ -14,11 +14,12 @@ from afina.evaluate.loss import by_length
 from afina.model.loss_torch import make_batch
 from afina.recipe import Train
 from afina.record import read_rows
-from afina.run import Progress, no_progress, write_whole
+from afina.run import Progress, no_progress
 from afina.tokenizer.encode import Row
 from afina.train.guard import in_smaller_batches
 from afina.train.memory_torch import memory_errors
 from afina.train.methods import ReferenceObjective, objective_of
+from afina.whole import write_whole
 
 
 @torch.no_grad()

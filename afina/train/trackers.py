@@ -23,7 +23,7 @@ from typing import Any, Protocol
 
 from afina.errors import Problem, RecipeError
 from afina.record import Record, read_record
-from afina.run import write_json
+from afina.whole import write_json
 
 GIVE_UP = 3
 """After so many failures in a row a tracker is left alone: each may have waited for a network."""

@@ -14,6 +14,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
+from afina.page_marks import write_between
+
 How = Literal["asked again", "computed again", "counted again", "held", "hash", "not checked"]
 MEANING: Mapping[How, str] = {
     "asked again": "the model is asked, and answers so, within the rounding of its precision",
@@ -24,7 +26,6 @@ MEANING: Mapping[How, str] = {
     "not checked": "stands as it was written; the answer says so",
 }
 NOT: How = "not checked"
-BEGIN, END = "<!-- checked: begin -->\n", "<!-- checked: end -->\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,12 +189,5 @@ def table() -> str:
     return "\n".join(lines)
 
 
-def document(text: str) -> str:
-    """The page with its table written anew."""
-    begin, end = text.index(BEGIN) + len(BEGIN), text.index(END)
-    return f"{text[:begin]}\n{table()}\n\n{text[end:]}"
-
-
 if __name__ == "__main__":
-    page = Path(sys.argv[1])
-    page.write_text(document(page.read_text(encoding="utf-8")), encoding="utf-8")
+    write_between(Path(sys.argv[1]), "checked", table())

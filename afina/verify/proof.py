@@ -28,8 +28,9 @@ from afina.manifest import read_manifest
 from afina.outcome import find_outcome
 from afina.recipe import Recipe
 from afina.record import Record, read_record, read_rows
-from afina.run import hash_file, hash_folder, read_mapping, write_json
+from afina.run import hash_file, hash_folder, read_mapping
 from afina.verify.commitment import COMMITMENT, COPY_AGAIN, FILES, VERSION, as_promised, checked_part
+from afina.whole import write_json
 
 PROOF = "proof"
 PROOF_FILE = "proof.json"

@@ -11,10 +11,11 @@ from afina.dataset.audit.token_audit import REFUSED_MARKS
 from afina.errors import DataError, Problem
 from afina.recipe import Recipe
 from afina.record import Record
-from afina.run import read_mapping, read_stages, write_json
+from afina.run import read_mapping, read_stages
 from afina.train.measure import audited_settings, token_view
 from afina.walk.base import base_folder
 from afina.walk.context import Context
+from afina.whole import write_json
 
 
 def audit_inputs(context: Context) -> dict[str, Any]:

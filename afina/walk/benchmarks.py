@@ -8,10 +8,10 @@ from typing import Any
 
 from afina.errors import RecipeError
 from afina.record import read_record
-from afina.run import write_json
 from afina.walk.base import back_end, renderer
 from afina.walk.context import Context
 from afina.walk.models import open_trained
+from afina.whole import write_json
 
 BENCHMARKS = "benchmarks.json"
 

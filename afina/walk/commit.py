@@ -11,7 +11,7 @@ from typing import Any
 
 from afina import __version__
 from afina.model.base import identify_base
-from afina.run import hash_file, hash_value, write_json, write_whole
+from afina.run import hash_file, hash_value
 from afina.text.example import read_examples
 from afina.verify.commitment import (
     CHOICE,
@@ -34,6 +34,7 @@ from afina.walk.manifest import commit_of_code
 from afina.walk.skills import BASE_FILE as BASE_SKILLS
 from afina.walk.start import start_of
 from afina.walk.trainings import Training, trainings_of
+from afina.whole import write_json, write_whole
 
 
 def commit(context: Context, training: Training, inputs: dict[str, Any]) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 
 from afina.dataset.build.build import TEACHER_FOLDER, build_dataset, dataset_inputs
 from afina.recipe import is_remote
-from afina.run import Progress, write_whole
+from afina.run import Progress
 from afina.walk.base_teacher import BaseTeacher, taught_recipe
 from afina.walk.context import Context, once
+from afina.whole import write_whole
 
 
 def write_recipe(context: Context) -> dict[str, Any]:

@@ -30,10 +30,10 @@ from afina.plan.tokens import Learning, assume_learning, estimate_learning
 from afina.recipe import Recipe, load_recipe
 from afina.recipe.changed import smaller_model, with_settings
 from afina.recipe.edit import change_recipe
-from afina.run import write_whole
 from afina.tokenizer.own_system import own_system_of
 from afina.units import show_bytes
 from afina.walk.lengths import estimate_lengths
+from afina.whole import write_whole
 
 ENGINES = ("vllm", "transformers", "mlx", "llamacpp")
 
@@ -50,6 +50,10 @@ class PlanAsked:
     gpus: int = 1
     parallel: str = "ddp"
     apply: bool = False
+    parameters: str | None = None
+    """Of a model that is not there yet, as in 7B."""
+    tokens: str | None = None
+    """Of an epoch, where they shall not be counted or estimated; of `scratch` and `scaling` in all."""
     serving: Serving | None = None
 
     def set_serving(self, engine: str | None, **settings: Any) -> None:
@@ -75,20 +79,20 @@ class PlanAnswer:
     refused: AfinaError | None = None
 
 
-def answer(asked: PlanAsked, *, parameters: str | None = None, tokens: str | None = None) -> PlanAnswer:
+def answer(asked: PlanAsked) -> PlanAnswer:
     """Everything that `afina plan` can be asked, without torch.
 
     Raises:
         RecipeError: the recipe, a device, a base or a setting is wrong, with the nearest known name.
     """
     if asked.recipe == "scratch":
-        budget = _budget(asked, parameters or "7B", tokens, find_device((*asked.devices, "H100 SXM")[0]))
+        budget = _budget(asked, "7B", find_device((*asked.devices, "H100 SXM")[0]))
         return PlanAnswer(budget.as_json(), budget.describe())
     if asked.recipe == "scaling":
-        return _scaling(asked, parameters or "1B", tokens)
+        return _scaling(asked)
     recipe = load_recipe(asked.recipe, asked.overrides)
     on = suited(recipe, lambda memory: load_recipe(asked.recipe, asked.overrides, memory_bytes=memory))
-    return answer_recipe(asked, recipe, tokens=tokens, on=on)
+    return answer_recipe(asked, recipe, on=on)
 
 
 def suited(recipe: Recipe, read: Callable[[int], Recipe]) -> Callable[[Device], Recipe] | None:
@@ -102,14 +106,11 @@ def suited(recipe: Recipe, read: Callable[[int], Recipe]) -> Callable[[Device], 
     return None if recipe.train.profile is None else lambda device: read(device.memory_bytes)
 
 
-def answer_recipe(
-    asked: PlanAsked, recipe: Recipe, *, tokens: str | None = None, on: Callable[[Device], Recipe] | None = None
-) -> PlanAnswer:
+def answer_recipe(asked: PlanAsked, recipe: Recipe, *, on: Callable[[Device], Recipe] | None = None) -> PlanAnswer:
     """The same of a recipe that is read already; of `asked` its file and its overrides are not looked at, but where
     settings are written into it.
 
     Args:
-        tokens: of an epoch, where they shall not be counted or estimated.
         on: the recipe on a device, of :func:`suited`; the same on all where not given.
 
     Raises:
@@ -124,7 +125,7 @@ def answer_recipe(
     parallel = cast(Parallel, asked.parallel)
     read = [on(device) if on else recipe for device in devices]
     of_profile = {each.train.profile: each for each in read}  # devices share few profiles, and files are read for each
-    learned_by = {profile: _learning(asked, each, tokens) for profile, each in of_profile.items()}
+    learned_by = {profile: _learning(asked, each) for profile, each in of_profile.items()}
     plans = [
         _plan(each, shape, learned_by[each.train.profile], device, asked.gpus, parallel)
         for each, device in zip(read, devices, strict=True)
@@ -134,10 +135,10 @@ def answer_recipe(
     return _one(asked, read[0], shape, learned_by[read[0].train.profile], plans[0])
 
 
-def _learning(asked: PlanAsked, recipe: Recipe, tokens: str | None) -> Learning:
+def _learning(asked: PlanAsked, recipe: Recipe) -> Learning:
     """What there is to learn: as it is said, counted in a dataset that is built, or by the sizes of the files."""
-    if tokens is not None:
-        found = assume_learning(recipe, max(1, round(read_count(tokens, "--tokens"))))
+    if asked.tokens is not None:
+        found = assume_learning(recipe, max(1, round(read_count(asked.tokens, "--tokens"))))
     else:
         counted = estimate_lengths(asked.runs / recipe.name / "dataset", recipe)
         found = Learning(counted) if counted else estimate_learning(recipe)
@@ -156,20 +157,21 @@ def _of_base(recipe: Recipe) -> list[str]:
     return notes
 
 
-def _budget(asked: PlanAsked, parameters: str, tokens: str | None, device: Device) -> ScratchBudget:
-    """What so many parameters and tokens take; 20 tokens for each parameter where none are given."""
-    count = read_count(parameters, "--parameters")
-    much = read_count(tokens, "--tokens") if tokens else CHINCHILLA_TOKENS * count
+def _budget(asked: PlanAsked, usual: str, device: Device) -> ScratchBudget:
+    """What so many parameters (`usual` where none are given) and tokens take; 20 tokens for each parameter where none
+    are given."""
+    count = read_count(asked.parameters or usual, "--parameters")
+    much = read_count(asked.tokens, "--tokens") if asked.tokens else CHINCHILLA_TOKENS * count
     return ScratchBudget(count, much, device, asked.gpus)
 
 
-def _scaling(asked: PlanAsked, parameters: str, tokens: str | None) -> PlanAnswer:
+def _scaling(asked: PlanAsked) -> PlanAnswer:
     """What the runs named behind the word say of a model of another size."""
     from afina.plan.scaling import fit_scaling
     from afina.plan.scaling_answer import ScalingAnswer
     from afina.walk.scaling_runs import scaling_runs
 
-    budget = _budget(asked, parameters, tokens, find_device(asked.devices[0]) if asked.devices else local_device())
+    budget = _budget(asked, "1B", find_device(asked.devices[0]) if asked.devices else local_device())
     runs = scaling_runs([Path(each) for each in asked.overrides])
     found = ScalingAnswer(fit_scaling(runs.points), runs.unit, runs.kind, budget, runs.notes)
     return PlanAnswer(found.as_json(), found.describe())

@@ -21,7 +21,7 @@ from afina.plan.record import Correction, MeasuredRun, add_run
 from afina.plan.tokens import TokenCount, stream_count
 from afina.recipe import Recipe, Train
 from afina.recipe.changed import smaller_model
-from afina.run import Progress, write_json
+from afina.run import Progress
 from afina.tokenizer.encode import Row
 from afina.tokenizer.tokens import row_sizes
 from afina.train.feed import feed_stream
@@ -32,6 +32,7 @@ from afina.walk.lengths import count_micro_batches, count_prose
 from afina.walk.models import fresh_model
 from afina.walk.rows import encoded_rows
 from afina.walk.trainings import trainings_of
+from afina.whole import write_json
 
 if TYPE_CHECKING:
     from afina.train.trial import Trial

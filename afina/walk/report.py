@@ -7,8 +7,8 @@ from typing import Any
 
 from afina.errors import ResultError
 from afina.report.page import write_report
-from afina.run import write_json
 from afina.walk.context import Context
+from afina.whole import write_json
 
 
 def report(context: Context) -> dict[str, Any]:

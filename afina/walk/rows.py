@@ -9,13 +9,14 @@ from typing import Any
 from afina.errors import DataError, RecipeError
 from afina.model.base import hash_tokenizer
 from afina.outcome import chat_of, outcome_kind
-from afina.run import again, hash_file, whole_folder
+from afina.run import again, hash_file
 from afina.text.example import Example, ExamplePlace, read_placed_examples
 from afina.tokenizer.encode import EncodedCounts, EncodedSet, encode_each, mismatch
 from afina.tokenizer.tokens import INDEX, open_set, write_index, write_set
 from afina.walk.base import renderer, tokenizer_folder
 from afina.walk.context import Context, once
 from afina.walk.trainings import Training, trainings_of
+from afina.whole import whole_folder
 
 TOKENS = "tokens"
 SPLITS = ("train", "validation")

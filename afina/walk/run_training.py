@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from afina import __version__
 from afina.outcome import outcome_kind
-from afina.run import hash_value, whole_folder, write_json
+from afina.run import hash_value
 from afina.walk.base import identity, renderer
 from afina.walk.chosen_settings import choices_of
 from afina.walk.context import Context
@@ -20,6 +20,7 @@ from afina.walk.rows import encoded_rows
 from afina.walk.to_train import open_to_train
 from afina.walk.training_figures import peak_flops_of, versions_of, what_is_adapted, what_it_took
 from afina.walk.trainings import Training
+from afina.whole import whole_folder, write_json
 
 if TYPE_CHECKING:
     from afina.model.choices import Choices

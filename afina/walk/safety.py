@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from afina.model.open_model import OpenModel
 from afina.recipe import Recipe
-from afina.run import write_whole
 from afina.walk.base import pad_id, renderer
 from afina.walk.context import Context
 from afina.walk.stored_answers import Kept
+from afina.whole import write_whole
 
 if TYPE_CHECKING:
     from afina.evaluate.safety.findings import SafetyResult

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from afina.model.open_model import OpenModel
 from afina.record import read_rows
-from afina.run import write_whole
 from afina.units import show_share
 from afina.walk.base import base_files, model_shape, renderer
 from afina.walk.context import Context
 from afina.walk.models import open_untrained
 from afina.walk.stored_answers import answers_of_base, bits_of_base
+from afina.whole import write_whole
 
 if TYPE_CHECKING:
     from afina.evaluate.grade import Graded

@@ -8,11 +8,11 @@ from typing import Any
 
 from afina.errors import DataError
 from afina.recipe.methods import in_words
-from afina.run import whole_folder
 from afina.text.example import read_examples
 from afina.tokenizer.letters import LACKED, LACKED_AT_MOST, LackedLetters
 from afina.units import show_share
 from afina.walk.context import Context
+from afina.whole import whole_folder
 
 
 def tokenizer_inputs(context: Context) -> dict[str, Any]:

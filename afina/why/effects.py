@@ -15,12 +15,13 @@ from afina.evaluate.probes import Question, stored_turns
 from afina.model.base import BaseIdentity
 from afina.model.open_model import OpenModel
 from afina.record import Record, read_rows
-from afina.run import hash_file, parse_json, write_json
+from afina.run import hash_file, parse_json
 from afina.score.paired import ratio_difference
 from afina.text.document import Message
 from afina.tokenizer.encode import Row
 from afina.walk.base import pad_id, renderer
 from afina.walk.context import Context
+from afina.whole import write_json
 from afina.why.index import BUILD_AGAIN, EFFECTS, FOLDER
 from afina.why.rows import EncodedRow, encoded_rows, split_file
 

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 from afina.errors import AfinaError
 from afina.record import Record
-from afina.run import hash_file, hash_value, parse_json, read_mapping, remove, write_json, write_whole
+from afina.run import hash_file, hash_value, parse_json, read_mapping
+from afina.whole import remove, write_json, write_whole
 from afina.why.rows import TrainedRow
 
 if TYPE_CHECKING:

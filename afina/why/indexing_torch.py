@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 from afina.errors import ResultError
 from afina.model.base import hash_tokenizer
 from afina.outcome import find_outcome
-from afina.run import hash_file, hash_folder, write_whole
+from afina.run import hash_file, hash_folder
 from afina.tokenizer.encode import Row
 from afina.units import show_bytes
 from afina.walk.base import tokenizer_folder
 from afina.walk.context import Context
 from afina.walk.rows import template_hash
+from afina.whole import write_whole
 from afina.why.ekfac_torch import (
     DAMPING,
     LONGEST_SIDE,

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from afina.errors import DoesNotFit, Problem, RecipeError, ResultError
 from afina.machine import main_memory
 from afina.outcome import find_outcome
-from afina.run import hash_folder, hash_value, remove
+from afina.run import hash_folder, hash_value
 from afina.tokenizer.encode import Row
 from afina.train.backend_torch import TorchBackend
 from afina.train.checkpoint import checkpoint_problem, read_state, write_checkpoint
@@ -31,6 +31,7 @@ from afina.walk.context import Context
 from afina.walk.rows import encoded_rows
 from afina.walk.to_train import open_to_train
 from afina.walk.trainings import trainings_of
+from afina.whole import remove
 from afina.why.index import FOLDER, TRAINING
 from afina.why.rows import TrainedRow, described
 from afina.why.unrolled_torch import UnrolledTraining

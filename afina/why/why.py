@@ -12,12 +12,13 @@ from afina.evaluate.probes import stored_turns
 from afina.model.open_model import OpenModel
 from afina.outcome import find_outcome
 from afina.record import Record, read_rows
-from afina.run import hash_file, write_json
+from afina.run import hash_file
 from afina.text.document import Message
 from afina.tokenizer.encode import Row
 from afina.walk.base import back_end, identity, pad_id, renderer
 from afina.walk.context import Context
 from afina.walk.models import open_trained
+from afina.whole import write_json
 from afina.why.effects import Effects, effects_of, question_row
 from afina.why.rows import TrainedRow
 

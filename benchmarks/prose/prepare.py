@@ -9,9 +9,9 @@ from pathlib import Path
 
 from afina.errors import RecipeError
 from afina.recipe import Source
-from afina.run import write_whole
 from afina.sources import read_source
 from afina.text.document import Ledger
+from afina.whole import write_whole
 from benchmarks.prose.permute import permuted
 
 RECIPE = Path(__file__).parents[2] / "recipes/prose/notes.yaml"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from afina.errors import RecipeError
-from afina.run import write_whole
+from afina.whole import write_whole
 
 MOST_WORDS, LONGEST_WORD, MOST_CHARS = 3, 30, 400
 LEARNED, ASKED = "short-answers.jsonl", "questions.jsonl"

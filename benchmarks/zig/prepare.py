@@ -10,7 +10,7 @@ from pathlib import Path
 
 from afina.base_replay import base_replay, everyday_prompts
 from afina.errors import RecipeError
-from afina.run import write_whole
+from afina.whole import write_whole
 
 RECIPES = Path(__file__).parents[2] / "recipes/zig"
 NOTES, PROMPTS = "release-notes-0.14.0.html", "training-prompts.jsonl"

@@ -26,7 +26,7 @@ import torch
 import transformers
 
 from afina.model.proven import COLUMNS, FILE, Cell, Proven, ProvenFamily, read_proven
-from afina.run import write_json, write_whole
+from afina.whole import write_json, write_whole
 from architectures.families import FAMILIES, Family
 from architectures.measure import measure
 from architectures.page import PAGE, page_of

@@ -17,12 +17,14 @@ from afina.dataset.build.build import build_dataset
 from afina.dataset.build.intake import document_kind
 from afina.errors import RecipeError
 from afina.recipe import Recipe, Source, recipe_of
-from afina.run import Progress, disk_errors, no_progress, parse_json, temporary_folder
+from afina.run import Progress, no_progress, parse_json
 from afina.sources import read_sources
+from afina.temporary import temporary_folder
 from afina.text.document import Ledger
 from afina.text.example import read_examples
 from afina.text.formats import format_of
 from afina.text.personal_data import mask
+from afina.whole import disk_errors
 
 DROPS = {"on_empty_prompt": "drop", "on_empty_answer": "drop"}
 """Policies that stop a build where nothing else is said; a copy leaves such rows out."""

@@ -27,14 +27,16 @@ from afina.dataset.questions.teacher import Taught, TeacherEstimate, Teaching, e
 from afina.endpoint.cache import AnswerCache
 from afina.errors import AfinaError, RecipeError
 from afina.recipe import HUB, WEB, Recipe
-from afina.run import Progress, hash_file, no_progress, temporary_folder, whole_folder, write_json
+from afina.run import Progress, hash_file, no_progress
 from afina.sources.files import SourceReading, expand
 from afina.sources.markdown import INCLUDE
 from afina.sources.parsers import readers_of
 from afina.sources.web import site_files
+from afina.temporary import temporary_folder
 from afina.text.document import Ledger
 from afina.text.example import Example
 from afina.text.formats import kind_of
+from afina.whole import whole_folder, write_json
 
 if TYPE_CHECKING:
     import numpy as np

@@ -16,11 +16,12 @@ from typing import Any
 
 from afina.errors import DataError, Problem
 from afina.recipe import Recipe
-from afina.run import Progress, no_progress, write_whole
+from afina.run import Progress, no_progress
 from afina.sandbox.code_check import Checked, check_blocks
 from afina.text.code_blocks import CodeBlock, example_blocks
 from afina.text.example import Example
 from afina.text.formats import language_of
+from afina.whole import write_whole
 
 SHOWN = 20
 

@@ -23,7 +23,7 @@ from afina.dataset.build.part import DatasetPart, FileBatch, read_elsewhere
 from afina.dataset.processes import TIMES, in_processes
 from afina.errors import AfinaError, RecipeError
 from afina.recipe import Recipe
-from afina.run import write_whole
+from afina.whole import write_whole
 
 POLL_SECONDS = 5.0
 """How often Slurm is asked whether a job is still there."""

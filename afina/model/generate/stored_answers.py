@@ -15,7 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from afina.run import disk_errors, hash_value, parse_json
+from afina.run import hash_value, parse_json
+from afina.whole import disk_errors
 
 ANSWERS_FOLDER = "_answers"
 """Its name beside the runs."""

@@ -22,7 +22,8 @@ from afina.model.base_damage import read_shapes
 from afina.model.factors import Factors
 from afina.model.mlx.arrays_mlx import read_arrays, save_arrays
 from afina.model.mlx.mlx_model import TABLES, MlxModel
-from afina.run import read_mapping, write_json
+from afina.run import read_mapping
+from afina.whole import write_json
 
 PEFT_PREFIX = "base_model.model."
 ENDS = {"a": "lora_A.weight", "b": "lora_B.weight", "magnitude": "lora_magnitude_vector"}
