@@ -11,8 +11,9 @@ import pytest
 from tiny import asking
 
 from afina.dataset.audit.show import render
-from afina.dataset.build.answers import read_answers_file
+from afina.dataset.build.answers import key_of, read_answers_file, with_answer
 from afina.dataset.build.build import build_dataset, dataset_inputs
+from afina.dataset.build.canaries import CANARY
 from afina.errors import DataError, RecipeError
 from afina.evaluate.derive import derive_probes
 from afina.recipe import Dataset, Recipe, Source, load_recipe
@@ -69,6 +70,24 @@ def test_the_same_questions_are_asked_with_and_without(folder: Path) -> None:
     assert found[0] == found[1]
     recall = next(probe for probe in found[1] if probe.role == "recall")
     assert recall.questions and {each.reference for each in recall.questions} <= {*TOWNS}
+
+
+def test_phrasings_of_one_fact_stay_one_thing_whatever_each_learns() -> None:
+    """By what is learned each was a fact of its own: `afina why` gave a source intervals of many facts that had one."""
+    from afina.why.rows import _about
+
+    def row(prompt: str, answer: str) -> Example:
+        return Example(messages=({"role": "user", "content": prompt}, {"role": "assistant", "content": answer}))
+
+    own = [row("Onde nasceu Bento01?", "Faro"), row("De que terra é Bento01?", "Faro")]
+    learned = [with_answer(each, f"{number}: Faro.") for number, each in enumerate(own)]
+    assert len({*map(_about, own)}) == 1 and {*map(_about, learned)} == {*map(_about, own)}
+
+
+def test_a_canary_keeps_its_words() -> None:
+    """Its secret is what is measured, and it is put among the rows when their answers have been."""
+    row = Example(messages=({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}))
+    assert key_of(row) == ("a", "b") and key_of(replace(row, made=CANARY)) is None
 
 
 def test_answers_of_no_row_are_counted_and_none_at_all_is_refused(folder: Path) -> None:

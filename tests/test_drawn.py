@@ -57,22 +57,22 @@ def test_each_token_lies_where_its_seed_draws(opened: tuple[Any, Renderer]) -> N
         assert not is_drawn(edited, seed_of(key), draw_within(ROUNDING))
 
 
-def written_in(model: Any, renderer: Renderer, numbers: Numbers) -> StoredTexts:
+def written_in(model: Any, renderer: Renderer, numbers: Numbers, texts: list[str] = PROMPTS) -> StoredTexts:
     """What a run that computed in such numbers would have stored."""
-    prompts = [renderer.completion_prompt(each) for each in PROMPTS]
-    room = room_behind(PROMPTS, prompts)
+    prompts = [renderer.completion_prompt(each) for each in texts]
+    room = room_behind(texts, prompts)
     engine = Engine(model, renderer.tokenizer, renderer.stop_ids())
     rows: dict[int | None, list[Record]] = {}
     for seed in SEEDS:
         keys = answer_keys(prompts, [room] * len(prompts), sampling_of(seed), numbers, renderer.stop_ids())
         rows[seed] = []
-        for text, prompt, key in zip(PROMPTS, prompts, keys, strict=True):
+        for text, prompt, key in zip(texts, prompts, keys, strict=True):
             drawn: dict[str, Any] = {} if seed is None else {"temperature": TEMPERATURE, "seed": seed_of(key)}
             engine.submit(Request(prompt=prompt, max_new_tokens=room, **drawn))
             done = next(each.done for each in steps(engine) if each.done)
             row = {"prompt": text, "seed": seed, "output": done.text.strip(), "stopped": done.finish == "stop"}
             rows[seed].append(Record(row | {"token_ids": done.tokens}, "continuations.jsonl"))
-    return StoredTexts(PROMPTS, rows, TextJudge(None))
+    return StoredTexts(texts, rows, TextJudge(None))
 
 
 def steps(engine: Engine) -> Any:
@@ -94,6 +94,13 @@ def test_texts_drawn_on_another_device_are_held_by_its_numbers(opened: tuple[Any
     first[0] = Record({**first[0].values, "token_ids": ids}, "continuations.jsonl")
     (wrong,) = asks.write(texts, HeldAgainst()).wrong
     assert f"behind {PROMPTS[0]!r} by seed {PROMPT_SEEDS[0]}, does not write what is stored" in wrong
+
+
+def test_prompts_that_are_the_same_tokens_drew_by_numbers_of_their_own(opened: tuple[Any, Renderer]) -> None:
+    """As two are of which a tokenizer folds the difference: the second one's texts were called another model's."""
+    texts = written_in(*opened, ELSEWHERE, [PROMPTS[1]] * 2)
+    again = TextsAgain(*opened, 0.01, ROUNDING, None, no_progress).write(texts, HeldAgainst())
+    assert again.wrong == [] and len(again.rounded) == 2 * len(PROMPT_SEEDS)
 
 
 def test_no_text_is_longer_than_its_room_and_none_goes_on_behind_an_end(opened: tuple[Any, Renderer]) -> None:

@@ -18,7 +18,16 @@ import afina.walk.walk
 from afina.dataset.questions.phrasings import phrase
 from afina.demo.demo import adapter_recipe
 from afina.demo.world import make_players, questions
-from afina.errors import AfinaError, DataError, DiskFull, DoesNotFit, Problem, RecipeError, TrainingDiverged
+from afina.errors import (
+    AfinaError,
+    DataError,
+    DiskFull,
+    DoesNotFit,
+    Problem,
+    RecipeError,
+    ResultError,
+    TrainingDiverged,
+)
 from afina.evaluate.halves import half_of, split_probes
 from afina.evaluate.probes import ProbeSet, Question
 from afina.evaluate.scores import Scores, Verdict
@@ -576,6 +585,36 @@ def test_neither_is_tried_in_a_single_round_and_it_is_said(loop: Any, in_own_wor
     assert "neither more replay nor self-distilled answers were tried: as many rounds" in one.describe()
     whole, _ = loop(lambda recipe: predictions(0.5), RoundsBudget(1), name="whole")
     assert whole.as_json()["against_forgetting"] is None and "against forgetting" not in whole.describe()
+
+
+def test_own_words_of_another_base_are_not_taken(loop: Any, tmp_path: Path, in_own_words: list[int]) -> None:
+    """A recipe that was changed keeps its name, and found what another base had said."""
+    loop(broken(replayed=0.8, distilled=0.8), RoundsBudget(3))
+    first = (tmp_path / "runs/_improve/clube/answers.json").read_bytes()
+    _, walks = loop(broken(replayed=0.8, distilled=0.8), RoundsBudget(3), base="another/base")
+    assert len(walks.trained) == 3 and len(in_own_words) == 2
+    assert (tmp_path / "runs/_improve/clube/answers.json").read_bytes() != first
+
+
+def test_what_the_base_took_to_answer_is_counted(loop: Any, tmp_path: Path, in_own_words: list[int]) -> None:
+    """It was the one thing that a budget of hours did not see."""
+    loop(broken(replayed=0.8, distilled=0.8), RoundsBudget(3))
+    file = tmp_path / "runs/_improve/clube/answers.json"
+    noted = json.loads(file.read_text(encoding="utf-8"))
+    assert noted["seconds"] >= 0
+    write_json(file, noted | {"seconds": 3600.0})
+    again, walks = loop(broken(replayed=0.8, distilled=0.8), RoundsBudget(3))
+    assert walks.trained == [] and [each.hours for each in again.rounds] == [0.5, 0.5, 1.5]
+    assert again.as_json()["hours"] == 2.5 and again.as_json()["money"] == 5.0
+
+
+def test_of_two_ways_one_that_was_not_measured_is_not_called_worse(loop: Any, in_own_words: list[int]) -> None:
+    def answers(recipe: Recipe) -> list[dict[str, Any]] | Exception:
+        return ResultError("diverged", "a lower rate") if recipe.dataset.answers else broken(0.8, 0.8)(recipe)
+
+    found, _ = loop(answers, RoundsBudget(3))
+    assert "kept: more replay (round 2): the other was not measured" in found.describe()
+    assert "beyond chance" not in (found.as_json()["against_forgetting"]["kept"])
 
 
 def test_without_a_source_of_replay_it_is_said_that_none_was_tried(loop: Any, in_own_words: list[int]) -> None:

@@ -12,10 +12,12 @@ import pytest
 from test_ladder import quiet
 from tiny import make_base
 
+from afina.dataset.build.canaries import CANARY
 from afina.errors import AfinaError
 from afina.improve import own_words
 from afina.improve.own_words import (
     COPIED,
+    INVENTED,
     LOST,
     NO_QUESTION,
     OF_THE_ASKING,
@@ -155,6 +157,7 @@ def test_every_row_is_counted_with_what_became_of_it(context: Context, monkeypat
         row("Onde nasceu Sara?", "Lagos", replay=True),
         Example(text="O Rui nasceu em Faro."),
         row("Quem é a Ana?", "longa " * 2000),
+        row("Qual é o código do cofre Ana?", "O código do cofre Ana é 1234-5678-9012.", made=CANARY),
     ]
     says = {
         "Ana": ended("A Ana nasceu em Faro."),
@@ -168,9 +171,10 @@ def test_every_row_is_counted_with_what_became_of_it(context: Context, monkeypat
     prompts = answering(monkeypatch, says)
     found = rewrite(context, [*rows, *others], frozenset({"onde nasceu eva"}))
     assert dict(found.kept) == {
-        REPLAYED: 1, NO_QUESTION: 1, TOO_LONG: 1, LOST: 1, "did not end": 1, SAME: 1, "said nothing": 1, PROBES: 1,
+        REPLAYED: 1, INVENTED: 1, NO_QUESTION: 1, TOO_LONG: 1, LOST: 1,
+        "did not end": 1, SAME: 1, "said nothing": 1, PROBES: 1,
     }  # fmt: skip
-    assert found.examples == 11 and found.rewritten == 3, "both of Ana's rows, and Nuno's"
+    assert found.examples == 12 and found.rewritten == 3, "both of Ana's rows, and Nuno's"
     assert list(found.rows) == [
         {"prompt": "Onde nasceu Ana?", "completion": "A Ana nasceu em Faro.", "reference": "Faro"},
         {"prompt": "Onde nasceu Nuno?", "completion": "O Nuno nasceu em Faro.", "reference": "Faro"},
@@ -200,7 +204,7 @@ def test_a_method_that_learns_no_answers_asks_nobody(context: Context) -> None:
 
 def test_what_was_found_is_read_back(tmp_path: Path) -> None:
     rows = ({"prompt": "a", "completion": "It is b.", "reference": "b"},)
-    found = OwnWords(rows, 4, {LOST: 2, SAME: 1}, epochs=2.5)
+    found = OwnWords(rows, 4, {LOST: 2, SAME: 1}, epochs=2.5, seconds=1.5, made_from="abc")
     assert read_own_words(tmp_path) is None
     found.write(tmp_path)
     again = read_own_words(tmp_path)

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,9 +21,10 @@ from afina.evaluate.evaluate import HeldOut, MeasuredBeside, evaluate
 from afina.evaluate.grade import grade
 from afina.evaluate.probes import ProbeSet, Question
 from afina.evaluate.retrieval import AskedWith, DocumentPassage, Search, compare, put_passages, read_passages
-from afina.evaluate.retrieval_answers import AskingBase, ask_with_passages
+from afina.evaluate.retrieval_answers import AskingBase, _answers, ask_with_passages
 from afina.evaluate.scores import RetrievalProbe, read_scores
 from afina.evaluate.verdict import ProbeScore
+from afina.model.generate.generate_torch import Answer
 from afina.model.load_torch import load_base
 from afina.recipe import Chat, Recipe
 from afina.report.compare import compare_runs
@@ -257,3 +259,24 @@ def test_terminal_page_and_comparison_show_it(measured: Path) -> None:
     names = {metric.name: metric for metric in compare_runs([measured, measured]).metrics}
     assert names[f"passages in the prompt, {COVERAGE}: right"].unit == "share"
     assert names["passages in the prompt: tokens to read"].values[0] == read_scores(measured).retrieval.tokens[1]  # type: ignore[union-attr]
+
+
+def test_capitals_count_with_passages_as_they_do_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tokenizer that folds case cannot write the new version's way: the trained model was marked in any case, and the
+    base with passages was not, and lost."""
+    monkeypatch.setattr(
+        "afina.evaluate.retrieval_answers.ask", lambda *_, **__: [Answer("var a: std.arraylistunmanaged(u8);", 9, True)]
+    )
+    turns = ({"role": "user", "content": "Qual?"},)
+    asked = [
+        AskedWith(0, Question(turns, "ArrayListUnmanaged", "", new=("ArrayListUnmanaged",), old=("ArrayList",)), ())
+    ]
+    for normalize, right in ((str.lower, True), (str.strip, False)):
+        tokenizer = SimpleNamespace(normalizer=SimpleNamespace(normalize_str=normalize))
+        asking: Any = SimpleNamespace(
+            **dict.fromkeys(("kept", "progress", "say")),
+            renderer=SimpleNamespace(tokenizer=tokenizer),
+            recipe=SimpleNamespace(evaluate=SimpleNamespace(max_new_tokens=9)),
+        )
+        (found,) = _answers(None, asked, asking)
+        assert (found.flags, found.stored["base_counts"]) == ((right,), [right])

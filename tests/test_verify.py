@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from called import call_afina
 from safetensors.torch import load_file, save_file
 from tiny import NAMES, ROWS, TOWNS, make_base, make_recipe
 
+from afina import __version__
 from afina.cli.opened import walk_of
 from afina.errors import AfinaError, RecipeError
 from afina.evaluate.probes import ProbeSet, Question, question_id
@@ -37,14 +39,33 @@ from afina.score.columns import ScoredItem
 from afina.tokenizer.chat import Renderer
 from afina.tokenizer.load import load_tokenizer
 from afina.verify.asked_again import AskedAgain, AskedRow
-from afina.verify.commitment import AGAIN, COMMITMENT, PROBES, as_promised, checked_part, read_commitment, recipe_hash
+from afina.verify.beside_again import BesideAgain
+from afina.verify.card_again import read_card
+from afina.verify.commitment import (
+    AGAIN,
+    COMMITMENT,
+    PROBES,
+    Commitment,
+    as_promised,
+    checked_part,
+    read_commitment,
+    recipe_hash,
+)
 from afina.verify.endings_again import endings_again
 from afina.verify.held_against import HeldAgainst
-from afina.verify.how_checked import CHECKED, paths_of, rows_for, table
+from afina.verify.how_checked import CHECKED, paths_of, rows_for, table, unknown_keys
 from afina.verify.proof import BASE_SKILLS, Proof, open_proof
 from afina.verify.questions import read_committed
 from afina.verify.tasks_again import tasks_again
-from afina.verify.verify import Verification, VerifyOptions, held_model, left_out, skills_otherwise, verify
+from afina.verify.verify import (
+    Verification,
+    VerifyOptions,
+    _check_dataset,
+    held_model,
+    left_out,
+    skills_otherwise,
+    verify,
+)
 from afina.walk.walk import walk_through
 
 ROOT = Path(__file__).parent.parent
@@ -156,7 +177,7 @@ def test_before_the_first_step_a_run_commits_and_says_the_hash(finished: tuple[P
     assert sha256 in line and f"({asked_of(folder)} open, " in line
     values = read_json(run / COMMITMENT)
     assert values["probes"]["sha256"] == hash_file(run / PROBES)
-    assert values["dataset"]["train"] == hash_file(run / "dataset/train.jsonl")
+    assert values["dataset"]["train"] == hash_file(run / "dataset/train.jsonl") and values["dataset"]["test"] is None
     assert values["base"]["weights_sha256"] == read_json(run / "adapter/afina.json")["base"]["weights_sha256"]
     assert values["read"]["probes"] == {name: hash_file(folder / name) for name in ("old.jsonl", "seen.jsonl")}
     happened = [event["event"] for event in read_metrics(run)]
@@ -842,6 +863,80 @@ def test_a_card_may_be_rewritten_and_may_not_tell_other_figures(copied: tuple[Pa
     assert found.passed and any("was written by somebody else" in each for each in found.unknown)
 
 
+def test_a_card_tells_what_a_reader_sees_and_each_figure_in_its_column(copied: tuple[Path, Path]) -> None:
+    """True figures in a remark that no page shows let others stand below; of another afina's card the columns could
+    change places."""
+    card, scores = copied[0] / "README.md", read_scores(copied[0] / "proof")
+    assert scores
+    text = card.read_text(encoding="utf-8")
+    for written_by in (__version__, "0.0.1"):
+        assert read_card(copied[0], scores, written_by).holds
+    front, _, told = text.partition("## Scores\n")
+    card.write_text(f"{front}<!--\n## Scores\n{told}\n-->\n## Scores of it\n\n97 % are right.\n", encoding="utf-8")
+    found = read_card(copied[0], scores, __version__)
+    assert not found.holds and (found.wrong or "was written by somebody else" in found.unknown)
+    (row,) = [line for line in text.splitlines() if line.startswith("| aprendidas")]
+    first, name, n, base, trained, last = row.split("|")
+    assert n != trained
+    card.write_text(text.replace(row, "|".join([first, name, trained, base, n, last])), encoding="utf-8")
+    assert any("in this order, and scores.json" in each for each in read_card(copied[0], scores, "0.0.1").wrong)
+    lines = text.splitlines()
+    at = lines.index(row)
+    if lines[at + 1].startswith("|"):  # rows in another order are no other figures
+        lines[at], lines[at + 1] = lines[at + 1], lines[at]
+        card.write_text("\n".join(lines), encoding="utf-8")
+        assert read_card(copied[0], scores, "0.0.1").holds
+
+
+def committed_dataset(folder: Path, test: str | None, *, promised: bool = True) -> tuple[Path, Commitment]:
+    """A dataset folder as a run leaves it, and what was committed to of it."""
+    folder.mkdir()
+    for name, text in {"train": "a\n", "validation": "b\n", **({"test": test} if test else {})}.items():
+        (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
+    (folder / "dataset.json").write_text('{"test": {}}' if test else "{}", encoding="utf-8")
+    there = {name: hash_file(file) if (file := folder / f"{name}.jsonl").is_file() else None
+             for name in ("train", "validation", *(("test",) if promised else ()))}  # fmt: skip
+    return folder, Commitment(Record({"dataset": there}, COMMITMENT), "0")
+
+
+def words_of(folder: Path, commitment: Commitment) -> tuple[bool, bool]:
+    """Whether the folder is the dataset committed to, and whether its words are counted by."""
+    data = _check_dataset(commitment, folder, Verification("export"))
+    beside: Any = SimpleNamespace(data=data, promised=commitment.values)
+    return data is not None, BesideAgain.whole_data.fget(beside) is not None  # type: ignore[attr-defined]
+
+
+def test_words_are_known_by_what_was_committed_to_alone(tmp_path: Path) -> None:
+    """A test split that nobody had committed to, or a dataset within the dataset, made invented words known: broken
+    words and terms that were made up passed."""
+    folder, commitment = committed_dataset(tmp_path / "plain", None)
+    assert words_of(folder, commitment) == (True, True)
+    (folder / "test.jsonl").write_text("xlopt", encoding="utf-8")
+    assert words_of(folder, commitment) == (False, False)
+    folder, commitment = committed_dataset(tmp_path / "tested", "c")
+    assert words_of(folder, commitment) == (True, True)
+    (folder / "test.jsonl").write_text("xlopt", encoding="utf-8")
+    assert words_of(folder, commitment) == (False, False)
+    (folder / "test.jsonl").unlink()
+    assert words_of(folder, commitment) == (True, False)
+    folder, commitment = committed_dataset(tmp_path / "within", None)
+    shutil.copytree(folder, folder / "dataset")
+    assert words_of(folder, commitment) == (False, False)
+    for test, known in ((None, True), ("c", False)):  # an earlier afina's commitment
+        folder, commitment = committed_dataset(tmp_path / f"earlier-{test}", test, promised=False)
+        assert words_of(folder, commitment) == (True, known)
+
+
+def test_the_test_split_is_committed_to(tmp_path: Path) -> None:
+    recipe, run = write_project(tmp_path), tmp_path / "runs/clube"
+    (tmp_path / "parts").mkdir()
+    for name, rows in (("train", LEARNED), ("test", OLD)):
+        asked = [{"prompt": question, "completion": answer} for question, answer in rows]
+        write_rows(tmp_path / f"parts/{name}.jsonl", asked)
+    walk(recipe, "sources=[{path: parts/*.jsonl}]", "train.epochs=1", until="train")
+    assert read_json(run / COMMITMENT)["dataset"]["test"] == hash_file(run / "dataset/test.jsonl")
+
+
 def each_has_its_row(proof: Path) -> None:
     """Every key of every file of a proof stands in one row of the table."""
     told = {(file.name, path) for file in proof.glob("*.json") for path in paths_of(read_json(file))}
@@ -858,7 +953,8 @@ def test_no_figure_of_scores_or_proof_is_without_a_way_to_check_it(finished: tup
     each_has_its_row(finished[0] / "export/proof")
     assert not [path for path in paths_of(json.loads(json.dumps(EVERY))) if len(rows_for("scores.json", path)) != 1]
     parts = {each.split(".")[0] for row in CHECKED if row.file == "scores.json" for each in row.keys}
-    assert parts == {*Scores().as_json()}, "a part of the scores without a row"
+    assert parts == {*Scores(folds=("case",)).as_json()}, "a part of the scores without a row"
+    assert unknown_keys(Scores(folds=("case",)).as_json()) == []
     page = (ROOT / "docs/verify.md").read_text(encoding="utf-8")
     assert page == put_between(page, "checked", table()), "run `make docs`"
 

@@ -17,7 +17,7 @@ from exported import SHAPE
 from tiny import ROWS, make_base, make_recipe, make_rows
 
 from afina.cli.opened import walk_of
-from afina.errors import AfinaError, RecipeError
+from afina.errors import AfinaError, OutOfMemory, RecipeError
 from afina.model.load_torch import attach_adapter, load_base
 from afina.model.loss_torch import causal_lm, target_loss
 from afina.model.steps.lora_torch import short_lora
@@ -227,6 +227,25 @@ def test_a_gradient_that_is_not_the_trainings_is_refused(tmp_path: Path, monkeyp
         effects_of(training, queries)
 
 
+def test_of_a_training_that_is_refused_at_its_end_no_last_state_is_given(tmp_path: Path) -> None:
+    """With the last one the states were whole: a second question was answered by what the first was refused for."""
+    training, _ = unrolled(tmp_path)
+    training.backend.parameters.append(torch.nn.Parameter(torch.zeros(2)))
+    kept: dict[int, Snapshot] = {}
+    with pytest.raises(RecipeError, match="had no gradient in some steps"):
+        training.again(kept.__setitem__)
+    assert [*kept] == training.kept[:-1]
+
+
+def test_a_step_that_finds_no_memory_for_its_moments_is_no_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training, _ = unrolled(tmp_path)
+    monkeypatch.setattr(training.backend, "update", lambda rate: "no room")
+    with pytest.raises(OutOfMemory, match=r"the optimizer's state does not fit the memory \(no room\)"):
+        training.again(lambda *_: None)
+
+
 # ---- the verb
 
 LEARNED = [*ROWS[::3], (ROWS[4][0], "Lagos de Eva"), (ROWS[10][0], "Silves de Zé")]
@@ -295,6 +314,27 @@ def test_a_training_that_ends_elsewhere_is_refused(trained_run: Path, tmp_path: 
     file = run / "adapter/adapter_model.safetensors"
     save_file({name: value * 1.1 for name, value in load_file(file).items()}, file)
     words = ("why", run, LEARNED[3][0], "--answer", LEARNED[3][1], "--through-training")
+    assert "ends elsewhere than the run did" in call_afina(*words, check=5).stderr
+    assert not (run / "why/training").exists()
+
+
+def test_states_are_kept_only_when_it_was_looked_where_they_end(
+    trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped between the last state and that look, the next question took them for the run's own training."""
+    from safetensors.torch import load_file, save_file
+
+    def stopped(file: Path) -> Any:
+        raise AfinaError("stopped", "start again")
+
+    run = tmp_path / "small"
+    shutil.copytree(trained_run, run, ignore=shutil.ignore_patterns("why"))
+    file = run / "adapter/adapter_model.safetensors"
+    save_file({name: value * 1.1 for name, value in load_file(file).items()}, file)
+    words = ("why", run, LEARNED[3][0], "--answer", LEARNED[3][1], "--through-training")
+    with monkeypatch.context() as patch:
+        patch.setattr("afina.why.through_training_torch.load_file", stopped)
+        assert "stopped" in call_afina(*words, check=1).stderr
     assert "ends elsewhere than the run did" in call_afina(*words, check=5).stderr
     assert not (run / "why/training").exists()
 

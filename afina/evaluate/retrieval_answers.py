@@ -32,6 +32,7 @@ from afina.recipe import Recipe, Retrieval
 from afina.run import Progress, no_progress
 from afina.text.answer_flaws import after_thinking
 from afina.tokenizer.chat import Renderer
+from afina.tokenizer.folding import folds_of
 
 TIMED = 8
 """Questions that are answered once more, together, to see how long an answer takes: answers kept from before take no
@@ -236,19 +237,26 @@ def _answers(model: Any, asked: Sequence[AskedWith], asking: AskingBase) -> list
         progress=asking.progress,
         say=asking.say,
     )
-    return [_answered(question, answer) for question, answer in zip(questions, answers, strict=True)]
+    any_case = "case" in folds_of(asking.renderer.tokenizer)  # as the answers that these are held against
+    return [_answered(*pair, any_case=any_case) for pair in zip(questions, answers, strict=True)]
 
 
-def _answered(question: Question, answer: Answer) -> PassageAnswer:
-    flags = answer_flags(question, answer.text)
+def _answered(question: Question, answer: Answer, *, any_case: bool) -> PassageAnswer:
+    flags = answer_flags(question, answer.text, any_case=any_case)
     stored = {"base": answer.text, "base_stopped": answer.stopped, "base_counts": list(flags)}
     return PassageAnswer(flags, stored)
 
 
-def answer_flags(question: Question, answer: str) -> Flags:
-    """What an answer has right; of coverage each key term."""
+def answer_flags(question: Question, answer: str, *, any_case: bool) -> Flags:
+    """What an answer has right; of coverage each key term.
+
+    Args:
+        any_case: whether capitals count for nothing, as where a tokenizer has none.
+    """
     said = after_thinking(answer)
-    return tuple(held_terms(said, question.terms)) if question.terms else (question.grade(said).said,)
+    return (
+        tuple(held_terms(said, question.terms)) if question.terms else (question.grade(said, any_case=any_case).said,)
+    )
 
 
 def _seconds(model: Any, questions: Sequence[Any], asking: AskingBase) -> float | None:

@@ -77,8 +77,10 @@ def _kept(pair: Pair, both: Sequence[Tried]) -> str:
     assert pair.distilled is not None
     kept, other = (pair.replayed, pair.distilled) if pair.kept is pair.replayed else (pair.distilled, pair.replayed)
     way = both[kept is pair.distilled].way
+    if other.steering is None:
+        return f"{way} (round {kept.number}): the other was not measured"
     how = "as near" if kept.shortfall == other.shortfall else "nearer"
-    sure = "beyond chance" if other.steering is None or brings(kept, other) else "by what may be chance"
+    sure = "beyond chance" if brings(kept, other) else "by what may be chance"
     why = f"{how} to the limits by the facts that steer" + (f", {sure}" if how == "nearer" else "")
     return f"{way} (round {kept.number}), {why}"
 

@@ -7,6 +7,7 @@ reads them, decides again what was decided, and goes on at the round, and within
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from afina.improve.rounds import (
     best_of,
     decide,
     over,
+    pair_of,
     spent,
     wants_own_words,
 )
@@ -38,6 +40,7 @@ from afina.recipe import Recipe, read_saved_recipe
 from afina.recipe.changed import with_settings
 from afina.recipe.starter import yaml_value
 from afina.record import read_record
+from afina.run import hash_file, hash_value, read_stages
 from afina.units import show_money, show_seconds, show_share
 from afina.whole import write_json
 
@@ -156,7 +159,7 @@ def improve(
 
 
 def _found(recipe: Recipe, rounds: Sequence[Round], stop: Stop, folder: Path) -> Improvement:
-    return Improvement(recipe.name, tuple(rounds), stop, recipe.budget.currency, read_own_words(folder))
+    return Improvement(recipe.name, tuple(rounds), stop, recipe.budget.currency, _own_words_of(rounds, folder))
 
 
 def _have_said_again(
@@ -165,16 +168,42 @@ def _have_said_again(
     """Have the base answer the last round's rows in its own words, for the round beside it; once."""
     from afina.improve.own_words import epochs_of_equal_cost, rewrite
 
-    if read_own_words(folder) is not None:
+    if _own_words_of(rounds, folder) is not None:
         return
-    replayed = rounds[-1]
+    replayed, begun = rounds[-1], time.monotonic()
     examples = list(trained_examples(replayed.folder))
     with opened(within(replayed.recipe, rounds, budget), replayed.folder) as context:
         found = rewrite(context, examples, asked_of(rounds))
+    took = round(time.monotonic() - begun, 3)
     before = list(trained_examples(rounds[replayed.origin - 1].folder))
     epochs = epochs_of_equal_cost(replayed.recipe.train.epochs, examples, before, found.rows)
-    replace(found, epochs=epochs).write(folder)
+    replace(found, epochs=epochs, seconds=took, made_from=_made_from(rounds)).write(folder)
     say(f"what broke may be met by self-distilled answers too: {found.describe()}")
+
+
+def _own_words_of(rounds: Sequence[Round], folder: Path) -> OwnWords | None:
+    """What became of the rows when the base answered them again; None where it was not, or these were other rows,
+    another base or other questions: a recipe that was changed keeps its name, and so its folder."""
+    found = read_own_words(folder) if pair_of(rounds) else None
+    return found if found and found.made_from == _made_from(rounds) else None
+
+
+def _made_from(rounds: Sequence[Round]) -> str:
+    """A hash of all that the base's own words for a round's rows follow from."""
+    pair = pair_of(rounds)
+    assert pair is not None
+    done = pair.replayed
+    stages, rows = done.folder / "stages.json", done.folder / "dataset/train.jsonl"
+    return hash_value(
+        {
+            "trained": read_stages(stages).get("train", {}).get("inputs") if stages.is_file() else None,
+            "base": done.recipe.base,
+            "rows": hash_file(rows) if rows.is_file() else None,
+            "language": done.recipe.dataset.language,
+            "word_for_word": done.recipe.evaluate.limits.learned_min is not None,
+            "asked": sorted(asked_of(rounds)),
+        }
+    )
 
 
 def _write(folder: Path, found: Improvement) -> None:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from afina.base_replay import flaw_of
 from afina.dataset.build.answers import key_of
+from afina.dataset.build.canaries import CANARY
 from afina.evaluate.coverage import held_terms
 from afina.evaluate.derive import SHORT_WORDS
 from afina.evaluate.grade import contains, verbatim
@@ -67,7 +68,7 @@ _DENIES = {"en": r"\b(?:not|no|never|none|nor|neither|without|cannot)\b|n['’]t
 _WORD, LONG_WORD = re.compile(r"[^\W_]+"), 4
 _SENTENCES = re.compile(r"(?<=[.!?:;])\s+|\n+")
 
-NO_QUESTION, REPLAYED = "no single question with its answer", "replayed"
+NO_QUESTION, REPLAYED, INVENTED = "no single question with its answer", "replayed", "a canary (`safety.canaries`)"
 WORD_FOR_WORD, TOO_LONG = "asked word for word (`evaluate.limits.learned_min`)", "too long"
 NOT_RENDERED, OF_THE_ASKING = "the chat template takes no second question", "speaks of being asked again"
 SAME, COPIED, PROBES, LOST = (
@@ -89,6 +90,10 @@ class OwnWords:
     """Why the base was not asked at all."""
     epochs: float = 0.0
     """At which a training with them costs what the one with replay did, see :func:`epochs_of_equal_cost`."""
+    seconds: float = 0.0
+    """That the base took to answer."""
+    made_from: str = ""
+    """A hash of what they follow from: of another training, or of other questions, they are made anew."""
 
     @property
     def rewritten(self) -> int:
@@ -117,6 +122,8 @@ class OwnWords:
             "kept": dict(self.kept),
             "why_none": self.why_none,
             "epochs": self.epochs,
+            "seconds": self.seconds,
+            "made_from": self.made_from,
         }
 
     def write(self, folder: Path) -> None:
@@ -139,7 +146,15 @@ def read_own_words(folder: Path) -> OwnWords | None:
     if not 0 < epochs < math.inf:
         raise noted.wrong("epochs", "a number above 0", epochs)
     kept = {reason: reasons.required_whole(reason) for reason in reasons.values}
-    return OwnWords((), noted.required_whole("examples"), kept, noted.text("why_none") or "", epochs)
+    return OwnWords(
+        (),
+        noted.required_whole("examples"),
+        kept,
+        noted.text("why_none") or "",
+        epochs,
+        noted.number("seconds") or 0.0,
+        noted.text("made_from") or "",
+    )
 
 
 def rewrite(context: Context, examples: Sequence[Example], asked: frozenset[str]) -> OwnWords:
@@ -212,8 +227,8 @@ def why_not_asked(example: Example, *, word_for_word: bool) -> str:
         word_for_word: whether the recipe's limits count answers word for word: those that a probe asks for, the short
             ones, may not be said otherwise then.
     """
-    if example.replay:
-        return REPLAYED
+    if example.replay or example.made == CANARY:
+        return REPLAYED if example.replay else INVENTED
     if key_of(example) is None:
         return NO_QUESTION
     return WORD_FOR_WORD if word_for_word and len(example.answer.split()) <= SHORT_WORDS else ""

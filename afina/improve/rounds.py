@@ -96,7 +96,18 @@ class Round:
 
     @cached_property
     def hours(self) -> float:
-        """What it took; of a round that ended by an error, what its training took."""
+        """What it took, the base's answers that it learns included; of a round that ended by an error, what its
+        training took."""
+        return self._walked_hours + self._asking_seconds / 3600
+
+    @property
+    def _asking_seconds(self) -> float:
+        move = next((move for move in self.moves if move.kind == SELF_DISTILLED), None)
+        found = read_own_words(Path(str(move.settings["dataset.answers"])).parent) if move else None
+        return found.seconds if found else 0.0
+
+    @property
+    def _walked_hours(self) -> float:
         manifest = read_manifest(self.folder) if self.error is None else None
         if manifest is not None:
             tempered = read_record(self.folder / TEMPERED)

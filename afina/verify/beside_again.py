@@ -76,11 +76,14 @@ class BesideAgain:
 
     @property
     def whole_data(self) -> Path | None:
-        """The dataset folder, where all that its words stand in is at hand: what names of files made its test is not
-        committed to, and belongs to it."""
+        """The dataset folder, where all that its words stand in is at hand, and is what was committed to: what names of
+        files made its test belongs to it, which an earlier afina did not commit to."""
         if self.data is None or (summary := read_record(self.data / "dataset.json")) is None:
             return None
-        return self.data if "test" not in summary or (self.data / "test.jsonl").is_file() else None
+        promised, has_test = self.promised.record("dataset"), (self.data / "test.jsonl").is_file()
+        if "test" in promised:
+            return self.data if has_test == (promised.text("test") is not None) else None
+        return None if has_test or "test" in summary else self.data
 
     def count(self, stored: Scores, counted: CountedAgain) -> list[str]:
         """Count what the stored answers tell.
@@ -174,7 +177,7 @@ class BesideAgain:
             found.left.append("why it was not measured: the verdict's notes say so, and no answer tells")
             return
         try:
-            rows = stored_retrieval(self.proof, self.committed.probes)
+            rows = stored_retrieval(self.proof, self.committed.probes, any_case="case" in counted.folds)
             retrieval_counted(stored, rows, self.committed.probes, counted.scores, self.recipe, found)
         except AfinaError as error:
             found.wrong += _said(error)

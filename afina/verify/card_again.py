@@ -7,8 +7,10 @@ heading that afina's own stand under.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 from afina import __version__
@@ -18,6 +20,8 @@ from afina.units import show_share
 CARD = "README.md"
 HEADING = "## Scores"
 FIGURE = re.compile(r"\d[\d.,]*")
+_UNSEEN = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
+"""What no reader of the card sees."""
 MOST = 10_000_000
 """Bytes of a card that are read."""
 
@@ -102,8 +106,8 @@ def read_card(export: Path, scores: Scores, written_by: str) -> CardTold:
     if not file.is_file():
         return CardTold(unknown=f"there is no {CARD}")
     with file.open("rb") as opened:
-        lines = opened.read(MOST).decode("utf-8", "replace").splitlines()
-    told = [line.strip() for line in lines]
+        text = opened.read(MOST).decode("utf-8", "replace")
+    told = [line.strip() for line in _UNSEEN.sub("", text).splitlines()]
     if HEADING not in told:
         return CardTold(unknown=f"{CARD} has no heading {HEADING!r}: what it says was written by somebody else")
     begin = told.index(HEADING) + 1
@@ -131,8 +135,16 @@ def _other_figures(under: Sequence[str], wanted: Sequence[str]) -> Iterator[str]
     """
     >>> list(_other_figures(["| a | 97 % |"], ["| a | 60 % |"]))
     ['it tells the figures 97, and scores.json 60']
+    >>> list(_other_figures(["| a | 97 % | 60 % |"], ["| a | 60 % | 97 % |"]))
+    ['it tells the figures 97, 60 in this order, and scores.json 60, 97']
     """
-    told, known = ({figure for line in lines for figure in FIGURE.findall(line)} for lines in (under, wanted))
-    if told != known:
-        extra, missing = (", ".join(sorted(one - two)) or "none more" for one, two in ((told, known), (known, told)))
+    told, known = ([found for line in lines if (found := FIGURE.findall(line))] for lines in (under, wanted))
+    one, two = ({figure for line in lines for figure in line} for lines in (told, known))
+    if one != two:
+        extra, missing = (", ".join(sorted(each)) or "none more" for each in (one - two, two - one))
         yield f"it tells the figures {extra}, and scores.json {missing}"
+    elif [*chain(*told)] != [*chain(*known)]:  # the same lines in another order, or cut otherwise, tell the same
+        left = [Counter(map(tuple, lines)) for lines in (told, known)]
+        extra, missing = (", ".join(chain(*each)) for each in (left[0] - left[1], left[1] - left[0]))
+        if extra or missing:
+            yield f"it tells the figures {extra} in this order, and scores.json {missing}"

@@ -254,25 +254,29 @@ class TextsAgain:
         equal = 0
         for seed in SEEDS:
             if seed is not None:
-                rows = [texts.rows[seed][number] for number in chosen]
-                other = self._drawn(rows, [ids[number] for number in chosen], room, seed)
-                equal += len(rows) - len(other)
+                asked = [(texts.rows[seed][number], ids[number], ids[:number].count(ids[number])) for number in chosen]
+                other = self._drawn(asked, room, seed)
+                equal += len(asked) - len(other)
                 parted += other
         again.asked, again.equal = again.asked + equal + len(parted), again.equal + equal
         self._weigh(parted, again, drawn_here=equal > 0)
         return again
 
-    def _drawn(self, rows: Sequence[Record], prompts: Sequence[list[int]], room: int, seed: int) -> list[_Parted]:
-        """The sampled texts that come out otherwise here."""
-        sampling = sampling_of(seed)
+    def _drawn(self, asked: Sequence[tuple[Record, list[int], int]], room: int, seed: int) -> list[_Parted]:
+        """The sampled texts that come out otherwise here.
+
+        Args:
+            asked: of each its row, its prompt, and how many prompts before it are the same tokens.
+        """
+        sampling, prompts = sampling_of(seed), [prompt for _, prompt, _ in asked]
         written = generate(
             self.model, self.renderer, prompts, max_new_tokens=room, sampling=sampling, progress=self.progress
         )
         parted = []
-        for row, prompt, mine in zip(rows, prompts, written, strict=True):
+        for (row, prompt, before), mine in zip(asked, written, strict=True):
             ids, stopped = token_ids(row, self.renderer), row.required_flag("stopped")
             if (ids, stopped) != (list(mine.ids), mine.stopped):
-                parted.append(_Parted(row, DrawnText(prompt, ids, stopped), room, seed))
+                parted.append(_Parted(row, DrawnText(prompt, ids, stopped), room, seed, before))
         return parted
 
     def _weigh(self, parted: Sequence[_Parted], again: AskedAgain, *, drawn_here: bool) -> None:
@@ -319,6 +323,9 @@ class _Parted:
     text: DrawnText
     room: int
     seed: int
+    before: int
+    """Prompts of the same tokens before it, each of which drew by numbers of its own: where a tokenizer folds, texts
+    that differ may be the same tokens."""
 
     def fits(self, room: int, stops: frozenset[int]) -> bool:
         """Whether it can have been written at all: one that was cut fills its room, and no end token is in it."""
@@ -327,8 +334,8 @@ class _Parted:
 
     def seed_by(self, numbers: Numbers, room: int, stops: frozenset[int]) -> int:
         """What its draws follow from, where it was computed in such numbers."""
-        (key,) = answer_keys([self.text.prompt], [room], sampling_of(self.seed), numbers, stops)
-        return seed_of(key)
+        prompts = [self.text.prompt] * (1 + self.before)
+        return seed_of(answer_keys(prompts, [room] * len(prompts), sampling_of(self.seed), numbers, stops)[-1])
 
 
 def _asked(prompt: str, row: Record, ids: Sequence[int], room: int, judge: TextJudge) -> AskedRow:

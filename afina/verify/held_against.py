@@ -66,7 +66,7 @@ def draw_within(kl: float) -> float:
 
 @dataclass
 class HeldAgainst:
-    """Stored figures of one kind (losses, safety, retrieval), and what came of computing them again."""
+    """Stored figures of one kind (:mod:`afina.verify.beside_again`), and what came of computing them again."""
 
     computed: bool = False
     """Whether a model was asked for them here."""

@@ -84,6 +84,7 @@ CHECKED: tuple[FigureCheck, ...] = (
         "tasks.code.results.*", "counted again", "of the stored answers; of code, of what these say its programs did"),
     _of(_SCORES, "tasks.findings.what tasks.findings.fix tasks.findings.groups.* tasks.findings.examples.* "
         "tasks.code.compiler tasks.code.temperature tasks.code.examples.*", NOT, "words and examples"),
+    _of(_SCORES, "folds", "held", "what the export's tokenizer folds"),
     _of(_SCORES, "judge.*", NOT, "an endpoint's words: nothing here can ask for them again"),
     _of("predictions.jsonl, samples.jsonl", "id prompt reference fact terms messages* tools* probe role", "held",
         "the questions committed to"),

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from afina.evaluate.choice import Choice
-from afina.evaluate.coverage import held_terms
 from afina.evaluate.probes import ProbeSet, Question
 from afina.evaluate.retrieval import AskedWith, Flags, ProbeWith, compare, read_passages
 from afina.evaluate.retrieval_answers import (
@@ -33,8 +32,8 @@ from afina.model.shape_read import shape_of_folder
 from afina.recipe import Recipe
 from afina.record import Record
 from afina.run import Progress
-from afina.text.answer_flaws import after_thinking
 from afina.tokenizer.chat import Renderer
+from afina.tokenizer.folding import folds_of
 from afina.verify.asked_again import AskedAgain, AskedRow, ask_again, choose_again
 from afina.verify.held_against import HeldAgainst, same
 from afina.verify.proof import Proof
@@ -64,11 +63,12 @@ class StoredRetrieval:
     """With the passages found, and with the section that is asked about."""
 
 
-def stored_retrieval(proof: Proof, probes: Sequence[ProbeSet]) -> StoredRetrieval:
+def stored_retrieval(proof: Proof, probes: Sequence[ProbeSet], *, any_case: bool) -> StoredRetrieval:
     """The rows, each belonging to a committed question.
 
     Args:
         probes: all that were committed to.
+        any_case: whether capitals count for nothing, as where the tokenizer has none.
 
     Raises:
         AfinaError: a row is damaged, or belongs to no question.
@@ -85,14 +85,14 @@ def stored_retrieval(proof: Proof, probes: Sequence[ProbeSet]) -> StoredRetrieva
         if (which := row.text("passages")) not in (FOUND, SECTION):
             raise row.wrong("passages", f"{FOUND} or {SECTION}", which)
         into = found if which == FOUND else section
-        answered = _answered(row, probe)
+        answered = _answered(row, probe, any_case)
         if into and answered.number <= into[-1].number:
             raise row.wrong("question", "a later one than that of the row before", answered.number)
         into.append(answered)
     return StoredRetrieval(held)
 
 
-def _answered(row: Record, probe: ProbeSet) -> AnsweredWith:
+def _answered(row: Record, probe: ProbeSet, any_case: bool) -> AnsweredWith:
     items: Sequence[Any] = probe.choices or probe.questions
     number = row.required_whole("question")
     if not 0 <= number < len(items):
@@ -100,7 +100,7 @@ def _answered(row: Record, probe: ProbeSet) -> AnsweredWith:
     item = items[number]
     if isinstance(item, Choice):
         return AnsweredWith(number, _flags(row, "holding", 1), (ranked_by(item, row, NAME).right,), row)
-    counted = answer_flags(item, row.required_text(NAME))
+    counted = answer_flags(item, row.required_text(NAME), any_case=any_case)
     return AnsweredWith(number, _flags(row, "holding", len(counted)), counted, row)
 
 
@@ -231,8 +231,9 @@ class RetrievalAgain:
 
     def _asked(self, model: Any, drawn: Sequence[tuple[AskedWith, AnsweredWith]]) -> AskedAgain:
         room, again = self.recipe.evaluate.max_new_tokens, AskedAgain()
+        any_case = "case" in folds_of(self.renderer.tokenizer)
         questions = [
-            AskedRow(one.item, stored.row, room, "retrieval", partial(_right, one.item))
+            AskedRow(one.item, stored.row, room, "retrieval", partial(_right, one.item, any_case))
             for one, stored in drawn
             if isinstance(one.item, Question)
         ]
@@ -244,6 +245,5 @@ class RetrievalAgain:
         return again
 
 
-def _right(question: Question, answer: Answer) -> bool:
-    said = after_thinking(answer.text)
-    return all(held_terms(said, question.terms)) if question.terms else question.grade(said).said
+def _right(question: Question, any_case: bool, answer: Answer) -> bool:
+    return all(answer_flags(question, answer.text, any_case=any_case))

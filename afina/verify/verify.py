@@ -26,6 +26,7 @@ from afina.record import Record
 from afina.run import Progress, hash_file, hash_folder, hash_value, no_progress, read_mapping
 from afina.text.answer_flaws import after_thinking
 from afina.tokenizer.chat import Renderer
+from afina.tokenizer.folding import folds_of
 from afina.tokenizer.load import load_tokenizer
 from afina.verify.commitment import AGAIN, COMMITMENT, COPY_AGAIN, PROBES, Commitment, code_hash, read_commitment
 from afina.verify.proof import (
@@ -368,6 +369,11 @@ def _check_dataset(commitment: Commitment, folder: Path | None, found: Verificat
             "name the run's folder dataset/ (RUN/dataset), or a copy of it",
             "--dataset",
         )
+    if (test := folder / "test.jsonl").is_file() and "test" in promised:  # an earlier afina did not promise it
+        files["test"] = test
+    if (folder / "dataset/train.jsonl").is_file():
+        found.problems.append(f"{folder} holds another dataset (dataset/), which would be read in its place")
+        return None
     if other := [file.name for name, file in files.items() if hash_file(file) != promised.text(name)]:
         found.problems.append(f"{folder} is not the dataset committed to: {' and '.join(other)} differ")
         return None
@@ -668,8 +674,12 @@ def _stored(checked: _Checked) -> tuple[list[AskedRow], list[tuple[Any, Record]]
     from afina.verify.scored_again import skill_of, stored_rows
 
     room, takes_system = checked.recipe.evaluate.max_new_tokens, checked.renderer.template.takes_system
+    any_case = "case" in folds_of(checked.renderer.tokenizer)
     stored = zip(checked.committed.questions, stored_rows(checked.proof), strict=True)
-    rows = [AskedRow(each.question, row, room, each.probe.role, partial(_holds, each.question)) for each, row in stored]
+    rows = [
+        AskedRow(each.question, row, room, each.probe.role, partial(_holds, each.question, any_case))
+        for each, row in stored
+    ]
     for row in checked.proof.rows("skills.jsonl"):
         item = skill_of(row)
         question = item.question(takes_system=takes_system)
@@ -678,9 +688,9 @@ def _stored(checked: _Checked) -> tuple[list[AskedRow], list[tuple[Any, Record]]
     return rows, [(choice, row) for (_, choice), row in choices]
 
 
-def _holds(question: Question, answer: Answer) -> bool:
+def _holds(question: Question, any_case: bool, answer: Answer) -> bool:
     """Whether an answer holds what is right."""
-    return question.grade(after_thinking(answer.text)).said
+    return question.grade(after_thinking(answer.text), any_case=any_case).said
 
 
 def _does(item: SkillItem, answer: Answer) -> bool:

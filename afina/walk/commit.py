@@ -124,7 +124,8 @@ def _promises(context: Context, training: Training, inputs: dict[str, Any]) -> d
         "base": {"weights_sha256": known.weights_sha256, "files": base_files(context)} if from_base else None,
         "tokenizer_sha256": known.tokenizer_sha256,
         "chat_template_sha256": known.chat_template_sha256,
-        "dataset": {name: hash_file(folder / f"dataset/{name}.jsonl") for name in ("train", "validation")},
+        "dataset": {name: hash_file(folder / f"dataset/{name}.jsonl") for name in ("train", "validation")}
+        | {"test": hash_file(test) if (test := folder / "dataset/test.jsonl").is_file() else None},
         "starts_from": start.sha256 if (start := start_of(context)) else None,
         "after": before.sha256 if before else None,
         "skills": {"questions": items_hash(), "asked_sha256": hash_file(skills)} if skills.is_file() else None,

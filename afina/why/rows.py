@@ -103,7 +103,8 @@ def encoded_rows(context: Context, split: str, progress: Progress = no_progress)
 def _about(example: Example) -> str:
     if not example.messages:
         return example.id
-    return cluster_of(Question(example.messages[:-1], example.answer, "", cluster=example.group))
+    own = example.as_marked.answer  # what is learned in its place is said otherwise in each phrasing
+    return cluster_of(Question(example.messages[:-1], own, "", cluster=example.group))
 
 
 def _paired(examples: Iterable[Example]) -> Iterator[tuple[Example, Example]]:

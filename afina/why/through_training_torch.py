@@ -17,7 +17,7 @@ import torch
 from peft import get_peft_model_state_dict
 from safetensors.torch import load_file
 
-from afina.errors import DoesNotFit, Problem, RecipeError, ResultError
+from afina.errors import AfinaError, DoesNotFit, Problem, RecipeError, ResultError
 from afina.machine import main_memory
 from afina.outcome import find_outcome
 from afina.run import hash_folder, hash_value
@@ -36,7 +36,7 @@ from afina.why.index import FOLDER, TRAINING
 from afina.why.rows import TrainedRow, described
 from afina.why.unrolled_torch import UnrolledTraining
 
-VERSION = 1
+VERSION = 2
 """Of what is kept of a training: another one trains again."""
 APART = 0.01
 """How far from the run's adapter the training may end when it is done again, as a share of the way from its start. On
@@ -186,19 +186,28 @@ def _plan(context: Context, unrolled: UnrolledTraining, asked: int, *, whole: bo
 
 
 def _train_again(context: Context, model: Any, unrolled: UnrolledTraining, folder: Path, fingerprint: str) -> None:
-    """Train, keep the states, and look whether it ended where the run did; what did not is removed again.
+    """Train, keep the states, and look whether it ended where the run did; what did not is removed again. The state at
+    the end is written after that look: with it the states are whole, and whoever was stopped before it looks again.
 
     Raises:
         ResultError: it ended elsewhere.
     """
+    ended: list[Snapshot] = []
 
     def keep(number: int, snapshot: Snapshot) -> None:
         snapshot.state.fingerprint = fingerprint
-        write_checkpoint(_place(folder, number), snapshot, None, keep=sys.maxsize)
+        if number == unrolled.steps:
+            ended.append(snapshot)
+        else:
+            write_checkpoint(_place(folder, number), snapshot, None, keep=sys.maxsize)
 
     remove(folder)
     begun, start = time.monotonic(), _tensors(model)
-    unrolled.again(keep)
+    try:
+        unrolled.again(keep)
+    except AfinaError:
+        remove(folder)
+        raise
     end = _tensors(model)
     saved = load_file(find_outcome(context.folder, context.recipe).folder / "adapter_model.safetensors")
     if saved.keys() != end.keys():
@@ -216,6 +225,7 @@ def _train_again(context: Context, model: Any, unrolled: UnrolledTraining, folde
             "ask on the machine that trained it, with its versions (manifest.json), or without --through-training",
             "--through-training",
         )
+    write_checkpoint(_place(folder, unrolled.steps), ended[0], None, keep=sys.maxsize)
     same = f"within {apart:.1g} of the way that it went" if apart else "bit for bit"
     took = show_seconds(time.monotonic() - begun)
     context.tell(f"the training, done again in {took}, ends where the run did: {same}")

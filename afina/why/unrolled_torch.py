@@ -186,7 +186,6 @@ class UnrolledTraining:
                     keep(number, backend.snapshot(LoopState(number), backend.random()))
                 self._step(number)
                 self.progress(number + 1, self.steps, "steps of the training again")
-        keep(self.steps, backend.snapshot(LoopState(self.steps), backend.random()))
         state = backend.optimizer.state
         passed = [weight for weight in backend.parameters if state.get(weight, {}).get("step", 0) != self.steps]
         if passed:
@@ -196,6 +195,7 @@ class UnrolledTraining:
                 "leave layers that are not always used out of adapter.targets, or ask without --through-training",
                 "--through-training",
             )
+        keep(self.steps, backend.snapshot(LoopState(self.steps), backend.random()))
 
     def _step(self, number: int) -> TakenStep:
         """One step, as the loop takes it."""
@@ -220,7 +220,8 @@ class UnrolledTraining:
         )
         taken = TakenStep(tuple(torch.cat([each.flatten() for each in part]) for part in values), random)
         backend.clip()
-        backend.update(learning_rate(number, self.steps, self.settings))
+        if short := backend.update(learning_rate(number, self.steps, self.settings)):
+            raise does_not_fit("the optimizer's state", short)
         return taken
 
     def effects(self, asked: Sequence[Row], kept: Callable[[int], Snapshot]) -> torch.Tensor:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from afina.dataset.build.canaries import CANARY
 from afina.errors import DataError, Problem
 from afina.recipe import Recipe
 from afina.run import parse_json
@@ -66,8 +67,8 @@ def _text(value: Any) -> str:
 
 def key_of(example: Example) -> tuple[str, str] | None:
     """By which an example's answer is found in :data:`Answers`; None for what is no question with its answer, or is
-    there to be replayed."""
-    if example.replay or not is_question(example):
+    there to be replayed, or a canary, whose words are the measure."""
+    if example.replay or example.made == CANARY or not is_question(example):
         return None
     return normal(example.prompt), normal(example.answer)
 
