@@ -71,8 +71,9 @@ def nvidia_cards() -> list[NvidiaCard]:
     cards = []
     for line in told.splitlines():
         name, total, free, *more = (part.strip() for part in line.split(","))
-        if total.isdecimal() and free.isdecimal():  # in MiB
-            cards.append(NvidiaCard(name, int(total) * 2**20, int(free) * 2**20, *more))
+        if total.isdecimal():  # in MiB
+            of_which = int(free if free.isdecimal() else total)  # [Insufficient Permissions]: not told everybody
+            cards.append(NvidiaCard(name, int(total) * 2**20, of_which * 2**20, *more))
         else:  # [N/A]
             memory = main_memory()
             cards.append(NvidiaCard(name, memory.total, memory.usable, *more))
@@ -86,19 +87,23 @@ HIDES = "CUDA_VISIBLE_DEVICES"
 def _visible(cards: list[NvidiaCard]) -> list[NvidiaCard]:
     """Without those that :data:`HIDES` hides: what trains does not see them.
 
-    As CUDA reads it: numbers or (beginnings of) UUIDs; at the first that there is not, the list ends.
+    As CUDA reads it: numbers or (beginnings of) UUIDs; at the first that is none or several, the list ends; one that is
+    named twice hides all.
     """
     said = os.environ.get(HIDES)
     if said is None or "MIG-" in said:  # a part of a card, of which nvidia-smi lists the whole
         return cards
-    shown: list[NvidiaCard] = []
+    shown: list[int] = []
     for word in map(str.strip, said.split(",")):
-        named = [card for card in cards if word.startswith("GPU-") and card.uuid.startswith(word)]
-        found = cards[int(word)] if word.isdecimal() and int(word) < len(cards) else next(iter(named), None)
-        if found is None or found in shown:
+        named = [place for place, card in enumerate(cards) if word.startswith("GPU-") and card.uuid.startswith(word)]
+        if word.isdecimal() and int(word) < len(cards):
+            named = [int(word)]
+        if len(named) != 1:
             break
-        shown.append(found)
-    return shown
+        if named[0] in shown:
+            return []
+        shown += named
+    return [cards[place] for place in shown]
 
 
 def training_memory_here(device: object = "auto") -> int:

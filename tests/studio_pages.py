@@ -53,7 +53,8 @@ def _first_object(lines: Any) -> dict[str, Any]:
 def opened(
     browser: Any, address: str, width: int = 1280, scheme: str = "light", height: int = 900
 ) -> tuple[Any, list[str]]:
-    """A page of the browser at an address of the studio, and what it complains of: errors, and requests elsewhere."""
+    """A page of the browser at an address of the studio that listens to who uses it, and what it complains of: errors,
+    and requests elsewhere."""
     page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
     page.set_default_timeout(1000 * LONGEST)
     said: list[str] = []
@@ -62,7 +63,14 @@ def opened(
     origin = "/".join(address.split("/")[:3])
     page.on("request", lambda request: None if request.url.startswith((origin, "data:")) else said.append(request.url))
     page.goto(address)
+    listens(page)
     return page, said
+
+
+def listens(page: Any) -> None:
+    """Wait until a page does what its controls say: its module waits for the words of the studio's language, and a page
+    counts as loaded before that."""
+    page.wait_for_selector("body[data-ready]", state="attached")
 
 
 def violations(page: Any) -> list[str]:

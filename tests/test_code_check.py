@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from waiting import LONGEST
 
 from afina.dataset.audit.audit import audit_dataset, audit_files
 from afina.dataset.build.build import build_dataset
@@ -192,7 +193,7 @@ def test_two_that_fetch_a_compiler_at_once_both_have_all_of_it(tmp_path: Path, m
     monkeypatch.setattr(compilers.subprocess, "run", pip)
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(compilers._ziglang, "0.14.0", no_progress, "")
-        begun.wait()
+        assert begun.wait(LONGEST)
         second = pool.submit(compilers._ziglang, "0.14.0", no_progress, "")
         assert first.result() == second.result() and first.result().is_file()
     assert len(targets) == 1

@@ -169,7 +169,9 @@ TWO_CARDS = "NVIDIA GeForce RTX 4090, 24564, 23900, 550, GPU-aa\nNVIDIA A100-SXM
         (" 1, 0", ["A100 80GB", "RTX 4090"]),
         ("GPU-b", ["A100 80GB"]),
         ("0,9,1", ["RTX 4090"]),
-        ("0,0", ["RTX 4090"]),
+        ("0,0", []),
+        ("GPU-a,GPU-aa", []),
+        ("GPU-", []),
         ("MIG-1", ["RTX 4090", "A100 80GB"]),
     ],
 )
@@ -196,6 +198,27 @@ def test_a_card_without_memory_of_its_own_has_the_machines(monkeypatch: pytest.M
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     (card,) = nvidia_cards()
     assert (card.name, card.total, card.free) == ("NVIDIA GB10", 128 * GIB, 100 * GIB)
+
+
+def test_numbers_are_read_as_torch_reads_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A card that is named twice was planned for, and the training saw none."""
+    import torch
+
+    cards = [machine.NvidiaCard(str(number), 1, 1, uuid=f"GPU-{number}") for number in range(3)]
+    monkeypatch.setattr(machine, "ask", lambda *_: "\n".join(f"{each.name}, 1, 1, 550, {each.uuid}" for each in cards))
+    for said in ("", "-1", "2", "1,0", "0,0", "1,-1,0", "0,1,0", "no"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", said)
+        assert [int(each.name) for each in nvidia_cards()] == torch.cuda._parse_visible_devices(), said
+
+
+def test_a_card_whose_free_memory_is_not_told_keeps_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was given the machine's memory, as one that has none."""
+    told = "NVIDIA H100 80GB HBM3, 81559, [Insufficient Permissions], 550, GPU-dd"
+    monkeypatch.setattr(machine, "ask", lambda *command: told if command[0] == "nvidia-smi" else "")
+    monkeypatch.setattr(machine, "main_memory", lambda: machine.Memory(512 * GIB, 500 * GIB))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    (card,) = nvidia_cards()
+    assert card.total == card.free == 81559 * 2**20
 
 
 # --- the matrix rate -----------------------------------------------------------------------------

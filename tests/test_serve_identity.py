@@ -106,11 +106,32 @@ def test_a_server_that_answers_something_else_is_named(body: bytes):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         url = f"http://127.0.0.1:{server.server_port}"
-        with pytest.raises(AfinaError, match=r"the server (does not answer|answers something else)"):
+        with pytest.raises(AfinaError, match="the server answers something else"):
             ask_over_http(url, None)("m", [{"role": "user", "content": "Olá"}], 4)
     finally:
         server.shutdown()
         server.server_close()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [b"SSH-2.0-x\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n{", b""],
+    ids=["no HTTP", "cut off", "nothing"],
+)
+def test_what_is_no_server_is_said(said: bytes):
+    """Another program on the port, or one that ended in the middle: a traceback."""
+
+    def answer(listening: socket.socket) -> None:
+        connection, _ = listening.accept()
+        with connection:
+            connection.recv(65536)
+            connection.sendall(said)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=answer, args=[listening], daemon=True).start()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        with pytest.raises(AfinaError, match=r"the server does not answer(.|\n)*is it running"):
+            ask_over_http(url, None)("m", [{"role": "user", "content": "Olá"}], 4)
 
 
 def test_no_proxy_of_the_environment_stands_before_this_machines_own_server(run: Path, monkeypatch: pytest.MonkeyPatch):

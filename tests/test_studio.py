@@ -458,6 +458,19 @@ def test_a_log_that_began_anew_is_said(tmp_path: Path) -> None:
     assert "again" not in [name for name, _, _ in told(stream)]
 
 
+def test_a_log_of_another_run_is_not_read_on_from_the_middle(tmp_path: Path) -> None:
+    """The run was removed and begun anew under its name while nobody looked, and has come further by now: its later
+    steps were drawn behind those of the earlier one."""
+    folder = write_watched(tmp_path / "a", [*start(), *steps(3)])
+    here = (folder / "metrics.jsonl").stat().st_size
+    (folder / "metrics.jsonl").write_text(jsonl([*start(30), *(step(n, n / 7) for n in range(1, 10))]))
+    assert (folder / "metrics.jsonl").read_bytes()[here - 1 : here] != b"\n"
+    stream = stream_of(tmp_path, here)
+    (name, _, number), *others = told(stream)
+    assert name == "again" and float(number) == (folder / "metrics.jsonl").stat().st_size
+    assert [each for each, _, _ in others] == ["state"] and told(stream) == []
+
+
 def test_who_is_far_behind_asks_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("afina.studio.streams.FURTHEST", 1000)
     write_watched(tmp_path / "a", [*start(), *steps(30)])

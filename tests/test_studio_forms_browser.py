@@ -255,7 +255,7 @@ def test_a_setting_that_is_wrong_is_marked_at_its_control(browser: Any, address:
 def test_a_broken_recipe_shows_its_errors_at_the_fields(browser: Any, address: str) -> None:
     page, said = begun(browser, address)
     write(page, BROKEN)
-    page.wait_for_selector("#problems .problem", timeout=SECONDS)
+    page.locator("#problems", has_text="learning_rte").wait_for(timeout=SECONDS)  # not those of the starter
     epochs = page.locator('[data-field="train.epochs"]')
     assert epochs.locator("input").input_value() == "-1"
     assert epochs.locator("input").get_attribute("aria-invalid") == "true"

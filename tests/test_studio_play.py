@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-from collections.abc import Iterator
+import sys
+from collections import deque
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +152,88 @@ def test_models_close_when_nobody_asks_and_an_answer_can_be_left(run: Path):
         await left.aclose()
         while playground.busy:
             await asyncio.sleep(0.05)
+        await playground.close()
+
+    asyncio.run(use())
+
+
+TOLD = {"open": ("say", "opened"), "answer": ("done",)}
+
+
+class Scripted(PlayProcess):
+    """Its child tells what it is asked for, without models; what was ordered is noted."""
+
+    def __init__(self, idle_seconds: float = 600.0) -> None:
+        super().__init__(idle_seconds)
+        self.orders: list[str] = []
+        self.told: deque[str] = deque()
+
+    async def _order(self, order: Mapping[str, Any]) -> None:
+        await asyncio.sleep(0)
+        self.orders.append(order["do"])
+        self.told.extend(TOLD.get(order["do"], ()))
+
+    async def _event(self) -> dict[str, Any]:
+        await asyncio.sleep(0)
+        return {"event": self.told.popleft()}
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child that waits to be ended."""
+    monkeypatch.setattr(
+        "afina.studio.play_process.WORKER", (sys.executable, "-S", "-c", "import sys; sys.stdin.read()")
+    )
+
+
+ASKED = {"question": QUESTION, "turns": [], "temperature": 0.0, "max_new_tokens": 40, "seed": 0}
+HERE, THERE = PlayTarget("here", None), PlayTarget("there", None)
+
+
+def test_stop_while_the_models_are_opened_stops_the_answer(scripted: None):
+    """It was dropped without a word, and the answer written to its end."""
+
+    async def use() -> None:
+        playground = Scripted()
+        async for event in playground.answer(HERE, ASKED):
+            if event["event"] == "say":
+                await playground.stop()
+        assert playground.orders == ["open", "answer", "stop"]
+        async for _ in playground.answer(HERE, ASKED):
+            pass
+        assert playground.orders[3:] == ["answer"], "the next one is wanted"
+        await playground.close()
+
+    asyncio.run(use())
+
+
+def test_a_question_that_comes_as_the_time_is_up_is_answered(scripted: None):
+    """The models were closed under it, and memory was said to have run out."""
+
+    async def use() -> None:
+        playground = Scripted(idle_seconds=0.0)
+        await playground.open(HERE)
+        for _ in range(2):
+            await asyncio.sleep(0)  # the time is up, and what closes the models is about to begin
+        events = [event["event"] async for event in playground.answer(HERE, ASKED)]
+        assert events == ["opened", "done"] and playground.about is not None
+        await playground.close()
+
+    asyncio.run(use())
+
+
+def test_what_is_opened_while_others_are_closed_keeps_what_it_says(scripted: None):
+    """The last remark of a child is why it ended."""
+
+    async def use() -> None:
+        playground = Scripted()
+        await playground.open(HERE)
+        closing = asyncio.create_task(playground.close())
+        await asyncio.sleep(0)
+        await playground.open(THERE)
+        await closing
+        assert playground.target == THERE
+        assert playground._remarks is not None and not playground._remarks.closed
         await playground.close()
 
     asyncio.run(use())

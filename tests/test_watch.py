@@ -45,7 +45,7 @@ from afina.watch.chart import TextCurve, draw_chart
 from afina.watch.frame import frame
 from afina.watch.live import watch_live
 from afina.watch.lock import lock_holder
-from afina.watch.reader import RunReader
+from afina.watch.reader import RunReader, last_sample
 from afina.watch.view import WARNING_KINDS, RunView
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -364,6 +364,25 @@ def test_what_is_left_counts_from_the_last_step(tmp_path: Path) -> None:
     write_watched(tmp_path, [*start(300), *steps(200), began() | {"time": START + 900}])
     with FileLock(run / ".lock"):
         assert look(run, now=START + 901).training.eta_seconds is None, "no step since it went on"  # type: ignore[union-attr]
+
+
+def test_a_file_that_is_moved_away_while_it_is_read_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An earlier recipe's results are moved aside: whoever looked just then ended with a traceback."""
+    run = write_watched(tmp_path, [*start(300), *steps(5)], **finished_files())
+    whole = last_sample(run / "samples.jsonl")
+
+    def moved(path: Path) -> Any:
+        path.rename(path.with_suffix(".moved"))
+        return last_sample(path)
+
+    reader = RunReader(run)
+    with monkeypatch.context() as while_read:
+        while_read.setattr("afina.watch.reader.last_sample", moved)
+        assert reader.look().sample is None
+    (run / "samples.moved").rename(run / "samples.jsonl")
+    assert reader.look().sample == whole is not None
 
 
 def test_a_clock_that_was_set_back_adds_nothing_to_what_is_left(tmp_path: Path) -> None:

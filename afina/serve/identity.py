@@ -260,7 +260,8 @@ def ask_over_http(url: str, api_key: str | None, chat: Chat | None = None, *, se
     Raises (when it asks):
         AfinaError: it does not answer, or with an error.
     """
-    from urllib.error import HTTPError, URLError
+    from http.client import HTTPException
+    from urllib.error import HTTPError
     from urllib.request import Request
 
     opener = opener_of(url)
@@ -278,16 +279,18 @@ def ask_over_http(url: str, api_key: str | None, chat: Chat | None = None, *, se
             request.add_header("Authorization", f"Bearer {api_key}")
         try:
             with opener.open(request, timeout=seconds) as response:
-                return str(parse_json(response.read())["choices"][0]["message"]["content"] or "")
+                answer = response.read()
         except HTTPError as error:
             said = error.read(2000).decode("utf-8", "replace")
             raise AfinaError(
                 f"the server answers {error.code}: {said}", "see what it serves: GET /v1/models", url
             ) from None
-        except (KeyError, IndexError, TypeError) as error:
+        except (OSError, HTTPException, ValueError) as error:  # none there, cut off, or no HTTP
+            raise AfinaError(f"the server does not answer: {error}", "is it running?", url) from None
+        try:
+            return str(parse_json(answer)["choices"][0]["message"]["content"] or "")
+        except (LookupError, TypeError, ValueError) as error:
             what = f"the server answers something else than a chat completion: {type(error).__name__}: {error}"
             raise AfinaError(what, "name an OpenAI-compatible server", url) from None
-        except (URLError, OSError, ValueError) as error:
-            raise AfinaError(f"the server does not answer: {error}", "is it running?", url) from None
 
     return ask

@@ -423,6 +423,7 @@ def _serve_there(
 
 
 def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
+    from http.client import HTTPException
     from urllib.error import HTTPError
 
     opener = opener_of(url)
@@ -433,7 +434,7 @@ def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
         except HTTPError as error:
             if error.code < 500:
                 return
-        except OSError:
+        except (OSError, HTTPException):
             pass
         time.sleep(1)
     raise AfinaError(

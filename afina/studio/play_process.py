@@ -22,6 +22,8 @@ STOP_SECONDS = 30.0
 """Until a process that does not end an answer is ended."""
 LONGEST_EVENT = 1 << 24
 """Bytes of a line from the child."""
+WORKER = (sys.executable, "-m", "afina.studio.play_worker")
+"""The child."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class PlayProcess:
         self._process: asyncio.subprocess.Process | None = None
         self._remarks: BinaryIO | None = None
         self._busy = False
+        self._stopping = False  # the answer is not wanted any more, and its models are not open yet
         self._idle: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -83,6 +86,8 @@ class PlayProcess:
                     yield event
             await self._order({"do": "answer", **asked})
             writing = True
+            if self._stopping:
+                await self._order({"do": "stop"})
             while writing:
                 event = await self._event()
                 writing = event["event"] != "done"
@@ -97,28 +102,30 @@ class PlayProcess:
                 self._end()
 
     async def stop(self) -> None:
-        """Have the answer that is being written end where it is: ``done`` follows."""
+        """Have the answer that is being written end where it is: ``done`` follows. While the models for it are still
+        being opened, it ends as it begins."""
         if self._busy and self.about is not None:
             await self._order({"do": "stop"})
+        elif self._busy:
+            self._stopping = True
 
     async def close(self) -> None:
         """End the child; its memory is free then."""
-        process, self._process = self._process, None
+        process, remarks, self._process, self._remarks = self._process, self._remarks, None, None
         self.about = self.target = None
         if self._idle:
             self._idle.cancel()
         if process is not None:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
-            await process.wait()
-        if self._remarks:
-            self._remarks.close()
-            self._remarks = None
+            await process.wait()  # another may be opened meanwhile: nothing of it is touched
+        if remarks:
+            remarks.close()
 
     def _begin(self) -> None:
         if self._busy:
             raise StudioRefusal(409, "the playground is busy with another question", "wait for it, or stop it")
-        self._busy = True
+        self._busy, self._stopping = True, False
         if self._idle:
             self._idle.cancel()
 
@@ -126,7 +133,11 @@ class PlayProcess:
         self._busy = False
         if self._process is not None:
             loop = asyncio.get_running_loop()
-            self._idle = loop.call_later(self.idle_seconds, lambda: self._later(self.close()))
+            self._idle = loop.call_later(self.idle_seconds, lambda: self._later(self._rest()))
+
+    async def _rest(self) -> None:
+        if not self._busy:  # a question may have come since the time was up
+            await self.close()
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -140,9 +151,7 @@ class PlayProcess:
         await self.close()
         self._remarks = tempfile.TemporaryFile()  # noqa: SIM115  as long as the child
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "afina.studio.play_worker",
+            *WORKER,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=self._remarks,

@@ -3,7 +3,7 @@
 Events: ``metric`` (a line of ``metrics.jsonl``), ``log`` (text that the process said), ``sample`` (the last thing that
 the model was seen to write), ``state`` (how the run stands), ``again`` (the log is another one, or too far ahead: ask
 for the curves anew), ``gone`` (the run is not there any more). The id of an event is where in both logs the stream has
-come, as the number ``metrics.log``, so that a browser that connects again misses nothing.
+come, as the number ``metrics.log``, so that a browser that connects again misses no line of them.
 """
 
 from __future__ import annotations
@@ -78,6 +78,7 @@ class RunStream:
         self.folder = index.settings.runs / name
         self._metrics, self._console = self.folder / "metrics.jsonl", self.folder / LOG
         self._offset = _size(self._metrics) if offset is None else offset
+        self._another = not _ends_a_line(self._metrics, self._offset)
         self._said = max(0, _size(self._console) - LOG_BEFORE) if said is None else said
         self._sample = self._last_sample()
         self._standing: dict[str, Any] = {}
@@ -111,7 +112,8 @@ class RunStream:
 
     def _new_metrics(self) -> Iterator[bytes]:
         behind = _size(self._metrics) - self._offset
-        if not 0 <= behind <= FURTHEST:
+        if self._another or not 0 <= behind <= FURTHEST:
+            self._another = False
             self._offset += behind
             yield event("again", {}, self.place)
         elif behind:
@@ -149,6 +151,12 @@ def _read(path: Path, at: int, length: int) -> bytes:
             return opened.read(length)
     except OSError:
         return b""
+
+
+def _ends_a_line(path: Path, at: int) -> bool:
+    """Whether a line ends at a byte, or the file begins there. A log in which none does is another one than the browser
+    has read: its run was removed and begun anew, while nobody looked."""
+    return at == 0 or _read(path, at - 1, 1) == b"\n"
 
 
 def _size(path: Path) -> int:

@@ -222,12 +222,12 @@ class _KeptFiles:
     def _of(self, path: Path, reader: Callable[[Path], Any]) -> Any:
         try:
             found = path.stat()
-        except FileNotFoundError:
+            mark = (found.st_mtime_ns, found.st_size, found.st_ino)
+            if path not in self._kept or self._kept[path][0] != mark:
+                self._kept[path] = mark, reader(path)
+        except FileNotFoundError:  # not there, or moved away between the two
             self._kept.pop(path, None)
             return None
-        mark = (found.st_mtime_ns, found.st_size, found.st_ino)
-        if path not in self._kept or self._kept[path][0] != mark:
-            self._kept[path] = mark, reader(path)
         return self._kept[path][1]
 
 

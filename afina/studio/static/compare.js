@@ -114,3 +114,4 @@ try {
 } finally {
   at("compare").removeAttribute("aria-busy");
 }
+document.body.dataset.ready = "yes";

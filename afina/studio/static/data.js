@@ -52,8 +52,12 @@ async function offerTokenizers() {
   at("tokenizer").lastElementChild.before(...made);
 }
 
+let browsed = 0; // counts folders that were asked for: one that comes behind a later one is not shown
+
 async function browse(path) {
+  const mine = ++browsed;
   const told = await getJSON(path ? `/api/files?${new URLSearchParams({ path })}` : "/api/files");
+  if (mine !== browsed) return;
   const choose = (name) => {
     at("path").value = name;
     at("path").focus();
@@ -109,6 +113,7 @@ async function audit() {
     job = state.job;
     tell(_("The audit has begun."));
     for (; state.state === "running"; state = await getJSON(`/api/data/audit/${job}`)) {
+      if (mine !== asked) return; // it was cancelled while this was on its way
       working([_("{time} so far", { time: duration(state.seconds) }), state.said].filter(Boolean).join(" · "));
       await new Promise((done) => setTimeout(done, POLL));
       if (mine !== asked) return;
@@ -195,6 +200,7 @@ function finding(each) {
 // ---- rows of a finding
 
 async function openRows(each, button, holder) {
+  const mine = asked;
   const open = button.getAttribute("aria-expanded") === "true";
   if (!open && !holder.hasChildNodes()) {
     button.disabled = true;
@@ -203,8 +209,12 @@ async function openRows(each, button, holder) {
     try {
       const query = new URLSearchParams({ job, finding: each.name, split: each.split });
       const { rows } = await getJSON(`/api/data/rows?${query}`);
+      if (mine !== asked) return; // its audit is shown no more
       holder.append(...rows.map(row));
       tell(_n("{n} row is shown.", "{n} rows are shown.", rows.length));
+    } catch (error) {
+      if (mine !== asked) return;
+      throw error;
     } finally {
       button.disabled = false;
       button.textContent = _("Show these rows");

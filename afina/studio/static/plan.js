@@ -239,4 +239,5 @@ setUp();
 form.addEventListener("submit", (event) => event.preventDefault());
 form.addEventListener("input", (event) => event.target.id !== "recipe" && soon());
 at("recipe").addEventListener("change", take);
+document.body.dataset.ready = "yes";
 await take();

@@ -12,6 +12,7 @@ let sides = []; // of what is open: [{side, name}]
 let turns = []; // what was asked, and what each side answered
 let spoken = null; // with whom the turns were had
 let answering = false;
+let shown = 0; // counts what was told of open models: what is told of before is not shown
 
 const tell = (text) => {
   at("told").textContent = text;
@@ -56,6 +57,7 @@ async function offer() {
 }
 
 function showOpened(about) {
+  shown++;
   sides = about ? about.sides : [];
   at("close").hidden = !about;
   if (!about) {
@@ -112,7 +114,7 @@ function turnOf(question, place) {
 }
 
 function finish(turn, told) {
-  for (const { side } of sides) {
+  for (const side of Object.keys(turn.holders)) {
     const pieces = (told.pieces[side] ?? []).map(([text, alone]) => (alone ? element(MARKS[side], {}, text) : text));
     turn.holders[side].replaceChildren(...(pieces.length ? pieces : [element("span", { class: "quiet" }, _("(empty)"))]));
     if (pieces.some((each) => each instanceof Node)) at("marked").hidden = false;
@@ -232,7 +234,9 @@ at("close").addEventListener("click", () => close().catch(fail));
 async function begin() {
   showWho();
   await offer();
-  showOpened((await getJSON("/api/play")).open);
+  const before = shown;
+  const { open: now } = await getJSON("/api/play");
+  if (before === shown) showOpened(now);
 }
 
 begin().catch(fail);

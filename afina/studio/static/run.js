@@ -72,6 +72,10 @@ const EVENTS = { resumed: MARKS.resumed, went_back: MARKS["went back"], smaller_
 
 // One line of metrics.jsonl; `id` begins with the byte at which it ends.
 function takeMetric(event, id) {
+  if (reloading) {
+    early.push([event, id]);
+    return;
+  }
   const end = parseInt(id, 10);
   if (!curves || end <= offset) return;
   offset = end;
@@ -98,12 +102,28 @@ function takeStep(event) {
   curves.heldout.cut(event.step + 1); // measured of steps that are done again
 }
 
-let reloading = null;
+let reloading = false; // the curves are asked for anew
+let outdated = false; // and were outdated once more since
+let early = []; // events that came meanwhile: the curves may have been drawn before them
 
-function reloadCurves() {
-  reloading ??= loadCurves()
-    .catch(fail)
-    .finally(() => (reloading = null));
+async function reloadCurves() {
+  if (reloading) {
+    [outdated, early] = [true, []]; // what is asked for next holds all that came until now
+    return;
+  }
+  reloading = true;
+  try {
+    do {
+      outdated = false;
+      await loadCurves();
+    } while (outdated);
+  } catch (error) {
+    fail(error);
+  }
+  reloading = false;
+  const came = early;
+  early = [];
+  for (const [event, id] of came) takeMetric(event, id);
 }
 
 // ---- what is said
@@ -270,8 +290,15 @@ function showRun() {
   showFigures();
 }
 
+let loads = 0; // counts questions for all of it: an answer to an earlier one is not shown
+let standing = {}; // how it stands, as the stream told last
+
 async function loadRun() {
-  run = await getJSON(of());
+  const [mine, before] = [++loads, standing];
+  const found = await getJSON(of());
+  if (mine !== loads) return;
+  // What the stream told meanwhile may be older than the answer: then it tells so again. Of the answer nobody would.
+  run = standing === before ? found : { ...found, ...standing };
   document.title = `${name}: ${stateWord(run.state)} · afina studio`;
   showRun();
   showAnswers();
@@ -280,6 +307,7 @@ async function loadRun() {
 
 async function takeState(event) {
   const before = run.state;
+  standing = event;
   run = { ...run, ...event };
   showRun();
   if (run.state === before) return;
@@ -380,3 +408,4 @@ async function follows() {
 
 document.addEventListener("visibilitychange", follows);
 follows();
+document.body.dataset.ready = "yes";

@@ -242,3 +242,4 @@ at("none").addEventListener("click", () => {
   at("text").focus();
 });
 refresh();
+document.body.dataset.ready = "yes";

@@ -18,6 +18,9 @@ let changes = []; // of the form, that the text does not have yet
 let opened = 0; // counts recipes that were opened
 let waiting = null;
 let planning = null;
+let asking = null; // ends the request for a plan
+let failures = 0; // that were shown
+let known = 0; // of them, those that stood there when the text changed last, or "start" was pressed: a check ends them
 let drawn = ""; // which lists and optional parts the form shows
 
 // ---- keys: `sources[].path` is a field of the form's description, `sources.0.path` one on the page
@@ -251,9 +254,17 @@ function change(...made) {
 }
 
 function soon() {
+  known = failures;
   clearTimeout(waiting);
-  clearTimeout(planning); // no plan is asked of a text that was not looked at
+  outdate();
   waiting = setTimeout(check, CHECK_MS);
+}
+
+// No plan is asked of a text that was not looked at, and none is shown that comes for an earlier one.
+function outdate() {
+  clearTimeout(planning);
+  asking?.abort();
+  at("answer").setAttribute("aria-busy", "true");
 }
 
 // One check at a time, which the next one waits for. True: the server has seen all that is written.
@@ -268,9 +279,11 @@ function check() {
 // recipe's; so they are where the studio did not answer.
 async function checkNow() {
   let sent = [];
+  let recipe = opened;
   try {
     for (let again = true; again; ) {
-      const [before, recipe] = [area.value, opened];
+      const before = area.value;
+      recipe = opened;
       [sent, changes] = [changes, []];
       const found = await postJSON("/api/recipe/check", { text: before, folder, changes: sent });
       if (recipe !== opened) continue;
@@ -284,9 +297,12 @@ async function checkNow() {
       if (found.given) ({ given } = found);
       again = changes.length > 0;
     }
-    at("failure").replaceChildren();
+    if (known === failures) at("failure").replaceChildren();
   } catch (error) {
-    at("failure").replaceChildren(...problemNodes(error));
+    if (recipe !== opened) return false; // the other recipe's own check is due
+    fail(error);
+    at("answer").replaceChildren(); // of what is written now nobody knows a plan
+    at("answer").setAttribute("aria-busy", "false");
     if (error instanceof StudioError) fill(); // refused, as it would be again
     else changes = onTop(sent, changes);
     return false;
@@ -321,8 +337,6 @@ function write(text) {
   area.scrollTop = scrollTop;
 }
 
-let asking = null;
-
 async function plan() {
   asking?.abort();
   asking = new AbortController();
@@ -348,13 +362,24 @@ async function plan() {
 
 // ---- begin, open, keep, start
 
-async function begin() {
-  const found = await getJSON(`/api/recipe/starter?kind=${encodeURIComponent(at("kind").value)}`);
-  place(found);
-}
+let sought = 0; // counts recipes that were asked for: one that comes behind a later one is not placed
 
-async function open(path) {
-  place(await getJSON(`/api/recipe/load?path=${encodeURIComponent(path)}`));
+const begin = (unless) => bring(`/api/recipe/starter?kind=${encodeURIComponent(at("kind").value)}`, unless);
+const open = (path) => bring(`/api/recipe/load?path=${encodeURIComponent(path)}`);
+
+// Place a recipe when it has come; whether it is placed. unless: said when it has come.
+async function bring(from, unless = () => false) {
+  const mine = ++sought;
+  const stands = () => mine === sought && !unless();
+  try {
+    const found = await getJSON(from);
+    if (!stands()) return false;
+    place(found);
+    return true;
+  } catch (error) {
+    if (!stands()) return false;
+    throw error;
+  }
 }
 
 function place(found) {
@@ -366,20 +391,34 @@ function place(found) {
   soon();
 }
 
+function fail(error) {
+  failures += 1;
+  at("failure").replaceChildren(...problemNodes(error));
+}
+
 async function attempt(work) {
   at("failure").replaceChildren();
-  try {
-    await work();
-  } catch (error) {
-    at("failure").replaceChildren(...problemNodes(error));
-  }
+  await work().catch(fail);
 }
 
 // What is written survives a closed tab's reload.
 const KEPT = "afina-studio-start";
 const keep = () => sessionStorage.setItem(KEPT, JSON.stringify({ text: area.value, folder, kind: at("kind").value }));
 
+let pressed = false; // what is written is being looked at, and starts then
+
 async function run() {
+  if (pressed) return; // a second one would be refused: the name is taken
+  pressed = true;
+  try {
+    await start();
+  } finally {
+    pressed = false;
+  }
+}
+
+async function start() {
+  known = failures;
   clearTimeout(waiting);
   if (!(await check())) return; // what is written would not be what is started
   if (problems.length) {
@@ -396,7 +435,7 @@ async function run() {
     sessionStorage.removeItem(KEPT);
     location.assign(address("run", started.name));
   } catch (error) {
-    at("failure").replaceChildren(...problemNodes(error));
+    fail(error);
     button.disabled = false;
   }
 }
@@ -406,7 +445,7 @@ function setUp() {
   at("recipes").replaceChildren(...told.recipes.map((each) => element("option", { value: each.path }, each.name)));
   document.body.append(element("datalist", { id: "bases" }, told.bases.map((each) => element("option", { value: each }))));
   at("fields").addEventListener("submit", (event) => event.preventDefault());
-  at("begin").addEventListener("click", () => attempt(begin));
+  at("begin").addEventListener("click", () => attempt(() => begin()));
   at("kind").addEventListener("change", sift);
   at("open").addEventListener("click", () => attempt(() => open(at("recipe").value)));
   at("search").addEventListener("input", sift);
@@ -418,16 +457,16 @@ function setUp() {
 async function first() {
   const carried = location.hash.length > 1 ? JSON.parse(decodeURIComponent(location.hash.slice(1))) : null;
   const kept = carried ? null : JSON.parse(sessionStorage.getItem(KEPT) ?? "null");
+  let there = true; // not so where another recipe was asked for meanwhile
   if (kept) {
     at("kind").value = kept.kind;
     place(kept);
-  } else if (carried?.recipe) await open(carried.recipe);
-  else await begin();
-  if (carried) {
-    change(...Object.entries(carried.settings).map(([key, value]) => ({ key, yaml: JSON.stringify(value) })));
-    history.replaceState(null, "", location.pathname);
-  }
+  } else there = await (carried?.recipe ? open(carried.recipe) : begin(() => area.value !== "")); // somebody writes already
+  if (!carried) return;
+  if (there) change(...Object.entries(carried.settings).map(([key, value]) => ({ key, yaml: JSON.stringify(value) })));
+  history.replaceState(null, "", location.pathname);
 }
 
 setUp();
+document.body.dataset.ready = "yes";
 await attempt(first);

@@ -36,11 +36,15 @@ function shown(why) {
 export function whyOf(asked, tell) {
   let job = null; // of the explanation that goes on
   let mine = 0; // counts what was begun: an answer to what was stopped is not shown
+  let going = Promise.resolve(); // until what was begun before has ended: the same again would go on with it, and end with it
   const button = element("button", { type: "button", "aria-expanded": "false" }, _("Why this answer?"));
   const stop = element("button", { type: "button", hidden: true }, _("Stop looking"));
   const said = element("p", { class: "note", hidden: true });
   const failure = element("div", { role: "alert" });
   const found = element("div", { hidden: true });
+
+  // It was stopped, or its answer is on the page no more.
+  const left = (begun) => begun !== mine || !button.isConnected;
 
   function working(on) {
     button.disabled = on;
@@ -56,10 +60,11 @@ export function whyOf(asked, tell) {
   }
 
   async function look(begun) {
+    if (left(begun)) return null;
     let state = await postJSON("/api/play/why", asked);
     for (; state.state === "waiting" || state.state === "running"; state = await getJSON(`/api/play/why/${state.job}`)) {
-      if (begun !== mine) {
-        await postJSON(`/api/play/why/${state.job}/end`, {}); // it was stopped before its name was known
+      if (left(begun)) {
+        await postJSON(`/api/play/why/${state.job}/end`, {}); // its name may not have been known before
         return null;
       }
       job = state.job;
@@ -79,14 +84,16 @@ export function whyOf(asked, tell) {
     tell(said.textContent);
     stop.focus();
     try {
-      const why = await look(begun);
-      if (why === null || begun !== mine) return;
+      const looked = going.then(() => look(begun));
+      going = looked.catch(() => {});
+      const why = await looked;
+      if (why === null || left(begun)) return;
       found.replaceChildren(...shown(why));
       working(false);
       open(true);
       tell(_("The rows behind this answer are shown."));
     } catch (error) {
-      if (begun !== mine) return;
+      if (left(begun)) return;
       working(false);
       failure.replaceChildren(...problemNodes(error));
       tell("");
@@ -99,9 +106,12 @@ export function whyOf(asked, tell) {
     working(false);
     button.focus();
     tell(_("The search for the rows was stopped."));
-    const going = job;
+    const ending = job;
     job = null;
-    if (going !== null) await postJSON(`/api/play/why/${going}/end`, {});
+    if (ending === null) return;
+    const ended = postJSON(`/api/play/why/${ending}/end`, {});
+    going = Promise.allSettled([going, ended]);
+    await ended;
   }
 
   button.addEventListener("click", () => (found.hasChildNodes() ? open(found.hidden) : ask()));
