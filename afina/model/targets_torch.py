@@ -16,7 +16,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from afina.model.base import TIED
 from afina.model.decoder_torch import text_config, text_decoder
 from afina.recipe import Adapter
 
@@ -89,7 +88,8 @@ def adapted(model: Any) -> Targets:
         f"{_bare(name)}.{part.parameter_name}" for name, part in wrapped.items() if isinstance(part, ParamWrapper)
     ]
     taken = {name for name, part in wrapped.items() if not isinstance(part, ParamWrapper)}
-    in_full = tuple(name for name, part in inner.named_modules() if isinstance(part, ModulesToSaveWrapper))
+    whole = {name: part for name, part in inner.named_modules() if isinstance(part, ModulesToSaveWrapper)}
+    in_full = tuple(whole)
     within = tuple(f"{name}." for name in in_full)  # the layer as it was, and the one that is trained
     modules = [
         (name, "" if name in taken else why or NOT_NAMED)
@@ -103,7 +103,7 @@ def adapted(model: Any) -> Targets:
     why = EXPERTS_NAMED if plain and not held else EXPERTS_FORM
     found = _sorted_out(modules, tuple(parameters), _others(inner) | {why: rest})
     tied = getattr(text_config(inner), "tie_word_embeddings", False)
-    untied = tied and any(name.rpartition(".")[2] in TIED for name in in_full)
+    untied = tied and bool({*whole.values()} & {inner.get_input_embeddings(), inner.get_output_embeddings()})
     return replace(found, in_full=in_full, untied=untied)
 
 
