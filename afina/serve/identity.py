@@ -260,6 +260,7 @@ def ask_over_http(url: str, api_key: str | None, chat: Chat | None = None, *, se
     Raises (when it asks):
         AfinaError: it does not answer, or with an error.
     """
+    from http.client import HTTPException
     from urllib.error import HTTPError, URLError
     from urllib.request import Request
 
@@ -287,7 +288,8 @@ def ask_over_http(url: str, api_key: str | None, chat: Chat | None = None, *, se
         except (KeyError, IndexError, TypeError) as error:
             what = f"the server answers something else than a chat completion: {type(error).__name__}: {error}"
             raise AfinaError(what, "name an OpenAI-compatible server", url) from None
-        except (URLError, OSError, ValueError) as error:
-            raise AfinaError(f"the server does not answer: {error}", "is it running?", url) from None
+        except (URLError, OSError, ValueError, HTTPException) as error:  # the last: it ended, or speaks no HTTP
+            said = str(error) or type(error).__name__
+            raise AfinaError(f"the server does not answer: {said}", "is it running?", url) from None
 
     return ask
