@@ -211,6 +211,14 @@ def granted_processors() -> float | None:
     return min(bounds, default=None)
 
 
+def granted_threads() -> int | None:
+    """Threads that may compute at a time where the control group grants less than the processors that show; None where
+    it does not. One thread more, and the system holds all of them back together, again and again.
+    """
+    granted = granted_processors()
+    return max(1, int(granted)) if granted is not None and granted < processors() else None
+
+
 def _memory_limits() -> Iterator[int]:
     for folder, first in _control_groups("memory"):
         file = folder / ("memory.limit_in_bytes" if first else "memory.max")

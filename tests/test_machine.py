@@ -281,6 +281,29 @@ def test_what_a_control_group_grants_is_found_wherever_it_stands(
         monkeypatch.setattr(machine, name, tmp_path / place)
     assert machine.granted_processors() == processors
     assert main_memory().total == gib * GIB
+    monkeypatch.setattr(machine, "processors", lambda: 8)
+    assert machine.granted_threads() == (None if processors is None else max(1, int(processors)))
+
+
+def test_no_more_threads_compute_than_the_control_group_grants(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pod of 8 of 96 processors began 96 threads, which were held back together nine tenths of the time."""
+    from afina import cli
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # so that what was before comes back
+
+    def threads(granted: float | None, asked: str | None = None, *words: str) -> str | None:
+        monkeypatch.setattr(machine, "granted_processors", lambda: granted)
+        monkeypatch.setattr(machine, "processors", lambda: 96)
+        monkeypatch.setattr(sys, "argv", ["afina", *(words or ("recipe", "schema"))])
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        if asked is not None:
+            monkeypatch.setenv("OMP_NUM_THREADS", asked)
+        with pytest.raises(SystemExit):
+            cli.main()
+        return os.environ.get("OMP_NUM_THREADS")
+
+    assert [threads(granted) for granted in (7.65, 0.5, 96.0, None)] == ["7", "1", None, None]
+    assert threads(7.65, "3") == "3" and threads(7.65, None, "--help") is None
 
 
 # --- the matrix rate -----------------------------------------------------------------------------

@@ -125,6 +125,8 @@ def main() -> None:
         _do_without_torch()
     if len(sys.argv) == 1 or ("--" not in sys.argv and {"-h", "--help"} & {*sys.argv}):
         _do_without_markdown()
+    elif "OMP_NUM_THREADS" not in os.environ:
+        _compute_within_the_grant()
     code = 0
     try:
         code = _ended()
@@ -140,6 +142,14 @@ def _do_without_torch() -> None:
     if not any(word.endswith((".yaml", ".yml")) for word in sys.argv):
         os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
         sys.modules.setdefault("torch", None)  # type: ignore[arg-type]  # Python's way to say: it is not there
+
+
+def _compute_within_the_grant() -> None:
+    """No more threads than a container or a service may run at a time: torch and llama.cpp count processors alone."""
+    from afina.machine import granted_threads
+
+    if (threads := granted_threads()) is not None:
+        os.environ["OMP_NUM_THREADS"] = str(threads)
 
 
 def _do_without_markdown() -> None:
