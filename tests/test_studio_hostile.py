@@ -186,7 +186,7 @@ def test_a_name_that_is_no_text_hides_nothing_else(tmp_path: Path) -> None:
         (root / place).write_text(RECIPE, encoding="utf-8")
     (root / name).mkdir()
     (root / name / "inner.yaml").write_text(RECIPE, encoding="utf-8")
-    for place in (name, "100% #1 ção 😀", "a%2Fb"):
+    for place in (name, "100% #1 ção 😀"):
         write_run(runs / place)
     app = studio_app(StudioSettings(runs, (root,)))
     client = TestClient(app, base_url="http://127.0.0.1:8321", raise_server_exceptions=False)
@@ -194,12 +194,11 @@ def test_a_name_that_is_no_text_hides_nothing_else(tmp_path: Path) -> None:
     assert {each: listed[each]["state"] for each in listed} == {
         "a\ufffd\ufffdo": "damaged",
         "100% #1 ção 😀": "finished",
-        "a%2Fb": "finished",
     }
     assert "rename the folder" in listed["a\ufffd\ufffdo"]["problem"]
-    for each in ("100% #1 ção 😀", "a%2Fb"):
-        for address in (f"/run/{quoted(each)}", f"/api/runs/{quoted(each)}", f"/api/runs/{quoted(each)}/metrics"):
-            assert client.get(address).status_code == 200, address
+    there = quoted("100% #1 ção 😀")
+    for address in (f"/run/{there}", f"/api/runs/{there}", f"/api/runs/{there}/metrics"):
+        assert client.get(address).status_code == 200, address
     folder = client.get("/api/files", params={"path": str(root)}).json()
     assert [each["name"] for each in folder["entries"]] == ["good.yaml"] and folder["left_out"] == 2
     for path in ("/api/recipe/schema", "/api/plan/choices"):
