@@ -103,7 +103,7 @@ def test_with_a_top_p_of_zero_the_likeliest_token_is_left(asked: Asked):
 @pytest.mark.parametrize("key", ["temperature", "top_p"])
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e400"])
 def test_a_number_that_is_none_is_refused(asked: Asked, key: str, number: str):
-    """Python's clients can write one; a temperature that is no number was taken for greedy."""
+    """Python's clients can write one, which JSON has not."""
     body = json.dumps({name: value for name, value in ASKED.items() if name != key})
     text = f'{body[:-1]}, "{key}": {number}}}'
     answer = asked.http.post(f"{asked.url}{CHAT}", content=text, headers={"Content-Type": "application/json"})
@@ -131,6 +131,22 @@ def test_a_result_that_answers_no_call_is_refused(asked: Asked):
         assert "'call_1', which no message before it calls" in why_not(post(asked, ASKED | {"messages": turns}))
     whole = [*QUESTION, {"role": "assistant", "content": None, "tool_calls": [call]}, result]
     assert post(asked, ASKED | {"messages": whole}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"stop": [None]}, "stop: Input should be a valid string; stop.0: Input should be a valid string"),
+        ({"chat_template_kwargs": {"mark": [1]}}, "chat_template_kwargs.mark: Input should be a valid boolean, or "),
+        ({"response_format": {"type": "json_schema"}}, "response_format.type: Input should be 'text', or "),
+        ({"messages": [{"role": "user", "content": 5}]}, "messages.0.content: Input should be a valid string, or "),
+    ],
+    ids=["stop", "an argument", "a form", "a content"],
+)
+def test_what_is_wrong_is_said_with_the_clients_own_key(asked: Asked, change: dict[str, Any], words: str):
+    """It was `stop.constrained-str` and `response_format.function-wrap[_read_keys()].type`."""
+    answer = post(asked, ASKED | change)
+    assert why_not(answer).startswith(words) and answer.json()["error"]["param"] == words.partition(":")[0]
 
 
 # ---- addresses and methods
@@ -179,7 +195,7 @@ LATIN = json.dumps({**ASKED, "user": "Zé"}, ensure_ascii=False).encode("latin-1
         (BODY, {"Content-Type": "application/x-www-form-urlencoded"}, 415, "x-www-form-urlencoded: send"),
         (BODY, {"Content-Type": "text/plain;charset=UTF-8"}, 415, "Content-Type: application/json"),
         (BODY, {"Content-Type": ""}, 415, "without saying what it is"),
-        (LATIN, {}, 400, "no JSON in UTF-8"),
+        (LATIN, {}, 400, "cannot be read as JSON in UTF-8"),
         (b"", {}, 400, "the request has no body"),
         (b"[]", {}, 400, "valid dictionary"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -382,7 +383,18 @@ def _unread_body(request: Request) -> tuple[int, str]:
     if "json" not in kind.lower():
         said = f"as {kind[:80]}" if kind else "without saying what it is"
         return 415, f"the body is sent {said}: send JSON, with Content-Type: application/json"
-    return 400, "the body is no JSON in UTF-8"
+    return 400, "the body cannot be read as JSON in UTF-8"
+
+
+def _place(steps: Sequence[int | str], key: str | None = None) -> str:
+    """Where in a body something is wrong, without the names that pydantic gives to the forms that a value may have.
+
+    >>> _place(("stop", "list[constrained-str]", 0)), _place(("chat_template_kwargs", "a", "bool"))
+    ('stop.0', 'chat_template_kwargs.a')
+    """
+    plain = [step for step in steps if isinstance(step, int) or re.fullmatch(r"\w+", step)]
+    plain = plain[:-1] if plain and plain[-1] in ("bool", "int", "str") else plain
+    return ".".join(map(str, [*plain, *([key] if key else [])]))
 
 
 def _add_errors(app: FastAPI) -> None:
@@ -424,14 +436,14 @@ def _add_errors(app: FastAPI) -> None:
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         if isinstance(error.body, bytes):
             return answer(*_unread_body(request))
-        problems = []
+        problems: dict[str, list[str]] = {}
         for each in error.errors():
-            place = [*each["loc"][1:], *([each["ctx"]["key"]] if "key" in each.get("ctx", {}) else [])]
+            place = _place(each["loc"][1:], each.get("ctx", {}).get("key"))
             missing = each["type"] == "missing" and not place
-            problems.append((".".join(map(str, place)), "the request has no body" if missing else each["msg"]))
-        return answer(
-            400, "; ".join(f"{where}: {what}" if where else what for where, what in problems), param=problems[0][0]
-        )
+            problems.setdefault(place, []).append("the request has no body" if missing else each["msg"])
+        told = {place: ", or ".join(dict.fromkeys(said)) for place, said in problems.items()}
+        text = "; ".join(f"{place}: {what}" if place else what for place, what in told.items())
+        return answer(400, text, param=next(iter(told)))
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:
