@@ -80,9 +80,10 @@ def nvidia_cards() -> list[NvidiaCard]:
         more = [part.strip() for part in line.split(",")[3:]]
         if len(sizes) < 2:  # no card: a warning of one, or why there is none
             continue
-        if all(size.isdecimal() for size in sizes):  # in MiB
-            cards.append(NvidiaCard(name, *(int(size) * 2**20 for size in sizes), *more))
-        elif any(word in sizes[0] for word in ("N/A", "Not Supported")):
+        total, free = sizes
+        if total.isdecimal() and free.isdecimal():  # in MiB
+            cards.append(NvidiaCard(name, int(total) * 2**20, int(free) * 2**20, *more))
+        elif any(word in total for word in ("N/A", "Not Supported")):
             memory = main_memory()
             cards.append(NvidiaCard(name, memory.total, memory.usable, *more))
     return _visible(cards)
