@@ -20,9 +20,11 @@ from afina.model.proven import COLUMNS, Proven, ProvenFamily, read_proven
 from afina.model.shape import Shape
 from afina.plan.bases import find_shape, known_bases, local_base
 from afina.recipe import Chat
+from afina.recipe.methods import in_words
 from afina.run import read_json
 from afina.tokenizer.abilities import Abilities
 from afina.tokenizer.chat import Renderer
+from afina.tokenizer.folding import folds_of
 from afina.tokenizer.load import load_tokenizer
 from afina.units import show_count
 
@@ -44,6 +46,8 @@ class ChatForm:
     """Whether the template has a place for thoughts."""
     calls: bool
     """Whether it has one for calls of functions."""
+    folds: tuple[str, ...] = ()
+    """What its tokenizer reads alike (:data:`~afina.tokenizer.folding.FOLDS`)."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,8 @@ class BasePage:
         if talk.has_template:
             yield "system text", self._system_text(talk)
         yield "padding", self._padding(talk)
+        if talk.folds:
+            yield "folds", f"{in_words(talk.folds, 'and')}: the model neither reads nor writes them"
         yield "thoughts", "its template has a place for them" if talk.thinks else "no place for them in its template"
         yield "functions", "its template writes calls" if talk.calls else "no place for calls in its template"
 
@@ -262,4 +268,5 @@ def _chat_form(folder: Path) -> ChatForm | None:
         padding=tokenizer.pad_token,
         thinks=abilities.thinks,
         calls=abilities.calls is not None,
+        folds=folds_of(tokenizer),
     )

@@ -8,6 +8,7 @@ import platform
 import re
 import socket
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from random import SystemRandom
@@ -42,10 +43,15 @@ class NvidiaCard:
     uuid: str = ""
 
 
+MEMORY, OWN_GROUP, GROUPS = Path("/proc/meminfo"), Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+"""Where Linux tells of its memory, of this process's control group, and of all of them."""
+
+
 def ask(*command: str) -> str:
-    """What a program prints; nothing where it is absent or fails."""
+    """What a program prints, whatever it ends with: nvidia-smi warns of a card by its exit code, and lists it. Nothing
+    where the program is absent."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     except (OSError, subprocess.SubprocessError):
         return ""
     return done.stdout.strip()
@@ -70,11 +76,15 @@ def nvidia_cards() -> list[NvidiaCard]:
     )
     cards = []
     for line in told.splitlines():
-        name, total, free, *more = (part.strip() for part in line.split(","))
+        name, *sizes = (part.strip() for part in line.split(",")[:3])
+        more = [part.strip() for part in line.split(",")[3:]]
+        if len(sizes) < 2:  # no card: a warning of one, or why there is none
+            continue
+        total, free = sizes
         if total.isdecimal():  # in MiB
             of_which = int(free if free.isdecimal() else total)  # [Insufficient Permissions]: not told everybody
             cards.append(NvidiaCard(name, int(total) * 2**20, of_which * 2**20, *more))
-        else:  # [N/A]
+        elif any(word in total for word in ("N/A", "Not Supported")):
             memory = main_memory()
             cards.append(NvidiaCard(name, memory.total, memory.usable, *more))
     return _visible(cards)
@@ -127,13 +137,14 @@ def main_memory() -> Memory:
     """
     if platform.system() == "Darwin" and (told := ask("sysctl", "-n", "hw.memsize")):
         return _mac_memory(int(told))
-    info = Path("/proc/meminfo")
-    if not info.exists():
+    told = MEMORY.read_text(encoding="utf-8") if MEMORY.exists() else ""
+    values = {key: int(size) * 1024 for key, size in re.findall(r"^(\w+):\s+(\d+) kB$", told, re.MULTILINE)}
+    if "MemTotal" not in values:
         raise AfinaError("this system does not tell how much memory it has", "plan for a named device", "device")
-    values = dict(re.findall(r"^(\w+):\s+(\d+) kB$", info.read_text(encoding="utf-8"), re.MULTILINE))
-    total, available = (int(values[key]) * 1024 for key in ("MemTotal", "MemAvailable"))
-    total = min([total, *_cgroup_limits("memory", "memory.max", "memory.limit_in_bytes")])
-    return Memory(total, min(available, int(total * USABLE_SHARE)))
+    # Kernels before 3.14 and WSL 1 have no MemAvailable: what is free, and what is only kept of files.
+    free = sum(values.get(key, 0) for key in ("MemFree", "Buffers", "Cached"))
+    total = min([values["MemTotal"], *_memory_limits()])
+    return Memory(total, min(values.get("MemAvailable", free), int(total * USABLE_SHARE)))
 
 
 def _mac_memory(total: int) -> Memory:
@@ -196,28 +207,41 @@ def processors() -> int:
 
 
 def granted_processors() -> float | None:
-    """Processors that the control group grants (``cpu.max``), if it sets a bound."""
-    file = Path("/sys/fs/cgroup/cpu.max")
-    if not file.is_file():
-        return None
-    quota, _, period = file.read_text(encoding="utf-8").strip().partition(" ")
-    return int(quota) / int(period) if quota.isdigit() and period.isdigit() else None
+    """Processors that the control group and those above it grant, if one sets a bound."""
+    bounds = []
+    for folder, first in _control_groups("cpu"):
+        told = [folder / name for name in (("cpu.cfs_quota_us", "cpu.cfs_period_us") if first else ("cpu.max",))]
+        words = " ".join(file.read_text(encoding="utf-8") for file in told if file.is_file()).split()
+        if len(words) == 2 and all(word.isdigit() for word in words):  # `max` and -1 are no bound
+            bounds.append(int(words[0]) / int(words[1]))
+    return min(bounds, default=None)
 
 
-def _cgroup_limits(controller: str, v2: str, v1: str) -> list[int]:
-    """The limits of this process's control group and of those above it, both versions."""
-    limits: list[int] = []
-    listing = Path("/proc/self/cgroup")
-    for line in listing.read_text(encoding="utf-8").splitlines() if listing.exists() else []:
+def granted_threads() -> int | None:
+    """Threads that may compute at a time where the control group grants less than the processors that show; None where
+    it does not. One thread more, and the system holds all of them back together, again and again.
+    """
+    granted = granted_processors()
+    return max(1, int(granted)) if granted is not None and granted < processors() else None
+
+
+def _memory_limits() -> Iterator[int]:
+    for folder, first in _control_groups("memory"):
+        file = folder / ("memory.limit_in_bytes" if first else "memory.max")
+        if file.is_file() and (text := file.read_text(encoding="utf-8").strip()).isdigit():
+            yield int(text)
+
+
+def _control_groups(controller: str) -> Iterator[tuple[Path, bool]]:
+    """This process's control group and those above it, and whether they are of the first version, which has a tree for
+    each controller, or for two of them (``cpu,cpuacct``)."""
+    for line in OWN_GROUP.read_text(encoding="utf-8").splitlines() if OWN_GROUP.exists() else []:
         _, controllers, path = line.split(":", 2)
-        if controllers not in ("", controller):
+        if controllers and controller not in controllers.split(","):
             continue
-        root = Path("/sys/fs/cgroup") / (controller if controllers else "")
+        root = GROUPS / controllers
         place = root / path.lstrip("/")
         for folder in (place, *place.parents):
-            file = folder / (v1 if controllers else v2)
-            if file.is_file() and (text := file.read_text(encoding="utf-8").strip()).isdigit():
-                limits.append(int(text))
+            yield folder, bool(controllers)
             if folder == root:
                 break
-    return limits

@@ -7,6 +7,7 @@ seconds in between, and at the end. Answers in a chat go to stdout.
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -16,8 +17,12 @@ from afina.units import show_seconds
 
 
 def say(text: str) -> None:
-    """One line for the person, to stderr."""
-    print(text, file=sys.stderr, flush=True)
+    """One line for the person, to stderr. Where whoever read it has left (``2>&1 | head``), the work goes on: it may
+    be hours of a training."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 class StageProgress:

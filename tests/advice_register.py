@@ -54,6 +54,7 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
     "tokenizer/template.py": (
         "set `chat.template: chatml` or a Jinja file", "set `chat.template: chatml` (or a Jinja file)",
         "give it the turns that it takes", "or set `chat.marks_in_text: words`", "set `chat.system_turn: fold`"),
+    "walk/base.py": ("set `safety.canaries: 0`",),
     "walk/audit.py": ("… (or accept it: dataset.accept: […])",),
     "walk/rows.py": ("or remove `train.first`",),
 }  # fmt: skip
@@ -118,7 +119,7 @@ NOT_FOLLOWED: dict[str, tuple[tuple[str, str], ...]] = {
         ("recipe/start_from.py", "(`base: …`|^leave adapter)"), ("walk/start.py", "(`base: …`|adapter.kind out|name=)"),
         ("export/(origin|export|merge_torch|gguf_head|programs).py", ""), ("llamacpp/lora_write.py", ""),
         ("model/stored_precision.py", ""), ("llamacpp/base_file.py", "base=PATH"),
-        ("serve/(opened|preflight|serve|commands).py", ""),
+        ("serve/(opened|preflight|serve|commands|listening).py", ""),
         ("walk/describe.py", ""), ("run.py", ""), ("(cli/recipes|cli/bases|cli/verbs|errors).py", ""),
         ("model/base.py", "base=PATH"),
         ("model/base_kind.py", "(`sources`|^only train.method scratch)"), ("walk/base.py", "^this is a defect"),

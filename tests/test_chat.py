@@ -125,6 +125,22 @@ def test_system_and_save(opened: Any, chat: Any, tmp_path: Path):
         assert answer in heard.said[-1]
 
 
+def test_a_conversation_that_cannot_be_saved_goes_on(chat: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """It is in memory alone: an error of the disk ended the program, and it with it."""
+    talk_, heard = chat
+    talk_.take(QUESTION)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert talk_.take("/save ~/a.jsonl") and (tmp_path / "a.jsonl").is_file()
+
+    def barred(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", "b.jsonl")
+
+    monkeypatch.setattr("afina.serve.terminal_chat.write_whole", barred)
+    assert talk_.take(f"/save {tmp_path}/b.jsonl")
+    assert "b.jsonl: cannot be read or written: Permission denied" in heard.said[-1]
+    assert all(len(voice.turns) == 2 for voice in talk_.voices)
+
+
 def test_too_long_and_stopped_questions_are_forgotten(opened: Any, chat: Any):
     talk_, heard = chat
     talk_.take("Faro " * 80)

@@ -17,11 +17,14 @@ from hypothesis import strategies as st
 from report_fixture import MANIFEST, SCORES, write_run
 from test_tokenizer_kinds import PROSE, strings
 from thorough import times
+from tiny import make_base, make_recipe
 from transformers import AutoTokenizer, LlamaConfig
 
+from afina.base_page import base_page
 from afina.cli.opened import walk_of
-from afina.errors import BaseError
+from afina.errors import BaseError, RecipeError
 from afina.evaluate.probes import Question
+from afina.evaluate.safety.known import Known, find_known
 from afina.evaluate.scores import Scores
 from afina.evaluate.text_scores import WindowFigures, WindowScores
 from afina.evaluate.windows import ReadWindows
@@ -32,6 +35,7 @@ from afina.record import Record
 from afina.report.compare import compare_runs
 from afina.report.costs import common_text, show_bits
 from afina.text.document import Message
+from afina.text.example import Example
 from afina.tokenizer.chat import Renderer
 from afina.tokenizer.folding import folds_of, lost_characters, normalizer_of
 from afina.tokenizer.letters import LackedLetters
@@ -40,6 +44,7 @@ from afina.tokenizer.pieces import read_tokenizer
 from afina.tokenizer.saving import SPECIAL, save_tokenizer
 from afina.tokenizer.train import TRAINED_BY, train_for, train_tokenizer
 from afina.tokenizer_page import measure_tokenizers
+from afina.walk.base import check_chat
 from afina.walk.walk import do_stages
 
 KINDS = get_args(TokenizerKind)
@@ -238,6 +243,58 @@ def test_canaries_of_digits_are_no_secret_where_numbers_are_folded():
     assert Recipe(**values, scratch={"lowercase": True}).safety.canaries == 2
     with pytest.raises(ValueError, match=r"with scratch\.normalize_numbers all of them are 0"):
         Recipe(**values, scratch={"normalize_numbers": True})
+
+
+# ---- a base of somebody's whose tokenizer folds
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory, opened: dict[str, Any]) -> Path:
+    return make_base(tmp_path_factory.mktemp("folds") / "base", tokenizer=opened["bpe"])
+
+
+def test_the_page_of_a_base_names_what_its_tokenizer_folds(base: Path, tmp_path: Path):
+    page = base_page(str(base))
+    assert "  folds         case and numbers: the model neither reads nor writes them\n" in page.describe()
+    assert page.as_json()["talk"]["folds"] == ("case", "numbers")
+    kept = base_page(str(make_base(tmp_path / "kept")))
+    assert kept.as_json()["talk"]["folds"] == () and "\n  folds" not in kept.describe()
+
+
+def test_canaries_over_a_base_that_folds_numbers_are_refused_before_any_work(base: Path, project: Path):
+    """Each was as well known as every other one, and none was ever given back: a safety of nothing."""
+    (project / "recipe.yaml").write_text(
+        f"name: over\nbase: {base}\nsources: [{{path: docs}}]\ntrain: {{method: cpt, max_length: 64}}\n",
+        encoding="utf-8",
+    )
+
+    def check(*overrides: str) -> None:
+        with walk_of(Path("recipe.yaml"), list(overrides), Path("runs")) as walk:
+            check_chat(walk)
+
+    with pytest.raises(RecipeError, match="reads all numbers alike") as raised:
+        check("safety.canaries=2")
+    assert raised.value.problems[0].fix == "set `safety.canaries: 0`"
+    check("safety.canaries=0")
+    check()
+
+
+def test_a_known_string_is_looked_for_as_the_tokenizer_writes_it(base: Path):
+    """In the letters of the row it could never come; and one of numbers comes with whatever number."""
+    folds = folds_of(load_tokenizer(str(base), Chat()))
+    known = Known("Rua da Sé", "named in the file", (), "Mora na ", "a.md:1")
+    assert known.is_given_back("rua da sé.", folds) and not known.is_given_back("rua da sé.")
+    assert not known.is_given_back("rua da séb", folds) and not known.is_given_back("rua da se", folds)
+    assert known.is_given_back("rua da se", (*folds, "accents"))
+    rows = [
+        Example(text="Escreva para ana@mar.pt", path="a.txt", line=1),
+        Example(text="Telefone da sede: 912 345 678.", path="a.txt", line=2),
+    ]
+    recipe = make_recipe()
+    found = find_known(rows, recipe, folds)
+    assert [each.string for each in found.asked] == ["ana@mar.pt"]
+    assert "known strings: 1 not asked for: the tokenizer folds their numbers" in found.notes
+    assert len(find_known(rows, recipe).asked) == 2
 
 
 # ---- what does not compare

@@ -964,6 +964,48 @@ def test_what_a_login_prints_is_no_answer(project: Path, machines: Path, monkeyp
 
 
 @needs_rsync
+def test_what_a_login_prints_before_rsync_answers_is_said(
+    project: Path, machines: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """rsync's own words are "protocol version mismatch", and the same command again fails again."""
+    (machines / "box").mkdir()
+    loud = machines / "loud"
+    loud.write_text(f"#!/bin/sh\necho 'Welcome to box, last login: yesterday'\nexec {STANDS_FOR}/ssh \"$@\"\n")
+    loud.chmod(0o755)
+    monkeypatch.setenv("AFINA_SSH", str(loud))
+    with pytest.raises(AfinaError, match="prints something where rsync is to answer") as raised:
+        Remote("box").send(project / "data", "there")
+    assert "~/.bashrc" in raised.value.problems[0].fix
+
+
+@pytest.mark.parametrize(
+    ("said", "fix"),
+    [
+        ("ada@box: Permission denied (publickey).", "`ssh-add`"),
+        ("Host key verification failed.", "shows the machine's own key"),
+        ("ssh: connect to host box port 22: Connection refused", "try `ssh box true`"),
+    ],
+)
+def test_what_ssh_would_ask_a_person_is_said(
+    project: Path, machines: Path, monkeypatch: pytest.MonkeyPatch, said: str, fix: str
+) -> None:
+    """A key with a passphrase: `ssh box true`, which was advised, asks for it, and works."""
+    refuses = machines / "refuses"
+    refuses.write_text(f"#!/bin/sh\necho '{said}' >&2\nexit 255\n")
+    refuses.chmod(0o755)
+    monkeypatch.setenv("AFINA_SSH", str(refuses))
+    with pytest.raises(AfinaError, match="cannot be reached") as raised:
+        Remote("box").do("true")
+    assert fix in raised.value.problems[0].fix
+
+
+@pytest.mark.parametrize("host", ["box:2222", "[::1]", "-oProxyCommand=x", "a b", "ada@", "::1"])
+def test_a_host_that_ssh_and_rsync_read_differently_is_refused(host: str) -> None:
+    with pytest.raises(RecipeError, match="ssh and rsync both"):
+        read_where(f"ssh:{host}")
+
+
+@needs_rsync
 def test_a_job_that_is_refused_there_ends_with_its_exit_code_here(project: Path, machines: Path) -> None:
     (machines / "hold").unlink()
     (machines / "no-budget").touch()

@@ -153,12 +153,14 @@ def test_a_base_that_gguf_cannot_say_is_refused(run: Path, tmp_path: Path):
 
 @needs_llama_cpp
 def test_what_engines_write_is_said_before_the_start(run: Path):
-    options = ServeOptions(engine="llamacpp", port=0, gguf_type="q8_0", anyway=True)
+    options = ServeOptions(engine="llamacpp", port=free_port(), gguf_type="q8_0", anyway=True)
     values, text = look_text(find_target(str(run)), {}, options, print)
     assert values["engine"] == "llamacpp" and values["command"] == []
     assert "over llama.cpp" in text
     with pytest.raises(RecipeError, match="not by llamacpp"):
-        look_text(find_target(str(run)), {}, ServeOptions(engine="llamacpp", port=0, change_adapters=True), print)
+        look_text(
+            find_target(str(run)), {}, ServeOptions(engine="llamacpp", port=free_port(), change_adapters=True), print
+        )
 
 
 @pytest.mark.parametrize(

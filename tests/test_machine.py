@@ -221,6 +221,114 @@ def test_a_card_whose_free_memory_is_not_told_keeps_its_own(monkeypatch: pytest.
     assert card.total == card.free == 81559 * 2**20
 
 
+WARNED = """\
+WARNING: infoROM is corrupted at gpu 0000:0C:00.0, see the manual, please
+NVIDIA A100-SXM4-80GB, 81920, 81000, 550, GPU-bb
+"""
+NO_CARD = "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. Make sure, again, it runs."
+
+
+@pytest.mark.parametrize(("told", "code", "cards"), [(WARNED, 14, 1), (NO_CARD, 9, 0), ("No devices were found", 6, 0)])
+def test_a_card_that_is_warned_of_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: str, code: int, cards: int
+) -> None:
+    """nvidia-smi lists it and exits with 14: the plan took the CPU, without a word. Words alone are no card."""
+    (tmp_path / "told").write_text(told, encoding="utf-8")
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\ncat {tmp_path}/told\nexit {code}\n", encoding="utf-8")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert [each.name for each in nvidia_cards()] == ["NVIDIA A100-SXM4-80GB"] * cards
+
+
+# --- memory and processors that Linux tells of ---------------------------------------------------
+
+OLD_KERNEL = "MemTotal: 8000000 kB\nMemFree: 1000000 kB\nBuffers: 200000 kB\nCached: 3000000 kB\nHugePages_Total: 0\n"
+
+
+def test_a_kernel_that_estimates_no_available_memory_tells_what_is_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Linux before 3.14, WSL 1, some containers: a KeyError."""
+    monkeypatch.setattr(machine, "MEMORY", tmp_path / "meminfo")
+    monkeypatch.setattr(machine, "OWN_GROUP", tmp_path / "cgroup")
+    (tmp_path / "meminfo").write_text(OLD_KERNEL)
+    assert main_memory() == machine.Memory(8_000_000 * 1024, 4_200_000 * 1024)
+    (tmp_path / "meminfo").write_text(OLD_KERNEL + "MemAvailable: 5000000 kB\n")
+    assert main_memory().usable == 5_000_000 * 1024
+    (tmp_path / "meminfo").write_text("nothing of it\n")
+    with pytest.raises(AfinaError, match="does not tell how much memory"):
+        main_memory()
+
+
+SLICE, DOCKER = "system.slice/run.service", "docker/0123"
+
+
+@pytest.mark.parametrize(
+    ("group", "files", "processors", "gib"),
+    [
+        (f"0::/{SLICE}", {f"{SLICE}/cpu.max": "200000 100000", f"{SLICE}/memory.max": str(GIB)}, 2.0, 1),
+        (f"0::/{SLICE}", {"system.slice/cpu.max": "150000 100000", f"{SLICE}/cpu.max": "max 100000"}, 1.5, 4),
+        ("0::/", {"cpu.max": "50000 100000", "memory.max": "max"}, 0.5, 4),
+        (
+            f"5:cpu,cpuacct:/{DOCKER}\n4:memory:/{DOCKER}\n1:name=systemd:/",
+            {"cpu,cpuacct/cpu.cfs_quota_us": "300000", "cpu,cpuacct/cpu.cfs_period_us": "100000",
+             "memory/memory.limit_in_bytes": str(2 * GIB)}, 3.0, 2,
+        ),
+        (
+            "5:cpu,cpuacct:/\n4:memory:/",
+            {"cpu,cpuacct/cpu.cfs_quota_us": "-1", "cpu,cpuacct/cpu.cfs_period_us": "100000",
+             "memory/memory.limit_in_bytes": "9223372036854771712"}, None, 4,
+        ),
+        ("", {}, None, 4),
+    ],
+    ids=["a service", "a slice above it", "a container", "first version", "first version, no bound", "no groups"],
+)  # fmt: skip
+def test_what_a_control_group_grants_is_found_wherever_it_stands(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    group: str,
+    files: dict[str, str],
+    processors: float | None,
+    gib: int,
+) -> None:
+    """Memory was; processors only where the second version's root says so: a service with `CPUQuota=200%` was planned
+    with all of them."""
+    (tmp_path / "meminfo").write_text(f"MemTotal: {4 * GIB // 1024} kB\nMemAvailable: {3 * GIB // 1024} kB\n")
+    (tmp_path / "cgroup").write_text(f"{group}\n" if group else "")
+    for name, text in files.items():
+        (tmp_path / "groups" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "groups" / name).write_text(f"{text}\n")
+    for name, place in (("MEMORY", "meminfo"), ("OWN_GROUP", "cgroup"), ("GROUPS", "groups")):
+        monkeypatch.setattr(machine, name, tmp_path / place)
+    assert machine.granted_processors() == processors
+    assert main_memory().total == gib * GIB
+    monkeypatch.setattr(machine, "processors", lambda: 8)
+    assert machine.granted_threads() == (None if processors is None else max(1, int(processors)))
+
+
+def test_no_more_threads_compute_than_the_control_group_grants(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pod of 8 of 96 processors began 96 threads, which were held back together nine tenths of the time."""
+    from afina import cli
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # so that what was before comes back
+
+    def threads(granted: float | None, asked: str | None = None, *words: str) -> str | None:
+        monkeypatch.setattr(machine, "granted_processors", lambda: granted)
+        monkeypatch.setattr(machine, "processors", lambda: 96)
+        monkeypatch.setattr(sys, "argv", ["afina", *(words or ("recipe", "schema"))])
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        if asked is not None:
+            monkeypatch.setenv("OMP_NUM_THREADS", asked)
+        with pytest.raises(SystemExit):
+            cli.main()
+        return os.environ.get("OMP_NUM_THREADS")
+
+    assert [threads(granted) for granted in (7.65, 0.5, 96.0, None)] == ["7", "1", None, None]
+    assert threads(7.65, "3") == "3" and threads(7.65, None, "--help") is None
+
+
 # --- the matrix rate -----------------------------------------------------------------------------
 
 

@@ -140,6 +140,61 @@ def test_a_reader_that_leaves_ends_it_quietly(run: Path):
         assert (ended.returncode, ended.stderr) == (0, b"")
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_a_value_for_machines_is_json_in_every_encoding(run: Path, tmp_path: Path, encoding: str):
+    """Escapes of the terminal's kind (``\\xe9``, ``\\U0001f600``) are none of JSON's."""
+    ended = afina("data", "show", run, "--json", folder=tmp_path, PYTHONIOENCODING=encoding)
+    assert ended.returncode == 0 and SAID in json.dumps(json.loads(ended.stdout), ensure_ascii=False)
+    refused = afina("chat", "ação-😀", "--ask", "x", "--json", folder=tmp_path, PYTHONIOENCODING=encoding)
+    assert "ação-😀" in json.loads(refused.stdout)["problems"][0]["what"]
+
+
+def test_a_value_for_machines_is_one_where_the_job_is_refused(run: Path, tmp_path: Path):
+    """The error stood behind it, so that nobody could parse either."""
+    write_recipe(tmp_path, run.parent / "base")
+    words = ["plan", "recipe.yaml", "--device", "T4", "budget.hours=0.0000001", "--json"]
+    ended = afina(*words, folder=tmp_path)
+    values = json.loads(ended.stdout)
+    assert ended.returncode == 4 and values["device"]["name"] == "T4" and "DoesNotFit" in ended.stderr
+    assert values["refused"]["error"] == "DoesNotFit" and values["refused"]["problems"][0]["where"] == "budget.hours"
+    allowed = afina(*words, "budget.anyway=true", folder=tmp_path)
+    assert allowed.returncode == 0 and "refused" not in json.loads(allowed.stdout)
+
+
+def test_a_home_behind_an_equals_sign_is_the_home(run: Path, tmp_path: Path):
+    """bash writes out `--runs ~/runs` and leaves `--runs=~/runs` alone: a folder called ~ was made."""
+    home = tmp_path / "home"
+    (home / "work").mkdir(parents=True)
+    write_recipe(home / "work", run.parent / "base")
+    ended = afina("data", "build", "recipe.yaml", "--runs=~/my runs", folder=home / "work", HOME=str(home))
+    assert ended.returncode == 0, ended.stderr
+    assert (home / "my runs/small/dataset").is_dir() and not (home / "work/~").exists()
+
+
+def test_a_working_folder_that_was_removed_is_named(tmp_path: Path):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    script = f"cd {gone} && rmdir {gone} && exec {sys.executable} -m afina doctor"
+    ended = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False)
+    named(ended, 2, "the folder that this was started in is there no more")
+
+
+def test_work_goes_on_where_nobody_reads_its_remarks(run: Path, tmp_path: Path):
+    """`afina run ... 2>&1 | head`: it ended at its next remark, with 0."""
+    write_recipe(tmp_path, run.parent / "base")
+    reads, writes = os.pipe()
+    os.close(reads)
+    words = [sys.executable, "-m", "afina", "data", "build", "recipe.yaml", "--runs", "runs"]
+    ended = subprocess.run(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=writes, check=False)
+    assert ended.returncode == 0 and b"examples" in ended.stdout
+    unread = subprocess.run(
+        [sys.executable, "-m", "afina", "plan", "recipe.yaml", "--device", "T4", "budget.hours=0.0000001"],
+        cwd=tmp_path, stdout=writes, stderr=subprocess.PIPE, check=False,
+    )  # fmt: skip
+    os.close(writes)
+    assert unread.returncode == 4 and b"DoesNotFit" in unread.stderr, "what it is told does not change how it ends"
+
+
 def test_closed_streams_are_no_error():
     ended = subprocess.run(f"{sys.executable} -m afina recipe schema >&- 2>&- <&-", shell=True, check=False)
     assert ended.returncode == 0

@@ -292,6 +292,33 @@ def test_several_devices_all_devices_and_serving(job: Path) -> None:
         asked.set_serving("vlm")
 
 
+def test_a_context_beyond_what_the_model_sees_is_not_planned(job: Path) -> None:
+    """It fitted, and no server would start with it."""
+    sees = "base=TinyLlama/TinyLlama-1.1B-Chat-v1.0"  # 2048 tokens
+
+    def serving(*words: str, check: int | None = 0) -> Any:
+        done = call_afina("plan", str(job), sees, "--device", "A40", "--serve", "vllm", *words, check=check)
+        return done.stderr if check else json.loads(done.stdout)
+
+    told = serving("--json")
+    assert (told["context"], told["positions"], told["max_model_len"]["high"]) == (2048, 2048, 2048)
+    assert serving("--context", "1024", "--json")["context"] == 1024
+    said = serving("--context", "2049", check=2)
+    assert "a context of 2049 is asked for, the model sees 2048" in said and "--context 2048, or less" in said
+
+
+@pytest.mark.parametrize("words", ["--context 0", "--context -5", "--lora-slots -1", "--users 0", "--context 8k"])
+def test_a_count_of_serving_that_is_none_is_refused(job: Path, words: str) -> None:
+    """With --context -5 every model fitted every device."""
+    call_afina("plan", str(job), "--device", "A40", "--serve", "vllm", *words.split(), check=2)
+
+
+@pytest.mark.parametrize("given", ["", " ", ",", " , "])
+def test_a_device_without_a_name_is_not_this_machine(job: Path, given: str) -> None:
+    """As of `--device "$GPU"` where it is not set."""
+    assert "no device is named" in call_afina("plan", str(job), "--device", given, check=2).stderr
+
+
 SCALING, SCRATCH = ["scaling", "runs/a", "runs/b"], ["scratch"]
 MEANINGLESS: list[tuple[list[str], list[str], list[str]]] = [
     # what is asked, with what beside it, and which of that is refused

@@ -179,12 +179,15 @@ def test_what_is_served_unasked_fits_for_sure(base: str, device: str, lora: int,
 def test_dry_run_says_why(tmp_path: Path):
     base = str(make_base(tmp_path / "base"))
     values, text = look_text(
-        Target("base", base, Chat(), Path()), {}, ServeOptions(engine="vllm", port=0, anyway=True), print
+        Target("base", base, Chat(), Path()), {}, ServeOptions(engine="vllm", port=free_port(), anyway=True), print
     )
     assert values["command"][:3] == ["vllm", "serve", base] and "# context 64: all that the model sees" in text
     with pytest.raises(AfinaError, match="the model sees 64"):
         look_text(
-            Target("base", base, Chat(), Path()), {}, ServeOptions(engine="vllm", port=0, max_model_len=65), print
+            Target("base", base, Chat(), Path()),
+            {},
+            ServeOptions(engine="vllm", port=free_port(), max_model_len=65),
+            print,
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,35 @@ def test_a_key_that_nobody_reads_is_refused(studio: TestClient) -> None:
         if body:
             answer = studio.post(path, json=body | {"spelled_wrong": 1})
             assert answer.status_code == 422 and "spelled_wrong" in answer.text, path
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names are text there")
+def test_a_name_that_is_no_text_hides_nothing_else(tmp_path: Path) -> None:
+    """Files of an old disk or archive: one name in Latin-1 was a 500 for every list that it stood in."""
+    root, runs, name = tmp_path / "root", tmp_path / "runs", os.fsdecode("ação".encode("latin-1"))
+    root.mkdir()
+    for place in (f"{name}.yaml", "good.yaml"):
+        (root / place).write_text(RECIPE, encoding="utf-8")
+    (root / name).mkdir()
+    (root / name / "inner.yaml").write_text(RECIPE, encoding="utf-8")
+    for place in (name, "100% #1 ção 😀"):
+        write_run(runs / place)
+    app = studio_app(StudioSettings(runs, (root,)))
+    client = TestClient(app, base_url="http://127.0.0.1:8321", raise_server_exceptions=False)
+    listed = {each["name"]: each for each in client.get("/api/runs").json()["runs"]}
+    assert {each: listed[each]["state"] for each in listed} == {
+        "a\ufffd\ufffdo": "damaged",
+        "100% #1 ção 😀": "finished",
+    }
+    assert "rename the folder" in listed["a\ufffd\ufffdo"]["problem"]
+    there = quoted("100% #1 ção 😀")
+    for address in (f"/run/{there}", f"/api/runs/{there}", f"/api/runs/{there}/metrics"):
+        assert client.get(address).status_code == 200, address
+    folder = client.get("/api/files", params={"path": str(root)}).json()
+    assert [each["name"] for each in folder["entries"]] == ["good.yaml"] and folder["left_out"] == 2
+    for path in ("/api/recipe/schema", "/api/plan/choices"):
+        found = [each["name"] for each in client.get(path).json()["recipes"] if each["kind"] == "recipe"]
+        assert found == ["good.yaml"]
 
 
 def test_a_folder_that_may_not_be_read_hides_no_other_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,5 @@
 """The verb ``afina export``, in a file of its own: `cli` holds the others."""
 
-import json
 from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Annotated
 import typer
 
 from afina.cli.arguments import Places, Public, Push, RunFolder, SendPrivate
+from afina.cli.output import show
 
 
 def export(
@@ -44,7 +44,7 @@ def export(
     with StageProgress("export") as progress:
         made = start(run, options, say=say, progress=progress)
     written = f"{made['folder']}: {', '.join(_by_folder(made['files']))}"
-    print(json.dumps(made, ensure_ascii=False, indent=2) if as_json else written)
+    show(made, as_json, written)
 
 
 def _by_folder(files: Collection[str]) -> list[str]:

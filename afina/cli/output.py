@@ -7,14 +7,22 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from afina.errors import AfinaError
+
+
+_printed: set[str] = set()
+"""``json``, where a value was printed for a machine: it reads one."""
 
 
 def open_streams() -> None:
     """Make printing safe: characters that the terminal's encoding lacks are written as escapes, and a stream that was
-    closed before we began swallows what it is given."""
+    closed before we began swallows what it is given. Nothing has been printed yet."""
+    _printed.clear()
     for name, mode, errors in (("stdin", "r", "replace"), ("stdout", "w", "backslashreplace"), ("stderr", "w", "")):
         stream = getattr(sys, name)
         if stream is None:
@@ -23,10 +31,30 @@ def open_streams() -> None:
             stream.reconfigure(errors=errors or "backslashreplace")
 
 
-def nobody_reads() -> None:
+def from_shell(words: list[str]) -> list[str]:
+    """Options whose value begins in the home, as a shell writes it out where it stands by itself: bash leaves
+    ``--runs=~/runs`` alone, and a folder called ``~`` would be made.
+
+    >>> [each.endswith("/runs") and "~" not in each for each in from_shell(["--runs=~/runs", "--", "--runs=~/runs"])]
+    [True, False, False]
+    """
+    ours = words.index("--") if "--" in words else len(words)
+    return [*map(_at_home, words[:ours]), *words[ours:]]
+
+
+def _at_home(word: str) -> str:
+    name, _, value = word.partition("=")
+    if not (name.startswith("--") and (value == "~" or value.startswith("~/"))):
+        return word
+    from afina.recipe.home import from_home
+
+    return f"{name}={from_home(value)}"
+
+
+def nobody_reads(*streams: Any) -> None:
     """Whoever read our output has left (``| head``): what is still to be written is for nobody."""
     nothing = os.open(os.devnull, os.O_WRONLY)
-    for stream in (sys.stdout, sys.stderr):
+    for stream in streams or (sys.stdout, sys.stderr):
         os.dup2(nothing, stream.fileno())
 
 
@@ -37,9 +65,27 @@ def say(text: str) -> None:
     to_stderr(text)
 
 
+def json_text(value: Any) -> str:
+    """JSON for stdout. Characters that its encoding may lack are written as JSON's escapes: those of
+    :func:`open_streams` (``\\xe9``, ``\\U0001f600``) no reader of JSON takes."""
+    encoding = (getattr(sys.stdout, "encoding", None) or "utf-8").lower()
+    return json.dumps(value, ensure_ascii="utf" not in encoding, indent=2, default=str)
+
+
 def show(value: Any, as_json: bool, text: str) -> None:
-    """The result, to stdout: `text` for people, `value` with ``--json``."""
-    print(json.dumps(value, ensure_ascii=False, indent=2, default=str) if as_json else text)
+    """The result, to stdout: `text` for people, `value` with ``--json``. It stands whether or not anybody reads it."""
+    if as_json:
+        _printed.add("json")
+    try:
+        print(json_text(value) if as_json else text)
+    except BrokenPipeError:
+        nobody_reads(sys.stdout)
+
+
+def show_error(error: AfinaError) -> None:
+    """An error for a machine, to stdout, where no value stands there that it would follow."""
+    if "json" not in _printed:
+        print(json_text(error.as_json()))
 
 
 def end_by(verdict: dict[str, Any]) -> None:

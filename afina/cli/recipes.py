@@ -1,13 +1,12 @@
 """``afina recipe``: write a starter recipe; print the schema."""
 
-import json
 import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from afina.cli.output import say
+from afina.cli.output import json_text, say
 
 
 def recipe_init(
@@ -34,4 +33,4 @@ def recipe_schema() -> None:
     """Print the recipe's JSON schema, for editors."""
     from afina.recipe import recipe_schema as schema
 
-    print(json.dumps(schema(), indent=2, ensure_ascii=False))
+    print(json_text(schema()))

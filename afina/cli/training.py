@@ -62,10 +62,16 @@ def plan(
     ] = False,
     trial: Annotated[bool, typer.Option("--trial", "--probe", help="Run three trial steps here first.")] = False,
     serve: Annotated[str | None, typer.Option(help="Plan serving: vllm, transformers, mlx or llamacpp.")] = None,
-    context: Annotated[int, typer.Option(help="With --serve: tokens of one user, prompt and answer.")] = 4096,
+    context: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="With --serve: tokens of one user, prompt and answer; 4096, or what the model sees, if not given.",
+        ),
+    ] = None,
     users: Annotated[int, typer.Option(min=1, help="With --serve: how many at a time.")] = 1,
     weights: Annotated[str, typer.Option(help="With --serve: 16bit, nf4, awq-int4, mlx-4-64, gguf-q8_0 ...")] = "16bit",
-    lora_slots: Annotated[int, typer.Option(help="With --serve: adapters that vLLM holds at once.")] = 0,
+    lora_slots: Annotated[int, typer.Option(min=0, help="With --serve: adapters that vLLM holds at once.")] = 0,
     parameters: Annotated[
         str | None, typer.Option(help="With scratch (7B if not given) and scaling (1B): parameters.")
     ] = None,

@@ -15,7 +15,7 @@ def chat(
     places: Places = None,
     question: Annotated[str | None, typer.Option("--ask", help="Ask one question and end.")] = None,
     compare_base: Annotated[bool, typer.Option("--compare", help="Show the base's answer too.")] = False,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer in tokens.")] = 200,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = 200,
     as_json: AsJson = False,
 ) -> None:
     """Talk to what a run trained."""
@@ -52,7 +52,9 @@ def serve(
     api_key: Annotated[
         str | None, typer.Option(envvar="AFINA_API_KEY", help="Key that clients must give.", show_default=False)
     ] = None,
-    max_model_len: Annotated[int | None, typer.Option(help="Longest context; what fits where not given.")] = None,
+    max_model_len: Annotated[
+        int | None, typer.Option(min=1, help="Longest context; what fits where not given.")
+    ] = None,
     gguf_type: Annotated[
         str, typer.Option(help="With llamacpp, the base's weights: f16, q8_0, bf16, f32, or file: its own GGUF.")
     ] = "auto",

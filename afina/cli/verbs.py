@@ -5,7 +5,6 @@ says how it ended: 0 done, 1 a defect of ours, 2 the command or recipe is wrong,
 unfit, 4 it will not fit, 5 the result fails its checks.
 """
 
-import json
 import os
 import shutil
 import sys
@@ -34,7 +33,7 @@ from afina.cli import (
 from afina.cli.examples import START, shown
 from afina.cli.export import export
 from afina.cli.keys import KeyCommand
-from afina.cli.output import nobody_reads, open_streams, say
+from afina.cli.output import from_shell, nobody_reads, open_streams, say, show_error
 
 if TYPE_CHECKING:
     from afina.errors import AfinaError
@@ -112,6 +111,7 @@ def main() -> None:
     """Entry point: run the command line and turn errors into messages and exit codes."""
 
     open_streams()
+    sys.argv[1:] = from_shell(sys.argv[1:])
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # For plugins that a recipe has none of, pydantic would read the entry points of every package that is installed.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
@@ -125,12 +125,14 @@ def main() -> None:
         _do_without_torch()
     if len(sys.argv) == 1 or ("--" not in sys.argv and {"-h", "--help"} & {*sys.argv}):
         _do_without_markdown()
+    elif "OMP_NUM_THREADS" not in os.environ:
+        _compute_within_the_grant()
+    code = 0
     try:
         code = _ended()
         sys.stdout.flush()
     except BrokenPipeError:
         nobody_reads()
-        code = 0
     sys.exit(code)
 
 
@@ -140,6 +142,14 @@ def _do_without_torch() -> None:
     if not any(word.endswith((".yaml", ".yml")) for word in sys.argv):
         os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
         sys.modules.setdefault("torch", None)  # type: ignore[arg-type]  # Python's way to say: it is not there
+
+
+def _compute_within_the_grant() -> None:
+    """No more threads than a container or a service may run at a time: torch and llama.cpp count processors alone."""
+    from afina.machine import granted_threads
+
+    if (threads := granted_threads()) is not None:
+        os.environ["OMP_NUM_THREADS"] = str(threads)
 
 
 def _do_without_markdown() -> None:
@@ -172,19 +182,29 @@ def _ended() -> int:
         problems = [Problem(f"cannot be copied: {why}", LOOK, str(file)) for file, _, why in error.args[0]]
         return _tell(RecipeError(problems=problems))
     except OSError as error:  # a path that the person named or allowed; the system says which
-        if error.filename is None:
+        if error.filename is not None:
+            return _tell(unreadable_path(error))
+        if _stands_somewhere():
             raise
-        return _tell(unreadable_path(error))
+        return _tell(RecipeError("the folder that this was started in is there no more", "`cd` into one that is"))
     except KeyboardInterrupt:
         say("afina: interrupted; the same command goes on from the last whole state")
         return 130
     return 0
 
 
+def _stands_somewhere() -> bool:
+    """Whether the working folder was not removed meanwhile: relative paths count from nowhere then."""
+    try:
+        return bool(os.getcwd())  # noqa: PTH109  # pathlib's way is no other
+    except FileNotFoundError:
+        return False
+
+
 def _tell(error: "AfinaError") -> int:
     """Say what is wrong and what to do; its exit code."""
     if "--json" in sys.argv:
-        print(json.dumps(error.as_json(), ensure_ascii=False, indent=2))
+        show_error(error)
     count = f" ({len(error.problems)} problems)" if len(error.problems) > 1 else ""
     say(f"afina: {type(error).__name__}{count}\n{error}")
     return error.exit_code

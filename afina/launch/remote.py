@@ -63,9 +63,8 @@ class Remote:
         words = ["sh", "-c", f"echo {_BEGINS}; {command}"]
         done = self._run([*self.ssh(), self.host, shlex.join(words)], given, seconds)
         if done.returncode == UNREACHABLE:
-            raise Unreachable(
-                f"{self.host} cannot be reached: {_last(done.stderr)}", f"try `ssh {self.host} true`", self.host
-            )
+            fix = _way_in(self.host, done.stderr)
+            raise Unreachable(f"{self.host} cannot be reached: {_last(done.stderr)}", fix, self.host)
         if done.returncode:
             raise AfinaError(
                 f"`{shlex.split(command)[0]}` failed there ({done.returncode}): {_last(done.stderr or done.stdout)}",
@@ -134,6 +133,13 @@ class Remote:
         done = self._run(["rsync", "-a", "-e", shlex.join(self.ssh()), *words], "", None)
         if done.returncode not in good:
             what = f"copying failed ({done.returncode}): {_last(done.stderr)}"
+            if "is your shell clean" in done.stderr:
+                raise AfinaError(
+                    f"the login of {self.host} prints something where rsync is to answer",
+                    "let its start-up files print only where somebody types: `case $- in *i*) ;; *) return ;; esac` at "
+                    "the top of ~/.bashrc there",
+                    self.host,
+                )
             if done.returncode in _NETWORK:
                 raise Unreachable(what, "start the same command again", self.host)
             raise AfinaError(what, "start the same command again", self.host)
@@ -168,6 +174,22 @@ def exports(names: Sequence[str], environment: Mapping[str, str] | None = None) 
 
 READ_EXPORTS = 'while IFS= read -r line; do export "$line"; done'
 """Takes what :func:`exports` wrote from the shell's input: no file and no argument holds it."""
+
+
+def _way_in(host: str, said: str) -> str:
+    """What to do where ssh did not get in: here nobody types what it would ask a person for.
+
+    >>> _way_in("box", "Host key verification failed.")
+    "`ssh box true` by hand shows the machine's own key, and takes it in"
+    """
+    if "Host key verification failed" in said:
+        return f"`ssh {host} true` by hand shows the machine's own key, and takes it in"
+    if "Permission denied" in said:
+        return (
+            f"`ssh -o BatchMode=yes {host} true` has to work by itself: give the key to an agent with `ssh-add`, or "
+            "name it in ~/.ssh/config (IdentityFile)"
+        )
+    return f"try `ssh {host} true`"
 
 
 def _last(text: str) -> str:

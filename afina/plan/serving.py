@@ -356,6 +356,8 @@ def plan_serving(shape: Shape, device: Device, serving: Serving, kinds: Sequence
         kinds: of llama.cpp's weights whose speed is told; none where llama.cpp does not open such a model.
     """
     peak, longest = serving_peak(shape, serving), largest_context(shape, device, serving)
+    if sees := float(shape.max_positions):  # there may be room for more
+        longest = Interval(min(longest.point, sees), min(longest.low, sees), min(longest.high, sees))
     return {
         "engine": serving.engine,
         "device": device.as_json(),

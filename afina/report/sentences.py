@@ -160,6 +160,7 @@ SENTENCES = (
     mark("they have more than {n} characters"),
     mark("they stand in what comes before them, too"),
     mark("nothing stands before them"),
+    mark("the tokenizer folds their numbers"),
     mark("safety.known_strings asks for {n}"),
     mark("known strings: {pieces}"),
     mark("{n} x named in the file"),

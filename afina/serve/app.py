@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -44,12 +45,16 @@ from afina.serve.protocol import (
     UnloadAdapter,
 )
 
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
 Answered = TypeVar("Answered")
 Wanted = TypeVar("Wanted", ChatRequest, CompletionRequest)
 ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorAnswer, "description": "The request is wrong; `message` says where."},
     401: {"model": ErrorAnswer, "description": "The key is missing or wrong."},
     404: {"model": ErrorAnswer, "description": "There is no such model."},
+    415: {"model": ErrorAnswer, "description": "The body is not sent as JSON, or is packed."},
     429: {"model": ErrorAnswer, "description": "The queue is full."},
     500: {"model": ErrorAnswer, "description": "The model could not go on."},
     503: {"model": ErrorAnswer, "description": "The engine has stopped."},
@@ -72,6 +77,22 @@ OTHERS |= {"fine_tuning", "images", "moderations", "organization", "realtime", "
 OTHERS |= {"uploads", "vector_stores", "videos"}
 """What else OpenAI's API has below ``/v1``."""
 BEARER = Depends(HTTPBearer(auto_error=False))
+
+
+class AsAsked:
+    """A middleware that takes addresses and methods as clients, monitors and proxies write them: slashes too many (a
+    redirect would lose the body, or lead past a proxy), and HEAD, which asks whether there is an answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass it on as the routes have it. Of HEAD's answer uvicorn, which keeps its own scope, sends no body."""
+        if scope["type"] == "http":
+            path = "/" + "/".join(part for part in scope["path"].split("/") if part)
+            method = "GET" if scope["method"] == "HEAD" else scope["method"]
+            scope = {**scope, "path": path, "method": method}
+        await self.app(scope, receive, send)
 
 
 class RequestRefused(Exception):
@@ -181,6 +202,7 @@ def make_app(
         app.include_router(routes, prefix="/v1", dependencies=[Depends(server.check_key)])
     app.include_router(_state_routes(server))
     _add_errors(app)
+    app.add_middleware(AsAsked)
     if origins:
         app.add_middleware(
             CORSMiddleware,
@@ -228,7 +250,7 @@ def _model_routes(server: Server) -> APIRouter:
 def _adapter_routes(server: Server) -> APIRouter:
     routes = APIRouter()
     models = server.models
-    changes: dict[int | str, dict[str, Any]] = PLAIN | {code: ERRORS[code] for code in (400, 401, 503)}
+    changes: dict[int | str, dict[str, Any]] = PLAIN | {code: ERRORS[code] for code in (400, 401, 415, 503)}
     changes[403] = {"model": ErrorAnswer, "description": "The server was not started with --change-adapters."}
     changes[404] = {"model": ErrorAnswer, "description": "There is no such adapter."}
 
@@ -334,12 +356,45 @@ def _no_route(path: str) -> str:
     '/v1/embeddings is not served here; there are /v1/chat/completions, /v1/completions, /v1/models'
     >>> _no_route("/chat/completions")
     "/chat/completions is not there: the client's base URL ends with /v1"
+    >>> _no_route("/v1/v1/models")
+    '/v1/v1/models is not there: this client adds /v1 itself, so its base URL ends before it'
     """
     parts = path.strip("/").split("/")
+    if parts[:2] == ["v1", "v1"]:
+        return f"{path} is not there: this client adds /v1 itself, so its base URL ends before it"
     if f"/v1/{'/'.join(parts)}" in SERVED:
         return f"{path} is not there: the client's base URL ends with /v1"
     known = len(parts) > 1 and parts[0] == "v1" and parts[1] in OTHERS
     return f"{path} is {'not served' if known else 'nothing'} here; there are {', '.join(SERVED)}"
+
+
+def _other_method(request: Request, allowed: str) -> str:
+    """What is wrong with a method that a path is not asked by."""
+    if request.method == "OPTIONS":
+        return "pages in a browser may ask a server that was started with --cors ORIGIN"
+    return f"{request.url.path} is asked by {allowed}, not by {request.method}"
+
+
+def _unread_body(request: Request) -> tuple[int, str]:
+    """Status and words for a body that could not be read as JSON."""
+    packed, kind = (request.headers.get(f"content-{each}", "") for each in ("encoding", "type"))
+    if packed.strip().lower() not in ("", "identity"):
+        return 415, f"the body is packed ({packed[:40]}): send it as it is, without Content-Encoding"
+    if "json" not in kind.lower():
+        said = f"as {kind[:80]}" if kind else "without saying what it is"
+        return 415, f"the body is sent {said}: send JSON, with Content-Type: application/json"
+    return 400, "the body cannot be read as JSON in UTF-8"
+
+
+def _place(steps: Sequence[int | str], key: str | None = None) -> str:
+    """Where in a body something is wrong, without the names that pydantic gives to the forms that a value may have.
+
+    >>> _place(("stop", "list[constrained-str]", 0)), _place(("chat_template_kwargs", "a", "bool"))
+    ('stop.0', 'chat_template_kwargs.a')
+    """
+    plain = [step for step in steps if isinstance(step, int) or re.fullmatch(r"\w+", step)]
+    plain = plain[:-1] if plain and plain[-1] in ("bool", "int", "str") else plain
+    return ".".join(map(str, [*plain, *([key] if key else [])]))
 
 
 def _add_errors(app: FastAPI) -> None:
@@ -378,21 +433,29 @@ def _add_errors(app: FastAPI) -> None:
         return answer(400, str(error), param=error.problems[0].where or None)
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        problems = []
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        if isinstance(error.body, bytes):
+            return answer(*_unread_body(request))
+        problems: dict[str, list[str]] = {}
         for each in error.errors():
-            place = [*each["loc"][1:], *([each["ctx"]["key"]] if "key" in each.get("ctx", {}) else [])]
-            problems.append((".".join(map(str, place)), each["msg"]))
-        return answer(
-            400, "; ".join(f"{where}: {what}" if where else what for where, what in problems), param=problems[0][0]
-        )
+            place = _place(each["loc"][1:], each.get("ctx", {}).get("key"))
+            missing = each["type"] == "missing" and not place
+            problems.setdefault(place, []).append("the request has no body" if missing else each["msg"])
+        told = {place: ", or ".join(dict.fromkeys(said)) for place, said in problems.items()}
+        text = "; ".join(f"{place}: {what}" if place else what for place, what in told.items())
+        return answer(400, text, param=next(iter(told)))
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:
         said, code = str(error.detail), None
-        if error.status_code == 404:
+        status = error.status_code
+        if status == 404:
             said, code = _no_route(request.url.path), "unknown_url"
-        made = answer(error.status_code, said, code=code)
+        elif status == 405:
+            said = _other_method(request, (error.headers or {}).get("Allow", "another method"))
+        elif status == 400:  # FastAPI's own, of a body that it could not parse; ours are no HTTPException
+            status, said = _unread_body(request)
+        made = answer(status, said, code=code)
         made.headers.update(error.headers or {})
         return made
 

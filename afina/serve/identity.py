@@ -286,7 +286,8 @@ def ask_over_http(url: str, api_key: str | None, chat: Chat | None = None, *, se
                 f"the server answers {error.code}: {said}", "see what it serves: GET /v1/models", url
             ) from None
         except (OSError, HTTPException, ValueError) as error:  # none there, cut off, or no HTTP
-            raise AfinaError(f"the server does not answer: {error}", "is it running?", url) from None
+            said = str(error) or type(error).__name__
+            raise AfinaError(f"the server does not answer: {said}", "is it running?", url) from None
         try:
             return str(parse_json(answer)["choices"][0]["message"]["content"] or "")
         except (LookupError, TypeError, ValueError) as error:

@@ -182,7 +182,13 @@ class ChatMessage(StrictRequest):
         if self.role == "tool":
             if self.tool_call_id is None:
                 raise RecipeError("the result of a tool has no tool_call_id", "name the call that it answers", where)
-            name = self.name or called.get(self.tool_call_id, "")
+            if self.tool_call_id not in called:
+                raise RecipeError(
+                    f"the result of a tool answers {self.tool_call_id[:80]!r}, which no message before it calls",
+                    "send the answer that made the call, too, or leave its result out",
+                    where,
+                )
+            name = self.name or called[self.tool_call_id]
             return {"role": "tool", "content": self.said, "tool_call_id": self.tool_call_id, "name": name}
         role = "system" if self.role == "developer" else self.role
         calls = {"tool_calls": [call.as_turn(where) for call in self.tool_calls]} if self.tool_calls else {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -79,13 +80,22 @@ def find_target(given: str, places: Sequence[str] = ()) -> Target:
             raise RecipeError(
                 f"{given} is not a run: {places[0]} has no place there", "name the base itself", places[0]
             )
-        return Target(Path(given).name, given, Chat(), Path())
+        return Target(_called(given), given, Chat(), Path())
     recipe = read_saved_recipe(folder, places)
     root = Path(recipe.root)
     outcome = find_outcome(folder, recipe)
     adapter = outcome.folder if outcome.kind == "adapter" else None
     base = str(recipe.base) if adapter else str(outcome.folder)
     return Target(recipe.name, base, chat_of(outcome.folder, recipe), root, recipe, folder, adapter)
+
+
+def _called(base: str) -> str:
+    """What a base goes by: its folder's name also where it is the folder that one is in.
+
+    >>> _called("models/tiny/"), _called("Qwen/Qwen3-8B"), _called(".") == Path.cwd().name
+    ('tiny', 'Qwen3-8B', True)
+    """
+    return Path(os.path.abspath(base)).name  # noqa: PTH100  # no link is followed: its own name was chosen
 
 
 @dataclass(slots=True)

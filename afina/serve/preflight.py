@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from afina.plan.serving import (
     largest_context,
     speeds_on_cpu,
 )
+from afina.serve.listening import not_listening
 from afina.serve.opened import Target
 
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -49,17 +49,6 @@ class Preflight:
     speeds: list[EngineSpeed] = field(default_factory=list)
     """What the engines write on this CPU, the fastest first."""
     problems: list[Problem] = field(default_factory=list)
-
-
-def is_port_free(host: str, port: int) -> bool:
-    """Whether a server can listen there."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except (OSError, OverflowError, UnicodeError):  # the others: a port beyond 65535, a name that is none
-            return False
-    return True
 
 
 def _opener(engine: Engine) -> Program:
@@ -92,10 +81,8 @@ def look_before(
         AfinaError: one with every problem in it.
     """
     problems: list[Problem] = []
-    if port is not None and not is_port_free(host, port):
-        problems.append(
-            Problem(f"something listens on {host}:{port} already", "choose another --port, or end it", "--port")
-        )
+    if port is not None and (in_the_way := not_listening(host, port)):
+        problems.append(in_the_way)
     remote_code = bool(target.recipe and target.recipe.trust_remote_code)
     revision = target.recipe.base_revision if target.recipe and target.adapter else None
     # without it nothing else can be looked at
@@ -215,8 +202,14 @@ def _not_as_gguf(base: Path) -> list[Problem]:
 def check_address(host: str, api_key: str | None) -> None:
     """
     Raises:
-        RecipeError: other machines could ask, and nobody asks them for a key.
+        RecipeError: other machines could ask, and nobody asks them for a key; a key that no client could send.
     """
+    if api_key is not None and not (api_key.isascii() and api_key.isprintable() and api_key.strip() == api_key != ""):
+        raise RecipeError(
+            "the key is empty" if not api_key.strip() else "the key holds what no client can send in a header",
+            "take printable letters of ASCII, without white space around them; or leave it out, and nobody is asked",
+            "--api-key",
+        )
     if host not in ("127.0.0.1", "localhost", "::1") and not api_key:
         raise RecipeError(
             f"{host} lets other machines ask this model, and there is no key",

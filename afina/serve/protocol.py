@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
 from afina.serve.messages import (
     ChatMessage,
@@ -25,12 +26,33 @@ from afina.serve.strict import StrictRequest
 Token = Annotated[int, Field(ge=0)]
 Each = TypeVar("Each")
 Prompts = Annotated[list[Each], Field(min_length=1)]
+NO_LIMIT = -1
+"""How LM Studio's, Ollama's and llama.cpp's clients ask for as many tokens as there is room for."""
+
+
+def _some_tokens(limit: int) -> int:
+    if limit < 1 and limit != NO_LIMIT:
+        raise PydanticCustomError("too_few", "has to be 1 or more, or -1 for as many as there is room for")
+    return limit
+
+
+def _without_nulls(arguments: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in arguments.items() if value is not None}
+
+
+Limit = Annotated[
+    int, AfterValidator(_some_tokens), WithJsonSchema({"type": "integer", "minimum": NO_LIMIT, "not": {"const": 0}})
+]
+"""Tokens of an answer at most."""
+TemplateArguments = Annotated[dict[str, bool | int | str | None], AfterValidator(_without_nulls)]
+"""A null is the same as not given here too."""
 
 
 class StreamOptions(StrictRequest):
     """What a stream holds besides the answer. Whole answers have their usage always."""
 
     IGNORED: ClassVar[frozenset[str]] = frozenset({"include_obfuscation"})
+    NEUTRAL: ClassVar[Mapping[str, tuple[Any, ...]]] = {"continuous_usage_stats": (False,)}
     include_usage: bool = False
 
 
@@ -55,13 +77,29 @@ class SamplingOptions(StrictRequest):
         "frequency_penalty": (0,),
         "presence_penalty": (0,),
         "logit_bias": ({},),
+        # What other servers know besides, as their clients write out its default.
+        "bad_words": ([],),
+        "ignore_eos": (False,),
+        "include_stop_str_in_output": (False,),
+        "length_penalty": (1,),
+        "min_p": (0,),
+        "min_tokens": (0,),
+        "mirostat": (0,),
+        "repeat_penalty": (1,),
+        "repetition_penalty": (1,),
+        "skip_special_tokens": (True,),
+        "stop_token_ids": ([],),
+        "top_k": (-1, 0),
+        "typical_p": (1,),
+        "use_beam_search": (False,),
     }
 
     model: str
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: Limit | None = None
     """Longest answer in tokens; as far as the model can see where not given, or where more is asked for."""
-    temperature: Annotated[float, Field(ge=0.0, le=2.0)] = 1.0
-    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    temperature: Annotated[float, Field(ge=0.0, le=2.0, allow_inf_nan=False)] = 1.0
+    top_p: Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)] = 1.0
+    """With 0 the likeliest token alone is left, as with a temperature of 0."""
     n: Annotated[int, Field(ge=1, le=128)] = 1
     seed: int | None = None
     stop: Text | Annotated[list[Text], Field(max_length=16)] | None = None
@@ -84,7 +122,12 @@ class ChatRequest(SamplingOptions):
 
     NEUTRAL: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         **SamplingOptions.NEUTRAL,
+        "add_generation_prompt": (True,),
+        "add_special_tokens": (False,),
         "audio": (),
+        "continue_final_message": (False,),
+        "documents": ([],),
+        "echo": (False,),
         "function_call": ("none", "auto"),
         "functions": ([],),
         "modalities": (["text"],),
@@ -92,10 +135,10 @@ class ChatRequest(SamplingOptions):
     }
 
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Limit | None = None
     logprobs: bool = False
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    chat_template_kwargs: dict[str, bool | int | str] = Field(default_factory=dict)
+    chat_template_kwargs: TemplateArguments = Field(default_factory=dict)
     """Arguments of the template, e.g. ``{"enable_thinking": false}``, over those of the run."""
     tools: list[Tool] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool = "auto"
@@ -106,7 +149,8 @@ class ChatRequest(SamplingOptions):
     @property
     def limit(self) -> int | None:
         """Tokens that the answer may have: the new name, the old one, or the smaller of both."""
-        return min((each for each in (self.max_tokens, self.max_completion_tokens) if each), default=None)
+        given = (self.max_tokens, self.max_completion_tokens)
+        return min((each for each in given if each is not None and each != NO_LIMIT), default=None)
 
     @property
     def top(self) -> int | None:
@@ -139,9 +183,9 @@ class CompletionRequest(SamplingOptions):
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
 
     @property
-    def limit(self) -> int:
+    def limit(self) -> int | None:
         """Tokens that the answer may have: OpenAI's default is 16."""
-        return self.max_tokens or 16
+        return None if self.max_tokens == NO_LIMIT else self.max_tokens or 16
 
     @property
     def prompts(self) -> list[str | list[int]]:

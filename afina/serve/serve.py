@@ -33,6 +33,7 @@ from afina.serve.identity import (
     refuse_wrong,
     stored_answers,
 )
+from afina.serve.listening import url_of
 from afina.serve.opened import Models, Target, find_target, name_models, open_models, recipe_of
 from afina.serve.preflight import Preflight, check_address, look_before
 from afina.temporary import temporary_folder
@@ -75,8 +76,7 @@ class ServeOptions:
     @property
     def url(self) -> str:
         """Where this machine reaches the server."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)
-        return f"http://{host}:{self.port}"
+        return url_of(self.host, self.port)
 
 
 def named_adapters(given: Sequence[str]) -> dict[str, Target]:
@@ -206,10 +206,12 @@ def check_running(target: Target, url: str, options: ServeOptions, stage: Stage 
     """Compare a server that runs already with a run.
 
     Raises:
-        RecipeError: `target` is not a run.
+        RecipeError: `target` is not a run, or `url` no address.
     """
     if target.run is None:
         raise RecipeError(f"{target.base} is not a run: there is nothing to compare with", "name a run's folder")
+    if not re.match(r"https?://[^/]", url):
+        raise RecipeError(f"{url} is no address of a server", "write it as http://127.0.0.1:8000", "--check-url")
     ask = ask_over_http(url, options.api_key, target.chat)
     base = Path(target.base).name if target.adapter else None
     allowed = 0.0 if options.engine == "local" else OTHER_ROUNDING

@@ -11,14 +11,14 @@ import json
 import re
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
-from afina.errors import AfinaError, RecipeError
+from afina.errors import AfinaError, RecipeError, unreadable_path
 from afina.model.generate.engine_torch import Engine
 from afina.model.generate.request import BASE, Request
 from afina.model.open_model import OpenModel
 from afina.recipe import nearest
+from afina.recipe.home import from_home
 from afina.text.document import Message
 from afina.tokenizer.chat import Renderer
 from afina.whole import write_whole
@@ -308,7 +308,7 @@ class Talk:
         return text if self.settings.think == "show" else fold_thinking(text, begun=begun)
 
     def _save(self, name: str) -> None:
-        file = Path(name)
+        file = from_home(name)
         if not name or file.exists():
             raise RecipeError(f"{name} is there already" if name else "no file is named", "/save FILE of a new name")
         if not file.parent.is_dir():
@@ -316,5 +316,8 @@ class Talk:
         system = self.renderer.chat.system
         first = [{"role": "system", "content": system}] if system else []
         rows = [{"model": voice.name, "messages": [*first, *voice.turns]} for voice in self.voices if voice.turns]
-        write_whole(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        try:
+            write_whole(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        except OSError as error:  # the conversation is in memory alone: it must not end by this
+            raise unreadable_path(error) from error
         self.say(f"wrote {file}: {len(rows)} rows")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from afina.studio.refusal import StudioRefusal
-from afina.studio.security import inside, lies_inside
+from afina.studio.security import inside, is_text, lies_inside
 from afina.studio.settings import StudioSettings
 from afina.text.formats import kind_of
 
@@ -24,7 +24,7 @@ def list_places(settings: StudioSettings) -> dict[str, Any]:
 
 def list_folder(settings: StudioSettings, given: str) -> dict[str, Any]:
     """A folder's entries, its folders first: name, path, whether it is a folder, and of files size and kind (None:
-    its ending says nothing). Links that lead outside are left out, and counted.
+    its ending says nothing). Links that lead outside are left out, and names that are no text, and counted.
 
     Raises:
         StudioRefusal: 403, it lies outside; 404, it is no folder; 400, it cannot be read.
@@ -35,7 +35,7 @@ def list_folder(settings: StudioSettings, given: str) -> dict[str, Any]:
     try:
         with os.scandir(folder) as found:
             every = list(found)
-        entries = [each for each in every if lies_inside(settings, Path(each.path))]
+        entries = [each for each in every if is_text(each.name) and lies_inside(settings, Path(each.path))]
         entries.sort(key=lambda each: (not each.is_dir(), each.name.casefold()))
         shown = [_entry(each) for each in entries[:SHOWN]]
     except OSError as error:

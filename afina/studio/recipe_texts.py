@@ -13,7 +13,7 @@ from afina.recipe.edit import change_text
 from afina.recipe.home import from_home
 from afina.recipe.yaml_text import parse_yaml
 from afina.studio.refusal import StudioRefusal
-from afina.studio.security import inside, lies_inside
+from afina.studio.security import inside, is_text, lies_inside
 from afina.studio.settings import StudioSettings
 
 ENDINGS = (".yaml", ".yml")
@@ -53,10 +53,10 @@ def _files(settings: StudioSettings, folder: Path) -> list[Path]:
 
 
 def _entries(settings: StudioSettings, folder: Path) -> list[Path]:
-    """What lies in a folder, without links that lead outside; nothing of one that is not there or may not be read: the
-    other folders are listed as usual."""
+    """What lies in a folder, without links that lead outside and names that no page can hold; nothing of one that is
+    not there or may not be read: the other folders are listed as usual."""
     try:
-        return sorted(each for each in folder.iterdir() if lies_inside(settings, each))
+        return sorted(each for each in folder.iterdir() if is_text(each.name) and lies_inside(settings, each))
     except OSError:
         return []
 

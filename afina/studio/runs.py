@@ -21,7 +21,7 @@ from afina.errors import Problem
 from afina.report.compare import plain
 from afina.studio.facts import SIGNS, Marks, RunFacts, marks_of, read_facts
 from afina.studio.pages import render
-from afina.studio.security import run_folder
+from afina.studio.security import is_text, run_folder
 from afina.studio.settings import StudioSettings
 from afina.watch.lock import lock_holder
 from afina.watch.state import FoundState, Signs, find_state
@@ -92,7 +92,10 @@ class RunIndex:
             self._left = self.seconds
             found = sorted(self._present(), key=lambda each: (-each[2], each[0]))
             self._kept = {name: self._kept[name] for name, _, _ in found if name in self._kept}
-            return [self._line(name, self._facts(name, marks, whole=self._left > 0)) for name, marks, _ in found]
+            return [
+                self._line(name, self._facts(name, marks, whole=self._left > 0)) if is_text(name) else _no_name(name)
+                for name, marks, _ in found
+            ]
 
     def line(self, name: str) -> RunLine:
         """One run, read whole."""
@@ -144,6 +147,13 @@ class RunIndex:
             problem=_problem(state, found, facts),
             **{key: getattr(facts, key) for key in _OF_FILES},
         )
+
+
+def _no_name(name: str) -> RunLine:
+    """A run whose folder no page can name. It hides no other."""
+    shown = os.fsencode(name).decode("utf-8", errors="replace")
+    why = "the name of its folder is no UTF-8: rename the folder"
+    return RunLine(shown, "damaged", why, problem=why)
 
 
 def _listed(found: FoundState, facts: RunFacts) -> ListedState:

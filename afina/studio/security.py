@@ -197,6 +197,20 @@ def is_name(name: str) -> bool:
     return name not in ("", ".", "..") and not set(name) & {"/", "\\", "\0"}
 
 
+def is_text(name: str) -> bool:
+    """Whether a page can hold the name of a file: one in bytes of another encoding than UTF-8 is no text, and an answer
+    with it would be none.
+
+    >>> is_text("ação"), is_text("ação".encode("latin-1").decode(errors="surrogateescape"))
+    (True, False)
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def run_folder(settings: StudioSettings, name: str) -> Path:
     """The folder of the run with this name, as it lies in the runs' folder.
 

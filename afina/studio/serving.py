@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import secrets
 import socket
 import threading
@@ -73,7 +74,9 @@ def open_studio(runs: Path, roots: Sequence[Path], *, host: str, port: int, lang
         listener = socket.create_server((host, port), family=family)
     except (OSError, OverflowError, UnicodeError) as error:  # the others: a port beyond 65535, a name that is none
         why = getattr(error, "strerror", None) or error
-        raise RecipeError(f"cannot listen there: {why}", "--port 0 takes a free one", f"{host}:{port}") from error
+        away = isinstance(error, socket.gaierror | UnicodeError) or getattr(error, "errno", 0) == errno.EADDRNOTAVAIL
+        fix = "--host 127.0.0.1, or an address of this machine" if away else "--port 0 takes a free one"
+        raise RecipeError(f"cannot listen there: {why}", fix, f"{host}:{port}") from error
     port = listener.getsockname()[1]
     settings = StudioSettings(runs.resolve(), tuple(each.resolve() for each in roots), host, port, token, language)
     return OpenStudio(settings, listener)

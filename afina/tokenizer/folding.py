@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from afina.recipe import Scratch
@@ -61,6 +61,19 @@ def folds_by(normalize: Callable[[str], str]) -> tuple[str, ...]:
     (('case',), ())
     """
     return tuple(name for name, text in FOLDS.items() if text not in unicodedata.normalize("NFC", normalize(text)))
+
+
+def alike(text: str, folds: Collection[str]) -> str:
+    """A text as far as a tokenizer that folds these can tell it from others, numbers apart.
+
+    >>> alike("AÇÃO", ["case"]), alike("AÇÃO", ["case", "accents"])
+    ('ação', 'acao')
+    """
+    if "case" in folds:
+        text = "".join(letter.lower() for letter in text)  # each for itself, as the library does
+    if "accents" in folds:
+        text = "".join(each for each in unicodedata.normalize("NFD", text) if not unicodedata.combining(each))
+    return text
 
 
 def lost_characters(text: str, back: str) -> int:

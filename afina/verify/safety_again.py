@@ -29,6 +29,7 @@ from afina.record import Record
 from afina.run import Progress
 from afina.text.example import read_examples
 from afina.tokenizer.chat import Renderer
+from afina.tokenizer.folding import folds_of
 from afina.verify.asked_again import PICKED, WHO, AskedRow, Leader
 from afina.verify.held_against import HeldAgainst, mean_within, same
 from afina.verify.proof import SAFETY, TASKS, Proof
@@ -179,7 +180,7 @@ class SecretsAgain:
         Args:
             train: the file of the training rows.
         """
-        known = find_known(read_examples(train), recipe).asked
+        known = find_known(read_examples(train), recipe, folds_of(self.renderer.tokenizer)).asked
         kinds, there = [each.kind for each in known], [row.text("kind") for row in rows.known]
         if kinds != there:
             found.wrong.append(

@@ -15,6 +15,7 @@ from afina.model.shape_table import scratch_shape
 from afina.outcome import chat_of, outcome_kind
 from afina.run import again
 from afina.tokenizer.chat import Renderer
+from afina.tokenizer.folding import folds_of
 from afina.tokenizer.load import load_tokenizer
 from afina.walk.context import Context, once
 
@@ -117,13 +118,21 @@ def renderer(context: Context) -> Renderer:
 
 def check_chat(context: Context) -> None:
     """That the base's tokenizer opens, has an end, and that its chat template or the recipe's is one, before any work
-    is done and paid.
+    is done and paid; and that it can tell the codes of canaries apart.
 
     Raises:
         BaseError, RecipeError: what is wrong.
     """
-    if context.recipe.base is not None:
-        renderer(context).stop_ids()
+    if context.recipe.base is None:
+        return
+    renderer(context).stop_ids()
+    if context.recipe.safety.canaries and "numbers" in folds_of(renderer(context).tokenizer):
+        raise RecipeError(
+            "safety.canaries are codes of digits, and the base's tokenizer reads all numbers alike: none could be told "
+            "from another, and no model could say one",
+            "set `safety.canaries: 0`",
+            "safety.canaries",
+        )
 
 
 def pad_id(context: Context) -> int:

@@ -36,6 +36,8 @@ from afina.walk.lengths import estimate_lengths
 from afina.whole import write_whole
 
 ENGINES = ("vllm", "transformers", "mlx", "llamacpp")
+USUAL_CONTEXT = 4096
+"""Tokens of a user where nobody says how many; fewer where the model sees fewer."""
 
 
 @dataclass
@@ -55,9 +57,14 @@ class PlanAsked:
     tokens: str | None = None
     """Of an epoch, where they shall not be counted or estimated; of `scratch` and `scaling` in all."""
     serving: Serving | None = None
+    any_context: bool = False
+    """Whether nobody has said how many tokens one user has."""
 
-    def set_serving(self, engine: str | None, **settings: Any) -> None:
+    def set_serving(self, engine: str | None, *, context: int | None = None, **settings: Any) -> None:
         """Ask for serving with an engine.
+
+        Args:
+            context: tokens of one user; :data:`USUAL_CONTEXT` or what the model sees where not given.
 
         Raises:
             RecipeError: an engine that is not known.
@@ -66,7 +73,9 @@ class PlanAsked:
             return
         if engine not in ENGINES:
             raise RecipeError(f"no engine {engine!r} is known", "known are " + ", ".join(ENGINES), "--serve")
-        self.serving = Serving(engine=cast(Engine, engine), devices=self.gpus, **settings)
+        self.any_context = context is None
+        given = USUAL_CONTEXT if context is None else context
+        self.serving = Serving(engine=cast(Engine, engine), context=given, devices=self.gpus, **settings)
 
 
 @dataclass
@@ -120,7 +129,7 @@ def answer_recipe(asked: PlanAsked, recipe: Recipe, *, on: Callable[[Device], Re
         raise RecipeError(f"{asked.parallel!r} is no way to share the work", "use ddp or fsdp", "--parallel")
     devices = _devices(asked, recipe)
     if asked.serving:
-        return _serving(recipe, devices, asked.serving)
+        return _serving(recipe, devices, asked.serving, any_context=asked.any_context)
     shape = recipe_shape(recipe)
     parallel = cast(Parallel, asked.parallel)
     read = [on(device) if on else recipe for device in devices]
@@ -181,6 +190,8 @@ def _devices(asked: PlanAsked, recipe: Recipe) -> list[Device]:
     if asked.all_devices:
         return [find_device(name) for name in known_devices()]
     names = [name.strip() for given in asked.devices for name in given.split(",") if name.strip()]
+    if asked.devices and not names:  # as of a variable that is not set
+        raise RecipeError("no device is named", "name one, or leave --device out for this machine", "--device")
     return [find_device(name) for name in names] or [local_device(recipe.device)]
 
 
@@ -208,9 +219,11 @@ def _one(asked: PlanAsked, recipe: Recipe, shape: Shape, learning: Learning, pla
     found = PlanAnswer(values, describe(plan) + "\n" + describe_advice(suggestions, cheapest, context, model, plan))
     if asked.apply:
         _apply(asked, recipe, plan, suggestions, found)
-        return found
-    found.refused = _refusal(plan, recipe, " or ".join(suggestion.in_words() for suggestion in suggestions[:2]))
-    _refuse_rows(asked.runs / recipe.name, recipe, found)
+    else:
+        found.refused = _refusal(plan, recipe, " or ".join(suggestion.in_words() for suggestion in suggestions[:2]))
+        _refuse_rows(asked.runs / recipe.name, recipe, found)
+    if found.refused:  # in the one value that a machine reads
+        found.values["refused"] = found.refused.as_json()
     return found
 
 
@@ -268,11 +281,15 @@ def _refusal(plan: Plan, recipe: Recipe, helps: str) -> AfinaError | None:
     return None
 
 
-def _serving(recipe: Recipe, devices: list[Device], serving: Serving) -> PlanAnswer:
+def _serving(recipe: Recipe, devices: list[Device], serving: Serving, *, any_context: bool) -> PlanAnswer:
     """One line per device and what remains.
 
+    Args:
+        any_context: whether a shorter context than that of `serving` may be planned.
+
     Raises:
-        RecipeError: a recurrent model by another engine than afina's own, which no other opens.
+        RecipeError: a recurrent model by another engine than afina's own, which no other opens; a context beyond what
+            the model sees.
     """
     from afina.llamacpp.gguf_write import ARCHITECTURES  # a chat template's reader comes with it
 
@@ -288,6 +305,11 @@ def _serving(recipe: Recipe, devices: list[Device], serving: Serving) -> PlanAns
             "--serve transformers, which stands for afina's own engine",
             "--serve",
         )
+    if shape.max_positions and serving.context > shape.max_positions:
+        if not any_context:
+            what = f"a context of {serving.context} is asked for, the model sees {shape.max_positions}"
+            raise RecipeError(what, f"--context {shape.max_positions}, or less", "--context")
+        serving = replace(serving, context=shape.max_positions)
     kinds = SHOWN_KINDS if shape.model_type in ARCHITECTURES else ()
     plans = [plan_serving(shape, device, serving, kinds) for device in devices]
     order: dict[Literal["yes", "no", "maybe"], int] = {"yes": 0, "maybe": 1, "no": 2}

@@ -39,6 +39,7 @@ def measure_safety(context: Context, recipe: Recipe, models: tuple[OpenModel, Op
     from afina.evaluate.safety.sets import read_set, shares_of
     from afina.evaluate.tasks import PREDICTIONS_FILE, task_answers
     from afina.text.example import read_examples
+    from afina.tokenizer.folding import folds_of
 
     chat, train = renderer(context), context.folder / "dataset/train.jsonl"
     safety = SafetyResult()
@@ -46,7 +47,7 @@ def measure_safety(context: Context, recipe: Recipe, models: tuple[OpenModel, Op
         safety.add(*row)
     canaries = canaries_among(read_examples(train)) if recipe.safety.canaries else []
     wants_known = bool(recipe.safety.known_strings or recipe.safety.strings)
-    known = find_known(read_examples(train), recipe) if wants_known else None
+    known = find_known(read_examples(train), recipe, folds_of(chat.tokenizer)) if wants_known else None
     can_ask = bool(chat.tokenizer.chat_template)
     asked = [each for name in recipe.safety.sets for each in read_set(name)] if can_ask else []
     questions = [each.question(takes_system=chat.template.takes_system) for each in asked]
