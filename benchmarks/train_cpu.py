@@ -345,8 +345,9 @@ def held_out(base: Path, adapter: Path | None, rows: list[dict[str, str]], *, fo
     return held_out_loss(TorchReader(model), encoded, pad_id=0, batch_tokens=4096).loss
 
 
-def matmul_flops(base: Path) -> float:
-    """Floating-point operations per second of a float32 matrix product of the size that the base's layers have."""
+def matmul_flops(base: Path, times: int) -> float:
+    """Floating-point operations per second of a float32 matrix product of the size that the base's layers have, the
+    best of five times so many."""
     import torch
 
     from afina.model.shape_read import shape_of_folder
@@ -354,14 +355,14 @@ def matmul_flops(base: Path) -> float:
     shape = shape_of_folder(base)
     wide = max(each.outputs for each in shape.linears)
     a, b = torch.randn(1024, shape.hidden), torch.randn(shape.hidden, wide)
-    for _ in range(20):
+    for _ in range(min(20, times)):
         a @ b
     best = 0.0
     for _ in range(5):
         started = time.perf_counter()
-        for _ in range(100):
+        for _ in range(times):
             a @ b
-        best = max(best, 100 * 2 * 1024 * shape.hidden * wide / (time.perf_counter() - started))
+        best = max(best, times * 2 * 1024 * shape.hidden * wide / (time.perf_counter() - started))
     return best
 
 
@@ -405,7 +406,7 @@ def turns(arguments: argparse.Namespace, settings: dict[str, Setting], folder: P
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in settings}
     flops = 0.0
     for turn in range(arguments.rounds):
-        flops = max(flops, matmul_flops(arguments.base))
+        flops = max(flops, matmul_flops(arguments.base, 2 if arguments.tiny else 100))
         for name, setting in settings.items():
             results[name].append(run_one(arguments, name, folder / f"{name}-{turn}", setting))
             print(f"  round {turn + 1} {name}: {results[name][-1]}", flush=True)

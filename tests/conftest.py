@@ -40,8 +40,16 @@ settings.load_profile("house")
 if not THOROUGH:
     providers._get_local_constants = lambda: providers._local_constants
 
-LONGEST = ("test_ranks", "test_walk", "test_ladder", "test_plan_measured", "test_peers", "test_export", "test_stages")
-"""Files that take longest. They begin, so that no process of several is left alone with one of them at the end."""
+LONGEST = (
+    "test_real_engines", "test_nodes", "test_zig", "test_studio_browser", "test_plan_measured", "test_real_trainings",
+    "test_launch_slurm", "test_scratch", "test_farense_mlx", "test_architectures", "test_studio_forms_browser",
+    "test_real_inputs", "test_launch_ssh", "test_bench_mlx", "test_tutorial", "test_bench_corpus", "test_studio_live",
+    "test_studio_data_browser", "test_kills", "test_prose_ladder", "test_real_base", "test_scaling",
+    "test_report_browser", "test_studio_play", "test_llamacpp", "test_plan_mlx", "test_ranks", "test_walk",
+    "test_ladder", "test_peers", "test_export", "test_stages",
+)  # fmt: skip
+"""Files that take longest: the long form's from seven minutes down to one, then those of `make test`. They begin, so
+that no process of several is left alone with one of them at the end."""
 
 
 @pytest.hookimpl(trylast=True)  # behind pytest's own, which makes the factory of `tmp_path_factory`

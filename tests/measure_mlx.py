@@ -1,4 +1,5 @@
-"""Measure the peak memory of mlx-lm's own training on this CPU, each shape in a process of its own.
+"""Measure the peak memory of mlx-lm's own training on this CPU, each shape in a fork of a process that has loaded what
+mlx-lm loads of others.
 
     python tests/measure_mlx.py [NAME...]
 
@@ -13,9 +14,13 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from measure_training import in_a_fork
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -141,28 +146,32 @@ def measure(job: Job, steps: int = 2) -> float:
     return float(mx.get_peak_memory())
 
 
-def measured_apart(name: str) -> dict[str, Any]:
-    """Predicted and measured, from a process of its own."""
-    done = subprocess.run([sys.executable, __file__, name], capture_output=True, text=True, check=False)
+def measured_apart(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Predicted and measured of each shape, by another Python."""
+    done = subprocess.run([sys.executable, __file__, *names], capture_output=True, text=True, check=False)
     if done.returncode:
         raise AssertionError(done.stderr[-2000:])
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    return {each["name"]: each for each in found}
+
+
+def print_one(name: str) -> None:
+    """A line of JSON."""
+    job = JOBS[name]
+    parts = training_memory(job.shape, job.setup)
+    counted = {part: size.point for part, size in parts.items() if part != "overhead"}
+    found = {"name": name, "predicted": sum(counted.values()), "measured": measure(job), "parts": counted}
+    sys.stdout.write(json.dumps(found) + "\n")
 
 
 def main() -> None:
-    """One shape, or all of them each in its own process."""
-    names = sys.argv[1:]
-    if len(names) != 1:
-        for name in names or JOBS:
-            sys.stdout.write(json.dumps(measured_apart(name)) + "\n")
-            sys.stdout.flush()
-        return
-    job = JOBS[names[0]]
-    parts = training_memory(job.shape, job.setup)
-    counted = {part: size.point for part, size in parts.items() if part != "overhead"}
-    found = {"name": names[0], "predicted": sum(counted.values()), "measured": measure(job), "parts": counted}
-    sys.stdout.write(json.dumps(found) + "\n")
+    """The shapes that are named, or all of them."""
+    # Of transformers what mlx-lm takes; MLX itself starts threads, which a fork would not have.
+    from transformers import AutoTokenizer, PreTrainedTokenizer, PreTrainedTokenizerFast
+
+    _ = AutoTokenizer, PreTrainedTokenizer, PreTrainedTokenizerFast
+    for name in sys.argv[1:] or JOBS:
+        in_a_fork(partial(print_one, name))
 
 
 if __name__ == "__main__":

@@ -24,8 +24,8 @@ needs_farense = pytest.mark.skipif(not FARENSE.is_dir(), reason="../shared/data/
 needs_mlx = pytest.mark.skipif(find_spec("mlx_lm") is None, reason="needs the extra mlx, which is not installed")
 ALL = os.environ.get("AFINA_FARENSE") == "all"
 """Every biography, which takes a quarter of an hour on an idle core."""
-FEW = () if ALL else ("sources=[{path: biografias/jogadores/historia_a*.md}]",)
-"""Of all players those whose name begins with A: MLX's build for Linux CPUs takes minutes for them."""
+FEW = () if ALL else ("sources=[{path: biografias/jogadores/historia_an*.md}]",)
+"""Of all players those whose name begins with An: MLX's build for Linux CPUs takes half a minute for them."""
 TINY = (
     "train.profile=null train.max_length=256 train.batch_tokens=1024 train.learning_rate=0.002 evaluate.samples=2 "
     "evaluate.questions=12 evaluate.skills=0 evaluate.max_new_tokens=8 evaluate.windows.count=4"

@@ -6,6 +6,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import measure_mlx
 import pytest
@@ -142,11 +143,16 @@ def test_each_profile_fits_the_mac_that_it_is_for(profile: Profile) -> None:
     assert sum(part.point for part in parts.values()) < find_device(size).usable_bytes
 
 
+@pytest.fixture(scope="module")
+def peaks() -> Mapping[str, Any]:
+    pytest.importorskip("mlx_lm", reason="mlx-lm is not installed")
+    return measure_mlx.measured_apart(measure_mlx.JOBS)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("name", measure_mlx.JOBS)
-def test_a_peak_of_mlx_lm_is_within_fifteen_per_cent(name: str) -> None:
+def test_a_peak_of_mlx_lm_is_within_fifteen_per_cent(peaks: Mapping[str, Any], name: str) -> None:
     """Its own trainer, two steps over random weights, in a process of its own. A busy machine changes the peak: MLX
     fetches memory ahead of what it computes."""
-    pytest.importorskip("mlx_lm", reason="mlx-lm is not installed")
-    found = measure_mlx.measured_apart(name)
+    found = peaks[name]
     assert 0.85 <= found["predicted"] / found["measured"] <= 1.15, found

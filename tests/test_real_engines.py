@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from exported import make_run
@@ -15,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from test_llamacpp import needs_llama_cpp, serving
 
 from afina.errors import ResultError
+from afina.export import expected_torch
 from afina.export.export import ExportOptions, export
 from afina.llamacpp.base_file import kind_before
 
@@ -46,10 +49,31 @@ def run(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _kept(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AFINA_CACHE", str(tmp_path_factory.getbasetemp() / "engines-cache"))
+def kept(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of this file's own."""
+    place = tmp_path_factory.getbasetemp() / "engines-cache"
+    place.mkdir(exist_ok=True)
+    monkeypatch.setenv("AFINA_CACHE", str(place))
+    return place
 
 
+@pytest.fixture(scope="module")
+def asked_once() -> Iterator[None]:
+    """What the run's own model answers and reads is the same whatever it is exported to."""
+    found: dict[Path, Any] = {}
+    ask = expected_torch.expected_of
+
+    def once(origin: Any, *given: Any) -> Any:
+        if origin.run not in found:
+            found[origin.run] = ask(origin, *given)
+        return found[origin.run]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(expected_torch, "expected_of", once)
+        yield
+
+
+@pytest.mark.usefixtures("asked_once")
 @pytest.mark.parametrize(("to", "quantize"), [("adapter", None), ("gguf", "f16"), ("gguf-lora", None)])
 def test_every_export_answers_as_the_run(run: Path, tmp_path: Path, to: str, quantize: str | None):
     found = export(run, ExportOptions(to, tmp_path / "x", quantize), say=lambda _: None)["comparison"]
@@ -63,16 +87,22 @@ def test_llama_cpp_answers_as_the_run(run: Path):
 
 
 def test_a_swapped_adapter_is_found_out(run: Path, tmp_path: Path):
+    """By the first questions alone: each answer that differs is led along the run's."""
     swapped = tmp_path / "zig"
     shutil.copytree(run, swapped)
+    stored = (run / "predictions.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (swapped / "predictions.jsonl").write_text("".join(stored[:10]), encoding="utf-8")
     file = swapped / "adapter/adapter_model.safetensors"
     save_file({name: -weight if "lora_B" in name else weight for name, weight in load_file(file).items()}, file)
     with pytest.raises(ResultError, match="not the trained one"):
         serving(swapped, lambda url: None, gguf_type="f16")
 
 
-def test_a_base_that_came_as_a_gguf_is_served_from_that_very_file(run: Path, tmp_path: Path):
+def test_a_base_that_came_as_a_gguf_is_served_from_that_very_file(
+    run: Path, tmp_path: Path, kept: Path, smollm2: Path
+) -> None:
     """Five bits a weight, as people have it on their disk: nothing is written, and the run's adapter lies on top."""
+    (kept / "bases").symlink_to(smollm2.parent)  # where its weights are as a folder: to write that takes half a minute
     own = shutil.copytree(run, tmp_path / "zig")
     recipe = (own / "recipe.yaml").read_text(encoding="utf-8")
     (own / "recipe.yaml").write_text(re.sub(r"(?m)^base: .*$", f"base: {NAME}", recipe), encoding="utf-8")

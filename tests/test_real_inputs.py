@@ -18,7 +18,7 @@ SHARED = ROOT.parent / "shared/data"
 pytestmark = pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/data, which is not here")
 
 TINY = ["scratch.hidden=32", "scratch.layers=1", "scratch.heads=2", "scratch.vocab=2000", "train.epochs=0.03"]
-FEW = ["train.epochs=0.03", "evaluate.samples=1", "evaluate.max_new_tokens=4"]
+FEW = ["train.epochs=0.03", "evaluate.samples=1", "evaluate.max_new_tokens=4", "evaluate.questions=4"]
 
 
 def run(recipe: Path, *settings: str, folder: Path, codes: tuple[int, ...] = (0, 5)) -> str:
@@ -90,7 +90,7 @@ def test_the_monographs_tasks_on_few_rows(tmp_path):
     run(recipes / "ptbr-eval-base.yaml", root, *TINY, few_texts, folder=tmp_path, codes=(0,))
     few = [f"evaluate.tasks.{number}.sample=4" for number in range(3)]
     few += [f"evaluate.tasks.{number}.max_new_tokens=4" for number in range(3)]
-    settings = ["base=runs/ptbr-eval-base/model", "adapter.kind=lora", *FEW, "evaluate.questions=4", *few]
+    settings = ["base=runs/ptbr-eval-base/model", "adapter.kind=lora", *FEW, *few]
     shown = run(recipes / "ptbr-eval.yaml", root, *settings, folder=tmp_path)
     scores = json.loads((tmp_path / "runs/ptbr-eval/scores.json").read_text(encoding="utf-8"))
     assert [task["name"] for task in scores["tasks"]] == ["qa", "summarization", "rewriting"]

@@ -36,7 +36,7 @@ def trained(project: Path, base: Path, **parts: Any) -> RunFiles:
         "sources": [{"path": "rows.jsonl"}],
         "dataset": {"validation": 0.0},
         "train": {"method": "sft", "epochs": 1, "learning_rate": 5e-4, "max_length": 256, "batch_tokens": 512},
-        "evaluate": {"max_new_tokens": 8, "samples": 0, "questions": 20, "skills": 12},
+        "evaluate": {"max_new_tokens": 8, "samples": 0, "questions": 20, "skills": 2},
     }
     for key, part in parts.items():
         values[key] = values[key] | part if isinstance(values.get(key), dict) else part

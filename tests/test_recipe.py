@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from parsed import FILES, nodes_of, tree_of
 from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError
 
 from afina.cli.keys import KEY_OF
 from afina.errors import Problem, RecipeError
@@ -24,6 +25,7 @@ from afina.recipe.keys import every_key
 from afina.recipe.profiles import resolve_profile
 from afina.recipe.reference import reference
 from afina.recipe.starter import starter
+from afina.recipe.yaml_text import DEEPEST, parse_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared/data"
@@ -591,3 +593,14 @@ def test_a_value_of_yaml_that_is_none_is_refused(tmp_path: Path, value: str) -> 
     for overrides in ([], [f"seed={value}"]):
         with pytest.raises(RecipeError, match=r"YAML|valid integer"):
             load_recipe(tmp_path / "r.yaml", overrides)
+
+
+@pytest.mark.parametrize("round_trip", [False, True])
+@pytest.mark.parametrize("bracket", ["[", "{", "{a: "])
+def test_brackets_in_brackets_end_the_reading_where_they_are_too_many(bracket: str, *, round_trip: bool) -> None:
+    """Not behind the last of them: what a text costs would grow with their square."""
+    with pytest.raises(MarkedYAMLError, match="brackets in brackets") as refused:
+        parse_yaml(bracket * 5000, round_trip=round_trip)
+    assert refused.value.problem_mark.column == DEEPEST * len(bracket)
+    deep = "[" * DEEPEST + "]" * DEEPEST
+    assert parse_yaml(f"a: {deep}\nb: {deep}", round_trip=round_trip).keys() == {"a", "b"}

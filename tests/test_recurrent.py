@@ -120,15 +120,18 @@ def test_greedy_answers_of_any_lengths_equal_step_by_step_and_transformers_gener
     model, tokenizer = make_model(kind).eval(), type("Decodes", (), {"decode": lambda self, ids, **_: str(ids)})()
     long = torch.randint(2, VOCAB, (2500,), generator=torch.Generator().manual_seed(1)).tolist()  # in one forward
     prompts, said = [[5, 6, 7], [9, 8, 7], [4], [3, 3, 3, 3, 3, 3], long], list[str]()
-    engine = Engine(model, tokenizer, [], say=said.append)
-    why = "a recurrent model keeps one state for all that it has read, padding too: rows of one length share a forward"
-    assert said == [f"generation: {why}"]
+    engine, shared = Engine(model, tokenizer, [], say=said.append), list[int]()
     for prompt in prompts:
         engine.submit(Request(prompt=prompt, max_new_tokens=6))
     answers: dict[int, list[int]] = {}
+    counted = model.register_forward_pre_hook(
+        lambda _, args, given: shared.append(len(given["input_ids"])), with_kwargs=True
+    )
     while engine.busy:
         for produced in engine.step():
             answers.setdefault(produced.id, []).extend(produced.tokens)
+    counted.remove()
+    assert not said and max(shared) == len(prompts), "whatever their lengths, all share a forward"
     for number, prompt in enumerate(prompts):
         ids = list(prompt)
         for _ in range(6):

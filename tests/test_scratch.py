@@ -229,7 +229,7 @@ def texts(tmp_path: Path) -> Path:
             f"O trem da obra {work} parou no dia {day}? Sim, disse ela; Não, disse quem desceu na estação." * 2
             for day in range(40)
         ]
-        (root / f"machado/crítica/{work:02}.txt").write_text("\n".join(lines), encoding="utf-8")
+        (root / f"machado/crítica/{'abcdefg'[work % 7]}{work:02}.txt").write_text("\n".join(lines), encoding="utf-8")
     for part, first in (("train", 0), ("test", 100)):
         rows = [
             {"instruction": f"O trem {n} parou?", "input": "", "output": ("Sim", "Não")[n % 2]}

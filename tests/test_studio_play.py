@@ -99,15 +99,6 @@ def test_both_sides_stream_what_the_run_stored(studio: TestClient, run: Path):
 
 
 @pytest.mark.long
-def test_the_same_seed_draws_the_same_on_both_sides_and_another_one_otherwise(studio: TestClient, run: Path):
-    drawn = [dict(events(studio, run="corrida", temperature=1.5, seed=seed))["done"]["texts"] for seed in (3, 3, 4)]
-    assert drawn[0] == drawn[1] != drawn[2]
-    alone = dict(events(studio, base=str(run.parents[1] / "root/base"), temperature=1.5, seed=3))
-    assert alone["done"]["texts"] == {"base": drawn[0]["base"]}
-    assert [each["side"] for each in alone["opened"]["sides"]] == ["base"]
-
-
-@pytest.mark.long
 def test_a_conversation_goes_on_from_each_sides_own_answers(studio: TestClient, run: Path):
     first = {"question": QUESTION, "base": "Lagos", "adapter": "Faro"}
     other = first | {"base": "Faro"}
@@ -117,6 +108,15 @@ def test_a_conversation_goes_on_from_each_sides_own_answers(studio: TestClient, 
     told = events(studio, run="corrida", turns=long)
     assert told[-1][0] == "error" and "the model sees" in told[-1][1]["error"]["what"]
     assert dict(events(studio, run="corrida"))["done"], "and it goes on"
+
+
+@pytest.mark.long
+def test_the_same_seed_draws_the_same_on_both_sides_and_another_one_otherwise(studio: TestClient, run: Path):
+    drawn = [dict(events(studio, run="corrida", temperature=1.5, seed=seed))["done"]["texts"] for seed in (3, 3, 4)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    alone = dict(events(studio, base=str(run.parents[1] / "root/base"), temperature=1.5, seed=3))
+    assert alone["done"]["texts"] == {"base": drawn[0]["base"]}
+    assert [each["side"] for each in alone["opened"]["sides"]] == ["base"]
 
 
 @pytest.mark.long

@@ -8,6 +8,25 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.scanner import RoundTripScanner, Scanner, ScannerError
+
+DEEPEST = 100
+"""Brackets in brackets that are read; no recipe has as many. At each token ruamel looks at every one that is open, as
+it may begin a key: two thousand of them took a second, in each of the several readings of one text."""
+
+
+class _Bounded(Scanner):
+    """Stops at the bracket that is one too many, before what stands behind it is read."""
+
+    def fetch_flow_collection_start(self, TokenClass: Any, to_push: str) -> None:
+        if self.flow_level == DEEPEST:
+            what = f"brackets in brackets, more than {DEEPEST} deep"
+            raise ScannerError(None, None, what, self.reader.get_mark())
+        super().fetch_flow_collection_start(TokenClass, to_push)
+
+
+class _BoundedRoundTrip(_Bounded, RoundTripScanner):
+    """The same, for a text that is written again."""
 
 
 def parse_yaml(text: str, *, round_trip: bool = False) -> Any:
@@ -23,7 +42,9 @@ def parse_yaml(text: str, *, round_trip: bool = False) -> Any:
         YAMLError: it is no YAML, or holds a value that is none.
     """
     try:
-        found = YAML(typ="rt" if round_trip else "safe", pure=True).load(text)
+        yaml = YAML(typ="rt" if round_trip else "safe", pure=True)
+        yaml.Scanner = _BoundedRoundTrip if round_trip else _Bounded
+        found = yaml.load(text)
         _refuse_circles(found, set(), set())
         return found
     except RecursionError as error:

@@ -5,10 +5,10 @@
 Every version may spend the same number of FLOP; its recipe's epochs say how many tokens these are. Every step goes on
 where an earlier start stopped, in the middle of a training too. `--until plan` makes datasets and tokenizers and says
 what each version will take; `--until train` measures nothing yet; `--again` measures once more what was measured.
-`--tiny` is the short form: one genre, few steps; its figures mean nothing. Settings of `scratch`, `sources` and `train`
-are the versions', all others the adapter's too. The table goes to ``runs/scratch-table.md``, the figures to
-``runs/scratch-figures.json``, the comparison of both roads to ``runs/scratch-compare.html``; `--publish` writes table
-and figures into the project as well (docs/scratch.md).
+`--tiny` is the short form: some works of one genre, few steps; its figures mean nothing. Settings of `scratch`,
+`sources` and `train` are the versions', all others the adapter's too. The table goes to ``runs/scratch-table.md``, the
+figures to ``runs/scratch-figures.json``, the comparison of both roads to ``runs/scratch-compare.html``; `--publish`
+writes table and figures into the project as well (docs/scratch.md).
 """
 
 from __future__ import annotations
@@ -46,10 +46,11 @@ EXPERIMENT = Experiment(
     page_of,
     DATA / "ptbr",
 )
-TINY_SOURCES = "sources=[{path: machado/crítica}]"
-TINY_SHARE = 0.1
-"""Of the recipes' epochs, over a tenth of their texts."""
-TINY = ("evaluate.windows.count=4",)
+TINY_SOURCES = "sources=[{path: 'machado/crítica/[a-g]*.txt'}]"
+TINY_SHARE = 0.4
+"""Of the recipes' epochs, over a fiftieth of their texts: a few steps."""
+TINY = ("evaluate.windows.count=4", "evaluate.windows.bytes=1024")
+"""As little held out as is read in seconds: one short work, its loss before and after, and windows of it."""
 TINY_ROWS = 60
 
 

@@ -29,6 +29,7 @@ from benchmarks.zig.prepare import RECIPES, Wanted, prepare, prepare_replay
 STEPS = ("prepare", "audit", "train", "evaluate")
 TINY = (
     "train.epochs=0.01",
+    "dataset.validation=0.02",
     "evaluate.questions=2",
     "evaluate.samples=1",
     "evaluate.skills=2",

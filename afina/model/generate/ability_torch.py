@@ -10,7 +10,7 @@ from transformers.cache_utils import DummyLayer, DynamicCache, DynamicLayer, Dyn
 
 from afina.model.generate.call_torch import Caller
 from afina.model.generate.forwards import Ability, draw_probe
-from afina.model.generate.paths_torch import Equal, Slots, ropes
+from afina.model.generate.paths_torch import Equal, ropes, slots_of
 from afina.model.shape_table import RECURRENT
 
 _KNOWN: WeakKeyDictionary[Any, Ability] = WeakKeyDictionary()
@@ -31,7 +31,7 @@ def _find_ability(call: Caller) -> Ability:
     probe = draw_probe(call.standing, text.vocab_size, limits)
     truth = probe.run(Equal(call, cached=False, most=1))
     tolerance = 5e-2 if call.dtype in (torch.bfloat16, torch.float16) else 1e-3
-    alone, slots, together = Equal(call, most=1), Slots(call), Equal(call)
+    alone, slots, together = Equal(call, most=1), slots_of(call), Equal(call)
     broken = probe.why_not(alone, truth, tolerance, "what it keeps for the next token")
     if broken:
         return Ability(False, False, False, None, 0, f"{broken}: every token reads the whole text again")
@@ -40,18 +40,18 @@ def _find_ability(call: Caller) -> Ability:
         why_not = probe.why_not(slots, truth, tolerance, "rows of different lengths in one batch")
         right, why = not why_not, why_not or why
     if right and longest is None:  # every row goes there
-        return Ability(True, False, True, None, slots.cache.bytes_per_token())
+        return Ability(True, False, True, None, slots.bytes_per_token())
     why_not = probe.why_not(together, truth, tolerance, "rows of one length in one batch")
     if why:
         why += f", and {why_not}: one row at a time" if why_not else ": rows of one length share a forward"
-    held = slots.cache.bytes_per_token() if right else alone.bytes_per_token()
+    held = slots.bytes_per_token() if right else alone.bytes_per_token()
     return Ability(right, not why_not, True, longest if right else None, held, why)
 
 
 def _longest(config: Any) -> tuple[int | None, str]:
     """Longest row whose values do not depend on a window or on its neighbours; 0 where there is none."""
     if config.model_type == RECURRENT:
-        return 0, "a recurrent model keeps one state for all that it has read, padding too"
+        return None, ""
     limits: list[tuple[int, str]] = []
     for layer in DynamicCache(config=config).layers:
         if hasattr(layer, "recurrent_states"):

@@ -9,7 +9,7 @@ import torch
 from afina.model.generate.ability_torch import ability_of
 from afina.model.generate.call_torch import Caller
 from afina.model.generate.forwards import CACHE_BYTES, Ability
-from afina.model.generate.paths_torch import Equal, Slots
+from afina.model.generate.paths_torch import Equal, Slots, States, slots_of
 
 
 class TorchForwards(Caller):
@@ -54,9 +54,9 @@ class TorchForwards(Caller):
         self.model, self.inner, self.standing = call.model, call.inner, call.standing
         self.linears, self.adapted = call.linears, call.adapted
 
-    def slots(self, most_tokens: int | None) -> Slots:
+    def slots(self, most_tokens: int | None) -> Slots | States:
         """See :mod:`afina.model.generate.paths_torch`."""
-        return Slots(self, most_tokens)
+        return slots_of(self, most_tokens)
 
     def equal(self) -> Equal:
         """See :mod:`afina.model.generate.paths_torch`."""

@@ -1,10 +1,12 @@
-"""The three ways from tokens to the next logits.
+"""The four ways from tokens to the next logits.
 
 Shapes: n rows in one forward, L tokens, H heads of keys, C columns, D head size, V vocabulary.
 
 slots   n rows share a forward. Row r keeps its keys and values in ``keys[r, :, :length_r]``: a token's column is its
         position, and nothing is ever padded on the left. A prompt is read with plain causal attention, and a step
         masks the columns behind each row's own end. Rows leave by moving the last row into their place.
+states  the same for a recurrent model, whose state of a row has one size whatever was read: rows of one length read
+        their prompts together, and then all share a forward.
 equal   rows of one length share a forward and the cache that the model makes by itself. Alone, a row goes operation by
         operation through what ``model.generate`` does with one prompt.
 whole   one row a forward, all of its tokens again at every step, no cache. Slow, and right for any causal model.
@@ -16,7 +18,7 @@ silently wrong.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +27,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from afina.model.generate.call_torch import Caller
 from afina.model.generate.forwards import READ_TOKENS, ActiveRow
+from afina.model.shape_table import RECURRENT
 
 COLUMNS = 64
 """The columns of the slots grow by so many at a time."""
@@ -190,6 +193,10 @@ class Slots:
             use_cache=True,
         )
 
+    def bytes_per_token(self) -> int:
+        """Of the cache."""
+        return self.cache.bytes_per_token()
+
     def wipe(self, row: ActiveRow) -> None:
         """Leave nothing of a row that is NaN for the one that gets its place."""
         self.cache.wipe(next(place for place, each in enumerate(self.rows) if each is row))
@@ -220,6 +227,87 @@ def _groups(rows: Sequence[ActiveRow]) -> Iterator[list[ActiveRow]]:
         real += len(row.ids)
     if group:
         yield group
+
+
+# ---- states
+
+
+class States:
+    """Rows of any length that share a forward, as a state has no places: nothing is padded or masked."""
+
+    def __init__(self, call: Caller) -> None:
+        self.call = call
+        self._read: list[ActiveRow] = []
+        self._coming: list[ActiveRow] = []
+        self._kept: Any = None
+        """The model's cache of the rows that were read."""
+
+    @property
+    def rows(self) -> list[ActiveRow]:
+        """All rows here; after a :meth:`step`, in the order of its logits."""
+        return [*self._read, *self._coming]
+
+    def tokens(self, coming: Sequence[ActiveRow] = ()) -> int:
+        """Tokens of the rows here and those that come: a state counts as if it grew with them."""
+        return sum(row.limit for row in [*self.rows, *coming])
+
+    def bytes_per_token(self) -> int:
+        """The same of what is kept."""
+        return _tensor_bytes(self._kept) // max(1, self.tokens())
+
+    def add(self, rows: Sequence[ActiveRow]) -> None:
+        """Take rows in; they are read at the next step."""
+        self._coming += rows
+
+    def step(self) -> torch.Tensor:
+        """Logits after the last token of every row, n x V."""
+        logits = []
+        if self._read:
+            logits_nV, self._kept = self._forward(self._read, self._kept, 1)
+            logits.append(logits_nV)
+        for group in _alike(self._coming, lambda row: len(row.ids)):
+            logits_nV, kept = self._forward(group, None, len(group[0].ids))
+            self._kept = kept if self._kept is None else self._kept.joined_by(kept)
+            self._read += group
+            logits.append(logits_nV)
+        self._coming = []
+        return torch.cat(logits)
+
+    def _forward(self, rows: Sequence[ActiveRow], kept: Any, last: int) -> tuple[torch.Tensor, Any]:
+        """Logits after the last tokens of rows, so many of each, and what is kept of all."""
+        ids = torch.tensor([row.ids[-last:] for row in rows], device=self.call.device)
+        return self.call.with_cache([row.adapter for row in rows], kept, input_ids=ids)
+
+    def wipe(self, row: ActiveRow) -> None:
+        """Nothing: its state goes with it."""
+
+    def remove(self, gone: Sequence[ActiveRow]) -> None:
+        """Drop the states of rows."""
+        leaving = set(map(id, gone))
+        staying = [place for place, row in enumerate(self._read) if id(row) not in leaving]
+        if len(staying) < len(self._read):
+            self._kept = self._kept if staying else None
+            if staying:
+                self._kept.reorder_cache(torch.tensor(staying, device=self.call.device))
+        self._read = [self._read[place] for place in staying]
+        self._coming = [row for row in self._coming if id(row) not in leaving]
+
+
+def slots_of(call: Caller, most_tokens: int | None = None) -> Slots | States:
+    """Where rows of any length share a forward."""
+    return States(call) if call.config.model_type == RECURRENT else Slots(call, most_tokens)
+
+
+def _alike(
+    rows: Sequence[ActiveRow], key: Callable[[ActiveRow], Any], most: int | None = None
+) -> Iterator[list[ActiveRow]]:
+    """Rows with one key, of one length then, at most so many at a time, or as READ_TOKENS take."""
+    alike: dict[Any, list[ActiveRow]] = {}
+    for row in rows:
+        alike.setdefault(key(row), []).append(row)
+    for group in alike.values():
+        size = most or max(1, READ_TOKENS // len(group[0].ids))
+        yield from (group[at : at + size] for at in range(0, len(group), size))
 
 
 # ---- rows of one length
@@ -259,13 +347,11 @@ class Equal:
 
     def add(self, rows: Sequence[ActiveRow]) -> None:
         """Take rows in; they are read at the next step."""
-        alike: dict[tuple[int, int, str], list[ActiveRow]] = {}
-        for row in rows:
-            adapter = "" if self.call.mixes(row.adapter) else row.adapter
-            alike.setdefault((len(row.ids), row.prompt, adapter), []).append(row)
-        for (length, *_), group in alike.items():
-            most = self.most or max(1, READ_TOKENS // length)
-            self._groups += [_Group(group[at : at + most]) for at in range(0, len(group), most)]
+
+        def key(row: ActiveRow) -> tuple[int, int, str]:
+            return len(row.ids), row.prompt, "" if self.call.mixes(row.adapter) else row.adapter
+
+        self._groups += [_Group(group) for group in _alike(rows, key, self.most)]
 
     def step(self) -> torch.Tensor:
         """Logits after the last token of every row, n x V."""
