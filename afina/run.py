@@ -220,6 +220,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
     What stood there before is replaced at that moment and not earlier. After a failure or a
     kill, the old folder is untouched and what was begun is removed (at the latest by the next call).
     """
+    path = path.resolve() if path.name in ("", "..") else path  # `.` has no name to put another one beside
     beside, old = path.with_name(path.name + ".partial"), path.with_name(path.name + ".old")
     if old.exists() and not path.exists():  # killed between the two renames below
         old.rename(path)
@@ -232,16 +233,16 @@ def whole_folder(path: Path) -> Iterator[Path]:
                 if file.is_file():
                     with file.open("rb") as opened:
                         os.fsync(opened.fileno())
+            if path.exists() or path.is_symlink():
+                remove(old)
+                path.rename(old)
+            beside.rename(path)
         except BaseException:
+            if old.exists() and not path.exists():  # a folder that is full has no room for another name either
+                old.rename(path)
             shutil.rmtree(beside, ignore_errors=True)
             raise
-    if path.exists() or path.is_symlink():
-        remove(old)
-        path.rename(old)
-        beside.rename(path)
-        remove(old)
-    else:
-        beside.rename(path)
+    remove(old)
     _flush_folder(path.parent)
 
 
@@ -591,7 +592,8 @@ class Run:
         if not present:
             return None
         earlier = self.folder / "replaced"
-        number = 1 + len(list(earlier.iterdir())) if earlier.exists() else 1
+        numbers = [int(each.name.partition("-")[0]) for each in earlier.glob("[0-9]*-*")]  # some may have been removed
+        number = 1 + max(numbers, default=0)
         target = earlier / f"{number}-{name}"
         for output in present:
             (target / output).parent.mkdir(parents=True, exist_ok=True)

@@ -317,10 +317,12 @@ def open_adapter(model: Any, folder: Path, name: str = "default", *, trainable: 
 
 
 def _quiet_libraries() -> None:
-    """Silence two remarks that say nothing to the user: bitsandbytes looks for an optional CPU kernel
-    that the hub would have to give, and peft calls a transformers function under its old name."""
+    """Silence remarks that say nothing to the user: bitsandbytes looks for an optional CPU kernel that the hub would
+    have to give, peft calls a transformers function under its old name, and of a tied layer that is trained in full it
+    names an option of its own; that it stands apart then is said by :mod:`afina.model.targets_torch`."""
     log.getLogger("bitsandbytes").setLevel(log.ERROR)
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+    warnings.filterwarnings("ignore", message=".*ensure_weight_tying.*", category=UserWarning)
 
 
 def make_model(recipe: Recipe, vocab: int, tokenizer: Any, device: torch.device) -> Any:
