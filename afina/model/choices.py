@@ -199,5 +199,5 @@ def _why_no_liger(machine: Machine, model_type: str) -> str:
 def _compiling_pays(machine: Machine) -> tuple[bool, str]:
     """Whether to compile, and why not. LOG.md has the figures."""
     if machine.kind == "cpu":
-        return False, "compiling paid on some days only on a CPU"
+        return False, "compiled layers were measured slower on a CPU"
     return False, f"compiling was not measured on {'a GPU' if machine.kind == 'cuda' else 'an Apple chip'}"

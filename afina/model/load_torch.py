@@ -103,8 +103,8 @@ def load_base(
         arguments["device_map"] = {"": device}
     logging.disable_progress_bar()
     model, info = open_by(opening_class(folder), folder, output_loading_info=True, **arguments)
-    tied = set(getattr(model, "_tied_weights_keys", None) or ())
-    missing = [name for name in info["missing_keys"] if name not in tied]
+    tied = set(getattr(model, "all_tied_weights_keys", None) or ())  # by its config, not those that its class could tie
+    missing = sorted(name for name in info["missing_keys"] if name not in tied)
     if missing or info.get("mismatched_keys"):
         wrong = [*missing, *map(str, info.get("mismatched_keys") or ())]
         raise BaseError(
@@ -147,7 +147,10 @@ def open_by(opener: Any, folder: Path, **arguments: Any) -> Any:
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # each architecture computes with its configuration's values before it looks at them
-        raise BaseError(f"cannot be opened: {_said(error)}", "see config.json", str(folder)) from error
+        fix = "see config.json"
+        if "FlashAttention" in str(error):
+            fix = "take `_attn_implementation` out of its config.json: torch's own is used then"
+        raise BaseError(f"cannot be opened: {_said(error)}", fix, str(folder)) from error
 
 
 def opening_class(folder: Path) -> Any:
@@ -317,12 +320,10 @@ def open_adapter(model: Any, folder: Path, name: str = "default", *, trainable: 
 
 
 def _quiet_libraries() -> None:
-    """Silence remarks that say nothing to the user: bitsandbytes looks for an optional CPU kernel that the hub would
-    have to give, peft calls a transformers function under its old name, and of a tied layer that is trained in full it
-    names an option of its own; that it stands apart then is said by :mod:`afina.model.targets_torch`."""
+    """Silence two remarks that say nothing to the user: bitsandbytes looks for an optional CPU kernel
+    that the hub would have to give, and peft calls a transformers function under its old name."""
     log.getLogger("bitsandbytes").setLevel(log.ERROR)
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
-    warnings.filterwarnings("ignore", message=".*ensure_weight_tying.*", category=UserWarning)
 
 
 def make_model(recipe: Recipe, vocab: int, tokenizer: Any, device: torch.device) -> Any:

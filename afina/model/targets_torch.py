@@ -10,14 +10,13 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from afina.model.base import TIED
-from afina.model.decoder_torch import text_config, text_decoder
+from afina.model.decoder_torch import text_decoder
 from afina.recipe import Adapter
 
 OUTPUT, BESIDE = "the output layer", "beside the text model"
@@ -42,25 +41,17 @@ class Targets:
     """Stacks of experts, E x in x out or E x out x in, with an adapter for each of the E."""
     left_out: dict[str, tuple[str, ...]]
     """What stays as it is, by the reason."""
-    in_full: tuple[str, ...] = ()
-    """Layers that are trained themselves (``adapter.modules_to_save``)."""
-    untied: bool = False
-    """One of these was one matrix with another layer, which stays as it was."""
 
     def as_json(self) -> dict[str, Any]:
         """Plain numbers, for the run's folder."""
         left_out = {why: len(names) for why, names in self.left_out.items()}
-        counts = {"matrices": len(self.modules), "expert_stacks": len(self.parameters), "left_out": left_out}
-        return counts | ({"in_full": len(self.in_full)} if self.in_full else {})
+        return {"matrices": len(self.modules), "expert_stacks": len(self.parameters), "left_out": left_out}
 
     def __str__(self) -> str:
         adapted = [f"{len(self.modules):,} matrices"]
         if self.parameters:
             adapted.append(f"{len(self.parameters):,} stacks of experts")
         text = f"adapts {' and '.join(adapted)}"
-        if self.in_full:
-            apart = ", apart from the one it shared its matrix with" if self.untied else ""
-            text += f"; trains {len(self.in_full):,} layers in full ({summary(self.in_full)}{apart})"
         kept = [f"{len(names):,} {why} ({summary(names)})" for why, names in self.left_out.items() if why != OUTPUT]
         return text + (f"; leaves out {'; '.join(kept)}" if kept else "")
 
@@ -81,7 +72,6 @@ def adapted(model: Any) -> Targets:
         model: PEFT's around a transformers model.
     """
     from peft.tuners.lora.layer import LoraLayer, ParamWrapper
-    from peft.utils import ModulesToSaveWrapper
 
     inner = model.get_base_model()
     wrapped = {name: part for name, part in inner.named_modules() if isinstance(part, LoraLayer) and part.lora_A}
@@ -89,22 +79,13 @@ def adapted(model: Any) -> Targets:
         f"{_bare(name)}.{part.parameter_name}" for name, part in wrapped.items() if isinstance(part, ParamWrapper)
     ]
     taken = {name for name, part in wrapped.items() if not isinstance(part, ParamWrapper)}
-    in_full = tuple(name for name, part in inner.named_modules() if isinstance(part, ModulesToSaveWrapper))
-    within = tuple(f"{name}." for name in in_full)  # the layer as it was, and the one that is trained
-    modules = [
-        (name, "" if name in taken else why or NOT_NAMED)
-        for name, why in matrices(inner)
-        if not f"{name}.".startswith(within)
-    ]
+    modules = [(name, "" if name in taken else why or NOT_NAMED) for name, why in matrices(inner)]
     config = next(iter(model.peft_config.values()))
     plain = not config.lora_dropout and not config.use_dora and config.init_lora_weights is True
     held = any(_is_packed(part) for part in inner.modules())
     rest = tuple(name for name, _, _ in expert_stacks(inner) if name not in parameters)
     why = EXPERTS_NAMED if plain and not held else EXPERTS_FORM
-    found = _sorted_out(modules, tuple(parameters), _others(inner) | {why: rest})
-    tied = getattr(text_config(inner), "tie_word_embeddings", False)
-    untied = tied and any(name.rpartition(".")[2] in TIED for name in in_full)
-    return replace(found, in_full=in_full, untied=untied)
+    return _sorted_out(modules, tuple(parameters), _others(inner) | {why: rest})
 
 
 def _bare(name: str) -> str:
