@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import re
-import warnings
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -410,20 +409,6 @@ def test_all_linear_adapts_what_learns_and_says_the_rest(
     ids = torch.tensor([rows[1].ids])
     with torch.no_grad():
         torch.testing.assert_close(plain(ids).logits, adapted_model.eval()(ids).logits)
-
-
-@pytest.mark.parametrize(("tied", "apart"), [(True, ", apart from the one it shared its matrix with"), (False, "")])
-def test_layers_trained_in_full_are_named_and_no_library_warns(tied: bool, apart: str) -> None:
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        config = small("LlamaConfig")
-        config.tie_word_embeddings = tied
-        model = attach_adapter(model_of(config), Adapter(rank=2, modules_to_save=["lm_head", "norm"]), 0)
-    assert [each for each in caught if "tying" in str(each.message)] == []
-    found = adapted(model)
-    norms = "2 input_layernorm, 2 post_attention_layernorm, 1 norm"  # PEFT takes every name that ends so
-    assert str(found) == f"adapts 14 matrices; trains 6 layers in full ({norms}, 1 lm_head{apart})"
-    assert found.as_json() == {"matrices": 14, "expert_stacks": 0, "left_out": {}, "in_full": 6}
 
 
 def test_experts_and_routers_are_adapted_when_they_are_named() -> None:

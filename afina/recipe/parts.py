@@ -279,7 +279,7 @@ class Adapter(RecipePart):
     lora_plus_ratio: Annotated[float, Field(ge=1.0)] = 1.0
     """LoRA+: the B matrices train at this multiple of `train.learning_rate`, e.g. 16."""
     modules_to_save: list[str] = []
-    """Layers trained in full and saved with the adapter, e.g. `[embed_tokens, lm_head]`: all whose names end so."""
+    """Layers trained in full and saved with the adapter, e.g. `[embed_tokens, lm_head]`."""
 
     @property
     def adapts_experts(self) -> bool:
@@ -447,8 +447,7 @@ class Train(RecipePart):
     """Kernels of the training step. `liger`: Liger's fused ones for norms, rotary embeddings, activations and the loss,
     on NVIDIA GPUs (`pip install 'afina[liger]'`). `auto` takes them where they are installed."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """torch.compile for every layer. `auto` is off: on a CPU a step measured from 9 % longer to 22 %
-    shorter, behind 20 s of compiling; elsewhere it has not been measured."""
+    """torch.compile for every layer. `auto` is off: on a CPU it measured slower, elsewhere it has not been measured."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
     """Weight decay, apart from the gradient as AdamW does it."""
     clip: Positive = 1.0
@@ -681,7 +680,7 @@ class Recipe(RecipePart):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200)
     """Name of the run and of its folder below `runs/`."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """The same seed, data, base and machine give the same result."""
     root: str = "."
     """Folder that the paths of sources, probes and tasks are relative to; itself relative to this file."""
