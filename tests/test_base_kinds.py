@@ -213,7 +213,7 @@ def rewrite(how: str, folder: Path) -> None:
     elif how == "deeper":
         config["num_hidden_layers"] = 1
     else:
-        put = {"of torch.compile": "_orig_mod.", "of PEFT": "base_model.model.", "one model. too many": "model."}
+        put = {"of torch.compile": "_orig_mod.", "of PEFT": "base_model.model."}
         tensors = {put[how] + name: tensor for name, tensor in tensors.items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(config))
@@ -252,7 +252,7 @@ def break_it(how: str, folder: Path) -> None:
             index.unlink()
         if how == "index broken":
             index.write_text("[")
-    elif how in ("head missing", "head apart", "of torch.compile", "of PEFT", "one model. too many", "deeper"):
+    elif how in ("head missing", "head apart", "of torch.compile", "of PEFT", "deeper"):
         rewrite(how, folder)
     elif how == "config pointer":
         (folder / "config.json").write_text(POINTER)
@@ -305,7 +305,6 @@ DAMAGED = {
     "head apart": "embedding and output are one matrix .*, and the weights hold two",
     "of torch.compile": "names of its weights begin with '_orig_mod.'",
     "of PEFT": "names of its weights begin with 'base_model.model.'",
-    "one model. too many": "names of its weights begin with 'model.model.'",
     "deeper": "config.json says 1 layers, the weights hold 2: from layer 1 on",
 }
 

@@ -39,8 +39,9 @@ _DTYPE = re.compile(r"b?float(?:8_\w+|16|32|64)?|half|double|u?int(?:8|16|32|64)
 _LAYER_OF_KNOWN = re.compile(r"(?:model\.|transformer\.)?(?:layers|h)\.(\d+)\.")
 HEAD = "lm_head.weight"
 """How the families that are known call their output matrix."""
-WRAPPERS = ("module.", "_orig_mod.", "base_model.model.", "model.model.")
-"""What names of weights begin with where a model was saved inside of something else, or twice inside of itself."""
+WRAPPERS = ("module.", "_orig_mod.", "base_model.model.")
+"""What names of weights begin with where a model was saved inside of something else. One ``model.`` too many is none:
+transformers takes it off."""
 _LOOKED = 4096
 
 Shapes = Mapping[str, list[int]]
@@ -273,13 +274,6 @@ def _misfits(folder: Path, config: Mapping[str, Any], shapes: Shapes, ids: Mappi
 def _misfits_of_known(folder: Path, config: Mapping[str, Any], shapes: Shapes) -> Iterator[Problem]:
     """What transformers would pass over, or make up by random numbers, of a family whose names are known."""
     where, layers = str(folder), config.get("num_hidden_layers", config.get("n_layer"))
-    if f"model.{HEAD}" in shapes:
-        yield Problem(
-            f"the names of its weights hold one `model.` too many (model.{HEAD})",
-            "take that from the names, and save them again",
-            where,
-        )
-        return
     held = {int(found[1]) for name in shapes if (found := _LAYER_OF_KNOWN.match(name))}
     if isinstance(layers, int) and (more := sorted(each for each in held if each >= layers)):
         yield Problem(
