@@ -380,7 +380,8 @@ class Run:
         if not present:
             return None
         earlier = self.folder / "replaced"
-        number = 1 + len(list(earlier.iterdir())) if earlier.exists() else 1
+        numbers = [int(each.name.partition("-")[0]) for each in earlier.glob("[0-9]*-*")]  # some may have been removed
+        number = 1 + max(numbers, default=0)
         target = earlier / f"{number}-{name}"
         for output in present:
             (target / output).parent.mkdir(parents=True, exist_ok=True)

@@ -143,6 +143,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
     What stood there before is replaced at that moment and not earlier. After a failure or a
     kill, the old folder is untouched and what was begun is removed (at the latest by the next call).
     """
+    path = path.resolve() if path.name in ("", "..") else path  # `.` has no name to put another one beside
     beside, old = path.with_name(path.name + ".partial"), path.with_name(path.name + ".old")
     if old.exists() and not path.exists():  # killed between the two renames below
         old.rename(path)
@@ -155,16 +156,16 @@ def whole_folder(path: Path) -> Iterator[Path]:
                 if file.is_file():
                     with file.open("rb") as opened:
                         os.fsync(opened.fileno())
+            if path.exists() or path.is_symlink():
+                remove(old)
+                path.rename(old)
+            beside.rename(path)
         except BaseException:
+            if old.exists() and not path.exists():  # a folder that is full has no room for another name either
+                old.rename(path)
             shutil.rmtree(beside, ignore_errors=True)
             raise
-    if path.exists() or path.is_symlink():
-        remove(old)
-        path.rename(old)
-        beside.rename(path)
-        remove(old)
-    else:
-        beside.rename(path)
+    remove(old)
     _flush_folder(path.parent)
 
 

@@ -14,6 +14,7 @@ from afina.errors import DataError
 from afina.recipe import Chat
 from afina.text.document import Message, Tool
 from afina.tokenizer.chat import Encoded, Renderer
+from afina.tokenizer.day import TRAINED_DAY
 
 FOLDER = Path(__file__).parent / "templates"
 
@@ -182,7 +183,10 @@ def table(folder: Path) -> str:
         "rows are listed with these words, all at once; `dataset.on_not_rendered: drop` leaves them out, "
         "`chat.system_turn: fold` puts a system text before the first question. The table is a test's "
         "(`tests/test_templates.py`), and so is that each row is what serving would render before its answers, plus "
-        "the answers.",
+        "the answers. A template that writes the day on which it is asked (Llama 3.2, SmolLM3, gpt-oss) writes "
+        f"{TRAINED_DAY} in training, evaluation, serving and exports: a model that learned on one day would be asked "
+        "in other words on the next. Where the template takes a `date_string`, `chat.template_args` may give another "
+        "day.",
     ]
     for family in FAMILIES.values():
         renderer = renderer_of(family, folder / family.file)

@@ -17,10 +17,12 @@ from tiny import ROWS, make_base, make_recipe
 
 from afina.errors import BaseError, RecipeError
 from afina.export.export import ExportOptions, export
+from afina.model.adapter_torch import save_trained
 from afina.model.base import check_trainable, find_base
 from afina.model.base_kind import KINDS
 from afina.model.generate.generate_torch import generate
-from afina.model.load_torch import load_base, open_adapter
+from afina.model.load_torch import attach_adapter, load_base, open_adapter
+from afina.model.stops import set_stops
 from afina.plan.bases import find_shape, recipe_shape
 from afina.plan.device import local_device
 from afina.recipe import Chat, load_recipe
@@ -200,6 +202,23 @@ def test_every_kind_says_what_it_is_and_what_to_give_instead():
 # ---- damage
 
 
+def rewrite(how: str, folder: Path) -> None:
+    """The weights as some program has saved them, of a base whose embedding is its output."""
+    tensors = load_file(folder / "model.safetensors")
+    config = json.loads((folder / "config.json").read_text())
+    if how == "head missing":
+        del config["tie_word_embeddings"]  # as for every Llama: two matrices
+    elif how == "head apart":
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"] + 0.1
+    elif how == "deeper":
+        config["num_hidden_layers"] = 1
+    else:
+        put = {"of torch.compile": "_orig_mod.", "of PEFT": "base_model.model."}
+        tensors = {put[how] + name: tensor for name, tensor in tensors.items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(config))
+
+
 def break_it(how: str, folder: Path) -> None:
     weights = folder / "model.safetensors"
     if how == "pointer":
@@ -233,6 +252,8 @@ def break_it(how: str, folder: Path) -> None:
             index.unlink()
         if how == "index broken":
             index.write_text("[")
+    elif how in ("head missing", "head apart", "of torch.compile", "of PEFT", "deeper"):
+        rewrite(how, folder)
     elif how == "config pointer":
         (folder / "config.json").write_text(POINTER)
     elif how == "config broken":
@@ -280,6 +301,11 @@ DAMAGED = {
     "not resized": r"2 tokens that the model has no embedding for \(<\|im_start\|>, <\|im_end\|>",
     "layers": "config.json says 3 layers, the weights hold 2",
     "vocab": "config.json says a vocabulary of 900, the weights hold",
+    "head missing": r"no output matrix \(lm_head.weight\)",
+    "head apart": "embedding and output are one matrix .*, and the weights hold two",
+    "of torch.compile": "names of its weights begin with '_orig_mod.'",
+    "of PEFT": "names of its weights begin with 'base_model.model.'",
+    "deeper": "config.json says 1 layers, the weights hold 2: from layer 1 on",
 }
 
 
@@ -316,6 +342,35 @@ def test_a_whole_base_has_no_findings_and_config_alone_is_enough_for_a_plan(base
     with pytest.raises(BaseError) as found:
         find_base(str(alone), say=print)
     assert len(found.value.problems) == 2, "weights and tokenizer"
+
+
+def test_an_output_that_is_missing_is_no_random_matrix_whatever_its_family(tmp_path: Path):
+    """transformers names what a class could tie; whether a model does is for its configuration to say."""
+    base = make_base(tmp_path / "base", tie_word_embeddings=False)
+    tensors = load_file(base / "model.safetensors")
+    del tensors["lm_head.weight"]
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(BaseError, match=r"1 weights are missing or of another shape \(lm_head.weight\)"):
+        load_base(base, make_recipe(base), torch.device("cpu"))
+
+
+def test_weights_that_hold_the_one_matrix_twice_are_whole(base: Path, tmp_path: Path):
+    """Qwen3's small models are published so."""
+    folder = shutil.copytree(base, tmp_path / "base")
+    tensors = load_file(folder / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    assert find_base(str(folder), say=print) == folder
+
+
+def test_a_base_whose_positions_are_scaled_takes_rows_as_long_as_that(base: Path, tmp_path: Path):
+    """As Qwen2.5's page says it: `max_position_embeddings` stays, YaRN goes beyond it."""
+    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "rope_theta": 10000.0}
+    longer = changed(base, tmp_path / "base", rope_scaling=yarn, rope_parameters=yarn)
+    recipe = make_recipe(longer, train={"max_length": 256})
+    assert check_trainable(longer, recipe).max_positions == 256
+    with pytest.raises(RecipeError, match="the base sees 64 tokens at most"):
+        check_trainable(base, recipe)
 
 
 # ---- a base that is in 4 bits already
@@ -419,6 +474,22 @@ def test_transformers_generate_stops_where_the_runs_own_folder_says(kind: str, b
         model.model.norm.forward = lambda hidden: torch.ones_like(hidden)
         assert model.generate(**ids, do_sample=False, max_new_tokens=9)[0, -1] == stops[1]
         assert model.generate(**ids, do_sample=False, max_new_tokens=9).shape[1] == ids["input_ids"].shape[1] + 1
+
+
+@pytest.mark.parametrize("kind", ["lora", "none"])
+def test_what_a_bases_maker_says_of_sampling_goes_along_as_it_is(kind: str, base: Path, tmp_path: Path):
+    """Llama 2's asks for a temperature and not for sampling, which transformers will not write once it is changed."""
+    said = {"temperature": 0.6, "top_p": 0.9, "eos_token_id": 2}
+    published = changed(base, tmp_path / "base", "generation_config.json", **said)
+    recipe = make_recipe(published, adapter={"kind": kind})
+    model = load_base(published, recipe, torch.device("cpu"))
+    if kind == "lora":
+        model = attach_adapter(model, recipe.adapter, 0)
+    tokenizer = load_tokenizer(str(published), Chat())
+    set_stops(model, [2, 5], tokenizer)
+    save_trained(model, tmp_path / "trained")
+    written = json.loads((tmp_path / "trained/generation_config.json").read_text())
+    assert written.items() >= (said | {"eos_token_id": [2, 5]}).items() and "do_sample" not in written
 
 
 # ---- adapters of tied matrices

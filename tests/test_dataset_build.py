@@ -62,6 +62,14 @@ def test_empty_prompts_and_answers_stop_it_all_in_one_error():
     assert (answers.what, answers.where) == ("no answer in 1 of 15 rows: rows.jsonl:14", "rows.jsonl:14")
 
 
+@pytest.mark.parametrize("nothing", ["\u200b", "\ufeff \u00ad", "\u3164", "\u2060\n", "\x00"])
+def test_a_question_or_an_answer_that_nobody_can_see_is_none(nothing: str):
+    """A model would learn to say nothing, and to nothing."""
+    with pytest.raises(DataError) as raised:
+        take(recipe(), [row(nothing, "a", 1), row("q", nothing, 2), row("q", f"a{nothing}", 3)])
+    assert [problem.where for problem in raised.value.problems] == ["rows.jsonl:1", "rows.jsonl:2"]
+
+
 def test_what_the_sources_found_travels_in_the_same_error(tmp_path: Path):
     (tmp_path / "rows.jsonl").write_text('{"prompt": "", "completion": "a"}\n{"prompt": \n', encoding="utf-8")
     with pytest.raises(DataError) as raised:

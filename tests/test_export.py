@@ -61,6 +61,47 @@ def test_the_run_stops_by_itself_where_it_has_learned_to(run: Path):
     assert sum(row["adapter_stopped"] for row in rows) >= 4
 
 
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("a project", "is there and is no export"),
+        ("a clone that an export was put into", r"somebody keeps other things \(.git\)"),
+        ("here", "is the folder that you are in"),
+        ("below a file", "it is a file"),
+    ],
+)
+def test_what_is_somebodys_own_is_not_replaced_by_an_export(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, said: str
+):
+    """A folder with a README.md was taken for an earlier export, and removed with all that lay in it."""
+    out = tmp_path / "m"
+    if what == "a project":
+        out.mkdir()
+        (out / "README.md").write_text("# Mine\n")
+        (out / "work.py").write_text("hours")
+    elif what == "a clone that an export was put into":
+        made(run, "adapter", out, check=False)
+        (out / ".git").mkdir()
+        (out / ".git/HEAD").write_text("ref")
+    elif what == "here":
+        out.mkdir()
+        monkeypatch.chdir(out)
+    else:
+        (tmp_path / "file").write_text("x")
+        out = tmp_path / "file/m"
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    with pytest.raises(RecipeError, match=said):
+        made(run, "adapter", out, check=False)
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
+
+
+def test_an_earlier_export_is_replaced(run: Path, tmp_path: Path):
+    for _ in range(2):
+        made(run, "adapter", tmp_path / "m", check=False)
+        assert (tmp_path / "m/adapter_config.json").is_file() and not (tmp_path / "m/.DS_Store").exists()
+        (tmp_path / "m/.DS_Store").write_text("a Mac's")
+
+
 def test_merged_is_base_plus_scale_b_a(run: Path, tmp_path: Path):
     """W' = W + alpha/r * B A, by hand, for every matrix; everything else is the base's."""
     found, _ = made(run, "merged", tmp_path / "m")

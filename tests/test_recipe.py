@@ -320,6 +320,32 @@ def test_names_that_look_like_other_things(tmp_path: Path, name: str) -> None:
     assert load_recipe(write(tmp_path, recipe.to_yaml())).name == name
 
 
+@pytest.mark.parametrize(
+    ("wrong", "fix", "right"),
+    [
+        ("name: Época 2", "for example `name: Epoca-2`", "name: Epoca-2"),
+        ("name: 2026-11-30", "`name: '2026-11-30'`", "name: '2026-11-30'"),
+        ("train:", "take `train:` out", ""),
+        ("base_revision: 7", "`base_revision: '7'`", "base_revision: '7'"),
+        ("sources: [a.md]", "write `- path: a.md`", "sources:\n- path: a.md"),
+        ("adapter: {targets: q_proj}", "write a list: `targets: [q_proj]`", "adapter: {targets: [q_proj]}"),
+        ("adapter: {modules_to_save: h}", "`modules_to_save: [h]`", "adapter: {modules_to_save: [h]}"),
+    ],
+)
+def test_what_yaml_reads_as_another_kind_of_value_is_told_how_to_write(
+    tmp_path: Path, wrong: str, fix: str, right: str
+) -> None:
+    usual = {"name": "name: x", "base": "base: a/b", "sources": "sources: [{path: a.md}]"}
+
+    def text(line: str) -> str:
+        return "\n".join([*(each for key, each in usual.items() if not line.startswith(f"{key}:")), line, ""])
+
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(write(tmp_path, text(wrong)))
+    assert any(fix in problem.fix for problem in caught.value.problems), caught.value
+    load_recipe(write(tmp_path, text(right)))
+
+
 def test_numbers_with_exponents_are_numbers(tmp_path: Path) -> None:
     """In YAML 1.1 `1e-4` is text; here it is what its writer meant."""
     for written, meant in (("1e-4", 1e-4), ("1.0e-4", 1e-4), ("2E-5", 2e-5), ("1e+0", 1.0)):

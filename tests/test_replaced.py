@@ -207,3 +207,19 @@ def test_what_is_set_aside_is_forgotten_and_keeps_its_place(tmp_path: Path, proj
         assert (run.folder / "replaced/1-first/first/adapter").read_text() == "{}"
         run.set_aside("first", ["first/adapter"])
         assert not (run.folder / "replaced/2-first").exists(), "there was nothing"
+
+
+def test_what_is_set_aside_finds_a_place_where_earlier_ones_were_removed(tmp_path: Path, project: Path, base: Path):
+    """Whoever needs room removes the oldest: the number of those that are left may be taken."""
+    recipe(project, base, "rows.jsonl")
+    from afina.recipe import load_recipe
+
+    with Run.open(tmp_path / "run", load_recipe(Path("recipe.yaml")), lambda _: None) as run:
+        for number in (1, 2, 3):
+            (run.folder / "adapter").mkdir()
+            (run.folder / "adapter/a").write_text(str(number))
+            run.set_aside("train", ["adapter"])
+            if number == 2:
+                shutil.rmtree(run.folder / "replaced/1-train")
+        left = {place.parent.parent.name: place.read_text() for place in run.folder.glob("replaced/*/adapter/a")}
+        assert left == {"2-train": "2", "3-train": "3"}

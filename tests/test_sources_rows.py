@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -205,6 +206,57 @@ def test_broken_csv_says_where(tmp_path: Path) -> None:
     (problem,) = problems_of(tmp_path, 'prompt,completion\na,b\n"c,d\n', "a.csv")
     assert problem.where == "a.csv:3" and "not CSV" in problem.what
     assert "stand twice" in problems_of(tmp_path, "text,text\na,b\n", "a.csv")[0].what
+
+
+@pytest.mark.parametrize("header", ["prompt, completion", 'prompt, "completion"', "prompt,completion"])
+def test_a_quote_behind_a_space_is_a_mark_around_a_cell_and_is_not_learned(tmp_path: Path, header: str) -> None:
+    """As people write lists by hand. Python's reader takes ` "b"` for a text with two quotes in it."""
+    text = f'{header}\n"Where, is it?", "Here."\nAnd then?, "There, and here."\n'
+    documents = read_text(tmp_path, text, "a.csv")
+    asked = [[turn["content"] for turn in document.messages] for document in documents]
+    assert asked == [["Where, is it?", "Here."], ["And then?", "There, and here."]]
+
+
+def test_a_quote_behind_a_space_in_a_few_rows_is_refused(tmp_path: Path) -> None:
+    text = 'prompt,completion\na,b\nc, "d"\n'
+    (problem,) = problems_of(tmp_path, text, "a.csv")
+    assert problem.where == "a.csv:3" and "a quote behind a space" in problem.what
+    kept = read_text(tmp_path, 'prompt,completion\na,b\nc," ""d"""\n', "a.csv")
+    assert kept[1].messages[1]["content"] == ' "d"', "it is quoted as it should be, and so it is the text"
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+def test_objects_in_objects_without_end_are_named(tmp_path: Path, name: str) -> None:
+    (problem,) = problems_of(tmp_path, '{"a":' * 50_000 + "1" + "}" * 50_000, name)
+    assert "recursion" in problem.what
+
+
+def test_an_object_of_prose_may_hold_a_key_twice_and_a_row_may_not(tmp_path: Path) -> None:
+    prose = '{"name": "a", "name": "b", "at": [1]}'
+    assert read_text(tmp_path, prose, "a.json")[0].text == prose
+    (problem,) = problems_of(tmp_path, '{"prompt": "a", "completion": "b", "completion": "c"}', "a.json")
+    assert "'completion' stands twice" in problem.what
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path) -> None:
+    """Its hash would be noted, and other rows learned."""
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"text": "one"}\n' * 3)
+    documents = read_source(Source(path="a.jsonl"), 0, tmp_path, Ledger())
+    assert next(documents).text == "one"
+    with file.open("a") as opened:
+        opened.write('{"text": "more"}\n')
+    with pytest.raises(DataError, match="changed while it was read"):
+        list(documents)
+
+
+def test_a_file_that_is_only_touched_while_it_is_read_is_taken(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"text": "one"}\n' * 3)
+    documents = read_source(Source(path="a.jsonl"), 0, tmp_path, Ledger())
+    next(documents)
+    os.utime(file, (1, 1))
+    assert len(list(documents)) == 2
 
 
 def test_long_cells_are_read(tmp_path: Path) -> None:

@@ -101,6 +101,22 @@ def test_more_epochs_of_a_finished_run_are_offered_its_weights_and_the_offer_lea
     assert not any("start_from=" in line for line in said), "weights of another shape are no start"
 
 
+def test_an_adapter_whose_targets_are_a_pattern_is_trained_on_where_it_matched(
+    project: Path, base: Path, tmp_path: Path
+):
+    """As Unsloth writes them: a recipe has names only, and could not have said the same."""
+    begin(project, base, "rank: 4, targets: [q_proj, v_proj]")
+    old, adapter = result(OLD), shutil.copytree(OLD / "adapter", tmp_path / "theirs")
+    file = adapter / "adapter_config.json"
+    file.write_text(json.dumps(read_json(file) | {"target_modules": r".*\.(q_proj|v_proj)"}))
+    begun = first_weights("name=next", f"start_from={adapter}")
+    assert same_tensors(old, {name: begun[name] for name in old})
+    assert sorted(load_recipe(Path("recipe.yaml"), [f"start_from={adapter}"]).adapter.targets) == ["q_proj", "v_proj"]
+    file.write_text(json.dumps({"peft_type": "IA3", "target_modules": ["k_proj"]}))
+    with pytest.raises(RecipeError, match="an adapter of kind IA3, and LoRA alone is trained here"):
+        load_recipe(Path("recipe.yaml"), [f"start_from={adapter}"])
+
+
 def test_what_does_not_fit_is_said_before_a_dataset_is_built(project: Path, base: Path, tmp_path: Path):
     begin(project, base)
     other = make_base(tmp_path / "other", seed=7)

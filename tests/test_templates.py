@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections import namedtuple
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -17,8 +19,12 @@ from template_table import (
     table,
     tools_of,
 )
+from tiny import make_tokenizer
+from tokenizers import processors
+from transformers.utils import chat_template_utils
 
 from afina.errors import DataError
+from afina.export.template import baked_tokenizer
 from afina.recipe import Chat
 from afina.serve.thoughts import Thought, ThoughtReader
 from afina.serve.tools import Call, CallReader, WrittenCallReader
@@ -71,6 +77,48 @@ def test_a_plan_finds_the_templates_own_system_text_without_its_tokenizer(
         json.dumps(config | {"chat_template": renderer.tokenizer.chat_template})
     )
     assert own_system_of(tmp_path, Chat(), tmp_path) == own
+
+
+OF_A_DAY = (
+    "{%- if not date_string is defined %}{%- if strftime_now is defined %}"
+    "{%- set date_string = strftime_now('%d %b %Y') %}{%- else %}{%- set date_string = '26 Jul 2024' %}{%- endif %}"
+    "{%- endif %}"
+    "{{- '<|system|> Today Date: ' + date_string + '<|end|>' }}"
+)
+"""As Llama 3.2's template begins."""
+
+
+def test_a_template_that_writes_the_day_asks_with_the_same_words_on_every_day(
+    renderers: dict[str, Renderer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A model is trained on one day, and measured, served, exported and verified on others."""
+    tokenizer = make_tokenizer(tmp_path)
+    tokenizer.chat_template = OF_A_DAY + tokenizer.chat_template
+    asked, answered = said("user", "Onde?"), said("assistant", "Faro")
+    renderer, found = Renderer(tokenizer, Chat()), []
+    for day in (datetime(2026, 2, 3), datetime(2027, 5, 6)):
+        monkeypatch.setattr(chat_template_utils, "datetime", namedtuple("Clock", "now")(lambda day=day: day))
+        baked = baked_tokenizer(renderer)
+        ids = baked.apply_chat_template([asked], add_generation_prompt=True, return_dict=False)
+        found.append((renderer.prompt([asked]), renderer.conversation([asked, answered]).ids, ids))
+    assert found[0] == found[1]
+    assert found[0][0] == found[0][2], "and so does what is exported"
+    assert "26 Jul 2024" in tokenizer.decode(found[0][0])
+    told = Renderer(tokenizer, Chat(template_args={"date_string": "1 Jan 2026"}))
+    assert "1 Jan 2026" in told.prompt_text([asked]), "unless the recipe says which"
+
+
+def test_a_text_to_be_continued_is_not_ended_by_the_tokenizer(tmp_path: Path):
+    """Some put an end token behind every text (`add_eos_token`): a model would be asked to begin another one."""
+    tokenizer = make_tokenizer(tmp_path)
+    plain = Renderer(tokenizer, Chat()).completion_prompt("Faro é")
+    begin, end = tokenizer.bos_token, tokenizer.eos_token
+    ids = [(begin, tokenizer.bos_token_id), (end, tokenizer.eos_token_id)]
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{begin} $A {end}", special_tokens=ids
+    )
+    assert tokenizer("Faro é")["input_ids"][-1] == tokenizer.eos_token_id
+    assert Renderer(tokenizer, Chat()).completion_prompt("Faro é") == plain
 
 
 @pytest.mark.parametrize("turns", [None, "each", "last"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from importlib.util import find_spec
 
 import pytest
@@ -15,7 +16,7 @@ from afina.model.load_torch import attach_adapter, load_base
 from afina.model.loss_torch import check_loss, make_batch, target_loss
 from afina.train.backend_torch import TorchBackend
 from afina.train.batches import plan_epoch
-from afina.train.checkpoint import checkpoint_problem, newest_checkpoint
+from afina.train.checkpoint import LoopState, checkpoint_problem, newest_checkpoint, write_hashes
 from afina.train.loop import Stopped, TrainingJob, train
 
 CPU = torch.device("cpu")
@@ -217,6 +218,17 @@ def test_damaged_checkpoint_is_named_and_passed_over(base, tmp_path):
     assert newest_checkpoint(tmp_path, "same", said.append).name == "step-00000003"
     assert newest.name in said[0]
     assert newest_checkpoint(tmp_path, "another recipe", said.append) is None
+
+
+def test_a_checkpoint_of_a_newer_version_is_refused_and_not_passed_over(base, tmp_path):
+    """Passed over, what it holds would be trained again."""
+    folder = tmp_path / "step-00000001"
+    folder.mkdir()
+    (folder / "weights.safetensors").write_bytes(b"x")
+    (folder / "state.json").write_text(json.dumps(asdict(LoopState(step=1, fingerprint="same")) | {"phase": 2}))
+    write_hashes(folder)
+    with pytest.raises(AfinaError, match=r"does not know \(phase\): a newer one wrote it"):
+        newest_checkpoint(tmp_path, "same", print)
 
 
 def test_checkpoints_hold_no_pickle_and_only_the_newest_stay(base, tmp_path):

@@ -237,6 +237,37 @@ def test_whole_folder_keeps_the_old_one_when_it_fails(tmp_path: Path, error: Bas
     assert names(tmp_path) == ["result"]
 
 
+@pytest.mark.parametrize("full", ["result", "result.partial"])
+def test_a_disk_without_room_for_a_name_costs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: str
+) -> None:
+    """It may be full at the very last, as the old folder is put aside or the new one gets its name."""
+    target = tmp_path / "result"
+    with whole_folder(target) as beside:
+        (beside / "a").write_text("old")
+    real = Path.rename
+
+    def rename(path: Path, to: Path) -> Path:
+        if path.name == full:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return real(path, to)
+
+    with pytest.raises(DiskFull), whole_folder(target) as beside:
+        (beside / "a").write_text("new")
+        monkeypatch.setattr(Path, "rename", rename)
+    monkeypatch.undo()
+    assert (target / "a").read_text() == "old"
+    assert names(tmp_path) == ["result"]
+
+
+def test_whole_folder_fills_the_one_that_one_is_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with whole_folder(Path()) as beside:
+        (beside / "a").write_text("1")
+    assert names(tmp_path) == ["here"] and names(tmp_path / "here") == ["a"]
+
+
 def test_whole_folder_sweeps_up_after_a_kill(tmp_path: Path) -> None:
     (tmp_path / "result.partial").mkdir()
     (tmp_path / "result.partial/half").write_text("x")

@@ -48,6 +48,7 @@ from afina.recipe.methods import in_words
 from afina.record import Record
 from afina.run import Progress, no_progress, read_mapping
 from afina.tokenizer.chat import Renderer
+from afina.tokenizer.day import TRAINED_DAY, asks_the_day
 from afina.tokenizer.folding import folds_of
 from afina.tokenizer.load import open_tokenizer
 from afina.units import show_bytes
@@ -372,9 +373,21 @@ def _make_adapter(origin: Origin, folder: Path, *, scrub: bool) -> WrittenExport
             made.notes.append(
                 f"the base is a folder of this machine ({base_name(origin)}): nobody else finds it by that name"
             )
-    if origin.recipe.chat.system or origin.recipe.chat.template_args:
-        made.notes.append("the recipe's system text and template arguments are not part of an adapter: give them")
+    made.notes += _notes_of_asking(origin)
     return made
+
+
+def _notes_of_asking(origin: Origin) -> list[str]:
+    """What of the way of asking is not part of an adapter."""
+    notes, template = [], origin.tokenizer.chat_template
+    if origin.recipe.chat.system or origin.recipe.chat.template_args:
+        notes.append("the recipe's system text and template arguments are not part of an adapter: give them")
+    if isinstance(template, str) and asks_the_day(template):
+        notes.append(
+            f"the base's chat template writes the day on which it is asked: the adapter was trained and measured with "
+            f"{TRAINED_DAY}, and other programs write their own"
+        )
+    return notes
 
 
 def _make_lora(origin: Origin, folder: Path, say: Callable[[str], None]) -> WrittenExport:
@@ -393,8 +406,7 @@ def _make_lora(origin: Origin, folder: Path, say: Callable[[str], None]) -> Writ
 
     made = WrittenExport("gguf-lora", kind, opened)
     made.notes.append(f"{written.pairs} matrices are changed; the base's own GGUF file is needed beside it")
-    if origin.recipe.chat.system or origin.recipe.chat.template_args:
-        made.notes.append("the recipe's system text and template arguments are not part of an adapter: give them")
+    made.notes += _notes_of_asking(origin)
     return made
 
 

@@ -18,6 +18,7 @@ from afina.export.template import CONVERSATIONS, try_render
 from afina.recipe import Chat
 from afina.text.document import Message
 from afina.tokenizer.chat import Renderer
+from afina.tokenizer.day import TRAINED_DAY, asks_the_day, on_one_day
 
 CONTEXT = 8192
 """Tokens of context that a Modelfile asks for at most: Ollama takes 4096 by itself, and cuts what is longer."""
@@ -128,7 +129,9 @@ def _pieces(renderer: Renderer) -> Turns:
     short, long = try_render(renderer, one), try_render(renderer, more)
     if short is None or long is None or any(word not in long for word in (u, a, v)):
         raise _not_pieces("it does not give a conversation of three turns back")
-    closed = str(renderer.tokenizer.apply_chat_template(one, tokenize=False, **renderer.chat.template_args))
+    template = on_one_day(renderer.tokenizer.get_chat_template())
+    arguments = {"chat_template": template, **renderer.chat.template_args}
+    closed = str(renderer.tokenizer.apply_chat_template(one, tokenize=False, **arguments))
     end = short[len(closed) :] if short.startswith(closed) else ""
     head, tail = short.split(u, 1)
     after_user = tail[: len(tail) - len(end)]
@@ -200,8 +203,8 @@ def modelfile(
 
     tokenizer, notes = renderer.tokenizer, []
     turns = read_turns(renderer)
-    if "strftime" in tokenizer.get_chat_template():
-        notes.append("the template writes the date of the day; the Modelfile holds today's")
+    if asks_the_day(tokenizer.get_chat_template()):
+        notes.append(f"the template writes the day on which it is asked; the Modelfile holds {TRAINED_DAY}")
     if turns.system is None:
         notes.append("the template takes no system text: Ollama's SYSTEM has no effect")
     if begins_with_bos and tokenizer.bos_token:  # Ollama writes it, as the GGUF says

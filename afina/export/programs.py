@@ -22,6 +22,7 @@ from afina.llamacpp.program import INSTALL, LlamaCppOptions, find_llama_cpp, nam
 from afina.model.base_kind import kind_of
 from afina.model.generate.request import Request
 from afina.text.document import Message
+from afina.tokenizer.day import on_one_day
 from afina.tokenizer.load import open_tokenizer
 
 if TYPE_CHECKING:
@@ -104,9 +105,12 @@ class Transformers:
             if "quantization_config" in more:
                 self.model = self.model.float()
         self.name = f"transformers {version('transformers')}"
+        self._template: str | None = None
         if adapter is not None:
             self.model = open_adapter(self.model, adapter)
             self.name = f"peft {version('peft')}"
+            if isinstance(self.tokenizer.chat_template, str):  # as published: a note says which day it was trained with
+                self._template = on_one_day(self.tokenizer.chat_template)
         self._stops = {each for each in (self.tokenizer.eos_token_id,) if each is not None}
         if gguf_file:
             self.name += f" (gguf {version('gguf')})"
@@ -119,7 +123,9 @@ class Transformers:
         self.model.generation_config = GenerationConfig(eos_token_id=sorted(self._stops), pad_token_id=pad)
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
-        text = self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        text = self.tokenizer.apply_chat_template(
+            list(messages), chat_template=self._template, tokenize=False, add_generation_prompt=True
+        )
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def stops(self) -> set[int]:

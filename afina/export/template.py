@@ -2,7 +2,8 @@
 
 A recipe may give every conversation a system text and the template arguments (``enable_thinking: false``). Other
 programs know neither, and would ask the model in words that it was not trained on. So both become the
-template's own defaults; a caller's system text or argument still goes before them.
+template's own defaults; a caller's system text or argument still goes before them. A template that writes the day on
+which it is rendered writes the one day that it was trained with.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from afina.errors import DataError
 from afina.recipe import Chat
 from afina.text.document import Message
 from afina.tokenizer.chat import Renderer
+from afina.tokenizer.day import on_one_day
 from afina.tokenizer.template import NotRendered
 
 CONVERSATIONS: tuple[tuple[Message, ...], ...] = (
@@ -54,7 +56,7 @@ def baked_template(template: str, chat: Chat) -> str:
             "{%- if not messages or messages[0]['role'] != 'system' %}"
             f"{{%- set messages = [{system}] + messages %}}{{%- endif %}}"
         )
-    return "".join(parts) + template
+    return "".join(parts) + on_one_day(template)
 
 
 def baked_tokenizer(renderer: Renderer) -> Any:

@@ -7,6 +7,7 @@ unless the recipe names it (``trust_remote_code: true``).
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
@@ -29,6 +30,7 @@ NOT_IN_FOUR_BITS = {
     "falcon": "bitsandbytes knows Falcon's matrices by no name and would hold none of them in 4 bits",
 }
 """Families over which QLoRA is refused: seen in docs/architectures.md."""
+_HUB_ID = re.compile(r"[\w.-]+(?:/[\w.-]+)?")
 IDENTITY_FILE = "afina.json"
 TRAIN_AGAIN = "copy the adapter's folder again, or start its run again: training goes on from its last checkpoint"
 """The next step where a trained adapter is damaged."""
@@ -114,9 +116,12 @@ def looks_like_path(base: str) -> bool:
 
     >>> looks_like_path("./models/x"), looks_like_path("x.gguf"), looks_like_path("Qwen/Qwen3-8B")
     (True, True, False)
+    >>> looks_like_path("$HOME/x"), looks_like_path("a/b/c"), looks_like_path("gpt2")
+    (True, True, False)
     """
     file = base.lower().endswith(GGUF_ENDING)
-    return file or Path(base).is_absolute() or base.startswith((".", "~")) or base.count("/") > 1
+    odd = not _HUB_ID.fullmatch(base) and not base.startswith("package:")  # `$HOME/x`, `C:\\x`, `file:///x`
+    return file or Path(base).is_absolute() or base.startswith((".", "~")) or odd
 
 
 def no_such_place(base: str) -> BaseError:

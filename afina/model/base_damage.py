@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from afina.errors import BaseError, Problem
 from afina.model.base_kind import read_object
+from afina.model.shape_table import KNOWN, ties
 from afina.run import parse_json, read_mapping
 
 GET_AGAIN = "get the file again: hf download, or git lfs pull in the folder"
@@ -32,6 +34,15 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _POINTER = b"version https://git-lfs"
 _SHARD = re.compile(r"-\d{5}-of-(\d{5})\.safetensors$")
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
+
+_DTYPE = re.compile(r"b?float(?:8_\w+|16|32|64)?|half|double|u?int(?:8|16|32|64)")
+_LAYER_OF_KNOWN = re.compile(r"(?:model\.|transformer\.)?(?:layers|h)\.(\d+)\.")
+HEAD = "lm_head.weight"
+"""How the families that are known call their output matrix."""
+WRAPPERS = ("module.", "_orig_mod.", "base_model.model.")
+"""What names of weights begin with where a model was saved inside of something else. One ``model.`` too many is none:
+transformers takes it off."""
+_LOOKED = 4096
 
 Shapes = Mapping[str, list[int]]
 
@@ -55,9 +66,24 @@ def find_damage(folder: Path, *, weights: bool = True) -> list[Problem]:
                 str(folder),
             )
         )
+    said = (config or {}).get("dtype", (config or {}).get("torch_dtype"))
+    if isinstance(said, str) and not _DTYPE.fullmatch(said):
+        problems.append(
+            Problem(
+                f"its numbers are said to be {said!r} (torch_dtype), which is no type of torch",
+                "write the one that its weights are held in, such as bfloat16",
+                str(folder / "config.json"),
+            )
+        )
+    before = len(problems)
     shapes = _weights(folder, problems, required=weights)
     if config is not None and shapes:
+        whole = len(problems) == before
         problems += _misfits(folder, config, shapes, ids or {})
+        if whole and config.get("model_type") in KNOWN:
+            problems += _misfits_of_known(folder, config, shapes)
+        if whole:
+            problems += _two_for_one(folder, config, shapes)
     return problems
 
 
@@ -225,6 +251,13 @@ def _misfits(folder: Path, config: Mapping[str, Any], shapes: Shapes, ids: Mappi
             "copy the whole model folder",
             where,
         )
+    if wrapped := next((each for each in WRAPPERS if all(name.startswith(each) for name in shapes)), None):
+        yield Problem(
+            f"the names of its weights begin with {wrapped!r}: it was saved inside of something else",
+            "save the model itself: model.module of DistributedDataParallel, model._orig_mod of torch.compile, "
+            "model.merge_and_unload() of PEFT; or take that from the names, and save them again",
+            where,
+        )
     rows = next((shape[0] for name, shape in shapes.items() if name.endswith(EMBEDDINGS)), None)
     if rows is None:
         return
@@ -236,6 +269,84 @@ def _misfits(folder: Path, config: Mapping[str, Any], shapes: Shapes, ids: Mappi
             where,
         )
     yield from _without_embedding(where, config, ids, rows)
+
+
+def _misfits_of_known(folder: Path, config: Mapping[str, Any], shapes: Shapes) -> Iterator[Problem]:
+    """What transformers would pass over, or make up by random numbers, of a family whose names are known."""
+    where, layers = str(folder), config.get("num_hidden_layers", config.get("n_layer"))
+    held = {int(found[1]) for name in shapes if (found := _LAYER_OF_KNOWN.match(name))}
+    if isinstance(layers, int) and (more := sorted(each for each in held if each >= layers)):
+        yield Problem(
+            f"config.json says {layers} layers, the weights hold {len(held)}: from layer {more[0]} on they would be "
+            "left out",
+            "copy config.json and weights of one model; where it is meant to be shorter, save it so by save_pretrained",
+            where,
+        )
+    embedding = any(name.endswith(EMBEDDINGS) for name in shapes)
+    if embedding and not ties(config) and not any("lm_head." in name for name in shapes):
+        yield Problem(
+            f"the weights hold no output matrix ({HEAD}), and config.json does not say that it is the embedding: it "
+            "would be random numbers",
+            "copy the whole model folder; or, where the model was made with one matrix for both, write "
+            "`tie_word_embeddings: true` into config.json",
+            where,
+        )
+
+
+def _two_for_one(folder: Path, config: Mapping[str, Any], shapes: Shapes) -> Iterator[Problem]:
+    """Two matrices where the configuration says that they are one: transformers opens both, llama.cpp, vLLM and mlx-lm
+    take the embedding for either."""
+    head = next((name for name in shapes if name.endswith(HEAD)), None)
+    embedding = next((name for name in shapes if name.endswith(EMBEDDINGS)), None)
+    if head is None or embedding is None or not ties(config):
+        return
+    if shapes[head] == shapes[embedding] and not _differ(folder, embedding, head):
+        return
+    yield Problem(
+        f"config.json says that embedding and output are one matrix (tie_word_embeddings), and the weights hold two "
+        f"others ({embedding}, {head}): some programs take one, some both",
+        "write `tie_word_embeddings: false` into config.json where the output was trained apart, as by "
+        "modules_to_save; else take it out of the weights",
+        str(folder),
+    )
+
+
+def _differ(folder: Path, one: str, other: str) -> bool:
+    """Whether two tensors of one shape hold other numbers; looked at in places all over them, as they may be large."""
+    found = [place for name in (one, other) for place in [_place_of(folder, name)] if place is not None]
+    if len(found) != 2 or found[0].dtype != found[1].dtype or found[0].size != found[1].size:
+        return False
+    starts = range(0, found[0].size, max(_LOOKED, found[0].size // 64))
+    with found[0].file.open("rb") as first, found[1].file.open("rb") as second:
+        for start in starts:
+            pieces = []
+            for opened, place in ((first, found[0]), (second, found[1])):
+                opened.seek(place.start + start)
+                pieces.append(opened.read(min(_LOOKED, place.size - start)))
+            if pieces[0] != pieces[1]:
+                return True
+    return False
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a tensor lies in a safetensors file, in bytes."""
+
+    file: Path
+    dtype: str
+    start: int
+    size: int
+
+
+def _place_of(folder: Path, name: str) -> _Place | None:
+    for file in weight_files(folder):
+        with file.open("rb") as opened:
+            length = int.from_bytes(opened.read(8), "little")
+            held = parse_json(opened.read(length)).get(name)
+        if held is not None:
+            begin, end = held["data_offsets"]
+            return _Place(file, str(held["dtype"]), 8 + length + begin, end - begin)
+    return None
 
 
 def find_tokens_without_embedding(folder: Path, rows: int) -> list[Problem]:

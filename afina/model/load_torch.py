@@ -103,8 +103,8 @@ def load_base(
         arguments["device_map"] = {"": device}
     logging.disable_progress_bar()
     model, info = open_by(opening_class(folder), folder, output_loading_info=True, **arguments)
-    tied = set(getattr(model, "_tied_weights_keys", None) or ())
-    missing = [name for name in info["missing_keys"] if name not in tied]
+    tied = set(getattr(model, "all_tied_weights_keys", None) or ())  # by its config, not those that its class could tie
+    missing = sorted(name for name in info["missing_keys"] if name not in tied)
     if missing or info.get("mismatched_keys"):
         wrong = [*missing, *map(str, info.get("mismatched_keys") or ())]
         raise BaseError(
@@ -147,7 +147,10 @@ def open_by(opener: Any, folder: Path, **arguments: Any) -> Any:
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # each architecture computes with its configuration's values before it looks at them
-        raise BaseError(f"cannot be opened: {_said(error)}", "see config.json", str(folder)) from error
+        fix = "see config.json"
+        if "FlashAttention" in str(error):
+            fix = "take `_attn_implementation` out of its config.json: torch's own is used then"
+        raise BaseError(f"cannot be opened: {_said(error)}", fix, str(folder)) from error
 
 
 def opening_class(folder: Path) -> Any:

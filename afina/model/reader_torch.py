@@ -12,6 +12,7 @@ from afina.model.footprint import reading_tokens
 from afina.model.generate.forwards_torch import TorchForwards
 from afina.model.loss_torch import answer_log_probs, causal_lm, make_batch, target_loss, target_scores
 from afina.model.reader import AnswerLogProb, TargetScores
+from afina.model.shape_table import positions_of
 from afina.tokenizer.encode import Row
 
 
@@ -41,8 +42,7 @@ class TorchReader:
     @property
     def context(self) -> int | None:
         """Positions that the text model has."""
-        limit: int | None = getattr(text_config(causal_lm(self.model)), "max_position_embeddings", None)
-        return limit
+        return positions_of(text_config(causal_lm(self.model)).to_dict())
 
     def tokens_at_once(self, least: int) -> int:
         """See :class:`~afina.model.reader.Reader`."""

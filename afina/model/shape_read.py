@@ -26,7 +26,7 @@ from afina.run import hash_file, hash_value, parse_json
 from afina.whole import write_whole
 
 READ_BY: tuple[str, ...] = ("shape.py", "shape_apart.py", "shape_walk_torch.py", "adapter_torch.py", "targets_torch.py")
-READ_BY += ("decoder_torch.py",)
+READ_BY += ("decoder_torch.py", "shape_table.py")
 """What a shape depends on, beside the libraries' versions."""
 LONGEST_WALK = 300.0
 """Seconds after which a walk is given up."""

@@ -285,8 +285,8 @@ def table_shape(config: Mapping[str, Any], where: str) -> Shape:
         kv_heads=kv_heads,
         head_dim=head_dim,
         vocab=vocab,
-        tied_embeddings=bool(config.get("tie_word_embeddings", kind in _TIED_BY_DEFAULT)),
-        max_positions=positions,
+        tied_embeddings=ties(config),
+        max_positions=stretched(config, positions),
         mlp_matrices=2 if kind == "gpt2" else 3,
         qkv_bias=bias or kind == "qwen2",
         output_bias=bias,
@@ -300,6 +300,41 @@ def table_shape(config: Mapping[str, Any], where: str) -> Shape:
         sliding_layers=_sliding_layers(config, kind, layers) if window else 0,
         capped_attention=kind == "gemma2" and config.get("attn_logit_softcapping", 50.0) is not None,
     )
+
+
+def ties(config: Mapping[str, Any]) -> bool:
+    """Whether embedding and output are one matrix; of a kind that is not :data:`KNOWN`, whether its file says so.
+
+    >>> ties({"model_type": "gemma"}), ties({"model_type": "llama"}), ties({"tie_word_embeddings": True})
+    (True, False, True)
+    """
+    return bool(config.get("tie_word_embeddings", config.get("model_type") in _TIED_BY_DEFAULT))
+
+
+def positions_of(text: Mapping[str, Any]) -> int | None:
+    """Tokens that a text model sees, by its configuration; None where that sets no limit.
+
+    >>> positions_of({"n_positions": 1024}), positions_of({})
+    (1024, None)
+    """
+    limit = text.get("max_position_embeddings") or text.get("n_positions")
+    return stretched(text, limit) if isinstance(limit, int) else None
+
+
+def stretched(config: Mapping[str, Any], positions: int) -> int:
+    """Tokens that a model sees whose rotary positions are scaled beyond what ``max_position_embeddings`` says: by YaRN,
+    as Qwen2.5's page has it written into ``config.json``. Of linear scaling files say either length.
+
+    >>> yarn = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
+    >>> stretched({"rope_scaling": yarn}, 32768), stretched({"rope_scaling": yarn}, 131072), stretched({}, 2048)
+    (131072, 131072, 2048)
+    """
+    said = config.get("rope_parameters") or config.get("rope_scaling")
+    rope = said if isinstance(said, Mapping) else {}
+    factor, original = rope.get("factor"), rope.get("original_max_position_embeddings")
+    if rope.get("rope_type", rope.get("type")) != "yarn" or not isinstance(factor, int | float):
+        return positions
+    return max(positions, int(original * factor)) if isinstance(original, int) else positions
 
 
 def attention_window(config: Mapping[str, Any]) -> int | None:

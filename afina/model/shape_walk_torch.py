@@ -26,6 +26,7 @@ from afina.model.adapter_torch import adapter_config
 from afina.model.base_kind import A_MODEL
 from afina.model.decoder_torch import beside_text, text_decoder
 from afina.model.shape import KeptValues, Layer, Linear, Mixer, Role, Shape
+from afina.model.shape_table import stretched
 from afina.recipe import Adapter
 from afina.temporary import temporary_folder
 
@@ -594,7 +595,7 @@ def _around(model: Any, text: Any, decoder: Any, layers: Any, uncertain: tuple[s
         layers=(),
         head=Linear(_head_name(model, head), head.weight.shape[1], head.weight.shape[0], role="head"),
         tied_embeddings=tied,
-        max_positions=max(0, positions),
+        max_positions=stretched(text.to_dict(), max(0, positions)),
         embedding_parameters=embedding,
         other_parameters=sum(each.numel() for each in around.values()) - embedding,
         outer=tuple(outer),

@@ -25,4 +25,8 @@ def set_stops(model: Any, stops: Sequence[int], tokenizer: Any) -> None:
     generation = copy.deepcopy(model.generation_config)  # a base's own may be shared with others
     generation.eos_token_id, generation.bos_token_id = ends, tokenizer.bos_token_id
     generation.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stops[0]
+    # Many published ones ask for a temperature and not for sampling (Llama 2, Vicuna). transformers saves such a file
+    # back while it is as it was read, and raises where anything in it was changed: hours of training later. What else
+    # stands in it is its maker's, and vLLM samples by it.
+    generation._original_object_hash = hash(generation)
     model.generation_config = generation

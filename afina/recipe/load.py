@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +226,16 @@ def nearest(word: str, known: Sequence[str]) -> str | None:
     return found[0] if found else None
 
 
+def plain_name(text: str) -> str:
+    """What a run may be called after a text; empty where nothing of it can be written so.
+
+    >>> plain_name("Época 2"), plain_name("情報")
+    ('Epoca-2', '')
+    """
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("-._")[:200]
+
+
 def _apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> set[str]:
     """Write ``a.b=value`` into the raw recipe; returns the dotted keys that were set."""
     problems, done = [], set()
@@ -377,7 +389,30 @@ def _as_problem(raw: Any, where: str, item: Any) -> KeyProblem:
     secret = location[-1:] in (("url",), ("api_key_env",))  # someone may have written a password or a key there
     shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool) and not secret else ""
     key = _meant_key(location, message) if isinstance(given, Mapping) else None
-    return _problem(message + shown, "`afina recipe schema` lists what is allowed", raw, where, location, key)
+    return _problem(message + shown, _fix_of(str(item["type"]), location, given), raw, where, location, key)
+
+
+def _fix_of(kind: str, location: Sequence[int | str], given: object) -> str:
+    """How to write a value that YAML reads as another kind of thing than was meant.
+
+    >>> _fix_of("string_type", ("name",), 7), _fix_of("list_type", ("sources", 0, "exclude"), "*.png")
+    ("write it in quotes: `name: '7'`", 'write a list: `exclude: [*.png]`')
+    >>> _fix_of("string_pattern_mismatch", ("name",), "Época 2")
+    'letters without accents, digits, `.`, `_` and `-`: for example `name: Epoca-2`'
+    """
+    named = [step for step in location if isinstance(step, str) and step.isidentifier()]  # not `list[str]` of several
+    last = named[-1] if named else ""
+    if kind == "string_type" and isinstance(given, bool | int | float | date):
+        return f"write it in quotes: `{last}: '{given}'`"
+    if kind == "list_type" and isinstance(given, str):
+        return f"write a list: `{last}: [{given}]`"
+    if kind in ("model_type", "dict_type") and given is None:
+        return f"take `{last}:` out, or write its keys below it"
+    if kind == "model_type" and isinstance(given, str) and location[:1] == ("sources",):
+        return f"write `- path: {given}`"
+    if kind == "string_pattern_mismatch" and location == ("name",) and (plain := plain_name(str(given))):
+        return f"letters without accents, digits, `.`, `_` and `-`: for example `name: {plain}`"
+    return "`afina recipe schema` lists what is allowed"
 
 
 def _missing_paths(raw: Mapping[str, Any], where: str) -> Iterator[Problem]:

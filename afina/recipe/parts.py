@@ -681,7 +681,7 @@ class Recipe(RecipePart):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200)
     """Name of the run and of its folder below `runs/`."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """The same seed, data, base and machine give the same result."""
     root: str = "."
     """Folder that the paths of sources, probes and tasks are relative to; itself relative to this file."""

@@ -15,7 +15,8 @@ from afina.errors import Problem
 from afina.recipe.home import from_home
 from afina.recipe.yaml_text import parse_yaml
 
-CONFIG = "adapter_config.json"
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_FACTOR = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_A(?:\.\w+)?\.weight")
 _NUMBERED = re.compile(r"\D+\.(\d+)\.(\D+)")
 """``model.layers.3.mlp.up_proj``: the layer's number, and the matrix within it."""
 
@@ -81,7 +82,11 @@ def _settings_of(folder: Path) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     config = _mapping(json.loads(file.read_text(encoding="utf-8")), CONFIG)
+    if (kind := str(config.get("peft_type", "LORA"))) != "LORA":
+        raise ValueError(f"{CONFIG}: an adapter of kind {kind}, and LoRA alone is trained here")
     targets = saved.get("targets") or config["target_modules"]
+    if isinstance(targets, str) and targets != "all-linear":  # a pattern: what it matched is in the weights
+        targets = _adapted(file.with_name(WEIGHTS))
     for key, value in (("target_modules", targets), ("modules_to_save", config.get("modules_to_save") or [])):
         if not isinstance(value, str) and not (isinstance(value, list) and all(isinstance(n, str) for n in value)):
             raise ValueError(f"{CONFIG}: {key} is {value!r:.60}")
@@ -93,6 +98,21 @@ def _settings_of(folder: Path) -> dict[str, Any] | None:
         "targets": _short(targets) if isinstance(targets, list) else targets,
         "modules_to_save": list(config.get("modules_to_save") or []),
     }
+
+
+def _adapted(weights: Path) -> list[str]:
+    """The matrices that an adapter's file holds an update of, by their names in the base.
+
+    Raises:
+        ValueError: it is no safetensors file, or holds none.
+    """
+    with weights.open("rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        held = json.loads(opened.read(min(length, weights.stat().st_size)))
+    found = {match[1] for name in _mapping(held, weights.name) if (match := _FACTOR.fullmatch(name))}
+    if not found:
+        raise ValueError(f"{weights.name} holds no matrices of LoRA")
+    return sorted(found)
 
 
 def _mapping(value: Any, what: str) -> dict[str, Any]:

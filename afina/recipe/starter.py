@@ -7,10 +7,8 @@ same recipe: a test holds that.
 from __future__ import annotations
 
 import io
-import re
 import shlex
 import textwrap
-import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +18,7 @@ from ruamel.yaml import YAML
 
 from afina.errors import RecipeError
 from afina.recipe.keys import keys_of
+from afina.recipe.load import plain_name
 from afina.recipe.methods import METHODS
 from afina.recipe.part import RecipePart
 from afina.recipe.parts import Recipe
@@ -132,8 +131,7 @@ def _run_name(file: str) -> str:
     >>> _run_name("meus-docs.yaml"), _run_name("Os meus manuais (versão 2).yaml"), _run_name("文書.yaml")
     ('meus-docs', 'Os-meus-manuais-versao-2', '')
     """
-    plain = unicodedata.normalize("NFKD", Path(file).stem).encode("ascii", "ignore").decode()
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("-._")[:200]
+    return plain_name(Path(file).stem)
 
 
 def starter_kinds() -> dict[str, str]:

@@ -25,9 +25,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from afina.errors import DataError
+from afina.run import hash_file
 from afina.sources.conversions import convert_row
 from afina.sources.files import SourceFile, SourceReading, read_text
 from afina.sources.preferences import join_preference, scores_of, side_turns, transcript
@@ -54,7 +56,7 @@ from afina.sources.row_shapes import (
     pairs_in,
     shape_chooser,
 )
-from afina.sources.tables import DECODER, Row, RowProblems, json_shape, wrapped_rows
+from afina.sources.tables import Row, RowProblems, json_shape, parse_object, wrapped_rows
 from afina.sources.text import read_plain
 from afina.sources.tool_calls import calls_alone, read_tools
 from afina.sources.turns import read_turns, with_calls
@@ -83,9 +85,25 @@ def read_rows(file: SourceFile, reading: SourceReading) -> Iterator[Document]:
         DataError: after the good rows, with every broken one; at once where there is no row.
     """
     problems = RowProblems(file.path, drop_rows=reading.drop_unreadable)
+    before = _stamp(file.full)
     open_rows = load_function(format_as(file.path, "rows").rows)
     entry, rows = open_rows(reading, file.full, problems, _names_wanted(reading))
     yield from row_documents(rows, reading, entry, problems)
+    if _stamp(file.full) != before and hash_file(file.full) != entry.sha256:
+        raise DataError(
+            "changed while it was read: its hash is not that of the rows that were taken",
+            "start again when nothing writes into it any more, or name a copy",
+            file.path,
+        )
+
+
+def _stamp(full: Path) -> tuple[int, int] | None:
+    """What changes when a file is written; None where it cannot be asked: whoever opens it says why."""
+    try:
+        found = full.stat()
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
 
 
 def read_json(file: SourceFile, reading: SourceReading) -> Iterator[Document]:
@@ -100,7 +118,7 @@ def read_json(file: SourceFile, reading: SourceReading) -> Iterator[Document]:
         yield from read_rows(file, reading)
     elif reading.source.kind == "rows":
         raise DataError("one JSON object, not rows", "save a list of objects, or use `kind: text`", f"{file.path}:1")
-    elif deeper := _rows_below(DECODER.decode(opened.text), reading):
+    elif deeper := _rows_below(parse_object(opened.text), reading):
         raise DataError(
             f"questions and answers stand deep inside one object, in `{deeper}`: as one text, its braces and names "
             "would be learned with them",
@@ -563,7 +581,7 @@ def _holds_rows(text: str, reading: SourceReading, path: str) -> bool:
     Raises:
         DataError: there are several lists of rows in it.
     """
-    whole = DECODER.decode(text)
+    whole = parse_object(text)
     wrapped = wrapped_rows(whole, path, _names_wanted(reading))
     row = next(wrapped.rows)[1] if wrapped else whole
     return convert_row(row) is not None or _is_row(row, reading)

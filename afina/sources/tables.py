@@ -33,6 +33,7 @@ LONGEST_CELL = 2**31 - 1
 """In characters: a cell may hold a whole chapter; Python's own limit is 128 KiB."""
 _ARROW_FILE = b"ARROW1"
 _EXCEL_SAYS = re.compile(r"\"?sep=(.)\"?\s*", re.I)
+_QUOTED_LATE = re.compile(r'\s+".*"\s*', re.S)
 _LIST_OF_OBJECTS = re.compile(r"\s*\[\s*\{")
 
 
@@ -100,7 +101,7 @@ def open_jsonl(reading: SourceReading, full: Path, problems: RowProblems, wanted
 
 
 def _wraps(text: str, path: str, wanted: Collection[str]) -> bool:
-    return wrapped_rows(json.loads(text), path, wanted) is not None
+    return wrapped_rows(parse_object(text), path, wanted) is not None
 
 
 def open_json(reading: SourceReading, full: Path, problems: RowProblems, wanted: Collection[str]) -> OpenedRows:
@@ -115,7 +116,7 @@ def open_json(reading: SourceReading, full: Path, problems: RowProblems, wanted:
         return opened.entry, converted(list_rows(opened.text, problems), opened.entry, problems)
     try:
         whole = _checked(DECODER.decode(opened.text), opened.text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         problems.add(f"{error}: {_snippet(opened.text, 0)}", "fix or remove the row", 1, opened.text)
         return opened.entry, iter(())
     rows: Iterator[Row] = iter([(1, whole)])
@@ -177,7 +178,7 @@ def json_shape(text: str) -> str:
     first, _, rest = start.partition("\n")
     try:
         whole_line = isinstance(json.loads(first), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         whole_line = False
     if whole_line and rest.strip():
         return "jsonl"
@@ -185,6 +186,16 @@ def json_shape(text: str) -> str:
         return "object" if isinstance(json.loads(start), dict) else "jsonl"
     except (ValueError, RecursionError):
         return "jsonl"
+
+
+def parse_object(text: str) -> Any:
+    """A text of the shape ``object``, to see what it is. A key that stands twice is a problem of rows, not of prose: it
+    is told where rows are read.
+
+    >>> parse_object('{"a": 1, "a": 2}')
+    {'a': 2}
+    """
+    return json.loads(text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -437,7 +448,18 @@ def csv_rows(
         problems.add(f"the columns {', '.join(twice)} stand twice", "give each column a name of its own", 1)
         return
     csv.field_size_limit(LONGEST_CELL)
-    reader = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)
+    first = next(lines, "")
+    spaced = quoted and delimiter != "\t" and any(_spaced(line, delimiter) for line in (header, first))
+    if spaced:
+        names = next(csv.reader([header], delimiter=delimiter, skipinitialspace=True), [])
+    raw: list[str] = []
+
+    def noted() -> Iterator[str]:
+        for line in chain([first] if first else [], lines):
+            raw.append(line)
+            yield line
+
+    reader = csv.reader(noted(), delimiter=delimiter, quoting=quoting, strict=True, skipinitialspace=spaced)
     start = 2 + above
     while True:
         try:
@@ -448,13 +470,28 @@ def csv_rows(
             problems.add(f"not CSV: {error}", "fix the quotes; what follows was not read", start)
             return
         if values:
-            if len(values) == len(names):
+            late = [each for each in values if _QUOTED_LATE.fullmatch(each)] if quoted and not spaced else []
+            if late and any(delimiter + each in "".join(raw) for each in late):  # it stands so in the file
+                what = f"a quote behind a space is text, and would be learned: {_snippet(late[0], 0)}"
+                problems.add(what, f"take out the spaces behind {delimiter!r}", start, delimiter.join(values))
+            elif len(values) == len(names):
                 yield start, dict(zip(names, values, strict=True))
             else:
                 what = f"{len(values)} cells where the header has {len(names)}"
                 row = delimiter.join(values)
                 problems.add(what, f"quote cells that hold {delimiter!r} or line ends", start, row)
+        raw.clear()
         start = reader.line_num + 2 + above
+
+
+def _spaced(line: str, delimiter: str) -> bool:
+    """Whether a line of a table has a space between a delimiter and the quote of the next cell, as people write lists.
+
+    >>> _spaced('prompt, "completion"', ","), _spaced('"a, b",c', ","), _spaced("a, b", ",")
+    (True, False, False)
+    """
+    cells = next(csv.reader([line], delimiter=delimiter), [])
+    return any(_QUOTED_LATE.match(each) and delimiter + each in line for each in cells[1:])
 
 
 def column_rows(full: Path, path: str, kind: Literal["Parquet", "Arrow"]) -> Iterator[Row]:

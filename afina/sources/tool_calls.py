@@ -172,7 +172,7 @@ def _literal(text: str) -> Any:
 
     try:
         return DECODER.decode(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         try:
             return ast.literal_eval(text)
         except (ValueError, SyntaxError, MemoryError, RecursionError):

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NotRequired, TypedDict
+from unicodedata import category
 
 Split = Literal["train", "validation", "test"]
 """What a file is for, where its folder tells (:mod:`afina.text.splits`)."""
@@ -122,6 +123,10 @@ class Ledger:
     """Path -> what the file is for, in folders that hold `train` and others side by side."""
 
 
+_FILLERS = "\u115f\u1160\u2800\u3164\uffa0"
+"""Hangul's fillers and the Braille pattern without dots: letters and symbols that are blank."""
+
+
 def visible(text: str) -> int:
     """Characters that can be seen: white space does not count.
 
@@ -129,6 +134,15 @@ def visible(text: str) -> int:
     3
     """
     return len("".join(text.split()))
+
+
+def shows_nothing(text: str) -> bool:
+    """Whether nobody sees anything of a text: white space, control codes, characters without width, fillers.
+
+    >>> shows_nothing(" \\u200b\\u00ad"), shows_nothing("."), shows_nothing("")
+    (True, False, True)
+    """
+    return all(each.isspace() or each in _FILLERS or category(each) in ("Cc", "Cf") for each in text)
 
 
 def value_chars(value: Any) -> int:

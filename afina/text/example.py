@@ -19,7 +19,7 @@ from typing import Any
 from afina.errors import DataError
 from afina.recipe import Kind
 from afina.run import parse_json
-from afina.text.document import Message, Tool, conversation_chars, visible
+from afina.text.document import Message, Tool, conversation_chars, shows_nothing, visible
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,16 +279,16 @@ def has_prompt(messages: Sequence[Message]) -> bool:
     False
     """
     asked = [message["content"] for message in messages if message["role"] == "user"]
-    return bool(asked) and all(content.strip() for content in asked)
+    return bool(asked) and not any(map(shows_nothing, asked))
 
 
 def has_answer(messages: Sequence[Message], rejected: str | None = None) -> bool:
     """Whether the conversation ends with an answer, one of its answers is learned, and none is blank, nor the worse one
     beside it. An answer may be a call alone, not a thought alone."""
-    if not messages or messages[-1]["role"] != "assistant" or (rejected is not None and not rejected.strip()):
+    if not messages or messages[-1]["role"] != "assistant" or (rejected is not None and shows_nothing(rejected)):
         return False
     answers = [message for message in messages if message["role"] == "assistant"]
-    said = all(message["content"].strip() or message.get("tool_calls") for message in answers)
+    said = not any(shows_nothing(message["content"]) and not message.get("tool_calls") for message in answers)
     return said and any(message.get("learned", True) for message in answers)
 
 

@@ -64,6 +64,8 @@ class Renderer:
         """Conversations in which prompt and answer would have merged into one token; split there instead."""
         probe = tokenizer("a", add_special_tokens=True)["input_ids"]
         self.begins_with_bos: bool = tokenizer.bos_token_id is not None and probe[:1] == [tokenizer.bos_token_id]
+        self._ends_itself: bool = len(probe) > 1 and probe[-1] == self.end_id
+        """Whether the tokenizer puts an end token behind every text (``add_eos_token``), prompts too."""
 
     def with_arguments(self, arguments: Mapping[str, Any]) -> Renderer:
         """The same with further arguments of the template, over the recipe's; itself without any."""
@@ -99,6 +101,7 @@ class Renderer:
         """Token ids of a text that is to be continued as it stands, its marks as words; an end token for no text."""
         if not self.template.marks.places(text):
             ids: list[int] = self.tokenizer(text, verbose=False)["input_ids"]
+            ids = ids[:-1] if self._ends_itself else ids
         else:
             ids = [*([self.tokenizer.bos_token_id] if self.begins_with_bos else []), *self._text_ids(text, "")]
         return ids or [self.end_id]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,6 +15,7 @@ from afina.errors import AfinaError, DataError
 from afina.recipe import Chat
 from afina.run import read_mapping
 from afina.tokenizer.abilities import own_system_text
+from afina.tokenizer.day import strftime_day
 
 SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
@@ -46,7 +46,7 @@ def own_system_of(folder: Path, chat: Chat, root: Path) -> str:
 
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
     environment.filters["tojson"] = lambda value, **more: json.dumps(value, ensure_ascii=False, **more)
-    environment.globals |= {"raise_exception": refuse, "strftime_now": datetime.now().strftime}
+    environment.globals |= {"raise_exception": refuse, "strftime_now": strftime_day}
     tokens = {name: _token(named[name]) for name in SPECIAL if named.get(name)}
     try:
         template = environment.from_string(source)

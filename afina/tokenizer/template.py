@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NoReturn, get_args, get_type_hints
 
-from jinja2.exceptions import TemplateSyntaxError
+from jinja2.exceptions import TemplateSyntaxError, UndefinedError
 
 from afina.errors import BaseError, DataError
 from afina.recipe import Chat
 from afina.text.document import Message, Tool, message_texts
 from afina.tokenizer.abilities import PROBE_CALL, Abilities
 from afina.tokenizer.answer_end import behind, find_end, left_out
+from afina.tokenizer.day import on_one_day
 from afina.tokenizer.marks import IN_ANSWERS, NO_GUARD, Guard, TokenMarks, guard_messages
 
 ROLES: frozenset[str] = frozenset(get_args(get_type_hints(Message)["role"]))
@@ -213,13 +214,25 @@ class ChatTemplate:
             )
         try:  # in a list: transformers looks at the first turn otherwise, and there may be none
             (text,) = self.tokenizer.apply_chat_template(
-                [list(turns)], tokenize=False, add_generation_prompt=generation, **arguments
+                [list(turns)],
+                tokenize=False,
+                add_generation_prompt=generation,
+                chat_template=on_one_day(self.tokenizer.chat_template),
+                **arguments,
             )
             return str(text)
         except TemplateSyntaxError as error:
             raise BaseError(
                 f"the chat template is no Jinja (line {error.lineno}): {error.message}",
                 "get the base's files again, or set `chat.template: chatml` (or a Jinja file)",
+                where,
+            ) from error
+        except UndefinedError as error:
+            named = re.search(r"'(\w+)' is undefined", str(error))
+            raise TemplateRefusal(
+                f"the chat template wants a variable that nobody gives it: {error}",
+                f"give it in `chat.template_args: {{{named[1] if named else 'NAME'}: ...}}`, or set `chat.template: "
+                "chatml` (or a Jinja file)",
                 where,
             ) from error
         except Exception as error:  # a template is a program that came with the base

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Protocol
 
@@ -129,8 +129,20 @@ def checkpoint_problem(folder: Path) -> str | None:
 
 
 def read_state(folder: Path, prefix: str = "") -> LoopState:
-    """Where the loop stood, of a checkpoint that :func:`checkpoint_problem` finds nothing wrong with."""
-    return LoopState(**read_mapping(folder / f"{prefix}state.json"))
+    """Where the loop stood, of a checkpoint that :func:`checkpoint_problem` finds nothing wrong with.
+
+    Raises:
+        AfinaError: a newer version wrote it. To pass it over would cost what was trained.
+    """
+    file = folder / f"{prefix}state.json"
+    found = read_mapping(file)
+    if unknown := sorted(found.keys() - {each.name for each in fields(LoopState)}):
+        raise AfinaError(
+            f"holds what this version of afina does not know ({', '.join(unknown[:3])}): a newer one wrote it",
+            f"go on with that version; or remove {folder} to go on from the checkpoint before it",
+            str(file),
+        )
+    return LoopState(**found)
 
 
 def write_best(folder: Path, state: LoopState, write_weights: Callable[[Path], object]) -> None:

@@ -10,6 +10,7 @@ from afina.model.generate.ability_torch import ability_of
 from afina.model.generate.call_torch import Caller
 from afina.model.generate.forwards import CACHE_BYTES, Ability
 from afina.model.generate.paths_torch import Equal, Slots, States, slots_of
+from afina.model.shape_table import positions_of
 
 
 class TorchForwards(Caller):
@@ -28,8 +29,7 @@ class TorchForwards(Caller):
     @property
     def context(self) -> int | None:
         """Positions that the text model has."""
-        limit: int | None = getattr(self.config.get_text_config(decoder=True), "max_position_embeddings", None)
-        return limit
+        return positions_of(self.config.get_text_config(decoder=True).to_dict())
 
     @property
     def vocabulary(self) -> int:

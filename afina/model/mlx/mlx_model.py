@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from afina.model.shape_table import positions_of
+
 TABLES = ("embed_tokens", "wte", "embeddings")
 """How mlx-lm's models call their embeddings."""
 
@@ -40,7 +42,7 @@ class MlxModel:
     @property
     def context(self) -> int | None:
         """Positions that it has; None where it sets no limit."""
-        return self.text_config.get("max_position_embeddings") or self.text_config.get("n_positions")
+        return positions_of(self.text_config)
 
     @property
     def quantization(self) -> Mapping[str, Any]:
