@@ -5,13 +5,13 @@ Who works in a run is what its lock says (:mod:`afina.watch.lock`), whoever star
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -41,22 +41,38 @@ def start_process(
         RecipeError: a process works in that run, or was started there and has not ended; a file that it writes is a
             link, or cannot be written.
     """
+    new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    with _result_alone(folder / RESULT) as result:
-        _check_free(folder)
-        result.truncate(0)
-        with _opened(folder / LOG, os.O_APPEND) as log:
-            process = subprocess.Popen(
-                list(command),
-                stdin=subprocess.DEVNULL,
-                stdout=result,
-                stderr=log,
-                cwd=cwd,
-                start_new_session=True,
-                env=environment() | dict(also or {}),
-            )
+    try:
+        with _result_alone(folder / RESULT) as result:
+            _check_free(folder)
+            result.truncate(0)
+            with _opened(folder / LOG, os.O_APPEND) as log:
+                process = subprocess.Popen(
+                    list(command),
+                    stdin=subprocess.DEVNULL,
+                    stdout=result,
+                    stderr=log,
+                    cwd=cwd,
+                    start_new_session=True,
+                    env=environment() | dict(also or {}),
+                )
+    except RecipeError:  # somebody else's process is in it
+        raise
+    except BaseException:  # short of memory or of processes: the name stays free
+        if new:
+            _forget(folder)
+        raise
     threading.Thread(target=process.wait, daemon=True).start()  # nobody else takes its exit code
     return process.pid
+
+
+def _forget(folder: Path) -> None:
+    """Remove a folder that holds nothing but what a process would have written to."""
+    for name in (LOG, RESULT):
+        (folder / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # somebody has put something there meanwhile
+        folder.rmdir()
 
 
 def environment(*, offline: bool = False) -> dict[str, str]:
@@ -66,7 +82,7 @@ def environment(*, offline: bool = False) -> dict[str, str]:
     return {**os.environ, **own} | ({"HF_HUB_OFFLINE": "1"} if offline else {})
 
 
-@contextmanager
+@contextlib.contextmanager
 def _result_alone(path: Path) -> Iterator[BinaryIO]:
     """``console.json`` opened and locked. A process that gets it as its output keeps the lock until it ends: the run's
     own lock is taken only when it has loaded its libraries, seconds later, and whoever asks again before that would

@@ -329,6 +329,23 @@ def test_no_more_threads_compute_than_the_control_group_grants(tmp_path: Path, m
     assert threads(7.65, "3") == "3" and threads(7.65, None, "--help") is None
 
 
+@pytest.mark.parametrize(("before", "then"), [(None, "PCI_BUS_ID"), ("FASTEST_FIRST", "FASTEST_FIRST")])
+def test_cards_are_counted_as_nvidia_smi_counts_them(
+    monkeypatch: pytest.MonkeyPatch, before: str | None, then: str
+) -> None:
+    """CUDA's 0 is its fastest card: of two unlike ones the plan was for one, and the other trained."""
+    from afina import cli
+
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "")  # so that what was before comes back
+    monkeypatch.delenv("CUDA_DEVICE_ORDER")
+    if before:
+        monkeypatch.setenv("CUDA_DEVICE_ORDER", before)
+    monkeypatch.setattr(sys, "argv", ["afina", "recipe", "schema"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert os.environ["CUDA_DEVICE_ORDER"] == then
+
+
 # --- the matrix rate -----------------------------------------------------------------------------
 
 

@@ -151,7 +151,9 @@ def test_tools_that_do_not_go_together_are_a_400(asked: Asked, more: dict[str, A
 
 
 @pytest.mark.parametrize(
-    "arguments", ["[" * 100_000, '{"a": "\\ud83d"}', '{"a": ' + "1" * 5000 + "}"], ids=["endless", "half", "digits"]
+    "arguments",
+    ["[" * 100_000, '{"a": "\\ud83d"}', '{"a": ' + "1" * 5000 + "}", '{"a": NaN}', '{"a": -Infinity}'],
+    ids=["endless", "half", "digits", "nan", "infinite"],
 )
 def test_what_a_model_writes_and_nobody_could_send_stays_text(arguments: str):
     """Half of a surrogate pair is what a small model makes of an emoji: the answer could not be encoded, a 500."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -239,6 +240,20 @@ def test_a_name_that_is_taken_is_said_with_a_free_one(client: TestClient, settin
     (settings.runs / "faro-2.yaml").write_text("x")
     (problem,) = check(client)["problems"]
     assert problem["key"] == "name" and "faro-3" in problem["fix"]
+
+
+def test_a_start_that_fails_leaves_the_name_free(
+    client: TestClient, settings: StudioSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Short of processes: recipe and folder stayed, and the next try was told that the name is taken."""
+
+    def none_left(*_: object, **__: object) -> None:
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr("afina.run_process.subprocess.Popen", none_left)
+    with pytest.raises(OSError, match="temporarily"):
+        client.post("/api/start", json={"text": TEXT})
+    assert [*settings.runs.iterdir()] == []
 
 
 # ---- nothing outside of the roots

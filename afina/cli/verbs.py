@@ -115,6 +115,9 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # For plugins that a recipe has none of, pydantic would read the entry points of every package that is installed.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    # CUDA counts the fastest card first, nvidia-smi by their slots: so the card that is planned for is the one that
+    # computes.
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     # Threads of OpenMP that wait in a loop starve each other as soon as another program wants a core; threads that
     # sleep at once make short steps a third slower on an idle machine. They wait shortly, then sleep. It must be set
     # before torch is loaded. LOG.md has the figures.

@@ -191,7 +191,7 @@ class WrittenCallReader:
         while found := next((head for head in heads if text.startswith(head)), ""):
             try:
                 read, end = json.JSONDecoder().raw_decode(text, len(found))
-                arguments = json.dumps(read, ensure_ascii=False)
+                arguments = json.dumps(read, ensure_ascii=False, allow_nan=False)  # NaN is not JSON
                 arguments.encode()  # half a character could not be sent
             except (ValueError, RecursionError):
                 break

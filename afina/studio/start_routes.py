@@ -187,5 +187,9 @@ def start_run(settings: StudioSettings, order: StartOrder) -> dict[str, Any]:
             out.write(anchored(order.text, folder, recipe))
     except FileExistsError:
         raise RecipeError(problems=list(_taken(settings, {"name": recipe.name}))) from None
-    started = jobs.start(settings, file, recipe.name)
+    try:
+        started = jobs.start(settings, file, recipe.name)
+    except BaseException:  # so that the name is free for another try
+        file.unlink(missing_ok=True)
+        raise
     return {"name": started.name, "pid": started.pid, "recipe": str(file), "folder": str(run)}

@@ -174,14 +174,14 @@ def _is_hermes(rendered: str) -> bool:
 
 def read_call(body: str) -> tuple[str, str] | None:
     """Name and arguments of a call written as JSON, the arguments as JSON; None for anything else, such as values in
-    values without end, or half a character, which could not be sent.
+    values without end, half a character, or NaN, which could not be sent.
 
     >>> read_call(' {"name": "f", "arguments": {"a": 1}} '), read_call("{")
     (('f', '{"a": 1}'), None)
     """
     try:
         read = parse_json(body)
-        json.dumps(read, ensure_ascii=False).encode()
+        json.dumps(read, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError):
         return None
     if not isinstance(read, dict) or not isinstance(read.get("name"), str):
