@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lxml import html as lxml_html
 from parsed import FILES, PACKAGE, nodes_of, tree_of
-from report_fixture import HOSTILE, MANIFEST, RECIPE, SCORES, write_run
+from report_fixture import AUDIT, HOSTILE, MANIFEST, RECIPE, SCORES, write_run
 from report_words import CALLS, FOLDER, collected, forms, ids, placeholders, stored
 from test_field_findings import good_rows, write
 from test_token_audit import Words, conversation, findings
@@ -519,6 +519,23 @@ def test_no_english_is_left_on_a_page_but_what_is_marked(tmp_path: Path, tag: st
     english = re.compile(r"\b(the|of|and|is|was|not|before|after|with|by|each|which|held|steps|loss|answers?|share)\b")
     left = [text for text in page.xpath("//main//text()") if english.search(text)]
     assert not [text for text in left if text.strip() not in ("not text",)]
+
+
+@pytest.mark.parametrize(
+    ("tag", "called"),
+    [
+        ("pt-BR", "Auditoria, aviso: linhas que repetem outra anterior, 2 de 10 (20 %), treino"),
+        ("en", "Audit, warning: exact duplicate, 2 of 10 (20 %), train"),
+    ],
+)
+def test_a_warning_of_the_audit_is_told_in_the_language(tmp_path: Path, tag: str, called: str) -> None:
+    """A recipe accepts a finding by its English name, which says nothing to who reads the page in another language."""
+    found = {"name": "exact_duplicate", "severity": "warning", "count": 2, "of": 10, "split": "train", "examples": []}
+    found |= {"what": RULES["exact_duplicate"].what, "fix": RULES["exact_duplicate"].fix}
+    folder = write_run(tmp_path, recipe=PORTUGUESE.format(tag), audit=AUDIT | {"findings": [found]})
+    page = lxml_html.document_fromstring(write_report(folder).read_text(encoding="utf-8"))
+    (told,) = page.xpath("//header//div[@class='cautions']//a")
+    assert " ".join(told.text_content().split()) == called
 
 
 def test_a_language_may_be_asked_for(tmp_path: Path) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from afina.record import Record
 from afina.report.labels import fixed, words
-from afina.report.language import tr
+from afina.report.language import ENGLISH, language, tr
 from afina.report.provenance import finding_size, sums_agree
 from afina.report.read import RunFiles
+from afina.report.sentences import retold
 from afina.report.training import cut_lines, not_drawn, not_finite, said_to_fit
 
 _SEVERE = ("fatal", "error", "warning", "warn")
@@ -32,11 +35,18 @@ def _of_data(run: RunFiles) -> Iterator[Caution]:
     for severity in _SEVERE:
         for finding in findings:
             if finding.text("severity") == severity:
-                name = words(finding.text("name") or "")
-                told = {"severity": words(severity), "name": name, "size": finding_size(finding)}
+                told = {"severity": words(severity), "name": _called(finding), "size": finding_size(finding)}
                 yield Caution(tr("Audit, {severity}: {name}, {size}", **told), "audit")
     if run.dataset and run.dataset.record("ledger") and not sums_agree(run.dataset):
         yield Caution(tr("The sums do not agree: characters went missing or came from nowhere."), "ledger")
+
+
+def _called(finding: Record) -> str:
+    """What a finding is called: its name, which is English in every language since recipes accept it by that; on a page
+    in another one what its sentence says first."""
+    name, what = words(finding.text("name") or ""), finding.text("what") or ""
+    told = None if language() == ENGLISH else retold(what)
+    return name if told is None else re.split("[:;(]", told, maxsplit=1)[0].strip() or name
 
 
 def _of_training(run: RunFiles) -> Iterator[Caution]:
