@@ -67,7 +67,7 @@ def run_server(
     renderer = models.base.renderer
     engine = Engine(models.model, models.tokenizer, renderer.stop_ids(), places=places)
     driver = Driver(engine, queue_limit)
-    app = make_app(models, driver, api_key="key", **options)
+    app = make_app(models, driver, **{"api_key": "key", **options})
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
     threading.Thread(target=server.run, daemon=True).start()
     until(lambda: server.started)

@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 from serving import TOOLS_TEMPLATE, Asked, serving
+from test_serve import run_server, url_of
 
 from afina.errors import AfinaError, RecipeError
 from afina.serve.identity import ask_over_http
@@ -47,6 +48,36 @@ def said(answer: httpx.Response) -> str:
 def why_not(answer: httpx.Response, status: int = 400) -> str:
     assert answer.status_code == status, answer.text
     return str(answer.json()["error"]["message"])
+
+
+# ---- who asks
+
+
+@pytest.fixture(scope="module")
+def keyless(asked: Asked) -> Iterator[str]:
+    server, _ = run_server(asked.models, api_key=None)
+    yield url_of(server)
+    server.should_exit = True
+
+
+@pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example:8000", "127.0.0.1.evil.example", "a b"])
+def test_without_a_key_nobody_asks_by_a_name_that_others_can_own(keyless: str, host: str):
+    """A page whose name was made to lead here is of the same origin to its browser: it could ask, and read."""
+    headers = {"Host": host}
+    for given in (
+        httpx.post(f"{keyless}{CHAT}", json=ASKED, headers=headers),
+        httpx.get(f"{keyless}/v1/models", headers=headers),
+    ):
+        assert "no name of this machine" in why_not(given, 421) and "--api-key" in given.text
+
+
+@pytest.mark.parametrize("host", ["localhost:1", "127.0.0.1", "[::1]:8000", "host.docker.internal:8000", "mac.local"])
+def test_by_its_own_names_it_answers(keyless: str, host: str):
+    assert said(httpx.post(f"{keyless}{CHAT}", json=ASKED, headers={"Host": host}, timeout=60))
+
+
+def test_with_a_key_any_name_will_do(asked: Asked):
+    assert said(asked.http.post(f"{asked.url}{CHAT}", json=ASKED, headers={"Host": "models.example"}))
 
 
 # ---- keys

@@ -30,6 +30,7 @@ from afina.serve.answers import (
     unread_thoughts,
 )
 from afina.serve.driver import Answering, Busy, Driver, EngineStopped
+from afina.serve.listening import is_own_name
 from afina.serve.metrics import Metrics
 from afina.serve.opened import Models, Served, Target, find_target
 from afina.serve.protocol import (
@@ -55,6 +56,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     401: {"model": ErrorAnswer, "description": "The key is missing or wrong."},
     404: {"model": ErrorAnswer, "description": "There is no such model."},
     415: {"model": ErrorAnswer, "description": "The body is not sent as JSON, or is packed."},
+    421: {"model": ErrorAnswer, "description": "Asked by a name that is not this machine's, and there is no key."},
     429: {"model": ErrorAnswer, "description": "The queue is full."},
     500: {"model": ErrorAnswer, "description": "The model could not go on."},
     503: {"model": ErrorAnswer, "description": "The engine has stopped."},
@@ -119,9 +121,13 @@ class Server:
     api_key: str | None
     changing: Driver | None
 
-    async def check_key(self, given: HTTPAuthorizationCredentials | None = BEARER) -> None:
-        """Refuse a request without the key."""
+    async def check_key(self, request: Request, given: HTTPAuthorizationCredentials | None = BEARER) -> None:
+        """Refuse a request without the key. Where there is none, one that knows this machine by a name which anybody
+        can own: a page in a browser asks so, when its name was made to lead here (DNS rebinding)."""
         if self.api_key is None:
+            if not is_own_name(host := request.headers.get("host", "")):
+                what = f"{host[:100]!r} is no name of this machine: a page in a browser could ask so"
+                raise RequestRefused(421, f"{what}. Ask by an address or localhost, or start the server with --api-key")
             return
         if given is None or not secrets.compare_digest(given.credentials.encode(), self.api_key.encode()):
             raise RequestRefused(401, "the API key is missing or wrong", code="invalid_api_key")
@@ -234,12 +240,12 @@ def _answer_routes(server: Server) -> APIRouter:
 def _model_routes(server: Server) -> APIRouter:
     routes = APIRouter()
 
-    @routes.get("/models", responses={401: ERRORS[401]})
+    @routes.get("/models", responses={code: ERRORS[code] for code in (401, 421)})
     async def list_models() -> ModelList:
         """The base and every adapter."""
         return ModelList(data=[server.card(each) for each in server.models.served.values()])
 
-    @routes.get("/models/{name:path}", responses={code: ERRORS[code] for code in (401, 404)})
+    @routes.get("/models/{name:path}", responses={code: ERRORS[code] for code in (401, 404, 421)})
     async def one_model(name: str) -> ModelCard:
         """One of them."""
         return server.card(server.served(name))
@@ -250,7 +256,7 @@ def _model_routes(server: Server) -> APIRouter:
 def _adapter_routes(server: Server) -> APIRouter:
     routes = APIRouter()
     models = server.models
-    changes: dict[int | str, dict[str, Any]] = PLAIN | {code: ERRORS[code] for code in (400, 401, 415, 503)}
+    changes: dict[int | str, dict[str, Any]] = PLAIN | {code: ERRORS[code] for code in (400, 401, 415, 421, 503)}
     changes[403] = {"model": ErrorAnswer, "description": "The server was not started with --change-adapters."}
     changes[404] = {"model": ErrorAnswer, "description": "There is no such adapter."}
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
+import re
 import socket
 
 from afina.errors import Problem
 
 PORTS = range(1, 1 << 16)
+_HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::\d{1,5})?$")
 
 
 def url_of(host: str, port: int) -> str:
@@ -18,6 +21,27 @@ def url_of(host: str, port: int) -> str:
     """
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def is_own_name(host: str) -> bool:
+    """Whether a request's ``Host`` is no name that somebody elsewhere could own: an address, this machine's own name,
+    or one of a domain that is never given away (``localhost``; ``local``, of a network's own machines; ``internal``,
+    such as ``host.docker.internal``). An old client sends none.
+
+    >>> [is_own_name(each) for each in ("127.0.0.1:8000", "[::1]:8000", "localhost", "host.docker.internal:80", "")]
+    [True, True, True, True, True]
+    >>> is_own_name("localhost.example.com:8000"), is_own_name("127.0.0.1.example.com")
+    (False, False)
+    """
+    found = _HOST.match(host.lower())
+    name = found["name"].strip("[]").rstrip(".") if found else host
+    if not host or name.rpartition(".")[2] in ("localhost", "local", "internal"):
+        return True
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return name == socket.gethostname().lower()
+    return True
 
 
 def not_listening(host: str, port: int) -> Problem | None:
