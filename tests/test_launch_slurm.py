@@ -155,7 +155,7 @@ def test_submitted_preempted_requeued_finished(cluster: Path, tmp_path: Path, mo
     run = project / "runs/two"
 
     def preempt() -> None:
-        until(lambda: list(run.glob("checkpoints/step-*")), said=lambda: logs_of(cluster))
+        until(lambda: list(run.glob("checkpoints/step-????????")), said=lambda: logs_of(cluster))
         subprocess.run(["scancel", "--signal=TERM", "--batch", "--name=afina-two"], check=True)
 
     preempter = threading.Thread(target=preempt, daemon=True)
@@ -197,7 +197,7 @@ def test_two_machines_of_the_queue_train_one_model_and_go_on_after_a_preemption(
     over = threading.Event()
 
     def preempt() -> None:
-        while not list(run.glob("checkpoints/step-*")):
+        while not list(run.glob("checkpoints/step-????????")):  # whole: one that is being written is called otherwise
             if over.wait(0.05):
                 return
         machines[0].does("scancel", "--signal=TERM", "--batch", "--name=afina-two")

@@ -103,8 +103,8 @@ def test_launched_watched_synced_killed_resumed_and_brought_home(project: Path, 
     at: list[str] = []
 
     def kill() -> None:
-        until(lambda: list(home.glob("checkpoints/step-*")))  # of the copy at home
-        at.extend(sorted(each.name for each in there.glob("runs/two/checkpoints/step-*")))
+        until(lambda: list(home.glob("checkpoints/step-????????")))  # of the copy at home
+        at.extend(sorted(each.name for each in there.glob("runs/two/checkpoints/step-????????")))
         os.killpg(int((there / "job.pid").read_text()), signal.SIGKILL)
 
     killer = threading.Thread(target=kill, daemon=True)
