@@ -30,7 +30,7 @@ from afina.export.converters import (
 )
 from afina.export.ollama import modelfile, read_turns
 from afina.export.origin import Origin, open_origin
-from afina.export.out import check_out
+from afina.export.out import EXPORTS, check_out
 from afina.export.programs import LlamaCpp, OpenedExport, Transformers, check_opens_gguf, open_gguf, open_mlx
 from afina.export.push import PushTarget, check_push, push_folder
 from afina.export.template import baked_tokenizer
@@ -114,7 +114,7 @@ def export(
     if options.push:
         check_push(options.push, origin.recipe, "model")
     kind = _kind(origin, holds, options)
-    out = options.out or run / "export" / options.to
+    out = options.out or run / EXPORTS / options.to
     check_out(out)
     _look_before(origin, holds, kind, options)
     _check_room(origin, out, holds, kind)
@@ -122,7 +122,7 @@ def export(
     for line in _before(origin, holds):
         say(line)
     expected = _expected(origin, progress) if options.check else None
-    with whole_folder(out) as beside:
+    with whole_folder(out, of_a_person=True) as beside:
         made = _make(origin, holds, kind, beside, options, progress, say)
         made.notes += _folding_notes(origin)
         comparison: ExportComparison | None = None

@@ -351,6 +351,11 @@ def _check_files(proof: Proof, found: Verification) -> None:
     found.problems += [f"{name} is not what the export wrote" for name in changed]
     if not changed:
         found.holds.append("weights, settings and tokenizer are as the export wrote them")
+    if ends := proof.with_other_line_ends() if found.problems else ():
+        found.problems.append(
+            f"{len(ends)} of these files differ in their line ends alone, as git writes them on Windows: copy the "
+            "export again, with `git config core.autocrlf false` or by `hf download`"
+        )
 
 
 def _check_dataset(commitment: Commitment, folder: Path | None, found: Verification) -> Path | None:
@@ -413,7 +418,10 @@ def _recipe(proof: Proof, commitment: Commitment, found: Verification) -> tuple[
     try:
         return Recipe.model_validate(values), again
     except ValueError as error:  # pydantic's: a key or a value that this afina does not know
-        raise AfinaError(f"is no recipe of this afina: {' '.join(str(error).split())[:200]}", "", str(file)) from error
+        what = f"is no recipe of this afina: {' '.join(str(error).split())[:200]}"
+        # It is what was committed to, or that it is not was found above: nothing of it is wrong, it is only not read.
+        fix = f"verify by the afina that trained ({commitment.values.text('afina')}), or by a newer one"
+        raise RecipeError(what, fix, str(file)) from error
 
 
 def _in_bits_of_mlx(commitment: Commitment, recipe: Record) -> bool:
