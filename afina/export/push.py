@@ -44,7 +44,7 @@ def push_target(name: str | None, *, public: bool, send_private: bool) -> PushTa
             raise RecipeError(f"{option} says how something is sent, and nothing is", "--push OWNER/NAME", option)
         return None
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     try:
         validate_repo_id(name)
