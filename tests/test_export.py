@@ -475,6 +475,15 @@ def test_what_cannot_be_is_said_before_any_work(run: Path, tmp_path: Path, monke
     assert not (tmp_path / "m").exists()
 
 
+def test_a_run_that_was_copied_without_its_dataset_is_proven_by_its_answers(run: Path, tmp_path: Path):
+    """It was asked for minutes, and then no rows were found to read: "look at its permissions"."""
+    copied = shutil.copytree(run, tmp_path / "corrida")
+    shutil.rmtree(copied / "dataset")
+    found, _ = made(copied, "adapter", tmp_path / "m")
+    assert found["comparison"]["passed"] and found["comparison"]["rows"] == 0
+    assert "no held-out row was read by either" in (tmp_path / "m/README.md").read_text(encoding="utf-8")
+
+
 def test_a_run_that_was_not_measured_can_be_written_but_not_proven(run: Path, tmp_path: Path):
     copy = shutil.copytree(run, tmp_path / "corrida")
     (copy / "predictions.jsonl").unlink()

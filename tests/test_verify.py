@@ -941,6 +941,23 @@ def words_of(folder: Path, commitment: Commitment) -> tuple[bool, bool]:
     return data is not None, BesideAgain.whole_data.fget(beside) is not None  # type: ignore[attr-defined]
 
 
+def test_a_card_in_the_words_of_another_state_of_the_code_tells_the_same(
+    copied: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two checkouts of one version: a line that one of them words otherwise was a forgery to the other."""
+    card = copied[0] / "README.md"
+    text = card.read_text(encoding="utf-8")
+    other = text.replace("Greedy answers that match the reference word for word", "What is the reference, greedily")
+    assert other != text
+    card.write_text(other, encoding="utf-8")
+    assert any("README.md: it leaves out" in each for each in checked(copied, questions=1).problems)
+    monkeypatch.setattr("afina.verify.verify.code_hash", lambda: "another state")
+    assert checked(copied, questions=1).problems == []
+    card.write_text(other.replace("95 % intervals", "99 % intervals"), encoding="utf-8")
+    (problem,) = checked(copied, questions=1).problems
+    assert "it tells the figures 99, and scores.json" in problem
+
+
 def test_words_are_known_by_what_was_committed_to_alone(tmp_path: Path) -> None:
     """A test split that nobody had committed to, or a dataset within the dataset, made invented words known: broken
     words and terms that were made up passed."""
