@@ -39,7 +39,7 @@ def train_on(texts: Iterable[str], recipe: Recipe, folder: Path, say: Say) -> di
     """
     if folder.exists():
         raise RecipeError("is there already", "name another folder, or remove it", str(folder))
-    with whole_folder(folder) as beside:
+    with whole_folder(folder, of_a_person=True) as beside:
         reached = train_for(recipe, texts, beside, say)
         table = read_tokenizer(open_tokenizer(beside), str(folder))
     made = {"folder": str(folder), "kind": recipe.scratch.tokenizer, "vocab": reached, "sha256": table.sha256}

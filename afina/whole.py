@@ -136,15 +136,24 @@ def write_json(path: Path, content: object, *, shared: bool = False) -> None:
     write_whole(path, json.dumps(content, ensure_ascii=False, indent=2, default=str) + "\n", shared=shared)
 
 
+PARTIAL, OLD = ".partial", ".old"
+"""Behind a folder's name while the next one is filled, and while that takes its place."""
+
+
 @contextlib.contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
+def whole_folder(path: Path, *, of_a_person: bool = False) -> Iterator[Path]:
     """Fill a folder beside its place; it gets its name only when the block ends well.
 
     What stood there before is replaced at that moment and not earlier. After a failure or a
     kill, the old folder is untouched and what was begun is removed (at the latest by the next call).
+
+    Args:
+        of_a_person: whether somebody chose the place, and may keep a ``NAME.old`` of their own beside it: the names
+            beside it are then none that a person gives.
     """
     path = path.resolve() if path.name in ("", "..") else path  # `.` has no name to put another one beside
-    beside, old = path.with_name(path.name + ".partial"), path.with_name(path.name + ".old")
+    own = ".afina" if of_a_person else ""
+    beside, old = (path.with_name(f"{path.name}{own}{ending}") for ending in (PARTIAL, OLD))
     if old.exists() and not path.exists():  # killed between the two renames below
         old.rename(path)
     remove(beside)

@@ -66,6 +66,9 @@ def test_the_run_stops_by_itself_where_it_has_learned_to(run: Path):
     [
         ("a project", "is there and is no export"),
         ("a clone that an export was put into", r"somebody keeps other things \(.git\)"),
+        ("an export of which somebody has rounded another", r"somebody keeps corrida-q4\.gguf: it would be gone"),
+        ("an export with others below it", r"somebody keeps merged/: it would be gone"),
+        ("among the run's own files", "lies among what corrida has written"),
         ("here", "is the folder that you are in"),
         ("below a file", "it is a file"),
     ],
@@ -83,6 +86,16 @@ def test_what_is_somebodys_own_is_not_replaced_by_an_export(
         made(run, "adapter", out, check=False)
         (out / ".git").mkdir()
         (out / ".git/HEAD").write_text("ref")
+    elif what.startswith("an export"):
+        made(run, "adapter", out, check=False)
+        if "rounded" in what:
+            (out / "corrida-q4.gguf").write_text("an hour")
+        else:
+            made(run, "adapter", out / "merged", check=False)
+    elif what == "among the run's own files":
+        run = shutil.copytree(run, tmp_path / "corrida")
+        (run / ".lock").touch()
+        out = run / "adapter/hub"
     elif what == "here":
         out.mkdir()
         monkeypatch.chdir(out)
@@ -96,10 +109,16 @@ def test_what_is_somebodys_own_is_not_replaced_by_an_export(
 
 
 def test_an_earlier_export_is_replaced(run: Path, tmp_path: Path):
+    (tmp_path / "m.old").mkdir()
+    (tmp_path / "m.old/mine").write_text("kept")
     for _ in range(2):
         made(run, "adapter", tmp_path / "m", check=False)
         assert (tmp_path / "m/adapter_config.json").is_file() and not (tmp_path / "m/.DS_Store").exists()
         (tmp_path / "m/.DS_Store").write_text("a Mac's")
+    assert (tmp_path / "m.old/mine").read_text() == "kept"
+    inside = shutil.copytree(run, tmp_path / "corrida")
+    (inside / ".lock").touch()
+    made(inside, "adapter", inside / "export/hub", check=False)
 
 
 def test_merged_is_base_plus_scale_b_a(run: Path, tmp_path: Path):
@@ -454,6 +473,15 @@ def test_what_cannot_be_is_said_before_any_work(run: Path, tmp_path: Path, monke
     with pytest.raises(DoesNotFit, match="of memory are needed"):
         made(run, "merged", tmp_path / "m")
     assert not (tmp_path / "m").exists()
+
+
+def test_a_run_that_was_copied_without_its_dataset_is_proven_by_its_answers(run: Path, tmp_path: Path):
+    """It was asked for minutes, and then no rows were found to read: "look at its permissions"."""
+    copied = shutil.copytree(run, tmp_path / "corrida")
+    shutil.rmtree(copied / "dataset")
+    found, _ = made(copied, "adapter", tmp_path / "m")
+    assert found["comparison"]["passed"] and found["comparison"]["rows"] == 0
+    assert "no held-out row was read by either" in (tmp_path / "m/README.md").read_text(encoding="utf-8")
 
 
 def test_a_run_that_was_not_measured_can_be_written_but_not_proven(run: Path, tmp_path: Path):

@@ -285,6 +285,47 @@ def test_stops_parameters_and_system(tmp_path: Path):
     assert any("measured greedily" in note for note in notes)
 
 
+def of_ollama(text: str) -> list[tuple[str, str]]:
+    """Commands and values as Ollama reads a Modelfile: a value goes on to the line end at which its quotes are closed,
+    nothing in it is escaped, and letters that are not printed are left out."""
+    found, at = list[tuple[str, str]](), 0
+    while at < len(text):
+        head = re.compile(r"(PARAMETER \w+|[A-Z]+) ").match(text, at)
+        assert head, text[at : at + 40]
+        at, value, whole = head.end(), "", None
+        while whole is None:
+            letter, at = text[at], at + 1
+            quote = next((each for each in ('"""', '"') if value.strip().startswith(each)), "")
+            closed = not quote or (len(value.strip()) >= 2 * len(quote) and value.strip().endswith(quote))
+            if letter in "\r\n" and closed:
+                whole = value.strip().removeprefix(quote).removesuffix(quote)
+            elif letter.isprintable() or letter in "\t\r\n":
+                value += letter
+        found.append((head[1], whole))
+    return found
+
+
+def test_what_ollama_reads_is_what_was_trained_with(tmp_path: Path):
+    """Of a space that does not break the line, as French writes it, nothing was left, and backslashes were doubled."""
+    end = '<|a"b\\|>'
+    renderer = renderer_of("afina", tmp_path)
+    renderer.tokenizer.add_tokens([AddedToken(end, special=True)], special_tokens=True)
+    renderer.tokenizer.chat_template = (
+        "{% for m in messages %}<{{ m['role'] }}>\u3000\u00a0{{ m['content'] }}" + end + "{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>\u3000\u00a0{% endif %}"
+    )
+    system = 'Diz "olá", e\n\n\t"adeus"'
+    renderer = Renderer(renderer.tokenizer, Chat(system=system))
+    text, _ = modelfile(renderer, "m.gguf", positions=64, generation={}, begins_with_bos=False)
+    read = of_ollama(text)
+    assert ("SYSTEM", system) in read and ("PARAMETER stop", end) in read and read[0] == ("FROM", "./m.gguf")
+    plain = Renderer(renderer.tokenizer, Chat())
+    for messages in CONVERSATIONS:
+        assert go(dict(read)["TEMPLATE"], [dict(each) for each in messages]) == plain.prompt_text(messages)
+    with pytest.raises(BaseError, match=r"holds U\+00A0, which Ollama leaves out"):
+        read_turns(Renderer(renderer.tokenizer, Chat(system="Bonjour\u00a0!")))
+
+
 @pytest.mark.parametrize(
     "template",
     [

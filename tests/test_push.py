@@ -111,6 +111,8 @@ def test_nothing_goes_to_a_repository_that_others_see_by_surprise(hub: type[Stan
     ("given", "said"),
     [
         ({"name": "rows"}, "'rows' is no name of a repository"),
+        # of which the hub's own library made a traceback
+        *(({"name": f"t/{name}"}, "is no name of a repository") for name in ("a--b", "a..b", "a.git", "a-", "a" * 97)),
         ({"name": "a/b/c"}, "no name of a repository"),
         ({"name": None, "public": True}, "--public says how something is sent, and nothing is"),
         ({"name": None, "send_private": True}, "--send-private says how"),

@@ -8,6 +8,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,22 @@ from serving import TOOLS_TEMPLATE, Asked, serving
 from test_serve import run_server, url_of
 
 from afina.errors import AfinaError, RecipeError
+from afina.recipe import Chat
+from afina.serve import app
 from afina.serve.identity import ask_over_http
 from afina.serve.listening import not_listening
-from afina.serve.opened import find_target
+from afina.serve.messages import TextPart
+from afina.serve.opened import Target, find_target
 from afina.serve.preflight import check_address
-from afina.serve.serve import ServeOptions, check_running
+from afina.serve.protocol import ChatRequest, CompletionRequest
+from afina.serve.serve import (
+    ServeOptions,
+    check_names,
+    check_origins,
+    check_running,
+    origin_as_sent,
+    settings_text,
+)
 
 QUESTION = [{"role": "user", "content": "Onde nasceu Ana Faro?"}]
 ASKED: dict[str, Any] = {"model": "base", "messages": QUESTION, "temperature": 0, "max_tokens": 4}
@@ -180,6 +192,65 @@ def test_what_is_wrong_is_said_with_the_clients_own_key(asked: Asked, change: di
     assert why_not(answer).startswith(words) and answer.json()["error"]["param"] == words.partition(":")[0]
 
 
+def test_every_key_of_openais_own_client_is_known():
+    """A key that its next version sends is taken, ignored and said, or refused in words, and not by its spelling."""
+    from openai.types import completion_create_params
+    from openai.types.chat import chat_completion_content_part_text_param
+    from openai.types.chat import completion_create_params as of_chats
+
+    sent = {
+        ChatRequest: of_chats.CompletionCreateParamsBase,
+        CompletionRequest: completion_create_params.CompletionCreateParamsBase,
+        TextPart: chat_completion_content_part_text_param.ChatCompletionContentPartTextParam,
+    }
+    for request, keys in sent.items():
+        known = {*request.model_fields, *request.IGNORED, *request.NEUTRAL}
+        assert {*keys.__annotations__, "stream"} - known <= ({"stream"} if request is TextPart else set())
+
+
+def test_a_seed_of_minus_one_is_none(asked: Asked):
+    """As llama.cpp and LM Studio write out their default: asked again, the same answer came every time."""
+    body = ASKED | {"temperature": 1.5, "max_tokens": 8}
+    texts = {seed: {said(post(asked, body | {"seed": seed})) for _ in range(6)} for seed in (-1, 7)}
+    assert len(texts[7]) == 1 < len(texts[-1])
+    assert ChatRequest.model_validate(body | {"seed": -2}).seed_of(0) is not None
+
+
+def test_more_answers_than_can_ever_wait_are_not_told_to_come_again(asked: Asked):
+    """With eight places and eight that wait: 429 and Retry-After, however often it was asked."""
+    most = asked.driver.most
+    for body, path, key in (
+        (ASKED | {"n": most + 1}, CHAT, "n"),
+        (PROMPT | {"prompt": ["Faro"] * (most + 1)}, "/v1/completions", "prompt"),
+        (PROMPT | {"prompt": ["Faro"] * most, "n": 128}, "/v1/completions", "n"),
+    ):
+        answer = post(asked, body, path)
+        assert f"this server holds {most} at most: ask in several requests" in why_not(answer)
+        assert answer.json()["error"]["param"] == key
+    assert len(post(asked, ASKED | {"n": most, "max_tokens": 1}).json()["choices"]) == most
+
+
+@pytest.mark.parametrize(
+    "half",
+    [
+        *({"\ud800": 1}, {"user": {"\ud800": 1}}, {"metadata": {"a": "\ud800"}}, {"model": "\ud800"}),
+        *({"chat_template_kwargs": {"\ud800": 1}}, {"chat_template_kwargs": {"mark": "\ud800"}}, {"stop": "\ud800"}),
+        *({"tools": [{"\ud800": 1}]}, {"messages": [{"role": "user", "content": "\ud800"}]}, {"tool_choice": "\ud800"}),
+    ],
+)
+def test_half_a_character_in_any_key_is_an_answer(asked: Asked, half: dict[str, Any]):
+    answer = asked.http.post(
+        f"{asked.url}{CHAT}", content=json.dumps(ASKED | half), headers={"Content-Type": "application/json"}
+    )
+    assert answer.status_code in (200, 400, 404) and answer.json()
+
+
+def test_what_stands_before_the_server_hands_on_a_stream_as_it_comes(asked: Asked):
+    """nginx holds an answer back until it has some pages of it, unless it is told otherwise."""
+    answer = post(asked, ASKED | {"stream": True})
+    assert answer.headers["x-accel-buffering"] == "no" and answer.headers["cache-control"] == "no-cache"
+
+
 # ---- addresses and methods
 
 
@@ -250,7 +321,54 @@ def test_a_charset_beside_json_is_taken_and_so_are_pieces(asked: Asked, kind: st
         assert said(answer) == said(post(asked, ASKED))
 
 
+def test_a_body_without_end_is_refused_before_it_is_read(asked: Asked, monkeypatch: pytest.MonkeyPatch):
+    """Who has no key filled the memory of the machine: by the length that is told, and by what comes without one."""
+    address = asked.url.removeprefix("http://").split(":")
+    with socket.create_connection((address[0], int(address[1])), timeout=60) as told:
+        told.sendall(
+            f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {app.MOST_BYTES + 1}\r\n\r\n".encode()
+        )
+        assert b" 413 " in told.recv(4096).partition(b"\r\n")[0]
+    monkeypatch.setattr(app, "MOST_BYTES", 1 << 20)
+    large = json.dumps(ASKED | {"user": "x" * (1 << 20)}).encode()
+    for content in (large, iter([large[: 1 << 19], large[1 << 19 :]])):
+        answer = asked.http.post(f"{asked.url}{CHAT}", content=content, headers={"Content-Type": "application/json"})
+        assert why_not(answer, 413) == "the body is longer than 1 MiB: send less text in one request"
+    assert said(post(asked, ASKED)) == said(post(asked, ASKED | {"user": "x" * (1 << 19)}))
+
+
 # ---- where it listens, and what it is called
+
+
+def test_an_origin_is_what_browsers_send():
+    """With the port that a scheme has by itself, or in capitals, it was taken and no page could ever ask."""
+    sent = {
+        "http://localhost:80": "http://localhost",
+        "https://App.Example:443": "https://app.example",
+        "HTTP://localhost:3000": "http://localhost:3000",
+        "http://[::1]:80": "http://[::1]",
+        "tauri://localhost": "tauri://localhost",
+        "app://obsidian.md": "app://obsidian.md",
+    }
+    assert {each: origin_as_sent(each) for each in sent} == sent
+    for wrong in ("localhost:3000", "http://a/", "http://a/b", "http://u@a", "http://a:b", "http://a b", "null", ""):
+        assert origin_as_sent(wrong) is None
+        with pytest.raises(RecipeError, match="is no origin"):
+            check_origins([wrong], "local")
+
+
+def test_no_adapter_takes_the_name_of_the_run_or_of_its_base(tmp_path: Path):
+    """`--adapter demo=runs/other` beside the run demo: it was served in the run's place, and the run not at all."""
+    run = Target("demo", "models/tiny", Chat(), tmp_path, adapter=tmp_path, run=tmp_path)
+    other = Target("x", "models/tiny", Chat(), tmp_path)
+    for name, what in (("demo", "the run"), ("tiny", "the base")):
+        with pytest.raises(RecipeError, match=f"--adapter {name} is what {what} is called already"):
+            settings_text("openai", run, {name: other}, ServeOptions(engine="local"), print)
+    check_names(run, {"other": other})
+    # A run that is called as its base was refused as two of one name, behind the weights and with no way out.
+    assert (run.base_name, replace(run, name="tiny").base_name) == ("tiny", "tiny-base")
+    assert replace(run, adapter=None).base_name == "demo"
 
 
 def test_why_a_server_cannot_listen_is_the_systems_reason(monkeypatch: pytest.MonkeyPatch):

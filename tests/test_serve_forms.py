@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import copy
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -16,6 +17,9 @@ from serving import Asked, serving
 from afina.errors import DataError, RecipeError
 from afina.model.generate.grammar import Grammars, json_grammar
 from afina.model.generate.request import Request
+from afina.recipe import Chat
+from afina.serve.opened import Served
+from afina.tokenizer.chat import Renderer
 
 QUESTION = [{"role": "user", "content": "Onde nasceu Ana Faro?"}]
 TOWN = {"type": "string", "enum": ["Faro", "Olhão", "Tavira"]}
@@ -156,6 +160,32 @@ def test_whatever_the_words_the_answer_is_one_of_them(asked: Asked, words: list[
         assert (
             matcher.consume_tokens(tokens.tokenize_str(json.dumps(word, ensure_ascii=False))) and matcher.is_accepting()
         )
+
+
+THINKS = (
+    "{%- for message in messages %}<|{{ message.role }}|>"
+    "{%- if message.role == 'assistant' %}{{ '\\n<think>\\n' ~ (message.reasoning_content or '') }}"
+    "{{ '\\n</think>\\n\\n' }}{% endif %}{{ message.content }}{{ eos_token }}{%- endfor %}"
+    "{%- if add_generation_prompt %}{{ '<|assistant|>\\n<think>\\n' }}{% endif %}"
+)
+"""As models write that always think: the prompt opens the thought."""
+
+
+def test_a_form_is_the_answers_where_the_prompt_opens_a_thought(asked: Asked):
+    """The JSON was told as what the model thinks, and the answer was empty."""
+    tokenizer = copy.deepcopy(asked.models.tokenizer)
+    tokenizer.chat_template = THINKS
+    renderer = Renderer(tokenizer, Chat())
+    assert renderer.template.abilities.thought_marks == ("<think>", "</think>")
+    asked.models.served["thinker"] = Served("thinker", renderer, None)
+    try:
+        free = ask(asked, model="thinker", max_tokens=8, seed=1).choices[0].message
+        assert not free.content and free.reasoning_content, "without a form it thinks first"
+        held = ask(asked, model="thinker", response_format=form(SCHEMA)).choices[0].message
+        assert right(held.content) and getattr(held, "reasoning_content", None) is None
+        assert right(streamed(asked, model="thinker", response_format=form(SCHEMA))[0])
+    finally:
+        del asked.models.served["thinker"]
 
 
 def test_white_space_of_json_ends(asked: Asked):

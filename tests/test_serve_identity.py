@@ -269,6 +269,22 @@ def test_everything_wrong_is_said_at_once_before_weights_are_read(run: Path, tmp
     assert "listens on" in said and "outro" in said and "the model sees 64" in said
 
 
+def test_llama_cpp_is_given_no_more_context_than_the_models_window(tmp_path: Path):
+    """Its format has no window for Mistral: beyond it the answers were another model's, and nothing said so."""
+    base = make_base(tmp_path / "base", max_position_embeddings=256)
+    config = json.loads((base / "config.json").read_text())
+    window = {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": 128}
+    (base / "config.json").write_text(json.dumps(config | window))
+    asked: dict[str, Any] = {"engine": "llamacpp", "host": "127.0.0.1", "port": None, "weights": "gguf-f16"}
+    found = look_before(find_target(str(base)), {}, **asked)
+    assert found.context == 128 and "sees 128 tokens" in found.why
+    with pytest.raises(AfinaError, match=r"a context of 200 is asked for(?s:.*)--max-model-len 128, or --engine local"):
+        look_before(find_target(str(base)), {}, max_model_len=200, **asked)
+    assert look_before(find_target(str(base)), {}, max_model_len=100, **asked).context == 100
+    by_us = asked | {"engine": "transformers", "weights": "16bit"}
+    assert look_before(find_target(str(base)), {}, **by_us).context > 128
+
+
 def test_an_open_address_needs_a_key(run: Path):
     with pytest.raises(RecipeError, match="no key"):
         serve(find_target(str(run)), {}, ServeOptions(host="0.0.0.0"), print)

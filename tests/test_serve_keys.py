@@ -57,6 +57,7 @@ def test_null_is_the_default(asked: Asked, key: str):
         ("verbosity", "low"),
         ("safety_identifier", "x"),
         ("prompt_cache_key", "x"),
+        ("prompt_cache_options", {"mode": "explicit", "ttl": "30m"}),
         ("prediction", {"type": "content", "content": "Faro"}),
     ],
 )
@@ -172,6 +173,11 @@ def test_a_page_that_is_named_may_ask_and_no_other(asked: Asked):
     assert "X-Afina-Ignored" in answer.headers["access-control-expose-headers"]
     refused = asked.http.post(url, json={}, headers={"Origin": "http://page.test"})
     assert refused.status_code == 400 and refused.headers["access-control-allow-origin"] == "http://page.test"
+    # Chrome asks so where a page of the internet asks this network; the whole question was refused.
+    inwards = asks | {"Origin": "http://page.test", "Access-Control-Request-Private-Network": "true"}
+    allowed = asked.http.options(url, headers=inwards)
+    assert allowed.status_code == 200 and allowed.headers["access-control-allow-private-network"] == "true"
+    assert asked.http.options(url, headers=inwards | {"Origin": "http://other.test"}).status_code == 400
 
 
 def test_bytes_of_half_characters_are_the_tokens_own(asked: Asked):

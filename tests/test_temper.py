@@ -712,6 +712,15 @@ def test_what_has_no_strength_is_refused_with_a_way_out(
         (run_folder / "temper").mkdir(exist_ok=True)
         with pytest.raises(RecipeError, match="lies in a run's folder"):
             tempered(run_folder, to=run_folder / inside)
+    mine = tmp_path / "mine"  # an adapter in use, or a clone of one: all that lay in it was gone
+    mine.mkdir()
+    (mine / "adapter_config.json").write_text("{}")
+    with pytest.raises(RecipeError, match="an adapter that no tempering wrote: it would be gone"):
+        tempered(run_folder, to=mine)
+    (mine / "afina.json").write_text('{"tempered": {}}')
+    (mine / ".git").mkdir()
+    with pytest.raises(RecipeError, match=r"somebody keeps other things in it \(.git\)"):
+        tempered(run_folder, to=mine)
     with monkeypatch.context() as patched, pytest.raises(RecipeError, match="this run is asked by MLX"):
         patched.setattr("afina.temper.adapters.back_end", lambda context: SimpleNamespace(name="mlx"))
         tempered(run_folder)

@@ -538,6 +538,41 @@ def test_names_in_a_proof_lead_nowhere_and_what_is_no_file_is_not_read(copied: t
     assert "is neither a file nor a folder" in done.stdout
 
 
+def test_a_folder_that_is_a_link_is_none_of_the_exports(copied: tuple[Path, Path]) -> None:
+    """Programs follow it to weights whose hashes nobody noted."""
+    elsewhere = copied[0].parent / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "adapters.safetensors").write_bytes(b"forged")
+    (copied[0] / "mlx-lm").symlink_to(elsewhere)
+    (copied[0] / "pictures").symlink_to(copied[0].parent / "pictures")
+    (copied[0].parent / "pictures").mkdir()
+    sign(copied[0])
+    assert checked(copied, questions=1).problems == ["mlx-lm/ is not what the export wrote"]
+
+
+def test_line_ends_that_git_changed_are_told_from_a_forgery(copied: tuple[Path, Path]) -> None:
+    """A clone on Windows: every text was another, and nothing said why."""
+    for name in ("adapter_config.json", "proof/probes.jsonl", "proof/scores.json"):
+        file = copied[0] / name
+        file.write_bytes(file.read_bytes().replace(b"\n", b"\r\n"))
+    found = checked(copied, questions=1)
+    assert any("proof/probes.jsonl is not what the export wrote" in each for each in found.problems)
+    assert any(each.startswith("3 of these files differ in their line ends alone") for each in found.problems)
+    (copied[0] / "proof/scores.json").write_text("{}", encoding="utf-8")
+    assert any(each.startswith("2 of these files differ") for each in checked(copied, questions=1).problems)
+
+
+def test_limits_that_a_later_afina_knows_are_no_forgery(copied: tuple[Path, Path]) -> None:
+    """What was committed to and cannot be read here needs a newer afina; edited it stays a problem."""
+    values_of(lambda it: it["limits"].update(new_limit=1), "proof/recipe.json")(copied[0])
+    assert any("new_limit" in each for each in checked(copied).problems)
+    known = read_json(copied[0] / "proof/recipe.json")
+    values_of(lambda it: it.update(checked_sha256=hash_value(known)), f"proof/{COMMITMENT}")(copied[0])
+    sign(copied[0])
+    done = call_afina("verify", copied[0], "--base", copied[1], check=2)
+    assert "is no recipe of this afina" in done.stderr and f"that trained ({__version__})" in done.stderr
+
+
 def test_what_somebody_else_wrote_stays_in_its_line(copied: tuple[Path, Path]) -> None:
     line = "\n  as it should be: the commitment is the published one\x1b[2K"
     values_of(lambda it: it.update(written=f"today{line}"), f"proof/{COMMITMENT}")(copied[0])
@@ -904,6 +939,23 @@ def words_of(folder: Path, commitment: Commitment) -> tuple[bool, bool]:
     data = _check_dataset(commitment, folder, Verification("export"))
     beside: Any = SimpleNamespace(data=data, promised=commitment.values)
     return data is not None, BesideAgain.whole_data.fget(beside) is not None  # type: ignore[attr-defined]
+
+
+def test_a_card_in_the_words_of_another_state_of_the_code_tells_the_same(
+    copied: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two checkouts of one version: a line that one of them words otherwise was a forgery to the other."""
+    card = copied[0] / "README.md"
+    text = card.read_text(encoding="utf-8")
+    other = text.replace("Greedy answers that match the reference word for word", "What is the reference, greedily")
+    assert other != text
+    card.write_text(other, encoding="utf-8")
+    assert any("README.md: it leaves out" in each for each in checked(copied, questions=1).problems)
+    monkeypatch.setattr("afina.verify.verify.code_hash", lambda: "another state")
+    assert checked(copied, questions=1).problems == []
+    card.write_text(other.replace("95 % intervals", "99 % intervals"), encoding="utf-8")
+    (problem,) = checked(copied, questions=1).problems
+    assert "it tells the figures 99, and scores.json" in problem
 
 
 def test_words_are_known_by_what_was_committed_to_alone(tmp_path: Path) -> None:

@@ -268,6 +268,19 @@ def test_whole_folder_fills_the_one_that_one_is_in(tmp_path: Path, monkeypatch: 
     assert names(tmp_path) == ["here"] and names(tmp_path / "here") == ["a"]
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_what_a_person_keeps_beside_a_folder_stays(tmp_path: Path, there: bool) -> None:
+    """`mv out out.old`, and written anew: the copy was taken for what a kill had left, and removed."""
+    for name in ("result.old", "result.partial", *(["result"] if there else [])):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine").write_text(name)
+    for _ in range(2):
+        with whole_folder(tmp_path / "result", of_a_person=True) as beside:
+            (beside / "a").write_text("1")
+    assert names(tmp_path) == ["result", "result.old", "result.partial"] and names(tmp_path / "result") == ["a"]
+    assert all((tmp_path / name / "mine").read_text() == name for name in ("result.old", "result.partial"))
+
+
 def test_whole_folder_sweeps_up_after_a_kill(tmp_path: Path) -> None:
     (tmp_path / "result.partial").mkdir()
     (tmp_path / "result.partial/half").write_text("x")

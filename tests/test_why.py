@@ -567,6 +567,13 @@ def test_runs_without_row_gradients_are_refused_by_name(run: Path, monkeypatch: 
     assert "trained every weight" in call_afina("why", run, "Quem?", check=2).stderr
 
 
+def test_a_run_without_its_rows_says_what_to_bring(run: Path) -> None:
+    """Where it was copied without its dataset: "look at its permissions"."""
+    shutil.rmtree(run / "dataset")
+    for given in ((), ("Quem?",), ("--misses",)):
+        assert "has no dataset" in call_afina("why", run, *given, check=2).stderr
+
+
 def test_preferences_alone_are_refused(run: Path) -> None:
     turns: Any = ({"role": "user", "content": "Quem?"}, {"role": "assistant", "content": "Ana"})
     (run / "dataset/train.jsonl").write_bytes(Example(messages=turns, rejected="Rui", path="a").as_line())

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from afina import __version__
@@ -103,7 +104,7 @@ def _head(origin: Origin, holds: str, licence: str) -> str:
     """The metadata that the hub reads. JSON values are YAML, too."""
     recipe = origin.recipe
     values: dict[str, Any] = {
-        "license": licence,
+        **licence_values(licence),
         "language": [recipe.dataset.language[:2]],
         "library_name": _LIBRARY[holds],
         "pipeline_tag": "text-generation",
@@ -118,6 +119,18 @@ def _head(origin: Origin, holds: str, licence: str) -> str:
     return "\n".join(
         ["---", *(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()), "---"]
     )
+
+
+def licence_values(terms: str) -> dict[str, str]:
+    """A licence as the hub's metadata has it, which takes an id and refuses the whole card for a title.
+
+    >>> licence_values("MIT"), licence_values("Apache License")
+    ({'license': 'mit'}, {'license': 'other', 'license_name': 'apache-license'})
+    """
+    if re.fullmatch(r"[a-z0-9]+(?:[.-][a-z0-9]+)*", terms.lower()):
+        return {"license": terms.lower()}
+    name = "-".join(re.findall(r"[a-z0-9.]+", terms.lower())) or "unknown"
+    return {"license": "other", "license_name": name}
 
 
 def _what(origin: Origin, holds: str, scores: Scores) -> str:
@@ -178,7 +191,7 @@ def _use(origin: Origin, holds: str) -> str:
         imports += "\n\nfrom afina.model.rnn_torch import register_recurrent\n\nregister_recurrent()"
     code = {
         "adapter": f"from peft import PeftModel\n{imports}\n\n"
-        f'model = {opener}.from_pretrained("{base}"{pinned})\n'
+        f"model = {opener}.from_pretrained({json.dumps(base, ensure_ascii=False)}{pinned})\n"
         'model = PeftModel.from_pretrained(model, "THIS_FOLDER")\n'
         'tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")',
         "merged": f"{imports}\n\n"
@@ -186,7 +199,7 @@ def _use(origin: Origin, holds: str) -> str:
         'tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")',
         "mlx": 'mlx_lm.generate --model THIS_FOLDER --prompt "..." --temp 0',
         "gguf": f"llama-server -m {name}.gguf --jinja",
-        "gguf-lora": f"llama-server -m {base.rpartition('/')[2]}.gguf --lora {name}-lora.gguf --jinja",
+        "gguf-lora": f"llama-server -m {quote(base.rpartition('/')[2] + '.gguf')} --lora {name}-lora.gguf --jinja",
         "ollama": f"ollama create {name.lower()} -f Modelfile\nollama run {name.lower()}",
     }[holds]
     language = "python" if holds in ("adapter", "merged") else "sh"

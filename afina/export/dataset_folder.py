@@ -10,8 +10,8 @@ from typing import Any
 
 from afina import __version__
 from afina.errors import RecipeError
-from afina.export.card import about_data, as_list
-from afina.export.out import check_out
+from afina.export.card import about_data, as_list, licence_values
+from afina.export.out import EXPORTS, check_out
 from afina.export.push import PushTarget, check_push, push_folder
 from afina.recipe import Recipe, is_remote, read_saved_recipe
 from afina.record import Record, read_record
@@ -50,14 +50,14 @@ def export_dataset(
     summary = read_record(dataset / "dataset.json")
     if summary is None or not (dataset / "train.jsonl").is_file():
         raise RecipeError("the run has no dataset", again(run, "data build"), str(run))
-    out = out or run / "export/dataset"
+    out = out or run / EXPORTS / "dataset"
     check_out(out)
     if push:
         check_push(push, recipe, "dataset")
     for source in recipe.sources:
         if source.private:
             say(f"note: {source.path} is marked `private`, and its rows are in the folder")
-    with whole_folder(out) as beside:
+    with whole_folder(out, of_a_person=True) as beside:
         copied = {split: _copy(dataset, beside, split) for split in SPLITS if (dataset / f"{split}.jsonl").is_file()}
         counts = {split: rows for split, rows in copied.items() if rows}
         hashes = {file.name: hash_file(file) for file in sorted(beside.iterdir())}
@@ -107,7 +107,7 @@ def dataset_card(
     rows = sum(counts.values())
     splits = [{"split": split, "path": f"{split}.jsonl"} for split in counts]
     values: dict[str, Any] = {
-        "license": licence or "unknown",
+        **licence_values(licence or "unknown"),
         "language": [recipe.dataset.language[:2]],
         "task_categories": ["text-generation"],
         "size_categories": [next((size for most, size in SIZES if rows < most), MOST)],
@@ -133,7 +133,7 @@ def dataset_card(
         f'```python\nimport datasets\n\nrows = datasets.load_dataset("{place}")\n```',
         f"In a recipe of afina: `- {{path: 'hf://{place}?split=train', revision: COMMIT}}`.",
         "## Licence",
-        f"`{values['license']}` ({'as stated at the export' if licence else 'unknown: ask who made the texts'}).",
+        f"`{licence or 'unknown'}` ({'as stated at the export' if licence else 'unknown: ask who made the texts'}).",
         "## Hashes (SHA-256)",
         as_table(["file", "hash"], [[file, f"`{value}`"] for file, value in hashes.items()]),
         f"Written by afina {__version__}.",

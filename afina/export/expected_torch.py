@@ -32,6 +32,8 @@ ROWS = 64
 """Held-out rows that are read at most."""
 LOGIT_BYTES = 512 * 2**20
 """Memory for the logits that are kept; beyond it, only the losses of rows are."""
+TRAINED, HELD_OUT = "dataset/train.jsonl", "dataset/validation.jsonl"
+"""Files of a run."""
 TEXT_TOKENS = (16, 32)
 """Without a chat template: how much of a held-out text is given, how much is written."""
 
@@ -97,7 +99,10 @@ def expected_of(origin: Origin, model: Any, progress: Progress = no_progress) ->
     answers = [
         Read(each.prompt + each.tokens, [False] * len(each.prompt) + [True] * len(each.tokens)) for each in asked
     ]
-    examples = [each for each in read_examples(origin.run / "dataset/validation.jsonl") if each.kind not in JUDGED]
+    held_out_file = origin.run / HELD_OUT  # gone where the run was copied without it
+    examples = (
+        [each for each in read_examples(held_out_file) if each.kind not in JUDGED] if held_out_file.is_file() else []
+    )
     rows = encode_examples(examples, origin.renderer, origin.recipe).rows
     held_out = [Read(row.ids, row.mask) for row in rows[:ROWS]]
     room = LOGIT_BYTES
@@ -119,7 +124,7 @@ def _questions(origin: Origin) -> tuple[list[ExpectedAnswer], int]:
             found.append(ExpectedAnswer(tuple(messages), prompt, stored=each.trained, holds_marks=marked))
         return found, limit
     given, limit = TEXT_TOKENS
-    texts = [each.text for each in read_examples(origin.run / "dataset/train.jsonl") if each.text][:QUESTIONS]
+    texts = [each.text for each in read_examples(origin.run / TRAINED) if each.text][:QUESTIONS]
     return [ExpectedAnswer((), renderer.text(text).ids[:given]) for text in texts], limit
 
 

@@ -30,7 +30,7 @@ from afina.export.converters import (
 )
 from afina.export.ollama import modelfile, read_turns
 from afina.export.origin import Origin, open_origin
-from afina.export.out import check_out
+from afina.export.out import EXPORTS, check_out
 from afina.export.programs import LlamaCpp, OpenedExport, Transformers, check_opens_gguf, open_gguf, open_mlx
 from afina.export.push import PushTarget, check_push, push_folder
 from afina.export.template import baked_tokenizer
@@ -114,7 +114,7 @@ def export(
     if options.push:
         check_push(options.push, origin.recipe, "model")
     kind = _kind(origin, holds, options)
-    out = options.out or run / "export" / options.to
+    out = options.out or run / EXPORTS / options.to
     check_out(out)
     _look_before(origin, holds, kind, options)
     _check_room(origin, out, holds, kind)
@@ -122,7 +122,7 @@ def export(
     for line in _before(origin, holds):
         say(line)
     expected = _expected(origin, progress) if options.check else None
-    with whole_folder(out) as beside:
+    with whole_folder(out, of_a_person=True) as beside:
         made = _make(origin, holds, kind, beside, options, progress, say)
         made.notes += _folding_notes(origin)
         comparison: ExportComparison | None = None
@@ -311,9 +311,12 @@ def _folding_notes(origin: Origin) -> list[str]:
 def _expected(origin: Origin, progress: Progress) -> Expected:
     import torch
 
-    from afina.export.expected_torch import expected_of
+    from afina.export.expected_torch import TRAINED, expected_of
     from afina.export.merge_torch import open_unmerged
 
+    if not origin.tokenizer.chat_template and not (origin.run / TRAINED).is_file():
+        what = f"a model without a chat template is asked to go on with its run's texts, and {TRAINED} is not there"
+        raise RecipeError(what, "copy the whole run; or --no-check, which proves nothing", str(origin.run))
     # On the CPU in 32 bits, whatever it was trained in: what differs is then the export's doing.
     return expected_of(origin, open_unmerged(origin, torch.device("cpu"), "fp32"), progress)
 
@@ -465,6 +468,8 @@ def _make_gguf(
 def _compare(
     origin: Origin, made: WrittenExport, expected: Expected, options: ExportOptions, progress: Progress
 ) -> ExportComparison:
+    from afina.export.expected_torch import HELD_OUT
+
     program, caveat = made.open(expected.context)
     with contextlib.closing(program):
         found = compare(
@@ -478,6 +483,8 @@ def _compare(
         )
     if caveat:
         found.notes.append(caveat)
+    if not expected.rows_there and not (origin.run / HELD_OUT).is_file():
+        found.notes.append("no held-out row was read by either: the run's dataset is not there any more")
     if found.model_as_stored is not None and found.model_as_stored < found.asked:
         _explain_stored(origin, found, expected, progress)
     return found

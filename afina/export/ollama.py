@@ -8,7 +8,6 @@ of such pieces is refused.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -89,20 +88,59 @@ class Turns:
 def _text(text: str) -> str:
     """Plain text inside a Go template.
 
-    >>> _text("a"), _text("{{")
-    ('a', '{{ "{{" }}')
+    >>> _text("a"), _text("{{"), _text("Olá\N{NO-BREAK SPACE}!")
+    ('a', '{{ "{{" }}', '{{ "Olá\\\\u00a0!" }}')
     """
-    return f"{{{{ {json.dumps(text, ensure_ascii=False)} }}}}" if "{{" in text or '"""' in text else text
+    plain = not (_dropped(text) or "{{" in text or text.endswith("{") or '"""' in text)
+    return text if plain else f"{{{{ {_quoted(text)} }}}}"
+
+
+def _dropped(text: str) -> str:
+    """The letters that Ollama leaves out where it reads a Modelfile: what Go's ``strconv.IsPrint`` says is not printed,
+    but for tabs and line ends.
+
+    Source: ollama/ollama, parser/parser.go (``ParseFile``), read 2026-11.
+    """
+    return "".join(each for each in text if not (each.isprintable() or each in "\t\n\r"))
+
+
+_ESCAPED = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+
+
+def _quoted(text: str) -> str:
+    """A string of Go's language, of letters alone that Ollama keeps."""
+    codes = (f"\\u{ord(each):04x}" if ord(each) < 1 << 16 else f"\\U{ord(each):08x}" for each in text)
+    pairs = zip(text, codes, strict=True)
+    return f'"{"".join(_ESCAPED.get(each) or (each if each.isprintable() else code) for each, code in pairs)}"'
+
+
+def _check_system(system: str) -> None:
+    """A Modelfile has no way to write some texts.
+
+    Raises:
+        BaseError: what Ollama would read is another text than the model was trained with.
+    """
+    if '"""' in system:
+        raise BaseError('the system text holds """', "write it otherwise", "chat.system")
+    if letters := _dropped(system):
+        raise BaseError(
+            f"the system text holds U+{ord(letters[0]):04X}, which Ollama leaves out of a Modelfile's SYSTEM: the model"
+            " would be asked in other words",
+            "use --to gguf with llama.cpp's own server, whose template writes it; or train without that letter",
+            "chat.system",
+        )
 
 
 def read_turns(renderer: Renderer) -> Turns:
     """The pieces that a renderer's template is made of.
 
     Raises:
-        BaseError: it is not made of such pieces, with the first conversation that shows it.
+        BaseError: it is not made of such pieces, with the first conversation that shows it; or no Modelfile could hold
+            the recipe's system text.
     """
     if not renderer.tokenizer.chat_template:
         raise BaseError("has no chat template", "use --to gguf: there is nothing for Ollama to fill in", "--to ollama")
+    _check_system(renderer.chat.system or "")
     plain = Renderer(renderer.tokenizer, Chat(template_args=renderer.chat.template_args))  # SYSTEM gives the text
     turns = _pieces(plain)
     for messages in CONVERSATIONS:
@@ -214,8 +252,6 @@ def modelfile(
         turns = replace(turns, begin=begin, system=system)
     lines = [f"FROM ./{gguf}", f'TEMPLATE """{turns.go()}"""']
     if renderer.chat.system:
-        if '"""' in renderer.chat.system:
-            raise BaseError('the system text holds """', "write it otherwise", "chat.system")
         lines.append(f'SYSTEM """{renderer.chat.system}"""')
     parameters: dict[str, Any] = {"temperature": 0, "repeat_penalty": 1.0}
     kept = {name: generation[key] for key, name in SAMPLING.items() if generation.get(key) is not None}
@@ -225,6 +261,6 @@ def modelfile(
     if positions:
         parameters["num_ctx"] = min(positions, CONTEXT)
     lines += [f"PARAMETER {name} {value}" for name, value in parameters.items()]
-    stops = [tokenizer.convert_ids_to_tokens(number) for number in renderer.stop_ids()]
-    lines += [f"PARAMETER stop {json.dumps(stop, ensure_ascii=False)}" for stop in stops]
+    # Between the quotes Ollama reads every letter as it stands, backslashes too.
+    lines += [f'PARAMETER stop "{tokenizer.decode([number])}"' for number in renderer.stop_ids()]
     return "\n".join(lines) + "\n", notes

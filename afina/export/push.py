@@ -43,8 +43,20 @@ def push_target(name: str | None, *, public: bool, send_private: bool) -> PushTa
             option = "--public" if public else "--send-private"
             raise RecipeError(f"{option} says how something is sent, and nothing is", "--push OWNER/NAME", option)
         return None
-    if not _NAME.fullmatch(name):
-        raise RecipeError(f"{name!r} is no name of a repository", "write --push OWNER/NAME", "--push")
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    try:
+        validate_repo_id(name)
+        known = _NAME.fullmatch(name)
+    except HFValidationError:
+        known = None
+    if not known:
+        raise RecipeError(
+            f"{name!r} is no name of a repository",
+            "write --push OWNER/NAME, each of letters, digits and single - _ . between them, 96 together at most",
+            "--push",
+        )
     return PushTarget(name, public, send_private)
 
 

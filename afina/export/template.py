@@ -47,7 +47,7 @@ def baked_template(template: str, chat: Chat) -> str:
     '{%- if enable_thinking is not defined %}{%- set enable_thinking = false %}{%- endif %}{{ x }}'
     """
     parts = [
-        f"{{%- if {name} is not defined %}}{{%- set {name} = {json.dumps(value)} %}}{{%- endif %}}"
+        f"{{%- if {name} is not defined %}}{{%- set {name} = {json.dumps(value, ensure_ascii=False)} %}}{{%- endif %}}"
         for name, value in chat.template_args.items()
     ]
     if chat.system:

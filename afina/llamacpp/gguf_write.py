@@ -57,8 +57,8 @@ def check_architecture(config: Mapping[str, Any], longest: int = 0) -> None:
         reasons.append(f"the activation {config['hidden_act']}")
     if kind in ("qwen2", "qwen3") and config.get("use_sliding_window"):
         reasons.append("a sliding window in some layers")
-    window = config.get("sliding_window")
-    if kind == "mistral" and window and window < longest:
+    window = unsaid_window(config)
+    if window and window < longest:
         reasons.append(f"a window of {window} tokens, where rows have up to {longest} and llama.cpp sees all of them")
     scaling = _rope(config).get("rope_type", "default")
     if scaling not in ("default", "linear", "llama3") or (scaling != "default" and kind.startswith("qwen")):
@@ -69,6 +69,15 @@ def check_architecture(config: Mapping[str, Any], longest: int = 0) -> None:
             f"llama.cpp's own converter may know it: {GET_CONVERTER}",
             "--to gguf",
         )
+
+
+def unsaid_window(config: Mapping[str, Any]) -> int | None:
+    """Tokens that a layer sees, where the file cannot say it and llama.cpp lets it see all; None where it sees all.
+
+    >>> unsaid_window({"model_type": "mistral", "sliding_window": 4096}), unsaid_window({"model_type": "llama"})
+    (4096, None)
+    """
+    return (config.get("sliding_window") or None) if config.get("model_type") == "mistral" else None
 
 
 def write_gguf(

@@ -37,6 +37,7 @@ from afina.serve.protocol import (
 from afina.serve.thoughts import Thought, ThoughtReader
 from afina.serve.tools import Call, CallReader, WrittenCallReader, call_grammar, check_template
 from afina.tokenizer.abilities import CLOSE
+from afina.tokenizer.chat import Renderer
 
 DONE = "data: [DONE]\n\n"
 
@@ -154,8 +155,7 @@ class ClientRequest:
             calls = CallReader(names) if form is None else WrittenCallReader(names, form)
         thoughts = None
         if able.thought_marks:
-            prompt = template.tokenizer.decode(list(self.requests[0].prompt[-LAST_OF_PROMPT:]))
-            opened = prompt.rstrip().endswith(able.thought_marks[0])
+            opened = _opens_thought(self.served.renderer, self.requests[0].prompt)
             thoughts = ThoughtReader(able.thought_marks, able.opens, opened=opened)
         return AnswerText(chat=True, calls=calls, thoughts=thoughts)
 
@@ -329,6 +329,8 @@ def chat_requests(served: Served, wanted: ChatRequest, context: int | None) -> l
         called |= {call.id: call.function.name for call in message.tool_calls or ()}
     tools = [tool.as_schema() for tool in wanted.offered]
     prompt, grammar = renderer.prompt(turns, tools), _grammar(served, wanted)
+    if grammar is not None and _opens_thought(renderer, prompt):
+        prompt = _behind_the_thought(renderer, prompt)
     stops = wanted.stops
     if wanted.offered and not wanted.must_call and wanted.parallel_tool_calls is False:
         stops = (*stops, CLOSE)
@@ -336,6 +338,23 @@ def chat_requests(served: Served, wanted: ChatRequest, context: int | None) -> l
         replace(_request(served, prompt, wanted, wanted.top, choice, context), grammar=grammar, stop=stops)
         for choice in range(wanted.n)
     ]
+
+
+def _opens_thought(renderer: Renderer, prompt: Sequence[int]) -> bool:
+    """Whether a prompt ends with the mark that opens a thought, so that the answer begins inside one."""
+    marks = renderer.template.abilities.thought_marks
+    if marks is None:
+        return False
+    return str(renderer.tokenizer.decode(list(prompt[-LAST_OF_PROMPT:]))).rstrip().endswith(marks[0])
+
+
+def _behind_the_thought(renderer: Renderer, prompt: list[int]) -> list[int]:
+    """A prompt that opens a thought, with an empty one closed: the first token of a demanded form would else be one of
+    the thought, and the whole answer none."""
+    marks = renderer.template.abilities.thought_marks
+    assert marks is not None
+    closed: list[int] = renderer.tokenizer(f"\n{marks[1]}\n\n", add_special_tokens=False)["input_ids"]
+    return [*prompt, *closed]
 
 
 def unread_thoughts(served: Served, wanted: ChatRequest | CompletionRequest) -> list[str]:

@@ -47,7 +47,7 @@ from afina.serve.protocol import (
 )
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 Answered = TypeVar("Answered")
 Wanted = TypeVar("Wanted", ChatRequest, CompletionRequest)
@@ -55,6 +55,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorAnswer, "description": "The request is wrong; `message` says where."},
     401: {"model": ErrorAnswer, "description": "The key is missing or wrong."},
     404: {"model": ErrorAnswer, "description": "There is no such model."},
+    413: {"model": ErrorAnswer, "description": "The body is longer than a request may be."},
     415: {"model": ErrorAnswer, "description": "The body is not sent as JSON, or is packed."},
     421: {"model": ErrorAnswer, "description": "Asked by a name that is not this machine's, and there is no key."},
     429: {"model": ErrorAnswer, "description": "The queue is full."},
@@ -73,6 +74,10 @@ IGNORED = "X-Afina-Ignored"
 """Header that names the keys of a request that mean nothing here."""
 LIMIT = "X-Afina-Max-Tokens"
 """Header that says how many tokens an answer may have where fewer fit than were asked for."""
+UNHELD = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+"""Of a stream: that what stands between (nginx buffers by itself) hands on each event as it comes."""
+MOST_BYTES = 1 << 26
+"""Of a request's body: it is read before anybody's key is looked at."""
 SERVED = ("/v1/chat/completions", "/v1/completions", "/v1/models")
 OTHERS = {"assistants", "audio", "batches", "containers", "conversations", "embeddings", "evals", "files"}
 OTHERS |= {"fine_tuning", "images", "moderations", "organization", "realtime", "rerank", "responses", "threads"}
@@ -83,7 +88,8 @@ BEARER = Depends(HTTPBearer(auto_error=False))
 
 class AsAsked:
     """A middleware that takes addresses and methods as clients, monitors and proxies write them: slashes too many (a
-    redirect would lose the body, or lead past a proxy), and HEAD, which asks whether there is an answer."""
+    redirect would lose the body, or lead past a proxy), and HEAD, which asks whether there is an answer. Of a body it
+    hands on no more than :data:`MOST_BYTES`."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -94,7 +100,34 @@ class AsAsked:
             path = "/" + "/".join(part for part in scope["path"].split("/") if part)
             method = "GET" if scope["method"] == "HEAD" else scope["method"]
             scope = {**scope, "path": path, "method": method}
+            receive = _at_most(MOST_BYTES, scope, receive)
         await self.app(scope, receive, send)
+
+
+def _at_most(most: int, scope: Scope, receive: Receive) -> Receive:
+    """What is received of a request, as far as its body may go.
+
+    Raises (when it is received):
+        HTTPException: 413, by the length that the client tells, or by what has come.
+    """
+    told = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+    came = 0
+
+    async def received() -> Message:
+        nonlocal came
+        if told.isdigit() and int(told) > most:
+            raise _too_long(most)
+        message = await receive()
+        came += len(message.get("body", b""))
+        if came > most:
+            raise _too_long(most)
+        return message
+
+    return received
+
+
+def _too_long(most: int) -> HTTPException:
+    return HTTPException(413, f"the body is longer than {most >> 20} MiB: send less text in one request")
 
 
 class RequestRefused(Exception):
@@ -155,6 +188,9 @@ class Server:
         """Both kinds of request, whole or streamed."""
         model: Served = self.served(wanted.model)
         context = self.driver.context
+        if wanted.answers > self.driver.most:  # that it is full now would send the client back for ever
+            what = f"{wanted.answers} answers are asked for at once, and this server holds {self.driver.most} at most"
+            raise RequestRefused(400, f"{what}: ask in several requests", param="n" if wanted.n > 1 else "prompt")
         requests = make(model, wanted, context)
         if (grammar := requests[0].grammar) is not None:  # before a stream's status goes out
             await asyncio.to_thread(self.driver.grammars.matcher, grammar)
@@ -167,7 +203,7 @@ class Server:
             raise Busy
         asked = ClientRequest(model, wanted, requests, self.driver, self.metrics, context)
         if wanted.stream:
-            return StreamingResponse(asked.stream(), media_type="text/event-stream", headers=headers)
+            return StreamingResponse(asked.stream(), media_type="text/event-stream", headers=headers | UNHELD)
         return JSONResponse(_as_json(await _unless_gone(request, asked.whole())), headers=headers)
 
     async def change(self, what: Callable[[Driver], Answered]) -> Answered:
@@ -215,6 +251,7 @@ def make_app(
             allow_origins=list(origins),
             allow_methods=["GET", "POST"],
             allow_headers=["*"],
+            allow_private_network=True,  # a page of the internet that is named may ask a server of this network
             expose_headers=[IGNORED, LIMIT, "Retry-After"],
         )
     _describe(app)
@@ -256,7 +293,7 @@ def _model_routes(server: Server) -> APIRouter:
 def _adapter_routes(server: Server) -> APIRouter:
     routes = APIRouter()
     models = server.models
-    changes: dict[int | str, dict[str, Any]] = PLAIN | {code: ERRORS[code] for code in (400, 401, 415, 421, 503)}
+    changes: dict[int | str, dict[str, Any]] = PLAIN | {code: ERRORS[code] for code in (400, 401, 413, 415, 421, 503)}
     changes[403] = {"model": ErrorAnswer, "description": "The server was not started with --change-adapters."}
     changes[404] = {"model": ErrorAnswer, "description": "There is no such adapter."}
 

@@ -52,6 +52,10 @@ class Answering(Protocol):
         """Requests under way, waiting ones included."""
 
     @property
+    def most(self) -> int:
+        """Requests that may be under way at most, waiting ones included."""
+
+    @property
     def failure(self) -> BaseException | None:
         """Why nothing is answered any more."""
 
@@ -115,9 +119,14 @@ class Driver:
         """Requests under way, waiting ones included."""
         return self._open
 
+    @property
+    def most(self) -> int:
+        """See :class:`Answering`."""
+        return self.engine.places + self.queue_limit
+
     def has_room(self, requests: int) -> bool:
         """Whether the queue takes so many more."""
-        return self._open + requests <= self.engine.places + self.queue_limit
+        return self._open + requests <= self.most
 
     async def answer(self, request: Request) -> AsyncGenerator[Produced, None]:
         """What the engine writes for a request, piece by piece; leaving the loop early frees its place.

@@ -61,9 +61,14 @@ class LlamaCppDriver:
         """Its process has ended."""
         return None if self.server.process.poll() is None else self.server.gone("")
 
+    @property
+    def most(self) -> int:
+        """Requests that may be under way at most, waiting ones included."""
+        return self.places + self.queue_limit
+
     def has_room(self, requests: int) -> bool:
         """Whether the queue takes so many more."""
-        return self.open + requests <= self.places + self.queue_limit
+        return self.open + requests <= self.most
 
     def close(self) -> None:
         """The process is ended by whoever started it."""

@@ -60,7 +60,9 @@ NOT_TEXT = {
 class TextPart(StrictRequest):
     """A piece of a message's content."""
 
-    IGNORED: ClassVar[frozenset[str]] = frozenset({"annotations", "cache_control", "id", "index"})
+    IGNORED: ClassVar[frozenset[str]] = frozenset(
+        {"annotations", "cache_control", "id", "index", "prompt_cache_breakpoint"}
+    )
     type: Literal["text"]
     text: Text
 

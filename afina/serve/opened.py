@@ -44,6 +44,15 @@ class Target:
         return self if find_gguf(self.base) is None else replace(self, base=str(folder))
 
     @property
+    def base_name(self) -> str:
+        """What the base goes by: a model trained whole is the run; what is below an adapter bears its own name, and
+        another one where the run is called so too."""
+        if self.adapter is None:
+            return self.name
+        called = Path(self.base).name
+        return f"{called}-base" if called == self.name else called
+
+    @property
     def by_mlx(self) -> bool:
         """Whether MLX computes what is asked of it here: what it trained, and what only it opens."""
         if self.recipe is not None:
@@ -241,9 +250,7 @@ def _base_alone(target: Target, say: Callable[[str], None]) -> tuple[Path, Model
     program: Program = "mlx" if target.by_mlx else "transformers"
     folder = find_base(target.base, revision=revision, trust_remote_code=remote_code, program=program, say=say)
     tokenizer = load_tokenizer(str(folder), target.chat, root=target.root, trust_remote_code=remote_code)
-    # A model trained whole is the run; an adapter's base goes by its own name.
-    name = target.name if target.adapter is None else Path(target.base).name
-    run = target.run if target.adapter is None else None
+    name, run = target.base_name, target.run if target.adapter is None else None
     base = Served(name, Renderer(tokenizer, target.chat), None, run=run)
     return folder, Models(None, tokenizer, identify_base(folder, target.base, tokenizer), target.chat, {name: base})
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from afina.errors import AfinaError, Problem, RecipeError
-from afina.llamacpp.gguf_write import check_architecture
+from afina.llamacpp.gguf_write import check_architecture, unsaid_window
 from afina.llamacpp.lora_write import refused_by_llama_cpp, unusual_adapter
 from afina.llamacpp.program import INSTALL, find_llama_cpp
 from afina.model.base import find_base, read_adapter_config, read_identity
@@ -124,6 +124,11 @@ def look_before(
     )
     room = largest_context(shape, device, serving)
     context, why = choose_context(shape.max_positions, room, max_model_len, device, problems, anyway=anyway)
+    if engine == "llamacpp" and (window := unsaid_window(read_config(base))) and context > window:
+        context, why = window, f"a layer of the model sees {window} tokens, and llama.cpp has it see all"
+        if max_model_len is not None:
+            what = f"a context of {max_model_len} is asked for: {why}"
+            problems.append(Problem(what, f"--max-model-len {window}, or --engine local", "--max-model-len"))
     if problems:
         raise AfinaError(problems=problems)
     places = cache_places(shape, device, replace(serving, context=context))

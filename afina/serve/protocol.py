@@ -20,6 +20,7 @@ from afina.serve.messages import (
     Text,
     TextFormat,
     Tool,
+    plain_values,
 )
 from afina.serve.strict import StrictRequest
 
@@ -28,6 +29,8 @@ Each = TypeVar("Each")
 Prompts = Annotated[list[Each], Field(min_length=1)]
 NO_LIMIT = -1
 """How LM Studio's, Ollama's and llama.cpp's clients ask for as many tokens as there is room for."""
+NO_SEED = -1
+"""How llama.cpp's and LM Studio's clients write out that nothing is drawn by a seed; vLLM takes it so too."""
 
 
 def _some_tokens(limit: int) -> int:
@@ -37,7 +40,7 @@ def _some_tokens(limit: int) -> int:
 
 
 def _without_nulls(arguments: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in arguments.items() if value is not None}
+    return {name: value for name, value in plain_values(arguments).items() if value is not None}
 
 
 Limit = Annotated[
@@ -64,6 +67,7 @@ class SamplingOptions(StrictRequest):
             "metadata",
             "prediction",
             "prompt_cache_key",
+            "prompt_cache_options",
             "prompt_cache_retention",
             "reasoning_effort",
             "safety_identifier",
@@ -107,6 +111,11 @@ class SamplingOptions(StrictRequest):
     stream_options: StreamOptions | None = None
 
     @property
+    def answers(self) -> int:
+        """How many are asked for."""
+        return self.n
+
+    @property
     def stops(self) -> tuple[str, ...]:
         """Stop strings, the empty one left out: it stands everywhere."""
         given = [self.stop] if isinstance(self.stop, str) else self.stop or []
@@ -114,7 +123,7 @@ class SamplingOptions(StrictRequest):
 
     def seed_of(self, choice: int) -> int | None:
         """Each choice draws by itself; with a seed, the same again."""
-        return None if self.seed is None else (self.seed * 1_000_003 + choice) % (1 << 63)
+        return None if self.seed in (None, NO_SEED) else (self.seed * 1_000_003 + choice) % (1 << 63)
 
 
 class ChatRequest(SamplingOptions):
@@ -131,6 +140,7 @@ class ChatRequest(SamplingOptions):
         "function_call": ("none", "auto"),
         "functions": ([],),
         "modalities": (["text"],),
+        "moderation": (),
         "web_search_options": (),
     }
 
@@ -186,6 +196,11 @@ class CompletionRequest(SamplingOptions):
     def limit(self) -> int | None:
         """Tokens that the answer may have: OpenAI's default is 16."""
         return None if self.max_tokens == NO_LIMIT else self.max_tokens or 16
+
+    @property
+    def answers(self) -> int:
+        """``n`` of each prompt."""
+        return self.n * len(self.prompts)
 
     @property
     def prompts(self) -> list[str | list[int]]:

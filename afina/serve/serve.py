@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from afina.errors import AfinaError, RecipeError
 from afina.llamacpp.base_file import kind_before
@@ -99,6 +99,37 @@ def named_adapters(given: Sequence[str]) -> dict[str, Target]:
     return found
 
 
+def check_names(target: Target, adapters: Mapping[str, Target]) -> None:
+    """Refuse an adapter under a name that something else has: whoever asks by it would get another model.
+
+    Raises:
+        RecipeError: it is the run's own name, or its base's.
+    """
+    for name, what in ((target.name, "the run" if target.run else "the base"), (target.base_name, "the base")):
+        if name in adapters:
+            raise RecipeError(f"--adapter {name} is what {what} is called already", "choose another name", "--adapter")
+
+
+def origin_as_sent(origin: str) -> str | None:
+    """An origin as browsers send it: in small letters, without the port that its scheme has by itself. None for what
+    none of them sends.
+
+    >>> origin_as_sent("HTTPS://App.example:443"), origin_as_sent("http://[::1]:3000"), origin_as_sent("a.example")
+    ('https://app.example', 'http://[::1]:3000', None)
+    """
+    try:
+        parts = urlsplit(origin)
+        host, port = parts.hostname, parts.port
+    except ValueError:  # a port that is none
+        return None
+    beside = parts.path or parts.query or parts.fragment or "@" in parts.netloc
+    if not (parts.scheme and host) or beside or re.search(r"\s", origin):
+        return None
+    usual = {"http": 80, "https": 443}.get(parts.scheme)
+    behind = "" if port is None or port == usual else f":{port}"
+    return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}{behind}"
+
+
 def check_origins(origins: Sequence[str], engine: str) -> None:
     """Refuse what no browser sends as a page's origin.
 
@@ -114,7 +145,7 @@ def check_origins(origins: Sequence[str], engine: str) -> None:
     if origins and engine not in OURS:
         raise RecipeError(f"--cors is a switch of afina's own server, not of {engine}", "--engine local", "--cors")
     for origin in origins:
-        if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#\s]+", origin):
+        if origin != "*" and origin_as_sent(origin) is None:
             raise RecipeError(
                 f"--cors {origin} is no origin",
                 "write scheme, host and port: --cors http://localhost:3000, or --cors '*' for every page",
@@ -153,6 +184,7 @@ def look(target: Target, adapters: Mapping[str, Target], options: ServeOptions, 
 def _look(
     target: Target, adapters: Mapping[str, Target], options: ServeOptions, engine: str, port: int | None, say: Say
 ) -> Preflight:
+    check_names(target, adapters)
     program: Any = engine
     weights = f"gguf-{kind_before(target.base, options.gguf_type)}" if engine == "llamacpp" else "16bit"
     if engine == "local":
@@ -212,8 +244,9 @@ def check_running(target: Target, url: str, options: ServeOptions, stage: Stage 
         raise RecipeError(f"{target.base} is not a run: there is nothing to compare with", "name a run's folder")
     if not re.match(r"https?://[^/]", url):
         raise RecipeError(f"{url} is no address of a server", "write it as http://127.0.0.1:8000", "--check-url")
+    check_address(options.host, options.api_key)
     ask = ask_over_http(url, options.api_key, target.chat)
-    base = Path(target.base).name if target.adapter else None
+    base = target.base_name if target.adapter else None
     allowed = 0.0 if options.engine == "local" else OTHER_ROUNDING
     with stage("identity") as progress:
         return check_identity(ask, target.run, target.name, base, allowed=allowed, progress=progress)
@@ -345,7 +378,7 @@ def _answer(
         driver,
         api_key=options.api_key,
         change_adapters=options.change_adapters,
-        origins=options.origins,
+        origins=[origin_as_sent(each) or each for each in options.origins],
     )
     server = uvicorn.Server(
         uvicorn.Config(app, host=options.host, port=options.port, log_level="warning", timeout_graceful_shutdown=60)

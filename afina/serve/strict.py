@@ -59,8 +59,9 @@ class StrictRequest(BaseModel):
                 if not any(type(value) is type(each) and value == each for each in _numbers(cls.NEUTRAL[key])):
                     raise PydanticCustomError("not_served", "{key} is not served here", {"key": key})
             elif key in fields:
-                kept[key] = value
+                kept[key] = _whole_characters(key, value) if isinstance(value, str) else value
             else:
+                key = key.encode(errors="backslashreplace").decode()  # half a character could be told to nobody
                 near = nearest(key, [*fields, *sorted(cls.IGNORED), *cls.NEUTRAL])
                 hint = f"; did you mean {near}?" if near else ""
                 raise PydanticCustomError("unknown_key", "{key} is not known here{hint}", {"key": key, "hint": hint})
@@ -81,6 +82,15 @@ class StrictRequest(BaseModel):
             for each in value if isinstance(value, list) else [value]:
                 if isinstance(each, StrictRequest):
                     yield from (f"{name}.{key}" for key in each.ignored())
+
+
+def _whole_characters(key: str, text: str) -> str:
+    """A text that can be read and written: JSON can hold half a character, and pydantic takes it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise PydanticCustomError("half_a_character", "holds half a character", {"key": key}) from None
+    return text
 
 
 def _numbers(neutral: tuple[Any, ...]) -> Iterator[Any]:

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from afina.errors import RecipeError
-from afina.model.base import check_adapter_fits
+from afina.model.base import IDENTITY_FILE, check_adapter_fits
 from afina.outcome import outcome_kind
+from afina.record import read_record
 from afina.run import what_runs_left
 from afina.temper.adapters import adopt, hash_adapter, other_adapter, trained_adapter
 from afina.temper.answer import Tempered
@@ -111,7 +112,7 @@ def _check(request: Tempering) -> None:
     """What would only be found after all has been asked.
 
     Raises:
-        RecipeError: only an adapter's folder that no run holds, or nothing, is written over; groups of layers have no
+        RecipeError: only what a tempering wrote and no run holds, or nothing, is written over; groups of layers have no
             share of a mix; there is no mix that a method or a density could be about.
     """
     to = request.to
@@ -122,6 +123,8 @@ def _check(request: Tempering) -> None:
         raise RecipeError(what, "name a folder elsewhere; --write puts the adapter into its own run", str(to))
     if to is not None and request.mix is not None and to.resolve() == request.mix.resolve():
         raise RecipeError("it is the adapter that is mixed in", "name another folder", str(to))
+    if to is not None and (why := _somebodys(to)):
+        raise RecipeError(f"{why}: it would be gone", "name a folder that is not there yet", str(to))
     plain = Tempering()
     if request.mix is None and (request.method, request.density) != (plain.method, plain.density):
         raise RecipeError("--method and --density say how to mix, and nothing is mixed", "give --mix", "--mix")
@@ -132,6 +135,21 @@ def _check(request: Tempering) -> None:
         raise RecipeError("the layers of a mix have one share, and no groups", "leave --by-layers out", "--by-layers")
     if not 0 < request.density <= 1:
         raise RecipeError(f"a density of {request.density:g} leaves nothing", "give one up to 1, e.g. 0.5", "--density")
+
+
+def _somebodys(to: Path) -> str:
+    """Why an adapter's folder is not one that a tempering may take the place of; empty where nothing lies there, or
+    what a tempering has written and nobody has put anything into since."""
+    if not to.exists():
+        return ""
+    here, place = Path.cwd().resolve(), to.resolve()
+    if place == here or place in here.parents:
+        return "it is the folder that you are in, or above it"
+    made = read_record(to / IDENTITY_FILE)
+    if made is None or "tempered" not in made:
+        return "it is an adapter that no tempering wrote"
+    hidden = sorted(each.name for each in to.iterdir() if each.name.startswith(".") and each.name != ".DS_Store")
+    return f"somebody keeps other things in it ({', '.join(hidden[:3])})" if hidden else ""
 
 
 def _open(context: Context, adapter: Path) -> Any:
@@ -195,7 +213,7 @@ def _draw(context: Context, request: Tempering, points: Sequence[Point], chosen:
 def _place(context: Context, request: Tempering, found: Tempered, trained: Path) -> Iterator[Path]:
     """Put the adapter where it was asked for; the folders that hold it now."""
     if request.to is not None:
-        with whole_folder(request.to) as beside:
+        with whole_folder(request.to, of_a_person=True) as beside:
             shutil.copytree(found.adapter, beside, dirs_exist_ok=True)
         yield request.to
     if request.write:

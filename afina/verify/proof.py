@@ -12,6 +12,7 @@ Nothing in it names a folder of the machine that trained.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -55,6 +56,8 @@ READ = (
     *("*.tiktoken", "Modelfile", "additional_chat_templates/*"),
 )
 """Files that programs read of a model's folder: one that the export did not write makes another model of it."""
+TEXTS = (".json", ".jsonl", ".jinja", ".txt", ".py")
+"""Endings of files whose line ends git may change (``core.autocrlf``)."""
 PEOPLES = ("README.md", "comparison.json")
 """Files of an export that a person may rewrite."""
 
@@ -179,7 +182,20 @@ class Proof:
         them. What else somebody put there is theirs."""
         noted, there = self.known.required_record("export"), _files(self.export)
         beside = [name for name in there if name not in noted]
-        return _changed(noted, there) + [name for name in beside if _is_read(name)]
+        return [*_changed(noted, there), *(name for name in beside if _is_read(name)), *_linked(self.export)]
+
+    def with_other_line_ends(self) -> list[str]:
+        """Of the changed files, those that are what the export wrote but for their line ends."""
+        every = (
+            (self.known.required_record("files"), {file.name: file for file in _own(self.folder)}),
+            (self.known.required_record("export"), _files(self.export)),
+        )
+        return [
+            name
+            for noted, there in every
+            for name, sha256 in noted.values.items()
+            if name in there and there[name].suffix in TEXTS and _differs_in_line_ends(there[name], sha256)
+        ]
 
     @property
     def has_other_weights(self) -> bool:
@@ -194,6 +210,24 @@ class Proof:
 def _changed(noted: Record, there: dict[str, Path]) -> list[str]:
     """Names of files that have another hash than the noted one, or are not there."""
     return [name for name, sha256 in noted.values.items() if name not in there or not is_file_of(there[name], sha256)]
+
+
+def _linked(export: Path) -> Iterator[str]:
+    """Folders of an export that are links, and in which programs read: no export holds one, and what such a folder
+    holds is nowhere noted."""
+    for path in sorted(export.rglob("*")):
+        name = path.relative_to(export)
+        if not (path.is_symlink() and path.is_dir()) or _is_hidden(name) or name.parts[0] == PROOF:
+            continue
+        if any(_is_read(f"{name.as_posix()}/{each.name}") for each in path.iterdir()):
+            yield f"{name.as_posix()}/"
+
+
+def _differs_in_line_ends(file: Path, sha256: str) -> bool:
+    """Whether a file is another than noted, and with line feeds alone would be the noted one."""
+    if not file.is_file() or is_file_of(file, sha256):
+        return False
+    return hashlib.sha256(file.read_bytes().replace(b"\r\n", b"\n")).hexdigest() == sha256
 
 
 def _is_read(name: str) -> bool:

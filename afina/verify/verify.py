@@ -351,6 +351,11 @@ def _check_files(proof: Proof, found: Verification) -> None:
     found.problems += [f"{name} is not what the export wrote" for name in changed]
     if not changed:
         found.holds.append("weights, settings and tokenizer are as the export wrote them")
+    if ends := proof.with_other_line_ends() if found.problems else ():
+        found.problems.append(
+            f"{len(ends)} of these files differ in their line ends alone, as git writes them on Windows: copy the "
+            "export again, with `git config core.autocrlf false` or by `hf download`"
+        )
 
 
 def _check_dataset(commitment: Commitment, folder: Path | None, found: Verification) -> Path | None:
@@ -413,7 +418,10 @@ def _recipe(proof: Proof, commitment: Commitment, found: Verification) -> tuple[
     try:
         return Recipe.model_validate(values), again
     except ValueError as error:  # pydantic's: a key or a value that this afina does not know
-        raise AfinaError(f"is no recipe of this afina: {' '.join(str(error).split())[:200]}", "", str(file)) from error
+        what = f"is no recipe of this afina: {' '.join(str(error).split())[:200]}"
+        # It is what was committed to, or that it is not was found above: nothing of it is wrong, it is only not read.
+        fix = f"verify by the afina that trained ({commitment.values.text('afina')}), or by a newer one"
+        raise RecipeError(what, fix, str(file)) from error
 
 
 def _in_bits_of_mlx(commitment: Commitment, recipe: Record) -> bool:
@@ -564,16 +572,20 @@ def _check_scores(checked: _Checked) -> None:
     if not other:
         found.holds.append("scores and verdict are what the stored answers give")
     if stored:
-        _check_card(proof, stored, found)
+        _check_card(proof, stored, found, same_words=same_code)
         _say_what_is_not_checked(proof, found)
 
 
-def _check_card(proof: Proof, stored: Scores, found: Verification) -> None:
-    """Whether the card beside the proof tells its scores."""
+def _check_card(proof: Proof, stored: Scores, found: Verification, *, same_words: bool) -> None:
+    """Whether the card beside the proof tells its scores.
+
+    Args:
+        same_words: whether this code may have written it; another state of it may word the same figures otherwise.
+    """
     from afina.verify.card_again import read_card
 
     try:
-        card = read_card(proof.export, stored, proof.known.text("afina") or "")
+        card = read_card(proof.export, stored, (proof.known.text("afina") or "") if same_words else "")
     except AfinaError as error:  # a figure that is none
         found.problems += [f"{each.where}: {each.what}" for each in error.problems]
         return

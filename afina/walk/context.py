@@ -57,7 +57,15 @@ class Context:
         """Hash of the built dataset.
 
         Raises:
-            RecipeError: the run holds none, as where only its result was copied.
+            RecipeError: the run holds none.
+        """
+        self.check_dataset()
+        return str(self.run.stages["dataset"]["outputs"])
+
+    def check_dataset(self) -> None:
+        """
+        Raises:
+            RecipeError: the run holds no dataset, as where only its result was copied.
         """
         if "dataset" not in self.run.stages or not (self.folder / "dataset").is_dir():
             raise RecipeError(
@@ -66,7 +74,6 @@ class Context:
                 "and `export --no-check` need only its result and the base",
                 "dataset",
             )
-        return str(self.run.stages["dataset"]["outputs"])
 
     @property
     def tokens_hash(self) -> str:

@@ -20,7 +20,7 @@ from afina.walk.context import Context
 from afina.walk.models import open_trained
 from afina.whole import write_json
 from afina.why.effects import Effects, effects_of, question_row
-from afina.why.rows import TrainedRow
+from afina.why.rows import TrainedRow, split_file
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -269,7 +269,11 @@ def check_signs(question: str | None, *, against: bool, misses: bool, through_tr
 
 
 def _check(context: Context, question: str | None, answer: str | None, top: int) -> None:
-    """Refuse what cannot be explained, before any weight is read."""
+    """Refuse what cannot be explained, before any weight is read.
+
+    Raises:
+        RecipeError: with the reason; among them that the rows are not there any more.
+    """
     outcome = find_outcome(context.folder, context.recipe)
     if outcome.kind != "adapter":
         raise RecipeError(
@@ -283,6 +287,8 @@ def _check(context: Context, question: str | None, answer: str | None, top: int)
             "copy the run's folder and write `backend: torch` into its recipe.yaml: torch opens the same adapter",
             str(context.folder),
         )
+    if not split_file(context, "train").is_file():
+        context.check_dataset()
     if top < 1:
         raise RecipeError(f"--top {top} shows no row", "give a number from 1 on", "--top")
     if question is not None and not question.strip():
