@@ -22,6 +22,7 @@ from afina.model.base import check_trainable, find_base
 from afina.model.base_kind import KINDS
 from afina.model.generate.generate_torch import generate
 from afina.model.load_torch import attach_adapter, load_base, open_adapter
+from afina.model.named_tokenizer import open_pieces
 from afina.model.shape_table import KNOWN, PAD_BY_DEFAULT, ROTARY, WITHOUT_PADDING, rotary_kinds
 from afina.model.shape_walk_torch import build
 from afina.model.stops import set_stops
@@ -184,6 +185,15 @@ def test_what_is_no_base_is_named_by_every_verb_before_any_work(kind: str, base:
         target = Target("x", str(place), Chat(), Path())
         engine = "mlx" if kind in ("bnb-8bit",) else "transformers"
         look_before(target, {}, engine=engine, host="127.0.0.1", port=None, device=local_device("cpu"))
+
+
+@pytest.mark.parametrize("nothing", ["", " "])
+def test_no_name_is_no_base(nothing: str, base: Path, monkeypatch: pytest.MonkeyPatch):
+    """It was the folder that one stands in."""
+    monkeypatch.chdir(base)
+    for look in (lambda: find_base(nothing, say=print), lambda: find_shape(nothing), lambda: open_pieces(nothing)):
+        with pytest.raises(BaseError, match="is named"):
+            look()
 
 
 def test_a_word_with_slashes_that_is_no_folder_is_no_hub_id(tmp_path: Path):
