@@ -151,9 +151,9 @@ def _do_without_torch() -> None:
 
 def _compute_within_the_grant() -> None:
     """No more threads than a container or a service may run at a time: torch and llama.cpp count processors alone."""
-    from afina.machine import granted_threads
+    from afina.machine import processors, usable_processors
 
-    if (threads := granted_threads()) is not None:
+    if (threads := usable_processors()) < processors():
         os.environ["OMP_NUM_THREADS"] = str(threads)
 
 
