@@ -4,6 +4,7 @@ elsewhere when its machine goes, ended when its time is up. The machine is given
 from __future__ import annotations
 
 import contextlib
+import filecmp
 import os
 import shlex
 import signal
@@ -310,7 +311,8 @@ class Follower:
 
     def _move_as_there(self, there: str) -> None:
         """What an earlier recipe had made was moved to `replaced/` over there. It has come, and what lies here in its
-        old place would be taken for a result of this one."""
+        old place would be taken for a result of this one. Only what came byte by byte is removed."""
+        others: list[str] = []
         listed = self.engine.remote.do(f"cd {shlex.quote(there)} && find . -type f -print0")
         present = {name.removeprefix("./") for name in listed.split("\0")}
         for kept in sorted((self.run / SET_ASIDE).glob("*/**/*")):
@@ -318,11 +320,19 @@ class Follower:
             old = self.run / name
             if not (kept.is_file() and old.is_file()) or name.as_posix() in present:
                 continue
-            if old.stat().st_size == kept.stat().st_size:
-                old.unlink()
-                with contextlib.suppress(OSError):  # one of them holds more
-                    for above in (self.run / each for each in name.parents if each.parts):
-                        above.rmdir()
+            if not filecmp.cmp(old, kept, shallow=False):  # adapters of one shape have one size, whatever they learned
+                others.append(name.as_posix())
+                continue
+            old.unlink()
+            with contextlib.suppress(OSError):  # one of them holds more
+                for above in (self.run / each for each in name.parents if each.parts):
+                    above.rmdir()
+        if others:
+            self.say(
+                f"{self.run}: {', '.join(others[:3])}{' and more' if others[3:] else ''} ({len(others)}) are no copies "
+                f"of what was set aside over there, and no results of this recipe: left as they are; move them away "
+                "where they are of worth"
+            )
 
     def _close(self) -> None:
         """Give the machine back; the launch is over. Where it costs money and cannot be, it is not."""
