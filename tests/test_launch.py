@@ -919,6 +919,54 @@ def test_what_an_earlier_recipe_made_is_kept_and_out_of_the_way_at_home(project:
 
 
 @needs_rsync
+def test_a_look_is_two_connections_where_no_checkpoint_is_new(
+    project: Path, machines: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was nine, each with a handshake: of a machine that bears few, the look itself was refused."""
+    counts = machines / "counts"
+    counts.write_text(f'#!/bin/sh\necho >> {machines}/connections\nexec {STANDS_FOR}/ssh "$@"\n')
+    counts.chmod(0o755)
+    monkeypatch.setenv("AFINA_SSH", str(counts))
+    home, there = project / "runs/two", machines / "box/afina-launch/two/runs/two"
+
+    def writes(**files: str) -> None:
+        for name, text in files.items():
+            file = there / name.replace("__", "/")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text)
+
+    def looked(meanwhile: Callable[[], None] = lambda: None) -> int:
+        (machines / "connections").write_text("")
+        seen = follower._see()
+        meanwhile()
+        follower._copy_meanwhile(seen)
+        assert not said
+        return len((machines / "connections").read_text())
+
+    follower, said = following(project)
+    writes(checkpoints__one="1", replaced__0__old="0", metrics="1")
+    (there.parent.parent / "job.log").write_text("it says so\n")
+    assert looked() == 4, "one that asks; what was set aside, the checkpoints, the rest"
+    assert follower.log.read_text() == "it says so\n" and (home / "replaced/0/old").exists()
+    writes(metrics="1 2")
+    assert looked() == 2 and (home / "metrics").read_text() == "1 2"
+    writes(checkpoints__two="2", metrics="1 2 3")
+    (there / "checkpoints/one").unlink()
+    assert looked() == 3
+    assert [file.name for file in (home / "checkpoints").iterdir()] == ["two"]
+    written = (there / "checkpoints/two").stat()
+    (there / "checkpoints/other").write_text("3")
+    os.utime(there / "checkpoints/other", ns=(written.st_atime_ns, written.st_mtime_ns))
+    (there / "checkpoints/other").replace(there / "checkpoints/two")
+    assert looked() == 3, "another one of the same name, size and time is seen"
+    assert looked(lambda: writes(checkpoints__three="3", metrics="1 2 3 4")) == 2
+    assert not (home / "checkpoints/three").exists(), "no checkpoint without the log that tells of it"
+    assert (home / "metrics").read_text() == "1 2 3 4"
+    assert follower._home(), "byte by byte, whatever was here before"
+    assert (home / "checkpoints/two").read_text() == (home / "checkpoints/three").read_text() == "3"
+
+
+@needs_rsync
 def test_what_only_has_the_size_of_what_was_set_aside_stays(project: Path, machines: Path) -> None:
     """Two adapters of one shape have one size: the one that had not come was removed here, and was nowhere then."""
     home, there = project / "runs/two", machines / "box/afina-launch/two/runs/two"
