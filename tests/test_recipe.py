@@ -349,9 +349,7 @@ recipes = st.builds(
     rate=st.floats(0, 1),
     epochs=st.floats(1e-3, 1e3),
     accept=st.lists(printable.filter(str.strip), max_size=2),
-    columns=st.dictionaries(
-        st.sampled_from(["prompt", "completion", "text"]), printable.filter(str.strip), max_size=2
-    ),
+    columns=st.dictionaries(st.sampled_from(["prompt", "completion", "text"]), printable.filter(str.strip), max_size=2),
     repeat=st.integers(1, 50),
     method=st.sampled_from(["sft", "cpt", "scratch"]),
 )

@@ -392,7 +392,9 @@ def _as_problem(raw: Any, where: str, item: Any) -> KeyProblem:
         return _problem(f"`{location[-1]}` is missing", fix, raw, where, location)
     given = item.get("input")
     if item["type"] == "string_pattern_mismatch" and not given.strip():
-        return _problem("is empty, and names nothing", _fix_of("empty", location, given), raw, where, location)
+        key = next(step for step in reversed(location) if isinstance(step, str) and step.isidentifier())
+        fix = f"write what is meant behind `{key}:`, or take that out"
+        return _problem("is empty, and names nothing", fix, raw, where, location)
     message = item["msg"].removeprefix("Value error, ")
     secret = location[-1:] in (("url",), ("api_key_env",))  # someone may have written a password or a key there
     shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool) and not secret else ""
@@ -410,8 +412,6 @@ def _fix_of(kind: str, location: Sequence[int | str], given: object) -> str:
     """
     named = [step for step in location if isinstance(step, str) and step.isidentifier()]  # not `list[str]` of several
     last = named[-1] if named else ""
-    if kind == "empty":
-        return f"write what is meant behind `{last}:`, or take that out"
     if kind == "string_type" and isinstance(given, bool | int | float | date):
         return f"write it in quotes: `{last}: '{given}'`"
     if kind == "list_type" and isinstance(given, str):

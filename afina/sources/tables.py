@@ -492,14 +492,23 @@ def csv_rows(
             elif len(values) == len(names):
                 yield start, dict(zip(names, values, strict=True))
             else:
-                what = f"{len(values)} cells where the header has {len(names)}"
-                fix = f"quote cells that hold {delimiter!r} or line ends"
-                if len(values) > len(names) and not "".join(values[len(names) :]).strip():
-                    what = f"{what}, and nothing behind its last"
-                    fix = f"write {delimiter!r} behind the header too, or take it from the ends of the rows; {fix}"
-                problems.add(what, fix, start, delimiter.join(values))
+                _other_width(values, len(names), delimiter, start, problems)
         raw.clear()
         start = reader.line_num + 2 + above
+
+
+def _other_width(values: list[str], width: int, delimiter: str, line: int, problems: RowProblems) -> None:
+    """Note a row that has more or fewer cells than the header."""
+    what, row = f"{len(values)} cells where the header has {width}", delimiter.join(values)
+    if len(values) > width and not "".join(values[width:]).strip():
+        problems.add(
+            f"{what}, and nothing behind its last",
+            f"write {delimiter!r} behind the header too, or take it from the ends of rows; quote cells that hold it",
+            line,
+            row,
+        )
+    else:
+        problems.add(what, f"quote cells that hold {delimiter!r} or line ends", line, row)
 
 
 def _told_apart(names: list[str]) -> list[str]:
