@@ -317,8 +317,9 @@ def _not_built(where: str, config: Mapping[str, Any]) -> Iterator[Problem]:
                 where,
             )
     pad, vocab = config.get("pad_token_id", PAD_BY_DEFAULT.get(kind)), config.get("vocab_size")
-    counted = isinstance(pad, int) and isinstance(vocab, int)
-    if counted and kind not in WITHOUT_PADDING and not -vocab <= pad < vocab:
+    if kind in WITHOUT_PADDING or not isinstance(pad, int) or not isinstance(vocab, int):
+        return
+    if not -vocab <= pad < vocab:
         said = f"is {pad}" if "pad_token_id" in config else f"is not there, which means {pad} in a {kind} model,"
         yield Problem(
             f"`pad_token_id` {said} and the vocabulary has {vocab} tokens, with ids up to {vocab - 1}",

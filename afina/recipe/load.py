@@ -392,8 +392,8 @@ def _as_problem(raw: Any, where: str, item: Any) -> KeyProblem:
         return _problem(f"`{location[-1]}` is missing", fix, raw, where, location)
     given = item.get("input")
     if item["type"] == "string_pattern_mismatch" and not given.strip():
-        key = next(step for step in reversed(location) if isinstance(step, str) and step.isidentifier())
-        fix = f"write what is meant behind `{key}:`, or take that out"
+        last = next(step for step in reversed(location) if isinstance(step, str) and step.isidentifier())
+        fix = f"write what is meant behind `{last}:`, or take that out"
         return _problem("is empty, and names nothing", fix, raw, where, location)
     message = item["msg"].removeprefix("Value error, ")
     secret = location[-1:] in (("url",), ("api_key_env",))  # someone may have written a password or a key there
