@@ -217,12 +217,12 @@ def granted_processors() -> float | None:
     return min(bounds, default=None)
 
 
-def granted_threads() -> int | None:
-    """Threads that may compute at a time where the control group grants less than the processors that show; None where
-    it does not. One thread more, and the system holds all of them back together, again and again.
+def usable_processors() -> int:
+    """Threads, or processes of one, that may compute at a time: one for each processor that shows, and no more than the
+    control group grants. One more, and the system holds all of them back together, again and again.
     """
     granted = granted_processors()
-    return max(1, int(granted)) if granted is not None and granted < processors() else None
+    return processors() if granted is None else max(1, min(processors(), int(granted)))
 
 
 def _memory_limits() -> Iterator[int]:

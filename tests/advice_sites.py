@@ -21,7 +21,6 @@ ADVICE_AT = {
     **dict.fromkeys(("DoesNotFit", "ResultError", "TrainingDiverged", "NotRendered", "TemplateRefusal"), 1),
     **dict.fromkeys(("Problem", "KeyProblem", "_problem", "_BadRow", "Rule"), 1),
     "add": 1,
-    "group": 1,
     "BaseKind": 2,
     "DoctorCheck": 3,
     "_Refusal": 1,

@@ -28,7 +28,6 @@ OTHERS = {
     "BadRow": (0, 3),
     "UnusableRow": (0, 3),
     "add": (0, 3),
-    "group": (0, 3),
     "_Refusal": (0, 3),
     "BaseKind": (1, 2),
     "Failed": (0, 3),

@@ -22,6 +22,9 @@ from afina.model.base import check_trainable, find_base
 from afina.model.base_kind import KINDS
 from afina.model.generate.generate_torch import generate
 from afina.model.load_torch import attach_adapter, load_base, open_adapter
+from afina.model.named_tokenizer import open_pieces
+from afina.model.shape_table import KNOWN, PAD_BY_DEFAULT, ROTARY, WITHOUT_PADDING, rotary_kinds
+from afina.model.shape_walk_torch import build
 from afina.model.stops import set_stops
 from afina.plan.bases import find_shape, recipe_shape
 from afina.plan.device import local_device
@@ -184,6 +187,15 @@ def test_what_is_no_base_is_named_by_every_verb_before_any_work(kind: str, base:
         look_before(target, {}, engine=engine, host="127.0.0.1", port=None, device=local_device("cpu"))
 
 
+@pytest.mark.parametrize("nothing", ["", " "])
+def test_no_name_is_no_base(nothing: str, base: Path, monkeypatch: pytest.MonkeyPatch):
+    """It was the folder that one stands in."""
+    monkeypatch.chdir(base)
+    for look in (lambda: find_base(nothing, say=print), lambda: find_shape(nothing), lambda: open_pieces(nothing)):
+        with pytest.raises(BaseError, match="is named"):
+            look()
+
+
 def test_a_word_with_slashes_that_is_no_folder_is_no_hub_id(tmp_path: Path):
     for word in ("./models/x", "~/models/x", "models/deep/x", "x.gguf", str(tmp_path / "none")):
         with pytest.raises(BaseError, match="there is no such folder or file"):
@@ -276,7 +288,15 @@ def break_it(how: str, folder: Path) -> None:
         tokenizer.save_pretrained(folder)
     else:
         config = json.loads((folder / "config.json").read_text())
-        said = {"layers": {"num_hidden_layers": 3}, "vocab": {"vocab_size": 900}}[how]
+        said: dict[str, Any] = {
+            "layers": {"num_hidden_layers": 3},
+            "vocab": {"vocab_size": 900},
+            "rotary": {"rope_scaling": {"rope_type": "foo", "factor": 2.0}},
+            "rotary of now": {"rope_parameters": {"rope_type": "foo", "rope_theta": 10000.0}},
+            "rotary alone": {"rope_scaling": "yarn"},
+            "rotary cut": {"rope_scaling": {"type": "llama3", "factor": 8.0}},
+            "padding": {"pad_token_id": config["vocab_size"]},
+        }[how]
         (folder / "config.json").write_text(json.dumps(config | said))
 
 
@@ -306,6 +326,11 @@ DAMAGED = {
     "of torch.compile": "names of its weights begin with '_orig_mod.'",
     "of PEFT": "names of its weights begin with 'base_model.model.'",
     "deeper": "config.json says 1 layers, the weights hold 2: from layer 1 on",
+    "rotary": "config.json: `rope_scaling` names the rotary positions 'foo', which a llama model has not",
+    "rotary of now": "config.json: `rope_parameters` names the rotary positions 'foo'",
+    "rotary alone": "config.json: `rope_scaling` names the rotary positions 'yarn', which",
+    "rotary cut": "names the rotary positions 'llama3' and lacks low_freq_factor, high_freq_factor",
+    "padding": r"config.json: `pad_token_id` is (\d+) and the vocabulary has \1 tokens",
 }
 
 
@@ -323,6 +348,59 @@ def test_a_damaged_base_is_named_before_the_dataset_is_built(how: str, base: Pat
     assert not (tmp_path / "runs/tiny/dataset").exists()
     with pytest.raises(BaseError, match=DAMAGED[how]):
         find_base(str(folder), say=print)
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [({"hidden_act": "foo"}, "'foo'"), ({"hidden_size": 30}, "multiple"), ({"rms_norm_eps": "small"}, "eps")],
+)
+def test_what_transformers_builds_no_model_of_is_named_before_the_dataset_is_built(
+    parts: dict[str, Any], said: str, base: Path, tmp_path: Path
+):
+    """The shape of a family that is known is read from a table: its model was built when all was paid."""
+    folder = changed(base, tmp_path / "base", **parts)
+    shown = call_afina("run", recipe_file(tmp_path, folder), "--yes", "--runs", tmp_path / "runs", check=2).stderr
+    assert "config.json: transformers cannot build this llama model" in shown and said in shown
+    assert "Traceback" not in shown and not (tmp_path / "runs/tiny/dataset").exists()
+
+
+def test_rotary_positions_are_those_of_transformers_with_all_that_each_needs():
+    """A kind that it gains is taken here too, and what is refused here it builds no model of."""
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    assert {*ROTARY} == {"default", *ROPE_INIT_FUNCTIONS}
+    values = {"factor": 2.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32}
+    values |= {"short_factor": [1.0] * 4, "long_factor": [1.0] * 4}
+    small = {
+        "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4,
+        "num_key_value_heads": 4, "vocab_size": 96, "max_position_embeddings": 64, "pad_token_id": 0,
+    }  # fmt: skip
+    for kind in ("llama", "phi3"):
+        for named, needed in rotary_kinds(kind).items():
+            own = {each: values[each] for each in (*needed, *(["original_max_position_embeddings"] if needed else []))}
+            config = small | {"model_type": kind, "rope_scaling": {"rope_type": named, **own}}
+            assert build(config, None).config.model_type == kind
+            for lacking in needed:
+                rope = {key: value for key, value in config["rope_scaling"].items() if key != lacking}
+                with pytest.raises(BaseError, match="cannot build this"):
+                    build(config | {"rope_scaling": rope}, None)
+
+
+@pytest.mark.parametrize("kind", [each for each in KNOWN if each not in WITHOUT_PADDING])
+def test_a_padding_token_beyond_the_vocabulary_is_one_for_transformers_too(kind: str):
+    small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
+    small |= {"num_key_value_heads": 4, "head_dim": 8, "vocab_size": 96, "max_position_embeddings": 64}
+    config = small | {"model_type": kind}
+    for pad in (0, 95, -1, None):
+        assert build(config | {"pad_token_id": pad}, None)
+    for pad in (96, -97):
+        with pytest.raises(BaseError, match="cannot build this"):
+            build(config | {"pad_token_id": pad}, None)
+    if PAD_BY_DEFAULT.get(kind, 0) >= 96:
+        with pytest.raises(BaseError, match="cannot build this"):
+            build(config, None)
+    else:
+        assert build(config, None)
 
 
 def test_all_that_is_wrong_with_a_base_is_said_at_once(base: Path, tmp_path: Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import json
 import subprocess
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from waiting import LONGEST
+from waiting import LONGEST, longer
 
 from afina.dataset.audit.audit import audit_dataset, audit_files
 from afina.dataset.build.build import build_dataset
@@ -207,14 +208,29 @@ def test_choices_of_a_command_line():
 # ---- limits
 
 
+CHILD = """
+import fcntl, os, time
+held = open("held", "w")
+fcntl.flock(held, fcntl.LOCK_EX)
+os.rename("held", "begun")
+while not os.path.exists("go"):
+    time.sleep(0.02)
+open("answered", "w")
+"""
+"""Holds a lock as long as it is there, and answers when it is told to go on: then it is there."""
+
+
 def test_an_endless_program_is_ended_with_all_that_it_started(tmp_path: Path):
-    child = tmp_path / "child"
-    later = f"import time; time.sleep(1.5); open({str(child)!r}, 'w')"
-    code = f"import subprocess, sys, time\nsubprocess.Popen([sys.executable, '-c', {later!r}])\ntime.sleep(600)"
-    outcome = run_limited([sys.executable, "-c", code], tmp_path, ProgramLimits(seconds=0.7))
-    assert outcome.stopped == "not finished after 0.7 s"
-    time.sleep(1.5)
-    assert not child.exists()
+    code = f"import subprocess, sys, time\nsubprocess.Popen([sys.executable, '-c', {CHILD!r}])\ntime.sleep(600)"
+    for seconds in longer():
+        outcome = run_limited([sys.executable, "-c", code], tmp_path, ProgramLimits(seconds=seconds))
+        assert outcome.stopped == f"not finished after {seconds:g} s"
+        if (tmp_path / "begun").exists():
+            break
+    (tmp_path / "go").touch()
+    with (tmp_path / "begun").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # which has to wait for a child that was left, until that has answered
+    assert not (tmp_path / "answered").exists()
 
 
 def test_memory_is_bounded(tmp_path: Path):

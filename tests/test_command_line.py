@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from called import call_afina
 from test_house import AFINA, parse_afina
 from typer.main import get_command
 from typer.testing import CliRunner
@@ -16,6 +17,8 @@ from typer.testing import CliRunner
 from afina.cli import app
 from afina.cli.examples import EXAMPLES
 from afina.cli.plan_options import check_options
+from afina.cli.verb import TEXTS, shown_name
+from afina.errors import RecipeError
 from afina.recipe.keys import every_key
 
 COMMANDS = [command for told in EXAMPLES.values() for _, command in told]
@@ -51,6 +54,27 @@ def test_the_help_of_a_verb_ends_with_its_examples() -> None:
     shown = CliRunner().invoke(app, ["compare", "--help"], env={"COLUMNS": "100", "TERM": "dumb"}).output
     assert shown.rstrip().endswith("afina compare runs/my-docs runs/my-docs-2 --page compare.html")
     assert "Begin with" in CliRunner().invoke(app, ["--help"], env={"COLUMNS": "100", "TERM": "dumb"}).output
+
+
+def test_no_verb_takes_an_empty_name() -> None:
+    """`--runs "$RUNS"` where it is not set began a run in the folder that one stood in, `--out` wrote there."""
+    asked = 0
+    for verb in every_verb():
+        command = get_command(app)
+        for word in verb.split():
+            command = command.commands[word]  # type: ignore[attr-defined]
+        arguments = [each for each in command.params if each.param_type_name == "argument"]
+        for param in command.params:
+            if param.metavar in TEXTS or getattr(param, "is_flag", False):
+                continue
+            words = ["x"] * arguments.index(param) if param in arguments else [max(param.opts, key=len)]
+            with pytest.raises(RecipeError) as refused:
+                command.make_context(verb, [*words, ""])
+            (problem,) = refused.value.problems
+            assert problem.where == shown_name(param) and problem.what == "its value is empty" and problem.fix
+            asked += 1
+    assert asked > 100
+    assert "--runs: its value is empty" in call_afina("run", "recipe.yaml", "--runs", " ", check=2).stderr
 
 
 # ---- the shell

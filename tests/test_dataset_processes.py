@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -109,6 +108,29 @@ def test_a_task_of_slurm_that_is_killed_is_submitted_again_alone(tmp_path: Path,
     assert hash_folder(tmp_path / "one") == hash_folder(tmp_path / "two")
 
 
+def test_no_more_processes_read_and_look_than_the_control_group_grants(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Threads did; of 96 processors a pod of 3 began 96 processes, each with a Python of its own."""
+    monkeypatch.setattr("afina.machine.granted_processors", lambda: 3.5)
+    monkeypatch.setattr("afina.machine.processors", lambda: 96)
+    asked: list[int] = []
+
+    def here(do: Any, jobs: Any, workers: int, **_: Any) -> Any:
+        asked.append(workers)
+        return map(do, jobs)
+
+    for room in ("build.gather", "audit.chunks"):
+        monkeypatch.setattr(f"afina.dataset.{room}.in_processes", here)
+    monkeypatch.setattr("afina.dataset.build.gather.FEWEST_BYTES", 0)
+    build_dataset(five_batches(tmp_path / "in", monkeypatch), tmp_path / "dataset")
+    assert asked == [3]
+    monkeypatch.setattr("afina.dataset.audit.chunks.CHUNK_ROWS", 5)
+    monkeypatch.setattr("afina.dataset.audit.chunks.FEWEST_ROWS", 5)
+    rows = "".join(f'{{"prompt": "Question {row}?", "completion": "Answer {row}."}}\n' for row in range(30))
+    (tmp_path / "rows.jsonl").write_text(rows, encoding="utf-8")
+    audit_files([tmp_path / "rows.jsonl"])
+    assert {*asked} == {3} and len(asked) > 1
+
+
 def test_an_audit_whose_process_is_killed_finds_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """It ended in a traceback."""
     rows = "".join(f'{{"prompt": "Question {row % 12}?", "completion": "Answer {row}."}}\n' for row in range(30))
@@ -117,7 +139,7 @@ def test_an_audit_whose_process_is_killed_finds_the_same(tmp_path: Path, monkeyp
     monkeypatch.setattr("afina.dataset.audit.chunks.CHUNK_ROWS", 5)
     monkeypatch.setattr("afina.dataset.audit.chunks.FEWEST_ROWS", 5)
     monkeypatch.setattr("afina.dataset.audit.chunks._look_elsewhere", killed.look_or_die)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    monkeypatch.setattr("afina.dataset.audit.chunks.usable_processors", lambda: 2)
     there = audit_files([tmp_path / "rows.jsonl"])
     assert begun() == {"11": 2, "16": 1, "21": 1, "26": 1, "6": 1}
     assert there.findings == here.findings and here.findings

@@ -46,9 +46,10 @@ INSIDE: dict[str, set[str]] = {
     "tokenizer": GROUND | {"record", "text"},
     "dataset": GROUND | {"text"},
     "dataset.questions": GROUND | {"endpoint", "text", "dataset"},
-    "dataset.build": GROUND | {"temporary", "endpoint", "text", "sandbox", "sources", "dataset", "dataset.questions"},
+    "dataset.build": GROUND
+    | {"machine", "temporary", "endpoint", "text", "sandbox", "sources", "dataset", "dataset.questions"},
     "dataset.audit": GROUND
-    | {"temporary", "record", "text", "sandbox", "sources", "tokenizer", "dataset", "dataset.build"},
+    | {"machine", "temporary", "record", "text", "sandbox", "sources", "tokenizer", "dataset", "dataset.build"},
     "score": GROUND | {"text", "sources", "dataset.audit"},
     "model": GROUND | {"temporary", "cache", "machine", "text", "tokenizer"},
     "plan": GROUND

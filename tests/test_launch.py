@@ -886,6 +886,16 @@ def test_a_job_whose_shell_was_killed_alone_is_at_work(
     assert begun == [0, 12] and sum("begun again" in line for line in said) == 1
 
 
+def following(project: Path) -> tuple[Follower, list[str]]:
+    """Who follows a job on the machine `box`, and what is said by it."""
+    said: list[str] = []
+    state = LaunchState(project / "runs/_launch/two/state.json", "ssh:box", "afina-launch/two")
+    engine = SshEngine(Remote("box"), "afina-launch/two")
+    nothing: Any = lambda *_: None  # noqa: E731
+    run = project / "runs/two"
+    return Follower(engine, run, "name: two\n", state, nothing, nothing, said.append, None, every=0.01), said
+
+
 @needs_rsync
 def test_what_an_earlier_recipe_made_is_kept_and_out_of_the_way_at_home(project: Path, machines: Path) -> None:
     """It was moved to `replaced/` over there. Here it would be taken for the new recipe's result."""
@@ -898,17 +908,81 @@ def test_what_an_earlier_recipe_made_is_kept_and_out_of_the_way_at_home(project:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(Path(name).name)
     (there / "recipe.yaml").write_text("name: two\nroot: files/data\n")
-    state = LaunchState(project / "runs/_launch/two/state.json", "ssh:box", "afina-launch/two")
-    engine = SshEngine(Remote("box"), "afina-launch/two")
-    nothing: Any = lambda *_: None  # noqa: E731
-    follower = Follower(engine, home, "name: two\n", state, nothing, nothing, nothing, None, every=0.01)
-    assert follower._home()
+    follower, said = following(project)
+    assert follower._home() and not said
     left = {file.relative_to(home).as_posix() for file in home.rglob("*") if file.is_file()}
     assert left == {
         "adapter/b", "checkpoints/step-2/x", "export/big.gguf", ".lock", "recipe.yaml",
         "replaced/1-train/y", "replaced/2-train/adapter/a", "replaced/2-train/model/m",
     }  # fmt: skip
     assert not (home / "model").exists() and (home / "recipe.yaml").read_text() == "name: two\n"
+
+
+@needs_rsync
+def test_a_look_is_two_connections_where_no_checkpoint_is_new(
+    project: Path, machines: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was nine, each with a handshake: of a machine that bears few, the look itself was refused."""
+    counts = machines / "counts"
+    counts.write_text(f'#!/bin/sh\necho >> {machines}/connections\nexec {STANDS_FOR}/ssh "$@"\n')
+    counts.chmod(0o755)
+    monkeypatch.setenv("AFINA_SSH", str(counts))
+    home, there = project / "runs/two", machines / "box/afina-launch/two/runs/two"
+
+    def writes(**files: str) -> None:
+        for name, text in files.items():
+            file = there / name.replace("__", "/")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text)
+
+    def looked(meanwhile: Callable[[], None] = lambda: None) -> int:
+        (machines / "connections").write_text("")
+        seen = follower._see()
+        meanwhile()
+        follower._copy_meanwhile(seen)
+        assert not said
+        return len((machines / "connections").read_text())
+
+    follower, said = following(project)
+    writes(checkpoints__one="1", replaced__0__old="0", metrics="1")
+    (there.parent.parent / "job.log").write_text("it says so\n")
+    assert looked() == 4, "one that asks; what was set aside, the checkpoints, the rest"
+    assert follower.log.read_text() == "it says so\n" and (home / "replaced/0/old").exists()
+    writes(metrics="1 2")
+    assert looked() == 2 and (home / "metrics").read_text() == "1 2"
+    writes(checkpoints__two="2", metrics="1 2 3")
+    (there / "checkpoints/one").unlink()
+    assert looked() == 3
+    assert [file.name for file in (home / "checkpoints").iterdir()] == ["two"]
+    written = (there / "checkpoints/two").stat()
+    (there / "checkpoints/other").write_text("3")
+    os.utime(there / "checkpoints/other", ns=(written.st_atime_ns, written.st_mtime_ns))
+    (there / "checkpoints/other").replace(there / "checkpoints/two")
+    assert looked() == 3, "another one of the same name, size and time is seen"
+    assert looked(lambda: writes(checkpoints__three="3", metrics="1 2 3 4")) == 2
+    assert not (home / "checkpoints/three").exists(), "no checkpoint without the log that tells of it"
+    assert (home / "metrics").read_text() == "1 2 3 4"
+    assert follower._home(), "byte by byte, whatever was here before"
+    assert (home / "checkpoints/two").read_text() == (home / "checkpoints/three").read_text() == "3"
+
+
+@needs_rsync
+def test_what_only_has_the_size_of_what_was_set_aside_stays(project: Path, machines: Path) -> None:
+    """Two adapters of one shape have one size: the one that had not come was removed here, and was nowhere then."""
+    home, there = project / "runs/two", machines / "box/afina-launch/two/runs/two"
+    for file, text in {
+        home / "adapter/a": "1234", home / "adapter/b": "same",
+        there / "replaced/2-train/adapter/a": "5678", there / "replaced/2-train/adapter/b": "same",
+    }.items():  # fmt: skip
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+        os.utime(file, (1, 1))
+    follower, said = following(project)
+    assert follower._home()
+    assert (home / "adapter/a").read_text() == "1234" and not (home / "adapter/b").exists()
+    assert (home / "replaced/2-train/adapter/a").read_text() == "5678"
+    (line,) = said
+    assert "adapter/a" in line and "adapter/b" not in line and "left as they are" in line
 
 
 @needs_rsync

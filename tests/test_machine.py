@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 from called import call_afina
+from parsed import FILES, nodes_of, tree_of
 
 from afina import machine
 from afina.errors import AfinaError, RecipeError
@@ -305,7 +306,19 @@ def test_what_a_control_group_grants_is_found_wherever_it_stands(
     assert machine.granted_processors() == processors
     assert main_memory().total == gib * GIB
     monkeypatch.setattr(machine, "processors", lambda: 8)
-    assert machine.granted_threads() == (None if processors is None else max(1, int(processors)))
+    assert machine.usable_processors() == (8 if processors is None else max(1, int(processors)))
+
+
+def test_one_function_says_how_many_compute_at_a_time() -> None:
+    """Who counts processors for himself does not see what a container grants."""
+    counts = {"cpu_count", "process_cpu_count", "sched_getaffinity"}
+    found = {
+        file.name
+        for file in FILES
+        for node in nodes_of(tree_of(file))
+        if getattr(node, "attr", None) in counts or getattr(node, "id", None) in counts
+    }
+    assert found == {"machine.py"}
 
 
 def test_no_more_threads_compute_than_the_control_group_grants(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

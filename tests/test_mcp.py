@@ -126,6 +126,8 @@ def test_what_a_recipe_leads_to_lies_inside_too(place: Path) -> None:
         reach.recipe("recipe.yaml", ["sources=[{path: leads-out.jsonl}]"])
     with pytest.raises(RecipeError, match="outside of what"):
         reach.inside("leads-out.jsonl")
+    with pytest.raises(RecipeError, match="no path is given"):
+        reach.inside(" ")
     (place / "linked").mkdir()
     (place / "linked/rows.jsonl").symlink_to(place.parent / "secret.jsonl")
     with pytest.raises(RecipeError, match="outside of what"):

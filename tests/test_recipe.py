@@ -15,6 +15,7 @@ from called import call_afina
 from hypothesis import given
 from hypothesis import strategies as st
 from parsed import FILES, nodes_of, tree_of
+from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
 
@@ -95,6 +96,56 @@ def test_misspelt_key_inside_a_list_names_its_neighbours(tmp_path: Path) -> None
 def test_a_key_like_no_other_lists_the_known_ones(tmp_path: Path) -> None:
     (found,) = problems(tmp_path, SMALL + "budget:\n  zzz: 1\n")
     assert found.fix == "known here: hours, price_per_hour, currency, money, anyway"
+
+
+MAY_BE_EMPTY = {
+    "chat.system": "no text", "budget.currency": "a bare number", "sources[].stem": "every name",
+    "dataset.teacher.url": "the base itself", "evaluate.judge.criteria": "no criterion",
+}  # fmt: skip
+"""Texts of a recipe that name nothing, and what an empty one means."""
+
+
+def test_every_name_and_path_of_a_recipe_names_something() -> None:
+    """`base: ''` was the folder that one stood in, `path: ''` all of `root`."""
+    asked = []
+    for key in every_key():
+        kinds = [each for each in key.schema.get("anyOf", [key.schema]) if each.get("type") == "string"]
+        if not kinds or any("enum" in each or "const" in each for each in kinds) or key.path in MAY_BE_EMPTY:
+            continue
+        for empty in ("", " \t"):
+            with pytest.raises(ValidationError) as refused:
+                key.inside.model_validate({key.name: empty})
+            assert key.name in {error["loc"][0] for error in refused.value.errors()}, key.path
+        asked.append(key.path)
+    assert {"base", "root", "start_from", "sources[].path", "evaluate.probes[].path", "safety.strings"} <= {*asked}
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        (SMALL.replace("someone/some-base", "''"), ":2: base"),
+        (SMALL.replace("someone/some-base", "' '"), ":2: base"),
+        (SMALL.replace("a.md", "''"), ":4: sources.0.path"),
+        (SMALL + "root: ''", ":5: root"),
+        (SMALL + "start_from: ' '", ":5: start_from"),
+        (SMALL + "evaluate: {probes: [{path: '', role: recall}]}", ":5: evaluate.probes.0.path"),
+        (SMALL + "evaluate: {prompts: ' '}", ":5: evaluate.prompts"),
+        (SMALL + "chat: {template: ''}", ":5: chat.template"),
+        (SMALL + "adapter: {modules_to_save: ['']}", ":5: adapter.modules_to_save.0"),
+    ],
+)
+def test_an_empty_name_is_refused_at_its_key(tmp_path: Path, text: str, where: str) -> None:
+    (found,) = problems(tmp_path, text)
+    assert found.where == f"{tmp_path / 'recipe.yaml'}{where}"
+    assert found.what == "is empty, and names nothing" and "take that out" in found.fix
+
+
+@pytest.mark.parametrize(
+    ("given", "said"), [("base=", "needs `base`"), ("base=''", "is empty"), ("root=''", "is empty")]
+)
+def test_an_empty_name_on_the_command_line_is_refused(tmp_path: Path, given: str, said: str) -> None:
+    (found,) = problems(tmp_path, SMALL, given)
+    assert said in found.what
 
 
 @pytest.mark.parametrize(
@@ -297,8 +348,8 @@ recipes = st.builds(
     system=st.none() | printable,
     rate=st.floats(0, 1),
     epochs=st.floats(1e-3, 1e3),
-    accept=st.lists(printable, max_size=2),
-    columns=st.dictionaries(st.sampled_from(["prompt", "completion", "text"]), printable, max_size=2),
+    accept=st.lists(printable.filter(str.strip), max_size=2),
+    columns=st.dictionaries(st.sampled_from(["prompt", "completion", "text"]), printable.filter(str.strip), max_size=2),
     repeat=st.integers(1, 50),
     method=st.sampled_from(["sft", "cpt", "scratch"]),
 )

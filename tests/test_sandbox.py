@@ -11,10 +11,11 @@ import signal
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from waiting import until
+from waiting import longer, until
 
 from afina.errors import RecipeError
 from afina.sandbox import launcher as sandbox
@@ -91,8 +92,12 @@ def test_an_endless_loop(tmp_path: Path) -> None:
 
 @isolated
 def test_a_program_that_closes_its_outputs_and_goes_on(tmp_path: Path) -> None:
-    code = "import os, time; os.close(1); os.close(2); time.sleep(600)"
-    assert attack(tmp_path, code, BRIEF).stopped == "not finished after 1 s"
+    code = "import os, time; os.write(1, b'begun'); os.close(1); os.close(2); time.sleep(600)"
+    for seconds in longer(1.0):
+        outcome = attack(tmp_path, code, replace(BRIEF, seconds=seconds))
+        assert outcome.stopped == f"not finished after {seconds:g} s"
+        if outcome.output == "begun":
+            break
 
 
 @isolated
@@ -221,10 +226,15 @@ def test_killing_what_watches_it(tmp_path: Path) -> None:
 
 @isolated
 def test_a_daemon_ends_with_it(tmp_path: Path) -> None:
-    code = "import os, time\nif not os.fork():\n  os.setsid()\n  if not os.fork(): time.sleep(600)\nprint('done')"
+    """It has begun before its parent is done."""
     mark = f"daemon-{os.getpid()}"
-    outcome = attack(tmp_path, f"{code}  # {mark}")
-    assert outcome.stdout.startswith("done") and not outcome.stopped
+    code = (
+        "import os, time\nread, write = os.pipe()\nif not os.fork():\n  os.setsid()\n"
+        "  if not os.fork():\n    os.write(write, b'x')\n    time.sleep(600)\n  os._exit(0)\n"
+        f"os.read(read, 1)\nprint('done')  # {mark}"
+    )
+    outcome = attack(tmp_path, code)
+    assert outcome.stdout == "done\n" and not outcome.stopped
     assert not alive(mark)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -85,10 +86,58 @@ def test_every_broken_line_is_reported_with_its_number(tmp_path: Path) -> None:
     assert "a row is an object" in found[2].what and "'text' stands twice" in found[3].what
 
 
-def test_the_first_twenty_and_the_count(tmp_path: Path) -> None:
-    found = problems_of(tmp_path, "{,\n" * 50)
-    assert len(found) == 21 and found[19].where == "a.jsonl:20"
-    assert found[20].what == "and 30 more rows like these"
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("a.jsonl", "{,\n" * 50, "not JSON"),
+        ("a.jsonl", "".join(f"[{n}]\n" for n in range(50)), "a row is an object"),
+        ("a.jsonl", "".join(f'{{"prompt": "a", "completion": {n}}}\n' for n in range(50)), "is the number 0 where"),
+        ("a.jsonl", '{"text": "\\ud83d"}\n' * 50, "half of a character"),
+        ("a.jsonl", '{"messages": "[nope"}\n{"messages": "[[[ nope"}\n' * 25, "`messages` is no JSON"),
+        ("a.jsonl", "".join(
+            json.dumps({"messages": [{"role": "user", "content": "a"}] * n + [{"role": "x", "content": "b"}]}) + "\n"
+            for n in range(50)
+        ), "has the role 'x'"),
+        ("a.json", json.dumps([[n] for n in range(50)]), "a row is an object"),
+        ("a.csv", "prompt,completion\n" + "a,b,\n" * 50, "3 cells where the header has 2, and nothing behind its last"),
+        ("a.csv", "prompt,completion\n" + "a,b,c\n" * 50, "3 cells where the header has 2"),
+        ("a.csv", "prompt,completion\n" + "a\n" * 50, "1 cells where the header has 2"),
+        ("a.csv", 'prompt,completion,note\na,b,c\n' + 'a,b, "c, d"\n' * 49 + 'a, "b",c\n', "4 cells"),
+        ("a.tsv", "prompt\tcompletion\n" + "a\tb\t\n" * 50, "and nothing behind its last"),
+    ],
+    ids=["jsonl", "no object", "number", "character", "text", "turn", "list", "comma", "cells", "cell", "space", "tab"],
+)  # fmt: skip
+def test_rows_that_are_wrong_in_one_way_are_told_once(tmp_path: Path, name: str, text: str, said: str) -> None:
+    """What wrote a file makes its mistake in each of its rows: the message stood there twenty times, of one comma."""
+    found = problems_of(tmp_path, text, name)
+    assert said in found[0].what and found[0].fix
+    assert re.search(r"\((49|50) rows, first line \d\)", found[0].what) and len(found) <= 2
+
+
+def test_twenty_ways_to_be_wrong_are_told_and_the_others_counted(tmp_path: Path) -> None:
+    found = problems_of(tmp_path, "".join(f'{{"column {chr(97 + n)}": 1}}\n' for n in range(25)))
+    assert [problem.where for problem in found[:-1]] == [f"a.jsonl:{n}" for n in range(1, 21)]
+    assert found[-1].what == "and 5 more rows that are wrong in other ways"
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+@pytest.mark.parametrize("more", [1, 3])
+def test_columns_without_a_name_that_are_empty_are_no_columns(tmp_path: Path, mark: str, more: int) -> None:
+    """As the message of a mark at the end of every row advises, and as spreadsheets write what is beside a table."""
+    ledger = Ledger()
+    (tmp_path / "a.csv").write_text(
+        "".join(f"{mark.join(row)}{mark * more}\n" for row in (["prompt", "completion"], "ab"))
+    )
+    (document,) = read(tmp_path, "a.csv", ledger)
+    assert [turn["content"] for turn in document.messages] == ["a", "b"]
+    assert ledger.files[0].balanced and not ledger.files[0].dropped
+
+
+def test_what_stands_in_columns_without_a_name_is_counted(tmp_path: Path) -> None:
+    ledger = Ledger()
+    (tmp_path / "a.csv").write_text("prompt,completion,,\na,b,,xyz\n")
+    read(tmp_path, "a.csv", ledger)
+    assert ledger.files[0].dropped == {"column `(column 4)`": 3}
 
 
 @pytest.mark.parametrize("value", ["null", "3", "true", '["a"]', '{"a": 1}'])

@@ -189,6 +189,26 @@ def test_pasted_text_is_written_into_a_folder_that_goes_with_it(
     assert studio.get(f"/api/data/audit/{job}").status_code == 404
 
 
+def test_what_is_pasted_goes_with_a_page_that_is_closed_before_it_is_answered(
+    studio: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The page did not know its audit's name by then, and the text stayed until the studio ended. The word that it is
+    closed may come here first."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    late, early = "a-name-of-a-page-1", "a-name-of-a-page-2"
+    wanted = {"text": "".join(FLAWED), "name": "pasted.jsonl"}
+    begun = studio.post("/api/data/audit", json=wanted | {"job": late})
+    assert begun.json()["job"] == late and len(list(tmp_path.rglob("pasted.jsonl"))) == 1
+    assert studio.post("/api/data/audit", json=wanted | {"job": late}).status_code == 404, "of another page"
+    assert studio.get(f"/api/data/audit/{late}").json()["state"] in ("running", "done")
+    for name in (late, early):
+        assert studio.post(f"/api/data/audit/{name}/end", json={}).json() == {}
+    assert list(tmp_path.iterdir()) == []
+    assert studio.post("/api/data/audit", json=wanted | {"job": early}).status_code == 404
+    assert list(tmp_path.iterdir()) == []
+    assert studio.post("/api/data/audit", json=wanted | {"job": "short"}).status_code == 422
+
+
 def test_the_end_of_the_studio_removes_what_was_pasted(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with asking(StudioSettings(place / "runs", (place / "root",))) as client:

@@ -305,6 +305,24 @@ def test_rows_of_an_earlier_audit_say_nothing_beside_the_next_one(browser: Any, 
     page.close()
 
 
+def test_what_is_pasted_goes_with_a_page_that_is_left_before_it_is_answered(
+    browser: Any, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page did not know by then how the studio calls its audit, and the text stayed until the studio ended."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    with studio(project / "runs", "--root", str(project)) as own:
+        page, _ = opened(browser, f"{own}/data")
+        held = Held(page, "**/api/data/audit", made=True)
+        page.check("input[name=given][value=text]")
+        page.fill("#pasted", '{"prompt": "Where?", "completion": "In Faro."}')
+        page.click("#look [type=submit]")
+        held.until_asked()
+        (pasted,) = tmp_path.glob("afina-studio-*/studio/pasted.jsonl")
+        page.goto(f"{own}/")
+        until(lambda: not pasted.parents[1].exists())
+        page.close()
+
+
 # ---- playground
 
 

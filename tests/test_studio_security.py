@@ -210,8 +210,9 @@ def test_a_path_has_to_lie_in_the_runs_folder_or_a_root(tmp_path: Path, secret: 
     for path in ("../secret", "docs/../../secret/recipe.yaml", str(secret), "/etc/passwd", "link/recipe.yaml", "/"):
         with pytest.raises(AfinaError, match="outside of the folders"):
             inside(settings, path)
-    with pytest.raises(AfinaError, match="no path"):
-        inside(settings, "a\0b")
+    for path in ("a\0b", "", " "):
+        with pytest.raises(AfinaError, match="no path"):
+            inside(settings, path)
     beside = tmp_path / "root-of-others"
     beside.mkdir()
     with pytest.raises(AfinaError, match="outside"):

@@ -6,12 +6,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 Found = TypeVar("Found")
 LONGEST = 600.0
 """Seconds."""
+
+
+def longer(seconds: float = 0.5) -> Iterator[float]:
+    """Time limits for a program that is to be ended at its limit, each twice the one before: on a busy machine it may
+    not have begun by then, and would be ended before it did what is looked for."""
+    while seconds < LONGEST:
+        yield seconds
+        seconds *= 2
+    raise AssertionError(f"it did not begin within {LONGEST:.0f} s")
 
 
 def until(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from typer.core import TyperCommand
+from afina.cli.verb import Verb
 
 KEY_OF = {"anyway": "budget.anyway", "engine": "dataset.engine"}
 """Option -> the key that it sets."""
 
 
-class KeyCommand(TyperCommand):
+class KeyCommand(Verb):
     """A verb that opens a recipe. Its room is loaded when its options are looked at, so that ``afina --help`` is not
     slower."""
 

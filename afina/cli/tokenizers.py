@@ -4,17 +4,17 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
 from afina.cli.arguments import AsJson, RunsFolder
 from afina.cli.opened import walk_of
 from afina.cli.output import choice, say, show
+from afina.cli.verb import Verb
 
 TOKENIZER_HELP = "A folder, a base (folder, GGUF, package:NAME, hub id), a run, or SentencePiece's .model file."
 Files = Annotated[list[Path] | None, typer.Argument(metavar="FILES...", help="Texts to cut: any files or folders.")]
 
 
-class OnFiles(TyperCommand):
+class OnFiles(Verb):
     """A verb whose files may stand behind ``--`` as well: each is an ``--on``."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

@@ -34,6 +34,7 @@ from afina.cli.examples import START, shown
 from afina.cli.export import export
 from afina.cli.keys import KeyCommand
 from afina.cli.output import from_shell, nobody_reads, open_streams, say, show_error
+from afina.cli.verb import Verb
 
 if TYPE_CHECKING:
     from afina.errors import AfinaError
@@ -91,6 +92,7 @@ recipe_app.command("init")(recipes.recipe_init)
 recipe_app.command("schema")(recipes.recipe_schema)
 for prefix, group in [("", app), *((f"{name} ", group) for name, group in GROUPS.items())]:
     for verb in group.registered_commands:
+        verb.cls = verb.cls if verb.cls and issubclass(verb.cls, Verb) else Verb
         verb.epilog = shown(f"{prefix}{verb.name or getattr(verb.callback, '__name__', '')}")
 
 
@@ -149,9 +151,9 @@ def _do_without_torch() -> None:
 
 def _compute_within_the_grant() -> None:
     """No more threads than a container or a service may run at a time: torch and llama.cpp count processors alone."""
-    from afina.machine import granted_threads
+    from afina.machine import processors, usable_processors
 
-    if (threads := granted_threads()) is not None:
+    if (threads := usable_processors()) < processors():
         os.environ["OMP_NUM_THREADS"] = str(threads)
 
 

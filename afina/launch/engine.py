@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -27,6 +28,17 @@ class JobState:
     """Whether it was ended because its time was up."""
     seconds: float = 0.0
     """Since it began, by the machine's own clock."""
+
+
+@dataclass(frozen=True)
+class JobLook:
+    """What one look at a machine shows, by one connection."""
+
+    state: JobState
+    parts: Mapping[str, str] | None = None
+    """Folders of the run that are there -> what changes with what they hold; None where there is no run."""
+    log: str | None = None
+    """The end of what the job said; None where there is no job."""
 
 
 class LaunchEngine(Protocol):
@@ -86,6 +98,19 @@ elif ended; then :
 elif [ -f job.pid ]; then echo lost
 else echo nothing; fi"""
 """Its end is looked for again behind its numbers: it may come between the two looks, and is told before they go."""
+_PART = "afina-launch-part\n"
+"""Stands between the parts of a look."""
+# The number of a file changes where another takes its place: to a minute, as POSIX has it, times tell less.
+_PARTS = f"""echo {_PART.strip()}
+if [ -d {{run}} ]; then
+  echo there
+  for name in {{names}}; do
+    [ -d {{run}}/"$name" ] || continue
+    echo "$name $(find {{run}}/"$name"/. -type f -exec ls -ldin {{{{}}}} + 2>/dev/null | sort | cksum)"
+  done
+fi
+echo {_PART.strip()}
+tail -c 200000 job.log 2>/dev/null || true"""
 _STOP = f"""{ALIVE}if alive job.pid; then kill -TERM "$(cat job.pid)"
 elif alive run.pid; then kill -TERM "$(cat run.pid)"; fi"""
 """The job's shell hands it on; where that one was killed alone, what it had started is told itself."""
@@ -98,7 +123,39 @@ def ask_state(engine: LaunchEngine) -> JobState:
         Unreachable: the machine does not answer.
         AfinaError: it answers with something else.
     """
-    answer = engine.remote.do(f"cd {shlex.quote(engine.folder)} 2>/dev/null || {{ echo nothing; exit 0; }}\n{_ASK}")
+    return _state_of(engine.remote.do(_in_folder(engine, _ASK)), engine)
+
+
+def look_at_job(engine: LaunchEngine, run: str, names: Sequence[str]) -> JobLook:
+    """How the job stands, how folders of its run do, and what it said.
+
+    Args:
+        run: its name.
+        names: of folders in it.
+
+    Raises:
+        Unreachable, AfinaError: as :func:`ask_state`.
+    """
+    there = shlex.quote(f"runs/{run}")
+    answer = engine.remote.do(_in_folder(engine, f"{_ASK}\n{_PARTS.format(run=there, names=shlex.join(names))}"))
+    state, *more = answer.split(_PART, 2)
+    if len(more) < 2:  # the folder is not there
+        return JobLook(_state_of(answer, engine))
+    lines = more[0].splitlines()
+    parts = dict(line.split(" ", 1) for line in lines[1:]) if lines else None
+    return JobLook(_state_of(state, engine), parts, more[1])
+
+
+def _in_folder(engine: LaunchEngine, command: str) -> str:
+    """A command in the job's folder; where there is none, that there is nothing."""
+    return f"cd {shlex.quote(engine.folder)} 2>/dev/null || {{ echo nothing; exit 0; }}\n{command}"
+
+
+def _state_of(answer: str, engine: LaunchEngine) -> JobState:
+    """
+    Raises:
+        AfinaError: it says nothing of a job.
+    """
     said = answer.split()
     seconds, said = (float(said[1]), said[2:]) if said[:1] == ["since"] else (0.0, said)
     standing: Standing | None = next((each for each in _STANDINGS if said[:1] == [each]), None)

@@ -4,6 +4,7 @@ elsewhere when its machine goes, ended when its time is up. The machine is given
 from __future__ import annotations
 
 import contextlib
+import filecmp
 import os
 import shlex
 import signal
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from afina.errors import AfinaError, DoesNotFit, ResultError, class_of
-from afina.launch.engine import JobState, LaunchEngine, ask_state, stop_job
+from afina.launch.engine import JobLook, JobState, LaunchEngine, ask_state, look_at_job, stop_job
 from afina.launch.parcel import SET_ASIDE
 from afina.launch.remote import Unreachable
 from afina.launch.scripts import KILL_SECONDS
@@ -28,10 +29,13 @@ START_SECONDS = 600.0
 """For so long a queued job may not have begun."""
 _KEPT = ("on", "folder", "limit_seconds", "spent_seconds", "machine_seconds")
 _HALF = ("*.partial", "*.old")
-_LEAVE = ("/.lock", "/recipe.yaml", *_HALF)
-"""Of a run over there, what stays there. Its recipe names the places that things have over there."""
 _PRUNED = ("checkpoints", "first/checkpoints")
 """Folders of which old parts are removed over there, and so here."""
+_BEFORE = (SET_ASIDE, *_PRUNED)
+"""What comes before the rest: nothing is removed here before it has its new place, and the log never tells less than
+checkpoints hold."""
+_LEAVE = ("/.lock", "/recipe.yaml", *_HALF, *(f"/{name}" for name in _BEFORE))
+"""Of a run over there, what does not come with the rest. Its recipe names the places that things have over there."""
 
 
 @dataclass
@@ -121,6 +125,8 @@ class Follower:
     """Whether the last copy found a run over there."""
     trouble: str = ""
     """Why the last copy while it runs did not come."""
+    brought: dict[str, str] = field(default_factory=dict)
+    """Of :data:`_BEFORE`, what came while it runs -> as it was then."""
 
     def follow(self, *, begins: bool) -> int:
         """Until the job has ended and its results are home; its exit code (0 or 5).
@@ -153,9 +159,10 @@ class Follower:
         misses, began, told = 0, time.monotonic(), False
         while True:
             try:
-                found = ask_state(self.engine)
+                seen = self._see()
+                found = seen.state
                 self.answered = time.monotonic()
-                self._copy_meanwhile(found)
+                self._copy_meanwhile(seen)
                 misses = 0
             except Unreachable as error:
                 misses += 1
@@ -174,13 +181,16 @@ class Follower:
                 told = True
             time.sleep(self.every)
 
-    def _copy_meanwhile(self, found: JobState) -> None:
+    def _see(self) -> JobLook:
+        return look_at_job(self.engine, self.run.name, _BEFORE)
+
+    def _copy_meanwhile(self, seen: JobLook) -> None:
         """Note the time and copy what there is. A disk that is full here ends no job there: only the last copy has to
         come."""
-        self.state.machine_seconds = max(self.state.machine_seconds, found.seconds)
+        self.state.machine_seconds = max(self.state.machine_seconds, seen.state.seconds)
         try:
             self.state.write()
-            self._bring(while_it_runs=True)
+            self._bring(seen, while_it_runs=True)
             self.trouble = ""
         except Unreachable:
             raise
@@ -225,6 +235,7 @@ class Follower:
     def _begin(self) -> None:
         """Start; what passes until there is a job is paid for too."""
         began = time.monotonic()
+        self.brought.clear()
         try:
             self.begin()
         finally:
@@ -270,7 +281,7 @@ class Follower:
         """
         for tries in range(1, MISSES + 1):
             try:
-                self._bring(while_it_runs=False)
+                self._bring(self._see(), while_it_runs=False)
                 if self.engine.rented:  # what was only in this machine's memory would be lost with its power
                     os.sync()
                 return True
@@ -287,30 +298,33 @@ class Follower:
                 time.sleep(self.every)
         raise AssertionError("the last try returns or raises")
 
-    def _bring(self, *, while_it_runs: bool) -> None:
-        """What is there of the run: what was set aside and checkpoints first, so that nothing is removed here before
-        it has its new place, and the log never tells less than they hold."""
+    def _bring(self, seen: JobLook, *, while_it_runs: bool) -> None:
+        """What is there of the run: :data:`_BEFORE` as it was seen, and where it is not here already; then the rest.
+
+        A look while it runs is two connections, seldom more: a machine may bear few, and each takes a second.
+        """
         remote, there = self.engine.remote, f"{self.engine.folder}/runs/{self.run.name}"
-        self.came = remote.holds(f"-d {shlex.quote(there)}")
-        if self.came:
-            for name in (SET_ASIDE, *_PRUNED):
-                if remote.holds(f"-d {shlex.quote(f'{there}/{name}')}"):
-                    exact = name in _PRUNED
-                    remote.bring(
-                        f"{there}/{name}", self.run / name, leave=_HALF, exact=exact, while_it_runs=while_it_runs
-                    )
+        self.came = seen.parts is not None
+        if seen.parts is not None:
+            for name, holds in seen.parts.items():
+                if while_it_runs and self.brought.get(name) == holds:
+                    continue
+                exact = name in _PRUNED
+                remote.bring(f"{there}/{name}", self.run / name, leave=_HALF, exact=exact, while_it_runs=while_it_runs)
+                self.brought[name] = holds
             remote.bring(there, self.run, leave=_LEAVE, while_it_runs=while_it_runs)
             own = self.run / "recipe.yaml"
             if not own.is_file() or own.read_text(encoding="utf-8", errors="replace") != self.recipe:
                 write_whole(own, self.recipe)
         if self.came and not while_it_runs:
             self._move_as_there(there)
-        log = remote.do(f"tail -c 200000 {shlex.quote(self.engine.folder)}/job.log 2>/dev/null || true")
-        write_whole(self.log, log)
+        if seen.log is not None:
+            write_whole(self.log, seen.log)
 
     def _move_as_there(self, there: str) -> None:
         """What an earlier recipe had made was moved to `replaced/` over there. It has come, and what lies here in its
-        old place would be taken for a result of this one."""
+        old place would be taken for a result of this one. Only what came byte by byte is removed."""
+        others: list[str] = []
         listed = self.engine.remote.do(f"cd {shlex.quote(there)} && find . -type f -print0")
         present = {name.removeprefix("./") for name in listed.split("\0")}
         for kept in sorted((self.run / SET_ASIDE).glob("*/**/*")):
@@ -318,11 +332,19 @@ class Follower:
             old = self.run / name
             if not (kept.is_file() and old.is_file()) or name.as_posix() in present:
                 continue
-            if old.stat().st_size == kept.stat().st_size:
-                old.unlink()
-                with contextlib.suppress(OSError):  # one of them holds more
-                    for above in (self.run / each for each in name.parents if each.parts):
-                        above.rmdir()
+            if not filecmp.cmp(old, kept, shallow=False):  # adapters of one shape have one size, whatever they learned
+                others.append(name.as_posix())
+                continue
+            old.unlink()
+            with contextlib.suppress(OSError):  # one of them holds more
+                for above in (self.run / each for each in name.parents if each.parts):
+                    above.rmdir()
+        if others:
+            self.say(
+                f"{self.run}: {', '.join(others[:3])}{' and more' if others[3:] else ''} ({len(others)}) are no copies "
+                f"of what was set aside over there, and no results of this recipe: left as they are; move them away "
+                "where they are of worth"
+            )
 
     def _close(self) -> None:
         """Give the machine back; the launch is over. Where it costs money and cannot be, it is not."""

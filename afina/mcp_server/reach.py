@@ -59,6 +59,8 @@ class Reach:
         Raises:
             RecipeError: it lies elsewhere, or is no path.
         """
+        if not str(path).strip():  # `Path("")` is the folder that it counts from
+            raise RecipeError("no path is given", "name a file or folder below a root", "path")
         try:
             found = (self.roots[0] / from_home(path)).resolve()
             found.exists()  # what is too long or barred is said here

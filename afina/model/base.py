@@ -101,8 +101,10 @@ def place_of(base: str, *, weights: bool, say: Callable[[str], None] = lambda _:
         weights: whether those of a GGUF have to be there; without them its description is written, and no torch needed.
 
     Raises:
-        BaseError: a GGUF is damaged, or no model that is opened here.
+        BaseError: it names nothing; a GGUF is damaged, or no model that is opened here.
     """
+    if not base.strip():
+        raise BaseError("no base is named", "name a folder with a model, a GGUF file, or a hub id", "base")
     if (file := find_gguf(base)) is not None:
         from afina.model.gguf_folder import gguf_folder
 

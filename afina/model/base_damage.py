@@ -14,7 +14,7 @@ from typing import Any
 
 from afina.errors import BaseError, Problem
 from afina.model.base_kind import read_object
-from afina.model.shape_table import KNOWN, ties
+from afina.model.shape_table import KNOWN, PAD_BY_DEFAULT, WITHOUT_PADDING, rotary, rotary_kind, rotary_kinds, ties
 from afina.run import parse_json, read_mapping
 
 GET_AGAIN = "get the file again: hf download, or git lfs pull in the folder"
@@ -75,6 +75,8 @@ def find_damage(folder: Path, *, weights: bool = True) -> list[Problem]:
                 str(folder / "config.json"),
             )
         )
+    if config is not None and config.get("model_type") in KNOWN and "auto_map" not in config:
+        problems += _not_built(str(folder / "config.json"), config)
     before = len(problems)
     shapes = _weights(folder, problems, required=weights)
     if config is not None and shapes:
@@ -289,6 +291,39 @@ def _misfits_of_known(folder: Path, config: Mapping[str, Any], shapes: Shapes) -
             "would be random numbers",
             "copy the whole model folder; or, where the model was made with one matrix for both, write "
             "`tie_word_embeddings: true` into config.json",
+            where,
+        )
+
+
+def _not_built(where: str, config: Mapping[str, Any]) -> Iterator[Problem]:
+    """What transformers makes no model of, of a family that is known: it would be found when the base is opened, behind
+    the dataset. The families that are not known were built by then to read their shape."""
+    kind, kinds = str(config["model_type"]), rotary_kinds(str(config["model_type"]))
+    key, rope = rotary(config)
+    if kinds and rope:
+        named = rotary_kind(rope) if isinstance(rope, Mapping) else rope
+        needed = kinds.get(named) if isinstance(rope, Mapping) and isinstance(named, str) else None
+        if needed is None:
+            yield Problem(
+                f"`{key}` names the rotary positions {named!r:.60}, which a {kind} model has not",
+                f"write the kind that its weights were trained with, one of {', '.join(kinds)}; its maker's page has "
+                "the whole config.json",
+                where,
+            )
+        elif lacks := [each for each in needed if each not in rope]:
+            yield Problem(
+                f"`{key}` names the rotary positions {named!r} and lacks {', '.join(lacks)}",
+                "copy config.json again: its maker's page has the whole of it",
+                where,
+            )
+    pad, vocab = config.get("pad_token_id", PAD_BY_DEFAULT.get(kind)), config.get("vocab_size")
+    if kind in WITHOUT_PADDING or not isinstance(pad, int) or not isinstance(vocab, int):
+        return
+    if not -vocab <= pad < vocab:
+        said = f"is {pad}" if "pad_token_id" in config else f"is not there, which means {pad} in a {kind} model,"
+        yield Problem(
+            f"`pad_token_id` {said} and the vocabulary has {vocab} tokens, with ids up to {vocab - 1}",
+            "write `pad_token_id: null` into it; rows are filled up with the tokenizer's own token",
             where,
         )
 

@@ -27,6 +27,8 @@ def open_pieces(name: str, say: Callable[[str], None] = lambda _: None) -> Piece
     Raises:
         BaseError: there is no such thing, or no tokenizer in it.
     """
+    if not name.strip():
+        raise BaseError("no tokenizer is named", "name a folder, a base or a run", "tokenizer")
     place = from_home(name)
     if place.is_file() and place.suffix == SENTENCEPIECE_ENDING:
         return read_sentencepiece(place)

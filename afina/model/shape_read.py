@@ -77,6 +77,23 @@ def shape_of_folder(folder: Path, *, trust_remote_code: bool = False) -> Shape:
     return read_shape(read_config(folder), str(file), folder=folder, trust_remote_code=trust_remote_code)
 
 
+def check_built(folder: Path, *, trust_remote_code: bool = False) -> None:
+    """Refuse a model of the table that transformers does not build; any other was built already, to read its shape.
+
+    Raises:
+        BaseError: it does not, with its words.
+    """
+    config = read_config(folder)
+    if (trust_remote_code and "auto_map" in config) or not in_table(config):
+        return
+    from afina.model.shape_walk_torch import build
+
+    try:
+        build({key: value for key, value in config.items() if key != "quantization"}, None)
+    except BaseError as error:
+        raise BaseError(error.problems[0].what, error.problems[0].fix, str(folder / "config.json")) from error
+
+
 def _walk_here(config: Mapping[str, Any], folder: Path | None, where: str) -> Shape:
     """In this process, which has torch open already."""
     from afina.model.shape_walk_torch import walk

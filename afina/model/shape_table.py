@@ -30,6 +30,21 @@ _BIAS_BY_CONFIG = ("gemma", "gemma2", "llama", "qwen3")
 """Kinds whose code reads ``attention_bias``; the others ignore the key (Qwen2 always has its own)."""
 _WINDOW_OFF = ("qwen2", "qwen3")
 """Kinds that use their `sliding_window` only where `use_sliding_window` says so, from `max_window_layers` on."""
+PAD_BY_DEFAULT = {"gemma": 0, "gemma2": 0, "phi3": 32_000}
+"""``pad_token_id`` where ``config.json`` has no such key; none for the other kinds."""
+WITHOUT_PADDING = ("gpt2",)
+"""Kinds whose embedding is not told which token fills up rows."""
+ROTARY: Mapping[str, tuple[str, ...]] = {
+    "default": (),
+    "linear": ("factor",),
+    "dynamic": ("factor",),
+    "yarn": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
+    "longrope": ("short_factor", "long_factor"),
+    "proportional": (),
+}
+"""Kinds of rotary positions that transformers computes -> the numbers that each needs in ``config.json``."""
+_ROTARY_OF_PHI3 = {"default": (), **dict.fromkeys(("longrope", "su", "yarn"), ROTARY["longrope"])}
 _MIXTURE_KEYS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_intermediate_size")
 _PLAIN_LAYERS = {"full_attention", "sliding_attention"}
 _GPT2_NAMES = {
@@ -329,12 +344,36 @@ def stretched(config: Mapping[str, Any], positions: int) -> int:
     >>> stretched({"rope_scaling": yarn}, 32768), stretched({"rope_scaling": yarn}, 131072), stretched({}, 2048)
     (131072, 131072, 2048)
     """
-    said = config.get("rope_parameters") or config.get("rope_scaling")
+    said = rotary(config)[1]
     rope = said if isinstance(said, Mapping) else {}
     factor, original = rope.get("factor"), rope.get("original_max_position_embeddings")
-    if rope.get("rope_type", rope.get("type")) != "yarn" or not isinstance(factor, int | float):
+    if rotary_kind(rope) != "yarn" or not isinstance(factor, int | float):
         return positions
     return max(positions, int(original * factor)) if isinstance(original, int) else positions
+
+
+def rotary(config: Mapping[str, Any]) -> tuple[str, Any]:
+    """What a configuration says of its rotary positions, and under which key: transformers takes the older one first.
+
+    >>> rotary({"rope_parameters": {"rope_type": "default"}, "rope_scaling": {"type": "yarn"}})
+    ('rope_scaling', {'type': 'yarn'})
+    """
+    key = "rope_scaling" if config.get("rope_scaling") else "rope_parameters"
+    return key, config.get(key)
+
+
+def rotary_kind(rope: Mapping[str, Any]) -> Any:
+    """The kind that such a part names."""
+    return rope.get("rope_type", rope.get("type", "default"))
+
+
+def rotary_kinds(model_type: str) -> Mapping[str, tuple[str, ...]]:
+    """Of one of :data:`KNOWN`: kinds of rotary positions -> what each needs; empty for one that has none.
+
+    >>> [*rotary_kinds("phi3")], [*rotary_kinds("gpt2")]
+    (['default', 'longrope', 'su', 'yarn'], [])
+    """
+    return {} if model_type == "gpt2" else _ROTARY_OF_PHI3 if model_type == "phi3" else ROTARY
 
 
 def attention_window(config: Mapping[str, Any]) -> int | None:

@@ -9,7 +9,6 @@ more than two times where it is not.
 
 from __future__ import annotations
 
-import os
 import platform
 import re
 from dataclasses import asdict, dataclass, replace
@@ -259,7 +258,7 @@ def _cpu() -> Device:
 def _cpu_facts() -> tuple[float, float, int, str]:
     """Physical cores that this process may use, GHz, float32 operations per cycle, and in words why."""
     if platform.system() == "Darwin":
-        cores = float(ask("sysctl", "-n", "hw.physicalcpu") or os.cpu_count() or 1)
+        cores = float(ask("sysctl", "-n", "hw.physicalcpu") or processors())
         hertz = float(ask("sysctl", "-n", "hw.cpufrequency") or 3.2e9)
         return cores, hertz / 1e9, 32, "AVX2 or NEON"
     text, threads, quota = cpu_info(), float(processors()), granted_processors()

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from afina.machine import cpu_name, processors
+from afina.machine import cpu_name, usable_processors
 from afina.plan.tables import home
 from afina.run import parse_json
 
@@ -112,7 +112,7 @@ def keep_rate(flops_per_second: float) -> MatrixRate:
 def _this() -> tuple[str, int, str]:
     """Processor, threads, and torch's version; an empty one where it is not installed."""
     asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    threads = int(asked) if asked.isdigit() and int(asked) else processors()
+    threads = int(asked) if asked.isdigit() and int(asked) else usable_processors()
     try:
         return cpu_name(), threads, version("torch")
     except PackageNotFoundError:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import Field, TypeAdapter, ValidationError, field_validator, model_validator
 
-from afina.recipe.part import Count, Positive, RecipePart
+from afina.recipe.part import Count, Named, Positive, RecipePart
 
 
 class Check(RecipePart):
@@ -97,13 +97,13 @@ class Code(RecipePart):
     its own); a recipe is refused where the machine does not permit that.
     """
 
-    language: str = Field(min_length=1, examples=["zig"])
+    language: Named = Field(examples=["zig"])
     """Language of the code blocks, as they name it: `zig`, `python`."""
-    compiler: str = Field(examples=["ziglang==0.14.0"])
+    compiler: Named = Field(examples=["ziglang==0.14.0"])
     """`ziglang==0.14.0`, a Python version such as "3.11", or a command line with `{file}`."""
-    start: str | None = None
+    start: Named | None = None
     """With a command line as `compiler`: the command line that runs the result, e.g. `./a.out` or `node {file}`."""
-    product: str | None = None
+    product: Named | None = None
     """File that such a compiler writes and `start` needs, e.g. `a.out`."""
     run: bool = False
     """Let what the model wrote run. Otherwise it is only compiled, and the rows' checks are not used."""

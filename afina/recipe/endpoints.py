@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from afina.recipe.part import Count, Fraction, Positive, RecipePart
+from afina.recipe.part import Count, Fraction, Named, Positive, RecipePart
 
 BASE_AS_TEACHER = "base"
 
@@ -28,7 +28,7 @@ class Endpoint(RecipePart):
     needs_url: ClassVar[bool] = True
     url: str = Field(examples=["http://127.0.0.1:8000/v1"])
     """Base address, e.g. `http://127.0.0.1:8000/v1`."""
-    model: str = Field(examples=["my-model"])
+    model: Named = Field(examples=["my-model"])
     """Name of the model there."""
     api_key_env: str = "OPENAI_API_KEY"
     """Environment variable that holds the key. The key itself is never written anywhere."""
@@ -88,7 +88,7 @@ class Teacher(Endpoint):
     needs_url: ClassVar[bool] = False
     url: str = ""
     """Base address, e.g. `http://127.0.0.1:8000/v1`; none with `model: base`."""
-    model: str = Field(examples=["base"])
+    model: Named = Field(examples=["base"])
     """Name of the model there. `base`, without `url`: the recipe's own base, asked in this process. A small one may
     write little that its sections support: what was kept is counted."""
     questions_per_section: Count = 3

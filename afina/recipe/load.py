@@ -72,9 +72,7 @@ def read_recipe(text: str, path: Path, overrides: Sequence[str] = (), *, memory_
     """
     raw = parse_recipe(text, str(path))
     overridden = _apply_overrides(raw, overrides)
-    if isinstance(raw.get("root", "."), str):
-        anchor = Path.cwd() if "root" in overridden else path.parent
-        raw["root"] = str((anchor / raw.get("root", ".")).resolve())
+    _resolve_root(raw, Path.cwd() if "root" in overridden else path.parent)
     _resolve_base(raw, Path.cwd() if "base" in overridden else path.parent)
     _resolve_asked(raw, path.parent)
     unlike = resolve_start(raw, Path.cwd() if "start_from" in overridden else path.parent, str(path))
@@ -143,8 +141,7 @@ def read_saved_recipe(run: Path, overrides: Sequence[str] = ()) -> Recipe:
             "command line",
         )
     set_here = _apply_overrides(raw, overrides)
-    if isinstance(raw.get("root", "."), str):
-        raw["root"] = str(((Path.cwd() if "root" in set_here else run) / raw.get("root", ".")).resolve())
+    _resolve_root(raw, Path.cwd() if "root" in set_here else run)
     _resolve_base(raw, Path.cwd() if "base" in set_here else run)
     if "base" in set_here:
         raw["base_revision"] = None  # it was the named one's; this one is known by its hashes
@@ -277,10 +274,17 @@ def _apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> set[str]:
     return done
 
 
+def _resolve_root(raw: dict[str, Any], anchor: Path) -> None:
+    """It becomes absolute; one that names nothing stays, to be refused."""
+    root = raw.get("root", ".")
+    if isinstance(root, str) and root.strip():
+        raw["root"] = str((anchor / root).resolve())
+
+
 def _resolve_base(raw: dict[str, Any], anchor: Path) -> None:
     """A base that looks like a folder becomes absolute; anything else stays a hub id."""
     base = raw.get("base")
-    if isinstance(base, str) and base:
+    if isinstance(base, str) and base.strip():
         looks_like_path = base.startswith((".", "/", "~")) or base.count("/") > 1 or (anchor / base).exists()
         if looks_like_path:
             raw["base"] = str((anchor / from_home(base)).resolve())
@@ -295,7 +299,9 @@ def _resolve_asked(raw: dict[str, Any], folder: Path) -> None:
     named = [(task, "path") for task in (tasks if isinstance(tasks, list) else []) if isinstance(task, CommentedMap)]
     for part, key in [*named, (evaluate, "prompts")]:
         path = part.get(key)
-        if isinstance(path, str) and not (Path(raw["root"]) / path).exists() and (folder / path).is_file():
+        root = raw.get("root")
+        below = isinstance(root, str) and isinstance(path, str) and (Path(root) / path).exists()
+        if isinstance(path, str) and not below and (folder / path).is_file():
             part[key] = str((folder / path).resolve())
 
 
@@ -384,8 +390,12 @@ def _as_problem(raw: Any, where: str, item: Any) -> KeyProblem:
     if item["type"] == "missing":
         fix = "add it; `afina recipe init docs` shows where"
         return _problem(f"`{location[-1]}` is missing", fix, raw, where, location)
-    message = item["msg"].removeprefix("Value error, ")
     given = item.get("input")
+    if item["type"] == "string_pattern_mismatch" and not given.strip():
+        last = next(step for step in reversed(location) if isinstance(step, str) and step.isidentifier())
+        fix = f"write what is meant behind `{last}:`, or take that out"
+        return _problem("is empty, and names nothing", fix, raw, where, location)
+    message = item["msg"].removeprefix("Value error, ")
     secret = location[-1:] in (("url",), ("api_key_env",))  # someone may have written a password or a key there
     shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool) and not secret else ""
     key = _meant_key(location, message) if isinstance(given, Mapping) else None
@@ -419,6 +429,8 @@ def _missing_paths(raw: Mapping[str, Any], where: str) -> Iterator[Problem]:
     """Paths of sources, solutions, answers, probes, tasks, prompts, known strings, a chat template and a local base
     that do not exist."""
     root = Path(str(raw.get("root", ".")))
+    if not str(raw.get("root", ".")).strip():  # refused as it is
+        return
     if not root.is_dir():
         yield _problem(f"there is no folder {root}", "set `root` to the folder of your files", raw, where, ("root",))
         return
@@ -441,13 +453,13 @@ def _missing_paths(raw: Mapping[str, Any], where: str) -> Iterator[Problem]:
     named.append((("safety", "strings"), safety.get("strings") if isinstance(safety, Mapping) else None))
     for location, value in named:
         elsewhere = location[0] == "sources" and location[-1] == "path" and is_remote(str(value))
-        if isinstance(value, str) and not elsewhere and not any(expand_path(root, value)):
+        if isinstance(value, str) and value.strip() and not elsewhere and not any(expand_path(root, value)):
             yield _problem(
                 f"nothing matches {value!r} below {root}", "check the path, or set `root`", raw, where, location
             )
     chat = raw.get("chat")
     template = chat.get("template") if isinstance(chat, Mapping) else None
-    if isinstance(template, str) and template != "chatml" and not (root / template).is_file():
+    if isinstance(template, str) and template.strip() and template != "chatml" and not (root / template).is_file():
         what, fix = f"there is no template {root / template}", "name a Jinja file, or `chatml`"
         yield _problem(what, fix, raw, where, ("chat", "template"))
     base = raw.get("base")

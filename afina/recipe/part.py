@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Count = Annotated[int, Field(ge=1)]
+Named = Annotated[str, Field(pattern=r"\S")]
+"""A name or a path, which has to name something: an empty path would be the folder that one stands in."""
 
 
 class RecipePart(BaseModel):

@@ -13,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 
 from afina.recipe.endpoints import Judge, Teacher
 from afina.recipe.methods import METHOD_SETTINGS, METHODS, Kind, Method, MethodName, in_words, methods_that
-from afina.recipe.part import Count, Fraction, Positive, RecipePart
+from afina.recipe.part import Count, Fraction, Named, Positive, RecipePart
 from afina.recipe.probe import SKILL_QUESTIONS, WINDOWS, Limits, Probe, Role, Windows
 from afina.recipe.safety import Safety
 from afina.recipe.task import Task
@@ -36,34 +36,34 @@ FileKind = Literal["text", "markdown", "html", "pdf", "docx", "epub", "code", "r
 class Source(RecipePart):
     """Where documents come from: files, a dataset of the hub, or a website."""
 
-    path: str
+    path: Named
     """File, folder or glob below `root`. Or `hf://owner/name?split=train`, or `https://...` (a page or sitemap)."""
     kind: Literal["auto", FileKind, "pairs"] = "auto"
     """What the files are. `auto` goes by the file name's ending."""
-    exclude: list[str] = []
+    exclude: list[Named] = []
     """Globs of files to leave out, e.g. `["drafts/*"]`. They are counted and listed in the dataset's ledger."""
     all_files: bool = False
     """Also read what is left out of a folder of code: vendored, generated and minified files, lock files, what
     `.gitignore` names. Files of secrets (`.env`, keys) are never read."""
-    solutions: str | None = None
+    solutions: Named | None = None
     """For `pairs`: folder or glob of the solutions, matched to the problems in `path`."""
     stem: str = r"^(\d+-\d+)"
     """For `pairs`: a regular expression; its first group names the pair in both file names."""
     columns: dict[
         Literal["prompt", "completion", "instruction", "input", "output", "messages", "text", "chosen", "rejected"]
         | Literal["label", "system", "history", "tools"],
-        str,
+        Named,
     ] = {}
     """For `rows`: your column names where they are not the usual ones, e.g. `{prompt: pergunta}`. Where some
     are named, a `label` is read only if it is among them."""
-    leave_out: list[str] = []
+    leave_out: list[Named] = []
     """For `rows`: columns and keys of turns that are left out on purpose (counted), also those that decide what is
     learned and would stop the build, e.g. `[images, weight]`."""
-    encoding: str = "utf-8"
+    encoding: Named = "utf-8"
     """Encoding of the files. Bytes that do not decode are an error, never a guess."""
     on_scanned_page: Literal["error", "drop"] = "error"
     """A PDF page with an image and no text needs OCR: stop (`error`), or leave it out and count it (`drop`)."""
-    revision: str | None = None
+    revision: Named | None = None
     """For `hf://`: the dataset's full commit hash (40 characters). A branch or tag may move, and the data with it."""
     follow: bool = False
     """For `https://`: also read the pages it links to, as long as they lie below its own address."""
@@ -146,9 +146,9 @@ class Datatrove(RecipePart):
     """Tasks at a time; null: one per processor (`local`), or as many as the cluster allows (`slurm`, `ray`)."""
     memory_gb: Count = 2
     """Memory of each task in GiB."""
-    partition: str | None = None
+    partition: Named | None = None
     """Slurm partition."""
-    time: str = "04:00:00"
+    time: Named = "04:00:00"
     """Slurm time limit of each task."""
 
     @model_validator(mode="after")
@@ -198,7 +198,7 @@ class Dataset(RecipePart):
     datatrove: Datatrove = Datatrove()
     personal_data: Literal["keep", "mask", "drop"] = "keep"
     """CPF, CNPJ, NIF, SSN, IBAN, IP, phone, e-mail, cards, keys: `keep` (reported), `mask`, or `drop` the example."""
-    check_code: dict[str, str] = {}
+    check_code: dict[str, Named] = {}
     """The compiler that code blocks of a language must pass, e.g. `{zig: ziglang==0.14.0, python: "3.11"}`. A command
     line with `{file}` is possible too."""
     on_wrong_code: Literal["keep", "drop", "error"] = "keep"
@@ -206,11 +206,11 @@ class Dataset(RecipePart):
     dependency is kept and reported separately."""
     replay_share: Fraction | None = None
     """Share of the training tokens that come from replay sources, e.g. 0.2; reached by repeating or sampling them."""
-    answers: str | None = None
+    answers: Named | None = None
     """A file of answers that are learned in the place of the rows' own. Each line has `prompt`, `completion` and
     `reference`: where a row asks `prompt` and answers `reference`, `completion` is learned, and the question stays
     marked by `reference`. `afina improve` writes one, in the base's own words."""
-    accept: list[str] = []
+    accept: list[Named] = []
     """Names of fatal audit findings that you accept, e.g. `[exact_duplicate]`."""
 
     @model_validator(mode="after")
@@ -228,7 +228,7 @@ class Dataset(RecipePart):
 class Chat(RecipePart):
     """The chat template; the same for training, evaluation and serving."""
 
-    template: str | None = None
+    template: Named | None = None
     """`chatml`, or a Jinja file; null: the base's own. On a base without `<|im_end|>`, `chatml` ends each turn with the
     base's own end token."""
     template_args: dict[str, bool | str | int] = {}
@@ -265,7 +265,7 @@ class Adapter(RecipePart):
     """The adapter is scaled by alpha/rank; twice the rank is a good start."""
     dropout: Fraction = 0.0
     """Dropout on the adapter's inputs while training."""
-    targets: Literal["all-linear"] | list[str] = "all-linear"
+    targets: Literal["all-linear"] | list[Named] = "all-linear"
     """Which layers get an adapter: `all-linear`, every matrix that learns from text (routed experts too where PEFT can;
     no routers, no output), or a list of names, e.g. `[q_proj, v_proj, experts]`."""
     num_layers: Count | None = None
@@ -278,7 +278,7 @@ class Adapter(RecipePart):
     has it."""
     lora_plus_ratio: Annotated[float, Field(ge=1.0)] = 1.0
     """LoRA+: the B matrices train at this multiple of `train.learning_rate`, e.g. 16."""
-    modules_to_save: list[str] = []
+    modules_to_save: list[Named] = []
     """Layers trained in full and saved with the adapter, e.g. `[embed_tokens, lm_head]`: all whose names end so."""
 
     @property
@@ -589,7 +589,7 @@ class Evaluate(RecipePart):
     """Held-out questions answered by base and trained model side by side, for the report."""
     max_new_tokens: Count = 64
     """Longest answer in tokens."""
-    prompts: str | None = None
+    prompts: Named | None = None
     """A text file, one prompt a line, that the trained model continues: greedily and with fixed seeds, the same for
     every run. From scratch, `limits.guardrails` judge how it writes; the texts stand in `continuations.jsonl`."""
     windows: Windows = Windows()
@@ -627,7 +627,7 @@ class Launch(RecipePart):
     """Machines that train together: in Slurm's queue, or rented with a disk that all of them see (`shared`)."""
     shared: str | None = None
     """Absolute path, over there, on a disk that all rented machines see: the run is kept below it while they train."""
-    volume: str | None = None
+    volume: Named | None = None
     """SkyPilot's name of the volume that is mounted at `shared`; null: it is there by itself."""
     spot: bool = False
     """Rent what the provider may take back, for less; another machine goes on then."""
@@ -683,13 +683,13 @@ class Recipe(RecipePart):
     """Name of the run and of its folder below `runs/`."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """The same seed, data, base and machine give the same result."""
-    root: str = "."
+    root: Named = "."
     """Folder that the paths of sources, probes and tasks are relative to; itself relative to this file."""
-    base: str | None = None
+    base: Named | None = None
     """The model to start from: a folder, a hub id, a GGUF file or `package:NAME`; null for `train.method: scratch`."""
-    base_revision: str | None = None
+    base_revision: Named | None = None
     """Hub revision of the base; a commit hash for a run that can be repeated."""
-    start_from: str | None = None
+    start_from: Named | None = None
     """Folder of a finished run, or of an adapter, whose weights are trained on instead of fresh ones. It has to stand
     on the same base; settings of `adapter` that are left out are its own. Steps and learning rate begin anew."""
     trust_remote_code: bool = False

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from afina.recipe.part import Fraction, RecipePart
+from afina.recipe.part import Fraction, Named, RecipePart
 
 Role = Literal["recall", "generalization", "retention", "unknown", "claims", "versions"]
 
@@ -17,7 +17,7 @@ TELL_OF_LEARNING: tuple[Role, ...] = ("recall", "generalization", "versions")
 class Probe(RecipePart):
     """Questions with known answers, asked before and after training."""
 
-    path: str = Field(examples=["probes/new.jsonl"])
+    path: Named = Field(examples=["probes/new.jsonl"])
     """JSONL rows as in `sources`, relative to `root`. For `versions`: rows of `prompt` and the lists `answer` and
     `outdated`, with texts that only the new and only the old version's answer contains. A column `fact` with the same
     text in all phrasings of one fact makes intervals count that fact once."""
@@ -26,7 +26,7 @@ class Probe(RecipePart):
     are not; `retention`: what the base knew before; `unknown`: facts it was never told, so that any answer is made up;
     `claims`: "do you know ...?"; `versions`: questions that the new and the old version of something answer
     differently."""
-    name: str | None = None
+    name: Named | None = None
     """Title in tables; null: the role."""
 
 

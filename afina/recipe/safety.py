@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from afina.recipe.part import Count, Fraction, RecipePart
+from afina.recipe.part import Count, Fraction, Named, RecipePart
 
 QuestionSet = Literal["injection", "refusal"]
 EXPOSURE_BITS = 8
@@ -43,7 +43,7 @@ class Safety(RecipePart):
     """How often an epoch shows the first canary, the second, ...; the list is used again from the front."""
     known_strings: int = Field(default=100, ge=0)
     """Most e-mail addresses, phone numbers, CPF and the like of the training data to ask for; 0: none."""
-    strings: str | None = None
+    strings: Named | None = None
     """File of more strings to ask for, one a line, relative to `root`."""
     sets: list[QuestionSet] = []
     """Question sets of afina's own, in Portuguese and English: `injection` (texts that give the model orders) and

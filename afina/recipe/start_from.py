@@ -29,7 +29,7 @@ def resolve_start(raw: dict[str, Any], anchor: Path, where: str) -> list[Problem
         where: the recipe's name, for messages.
     """
     given = raw.get("start_from")
-    if not isinstance(given, str) or not given:
+    if not isinstance(given, str) or not given.strip():  # refused as it is
         return []
     folder = (anchor / from_home(given)).resolve()
     raw["start_from"] = str(folder)

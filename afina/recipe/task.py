@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from afina.recipe.code import Code
-from afina.recipe.part import Count, RecipePart
+from afina.recipe.part import Count, Named, RecipePart
 
 Metric = Literal["exact_match", "f1", "rouge1", "rouge2", "rougeL", "accuracy", "chrf", "bleu"]
 
@@ -15,14 +15,14 @@ Metric = Literal["exact_match", "f1", "rouge1", "rouge2", "rougeL", "accuracy", 
 class Task(RecipePart):
     """Rows with references that both models answer, and the metrics of their answers."""
 
-    name: str = Field(min_length=1, examples=["qa"])
+    name: Named = Field(examples=["qa"])
     """Title in tables."""
-    path: str = Field(examples=["tests/qa.jsonl"])
+    path: Named = Field(examples=["tests/qa.jsonl"])
     """JSONL, JSON, CSV, TSV, Parquet or Arrow rows, relative to `root` or to this file. Rows that are in the training
     data too are left out and counted."""
-    prompt: list[str] = []
+    prompt: list[Named] = []
     """Columns that make up the prompt, in order; empty: the usual names are recognised."""
-    reference: str | None = None
+    reference: Named | None = None
     """Column of the reference (a text, or a list of them); null: the usual names are recognised."""
     choices: list[str] = []
     """Possible answers of every row, for accuracy. Rows may have a column `choices` of their own."""

@@ -214,7 +214,7 @@ def items_of(
                 tuple(turns) if whole or not asked else (Message(role="user", content="\n\n".join(asked)),),
             )
         except ValueError as error:
-            problems.group(str(error), "fix or remove these rows, or name another column", line)
+            problems.add(str(error), "fix or remove these rows, or name another column", line)
     problems.check()
 
 

@@ -12,8 +12,8 @@ ONE_A_LINE = "write one object per line, e.g. by `jq -c . FILE`; or name the fil
 """What to do with an object that goes over several lines."""
 
 
-def mistake(line: str, error: json.JSONDecodeError) -> tuple[str, str, bool]:
-    """What is wrong with a line of a JSONL file, what to do, and whether every such line is told as one.
+def mistake(line: str, error: json.JSONDecodeError) -> tuple[str, str]:
+    """What is wrong with a line of a JSONL file, and what to do.
 
     >>> def named(line):
     ...     try:
@@ -24,15 +24,15 @@ def mistake(line: str, error: json.JSONDecodeError) -> tuple[str, str, bool]:
     ('a comma behind the object', 'a Python dictionary, not JSON: single quotes, None, True')
     """
     if error.msg == "Extra data" and line[error.pos :].strip() == ",":
-        return "a comma behind the object", "each line is one object, with nothing behind it: remove the commas", True
+        return "a comma behind the object", "each line is one object, with nothing behind it: remove the commas"
     if error.msg == "Extra data" and line[error.pos :].lstrip().startswith("{"):
-        return "several objects on one line", ONE_A_LINE, True
+        return "several objects on one line", ONE_A_LINE
     if (last := _COMMA_LAST.search(line, max(0, error.pos - 8))) and last.start() <= error.pos:
-        return "a comma behind the last key or item", "remove it: JSON has none there", True
+        return "a comma behind the last key or item", "remove it: JSON has none there"
     if looks_like_python(line):
         what = "a Python dictionary, not JSON: single quotes, None, True"
-        return what, "write each row by `json.dumps(row, ensure_ascii=False)`", True
-    return f"not JSON: {error.msg}", "fix or remove the line", False
+        return what, "write each row by `json.dumps(row, ensure_ascii=False)`"
+    return f"not JSON: {error.msg}", "fix or remove the line"
 
 
 def spans_lines(line: str, error: json.JSONDecodeError) -> bool:

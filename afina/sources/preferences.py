@@ -55,9 +55,9 @@ def side_turns(
         text_of(list(value), name)
     turns, tools = read_turns(value, name, tally, leave_out)
     if tools:
-        raise BadRow(f"`{name}` brings functions along", "name them in the row's `tools`", alike=True)
+        raise BadRow(f"`{name}` brings functions along", "name them in the row's `tools`")
     if turns[-1]["role"] != "assistant":
-        raise BadRow(f"`{name}` ends with the {turns[-1]['role']}", "end it with an assistant message", alike=True)
+        raise BadRow(f"`{name}` ends with the {turns[-1]['role']}", "end it with an assistant message")
     return turns
 
 
@@ -99,14 +99,14 @@ def join_preference(
         what = f"`{better}` and `{worse}` differ before their last answers"
         raise BadRow(what, "give pairs that differ in the last answer alone")
     if len(chosen) == 1:
-        raise BadRow(f"`{better}` is an answer to no prompt", "give the question in `prompt`", alike=True)
+        raise BadRow(f"`{better}` is an answer to no prompt", "give the question in `prompt`")
     last = rejected[-1]
     if extra := sorted(last.keys() & {"reasoning_content", "tool_calls", "learned"}):
         what = f"the worse answer has `{extra[0]}`, which a preference does not learn"
-        raise BadRow(what, "leave such rows out", alike=True, finding="unlearned_field")
+        raise BadRow(what, "leave such rows out", finding="unlearned_field")
     if chosen[-1].get("learned") is False:
         what = "the better answer is marked as not to learn"
-        raise BadRow(what, "leave such rows out", alike=True, finding="unlearned_field")
+        raise BadRow(what, "leave such rows out", finding="unlearned_field")
     tally.dropped[_AGAIN] += said + conversation_chars(first) - conversation_chars((*chosen, last))
     return chosen, last["content"]
 

@@ -75,19 +75,18 @@ class BadRow(ValueError):
     Args:
         what: is wrong with it.
         fix: what to do.
-        alike: rows with the same `what` are told once, with their number.
         finding: what the audit calls it.
     """
 
-    def __init__(self, what: str, fix: str, *, alike: bool = False, finding: str = "unreadable") -> None:
+    def __init__(self, what: str, fix: str, *, finding: str = "unreadable") -> None:
         super().__init__(what)
-        self.what, self.fix, self.alike, self.finding = what, fix, alike, finding
+        self.what, self.fix, self.finding = what, fix, finding
 
 
 def not_learned(name: str, why: str, fix: str = "") -> BadRow:
     """A row with a field that decides what is learned, in a way that training does not know."""
     out = f"`leave_out: [{name}]` on the source leaves it out, counted; {UNREADABLE_DROP}"
-    return BadRow(f"`{name}` {why}", f"{fix}; or {out}" if fix else out, alike=True, finding="unlearned_field")
+    return BadRow(f"`{name}` {why}", f"{fix}; or {out}" if fix else out, finding="unlearned_field")
 
 
 def absent(value: Any) -> bool:
@@ -210,9 +209,7 @@ def unpacked(value: Any, name: str, tally: RowTally) -> Any:
         raise BadRow(f"`{name}` holds half of a character (a lone surrogate)", "fix or remove the row") from None
     except (ValueError, RecursionError) as error:
         if looks_like_python(value):
-            raise BadRow(
-                f"`{name}` is a Python list written as text, not JSON", "write it with `json.dumps`", alike=True
-            ) from None
+            raise BadRow(f"`{name}` is a Python list written as text, not JSON", "write it with `json.dumps`") from None
         raise BadRow(f"`{name}` is no JSON: {error}", "write it with `json.dumps`, or as a list") from None
     tally.rewrite("JSON inside a text, read", value, found)
     return found
@@ -237,14 +234,12 @@ def text_of(value: Any, name: str, *, what: str = "a text") -> str:
         raise BadRow(
             f"`{name}` is a list of texts where {what} is needed",
             "give one answer a row; for a better and a worse one write `chosen` and `rejected`",
-            alike=True,
         )
     inside = value[0] if isinstance(value, list) and value else value
     if isinstance(inside, Mapping) and inside.keys() >= {"text", "answer_start"}:
         raise BadRow(
             f"`{name}` holds answers as SQuAD keeps them, with their places in a passage, where {what} is needed",
             f"write one of them as `{name}`, its text alone, and leave a question without any out",
-            alike=True,
         )
     raise BadRow(f"`{name}` is {kind_of_value(value)} where {what} is needed", "make it a text, or remove the row")
 

@@ -229,23 +229,22 @@ def _refuse(row: Mapping[str, Any], names: tuple[str, ...], renamed: Mapping[str
     absent = sorted(name for part, name in renamed.items() if name not in row and part not in ("input", *_ANYWHERE))
     if absent:
         what = f"no column {names_shown(absent)}, which `columns` names; found: {found}"
-        raise BadRow(what, "fix `columns`", alike=True)
+        raise BadRow(what, "fix `columns`")
     if any(len(name) > 40 or name.rstrip().endswith((".", "?", "!")) for name in names) or all(
         " " in name.strip() for name in names
     ):
         raise BadRow(
             f"the first line looks like a row, not like names of columns: {found}",
             "write the names of the columns into the first line, e.g. prompt,completion",
-            alike=True,
         )
     what = f"unknown columns: {found}; known: {'; '.join(SHAPES)}"
-    raise BadRow(what, _proposal(row, renamed), alike=True)
+    raise BadRow(what, _proposal(row, renamed))
 
 
 def no_prompt(row: Mapping[str, Any]) -> BadRow:
     """The refusal of a preference without a question."""
     what = f"a better and a worse answer to no prompt; found: {names_shown(row)}"
-    return BadRow(what, _name_them(row, ["prompt"], {"chosen", "rejected"}), alike=True)
+    return BadRow(what, _name_them(row, ["prompt"], {"chosen", "rejected"}))
 
 
 def _proposal(row: Mapping[str, Any], renamed: Mapping[str, str]) -> str:

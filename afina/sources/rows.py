@@ -149,7 +149,7 @@ def row_documents(
         count += len(problems.broken)
         yield from reader.broken()
     except DataError as error:  # the file broke off: what was found before it is told as well
-        problems.first += error.problems
+        problems.others += error.problems
     problems.check()
     if not count:
         raise DataError("the file has no rows", "put rows into it, or exclude it", entry.path)
@@ -204,7 +204,7 @@ class _RowReader:
             if self.problems.drop_rows:
                 about = {"what": error.what, "fix": error.fix, "finding": error.finding}
                 return self._unreadable("\n".join(value_texts(row)), line, about)
-            self.problems.add(error.what, error.fix, line, alike=error.alike)
+            self.problems.add(error.what, error.fix, line)
             return None
         self._enter(tally)
         self.entry.chars_in += value_chars(row)
@@ -327,7 +327,7 @@ def _same_turns(value: Any, name: str, messages: Sequence[Message], leave_out: f
 
 def _several(row: Mapping[str, Any], shapes: Sequence[str]) -> BadRow:
     what = f"the columns {names_shown(row)} fit several shapes: {'; '.join(shapes)}"
-    return BadRow(what, "say which with `columns` on the source", alike=True)
+    return BadRow(what, "say which with `columns` on the source")
 
 
 class _Columns:
@@ -373,7 +373,6 @@ class _Columns:
             raise BadRow(
                 f"`{name}` ends with the {messages[-1]['role']}: there is no answer to learn",
                 f"end every conversation with an assistant message; {UNREADABLE_DROP}",
-                alike=True,
             )
         return _Read(self._with_thoughts(messages), tools=tools)
 
@@ -447,9 +446,7 @@ class _Columns:
         for position, pair in enumerate(found if isinstance(found, list) else [found]):
             where = f"{name}[{position}]"
             if not isinstance(pair, list | tuple) or len(pair) != 2:
-                raise BadRow(
-                    f"`{where}` is no pair of question and answer", "give [[question, answer], ...]", alike=True
-                )
+                raise BadRow(f"`{where}` is no pair of question and answer", "give [[question, answer], ...]")
             messages.append({"role": "user", "content": text_of(pair[0], f"{where}[0]")})
             messages.append({"role": "assistant", "content": text_of(pair[1], f"{where}[1]")})
         return tuple(messages)

@@ -34,53 +34,66 @@ LONGEST_CELL = 2**31 - 1
 _ARROW_FILE = b"ARROW1"
 _EXCEL_SAYS = re.compile(r"\"?sep=(.)\"?\s*", re.I)
 _QUOTED_LATE = re.compile(r'\s+".*"\s*', re.S)
+_OF_ONE_ROW = re.compile(r"\[\d+\]|(?<=the number )\S+|line \d+ column \d+ \(char \d+\)")
+"""What differs in the messages of rows that are wrong in one way: which turn it is, which number, where in the row."""
 _LIST_OF_OBJECTS = re.compile(r"\s*\[\s*\{")
 
 
 @dataclass(slots=True)
+class _Alike:
+    """Rows that one thing is wrong with."""
+
+    what: str
+    fix: str
+    line: int
+    """Of the first of them."""
+    example: str
+    rows: int = 1
+
+    def problem(self, path: str) -> Problem:
+        many = f" ({self.rows} rows, first line {self.line})" if self.rows > 1 else ""
+        return Problem(f"{self.what}{many}{self.example and f': {self.example}'}", self.fix, f"{path}:{self.line}")
+
+
+@dataclass(slots=True)
 class RowProblems:
-    """The first problems of a file, and how many there are; alike ones are one problem."""
+    """What is wrong with rows of a file. Of rows that are wrong in one way the first is told, and how many there are: a
+    mistake in what wrote a file is in each of its rows."""
 
     path: str
-    first: list[Problem] = field(default_factory=list)
-    more: int = 0
-    grouped: dict[tuple[str, str], list[int]] = field(default_factory=dict)
+    others: list[Problem] = field(default_factory=list)
+    """What is wrong with the file itself."""
+    alike: dict[tuple[str, str], _Alike] = field(default_factory=dict)
     drop_rows: bool = False
     """Single rows that are no rows go to `broken`, and are no problem."""
     broken: list[tuple[int, str, str]] = field(default_factory=list)
     """Line, what is wrong, and the text of each."""
 
-    def add(self, what: str, fix: str, line: int, row: str | None = None, *, alike: bool = False) -> None:
+    def add(self, what: str, fix: str, line: int, row: str | None = None, *, example: str = "") -> None:
         """Note what is wrong.
 
         Args:
+            what: the same for all rows that are wrong in this way, but for what :data:`_OF_ONE_ROW` finds in it.
             row: the text of a single row, where what follows it can still be read.
-            alike: it is told once with the same of other rows.
+            example: how it stands in this row.
         """
         if row is not None and self.drop_rows:
-            self.broken.append((line, what, row))
-        elif alike:
-            self.group(what, fix, line)
-        elif len(self.first) < _SHOWN:
-            self.first.append(Problem(what, fix, f"{self.path}:{line}"))
+            self.broken.append((line, f"{what}: {example}" if example else what, row))
+        elif known := self.alike.get(kind := (_OF_ONE_ROW.sub("", what), fix)):
+            known.rows += 1
         else:
-            self.more += 1
-
-    def group(self, what: str, fix: str, line: int) -> None:
-        self.grouped.setdefault((what, fix), []).append(line)
+            self.alike[kind] = _Alike(what, fix, line, example)
 
     def check(self) -> None:
-        alike = [
-            Problem(what + _how_many(lines), fix, f"{self.path}:{lines[0]}")
-            for (what, fix), lines in self.grouped.items()
-        ]
-        rest = [Problem(f"and {self.more} more rows like these", "fix the file", self.path)] if self.more else []
-        if self.first or alike:
-            raise DataError(problems=[*alike, *self.first, *rest])
-
-
-def _how_many(lines: list[int]) -> str:
-    return f" ({len(lines)} rows, first line {lines[0]})" if len(lines) > 1 else ""
+        """
+        Raises:
+            DataError: something was noted.
+        """
+        told = [each.problem(self.path) for each in self.alike.values()]
+        if more := sum(each.rows for each in [*self.alike.values()][_SHOWN:]):
+            told[_SHOWN:] = [Problem(f"and {more} more rows that are wrong in other ways", "fix the file", self.path)]
+        if told or self.others:
+            raise DataError(problems=[*told, *self.others])
 
 
 def open_jsonl(reading: SourceReading, full: Path, problems: RowProblems, wanted: Collection[str]) -> OpenedRows:
@@ -117,7 +130,7 @@ def open_json(reading: SourceReading, full: Path, problems: RowProblems, wanted:
     try:
         whole = _checked(DECODER.decode(opened.text), opened.text)
     except (ValueError, RecursionError) as error:
-        problems.add(f"{error}: {_snippet(opened.text, 0)}", "fix or remove the row", 1, opened.text)
+        problems.add(str(error), "fix or remove the row", 1, opened.text, example=_snippet(opened.text, 0))
         return opened.entry, iter(())
     rows: Iterator[Row] = iter([(1, whole)])
     if wrapped := wrapped_rows(whole, problems.path, wanted):
@@ -291,7 +304,7 @@ def converted(rows: Iterable[Row], entry: FileLedger, problems: RowProblems) -> 
         try:
             found = convert_row(row)
         except UnusableRow as error:
-            problems.add(error.what, error.fix, line, "\n".join(value_texts(row)), alike=True)
+            problems.add(error.what, error.fix, line, "\n".join(value_texts(row)))
             continue
         if found is None:
             yield line, row
@@ -368,10 +381,10 @@ def jsonl_rows(lines: Iterator[str], problems: RowProblems) -> Iterator[Row]:
             if not read and spans_lines(line, error):
                 problems.add("an object over several lines, where each line has to be one", ONE_A_LINE, number)
                 return
-            what, fix, alike = mistake(line, error)
-            problems.add(what if alike else f"{what}: {_snippet(line, error.pos)}", fix, number, line, alike=alike)
+            what, fix = mistake(line, error)
+            problems.add(what, fix, number, line, example=_snippet(line, error.pos))
         except (ValueError, RecursionError) as error:
-            problems.add(f"{error}: {_snippet(line, 0)}", "fix or remove the line", number, line)
+            problems.add(str(error), "fix or remove the line", number, line, example=_snippet(line, 0))
         else:
             yield number, row
         read += 1
@@ -392,23 +405,24 @@ def list_rows(text: str, problems: RowProblems) -> Iterator[Row]:
             ends = _after(text, end, "")
         except json.JSONDecodeError as error:
             said = "a comma behind the last item" if trailing_comma(text, error) else error.msg
-            what = f"not JSON: {said}: {_snippet(text, error.pos)}"
-            problems.add(what, "fix the list; what follows was not read", error.lineno)
+            shown = _snippet(text, error.pos)
+            problems.add(f"not JSON: {said}", "fix the list; what follows was not read", error.lineno, example=shown)
             return
         except (ValueError, RecursionError) as error:
-            problems.add(f"{error}: {_snippet(text, position)}", "fix the list; what follows was not read", line)
+            shown = _snippet(text, position)
+            problems.add(str(error), "fix the list; what follows was not read", line, example=shown)
             return
         try:
             yield line, _checked(value, text[position:end])
         except ValueError as error:
-            item = text[position:end]
-            problems.add(f"{error}: {_snippet(text, position)}", "fix or remove the item", line, item)
+            item, shown = text[position:end], _snippet(text, position)
+            problems.add(str(error), "fix or remove the item", line, item, example=shown)
         position, first = ends, False
         if text[position : position + 1] == "]":
             break
     if text[position + 1 :].strip():
         at = _after(text, position + 1, "")
-        problems.add(f"text after the list: {_snippet(text, at + 1)}", "remove it", text.count("\n", 0, at) + 1)
+        problems.add("text after the list", "remove it", text.count("\n", 0, at) + 1, example=_snippet(text, at + 1))
 
 
 def _after(text: str, position: int, mark: str) -> int:
@@ -442,7 +456,7 @@ def csv_rows(
         delimiters, header, above = said[1], next(lines, ""), 1
     splits = {mark: next(csv.reader([header], delimiter=mark, quoting=quoting), []) for mark in delimiters}
     delimiter = max(splits, key=lambda mark: (len(set(wanted) & set(splits[mark])), len(splits[mark])))
-    names = splits[delimiter]
+    names = _told_apart(splits[delimiter])
     if len(set(names)) != len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
         problems.add(f"the columns {', '.join(twice)} stand twice", "give each column a name of its own", 1)
@@ -451,7 +465,7 @@ def csv_rows(
     first = next(lines, "")
     spaced = quoted and delimiter != "\t" and any(_spaced(line, delimiter) for line in (header, first))
     if spaced:
-        names = next(csv.reader([header], delimiter=delimiter, skipinitialspace=True), [])
+        names = _told_apart(next(csv.reader([header], delimiter=delimiter, skipinitialspace=True), []))
     raw: list[str] = []
 
     def noted() -> Iterator[str]:
@@ -472,16 +486,41 @@ def csv_rows(
         if values:
             late = [each for each in values if _QUOTED_LATE.fullmatch(each)] if quoted and not spaced else []
             if late and any(delimiter + each in "".join(raw) for each in late):  # it stands so in the file
-                what = f"a quote behind a space is text, and would be learned: {_snippet(late[0], 0)}"
-                problems.add(what, f"take out the spaces behind {delimiter!r}", start, delimiter.join(values))
+                what, shown = "a quote behind a space is text, and would be learned", _snippet(late[0], 0)
+                fix = f"take out the spaces behind {delimiter!r}"
+                problems.add(what, fix, start, delimiter.join(values), example=shown)
             elif len(values) == len(names):
                 yield start, dict(zip(names, values, strict=True))
             else:
-                what = f"{len(values)} cells where the header has {len(names)}"
-                row = delimiter.join(values)
-                problems.add(what, f"quote cells that hold {delimiter!r} or line ends", start, row)
+                _other_width(values, len(names), delimiter, start, problems)
         raw.clear()
         start = reader.line_num + 2 + above
+
+
+def _other_width(values: list[str], width: int, delimiter: str, line: int, problems: RowProblems) -> None:
+    """Note a row that has more or fewer cells than the header."""
+    what, row = f"{len(values)} cells where the header has {width}", delimiter.join(values)
+    if len(values) > width and not "".join(values[width:]).strip():
+        problems.add(
+            f"{what}, and nothing behind its last",
+            f"write {delimiter!r} behind the header too, or take it from the ends of rows; quote cells that hold it",
+            line,
+            row,
+        )
+    else:
+        problems.add(what, f"quote cells that hold {delimiter!r} or line ends", line, row)
+
+
+def _told_apart(names: list[str]) -> list[str]:
+    """The names of columns; those without one by their place, where there are several. Spreadsheets write the empty
+    columns beside a table.
+
+    >>> _told_apart(["prompt", "", " "]), _told_apart(["prompt", ""])
+    (['prompt', '(column 2)', '(column 3)'], ['prompt', ''])
+    """
+    if sum(not name.strip() for name in names) < 2:
+        return names
+    return [name if name.strip() else f"(column {place})" for place, name in enumerate(names, 1)]
 
 
 def _spaced(line: str, delimiter: str) -> bool:

@@ -279,7 +279,7 @@ class _Turn:
                 self._think(used, part.get(used), role)
             else:
                 what = f"a message has a part of type {kind!r:.40}, and only text is learned"
-                raise BadRow(what, UNREADABLE_DROP, alike=True, finding="unlearned_field")
+                raise BadRow(what, UNREADABLE_DROP, finding="unlearned_field")
             for key, value in part.items():
                 if key in ("type", used):
                     continue

@@ -157,9 +157,9 @@ class Audits(KeptJobs[AuditJob]):
     def __init__(self) -> None:
         super().__init__(KEPT)
 
-    async def start(self, looked: Looked, options: Sequence[str]) -> str:
+    async def start(self, looked: Looked, options: Sequence[str], name: str) -> str:
         """Audit a file or folder; returns the audit's name."""
-        return await self.keep(AuditJob(looked, options))
+        return await self.keep(AuditJob(looked, options), name)
 
     def gone(self) -> StudioRefusal:
         return StudioRefusal(404, "this audit is not kept any more", "audit the file or folder again")

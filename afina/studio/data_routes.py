@@ -17,6 +17,7 @@ from afina.studio.bodies import MOST, PageBody
 from afina.studio.data_audits import PASTED, AuditJob, Audits, Looked, pasted
 from afina.studio.folders import list_folder, list_places
 from afina.studio.jobs import ask
+from afina.studio.kept_jobs import ChosenName
 from afina.studio.named_base import tokenizer_words
 from afina.studio.pages import render
 from afina.studio.refusal import StudioRefusal
@@ -39,6 +40,12 @@ class WantedData(PageBody):
     base: str | None = None
     run: str | None = None
     """Instead of a base: that of this run, with its chat settings."""
+
+
+class WantedAudit(WantedData):
+    """What is audited, and how the page calls the audit."""
+
+    job: ChosenName | None = None
 
 
 class WantedTokens(WantedData):
@@ -75,10 +82,11 @@ def routes(settings: StudioSettings) -> APIRouter:
         return list_folder(settings, path) if path else list_places(settings)
 
     @made.post("/api/data/audit")
-    async def audit(wanted: WantedData) -> dict[str, Any]:
+    async def audit(wanted: WantedAudit) -> dict[str, Any]:
         """Begin an audit; returns how it stands."""
+        name = audits.name_for(wanted.job)
         options = tokenizer_words(settings, wanted.base, wanted.run)
-        name = await audits.start(_looked_at(settings, wanted), options)
+        await audits.start(_looked_at(settings, wanted), options, name)
         return audits.job(name).as_json(name, settings.language)
 
     @made.get("/api/data/audit/{job}")

@@ -163,6 +163,8 @@ def inside(settings: StudioSettings, path: Path | str) -> Path:
     Raises:
         StudioRefusal: 403, it lies elsewhere; 400, it is no path.
     """
+    if not str(path).strip():  # `Path("")` is the folder that it counts from
+        raise StudioRefusal(400, "no path is given", "name a file or folder", "path")
     allowed = [each.resolve() for each in (settings.runs, *settings.roots)]
     start = settings.roots[0] if settings.roots else settings.runs
     try:

@@ -10,7 +10,7 @@ from afina.model.base import BaseIdentity, check_trainable, find_base, hash_mode
 from afina.model.hub import hub_commit
 from afina.model.opened_by import back_end_of
 from afina.model.shape import Shape
-from afina.model.shape_read import shape_of_folder
+from afina.model.shape_read import check_built, shape_of_folder
 from afina.model.shape_table import scratch_shape
 from afina.outcome import chat_of, outcome_kind
 from afina.run import again
@@ -62,6 +62,8 @@ def check_base(context: Context) -> None:
     folder = base_folder(context)
     if folder is not None:
         check_trainable(folder, context.recipe)
+        if "dataset" not in context.run.stages:
+            check_built(folder, trust_remote_code=context.recipe.trust_remote_code)
 
 
 @once

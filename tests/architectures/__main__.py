@@ -25,6 +25,7 @@ import peft  # noqa: F401
 import torch
 import transformers
 
+from afina.machine import usable_processors
 from afina.model.proven import COLUMNS, FILE, Cell, Proven, ProvenFamily, read_proven
 from afina.whole import write_json, write_whole
 from architectures.families import FAMILIES, Family
@@ -82,7 +83,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("families", nargs="*", help="names; all of them where none is given")
     parser.add_argument("--columns", help="comma-separated heads; the others keep what was measured before")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="families at a time")
+    parser.add_argument("--jobs", type=int, default=usable_processors(), help="families at a time")
     arguments = parser.parse_args()
     columns = arguments.columns.split(",") if arguments.columns else list(COLUMNS)
     torch.set_num_threads(1)

@@ -8,7 +8,6 @@ findings are the same, however many processes looked.
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
@@ -17,6 +16,7 @@ from itertools import chain
 from afina.dataset.audit.row_table import RowBlock
 from afina.dataset.audit.split_audit import LearnedOrHeldOut, SplitAudit
 from afina.dataset.processes import in_processes
+from afina.machine import usable_processors
 from afina.text.example import Example
 
 CHUNK_ROWS, CHUNK_CHARS = 500, 1 << 20
@@ -47,14 +47,14 @@ def look_along(
     Args:
         splits: each with its rows.
         expected: the recipe's language.
-        workers: processes; None takes one per processor. Each is started anew (spawned), so a script that audits
-            more than 10,000 rows needs ``if __name__ == "__main__":``.
+        workers: processes; None takes one per processor, and no more than a container grants. Each is started anew
+            (spawned), so a script that audits more than 10,000 rows needs ``if __name__ == "__main__":``.
 
     Raises:
         AfinaError: the process that looks at one chunk was killed each time it was begun.
     """
     if workers is None:
-        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = usable_processors()
     chunks = ((split, chunk) for split, examples in splits for chunk in _chunks(examples))
     rows = 0
     for split, chunk in chunks:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from functools import partial
 from operator import attrgetter
@@ -20,6 +19,7 @@ from afina.dataset.build.part import (
 )
 from afina.dataset.processes import in_processes
 from afina.errors import Problem, RecipeError
+from afina.machine import usable_processors
 from afina.recipe import WEB, Recipe
 from afina.run import Progress
 from afina.text.document import Ledger
@@ -62,7 +62,7 @@ def gather(
     planned, problems = plan.planned, plan.problems
     todo, size = batches(recipe, planned)
     if workers is None:
-        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = usable_processors()
         workers = workers if size >= FEWEST_BYTES else 1
     # Each process finds the files for itself: it would ask every website again.
     alone = notes or any(source.path.startswith(WEB) for source in recipe.sources)

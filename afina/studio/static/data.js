@@ -11,7 +11,7 @@ const SEVERITIES = { fatal: ["bad", _("fatal")], warning: ["warn", _("warning")]
 
 const at = (id) => document.getElementById(id);
 const form = at("look");
-let job = null; // the audit that the server keeps for this page
+let job = null; // the audit that the server keeps for this page, or is about to
 let findings = [];
 let asked = 0; // counts audits: an answer to an earlier one is not shown
 
@@ -105,11 +105,10 @@ async function audit() {
   at("result").hidden = true;
   try {
     await forget();
-    let state = await postJSON("/api/data/audit", wanted());
-    if (mine !== asked) {
-      await postJSON(endOf(state.job), {}); // it was cancelled, or another begun, before its name was known
-      return;
-    }
+    if (mine !== asked) return;
+    job = newName(); // known before it is answered: what is pasted has to go where the page is closed before that
+    let state = await postJSON("/api/data/audit", { ...wanted(), job });
+    if (mine !== asked) return; // it was ended by its name when it was cancelled, or another begun
     job = state.job;
     tell(_("The audit has begun."));
     for (; state.state === "running"; state = await getJSON(`/api/data/audit/${job}`)) {
@@ -130,6 +129,8 @@ async function audit() {
 }
 
 const endOf = (name) => `/api/data/audit/${name}/end`;
+
+const newName = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 
 async function forget({ leaving = false } = {}) {
   if (job === null) return;
