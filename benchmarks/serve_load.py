@@ -23,12 +23,14 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +55,10 @@ class Got:
     """The stream said why it ended."""
 
 
+class Refused(SystemExit):
+    """Another status than 200: it ends the benchmark, unless somebody counts it."""
+
+
 @dataclass
 class Server:
     """A program that serves, and what it calls its model."""
@@ -63,24 +69,30 @@ class Server:
     model: str
 
     async def ask(self, prompt: str, new: int = NEW, *, model: str | None = None, hang_up: int | None = None) -> Got:
-        """Stream one answer; with `hang_up`, leave after so many lines."""
+        """Stream one answer; with `hang_up`, leave after so many lines, whatever they say.
+
+        Raises:
+            Refused: the status is not 200; with the reason that the server gives.
+        """
         body: dict[str, Any] = {"model": model or self.model, "messages": [{"role": "user", "content": prompt}]}
         body |= {"max_tokens": new, "temperature": 0, "stream": True}
         if not self.name.startswith("transformers"):  # that one tells the counts anyway, and refuses this key
             body["stream_options"] = {"include_usage": True}
         text = json.dumps(body).encode()
-        head = (
-            "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nConnection: close\r\n"
-        )
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\nConnection: close\r\n"
+        head += f"Content-Type: application/json\r\nContent-Length: {len(text)}\r\n\r\n"
         got, started, lines = Got(), time.perf_counter(), 0
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         try:
-            writer.write(f"{head}Content-Length: {len(text)}\r\n\r\n".encode() + text)
+            writer.write(head.encode() + text)
             while hang_up is None or lines < hang_up:
                 line = await reader.readline()
                 lines += 1
                 if not line:
                     break
+                if lines == 1 and hang_up is None and line.split()[1:2] != [b"200"]:
+                    said = reason((await reader.read()).decode(errors="replace"))
+                    raise Refused(f"{self.name} refused: {line.decode().strip()}: {said}")
                 if not line.startswith(b"data: {"):
                     continue
                 event = json.loads(line[6:])
@@ -99,6 +111,16 @@ class Server:
     def resident_mib(self) -> float:
         """Memory of the process that is in RAM."""
         return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def reason(answer: str) -> str:
+    """What the rest of a refusal says, behind its headers: the message of its body where that is of OpenAI's shape."""
+    body = answer.partition("\r\n\r\n")[2]
+    found = re.search(r"\{.*\}", body, re.DOTALL)  # what is sent in chunks has their sizes around it
+    try:
+        return str(json.loads(found[0])["error"]["message"]) if found else body[:500]
+    except (ValueError, TypeError, KeyError):
+        return body[:500]
 
 
 def make_models(base: Path, folder: Path) -> None:
@@ -188,7 +210,9 @@ async def first_tokens(server: Server, prompts: list[str], *, busy: bool) -> lis
         await asyncio.sleep(random.Random(prompt).uniform(0.1, 0.4))
     for task in others:
         task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
+    for ended in await asyncio.gather(*others, return_exceptions=True):
+        if not isinstance(ended, asyncio.CancelledError):
+            sys.exit(f"{server.name} was not kept busy: {ended!r}")
     await asyncio.sleep(0.3)
     return found
 
@@ -235,6 +259,7 @@ async def leaks(server: Server, prompts: list[str], count: int) -> None:
     kinds = [(prompt, model, new) for prompt in prompts[:8] for model in ("base", "adapted") for new in (4, 24)]
     right = {kind: (await server.ask(kind[0], kind[2], model=kind[1])).text for kind in kinds}
     wrong = hung = 0
+    refusals = Counter[str]()
     at_a_time = asyncio.Semaphore(32)
 
     async def one() -> None:
@@ -242,7 +267,11 @@ async def leaks(server: Server, prompts: list[str], count: int) -> None:
         kind = chance.choice(kinds)
         leaves = chance.randrange(0, 30) if chance.random() < 0.1 else None
         async with at_a_time:
-            got = await server.ask(kind[0], kind[2], model=kind[1], hang_up=leaves)
+            try:
+                got = await server.ask(kind[0], kind[2], model=kind[1], hang_up=leaves)
+            except Refused as error:  # of a thousand requests one may be; it is counted, and said why
+                got = Got()
+                refusals[str(error)] += 1
         hung += leaves is not None
         wrong += leaves is None and (got.text != right[kind] or not got.whole or got.tokens != kind[2])
 
@@ -259,6 +288,8 @@ async def leaks(server: Server, prompts: list[str], count: int) -> None:
     print(
         f"\n{count} requests in {time.perf_counter() - started:.0f} s, {hung} hung up, {wrong} of the others not whole"
     )
+    for said, times in refusals.items():
+        print(f"{times} of those: {said}")
     print(f"MiB in memory: before {memory[0]:.0f}, after {count // 2} {memory[1]:.0f}, after {count} {memory[2]:.0f}")
     ends = {name.removeprefix("afina_requests_total"): int(n) for name, n in places.items() if "total" in name}
     print(f"places taken at the end: {taken:.0f}; answers as the server counts: {ends}", flush=True)
@@ -274,9 +305,8 @@ async def end(server: Server, prompts: list[str]) -> None:
     server.process.send_signal(signal.SIGTERM)
     await asyncio.sleep(0.2)
     try:
-        await server.ask(prompts[0])
-        late = "answered"
-    except OSError as error:
+        late = "answered" if (await server.ask(prompts[0])).whole else "left alone"
+    except (OSError, Refused) as error:
         late = f"refused ({type(error).__name__})"
     got = await asyncio.gather(*asked)
     code = await asyncio.to_thread(server.process.wait, 60)
