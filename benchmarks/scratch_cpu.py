@@ -379,7 +379,7 @@ def second(done: dict[str, Any]) -> float:
 
 
 def chosen(arguments: argparse.Namespace, name: str) -> bool:
-    return not arguments.only or name in ("afina", *arguments.only)
+    return arguments.only is None or name in ("afina", *arguments.only)
 
 
 def contestant(name: str, folder: Path, work: Work, what: Characters, seconds: float, until: float) -> None:

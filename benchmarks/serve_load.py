@@ -7,6 +7,7 @@ no answer ends early).
 
     python benchmarks/serve_load.py --base /tmp/bench-base                  # all parts
     python benchmarks/serve_load.py --base /tmp/bench-base --only load      # or leaks, or end
+    python benchmarks/serve_load.py --tiny                                  # random weights, ours alone: if it runs
 
     load    one client, then eight at once, each asking again when its answer is there; all tokens by all seconds.
             First tokens: a ninth client that asks now and then for one token, on the idle and on the busy server
@@ -40,6 +41,7 @@ from urllib.request import urlopen
 from afina.machine import free_port
 
 CLIENTS, NEW, FIRST_TOKENS = 8, 64, 20
+TINY = {"hidden_size": 64, "intermediate_size": 128, "max_position_embeddings": 1024}
 
 
 @dataclass
@@ -123,6 +125,14 @@ def reason(answer: str) -> str:
         return body[:500]
 
 
+def make_tiny(folder: Path) -> Path:
+    """A base of random weights."""
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+    from tiny import make_base
+
+    return make_base(folder, **TINY)
+
+
 def make_models(base: Path, folder: Path) -> None:
     """An adapter whose answers differ from the base's, and both merged. No weight favours the end token."""
     import torch
@@ -200,12 +210,12 @@ async def clients(server: Server, prompts: list[str], count: int, each: int) -> 
     return sum(got.tokens for got in answers) / (time.perf_counter() - started)
 
 
-async def first_tokens(server: Server, prompts: list[str], *, busy: bool) -> list[float]:
-    """Seconds until the first token of one more client, with eight others streaming or none."""
+async def first_tokens(server: Server, prompts: list[str], count: int, *, busy: bool) -> list[float]:
+    """Seconds until the first token of one more client, so often, with eight others streaming or none."""
     others = [asyncio.create_task(_again(server, prompts, number)) for number in range(CLIENTS if busy else 0)]
     await asyncio.sleep(3.0 if busy else 0.0)
     found = []
-    for prompt in prompts[:FIRST_TOKENS]:
+    for prompt in prompts[:count]:
         found.append((await server.ask(prompt, 4)).first)
         await asyncio.sleep(random.Random(prompt).uniform(0.1, 0.4))
     for task in others:
@@ -224,7 +234,7 @@ async def _again(server: Server, prompts: list[str], number: int) -> None:
             await server.ask(prompts[(number * 5 + turn) % len(prompts)])
 
 
-async def load(servers: list[Server], prompts: list[str], rounds: int) -> None:
+async def load(servers: list[Server], prompts: list[str], rounds: int, first: int = FIRST_TOKENS) -> None:
     speeds: dict[str, dict[int, list[float]]] = {server.name: {1: [], CLIENTS: []} for server in servers}
     for server in servers:
         await server.ask(prompts[0], 8)
@@ -245,7 +255,7 @@ async def load(servers: list[Server], prompts: list[str], rounds: int) -> None:
     print("|---|---|---|---|")
     (ours, *_) = servers
     ours.process.send_signal(signal.SIGCONT)
-    idle, busy = [sorted(await first_tokens(ours, prompts, busy=busy)) for busy in (False, True)]
+    idle, busy = [sorted(await first_tokens(ours, prompts, first, busy=busy)) for busy in (False, True)]
     for name, place in (("median", len(idle) // 2), ("nine in ten", len(idle) * 9 // 10), ("largest", -1)):
         one, other = idle[place] * 1000, busy[place] * 1000
         print(f"| {name} of {len(idle)} | {one:.0f} | {other:.0f} | {other / one:.2f} |", flush=True)
@@ -327,15 +337,22 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--peer-python", default=sys.executable, help="a Python with transformers[serving]")
     parser.add_argument("--no-peer", action="store_true", help="leave transformers serve out")
+    parser.add_argument("--tiny", action="store_true", help="random weights, ours alone, a few requests: if it runs")
     arguments = parser.parse_args()
-    if not arguments.data.is_dir():
+    if arguments.tiny:
+        arguments.no_peer, arguments.rounds, arguments.requests = True, 1, 40
+        prompts = [f"Onde nasceu Ana {number}?" for number in range(8)]
+    elif not arguments.data.is_dir():
         print(f"left out: the prompts are not here ({arguments.data}); name them with --data")
         return
-    rows = read_rows(arguments.data / "test.jsonl", 400)
-    prompts = [row["prompt"] for row in rows if 80 <= len(row["prompt"]) <= 240][:40]
+    else:
+        rows = read_rows(arguments.data / "test.jsonl", 400)
+        prompts = [row["prompt"] for row in rows if 80 <= len(row["prompt"]) <= 240][:40]
+    if arguments.no_peer:
+        print("transformers serve is left out")
     with tempfile.TemporaryDirectory() as place, contextlib.ExitStack() as stack:
         folder = Path(place)
-        base = arguments.base or folder / "made"
+        base = make_tiny(folder / "tiny") if arguments.tiny else arguments.base or folder / "made"
         if not (base / "model.safetensors").exists():
             make_base(base, arguments.data, slice(0, 0))
         make_models(base, folder)
@@ -346,7 +363,7 @@ def main() -> None:
                 for number, options in enumerate([(), ("--continuous-batching",)]):
                     log = folder / f"transformers{number}.log"
                     servers.append(stack.enter_context(transformers(arguments.peer_python, folder, log, *options)))
-            asyncio.run(load(servers, prompts, arguments.rounds))
+            asyncio.run(load(servers, prompts, arguments.rounds, 2 if arguments.tiny else FIRST_TOKENS))
         if "leaks" in arguments.only:
             asyncio.run(leaks(ours, prompts, arguments.requests))
         if "end" in arguments.only:

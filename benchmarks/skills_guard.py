@@ -64,13 +64,16 @@ def recipe_of(name: str, base: Path, root: Path, questions: int, first_seed: int
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base", type=Path, required=True)
-    parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--base", type=Path, help="folder of an instruct model")
+    parser.add_argument("--runs", type=Path, default=Path("runs/skills-guard"))
     parser.add_argument("--questions", type=int, default=132, help="the first 132 are in English")
     parser.add_argument(
         "--seed", type=int, default=0, help="of the first run; a rule is chosen by some, tried by others"
     )
     arguments = parser.parse_args()
+    if arguments.base is None:
+        print("left out: name a model's folder with --base")
+        return
     arguments.runs.mkdir(parents=True, exist_ok=True)
     write_facts(arguments.runs / "facts.jsonl")
     right: dict[str, list[bool]] = {}
