@@ -116,7 +116,7 @@ def do_job(name: str, folder: Path, *, tiny: bool) -> list[Row]:
     shown = {"validation": 0.0, "accept": ["chat_markers", "encoding_noise"]}  # pages that show what is refused
     recipe = {"name": name, "root": str(TEXT), "dataset": shown, **JOBS[name]}
     if name == "whole" or (tiny and "base" in recipe):
-        recipe["base"] = str(made_base(folder / "base", TINY_BASE if tiny else WHOLE_BASE))
+        recipe["base"] = str(made_base(folder.parent / "base", TINY_BASE if tiny else WHOLE_BASE))
     if tiny:
         recipe["train"] = recipe["train"] | {"epochs": 0.01}
         recipe |= {"scratch": TINY_SCRATCH} if name == "scratch" else {}
@@ -126,7 +126,9 @@ def do_job(name: str, folder: Path, *, tiny: bool) -> list[Row]:
 
 
 def made_base(folder: Path, sizes: dict[str, int]) -> Path:
-    """Random weights and a tokenizer, in a process of its own."""
+    """Random weights and a tokenizer, once, in a process of its own."""
+    if folder.exists():
+        return folder
     code = (
         "import sys, torch; from pathlib import Path; from transformers import AutoConfig, AutoModelForCausalLM\n"
         "from tests.tiny import make_tokenizer; folder = Path(sys.argv[1]); sizes = " + repr(sizes) + "\n"

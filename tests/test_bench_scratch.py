@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import json
 import random
-import sys
 from pathlib import Path
 
 import pytest
+from benched import opened
 
-BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 TEXT = "O rio corre para o mar, e a vila fica onde o rio corre. " * 60
 
 
 @pytest.fixture
 def bench(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import scratch_cpu
-
-    return scratch_cpu
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return opened("scratch_cpu", monkeypatch)
 
 
 @pytest.fixture
@@ -42,22 +39,20 @@ def test_both_loops_learn_the_same_from_the_same_start(bench, texts, tmp_path):
 
 
 @pytest.mark.long
-def test_contestants_run_in_processes_of_their_own(bench, texts, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["scratch_cpu.py"])
+def test_contestants_run_in_processes_of_their_own(bench, texts, capsys):
     bench.main(["--tiny", "--data", str(texts), "--threads", "1", "--only", "plain-torch"])
     said = capsys.readouterr().out
     assert "litgpt is left out" in said and "| plain-torch |" in said and "float32 matrix product" in said
 
 
 @pytest.mark.long
-def test_the_stream_and_the_windows_are_asked_the_same(bench, tmp_path, monkeypatch, capsys):
+def test_the_stream_and_the_windows_are_asked_the_same(bench, tmp_path, capsys):
     """Both have as many parameters, and say what they predict of the same held-out characters."""
     pytest.importorskip("afina.train.stream_torch")
     pick, words = random.Random(0), ["rio", "mar", "vila", "ponte", "casa", "barco", "vento", "noite", "manhã", "sol"]
     for number in range(40):
         lines = ["O " + " ".join(pick.choice(words) for _ in range(12)) + "." for _ in range(25)]
         (tmp_path / f"{number}.txt").write_text("\n\n".join(lines), encoding="utf-8")
-    monkeypatch.setattr(sys, "argv", ["scratch_cpu.py"])
     bench.main(["--part", "streams", "--tiny", "--data", str(tmp_path), "--threads", "1"])
     windows, stream = (line.split("|") for line in capsys.readouterr().out.splitlines() if "| 4127 |" in line)
     assert "windows of 16, the last one predicted" in windows[1] and "afina, a stream" in stream[1]

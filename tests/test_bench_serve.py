@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-
-ROOT = Path(__file__).resolve().parent.parent
+from benched import opened, started
+from tiny import NAMES, TOWNS, make_base
 
 
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    import serve_load
-
-    return serve_load
+    return opened("serve_load", monkeypatch)
 
 
 def asked(bench: Any, answer: bytes, **options: Any) -> tuple[Any, str]:
@@ -76,3 +74,41 @@ def test_a_refusal_ends_the_benchmark_with_its_status_and_reason(bench: Any, bod
 def test_who_hangs_up_reads_no_refusal(bench: Any):
     got, _ = asked(bench, head("421 Misdirected Request"), hang_up=2)
     assert got.text == "" and not got.whole
+
+
+# ---- the smallest forms
+
+
+@pytest.mark.long
+def test_load_leaks_and_end_of_our_own_server(bench: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any):
+    started(bench, monkeypatch, "--tiny")
+    said = capsys.readouterr().out
+    assert re.search(r"^\| afina \| [\d.]+ \| [\d.]+ \| [\d.]+ \| 1\.00x \|$", said, re.MULTILINE), said
+    assert "| largest of 2 | " in said and "transformers serve is left out" in said
+    assert re.search(r"^40 requests in \d+ s, \d+ hung up, 0 of the others not whole$", said, re.MULTILINE), said
+    assert "places taken at the end: 0; " in said
+    assert "kill -TERM: 8 of 8 answers under way finished whole; a new one was refused" in said
+    assert "ended with exit code 0 after" in said
+
+
+@pytest.mark.long
+def test_the_settings_for_aider_lead_to_an_answer(monkeypatch: pytest.MonkeyPatch, capsys: Any):
+    started(opened("aider_edit", monkeypatch), monkeypatch, "--aider", "")
+    said = capsys.readouterr().out
+    assert re.search(r"asked by the settings, openai/tiny gives its one answer, \d+ tokens", said)
+    assert "left out: aider is not installed here" in said
+
+
+@pytest.mark.long
+def test_the_engine_answers_as_the_rows_do_one_by_one(
+    bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+):
+    base = make_base(tmp_path / "base", **bench.TINY)
+    rows = [{"instruction": f"Onde nasceu {a} {b}?", "input": "", "output": b} for a in NAMES[:2] for b in TOWNS]
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    words = ("--base", base, "--data", tmp_path, "--rows", 12, "--new", 8)
+    started(opened("generate_cpu", monkeypatch), monkeypatch, *words)
+    said = capsys.readouterr().out
+    prompts = dict(re.findall(r"^(afina|one by one|batches) +\d+ +[\d.]+x +(\d+) ", said, re.MULTILINE))
+    assert prompts == {"afina": "12", "one by one": "3", "batches": "12"}, said
+    assert "answers the same as one by one: 3 of 3" in said

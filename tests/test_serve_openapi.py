@@ -38,7 +38,6 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Driv
 
 
 @pytest.mark.long
-@pytest.mark.long
 @pytest.mark.parametrize("settings", ["", KNOWN], ids=["as it comes", "a known model"])
 def test_what_the_openapi_says_is_what_the_server_does(served: tuple[str, Driver], tmp_path: Path, settings: str):
     url, driver = served
