@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import sys
 import time
 from pathlib import Path
 
@@ -86,6 +87,8 @@ def main() -> None:
         print(f"\n{name}: {time.monotonic() - started:.0f} s\n{describe_scores(folder / name)}\n")
         right[name] = [row.required_flag("adapter_correct") for row in read_rows(folder / name / "skills.jsonl") or []]
     one, two = right["kept"], right["kept-again"]
+    if not one:
+        sys.exit(f"{arguments.base} does too few of the questions as asked for any loss to be told")
     apart = more_than_chance(one, two) or more_than_chance(two, one)
     differ = sum(a != b for a, b in zip(one, two, strict=True))
     print(f"kept and kept-again: {sum(one)} and {sum(two)} of {len(one)} as asked, {differ} differ, apart: {apart}")

@@ -30,7 +30,7 @@ positive_data_acceptance.expected-statuses = ["2xx", "400", "404", "429"]
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Driver]]:
     folder = tmp_path_factory.mktemp("openapi")
-    base = make_base(folder / "base")
+    base = make_base(folder / "base", num_hidden_layers=1)  # it writes some thousand tokens
     adapter = Target("um", str(make_adapter(base, folder / "um", 1)), Chat(), Path())
     server, driver = run_server(open_models(find_target(str(base)), {"um": adapter})[0], change_adapters=True)
     yield url_of(server), driver
