@@ -281,7 +281,7 @@ def planted(demo: Path, runs: Path, through: int = 0, *, tiny: bool = False) -> 
     with Run.open(runs / "planted", recipe, print) as run:
         context = Context(run, lambda _: contextlib.nullcontext(no_progress))
         walk_through(context)
-        learned, ours, first_seconds, seconds = 0, {"own": [], "other": []}, 0.0, []
+        ours, first_seconds, seconds = {"own": [], "other": []}, 0.0, []
         for number, (own, other) in enumerate(zip(rows, asked, strict=True), start=1):
             for which, (question, answer) in (("own", own), ("other", other)):
                 begun = time.monotonic()
@@ -290,8 +290,7 @@ def planted(demo: Path, runs: Path, through: int = 0, *, tiny: bool = False) -> 
                 first_seconds, seconds = (first_seconds or took), [*seconds, took]
                 places = [each.row.path.endswith("planted.jsonl") and each.row.line == number for each in why.spoke_for]
                 ours[which].append(places.index(True) + 1 if any(places) else len(places) + 1)
-            learned += explain(context, own[0], None, top=1).asked.answer == own[1]  # type: ignore[union-attr]
-        others = _rivals_of_planted(context, rows, asked)
+        learned, others = _learned(context, rows), _rivals_of_planted(context, rows, asked)
         if through:
             others[THROUGH] = {
                 "own": _places_through(context, rows[:through]),
@@ -312,6 +311,18 @@ def planted(demo: Path, runs: Path, through: int = 0, *, tiny: bool = False) -> 
             for name, by in table.items()
         },
     }
+
+
+def _learned(context: Context, rows: Sequence[Pair]) -> int:
+    """How many the run's model answers as they say."""
+    from afina.model.generate.generate_torch import generate
+    from afina.walk.base import renderer
+    from afina.walk.models import open_trained
+
+    chat, most = renderer(context), context.recipe.evaluate.max_new_tokens
+    prompts = [chat.prompt([{"role": "user", "content": question}]) for question, _ in rows]
+    answers = generate(open_trained(context)[0], chat, prompts, max_new_tokens=most)
+    return sum(found.text == answer for found, (_, answer) in zip(answers, rows, strict=True))
 
 
 def _places_through(context: Context, pairs: Sequence[Pair]) -> list[int]:

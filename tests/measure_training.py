@@ -10,6 +10,7 @@ training.
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -208,6 +209,7 @@ def main() -> None:
             in_a_fork(work)
             for name in modules.read_text().splitlines():
                 importlib.import_module(name)
+            gc.freeze()  # or each training would look through all of that for cycles
 
 
 if __name__ == "__main__":
