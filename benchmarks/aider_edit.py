@@ -3,23 +3,28 @@
     python benchmarks/aider_edit.py --aider PATH/TO/aider     # pip install aider-chat, in an environment of its own
 
 The model is made by hand and knows one answer: each of its tokens names the next, whatever was asked. So what is
-looked at is the protocol from Aider's first request to the commit, not what a model can do.
+looked at is the protocol from Aider's first request to the commit, not what a model can do. Without Aider a plain
+client asks by the address and the name that the settings give.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
+import asyncio
 import itertools
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
+from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urlsplit
 from urllib.request import urlopen
+
+from serve_load import Server, serving
 
 from afina.machine import free_port
 
@@ -27,6 +32,7 @@ BEFORE = "print('hello')\n"
 AFTER = "print('olá, mundo')\n"
 ANSWER = ("Claro.\n", "\n", "hello.py\n", "```\n", AFTER, "```")
 """As Aider's edit format `whole` wants it."""
+ASKED = "Greet the world in Portuguese."
 CONTEXT, HIDDEN = 16384, 64
 
 
@@ -92,63 +98,58 @@ def write_settings(text: str, folder: Path) -> dict[str, str]:
     return dict(re.findall(r"^export (\w+)=(\S+)", text, re.M))
 
 
+def ask_plainly(server: Server, project: Path, variables: dict[str, str]) -> None:
+    """Our own part: the address, the model's name and its limits stand in the settings, and lead to the answer."""
+    ((model, known),) = json.loads((project / ".aider.model.metadata.json").read_text(encoding="utf-8")).items()
+    port = urlsplit(variables["OPENAI_API_BASE"]).port
+    told = replace(server, port=port or 0, model=model.removeprefix("openai/"))
+    got = asyncio.run(told.ask(ASKED, known["max_output_tokens"]))
+    if got.text.strip() != "".join(ANSWER).strip() or not got.whole:
+        sys.exit(f"asked by the settings, the server answered {got}")
+    print(f"asked by the settings, {model} gives its one answer, {got.tokens} tokens")
+
+
+def edit_by_aider(aider: str, project: Path, home: Path, port: int, variables: dict[str, str]) -> None:
+    """Aider edits the file and commits; what it said, and what the server counted."""
+    options = ["--map-tokens", "0", "--model", "openai/tiny", "--message", ASKED, "--yes-always", "--no-check-update"]
+    options += ["--analytics-disable", "--no-show-release-notes", "--no-pretty", "hello.py"]
+    variables = variables | {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "HOME": str(home)}
+    for who in ("AUTHOR", "COMMITTER"):
+        variables |= {f"GIT_{who}_NAME": "bench", f"GIT_{who}_EMAIL": "bench@localhost"}
+    done = run(aider, *options, folder=project, **variables)
+    with urlopen(f"http://127.0.0.1:{port}/metrics") as page:
+        lines = page.read().decode().splitlines()
+    counted = [line for line in lines if line.startswith("afina_requests_total")]
+    print(done.stdout.strip(), done.stderr.strip(), *counted, sep="\n")
+    edited = (project / "hello.py").read_text(encoding="utf-8") == AFTER
+    print(f"aider ended with {done.returncode}; hello.py was {'edited as answered' if edited else 'not edited'}")
+    if done.returncode or not edited:
+        sys.exit(1)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--aider", default=shutil.which("aider"), help="the program")
     arguments = parser.parse_args()
-    if not arguments.aider:
-        print("left out: aider is not installed here; name it with --aider")
-        return
     with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
+        folder, port = Path(place), free_port()
         make_model(folder / "tiny")
-        port = free_port()
-        serve = [sys.executable, "-m", "afina.cli", "serve", folder / "tiny", "--engine", "local", "--port", port]
+        serve: list[object] = [sys.executable, "-m", "afina.cli", "serve", folder / "tiny", "--engine", "local"]
         project = folder / "project"
         project.mkdir()
         (project / "hello.py").write_text(BEFORE, encoding="utf-8")
-        settings = run(*serve, "--config", "aider", folder=folder)
+        settings = run(*serve, "--port", port, "--config", "aider", folder=folder)
+        if settings.returncode:
+            sys.exit(settings.stderr)
         variables = write_settings(settings.stdout, project)
         for words in (("init", "-q"), ("add", "-A"), ("commit", "-qm", "before")):
             run("git", "-c", "user.name=bench", "-c", "user.email=bench@localhost", *words, folder=project)
-        server = subprocess.Popen([str(word) for word in serve], stderr=subprocess.DEVNULL)
-        try:
-            for _ in range(300):
-                with contextlib.suppress(OSError), urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
-                    break
-                time.sleep(0.2)
-            options = [
-                "--map-tokens",
-                "0",
-                "--model",
-                "openai/tiny",
-                "--message",
-                "Greet the world in Portuguese.",
-                "--yes-always",
-            ]
-            options += [
-                "--no-check-update",
-                "--analytics-disable",
-                "--no-show-release-notes",
-                "--no-pretty",
-                "hello.py",
-            ]
-            variables |= {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "HOME": place, "GIT_AUTHOR_NAME": "bench"}
-            variables |= {"GIT_AUTHOR_EMAIL": "bench@localhost", "GIT_COMMITTER_NAME": "bench"}
-            variables |= {"GIT_COMMITTER_EMAIL": "bench@localhost"}
-            done = run(arguments.aider, *options, folder=project, **variables)
-            with urlopen(f"http://127.0.0.1:{port}/metrics") as page:
-                counted = [
-                    line for line in page.read().decode().splitlines() if line.startswith("afina_requests_total")
-                ]
-        finally:
-            server.terminate()
-            server.wait(timeout=30)
-        print(done.stdout.strip(), done.stderr.strip(), *counted, sep="\n")
-        edited = (project / "hello.py").read_text(encoding="utf-8") == AFTER
-        print(f"aider ended with {done.returncode}; hello.py was {'edited as answered' if edited else 'not edited'}")
-        if done.returncode or not edited:
-            sys.exit(1)
+        with serving("afina", serve, port, "tiny", folder / "server.log") as server:
+            ask_plainly(server, project, variables)
+            if arguments.aider:
+                edit_by_aider(arguments.aider, project, folder, port, variables)
+            else:
+                print("left out: aider is not installed here; name it with --aider")
 
 
 if __name__ == "__main__":

@@ -44,13 +44,19 @@ def main() -> None:
     print(f"{chosen.rows} rows, {file.stat().st_size / 1e6:.0f} MB, load before: {os.getloadavg()[0]:.1f}")
     print(f"{'':12}{'seconds':>9}{'rows/s':>9}{'peak MB':>9}")
     sides = {"afina": [sys.executable, "-m", "afina", "data", "audit", str(file)]}
+    fine = {"afina": (0, 3)}  # 3: it found what a training would be refused for
     if chosen.peers:
         sides["dropoutt"] = [str(chosen.peers / "dropoutt"), "scan", str(file.parent), "--offline", "--no-open"]
         sides["finelint"] = [str(chosen.peers / "finelint"), "inspect", str(file)]
     for name, command in sides.items():
         seconds, peak, code = watched(command, chosen.limit, chosen.folder / f"{name}.log")
-        said = "" if code in (0, 1, 3) else f"  stopped after {seconds:.0f} s" if code is None else f"  failed: {code}"
+        right = code in fine.get(name, (0, 1, 3))
+        said = "" if right else f"  stopped after {seconds:.0f} s" if code is None else f"  failed: {code}"
         print(f"{name:12}{seconds:9.1f}{chosen.rows / seconds:9.0f}{peak / 1e6:9.0f}{said}", flush=True)
+        if name == "afina" and code is not None and not right:
+            sys.exit((chosen.folder / "afina.log").read_text(encoding="utf-8", errors="replace")[-2000:])
+    if not chosen.peers:
+        print("dropoutt and finelint are left out: name their environment with --peers")
 
 
 def write_rows(file: Path, count: int) -> None:

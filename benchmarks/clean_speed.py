@@ -5,9 +5,9 @@
 Steps of both: read, clean (afina's line rules, the same function), exact duplicates, near duplicates (MinHash of five
 words, 0.8), hold out 5 %, tokenize with one BPE of 16,000 pieces that is trained beforehand. Both use two processes.
 
-The corpus is ``../shared/data/ptbr/machado`` (11 MB) `copies` times: in each copy every paragraph is prefixed
-with the copy's number, so that it counts as new, but the last two are an exact copy of the first and an almost
-exact one of the second (one line in fifty prefixed).
+The corpus is ``../shared/data/ptbr/machado`` (11 MB; `--data` names other texts) `copies` times: in each copy every
+paragraph is prefixed with the copy's number, so that it counts as new, but the last two are an exact copy of the first
+and an almost exact one of the second (one line in fifty prefixed).
 
 datatrove runs its own local executor and its own blocks (exact_dedup, minhash, DocumentTokenizer; see
 `theirs`) in an environment of its own: ``pip install "datatrove[processing,io]" spacy pydantic ruamel.yaml
@@ -38,6 +38,7 @@ def main() -> None:
     """Write the corpus, run both sides, print a table."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--datatrove", help="Python of the environment that has datatrove; without it afina alone")
+    options.add_argument("--data", type=Path, default=SHARED, help="folder of the texts")
     options.add_argument("--copies", type=int, default=10)
     options.add_argument("--words", choices=["spacy", "regex"], default="spacy")
     options.add_argument("--folder", type=Path, default=Path("/tmp/afina-clean-speed"))
@@ -46,9 +47,10 @@ def main() -> None:
     if chosen.side:
         print(json.dumps((ours if chosen.side == "ours" else theirs)(chosen.folder, chosen.words)))
         return
-    if not SHARED.exists():
-        sys.exit(f"needs {SHARED}, which is not here")
-    size = write_corpus(chosen.folder, chosen.copies)
+    if not chosen.data.exists():
+        print(f"left out: the texts are not here ({chosen.data}); name them with --data")
+        return
+    size = write_corpus(chosen.folder, chosen.data, chosen.copies)
     print(f"{size / 1e6:.0f} MB, load of the machine before: {os.getloadavg()[0]:.1f}")
     print(f"{'':12}{'seconds':>9}{'MB/s':>7}{'peak MB':>9}  counts")
     for name, python, side in (("afina", sys.executable, "ours"), ("datatrove", chosen.datatrove, "theirs")):
@@ -56,13 +58,15 @@ def main() -> None:
             words = [python, __file__, "--side", side, "--folder", str(chosen.folder), "--words", chosen.words]
             seconds, peak, counts = watched(words)
             print(f"{name:12}{seconds:9.1f}{size / 1e6 / seconds:7.1f}{peak / 1e6:9.0f}  {counts}", flush=True)
+    if not chosen.datatrove:
+        print("datatrove is left out: name the Python of its environment with --datatrove")
 
 
-def write_corpus(folder: Path, copies: int) -> int:
+def write_corpus(folder: Path, data: Path, copies: int) -> int:
     """The copies and the tokenizer; returns the bytes of all texts."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-    texts = {file: file.read_text(encoding="utf-8") for file in sorted(SHARED.rglob("*.txt"))}
+    texts = {file: file.read_text(encoding="utf-8") for file in sorted(data.rglob("*.txt"))}
     size = 0
     for copy in range(copies):
         every = 1 if copy < max(1, copies - 2) else 50
@@ -94,6 +98,15 @@ def prefixed(text: str, mark: str, every: int) -> str:
     """The text with `mark` before one line in `every` that is not blank."""
     lines = text.split("\n")
     return "\n".join(f"{mark} {line}" if line.strip() and not n % every else line for n, line in enumerate(lines))
+
+
+def cleaned(text: str) -> str:
+    """What afina's line rules leave of a text; empty where that is nothing. The other side cleans by it too."""
+    from afina.recipe import Clean
+    from afina.text.clean import clean_document, close_gaps
+    from afina.text.document import Document
+
+    return close_gaps(clean_document(Document("", "", text=text), Clean(preset="monograph"))[0].text)
 
 
 def ours(folder: Path, _: str) -> dict[str, Any]:
@@ -168,14 +181,8 @@ def theirs(folder: Path, words: str) -> dict[str, Any]:
 
     def clean(data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Any]:  # noqa: ARG001
         sys.path.insert(0, repository)
-        from afina.recipe import Clean
-        from afina.text.clean import clean_document, close_gaps
-        from afina.text.document import Document as Text
-
         for document in data:
-            document.text = close_gaps(
-                clean_document(Text("", "", text=document.text), Clean(preset="monograph"))[0].text
-            )
+            document.text = cleaned(document.text)
             if document.text:
                 yield document
 

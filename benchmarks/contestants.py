@@ -23,7 +23,13 @@ def print_result(result: Any) -> None:
 
 def run_contestant(command: Sequence[object], **options: Any) -> tuple[Any, str]:
     """Run a contestant; returns its result, or None and the end of what it said."""
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False, **options)
+    return result_of(
+        subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False, **options)
+    )
+
+
+def result_of(done: subprocess.CompletedProcess[str]) -> tuple[Any, str]:
+    """The result of a contestant that has ended, or None and the end of what it said."""
     line = next((line for line in done.stdout.splitlines() if line.startswith(MARK)), None)
     if line is None:
         return None, (done.stdout + done.stderr)[-2000:]

@@ -131,6 +131,11 @@ def measure(data: Path, folder: Path, copies: int) -> dict[str, Any]:
     subprocess.run(
         [sys.executable, __file__, "--prepare", str(folder), "--data", str(data), "--copies", str(copies)], check=True
     )
+    return measure_prepared(folder)
+
+
+def measure_prepared(folder: Path) -> dict[str, Any]:
+    """Killed, to the end, and a second start."""
     size = (folder / "run/dataset/train.jsonl").stat().st_size
     killed = watch(folder, kill_at=size // 10)
     left = sorted(path.name for path in (folder / "run").glob("tokens*"))
@@ -138,8 +143,7 @@ def measure(data: Path, folder: Path, copies: int) -> dict[str, Any]:
     for each in (first, second):
         if each.status:
             raise SystemExit(each.said)
-    index = json.loads((folder / "run/tokens/index.json").read_text(encoding="utf-8"))
-    counts = index["sets"]["train"]
+    counts = counts_of(folder)
     return {
         "dataset_bytes": size,
         "tokens": counts["counts"]["tokens"],
@@ -152,6 +156,12 @@ def measure(data: Path, folder: Path, copies: int) -> dict[str, Any]:
         "second_start": {"seconds": round(second.seconds, 1), "said": second.said.strip()},
         "left_after": sorted(path.name for path in (folder / "run").glob("tokens*")),
     }
+
+
+def counts_of(folder: Path) -> dict[str, Any]:
+    """What was encoded for the training."""
+    index = json.loads((folder / "run/tokens/index.json").read_text(encoding="utf-8"))
+    return dict(index["sets"]["train"])
 
 
 def main() -> None:

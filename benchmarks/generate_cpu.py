@@ -17,15 +17,14 @@ The engine's answers are compared with those written one by one, token by token.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+from contestants import print_result, run_contestant
 from train_cpu import make_base, read_rows
 
 BATCH = 16
@@ -93,7 +92,7 @@ def contestant(arguments: argparse.Namespace) -> None:
         written = run_transformers(model, prompts, arguments.new, batch, end)
     seconds = time.perf_counter() - started
     result = {"seconds": seconds, "tokens": sum(map(len, written)), "threads": torch.get_num_threads()}
-    print("RESULT " + json.dumps(result | {"prompts": len(prompts), "written": written}))
+    print_result(result | {"prompts": len(prompts), "written": written})
 
 
 def main() -> None:
@@ -123,11 +122,10 @@ def main() -> None:
             for name in names:
                 command = [sys.executable, __file__, "--contestant", name, "--base", base, "--data", arguments.data]
                 command += ["--rows", arguments.rows, "--new", arguments.new, *(["--all"] if arguments.all else [])]
-                done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
-                line = next((line for line in done.stdout.splitlines() if line.startswith("RESULT ")), None)
-                if line is None:
-                    sys.exit(f"{name} failed:\n{done.stderr[-2000:]}")
-                results[name].append(json.loads(line.removeprefix("RESULT ")))
+                done, said = run_contestant(command)
+                if done is None:
+                    sys.exit(f"{name} failed:\n{said}")
+                results[name].append(done)
     speeds = {name: statistics.median(one["tokens"] / one["seconds"] for one in each) for name, each in results.items()}
     print(f"{'':12}{'tokens/s':>10}{'afina is':>11}{'prompts':>9}{'tokens':>9}{'seconds':>9}{'threads':>9}")
     for name, each in results.items():

@@ -37,7 +37,7 @@ from contestants import peak_bytes, print_result, run_contestant
 from train_cpu import MAX_LENGTH, encode, held_out, make_base, read_held_out, read_rows
 
 SHAPE = {"hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 4, "num_attention_heads": 4}
-VOCAB = 8000
+VOCAB, TINY_VOCAB = 8000, 2000
 RANK, SCALE, RATE = 8, 2.0, 1e-3
 BATCH = 4
 """Rows of mlx-lm's batches; its own default."""
@@ -358,7 +358,7 @@ def main() -> None:
         if not (base / "model.safetensors").exists():
             print(f"making the base in {base}", flush=True)
             before = slice(arguments.rows, arguments.rows + arguments.rows_before)
-            make_base(base, arguments.data, before, shape=SHAPE, vocab=VOCAB)
+            make_base(base, arguments.data, before, shape=SHAPE, vocab=TINY_VOCAB if arguments.tiny else VOCAB)
         print(f"{arguments.threads} threads, {arguments.rows} rows, {arguments.epochs} epochs", flush=True)
         compare(arguments, base, folder)
         print("\nfor the record:")

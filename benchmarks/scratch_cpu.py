@@ -410,7 +410,7 @@ def ratio_interval(theirs: list[float], ours: list[float]) -> tuple[float, float
 
 
 def chosen(arguments: argparse.Namespace, name: str) -> bool:
-    return not arguments.only or name in ("afina", PRODUCT, *arguments.only)
+    return arguments.only is None or name in ("afina", PRODUCT, *arguments.only)
 
 
 def contestant(name: str, folder: Path, work: Work, what: Characters, seconds: float, until: float) -> None:

@@ -29,13 +29,12 @@ from pathlib import Path
 from typing import Any
 
 from contestants import print_result, run_contestant
-from serve_load import CLIENTS, NEW, Server, serving
+from serve_load import CLIENTS, NEW, Server, make_tiny, serving
 
 from afina.machine import free_port
 
 PLACES, CONTEXT = 8, 1024
 PROMPTS = 24
-TINY = {"hidden_size": 64, "intermediate_size": 128, "max_position_embeddings": 1024}
 
 
 def base_file(base: Path, kind: str) -> Path:
@@ -47,14 +46,6 @@ def base_file(base: Path, kind: str) -> Path:
     folder, models, _ = name_models(target, {}, print)
     found = find_base_file(folder, models.identity.weights_sha256, models.base.renderer, kind)
     return write_base_file(found, recipe_of(target, folder), models.base.renderer, print)
-
-
-def make_tiny(folder: Path) -> Path:
-    """A base of random weights."""
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-    from tiny import make_base
-
-    return make_base(folder, **TINY)
 
 
 # ---- serve

@@ -7,6 +7,7 @@ no answer ends early).
 
     python benchmarks/serve_load.py --base /tmp/bench-base                  # all parts
     python benchmarks/serve_load.py --base /tmp/bench-base --only load      # or leaks, or end
+    python benchmarks/serve_load.py --tiny                                  # random weights, ours alone: if it runs
 
     load    one client, then eight at once, each asking again when its answer is there; all tokens by all seconds.
             First tokens: a ninth client that asks now and then for one token, on the idle and on the busy server
@@ -23,12 +24,14 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +41,7 @@ from urllib.request import urlopen
 from afina.machine import free_port
 
 CLIENTS, NEW, FIRST_TOKENS = 8, 64, 20
+TINY = {"hidden_size": 64, "intermediate_size": 128, "max_position_embeddings": 1024}
 
 
 @dataclass
@@ -53,6 +57,10 @@ class Got:
     """The stream said why it ended."""
 
 
+class Refused(SystemExit):
+    """Another status than 200: it ends the benchmark, unless somebody counts it."""
+
+
 @dataclass
 class Server:
     """A program that serves, and what it calls its model."""
@@ -63,24 +71,30 @@ class Server:
     model: str
 
     async def ask(self, prompt: str, new: int = NEW, *, model: str | None = None, hang_up: int | None = None) -> Got:
-        """Stream one answer; with `hang_up`, leave after so many lines."""
+        """Stream one answer; with `hang_up`, leave after so many lines, whatever they say.
+
+        Raises:
+            Refused: the status is not 200; with the reason that the server gives.
+        """
         body: dict[str, Any] = {"model": model or self.model, "messages": [{"role": "user", "content": prompt}]}
         body |= {"max_tokens": new, "temperature": 0, "stream": True}
         if not self.name.startswith("transformers"):  # that one tells the counts anyway, and refuses this key
             body["stream_options"] = {"include_usage": True}
         text = json.dumps(body).encode()
-        head = (
-            "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nConnection: close\r\n"
-        )
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\nConnection: close\r\n"
+        head += f"Content-Type: application/json\r\nContent-Length: {len(text)}\r\n\r\n"
         got, started, lines = Got(), time.perf_counter(), 0
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         try:
-            writer.write(f"{head}Content-Length: {len(text)}\r\n\r\n".encode() + text)
+            writer.write(head.encode() + text)
             while hang_up is None or lines < hang_up:
                 line = await reader.readline()
                 lines += 1
                 if not line:
                     break
+                if lines == 1 and hang_up is None and line.split()[1:2] != [b"200"]:
+                    said = reason((await reader.read()).decode(errors="replace"))
+                    raise Refused(f"{self.name} refused: {line.decode().strip()}: {said}")
                 if not line.startswith(b"data: {"):
                     continue
                 event = json.loads(line[6:])
@@ -99,6 +113,24 @@ class Server:
     def resident_mib(self) -> float:
         """Memory of the process that is in RAM."""
         return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def reason(answer: str) -> str:
+    """What the rest of a refusal says, behind its headers: the message of its body where that is of OpenAI's shape."""
+    body = answer.partition("\r\n\r\n")[2]
+    found = re.search(r"\{.*\}", body, re.DOTALL)  # what is sent in chunks has their sizes around it
+    try:
+        return str(json.loads(found[0])["error"]["message"]) if found else body[:500]
+    except (ValueError, TypeError, KeyError):
+        return body[:500]
+
+
+def make_tiny(folder: Path) -> Path:
+    """A base of random weights."""
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+    from tiny import make_base
+
+    return make_base(folder, **TINY)
 
 
 def make_models(base: Path, folder: Path) -> None:
@@ -178,17 +210,19 @@ async def clients(server: Server, prompts: list[str], count: int, each: int) -> 
     return sum(got.tokens for got in answers) / (time.perf_counter() - started)
 
 
-async def first_tokens(server: Server, prompts: list[str], *, busy: bool) -> list[float]:
-    """Seconds until the first token of one more client, with eight others streaming or none."""
+async def first_tokens(server: Server, prompts: list[str], count: int, *, busy: bool) -> list[float]:
+    """Seconds until the first token of one more client, so often, with eight others streaming or none."""
     others = [asyncio.create_task(_again(server, prompts, number)) for number in range(CLIENTS if busy else 0)]
     await asyncio.sleep(3.0 if busy else 0.0)
     found = []
-    for prompt in prompts[:FIRST_TOKENS]:
+    for prompt in prompts[:count]:
         found.append((await server.ask(prompt, 4)).first)
         await asyncio.sleep(random.Random(prompt).uniform(0.1, 0.4))
     for task in others:
         task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
+    for ended in await asyncio.gather(*others, return_exceptions=True):
+        if not isinstance(ended, asyncio.CancelledError):
+            sys.exit(f"{server.name} was not kept busy: {ended!r}")
     await asyncio.sleep(0.3)
     return found
 
@@ -200,7 +234,7 @@ async def _again(server: Server, prompts: list[str], number: int) -> None:
             await server.ask(prompts[(number * 5 + turn) % len(prompts)])
 
 
-async def load(servers: list[Server], prompts: list[str], rounds: int) -> None:
+async def load(servers: list[Server], prompts: list[str], rounds: int, first: int = FIRST_TOKENS) -> None:
     speeds: dict[str, dict[int, list[float]]] = {server.name: {1: [], CLIENTS: []} for server in servers}
     for server in servers:
         await server.ask(prompts[0], 8)
@@ -221,7 +255,7 @@ async def load(servers: list[Server], prompts: list[str], rounds: int) -> None:
     print("|---|---|---|---|")
     (ours, *_) = servers
     ours.process.send_signal(signal.SIGCONT)
-    idle, busy = [sorted(await first_tokens(ours, prompts, busy=busy)) for busy in (False, True)]
+    idle, busy = [sorted(await first_tokens(ours, prompts, first, busy=busy)) for busy in (False, True)]
     for name, place in (("median", len(idle) // 2), ("nine in ten", len(idle) * 9 // 10), ("largest", -1)):
         one, other = idle[place] * 1000, busy[place] * 1000
         print(f"| {name} of {len(idle)} | {one:.0f} | {other:.0f} | {other / one:.2f} |", flush=True)
@@ -235,6 +269,7 @@ async def leaks(server: Server, prompts: list[str], count: int) -> None:
     kinds = [(prompt, model, new) for prompt in prompts[:8] for model in ("base", "adapted") for new in (4, 24)]
     right = {kind: (await server.ask(kind[0], kind[2], model=kind[1])).text for kind in kinds}
     wrong = hung = 0
+    refusals = Counter[str]()
     at_a_time = asyncio.Semaphore(32)
 
     async def one() -> None:
@@ -242,7 +277,11 @@ async def leaks(server: Server, prompts: list[str], count: int) -> None:
         kind = chance.choice(kinds)
         leaves = chance.randrange(0, 30) if chance.random() < 0.1 else None
         async with at_a_time:
-            got = await server.ask(kind[0], kind[2], model=kind[1], hang_up=leaves)
+            try:
+                got = await server.ask(kind[0], kind[2], model=kind[1], hang_up=leaves)
+            except Refused as error:  # of a thousand requests one may be; it is counted, and said why
+                got = Got()
+                refusals[str(error)] += 1
         hung += leaves is not None
         wrong += leaves is None and (got.text != right[kind] or not got.whole or got.tokens != kind[2])
 
@@ -259,6 +298,8 @@ async def leaks(server: Server, prompts: list[str], count: int) -> None:
     print(
         f"\n{count} requests in {time.perf_counter() - started:.0f} s, {hung} hung up, {wrong} of the others not whole"
     )
+    for said, times in refusals.items():
+        print(f"{times} of those: {said}")
     print(f"MiB in memory: before {memory[0]:.0f}, after {count // 2} {memory[1]:.0f}, after {count} {memory[2]:.0f}")
     ends = {name.removeprefix("afina_requests_total"): int(n) for name, n in places.items() if "total" in name}
     print(f"places taken at the end: {taken:.0f}; answers as the server counts: {ends}", flush=True)
@@ -274,9 +315,8 @@ async def end(server: Server, prompts: list[str]) -> None:
     server.process.send_signal(signal.SIGTERM)
     await asyncio.sleep(0.2)
     try:
-        await server.ask(prompts[0])
-        late = "answered"
-    except OSError as error:
+        late = "answered" if (await server.ask(prompts[0])).whole else "left alone"
+    except (OSError, Refused) as error:
         late = f"refused ({type(error).__name__})"
     got = await asyncio.gather(*asked)
     code = await asyncio.to_thread(server.process.wait, 60)
@@ -297,15 +337,22 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--peer-python", default=sys.executable, help="a Python with transformers[serving]")
     parser.add_argument("--no-peer", action="store_true", help="leave transformers serve out")
+    parser.add_argument("--tiny", action="store_true", help="random weights, ours alone, a few requests: if it runs")
     arguments = parser.parse_args()
-    if not arguments.data.is_dir():
+    if arguments.tiny:
+        arguments.no_peer, arguments.rounds, arguments.requests = True, 1, 40
+        prompts = [f"Onde nasceu Ana {number}?" for number in range(8)]
+    elif not arguments.data.is_dir():
         print(f"left out: the prompts are not here ({arguments.data}); name them with --data")
         return
-    rows = read_rows(arguments.data / "test.jsonl", 400)
-    prompts = [row["prompt"] for row in rows if 80 <= len(row["prompt"]) <= 240][:40]
+    else:
+        rows = read_rows(arguments.data / "test.jsonl", 400)
+        prompts = [row["prompt"] for row in rows if 80 <= len(row["prompt"]) <= 240][:40]
+    if arguments.no_peer:
+        print("transformers serve is left out")
     with tempfile.TemporaryDirectory() as place, contextlib.ExitStack() as stack:
         folder = Path(place)
-        base = arguments.base or folder / "made"
+        base = make_tiny(folder / "tiny") if arguments.tiny else arguments.base or folder / "made"
         if not (base / "model.safetensors").exists():
             make_base(base, arguments.data, slice(0, 0))
         make_models(base, folder)
@@ -316,7 +363,7 @@ def main() -> None:
                 for number, options in enumerate([(), ("--continuous-batching",)]):
                     log = folder / f"transformers{number}.log"
                     servers.append(stack.enter_context(transformers(arguments.peer_python, folder, log, *options)))
-            asyncio.run(load(servers, prompts, arguments.rounds))
+            asyncio.run(load(servers, prompts, arguments.rounds, 2 if arguments.tiny else FIRST_TOKENS))
         if "leaks" in arguments.only:
             asyncio.run(leaks(ours, prompts, arguments.requests))
         if "end" in arguments.only:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import sys
 import time
 from pathlib import Path
 
@@ -64,13 +65,16 @@ def recipe_of(name: str, base: Path, root: Path, questions: int, first_seed: int
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base", type=Path, required=True)
-    parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--base", type=Path, help="folder of an instruct model")
+    parser.add_argument("--runs", type=Path, default=Path("runs/skills-guard"))
     parser.add_argument("--questions", type=int, default=132, help="the first 132 are in English")
     parser.add_argument(
         "--seed", type=int, default=0, help="of the first run; a rule is chosen by some, tried by others"
     )
     arguments = parser.parse_args()
+    if arguments.base is None:
+        print("left out: name a model's folder with --base")
+        return
     arguments.runs.mkdir(parents=True, exist_ok=True)
     write_facts(arguments.runs / "facts.jsonl")
     right: dict[str, list[bool]] = {}
@@ -83,6 +87,8 @@ def main() -> None:
         print(f"\n{name}: {time.monotonic() - started:.0f} s\n{describe_scores(folder / name)}\n")
         right[name] = [row.required_flag("adapter_correct") for row in read_rows(folder / name / "skills.jsonl") or []]
     one, two = right["kept"], right["kept-again"]
+    if not one:
+        sys.exit(f"{arguments.base} does too few of the questions as asked for any loss to be told")
     apart = more_than_chance(one, two) or more_than_chance(two, one)
     differ = sum(a != b for a, b in zip(one, two, strict=True))
     print(f"kept and kept-again: {sum(one)} and {sum(two)} of {len(one)} as asked, {differ} differ, apart: {apart}")

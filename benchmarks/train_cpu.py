@@ -52,6 +52,8 @@ RATES, SIZES = (1.5e-3, 3e-3, 6e-3), (1024, 640)
 """What `--tune` tries: rates for everybody (unless --rates says others), tokens of a batch for afina."""
 MADE = {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 8, "num_attention_heads": 8}
 """Shape of the base that is made here."""
+TINY = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+"""The same with --tiny."""
 TEMPLATE = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
@@ -528,7 +530,7 @@ def main() -> None:
         return
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)  # before torch is loaded, here and in the contestants
     names = ["afina", "monograph", "afina-qlora"] + (["trl", "trl-packing"] if arguments.peer_python else [])
-    names = [name for name in names if not arguments.only or name in ("afina", *arguments.only)]
+    names = [name for name in names if arguments.only is None or name in ("afina", *arguments.only)]
     if not arguments.peer_python:
         print("trl is left out: name a Python that has it with --peer-python")
     with tempfile.TemporaryDirectory() as folder:
@@ -545,7 +547,9 @@ def named_base(arguments: argparse.Namespace, folder: Path) -> Path:
     made = ":" not in named and not Path(named).is_file() and not (Path(named) / "model.safetensors").exists()
     if made:
         print(f"making the base in {named}", flush=True)
-        make_base(Path(named), arguments.data, slice(arguments.rows, arguments.rows + arguments.rows_before))
+        before = slice(arguments.rows, arguments.rows + arguments.rows_before)
+        size: dict[str, Any] = {"shape": TINY, "vocab": 1000} if arguments.tiny else {}
+        make_base(Path(named), arguments.data, before, **size)
     base = Path(named) if made else find_base(named, say=print)
     if arguments.notes is None and (arguments.tune or arguments.equal_loss):
         if shape_made_here(base) != MADE:

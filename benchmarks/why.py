@@ -1,6 +1,7 @@
 """What `afina why` finds where the truth is known: rows that were planted, and rows that a training went without.
 
     python benchmarks/why.py --demo runs [--runs runs/bench-why] [--only planted|left-out] [--through 5] [--json]
+    python benchmarks/why.py --demo FOLDER --tiny     # few rows and steps of a small world: shows that it runs
 
 `--demo` is where `afina demo` left its base and its world. Two measurements, each with BM25 over the rows' words and
 the cosine of plain gradients beside it:
@@ -24,7 +25,7 @@ import re
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ import numpy as np
 import torch
 
 from afina.demo.demo import adapter_recipe
-from afina.demo.world import QUESTIONS, make_players
+from afina.demo.world import QUESTIONS, Size, make_players
 from afina.model.load_torch import attach_adapter, load_base
 from afina.model.reader_torch import TorchReader
 from afina.recipe import Adapter, Recipe, Train, check_recipe
@@ -56,6 +57,8 @@ OURS, INNER, GRADIENT, WORDS = "EK-FAC, cosine (afina why)", "EK-FAC, inner prod
 THROUGH = "through the training (afina why --through-training)"
 PLANTED, TRAINED_AS, ASKED_AS = 20, 2, 4
 """Rows that are planted, in which phrasing, and the one that nobody trains."""
+LARGE, TINY = Size(), Size(old=4, new=3, unknown=2, replay_rows=20)
+"""The demo's world, and one of a few rows."""
 CPU = torch.device("cpu")
 
 
@@ -235,9 +238,14 @@ def compare(changes: Any, scores: dict[str, Any]) -> dict[str, Any]:
 # ---- rows planted
 
 
-def planted_pairs(world_seed: int = 0) -> tuple[list[Pair], list[Pair]]:
+def new_players(size: Size) -> list[Any]:
+    """Those of whom the documents tell."""
+    return make_players(size.old + size.new)[size.old :]
+
+
+def planted_pairs(size: Size) -> tuple[list[Pair], list[Pair]]:
     """Planted rows, of each new player a wrong fact; and the same asked in a phrasing that is not trained."""
-    players = make_players(140, world_seed)[120:]
+    players = new_players(size)
     rows, asked = [], []
     for number, player in enumerate(players[:PLANTED]):
         fact = list(QUESTIONS)[number % len(QUESTIONS)]
@@ -251,27 +259,29 @@ def planted_pairs(world_seed: int = 0) -> tuple[list[Pair], list[Pair]]:
     return rows, asked
 
 
-def planted(demo: Path, runs: Path, through: int = 0) -> dict[str, Any]:
+def planted(demo: Path, runs: Path, through: int = 0, *, tiny: bool = False) -> dict[str, Any]:
     """How often the planted row is the first of all, and where it stands.
 
     Args:
         through: of so many planted rows the way through the training is taken too, which is slow.
+        tiny: of a small world, trained for one epoch.
     """
     from afina.why.why import explain
 
     world = (demo / "demo-world").resolve()
-    rows, asked = planted_pairs()
+    rows, asked = planted_pairs(TINY if tiny else LARGE)
     lines = "".join(json.dumps({"prompt": ask, "completion": said}, ensure_ascii=False) + "\n" for ask, said in rows)
     write_whole(runs / "planted.jsonl", lines)
     recipe = adapter_recipe(world, (demo / "demo-base/model").resolve(), "planted")
     values = recipe.model_dump(mode="json")
     values["sources"].append({"path": str((runs / "planted.jsonl").resolve()), "repeat": 4})
     values["evaluate"] |= {"probes": [], "questions": 0, "samples": 0}
+    values["train"] |= {"epochs": 1} if tiny else {}
     recipe = check_recipe(values)
     with Run.open(runs / "planted", recipe, print) as run:
         context = Context(run, lambda _: contextlib.nullcontext(no_progress))
         walk_through(context)
-        learned, ours, first_seconds, seconds = 0, {"own": [], "other": []}, 0.0, []
+        ours, first_seconds, seconds = {"own": [], "other": []}, 0.0, []
         for number, (own, other) in enumerate(zip(rows, asked, strict=True), start=1):
             for which, (question, answer) in (("own", own), ("other", other)):
                 begun = time.monotonic()
@@ -280,8 +290,7 @@ def planted(demo: Path, runs: Path, through: int = 0) -> dict[str, Any]:
                 first_seconds, seconds = (first_seconds or took), [*seconds, took]
                 places = [each.row.path.endswith("planted.jsonl") and each.row.line == number for each in why.spoke_for]
                 ours[which].append(places.index(True) + 1 if any(places) else len(places) + 1)
-            learned += explain(context, own[0], None, top=1).asked.answer == own[1]  # type: ignore[union-attr]
-        others = _rivals_of_planted(context, rows, asked)
+        learned, others = _learned(context, rows), _rivals_of_planted(context, rows, asked)
         if through:
             others[THROUGH] = {
                 "own": _places_through(context, rows[:through]),
@@ -289,6 +298,7 @@ def planted(demo: Path, runs: Path, through: int = 0) -> dict[str, Any]:
             }
     table = {OURS: ours} | others
     return {
+        "planted": len(rows),
         "learned": learned,
         "rows": why.indexed,
         "first_question_seconds": first_seconds,
@@ -301,6 +311,18 @@ def planted(demo: Path, runs: Path, through: int = 0) -> dict[str, Any]:
             for name, by in table.items()
         },
     }
+
+
+def _learned(context: Context, rows: Sequence[Pair]) -> int:
+    """How many the run's model answers as they say."""
+    from afina.model.generate.generate_torch import generate
+    from afina.walk.base import renderer
+    from afina.walk.models import open_trained
+
+    chat, most = renderer(context), context.recipe.evaluate.max_new_tokens
+    prompts = [chat.prompt([{"role": "user", "content": question}]) for question, _ in rows]
+    answers = generate(open_trained(context)[0], chat, prompts, max_new_tokens=most)
+    return sum(found.text == answer for found, (_, answer) in zip(answers, rows, strict=True))
 
 
 def _places_through(context: Context, pairs: Sequence[Pair]) -> list[int]:
@@ -351,9 +373,9 @@ def _rivals_of_planted(context: Context, rows: Sequence[Pair], asked: Sequence[P
 # ---- the command
 
 
-def demo_pairs(players: int = 8) -> tuple[list[Pair], list[Pair]]:
+def demo_pairs(players: int, size: Size) -> tuple[list[Pair], list[Pair]]:
     """Questions about some of the new players as they are trained (two phrasings), and in a third one."""
-    chosen = make_players(140)[120 : 120 + players]
+    chosen = new_players(size)[:players]
 
     def pairs(*phrasings: int) -> list[Pair]:
         return [
@@ -370,7 +392,7 @@ def describe(found: dict[str, Any]) -> str:
     lines = []
     if "planted" in found:
         part = found["planted"]
-        lines += [f"planted: {part['learned']} of {PLANTED} learned, {part['rows']} rows in the index"]
+        lines += [f"planted: {part['learned']} of {part['planted']} learned, {part['rows']} rows in the index"]
         lines += [
             f"first question {part['first_question_seconds']:.1f} s, each further {part['question_seconds']:.2f} s"
         ]
@@ -410,18 +432,23 @@ def main() -> None:
     parser.add_argument(
         "--through", type=int, default=0, help="planted rows for which the way through the training is taken too"
     )
+    parser.add_argument("--tiny", action="store_true", help="a small world, few rows and steps: shows that it runs")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     base = given.demo / "demo-base/model"
     if not base.is_dir():
-        parser.error(f"there is no {base}: run `afina demo --runs {given.demo}` first")
+        print(f"left out: there is no {base}; `afina demo --runs {given.demo}` leaves one")
+        return
     found: dict[str, Any] = {}
     if given.only != "left-out":
         remove(given.runs / "planted/why")
-        found["planted"] = planted(given.demo, given.runs, given.through)
+        found["planted"] = planted(given.demo, given.runs, given.through, tiny=given.tiny)
     if given.only != "planted":
         recipe = adapter_recipe((given.demo / "demo-world").resolve(), base.resolve(), "left-out")
-        found["left_out"] = left_out(SmallTraining(base, recipe), *demo_pairs(), seeds=range(given.seeds))
+        training, pairs, count = SmallTraining(base, recipe), demo_pairs(8, LARGE), 30
+        if given.tiny:
+            training, pairs, count = replace(training, epochs=1), demo_pairs(2, TINY), 3
+        found["left_out"] = left_out(training, *pairs, count, seeds=range(given.seeds))
     print(json.dumps(found, indent=2) if given.json else describe(found))
 
 

@@ -41,15 +41,18 @@ if not THOROUGH:
     providers._get_local_constants = lambda: providers._local_constants
 
 LONGEST = (
-    "test_real_engines", "test_nodes", "test_zig", "test_studio_browser", "test_plan_measured", "test_real_trainings",
-    "test_launch_slurm", "test_scratch", "test_farense_mlx", "test_architectures", "test_studio_forms_browser",
-    "test_real_inputs", "test_launch_ssh", "test_bench_mlx", "test_tutorial", "test_bench_corpus", "test_studio_live",
-    "test_studio_data_browser", "test_kills", "test_prose_ladder", "test_real_base", "test_scaling",
-    "test_report_browser", "test_studio_play", "test_llamacpp", "test_plan_mlx", "test_ranks", "test_walk",
-    "test_ladder", "test_peers", "test_export", "test_stages",
+    "test_real_engines", "test_plan_measured", "test_zig", "test_architectures", "test_nodes", "test_real_trainings",
+    "test_studio_browser", "test_launch_slurm", "test_scratch", "test_farense_mlx", "test_studio_forms_browser",
+    "test_launch_ssh", "test_serve_openapi", "test_bench_mlx", "test_studio_data_browser", "test_prose_ladder",
+    "test_real_base", "test_studio_live", "test_tutorial", "test_ladder", "test_kills", "test_bench_corpus",
+    "test_train_faults", "test_ranks", "test_real_inputs", "test_studio_play", "test_llamacpp", "test_plan_mlx",
+    "test_recipe", "test_studio_order", "test_report_browser", "test_export", "test_bench_serve", "test_bench_train",
+    "test_bench_runs", "test_studio", "test_eyes", "test_tokens", "test_release", "test_base_replay", "test_choice",
+    "test_temper", "test_field_turns", "test_why", "test_score", "test_scaling", "test_code_task", "test_start_from",
+    "test_watch", "test_walk", "test_peers", "test_stages",
 )  # fmt: skip
-"""Files that take longest: the long form's from seven minutes down to one, then those of `make test`. They begin, so
-that no process of several is left alone with one of them at the end."""
+"""Files that take longest: the long form's from seven minutes down to a quarter of one, then those of `make test`. They
+begin, so that no process of several is left alone with one of them at the end."""
 
 
 @pytest.hookimpl(trylast=True)  # behind pytest's own, which makes the factory of `tmp_path_factory`
@@ -97,6 +100,13 @@ def pytest_collection() -> Generator[None, object, object]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """`-m long` reads no file without a test of that kind: two of three, a third of a worker's time to begin."""
+    if config.option.markexpr != "long" or collection_path.suffix != ".py":
+        return None
+    return "mark.long" not in collection_path.read_text(encoding="utf-8") or None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

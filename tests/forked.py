@@ -1,4 +1,4 @@
-"""The command line in a fork of the tests' own process.
+"""The command line, or another program in Python, in a fork of the tests' own process.
 
 A process of its own: it has an exit code, its own working folder and environment, and can be killed at any moment.
 But it does not load torch, transformers and PEFT once more, which costs ten seconds of processor time each time.
@@ -9,6 +9,7 @@ the tests' own process are not there in a fork, which would wait for them for ev
 from __future__ import annotations
 
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -20,18 +21,29 @@ from typing import BinaryIO
 
 
 class Forked:
-    """`afina WORDS...` in a process that may still run. Its output goes to files, so that no pipe can fill up."""
+    """`afina WORDS...` in a process that may still run. Its output goes to files, so that no pipe can fill up.
+
+    Args:
+        script: a file that is run instead, as `python FILE WORDS...` would.
+    """
 
     def __init__(
-        self, words: list[str], folder: Path, environment: Mapping[str, str] | None = None, user: int | None = None
+        self,
+        words: list[str],
+        folder: Path,
+        environment: Mapping[str, str] | None = None,
+        user: int | None = None,
+        *,
+        script: Path | None = None,
     ) -> None:
-        self.words = words
+        self.words, self.program = words, str(script or "afina")
         self.out, self.err = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115  # done() closes them
         sys.stdout.flush()
         sys.stderr.flush()
         self.pid = os.fork()
         if self.pid == 0:
-            _become(words, folder, os.environ if environment is None else environment, self.out, self.err, user)
+            given = os.environ if environment is None else environment
+            _become(self.program, words, folder, given, self.out, self.err, user)
 
     def kill(self) -> None:
         """kill -9."""
@@ -49,7 +61,7 @@ class Forked:
             file.seek(0)
             said.append(file.read().decode(errors="replace"))
             file.close()
-        return subprocess.CompletedProcess(["afina", *self.words], code, *said)
+        return subprocess.CompletedProcess([self.program, *self.words], code, *said)
 
 
 def start_afina(*words: str | Path, folder: Path, check: int | None = 0) -> subprocess.CompletedProcess[str]:
@@ -61,6 +73,7 @@ def start_afina(*words: str | Path, folder: Path, check: int | None = 0) -> subp
 
 
 def _become(
+    program: str,
     words: list[str],
     folder: Path,
     environment: Mapping[str, str],
@@ -88,10 +101,13 @@ def _become(
             os.setgid(user)
             os.setuid(user)
             tempfile.tempdir = None  # the parent's
-        sys.argv = ["afina", *words]
-        from afina import cli
+        sys.argv = [program, *words]
+        if program == "afina":
+            from afina import cli
 
-        cli.main()
+            cli.main()
+        else:
+            runpy.run_path(program, run_name="__main__")
         code = 0
     except SystemExit as ended:
         code = ended.code

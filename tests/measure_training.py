@@ -2,13 +2,16 @@
 
     python tests/measure_training.py FOLDER [NAME...] [METHOD...]
 
-The libraries are loaded once and every training runs in a fork, whose high-water mark starts at what was
-loaded: what `afina train` has in a fresh process too. Prints one JSON object per training.
+The libraries are loaded once, and so is what the first training loads of afina; every training runs in a fork, whose
+high-water mark starts at what was loaded: what `afina train` has in a fresh process too. Prints one JSON object per
+training.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
+import importlib
 import json
 import os
 import sys
@@ -189,7 +192,7 @@ def main() -> None:
     from afina.train.flops_torch import process_peak_bytes
 
     load_libraries()
-    loaded = process_peak_bytes()
+    loaded, modules = process_peak_bytes(), folder / "modules"
     for kind in SHAPES:
         if names and kind not in names:
             continue
@@ -201,8 +204,12 @@ def main() -> None:
                 found = train(folder, kind, method) | {"loaded": loaded}
                 sys.stdout.write(json.dumps(found | {"wall": round(time.time() - started, 2)}) + "\n")
                 sys.stdout.flush()
+                modules.write_text("\n".join(name for name in sys.modules if name.startswith("afina.")))
 
             in_a_fork(work)
+            for name in modules.read_text().splitlines():
+                importlib.import_module(name)
+            gc.freeze()  # or each training would look through all of that for cycles
 
 
 if __name__ == "__main__":

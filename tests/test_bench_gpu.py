@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 
 import pytest
-
-BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+from benched import BENCHMARKS, opened
 
 
 @pytest.fixture
 def gpu(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import gpu
-
-    return gpu
+    return opened("gpu", monkeypatch)
 
 
 def test_the_shapes_are_the_published_ones(gpu):

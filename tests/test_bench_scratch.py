@@ -8,17 +8,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from benched import BENCHMARKS, opened
 
-BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 TEXT = "O rio corre para o mar, e a vila fica onde o rio corre. " * 60
 
 
 @pytest.fixture
 def bench(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import scratch_cpu
-
-    return scratch_cpu
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return opened("scratch_cpu", monkeypatch)
 
 
 @pytest.fixture
@@ -42,8 +40,7 @@ def test_both_loops_learn_the_same_from_the_same_start(bench, texts, tmp_path):
 
 
 @pytest.mark.long
-def test_contestants_run_in_processes_of_their_own(bench, texts, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["scratch_cpu.py"])
+def test_contestants_run_in_processes_of_their_own(bench, texts, capsys):
     bench.main(["--tiny", "--data", str(texts), "--threads", "1", "--only", "plain-torch", "afina-compiled"])
     said = capsys.readouterr().out
     assert float(said.partition("losses lie within ")[2].split()[0]) < 1e-5  # compiled, it learns the same
@@ -91,14 +88,13 @@ def test_contestants_work_one_at_a_time_in_an_order_that_rotates(bench, tmp_path
 
 
 @pytest.mark.long
-def test_the_stream_and_the_windows_are_asked_the_same(bench, tmp_path, monkeypatch, capsys):
+def test_the_stream_and_the_windows_are_asked_the_same(bench, tmp_path, capsys):
     """Both have as many parameters, and say what they predict of the same held-out characters."""
     pytest.importorskip("afina.train.stream_torch")
     pick, words = random.Random(0), ["rio", "mar", "vila", "ponte", "casa", "barco", "vento", "noite", "manhã", "sol"]
     for number in range(40):
         lines = ["O " + " ".join(pick.choice(words) for _ in range(12)) + "." for _ in range(25)]
         (tmp_path / f"{number}.txt").write_text("\n\n".join(lines), encoding="utf-8")
-    monkeypatch.setattr(sys, "argv", ["scratch_cpu.py"])
     bench.main(["--part", "streams", "--tiny", "--data", str(tmp_path), "--threads", "1"])
     windows, stream = (line.split("|") for line in capsys.readouterr().out.splitlines() if "| 4127 |" in line)
     assert "windows of 16, the last one predicted" in windows[1] and "afina, a stream" in stream[1]

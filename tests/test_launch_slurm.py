@@ -151,7 +151,7 @@ def test_submitted_preempted_requeued_finished(cluster: Path, tmp_path: Path, mo
         encoding="utf-8",
     )
     monkeypatch.chdir(project)
-    assert call_afina("run", "recipe.yaml", "--yes", "--runs", tmp_path / "local", check=None).returncode in (0, 5)
+    call_afina("train", "recipe.yaml", "--yes", "--runs", tmp_path / "local")
     run = project / "runs/two"
 
     def preempt() -> None:

@@ -98,7 +98,7 @@ def python_with_afina(folder: Path) -> Path:
 
 
 def test_launched_watched_synced_killed_resumed_and_brought_home(project: Path, tmp_path: Path, server: Path) -> None:
-    assert call_afina("run", "recipe.yaml", "--yes", "--runs", tmp_path / "local", check=None).returncode in (0, 5)
+    call_afina("train", "recipe.yaml", "--yes", "--runs", tmp_path / "local")
     there, home = tmp_path / "there/two", project / "runs/two"
     at: list[str] = []
 

@@ -8,8 +8,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +17,7 @@ import numpy as np
 import openai
 import pytest
 import torch
+from benched import opened, started
 from exported import make_run
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
@@ -365,15 +364,9 @@ def test_an_answer_that_ends_sooner_than_the_runs_is_no_rounding(ends: bool):
 
 @pytest.mark.long
 @needs_llama_cpp
-def test_the_benchmark_beside_llama_cpps_own_server_runs():
-    """It had been left behind by a function that asks for one more argument."""
-    root = Path(__file__).parent.parent
-    done = subprocess.run(
-        [sys.executable, "benchmarks/serve_llamacpp.py", "--tiny"],
-        cwd=root,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "| afina serve --engine llamacpp | " in done.stdout and "| llama.cpp q8_0 | " in done.stdout
+def test_the_benchmark_beside_llama_cpps_own_server_runs(monkeypatch: pytest.MonkeyPatch, capsys: Any):
+    """It had been left behind by a function that asks for one more argument, and by who may ask a server."""
+    monkeypatch.setenv("AFINA_CACHE", "set by the benchmark")
+    started(opened("serve_llamacpp", monkeypatch), monkeypatch, "--tiny")
+    said = capsys.readouterr().out
+    assert "| afina serve --engine llamacpp | " in said and "| llama.cpp q8_0 | " in said

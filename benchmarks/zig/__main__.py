@@ -32,7 +32,7 @@ TINY = (
     "dataset.validation=0.02",
     "evaluate.questions=2",
     "evaluate.samples=1",
-    "evaluate.skills=2",
+    "evaluate.skills=0",
     "evaluate.max_new_tokens=8",
     "evaluate.tasks=[]",
 )
