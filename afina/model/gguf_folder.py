@@ -18,11 +18,11 @@ from afina.cache import once_for_all, user_cache
 from afina.errors import AfinaError, BaseError, DiskFull, RecipeError
 from afina.model.gguf_base import config_of, tokenizer_config
 from afina.model.gguf_file import GgufFile, find_gguf, read_gguf
-from afina.model.gguf_tokenizer import PROBES, build_tokenizer
+from afina.model.gguf_tokenizer import build_tokenizer
 from afina.recipe import Chat
 from afina.run import hash_file, hash_value, read_mapping
 from afina.tokenizer.chat import Renderer
-from afina.tokenizer.load import load_tokenizer
+from afina.tokenizer.load import PROBES, load_tokenizer
 from afina.units import show_bytes, show_seconds
 from afina.whole import whole_folder, write_json
 

@@ -80,6 +80,8 @@ def read_turns(
             raise BadRow(f"`{where}` brings functions once more", "name them once, in the row's `tools`")
         tools = tools or brought
         messages += own
+    if not messages:
+        raise BadRow(f"`{name}` says nothing but a blank system text", "give it a question and its answer")
     if tools or any(message["role"] == "tool" for message in messages) or "<tools>" in messages[0]["content"]:
         messages = _with_calls_of_texts(messages, name, tally)
     return tuple(messages), tools
@@ -165,6 +167,8 @@ class _Turn:
         if role == "tool":
             message |= self._of_result()  # type: ignore[typeddict-item]
             return [cast(Message, {**message, "content": text}) for text in results_in_text(content, self.tally)], ()
+        if role == "system" and not content.strip():  # the same as a column of system texts that is blank
+            return [], self.tools
         if role == "assistant" and self.learned is False:
             message["learned"] = False
         own = [] if self.results and not content.strip() else [message]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,22 @@ CHATML = (
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\n' }}{%- endif -%}"
 )
+
+
+PROBES = (
+    "In 2024, 1234567 people paid 3.14 €; 10% of 99.",
+    "Não há ação sem coração; «você» não é vôo nº 1.ª",
+    "def f(x: int) -> int:\n    return x ** 2  # ok\n\n\treturn\r\n",
+    "  two spaces,   three   \n\n\n and a tab\tbetween ",
+    "I'll we're DON'T it's CamelCase snake_case",
+    "e\u0301 \u0061\u0303 ﬁ ½ ² ① Ⅳ ٣",
+    "日本語 русский العربية 😀👩‍👩‍👧",
+    "<|im_start|>user\nHi<|im_end|> <s></s> [INST] <|eot_id|>",
+    'const std = @import("std"); /* a/b//c */ {}[]();',
+    "a",
+    " ",
+)
+"""Texts by which two tokenizers are compared: digits, accents, spaces, code, other scripts, marks."""
 
 
 def chatml_for(tokenizer: Any) -> str:
@@ -37,37 +55,148 @@ def open_tokenizer(
     gguf_file: str | None = None,
     fix: str = "a folder must hold tokenizer.json or tokenizer.model; a hub id needs the network or the cache",
 ) -> Any:
-    """The tokenizer of a folder or hub id, as transformers opens it: its files may be damaged.
+    """The tokenizer of a folder or hub id, as its ``tokenizer.json`` or ``tokenizer.model`` says where it has one.
+
+    Some of transformers' classes (GPT-2's, Qwen2's, Llama's) take vocabulary and merges alone out of these files, and
+    split and normalize texts by rules of their own. Where theirs are others than the file's, the model would read
+    tokens that it never saw in its training; the file is opened as it stands then.
 
     Args:
         gguf_file: its name in the folder, where it lies in such a file.
         fix: what to do where it does not open.
 
     Raises:
-        BaseError: it cannot be opened.
+        BaseError: it cannot be opened: its files may be damaged.
     """
     from transformers import AutoTokenizer
 
     more = {"gguf_file": gguf_file} if gguf_file else {}
     try:
         with _no_word_of_models():
-            return AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=trust_remote_code, **more)
+            opened = AutoTokenizer.from_pretrained(
+                place, revision=revision, trust_remote_code=trust_remote_code, **more
+            )
+            return opened if gguf_file else _as_its_file(opened, place, revision)
     except Exception as error:  # the tokenizers library raises nothing narrower for a damaged file
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BaseError(f"no tokenizer can be opened there: {said}", fix, str(place)) from error
 
 
+def _as_its_file(opened: Any, place: str | Path, revision: str | None) -> Any:
+    """A tokenizer whose class was built by rules of its own, as its file says where that reads texts otherwise."""
+    from transformers import PreTrainedTokenizerFast
+
+    own_rules = "__init__" in vars(type(opened)) and type(opened) is not PreTrainedTokenizerFast
+    ours = type(opened).__module__.startswith("transformers.models.")  # not code that came with the base
+    if not (own_rules and ours and isinstance(opened, PreTrainedTokenizerFast)):
+        return opened
+    file = _own_file(opened, place, revision)
+    if file is None:
+        return opened
+    elsewhere = set(map(str, opened.added_tokens_encoder)) - file.marks  # none to this file
+    asked = [*PROBES, f"a {opened.eos_token} b{opened.eos_token}c"]
+    asked = [text for text in asked if not any(mark in text for mark in elsewhere)]
+
+    def agreeing(tokenizer: Any) -> int:
+        read = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in asked)
+        return sum(
+            tokenizer.convert_ids_to_tokens(ids) == file.pieces(text) for text, ids in zip(asked, read, strict=True)
+        )
+
+    if (agrees := agreeing(opened)) == len(asked):
+        return opened
+    again = PreTrainedTokenizerFast.from_pretrained(place, revision=revision)
+    for name in ("bos_token", "eos_token", "unk_token", "pad_token"):
+        if getattr(again, name) is None and getattr(opened, name) is not None:  # what its class has by default
+            setattr(again, name, getattr(opened, name))
+    return again if agreeing(again) > agrees else opened
+
+
+@dataclass(frozen=True)
+class _OwnFile:
+    """What the file of a tokenizer makes of a text."""
+
+    pieces: Callable[[str], list[str]]
+    marks: frozenset[str]
+    """What it reads as a mark."""
+
+
+def _own_file(opened: Any, place: str | Path, revision: str | None) -> _OwnFile | None:
+    """Of a tokenizer by ``tokenizer.json``, or else by SentencePiece's ``tokenizer.model``; None where there is
+    neither, or its rules are those of the opened one."""
+    from transformers.utils import cached_file
+
+    def find(name: str) -> str | None:
+        options = {"local_files_only": True, "_raise_exceptions_for_missing_entries": False}
+        found: str | None = cached_file(place, name, revision=revision, **options)
+        return found
+
+    if file := find("tokenizer.json"):
+        from tokenizers import Tokenizer
+
+        said = json.loads(Path(file).read_text(encoding="utf-8"))
+        if _rules_of(opened.backend_tokenizer, said["model"]) == _rules_in(said):
+            return None
+        whole = Tokenizer.from_file(file)
+        whole.no_truncation()
+        whole.no_padding()
+        marks = frozenset(token.content for token in whole.get_added_tokens_decoder().values())
+        return _OwnFile(lambda text: list(whole.encode(text, add_special_tokens=False).tokens), marks)
+    if not (file := find("tokenizer.model")):
+        return None
+    from sentencepiece import SentencePieceProcessor
+
+    try:
+        model = SentencePieceProcessor(model_file=file)
+    except RuntimeError:  # of tiktoken
+        return None
+    return _OwnFile(lambda text: [model.id_to_piece(number) for number in model.encode(text)], frozenset())
+
+
+def _rules_in(said: Mapping[str, Any]) -> dict[str, Any]:
+    """By what rules a ``tokenizer.json`` splits and normalizes a text, and merges its pieces."""
+    from tokenizers import Tokenizer
+
+    empty = {"type": "BPE", "vocab": {}, "merges": []}
+    rules = {name: said.get(name) for name in ("normalizer", "pre_tokenizer")}
+    alone = {"version": "1.0", "added_tokens": [], "post_processor": None, "decoder": None}
+    written = json.loads(Tokenizer.from_str(json.dumps(alone | rules | {"model": empty})).to_str())
+    return {name: written[name] for name in rules} | {"model": _merging(said["model"])}
+
+
+def _rules_of(tokenizer: Any, model: Mapping[str, Any]) -> dict[str, Any]:
+    """The same of an opened tokenizer, in the words of a file's `model`."""
+    from tokenizers import Tokenizer, models
+
+    alone = Tokenizer(models.BPE())
+    if tokenizer.normalizer is not None:
+        alone.normalizer = tokenizer.normalizer
+    if tokenizer.pre_tokenizer is not None:
+        alone.pre_tokenizer = tokenizer.pre_tokenizer
+    written, own = json.loads(alone.to_str()), tokenizer.model
+    merging = {name: getattr(own, name, None) for name in _merging(model)} | {"type": type(own).__name__}
+    return {name: written[name] for name in ("normalizer", "pre_tokenizer")} | {"model": merging}
+
+
+def _merging(model: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in model.items() if name not in ("vocab", "merges")}
+
+
 @contextmanager
 def _no_word_of_models() -> Iterator[None]:
-    """Without transformers' remark that it does not know the kind of model that the tokenizer lies beside, as one of
-    afina's own: which tokenizer it is stands in the tokenizer's files."""
-    remarks = logging.getLogger("transformers.configuration_utils")
-    before = remarks.level
-    remarks.setLevel(logging.ERROR)
+    """Without transformers' remarks that it does not know the kind of model that the tokenizer lies beside, as one of
+    afina's own, and that another class is opened than the files name: which tokenizer it is stands in the tokenizer's
+    file."""
+    names = ("transformers.configuration_utils", "transformers.tokenization_utils_base")
+    loggers = [logging.getLogger(name) for name in (*names, "transformers.models.auto.tokenization_auto")]
+    before = [each.level for each in loggers]
+    for each in loggers:
+        each.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        remarks.setLevel(before)
+        for each, level in zip(loggers, before, strict=True):
+            each.setLevel(level)
 
 
 def load_tokenizer(
@@ -93,7 +222,7 @@ def load_tokenizer(
         if not file.is_file():
             raise RecipeError(f"there is no template {file}", "name a Jinja file, or `chatml`", "chat.template")
         try:
-            tokenizer.chat_template = file.read_text(encoding="utf-8")
+            tokenizer.chat_template = file.read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
             raise RecipeError(f"not UTF-8 (byte {error.start})", "save the file as UTF-8", str(file)) from None
     if not isinstance(tokenizer.chat_template, str | None):
