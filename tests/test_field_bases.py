@@ -138,6 +138,39 @@ def test_a_vocabulary_of_sentencepiece_is_read_by_its_own_rule(tmp_path: Path):
     assert [opened(text, add_special_tokens=False)["input_ids"] for text in texts] == right
 
 
+def test_a_text_has_the_same_tokens_each_time(tmp_path: Path):
+    """BPE-dropout, left in the file of a tokenizer that it regularized."""
+    made = byte_level(as_its_class)
+    right = made.encode(TEXT).ids
+    made.model.dropout = 0.9
+    opened = open_tokenizer(written(tmp_path / "tokenizer", made, "PreTrainedTokenizerFast"))
+    assert [opened(TEXT)["input_ids"] for _ in range(3)] == [right] * 3
+
+
+@pytest.mark.parametrize("kind", ["PreTrainedTokenizerFast", "GPT2Tokenizer"])
+def test_a_mark_whose_id_is_another_than_its_files_say_is_refused(kind: str, tmp_path: Path):
+    """The rows between are empty in a base whose embedding was made larger."""
+    made = byte_level(as_its_class)
+    free = made.get_vocab_size()
+    for number in (free, free + 9):
+        mark = {"content": "<|im_end|>", "special": True}
+        folder = written(tmp_path / str(number), made, kind, eos_token=END, added_tokens_decoder={str(number): mark})
+        if number == free:
+            assert open_tokenizer(folder).convert_tokens_to_ids("<|im_end|>") == free
+            continue
+        with pytest.raises(BaseError, match=rf"<\|im_end\|>: {number} by .*, {free} as it is opened"):
+            open_tokenizer(folder)
+
+
+def test_no_space_is_taken_out_of_what_a_model_has_written(tmp_path: Path):
+    made = Tokenizer(models.Unigram([("<unk>", 0.0), *((letter, -1.0) for letter in "a ,.'n")], unk_id=0))
+    made.decoder = decoders.Fuse()
+    made.add_special_tokens([END])
+    folder = written(tmp_path / "tokenizer", made, "PreTrainedTokenizerFast", clean_up_tokenization_spaces=True)
+    opened = open_tokenizer(folder)
+    assert opened.decode(opened("a , n .")["input_ids"]) == "a , n ."
+
+
 # ---- tokens without an embedding
 
 

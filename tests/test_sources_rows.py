@@ -299,7 +299,8 @@ def test_a_blank_system_turn_is_none_as_in_a_column_of_its_own(tmp_path: Path):
 
 
 def test_a_mark_that_there_is_no_input_is_no_part_of_the_question(tmp_path: Path):
-    rows = [{"instruction": "Onde?", "input": mark, "output": "Faro"} for mark in ("<noinput>", " <NoInput>\n", "", "x")]
+    marks = ("<noinput>", " <NoInput>\n", "", "x")
+    rows = [{"instruction": "Onde?", "input": mark, "output": "Faro"} for mark in marks]
     ledger = Ledger()
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
     found = read(tmp_path, "a.jsonl", ledger)

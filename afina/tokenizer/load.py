@@ -76,10 +76,36 @@ def open_tokenizer(
             opened = AutoTokenizer.from_pretrained(
                 place, revision=revision, trust_remote_code=trust_remote_code, **more
             )
-            return opened if gguf_file else _as_its_file(opened, place, revision)
+            opened = opened if gguf_file else _as_its_file(opened, place, revision)
     except Exception as error:  # the tokenizers library raises nothing narrower for a damaged file
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BaseError(f"no tokenizer can be opened there: {said}", fix, str(place)) from error
+    opened.clean_up_tokenization_spaces = False  # it takes spaces out of what a model has written
+    backend = getattr(opened, "backend_tokenizer", None)
+    if getattr(getattr(backend, "model", None), "dropout", None):
+        backend.model.dropout = None  # of BPE while it trained a model: a text would have other tokens each time
+    if backend is not None:
+        _check_ids(opened, str(place))
+    return opened
+
+
+def _check_ids(opened: Any, where: str) -> None:
+    """Refuse a tokenizer that gives its marks other ids than its files: transformers adds a token that the vocabulary
+    lacks behind all others, wherever the files say that it stands.
+
+    Raises:
+        BaseError: with the first of them.
+    """
+    declared = {int(number): str(token) for number, token in opened.init_kwargs.get("added_tokens_decoder", {}).items()}
+    wrong = [(token, number) for number, token in declared.items() if opened.convert_ids_to_tokens(number) != token]
+    if wrong:
+        token, number = wrong[0]
+        raise BaseError(
+            f"{len(wrong)} tokens stand under other ids than its files say ({token}: {number} by added_tokens.json or "
+            f"tokenizer_config.json, {opened.convert_tokens_to_ids(token)} as it is opened)",
+            "get tokenizer.json of the model, which holds all of its tokens; or take these out of the other files",
+            where,
+        )
 
 
 def _as_its_file(opened: Any, place: str | Path, revision: str | None) -> Any:
