@@ -27,7 +27,7 @@ from afina.model.load_torch import attach_adapter, load_base, open_adapter
 from afina.model.loss_torch import make_batch, target_loss
 from afina.recipe import Chat
 from afina.tokenizer.chat import Renderer
-from afina.tokenizer.load import load_tokenizer, open_tokenizer
+from afina.tokenizer.load import id_bound, load_tokenizer, open_tokenizer
 
 END = "<|endoftext|>"
 TEXT = "Em 2024, 1234567 pessoas; I'll pay 3.14 € e 99."
@@ -160,6 +160,14 @@ def test_a_mark_whose_id_is_another_than_its_files_say_is_refused(kind: str, tmp
             continue
         with pytest.raises(BaseError, match=rf"<\|im_end\|>: {number} by .*, {free} as it is opened"):
             open_tokenizer(folder)
+
+
+def test_ids_may_lie_above_the_number_of_tokens(tmp_path: Path):
+    """How rows of tokens are stored follows the ids: 65,536 of them fit into two bytes."""
+    made = Tokenizer(models.WordLevel({"a": 0, "b": 70_000}, unk_token="a"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    opened = open_tokenizer(written(tmp_path / "tokenizer", made, "PreTrainedTokenizerFast"))
+    assert opened("a b")["input_ids"] == [0, 70_000] and len(opened) < 10 and id_bound(opened) == 70_001
 
 
 def test_no_space_is_taken_out_of_what_a_model_has_written(tmp_path: Path):

@@ -225,6 +225,11 @@ def _no_word_of_models() -> Iterator[None]:
             each.setLevel(level)
 
 
+def id_bound(tokenizer: Any) -> int:
+    """What all token ids are below. It is more than there are tokens where ids between them are free."""
+    return 1 + max(tokenizer.get_vocab().values())
+
+
 def load_tokenizer(
     base: str, chat: Chat, *, revision: str | None = None, root: Path | None = None, trust_remote_code: bool = False
 ) -> Any:
