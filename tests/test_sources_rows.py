@@ -307,3 +307,14 @@ def test_a_mark_that_there_is_no_input_is_no_part_of_the_question(tmp_path: Path
     assert [each.messages[0]["content"] for each in found] == ["Onde?", "Onde?", "Onde?", "Onde?\n\nx"]
     (entry,) = ledger.files
     assert entry.balanced and entry.dropped["marks that a question has no input"] == 2 * len("<noinput>")
+
+
+def test_a_conversation_by_columns_is_its_turns(tmp_path: Path):
+    turns = {"from": ["human", "gpt"], "value": ["Onde?", "Faro"], "weight": [None, 1], "name": []}
+    ledger = Ledger()
+    (tmp_path / "a.jsonl").write_text(json.dumps({"conversations": turns}))
+    (document,) = read(tmp_path, "a.jsonl", ledger)
+    assert [(turn["role"], turn["content"]) for turn in document.messages] == [("user", "Onde?"), ("assistant", "Faro")]
+    assert ledger.files[0].balanced
+    (problem,) = problems_of(tmp_path, json.dumps({"messages": {"role": ["user", "assistant"], "content": ["Onde?"]}}))
+    assert "has the role" in problem.what
