@@ -170,6 +170,18 @@ def test_ids_may_lie_above_the_number_of_tokens(tmp_path: Path):
     assert opened("a b")["input_ids"] == [0, 70_000] and len(opened) < 10 and id_bound(opened) == 70_001
 
 
+@pytest.mark.parametrize("others", [{}, {"tool_use": "b"}])
+def test_one_template_that_is_kept_by_its_name_is_the_template(others: dict[str, str], base: Path, tmp_path: Path):
+    named = [{"name": name, "template": text} for name, text in ({"default": "a"} | others).items()]
+    folder = copy_of(base, tmp_path / "base", "tokenizer_config.json", chat_template=named)
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    if others:
+        with pytest.raises(BaseError, match=r"several chat templates \(default, tool_use\)"):
+            load_tokenizer(str(folder), Chat())
+    else:
+        assert load_tokenizer(str(folder), Chat()).chat_template == "a"
+
+
 def test_no_space_is_taken_out_of_what_a_model_has_written(tmp_path: Path):
     made = Tokenizer(models.Unigram([("<unk>", 0.0), *((letter, -1.0) for letter in "a ,.'n")], unk_id=0))
     made.decoder = decoders.Fuse()

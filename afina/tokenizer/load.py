@@ -256,6 +256,8 @@ def load_tokenizer(
             tokenizer.chat_template = file.read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
             raise RecipeError(f"not UTF-8 (byte {error.start})", "save the file as UTF-8", str(file)) from None
+    if isinstance(tokenizer.chat_template, dict) and [*tokenizer.chat_template] == ["default"]:
+        tokenizer.chat_template = tokenizer.chat_template["default"]
     if not isinstance(tokenizer.chat_template, str | None):
         several = isinstance(tokenizer.chat_template, dict)
         raise BaseError(
