@@ -118,20 +118,26 @@ def test_what_a_class_has_by_default_is_kept(tmp_path: Path):
     assert opened.eos_token == END and opened("2024")["input_ids"] == opened.convert_tokens_to_ids([*"2024"])
 
 
-def test_a_vocabulary_of_sentencepiece_is_read_by_its_own_rule(tmp_path: Path):
-    """A Unigram beside a class that builds a BPE of its pieces."""
+@pytest.mark.parametrize("kind", ["bpe", "unigram"])
+def test_a_vocabulary_of_sentencepiece_is_read_by_its_own_rule_or_refused(kind: str, tmp_path: Path):
+    """A Unigram beside a class that builds a BPE of its pieces: nothing of transformers reads it as it was trained."""
     sentencepiece = pytest.importorskip("sentencepiece")
     pytest.importorskip("google.protobuf")
     (tmp_path / "text.txt").write_text("\n".join([TEXT, *(f"{one} {two}" for one, two in ROWS)] * 5))
     sentencepiece.SentencePieceTrainer.train(
         input=str(tmp_path / "text.txt"), model_prefix=str(tmp_path / "tokenizer"), vocab_size=330, byte_fallback=True,
-        model_type="unigram", hard_vocab_limit=False, minloglevel=2,
+        model_type=kind, hard_vocab_limit=False, minloglevel=2, normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
     )  # fmt: skip
     folder = tmp_path / "base"
     folder.mkdir()
     shutil.copy(tmp_path / "tokenizer.model", folder)
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "LlamaTokenizer"}))
     (folder / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    if kind == "unigram":
+        with pytest.raises(BaseError, match="other pieces than the tokenizer's own file"):
+            open_tokenizer(folder)
+        return
     model = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
     opened, texts = open_tokenizer(folder), [one for one, _ in ROWS]
     right = [model.encode(text) for text in texts]
@@ -158,7 +164,7 @@ def test_a_mark_whose_id_is_another_than_its_files_say_is_refused(kind: str, tmp
         if number == free:
             assert open_tokenizer(folder).convert_tokens_to_ids("<|im_end|>") == free
             continue
-        with pytest.raises(BaseError, match=rf"<\|im_end\|>: {number} by .*, {free} as it is opened"):
+        with pytest.raises(BaseError, match=rf"<\|im_end\|>: {number} there, {free} as it is opened"):
             open_tokenizer(folder)
 
 
@@ -180,6 +186,13 @@ def test_one_template_that_is_kept_by_its_name_is_the_template(others: dict[str,
             load_tokenizer(str(folder), Chat())
     else:
         assert load_tokenizer(str(folder), Chat()).chat_template == "a"
+
+
+@pytest.mark.parametrize("settings", [{"model_max_length": "512"}, {"split_special_tokens": True}])
+def test_settings_that_a_text_does_not_depend_on_change_no_token(settings: dict[str, Any], base: Path, tmp_path: Path):
+    folder = copy_of(base, tmp_path / "base", "tokenizer_config.json", **settings)
+    rows = [[row.ids for row in make_rows(each, make_recipe(each))[0]] for each in (base, folder)]
+    assert rows[0] == rows[1]
 
 
 def test_no_space_is_taken_out_of_what_a_model_has_written(tmp_path: Path):
@@ -254,10 +267,50 @@ def test_what_is_left_out_of_no_layer_is_no_loss(base: Path, tmp_path: Path):
     load_base(folder, make_recipe(folder), CPU)
 
 
+DESCRIBED = {
+    "other heads": ({"head_dim": 16}, r"8 of its weights are of another shape .*q_proj.weight \[32, 32\]"),
+    "no grouped heads": ({"num_key_value_heads": None}, r"4 of its weights are of another shape .*k_proj.weight"),
+    "biases": ({"attention_bias": True}, r"8 of its weights are missing \(layer 0: self_attn.q_proj.bias"),
+}
+
+
+@pytest.mark.parametrize("what", DESCRIBED)
+def test_a_configuration_that_describes_other_matrices_is_named_before_any_work(what: str, base: Path, tmp_path: Path):
+    config, said = DESCRIBED[what]
+    with pytest.raises(BaseError, match=said):
+        find_base(str(copy_of(base, tmp_path / "base", **config)), say=print)
+
+
+@pytest.mark.parametrize(("key", "value"), [("rms_norm_eps", "1e-6"), ("layer_types", ["full_attention"] * 3)])
+def test_a_configuration_that_transformers_refuses_is_no_fault_of_the_tokenizer(
+    key: str, value: Any, base: Path, tmp_path: Path
+):
+    with pytest.raises(BaseError, match=f"its config.json cannot be read: .*{key}"):
+        open_tokenizer(copy_of(base, tmp_path / "base", **{key: value}))
+
+
+def test_a_name_that_transformers_does_not_know_is_said_to_be_one(base: Path, tmp_path: Path):
+    folder = copy_of(base, tmp_path / "base", hidden_act="swigglu")
+    with pytest.raises(BaseError, match="it names 'swigglu', which transformers does not know"):
+        load_base(folder, make_recipe(folder), CPU)
+
+
+def test_whole_numbers_without_a_word_of_what_they_stand_for_are_no_weights(base: Path, tmp_path: Path):
+    tensors = load_file(base / "model.safetensors")
+    eight = {name: (tensor * 50).to(torch.int8) for name, tensor in tensors.items() if name.endswith("up_proj.weight")}
+    (problem,) = find_damage(with_weights(base, tmp_path / "base", eight))
+    assert "2 of its weights are whole numbers" in problem.what
+
+
 @pytest.mark.parametrize(
     "settings",
-    [{"quant_method": "bitsandbytes", "load_in_4bit": True}, {"quant_method": "fp8"}],
-    ids=["4 bits", "FP8"],
+    [
+        {"quant_method": "bitsandbytes", "load_in_4bit": True},
+        {"quant_method": "bitsandbytes", "load_in_4bit": False, "load_in_8bit": False},
+        {"quant_method": "fp8"},
+        {},
+    ],
+    ids=["4 bits", "neither", "FP8", "empty"],
 )
 def test_a_base_that_was_merged_and_says_that_it_is_quantized_is_named(
     settings: dict[str, Any], base: Path, tmp_path: Path

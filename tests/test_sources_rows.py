@@ -318,3 +318,11 @@ def test_a_conversation_by_columns_is_its_turns(tmp_path: Path):
     assert ledger.files[0].balanced
     (problem,) = problems_of(tmp_path, json.dumps({"messages": {"role": ["user", "assistant"], "content": ["Onde?"]}}))
     assert "has the role" in problem.what
+
+
+def test_a_byte_order_mark_of_each_file_that_was_put_together_is_none_of_a_row(tmp_path: Path):
+    row = json.dumps({"prompt": "Onde?", "completion": "Faro"})
+    ledger = Ledger()
+    (tmp_path / "a.jsonl").write_text(f"\ufeff{row}\n\ufeff{row}\n", encoding="utf-8")
+    assert [each.line for each in read(tmp_path, "a.jsonl", ledger)] == [1, 2]
+    assert ledger.files[0].balanced and ledger.files[0].dropped["byte order mark"] == 2

@@ -87,11 +87,12 @@ def find_damage(folder: Path, *, weights: bool = True) -> list[Problem]:
     shapes = _weights(folder, problems, required=weights)
     if config is not None and shapes:
         whole = len(problems) == before
-        problems += _misfits(folder, config, shapes, ids or {})
+        misfits = list(_misfits(folder, config, shapes, ids or {}))
+        problems += misfits
         if whole and config.get("model_type") in KNOWN:
             problems += _misfits_of_known(folder, config, shapes)
         if whole:
-            problems += _without_place(folder, config, shapes)
+            problems += [] if misfits else _beside_the_table(folder, config, shapes)
             problems += _not_quantized(folder, config, shapes)
             problems += _two_for_one(folder, config, shapes)
             problems += _two_sets(folder)
@@ -322,28 +323,51 @@ def _misfits_of_known(folder: Path, config: Mapping[str, Any], shapes: Shapes) -
         )
 
 
-def _without_place(folder: Path, config: Mapping[str, Any], shapes: Shapes) -> Iterator[Problem]:
-    """What the weights hold of layers that the configuration has, and it has no place for: biases, norms of queries and
-    keys, scales of numbers in few bits."""
+def _beside_the_table(folder: Path, config: Mapping[str, Any], shapes: Shapes) -> Iterator[Problem]:
+    """The matrices of each layer of a family whose names are known, beside those that the configuration describes: of
+    another shape, missing, and what has no place in it (biases, norms of queries and keys, scales of few bits)."""
     if not in_table(config) or config.get("quantization_config") or config.get("quantization"):
         return
     try:
-        layers = table_shape(config, "").layers
+        shape = table_shape(config, "")
     except RecipeError:  # a number is missing: who reads the shape says so
         return
-    places = {linear.name: {"weight", "bias"} if linear.bias else {"weight"} for linear in layers[0].linears}
+    if not shape.layers or not shape.layers[0].linears or shape.layers[0].mixer == "recurrent":
+        return
+    turned = config.get("model_type") == "gpt2"  # its matrices are inputs x outputs
+    wanted: dict[str, list[int]] = {}
+    for linear in shape.layers[0].linears:
+        sizes = [linear.outputs, linear.inputs]
+        wanted[f"{linear.name}.weight"] = sizes[::-1] if turned else sizes
+        if linear.bias:
+            wanted[f"{linear.name}.bias"] = sizes[:1]
+    holders = {linear.name for linear in shape.layers[0].linears}
+    holders |= set() if shape.layers[0].qk_norm else set(_QK_NORMS)
     lost: list[str] = []
-    for name in shapes:
-        if not (found := _LAYER_OF_KNOWN.match(name)):
+    other: list[str] = []
+    found: set[tuple[int, str]] = set()
+    for name, sizes in shapes.items():
+        if not (match := _LAYER_OF_KNOWN.match(name)):
             continue
-        block, within, *own = name[found.end() :].split(".", 2)
-        holder = f"{block}.{within}"
-        unknown = holder in _QK_NORMS and not layers[0].qk_norm
-        if own and (own[0] not in places[holder] if holder in places else unknown):
+        part = name[match.end() :]
+        found.add((int(match[1]), part))
+        if part in wanted and sizes != wanted[part]:
+            other.append(f"{name} {sizes} instead of {wanted[part]}")
+        elif part not in wanted and part.count(".") > 1 and ".".join(part.split(".")[:2]) in holders:
             lost.append(name)
+    layers = sum(kind.count for kind in shape.layers)
+    missing = [f"layer {number}: {part}" for number in range(layers) for part in wanted if (number, part) not in found]
+    where = str(folder)
+    for wrong, what in ((other, "are of another shape than config.json says"), (missing, "are missing")):
+        if found and wrong:
+            yield Problem(
+                f"{len(wrong)} of its weights {what} ({'; '.join(wrong[:3])})",
+                "copy config.json and weights of one model",
+                where,
+            )
     lost = [name for name in lost if not (name.endswith(".bias") and is_zero(folder, name))]
     if lost:
-        yield lost_weights(lost, str(folder))
+        yield lost_weights(lost, where)
 
 
 def lost_weights(names: list[str], where: str) -> Problem:
@@ -358,15 +382,30 @@ def lost_weights(names: list[str], where: str) -> Problem:
 
 
 def _not_quantized(folder: Path, config: Mapping[str, Any], shapes: Shapes) -> Iterator[Problem]:
-    """Weights that are whole where the configuration says that they are in few bits: left over of a training over 4
-    bits, whose result was merged."""
-    signs = _QUANTIZED_BY.get(kind_of_config(config).name)
-    if signs and not any(sign in name for name in shapes for sign in signs):
+    """Weights that are whole where the configuration says that they are in few bits, left over of a training over 4
+    bits whose result was merged; and whole numbers where it does not say what they stand for."""
+    said, kind = config.get("quantization_config"), kind_of_config(config).name
+    signs = _QUANTIZED_BY.get(kind)
+    unsaid = isinstance(said, Mapping) and (
+        not said or (said.get("quant_method") == "bitsandbytes" and kind == "quantized")
+    )
+    if unsaid or (signs and not any(sign in name for name in shapes for sign in signs)):
         yield Problem(
-            "config.json says that the weights are quantized (quantization_config), and none of them is",
+            "config.json says that the weights are quantized (quantization_config), and "
+            + ("does not say how" if unsaid else "none of them is"),
             "take quantization_config out of config.json; or get the quantized weights that it was written for",
             str(folder),
         )
+    if kind in ("causal", "sees"):
+        held = _places_in(weight_files(folder))
+        whole = [name for name in held if name.endswith(".weight") and held[name].dtype[0] in "IU"]
+        if whole:
+            yield Problem(
+                f"{len(whole)} of its weights are whole numbers ({', '.join(whole[:3])}), and config.json does not say "
+                "what they stand for",
+                "get the config.json that belongs to these quantized weights, or the unquantized model",
+                str(folder),
+            )
 
 
 def _two_sets(folder: Path) -> Iterator[Problem]:

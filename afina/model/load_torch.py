@@ -194,7 +194,10 @@ def undone(folder: Path) -> dict[str, Any]:
 
 def _said(error: Exception) -> str:
     """What a library said, in one line."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    if isinstance(error, KeyError):
+        return f"it names {error}, which transformers does not know"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
 
 
 def _computing_in(folder: Path, dtype: torch.dtype, *, trust_remote_code: bool) -> Any:

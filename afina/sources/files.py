@@ -213,8 +213,8 @@ def open_lines(reading: SourceReading, full: Path) -> tuple[FileLedger, Iterator
 
 def _lines(full: Path, encoding: str, entry: FileLedger) -> Iterator[str]:
     with io.TextIOWrapper(open_unpacked(full, entry.path), encoding=encoding, newline=None) as lines:
-        for number, line in enumerate(lines):
-            if number == 0 and line.startswith(BYTE_ORDER_MARK):
+        for line in lines:
+            if line.startswith(BYTE_ORDER_MARK):  # of each of several files that were put together
                 entry.chars_in += 1
                 entry.drop("byte order mark", BYTE_ORDER_MARK)
                 line = line[1:]

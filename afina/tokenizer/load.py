@@ -66,9 +66,11 @@ def open_tokenizer(
         fix: what to do where it does not open.
 
     Raises:
-        BaseError: it cannot be opened: its files may be damaged.
+        BaseError: it cannot be opened, or not as its files say.
     """
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoTokenizer
+    from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
     more = {"gguf_file": gguf_file} if gguf_file else {}
     try:
@@ -77,11 +79,24 @@ def open_tokenizer(
                 place, revision=revision, trust_remote_code=trust_remote_code, **more
             )
             opened = opened if gguf_file else _as_its_file(opened, place, revision)
+    except BaseError:
+        raise
     except Exception as error:  # the tokenizers library raises nothing narrower for a damaged file
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if isinstance(error, StrictDataclassError):  # of the model's configuration, which AutoTokenizer reads first
+            said = " ".join(map(str.strip, str(error).splitlines()))
+            raise BaseError(
+                f"its config.json cannot be read: {said}", "mend it, or get it again", str(place)
+            ) from error
         raise BaseError(f"no tokenizer can be opened there: {said}", fix, str(place)) from error
     opened.clean_up_tokenization_spaces = False  # it takes spaces out of what a model has written
+    if not isinstance(opened.model_max_length, int | float):
+        opened.model_max_length = VERY_LARGE_INTEGER
     backend = getattr(opened, "backend_tokenizer", None)
+    if getattr(opened, "split_special_tokens", False):  # marks in texts are set apart here, and a template's stay marks
+        opened.split_special_tokens = False
+        if backend is not None:
+            backend.encode_special_tokens = False
     if getattr(getattr(backend, "model", None), "dropout", None):
         backend.model.dropout = None  # of BPE while it trained a model: a text would have other tokens each time
     if backend is not None:
@@ -101,15 +116,19 @@ def _check_ids(opened: Any, where: str) -> None:
     if wrong:
         token, number = wrong[0]
         raise BaseError(
-            f"{len(wrong)} tokens stand under other ids than its files say ({token}: {number} by added_tokens.json or "
-            f"tokenizer_config.json, {opened.convert_tokens_to_ids(token)} as it is opened)",
+            f"{len(wrong)} tokens stand under other ids than its files say ({token}: {number} there, "
+            f"{opened.convert_tokens_to_ids(token)} as it is opened)",
             "get tokenizer.json of the model, which holds all of its tokens; or take these out of the other files",
             where,
         )
 
 
 def _as_its_file(opened: Any, place: str | Path, revision: str | None) -> Any:
-    """A tokenizer whose class was built by rules of its own, as its file says where that reads texts otherwise."""
+    """A tokenizer whose class was built by rules of its own, as its file says where that reads texts otherwise.
+
+    Raises:
+        BaseError: it reads them otherwise whatever class opens it.
+    """
     from transformers import PreTrainedTokenizerFast
 
     own_rules = "__init__" in vars(type(opened)) and type(opened) is not PreTrainedTokenizerFast
@@ -120,22 +139,32 @@ def _as_its_file(opened: Any, place: str | Path, revision: str | None) -> Any:
     if file is None:
         return opened
     elsewhere = set(map(str, opened.added_tokens_encoder)) - file.marks  # none to this file
-    asked = [*PROBES, f"a {opened.eos_token} b{opened.eos_token}c"]
+    asked = [*PROBES, *file.words, f"a {opened.eos_token} b{opened.eos_token}c"]
     asked = [text for text in asked if not any(mark in text for mark in elsewhere)]
 
+    def pieces(tokenizer: Any, text: str) -> list[str]:
+        found: list[str] = tokenizer.convert_ids_to_tokens(tokenizer(text, add_special_tokens=False)["input_ids"])
+        return found
+
     def agreeing(tokenizer: Any) -> int:
-        read = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in asked)
-        return sum(
-            tokenizer.convert_ids_to_tokens(ids) == file.pieces(text) for text, ids in zip(asked, read, strict=True)
-        )
+        return sum(pieces(tokenizer, text) == file.pieces(text) for text in asked)
 
     if (agrees := agreeing(opened)) == len(asked):
         return opened
     again = PreTrainedTokenizerFast.from_pretrained(place, revision=revision)
     for name in ("bos_token", "eos_token", "unk_token", "pad_token"):
-        if getattr(again, name) is None and getattr(opened, name) is not None:  # what its class has by default
+        if getattr(again, name) is None and getattr(opened, name) in again.get_vocab():  # what its class has by default
             setattr(again, name, getattr(opened, name))
-    return again if agreeing(again) > agrees else opened
+    chosen = again if agreeing(again) > agrees else opened
+    plain = [text for text in (*PROBES[:2], *file.words) if pieces(chosen, text) != file.pieces(text)]
+    if plain:
+        raise BaseError(
+            f"transformers cuts a text into other pieces than the tokenizer's own file does ({plain[-1][:60]!r}): its "
+            f"class {type(opened).__name__} is not of the kind that was trained",
+            "take a base with tokenizer.json, or write one by the program that the model was trained with",
+            str(place),
+        )
+    return chosen
 
 
 @dataclass(frozen=True)
@@ -145,6 +174,8 @@ class _OwnFile:
     pieces: Callable[[str], list[str]]
     marks: frozenset[str]
     """What it reads as a mark."""
+    words: tuple[str, ...] = ()
+    """A text of its own longest pieces: where a vocabulary is small, no other text shows how it is cut."""
 
 
 def _own_file(opened: Any, place: str | Path, revision: str | None) -> _OwnFile | None:
@@ -176,7 +207,11 @@ def _own_file(opened: Any, place: str | Path, revision: str | None) -> _OwnFile 
         model = SentencePieceProcessor(model_file=file)
     except RuntimeError:  # of tiktoken
         return None
-    return _OwnFile(lambda text: [model.id_to_piece(number) for number in model.encode(text)], frozenset())
+    others = (model.is_control, model.is_byte, model.is_unknown)
+    plain = [each for each in range(model.get_piece_size()) if not any(is_other(each) for is_other in others)]
+    longest = sorted(map(model.id_to_piece, plain), key=len)[-64:]
+    words = " ".join(piece.replace("\u2581", " ").strip() for piece in longest)
+    return _OwnFile(lambda text: [model.id_to_piece(each) for each in model.encode(text)], frozenset(), (words,))
 
 
 def _rules_in(said: Mapping[str, Any]) -> dict[str, Any]:
