@@ -45,7 +45,6 @@ transformers takes it off."""
 _LOOKED = 4096
 _QUANTIZED_BY: Mapping[str, tuple[str, ...]] = {
     "bnb-4bit": (".quant_state.", ".absmax"),
-    "mlx": (".scales",),
     "rounded": ("_scale", "_scale_inv", "_scales", "_blocks"),
 }
 """Kind of base -> what names of its weights have in them, or end with, where they are held so."""
