@@ -41,7 +41,8 @@ from afina.recipe import Chat
 from afina.serve.opened import find_target, name_models
 from afina.serve.preflight import look_before
 from afina.tokenizer.chat import Renderer
-from afina.tokenizer.load import PROBES, load_tokenizer
+from afina.tokenizer.load import load_tokenizer
+from afina.tokenizer.own_file import PROBES
 
 IDS = [1, 40, 50, 60, 70, 3, 9]
 
