@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def open_tokenizer(
     Raises:
         BaseError: it cannot be opened, or not as its files say.
     """
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
     from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
     more = {"gguf_file": gguf_file} if gguf_file else {}
@@ -60,7 +61,9 @@ def open_tokenizer(
             opened = AutoTokenizer.from_pretrained(
                 place, revision=revision, trust_remote_code=trust_remote_code, **more
             )
-            opened = opened if gguf_file else as_its_file(opened, place, revision)
+            if not gguf_file:
+                plain = partial(PreTrainedTokenizerFast.from_pretrained, place, revision=revision)
+                opened = as_its_file(opened, place, revision, plain)
     except BaseError:
         raise
     except Exception as error:  # the tokenizers library raises nothing narrower for a damaged file

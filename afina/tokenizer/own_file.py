@@ -47,8 +47,11 @@ def check_ids(opened: Any, where: str) -> None:
         )
 
 
-def as_its_file(opened: Any, place: str | Path, revision: str | None) -> Any:
+def as_its_file(opened: Any, place: str | Path, revision: str | None, open_plain: Callable[[], Any]) -> Any:
     """A tokenizer whose class was built by rules of its own, as its file says where that reads texts otherwise.
+
+    Args:
+        open_plain: opens it by the class without any rules of its own.
 
     Raises:
         BaseError: it reads them otherwise whatever class opens it.
@@ -75,7 +78,7 @@ def as_its_file(opened: Any, place: str | Path, revision: str | None) -> Any:
 
     if (agrees := agreeing(opened)) == len(asked):
         return opened
-    again = PreTrainedTokenizerFast.from_pretrained(place, revision=revision)
+    again = open_plain()
     for name in ("bos_token", "eos_token", "unk_token", "pad_token"):
         if getattr(again, name) is None and getattr(opened, name) in again.get_vocab():  # what its class has by default
             setattr(again, name, getattr(opened, name))
