@@ -76,7 +76,7 @@ NOT_FOLLOWED: dict[str, tuple[tuple[str, str], ...]] = {
         ("cli/data.py", "^(check the path|name (one JSONL file|a base's folder))"),
         ("dataset/build/(split|code_policy|build|answers).py", ""), ("dataset/build/answers.py", "`dataset.answers`"),
         ("plan/tables.py", ""), ("recipe/(load|edit).py", ""),
-        ("tokenizer/(marks|load).py", ""), ("tokenizer/load.py", "name it in `chat.template`"),
+        ("tokenizer/(marks|load|own_file).py", ""), ("tokenizer/load.py", "name it in `chat.template`"),
         ("export/(ollama|template).py", ""), ("export/template.py", "a Jinja file of your own"),
         ("model/shape(_table)?.py", ""),
         ("sources/files.py", "set `encoding"), ("sources/(rows|__init__).py", "`kind: text`"),

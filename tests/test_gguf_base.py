@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from test_base_kinds import recipe_file
 from test_export_gguf import FAMILIES, TEXTS, byte_level, make_model, sentencepiece, written
 from tiny import make_recipe, make_tokenizer
+from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
@@ -41,6 +42,7 @@ from afina.serve.opened import find_target, name_models
 from afina.serve.preflight import look_before
 from afina.tokenizer.chat import Renderer
 from afina.tokenizer.load import load_tokenizer
+from afina.tokenizer.own_file import PROBES
 
 IDS = [1, 40, 50, 60, 70, 3, 9]
 
@@ -142,11 +144,15 @@ def test_its_numbers_are_those_that_transformers_reads_in_the_file(tokenizer: An
     assert ("rounding" in origin["lost"]) == kind.startswith("q")
 
 
-def test_a_tokenizer_that_transformers_would_replace_is_refused(tokenizer: Any, tmp_path: Path):
+def test_a_tokenizer_that_transformers_would_replace_reads_as_its_file(tokenizer: Any, tmp_path: Path):
     """It gives every model of type qwen2 Qwen's rule for splitting a text, whatever ``tokenizer.json`` says."""
     written(make_model(tokenizer, **FAMILIES["qwen2"]), tokenizer, tmp_path / "m.gguf")
-    with pytest.raises(BaseError, match="its tokenizer is not the one that transformers makes of a qwen2 model"):
-        find_base(str(tmp_path / "m.gguf"), say=print)
+    folder = find_base(str(tmp_path / "m.gguf"), say=print)
+    right, opened = Tokenizer.from_file(str(folder / "tokenizer.json")), load_tokenizer(str(folder), Chat())
+    replaced = AutoTokenizer.from_pretrained(folder)
+    asked = [*PROBES, "Onde nasceu Ana Faro?"]
+    assert [opened(text)["input_ids"] for text in asked] == [right.encode(text).ids for text in asked]
+    assert any(replaced(text)["input_ids"] != right.encode(text).ids for text in asked)
 
 
 def test_a_file_is_written_once_and_by_its_content(tiny: Path, tmp_path: Path, cache: Path):

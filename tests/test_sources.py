@@ -40,7 +40,7 @@ def test_what_is_left_out_of_a_folder_is_listed_with_the_reason(tmp_path: Path) 
         {
             "docs/a.md": "A", "docs/.git/config": "x", "docs/.hidden.md": "x", "docs/node_modules/x.md": "x",
             "docs/logo.png": b"\x89PNG\0", "docs/data.foo": "x", "docs/empty.md": " \n", "docs/old/b.md": "B",
-            "docs/cache/CACHEDIR.TAG": "x", "docs/LICENSE": "x",
+            "docs/cache/CACHEDIR.TAG": "x", "docs/LICENSE": "x", "docs/~$manual.docx": b"\x05Ana\0",
         },
     )  # fmt: skip
     ledger = Ledger()
@@ -54,6 +54,7 @@ def test_what_is_left_out_of_a_folder_is_listed_with_the_reason(tmp_path: Path) 
         "docs/logo.png": "binary by its ending .png",
         "docs/data.foo": "unknown ending .foo",
         "docs/LICENSE": "no ending",
+        "docs/~$manual.docx": "the lock of a document that is open",
         "docs/empty.md": "empty file",
         "docs/old/b.md": "excluded by 'docs/old'",
         "sources.0.exclude: *.tmp": "this glob matches no file",

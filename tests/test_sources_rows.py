@@ -336,3 +336,42 @@ def test_real_unknown_columns() -> None:
         read(SHARED, "ptbr/canarim/extrinsic_seed123_qa.jsonl")
     assert "(200 rows, first line 1)" in caught.value.problems[0].what
     assert len(read(SHARED, "ptbr/canarim/extrinsic_seed123_qa.jsonl", columns={"output": "reference"})) == 200
+
+
+def test_a_blank_system_turn_is_none_as_in_a_column_of_its_own(tmp_path: Path):
+    turns = [{"from": "system", "value": " "}, {"from": "human", "value": "Onde?"}, {"from": "gpt", "value": "Faro"}]
+    column = {"system": " ", "conversations": turns[1:]}
+    found = read_text(tmp_path, "\n".join(json.dumps(each) for each in ({"conversations": turns}, column)))
+    assert [[turn["role"] for turn in each.messages] for each in found] == [["user", "assistant"]] * 2
+    (problem,) = problems_of(tmp_path, json.dumps({"conversations": turns[:1]}))
+    assert "nothing but a blank system text" in problem.what
+
+
+def test_a_mark_that_there_is_no_input_is_no_part_of_the_question(tmp_path: Path):
+    marks = ("<noinput>", " <NoInput>\n", "", "x")
+    rows = [{"instruction": "Onde?", "input": mark, "output": "Faro"} for mark in marks]
+    ledger = Ledger()
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    found = read(tmp_path, "a.jsonl", ledger)
+    assert [each.messages[0]["content"] for each in found] == ["Onde?", "Onde?", "Onde?", "Onde?\n\nx"]
+    (entry,) = ledger.files
+    assert entry.balanced and entry.dropped["marks that a question has no input"] == 2 * len("<noinput>")
+
+
+def test_a_conversation_by_columns_is_its_turns(tmp_path: Path):
+    turns = {"from": ["human", "gpt"], "value": ["Onde?", "Faro"], "weight": [None, 1], "name": []}
+    ledger = Ledger()
+    (tmp_path / "a.jsonl").write_text(json.dumps({"conversations": turns}))
+    (document,) = read(tmp_path, "a.jsonl", ledger)
+    assert [(turn["role"], turn["content"]) for turn in document.messages] == [("user", "Onde?"), ("assistant", "Faro")]
+    assert ledger.files[0].balanced
+    (problem,) = problems_of(tmp_path, json.dumps({"messages": {"role": ["user", "assistant"], "content": ["Onde?"]}}))
+    assert "has the role" in problem.what
+
+
+def test_a_byte_order_mark_of_each_file_that_was_put_together_is_none_of_a_row(tmp_path: Path):
+    row = json.dumps({"prompt": "Onde?", "completion": "Faro"})
+    ledger = Ledger()
+    (tmp_path / "a.jsonl").write_text(f"\ufeff{row}\n\ufeff{row}\n", encoding="utf-8")
+    assert [each.line for each in read(tmp_path, "a.jsonl", ledger)] == [1, 2]
+    assert ledger.files[0].balanced and ledger.files[0].dropped["byte order mark"] == 2

@@ -23,7 +23,7 @@ def read_prompts(file: Path) -> list[str]:
         DataError: it is not UTF-8, holds none, or one of them twice.
     """
     try:
-        lines = file.read_text(encoding="utf-8").split("\n")
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise DataError(f"not UTF-8 (byte {error.start})", "save the file as UTF-8", str(file)) from None
     prompts = [line.strip() for line in lines if line.strip()]

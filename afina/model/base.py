@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from afina.errors import AfinaError, BaseError, Problem, RecipeError
-from afina.model.base_damage import find_damage, find_tokens_without_embedding, read_config
+from afina.model.base_damage import TOKENIZERS, find_damage, find_tokens_without_embedding, read_config
 from afina.model.base_kind import GGUF_ENDING, KINDS, BaseKind, Program, kind_of, read_object
 from afina.model.gguf_file import find_gguf
 from afina.model.hub import network_errors, not_given
@@ -166,7 +166,8 @@ def look_at_base(
         problems.append(
             Problem(
                 "wants to run code that comes with it (auto_map in config.json)",
-                "read that code; if you trust it, write `trust_remote_code: true` into the recipe",
+                "read that code; if you trust it, write `trust_remote_code: true` into the recipe; or, where "
+                "transformers knows models of this type itself, take auto_map out of config.json to open it by that",
                 base,
             )
         )
@@ -282,7 +283,8 @@ def _from_hub(base: str, revision: str | None, look: Callable[[Path], object]) -
 
 def identify_base(folder: Path, name: str, tokenizer: Any) -> BaseIdentity:
     """Hash a base's weights, its tokenizer and the chat template in use."""
-    tokenizer_files = [file for file in ("tokenizer.json", "tokenizer.model", "vocab.json") if (folder / file).exists()]
+    named = [[file for file in files if (folder / file).exists()] for files in (TOKENIZERS[:3], TOKENIZERS[3:])]
+    tokenizer_files = named[0] or named[1]
     return BaseIdentity(
         name=name,
         weights_sha256=hash_folder(folder, "*.safetensors"),
@@ -371,7 +373,9 @@ def check_adapter_fits(adapter: Path, base: BaseIdentity) -> str | None:
     """
     trained_on = read_identity(adapter)
     if trained_on is None:
-        return f"{adapter} does not say which base it was trained on: its fit cannot be checked"
+        named = (read_object(adapter / "adapter_config.json") or {}).get("base_model_name_or_path")
+        said = f"names its base ({named}) without hashes" if isinstance(named, str) and named else "names no base"
+        return f"{adapter} {said}: whether it was trained on this one cannot be checked"
     different = trained_on.differences(base)
     if different:
         raise BaseError(

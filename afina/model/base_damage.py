@@ -12,9 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from afina.errors import BaseError, Problem
-from afina.model.base_kind import read_object
-from afina.model.shape_table import KNOWN, PAD_BY_DEFAULT, WITHOUT_PADDING, rotary, rotary_kind, rotary_kinds, ties
+from afina.errors import BaseError, Problem, RecipeError
+from afina.model.base_kind import kind_of_config, read_object
+from afina.model.shape_table import (
+    KNOWN,
+    PAD_BY_DEFAULT,
+    WITHOUT_PADDING,
+    in_table,
+    rotary,
+    rotary_kind,
+    rotary_kinds,
+    table_shape,
+    ties,
+)
 from afina.run import parse_json, read_mapping
 
 GET_AGAIN = "get the file again: hf download, or git lfs pull in the folder"
@@ -43,6 +53,13 @@ WRAPPERS = ("module.", "_orig_mod.", "base_model.model.")
 """What names of weights begin with where a model was saved inside of something else. One ``model.`` too many is none:
 transformers takes it off."""
 _LOOKED = 4096
+_QUANTIZED_BY: Mapping[str, tuple[str, ...]] = {
+    "bnb-4bit": (".quant_state.", ".absmax"),
+    "rounded": ("_scale", "_scale_inv", "_scales", "_blocks"),
+}
+"""Kind of base -> what names of its weights have in them, or end with, where they are held so."""
+_QK_NORMS = ("self_attn.q_norm", "self_attn.k_norm")
+_NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 Shapes = Mapping[str, list[int]]
 
@@ -58,7 +75,7 @@ def find_damage(folder: Path, *, weights: bool = True) -> list[Problem]:
     for name in ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"):
         _read_json(folder / name, problems)
     ids = _token_ids(folder, problems)
-    if weights and ids is None and not any((folder / name).exists() for name in TOKENIZERS):
+    if weights and not any((folder / name).exists() for name in TOKENIZERS):
         problems.append(
             Problem(
                 "holds no tokenizer (" + ", ".join(TOKENIZERS[:3]) + ")",
@@ -81,11 +98,15 @@ def find_damage(folder: Path, *, weights: bool = True) -> list[Problem]:
     shapes = _weights(folder, problems, required=weights)
     if config is not None and shapes:
         whole = len(problems) == before
-        problems += _misfits(folder, config, shapes, ids or {})
+        misfits = list(_misfits(folder, config, shapes, ids or {}))
+        problems += misfits
         if whole and config.get("model_type") in KNOWN:
             problems += _misfits_of_known(folder, config, shapes)
         if whole:
+            problems += [] if misfits else _beside_the_table(folder, config, shapes)
+            problems += _not_quantized(folder, config, shapes)
             problems += _two_for_one(folder, config, shapes)
+            problems += _two_sets(folder)
     return problems
 
 
@@ -156,10 +177,13 @@ def _read_json(file: Path, problems: list[Problem], *, required: bool = False) -
 
 
 def _token_ids(folder: Path, problems: list[Problem]) -> dict[str, int] | None:
-    """Every token with its id, as ``tokenizer.json`` and the files beside it say; None where there is no such file."""
+    """Every token with its id, as ``tokenizer.json`` and the files beside it say, those too that transformers adds
+    behind the others because a file names them and none holds them; of a tokenizer without that file the added ones
+    alone. None where there is nothing of it."""
     content = _read_json(folder / "tokenizer.json", problems)
+    settings = read_object(folder / "tokenizer_config.json") or {}
     if content is None:
-        return None
+        return _added_ids(folder, settings) or None
     model, added = content.get("model"), content.get("added_tokens") or []
     vocab = model.get("vocab") if isinstance(model, dict) else None
     if not isinstance(vocab, dict | list) or not isinstance(added, list):
@@ -170,16 +194,31 @@ def _token_ids(folder: Path, problems: list[Problem]) -> dict[str, int] | None:
     ids = {str(token): number for token, number in vocab.items() if isinstance(number, int)}
     marks = [each for each in added if isinstance(each, dict) and isinstance(each.get("id"), int)]
     ids |= {str(each.get("content")): each["id"] for each in marks}
-    ids |= {
-        token: number
-        for token, number in (read_object(folder / "added_tokens.json") or {}).items()
-        if isinstance(number, int)
-    }
-    decoder = (read_object(folder / "tokenizer_config.json") or {}).get("added_tokens_decoder")
+    ids |= _added_ids(folder, settings)
+    behind = 1 + max(ids.values(), default=-1)
+    nowhere = [token for token in dict.fromkeys(_named_tokens(folder, settings)) if token not in ids]
+    return ids | {token: number for number, token in enumerate(nowhere, start=behind)}
+
+
+def _added_ids(folder: Path, settings: Mapping[str, Any]) -> dict[str, int]:
+    """The tokens that were added to a vocabulary, as the files beside it say."""
+    added = read_object(folder / "added_tokens.json") or {}
+    ids = {token: number for token, number in added.items() if isinstance(number, int)}
+    decoder = settings.get("added_tokens_decoder")
     for number, each in (decoder if isinstance(decoder, dict) else {}).items():
         if isinstance(each, dict) and "content" in each and str(number).isdigit():
             ids[str(each["content"])] = int(number)
     return ids
+
+
+def _named_tokens(folder: Path, settings: Mapping[str, Any]) -> Iterator[str]:
+    """The special tokens that the tokenizer's settings name."""
+    older = {} if "added_tokens_decoder" in settings else read_object(folder / "special_tokens_map.json") or {}
+    for key in _NAMED_TOKENS:
+        named = older.get(key) or settings.get(key)
+        token = named.get("content") if isinstance(named, dict) else named
+        if isinstance(token, str) and token:
+            yield token
 
 
 def _weights(folder: Path, problems: list[Problem], *, required: bool) -> dict[str, list[int]]:
@@ -328,6 +367,114 @@ def _not_built(where: str, config: Mapping[str, Any]) -> Iterator[Problem]:
         )
 
 
+def _beside_the_table(folder: Path, config: Mapping[str, Any], shapes: Shapes) -> Iterator[Problem]:
+    """The matrices of each layer of a family whose names are known, beside those that the configuration describes: of
+    another shape, missing, and what has no place in it (biases, norms of queries and keys, scales of few bits)."""
+    if not in_table(config) or config.get("quantization_config") or config.get("quantization"):
+        return
+    try:
+        shape = table_shape(config, "")
+    except RecipeError:  # a number is missing: who reads the shape says so
+        return
+    if not shape.layers or not shape.layers[0].linears or shape.layers[0].mixer == "recurrent":
+        return
+    turned = config.get("model_type") == "gpt2"  # its matrices are inputs x outputs
+    wanted: dict[str, list[int]] = {}
+    for linear in shape.layers[0].linears:
+        sizes = [linear.outputs, linear.inputs]
+        wanted[f"{linear.name}.weight"] = sizes[::-1] if turned else sizes
+        if linear.bias:
+            wanted[f"{linear.name}.bias"] = sizes[:1]
+    holders = {linear.name for linear in shape.layers[0].linears}
+    holders |= set() if shape.layers[0].qk_norm else set(_QK_NORMS)
+    lost: list[str] = []
+    other: list[str] = []
+    found: set[tuple[int, str]] = set()
+    for name, sizes in shapes.items():
+        if not (match := _LAYER_OF_KNOWN.match(name)):
+            continue
+        part = name[match.end() :]
+        found.add((int(match[1]), part))
+        if part in wanted and sizes != wanted[part]:
+            other.append(f"{name} {sizes} instead of {wanted[part]}")
+        elif part not in wanted and part.count(".") > 1 and ".".join(part.split(".")[:2]) in holders:
+            lost.append(name)
+    layers = sum(kind.count for kind in shape.layers)
+    missing = [f"layer {number}: {part}" for number in range(layers) for part in wanted if (number, part) not in found]
+    where = str(folder)
+    for wrong, what in ((other, "are of another shape than config.json says"), (missing, "are missing")):
+        if found and wrong:
+            yield Problem(
+                f"{len(wrong)} of its weights {what} ({'; '.join(wrong[:3])})",
+                "copy config.json and weights of one model",
+                where,
+            )
+    lost = [name for name in lost if not (name.endswith(".bias") and is_zero(folder, name))]
+    if lost:
+        yield lost_weights(lost, where)
+
+
+def lost_weights(names: list[str], where: str) -> Problem:
+    """That weights of a base would be left out."""
+    return Problem(
+        f"holds {len(names)} weights that its configuration has no place for ({', '.join(names[:3])}): they would be "
+        "left out, and it would be another model",
+        "copy config.json and weights of one model: biases want `attention_bias` or `mlp_bias` in config.json or "
+        "another `model_type`, scales of few bits a `quantization_config`",
+        where,
+    )
+
+
+def _not_quantized(folder: Path, config: Mapping[str, Any], shapes: Shapes) -> Iterator[Problem]:
+    """Weights that are whole where the configuration says that they are in few bits, left over of a training over 4
+    bits whose result was merged; and whole numbers where it does not say what they stand for."""
+    said, kind = config.get("quantization_config"), kind_of_config(config).name
+    signs = _QUANTIZED_BY.get(kind)
+    unsaid = isinstance(said, Mapping) and (
+        not said or (said.get("quant_method") == "bitsandbytes" and kind == "quantized")
+    )
+    if unsaid or (signs and not any(sign in name for name in shapes for sign in signs)):
+        yield Problem(
+            "config.json says that the weights are quantized (quantization_config), and "
+            + ("does not say how" if unsaid else "none of them is"),
+            "take quantization_config out of config.json; or get the quantized weights that it was written for",
+            str(folder),
+        )
+    if kind in ("causal", "sees"):
+        held = _places_in(weight_files(folder))
+        whole = [name for name in held if name.endswith(".weight") and held[name].dtype[0] in "IU"]
+        if whole:
+            yield Problem(
+                f"{len(whole)} of its weights are whole numbers ({', '.join(whole[:3])}), and config.json does not say "
+                "what they stand for",
+                "get the config.json that belongs to these quantized weights, or the unquantized model",
+                str(folder),
+            )
+
+
+def _two_sets(folder: Path) -> Iterator[Problem]:
+    """A single file and shards with their index, which hold other numbers: an older copy of the model is left, and
+    nobody can tell which one is meant."""
+    single, index = folder / SINGLE, folder / INDEX
+    if not (single.is_file() and index.is_file()):
+        return
+    named = (read_object(index) or {}).get("weight_map")
+    files = {folder / str(shard) for shard in (named.values() if isinstance(named, dict) else ())} - {single}
+    if not files or not all(file.is_file() for file in files):
+        return
+    try:
+        one, other = _places_in([single]), _places_in(sorted(files))
+    except (ValueError, OSError, KeyError, TypeError):  # the shards are not those that are opened, and are damaged
+        return
+    same = one.keys() == other.keys() and not any(_differ(one[name], other[name]) for name in one)
+    if not same:
+        yield Problem(
+            f"holds two models: {SINGLE}, which would be opened, and other weights in {len(files)} shards ({INDEX})",
+            "remove the one that is not meant; the index goes with the shards",
+            str(folder),
+        )
+
+
 def _two_for_one(folder: Path, config: Mapping[str, Any], shapes: Shapes) -> Iterator[Problem]:
     """Two matrices where the configuration says that they are one: transformers opens both, llama.cpp, vLLM and mlx-lm
     take the embedding for either."""
@@ -335,7 +482,8 @@ def _two_for_one(folder: Path, config: Mapping[str, Any], shapes: Shapes) -> Ite
     embedding = next((name for name in shapes if name.endswith(EMBEDDINGS)), None)
     if head is None or embedding is None or not ties(config):
         return
-    if shapes[head] == shapes[embedding] and not _differ(folder, embedding, head):
+    held = _places_in(weight_files(folder))
+    if shapes[head] == shapes[embedding] and not _differ(held[embedding], held[head]):
         return
     yield Problem(
         f"config.json says that embedding and output are one matrix (tie_word_embeddings), and the weights hold two "
@@ -346,21 +494,14 @@ def _two_for_one(folder: Path, config: Mapping[str, Any], shapes: Shapes) -> Ite
     )
 
 
-def _differ(folder: Path, one: str, other: str) -> bool:
-    """Whether two tensors of one shape hold other numbers; looked at in places all over them, as they may be large."""
-    found = [place for name in (one, other) for place in [_place_of(folder, name)] if place is not None]
-    if len(found) != 2 or found[0].dtype != found[1].dtype or found[0].size != found[1].size:
+def is_zero(folder: Path, name: str) -> bool:
+    """Whether a tensor of a base holds zeros alone; no tensor does not."""
+    place = _places_in(weight_files(folder)).get(name)
+    if place is None:
         return False
-    starts = range(0, found[0].size, max(_LOOKED, found[0].size // 64))
-    with found[0].file.open("rb") as first, found[1].file.open("rb") as second:
-        for start in starts:
-            pieces = []
-            for opened, place in ((first, found[0]), (second, found[1])):
-                opened.seek(place.start + start)
-                pieces.append(opened.read(min(_LOOKED, place.size - start)))
-            if pieces[0] != pieces[1]:
-                return True
-    return False
+    with place.file.open("rb") as opened:
+        opened.seek(place.start)
+        return not any(opened.read(place.size))
 
 
 @dataclass(frozen=True)
@@ -373,15 +514,35 @@ class _Place:
     size: int
 
 
-def _place_of(folder: Path, name: str) -> _Place | None:
-    for file in weight_files(folder):
+def _places_in(files: Iterable[Path]) -> dict[str, _Place]:
+    """Every tensor of whole safetensors files, by name."""
+    found: dict[str, _Place] = {}
+    for file in files:
         with file.open("rb") as opened:
             length = int.from_bytes(opened.read(8), "little")
-            held = parse_json(opened.read(length)).get(name)
-        if held is not None:
-            begin, end = held["data_offsets"]
-            return _Place(file, str(held["dtype"]), 8 + length + begin, end - begin)
-    return None
+            header = parse_json(opened.read(length))
+        for name, held in header.items():
+            if name != "__metadata__":
+                begin, end = held["data_offsets"]
+                found[name] = _Place(file, str(held["dtype"]), 8 + length + begin, end - begin)
+    return found
+
+
+def _differ(one: _Place, other: _Place) -> bool:
+    """Whether two tensors hold other numbers, of one type and size; looked at in places all over them, as they may be
+    large."""
+    if one.dtype != other.dtype or one.size != other.size:
+        return False
+    starts = range(0, one.size, max(_LOOKED, one.size // 64))
+    with one.file.open("rb") as first, other.file.open("rb") as second:
+        for start in starts:
+            pieces = []
+            for opened, place in ((first, one), (second, other)):
+                opened.seek(place.start + start)
+                pieces.append(opened.read(min(_LOOKED, place.size - start)))
+            if pieces[0] != pieces[1]:
+                return True
+    return False
 
 
 def find_tokens_without_embedding(folder: Path, rows: int) -> list[Problem]:

@@ -257,7 +257,7 @@ def _by_architecture(config: Mapping[str, Any]) -> tuple[str, str]:
         return "image", said
     if kind in _ENCODERS or architecture.endswith("ForMaskedLM"):
         return "encoder", said
-    if kind == "fuyu" or any(key in config for key in _MULTIMODAL_KEYS):
+    if kind == "fuyu" or any(config.get(key) is not None for key in _MULTIMODAL_KEYS):
         return "sees" if kind in TRAINED_ON_TEXT else "multimodal", said
     if config.get("is_encoder_decoder"):
         return "encoder-decoder", said

@@ -62,21 +62,6 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 BYTE_LEVEL, SENTENCEPIECE = "gpt2", "llama"
 """``tokenizer.ggml.model`` of the two that are built here."""
 
-PROBES = (
-    "In 2024, 1234567 people paid 3.14 €; 10% of 99.",
-    "Não há ação sem coração; «você» não é vôo nº 1.ª",
-    "def f(x: int) -> int:\n    return x ** 2  # ok\n\n\treturn\r\n",
-    "  two spaces,   three   \n\n\n and a tab\tbetween ",
-    "I'll we're DON'T it's CamelCase snake_case",
-    "e\u0301 \u0061\u0303 ﬁ ½ ² ① Ⅳ ٣",
-    "日本語 русский العربية 😀👩‍👩‍👧",
-    "<|im_start|>user\nHi<|im_end|> <s></s> [INST] <|eot_id|>",
-    'const std = @import("std"); /* a/b//c */ {}[]();',
-    "a",
-    " ",
-)
-"""Texts by which two tokenizers are compared: digits, accents, spaces, code, other scripts, marks."""
-
 
 def problems_of(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What keeps a GGUF's tokenizer from being built: (what, the next step), all of it.

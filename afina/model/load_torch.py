@@ -9,6 +9,7 @@ import logging as log
 import os
 import shutil
 import warnings
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,9 +20,10 @@ import torch
 from afina.errors import BaseError, RecipeError
 from afina.machine import has_amx
 from afina.model.base import TRAIN_AGAIN, read_adapter_config
-from afina.model.base_damage import read_config, read_shapes
+from afina.model.base_damage import is_zero, lost_weights, read_config, read_shapes
 from afina.model.base_kind import kind_of, reads_images
 from afina.model.choices import Machine, Precision, choose_precision
+from afina.model.decoder_torch import text_config
 from afina.recipe import Adapter, BackEndName, Recipe
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -112,6 +114,8 @@ def load_base(
             "they would be random numbers: copy the whole model folder",
             str(folder),
         )
+    if kind in ("causal", "sees") and (lost := _without_place(model, info["unexpected_keys"], folder)):
+        raise BaseError(problems=[lost_weights(lost, str(folder))])
     for name, weight in model.named_parameters():
         if weight.is_floating_point() and not torch.isfinite(weight).all():
             raise BaseError(f"weight {name} holds values that are not finite", "this copy is damaged", str(folder))
@@ -129,7 +133,23 @@ def load_base(
             model._weight_conversions = get_model_conversion_mapping(model, add_legacy=False)
             model = model.to(dtype)
         model = model.to(device)
+    for config in (model.config, text_config(model)):  # what the script that saved it had switched stays in its file
+        config.return_dict, config.output_attentions, config.output_hidden_states = True, False, False
     return model.requires_grad_(False).eval()
+
+
+def _without_place(model: Any, names: Iterable[str], folder: Path) -> list[str]:
+    """Of the weights that a model did not take, those of layers that it has: biases, scales. Other parts of a
+    checkpoint, such as layers that foretell further tokens, are no loss; nor are biases of zeros."""
+    parts = dict(model.named_modules())
+    prefix = f"{model.base_model_prefix}."
+    lost = []
+    for name in sorted(names):
+        holder = name.rpartition(".")[0]
+        part = parts.get(holder, parts.get(prefix + holder))
+        if part is not None and any(True for _ in part.parameters(recurse=False)):
+            lost += [] if name.endswith(".bias") and is_zero(folder, name) else [name]
+    return lost
 
 
 def open_by(opener: Any, folder: Path, **arguments: Any) -> Any:
@@ -174,7 +194,10 @@ def undone(folder: Path) -> dict[str, Any]:
 
 def _said(error: Exception) -> str:
     """What a library said, in one line."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    if isinstance(error, KeyError):
+        return f"it names {error}, which transformers does not know"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
 
 
 def _computing_in(folder: Path, dtype: torch.dtype, *, trust_remote_code: bool) -> Any:
@@ -293,7 +316,7 @@ def open_adapter(model: Any, folder: Path, name: str = "default", *, trainable: 
     """A PEFT model with a trained adapter, called `name` in it, ready to answer, or to be trained further.
 
     Raises:
-        BaseError: its weights are a pickle or are missing, or it is damaged.
+        BaseError: its weights are a pickle or are missing, it is damaged, or they do not fit this model.
     """
     _quiet_libraries()
     from peft import PeftModel
@@ -303,7 +326,7 @@ def open_adapter(model: Any, folder: Path, name: str = "default", *, trainable: 
         raise BaseError("has no adapter_model.safetensors", "only safetensors are opened", str(folder))
     read_adapter_config(folder)
     try:
-        read_shapes(weights)
+        held = read_shapes(weights)
     except (ValueError, OSError) as error:
         raise BaseError(str(error), TRAIN_AGAIN, str(weights)) from error
     try:
@@ -316,16 +339,48 @@ def open_adapter(model: Any, folder: Path, name: str = "default", *, trainable: 
         raise
     except Exception as error:  # PEFT looks at no value of its configuration before it computes with it
         raise BaseError(f"is damaged, or of another base: {_said(error)}", TRAIN_AGAIN, str(folder)) from error
+    _check_all_taken(opened, folder, name, held, trainable=trainable)
     return opened if trainable else opened.eval()
+
+
+def _check_all_taken(opened: Any, folder: Path, name: str, held: Collection[str], *, trainable: bool) -> None:
+    """Refuse an adapter of which a part has no place in the model, or that leaves a part of itself as it began. PEFT
+    passes over both: an adapter whose matrices have other names changes nothing at all.
+
+    Args:
+        held: names of the tensors in its file.
+
+    Raises:
+        BaseError: with how many, and which.
+    """
+    from peft import get_peft_model_state_dict
+
+    wanted = get_peft_model_state_dict(opened, adapter_name=name, save_embedding_layers=False)
+    if {*held} == wanted.keys():
+        return
+    # Files of earlier versions have other names, which PEFT converts: what it takes it tells when it loads them.
+    told = opened.load_adapter(folder, name, is_trainable=trainable)
+    lost = told.unexpected_keys
+    missing = [key for key in told.missing_keys if f".{name}." in f"{key}."]  # others' are missing in this file too
+    if lost or missing:
+        raise BaseError(
+            f"does not fit this model: {len(lost)} of its {len(held)} tensors have no place in it, and {len(missing)} "
+            f"that it should have are missing ({', '.join([*lost, *missing][:3])})",
+            "name the base that it was trained on, as it was then: another size, or another class of the same model, "
+            "has its layers under other names",
+            str(folder),
+        )
 
 
 def _quiet_libraries() -> None:
     """Silence remarks that say nothing to the user: bitsandbytes looks for an optional CPU kernel that the hub would
     have to give, peft calls a transformers function under its old name, and of a tied layer that is trained in full it
-    names an option of its own; that it stands apart then is said by :mod:`afina.model.targets_torch`."""
+    names an option of its own; that it stands apart then is said by :mod:`afina.model.targets_torch`. What an adapter
+    lacks is an error here."""
     log.getLogger("bitsandbytes").setLevel(log.ERROR)
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
     warnings.filterwarnings("ignore", message=".*ensure_weight_tying.*", category=UserWarning)
+    warnings.filterwarnings("ignore", message=".*Found missing adapter keys.*", category=UserWarning)
 
 
 def make_model(recipe: Recipe, vocab: int, tokenizer: Any, device: torch.device) -> Any:

@@ -32,6 +32,8 @@ from afina.text.formats import KINDS, compression_of, ending, format_as, is_pack
 BYTE_ORDER_MARK = "\ufeff"
 _BUILD_FOLDERS = frozenset({"__pycache__", "zig-cache", "zig-out", "venv"})
 _BUILD_MARKS = ("CACHEDIR.TAG", "pyvenv.cfg")
+_LOCK = "~$"
+"""How a file begins that Word keeps beside a document while it is open."""
 _CHUNK = 1 << 20
 
 
@@ -211,8 +213,8 @@ def open_lines(reading: SourceReading, full: Path) -> tuple[FileLedger, Iterator
 
 def _lines(full: Path, encoding: str, entry: FileLedger) -> Iterator[str]:
     with io.TextIOWrapper(open_unpacked(full, entry.path), encoding=encoding, newline=None) as lines:
-        for number, line in enumerate(lines):
-            if number == 0 and line.startswith(BYTE_ORDER_MARK):
+        for line in lines:
+            if line.startswith(BYTE_ORDER_MARK):  # of each of several files that were put together
                 entry.chars_in += 1
                 entry.drop("byte order mark", BYTE_ORDER_MARK)
                 line = line[1:]
@@ -365,6 +367,8 @@ def _walk(reading: SourceReading, place: Path, seen: set[str], above: FolderRule
             reading.skip(shown, no_data[name])
         elif name.startswith(".") and not is_secret(name):
             reading.skip(shown, "hidden folder" if folder else "hidden file")
+        elif not folder and name.startswith(_LOCK):
+            reading.skip(shown, "the lock of a document that is open")
         elif folder and (name in _BUILD_FOLDERS or any((inner / mark).exists() for mark in _BUILD_MARKS)):
             reading.skip(shown, "build folder")
         elif reason := (what_runs_left(inner) if folder else "") or _why_not(reading, rules, inner, folder=folder):

@@ -74,6 +74,8 @@ from afina.text.formats import format_as, load_function
 
 _LABELS = "labels, kept as true or false"
 _AGAIN = "said again in another column"
+_NO_INPUT = ("<noinput>", "<no input>")
+"""What stands in `input` of rows as Self-Instruct and Alpaca were made, where there is none."""
 LARGE_SHARE = 0.20
 """Share of a file's characters from which on a column that is left out is worth a warning."""
 
@@ -469,6 +471,9 @@ class _Columns:
         """
         name, value = self.shape.parts["asked"], self.given["asked"]
         beside = self._value("input")
+        if isinstance(beside, str) and beside.strip().lower() in _NO_INPUT:
+            self.tally.drop("marks that a question has no input", beside)
+            beside = None
         if _is_turns(value):
             if beside is not None:
                 raise not_learned(self.shape.parts["input"], "stands beside a question that is a list of turns")

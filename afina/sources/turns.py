@@ -61,7 +61,7 @@ def read_turns(
         BadRow: it is no conversation, or one of its turns cannot be learned as it says.
     """
     found = unpacked(value, name, tally)
-    turns = [found] if isinstance(found, Mapping) else found
+    turns = _by_turn(found) if isinstance(found, Mapping) else found
     if not isinstance(turns, list | tuple) or not turns:
         said = "an empty list" if turns in ([], ()) else kind_of_value(found)
         raise BadRow(f"`{name}` is {said} where a list of messages is needed", "give it [{role, content}, ...]")
@@ -80,9 +80,24 @@ def read_turns(
             raise BadRow(f"`{where}` brings functions once more", "name them once, in the row's `tools`")
         tools = tools or brought
         messages += own
+    if not messages:
+        raise BadRow(f"`{name}` says nothing but a blank system text", "give it a question and its answer")
     if tools or any(message["role"] == "tool" for message in messages) or "<tools>" in messages[0]["content"]:
         messages = _with_calls_of_texts(messages, name, tally)
     return tuple(messages), tools
+
+
+def _by_turn(found: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """One turn; or those of a table by columns, as `datasets` keeps a sequence of objects.
+
+    >>> _by_turn({"role": ["user", "assistant"], "content": ["Why?", "So."]})[1]
+    {'role': 'assistant', 'content': 'So.'}
+    """
+    columns = {key: value for key, value in found.items() if not absent(value)}
+    lengths = {len(value) if isinstance(value, list) else -1 for value in columns.values()}
+    if len(lengths) != 1 or -1 in lengths or not columns.keys() & {"role", "from"}:
+        return [found]
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def with_calls(messages: tuple[Message, ...], name: str, tally: RowTally) -> tuple[Message, ...]:
@@ -165,6 +180,8 @@ class _Turn:
         if role == "tool":
             message |= self._of_result()  # type: ignore[typeddict-item]
             return [cast(Message, {**message, "content": text}) for text in results_in_text(content, self.tally)], ()
+        if role == "system" and not content.strip():  # the same as a column of system texts that is blank
+            return [], self.tools
         if role == "assistant" and self.learned is False:
             message["learned"] = False
         own = [] if self.results and not content.strip() else [message]

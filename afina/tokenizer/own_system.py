@@ -64,7 +64,7 @@ def own_system_of(folder: Path, chat: Chat, root: Path) -> str:
 
 
 def _read(file: Path) -> str | None:
-    return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else None
+    return file.read_text(encoding="utf-8-sig", errors="replace") if file.is_file() else None
 
 
 def _tokenizer_config(folder: Path) -> dict[str, Any]:

@@ -137,6 +137,9 @@ class Loop:
             self.log("train_started_anew", steps=self.steps, rows=self.given, tokens=self.feed.tokens)
         backend.check_same()
         backend.share_beginnings(self.rows, [numbers for epoch, step in self.plan if not epoch for numbers in step])
+        if self.settings.patience and not (self.held_out and self.validation_steps):
+            why = "no rows are held out" if not self.held_out else "train.validate_per_epoch is 0"
+            self.say(f"train: patience waits for nothing, since {why}: all {self.steps} steps are taken")
         self.meter = Meter(self.job.budget, self.job.earlier_seconds, self.state.wall_seconds)
         self.first_step, self.saved = self.state.step, time.monotonic()
         if not found and not self.good.in_memory:

@@ -12,6 +12,7 @@ from afina.outcome import chat_of, outcome_kind
 from afina.run import again, hash_file
 from afina.text.example import Example, ExamplePlace, read_placed_examples
 from afina.tokenizer.encode import EncodedCounts, EncodedSet, encode_each, mismatch
+from afina.tokenizer.load import id_bound
 from afina.tokenizer.tokens import INDEX, open_set, write_index, write_set
 from afina.walk.base import renderer, tokenizer_folder
 from afina.walk.context import Context, once
@@ -62,7 +63,7 @@ def write_tokens(context: Context) -> dict[str, Any]:
                 with context.open_progress("encode") as progress:
                     examples = _examples(context, split, training)
                     encoded = encode_each(examples, made, recipe, counts, progress)
-                    sets[name] = write_set(beside / name, encoded, counts, len(made.tokenizer))
+                    sets[name] = write_set(beside / name, encoded, counts, id_bound(made.tokenizer))
                 for line in _told(counts):
                     context.tell(f"{split}: {line}")
             if not sets[training.folder + "train"]["rows"] and not recipe.train.first:

@@ -96,7 +96,7 @@ def read_strings(file: Path | None) -> list[str]:
     if file is None:
         return []
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise DataError(f"not UTF-8: {error}", "save it as UTF-8", str(file)) from error
     strings = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
