@@ -15,10 +15,12 @@ from safetensors.torch import load_file, save_file
 from test_train import CPU, run_training
 from tiny import ROWS, make_base, make_recipe, make_rows
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
 from afina.errors import BaseError
 from afina.evaluate.prompts import read_prompts
 from afina.evaluate.safety.known import read_strings
+from afina.export.programs import Transformers
 from afina.model.adapter_torch import save_trained
 from afina.model.base import check_adapter_fits, find_base, identify_base
 from afina.model.base_damage import find_damage
@@ -110,6 +112,16 @@ def test_a_tokenizer_reads_texts_as_its_file_says_whatever_its_class(
     assert open_tokenizer(tmp_path / "again")(TEXT)["input_ids"] == made.encode(TEXT).ids
     if rules is as_its_class:
         assert type(opened).__name__ == kind, "nothing is opened twice where the class reads as its file"
+
+
+def test_an_export_is_asked_as_other_programs_cut_texts(tmp_path: Path):
+    """transformers gives every Qwen2 its own rules whatever a folder says: asked by ours, it could not be seen."""
+    folder = written(tmp_path / "export", byte_level(words), "Qwen2Tokenizer", eos_token=END)
+    sizes = {"vocab_size": 500, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
+    Qwen2ForCausalLM(Qwen2Config(**sizes, num_attention_heads=2, num_key_value_heads=2)).save_pretrained(folder)
+    theirs = Transformers(folder).tokenizer(TEXT)["input_ids"]
+    assert theirs == AutoTokenizer.from_pretrained(folder)(TEXT)["input_ids"]
+    assert theirs != open_tokenizer(folder)(TEXT)["input_ids"]
 
 
 def test_what_a_class_has_by_default_is_kept(tmp_path: Path):

@@ -84,7 +84,7 @@ class Transformers:
         self, folder: Path, *, gguf_file: str | None = None, adapter: Path | None = None, base: Path | None = None
     ) -> None:
         import torch
-        from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+        from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
         from transformers.utils import logging
 
         from afina.model.load_torch import open_adapter, open_by, opening_class, undone
@@ -92,7 +92,10 @@ class Transformers:
         logging.disable_progress_bar()
         more: dict[str, Any] = {"gguf_file": gguf_file} if gguf_file else {}
         with _quiet():
-            self.tokenizer = open_tokenizer(adapter or folder, gguf_file=gguf_file)
+            if gguf_file:
+                self.tokenizer = open_tokenizer(folder, gguf_file=gguf_file)
+            else:  # not by what its own file says: some kinds of models get their tokenizer's rules whatever it says
+                self.tokenizer = open_by(AutoTokenizer, adapter or folder)
             if gguf_file and base:
                 said = open_by(AutoConfig, base).to_dict()
                 said["tie_word_embeddings"] = not _holds_output(folder / gguf_file)
