@@ -1,11 +1,11 @@
 """Training from scratch on this machine's CPU: a step of a small Transformer, and an LSTM over characters.
 
-Every contestant runs in a process of its own, in turn, with as many threads, and starts from the same weights.
+Every contestant runs in a process of its own, with as many threads, and starts from the same weights.
 
 **--part step**: a Llama-shaped Transformer of 320 x 6 (8 heads, feed-forward 1280, 16,000 subwords; Machado's text by a
-BPE trained on it) learns the same batches in the same order at the same rate. Rows are full: nothing is padding. Said
-are real tokens per second after the first steps, the held-out loss at the end, and which share of this machine's
-float32 matrix product afina's required operations reach.
+BPE trained on it) learns the same batches in the same order at the same rate. Rows are full: nothing is padding. All
+are made ready, then each does a step while the others wait, in an order that rotates. Said are real tokens per second
+after the first steps, the ratio with its interval over the pairs of steps, and the held-out loss at the end.
 
     afina            its loop, as `method: scratch` runs it
     afina-compiled   the same with `train.compile: on`
@@ -13,6 +13,7 @@ float32 matrix product afina's required operations reach.
     plain-compiled   the same through torch.compile
     litgpt           litgpt's model and its loss, compiled as its `pretrain` does (--peer-python: a Python that has it)
     litgpt-eager     the same, not compiled
+    product          as many operations as afina's step requires, in matrix products alone: what the machine gives
 
 **--part optimizers**: AdamW and Muon at several rates, a Transformer of 128 x 4 over the same 0.6 million tokens.
 
@@ -20,7 +21,7 @@ float32 matrix product afina's required operations reach.
 over continuous streams, beside the published way, windows of 160 characters at every character, of which only the last
 one is predicted, 256 at a time. That one gets --seconds; asked is when ours was as low.
 
-    python benchmarks/scratch_cpu.py --part step --rounds 3 --peer-python VENV/bin/python
+    python benchmarks/scratch_cpu.py --part step --peer-python VENV/bin/python
     python benchmarks/scratch_cpu.py --part streams --seconds 900
 """
 
@@ -40,11 +41,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from contestants import peak_bytes, print_result, run_contestant
+from contestants import peak_bytes, print_result, run_contestant, run_in_turns, wait_for_turn
 
 HERE = Path(__file__).resolve().parent
 OURS = ("afina", "afina-compiled", "plain-torch", "plain-compiled")
 PEERS = ("litgpt", "litgpt-eager")
+PRODUCT = "product"
 RATE, CLIP = 1e-3, 1.0
 WARM = 3
 """First steps that are not counted: compiling, and memory that is fetched for the first time."""
@@ -123,10 +125,11 @@ def read_batches(folder: Path, work: Work) -> tuple[Any, Any]:
 # ---- a step
 
 
-def run_afina(folder: Path, work: Work, **changes: Any) -> dict[str, Any]:
+def run_afina(folder: Path, work: Work, turn: Callable[[], None] = lambda: None, **changes: Any) -> dict[str, Any]:
     """The loop over rows of one length; it takes them in the order of `read_batches`.
 
     Args:
+        turn: called before each step; its time is nobody's.
         changes: of the settings of training.
     """
     import torch
@@ -141,7 +144,6 @@ def run_afina(folder: Path, work: Work, **changes: Any) -> dict[str, Any]:
     from afina.tokenizer.load import load_tokenizer
     from afina.train.backend_torch import TorchBackend
     from afina.train.batches import plan_epoch
-    from afina.train.flops_torch import flops_per_token
     from afina.train.loop import TrainingJob, train
 
     plain = Train(
@@ -166,32 +168,63 @@ def run_afina(folder: Path, work: Work, **changes: Any) -> dict[str, Any]:
     rows: list[Any] = [None] * len(in_order)
     for ids, place in zip(in_order, [number for batch in plan for number in batch], strict=True):
         rows[place] = Row(ids, [False] + [True] * (work.length - 1), Example())
-    ends = []
+    began, seconds = 0.0, list[float]()
 
     def log(event: str, **_: Any) -> None:
+        nonlocal began
         if event == "step":
-            ends.append(time.perf_counter())
+            seconds.append(time.perf_counter() - began)
+            if len(seconds) < work.steps:
+                turn()
+            began = time.perf_counter()
 
     model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32)
     backend = TorchBackend(model, settings, pad_id=0, device=torch.device("cpu"), say=lambda _: None)
-    per_token, per_target = flops_per_token(model)
     peak = measured_flops(2.0 if work.hidden != TINY.hidden else 0.1)
     with tempfile.TemporaryDirectory() as beside:
-        began = time.perf_counter()
+        turn()
+        began = time.perf_counter()  # what is timed is all that the loop does
         train(backend, rows, [], settings, TrainingJob(Path(beside), "bench"), log=log, say=lambda _: None)
-    seconds = [end - start for start, end in zip([began, *ends], ends, strict=False)]  # all that the loop does
     tokenizer = load_tokenizer(str(folder / "tokenizer"), Chat())
     left = [
         Row(ids, [False] + [True] * (work.length - 1), Example(), len(tokenizer.decode(ids[1:]).encode()))
         for ids in held_out.tolist()
     ]
     score = held_out_loss(TorchReader(model.eval()), left, pad_id=0, batch_tokens=settings.batch_tokens)
-    flops = work.rows * (work.length * per_token + (work.length - 1) * per_target)
-    measured = {"seconds": seconds, "flops_of_a_step": flops, "peak_flops": peak}
+    measured = {"seconds": seconds, "flops_of_a_step": flops_of_a_step(model, work), "peak_flops": peak}
     return measured | {"held_out": score.loss, "bits_per_byte": score.bits_per_byte}
 
 
-def run_plain(folder: Path, work: Work, *, compiled: bool) -> dict[str, Any]:
+def flops_of_a_step(model: Any, work: Work) -> float:
+    """Floating-point operations that a step requires."""
+    from afina.train.flops_torch import flops_per_token
+
+    per_token, per_target = flops_per_token(model)
+    return work.rows * (work.length * per_token + (work.length - 1) * per_target)
+
+
+def run_product(folder: Path, work: Work, turn: Callable[[], None]) -> dict[str, Any]:
+    """As many operations as a step requires, in one matrix product after the other."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from afina.plan.matrix_rate_torch import COLUMNS, INNER, ROWS
+
+    flops = flops_of_a_step(AutoModelForCausalLM.from_pretrained(folder / "model"), work)
+    a, b, into = torch.ones(ROWS, INNER), torch.ones(INNER, COLUMNS), torch.empty(ROWS, COLUMNS)
+    of_one = 2 * ROWS * INNER * COLUMNS
+    times = max(1, round(flops / of_one))
+    seconds = []
+    for _ in range(work.steps):
+        turn()
+        started = time.perf_counter()
+        for _ in range(times):
+            torch.mm(a, b, out=into)
+        seconds.append((time.perf_counter() - started) * flops / (times * of_one))
+    return {"seconds": seconds}
+
+
+def run_plain(folder: Path, work: Work, turn: Callable[[], None] = lambda: None, *, compiled: bool) -> dict[str, Any]:
     """A GPT loop as one writes it by hand."""
     import torch
     import torch.nn.functional as F
@@ -206,7 +239,7 @@ def run_plain(folder: Path, work: Work, *, compiled: bool) -> dict[str, Any]:
         logits_BLV = forward(ids_BL[:, :-1])
         return F.cross_entropy(logits_BLV.flatten(0, 1), ids_BL[:, 1:].flatten())
 
-    return learn(model, loss_of, folder, work)
+    return learn(model, loss_of, folder, work, turn)
 
 
 def plain_model(config: dict[str, Any]) -> Any:
@@ -276,7 +309,7 @@ def plain_model(config: dict[str, Any]) -> Any:
     return Plain()
 
 
-def run_litgpt(folder: Path, work: Work, *, compiled: bool) -> dict[str, Any]:
+def run_litgpt(folder: Path, work: Work, turn: Callable[[], None], *, compiled: bool) -> dict[str, Any]:
     """litgpt's model, its conversion of the weights and its loss, in the order of its `pretrain.fit`."""
     import torch
     from litgpt.config import Config
@@ -315,10 +348,10 @@ def run_litgpt(folder: Path, work: Work, *, compiled: bool) -> dict[str, Any]:
     def loss_of(ids_BL: Any) -> Any:
         return chunked_cross_entropy(forward(ids_BL[:, :-1]), ids_BL[:, 1:])
 
-    return learn(model, loss_of, folder, work)
+    return learn(model, loss_of, folder, work, turn)
 
 
-def learn(model: Any, loss_of: Any, folder: Path, work: Work) -> dict[str, Any]:
+def learn(model: Any, loss_of: Any, folder: Path, work: Work, turn: Callable[[], None]) -> dict[str, Any]:
     """The steps of whoever has no loop of its own."""
     import torch
 
@@ -326,6 +359,7 @@ def learn(model: Any, loss_of: Any, folder: Path, work: Work) -> dict[str, Any]:
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.0, fused=True)
     seconds = []
     for ids_BL in batches:
+        turn()
         started = time.perf_counter()
         loss = loss_of(ids_BL)
         loss.backward()
@@ -340,46 +374,43 @@ def learn(model: Any, loss_of: Any, folder: Path, work: Work) -> dict[str, Any]:
 
 
 def compare_steps(arguments: argparse.Namespace, work: Work) -> dict[str, Any]:
-    """Every contestant in turn, round by round; the table in Markdown."""
-    names = [name for name in (*OURS, *(PEERS if arguments.peer_python else ())) if chosen(arguments, name)]
+    """All contestants, a step of each in turn; the table in Markdown."""
+    names = [name for name in (*OURS, *(PEERS if arguments.peer_python else ()), PRODUCT) if chosen(arguments, name)]
     if not arguments.peer_python:
         print("litgpt is left out: name a Python that has it with --peer-python")
-    results: dict[str, list[Any]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as folder:
         make_start(Path(folder), arguments.data, work)
-        for _ in range(arguments.rounds):
-            for name in names:
-                python = arguments.peer_python if name in PEERS else sys.executable
-                command = [python, __file__, "--contestant", name, "--start", folder]
-                done, said = run_contestant([*command, "--steps", work.steps, *(["--tiny"] if arguments.tiny else [])])
-                if done is None:
-                    sys.exit(f"{name} failed:\n{said}")
-                results[name].append(done)
-    tokens = work.rows * work.length
-    speeds = {name: statistics.median(tokens / second(each) for each in done) for name, done in results.items()}
+        options = ["--start", folder, "--steps", work.steps, *(["--tiny"] if arguments.tiny else [])]
+        pythons = {name: arguments.peer_python if name in PEERS else sys.executable for name in names}
+        ended = run_in_turns({name: [pythons[name], __file__, "--contestant", name, *options] for name in names})
+    tokens, seconds = work.rows * work.length, {name: ended[name]["seconds"][WARM:] for name in names}
+    speeds = {name: tokens / statistics.fmean(each) for name, each in seconds.items()}
+    ratios = {name: ratio_interval(seconds[name], seconds["afina"]) for name in names if name != "afina"}
     print("\n| | tokens/s | afina is | held-out loss | peak MiB |\n|---|---|---|---|---|")
-    for name, done in results.items():
-        peak = max(each["peak_bytes"] for each in done) / 2**20
-        print(
-            f"| {name} | {speeds[name]:.0f} | {speeds['afina'] / speeds[name]:.2f} x | {done[0]['held_out']:.4f} "
-            f"| {peak:.0f} |"
-        )
-    ours = results["afina"]
-    share = statistics.median(each["flops_of_a_step"] / second(each) / each["peak_flops"] for each in ours)
-    peak = statistics.median(each["peak_flops"] for each in ours)
-    print(f"\nfloat32 matrix product: {peak / 1e9:.0f} GFLOP/s; afina's required operations: {share:.2f} of it")
-    losses = [each["held_out"] for done in results.values() for each in done]
-    print(f"held-out losses of all rounds lie within {max(losses) - min(losses):.1e} nats a token")
-    return {"tokens_per_second": speeds, "share": share, "held_out": {n: d[0]["held_out"] for n, d in results.items()}}
+    for name in names:
+        ratio = "{:.3f} x ({:.3f} to {:.3f})".format(*ratios[name]) if name in ratios else ""
+        loss = f"{ended[name]['held_out']:.4f}" if name != PRODUCT else ""
+        print(f"| {name} | {speeds[name]:.0f} | {ratio} | {loss} | {ended[name]['peak_bytes'] / 2**20:.0f} |")
+    flops, peak = ended["afina"]["flops_of_a_step"], ended["afina"]["peak_flops"]
+    share = flops / statistics.fmean(seconds["afina"]) / peak
+    print(f"\nthe fastest product, before the first step: {peak / 1e9:.0f} GFLOP/s; afina's step is {share:.2f} of it")
+    losses = {name: done["held_out"] for name, done in ended.items() if name != PRODUCT}
+    print(f"the held-out losses lie within {max(losses.values()) - min(losses.values()):.1e} nats a token")
+    return {"tokens_per_second": speeds, "afina_is": ratios, "share_of_fastest": share, "held_out": losses}
 
 
-def second(done: dict[str, Any]) -> float:
-    """Seconds of a step, the first ones left out: their mean, as nothing else is to run beside."""
-    return statistics.fmean(done["seconds"][WARM:])
+def ratio_interval(theirs: list[float], ours: list[float]) -> tuple[float, float, float]:
+    """How many times ours is as fast, and its 95 % interval, by drawing the pairs of steps done side by side."""
+    import numpy as np
+
+    drawn = np.random.default_rng(0).integers(len(ours), size=(2000, len(ours)))
+    ratios = np.array(theirs)[drawn].sum(1) / np.array(ours)[drawn].sum(1)
+    low, high = np.quantile(ratios, [0.025, 0.975])
+    return sum(theirs) / sum(ours), float(low), float(high)
 
 
 def chosen(arguments: argparse.Namespace, name: str) -> bool:
-    return arguments.only is None or name in ("afina", *arguments.only)
+    return arguments.only is None or name in ("afina", PRODUCT, *arguments.only)
 
 
 def contestant(name: str, folder: Path, work: Work, what: Characters, seconds: float, until: float) -> None:
@@ -389,13 +420,15 @@ def contestant(name: str, folder: Path, work: Work, what: Characters, seconds: f
     elif name == "windows":
         done = run_windows(folder, what, seconds)
     elif name == "afina":
-        done = run_afina(folder, work)
+        done = run_afina(folder, work, wait_for_turn)
     elif name == "afina-compiled":
-        done = run_afina(folder, work, compile="on")
+        done = run_afina(folder, work, wait_for_turn, compile="on")
+    elif name == PRODUCT:
+        done = run_product(folder, work, wait_for_turn)
     elif name.startswith("plain"):
-        done = run_plain(folder, work, compiled=name == "plain-compiled")
+        done = run_plain(folder, work, wait_for_turn, compiled=name == "plain-compiled")
     else:
-        done = run_litgpt(folder, work, compiled=name == "litgpt")
+        done = run_litgpt(folder, work, wait_for_turn, compiled=name == "litgpt")
     print_result(done | {"peak_bytes": peak_bytes()})
 
 
@@ -627,7 +660,6 @@ def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", choices=["step", "optimizers", "streams"], default="step")
     parser.add_argument("--data", type=Path, default=HERE.parents[1] / "shared/data/ptbr/machado")
-    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, help="optimizer steps of everybody, the first ones among them")
     parser.add_argument("--seconds", type=float, default=900.0, help="of the published way, in --part streams")
     parser.add_argument("--rates", type=float, nargs="+", default=RATES, help="of --part optimizers")
@@ -650,7 +682,7 @@ def main(words: list[str] | None = None) -> None:
         return
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)  # before torch is loaded, here and in the contestants
     if arguments.tiny:
-        arguments.rounds, arguments.seconds = 1, 0.5
+        arguments.seconds = 0.5
     if arguments.part == "step":
         compare_steps(arguments, work)
     elif arguments.part == "optimizers":

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 from pathlib import Path
 
 import pytest
-from benched import opened
+from benched import BENCHMARKS, opened
 
 TEXT = "O rio corre para o mar, e a vila fica onde o rio corre. " * 60
 
@@ -40,9 +41,50 @@ def test_both_loops_learn_the_same_from_the_same_start(bench, texts, tmp_path):
 
 @pytest.mark.long
 def test_contestants_run_in_processes_of_their_own(bench, texts, capsys):
-    bench.main(["--tiny", "--data", str(texts), "--threads", "1", "--only", "plain-torch"])
+    bench.main(["--tiny", "--data", str(texts), "--threads", "1", "--only", "plain-torch", "afina-compiled"])
     said = capsys.readouterr().out
-    assert "litgpt is left out" in said and "| plain-torch |" in said and "float32 matrix product" in said
+    assert float(said.partition("losses lie within ")[2].split()[0]) < 1e-5  # compiled, it learns the same
+    assert "litgpt is left out" in said and "| plain-torch |" in said and "| product |" in said and "GFLOP/s" in said
+
+
+def test_a_ratio_is_of_pairs_of_steps(bench):
+    """Slow minutes of the machine, which both feel, do not widen it; steps that differ on their own do."""
+    ours = [1.0, 2.0, 4.0, 1.0, 2.0, 4.0]
+    assert bench.ratio_interval([2 * second for second in ours], ours) == pytest.approx((2.0, 2.0, 2.0))
+    ratio, low, high = bench.ratio_interval([2.0, 4.0, 8.0, 3.0, 4.0, 8.0], ours)
+    assert ratio == pytest.approx(29 / 14)
+    assert low < ratio < high
+
+
+COUNTS = """
+import sys
+sys.path.insert(0, {benchmarks!r})
+from pathlib import Path
+from contestants import print_result, wait_for_turn
+said = Path(sys.argv[1])
+for number in range(int(sys.argv[3])):
+    wait_for_turn()
+    with said.open("a") as file:
+        file.write(sys.argv[2])
+if sys.argv[3] == "9":
+    sys.exit("the ninth is too many")
+print_result({{"name": sys.argv[2]}})
+"""
+
+
+def test_contestants_work_one_at_a_time_in_an_order_that_rotates(bench, tmp_path):
+    from contestants import run_in_turns
+
+    said, program = tmp_path / "said.txt", tmp_path / "counts.py"
+    program.write_text(COUNTS.format(benchmarks=str(BENCHMARKS)), encoding="utf-8")
+
+    def one(name: str, steps: int) -> list[object]:
+        return [sys.executable, program, said, name, steps]
+
+    assert run_in_turns({name: one(name, 3) for name in "abc"}) == {name: {"name": name} for name in "abc"}
+    assert said.read_text() == "abc" + "bca" + "cab"
+    with pytest.raises(SystemExit, match="b failed:\nthe ninth is too many"):
+        run_in_turns({"a": one("a", 20), "b": one("b", 9)})
 
 
 @pytest.mark.long

@@ -41,8 +41,9 @@ def training_mode(model: Any, settings: Train) -> Iterator[None]:
     if settings.neftune_alpha:
         hook = inner.get_input_embeddings().register_forward_hook(_noise(settings.neftune_alpha))
     compiled = list(layers(inner)) if settings.compile == "on" else []  # one by one they share their code
+    lengths_differ = settings.method != "scratch"  # there all rows but a last batch's are alike, which is 4 % faster
     for layer in compiled:
-        layer.compile(dynamic=True)
+        layer.compile(dynamic=lengths_differ or None)
     model.train()
     try:
         with stack, short_lora(inner), short_norms(inner):
