@@ -352,7 +352,11 @@ def test_a_damaged_base_is_named_before_the_dataset_is_built(how: str, base: Pat
 
 @pytest.mark.parametrize(
     ("parts", "said"),
-    [({"hidden_act": "foo"}, "'foo'"), ({"hidden_size": 30}, "multiple"), ({"rms_norm_eps": "small"}, "eps")],
+    [
+        ({"hidden_act": "foo"}, "'foo'"),
+        ({"attention_dropout": "some"}, "attention_dropout"),
+        ({"rms_norm_eps": "small"}, "eps"),
+    ],
 )
 def test_what_transformers_builds_no_model_of_is_named_before_the_dataset_is_built(
     parts: dict[str, Any], said: str, base: Path, tmp_path: Path
