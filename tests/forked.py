@@ -8,6 +8,7 @@ the tests' own process are not there in a fork, which would wait for them for ev
 
 from __future__ import annotations
 
+import codecs
 import os
 import runpy
 import signal
@@ -18,6 +19,9 @@ import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
+
+CODECS = ("utf-8-sig", "utf-16", "cp1252", "latin-1")
+"""Loaded by Python when they are first asked for: another user may not look into the folder that it lies in."""
 
 
 class Forked:
@@ -97,6 +101,8 @@ def _become(
             os.environ.clear()
             os.environ.update(environment)
         if user is not None:
+            for name in CODECS:
+                codecs.lookup(name)
             os.setgroups([])
             os.setgid(user)
             os.setuid(user)
